@@ -1,0 +1,107 @@
+"""Options of a script: defaults < YAML file < command line."""
+
+import difflib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class OptionError(SystemExit):
+    """A wrong option: the message goes to the user without a traceback, the exit code is 2."""
+
+    def __init__(self, message: str):
+        print(f"error: {message}", file=sys.stderr)
+        super().__init__(2)
+
+
+def parse_options(
+    classes: tuple[type, ...],
+    argv: list[str] | None = None,
+    *,
+    description: str = "",
+    default_config: Path | None = None,
+) -> tuple[Any, ...]:
+    """
+    Reads dataclasses from a YAML file (`--config`) and the command line.
+
+    Args:
+        classes: dataclasses whose fields are the options, each with a `help`.
+        argv: the command line; that of the process by default.
+        description: first lines of `--help`.
+        default_config: YAML file read when the command line names neither a configuration nor any data.
+
+    Returns:
+        One instance a class.
+
+    Raises:
+        OptionError: for an unknown key, naming the nearest known one, or a value of the wrong kind.
+    """
+    from transformers import HfArgumentParser
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config_path, rest = _take_config(argv)
+    named = any(word.split("=")[0] in ("--dataset_name", "--run") for word in argv)
+    if config_path is None and default_config is not None and not named:
+        config_path = default_config
+    parser = HfArgumentParser(classes, description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="YAML", help="File of options; the command line goes before it.")
+    known = {action.dest: action for action in parser._actions}
+    if config_path is not None:
+        parser.set_defaults(**_read_yaml(Path(config_path), known))
+        for action in parser._actions:
+            action.required = action.required and parser.get_default(action.dest) is None
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
+    except (ValueError, TypeError) as error:
+        raise OptionError(str(error)) from error
+    parsed = [value for value in parsed if not hasattr(value, "config") or hasattr(value, "__dataclass_fields__")]
+    if unknown:
+        raise OptionError(_unknown(unknown[0].lstrip("-").split("=")[0], known, "the command line"))
+    return tuple(parsed)
+
+
+def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    for position, word in enumerate(argv):
+        if word == "--config" and position + 1 < len(argv):
+            return argv[position + 1], argv[:position] + argv[position + 2 :]
+        if word.startswith("--config="):
+            return word.split("=", 1)[1], argv[:position] + argv[position + 1 :]
+    return None, argv
+
+
+def _read_yaml(path: Path, known: dict[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise OptionError(f"--config {path}: there is no such file.")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"{path} must hold `name: value` lines.")
+    for name, value in values.items():
+        if name not in known:
+            raise OptionError(_unknown(str(name), known, str(path)))
+        values[name] = _cast(name, value, known[name], path)
+    return values
+
+
+def _cast(name: str, value: Any, action: Any, path: Path) -> Any:
+    if isinstance(value, str) and value in (".", "..") or isinstance(value, str) and value.startswith(("./", "../")):
+        return os.path.relpath(path.parent / value)  # a path that starts with a dot is relative to the file
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if value is None or isinstance(value, (bool, list)) or action.type is None:
+        return value
+    try:  # YAML reads 5e-4 as a string and 1 as an integer: the field's type decides
+        return action.type(value if isinstance(value, str) else str(value))
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"{path}: {name} is {value!r}: {error}") from error
+
+
+def _unknown(name: str, known: dict[str, Any], where: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"unknown option {name!r} in {where}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,17 @@
+"""Names and features of the dataset columns: the one thing that every stage agrees on."""
+
+from datasets import Features, List, Value
+
+IMAGE = "image"
+LABEL = "label"
+IMAGE_ID = "image_id"
+CAPTION = "caption"
+TEXT_EMBEDS = "text_embeds"
+CAPTION_WEIGHT = "caption_weight"
+
+ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS, CAPTION_WEIGHT)
+
+
+def text_embeds_features(dim: int) -> Features:
+    """Columns that the embedding stage writes: `image_id` and `text_embeds`, float16 of shape (`dim`,)."""
+    return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(Value("float16"), length=dim)})

@@ -1,0 +1,1 @@
+"""Images, labels and captions: opening, checking, augmenting, batching."""

@@ -1,0 +1,71 @@
+"""Options of the data: where it is, what its columns are called, how images are augmented."""
+
+from dataclasses import dataclass, field
+
+from .loading import ColumnNames
+
+
+@dataclass
+class DataArguments:
+    """Where the data is and what it calls its columns."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, folder of Parquet, imagefolder, save_to_disk folder, or the folder of a stage. In a YAML "
+            "file, a path that starts with a dot is relative to that file."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    image_column: str | None = field(default=None, metadata={"help": "Name of the column `image` in the data."})
+    label_column: str | None = field(default=None, metadata={"help": "Name of the column `label` in the data."})
+    image_id_column: str | None = field(default=None, metadata={"help": "Name of the column `image_id` in the data."})
+    caption_column: str | None = field(default=None, metadata={"help": "Name of the column `caption` in the data."})
+    text_embeds_column: str | None = field(
+        default=None, metadata={"help": "Name of the column `text_embeds` in the data."}
+    )
+    caption_weight_column: str | None = field(
+        default=None, metadata={"help": "Name of the column `caption_weight` in the data."}
+    )
+
+    def __post_init__(self):
+        if not self.dataset_name:
+            raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
+
+    def column_names(self) -> ColumnNames:
+        return ColumnNames(
+            image=self.image_column,
+            label=self.label_column,
+            image_id=self.image_id_column,
+            caption=self.caption_column,
+            text_embeds=self.text_embeds_column,
+            caption_weight=self.caption_weight_column,
+        )
+
+
+@dataclass
+class AugmentationArguments:
+    """How training images are cropped and changed."""
+
+    image_size: int = field(default=224, metadata={"help": "Side of the student's input in pixels."})
+    train_crop: str = field(
+        default="resized",
+        metadata={"help": "`resized` (random resized crop) or `pad` (resize, pad and crop; for images of 32-64 px)."},
+    )
+    crop_min_scale: float = field(default=0.08, metadata={"help": "Smallest area of a random resized crop."})
+    crop_padding: int | None = field(
+        default=None, metadata={"help": "Pixels of padding for `train_crop: pad`; one eighth of the size by default."}
+    )
+    hflip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    color_jitter: float = field(default=0.0, metadata={"help": "Strength of random brightness, contrast, saturation."})
+    auto_augment: str | None = field(
+        default=None, metadata={"help": "timm's policy string, such as rand-m9-mstd0.5-inc1."}
+    )
+    random_erasing: float = field(default=0.0, metadata={"help": "Probability of erasing a rectangle."})
+
+    def __post_init__(self):
+        if self.train_crop not in ("resized", "pad"):
+            raise ValueError(f"train_crop is {self.train_crop!r}; choose resized or pad.")
+        if self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; it must be positive.")

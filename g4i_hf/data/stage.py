@@ -1,0 +1,93 @@
+"""Output of a stage: Parquet of `image_id` and its new columns, and `stage.json`, written last."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+
+from .. import columns
+
+STAGE_FILE = "stage.json"
+
+
+def read_stage(folder: str | Path) -> dict[str, Any] | None:
+    """The `stage.json` of a finished stage, or None where there is none."""
+    path = Path(folder) / STAGE_FILE
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
+    """
+    Writes one Parquet file a split and then `stage.json`. Everything is written beside the folder and renamed, so a
+    stage interrupted half-way leaves an earlier one as it was.
+
+    Args:
+        folder: where the stage goes.
+        splits: the rows of each split, `image_id` and new columns.
+        stage: provenance; row counts, columns and versions are added here.
+    """
+    folder = Path(folder)
+    staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    for name, split in splits.items():
+        split.to_parquet(staging / f"{name}.parquet")
+    stage = {
+        **stage,
+        "num_rows": {name: len(split) for name, split in splits.items()},
+        "columns": next(iter(splits.values())).column_names,
+        "versions": {package: version(package) for package in ("datasets", "transformers", "torch")},
+    }
+    (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def ids_digest(image_ids: Iterable[str]) -> str:
+    """Hash of the `image_id`s in their order: tells whether two data sets hold the same rows."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image_id in image_ids:
+        digest.update(image_id.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
+    """
+    Adds the columns of a stage to the images' own rows. The images are not rewritten: rows are matched by `image_id`
+    and the tables are put side by side.
+
+    Raises:
+        ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
+    """
+    joined = {}
+    for name, split in images.items():
+        if name not in stage["num_rows"]:
+            joined[name] = split
+            continue
+        file = str(Path(folder) / f"{name}.parquet")
+        added = load_dataset("parquet", data_files={name: file}, split=name)
+        image_ids, stage_ids = split[columns.IMAGE_ID][:], added[columns.IMAGE_ID][:]
+        if image_ids != stage_ids:
+            added = added.select(_positions(stage_ids, image_ids, folder, name))
+        new = [column for column in added.column_names if column not in split.column_names]
+        joined[name] = concatenate_datasets([split, added.select_columns(new)], axis=1)
+    return DatasetDict(joined)
+
+
+def _positions(stage_ids: list[str], image_ids: list[str], folder: str | Path, split: str) -> list[int]:
+    positions = {image_id: position for position, image_id in enumerate(stage_ids)}
+    if len(positions) < len(stage_ids):
+        raise ValueError(f"{folder}, split {split!r}: {len(stage_ids) - len(positions)} image_ids occur twice.")
+    missing = [image_id for image_id in image_ids if image_id not in positions]
+    if missing:
+        raise ValueError(
+            f"{folder}, split {split!r}: {len(missing)} of {len(image_ids)} images have no row there, the first is "
+            f"{missing[0]!r}. Run the stage again on this data set."
+        )
+    return [positions[image_id] for image_id in image_ids]

@@ -1,0 +1,71 @@
+"""Metrics as subclasses of `evaluate.Metric`: usable alone, in `evaluate.combine`, and without any network."""
+
+import datasets
+import evaluate
+import numpy as np
+
+_CITATION = "Ding et al., GPT4Image, arXiv 2306.00693"
+
+
+class Accuracy(evaluate.Metric):
+    """Share of right predictions: `accuracy`, in [0, 1]."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of predictions that equal their reference.",
+            citation=_CITATION,
+            inputs_description="predictions, references: class indices.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
+
+
+class RetrievalRecall(evaluate.Metric):
+    """
+    Image -> caption retrieval: share of images whose own caption is among the k nearest of the gallery. A caption as
+    near as the own one counts as nearer: a tie is a miss.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        vector = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(
+            description="Recall at 1 and 5 of the own caption among a gallery of distinct captions.",
+            citation=_CITATION,
+            inputs_description="predictions: image embeddings; references: their captions' embeddings.",
+            features=datasets.Features({"predictions": vector, "references": vector}),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return retrieval_recall(np.asarray(predictions), np.asarray(references))
+
+
+def retrieval_recall(
+    image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5)
+) -> dict[str, float]:
+    """
+    Args:
+        image_embeds: (n, D) unit norm.
+        text_embeds: (n, D) unit norm, row i the caption of image i. Equal rows are one entry of the gallery.
+        ks: sizes of the shortlist.
+
+    Returns:
+        `recall_at_k` for each k, `gallery_size`, and `chance_at_k`, what guessing would give.
+    """
+    gallery, own = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
+    own = own.reshape(-1)
+    cosines = image_embeds.astype(np.float32) @ gallery.T
+    own_cosine = cosines[np.arange(len(own)), own][:, None]
+    as_near = (cosines >= own_cosine).sum(1)  # the own caption is one of them
+    results: dict[str, float] = {f"recall_at_{k}": float(np.mean(as_near <= k)) for k in ks}
+    results.update({f"chance_at_{k}": min(1.0, k / len(gallery)) for k in ks})
+    results["gallery_size"] = len(gallery)
+    return results
+
+
+def accuracy_of_logits(prediction) -> dict[str, float]:
+    """`compute_metrics` of Trainer."""
+    return Accuracy().compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)

@@ -1,0 +1,98 @@
+"""Running an aligned model over the splits of a data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoImageProcessor, BaseImageProcessor
+
+from .. import columns
+from ..data.collator import AlignmentCollator
+from ..data.dataset import CaptionedImages
+from ..modeling import AlignedImageClassification
+from ..modeling.processing import student_processor
+
+
+@dataclass
+class Predictions:
+    """
+    Args:
+        image_ids: n of them.
+        labels: (n,) class indices, -100 where unlabelled.
+        logits: (n, num_labels) float32.
+        image_embeds: (n, D) float32, unit norm.
+    """
+
+    image_ids: list[str]
+    labels: np.ndarray
+    logits: np.ndarray
+    image_embeds: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.logits.argmax(-1)
+
+    def to_dataset(self, id2label: dict[int, str]) -> Dataset:
+        """A row an image: `image_id`, `label`, `prediction` (names) and `score` (softmax)."""
+        probabilities = torch.from_numpy(self.logits).softmax(-1).numpy()
+        return Dataset.from_dict(
+            {
+                columns.IMAGE_ID: self.image_ids,
+                "label": [id2label[int(label)] if label >= 0 else None for label in self.labels],
+                "prediction": [id2label[int(label)] for label in self.predicted],
+                "score": probabilities.max(-1),
+            }
+        )
+
+
+def load_run(run: str | Path) -> tuple[AlignedImageClassification, BaseImageProcessor]:
+    """
+    The aligned model of a run folder, in evaluation mode, and the image processor of its student.
+
+    Raises:
+        FileNotFoundError: when the folder holds no finished run.
+    """
+    if not (Path(run) / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{run} holds no trained model. Train one with recipes/train.py --output_dir {run}.")
+    model = AlignedImageClassification.from_pretrained(run).eval()
+    saved = AutoImageProcessor.from_pretrained(run)
+    return model, student_processor(model.config.student_config, saved)
+
+
+def eval_transform(processor: BaseImageProcessor):
+    """PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit."""
+    return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+@torch.no_grad()
+def predict(
+    model: AlignedImageClassification,
+    processor: BaseImageProcessor,
+    split: Dataset,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    description: str = "Evaluating",
+) -> Predictions:
+    """Logits and image embeddings of every row of a split, in its order, the processes sharing the work."""
+    needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
+    images = CaptionedImages(split.select_columns(needed), eval_transform(processor))
+    loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
+    model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
+    logits, embeds = [], []
+    for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
+        outputs = model(batch["pixel_values"], output_image_embeds=True)
+        gathered = accelerator.gather_for_metrics((outputs.logits.float(), outputs.image_embeds.float()))
+        logits.append(gathered[0].cpu())
+        embeds.append(gathered[1].cpu())
+    return Predictions(
+        image_ids=split[columns.IMAGE_ID][:],
+        labels=images.labels,
+        logits=torch.cat(logits).numpy(),
+        image_embeds=torch.cat(embeds).numpy(),
+    )

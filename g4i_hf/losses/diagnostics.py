@@ -1,0 +1,30 @@
+"""What one looks at to see whether images and texts come together."""
+
+import torch
+
+from .pairs import Pairs
+
+
+@torch.no_grad()
+def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
+    """
+    Sums over the local rows with a caption, to be divided by their number over all processes.
+
+    Returns:
+        0-d tensors: `cosine_positive`, the cosine of an image and its own text; `cosine_negative`, its mean cosine with
+        the texts that are its negatives; `retrieval_top1`, 1 where its own text is nearer than all its negatives.
+    """
+    cosines = pairs.image_embeds.detach() @ pairs.all_text_embeds.T  # (n, N)
+    weights = pairs.image_to_text_weights
+    has_pair = weights.sum(1) > 0
+    is_pair = weights == weights.amax(1, keepdim=True)  # of a mixed image, the larger part
+    positive = (cosines * is_pair).sum(1) / is_pair.sum(1)
+    negatives = pairs.image_to_text_allowed & (weights == 0)
+    negative = (cosines * negatives).sum(1) / negatives.sum(1).clamp(min=1)
+    nearest_negative = cosines.masked_fill(~negatives, -2.0).amax(1)
+    values = {
+        "cosine_positive": positive,
+        "cosine_negative": negative,
+        "retrieval_top1": (positive > nearest_negative).to(cosines.dtype),
+    }
+    return {name: (value * has_pair).sum() for name, value in values.items()}

@@ -1,0 +1,74 @@
+"""Configuration of [`AlignedImageClassification`]."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+PROJECTOR_TYPES = ("mlp", "linear")
+PROJECTOR_NORMS = ("batch", "layer", "none")
+
+
+class AlignedImageClassificationConfig(PreTrainedConfig):
+    r"""
+    Describes a student together with the projector that maps its feature into the space of the text embeddings.
+
+    Args:
+        student_config (`PreTrainedConfig` or `dict`):
+            Configuration of the student, any that `AutoModelForImageClassification` knows (timm's wrapper included).
+        text_embed_dim (`int`, *optional*, defaults to 384):
+            Size D of the text embeddings.
+        projector_type (`str`, *optional*, defaults to `"mlp"`):
+            `"mlp"` (Linear, norm, ReLU, Linear) or `"linear"`.
+        projector_hidden_size (`int`, *optional*):
+            Width of the hidden layer of the MLP. Defaults to 2 D, as in GPT4Image (arXiv 2306.00693).
+        projector_norm (`str`, *optional*, defaults to `"none"`):
+            Norm after the first layer of the MLP: `"batch"` (the paper's choice for ResNet), `"layer"` or `"none"`
+            (the paper's choice for DeiT).
+
+    Raises:
+        ValueError: for an unknown projector type or norm, or a dimension that is not positive.
+    """
+
+    # The student's configuration is deliberately not listed in `sub_configs`: transformers would reset the attention
+    # implementation that the student has already chosen, and logits would differ in the last bits after reloading.
+    model_type = "aligned-image-classification"
+    keys_to_ignore_at_inference = ["image_embeds"]
+
+    def __init__(
+        self,
+        student_config: PreTrainedConfig | dict[str, Any] | None = None,
+        text_embed_dim: int = 384,
+        projector_type: str = "mlp",
+        projector_hidden_size: int | None = None,
+        projector_norm: str = "none",
+        **kwargs,
+    ):
+        if student_config is None:
+            student_config = {"model_type": "resnet"}  # transformers builds every configuration without arguments once
+        if isinstance(student_config, dict):
+            # `from_dict`, not the constructor: timm's wrapper translates `num_classes` and `label_names` only there
+            fields = dict(student_config)
+            student_config = type(AutoConfig.for_model(fields["model_type"])).from_dict(fields)
+        if projector_type not in PROJECTOR_TYPES:
+            raise ValueError(f"projector_type is {projector_type!r}; choose one of {', '.join(PROJECTOR_TYPES)}.")
+        if projector_norm not in PROJECTOR_NORMS:
+            raise ValueError(f"projector_norm is {projector_norm!r}; choose one of {', '.join(PROJECTOR_NORMS)}.")
+        if text_embed_dim < 1 or (projector_hidden_size is not None and projector_hidden_size < 1):
+            raise ValueError(
+                f"text_embed_dim ({text_embed_dim}) and projector_hidden_size ({projector_hidden_size}) must be positive."
+            )
+        self.student_config = student_config
+        self.text_embed_dim = text_embed_dim
+        self.projector_type = projector_type
+        self.projector_hidden_size = projector_hidden_size or 2 * text_embed_dim
+        self.projector_norm = projector_norm
+        # The classes are the student's: one source of truth, repeated here for pipelines and metrics.
+        kwargs.pop("id2label", None)
+        kwargs.pop("label2id", None)
+        kwargs.pop("num_labels", None)
+        kwargs["problem_type"] = "single_label_classification"
+        id2label = dict(student_config.id2label)
+        super().__init__(id2label=id2label, label2id={name: i for i, name in id2label.items()}, **kwargs)
+
+
+__all__ = ["AlignedImageClassificationConfig"]

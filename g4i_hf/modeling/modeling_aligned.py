@@ -1,0 +1,172 @@
+"""`AlignedImageClassification`: a plain image classifier and a projector into the space of the text embeddings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_aligned import AlignedImageClassificationConfig
+from .projector import Projector
+from .student import (
+    classifier_layers,
+    feature_size,
+    new_student,
+    pretrained_student,
+    student_config_from,
+)
+
+
+@dataclass
+class AlignedImageClassifierOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy, when `labels` are given.
+        logits (`torch.FloatTensor` of shape `(B, num_labels)`): the student's logits.
+        image_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*): the projected features, of unit norm.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+
+
+class _ClassifierInputs:
+    """Collects what enters the classifier layers, only within `with`: a student used by itself keeps nothing."""
+
+    def __init__(self):
+        self.tensors: list[torch.Tensor] = []
+        self.active = False
+
+    def __enter__(self) -> None:
+        self.tensors, self.active = [], True
+
+    def __exit__(self, *_) -> None:
+        self.tensors, self.active = [], False
+
+    def hook(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if self.active:
+            self.tensors.append(args[0].flatten(1))
+
+
+class AlignedImageClassification(PreTrainedModel):
+    """
+    Holds a student, exactly what `AutoModelForImageClassification` gives, takes the feature at the entrance of its
+    classifier and projects it. Without text it is an ordinary image classifier: `pipeline`, stock `Trainer` and
+    `evaluate` all take it.
+
+    The feature is the input of the student's last layer, (B, F), whatever the architecture; for students with two
+    heads (distilled DeiT) the mean of both heads' inputs.
+    """
+
+    config_class = AlignedImageClassificationConfig
+    config: AlignedImageClassificationConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # Trainer would otherwise multiply loss and gradient by the accumulation steps (transformers #47688)
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: AlignedImageClassificationConfig, student: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.student = new_student(config.student_config) if student is None else student
+        self.projector = Projector(
+            feature_size(self.student),
+            config.text_embed_dim,
+            config.projector_type,
+            config.projector_hidden_size,
+            config.projector_norm,
+        )
+        self._classifier_inputs = _ClassifierInputs()
+        for layer in classifier_layers(self.student):
+            layer.register_forward_pre_hook(self._classifier_inputs.hook)
+        if next(self.parameters()).device.type != "meta":
+            # student and projector come initialised; post_init would draw their weights anew
+            for module in self.modules():
+                module._is_hf_initialized = True
+        self.post_init()
+
+    @classmethod
+    def from_student(
+        cls,
+        name_or_config: str | PreTrainedConfig,
+        *,
+        id2label: dict[int, str],
+        text_embed_dim: int,
+        pretrained: bool = False,
+        student_args: dict[str, Any] | None = None,
+        revision: str | None = None,
+        **config_kwargs,
+    ) -> "AlignedImageClassification":
+        """
+        Wraps a student: any transformers image classification checkpoint or configuration, or any timm name.
+
+        Args:
+            name_or_config: folder, Hub id, timm name, transformers model type, or a `PreTrainedConfig`.
+            id2label: class names by index; the head is made to fit.
+            text_embed_dim: D, the size of the text embeddings.
+            pretrained: start from the checkpoint's weights instead of fresh ones.
+            student_args: arguments of `timm.create_model`, or fields of the student's configuration.
+            revision: branch, tag or commit of a Hub checkpoint.
+            config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
+        """
+        hub_kwargs = {"revision": revision} if revision else {}
+        config = student_config_from(name_or_config, student_args, **hub_kwargs)
+        config.id2label = {int(i): name for i, name in id2label.items()}
+        config.label2id = {name: i for i, name in config.id2label.items()}
+        if pretrained:
+            if isinstance(name_or_config, PreTrainedConfig):
+                raise ValueError("pretrained=True needs the name of a checkpoint, but a configuration was given.")
+            student = pretrained_student(name_or_config, config, **hub_kwargs)
+        else:
+            student = new_student(config)
+        # AutoModelForImageClassification chooses between DeiT's two classes by this name
+        student.config.architectures = [type(student).__name__]
+        return cls(
+            AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs), student
+        )
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_image_embeds: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> AlignedImageClassifierOutput | tuple[torch.Tensor, ...]:
+        """
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            labels: (B,) class indices, -100 where unlabelled; adds `loss` to the output.
+            output_image_embeds: return `image_embeds`; the default is to do so while training.
+            return_dict: return a tuple instead of an output object when False.
+        """
+        with self._classifier_inputs:
+            logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
+            inputs = self._classifier_inputs.tensors
+
+        image_embeds = None
+        if output_image_embeds or (output_image_embeds is None and self.training):
+            features = inputs[0] if len(inputs) == 1 else torch.stack(inputs).mean(0)
+            frozen = not any(parameter.requires_grad for parameter in self.projector.parameters())
+            image_embeds = self.projector(features.detach() if frozen else features)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
+        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds)
+        return output if return_dict is not False else output.to_tuple()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Only reached for weights that a checkpoint lacks; torch's initialisation, as in the projector
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+AutoConfig.register(AlignedImageClassificationConfig.model_type, AlignedImageClassificationConfig)
+AutoModel.register(AlignedImageClassificationConfig, AlignedImageClassification)
+AutoModelForImageClassification.register(AlignedImageClassificationConfig, AlignedImageClassification)
+
+__all__ = ["AlignedImageClassification", "AlignedImageClassifierOutput"]

@@ -1,0 +1,93 @@
+"""Image processors: what turns a picture into `pixel_values` at inference."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm.data
+from PIL.Image import Resampling
+from transformers import (
+    BaseImageProcessor,
+    BitImageProcessor,
+    PreTrainedConfig,
+    TimmWrapperConfig,
+    TimmWrapperImageProcessor,
+)
+
+INTERPOLATIONS = {
+    "nearest": Resampling.NEAREST,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "lanczos": Resampling.LANCZOS,
+}
+
+
+@dataclass
+class ImageSettings:
+    """Size in pixels, normalisation, and share of the shorter side that the centre crop keeps."""
+
+    size: int
+    mean: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    @classmethod
+    def from_pretrained_cfg(cls, pretrained_cfg: dict[str, Any]) -> "ImageSettings":
+        config = timm.data.resolve_data_config(pretrained_cfg, verbose=False)
+        size, interpolation = config["input_size"][-1], config["interpolation"]
+        return cls(size, tuple(config["mean"]), tuple(config["std"]), interpolation, config["crop_pct"])
+
+    @classmethod
+    def from_processor(cls, processor: BaseImageProcessor) -> "ImageSettings":
+        """
+        Raises:
+            ValueError: when the processor resizes to no fixed square.
+        """
+        if isinstance(processor, TimmWrapperImageProcessor):
+            return cls.from_pretrained_cfg(processor.data_config)
+        cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
+        size = processor.crop_size if cropped else processor.size
+        side = size["height"] if size.get("height") else size.get("shortest_edge")
+        if not side or side != (size.get("width") or side):
+            raise ValueError(f"{type(processor).__name__} resizes to {size}, but training needs a fixed square.")
+        names = {int(value): name for name, value in INTERPOLATIONS.items()}
+        interpolation = names.get(int(getattr(processor, "resample", Resampling.BILINEAR)), "bilinear")
+        mean, std = processor.image_mean or (0.0,) * 3, processor.image_std or (1.0,) * 3
+        return cls(int(side), tuple(mean), tuple(std), interpolation)
+
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """In timm's words, for a student's config.json."""
+        return {
+            "input_size": [3, self.size, self.size],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": "center",
+        }
+
+
+def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:
+    """
+    The processor that the released student will be used with: timm's transforms for a timm student, which read its
+    `pretrained_cfg`, else `fallback`, the one saved beside the model.
+    """
+    if isinstance(student_config, TimmWrapperConfig):
+        return TimmWrapperImageProcessor(student_config.pretrained_cfg, architecture=student_config.architecture)
+    return fallback
+
+
+def generic_processor(settings: ImageSettings) -> BaseImageProcessor:
+    """A transformers image processor with the same steps as timm's evaluation transform: resize, crop, normalise."""
+    return BitImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": int(settings.size / settings.crop_pct)},
+        resample=INTERPOLATIONS[settings.interpolation],
+        do_center_crop=True,
+        crop_size={"height": settings.size, "width": settings.size},
+        do_rescale=True,
+        do_normalize=True,
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+        do_convert_rgb=True,
+    )

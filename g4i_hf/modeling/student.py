@@ -1,0 +1,146 @@
+"""Building a student, and finding the layer whose input is its feature."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
+
+# What transformers' image classifiers call their last layers. Two entries in a tuple: a distilled model with two heads.
+CLASSIFIER_NAMES = (
+    ("cls_classifier", "distillation_classifier"),
+    ("classifier", "classifier_distill"),
+    ("classifier",),
+    ("head",),
+    ("fc",),
+)
+
+
+def student_config_from(
+    name_or_config: str | PreTrainedConfig, student_args: dict[str, Any] | None = None, **hub_kwargs
+) -> PreTrainedConfig:
+    """
+    The configuration of a student.
+
+    Args:
+        name_or_config: a `PreTrainedConfig`; a folder or Hub id of a checkpoint; a timm name (`resnet18`); or a
+            transformers model type (`vit`), which starts from its default configuration.
+        student_args: for timm, keyword arguments of `timm.create_model`; else fields of the configuration.
+
+    Raises:
+        ValueError: when `student_args` names the number of classes, which comes from the data.
+    """
+    student_args = dict(student_args or {})
+    for name in ("num_classes", "num_labels", "id2label"):
+        if name in student_args:
+            raise ValueError(f"student_args names {name!r}: leave it out, the classes come from the data set.")
+    if isinstance(name_or_config, PreTrainedConfig):
+        config = type(name_or_config).from_dict(name_or_config.to_dict())
+    elif Path(name_or_config).is_dir():
+        config = AutoConfig.from_pretrained(name_or_config)
+    elif timm.is_model(name_or_config):
+        return TimmWrapperConfig(architecture=name_or_config, model_args=student_args or None)
+    elif name_or_config in CONFIG_MAPPING:
+        return CONFIG_MAPPING[name_or_config](**student_args)
+    else:
+        config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
+    if isinstance(config, TimmWrapperConfig):
+        config.model_args = {**(config.model_args or {}), **student_args} or None
+    else:
+        for name, value in student_args.items():
+            setattr(config, name, value)
+    return config
+
+
+def new_student(config: PreTrainedConfig) -> PreTrainedModel:
+    """
+    A student with fresh weights. timm's keep timm's own initialisation: transformers' wrapper would draw every
+    convolution again from N(0, 0.02), which ruins training from scratch.
+    """
+    if isinstance(config, TimmWrapperConfig):
+        timm_model = timm.create_model(
+            config.architecture, pretrained=False, num_classes=config.num_labels, **(config.model_args or {})
+        )
+        return _wrap(config, timm_model)
+    if not config.architectures:
+        # Where one configuration has two classes (DeiT), the automatic class wants to be told which
+        classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+        config.architectures = [(classes[0] if isinstance(classes, tuple) else classes).__name__]
+    return AutoModelForImageClassification.from_config(config)
+
+
+def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> PreTrainedModel:
+    """
+    A student with the weights of a checkpoint and a head of `config.num_labels` classes, new where the sizes differ.
+    """
+    if timm.is_model(name) and not Path(name).is_dir():
+        timm_model = timm.create_model(
+            name, pretrained=True, num_classes=config.num_labels, **(config.model_args or {})
+        )
+        pretrained_cfg = {k: v for k, v in timm_model.pretrained_cfg.items() if k in PRETRAINED_CFG_KEYS}
+        config.pretrained_cfg = {**pretrained_cfg, **(getattr(config, "pretrained_cfg", None) or {})}
+        return _wrap(config, timm_model)
+    return AutoModelForImageClassification.from_pretrained(
+        name, config=config, ignore_mismatched_sizes=True, **hub_kwargs
+    )
+
+
+# What an image processor needs; the rest of timm's pretrained_cfg speaks of the original weights.
+PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+
+
+def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForImageClassification:
+    with torch.device("meta"):  # a shell without memory, whose weights are then replaced by timm's
+        student = TimmWrapperForImageClassification(config)
+    student.timm_model = timm_model
+    return student
+
+
+def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
+    """
+    The last layer or, for distilled models, the last two layers of a student: what enters them is the feature.
+
+    Raises:
+        ValueError: when none is found.
+    """
+    timm_model = getattr(student, "timm_model", None)
+    if timm_model is not None:
+        classifier = timm_model.get_classifier()
+        heads = list(classifier) if isinstance(classifier, (tuple, list, nn.ModuleList)) else [classifier]
+    else:
+        names = next((names for names in CLASSIFIER_NAMES if all(hasattr(student, name) for name in names)), ())
+        heads = [getattr(student, name) for name in names]
+    layers = [_last_layer(head) for head in heads]
+    if not layers or any(layer is None for layer in layers):
+        raise ValueError(
+            f"No classifier layer found in {type(student).__name__}: expected one of "
+            f"{sorted({name for names in CLASSIFIER_NAMES for name in names})} to hold a Linear or Conv2d layer."
+        )
+    return layers
+
+
+def feature_size(student: PreTrainedModel) -> int:
+    """F, the size of the feature: the input size of the last layer."""
+    layer = classifier_layers(student)[0]
+    first = next(module for module in layer.modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
+    return first.in_features if isinstance(first, nn.Linear) else first.in_channels
+
+
+def _last_layer(head: nn.Module) -> nn.Module | None:
+    """The layer itself, or the last Linear or Conv2d of a container such as Sequential(Flatten, Linear)."""
+    if not isinstance(head, nn.Sequential) or hasattr(head, "bn"):  # Levit's head is a norm and a layer in one
+        has_weights = any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in head.modules())
+        return head if has_weights else None
+    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return layers[-1] if layers else None

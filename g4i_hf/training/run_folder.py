@@ -1,0 +1,108 @@
+"""The folder of a run: its options, whether it is finished, where to go on."""
+
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.trainer_utils import get_last_checkpoint
+
+from .trainer import STAGING
+
+OPTIONS_FILE = "train.yaml"
+# Options that say where and how a run goes on, not what it computes
+NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "dataset_name", "logging_steps", "disable_tqdm"}
+PATHS = ("dataset_name", "student", "text_encoder", "output_dir", "embeddings_dir")
+
+
+def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
+    """
+    The options of a run: all of ours, and those of Trainer that differ from their default. Local folders are kept
+    relative to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
+    """
+    options: dict[str, Any] = {}
+    for arguments in parsed:
+        ours = type(arguments).__module__.startswith("g4i_hf")
+        own = set(type(arguments).__annotations__) if ours else set()
+        for field in fields(arguments):
+            value = getattr(arguments, field.name)
+            value = getattr(value, "value", value)  # enumerations
+            default = getattr(field.default, "value", field.default)
+            if field.name.startswith("_") or not isinstance(value, (str, int, float, bool, list, dict, type(None))):
+                continue
+            if field.name in own or value != default:
+                options[field.name] = value
+    for name in ("logging_dir", "run_name", "optim_args", "local_rank"):
+        if name in options and options[name] in (None, str(output_dir)):
+            del options[name]
+    for name in PATHS:
+        value = options.get(name)
+        if value and Path(value).exists():
+            relative = os.path.relpath(value, output_dir)
+            options[name] = relative if relative.startswith(".") else f"./{relative}"
+    options["output_dir"] = "."
+    return options
+
+
+def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    text = "# The options of this run; repeat it with --config on this file.\n" + yaml.safe_dump(options)
+    (Path(output_dir) / OPTIONS_FILE).write_text(text)
+
+
+def read_options(run: str | Path) -> dict[str, Any]:
+    """
+    Raises:
+        FileNotFoundError: when the folder is no run.
+    """
+    path = Path(run) / OPTIONS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
+    return yaml.safe_load(path.read_text())
+
+
+def is_finished(run: str | Path) -> bool:
+    """`all_results.json` is written last."""
+    return (Path(run) / "all_results.json").is_file()
+
+
+def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -> tuple[str, str | None]:
+    """
+    What to do with a run folder that may hold an earlier run.
+
+    Returns:
+        `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`.
+
+    Raises:
+        ValueError: when it holds a run with other options and `overwrite` is False.
+    """
+    folder = Path(output_dir)
+    if overwrite or not (folder / OPTIONS_FILE).is_file():
+        return "fresh", None
+    earlier = read_options(folder)
+    differing = sorted(
+        name for name in (set(options) | set(earlier)) - NOT_COMPARED if options.get(name) != earlier.get(name)
+    )
+    if differing:
+        shown = ", ".join(
+            f"{name} ({earlier.get(name)!r} there, {options.get(name)!r} here)" for name in differing[:3]
+        )
+        raise ValueError(
+            f"{folder} holds a run with other options: {shown}. Choose another --output_dir, or replace it with "
+            "--overwrite true."
+        )
+    if is_finished(folder):
+        return "finished", None
+    checkpoint = get_last_checkpoint(str(folder))
+    return ("resume", checkpoint) if checkpoint else ("fresh", None)
+
+
+def clear_run(output_dir: str | Path) -> None:
+    """Removes what an earlier run left, but nothing that a run does not write."""
+    folder = Path(output_dir)
+    for path in [*folder.glob("checkpoint-*"), folder / "student", folder / "predictions", folder / STAGING]:
+        shutil.rmtree(path, ignore_errors=True)
+    for name in ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json"):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,228 @@
+"""`AlignmentTrainer`: stock Trainer with an alignment term in its loss."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import DataLoaderShard
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from ..data.collator import collator_from
+from ..data.sampler import DrawnRows, GlobalBatchSampler
+from ..losses import (
+    OBJECTIVES,
+    OFFICIALLY_DIVIDED,
+    alignment_diagnostics,
+    classification_loss,
+    make_pairs,
+)
+from ..losses.gather import gather_counts, reduce_sum, world_size
+from ..modeling import AlignedImageClassification
+from .arguments import AlignmentArguments
+from .ema import EmaCallback
+
+STAGING = ".tmp-checkpoint"
+
+
+class AlignmentTrainer(Trainer):
+    """
+    Trains an [`AlignedImageClassification`] with
+
+        total = classification loss + align_weight x alignment loss
+
+    Both are means over the rows of the global batch, so that the gradient does not depend on how many processes share
+    it. With `align_weight=0` the projector is frozen and nothing of the alignment enters the graph: the student learns
+    exactly as under stock `Trainer`.
+
+    Logs `loss`, and unweighted `loss_ce`, `loss_align`, `align_weight`, `cosine_positive`, `cosine_negative` and
+    `retrieval_top1`, means over all processes since the last log.
+
+    Args:
+        model: the aligned model.
+        args: [`AlignmentArguments`].
+        train_dataset: map-style; items as those of [`~g4i_hf.data.dataset.CaptionedImages`].
+        kwargs: everything else that `Trainer` takes.
+    """
+
+    def __init__(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset=None, **kwargs):
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = collator_from(args)
+        if args.align_weight == 0:
+            # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
+            model.projector.requires_grad_(False)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
+        # The loss of a batch is a mean; Trainer divides it by the accumulation steps
+        self.loss_is_scaled_for_ga = False
+        self.objective = OBJECTIVES[args.align_loss]
+        self.ema = EmaCallback(model.student, args.ema_decay) if args.ema_decay is not None else None
+        if self.ema is not None:
+            self.add_callback(self.ema)
+        self._sums: dict[str, torch.Tensor] = {}  # of logged terms, on device, since the last log
+        self._staging: Path | None = None
+
+    # --- Data ---------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Rows in global batches, see [`~g4i_hf.data.sampler.GlobalBatchSampler`]; draws carry the epoch."""
+        if isinstance(self.train_dataset, torch.utils.data.IterableDataset):
+            return super().get_train_dataloader()
+        args = self.args
+        sampler = GlobalBatchSampler(
+            len(self.train_dataset),
+            self._train_batch_size,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            drop_last=args.dataloader_drop_last,
+        )
+        workers = args.dataloader_num_workers
+        return DataLoaderShard(
+            DrawnRows(self.train_dataset),
+            device=self.accelerator.device,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory and self.accelerator.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
+        )
+
+    # --- Loss ---------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
+    ):
+        training = model.training
+        aligning = training and "text_embeds" in inputs
+        if training and self.args.align_weight > 0 and not aligning:
+            raise ValueError(
+                f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
+                f"{', '.join(inputs)}. Embed the captions with recipes/embed.py, or set align_weight to 0."
+            )
+        outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
+        mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
+        loss, num_labelled = classification_loss(
+            outputs.logits, inputs["labels"], self.args.label_smoothing_factor if training else 0.0, **mixing
+        )
+        if training:
+            loss = self._global_mean("loss_ce", loss, num_labelled)
+            if aligning:
+                loss = self._add_alignment(loss, outputs.image_embeds, inputs, mixing)
+        return (loss, outputs) if return_outputs else loss
+
+    def _global_mean(self, name: str, local_mean: torch.Tensor, num_rows: torch.Tensor) -> torch.Tensor:
+        """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""
+        self._add(name, local_mean * num_rows, num_rows)
+        if world_size() == 1:
+            return local_mean
+        total = gather_counts(num_rows.reshape(1)).sum()
+        return local_mean * (num_rows * world_size() / total.clamp(min=1))
+
+    def _add_alignment(
+        self, loss: torch.Tensor, image_embeds: torch.Tensor, inputs: dict[str, Any], mixing: dict[str, Any]
+    ) -> torch.Tensor:
+        """Adds the weighted alignment loss; without weight only measures it, outside the graph."""
+        weight = self.args.align_weight
+        with torch.set_grad_enabled(weight > 0):
+            if weight == 0:
+                image_embeds = image_embeds.detach()
+            pairs = make_pairs(
+                image_embeds,
+                inputs["text_embeds"].to(image_embeds.dtype),
+                inputs["caption_weight"],
+                inputs["keys"],
+                **mixing,
+            )
+            local_sum = self.objective(pairs, self.args.align_temperature)
+        num_captions = pairs.num_captions.clamp(min=1)
+        local_captions = (inputs["caption_weight"] > 0).sum()
+        self._add("loss_align", local_sum, local_captions)
+        for name, value in alignment_diagnostics(pairs).items():
+            self._add(name, value, local_captions)
+        if weight == 0:
+            return loss
+        if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
+            local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
+        return loss + weight * local_sum / num_captions
+
+    # --- Logging ------------------------------------------------------------------------------------------------------
+
+    def _add(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
+        """Sums up without waiting for the device."""
+        entry = torch.stack([value.detach().to(torch.float32), count.to(torch.float32)])
+        self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Trainer logs on every process at the same steps, so all of them come here to add up their sums
+        if "loss" in logs and self._sums:
+            names = list(self._sums)
+            sums = reduce_sum(torch.stack([self._sums[name] for name in names])).tolist()
+            logs.update({name: total / max(count, 1.0) for name, (total, count) in zip(names, sums, strict=True)})
+            logs["align_weight"] = self.args.align_weight
+            self._sums = {}
+        super().log(logs, start_time)
+
+    # --- Checkpoints --------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """
+        Writes the whole checkpoint, the EMA included, to a temporary folder and renames it: a run killed at any moment
+        leaves either a whole checkpoint or none.
+        """
+        run_dir = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = run_dir / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        if self.args.should_save and self.ema is not None:
+            self.ema.save(staging / name)
+        self.accelerator.wait_for_everyone()
+        self._settle_best_checkpoint(staging, run_dir)
+        if self.args.should_save:
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+            (staging / name).rename(run_dir / name)
+            shutil.rmtree(staging)
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(run_dir / name))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Called by Trainer while the checkpoint still lies in its temporary folder: `_save_checkpoint` pushes later."""
+
+    def _settle_best_checkpoint(self, staging: Path, run_dir: Path) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == staging:
+            self.state.best_model_checkpoint = str(run_dir / Path(best).name)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema is not None:
+            self.ema.load(resume_from_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle with the paths of this machine; train.yaml keeps the options
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

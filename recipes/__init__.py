@@ -1,0 +1,1 @@
+"""The stages as scripts, each run by `accelerate launch`, and one folder a recipe."""
