@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def parse_options(
     *,
     description: str = "",
     default_config: Path | None = None,
+    run_options: str | None = None,
 ) -> tuple[Any, ...]:
     """
     Reads dataclasses from a YAML file (`--config`) and the command line.
@@ -33,6 +35,8 @@ def parse_options(
         argv: the command line; that of the process by default.
         description: first lines of `--help`.
         default_config: YAML file read when the command line names neither a configuration nor any data.
+        run_options: name of the YAML file in the folder given as `run`; its options, as far as they are options here,
+            come before those of `--config`.
 
     Returns:
         One instance a class.
@@ -43,19 +47,23 @@ def parse_options(
     from transformers import HfArgumentParser
 
     argv = list(sys.argv[1:] if argv is None else argv)
-    config_path, rest = _take_config(argv)
+    config_path = _value_of("--config", argv)
     named = any(word.split("=")[0] in ("--dataset_name", "--run") for word in argv)
     if config_path is None and default_config is not None and not named:
         config_path = default_config
     parser = HfArgumentParser(classes, description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="YAML", help="File of options; the command line goes before it.")
     known = {action.dest: action for action in parser._actions}
-    if config_path is not None:
-        parser.set_defaults(**_read_yaml(Path(config_path), known))
+    values = {} if config_path is None else _read_yaml(Path(config_path), known)
+    run = _value_of("--run", argv) or values.get("run")
+    if run_options is not None and run and (Path(run) / run_options).is_file():
+        values = _read_yaml(Path(run) / run_options, known, strict=False) | values
+    if values:
+        parser.set_defaults(**values)
         for action in parser._actions:
             action.required = action.required and parser.get_default(action.dest) is None
     try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
+        *parsed, unknown = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
     except (ValueError, TypeError) as error:
         raise OptionError(str(error)) from error
     parsed = [value for value in parsed if not hasattr(value, "config") or hasattr(value, "__dataclass_fields__")]
@@ -64,16 +72,16 @@ def parse_options(
     return tuple(parsed)
 
 
-def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+def _value_of(option: str, argv: list[str]) -> str | None:
     for position, word in enumerate(argv):
-        if word == "--config" and position + 1 < len(argv):
-            return argv[position + 1], argv[:position] + argv[position + 2 :]
-        if word.startswith("--config="):
-            return word.split("=", 1)[1], argv[:position] + argv[position + 1 :]
-    return None, argv
+        if word == option and position + 1 < len(argv):
+            return argv[position + 1]
+        if word.startswith(f"{option}="):
+            return word.split("=", 1)[1]
+    return None
 
 
-def _read_yaml(path: Path, known: dict[str, Any]) -> dict[str, Any]:
+def _read_yaml(path: Path, known: dict[str, Any], strict: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise OptionError(f"--config {path}: there is no such file.")
     try:
@@ -82,7 +90,10 @@ def _read_yaml(path: Path, known: dict[str, Any]) -> dict[str, Any]:
         raise OptionError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise OptionError(f"{path} must hold `name: value` lines.")
-    for name, value in values.items():
+    for name, value in list(values.items()):
+        if name not in known and not strict:
+            del values[name]
+            continue
         if name not in known:
             raise OptionError(_unknown(str(name), known, str(path)))
         values[name] = _cast(name, value, known[name], path)
@@ -100,6 +111,21 @@ def _cast(name: str, value: Any, action: Any, path: Path) -> Any:
         return action.type(value if isinstance(value, str) else str(value))
     except (ValueError, TypeError) as error:
         raise OptionError(f"{path}: {name} is {value!r}: {error}") from error
+
+
+def quiet_libraries(main_process: bool) -> None:
+    """Our own messages and progress bars from the main process; from the libraries only warnings."""
+    import datasets
+    import transformers
+
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    for name in ("httpx", "sentence_transformers", "datasets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every data set
+    transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()
+    if not main_process:
+        datasets.disable_progress_bars()
 
 
 def _unknown(name: str, known: dict[str, Any], where: str) -> str:

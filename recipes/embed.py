@@ -2,7 +2,8 @@
 Embeds the captions of a data set with a frozen text encoder.
 
     accelerate launch recipes/embed.py --config recipes/emoji_styles/embed.yaml
-    accelerate launch recipes/embed.py --dataset_name my/captioned-set --text_encoder sentence-transformers/all-MiniLM-L6-v2
+    accelerate launch recipes/embed.py --dataset_name pictures/ --caption_column text \
+        --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 """
 
 import sys
@@ -13,11 +14,9 @@ if __name__ == "__main__":
 
 
 def main() -> None:
-    import logging
-
     from accelerate import PartialState
 
-    from g4i_hf.cli import OptionError, parse_options
+    from g4i_hf.cli import OptionError, parse_options, quiet_libraries
     from g4i_hf.data.arguments import DataArguments
     from g4i_hf.data.loading import load_images
     from g4i_hf.embedding import EncoderArguments, embed_captions
@@ -30,7 +29,7 @@ def main() -> None:
     if not encoder.text_encoder or not encoder.embeddings_dir:
         raise OptionError("give --text_encoder and --embeddings_dir (where the embeddings go), or a --config.")
     state = PartialState()
-    logging.basicConfig(level=logging.INFO if state.is_main_process else logging.ERROR, format="%(message)s")
+    quiet_libraries(state.is_main_process)
     with state.main_process_first():
         images = load_images(
             data.dataset_name,

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 def main() -> None:
     from accelerate import PartialState
 
-    from g4i_hf.cli import OptionError, parse_options
+    from g4i_hf.cli import OptionError, parse_options, quiet_libraries
     from g4i_hf.data.arguments import AugmentationArguments, DataArguments
     from g4i_hf.embedding import EncoderArguments
     from g4i_hf.training import AlignmentArguments, RunArguments, StudentArguments
@@ -30,7 +30,7 @@ def main() -> None:
     )
     run, data, encoder, student, augmentation, args = options
     encoder.embeddings_dir = encoder.embeddings_dir or str(Path(args.output_dir).parent / "embeddings")
-    _set_up_logging(args)
+    quiet_libraries(args.should_log)
     try:
         # 1. Is there an earlier run in output_dir, and where did it stop?
         resolved = resolved_options(options, args.output_dir)
@@ -134,7 +134,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     transform = train_transform(
         augmentation, settings.size, settings.mean, settings.std, interpolation=settings.interpolation
     )
-    evaluated = splits[run.eval_split] if run.eval_split in splits else None
+    evaluated = splits.get(run.eval_split)
     return AlignmentTrainer(
         model=model,
         args=args,
@@ -178,21 +178,6 @@ def finish(trainer, processor, splits, run, args) -> None:
     accuracy = metrics.get(f"{run.eval_split}_accuracy")
     shown = f", {run.eval_split} accuracy {accuracy:.1%}" if accuracy is not None else ""
     _say(f"Trained in {metrics['train_runtime']:.0f} s{shown}. The run is in {args.output_dir}")
-
-
-def _set_up_logging(args) -> None:
-    import logging
-
-    import datasets
-    import transformers
-
-    main = args.should_log
-    logging.basicConfig(level=logging.INFO if main else logging.ERROR, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    datasets.config.USE_PARQUET_EXPORT = False  # a request to another host for every data set
-    transformers.utils.logging.set_verbosity_warning()
-    if not main:
-        datasets.disable_progress_bars()
 
 
 def _say(text: str) -> None:

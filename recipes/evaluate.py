@@ -1,0 +1,119 @@
+"""
+Evaluates a run, and its baseline beside it, on every split but the one trained on.
+
+    accelerate launch recipes/evaluate.py --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+
+Adds the figures to each run's all_results.json and writes its predictions. The data is the one in the run's train.yaml.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+
+
+def main() -> None:
+    from accelerate import Accelerator
+
+    from g4i_hf.cli import OptionError, parse_options, quiet_libraries
+    from g4i_hf.data.arguments import DataArguments
+    from g4i_hf.embedding import EncoderArguments
+    from g4i_hf.evaluation.arguments import EvaluateArguments
+    from g4i_hf.evaluation.comparison import as_text, compare
+
+    args, data, encoder = parse_options(
+        (EvaluateArguments, DataArguments, EncoderArguments),
+        description=__doc__,
+        default_config=Path(__file__).parent / "emoji_styles" / "evaluate.yaml",
+        run_options="train.yaml",
+    )
+    accelerator = Accelerator()
+    quiet_libraries(accelerator.is_main_process)
+    runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
+    try:
+        # 1. The data of the run, with its embeddings
+        with accelerator.main_process_first():
+            splits, id2label = load_splits(args, data, encoder)
+        # 2. Predictions and figures of each run
+        evaluated = {label: evaluate_run(run, splits, args, accelerator) for label, run in runs.items()}
+    except (OSError, ValueError) as error:
+        raise OptionError(str(error)) from error
+    if not accelerator.is_main_process:
+        return
+    # 3. The comparison, as a table and as a page
+    results = {label: results for label, (results, _) in evaluated.items()}
+    rows = compare(results["aligned"], results.get("baseline"), list(splits))
+    print("\n" + as_text(rows))
+    for label, run in runs.items():
+        print(f"{label}: {run}/all_results.json, {run}/predictions")
+    if args.report and args.baseline:
+        from g4i_hf.evaluation.report import write_report
+        from g4i_hf.training.run_folder import read_options
+
+        predictions = {label: predicted for label, (_, predicted) in evaluated.items()}
+        write_report(args.report, rows, runs, read_options(args.run), splits, predictions, id2label)
+        print(f"report: {args.report}")
+
+
+def load_splits(args, data, encoder):
+    """The evaluated splits, checked, and the class names."""
+    from datasets import DatasetDict
+
+    from g4i_hf.data.checks import check_split
+    from g4i_hf.data.loading import class_names, load_images
+    from g4i_hf.embedding import with_text_embeds
+
+    splits = load_images(
+        data.dataset_name,
+        config_name=data.dataset_config_name,
+        revision=data.dataset_revision,
+        names=data.column_names(),
+    )
+    splits, id2label = class_names(splits)
+    splits = with_text_embeds(
+        splits,
+        encoder,
+        encoder.embeddings_dir or str(Path(args.run).parent / "embeddings"),
+        source=data.dataset_name,
+        source_revision=data.dataset_revision,
+    )
+    wanted = args.splits or [name for name in splits if name != args.train_split]
+    missing = [name for name in wanted if name not in splits]
+    if missing:
+        raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
+    splits = DatasetDict({name: splits[name] for name in wanted})
+    for name, split in splits.items():
+        check_split(split, name, num_labels=len(id2label), training=False)
+    return splits, id2label
+
+
+def evaluate_run(run, splits, args, accelerator):
+    """Predictions of every split; the figures, merged into the run's all_results.json."""
+    from g4i_hf.evaluation.evaluate import split_metrics, update_results
+    from g4i_hf.evaluation.predict import load_run, predict
+
+    model, processor = load_run(run)
+    predictions, metrics = {}, {}
+    for name, split in splits.items():
+        predictions[name] = predict(
+            model,
+            processor,
+            split,
+            accelerator,
+            args.eval_batch_size,
+            args.eval_num_workers,
+            description=f"{run.name}, {name}",
+        )
+        metrics.update(split_metrics(predictions[name], split, name))
+    if accelerator.is_main_process:
+        (run / "predictions").mkdir(exist_ok=True)
+        for name, predicted in predictions.items():
+            predicted.to_dataset(model.config.id2label).to_parquet(run / "predictions" / f"{name}.parquet")
+        metrics = update_results(run, metrics)
+    accelerator.wait_for_everyone()
+    return metrics, predictions
+
+
+if __name__ == "__main__":
+    main()
