@@ -1,0 +1,40 @@
+# Every target sets up what it needs. PYTHON chooses the interpreter for the environment: 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE := recipes/emoji_styles
+# One process and these settings are what accelerate would choose without a configuration; said here, it does not warn
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	--num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: venv demo test test-slow lint clean
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing g4i_hf and what it needs into $(VENV) (some minutes the first time)"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+demo: venv
+	$(LAUNCH) recipes/embed.py --config $(RECIPE)/embed.yaml
+	$(LAUNCH) recipes/train.py --config $(RECIPE)/baseline.yaml
+	$(LAUNCH) recipes/train.py --config $(RECIPE)/train.yaml
+	$(LAUNCH) recipes/evaluate.py --config $(RECIPE)/evaluate.yaml
+	$(LAUNCH) recipes/release.py --config $(RECIPE)/release.yaml
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache

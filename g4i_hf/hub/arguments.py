@@ -1,0 +1,16 @@
+"""Options of release."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ReleaseArguments:
+    """Which run is released, and where its student goes."""
+
+    run: str | None = field(default=None, metadata={"help": "Run folder whose student is released."})
+    baseline: str | None = field(default=None, metadata={"help": "Run folder of its baseline, for the card's table."})
+    student_dir: str | None = field(default=None, metadata={"help": "Where the student goes; <run>/student by default."})
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("run is missing: give the run folder with --run.")

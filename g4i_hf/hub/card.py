@@ -1,0 +1,81 @@
+"""The model card of a student: a pure function of what the run folder holds."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .. import __version__
+from ..evaluation.comparison import ComparisonRow
+
+TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
+SHOWN_OPTIONS = (
+    "align_loss",
+    "align_weight",
+    "align_temperature",
+    "text_encoder",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing_factor",
+    "mixup_alpha",
+    "cutmix_alpha",
+    "pretrained",
+    "seed",
+)
+
+
+def student_card(
+    *,
+    architecture: str,
+    num_labels: int,
+    num_parameters: int,
+    options: dict[str, Any],
+    rows: list[ComparisonRow] = (),
+    is_timm: bool = False,
+    model_id: str = "path/to/student",
+) -> ModelCard:
+    """
+    Args:
+        architecture: name of the student's architecture.
+        num_labels: number of classes.
+        num_parameters: of the student.
+        options: the run's `train.yaml`; only those that are no paths are shown.
+        rows: figures, perhaps beside the baseline's.
+        is_timm: whether timm loads it too.
+        model_id: what a reader passes to `from_pretrained`.
+    """
+    options = {name: value for name, value in options.items() if not _is_path(value)}
+    weight = float(options.get("align_weight") or 0)
+    data = ModelCardData(
+        library_name="timm" if is_timm else "transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", *(["g4i_hf", "captions"] if weight else ["g4i_hf"])],
+        license="other",
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=f"{architecture}, {'aligned with captions' if weight else 'baseline'}",
+        architecture=architecture,
+        num_labels=num_labels,
+        number_of_parameters=f"{num_parameters / 1e6:.1f}",
+        image_size=options.get("image_size"),
+        align_weight=weight,
+        is_timm=is_timm,
+        model_id=model_id,
+        timm_id=f"local-dir:{model_id}" if "/" not in model_id or model_id.startswith("path/") else f"hf-hub:{model_id}",
+        rows=list(rows),
+        has_baseline=any(row.baseline is not None for row in rows),
+        percent=lambda value: "" if value is None else f"{100 * value:.1f}",
+        points=lambda value: "" if value is None else f"{100 * value:+.1f}",
+        seed=options.get("seed", 42),
+        training={name: options[name] for name in SHOWN_OPTIONS if options.get(name) is not None},
+        version=__version__,
+    )
+
+
+def _is_path(value: Any) -> bool:
+    """A local folder has no place on a public page."""
+    return isinstance(value, str) and (value.startswith((".", "/", "~")) or Path(value).exists())

@@ -1,0 +1,71 @@
+"""
+Writes the student of a run as a plain checkpoint, with a card.
+
+    accelerate launch recipes/release.py --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+
+transformers loads it without this package, and so does timm when the student is one of its models.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+
+
+def main() -> None:
+    from accelerate import PartialState
+
+    from g4i_hf.cli import OptionError, parse_options, quiet_libraries
+    from g4i_hf.hub import release_student
+    from g4i_hf.hub.arguments import ReleaseArguments
+
+    (args,) = parse_options(
+        (ReleaseArguments,),
+        description=__doc__,
+        default_config=Path(__file__).parent / "emoji_styles" / "release.yaml",
+    )
+    state = PartialState()
+    quiet_libraries(state.is_main_process)
+    if not state.is_main_process:
+        return
+    try:
+        student = release_student(args.run, args.student_dir)
+        card = build_card(args, student)
+    except (OSError, ValueError) as error:
+        raise OptionError(str(error)) from error
+    card.save(student / "README.md")
+    card.save(Path(args.run) / "README.md")
+    print(f"The student is in {student}. Load it with AutoModelForImageClassification.from_pretrained({str(student)!r}).")
+
+
+def build_card(args, student: Path):
+    """The card, from the run's options and figures."""
+    import json
+
+    from transformers import AutoModelForImageClassification
+
+    from g4i_hf.evaluation.comparison import compare
+    from g4i_hf.hub import student_card
+    from g4i_hf.training.run_folder import read_options
+
+    def figures(run: str | None) -> dict | None:
+        path = Path(run) / "all_results.json" if run else None
+        return json.loads(path.read_text()) if path and path.is_file() else None
+
+    model = AutoModelForImageClassification.from_pretrained(student)
+    results = figures(args.run) or {}
+    splits = [key.removesuffix("_accuracy") for key in results if key.endswith("_accuracy") and key != "eval_accuracy"]
+    is_timm = model.config.model_type == "timm_wrapper"
+    return student_card(
+        architecture=model.config.architecture if is_timm else type(model).__name__,
+        num_labels=model.config.num_labels,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        options=read_options(args.run),
+        rows=compare(results, figures(args.baseline), splits),
+        is_timm=is_timm,
+    )
+
+
+if __name__ == "__main__":
+    main()
