@@ -43,3 +43,20 @@ def as_text(rows: list[ComparisonRow]) -> str:
         chance = f" (chance {100 * row.chance:.1f})" if row.chance is not None else ""
         lines.append(f"{row.measure:28}{row.split:12}{baseline:>10}{100 * row.aligned:>10.1f}{difference:>12}{chance}")
     return "\n".join(lines)
+
+
+def as_markdown(rows: list[ComparisonRow]) -> str:
+    """The table for a card, in percent and percentage points; without a baseline, only the run's own column."""
+    with_baseline = any(row.baseline is not None for row in rows)
+    lines = ["| measure | split | baseline | aligned | difference |", "|---|---|---:|---:|---:|"]
+    if not with_baseline:
+        lines = ["| measure | split | value |", "|---|---|---:|"]
+    for row in rows:
+        cells = [row.measure, row.split]
+        if with_baseline:
+            cells.append("" if row.baseline is None else f"{100 * row.baseline:.1f}")
+        cells.append(f"{100 * row.aligned:.1f}")
+        if with_baseline:
+            cells.append("" if row.difference is None else f"{100 * row.difference:+.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

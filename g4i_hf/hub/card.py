@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..evaluation.comparison import ComparisonRow
+from ..evaluation.comparison import ComparisonRow, as_markdown
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
 SHOWN_OPTIONS = (
@@ -66,14 +66,17 @@ def student_card(
         is_timm=is_timm,
         model_id=model_id,
         timm_id=f"local-dir:{model_id}" if "/" not in model_id or model_id.startswith("path/") else f"hf-hub:{model_id}",
-        rows=list(rows),
+        results=as_markdown(list(rows)) if rows else "",
         has_baseline=any(row.baseline is not None for row in rows),
-        percent=lambda value: "" if value is None else f"{100 * value:.1f}",
-        points=lambda value: "" if value is None else f"{100 * value:+.1f}",
         seed=options.get("seed", 42),
-        training={name: options[name] for name in SHOWN_OPTIONS if options.get(name) is not None},
+        training=_options_table(options),
         version=__version__,
     )
+
+
+def _options_table(options: dict[str, Any]) -> str:
+    shown = [f"| {name} | `{options[name]}` |" for name in SHOWN_OPTIONS if options.get(name) is not None]
+    return "\n".join(["| option | value |", "|---|---|", *shown])
 
 
 def _is_path(value: Any) -> bool:
