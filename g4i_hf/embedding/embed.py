@@ -115,7 +115,7 @@ def _portable(source: str, output_dir: Path) -> str:
     path = Path(source)
     if not path.is_dir():
         return source
-    return os.path.relpath(path.resolve(), output_dir.resolve())
+    return os.path.relpath(path, output_dir)
 
 
 def _encode_unique(

@@ -64,16 +64,20 @@ def make_pairs(
     counts = gather_counts(torch.stack([captioned.new_tensor(n, dtype=torch.long), captioned.sum()]))
     num_rows = counts[:, 0].tolist()
 
-    # An image shows its own caption and, where it was mixed, its partner's: two slots, each perhaps empty.
-    shown = torch.stack([captioned & (share > 0), captioned[partner] & (share < 1)], dim=1)  # (n, 2)
+    # An image shows its own row's picture and, where it was mixed, its partner's: two slots. What it shows it is no
+    # negative of, with a caption or without; it takes part when a picture that it shows has a caption.
+    shown = torch.stack([share > 0, share < 1], dim=1)  # (n, 2)
+    takes_part = (shown & torch.stack([captioned, captioned[partner]], dim=1)).any(1)
     shown_keys = torch.stack([keys, keys[partner]], dim=1)  # (n, 2, K)
     weights = caption_weight.to(image_embeds.dtype)
     block = image_embeds.new_zeros(n, n)  # local images against local texts: pairs never cross processes
     block = block.index_put((own, own), weights * share, accumulate=True)
     block = block.index_put((own, partner), weights[partner] * (1 - share), accumulate=True)
 
-    all_keys, all_captioned = gather_rows(keys, num_rows), gather_rows(captioned.byte(), num_rows).bool()
-    all_shown, all_shown_keys = gather_rows(shown.byte(), num_rows).bool(), gather_rows(shown_keys, num_rows)
+    flags = torch.cat([shown, torch.stack([takes_part, captioned], dim=1)], dim=1)  # (n, 4)
+    all_flags = gather_rows(flags.byte(), num_rows).bool()
+    all_shown, all_take_part, all_captioned = all_flags[:, :2], all_flags[:, 2], all_flags[:, 3]
+    all_keys, all_shown_keys = gather_rows(keys, num_rows), gather_rows(shown_keys, num_rows)
     pair_weights, text_pair_weights = _place(block, num_rows), _place(block.T, num_rows)
     shows_text = _overlap(shown_keys, shown, all_keys)  # (n, N)
     text_shown = _overlap(all_shown_keys, all_shown, keys).T  # (n, N)
@@ -84,8 +88,8 @@ def make_pairs(
         all_text_embeds=gather_rows(text_embeds, num_rows),
         image_to_text_weights=pair_weights,
         text_to_image_weights=text_pair_weights,
-        image_to_text_allowed=((pair_weights > 0) | ~shows_text) & all_captioned & shown.any(1, keepdim=True),
-        text_to_image_allowed=((text_pair_weights > 0) | ~text_shown) & all_shown.any(1) & captioned.unsqueeze(1),
+        image_to_text_allowed=((pair_weights > 0) | ~shows_text) & all_captioned & takes_part.unsqueeze(1),
+        text_to_image_allowed=((text_pair_weights > 0) | ~text_shown) & all_take_part & captioned.unsqueeze(1),
         num_captions=counts[:, 1].sum(),
     )
 

@@ -1,0 +1,128 @@
+"""The scripts as people start them: real processes, real launcher, the Emoji Styles recipe."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluate
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+from transformers import pipeline
+
+ROOT = Path(__file__).parent.parent
+ACCELERATE = str(Path(sys.executable).parent / "accelerate")
+SMALL = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
+TWO_PROCESSES = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+def launch(folder: Path, *command: str, fails: bool = False) -> str:
+    """Runs a command in a folder where `recipes/` is what it is in a clone; returns what it printed."""
+    if not (folder / "recipes").exists():
+        (folder / "recipes").symlink_to(ROOT / "recipes")
+    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, env=dict(os.environ))
+    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def emoji_run(tmp_path_factory):
+    """The recipe on two processes, shortened: aligned run, its evaluation and release."""
+    folder = tmp_path_factory.mktemp("emoji")
+    config = ["--config", "recipes/emoji_styles/train.yaml"]
+    launch(
+        folder,
+        *(ACCELERATE, "launch", *TWO_PROCESSES, "recipes/train.py", *config, *SMALL),
+        *("--max_steps", "6", "--eval_strategy", "no", "--save_strategy", "no", "--seed", "3"),
+    )
+    run = folder / "runs" / "emoji_styles" / "aligned"
+    launch(folder, sys.executable, "recipes/evaluate.py", "--run", run, "--baseline", run, "--report", folder / "report.html")
+    launch(folder, sys.executable, "recipes/release.py", "--run", run)
+    return folder, run
+
+
+def test_training_on_two_processes_leaves_a_whole_run_folder(emoji_run):
+    folder, run = emoji_run
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"} <= names
+    assert {"trainer_state.json", "train.yaml", "README.md", "student", "predictions"} <= names
+    assert not {path.name for path in run.rglob("*.bin")} and not {path.name for path in run.rglob("*.p*t*h")}
+    results = json.loads((run / "all_results.json").read_text())
+    for measure in ("validation_accuracy", "test_accuracy", "test_novel_accuracy", "test_novel_recall_at_5"):
+        assert 0 <= results[measure] <= 1
+    assert results["test_novel_chance_at_5"] == pytest.approx(5 / 222)
+    assert results["train_samples_per_second"] > 0
+    assert (folder / "report.html").is_file() and len(list((folder / "report").glob("*.png"))) == 4
+
+
+def test_all_processes_report_the_same_terms(emoji_run):
+    history = json.loads((emoji_run[1] / "trainer_state.json").read_text())["log_history"]
+    logged = next(entry for entry in history if "loss" in entry)
+    assert {"loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"} <= set(logged)
+    assert logged["loss"] == pytest.approx(logged["loss_ce"] + logged["align_weight"] * logged["loss_align"], rel=1e-3)
+
+
+def test_no_path_of_this_machine_is_written(emoji_run):
+    folder, run = emoji_run
+    for path in [*run.rglob("*.json"), *run.rglob("*.md"), *run.rglob("*.yaml"), *folder.rglob("stage.json")]:
+        text = path.read_text()
+        assert str(folder) not in text and str(ROOT) not in text and str(Path.home()) + "/" not in text, path
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoji_run):
+    folder, run = emoji_run
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    command = [sys.executable, "recipes/train.py", "--config", run / "train.yaml"]
+    assert "finished" in launch(folder, *command)
+    message = launch(folder, *command, "--learning_rate", "0.5", fails=True)
+    assert "learning_rate" in message and "--overwrite" in message and "Traceback" not in message
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_embeddings_are_made_once(emoji_run):
+    folder, _ = emoji_run
+    stage = folder / "runs" / "emoji_styles" / "embeddings" / "stage.json"
+    before = stage.stat().st_mtime_ns
+    printed = launch(folder, sys.executable, "recipes/embed.py", "--config", "recipes/emoji_styles/embed.yaml")
+    assert "Already embedded" in printed and stage.stat().st_mtime_ns == before
+
+
+def test_evaluator_and_pipeline_take_the_run_folder(emoji_run):
+    """`evaluate.evaluator` on the path of a run, after `import g4i_hf`, finds the accuracy that evaluate.py wrote."""
+    import g4i_hf  # noqa: F401, registers the model with the Auto classes
+    from g4i_hf.evaluation.metrics import Accuracy
+
+    _, run = emoji_run
+    split = load_dataset(str(ROOT / "recipes" / "emoji_styles"), split="test_novel")
+    results = evaluate.evaluator("image-classification").compute(
+        model_or_pipeline=str(run),
+        data=split,
+        metric=Accuracy(),
+        label_mapping={name: i for i, name in enumerate(split.features["label"].names)},
+    )
+    written = json.loads((run / "all_results.json").read_text())
+    assert results["accuracy"] == pytest.approx(written["test_novel_accuracy"], abs=0.01)
+    predicted = Dataset.from_parquet(str(run / "predictions" / "test_novel.parquet"))["prediction"]
+    classifier = pipeline("image-classification", model=str(run / "student"), device="cpu")
+    assert [answer[0]["label"] for answer in classifier(split["image"][:10], top_k=1)] == predicted[:10]
+
+
+def test_packaged_recipe_is_the_same(tmp_path):
+    """A pip-installed user has `g4i_hf.recipes.train`; its default is the Emoji Styles recipe too."""
+    command = [sys.executable, "-m", "g4i_hf.recipes.train", *SMALL, "--max_steps", "1", "--use_cpu", "true"]
+    launch(tmp_path, *command, "--eval_strategy", "no", "--save_strategy", "no")
+    options = yaml.safe_load((tmp_path / "runs" / "emoji_styles" / "aligned" / "train.yaml").read_text())
+    assert options["dataset_name"].endswith("recipes/emoji_styles")
+
+
+@pytest.mark.slow
+def test_the_literal_command_trains_the_emoji_recipe(tmp_path):
+    """`accelerate launch recipes/train.py`, with no argument, in a clone."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    launch(tmp_path, ACCELERATE, "launch", "recipes/train.py")
+    results = json.loads((tmp_path / "runs" / "emoji_styles" / "aligned" / "all_results.json").read_text())
+    assert results["validation_accuracy"] > 0.5 and results["validation_recall_at_5"] > 0.4
