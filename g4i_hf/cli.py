@@ -4,7 +4,9 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def parse_options(
         config_path = default_config
     parser = HfArgumentParser(classes, description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="YAML", help="File of options; the command line goes before it.")
-    known = {action.dest: action for action in parser._actions}
+    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     values = {} if config_path is None else _read_yaml(Path(config_path), known)
     run = _value_of("--run", argv) or values.get("run")
     if run_options is not None and run and (Path(run) / run_options).is_file():
@@ -85,7 +87,7 @@ def _read_yaml(path: Path, known: dict[str, Any], strict: bool = True) -> dict[s
     if not path.is_file():
         raise OptionError(f"--config {path}: there is no such file.")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise OptionError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -101,16 +103,44 @@ def _read_yaml(path: Path, known: dict[str, Any], strict: bool = True) -> dict[s
 
 
 def _cast(name: str, value: Any, action: Any, path: Path) -> Any:
-    if isinstance(value, str) and value in (".", "..") or isinstance(value, str) and value.startswith(("./", "../")):
-        return os.path.relpath(path.parent / value)  # a path that starts with a dot is relative to the file
-    if isinstance(value, dict):
-        return json.dumps(value)
-    if value is None or isinstance(value, (bool, list)) or action.type is None:
+    """YAML reads 5e-4 as a string, 1 as an integer and no as False: the field's type decides."""
+    if isinstance(value, str) and (value in (".", "..") or value.startswith(("./", "../"))):
+        relative = os.path.relpath(path.parent / value)  # a path that starts with a dot is relative to the file
+        return relative if relative.startswith((".", "/")) else f"./{relative}"  # and is never taken for a Hub id
+    if value is None or action.type is None:
         return value
-    try:  # YAML reads 5e-4 as a string and 1 as an integer: the field's type decides
-        return action.type(value if isinstance(value, str) else str(value))
-    except (ValueError, TypeError) as error:
+    if action.nargs in ("*", "+"):
+        return [_cast_scalar(name, item, action, path) for item in (value if isinstance(value, list) else [value])]
+    if action.type not in (int, float) and isinstance(value, (dict, list)):
+        return json.dumps(_with_numbers(value)) if isinstance(value, dict) else value
+    return _cast_scalar(name, value, action, path)
+
+
+def _cast_scalar(name: str, value: Any, action: Any, path: Path) -> Any:
+    choices = action.choices or ()
+    if value is False and "no" in choices:
+        value = "no"
+    if isinstance(value, bool) and action.type not in (int, float):
+        return value
+    try:
+        if isinstance(value, (bool, dict, list)):
+            raise ValueError("a number is wanted.")
+        cast = action.type(value if isinstance(value, str) else str(value))
+    except (ValueError, TypeError, ArgumentTypeError) as error:
         raise OptionError(f"{path}: {name} is {value!r}: {error}") from error
+    if choices and cast not in choices:
+        raise OptionError(f"{path}: {name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+    return cast
+
+
+def _with_numbers(value: Any) -> Any:
+    """Numbers like 5e-4 within a mapping, which no field's type tells from text."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+    return float(value) if is_number else value
 
 
 def quiet_libraries(main_process: bool) -> None:

@@ -97,29 +97,23 @@ def build_model(student, augmentation, args, id2label, text_embed_dim):
     from g4i_hf.modeling.processing import ImageSettings, generic_processor, student_processor
 
     set_seed(args.seed)
-    settings = ImageSettings(augmentation.image_size)
     model = AlignedImageClassification.from_student(
         student.student,
         id2label=id2label,
         text_embed_dim=text_embed_dim or 384,
         pretrained=student.pretrained,
         student_args=student.student_args,
+        image_size=augmentation.image_size,
         revision=student.student_revision,
         projector_type=student.projector_type,
         projector_hidden_size=student.projector_hidden_size,
         projector_norm=student.projector_norm,
     )
-    student_config = model.config.student_config
-    if student_config.model_type == "timm_wrapper":
-        known = getattr(student_config, "pretrained_cfg", None) or {}
-        student_config.pretrained_cfg = {**settings.pretrained_cfg(), **known}
-        student_config.pretrained_cfg["input_size"] = [3, settings.size, settings.size]
-        saved = generic_processor(ImageSettings.from_pretrained_cfg(student_config.pretrained_cfg))
-    elif student.pretrained:
+    if student.pretrained and model.config.student_config.model_type != "timm_wrapper":
         saved = AutoImageProcessor.from_pretrained(student.student, revision=student.student_revision or "main")
     else:
-        saved = generic_processor(settings)
-    return model, saved, student_processor(student_config, saved)
+        saved = generic_processor(ImageSettings.of(model.config.student_config, augmentation.image_size))
+    return model, saved, student_processor(model.config.student_config, saved)
 
 
 def build_trainer(model, processor, saved_processor, splits, run, augmentation, args):
@@ -131,9 +125,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     from g4i_hf.training import AlignmentTrainer
 
     settings = ImageSettings.from_processor(processor)
-    transform = train_transform(
-        augmentation, settings.size, settings.mean, settings.std, interpolation=settings.interpolation
-    )
+    transform = train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
     evaluated = splits.get(run.eval_split)
     return AlignmentTrainer(
         model=model,

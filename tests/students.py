@@ -52,9 +52,6 @@ TWO_HEADS = {"deit-two-heads", "timm-deit-two-heads"}
 
 def aligned_model(name: str, text_embed_dim: int = 12, **kwargs) -> AlignedImageClassification:
     student, student_args = STUDENTS[name]
-    model = AlignedImageClassification.from_student(
-        student, id2label=ID2LABEL, text_embed_dim=text_embed_dim, student_args=student_args, **kwargs
+    return AlignedImageClassification.from_student(
+        student, id2label=ID2LABEL, text_embed_dim=text_embed_dim, student_args=student_args, image_size=48, **kwargs
     )
-    if model.config.student_config.model_type == "timm_wrapper":
-        model.config.student_config.pretrained_cfg = {"input_size": [3, 48, 48]}
-    return model

@@ -1,30 +1,55 @@
 """What must hold of the data before the first step, checked once."""
 
 import logging
-from collections import Counter
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets.features.features import FeatureType
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from .. import columns
+from .dataset import is_blank
 from .images import open_image, to_rgb, unusual
 
 logger = logging.getLogger(__name__)
 
 CHECK_ALL_BELOW = 50_000  # images; of larger splits a sample of this size is decoded
+NORM_TOLERANCE = 0.01  # float16 rounds
 
 
 class DataError(ValueError):
     """A fault in the data that training would stumble over: says column, row and remedy."""
 
 
+class Unusual:
+    """What can be used, but should be known: how often, and where first."""
+
+    def __init__(self):
+        self.counts: dict[str, int] = {}
+        self._places: dict[str, str] = {}
+
+    def add(self, what: str, place: str, count: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + count
+        self._places.setdefault(what, place)
+
+    def warn(self, split_name: str) -> None:
+        for what, count in sorted(self.counts.items()):
+            logger.warning("Split %r, %s: %s: %d", split_name, self._places[what], what, count)
+
+
 def check_split(
     split: Dataset, name: str, *, num_labels: int, text_embed_dim: int | None = None, training: bool = True
 ) -> dict[str, int]:
     """
-    Checks labels, ids, images and, when a dimension is given, text embeddings of a split.
+    Checks ids, labels, text embeddings and images of a split.
+
+    Args:
+        split: the rows.
+        name: what messages call it.
+        num_labels: number of classes.
+        text_embed_dim: what the model expects; when given, the split must have text embeddings.
+        training: whether it is trained on, so that lacking examples and captions matter.
 
     Returns:
         Counts of what is unusual but can be used; each is also logged as a warning.
@@ -32,15 +57,16 @@ def check_split(
     Raises:
         DataError: at the first thing that cannot be used.
     """
-    counts: Counter[str] = Counter()
+    unusual_rows = Unusual()
+    of_training = unusual_rows if training else Unusual()
     _check_image_ids(split, name)
-    _check_labels(split, name, num_labels, counts if training else Counter())
-    if text_embed_dim is not None:
-        _check_text_embeds(split, name, text_embed_dim, counts)
-    _check_images(split, name, counts)
-    for what, count in sorted(counts.items()):
-        logger.warning("Split %r: %s: %d", name, what, count)
-    return dict(counts)
+    _check_labels(split, name, num_labels, of_training)
+    if text_embed_dim is not None or columns.TEXT_EMBEDS in split.column_names:
+        _check_captions(split, name, of_training)
+        _check_text_embeds(split, name, text_embed_dim, of_training)
+    _check_images(split, name, unusual_rows)
+    unusual_rows.warn(name)
+    return unusual_rows.counts
 
 
 def _check_image_ids(split: Dataset, name: str) -> None:
@@ -56,7 +82,7 @@ def _check_image_ids(split: Dataset, name: str) -> None:
         seen[image_id] = row
 
 
-def _check_labels(split: Dataset, name: str, num_labels: int, counts: Counter) -> None:
+def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unusual) -> None:
     if columns.LABEL not in split.column_names:
         raise DataError(
             f"Split {name!r} has no column 'label'. Its columns: {', '.join(split.column_names)}. Name the right one "
@@ -66,57 +92,78 @@ def _check_labels(split: Dataset, name: str, num_labels: int, counts: Counter) -
     for row, label in enumerate(labels):
         if label is None or label == -1:
             raise DataError(
-                f"Split {name!r}, column 'label', row {row}: unlabelled ({label}). Remove unlabelled rows from the data."
+                f"Split {name!r}, column 'label', row {row}: unlabelled ({label}). Label the row or remove it."
             )
         if not 0 <= label < num_labels:
             raise DataError(
                 f"Split {name!r}, column 'label', row {row}: {label} is out of range, there are {num_labels} classes "
                 f"(0 to {num_labels - 1}). Correct the label or the class names."
             )
-    empty = num_labels - len(set(labels))
+    empty = sorted(set(range(num_labels)) - set(labels))
     if empty:
-        counts["classes without an example"] = empty
+        feature = split.features[columns.LABEL]
+        first = repr(feature.int2str(empty[0])) if isinstance(feature, ClassLabel) else f"class {empty[0]}"
+        unusual_rows.add("classes without an example", f"column 'label' (first: {first})", len(empty))
 
 
-def _check_text_embeds(split: Dataset, name: str, dim: int, counts: Counter) -> None:
+def _check_captions(split: Dataset, name: str, unusual_rows: Unusual) -> None:
+    if columns.CAPTION in split.column_names:
+        for row, caption in enumerate(split[columns.CAPTION][:]):
+            if is_blank(caption):
+                what = "rows without caption, trained on their label alone"
+                unusual_rows.add(what, f"column 'caption' (first: row {row})")
+    if columns.CAPTION_WEIGHT in split.column_names:
+        for row, weight in enumerate(split[columns.CAPTION_WEIGHT][:]):
+            if weight is not None and not 0 <= weight <= 1:
+                raise DataError(
+                    f"Split {name!r}, column 'caption_weight', row {row}: {weight}. Give weights from 0 (train the "
+                    "row on its label alone) to 1."
+                )
+
+
+def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows: Unusual) -> None:
     if columns.TEXT_EMBEDS not in split.column_names:
         raise DataError(
             f"Split {name!r} has no column 'text_embeds'. Its columns: {', '.join(split.column_names)}. Make it with "
             "recipes/embed.py, name it with --text_embeds_column, or give --text_encoder."
         )
-    if columns.CAPTION in split.column_names:
-        nulls = sum(caption is None for caption in split[columns.CAPTION][:])
-        if nulls:
-            counts["rows without caption, trained on their label alone"] = nulls
     feature = split.features[columns.TEXT_EMBEDS]
     width = _fixed_width(feature)
     if width is None:
         raise DataError(
-            f"Split {name!r}, column 'text_embeds': {feature} is no list of floats of fixed length. Store it as "
-            f"List(Value('float16'), length={dim}), as recipes/embed.py does."
+            f"Split {name!r}, column 'text_embeds', every row: {feature} is no list of floats of fixed length. Store "
+            "it as List(Value('float16'), length=D), as recipes/embed.py does."
         )
-    if width != dim:
+    if width != (dim or width):
         raise DataError(
-            f"Split {name!r}, column 'text_embeds': {width} dimensions, but the model expects {dim}. Embed again with "
-            f"the encoder that the model was made for, or set text_embed_dim to {width}."
+            f"Split {name!r}, column 'text_embeds', every row: {width} dimensions, but the model expects {dim}. Embed "
+            f"again with the encoder that the model was made for, or make one with text_embed_dim {width}."
         )
     embeds = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")
-    row = nulls = 0
+    row = 0
     for batch in embeds.iter(batch_size=10_000):
         array = batch[columns.TEXT_EMBEDS].combine_chunks()
-        present = np.flatnonzero(~np.asarray(array.is_null()))
-        nulls += len(array) - len(present)
-        values = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim).astype(np.float32)
+        is_null = np.asarray(array.is_null())
+        present = np.flatnonzero(~is_null)
+        values = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float32)
         norms = np.linalg.norm(values, axis=1)
-        for what, bad in (("NaN or infinite", ~np.isfinite(norms)), ("a norm of zero", norms == 0)):
+        faults = {
+            "NaN or infinite": ~np.isfinite(norms),
+            "a norm of zero": norms == 0,
+            "a norm other than 1": abs(norms - 1) > NORM_TOLERANCE,
+        }
+        for what, bad in faults.items():
             if bad.any():
                 raise DataError(
                     f"Split {name!r}, column 'text_embeds', row {row + present[bad.argmax()]}: {what}. Embed this "
-                    "caption again, or set the row's text_embeds to null to train it on its label alone."
+                    "caption again, with unit norm, or set the row's text_embeds to null to train it on its label "
+                    "alone."
                 )
+        if is_null.any():
+            what = "rows without text_embeds, trained on their label alone"
+            place = f"column 'text_embeds' (first: row {row + is_null.argmax()})"
+            unusual_rows.add(what, place, int(is_null.sum()))
         row += len(array)
-    if nulls:
-        counts["rows without text_embeds, trained on their label alone"] = nulls
 
 
 def _fixed_width(feature: FeatureType | Features) -> int | None:
@@ -125,7 +172,7 @@ def _fixed_width(feature: FeatureType | Features) -> int | None:
     return None
 
 
-def _check_images(split: Dataset, name: str, counts: Counter) -> None:
+def _check_images(split: Dataset, name: str, unusual_rows: Unusual) -> None:
     images = split.select_columns([columns.IMAGE])
     rows = range(len(split))
     if len(split) > CHECK_ALL_BELOW:
@@ -136,9 +183,10 @@ def _check_images(split: Dataset, name: str, counts: Counter) -> None:
             reasons = unusual(image)
             to_rgb(image)
         except Exception as error:
+            why = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
             raise DataError(
                 f"Split {name!r}, column 'image', row {row} ({split[row][columns.IMAGE_ID]}): cannot be decoded "
-                f"({error}). Replace the file or remove the row."
+                f"({why}). Replace the file or remove the row."
             ) from error
         for reason in reasons:
-            counts[f"{reason} images, converted to RGB"] += 1
+            unusual_rows.add(f"{reason} images, converted to upright RGB", f"column 'image' (first: row {row})")

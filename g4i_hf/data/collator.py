@@ -13,8 +13,8 @@ from .dataset import own_randomness
 @dataclass
 class AlignmentCollator:
     """
-    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, telling how much of which image went where, so that
-    labels and captions can be mixed alike.
+    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, telling how much of which image went where, so
+    that labels and captions can be mixed alike.
 
     Args:
         mixup_alpha: parameter of mixup's Beta distribution; 0 for none.

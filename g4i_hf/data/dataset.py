@@ -43,6 +43,8 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.image_keys = _keys(split[columns.IMAGE_ID][:])
         self.text_embeds, captioned = _text_embeds(split)
         weights = split[columns.CAPTION_WEIGHT][:] if columns.CAPTION_WEIGHT in split.column_names else None
+        if columns.CAPTION in split.column_names:
+            captioned &= ~np.asarray([is_blank(caption) for caption in split[columns.CAPTION][:]], dtype=bool)
         self.caption_weight = captioned.astype(np.float32)
         if weights is not None:
             self.caption_weight *= np.asarray([weight or 0.0 for weight in weights], dtype=np.float32)
@@ -119,6 +121,12 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         generator.set_state(states[2])
+
+
+def is_blank(caption: str | list[str] | None) -> bool:
+    """Whether there is nothing to read: the row is then trained on its label alone."""
+    texts = caption if isinstance(caption, list) else [caption]
+    return not any(text and text.strip() for text in texts)
 
 
 def _labels(split: Dataset) -> np.ndarray:

@@ -8,14 +8,19 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 
-def open_image(image: dict[str, Any] | PILImage.Image) -> PILImage.Image:
+def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
     """
     Args:
         image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives, or a PIL image.
 
     Returns:
         The image as it is stored: any mode, not yet decoded.
+
+    Raises:
+        ValueError: for a null.
     """
+    if image is None:
+        raise ValueError("null")
     if isinstance(image, PILImage.Image):
         return image
     return PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])

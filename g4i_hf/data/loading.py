@@ -1,19 +1,27 @@
 """Opening an image data set through one name, with the columns that the other stages expect."""
 
+import glob
 import hashlib
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 
 from .. import columns
-from .stage import join_stage, read_stage
+from .stage import STAGE_FILE, join_stage, read_stage
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Folders of an imagefolder that are splits, as `datasets` reads them; also with an ending, as in test_novel
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 
 @dataclass
@@ -46,10 +54,10 @@ def load_images(
         names: the data set's own column names.
 
     Returns:
-        Splits with `image` (not decoded) and `image_id`; `label` as ClassLabel where the data has labels.
+        Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`].
 
     Raises:
-        ValueError: when there is no image column, or when labels are multi-label.
+        ValueError: when there is no image column, or a column that was named is missing.
         FileNotFoundError: when nothing of that name exists.
     """
     stage = read_stage(dataset_name)
@@ -57,6 +65,11 @@ def load_images(
         source = stage["source"]
         if not Path(source).is_absolute() and (Path(dataset_name) / source).exists():
             source = str(Path(dataset_name) / source)
+        elif source.startswith("."):
+            raise FileNotFoundError(
+                f"{dataset_name} holds no images: they are those of {source}, seen from there, and that folder is "
+                "gone. Put it back, or run the stage again on the images."
+            )
         images = load_images(source, config_name=config_name, revision=stage.get("source_revision"), names=names)
         return join_stage(images, dataset_name, stage)
     splits = _open(dataset_name, config_name, revision)
@@ -66,7 +79,7 @@ def load_images(
 def _open(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
     folder = Path(name)
     if not folder.is_dir():
-        if folder.is_absolute() or name.startswith("."):
+        if name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1:  # no Hub id looks like that
             raise FileNotFoundError(f"dataset_name is {name!r}, but there is no such folder.")
         return load_dataset(name, config_name, revision=revision)
     if (folder / "dataset_dict.json").is_file():
@@ -74,16 +87,28 @@ def _open(name: str, config_name: str | None, revision: str | None) -> DatasetDi
     if (folder / "state.json").is_file():
         return DatasetDict(train=load_from_disk(name))
     readme = folder / "README.md"
-    if readme.is_file() and re.search(r"^configs:", readme.read_text(errors="ignore"), re.M):
+    if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):
         return load_dataset(name, config_name)
-    parquet = sorted(folder.rglob("*.parquet"))
-    if parquet:
-        # One split a file name: `datasets` would take test_novel.parquet for a part of the split `test`
-        files: dict[str, list[str]] = {}
-        for path in parquet:
-            files.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.stem), []).append(str(path))
-        return load_dataset("parquet", data_files=files)
-    return _open_imagefolder(folder)
+    parquet = _parquet_splits(folder)
+    return load_dataset("parquet", data_files=parquet) if parquet else _open_imagefolder(folder)
+
+
+def _parquet_splits(folder: Path) -> dict[str, list[str]]:
+    """
+    The files of each split: one split a file name without the number of its shard, or a folder name where the files
+    only have numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
+    """
+    files: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        inside = path.relative_to(folder)
+        of_stage = len(inside.parts) > 1 and (path.parent / STAGE_FILE).is_file()
+        if of_stage or path.name == "metadata.parquet" or any(part.startswith(".") for part in inside.parts):
+            continue
+        name = re.sub(r"-\d+(-.*)?$", "", path.stem)
+        if re.fullmatch(r"(part|shard|chunk|data)?[-_]?\d*", name):
+            name = path.parent.name if inside.parts[:-1] not in ((), ("data",)) else "train"
+        files.setdefault(re.sub(r"\W+", "_", name), []).append(glob.escape(str(path)))
+    return files
 
 
 def _open_imagefolder(folder: Path) -> DatasetDict:
@@ -91,18 +116,54 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, so labels are taken from the
     folder names here: the folder that directly holds an image, when there are at least two of them in a split.
     """
-    splits = load_dataset("imagefolder", data_dir=str(folder)).cast_column("image", Image(decode=False))
+    try:
+        splits = load_dataset("imagefolder", data_files=_folder_splits(folder))
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
+        ) from error
+    splits = splits.cast_column("image", Image(decode=False))
     classes = {}
     for name, split in splits.items():
         if columns.LABEL not in split.column_names:
             classes[name] = [Path(image["path"]).parent.name for image in split["image"]]
-    names = sorted({label for labels in classes.values() for label in labels})
+    names = sorted({label for labels in classes.values() if len(set(labels)) > 1 for label in labels})
     for name, labels in classes.items():
-        if len(set(labels)) > 1:
+        if names and set(labels) <= set(names):
             logger.info("Split %s: %d class names taken from the folders.", name, len(set(labels)))
             splits[name] = splits[name].add_column(columns.LABEL, [names.index(label) for label in labels])
             splits[name] = splits[name].cast_column(columns.LABEL, ClassLabel(names=names))
     return splits
+
+
+def _folder_splits(folder: Path) -> dict[str, list[str]]:
+    """
+    The files of each split: one split a folder called train, validation, test, test_novel or the like; without any,
+    all is `train`. `datasets` would take a class or a picture called `train` for a split and leave out the rest.
+    """
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
+    folders = [path for path in inside if not path.name.startswith((".", "__"))]
+    named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
+    if len(named) < len(folders):  # between other classes, a folder of pictures called `train` is a class
+        named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
+    files: dict[str, list[str]] = {}
+    for path, name in named.items():
+        files.setdefault(name, []).append(f"{glob.escape(str(path))}/**")
+    if files and len(named) < len(folders):
+        ignored = sorted(path.name for path in folders if path not in named)
+        logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
+    return files or {"train": [f"{glob.escape(str(folder))}/**"]}
+
+
+def _split_name(folder: str) -> str | None:
+    """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
+    folder = folder.lower()
+    for split, words in SPLIT_FOLDERS.items():
+        if folder in words:
+            return split
+        if re.split(r"[\W_\d]", folder)[0] in words:
+            return re.sub(r"\W+", "_", folder)
+    return None
 
 
 def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:
@@ -123,27 +184,48 @@ def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset
             f"Split {split_name!r} has no column 'image'. Its columns: {', '.join(split.column_names)}. "
             "Name the right one with --image_column."
         )
-    split = split.cast_column(columns.IMAGE, Image(decode=False))
-    return _with_image_id(split)
+    try:
+        split = split.cast_column(columns.IMAGE, Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"Split {split_name!r}, column 'image': {split.features[columns.IMAGE]} is no image. Name the right "
+            "column with --image_column."
+        ) from error
+    return _with_image_id(split, split_name)
 
 
-def _with_image_id(split: Dataset) -> Dataset:
+def _with_image_id(split: Dataset, split_name: str) -> Dataset:
+    """Ids from file names where there are any, else, and where two files have one name, from the content."""
     if columns.IMAGE_ID in split.column_names:
-        return split
+        is_string = split.features[columns.IMAGE_ID] == Value("string")
+        return split if is_string else split.cast_column(columns.IMAGE_ID, Value("string"))
+    images = split.select_columns([columns.IMAGE])[columns.IMAGE]
     image_ids = []
-    for image in split.select_columns([columns.IMAGE])[columns.IMAGE]:
-        if image["path"] and Path(image["path"]).suffix.lower() in IMAGE_SUFFIXES:
-            path = Path(image["path"])
+    for row, image in enumerate(images):
+        if image is None or (image["bytes"] is None and not Path(image["path"] or "").is_file()):
+            what = "null" if image is None or not image["path"] else f"there is no file {image['path']!r}"
+            raise ValueError(
+                f"Split {split_name!r}, column 'image', row {row}: {what}. Add the image or remove the row."
+            )
+        path = Path(image["path"] or "")
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             image_ids.append(f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
         else:
-            image_ids.append(hashlib.blake2b(image["bytes"], digest_size=12).hexdigest())
-    if len(set(image_ids)) < len(image_ids):
-        seen: dict[str, int] = {}
-        for position, image_id in enumerate(image_ids):  # the same file twice: number the copies
-            seen[image_id] = seen.get(image_id, 0) + 1
-            if seen[image_id] > 1:
-                image_ids[position] = f"{image_id}#{seen[image_id]}"
+            image_ids.append(_content_id(image))
+    counts = Counter(image_ids)
+    if len(counts) < len(image_ids):
+        copies: Counter[str] = Counter()
+        for row, image_id in enumerate(image_ids):
+            if counts[image_id] > 1:
+                image_id = f"{image_id}#{_content_id(images[row])}"
+                copies[image_id] += 1  # the same image twice
+                image_ids[row] = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
     return split.add_column(columns.IMAGE_ID, image_ids)
+
+
+def _content_id(image: dict) -> str:
+    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
@@ -154,7 +236,7 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
         The splits and the names by index.
 
     Raises:
-        ValueError: without a label column, or when a row can have several labels.
+        ValueError: without a label column, when a row can have several labels, or when labels are no class names.
     """
     features = {name: split.features.get(columns.LABEL) for name, split in splits.items()}
     present = {name: feature for name, feature in features.items() if feature is not None}
@@ -175,25 +257,37 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
         values = {value for name in present for value in splits[name].unique(columns.LABEL) if value is not None}
         if all(isinstance(value, str) for value in values):
             names = sorted(values)
+        elif all(isinstance(value, int) for value in values):
+            names = [str(i) for i in range(max(values) + 1)]
         else:
-            names = [str(i) for i in range(int(max(values)) + 1)]
+            kinds = ", ".join(sorted({feature.dtype for feature in present.values()}))
+            raise ValueError(
+                f"Column 'label' holds {kinds}: no class names or class numbers. Store labels as strings, integers or "
+                "ClassLabel, the same in every split, or name another column with --label_column."
+            )
     feature = ClassLabel(names=names)
     splits = DatasetDict(
         {
-            name: split if features[name] in (None, feature) else _cast_label(split, feature)
+            name: split if features[name] in (None, feature) else _cast_label(split, name, feature)
             for name, split in splits.items()
         }
     )
     return splits, dict(enumerate(names))
 
 
-def _cast_label(split: Dataset, feature: ClassLabel) -> Dataset:
-    values = split[columns.LABEL][:]
-    if any(isinstance(value, str) for value in values):
-        unknown = sorted({value for value in values if value is not None and value not in feature.names})
-        if unknown:
-            raise ValueError(
-                f"Column 'label' holds {unknown[0]!r}, which is none of the {feature.num_classes} classes."
-            )
-        return split.cast_column(columns.LABEL, feature)
-    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values)
+def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset:
+    """The labels as `feature`, matched by name where they have names."""
+    values, own = split[columns.LABEL][:], split.features[columns.LABEL]
+    if isinstance(own, ClassLabel):
+        values = [own.names[i] if i is not None and 0 <= i < own.num_classes else i for i in values]
+    unknown = [row for row, value in enumerate(values) if isinstance(value, str) and value not in feature.names]
+    if unknown:
+        raise ValueError(
+            f"Split {split_name!r}, column 'label', row {unknown[0]}: {values[unknown[0]]!r} is none of the "
+            f"{feature.num_classes} classes of the other splits. Correct the label, or add the class there."
+        )
+    values = [feature.str2int(value) if isinstance(value, str) else value for value in values]
+    split = split.remove_columns(columns.LABEL)
+    if all(value is None or -1 <= value < feature.num_classes for value in values):
+        return split.add_column(columns.LABEL, values, feature=feature)
+    return split.add_column(columns.LABEL, values)  # out of range: `check_split` says where

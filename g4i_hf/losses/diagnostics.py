@@ -8,11 +8,11 @@ from .pairs import Pairs
 @torch.no_grad()
 def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
     """
-    Sums over the local rows with a caption, to be divided by their number over all processes.
+    Sums over the local images with a text, to be divided by their number over all processes.
 
     Returns:
-        0-d tensors: `cosine_positive`, the cosine of an image and its own text; `cosine_negative`, its mean cosine with
-        the texts that are its negatives; `retrieval_top1`, 1 where its own text is nearer than all its negatives.
+        0-d tensors: `cosine_positive`, the cosine of an image and its own text; `cosine_negative`, its mean cosine
+        with the texts that are its negatives; `retrieval_top1`, 1 where its own text is nearer than all of those.
     """
     cosines = pairs.image_embeds.detach() @ pairs.all_text_embeds.T  # (n, N)
     weights = pairs.image_to_text_weights

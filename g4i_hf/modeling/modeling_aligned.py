@@ -5,10 +5,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TimmWrapperConfig,
+)
 from transformers.utils import ModelOutput
 
 from .configuration_aligned import AlignedImageClassificationConfig
+from .processing import ImageSettings
 from .projector import Projector
 from .student import (
     classifier_layers,
@@ -99,6 +107,7 @@ class AlignedImageClassification(PreTrainedModel):
         text_embed_dim: int,
         pretrained: bool = False,
         student_args: dict[str, Any] | None = None,
+        image_size: int | None = None,
         revision: str | None = None,
         **config_kwargs,
     ) -> "AlignedImageClassification":
@@ -111,6 +120,8 @@ class AlignedImageClassification(PreTrainedModel):
             text_embed_dim: D, the size of the text embeddings.
             pretrained: start from the checkpoint's weights instead of fresh ones.
             student_args: arguments of `timm.create_model`, or fields of the student's configuration.
+            image_size: side of the student's input in pixels. A timm student keeps it, with the normalisation, in its
+                `pretrained_cfg`, where its image processor finds it.
             revision: branch, tag or commit of a Hub checkpoint.
             config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
         """
@@ -124,6 +135,10 @@ class AlignedImageClassification(PreTrainedModel):
             student = pretrained_student(name_or_config, config, **hub_kwargs)
         else:
             student = new_student(config)
+        if image_size is not None and isinstance(student.config, TimmWrapperConfig):
+            known = getattr(student.config, "pretrained_cfg", None) or {}
+            defaults = ImageSettings(image_size).pretrained_cfg()
+            student.config.pretrained_cfg = {**defaults, **known, "input_size": defaults["input_size"]}
         # AutoModelForImageClassification chooses between DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
         return cls(

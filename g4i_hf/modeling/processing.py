@@ -32,6 +32,13 @@ class ImageSettings:
     crop_pct: float = 1.0
 
     @classmethod
+    def of(cls, student_config: PreTrainedConfig, size: int) -> "ImageSettings":
+        """Those of a student: a timm student carries its own, others get the defaults for `size` pixels."""
+        if isinstance(student_config, TimmWrapperConfig):
+            return cls.from_pretrained_cfg(student_config.pretrained_cfg)
+        return cls(size)
+
+    @classmethod
     def from_pretrained_cfg(cls, pretrained_cfg: dict[str, Any]) -> "ImageSettings":
         config = timm.data.resolve_data_config(pretrained_cfg, verbose=False)
         size, interpolation = config["input_size"][-1], config["interpolation"]

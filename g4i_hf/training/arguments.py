@@ -113,6 +113,8 @@ class AlignmentArguments(TrainingArguments):
             raise ValueError(f"align_temperature is {self.align_temperature}; it must be positive.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must lie between 0 and 1.")
+        if not 0 <= self.sgd_momentum < 1:
+            raise ValueError(f"sgd_momentum is {self.sgd_momentum}; it must be at least 0 and below 1.")
         for name in ("mix_prob", "mix_switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")

@@ -122,7 +122,8 @@ class AlignmentTrainer(Trainer):
         if world_size() == 1:
             return local_mean
         total = gather_counts(num_rows.reshape(1)).sum()
-        return local_mean * (num_rows * world_size() / total.clamp(min=1))
+        # In this order: a quotient of two integers would be rounded to float32
+        return local_mean * num_rows * world_size() / total.clamp(min=1)
 
     def _add_alignment(
         self, loss: torch.Tensor, image_embeds: torch.Tensor, inputs: dict[str, Any], mixing: dict[str, Any]
@@ -141,10 +142,10 @@ class AlignmentTrainer(Trainer):
             )
             local_sum = self.objective(pairs, self.args.align_temperature)
         num_captions = pairs.num_captions.clamp(min=1)
-        local_captions = (inputs["caption_weight"] > 0).sum()
-        self._add("loss_align", local_sum, local_captions)
+        self._add("loss_align", local_sum, (inputs["caption_weight"] > 0).sum())
+        local_pairs = (pairs.image_to_text_weights > 0).any(1).sum()  # a mixed image may only have its partner's text
         for name, value in alignment_diagnostics(pairs).items():
-            self._add(name, value, local_captions)
+            self._add(name, value, local_pairs)
         if weight == 0:
             return loss
         if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:

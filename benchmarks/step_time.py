@@ -1,0 +1,111 @@
+"""
+What alignment costs: time of a training step (forward, loss, backward, optimizer) of the aligned student over that of
+its baseline. Both are stepped in turn in one process, so that a busy machine slows both alike.
+
+    python benchmarks/step_time.py
+
+Writes results/step_time.json.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+
+import torch
+import yaml
+from provenance import RESULTS, ROOT, provenance
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+
+
+def students() -> dict[str, dict]:
+    """Name -> student, its arguments, image size, batch size, classes, size of the text embeddings."""
+    demo = yaml.safe_load((ROOT / "recipes" / "emoji_styles" / "train.yaml").read_text())
+    return {
+        "ResNet-50, 224 px": {"student": "resnet50", "size": 224, "batch": 16, "classes": 1000, "dim": 1024},
+        f"demo student, {demo['image_size']} px": {
+            "student": demo["student"],
+            "student_args": demo.get("student_args"),
+            "size": demo["image_size"],
+            "batch": demo["per_device_train_batch_size"],
+            "classes": 58,
+            "dim": 384,
+        },
+    }
+
+
+def trainer_for(spec: dict, align_weight: float, folder: str) -> AlignmentTrainer:
+    torch.manual_seed(0)
+    model = AlignedImageClassification.from_student(
+        spec["student"],
+        id2label={i: str(i) for i in range(spec["classes"])},
+        text_embed_dim=spec["dim"],
+        student_args=spec.get("student_args"),
+    )
+    args = AlignmentArguments(
+        folder, align_weight=align_weight, use_cpu=True, max_steps=1000, optim="sgd", learning_rate=1e-3
+    )
+    trainer = AlignmentTrainer(model, args, train_dataset=[{}])
+    trainer.create_optimizer_and_scheduler(1000)
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def one_step(trainer: AlignmentTrainer, batch: dict) -> float:
+    start = time.perf_counter()
+    trainer.training_step(trainer.model, dict(batch))
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+    return time.perf_counter() - start
+
+
+def measure(spec: dict, steps: int) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    n = spec["batch"]
+    texts = torch.nn.functional.normalize(torch.randn(n, spec["dim"], generator=generator), dim=-1)
+    plain = {
+        "pixel_values": torch.randn(n, 3, spec["size"], spec["size"], generator=generator),
+        "labels": torch.randint(0, spec["classes"], (n,), generator=generator),
+    }
+    captioned = {**plain, "text_embeds": texts, "caption_weight": torch.ones(n)}
+    captioned["keys"] = torch.arange(n).unsqueeze(1).expand(n, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        # the baseline has no texts at all: it does not even measure how far they are
+        pair = [(trainer_for(spec, 0.0, folder), plain), (trainer_for(spec, 1.0, folder), captioned)]
+        times = [[], []]
+        for step in range(steps + 2):
+            for times_of, (trainer, batch) in zip(times, pair, strict=True):
+                seconds = one_step(trainer, batch)
+                if step >= 2:  # the first ones allocate
+                    times_of.append(seconds)
+    ratios = [aligned / baseline for baseline, aligned in zip(*times, strict=True)]
+    return {
+        "batch_size": n,
+        "steps": steps,
+        "baseline_ms": 1000 * statistics.median(times[0]),
+        "aligned_ms": 1000 * statistics.median(times[1]),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=40, help="steps of each kind; a quarter of it for ResNet-50")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results = {}
+    for name, spec in students().items():
+        results[name] = measure(spec, args.steps if spec["size"] < 100 else max(4, args.steps // 4))
+        print(f"{name}: aligned / baseline {results[name]['ratio']:.3f}", results[name]["ratio_quartiles"], flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    made = {**provenance(), "threads": args.threads}
+    (RESULTS / "step_time.json").write_text(json.dumps({**made, "students": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

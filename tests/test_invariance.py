@@ -1,0 +1,112 @@
+"""One process with the whole batch and W processes with a part each take the same step, and log the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from g4i_hf.losses import OBJECTIVES
+
+WORKER = Path(__file__).parent / "workers" / "one_step.py"
+PROCESSES = [1, 2, 4]
+TIMEOUT = 240  # seconds; a collective that some process never joins hangs for ever
+EPOCHS = [(10, 8), (10, 16), (9, 8)]  # rows, global batch
+TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
+several = pytest.mark.parametrize("num_processes", PROCESSES[1:])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[int, dict[str, Any]]:
+    """What tests/workers/one_step.py saved, by number of processes."""
+    folder = tmp_path_factory.mktemp("one_step")
+    return {processes: launch(processes, folder / f"{processes}.pt") for processes in PROCESSES}
+
+
+def launch(num_processes: int, path: Path) -> dict[str, Any]:
+    # `--cpu` starts one process, whatever --num_processes says; `--multi_gpu` starts several, also without any GPU
+    kind = ["--cpu"] if num_processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
+    counts = ["--num_processes", str(num_processes), "--num_machines", "1", "--num_cpu_threads_per_process", "1"]
+    precision = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *kind, *counts, *precision, WORKER, path]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = torch.load(path, weights_only=True)
+    assert all(result["world_size"] == num_processes for result in found.values())
+    return found
+
+
+def assert_same_change(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for part in ("student", "projector"):
+        assert expected[part].dtype == torch.float64
+        assert expected[part].norm() > 1e-3
+        assert (actual[part] - expected[part]).norm() < 1e-9 * expected[part].norm(), part
+
+
+def assert_same_logs(actual: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert {name: ours[name] for name in TERMS} == pytest.approx({name: theirs[name] for name in TERMS}, rel=1e-6)
+
+
+@several
+@pytest.mark.parametrize("kind", ["step", "mixed"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_step_does_not_depend_on_the_number_of_processes(results, objective, kind, num_processes):
+    whole, shared = (results[processes][f"{kind} {objective}"] for processes in (1, num_processes))
+    assert_same_change(shared["change"], whole["change"])
+    assert_same_logs(shared["logs"], whole["logs"])
+
+
+@several
+def test_baseline_does_not_depend_on_the_number_of_processes(results, num_processes):
+    whole, shared = (results[processes]["baseline"] for processes in (1, num_processes))
+    student, projector = shared["change"]["student"], shared["change"]["projector"]
+    assert (student - whole["change"]["student"]).norm() < 1e-9 * whole["change"]["student"].norm()
+    assert torch.equal(projector, torch.zeros_like(projector))
+    assert_same_logs(shared["logs"], whole["logs"])
+
+
+@several
+@pytest.mark.parametrize("rows, global_batch", EPOCHS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_epoch_does_not_depend_on_the_number_of_processes(results, objective, rows, global_batch, num_processes):
+    """The last global batch is dealt out unevenly, and may leave processes without a row."""
+    name = f"epoch of {rows} by {global_batch} {objective}"
+    whole, shared = (results[processes][name] for processes in (1, num_processes))
+    assert_same_change(shared["change"], whole["change"])
+    assert_same_logs(shared["logs"], whole["logs"])
+
+
+@pytest.mark.parametrize("num_processes", PROCESSES)
+@pytest.mark.parametrize("rows, global_batch", EPOCHS)
+@pytest.mark.parametrize("kind", [*OBJECTIVES, "mixup"])
+def test_epoch_uses_every_row_once(results, kind, rows, global_batch, num_processes):
+    drawn = results[num_processes][f"epoch of {rows} by {global_batch} {kind}"]["drawn"]
+    assert sorted(row for rank in drawn for row, padding in rank if not padding) == list(range(rows))
+    padding_rows = sum(padding for rank in drawn for _, padding in rank)
+    assert padding_rows == max(0, num_processes - rows % global_batch)
+
+
+@several
+@pytest.mark.parametrize("objective, divided", [("clip", True), ("cosine", False)])
+def test_official_gradient_divides_the_alignment_of_clip_alone(results, objective, divided, num_processes):
+    """The official code gathers without gradient for its CLIP loss; DDP then averages what should be added up."""
+    found = results[num_processes]
+    factor = num_processes if divided else 1
+    for part in ("student", "projector"):
+        baseline = found["baseline"]["change"][part]
+        official = found[f"official {objective}"]["change"][part] - baseline
+        invariant = found[f"step {objective}"]["change"][part] - baseline
+        assert (official * factor - invariant).norm() < 1e-9 * invariant.norm()
+
+
+@pytest.mark.parametrize("num_processes", PROCESSES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_logged_loss_is_the_weighted_sum_of_the_logged_terms(results, objective, num_processes):
+    for log in results[num_processes][f"epoch of 9 by 8 {objective}"]["logs"]:
+        assert log["loss"] == pytest.approx(log["loss_ce"] + log["align_weight"] * log["loss_align"], rel=1e-6)

@@ -1,0 +1,133 @@
+"""
+Trains a tiny float64 model by several recipes and saves what came of each; test_invariance.py compares process counts.
+
+    accelerate launch --num_processes W tests/workers/one_step.py RESULT.pt
+"""
+
+import copy
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import ViTConfig
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.data.collator import AlignmentCollator
+from g4i_hf.losses import OBJECTIVES
+from g4i_hf.losses.gather import rank
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+
+NUM_LABELS, TEXT_DIM, WEIGHT = 4, 6, 0.7
+STEP = {"rows": 8, "global_batch": 8, "learning_rate": 1.0}
+EPOCHS = [(10, 8), (10, 16), (9, 8)]  # rows, global batch: every last batch is uneven or leaves processes empty
+
+
+def scenarios() -> dict[str, dict[str, Any]]:
+    found = {"baseline": STEP | {"align_weight": 0.0}}
+    for objective in OBJECTIVES:
+        loss = {"align_loss": objective}
+        found[f"step {objective}"] = STEP | loss
+        found[f"mixed {objective}"] = STEP | loss | {"mixed": True}
+        found[f"official {objective}"] = STEP | loss | {"align_gradient": "official"}
+    for rows, global_batch in EPOCHS:
+        epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
+        for objective in OBJECTIVES:
+            found[f"epoch of {rows} by {global_batch} {objective}"] = epoch | {"align_loss": objective}
+        found[f"epoch of {rows} by {global_batch} mixup"] = epoch | {"mixup_alpha": 0.8}
+    return found
+
+
+class Rows(torch.utils.data.Dataset):
+    """Random rows with every irregularity of real ones; notes which it was asked for."""
+
+    def __init__(self, num_rows: int):
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randn(num_rows, 3, 8, 8, generator=generator, dtype=torch.float64)
+        self.embeds = torch.nn.functional.normalize(torch.randn(num_rows, TEXT_DIM, generator=generator), dim=1)
+        self.drawn: list[tuple[int, bool]] = []  # row, is it padding
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def get_draws(self, draws) -> list[dict[str, Any]]:
+        self.drawn += [(int(draw.row), draw.padding) for draw in draws]
+        return [self._item(draw.row) for draw in draws]
+
+    def _item(self, row: int) -> dict[str, Any]:
+        return {
+            "pixel_values": self.pixels[row],
+            "labels": -100 if row == 2 else row % NUM_LABELS,
+            "image_key": {5: 0}.get(row, row),  # row 5 has the image of row 0
+            "caption_key": {6: 3}.get(row, row),  # and row 6 the caption of row 3
+            "text_embeds": self.embeds[row].numpy(),
+            "caption_weight": {7: 0.0, 4: 0.25}.get(row, 1.0),
+        }
+
+
+def mix_neighbours(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Neighbours in the global batch are partners, so that the mixing is the same however the batch is shared."""
+    batch = AlignmentCollator()(items)
+    batch["mix_partner"] = torch.arange(len(items)) ^ 1
+    batch["mix_share"] = torch.where(batch["keys"][:, 0] % 2 == 0, 0.625, 0.75)
+    share = batch["mix_share"].double().view(-1, 1, 1, 1)
+    x = batch["pixel_values"]
+    batch["pixel_values"] = share * x + (1 - share) * x[batch["mix_partner"]]
+    return batch
+
+
+def initial_model() -> AlignedImageClassification:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = ViTConfig(**size, image_size=8, patch_size=4, initializer_range=0.3)
+    id2label = {i: str(i) for i in range(NUM_LABELS)}
+    return AlignedImageClassification.from_student(config, id2label=id2label, text_embed_dim=TEXT_DIM).double()
+
+
+def measure(
+    folder: str, rows: int, global_batch: int, shuffle: bool = False, mixed: bool = False, **options
+) -> dict[str, Any]:
+    args = AlignmentArguments(
+        folder,
+        use_cpu=True,
+        num_train_epochs=1,
+        optim="sgd",
+        sgd_momentum=0.0,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="random" if shuffle else "sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **{"align_weight": WEIGHT} | options,
+    )
+    args.per_device_train_batch_size = global_batch // args.world_size
+    before = initial_model()
+    model, dataset = copy.deepcopy(before), Rows(rows)
+    trainer = AlignmentTrainer(model, args, dataset, data_collator=mix_neighbours if mixed else None)
+    trainer.train()
+    changes = {
+        part: torch.cat([(new - old).detach().flatten() for old, new in zip(olds, news, strict=True)])
+        for part, olds, news in (
+            ("student", before.student.parameters(), model.student.parameters()),
+            ("projector", before.projector.parameters(), model.projector.parameters()),
+        )
+    }
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {"change": changes, "logs": logs, "drawn": gather_object([dataset.drawn]), "world_size": args.world_size}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        results = {name: measure(folder, **options) for name, options in scenarios().items()}
+    if rank() == 0:
+        torch.save(results, sys.argv[1])
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
