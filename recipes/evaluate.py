@@ -3,7 +3,7 @@ Evaluates a run, and its baseline beside it, on every split but the one trained 
 
     accelerate launch recipes/evaluate.py --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
-Adds the figures to each run's all_results.json and writes its predictions. The data is the one in the run's train.yaml.
+Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml.
 """
 
 import sys

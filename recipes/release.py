@@ -36,7 +36,9 @@ def main() -> None:
         raise OptionError(str(error)) from error
     card.save(student / "README.md")
     card.save(Path(args.run) / "README.md")
-    print(f"The student is in {student}. Load it with AutoModelForImageClassification.from_pretrained({str(student)!r}).")
+    print(
+        f"The student is in {student}. Load it with AutoModelForImageClassification.from_pretrained({str(student)!r})."
+    )
 
 
 def build_card(args, student: Path):

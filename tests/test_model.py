@@ -67,7 +67,9 @@ def test_projector_leaves_the_random_state_alone():
     assert torch.equal(after_linear, torch.rand(1))
 
 
-@pytest.mark.parametrize("kind", [{"projector_type": "linear"}, {"projector_norm": "batch"}, {"projector_norm": "layer"}])
+@pytest.mark.parametrize(
+    "kind", [{"projector_type": "linear"}, {"projector_norm": "batch"}, {"projector_norm": "layer"}]
+)
 def test_round_trip_keeps_every_tensor_and_the_logits(tmp_path, kind):
     model = aligned_model("timm-swin", **kind).eval()
     model.save_pretrained(tmp_path)
@@ -115,7 +117,9 @@ def test_a_student_used_by_itself_keeps_no_tensors():
     assert model._classifier_inputs.tensors == []
 
 
-@pytest.mark.parametrize("name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0)])
+@pytest.mark.parametrize(
+    "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0)]
+)
 def test_configuration_names_the_wrong_field(name, value):
     with pytest.raises(ValueError, match=name):
         AlignedImageClassificationConfig(ViTConfig(), **{name: value})

@@ -25,7 +25,9 @@ def _picture(rng: np.random.Generator, label: int, side: int) -> bytes:
         (abs(y - cy) < radius) & (abs(x - cx) < radius),
         (x // max(2, int(radius / 3))) % 2 == 0,
     ][label]
-    pixels = np.where(mask[..., None], rng.integers(0, 255, 3), rng.integers(0, 255, 3)) + rng.normal(0, 25, (height, width, 3))
+    pixels = np.where(mask[..., None], rng.integers(0, 255, 3), rng.integers(0, 255, 3)) + rng.normal(
+        0, 25, (height, width, 3)
+    )
     buffer = io.BytesIO()
     image = PILImage.fromarray(pixels.clip(0, 255).astype(np.uint8))
     (image.convert("L") if rng.random() < 0.2 else image).save(buffer, format=rng.choice(["PNG", "JPEG", "WEBP"]))

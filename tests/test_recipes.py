@@ -40,7 +40,17 @@ def emoji_run(tmp_path_factory):
         *("--max_steps", "6", "--eval_strategy", "no", "--save_strategy", "no", "--seed", "3"),
     )
     run = folder / "runs" / "emoji_styles" / "aligned"
-    launch(folder, sys.executable, "recipes/evaluate.py", "--run", run, "--baseline", run, "--report", folder / "report.html")
+    launch(
+        folder,
+        sys.executable,
+        "recipes/evaluate.py",
+        "--run",
+        run,
+        "--baseline",
+        run,
+        "--report",
+        folder / "report.html",
+    )
     launch(folder, sys.executable, "recipes/release.py", "--run", run)
     return folder, run
 
@@ -62,7 +72,9 @@ def test_training_on_two_processes_leaves_a_whole_run_folder(emoji_run):
 def test_all_processes_report_the_same_terms(emoji_run):
     history = json.loads((emoji_run[1] / "trainer_state.json").read_text())["log_history"]
     logged = next(entry for entry in history if "loss" in entry)
-    assert {"loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"} <= set(logged)
+    assert {"loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"} <= set(
+        logged
+    )
     assert logged["loss"] == pytest.approx(logged["loss_ce"] + logged["align_weight"] * logged["loss_align"], rel=1e-3)
 
 

@@ -16,7 +16,13 @@ WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(1000)))
 STEPS = 12  # 30 rows, 8 a step, 3 epochs; a checkpoint every 3 steps
 # One kill before the first checkpoint and two at random steps after it; then the delicate moments of writing one
-POINTS = ["step:2", *(f"step:{step}" for step in random.Random(SEED).sample(range(4, STEPS), 2)), "write", "ema", "rename"]
+POINTS = [
+    "step:2",
+    *(f"step:{step}" for step in random.Random(SEED).sample(range(4, STEPS), 2)),
+    "write",
+    "ema",
+    "rename",
+]
 
 
 @pytest.fixture(scope="module")

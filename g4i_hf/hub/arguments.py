@@ -9,7 +9,9 @@ class ReleaseArguments:
 
     run: str | None = field(default=None, metadata={"help": "Run folder whose student is released."})
     baseline: str | None = field(default=None, metadata={"help": "Run folder of its baseline, for the card's table."})
-    student_dir: str | None = field(default=None, metadata={"help": "Where the student goes; <run>/student by default."})
+    student_dir: str | None = field(
+        default=None, metadata={"help": "Where the student goes; <run>/student by default."}
+    )
 
     def __post_init__(self):
         if not self.run:

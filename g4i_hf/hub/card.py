@@ -65,7 +65,9 @@ def student_card(
         align_weight=weight,
         is_timm=is_timm,
         model_id=model_id,
-        timm_id=f"local-dir:{model_id}" if "/" not in model_id or model_id.startswith("path/") else f"hf-hub:{model_id}",
+        timm_id=f"local-dir:{model_id}"
+        if "/" not in model_id or model_id.startswith("path/")
+        else f"hf-hub:{model_id}",
         results=as_markdown(list(rows)) if rows else "",
         has_baseline=any(row.baseline is not None for row in rows),
         seed=options.get("seed", 42),

@@ -53,7 +53,9 @@ def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
     # transformers' wrapper would prefix every key, which timm cannot read. Bare keys and this config.json suit both.
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.student.timm_model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.student.timm_model.state_dict().items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(timm_config(model), indent=2, ensure_ascii=False) + "\n")
 

@@ -17,7 +17,7 @@ from transformers import (
     TimmWrapperForImageClassification,
 )
 
-# What transformers' image classifiers call their last layers. Two entries in a tuple: a distilled model with two heads.
+# What transformers' image classifiers call their last layers; two entries in a tuple for models with two heads.
 CLASSIFIER_NAMES = (
     ("cls_classifier", "distillation_classifier"),
     ("classifier", "classifier_distill"),

@@ -65,7 +65,7 @@ class AlignmentTrainer(Trainer):
         self._sums: dict[str, torch.Tensor] = {}  # of logged terms, on device, since the last log
         self._staging: Path | None = None
 
-    # --- Data ---------------------------------------------------------------------------------------------------------
+    # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """Rows in global batches, see [`~g4i_hf.data.sampler.GlobalBatchSampler`]; draws carry the epoch."""
@@ -93,7 +93,7 @@ class AlignmentTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         )
 
-    # --- Loss ---------------------------------------------------------------------------------------------------------
+    # --- Loss --------------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
@@ -152,7 +152,7 @@ class AlignmentTrainer(Trainer):
             local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
         return loss + weight * local_sum / num_captions
 
-    # --- Logging ------------------------------------------------------------------------------------------------------
+    # --- Logging -----------------------------------------------------------------------------------------------------
 
     def _add(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
         """Sums up without waiting for the device."""
@@ -169,7 +169,7 @@ class AlignmentTrainer(Trainer):
             self._sums = {}
         super().log(logs, start_time)
 
-    # --- Checkpoints --------------------------------------------------------------------------------------------------
+    # --- Checkpoints -------------------------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial) -> str:
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
@@ -211,7 +211,7 @@ class AlignmentTrainer(Trainer):
             super()._push_from_checkpoint(str(run_dir / name))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Called by Trainer while the checkpoint still lies in its temporary folder: `_save_checkpoint` pushes later."""
+        """Called while the checkpoint still lies in its temporary folder: `_save_checkpoint` pushes later."""
 
     def _settle_best_checkpoint(self, staging: Path, run_dir: Path) -> None:
         best = self.state.best_model_checkpoint

@@ -1,0 +1,59 @@
+"""
+Writes the tables between the markers of README.md from the files in results/.
+
+    python benchmarks/readme_tables.py
+"""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+NAMES = {
+    "validation_accuracy": "accuracy, `validation`",
+    "test_accuracy": "accuracy, `test` (unseen style)",
+    "test_novel_accuracy": "accuracy, `test_novel` (unseen style and concepts)",
+    "test_novel_recall_at_1": "caption retrieval R@1, `test_novel`",
+    "test_novel_recall_at_5": "caption retrieval R@5, `test_novel`",
+}
+
+
+def emoji_styles() -> str:
+    found = json.loads((ROOT / "results" / "emoji_styles.json").read_text())
+    lines = ["| % | baseline | aligned | difference, 95% interval | chance |", "|---|---:|---:|---:|---:|"]
+    for key, name in NAMES.items():
+        row = {field: 100 * value for field, value in found["summary"][key].items()}
+        chance_key = key.replace("recall", "chance")
+        chance = f"{100 * found['runs'][0][chance_key]:.1f}" if chance_key != key else ""
+        lines.append(
+            f"| {name} | {row['baseline_mean']:.1f} ± {row['baseline_sd']:.1f} "
+            f"| {row['aligned_mean']:.1f} ± {row['aligned_sd']:.1f} "
+            f"| {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}] | {chance} |"
+        )
+    return "\n".join(lines)
+
+
+def step_time() -> str:
+    found = json.loads((ROOT / "results" / "step_time.json").read_text())
+    lines = ["| student | batch | aligned / baseline, median | quartiles |", "|---|---:|---:|---:|"]
+    for name, row in found["students"].items():
+        low, high = row["ratio_quartiles"]
+        lines.append(f"| {name} | {row['batch_size']} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines)
+
+
+TABLES = {"emoji_styles": emoji_styles, "step_time": step_time}
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table made anew."""
+
+    def fill(match: re.Match) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end of table -->"
+
+    return re.sub(r"<!-- table: (\w+) -->.*?<!-- end of table -->", fill, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_tables(readme.read_text()))

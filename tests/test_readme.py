@@ -1,0 +1,90 @@
+"""What README says is so: its tables come from results/, its commands and its code run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+README = (ROOT / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    return re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", README, flags=re.S)[1]
+
+
+def run(command: list[str], folder: Path, script: str | None = None) -> str:
+    done = subprocess.run(command, cwd=folder, input=script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "recipes/emoji_styles/README.md"])
+def test_tables_are_those_of_the_results(page):
+    from readme_tables import with_tables
+
+    text = (ROOT / page).read_text()
+    assert with_tables(text) == text, "run python benchmarks/readme_tables.py"
+
+
+def test_the_tree_names_what_there_is():
+    tree = re.search(r"## The tree\n\n```\n(.*?)```", README, flags=re.S)[1]
+    folder = Path()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith("  ") else Path(name)
+        path = folder / name if line.startswith("  ") else Path(name)
+        assert (ROOT / path).exists(), path
+
+
+PAGES = [ROOT / page for page in subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).split()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_of_every_page_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+    for script in re.findall(r"(?:launch|python) ((?:recipes|benchmarks)/\S+\.py)", text):
+        assert (ROOT / script).exists(), script
+    for config in re.findall(r"--config (recipes/\S+\.yaml)", text):
+        assert (ROOT / config).exists(), config
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    return folder
+
+
+def test_fifteen_lines_of_python(clone):
+    run([sys.executable, "-"], clone, script=block("python"))
+    assert (clone / "runs" / "readme" / "student" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_three_commands_on_ones_own_images_then_the_student_in_four_lines(clone):
+    """The commands as they stand, on a folder of classes with captions; epochs are cut by a shorter option."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        folder = clone / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            noise = rng.normal(0, 20, (40, 50, 3))
+            PILImage.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+            lines.append(f'{{"file_name": "{name}/{number}.png", "caption": "a {name} picture, number {number}"}}')
+    (clone / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    script = block("own images").replace("--image_size 224", "--image_size 64 --num_train_epochs 1 --use_cpu true")
+    binaries = Path(sys.executable).parent
+    run(["bash", "-euc", f'PATH="{binaries}:$PATH"\n{script}'], clone)
+    student = block("student").replace("runs/emoji_styles/aligned/student", "runs/pictures/student")
+    student = student.replace("recipes/emoji_styles/grid.png", "pictures/red/0.png")
+    assert "score" in run([sys.executable, "-"], clone, script=student)
