@@ -55,7 +55,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             raise ValueError(f"projector_norm is {projector_norm!r}; choose one of {', '.join(PROJECTOR_NORMS)}.")
         if text_embed_dim < 1 or (projector_hidden_size is not None and projector_hidden_size < 1):
             raise ValueError(
-                f"text_embed_dim ({text_embed_dim}) and projector_hidden_size ({projector_hidden_size}) must be above 0."
+                f"text_embed_dim ({text_embed_dim}) or projector_hidden_size ({projector_hidden_size}) not positive."
             )
         self.student_config = student_config
         self.text_embed_dim = text_embed_dim
