@@ -17,6 +17,7 @@ def main() -> None:
     from accelerate import PartialState
 
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
+    from g4i_hf.evaluation.comparison import as_text
     from g4i_hf.hub import release_student
     from g4i_hf.hub.arguments import ReleaseArguments
 
@@ -31,40 +32,55 @@ def main() -> None:
         return
     try:
         student = release_student(args.run, args.student_dir)
-        card = build_card(args, student)
+        rows = comparison(args)
+        card = build_card(args, student, rows)
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
     card.save(student / "README.md")
     card.save(Path(args.run) / "README.md")
-    print(
-        f"The student is in {student}. Load it with AutoModelForImageClassification.from_pretrained({str(student)!r})."
-    )
+    if rows:
+        print(f"\n{as_text(rows)}\n")
+    made = {
+        "student": (student, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained"),
+        "aligned": (Path(args.run), "the run: model with projector, options, figures, predictions, card"),
+        "baseline": (Path(args.baseline) if args.baseline else None, "the run without alignment"),
+        "report": (Path(args.run).parent / "report.html", "a page with pictures"),
+    }
+    for name, (path, what) in made.items():
+        if path is not None and path.exists():
+            print(f"{name:10}{path}  ({what})")
 
 
-def build_card(args, student: Path):
-    """The card, from the run's options and figures."""
+def comparison(args) -> list:
+    """Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation."""
     import json
 
-    from transformers import AutoModelForImageClassification
-
     from g4i_hf.evaluation.comparison import compare
-    from g4i_hf.hub import student_card
-    from g4i_hf.training.run_folder import read_options
 
     def figures(run: str | None) -> dict | None:
         path = Path(run) / "all_results.json" if run else None
         return json.loads(path.read_text()) if path and path.is_file() else None
 
-    model = AutoModelForImageClassification.from_pretrained(student)
     results = figures(args.run) or {}
-    splits = [key.removesuffix("_accuracy") for key in results if key.endswith("_accuracy") and key != "eval_accuracy"]
+    splits = [key.removesuffix("_samples") for key in results if key.endswith("_samples")]
+    return compare(results, figures(args.baseline), splits)
+
+
+def build_card(args, student: Path, rows: list):
+    """The card, from the run's options and figures."""
+    from transformers import AutoModelForImageClassification
+
+    from g4i_hf.hub import student_card
+    from g4i_hf.training.run_folder import read_options
+
+    model = AutoModelForImageClassification.from_pretrained(student)
     is_timm = model.config.model_type == "timm_wrapper"
     return student_card(
         architecture=model.config.architecture if is_timm else type(model).__name__,
         num_labels=model.config.num_labels,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         options=read_options(args.run),
-        rows=compare(results, figures(args.baseline), splits),
+        rows=rows,
         is_timm=is_timm,
     )
 
