@@ -85,7 +85,13 @@ def main() -> None:
             print(f"already there: {json.dumps(cell)}", file=sys.stderr)
             continue
         start = time.time()
-        found = {"cell": cell, **run_cell(cell), "seconds": round(time.time() - start), **made}
+        found = {
+            "cell": cell,
+            "trained_on": "train without Fluent",
+            **run_cell(cell),
+            "seconds": round(time.time() - start),
+            **made,
+        }
         with path.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(json.dumps(found), flush=True)
