@@ -58,6 +58,8 @@ def parse_options(
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     values = {} if config_path is None else _read_yaml(Path(config_path), known)
     run = _value_of("--run", argv) or values.get("run")
+    if run_options is not None and run and not Path(run).is_dir():
+        raise OptionError(f"run is {run!r}, but there is no such folder.")
     if run_options is not None and run and (Path(run) / run_options).is_file():
         values = _read_yaml(Path(run) / run_options, known, strict=False) | values
     if values:

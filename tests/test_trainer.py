@@ -9,6 +9,7 @@ import pytest
 import reference
 import torch
 from students import ID2LABEL, STUDENTS, aligned_model
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from g4i_hf import AlignedImageClassification
@@ -37,7 +38,7 @@ class Snapshots(TrainerCallback):
 def rows(n: int, dtype: torch.dtype = torch.float32) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(n, 3, 48, 48, generator=generator).to(dtype)
-    embeds = torch.nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1)
+    embeds = nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1)
     return [
         {
             "pixel_values": pixels[row],
@@ -68,7 +69,7 @@ def first_log(trainer: Trainer) -> dict[str, float]:
     return trainer.state.log_history[0]
 
 
-def change(before: torch.nn.Module, after: torch.nn.Module) -> torch.Tensor:
+def change(before: nn.Module, after: nn.Module) -> torch.Tensor:
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     return torch.cat([(new - old).detach().flatten() for old, new in pairs])
 
@@ -83,12 +84,24 @@ def global_batch(model: AlignedImageClassification, batch: dict[str, torch.Tenso
     """Logits, and the alignment's view of a collated batch, in NumPy."""
     with torch.no_grad():
         output = model.train()(batch["pixel_values"])
-    batch = {name: tensor.numpy() for name, tensor in batch.items()}
+    batch = {k: (tensor.double() if tensor.is_floating_point() else tensor).numpy() for k, tensor in batch.items()}
     mix = {"partner": batch.get("mix_partner"), "share": batch.get("mix_share")}
     alignment = reference.Batch(
         output.image_embeds.numpy(), batch["text_embeds"], batch["caption_weight"], batch["keys"], **mix
     )
     return output.logits.numpy(), batch["labels"], mix, alignment
+
+
+def slope(loss, model: AlignedImageClassification, part: str, direction: torch.Tensor, step: float = 1e-4) -> float:
+    """How fast the loss rises when the parameters of the part move in a direction, by finite differences."""
+    sides = []
+    for distance in (step, -step):
+        moved = copy.deepcopy(model)
+        parameters = list(getattr(moved, part).parameters())
+        vector = nn.utils.parameters_to_vector(parameters).detach() + distance * direction
+        nn.utils.vector_to_parameters(vector, parameters)
+        sides.append(loss(moved))
+    return (sides[0] - sides[1]) / (2 * step)
 
 
 # --- Baseline --------------------------------------------------------------------------------------------------------
@@ -163,7 +176,10 @@ def test_accumulated_total_is_the_mean_over_the_micro_batches(tmp_path, vit, obj
 @pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.8}, {"cutmix_alpha": 1.0}])
 @pytest.mark.parametrize("objective", reference.OBJECTIVES)
 def test_loss_and_logged_terms_are_those_of_the_collated_batch(tmp_path, vit, objective, mixing):
-    """Labels and texts are mixed with the same shares, among them unlabelled rows and rows without caption."""
+    """
+    Labels and texts are mixed with the same shares, unlabelled rows and rows without caption among them, and the step
+    that is taken is the slope of that loss.
+    """
     data = rows(9, torch.float64)
     data[1]["labels"] = -100
     data[2]["caption_weight"], data[3]["caption_weight"] = 0.0, 0.25
@@ -178,14 +194,24 @@ def test_loss_and_logged_terms_are_those_of_the_collated_batch(tmp_path, vit, ob
         return batches[-1]
 
     trainer, _ = one_step(tmp_path, vit, data, collator=collate, **options)
-    logits, labels, mix, alignment = global_batch(vit, batches[0])
-    loss_ce = reference.classification(logits, labels, 0.1, **mix)
-    loss_align = reference.OBJECTIVES[objective](alignment, 0.3) / alignment.num_captions
-    expected = {"loss": loss_ce + 0.7 * loss_align, "loss_ce": loss_ce, "loss_align": loss_align, "align_weight": 0.7}
-    expected |= reference.diagnostics(alignment)
     assert ("mix_share" in batches[0]) == bool(mixing)
-    logged = first_log(trainer)
+
+    def terms(model: AlignedImageClassification) -> dict[str, float]:
+        logits, labels, mix, alignment = global_batch(model, batches[0])
+        loss_ce = reference.classification(logits, labels, 0.1, **mix)
+        loss_align = reference.OBJECTIVES[objective](alignment, 0.3) / alignment.num_captions
+        total = {"loss": loss_ce + 0.7 * loss_align, "align_weight": 0.7}
+        return total | {"loss_ce": loss_ce, "loss_align": loss_align} | reference.diagnostics(alignment)
+
+    expected, logged = terms(vit), first_log(trainer)
     assert {name: logged[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+    for part in ("student", "projector"):
+        gradient = change(getattr(vit, part), getattr(trainer.model, part)) / -ONE_STEP["learning_rate"]
+        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction /= direction.norm()
+        expected_slope = slope(lambda model: terms(model)["loss"], vit, part, direction)
+        assert torch.dot(gradient, direction).item() == pytest.approx(expected_slope, rel=1e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize("objective", reference.OBJECTIVES)

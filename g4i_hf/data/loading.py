@@ -113,11 +113,15 @@ def _parquet_splits(folder: Path) -> dict[str, list[str]]:
 
 def _open_imagefolder(folder: Path) -> DatasetDict:
     """
-    Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, so labels are taken from the
-    folder names here: the folder that directly holds an image, when there are at least two of them in a split.
+    Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, and so does a split with
+    images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
+    when there are at least two of them in a split.
     """
+    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tar", ".tgz", ".zip"))
+    if archives:
+        raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
     try:
-        splits = load_dataset("imagefolder", data_files=_folder_splits(folder))
+        splits = load_dataset("imagefolder", data_files=_folder_splits(folder), drop_labels=True)
     except ValueError as error:
         raise FileNotFoundError(
             f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
@@ -128,11 +132,12 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
         if columns.LABEL not in split.column_names:
             classes[name] = [Path(image["path"]).parent.name for image in split["image"]]
     names = sorted({label for labels in classes.values() if len(set(labels)) > 1 for label in labels})
-    for name, labels in classes.items():
-        if names and set(labels) <= set(names):
+    for name, split in splits.items():
+        labels = classes.get(name, [])
+        if labels and set(labels) <= set(names):
             logger.info("Split %s: %d class names taken from the folders.", name, len(set(labels)))
-            splits[name] = splits[name].add_column(columns.LABEL, [names.index(label) for label in labels])
-            splits[name] = splits[name].cast_column(columns.LABEL, ClassLabel(names=names))
+            labels = [names.index(label) for label in labels]
+            splits[name] = split.add_column(columns.LABEL, labels, feature=ClassLabel(names=names))
     return splits
 
 
@@ -197,8 +202,11 @@ def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset
 def _with_image_id(split: Dataset, split_name: str) -> Dataset:
     """Ids from file names where there are any, else, and where two files have one name, from the content."""
     if columns.IMAGE_ID in split.column_names:
-        is_string = split.features[columns.IMAGE_ID] == Value("string")
-        return split if is_string else split.cast_column(columns.IMAGE_ID, Value("string"))
+        if split.features[columns.IMAGE_ID] == Value("string"):
+            return split
+        image_ids = [None if image_id is None else str(image_id) for image_id in split[columns.IMAGE_ID]]
+        split = split.remove_columns(columns.IMAGE_ID)  # a cast would rewrite the images
+        return split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"))
     images = split.select_columns([columns.IMAGE])[columns.IMAGE]
     image_ids = []
     for row, image in enumerate(images):

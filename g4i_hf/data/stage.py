@@ -96,7 +96,8 @@ def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -
         added = load_dataset("parquet", data_files={name: file}, split=name)
         image_ids, stage_ids = split[columns.IMAGE_ID][:], added[columns.IMAGE_ID][:]
         if image_ids != stage_ids:
-            added = added.select(_positions(stage_ids, image_ids, folder, name))
+            # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
+            added = added.select(_positions(stage_ids, image_ids, folder, name)).flatten_indices(keep_in_memory=True)
         added = added.remove_columns(columns.IMAGE_ID)
         split = split.remove_columns([column for column in added.column_names if column in split.column_names])
         joined[name] = concatenate_datasets([split, added], axis=1)

@@ -74,11 +74,6 @@ def embed_captions(
         _report_long_captions(captions, lengths, encoder.max_tokens, wanted)
         vectors = _read_parts(unique, parts)
         splits = {name: _add_column(split, captions[name], vectors, wanted) for name, split in images.items()}
-        if args.with_images:
-            splits = {
-                name: concatenate_datasets([images[name], split.remove_columns(columns.IMAGE_ID)], axis=1)
-                for name, split in splits.items()
-            }
         write_stage(output_dir, splits, wanted)
         shutil.rmtree(parts, ignore_errors=True)
     state.wait_for_everyone()
@@ -181,9 +176,10 @@ def _read_parts(unique: list[str], parts: Path) -> dict[str, np.ndarray]:
 def _add_column(
     split: Dataset, captions: list[str | None], vectors: dict[str, np.ndarray], provenance: dict[str, Any]
 ) -> Dataset:
+    """The split's `image_id` and `text_embeds`, or all of its columns where images are wanted too."""
     reduced = split.select_columns([columns.IMAGE_ID])
     dim = provenance["text_embed_dim"]
-    return reduced.map(
+    added = reduced.map(
         lambda batch, rows: {columns.TEXT_EMBEDS: [vectors[captions[row]] if captions[row] else None for row in rows]},
         with_indices=True,
         batched=True,
@@ -193,6 +189,10 @@ def _add_column(
         keep_in_memory=True,
         desc="Adding text_embeds",
     )
+    if not provenance["with_images"]:
+        return added
+    kept = split.remove_columns([column for column in split.column_names if column == columns.TEXT_EMBEDS])
+    return concatenate_datasets([kept, added.remove_columns(columns.IMAGE_ID)], axis=1)
 
 
 def _report_long_captions(

