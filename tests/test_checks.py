@@ -63,6 +63,8 @@ def check(split: Dataset, **kwargs) -> dict[str, int]:
     return check_split(split, "träin", num_labels=3, **({"text_embed_dim": DIM} | kwargs))
 
 
+RGB = np.random.default_rng(1).integers(0, 255, (6, 4, 3), dtype=np.uint8)
+PICTURE = PILImage.fromarray(RGB)
 NAN, ZERO, LONG = [float("nan")] * DIM, [0.0] * DIM, [0.6] * DIM
 LIST = List(Value("float32"))
 ERRORS = {
@@ -125,7 +127,7 @@ ERRORS = {
         r"column 'image', row 3 \(ïd-3\): cannot be decoded \(no image format that Pillow knows\). Replace the file",
     ),
     "cut image": (
-        split_with(row=1, image={"bytes": encoded(PILImage.new("RGB", (99, 99)))["bytes"][:-30], "path": None}),
+        split_with(row=1, image={"bytes": encoded(PICTURE.resize((99, 99)), "JPEG")["bytes"][:-99], "path": None}),
         r"column 'image', row 1 \(ïd-1\): cannot be decoded \(.*\). Replace the file or remove the row",
     ),
     "missing file": (
@@ -236,8 +238,6 @@ def test_train_warns_of_unusual_rows_and_goes_on(tmp_path):
 
 # --- Unusual images -------------------------------------------------------------------------------------------------
 
-RGB = np.random.default_rng(1).integers(0, 255, (6, 4, 3), dtype=np.uint8)
-PICTURE = PILImage.fromarray(RGB)
 GREY = np.asarray(PICTURE.convert("L"))
 DEEP = np.linspace(0, 65535, 24, dtype=np.uint16).reshape(6, 4)
 ROTATED = PILImage.Exif()

@@ -254,6 +254,16 @@ def test_pad_moves_the_whole_image_by_at_most_its_padding(padding, largest):
     assert shifts == set(range(-largest, largest + 1))
 
 
+@pytest.mark.parametrize("shape", [(96, 16), (16, 96)])
+def test_pad_shows_the_whole_of_an_image_that_is_not_square(shape):
+    """A ramp from black to white along its longer side arrives with both ends."""
+    ramp = np.linspace(0, 255, max(shape)).astype(np.uint8).reshape((-1, 1) if shape[0] > shape[1] else (1, -1))
+    image = np.broadcast_to(ramp[..., None], (*shape, 3)).copy()
+    args = AugmentationArguments(image_size=32, train_crop="pad", crop_padding=0, hflip=0)
+    tensor = train_transform(args, 32, (0, 0, 0), (1, 1, 1))(PILImage.fromarray(image))
+    assert tensor[0, 0, 0] < 0.05 and tensor[0, -1, -1] > 0.95
+
+
 @pytest.mark.parametrize("hflip, flipped", [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
 def test_hflip_is_the_share_of_flipped_images(hflip, flipped):
     image = np.zeros((32, 32, 3), dtype=np.uint8)

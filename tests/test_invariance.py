@@ -1,6 +1,7 @@
 """One process with the whole batch and W processes with a part each take the same step, and log the same."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,15 @@ def launch(num_processes: int, path: Path) -> dict[str, Any]:
     precision = ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *kind, *counts, *precision, WORKER, path]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr[-4000:]
+    log = path.with_suffix(".log")
+    with log.open("w") as stream:
+        started = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+    try:
+        code = started.wait(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)  # the launcher's processes too
+        pytest.fail(f"{num_processes} processes hang: {log.read_text()[-4000:]}")
+    assert code == 0, log.read_text()[-4000:]
     found = torch.load(path, weights_only=True)
     assert all(result["world_size"] == num_processes for result in found.values())
     return found
@@ -50,7 +58,8 @@ def assert_same_change(actual: dict[str, torch.Tensor], expected: dict[str, torc
 def assert_same_logs(actual: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
     assert len(actual) == len(expected)
     for ours, theirs in zip(actual, expected, strict=True):
-        assert {name: ours[name] for name in TERMS} == pytest.approx({name: theirs[name] for name in TERMS}, 1e-6, 1e-7)
+        for name in TERMS:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-7), name
 
 
 @several

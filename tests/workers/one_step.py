@@ -5,6 +5,7 @@ Trains a tiny float64 model by several recipes and saves what came of each; test
 """
 
 import copy
+import faulthandler
 import sys
 import tempfile
 from typing import Any
@@ -20,6 +21,7 @@ from g4i_hf.losses import OBJECTIVES
 from g4i_hf.losses.gather import rank
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
+HANGS_AFTER = 180  # seconds
 NUM_LABELS, TEXT_DIM, WEIGHT = 4, 6, 0.7
 STEP = {"rows": 8, "global_batch": 8, "learning_rate": 1.0}
 EPOCHS = [(10, 8), (10, 16), (9, 8)]  # rows, global batch: every last batch is uneven or leaves processes empty
@@ -122,6 +124,7 @@ def measure(
 
 def main() -> None:
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
     with tempfile.TemporaryDirectory() as folder:
         results = {name: measure(folder, **options) for name, options in scenarios().items()}
     if rank() == 0:
