@@ -109,10 +109,10 @@ def test_numbers_in_yaml_arrive_as_floats(tmp_path, name, text, expected):
 
 def test_numbers_of_trainer_arrive_as_floats_too(tmp_path):
     text = "dataset_name: x\noutput_dir: o\nuse_cpu: true\nlearning_rate: 5e-4\nadam_epsilon: 1e-12\nweight_decay: 1\n"
-    args = parse(tmp_path, text + "lr_scheduler_kwargs: {min_lr: 1e-5, nested: [2e-3, a1e5]}\n", classes=ALL)[-1]
+    args = parse(tmp_path, text + "lr_scheduler_kwargs: {min_lr: 1e-5, nested: [2e-3, a1e5, 1e5b]}\n", classes=ALL)[-1]
     assert (args.learning_rate, args.adam_epsilon, args.weight_decay) == (5e-4, 1e-12, 1.0)
     assert type(args.weight_decay) is float
-    assert args.lr_scheduler_kwargs == {"min_lr": 1e-5, "nested": [2e-3, "a1e5"]}
+    assert args.lr_scheduler_kwargs == {"min_lr": 1e-5, "nested": [2e-3, "a1e5", "1e5b"]}
 
 
 @pytest.mark.parametrize("text, expected", [("123", "123"), ("1e5", "1e5"), ("größer", "größer"), ("''", "")])

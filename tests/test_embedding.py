@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from g4i_hf.data.loading import load_images
 from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder, with_text_embeds
+from g4i_hf.embedding.encoders import SentenceEncoder
 
 ROOT = Path(__file__).parent.parent
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -195,12 +196,23 @@ def test_batches_and_their_order_change_nothing(clip_folder, tmp_path):
     np.testing.assert_allclose(found[0], found[2], atol=1e-3)
 
 
+def test_batches_hold_captions_of_like_length(encoder, tmp_path, monkeypatch):
+    """Sorted, longest first, so that little is padded and memory runs out at once or never; equal ones only once."""
+    batches = []
+    encode = SentenceEncoder.encode
+    monkeypatch.setattr(SentenceEncoder, "encode", lambda self, texts: batches.append(texts) or encode(self, texts))
+    embed(
+        images_with(["owl", "a red car", "a", "owl owl owl owl", "owl", "car"], tmp_path / "images"), encoder, tmp_path
+    )
+    assert batches == [["owl owl owl owl", "a red car"], ["car", "owl"], ["a"]]
+
+
 # --- What is counted ------------------------------------------------------------------------------------------------
 
 
 def test_captions_over_the_window_are_counted_and_reported(clip_folder, tmp_path, caplog):
-    long, longer = "a red car owl long bird blue", "owl " * 16  # 9 and 18 tokens
-    images = images_with([long, longer, "owl", longer, None], tmp_path / "images")
+    fits, long, longer = "a red car owl long bird", "a red car owl long bird blue", "owl " * 16  # 8, 9, 18 tokens
+    images = images_with([long, longer, fits, longer, None], tmp_path / "images")
     with caplog.at_level(logging.WARNING):
         stage = embed(images, EncoderArguments(text_encoder=str(clip_folder)), tmp_path)
     assert stage["captions_over_window"] == {
@@ -216,6 +228,7 @@ def test_an_encoder_without_window_cuts_nothing(encoder, tmp_path, caplog):
     stage = embed(images_with(["owl " * 9999, "owl"], tmp_path / "images"), encoder, tmp_path)
     assert stage["max_tokens"] is None and stage["captions_over_window"]["train"]["captions"] == 0
     assert "window" not in caplog.text
+    np.testing.assert_allclose(np.linalg.norm(vectors_of(tmp_path / "embeddings"), axis=1), 1, atol=1e-3)
 
 
 def test_the_prompt_of_an_encoder_counts_as_well():
@@ -309,7 +322,7 @@ def test_changed_inputs_are_embedded_again(encoder, tmp_path, change):
     if change == "caption":
         images = images_with(["a red car", "owl", "car"], tmp_path / "images2")
     elif change == "image_id":
-        images["train"] = images["train"].select([1, 0, 2])
+        images["train"] = images["train"].remove_columns("image_id").add_column("image_id", ["x", "y", "z"])
     elif change == "weights":
         model = SentenceTransformer(encoder.text_encoder, device="cpu")
         model[0].embedding.weight.data.neg_()
@@ -340,10 +353,11 @@ def test_an_interrupted_stage_leaves_the_earlier_one_intact(encoder, tmp_path, m
         if moment == "encoding":
             patch.setattr("g4i_hf.embedding.encoders.SentenceEncoder.encode", interrupt)
         else:  # the Parquet files lie there already
-            patch.setattr("g4i_hf.data.stage.json.dumps", interrupt)
+            patch.setattr("pathlib.Path.write_text", interrupt)
         with pytest.raises(KeyboardInterrupt):
             embed(images, encoder, tmp_path)
     assert modification_times(tmp_path / "embeddings") == before
+    assert not list(tmp_path.glob(".embeddings.tmp*"))
     assert "reused" not in embed(images, encoder, tmp_path)  # and the next run finishes the job
     assert len(vectors_of(tmp_path / "embeddings")) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings", "encoder", "images"]
@@ -360,8 +374,9 @@ def test_few_or_no_captions(encoder, tmp_path, captions):
 # --- Errors ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_never_replaced_by_their_embeddings(encoder, tmp_path):
+def test_images_are_never_replaced_by_their_embeddings(encoder, tmp_path, monkeypatch):
     """Said before any work is done."""
+    monkeypatch.setattr("g4i_hf.embedding.embed.load_encoder", lambda *_: pytest.fail("too late"))
     images = images_with(["owl", "car"], tmp_path / "images")
     before = modification_times(tmp_path / "images")
     with pytest.raises(ValueError, match="images holds other files, which a stage would replace. Choose a folder"):
@@ -403,33 +418,35 @@ def test_data_with_vectors_of_its_own_is_not_embedded(tmp_path):
 # --- The script -----------------------------------------------------------------------------------------------------
 
 
-def script(*command: str, folder: Path) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+# Runs embed.py as it is, on processor cores; each process then leaves a file that says which of how many it was
+WITNESS = """
+import runpy, sys
+from pathlib import Path
+from accelerate import PartialState
+state = PartialState(cpu=True)
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+Path(f"process-{state.process_index}-of-{state.num_processes}").touch()
+"""
 
 
 def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
     captions = ["a red car", "owl", None, "a blue bird a red owl", "long", "a a", "car car car", "owl"]
     images = images_with(captions, tmp_path / "images")
     embed(images, EncoderArguments(text_encoder=str(clip_folder)), tmp_path)
-    options = ["--dataset_name", "./images", "--text_encoder", clip_folder, "--text_encoder_batch_size", "2"]
-    launcher = [Path(sys.executable).with_name("accelerate"), "launch", "--cpu", "--num_processes", "2"]
-    launcher += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    command = [*launcher, ROOT / "recipes" / "embed.py", *options, "--embeddings_dir", "two"]
-    assert "Embedded by tiny-clip (6 dimensions)" in script(*command, folder=tmp_path)
+    (tmp_path / "witness.py").write_text(WITNESS)
+    # `--cpu` starts one process, whatever --num_processes says; `--multi_gpu` starts several, also without any GPU
+    launcher = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = [Path(sys.executable).with_name("accelerate"), *launcher.split(), "--main_process_port", "0"]
+    command += ["witness.py", ROOT / "recipes" / "embed.py", "--dataset_name", "./images", "--embeddings_dir", "two"]
+    command += ["--text_encoder", clip_folder, "--text_encoder_batch_size", "2"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Embedded by tiny-clip (6 dimensions)") == 1
+    assert sorted(path.name for path in tmp_path.glob("process-*")) == ["process-0-of-2", "process-1-of-2"]
     one, two = vectors_of(tmp_path / "embeddings"), vectors_of(tmp_path / "two")
     assert [vector is None for vector in two] == [caption is None for caption in captions]
     for mine, other in zip(one, two, strict=True):
         assert mine is other is None or np.allclose(mine, other, atol=1e-3)
     stages = [json.loads((tmp_path / name / "stage.json").read_text()) for name in ("embeddings", "two")]
     assert stages[0] == stages[1]
+    assert not (tmp_path / ".two.parts").exists()
