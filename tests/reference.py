@@ -75,8 +75,7 @@ def cosine(batch: Batch, temperature: float) -> float:
     total = 0.0
     for image in batch.rows:
         for text in batch.rows:
-            distance = batch.image_embeds[image] - batch.text_embeds[text]
-            total += batch.pair_weight(image, text) * float((distance**2).sum())
+            total += batch.pair_weight(image, text) * (2 - 2 * batch.cosine(image, text))
     return total
 
 

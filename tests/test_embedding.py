@@ -272,9 +272,7 @@ def test_the_stage_holds_ids_and_vectors_but_no_image(minilm):
 def test_embedding_writes_nothing_into_the_images(encoder, tmp_path):
     images = images_with(CAPTIONS, tmp_path / "images")
     before = modification_times(tmp_path / "images")
-    joined = with_text_embeds(
-        images, encoder, tmp_path / "embeddings", source=str(tmp_path / "images"), source_revision=None
-    )
+    joined = with_text_embeds(images, encoder, tmp_path / "embeddings", source=str(tmp_path / "images"))
     assert joined["train"]["image"][:] == images["train"]["image"][:]
     assert joined["train"].features["text_embeds"] == List(Value("float16"), length=5)
     assert modification_times(tmp_path / "images") == before
@@ -412,7 +410,7 @@ def test_data_with_vectors_of_its_own_is_not_embedded(tmp_path):
     train = images_with(["owl", "car"], tmp_path / "images")["train"].add_column("text_embeds", [[1.0], [1.0]])
     images = DatasetDict(train=train)
     args = EncoderArguments(text_encoder="nobody/nothing")
-    assert with_text_embeds(images, args, tmp_path / "e", source="images", source_revision=None) is images
+    assert with_text_embeds(images, args, tmp_path / "e", source="images") is images
 
 
 # --- The script -----------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_gradient_equals_the_formulas_slope(objective):
             moved = reference.Batch(**{k: v for k, v in vars(batch).items() if k != "rows"})
             moved.image_embeds = batch.image_embeds.copy()
             moved.image_embeds[index] += step
-            sides.append(total(objective, moved))
+            sides.append(reference.OBJECTIVES[objective](moved, TEMPERATURE))
         assert image_embeds.grad[index].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-6)
 
 

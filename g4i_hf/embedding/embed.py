@@ -86,7 +86,7 @@ def with_text_embeds(
     embeddings_dir: str | Path,
     *,
     source: str,
-    source_revision: str | None,
+    source_revision: str | None = None,
 ) -> DatasetDict:
     """The images with `text_embeds`: their own column, or one embedded now (or earlier) into `embeddings_dir`."""
     has_column = any(columns.TEXT_EMBEDS in split.column_names for split in images.values())

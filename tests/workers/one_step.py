@@ -62,10 +62,10 @@ class Rows(torch.utils.data.Dataset):
         return {
             "pixel_values": self.pixels[row],
             "labels": -100 if row == 2 else row % NUM_LABELS,
-            "image_key": {5: 0}.get(row, row),  # row 5 has the image of row 0
+            "image_key": {5: 1}.get(row, row),  # row 5 has the image of row 1
             "caption_key": {6: 3}.get(row, row),  # and row 6 the caption of row 3
             "text_embeds": self.embeds[row].numpy(),
-            "caption_weight": {7: 0.0, 4: 0.25}.get(row, 1.0),
+            "caption_weight": {0: 0.0, 4: 0.25}.get(row, 1.0),
         }
 
 
