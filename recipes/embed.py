@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 
 def main() -> None:
+    import torch
     from accelerate import PartialState
 
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
@@ -28,16 +29,16 @@ def main() -> None:
     )
     if not encoder.text_encoder or not encoder.embeddings_dir:
         raise OptionError("give --text_encoder and --embeddings_dir (where the embeddings go), or a --config.")
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     quiet_libraries(state.is_main_process)
-    with state.main_process_first():
-        images = load_images(
-            data.dataset_name,
-            config_name=data.dataset_config_name,
-            revision=data.dataset_revision,
-            names=data.column_names(),
-        )
     try:
+        with state.main_process_first():
+            images = load_images(
+                data.dataset_name,
+                config_name=data.dataset_config_name,
+                revision=data.dataset_revision,
+                names=data.column_names(),
+            )
         stage = embed_captions(
             images, encoder, encoder.embeddings_dir, source=data.dataset_name, source_revision=data.dataset_revision
         )

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 
 def main() -> None:
+    import torch
     from accelerate import Accelerator
 
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
@@ -28,13 +29,12 @@ def main() -> None:
         default_config=Path(__file__).parent / "emoji_styles" / "evaluate.yaml",
         run_options="train.yaml",
     )
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     quiet_libraries(accelerator.is_main_process)
     runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
     try:
         # 1. The data of the run, with its embeddings
-        with accelerator.main_process_first():
-            splits, id2label = load_splits(args, data, encoder)
+        splits, id2label = load_splits(args, data, encoder, accelerator)
         # 2. Predictions and figures of each run
         evaluated = {label: evaluate_run(run, splits, args, accelerator) for label, run in runs.items()}
     except (OSError, ValueError) as error:
@@ -56,7 +56,7 @@ def main() -> None:
         print(f"report: {args.report}")
 
 
-def load_splits(args, data, encoder):
+def load_splits(args, data, encoder, accelerator):
     """The evaluated splits, checked, and the class names."""
     from datasets import DatasetDict
 
@@ -64,12 +64,13 @@ def load_splits(args, data, encoder):
     from g4i_hf.data.loading import class_names, load_images
     from g4i_hf.embedding import with_text_embeds
 
-    splits = load_images(
-        data.dataset_name,
-        config_name=data.dataset_config_name,
-        revision=data.dataset_revision,
-        names=data.column_names(),
-    )
+    with accelerator.main_process_first():  # the first fills the cache that the others read
+        splits = load_images(
+            data.dataset_name,
+            config_name=data.dataset_config_name,
+            revision=data.dataset_revision,
+            names=data.column_names(),
+        )
     splits, id2label = class_names(splits)
     splits = with_text_embeds(
         splits,

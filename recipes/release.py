@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 
 def main() -> None:
+    import torch
     from accelerate import PartialState
 
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
@@ -26,7 +27,7 @@ def main() -> None:
         description=__doc__,
         default_config=Path(__file__).parent / "emoji_styles" / "release.yaml",
     )
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     quiet_libraries(state.is_main_process)
     if not state.is_main_process:
         return

@@ -15,8 +15,6 @@ if __name__ == "__main__":
 
 
 def main() -> None:
-    from accelerate import PartialState
-
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
     from g4i_hf.data.arguments import AugmentationArguments, DataArguments
     from g4i_hf.embedding import EncoderArguments
@@ -39,8 +37,7 @@ def main() -> None:
             _say(f"{args.output_dir} holds this very run, finished. Train it again with --overwrite true.")
             return
         # 2. Images, captions, embeddings; everything is checked before anything is written to output_dir
-        with PartialState().main_process_first():
-            splits, id2label, text_embed_dim = load_data(run, data, encoder, args)
+        splits, id2label, text_embed_dim = load_data(run, data, encoder, args)
         # 3. Student and projector
         model, saved_processor, processor = build_model(student, augmentation, args, id2label, text_embed_dim)
         # 4. Training
@@ -54,17 +51,20 @@ def main() -> None:
 
 def load_data(run, data, encoder, args):
     """The splits with their embeddings, checked; the class names; the size of the embeddings (None without any)."""
+    from accelerate import PartialState
+
     from g4i_hf import columns
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names, load_images
     from g4i_hf.embedding import with_text_embeds
 
-    splits = load_images(
-        data.dataset_name,
-        config_name=data.dataset_config_name,
-        revision=data.dataset_revision,
-        names=data.column_names(),
-    )
+    with PartialState().main_process_first():  # the first fills the cache that the others read
+        splits = load_images(
+            data.dataset_name,
+            config_name=data.dataset_config_name,
+            revision=data.dataset_revision,
+            names=data.column_names(),
+        )
     if run.train_split not in splits:
         raise ValueError(f"The data has no split {run.train_split!r} (train_split). It has: {', '.join(splits)}.")
     splits, id2label = class_names(splits)

@@ -16,7 +16,8 @@ from transformers import pipeline
 ROOT = Path(__file__).parent.parent
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 SMALL = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
-TWO_PROCESSES = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+# With `--cpu`, accelerate starts one process unless there is MPI; the scripts see for themselves that there is no GPU
+TWO_PROCESSES = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
 TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
 
 
@@ -37,7 +38,8 @@ def emoji_run(tmp_path_factory):
     launch(
         folder,
         *(ACCELERATE, "launch", *TWO_PROCESSES, "recipes/train.py", *config, *SMALL),
-        *("--max_steps", "6", "--eval_strategy", "no", "--save_strategy", "no", "--seed", "3"),
+        *("--num_train_epochs", "1", "--eval_strategy", "no", "--save_strategy", "no", "--seed", "3"),
+        *("--logging_strategy", "steps", "--logging_steps", "5"),
     )
     run = folder / "runs" / "emoji_styles" / "aligned"
     launch(
@@ -67,6 +69,11 @@ def test_training_on_two_processes_leaves_a_whole_run_folder(emoji_run):
     assert results["test_novel_chance_at_5"] == pytest.approx(5 / 222)
     assert results["train_samples_per_second"] > 0
     assert (folder / "report.html").is_file() and len(list((folder / "report").glob("*.png"))) == 4
+
+
+def test_two_processes_share_the_global_batches(emoji_run):
+    """2,897 images in global batches of 2 x 64 are 23 steps; one process would need 46."""
+    assert json.loads((emoji_run[1] / "trainer_state.json").read_text())["global_step"] == 23
 
 
 def test_all_processes_report_the_same_terms(emoji_run):

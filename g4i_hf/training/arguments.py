@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from ..losses import OBJECTIVES
@@ -53,7 +54,7 @@ class AlignmentArguments(TrainingArguments):
 
     Differs from its parent in these defaults: `remove_unused_columns=False`, as rows are read by our own data set;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `save_total_limit=2`.
+    `save_total_limit=2`; `use_cpu=True` where there is no accelerator.
 
     Args:
         align_weight (`float`, *optional*, defaults to 0.3):
@@ -103,6 +104,8 @@ class AlignmentArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
 
     def __post_init__(self):
+        # Without a GPU, processes only find each other over gloo when they are told to use the CPU
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         _one_of(self, "align_loss", tuple(OBJECTIVES))
         _one_of(self, "align_gradient", ("invariant", "official"))
