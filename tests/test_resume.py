@@ -16,13 +16,15 @@ WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(1000)))
 STEPS = 12  # 30 rows, 8 a step, 3 epochs; a checkpoint every 3 steps
 # One kill before the first checkpoint and two at random steps after it; then the delicate moments of writing one
-POINTS = [
-    "step:2",
-    *(f"step:{step}" for step in random.Random(SEED).sample(range(4, STEPS), 2)),
-    "write",
-    "ema",
-    "rename",
-]
+RANDOM_STEPS = random.Random(SEED).sample(range(4, STEPS), 2)
+POINTS = {
+    "before any checkpoint": "step:2",
+    "first random step": f"step:{RANDOM_STEPS[0]}",
+    "second random step": f"step:{RANDOM_STEPS[1]}",
+    "write": "write",
+    "ema": "ema",
+    "rename": "rename",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def outcomes(tmp_path_factory):
         for row, vector in enumerate(rng.normal(size=(30, 8)))
     ]
     Dataset.from_list(rows, features=features).save_to_disk(folder / "data")
-    command = [sys.executable, str(WORKER), str(folder), str(folder / "data"), *POINTS]
+    command = [sys.executable, str(WORKER), str(folder), str(folder / "data"), *POINTS.values()]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -57,10 +59,10 @@ def outcomes(tmp_path_factory):
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_resumed_run_ends_with_the_same_weights_and_ema(outcomes, point):
     outcome = outcomes[point]
-    print(f"KILL_SEED={SEED}")
+    print(f"KILL_SEED={SEED}")  # gives the same random steps again
     assert outcome["killed"], outcome
     assert outcome["resumed"] == 0, outcome["log"]
-    assert outcome["went_on_from"] == (point != "step:2")
+    assert outcome["went_on_from"] == (point != "before any checkpoint")
     assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}
 
 
