@@ -80,6 +80,11 @@ def load_splits(args, data, encoder, accelerator):
         source_revision=data.dataset_revision,
     )
     wanted = args.splits or [name for name in splits if name != args.train_split]
+    if not wanted:
+        raise ValueError(
+            f"The data has no split but {args.train_split!r}, which was trained on. Give it another, such as a folder "
+            "`validation`, or name the splits with --splits."
+        )
     missing = [name for name in wanted if name not in splits]
     if missing:
         raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")

@@ -73,18 +73,20 @@ def test_fifteen_lines_of_python(clone):
 def test_three_commands_on_ones_own_images_then_the_student_in_four_lines(clone):
     """The commands as they stand, on a folder of classes with captions; epochs are cut by a shorter option."""
     rng = np.random.default_rng(0)
-    lines = []
-    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
-        folder = clone / "pictures" / name
-        folder.mkdir(parents=True)
-        for number in range(8):
-            noise = rng.normal(0, 20, (40, 50, 3))
-            PILImage.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-            lines.append(f'{{"file_name": "{name}/{number}.png", "caption": "a {name} picture, number {number}"}}')
-    (clone / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    for split, count in (("train", 8), ("validation", 4)):
+        lines = []
+        for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            folder = clone / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.array(color) + rng.normal(0, 20, (40, 50, 3))
+                PILImage.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+                lines.append(f'{{"file_name": "{name}/{number}.png", "caption": "a {name} picture, number {number}"}}')
+        (clone / "pictures" / split / "metadata.jsonl").write_text("\n".join(lines))
     script = block("own images").replace("--image_size 224", "--image_size 64 --num_train_epochs 1 --use_cpu true")
     binaries = Path(sys.executable).parent
-    run(["bash", "-euc", f'PATH="{binaries}:$PATH"\n{script}'], clone)
+    printed = run(["bash", "-euc", f'PATH="{binaries}:$PATH"\n{script}'], clone)
+    assert "validation" in printed
     student = block("student").replace("runs/emoji_styles/aligned/student", "runs/pictures/student")
-    student = student.replace("recipes/emoji_styles/grid.png", "pictures/red/0.png")
+    student = student.replace("recipes/emoji_styles/grid.png", "pictures/validation/red/0.png")
     assert "score" in run([sys.executable, "-"], clone, script=student)
