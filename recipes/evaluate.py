@@ -36,7 +36,7 @@ def main() -> None:
         # 1. The data of the run, with its embeddings
         splits, id2label = load_splits(args, data, encoder, accelerator)
         # 2. Predictions and figures of each run
-        evaluated = {label: evaluate_run(run, splits, args, accelerator) for label, run in runs.items()}
+        evaluated = {label: evaluate_run(run, splits, id2label, args, accelerator) for label, run in runs.items()}
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
     if not accelerator.is_main_process:
@@ -52,7 +52,10 @@ def main() -> None:
         from g4i_hf.training.run_folder import read_options
 
         predictions = {label: predicted for label, (_, predicted) in evaluated.items()}
-        write_report(args.report, rows, runs, read_options(args.run), splits, predictions, id2label)
+        try:
+            write_report(args.report, rows, runs, read_options(args.run), splits, predictions, id2label)
+        except (ImportError, OSError) as error:  # the figures are safe; only the pictures are missing
+            raise OptionError(f"no report: {error}") from error
         print(f"report: {args.report}")
 
 
@@ -94,12 +97,14 @@ def load_splits(args, data, encoder, accelerator):
     return splits, id2label
 
 
-def evaluate_run(run, splits, args, accelerator):
+def evaluate_run(run, splits, id2label, args, accelerator):
     """Predictions of every split; the figures, merged into the run's all_results.json."""
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
     from g4i_hf.evaluation.predict import load_run, predict
 
     model, processor = load_run(run)
+    if {int(i): name for i, name in model.config.id2label.items()} != id2label:
+        raise ValueError(f"{run} was trained on other classes than those of the data, or on another order of them.")
     predictions, metrics = {}, {}
     for name, split in splits.items():
         predictions[name] = predict(

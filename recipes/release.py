@@ -12,6 +12,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
 
+RUN_PAGE = """# A run of g4i_hf
+
+The aligned model, a student with its projector; `g4i_hf.AlignedImageClassification.from_pretrained` loads it. The
+plain student is in `student/`, with a card; the options are in `train.yaml`, the figures in `all_results.json`.
+"""
+
 
 def main() -> None:
     import torch
@@ -38,7 +44,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
     card.save(student / "README.md")
-    card.save(Path(args.run) / "README.md")
+    (Path(args.run) / "README.md").write_text(RUN_PAGE)
     if rows:
         print(f"\n{as_text(rows)}\n")
     made = {

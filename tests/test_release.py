@@ -108,8 +108,7 @@ def test_release_replaces_the_whole_folder(tmp_path):
     model = aligned_model("vit")
     model.save_pretrained(tmp_path / "run")
     generic_processor(ImageSettings(48)).save_pretrained(tmp_path / "run")
-    stale = tmp_path / "run" / "student" / "stale.bin"
-    stale.parent.mkdir()
+    stale = release_student(tmp_path / "run") / "stale.bin"
     stale.touch()
     student = release_student(tmp_path / "run")
     assert not stale.exists() and AutoImageProcessor.from_pretrained(student) is not None

@@ -31,7 +31,8 @@ def split_metrics(predictions: Predictions, split: Dataset, name: str) -> dict[s
     if columns.TEXT_EMBEDS in split.column_names:
         embeds = split.select_columns([columns.TEXT_EMBEDS])[columns.TEXT_EMBEDS][:]
         captioned = [row for row, embed in enumerate(embeds) if embed is not None]
-        if captioned:
+        # a baseline trained without captions may have a projector of another size
+        if captioned and len(embeds[captioned[0]]) == predictions.image_embeds.shape[1]:
             texts = np.asarray([embeds[row] for row in captioned], dtype=np.float32)
             recall = retrieval_recall(predictions.image_embeds[captioned], texts)
             metrics.update({f"{name}_{key}": value for key, value in recall.items()})

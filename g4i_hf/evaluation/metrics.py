@@ -68,4 +68,6 @@ def retrieval_recall(
 
 def accuracy_of_logits(prediction) -> dict[str, float]:
     """`compute_metrics` of Trainer."""
-    return Accuracy().compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
+    labelled = prediction.label_ids >= 0
+    predicted = np.argmax(prediction.predictions, axis=-1)
+    return Accuracy().compute(predictions=predicted[labelled], references=prediction.label_ids[labelled])

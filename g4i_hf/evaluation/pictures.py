@@ -115,9 +115,11 @@ def _nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | N
     if columns.TEXT_EMBEDS not in split.column_names or columns.CAPTION not in split.column_names:
         return None
     embeds = split.select_columns([columns.TEXT_EMBEDS])[columns.TEXT_EMBEDS][:]
-    captioned = [row for row, embed in enumerate(embeds) if embed is not None]
-    texts = np.asarray([embeds[row] for row in captioned], dtype=np.float32)
     captions = split[columns.CAPTION][:]
+    captioned = [row for row, embed in enumerate(embeds) if embed is not None and captions[row]]
+    if not captioned or len(embeds[captioned[0]]) != predictions.image_embeds.shape[1]:
+        return None
+    texts = np.asarray([embeds[row] for row in captioned], dtype=np.float32)
     nearest = (predictions.image_embeds @ texts.T).argmax(1)
     return [captions[captioned[position]].split(":")[0] for position in nearest]
 

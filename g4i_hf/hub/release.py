@@ -28,9 +28,12 @@ def release_student(run: str | Path, output_dir: str | Path | None = None) -> Pa
 
     Raises:
         FileNotFoundError: when the folder holds no trained model.
+        ValueError: when `output_dir` holds something else than an earlier student.
     """
     run = Path(run)
     output_dir = Path(output_dir) if output_dir else run / "student"
+    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "config.json").is_file():
+        raise ValueError(f"{output_dir} holds something else than a student. Choose another --student_dir.")
     model, _ = load_run(run)
     staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
     staging.mkdir(parents=True)

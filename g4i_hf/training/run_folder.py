@@ -13,7 +13,12 @@ from .trainer import STAGING
 
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
-NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "dataset_name", "logging_steps", "disable_tqdm"}
+NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
+# What depends on the machine, and what is nobody's business
+NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token"}
+# What a run writes, and so what an earlier run leaves
+WRITTEN_FOLDERS = ("student", "predictions", STAGING)
+WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json")
 PATHS = ("dataset_name", "student", "text_encoder", "output_dir", "embeddings_dir")
 
 
@@ -30,7 +35,11 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             value = getattr(arguments, field.name)
             value = getattr(value, "value", value)  # enumerations
             default = getattr(field.default, "value", field.default)
-            if field.name.startswith("_") or not isinstance(value, (str, int, float, bool, list, dict, type(None))):
+            if (
+                field.name.startswith("_")
+                or field.name in NOT_RECORDED
+                or not isinstance(value, (str, int, float, bool, list, dict, type(None)))
+            ):
                 continue
             if field.name in own or value != default:
                 options[field.name] = value
@@ -79,7 +88,15 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
         ValueError: when it holds a run with other options and `overwrite` is False.
     """
     folder = Path(output_dir)
-    if overwrite or not (folder / OPTIONS_FILE).is_file():
+    if overwrite:
+        return "fresh", None
+    if not (folder / OPTIONS_FILE).is_file():
+        others = [path.name for path in _written(folder) if path.exists()]
+        if others:
+            raise ValueError(
+                f"{folder} holds {others[0]}, but no run of ours. Choose another --output_dir, or replace it with "
+                "--overwrite true."
+            )
         return "fresh", None
     earlier = read_options(folder)
     differing = sorted(
@@ -101,8 +118,13 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
 
 def clear_run(output_dir: str | Path) -> None:
     """Removes what an earlier run left, but nothing that a run does not write."""
-    folder = Path(output_dir)
-    for path in [*folder.glob("checkpoint-*"), folder / "student", folder / "predictions", folder / STAGING]:
-        shutil.rmtree(path, ignore_errors=True)
-    for name in ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json"):
-        (folder / name).unlink(missing_ok=True)
+    for path in _written(Path(output_dir)):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _written(folder: Path) -> list[Path]:
+    names = (*WRITTEN_FOLDERS, *WRITTEN_FILES)
+    return [*folder.glob("checkpoint-*"), *(folder / name for name in names)]
