@@ -19,7 +19,6 @@ def main() -> None:
 
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
     from g4i_hf.data.arguments import DataArguments
-    from g4i_hf.data.loading import load_images
     from g4i_hf.embedding import EncoderArguments, embed_captions
 
     data, encoder = parse_options(
@@ -33,12 +32,7 @@ def main() -> None:
     quiet_libraries(state.is_main_process)
     try:
         with state.main_process_first():
-            images = load_images(
-                data.dataset_name,
-                config_name=data.dataset_config_name,
-                revision=data.dataset_revision,
-                names=data.column_names(),
-            )
+            images = data.load()
         stage = embed_captions(
             images, encoder, encoder.embeddings_dir, source=data.dataset_name, source_revision=data.dataset_revision
         )

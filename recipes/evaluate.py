@@ -64,16 +64,11 @@ def load_splits(args, data, encoder, accelerator):
     from datasets import DatasetDict
 
     from g4i_hf.data.checks import check_split
-    from g4i_hf.data.loading import class_names, load_images
+    from g4i_hf.data.loading import class_names
     from g4i_hf.embedding import with_text_embeds
 
     with accelerator.main_process_first():  # the first fills the cache that the others read
-        splits = load_images(
-            data.dataset_name,
-            config_name=data.dataset_config_name,
-            revision=data.dataset_revision,
-            names=data.column_names(),
-        )
+        splits = data.load()
     splits, id2label = class_names(splits)
     splits = with_text_embeds(
         splits,

@@ -55,16 +55,11 @@ def load_data(run, data, encoder, args):
 
     from g4i_hf import columns
     from g4i_hf.data.checks import check_split
-    from g4i_hf.data.loading import class_names, load_images
+    from g4i_hf.data.loading import class_names
     from g4i_hf.embedding import with_text_embeds
 
     with PartialState().main_process_first():  # the first fills the cache that the others read
-        splits = load_images(
-            data.dataset_name,
-            config_name=data.dataset_config_name,
-            revision=data.dataset_revision,
-            names=data.column_names(),
-        )
+        splits = data.load()
     if run.train_split not in splits:
         raise ValueError(f"The data has no split {run.train_split!r} (train_split). It has: {', '.join(splits)}.")
     splits, id2label = class_names(splits)

@@ -102,6 +102,13 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoj
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
+    from g4i_hf.recipes.evaluate import evaluate_run
+
+    with pytest.raises(ValueError, match="trained on other classes"):
+        evaluate_run(emoji_run[1], {}, {0: "another"}, args=None, accelerator=None)
+
+
 def test_embeddings_are_made_once(emoji_run):
     folder, _ = emoji_run
     stage = folder / "runs" / "emoji_styles" / "embeddings" / "stage.json"

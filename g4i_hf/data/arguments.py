@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from .loading import ColumnNames
+from datasets import DatasetDict
+
+from .loading import ColumnNames, load_images
 
 
 @dataclass
@@ -32,6 +34,15 @@ class DataArguments:
     def __post_init__(self):
         if not self.dataset_name:
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
+
+    def load(self) -> DatasetDict:
+        """The splits, see [`~g4i_hf.data.loading.load_images`]."""
+        return load_images(
+            self.dataset_name,
+            config_name=self.dataset_config_name,
+            revision=self.dataset_revision,
+            names=self.column_names(),
+        )
 
     def column_names(self) -> ColumnNames:
         return ColumnNames(
