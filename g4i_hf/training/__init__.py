@@ -1,6 +1,7 @@
 """Training with an alignment term: arguments, Trainer, EMA."""
 
-from .arguments import AlignmentArguments, RunArguments, StudentArguments
+from .alignment_arguments import AlignmentArguments
+from .arguments import RunArguments, StudentArguments
 from .trainer import AlignmentTrainer
 
 __all__ = ["AlignmentArguments", "AlignmentTrainer", "RunArguments", "StudentArguments"]

@@ -23,7 +23,7 @@ from ..losses import (
 )
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
-from .arguments import AlignmentArguments
+from .alignment_arguments import AlignmentArguments
 from .ema import EmaCallback
 
 STAGING = ".tmp-checkpoint"
