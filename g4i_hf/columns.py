@@ -1,5 +1,7 @@
 """Names and features of the dataset columns: the one thing that every stage agrees on."""
 
+from typing import Any
+
 from datasets import Features, List, Value
 
 IMAGE = "image"
@@ -15,3 +17,10 @@ ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS, CAPTION_WEIGHT)
 def text_embeds_features(dim: int) -> Features:
     """Columns that the embedding stage writes: `image_id` and `text_embeds`, float16 of shape (`dim`,)."""
     return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(Value("float16"), length=dim)})
+
+
+def text_embed_dim_of(feature: Any) -> int | None:
+    """D of the feature of `text_embeds`, of one vector or several a row; None where it is no list of fixed length."""
+    if isinstance(feature, List) and isinstance(feature.feature, List):
+        feature = feature.feature
+    return feature.length if isinstance(feature, List) and feature.length > 0 else None

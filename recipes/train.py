@@ -72,15 +72,22 @@ def load_data(run, data, encoder, args):
     )
     training = splits[run.train_split]
     feature = training.features.get(columns.TEXT_EMBEDS)
-    text_embed_dim = getattr(feature, "length", None)
+    text_embed_dim = columns.text_embed_dim_of(feature)
     check_split(
         training,
         run.train_split,
         num_labels=len(id2label),
         text_embed_dim=text_embed_dim or (1 if args.align_weight > 0 else None),
+        require_labels=run.require_labels,
     )
     if run.eval_split in splits:
-        check_split(splits[run.eval_split], run.eval_split, num_labels=len(id2label), training=False)
+        check_split(
+            splits[run.eval_split],
+            run.eval_split,
+            num_labels=len(id2label),
+            training=False,
+            require_labels=run.require_labels,
+        )
     return splits, id2label, text_embed_dim
 
 
@@ -125,7 +132,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     return AlignmentTrainer(
         model=model,
         args=args,
-        train_dataset=CaptionedImages(splits[run.train_split], transform, seed=args.seed),
+        train_dataset=CaptionedImages(splits[run.train_split], transform, args.seed, args.align_captions),
         eval_dataset=CaptionedImages(evaluated, eval_transform(processor)) if evaluated is not None else None,
         processing_class=saved_processor,
         compute_metrics=accuracy_of_logits,

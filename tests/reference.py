@@ -4,96 +4,199 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+Text = tuple[int, int]  # row and number of a text, or -1 and the number of a text in the bank
+
+
+@dataclass
+class Settings:
+    temperature: float = 0.3
+    bias: float = -2.0
+    target_temperature: float = 0.5
+
 
 @dataclass
 class Batch:
-    """A global batch: n images and texts of D dimensions, as the trainer gets them."""
+    """A global batch: n images of D dimensions with K texts each, as the trainer gets them, and B texts of a bank."""
 
     image_embeds: np.ndarray  # (n, D)
-    text_embeds: np.ndarray  # (n, D)
-    weights: np.ndarray  # (n,), 0 without caption
-    keys: np.ndarray  # (n, K)
+    text_embeds: np.ndarray  # (n, K, D)
+    weights: np.ndarray  # (n, K), 0 without caption
+    keys: list[np.ndarray]  # groups of (n, C), negative: no key
     partner: np.ndarray | None = None
     share: np.ndarray | None = None
+    text_keys: np.ndarray | None = None  # (n, K)
+    bank_embeds: np.ndarray | None = None  # (B, D)
+    bank_text_keys: np.ndarray | None = None  # (B,)
+    bank_keys: list[np.ndarray] | None = None  # groups of (B, C)
     rows: range = field(init=False)
 
     def __post_init__(self):
         self.rows = range(len(self.image_embeds))
 
-    def pair_weight(self, image: int, text: int) -> float:
-        """How much of the image's target the text is, times how far the text is trusted."""
+    @property
+    def texts(self) -> list[Text]:
+        found = [(row, k) for row in self.rows for k in range(self.weights.shape[1]) if self.weights[row, k] > 0]
+        if self.bank_embeds is None:
+            return found
+        in_batch = {self.text_keys[text] for text in found}
+        return found + [(-1, b) for b, key in enumerate(self.bank_text_keys) if key not in in_batch]
+
+    @property
+    def own_texts(self) -> list[Text]:
+        """Texts with an image in the batch."""
+        return [text for text in self.texts if text[0] >= 0]
+
+    def vector(self, text: Text) -> np.ndarray:
+        return self.bank_embeds[text[1]] if text[0] < 0 else self.text_embeds[text]
+
+    def picture_share(self, image: int, row: int) -> float:
+        """How much of an image is the picture of a row."""
         if self.partner is None:
-            share = 1.0 if image == text else 0.0
-        else:
-            share = (image == text) * self.share[image] + (self.partner[image] == text) * (1 - self.share[image])
-        return share * self.weights[text]
+            return float(image == row)
+        return (image == row) * self.share[image] + (self.partner[image] == row) * (1 - self.share[image])
+
+    def pair_weight(self, image: int, text: Text) -> float:
+        """How much of the image's target the text is, times how far the text is trusted."""
+        return 0.0 if text[0] < 0 else self.picture_share(image, text[0]) * self.weights[text]
 
     def pictures(self, image: int) -> list[int]:
         """The rows whose pictures can be seen in an image."""
-        if self.partner is None or self.partner[image] == image:
-            return [image]
-        shares = {image: self.share[image], self.partner[image]: 1 - self.share[image]}
-        return [row for row, share in shares.items() if share > 0]
+        return [row for row in self.rows if self.picture_share(image, row) > 0]
 
     def takes_part(self, image: int) -> bool:
-        return any(self.pair_weight(image, text) > 0 for text in self.rows)
+        return any(self.pair_weight(image, text) > 0 for text in self.own_texts)
 
-    def counts(self, image: int, text: int) -> bool:
+    def keys_of(self, text: Text) -> list[set[int]]:
+        groups = [group[text[1]] for group in self.bank_keys] if text[0] < 0 else [g[text[0]] for g in self.keys]
+        return [{key for key in group if key >= 0} for group in groups]
+
+    def counts(self, image: int, text: Text) -> bool:
         """Is the text one of the image's own, or a negative of it, and the image a negative of the text?"""
-        if self.weights[text] == 0 or not self.takes_part(image):
+        if not self.takes_part(image):
             return False
         if self.pair_weight(image, text) > 0:
             return True
-        return not any((self.keys[picture] == self.keys[text]).any() for picture in self.pictures(image))
+        shown = [self.keys_of((picture, 0)) for picture in self.pictures(image)]
+        return not any(a & b for keys in shown for a, b in zip(keys, self.keys_of(text), strict=True))
 
-    def cosine(self, image: int, text: int) -> float:
-        return float(np.dot(self.image_embeds[image], self.text_embeds[text]))
+    def cosine(self, image: int, text: Text) -> float:
+        return float(np.dot(self.image_embeds[image], self.vector(text)))
+
+    def similarity(self, a: Text, b: Text) -> float:
+        return float(np.dot(self.vector(a), self.vector(b)))
 
     @property
     def num_captions(self) -> int:
-        return int((self.weights > 0).sum())
+        return int((self.weights > 0).any(1).sum())
 
 
-def clip(batch: Batch, temperature: float) -> float:
-    def negative_log_share(image: int, text: int, competitors: list[tuple[int, int]]) -> float:
-        exponentials = [np.exp(batch.cosine(*pair) / temperature) for pair in competitors]
-        return -np.log(np.exp(batch.cosine(image, text) / temperature) / sum(exponentials))
+def negative_log_share(value: float, competitors: list[float], temperature: float) -> float:
+    return -np.log(np.exp(value / temperature) / sum(np.exp(other / temperature) for other in competitors))
 
+
+def texts_of(batch: Batch, image: int) -> list[float]:
+    return [batch.cosine(image, text) for text in batch.texts if batch.counts(image, text)]
+
+
+def images_of(batch: Batch, text: Text) -> list[float]:
+    return [batch.cosine(image, text) for image in batch.rows if batch.counts(image, text)]
+
+
+def image_to_text(batch: Batch, settings: Settings) -> float:
+    return sum(
+        batch.pair_weight(image, text)
+        * negative_log_share(batch.cosine(image, text), texts_of(batch, image), settings.temperature)
+        for image in batch.rows
+        for text in batch.texts
+        if batch.pair_weight(image, text) > 0
+    )
+
+
+def text_to_image(batch: Batch, settings: Settings) -> float:
+    return sum(
+        batch.pair_weight(image, text)
+        * negative_log_share(batch.cosine(image, text), images_of(batch, text), settings.temperature)
+        for image in batch.rows
+        for text in batch.own_texts
+        if batch.pair_weight(image, text) > 0
+    )
+
+
+def clip(batch: Batch, settings: Settings) -> float:
+    return (image_to_text(batch, settings) + text_to_image(batch, settings)) / 2
+
+
+def soft_clip(batch: Batch, settings: Settings) -> float:
     total = 0.0
     for image in batch.rows:
-        for text in batch.rows:
-            weight = batch.pair_weight(image, text)
+        allowed = [text for text in batch.texts if batch.counts(image, text)]
+        for own in batch.own_texts:
+            weight = batch.pair_weight(image, own)
             if weight > 0:
-                texts = [(image, other) for other in batch.rows if batch.counts(image, other)]
-                images = [(other, text) for other in batch.rows if batch.counts(other, text)]
-                total += weight / 2 * negative_log_share(image, text, texts)
-                total += weight / 2 * negative_log_share(image, text, images)
-    return total
+                likeness = [np.exp(batch.similarity(own, text) / settings.target_temperature) for text in allowed]
+                for text, like in zip(allowed, likeness, strict=True):
+                    loss = negative_log_share(batch.cosine(image, text), texts_of(batch, image), settings.temperature)
+                    total += weight * like / sum(likeness) * loss
+    for text in batch.own_texts:
+        weight = sum(batch.pair_weight(image, text) for image in batch.rows)
+        if weight == 0:
+            continue
+        allowed = [image for image in batch.rows if batch.counts(image, text)]
+        likeness = []
+        for image in allowed:
+            described = [other for other in batch.own_texts if batch.picture_share(image, other[0]) > 0]
+            likeness.append(
+                sum(
+                    batch.picture_share(image, other[0])
+                    / sum(batch.weights[other[0]] > 0)
+                    * np.exp(batch.similarity(text, other) / settings.target_temperature)
+                    for other in described
+                )
+            )
+        for image, like in zip(allowed, likeness, strict=True):
+            loss = negative_log_share(batch.cosine(image, text), images_of(batch, text), settings.temperature)
+            total += weight * like / sum(likeness) * loss
+    return total / 2
 
 
-def cosine(batch: Batch, temperature: float) -> float:
+def siglip(batch: Batch, settings: Settings) -> float:
+    def decision(image: int, text: Text, sign: int) -> float:
+        logit = batch.cosine(image, text) / settings.temperature + settings.bias
+        return np.log(1 + np.exp(-sign * logit))
+
     total = 0.0
     for image in batch.rows:
-        for text in batch.rows:
-            total += batch.pair_weight(image, text) * (2 - 2 * batch.cosine(image, text))
+        own = {text: batch.pair_weight(image, text) for text in batch.texts}
+        for text in batch.texts:
+            if own[text] > 0:
+                total += own[text] * decision(image, text, 1)
+            elif batch.counts(image, text):
+                total += sum(own.values()) * decision(image, text, -1)
     return total
 
 
-OBJECTIVES = {"clip": clip, "cosine": cosine}  # name -> (batch, temperature) -> sum over the pairs
+def cosine(batch: Batch, settings: Settings) -> float:
+    return sum(
+        batch.pair_weight(image, text) * (2 - 2 * batch.cosine(image, text))
+        for image in batch.rows
+        for text in batch.own_texts
+    )
+
+
+# name -> (batch, settings) -> sum over the pairs
+OBJECTIVES = {"clip": clip, "infonce": image_to_text, "soft_clip": soft_clip, "siglip": siglip, "cosine": cosine}
 
 
 def diagnostics(batch: Batch) -> dict[str, float]:
-    """Means over the images that have a text."""
+    """Means over the images that have a text, over the texts of the batch."""
     values = {"cosine_positive": [], "cosine_negative": [], "retrieval_top1": []}
     for image in batch.rows:
-        weights = [batch.pair_weight(image, text) for text in batch.rows]
-        if max(weights) == 0:
+        weights = {text: batch.pair_weight(image, text) for text in batch.own_texts}
+        if max(weights.values(), default=0.0) == 0:
             continue
-        largest = [batch.cosine(image, text) for text in batch.rows if weights[text] == max(weights)]
+        largest = [batch.cosine(image, text) for text in weights if weights[text] == max(weights.values())]
         positive = sum(largest) / len(largest)
-        negatives = [
-            batch.cosine(image, text) for text in batch.rows if batch.counts(image, text) and weights[text] == 0
-        ]
+        negatives = [batch.cosine(image, text) for text in weights if weights[text] == 0 and batch.counts(image, text)]
         values["cosine_positive"].append(positive)
         values["cosine_negative"].append(sum(negatives) / len(negatives) if negatives else 0.0)
         values["retrieval_top1"].append(float(all(positive > negative for negative in negatives)))
@@ -106,17 +209,33 @@ def classification(
     smoothing: float = 0.0,
     partner: np.ndarray | None = None,
     share: np.ndarray | None = None,
+    kind: str = "cross_entropy",
+    threshold: float | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> float:
-    """Mean cross entropy over the labelled rows (label >= 0), of smoothed and mixed targets."""
+    """Weighted mean over the labelled rows (label >= 0) of the loss of smoothed and mixed targets."""
     num_labels = logits.shape[1]
-    total = 0.0
+    class_weights = np.ones(num_labels) if class_weights is None else class_weights
+
+    def row_loss(scores: np.ndarray, target: np.ndarray) -> float:
+        if kind == "cross_entropy":
+            return -float((target * (scores - np.log(np.exp(scores).sum()))).sum())
+        shares = 1 / (1 + np.exp(-scores))
+        return -float((target * np.log(shares) + (1 - target) * np.log(1 - shares)).mean())
+
+    total = divisor = 0.0
     for row, scores in enumerate(logits.astype(np.float64)):
-        log_shares = scores - np.log(np.exp(scores).sum())
         shown = [(row, 1.0)] if partner is None else [(row, share[row]), (partner[row], 1 - share[row])]
-        for other, part in shown:
-            if labels[other] < 0:
-                continue
+        shown = [(labels[other], part) for other, part in shown if labels[other] >= 0]
+        targets = []
+        for label, _ in shown:
             target = np.full(num_labels, smoothing / num_labels)
-            target[labels[other]] += 1 - smoothing
-            total -= part * float((target * log_shares).sum())
-    return total / max(int((labels >= 0).sum()), 1)
+            target[label] += 1 - smoothing
+            targets.append(target)
+        weights = [part * class_weights[label] for label, part in shown]
+        if threshold is not None and shown:
+            mixed = sum(part * target for (_, part), target in zip(shown, targets, strict=True)) > threshold
+            targets = [mixed.astype(float)] * len(targets)
+        total += sum(weight * row_loss(scores, target) for weight, target in zip(weights, targets, strict=True))
+        divisor += class_weights[labels[row]] if labels[row] >= 0 else 0.0
+    return total / divisor if divisor else 0.0

@@ -115,7 +115,7 @@ ERRORS = {
     ),
     "unlabelled": (
         split_with(row=0, label=None),
-        r"column 'label', row 0: unlabelled \(None\). Label the row or remove",
+        r"column 'label', row 0: unlabelled \(None\). Label the row, remove it",
     ),
     "doubled image_id": (
         split_with(row=5, image_id="ïd-1"),

@@ -13,7 +13,7 @@ MIXUP, CUTMIX = AlignmentCollator(mixup_alpha=0.8), AlignmentCollator(cutmix_alp
 
 def items(n: int, draw_seed: int | None = 0) -> list[dict]:
     pixels = torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    rows = [{"pixel_values": pixels[i], "labels": i, "image_key": i, "caption_key": i} for i in range(n)]
+    rows = [{"pixel_values": pixels[i], "labels": i, "image_key": i, "caption_keys": i} for i in range(n)]
     return rows if draw_seed is None else [row | {"draw_seed": draw_seed + i} for i, row in enumerate(rows)]
 
 
@@ -49,7 +49,7 @@ def test_last_row_of_an_odd_batch_stays_as_it_is(collator, n):
 
 def test_labels_and_keys_stay_those_of_the_row():
     batch = MIXUP(items(6))
-    assert batch["labels"].tolist() == list(range(6)) and batch["keys"].tolist() == [[i, i] for i in range(6)]
+    assert batch["labels"].tolist() == list(range(6)) and batch["image_keys"].tolist() == batch["caption_keys"].tolist() == [[i] for i in range(6)]
 
 
 def test_batch_is_not_mixed_with_probability_zero():
@@ -68,3 +68,12 @@ def test_mixing_depends_on_the_draw_seed_alone_and_leaves_the_random_state(colla
     assert torch.equal(first["pixel_values"], again["pixel_values"])
     assert torch.equal(first["mix_share"], again["mix_share"])
     assert not torch.equal(first["pixel_values"], other["pixel_values"])
+
+
+def test_several_captions_of_an_image_are_stacked_as_the_texts_of_its_row():
+    rows = [row | {"caption_keys": np.array([3, -1, 4])} for row in items(4)]
+    texts = {"text_embeds": np.ones((2, 5), np.float16), "caption_weight": np.array([0.5, 0.25]), "text_keys": [7, 8]}
+    batch = AlignmentCollator()([row | texts for row in rows])
+    assert batch["text_embeds"].shape == (4, 2, 5) and batch["text_embeds"].dtype == torch.float32
+    assert batch["caption_weight"].tolist() == [[0.5, 0.25]] * 4 and batch["text_keys"].tolist() == [[7, 8]] * 4
+    assert batch["caption_keys"].tolist() == [[3, -1, 4]] * 4

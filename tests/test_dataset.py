@@ -135,11 +135,14 @@ def test_an_item_holds_label_keys_and_embedding_of_its_own_row(split):
     items = [CaptionedImages(split, np.asarray)[row] for row in range(ROWS)]
     assert [item["labels"] for item in items] == split["label"][:]
     assert len({int(item["image_key"]) for item in items}) == ROWS
-    keys = [int(item["caption_key"]) for item in items]
-    assert keys[0] == keys[1]  # equal captions
-    assert len(set(keys)) == ROWS - 1  # no caption is nobody's equal
+    keys = [item["caption_keys"].tolist() for item in items]
+    captions = split["caption"][:]
+    assert keys[0] == keys[1] and captions[0] == captions[1]
+    assert [key == [-1] for key in keys] == [caption is None for caption in captions]
+    assert len({tuple(key) for key in keys}) == len(set(captions))
     for row, item in enumerate(items):
-        np.testing.assert_array_equal(item["text_embeds"], np.eye(4, dtype=np.float16)[row % 4])
+        expected = np.eye(4, dtype=np.float16)[[row % 4]] * (captions[row] is not None)
+        np.testing.assert_array_equal(item["text_embeds"], expected)
 
 
 def test_without_labels_captions_and_embeddings_an_item_says_so(split):
@@ -149,7 +152,7 @@ def test_without_labels_captions_and_embeddings_an_item_says_so(split):
 
 def test_without_captions_equal_embeddings_have_equal_keys(split):
     keys = CaptionedImages(split.remove_columns("caption"), np.asarray).caption_keys
-    assert keys[0] == keys[4] == keys[8] and len(set(keys.tolist())) == 4
+    assert keys[0] == keys[4] == keys[8] and len(set(keys.flatten().tolist())) == 4
 
 
 # --- Sampler --------------------------------------------------------------------------------------------------------

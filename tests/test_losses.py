@@ -4,36 +4,70 @@ import numpy as np
 import pytest
 import reference
 import torch
+from timm.loss import BinaryCrossEntropy
 
-from g4i_hf.losses import OBJECTIVES, alignment_diagnostics, classification_loss, make_pairs
+from g4i_hf.losses import (
+    OBJECTIVES,
+    BankTexts,
+    LogitSettings,
+    alignment_diagnostics,
+    classification_loss,
+    make_pairs,
+)
 
-TEMPERATURE = 0.3
+SETTINGS = reference.Settings()
 CASES = {
     "plain": (),
     "weights": ("weights",),
     "null captions": ("nulls",),
     "same images": ("images",),
     "same captions": ("captions",),
+    "same classes": ("classes",),
+    "nothing masked": ("images", "captions", "no mask"),
     "mixed": ("mixed",),
     "mixed, a partner without caption": ("mixed", "nulls"),
     "mixed, same captions": ("mixed", "captions"),
     "mixed, a picture shown elsewhere without caption": ("mixed", "nulls", "images"),
-    "all combined": ("weights", "nulls", "images", "captions", "mixed"),
+    "several captions": ("several",),
+    "several captions, some fewer": ("several", "fewer"),
+    "several captions, mixed": ("several", "fewer", "mixed", "captions"),
+    "bank": ("bank", "captions"),
+    "bank and same classes": ("bank", "captions", "classes", "nulls"),
+    "bank, nothing masked": ("bank", "captions", "no mask"),
+    "all combined": ("weights", "nulls", "images", "captions", "classes", "mixed", "several", "fewer", "bank"),
 }
 
 
-def random_batch(case: str, seed: int, n: int = 9) -> reference.Batch:
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    vectors = rng.normal(size=shape)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def random_batch(case: str, seed: int, n: int = 8) -> reference.Batch:
     rng = np.random.default_rng(seed)
     what = CASES[case]
-    embeds = rng.normal(size=(2, n, 5))
-    image_embeds, text_embeds = embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)
-    weights = rng.uniform(0.1, 1.0, n) if "weights" in what else np.ones(n)
+    k = 3 if "several" in what else 1
+    image_embeds, text_embeds = unit(rng, n, 5), unit(rng, n, k, 5)
+    weights = rng.uniform(0.1, 1.0, (n, k)) if "weights" in what else np.full((n, k), 1.0 / k)
+    if "fewer" in what:
+        weights[rng.uniform(size=(n, k)) < 0.3] = 0.0
     if "nulls" in what:
         weights[rng.permutation(n)[: n // 3]] = 0.0
-        text_embeds[weights == 0] = 0.0
-    image_keys = rng.integers(0, n // 2, n) if "images" in what else np.arange(n)
-    caption_keys = rng.integers(0, n // 2, n) if "captions" in what else np.arange(n)
-    batch = reference.Batch(image_embeds, text_embeds, weights, np.stack([image_keys, caption_keys], axis=1))
+    text_embeds[weights == 0] = 0.0
+    image_keys = rng.integers(0, n // 2, (n, 1)) if "images" in what else np.arange(n)[:, None]
+    caption_keys = rng.integers(0, n, (n, k)) if "captions" in what else np.arange(n * k).reshape(n, k)
+    keys = [image_keys, np.where(weights > 0, caption_keys, -1)]
+    if "classes" in what:
+        keys.append(rng.integers(-1, 3, (n, 1)))
+    batch = reference.Batch(image_embeds, text_embeds, weights, keys, text_keys=caption_keys)
+    if "bank" in what:
+        size = 2 * n
+        bank_keys = np.arange(size)  # some of the batch's own captions among them
+        batch.bank_embeds, batch.bank_text_keys = unit(rng, size, 5), bank_keys
+        nobodys = np.full((size, 1), -1)
+        batch.bank_keys = [nobodys, bank_keys[:, None], rng.integers(-1, 3, (size, 1))][: len(keys)]
+    if "no mask" in what:
+        batch.keys, batch.bank_keys = [], [] if "bank" in what else None
     if "mixed" in what:
         pair = rng.permutation(n)  # of an odd batch one row stays as it is
         batch.partner, batch.share = np.arange(n), np.ones(n)
@@ -44,33 +78,47 @@ def random_batch(case: str, seed: int, n: int = 9) -> reference.Batch:
     return batch
 
 
+def tensor(values: np.ndarray | None) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(values)
+
+
 def pairs_of(batch: reference.Batch, image_embeds: torch.Tensor | None = None, weights: np.ndarray | None = None):
+    bank = None
+    if batch.bank_embeds is not None:
+        bank = BankTexts(tensor(batch.bank_embeds), tensor(batch.bank_text_keys), list(map(tensor, batch.bank_keys)))
     return make_pairs(
-        torch.from_numpy(batch.image_embeds) if image_embeds is None else image_embeds,
-        torch.from_numpy(batch.text_embeds),
-        torch.from_numpy(batch.weights if weights is None else weights),
-        torch.from_numpy(batch.keys),
-        None if batch.partner is None else torch.from_numpy(batch.partner),
-        None if batch.share is None else torch.from_numpy(batch.share),
+        tensor(batch.image_embeds) if image_embeds is None else image_embeds,
+        tensor(batch.text_embeds),
+        tensor(batch.weights if weights is None else weights),
+        list(map(tensor, batch.keys)),
+        tensor(batch.partner),
+        tensor(batch.share),
+        tensor(batch.text_keys),
+        bank,
     )
 
 
+def loss_of(objective: str, pairs, settings: reference.Settings = SETTINGS) -> torch.Tensor:
+    settings = LogitSettings(settings.temperature, settings.bias, settings.target_temperature)
+    return OBJECTIVES[objective](pairs, settings)
+
+
 def total(objective: str, batch: reference.Batch, weights: np.ndarray | None = None) -> float:
-    return OBJECTIVES[objective](pairs_of(batch, weights=weights), TEMPERATURE).item()
+    return loss_of(objective, pairs_of(batch, weights=weights)).item()
 
 
 def batch_with_keys(keys: list[list[int]]) -> reference.Batch:
     batch = random_batch("plain", seed=3, n=len(keys))
-    batch.keys = np.array(keys)
+    batch.keys = [np.array(column)[:, None] for column in zip(*keys, strict=True)]
     return batch
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objective_equals_the_formula(objective, case, seed):
     batch = random_batch(case, seed)
-    expected = reference.OBJECTIVES[objective](batch, TEMPERATURE)
+    expected = reference.OBJECTIVES[objective](batch, SETTINGS)
     assert total(objective, batch) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
@@ -78,14 +126,14 @@ def test_objective_equals_the_formula(objective, case, seed):
 def test_gradient_equals_the_formulas_slope(objective):
     batch = random_batch("all combined", seed=5)
     image_embeds = torch.from_numpy(batch.image_embeds.copy()).requires_grad_()
-    OBJECTIVES[objective](pairs_of(batch, image_embeds), TEMPERATURE).backward()
+    loss_of(objective, pairs_of(batch, image_embeds)).backward()
     for index in np.ndindex(*batch.image_embeds.shape):
         sides = []
         for step in (1e-5, -1e-5):
             moved = reference.Batch(**{k: v for k, v in vars(batch).items() if k != "rows"})
             moved.image_embeds = batch.image_embeds.copy()
             moved.image_embeds[index] += step
-            sides.append(reference.OBJECTIVES[objective](moved, TEMPERATURE))
+            sides.append(reference.OBJECTIVES[objective](moved, SETTINGS))
         assert image_embeds.grad[index].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-6)
 
 
@@ -101,7 +149,7 @@ def test_batch_without_any_caption_has_zero_loss_and_zero_gradient(objective, ca
     batch = random_batch(case, seed=0)
     image_embeds = torch.from_numpy(batch.image_embeds).requires_grad_()
     pairs = pairs_of(batch, image_embeds, weights=np.zeros_like(batch.weights))
-    loss = OBJECTIVES[objective](pairs, TEMPERATURE)
+    loss = loss_of(objective, pairs)
     loss.backward()
     assert loss.item() == 0 and pairs.num_captions.item() == 0
     assert torch.equal(image_embeds.grad, torch.zeros_like(image_embeds))
@@ -116,7 +164,7 @@ def test_first_row_is_no_negative_of_rows_with_its_image_or_caption(objective, k
     gradients = []
     for rows in (batch, alone):
         image_embeds = torch.from_numpy(rows.image_embeds).requires_grad_()
-        OBJECTIVES[objective](pairs_of(rows, image_embeds), TEMPERATURE).backward()
+        loss_of(objective, pairs_of(rows, image_embeds)).backward()
         gradients.append(image_embeds.grad[0])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-15)
 
@@ -138,10 +186,10 @@ def test_half_the_weight_halves_the_loss_of_that_row_only(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_doubtful_row_alone_does_not_get_full_weight(objective):
     batch = random_batch("plain", seed=2)
-    only_first = np.where(np.arange(len(batch.weights)) == 0, 1.0, 0.0)
+    only_first = np.where(np.arange(len(batch.weights)) == 0, 1.0, 0.0)[:, None]
     for scale in (0.5, 0.01):
-        pairs = pairs_of(batch, weights=np.full(len(batch.weights), scale))
-        loss = OBJECTIVES[objective](pairs, TEMPERATURE) / pairs.num_captions
+        pairs = pairs_of(batch, weights=np.full_like(batch.weights, scale))
+        loss = loss_of(objective, pairs) / pairs.num_captions
         assert loss.item() == pytest.approx(scale * total(objective, batch) / len(batch.weights), rel=1e-12)
         assert total(objective, batch, only_first * scale) == pytest.approx(
             scale * total(objective, batch, only_first), rel=1e-12
@@ -158,23 +206,104 @@ def test_diagnostics_equal_the_formulas(case):
     assert actual == pytest.approx(reference.diagnostics(batch), rel=1e-12)
 
 
+@pytest.mark.parametrize("case", ["plain", "same captions", "mixed", "several captions", "bank"])
+def test_soft_targets_become_those_of_clip_when_their_temperature_falls(case):
+    """Where no two captions are alike, each is nearest to itself."""
+    batch, cold = random_batch(case, seed=6), reference.Settings(target_temperature=1e-3)
+    if case == "several captions":  # the targets of an image are then its own texts, one at a time
+        batch.weights[:, 1:] = 0.0
+    soft, hard = (loss_of(name, pairs_of(batch), cold).item() for name in ("soft_clip", "clip"))
+    assert soft == pytest.approx(hard, rel=1e-9)
+
+
+def test_targets_of_near_synonyms_do_not_push_them_apart():
+    batch = random_batch("plain", seed=6)
+    batch.text_embeds[1] = batch.text_embeds[0] + 1e-4 * batch.text_embeds[1]
+    batch.text_embeds[1] /= np.linalg.norm(batch.text_embeds[1])
+    batch.image_embeds[0] = batch.text_embeds[0, 0]
+    gradients = {}
+    for name in ("clip", "soft_clip"):
+        image_embeds = tensor(batch.image_embeds).clone().requires_grad_()
+        loss_of(name, pairs_of(batch, image_embeds), reference.Settings(target_temperature=0.05)).backward()
+        gradients[name] = image_embeds.grad[1] @ tensor(batch.text_embeds[0, 0])
+    assert gradients["soft_clip"] < gradients["clip"]  # the second image is drawn nearer to the first caption
+
+
+def test_bank_of_every_caption_is_the_batch_of_every_caption():
+    """Image to text, a small batch with the whole bank has the loss of its rows in the batch of the whole set."""
+    whole = random_batch("plain", seed=8, n=12)
+    small = reference.Batch(
+        whole.image_embeds[:4], whole.text_embeds[:4], whole.weights[:4], [k[:4] for k in whole.keys]
+    )
+    small.text_keys = whole.text_keys[:4]
+    small.bank_embeds, small.bank_text_keys = whole.text_embeds[:, 0], whole.text_keys[:, 0]
+    small.bank_keys = [np.full((12, 1), -1), whole.keys[1]]
+    weights = np.where(np.arange(12) < 4, 1.0, 1e-300)[:, None]  # all count as negatives, four as positives
+    assert total("infonce", small) == pytest.approx(total("infonce", whole, weights), rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_equal_captions_of_every_image_are_no_more_than_one(objective):
+    """Splitting the weight between two copies changes nothing but the competition, which `cosine` does not know."""
+    one = random_batch("plain", seed=2)
+    two = random_batch("plain", seed=2)
+    two.text_embeds = np.repeat(one.text_embeds, 2, axis=1)
+    two.weights = np.repeat(one.weights, 2, axis=1) / 2
+    two.keys, two.text_keys = [one.keys[0], np.repeat(one.keys[1], 2, axis=1)], None
+    one.text_keys = None
+    gradients = []
+    for batch in (one, two):
+        image_embeds = tensor(batch.image_embeds).clone().requires_grad_()
+        loss_of(objective, pairs_of(batch, image_embeds)).backward()
+        gradients.append(image_embeds.grad)
+    if objective == "siglip":  # twice the negatives
+        assert not torch.allclose(*gradients)
+    else:
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("unlabelled", [[], [0, 4], list(range(7))])
-def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled):
+@pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled, kind, threshold, weighted):
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(7, 5)), rng.integers(0, 5, 7)
     labels[unlabelled] = -100
     partner, share = np.array([5, 4, 3, 2, 1, 0, 6]), np.array([*rng.uniform(size=6), 1.0])
     mix = {"partner": partner, "share": share} if mixed else {}
-    loss, num_labelled = classification_loss(
+    class_weights = rng.uniform(0.1, 0.5, 5) if weighted else None
+    loss, divisor = classification_loss(
         torch.from_numpy(logits),
         torch.from_numpy(labels),
         smoothing,
         **{f"mix_{name}": torch.from_numpy(value) for name, value in mix.items()},
+        kind=kind,
+        bce_target_threshold=threshold,
+        class_weights=tensor(class_weights),
     )
-    assert num_labelled.item() == 7 - len(unlabelled)
-    assert loss.item() == pytest.approx(reference.classification(logits, labels, smoothing, **mix), rel=1e-12)
+    labelled = labels[labels >= 0]
+    assert divisor.item() == pytest.approx(class_weights[labelled].sum() if weighted else len(labelled))
+    options = {"kind": kind, "threshold": threshold, "class_weights": class_weights}
+    expected = reference.classification(logits, labels, smoothing, **mix, **options)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threshold", [None, 0.2])
+def test_bce_is_that_of_timm(smoothing, threshold):
+    logits, labels = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0])
+    theirs = BinaryCrossEntropy(smoothing=smoothing, target_threshold=threshold)(logits, labels)
+    ours, _ = classification_loss(logits, labels, smoothing, kind="bce", bce_target_threshold=threshold)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-7)
+
+
+def test_class_weights_are_those_of_torch():
+    logits, labels = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0])
+    weights = torch.tensor([0.1, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)
+    ours, _ = classification_loss(logits, labels, class_weights=weights)
+    assert ours.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, weights).item(), rel=1e-12)
 
 
 def test_classification_loss_without_labels_is_zero_with_gradient():

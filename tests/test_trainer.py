@@ -44,7 +44,8 @@ def rows(n: int, dtype: torch.dtype = torch.float32) -> list[dict]:
             "pixel_values": pixels[row],
             "labels": row % len(ID2LABEL),
             "image_key": row,
-            "caption_key": row,
+            "caption_keys": row,
+            "text_keys": row,
             "text_embeds": embeds[row].numpy(),
             "caption_weight": 1.0,
         }
@@ -70,8 +71,8 @@ def first_log(trainer: Trainer) -> dict[str, float]:
 
 
 def change(before: nn.Module, after: nn.Module) -> torch.Tensor:
-    pairs = zip(before.parameters(), after.parameters(), strict=True)
-    return torch.cat([(new - old).detach().flatten() for old, new in pairs])
+    moved = dict(after.named_parameters())  # a learned temperature may have come in
+    return torch.cat([(moved[name] - old).detach().flatten() for name, old in before.named_parameters()])
 
 
 def one_step(folder, model: AlignedImageClassification, data: list[dict], **options) -> tuple[Trainer, torch.Tensor]:
@@ -86,8 +87,9 @@ def global_batch(model: AlignedImageClassification, batch: dict[str, torch.Tenso
         output = model.train()(batch["pixel_values"])
     batch = {k: (tensor.double() if tensor.is_floating_point() else tensor).numpy() for k, tensor in batch.items()}
     mix = {"partner": batch.get("mix_partner"), "share": batch.get("mix_share")}
+    keys = [batch["image_keys"], batch["caption_keys"]]
     alignment = reference.Batch(
-        output.image_embeds.numpy(), batch["text_embeds"], batch["caption_weight"], batch["keys"], **mix
+        output.image_embeds.numpy(), batch["text_embeds"], batch["caption_weight"], keys, **mix
     )
     return output.logits.numpy(), batch["labels"], mix, alignment
 
@@ -183,7 +185,7 @@ def test_loss_and_logged_terms_are_those_of_the_collated_batch(tmp_path, vit, ob
     data = rows(9, torch.float64)
     data[1]["labels"] = -100
     data[2]["caption_weight"], data[3]["caption_weight"] = 0.0, 0.25
-    data[4]["caption_key"] = data[0]["caption_key"]
+    data[4]["caption_keys"] = data[0]["caption_keys"]
     options = {"align_loss": objective, "align_weight": 0.7, "align_temperature": 0.3, "label_smoothing_factor": 0.1}
     options |= {"per_device_train_batch_size": 9, **mixing}
     data = [row | {"draw_seed": 5} for row in data]
@@ -199,7 +201,8 @@ def test_loss_and_logged_terms_are_those_of_the_collated_batch(tmp_path, vit, ob
     def terms(model: AlignedImageClassification) -> dict[str, float]:
         logits, labels, mix, alignment = global_batch(model, batches[0])
         loss_ce = reference.classification(logits, labels, 0.1, **mix)
-        loss_align = reference.OBJECTIVES[objective](alignment, 0.3) / alignment.num_captions
+        settings = reference.Settings(0.3, bias=-10.0, target_temperature=0.1)
+        loss_align = reference.OBJECTIVES[objective](alignment, settings) / alignment.num_captions
         total = {"loss": loss_ce + 0.7 * loss_align, "align_weight": 0.7}
         return total | {"loss_ce": loss_ce, "loss_align": loss_align} | reference.diagnostics(alignment)
 

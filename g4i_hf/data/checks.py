@@ -9,8 +9,8 @@ from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from .. import columns
-from .dataset import is_blank
 from .images import open_image, to_rgb, unusual
+from .texts import is_blank
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,13 @@ class Unusual:
 
 
 def check_split(
-    split: Dataset, name: str, *, num_labels: int, text_embed_dim: int | None = None, training: bool = True
+    split: Dataset,
+    name: str,
+    *,
+    num_labels: int,
+    text_embed_dim: int | None = None,
+    training: bool = True,
+    require_labels: bool = True,
 ) -> dict[str, int]:
     """
     Checks ids, labels, text embeddings and images of a split.
@@ -50,6 +56,7 @@ def check_split(
         num_labels: number of classes.
         text_embed_dim: what the model expects; when given, the split must have text embeddings.
         training: whether it is trained on, so that lacking examples and captions matter.
+        require_labels: whether an unlabelled row (null or -1) is an error.
 
     Returns:
         Counts of what is unusual but can be used; each is also logged as a warning.
@@ -60,7 +67,7 @@ def check_split(
     unusual_rows = Unusual()
     of_training = unusual_rows if training else Unusual()
     _check_image_ids(split, name)
-    _check_labels(split, name, num_labels, of_training)
+    _check_labels(split, name, num_labels, of_training, require_labels)
     if text_embed_dim is not None or columns.TEXT_EMBEDS in split.column_names:
         _check_captions(split, name, of_training)
         _check_text_embeds(split, name, text_embed_dim, of_training)
@@ -82,8 +89,11 @@ def _check_image_ids(split: Dataset, name: str) -> None:
         seen[image_id] = row
 
 
-def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unusual) -> None:
+def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unusual, require_labels: bool) -> None:
     if columns.LABEL not in split.column_names:
+        if not require_labels:
+            unusual_rows.add("rows without label, trained on their caption alone", "column 'label'", len(split))
+            return
         raise DataError(
             f"Split {name!r} has no column 'label'. Its columns: {', '.join(split.column_names)}. Name the right one "
             "with --label_column."
@@ -91,8 +101,13 @@ def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unus
     labels = split[columns.LABEL][:]
     for row, label in enumerate(labels):
         if label is None or label == -1:
+            if not require_labels:
+                what = "rows without label, trained on their caption alone"
+                unusual_rows.add(what, f"column 'label' (first: row {row})")
+                continue
             raise DataError(
-                f"Split {name!r}, column 'label', row {row}: unlabelled ({label}). Label the row or remove it."
+                f"Split {name!r}, column 'label', row {row}: unlabelled ({label}). Label the row, remove it, or train "
+                "it on its caption alone with --require_labels false."
             )
         if not 0 <= label < num_labels:
             raise DataError(

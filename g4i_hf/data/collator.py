@@ -22,8 +22,9 @@ class AlignmentCollator:
         mix_prob: probability that a batch is mixed.
         mix_switch_prob: probability of CutMix where both are on.
 
-    A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `keys` (B, 2: image, caption), with embeddings
-    `text_embeds` (B, D) and `caption_weight` (B,), and when mixed `mix_partner` (B,) and `mix_share` (B,).
+    A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
+    with embeddings `text_embeds` (B, K, D), `caption_weight` (B, K) and `text_keys` (B, K), and when mixed
+    `mix_partner` (B,) and `mix_share` (B,).
     """
 
     mixup_alpha: float = 0.0
@@ -37,12 +38,13 @@ class AlignmentCollator:
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
         if "image_key" in items[0]:
-            keys = [[int(item["image_key"]), int(item["caption_key"])] for item in items]
-            batch["keys"] = torch.tensor(keys)
+            batch["image_keys"] = _stack(items, "image_key", np.int64)
+            batch["caption_keys"] = _stack(items, "caption_keys", np.int64)
         if "text_embeds" in items[0]:
-            embeds = np.stack([np.asarray(item["text_embeds"], dtype=np.float32) for item in items])
-            batch["text_embeds"] = torch.from_numpy(embeds)
-            batch["caption_weight"] = torch.tensor([float(item.get("caption_weight", 1.0)) for item in items])
+            batch["text_embeds"] = _stack(items, "text_embeds", np.float32, dims=2)
+            batch["caption_weight"] = _stack(items, "caption_weight", np.float32)
+            if "text_keys" in items[0]:
+                batch["text_keys"] = _stack(items, "text_keys", np.int64)
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
             self._mix(batch, items[0].get("draw_seed"))
         return batch
@@ -73,6 +75,12 @@ class AlignmentCollator:
         partner = torch.arange(len(batch["labels"]))
         partner[:even] = partner[:even].flip(0)
         batch["mix_partner"] = partner
+
+
+def _stack(items: list[dict[str, Any]], name: str, dtype: type, dims: int = 1) -> torch.Tensor:
+    """(B, ...) of values that have `dims` dimensions each, or one less, as of a single caption."""
+    values = np.stack([np.asarray(item[name], dtype=dtype) for item in items])
+    return torch.from_numpy(values if values.ndim == dims + 1 else np.expand_dims(values, 1))
 
 
 def collator_from(args: Any) -> AlignmentCollator:

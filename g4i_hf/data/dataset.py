@@ -13,47 +13,52 @@ from datasets import Dataset
 from .. import columns
 from .images import open_image, to_rgb
 from .sampler import Draw
+from .texts import Texts, caption_key_table, keys_of
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
 
 
 class CaptionedImages(torch.utils.data.Dataset):
     """
-    Decodes, augments and pairs each image with its label and text embedding.
+    Decodes, augments and pairs each image with its label and text embeddings.
 
-    The randomness of a row's augmentation is drawn from (seed, epoch, row) alone. So it does not depend on workers,
-    processes or an interruption, and leaves the random state of training as it was.
+    The randomness of a row's augmentation is drawn from (seed, epoch, row, repeat) alone. So it does not depend on
+    workers, processes or an interruption, and leaves the random state of training as it was.
 
     Args:
         split: rows with `image` (not decoded), `image_id` and, where there are any, `label`, `caption`, `text_embeds`,
             `caption_weight`.
         transform: PIL image in RGB -> tensor (3, H, W).
         seed: of the augmentation.
+        captions: what becomes of several captions of an image: `sample` draws one each time, `mean` averages them,
+            `all` gives all.
 
-    An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), `image_key` and `caption_key` (integers,
-    equal for equal images and captions), `draw_seed`, and with embeddings `text_embeds` (D,) and `caption_weight`.
+    An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), `image_key` (an integer) and
+    `caption_keys` (C,), equal for equal images and captions and -1 for none, `draw_seed`, and with embeddings
+    `text_embeds` (K, D), `text_keys` (K,) and `caption_weight` (K,), which adds up to the weight of the row; K is 1
+    except for `all`.
     """
 
-    def __init__(self, split: Dataset, transform: Callable, seed: int = 0):
+    def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
         self.images = split.select_columns([columns.IMAGE])
         self.transform = transform
         self.seed = seed
         self.epoch = 0
         self.labels = _labels(split)
-        self.image_keys = _keys(split[columns.IMAGE_ID][:])
-        self.text_embeds, captioned = _text_embeds(split)
-        weights = split[columns.CAPTION_WEIGHT][:] if columns.CAPTION_WEIGHT in split.column_names else None
-        if columns.CAPTION in split.column_names:
-            captioned &= ~np.asarray([is_blank(caption) for caption in split[columns.CAPTION][:]], dtype=bool)
-        self.caption_weight = captioned.astype(np.float32)
-        if weights is not None:
-            self.caption_weight *= np.asarray([weight or 0.0 for weight in weights], dtype=np.float32)
-        if columns.CAPTION in split.column_names:
-            self.caption_keys = _keys(split[columns.CAPTION][:])
-        elif self.text_embeds is not None:
-            self.caption_keys = _keys([row.tobytes() for row in self.text_embeds])
+        self.image_keys = keys_of(split[columns.IMAGE_ID][:])
+        self.texts = Texts.of(split, captions)
+        self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
+        self.caption_weight = np.zeros(len(split), dtype=np.float32)
+        if self.texts is not None:
+            self.caption_weight[self.texts.counts > 0] = 1.0
+            self.caption_keys = self.texts.caption_keys
+        elif columns.CAPTION in split.column_names:
+            self.caption_keys = caption_key_table(split[columns.CAPTION][:])
         else:
-            self.caption_keys = self.image_keys
+            self.caption_keys = self.image_keys[:, None]
+        if columns.CAPTION_WEIGHT in split.column_names:
+            weights = split[columns.CAPTION_WEIGHT][:]
+            self.caption_weight *= np.asarray([weight or 0.0 for weight in weights], dtype=np.float32)
         self._decoded: dict[int, Any] = {}
         self._decoded_bytes = 0
 
@@ -76,22 +81,60 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def _item(self, draw: Draw, seed_all: Callable[[int], None]) -> dict[str, Any]:
         row = draw.row
-        draw_seed = int.from_bytes(
-            hashlib.blake2b(f"{self.seed} {draw.epoch} {row}".encode(), digest_size=7).digest(), "little"
-        )
+        what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
+        draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         image = self._image(row)
         seed_all(draw_seed)
         item = {
             "pixel_values": self.transform(image),
             "labels": self.labels[row],
             "image_key": self.image_keys[row],
-            "caption_key": self.caption_keys[row],
+            "caption_keys": self.caption_keys[row],
             "draw_seed": draw_seed,
         }
-        if self.text_embeds is not None:
-            item["text_embeds"] = self.text_embeds[row]
-            item["caption_weight"] = self.caption_weight[row]
+        if self.texts is not None:
+            item.update(self._texts_of(row, draw_seed))
         return item
+
+    def _texts_of(self, row: int, draw_seed: int) -> dict[str, Any]:
+        texts, k = self.texts, self.texts_per_row
+        first, count = texts.starts[row], texts.counts[row]
+        chosen = range(first, first + count)
+        if count > k:
+            chosen = [first + draw_seed % int(count)]
+        embeds = np.zeros((k, texts.embeds.shape[1]), dtype=np.float16)
+        weights, keys = np.zeros(k, dtype=np.float32), np.full(k, -1, dtype=np.int64)
+        for place, text in enumerate(chosen):
+            embeds[place], keys[place] = texts.embeds[text], texts.text_keys[text]
+            weights[place] = self.caption_weight[row] / len(chosen)
+        return {"text_embeds": embeds, "text_keys": keys, "caption_weight": weights}
+
+    def text_bank(self) -> dict[str, np.ndarray]:
+        """
+        The texts of all rows that have a caption with a weight, each distinct one once a class.
+
+        Returns:
+            `embeds` (B, D) float16, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
+        """
+        if self.texts is None:
+            raise ValueError("A text bank needs text_embeds. Embed the captions with recipes/embed.py.")
+        rows = np.repeat(np.arange(len(self)), self.texts.counts)
+        trusted = np.flatnonzero(self.caption_weight[rows] > 0)
+        what = np.stack([self.texts.text_keys[trusted], self.labels[rows[trusted]]], axis=1)
+        first = trusted[np.sort(np.unique(what, axis=0, return_index=True)[1])]
+        return {
+            "embeds": self.texts.embeds[first],
+            "text_keys": self.texts.text_keys[first],
+            "caption_keys": self._caption_keys_of_texts(first, rows[first]),
+            "labels": self.labels[rows[first]],
+        }
+
+    def _caption_keys_of_texts(self, texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(B, C): the caption of each text or, where texts are means of several captions, all captions of the row."""
+        keys = self.caption_keys[rows]
+        if np.array_equal((keys >= 0).sum(1), self.texts.counts[rows]):
+            return np.take_along_axis(keys, (texts - self.texts.starts[rows])[:, None], axis=1)
+        return keys
 
     def _image(self, row: int) -> Any:
         image = self._decoded.get(row)
@@ -123,36 +166,8 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
         generator.set_state(states[2])
 
 
-def is_blank(caption: str | list[str] | None) -> bool:
-    """Whether there is nothing to read: the row is then trained on its label alone."""
-    texts = caption if isinstance(caption, list) else [caption]
-    return not any(text and text.strip() for text in texts)
-
-
 def _labels(split: Dataset) -> np.ndarray:
     if columns.LABEL not in split.column_names:
         return np.full(len(split), -100)
     labels = split[columns.LABEL][:]
     return np.asarray([-100 if label is None or label < 0 else label for label in labels], dtype=np.int64)
-
-
-def _keys(values: list) -> np.ndarray:
-    """Equal values get equal integers; a null gets one of its own."""
-    numbers: dict[Any, int] = {}
-    keys = np.empty(len(values), dtype=np.int64)
-    for position, value in enumerate(values):
-        value = tuple(value) if isinstance(value, list) else value
-        keys[position] = -1 - position if value is None else numbers.setdefault(value, len(numbers))
-    return keys
-
-
-def _text_embeds(split: Dataset) -> tuple[np.ndarray | None, np.ndarray]:
-    """(rows, D) float16, zero where null, and (rows,) bool: which rows have one."""
-    if columns.TEXT_EMBEDS not in split.column_names:
-        return None, np.zeros(len(split), dtype=bool)
-    arrays = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:][columns.TEXT_EMBEDS].combine_chunks()
-    captioned = ~np.asarray(arrays.is_null())
-    dim = arrays.type.list_size
-    embeds = np.zeros((len(split), dim), dtype=np.float16)
-    embeds[captioned] = arrays.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-    return embeds, captioned

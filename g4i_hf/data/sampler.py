@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
@@ -11,11 +12,13 @@ class Draw(NamedTuple):
     """
     One use of a row. It travels through the data loader in place of an index, so that augmentation can depend on the
     epoch without any state in the workers. `padding` rows fill a process that has none: they count for nothing.
+    `repeat` tells the uses of a row in one epoch apart.
     """
 
     row: int
     epoch: int
     padding: bool = False
+    repeat: int = 0
 
 
 class GlobalBatchSampler(BatchSampler):
@@ -24,6 +27,9 @@ class GlobalBatchSampler(BatchSampler):
     stock `Trainer`. The last, smaller global batch is dealt out as evenly as it goes: no row is repeated or dropped,
     and a process that would get none gets one padding row, so that no collective hangs.
 
+    With repeated augmentation (arXiv 1901.09335, as in DeiT) each row comes `repeats` times in succession, and the
+    epoch ends after as many draws as there are rows: it sees that part of the rows alone.
+
     Args:
         num_rows: rows of the data set.
         batch_size: rows of a process.
@@ -31,6 +37,7 @@ class GlobalBatchSampler(BatchSampler):
         seed: the order of epoch e is drawn from `seed + e`.
         shuffle: keep the order of the data set when False.
         drop_last: leave out the last, smaller global batch.
+        repeats: uses of a row in one epoch.
     """
 
     split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
@@ -45,12 +52,14 @@ class GlobalBatchSampler(BatchSampler):
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
+        repeats: int = 1,
     ):
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.num_processes = num_processes
         self.process_index = process_index
         self.drop_last = drop_last
+        self.repeats = repeats
         rows = range(num_rows)
         self.sampler = SeedableRandomSampler(rows, data_seed=seed) if shuffle else SequentialSampler(rows)
         self.epoch = 0
@@ -72,11 +81,11 @@ class GlobalBatchSampler(BatchSampler):
         epoch, order = self.epoch, list(self.sampler)
         size = self.batch_size * self.num_processes
         for start in range(0, len(self) * size, size):
-            rows = order[start : start + size]
-            share, extra = divmod(len(rows), self.num_processes)
-            first = self.process_index * share + min(self.process_index, extra)
-            mine = rows[first : first + share + (self.process_index < extra)]
-            yield [Draw(row, epoch) for row in mine] or [Draw(rows[0], epoch, padding=True)]
+            share, extra = divmod(min(size, self.num_rows - start), self.num_processes)
+            first = start + self.process_index * share + min(self.process_index, extra)
+            mine = range(first, first + share + (self.process_index < extra))
+            draws = [Draw(order[i // self.repeats], epoch, repeat=i % self.repeats) for i in mine]
+            yield draws or [Draw(order[start // self.repeats], epoch, padding=True)]
 
 
 class DrawnRows(Dataset):
@@ -99,5 +108,5 @@ class DrawnRows(Dataset):
         for draw, item in zip(draws, items, strict=True):
             if draw.padding:
                 item["labels"] = -100
-                item["caption_weight"] = 0.0
+                item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))
         return items

@@ -24,6 +24,13 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         projector_norm (`str`, *optional*, defaults to `"none"`):
             Norm after the first layer of the MLP: `"batch"` (the paper's choice for ResNet), `"layer"` or `"none"`
             (the paper's choice for DeiT).
+        logit_scale_init (`float`, *optional*):
+            Logarithm of the inverse temperature that learning starts from; by default the temperature is no part of
+            the model.
+        logit_bias_init (`float`, *optional*):
+            Bias of the logits that learning starts from; by default none is learned.
+        center_text (`bool`, *optional*, defaults to `False`):
+            Whether the model holds a mean embedding, which is subtracted from every text embedding.
 
     Raises:
         ValueError: for an unknown projector type or norm, or a dimension that is not positive.
@@ -32,7 +39,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
     # The student's configuration is deliberately not listed in `sub_configs`: transformers would reset the attention
     # implementation that the student has already chosen, and logits would differ in the last bits after reloading.
     model_type = "aligned-image-classification"
-    keys_to_ignore_at_inference = ["image_embeds"]
+    keys_to_ignore_at_inference = ["image_embeds", "logit_scale", "logit_bias"]
 
     def __init__(
         self,
@@ -41,6 +48,9 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         projector_type: str = "mlp",
         projector_hidden_size: int | None = None,
         projector_norm: str = "none",
+        logit_scale_init: float | None = None,
+        logit_bias_init: float | None = None,
+        center_text: bool = False,
         **kwargs,
     ):
         if student_config is None:
@@ -62,6 +72,9 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         self.projector_type = projector_type
         self.projector_hidden_size = projector_hidden_size or 2 * text_embed_dim
         self.projector_norm = projector_norm
+        self.logit_scale_init = logit_scale_init
+        self.logit_bias_init = logit_bias_init
+        self.center_text = center_text
         # The classes are the student's: one source of truth, repeated here for pipelines and metrics.
         kwargs.pop("id2label", None)
         kwargs.pop("label2id", None)

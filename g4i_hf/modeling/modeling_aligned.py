@@ -1,5 +1,6 @@
 """`AlignedImageClassification`: a plain image classifier and a projector into the space of the text embeddings."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ from .student import (
     student_config_from,
 )
 
+MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
+
 
 @dataclass
 class AlignedImageClassifierOutput(ModelOutput):
@@ -34,11 +37,15 @@ class AlignedImageClassifierOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy, when `labels` are given.
         logits (`torch.FloatTensor` of shape `(B, num_labels)`): the student's logits.
         image_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*): the projected features, of unit norm.
+        logit_scale (`torch.FloatTensor` of shape `()`, *optional*): the learned inverse temperature, at most 100.
+        logit_bias (`torch.FloatTensor` of shape `()`, *optional*): the learned bias of the logits.
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
+    logit_scale: torch.FloatTensor | None = None
+    logit_bias: torch.FloatTensor | None = None
 
 
 class _ClassifierInputs:
@@ -57,6 +64,11 @@ class _ClassifierInputs:
     def hook(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self.active:
             self.tensors.append(args[0].flatten(1))
+
+
+def _at_most(value: torch.Tensor, limit: float) -> torch.Tensor:
+    """Clamps the value, but not its gradient, which can so bring it back."""
+    return value + (value.clamp(max=limit) - value).detach()
 
 
 class AlignedImageClassification(PreTrainedModel):
@@ -89,6 +101,13 @@ class AlignedImageClassification(PreTrainedModel):
             config.projector_hidden_size,
             config.projector_norm,
         )
+        # Of the alignment alone; like the projector, no part of the released student
+        if config.logit_scale_init is not None:
+            self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
+        if config.logit_bias_init is not None:
+            self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias_init))
+        if config.center_text:
+            self.register_buffer("text_mean", torch.zeros(config.text_embed_dim))
         self._classifier_inputs = _ClassifierInputs()
         for layer in classifier_layers(self.student):
             layer.register_forward_pre_hook(self._classifier_inputs.hook)
@@ -145,6 +164,27 @@ class AlignedImageClassification(PreTrainedModel):
             AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs), student
         )
 
+    def learn_logits(self, temperature: float, bias: float | None = None) -> None:
+        """Makes the temperature, and where one is given the bias, parameters of the model; keeps those that it has."""
+        where = {"device": self.device, "dtype": self.projector.dtype}
+        if not hasattr(self, "logit_scale"):
+            self.config.logit_scale_init = -math.log(temperature)
+            self.logit_scale = nn.Parameter(torch.tensor(self.config.logit_scale_init, **where))
+        if bias is not None and not hasattr(self, "logit_bias"):
+            self.config.logit_bias_init = bias
+            self.logit_bias = nn.Parameter(torch.tensor(bias, **where))
+
+    def set_text_mean(self, mean: torch.Tensor) -> None:
+        """mean (D,): what [`text_space`] subtracts from now on."""
+        self.config.center_text = True
+        self.register_buffer("text_mean", mean.to(self.device, self.projector.dtype))
+
+    def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Text embeddings (..., D) as they are compared with image embeddings: centred where the model is."""
+        if not self.config.center_text:
+            return text_embeds
+        return nn.functional.normalize(text_embeds - self.text_mean.to(text_embeds.dtype), dim=-1)
+
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -171,7 +211,12 @@ class AlignedImageClassification(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
-        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds)
+        learned: dict[str, torch.Tensor] = {}
+        if image_embeds is not None and hasattr(self, "logit_scale"):
+            learned["logit_scale"] = _at_most(self.logit_scale.exp(), MAX_LOGIT_SCALE)
+        if image_embeds is not None and hasattr(self, "logit_bias"):
+            learned["logit_bias"] = self.logit_bias + 0  # an output, not the parameter itself, as FSDP wants it
+        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds, **learned)
         return output if return_dict is not False else output.to_tuple()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -38,4 +38,11 @@ class Projector(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """features (B, F) -> image_embeds (B, D), each row of unit norm."""
-        return nn.functional.normalize(self.layers(features), dim=-1)
+        embeds = self.layers(features)
+        if embeds.dtype in (torch.float16, torch.bfloat16):  # too coarse for a unit norm
+            embeds = embeds.float()
+        return nn.functional.normalize(embeds, dim=-1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype

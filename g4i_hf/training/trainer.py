@@ -1,6 +1,9 @@
 """`AlignmentTrainer`: stock Trainer with an alignment term in its loss."""
 
+import contextlib
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,14 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..data.collator import collator_from
+from ..data.collator import AlignmentCollator, collator_from
 from ..data.sampler import DrawnRows, GlobalBatchSampler
-from ..losses import (
-    OBJECTIVES,
-    OFFICIALLY_DIVIDED,
-    alignment_diagnostics,
-    classification_loss,
-    make_pairs,
-)
+from ..losses import classification_loss
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
+from .alignment_term import AlignmentTerm
+from .class_weights import class_weights_of
 from .ema import EmaCallback
 
 STAGING = ".tmp-checkpoint"
@@ -40,7 +39,7 @@ class AlignmentTrainer(Trainer):
     exactly as under stock `Trainer`.
 
     Logs `loss`, and unweighted `loss_ce`, `loss_align`, `align_weight`, `cosine_positive`, `cosine_negative` and
-    `retrieval_top1`, means over all processes since the last log.
+    `retrieval_top1`, means over all processes since the last log, and a learned `logit_scale` and `logit_bias`.
 
     Args:
         model: the aligned model.
@@ -55,10 +54,12 @@ class AlignmentTrainer(Trainer):
         if args.align_weight == 0:
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
+        # Before Trainer sees the model: a learned temperature is one of its parameters
+        self.alignment = AlignmentTerm(args, model, train_dataset)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
-        self.objective = OBJECTIVES[args.align_loss]
+        self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
         self.ema = EmaCallback(model.student, args.ema_decay) if args.ema_decay is not None else None
         if self.ema is not None:
             self.add_callback(self.ema)
@@ -80,7 +81,9 @@ class AlignmentTrainer(Trainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             shuffle=args.train_sampling_strategy != "sequential",
             drop_last=args.dataloader_drop_last,
+            repeats=args.repeated_augmentation,
         )
+        self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
         workers = args.dataloader_num_workers
         return DataLoaderShard(
             DrawnRows(self.train_dataset),
@@ -92,6 +95,25 @@ class AlignmentTrainer(Trainer):
             persistent_workers=args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         )
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        with self._whole_images():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        with self._whole_images():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _whole_images(self) -> Iterator[None]:
+        """Trainer has one collator for everything; images are mixed in training alone."""
+        collator = self.data_collator
+        if isinstance(collator, AlignmentCollator):
+            self.data_collator = AlignmentCollator()
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     # --- Loss --------------------------------------------------------------------------------------------------------
 
@@ -107,50 +129,33 @@ class AlignmentTrainer(Trainer):
             )
         outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
         mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
-        loss, num_labelled = classification_loss(
-            outputs.logits, inputs["labels"], self.args.label_smoothing_factor if training else 0.0, **mixing
+        weights = self.class_weights
+        loss, divisor = classification_loss(
+            outputs.logits,
+            inputs["labels"],
+            self.args.label_smoothing_factor if training else 0.0,
+            **mixing,
+            kind=self.args.classification_loss,
+            bce_target_threshold=self.args.bce_target_threshold,
+            class_weights=None if weights is None else weights.to(outputs.logits.device, outputs.logits.dtype),
         )
         if training:
-            loss = self._global_mean("loss_ce", loss, num_labelled)
+            loss = self._global_mean("loss_ce", loss, divisor)
             if aligning:
-                loss = self._add_alignment(loss, outputs.image_embeds, inputs, mixing)
+                alignment, terms = self.alignment(outputs, inputs, self.state)
+                for name, (value, count) in terms.items():
+                    self._add(name, value, count)
+                loss = loss if alignment is None else loss + alignment
         return (loss, outputs) if return_outputs else loss
 
-    def _global_mean(self, name: str, local_mean: torch.Tensor, num_rows: torch.Tensor) -> torch.Tensor:
+    def _global_mean(self, name: str, local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
         """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""
-        self._add(name, local_mean * num_rows, num_rows)
+        self._add(name, local_mean * divisor, divisor)
         if world_size() == 1:
             return local_mean
-        total = gather_counts(num_rows.reshape(1)).sum()
+        total = gather_counts(divisor.reshape(1)).sum()
         # In this order: a quotient of two integers would be rounded to float32
-        return local_mean * num_rows * world_size() / total.clamp(min=1)
-
-    def _add_alignment(
-        self, loss: torch.Tensor, image_embeds: torch.Tensor, inputs: dict[str, Any], mixing: dict[str, Any]
-    ) -> torch.Tensor:
-        """Adds the weighted alignment loss; without weight only measures it, outside the graph."""
-        weight = self.args.align_weight
-        with torch.set_grad_enabled(weight > 0):
-            if weight == 0:
-                image_embeds = image_embeds.detach()
-            pairs = make_pairs(
-                image_embeds,
-                inputs["text_embeds"].to(image_embeds.dtype),
-                inputs["caption_weight"],
-                inputs["keys"],
-                **mixing,
-            )
-            local_sum = self.objective(pairs, self.args.align_temperature)
-        num_captions = pairs.num_captions.clamp(min=1)
-        self._add("loss_align", local_sum, (inputs["caption_weight"] > 0).sum())
-        local_pairs = (pairs.image_to_text_weights > 0).any(1).sum()  # a mixed image may only have its partner's text
-        for name, value in alignment_diagnostics(pairs).items():
-            self._add(name, value, local_pairs)
-        if weight == 0:
-            return loss
-        if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
-            local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
-        return loss + weight * local_sum / num_captions
+        return local_mean * divisor * world_size() / torch.where(total > 0, total, 1)
 
     # --- Logging -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +170,6 @@ class AlignmentTrainer(Trainer):
             names = list(self._sums)
             sums = reduce_sum(torch.stack([self._sums[name] for name in names])).tolist()
             logs.update({name: total / max(count, 1.0) for name, (total, count) in zip(names, sums, strict=True)})
-            logs["align_weight"] = self.args.align_weight
             self._sums = {}
         super().log(logs, start_time)
 

@@ -1,0 +1,143 @@
+"""The texts of a split: embeddings, one or several a row, and what tells equal ones."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .. import columns
+
+CHUNK = 65536  # texts converted at once
+
+
+@dataclass
+class Texts:
+    """
+    T text embeddings of a split's rows, one after the other; rows without a caption have none.
+
+    Args:
+        embeds: (T, D) float16.
+        starts: (rows + 1,) where the texts of each row start.
+        text_keys: (T,) integers, equal for equal texts.
+        caption_keys: (rows, C) integers of all captions of a row, equal for equal captions, -1 where there are fewer.
+    """
+
+    embeds: np.ndarray
+    starts: np.ndarray
+    text_keys: np.ndarray
+    caption_keys: np.ndarray
+
+    @classmethod
+    def of(cls, split: Dataset, choice: str = "sample") -> "Texts | None":
+        """
+        Args:
+            split: rows with `text_embeds`, lists of vectors or of several vectors a row, and perhaps `caption`.
+            choice: what becomes of several captions: `sample` and `all` keep them, `mean` averages them.
+
+        Returns:
+            None for a split without text embeddings.
+        """
+        if columns.TEXT_EMBEDS not in split.column_names:
+            return None
+        embeds, counts = _embeddings(split)
+        if columns.CAPTION in split.column_names:
+            captions = split[columns.CAPTION][:]
+            counts = _without_blank(counts, captions)
+            embeds = embeds[_kept(counts)]
+            counts = np.maximum(counts, 0)
+        else:
+            captions = None
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        text_keys = keys_of([row.tobytes() for row in embeds])
+        caption_keys = _padded(text_keys, starts) if captions is None else caption_key_table(captions)
+        texts = cls(embeds, starts, text_keys, caption_keys)
+        return texts.averaged() if choice == "mean" else texts
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(rows,) number of texts."""
+        return np.diff(self.starts)
+
+    def averaged(self) -> "Texts":
+        """One text a row, the mean of its texts, of unit norm."""
+        if self.counts.max(initial=0) <= 1:
+            return self
+        rows = np.repeat(np.arange(len(self.counts)), self.counts)
+        sums = np.zeros((len(self.counts), self.embeds.shape[1]), dtype=np.float32)
+        np.add.at(sums, rows, self.embeds.astype(np.float32))
+        captioned = self.counts > 0
+        means = sums[captioned]
+        means = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float16)
+        return Texts(
+            embeds=means,
+            starts=np.concatenate([[0], np.cumsum(captioned)]),
+            text_keys=keys_of([row.tobytes() for row in means]),
+            caption_keys=self.caption_keys,
+        )
+
+    def mean(self) -> np.ndarray:
+        """(D,) float32: the mean over the rows with a text of the mean of their texts."""
+        captioned = self.counts[self.counts > 0]
+        weights = np.repeat(1.0 / captioned, captioned) / len(captioned)
+        total = np.zeros(self.embeds.shape[1])
+        for start in range(0, len(weights), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            total += weights[chunk] @ self.embeds[chunk].astype(np.float64)
+        return total.astype(np.float32)
+
+
+def caption_key_table(captions: list) -> np.ndarray:
+    """(rows, C) integers, equal for equal captions, -1 where a row has fewer than the most; a null is no caption."""
+    lists = [caption if isinstance(caption, list) else [caption] for caption in captions]
+    flat = [caption for row in lists for caption in row if not is_blank(caption)]
+    counts = [sum(not is_blank(caption) for caption in row) for row in lists]
+    return _padded(keys_of(flat), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
+
+
+def is_blank(caption: str | list[str] | None) -> bool:
+    """Whether there is nothing to read: the row is then trained on its label alone."""
+    texts = caption if isinstance(caption, list) else [caption]
+    return not any(text and text.strip() for text in texts)
+
+
+def keys_of(values: list[Any]) -> np.ndarray:
+    """Equal values get equal integers; a null gets -1."""
+    numbers: dict[Any, int] = {}
+    keys = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
+    return np.asarray(keys, dtype=np.int64)
+
+
+def _padded(keys: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    counts = np.diff(starts)
+    table = np.full((len(counts), max(1, counts.max(initial=1))), -1, dtype=np.int64)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    table[rows, np.arange(len(keys)) - np.repeat(starts[:-1], counts)] = keys
+    return table
+
+
+def _embeddings(split: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(T, D) float16 and the number of vectors of each row."""
+    table = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:]
+    array = table[columns.TEXT_EMBEDS].combine_chunks()
+    is_null = np.asarray(array.is_null())
+    inner = array.type.value_type
+    several = hasattr(inner, "value_type")
+    dim = inner.list_size if several else array.type.list_size
+    values = array.drop_null()
+    counts = np.zeros(len(split), dtype=np.int64)
+    counts[~is_null] = np.asarray(values.value_lengths()) if several else 1
+    if several:
+        values = values.flatten()
+    embeds = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return embeds.astype(np.float16, copy=False), counts
+
+
+def _without_blank(counts: np.ndarray, captions: list) -> np.ndarray:
+    """The counts; minus those of rows whose caption is blank, so that `_kept` can tell them."""
+    blank = np.asarray([is_blank(caption) for caption in captions], dtype=bool)
+    return np.where(blank, -counts, counts)
+
+
+def _kept(counts: np.ndarray) -> np.ndarray:
+    return np.repeat(counts > 0, np.abs(counts))

@@ -1,0 +1,131 @@
+"""The alignment part of the loss of a batch: what `AlignmentTrainer` adds to the classification loss."""
+
+from typing import Any
+
+import torch
+from transformers import TrainerState
+
+from ..losses import (
+    OBJECTIVES,
+    OFFICIALLY_DIVIDED,
+    WITH_BIAS,
+    WITH_TEMPERATURE,
+    BankTexts,
+    LogitSettings,
+    alignment_diagnostics,
+    make_pairs,
+)
+from ..losses.gather import world_size
+from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
+from .alignment_arguments import AlignmentArguments
+from .schedule import align_weight_at
+from .text_bank import TextBank
+
+Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
+
+
+class AlignmentTerm:
+    """
+    Prepares the model for what the options ask for: a learned temperature becomes its parameter, the mean of the
+    training texts its buffer.
+
+    Args:
+        args: the options.
+        model: the aligned model.
+        train_dataset: with `texts` and `text_bank()`, see [`~g4i_hf.data.dataset.CaptionedImages`], where embeddings
+            are centred or a text bank is used.
+    """
+
+    def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
+        self.args, self.model = args, model
+        self.is_baseline = args.align_weight == 0
+        self.objective = OBJECTIVES[args.align_loss]
+        self.steps_per_epoch: int | None = None
+        self.text_bank = None
+        self._batch_of_step = (-1, 0)  # optimizer step, and which batch of it
+        if not self.is_baseline and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
+            bias = args.align_logit_bias if args.align_loss in WITH_BIAS else None
+            model.learn_logits(args.align_temperature, bias)
+        if train_dataset is None:
+            return
+        if args.align_center:
+            model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
+        if args.align_text_bank and not self.is_baseline:
+            self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed)
+
+    def __call__(
+        self, outputs: AlignedImageClassifierOutput, inputs: dict[str, torch.Tensor], state: TrainerState
+    ) -> tuple[torch.Tensor | None, Terms]:
+        """
+        Returns:
+            The weighted loss to be added, 0-d, and the terms to be logged. The baseline adds None: it only measures,
+            outside the graph.
+        """
+        # Cosines and their exponentials want more than the 8 bits of bfloat16
+        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(not self.is_baseline):
+            image_embeds = outputs.image_embeds.detach() if self.is_baseline else outputs.image_embeds
+            pairs = self._pairs(image_embeds, inputs, self._draw_bank(image_embeds, state.global_step))
+            settings, terms = self._logit_settings(outputs)
+            local_sum = self.objective(pairs, settings)
+        weight = self.weight_at(state)
+        terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
+        terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
+        local_pairs = (pairs.image_to_text_weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        terms.update({name: (value, local_pairs) for name, value in alignment_diagnostics(pairs).items()})
+        if self.is_baseline:
+            return None, terms
+        if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
+            local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
+        # Also with a weight of zero by the schedule: DDP waits for the gradient of every parameter
+        return weight * local_sum / pairs.num_captions.clamp(min=1), terms
+
+    def weight_at(self, state: TrainerState) -> float:
+        args, num_steps = self.args, max(1, state.max_steps)
+        return align_weight_at(
+            state.global_step,
+            weight=args.align_weight,
+            num_steps=num_steps,
+            steps_per_epoch=self.steps_per_epoch or num_steps / max(1, args.num_train_epochs),
+            schedule=args.align_schedule,
+            warmup_epochs=args.align_warmup_epochs,
+            off_epochs=args.align_off_epochs,
+        )
+
+    def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor], bank: BankTexts | None):
+        mixed = self.args.align_mix_captions
+        return make_pairs(
+            image_embeds,
+            self.model.text_space(inputs["text_embeds"].to(image_embeds.dtype)),
+            inputs["caption_weight"],
+            self._keys(inputs),
+            mix_partner=inputs.get("mix_partner") if mixed else None,
+            mix_share=inputs.get("mix_share") if mixed else None,
+            text_keys=inputs["text_keys"] if bank is not None else None,
+            bank=bank,
+        )
+
+    def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What rows have in common that are no negatives of each other."""
+        if self.args.align_mask == "none":
+            return []
+        by_class = [inputs["labels"].unsqueeze(1)] if self.args.align_mask == "class" else []
+        return [inputs["image_keys"], inputs["caption_keys"], *by_class]
+
+    def _draw_bank(self, image_embeds: torch.Tensor, step: int) -> BankTexts | None:
+        self._batch_of_step = (step, self._batch_of_step[1] + 1 if self._batch_of_step[0] == step else 0)
+        if self.text_bank is None:
+            return None
+        texts = self.text_bank.draw(*self._batch_of_step, self.args.align_mask == "class", image_embeds.device)
+        embeds = self.model.text_space(texts.embeds.to(image_embeds.dtype))
+        return BankTexts(embeds, texts.text_keys, [] if self.args.align_mask == "none" else texts.keys)
+
+    def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
+        args, terms = self.args, {}
+        settings = LogitSettings(args.align_temperature, args.align_logit_bias, args.align_target_temperature)
+        if outputs.logit_scale is not None:
+            settings.temperature = 1 / outputs.logit_scale
+            terms["logit_scale"] = outputs.logit_scale, torch.ones_like(outputs.logit_scale)
+        if outputs.logit_bias is not None:
+            settings.bias = outputs.logit_bias
+            terms["logit_bias"] = outputs.logit_bias, torch.ones_like(outputs.logit_bias)
+        return settings, terms

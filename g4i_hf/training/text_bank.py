@@ -1,0 +1,55 @@
+"""The captions of the whole training set: as text is frozen, exact negatives at any batch size."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from ..losses import BankTexts
+
+
+class TextBank:
+    """
+    Args:
+        texts: `embeds` (B, D), `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,), as
+            [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them.
+        size: texts of a draw; -1 for all of them.
+        seed: of the draws.
+    """
+
+    def __init__(self, texts: dict[str, np.ndarray], size: int, seed: int):
+        self.texts = {name: torch.from_numpy(values) for name, values in texts.items()}
+        self.size = len(self) if size < 0 else min(size, len(self))
+        self.seed = seed
+        self._whole: BankTexts | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts["embeds"])
+
+    def draw(self, step: int, micro_step: int, by_class: bool, device: torch.device) -> BankTexts:
+        """
+        The same texts on every process, and again after an interruption: drawn from the seed and the step alone.
+
+        Args:
+            step, micro_step: optimizer step, and batch within it.
+            by_class: whether rows of one class are no negatives of each other.
+            device: of the batch.
+        """
+        if self._whole is not None:
+            return self._whole
+        rows = slice(None)
+        if self.size < len(self):
+            digest = hashlib.blake2b(f"{self.seed} {step} {micro_step}".encode(), digest_size=7).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+            rows = torch.randperm(len(self), generator=generator)[: self.size]
+        drawn = {name: values[rows].to(device, non_blocking=True) for name, values in self.texts.items()}
+        labels = drawn["labels"].unsqueeze(1)
+        nobodys = torch.full_like(labels, -1)  # a caption is known by itself, not by one image of those that have it
+        texts = BankTexts(
+            embeds=drawn["embeds"].float(),
+            text_keys=drawn["text_keys"],
+            keys=[nobodys, drawn["caption_keys"], *([labels] if by_class else [])],
+        )
+        if self.size == len(self):
+            self._whole = texts
+        return texts
