@@ -319,7 +319,7 @@ def test_rows_without_embedding_are_counted_and_train_on_their_label_alone(caplo
     assert [item["labels"] for item in items] == [0, 1, 2, 0, 1, 2]
     for row in (1, 4):
         assert not items[row]["text_embeds"].any()
-    np.testing.assert_array_equal(items[3]["text_embeds"], np.asarray(embeds[3], dtype=np.float16))
+    np.testing.assert_array_equal(items[3]["text_embeds"], np.asarray([embeds[3]], dtype=np.float16))
 
 
 @pytest.mark.parametrize("blank", [None, "", " \n"], ids=["null", "empty", "spaces"])

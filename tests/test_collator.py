@@ -49,7 +49,9 @@ def test_last_row_of_an_odd_batch_stays_as_it_is(collator, n):
 
 def test_labels_and_keys_stay_those_of_the_row():
     batch = MIXUP(items(6))
-    assert batch["labels"].tolist() == list(range(6)) and batch["image_keys"].tolist() == batch["caption_keys"].tolist() == [[i] for i in range(6)]
+    assert batch["labels"].tolist() == list(range(6)) and batch["image_keys"].tolist() == batch[
+        "caption_keys"
+    ].tolist() == [[i] for i in range(6)]
 
 
 def test_batch_is_not_mixed_with_probability_zero():

@@ -279,6 +279,8 @@ def own_fields() -> dict[str, object]:
 
 
 def documented(default: object) -> str:
+    if isinstance(default, bool):
+        return f"`{default}`"
     return f'`"{default}"`' if isinstance(default, str) else str(default)
 
 

@@ -32,7 +32,7 @@ class Texts:
     def of(cls, split: Dataset, choice: str = "sample") -> "Texts | None":
         """
         Args:
-            split: rows with `text_embeds`, lists of vectors or of several vectors a row, and perhaps `caption`.
+            split: rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`.
             choice: what becomes of several captions: `sample` and `all` keep them, `mean` averages them.
 
         Returns:
@@ -121,15 +121,14 @@ def _embeddings(split: Dataset) -> tuple[np.ndarray, np.ndarray]:
     table = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:]
     array = table[columns.TEXT_EMBEDS].combine_chunks()
     is_null = np.asarray(array.is_null())
-    inner = array.type.value_type
-    several = hasattr(inner, "value_type")
-    dim = inner.list_size if several else array.type.list_size
-    values = array.drop_null()
+    several = hasattr(array.type.value_type, "value_type")
+    vectors = array.drop_null()
     counts = np.zeros(len(split), dtype=np.int64)
-    counts[~is_null] = np.asarray(values.value_lengths()) if several else 1
+    counts[~is_null] = np.asarray(vectors.value_lengths()) if several else 1
     if several:
-        values = values.flatten()
-    embeds = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        vectors = vectors.flatten()
+    dim = vectors.value_lengths()[0].as_py() if len(vectors) else 0
+    embeds = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), dim)
     return embeds.astype(np.float16, copy=False), counts
 
 

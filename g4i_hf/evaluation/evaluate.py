@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .. import columns
 from .metrics import Accuracy, retrieval_recall
-from .predict import Predictions
+from .predict import Predictions, texts_of
 
 RESULTS_FILE = "all_results.json"
 
@@ -28,14 +27,12 @@ def split_metrics(predictions: Predictions, split: Dataset, name: str) -> dict[s
             predictions=predictions.predicted[labelled], references=predictions.labels[labelled]
         )
         metrics[f"{name}_accuracy"] = accuracy["accuracy"]
-    if columns.TEXT_EMBEDS in split.column_names:
-        embeds = split.select_columns([columns.TEXT_EMBEDS])[columns.TEXT_EMBEDS][:]
-        captioned = [row for row, embed in enumerate(embeds) if embed is not None]
-        # a baseline trained without captions may have a projector of another size
-        if captioned and len(embeds[captioned[0]]) == predictions.image_embeds.shape[1]:
-            texts = np.asarray([embeds[row] for row in captioned], dtype=np.float32)
-            recall = retrieval_recall(predictions.image_embeds[captioned], texts)
-            metrics.update({f"{name}_{key}": value for key, value in recall.items()})
+    texts = texts_of(split, predictions)
+    if texts is not None:
+        captioned = np.flatnonzero(texts.counts)
+        owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
+        recall = retrieval_recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
+        metrics.update({f"{name}_{key}": value for key, value in recall.items()})
     return metrics
 
 

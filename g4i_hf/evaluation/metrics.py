@@ -1,5 +1,7 @@
 """Metrics as subclasses of `evaluate.Metric`: usable alone, in `evaluate.combine`, and without any network."""
 
+import math
+
 import datasets
 import evaluate
 import numpy as np
@@ -44,24 +46,31 @@ class RetrievalRecall(evaluate.Metric):
 
 
 def retrieval_recall(
-    image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5)
+    image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
     """
     Args:
         image_embeds: (n, D) unit norm.
-        text_embeds: (n, D) unit norm, row i the caption of image i. Equal rows are one entry of the gallery.
+        text_embeds: (m, D) unit norm. Equal rows are one entry of the gallery.
         ks: sizes of the shortlist.
+        owners: (m,) the image that each caption describes; by default caption i describes image i. Of several captions
+            of an image the nearest counts.
 
     Returns:
         `recall_at_k` for each k, `gallery_size`, and `chance_at_k`, what guessing would give.
     """
-    gallery, own = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
-    own = own.reshape(-1)
+    gallery, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
+    owners = np.arange(len(text_embeds)) if owners is None else owners
     cosines = image_embeds.astype(np.float32) @ gallery.T
-    own_cosine = cosines[np.arange(len(own)), own][:, None]
-    as_near = (cosines >= own_cosine).sum(1)  # the own caption is one of them
+    is_own = np.zeros(cosines.shape, dtype=bool)
+    is_own[owners, entries.reshape(-1)] = True
+    best_own = np.where(is_own, cosines, -np.inf).max(1, keepdims=True)
+    as_near = (cosines >= best_own).sum(1)  # the own caption is one of them
     results: dict[str, float] = {f"recall_at_{k}": float(np.mean(as_near <= k)) for k in ks}
-    results.update({f"chance_at_{k}": min(1.0, k / len(gallery)) for k in ks})
+    for k in ks:
+        shortlists = math.comb(len(gallery), min(k, len(gallery)))
+        misses = [math.comb(len(gallery) - int(own), min(k, len(gallery))) / shortlists for own in is_own.sum(1)]
+        results[f"chance_at_{k}"] = 1 - float(np.mean(misses))
     results["gallery_size"] = len(gallery)
     return results
 

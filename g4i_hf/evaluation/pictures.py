@@ -10,8 +10,9 @@ from datasets import Dataset
 
 from .. import columns
 from ..data.images import open_image, to_rgb
+from ..data.texts import is_blank
 from .comparison import ComparisonRow
-from .predict import Predictions
+from .predict import Predictions, texts_of
 
 BASELINE, ALIGNED, GREY = "#8a8f98", "#0b6e4f", "#555555"
 
@@ -112,16 +113,18 @@ def draw_examples(
 
 
 def _nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | None:
-    if columns.TEXT_EMBEDS not in split.column_names or columns.CAPTION not in split.column_names:
+    texts = texts_of(split, predictions)
+    if texts is None or columns.CAPTION not in split.column_names:
         return None
-    embeds = split.select_columns([columns.TEXT_EMBEDS])[columns.TEXT_EMBEDS][:]
-    captions = split[columns.CAPTION][:]
-    captioned = [row for row, embed in enumerate(embeds) if embed is not None and captions[row]]
-    if not captioned or len(embeds[captioned[0]]) != predictions.image_embeds.shape[1]:
-        return None
-    texts = np.asarray([embeds[row] for row in captioned], dtype=np.float32)
-    nearest = (predictions.image_embeds @ texts.T).argmax(1)
-    return [captions[captioned[position]].split(":")[0] for position in nearest]
+    captions = [caption if isinstance(caption, list) else [caption] for caption in split[columns.CAPTION][:]]
+    captions = [[caption for caption in several if not is_blank(caption)] for several in captions]
+    described = [
+        several[min(k, len(several) - 1)]
+        for several, count in zip(captions, texts.counts, strict=True)
+        for k in range(count)
+    ]
+    nearest = (predictions.image_embeds @ texts.embeds.T).argmax(1)
+    return [described[position].split(":")[0] for position in nearest]
 
 
 def _pyplot() -> Any:

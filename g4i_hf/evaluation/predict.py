@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor
 from .. import columns
 from ..data.collator import AlignmentCollator
 from ..data.dataset import CaptionedImages
+from ..data.texts import Texts
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import student_processor
 
@@ -26,12 +27,14 @@ class Predictions:
         labels: (n,) class indices, -100 where unlabelled.
         logits: (n, num_labels) float32.
         image_embeds: (n, D) float32, unit norm.
+        text_mean: (D,) what the model subtracts from text embeddings, if anything.
     """
 
     image_ids: list[str]
     labels: np.ndarray
     logits: np.ndarray
     image_embeds: np.ndarray
+    text_mean: np.ndarray | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -83,6 +86,7 @@ def predict(
     needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
     images = CaptionedImages(split.select_columns(needed), eval_transform(processor))
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
+    text_mean = getattr(model, "text_mean", None)
     model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
     logits, embeds = [], []
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
@@ -95,4 +99,20 @@ def predict(
         labels=images.labels,
         logits=torch.cat(logits).numpy(),
         image_embeds=torch.cat(embeds).numpy(),
+        text_mean=text_mean.float().cpu().numpy() if text_mean is not None else None,
     )
+
+
+def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
+    """
+    The texts of a split as its image embeddings are compared with them: float32, centred where the model is. None
+    without any, or where they have another size than the image embeddings, as those of a baseline may.
+    """
+    texts = Texts.of(split)
+    if texts is None or len(texts.embeds) == 0 or texts.embeds.shape[1] != predictions.image_embeds.shape[1]:
+        return None
+    texts.embeds = texts.embeds.astype(np.float32)
+    if predictions.text_mean is not None:
+        centred = texts.embeds - predictions.text_mean
+        texts.embeds = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    return texts

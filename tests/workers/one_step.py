@@ -6,10 +6,13 @@ Trains a tiny float64 model by several recipes and saves what came of each; test
 
 import copy
 import faulthandler
+import math
 import sys
 import tempfile
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -32,24 +35,48 @@ def scenarios() -> dict[str, dict[str, Any]]:
     for objective in OBJECTIVES:
         loss = {"align_loss": objective}
         found[f"step {objective}"] = STEP | loss
-        found[f"mixed {objective}"] = STEP | loss | {"mixed": True}
-        found[f"official {objective}"] = STEP | loss | {"align_gradient": "official"}
+        found[f"text bank {objective}"] = STEP | loss | {"align_text_bank": 5, "align_mask": "class"}
+        found[f"mixed, several captions {objective}"] = STEP | loss | {"mixed": True, "captions": 3}
+        learned = {"align_learn_temperature": True, "align_temperature": 0.5, "align_logit_bias": -1.0}
+        found[f"learned temperature {objective}"] = STEP | loss | learned
+    for objective in ("clip", "cosine"):
+        found[f"official {objective}"] = STEP | {"align_loss": objective, "align_gradient": "official"}
+    found["bce, class weights"] = STEP | {"classification_loss": "bce", "class_weights": "[1, 2, 0.5, 0.1]"}
+    found["centred"] = STEP | {"align_center": True}
     for rows, global_batch in EPOCHS:
         epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
-        for objective in OBJECTIVES:
+        for objective in OBJECTIVES if global_batch > rows else ["clip"]:
             found[f"epoch of {rows} by {global_batch} {objective}"] = epoch | {"align_loss": objective}
         found[f"epoch of {rows} by {global_batch} mixup"] = epoch | {"mixup_alpha": 0.8}
+        course = {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "align_text_bank": 4, "num_train_epochs": 2}
+        found[f"repeated epoch of {rows} by {global_batch}"] = epoch | course | {"repeated_augmentation": 3}
     return found
 
 
 class Rows(torch.utils.data.Dataset):
     """Random rows with every irregularity of real ones; notes which it was asked for."""
 
-    def __init__(self, num_rows: int):
+    def __init__(self, num_rows: int, captions: int = 1):
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randn(num_rows, 3, 8, 8, generator=generator, dtype=torch.float64)
-        self.embeds = torch.nn.functional.normalize(torch.randn(num_rows, TEXT_DIM, generator=generator), dim=1)
+        embeds = torch.randn(num_rows, captions, TEXT_DIM, generator=generator)
+        self.embeds = torch.nn.functional.normalize(embeds, dim=2).numpy()
+        self.caption_keys = np.arange(num_rows * captions).reshape(num_rows, captions)
+        if num_rows > 6:
+            self.caption_keys[6, 0] = self.caption_keys[3, 0]  # row 6 has a caption of row 3
+            self.embeds[6, 0] = self.embeds[3, 0]
+        self.texts = SimpleNamespace(mean=lambda: self.embeds.mean((0, 1)))
         self.drawn: list[tuple[int, bool]] = []  # row, is it padding
+
+    def text_bank(self) -> dict[str, np.ndarray]:
+        """Those of the rows themselves, and more."""
+        generator = torch.Generator().manual_seed(1)
+        others = torch.nn.functional.normalize(torch.randn(4, TEXT_DIM, generator=generator), dim=1).numpy()
+        own = self.caption_keys[:, 0]
+        keys = np.concatenate([own, 1000 + np.arange(4)])
+        labels = np.concatenate([np.arange(len(own)) % NUM_LABELS, np.arange(4)])
+        embeds = np.concatenate([self.embeds[:, 0], others]).astype(np.float16)
+        return {"embeds": embeds, "text_keys": keys, "caption_keys": keys[:, None], "labels": labels}
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -59,13 +86,15 @@ class Rows(torch.utils.data.Dataset):
         return [self._item(draw.row) for draw in draws]
 
     def _item(self, row: int) -> dict[str, Any]:
+        captions = self.embeds.shape[1]
         return {
             "pixel_values": self.pixels[row],
             "labels": -100 if row == 2 else row % NUM_LABELS,
             "image_key": {5: 1}.get(row, row),  # row 5 has the image of row 1
-            "caption_key": {6: 3}.get(row, row),  # and row 6 the caption of row 3
-            "text_embeds": self.embeds[row].numpy(),
-            "caption_weight": {0: 0.0, 4: 0.25}.get(row, 1.0),
+            "caption_keys": self.caption_keys[row],
+            "text_keys": self.caption_keys[row],
+            "text_embeds": self.embeds[row],
+            "caption_weight": np.full(captions, {0: 0.0, 4: 0.25}.get(row, 1.0) / captions),
         }
 
 
@@ -73,7 +102,7 @@ def mix_neighbours(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Neighbours in the global batch are partners, so that the mixing is the same however the batch is shared."""
     batch = AlignmentCollator()(items)
     batch["mix_partner"] = torch.arange(len(items)) ^ 1
-    batch["mix_share"] = torch.where(batch["keys"][:, 0] % 2 == 0, 0.625, 0.75)
+    batch["mix_share"] = torch.where(batch["caption_keys"][:, 0] % 2 == 0, 0.625, 0.75)
     share = batch["mix_share"].double().view(-1, 1, 1, 1)
     x = batch["pixel_values"]
     batch["pixel_values"] = share * x + (1 - share) * x[batch["mix_partner"]]
@@ -89,12 +118,17 @@ def initial_model() -> AlignedImageClassification:
 
 
 def measure(
-    folder: str, rows: int, global_batch: int, shuffle: bool = False, mixed: bool = False, **options
+    folder: str,
+    rows: int,
+    global_batch: int,
+    shuffle: bool = False,
+    mixed: bool = False,
+    captions: int = 1,
+    **options,
 ) -> dict[str, Any]:
     args = AlignmentArguments(
         folder,
         use_cpu=True,
-        num_train_epochs=1,
         optim="sgd",
         sgd_momentum=0.0,
         max_grad_norm=0.0,
@@ -104,11 +138,11 @@ def measure(
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **{"align_weight": WEIGHT} | options,
+        **{"align_weight": WEIGHT, "num_train_epochs": 1} | options,
     )
     args.per_device_train_batch_size = global_batch // args.world_size
     before = initial_model()
-    model, dataset = copy.deepcopy(before), Rows(rows)
+    model, dataset = copy.deepcopy(before), Rows(rows, captions)
     trainer = AlignmentTrainer(model, args, dataset, data_collator=mix_neighbours if mixed else None)
     trainer.train()
     changes = {
@@ -118,6 +152,10 @@ def measure(
             ("projector", before.projector.parameters(), model.projector.parameters()),
         )
     }
+    if hasattr(model, "logit_scale"):
+        changes["logits"] = torch.stack([model.logit_scale.detach() + math.log(args.align_temperature)])
+    if hasattr(model, "logit_bias"):
+        changes["logits"] = torch.cat([changes["logits"], model.logit_bias.detach()[None] - args.align_logit_bias])
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {"change": changes, "logs": logs, "drawn": gather_object([dataset.drawn]), "world_size": args.world_size}
 
