@@ -59,5 +59,5 @@ def _operations(transform: transforms.Compose) -> list[Any]:
 
 
 def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict[str, Any]) -> tuple[int]:
-    """At one end of its range timm asks for pictures of 0 bits, which Pillow 13 refuses and earlier versions made black."""
+    """timm goes down to 0 bits, which Pillow 13 refuses; earlier versions made the picture black."""
     return (max(1, level_fn(level, hparams)[0]),)
