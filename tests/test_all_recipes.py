@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -17,6 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from test_architecture import LAUNCHER, RECIPES, ROOT, TRAINING_FILES, YAML_FILES, parsed_options
+from transformers import CONFIG_MAPPING
 
 from g4i_hf.data.loading import ColumnNames, load_images
 from g4i_hf.recipes.train import build_model, build_trainer
@@ -113,6 +115,14 @@ def test_every_recipe_takes_its_first_steps(path, monkeypatch, tmp_path):
     terms = ["loss", "loss_ce"] + ["loss_align"] * is_aligned
     assert all(math.isfinite(entry[term]) for entry in logs for term in terms)
     assert model.config.text_embed_dim == dim and model.config.num_labels == 4
+
+
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
+def test_student_args_are_fields_of_the_student(path):
+    """timm refuses an argument that it does not know, transformers keeps it and ignores it."""
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    student, fields = written["student"], set(written.get("student_args") or {})
+    assert timm.is_model(student) or fields <= set(CONFIG_MAPPING[student]().to_dict())
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*/official.yaml")), ids=lambda path: path.parent.name)
