@@ -275,3 +275,14 @@ def test_hflip_is_the_share_of_flipped_images(hflip, flipped):
     transform = train_transform(args, 32, (0, 0, 0), (1, 1, 1))
     torch.manual_seed(0)
     assert {bool(transform(PILImage.fromarray(image))[0, 0, 0] == 0) for _ in range(30)} == flipped
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "v0"])
+def test_policies_run_at_every_strength(policy):
+    """Posterised to 0 bits, an image ends the run under Pillow 13."""
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    transform = train_transform(AugmentationArguments(image_size=16, auto_augment=policy))
+    random.seed(0)
+    np.random.seed(0)
+    for _ in range(200):
+        assert transform(PILImage.fromarray(noise)).isfinite().all()

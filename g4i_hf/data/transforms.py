@@ -1,6 +1,8 @@
 """Training augmentation, by timm."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
@@ -36,6 +38,9 @@ def train_transform(
         re_prob=args.random_erasing,
         re_mode="pixel",
     )
+    for operation in _operations(transform):
+        if operation.name.startswith("Posterize"):
+            operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
     if args.train_crop == "pad":
         crops = [step for step in transform.transforms if isinstance(step, RandomResizedCropAndInterpolation)]
         position = transform.transforms.index(crops[0])
@@ -45,3 +50,14 @@ def train_transform(
             transforms.RandomCrop(size, padding=padding, padding_mode="edge"),
         ]
     return transform
+
+
+def _operations(transform: transforms.Compose) -> list[Any]:
+    """The AugmentOps of timm's policies: RandAugment and AugMix have a list of them, AutoAugment lists of lists."""
+    flat = [operation for step in transform.transforms for operation in getattr(step, "ops", ())]
+    return flat + [op for step in transform.transforms for policy in getattr(step, "policy", ()) for op in policy]
+
+
+def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict[str, Any]) -> tuple[int]:
+    """timm goes down to 0 bits, which Pillow 13 refuses; earlier versions made the picture black."""
+    return (max(1, level_fn(level, hparams)[0]),)

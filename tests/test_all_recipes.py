@@ -1,0 +1,249 @@
+"""Every recipe is built and takes its first steps; its pages name its files; accelerate reads the launcher's files."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as PILImage
+from test_architecture import LAUNCHER, RECIPES, ROOT, TRAINING_FILES, YAML_FILES, parsed_options
+from transformers import CONFIG_MAPPING
+
+from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.recipes.train import build_model, build_trainer
+
+TINY_TIMM_VIT = {"img_size": 48, "embed_dim": 32, "depth": 2, "num_heads": 2}
+TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
+# What makes the student of a recipe small, on top of its own student_args
+SHRUNK = {
+    "cifar100": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "groups_width": 8},
+    "emoji_styles": {"channels": [8, 8, 16, 16]},
+    "finetune": TINY_CONVNEXT,
+    "imagenet_convnext": TINY_CONVNEXT,
+    "imagenet_deit_base": TINY_TIMM_VIT,
+    "imagenet_resnet50": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "imagenet_swin": {"img_size": 48, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 3},
+    "imagenet_vit": TINY_TIMM_VIT,
+}
+EMBED_DIMS = {"sentence-transformers/all-MiniLM-L6-v2": 384, "openai/clip-vit-base-patch32": 512}
+# Two steps, as the first of a warm-up can have a learning rate of zero; the machine is not part of the recipe
+SHORT = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": "true",
+    "use_cpu": "true",
+    "pretrained": "false",  # no network
+}
+ALIGNMENT_SWITCHES = {"align_gradient", "align_mask", "align_mix_captions"}
+FOLDERS = sorted({path.parent for path in YAML_FILES})
+
+
+def of_recipe(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def tiny_images(dim: int, rows: int = 16, labels: int = 4) -> DatasetDict:
+    """Random pictures with captions and random unit vectors in place of their embeddings."""
+    rng = np.random.default_rng(0)
+    embeds = rng.normal(size=(rows, dim))
+    embeds = (embeds / np.linalg.norm(embeds, axis=1, keepdims=True)).astype(np.float16)
+    features = Features(
+        image=Image(),
+        label=ClassLabel(names=[str(i) for i in range(labels)]),
+        image_id=Value("string"),
+        caption=Value("string"),
+        text_embeds=List(Value("float16"), length=dim),
+    )
+    pictures = rng.integers(0, 256, (rows, 40, 52, 3), dtype=np.uint8)
+    split = Dataset.from_dict(
+        {
+            "image": [PILImage.fromarray(picture) for picture in pictures],
+            "label": [row % labels for row in range(rows)],
+            "image_id": [str(row) for row in range(rows)],
+            "caption": [f"picture {row}" for row in range(rows)],
+            "text_embeds": list(embeds),
+        },
+        features=features,
+    )
+    return DatasetDict(train=split.cast_column("image", Image(decode=False)))
+
+
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
+def test_every_recipe_takes_its_first_steps(path, monkeypatch, tmp_path):
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    changed = SHORT | {
+        "image_size": min(written["image_size"], 48),
+        "output_dir": tmp_path / "run",
+    }
+    more = [str(word) for name, value in changed.items() for word in (f"--{name}", value)]
+    run, _, encoder, student, augmentation, args = parsed_options(path, monkeypatch, *more)
+    student.student_args = (student.student_args or {}) | SHRUNK[path.parent.name]
+
+    dim = EMBED_DIMS[encoder.text_encoder]
+    splits = tiny_images(dim)
+    id2label = dict(enumerate(splits["train"].features["label"].names))
+    model, saved, processor = build_model(student, augmentation, args, id2label, dim)
+    trainer = build_trainer(model, processor, saved, splits, run, augmentation, args)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer.train()
+
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    students = [name for name in before if name.startswith("student.")]
+    assert {students[0], students[-1]} <= moved  # its first layer and its classifier
+    is_aligned = args.align_weight > 0
+    assert any(name.startswith("projector.") for name in moved) == is_aligned
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 2
+    terms = ["loss", "loss_ce"] + ["loss_align"] * is_aligned
+    assert all(math.isfinite(entry[term]) for entry in logs for term in terms)
+    assert model.config.text_embed_dim == dim and model.config.num_labels == 4
+
+
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
+def test_student_args_are_fields_of_the_student(path):
+    """timm refuses an argument that it does not know, transformers keeps it and ignores it."""
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    student, fields = written["student"], set(written.get("student_args") or {})
+    assert timm.is_model(student) or fields <= set(CONFIG_MAPPING[student]().to_dict())
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/official.yaml")), ids=lambda path: path.parent.name)
+def test_the_corrected_run_differs_from_the_official_one_in_its_alignment_alone(path):
+    official = yaml.safe_load(path.read_text(encoding="utf-8"))
+    corrected = yaml.safe_load(path.with_name("corrected.yaml").read_text(encoding="utf-8"))
+    differing = {name for name in official.keys() | corrected.keys() if official.get(name) != corrected.get(name)}
+    assert differing == ALIGNMENT_SWITCHES | {"output_dir"}
+    assert {name: official[name] for name in ALIGNMENT_SWITCHES} == {
+        "align_gradient": "official",
+        "align_mask": "none",
+        "align_mix_captions": False,
+    }
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_stages_of_a_recipe_hand_on_what_the_next_one_reads(folder):
+    """One data set, one folder of embeddings, and runs that are trained before they are evaluated and released."""
+    stages = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.glob("*.yaml")}
+    trained = {options["output_dir"]: options for options in stages.values() if "output_dir" in options}
+    assert len(trained) == len([path for path in TRAINING_FILES if path.parent == folder])
+    for options in trained.values():
+        for name in ("dataset_name", "text_encoder", "embeddings_dir", "image_column", "label_column"):
+            assert options.get(name) == stages["embed"].get(name), name
+    for stage in ("evaluate", "release"):
+        assert trained[stages[stage]["run"]]["align_weight"] > 0
+        assert trained[stages[stage]["baseline"]]["align_weight"] == 0
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
+    """In the order of the stages; the table of all recipes names the folder."""
+    commands = re.findall(r"^accelerate launch .*$", (folder / "README.md").read_text(encoding="utf-8"), flags=re.M)
+    configs = [(re.search(r"recipes/(\w+)\.py", line)[1], line.rsplit("--config ")[-1]) for line in commands]
+    assert {config for _, config in configs} == {str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")}
+    stages = [stage for stage, _ in configs]
+    assert stages == sorted(stages, key=["embed", "train", "evaluate", "release"].index)
+    assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
+
+
+# --- Captions -------------------------------------------------------------------------------------------------------
+
+
+def caption_script() -> str:
+    page = (RECIPES / "README.md").read_text(encoding="utf-8")
+    return re.search(r"<!-- test: captions -->\n```python\n(.*?)```", page, flags=re.S)[1]
+
+
+def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("train/n1/a", "train/n2/a", "val/n1/b", "val/n2/b")):
+        path = tmp_path / "imagenet" / f"{name}.JPEG"
+        path.parent.mkdir(parents=True)
+        PILImage.new("RGB", (8, 8), (50 * number, 9, 9)).save(path)
+    Path("captions.jsonl").write_text('{"image_id": "n2/a.JPEG", "caption": "a fish"}\n')
+    exec(caption_script(), {})
+    splits = load_images("runs/imagenet/captions")
+    assert dict(zip(splits["train"]["image_id"], splits["train"]["caption"], strict=True)) == {
+        "n1/a.JPEG": None,
+        "n2/a.JPEG": "a fish",
+    }
+    assert splits["validation"]["caption"][:] == [None, None]
+    assert splits["train"].features["label"].names == ["n1", "n2"]
+
+
+def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
+    """A stand-in for the data set on the Hub, with its columns; the line of the script is the one in its comment."""
+    monkeypatch.chdir(tmp_path)
+    pictures = [PILImage.new("RGB", (8, 8), (90 * number, 9, 9)) for number in range(2)]
+    features = Features(img=Image(), fine_label=ClassLabel(names=["apple", "bear"]))
+    stand_in = Dataset.from_dict({"img": pictures, "fine_label": [1, 0]}, features=features)
+    stand_in.to_parquet("cifar/train.parquet")
+    names = ColumnNames(image="img", label="fine_label")
+    image_ids = load_images("cifar", names=names)["train"]["image_id"][:]
+    Path("captions.jsonl").write_text(json.dumps({"image_id": image_ids[1], "caption": "an apple"}) + "\n")
+    script = caption_script()
+    line = re.search(r"^# CIFAR-100: (.*)$", script, flags=re.M)[1].replace("uoft-cs/cifar100", "cifar")
+    exec(re.sub(r"^source, names, folder = .*$", f"source, names, folder = {line}", script, flags=re.M), {})
+    recipe = yaml.safe_load((RECIPES / "cifar100" / "train.yaml").read_text(encoding="utf-8"))
+    names = ColumnNames(image=recipe["image_column"], label=recipe["label_column"])
+    split = load_images(recipe["dataset_name"], names=names)["train"]
+    assert split["caption"][:] == [None, "an apple"] and split["label"][:] == [1, 0]
+
+
+# --- Launcher -------------------------------------------------------------------------------------------------------
+
+LAUNCHER_FILES = sorted(LAUNCHER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", LAUNCHER_FILES, ids=lambda path: path.stem)
+def test_accelerate_reads_every_launcher_file(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1 and config.mixed_precision in ("no", "bf16")
+    known = set(vars(launch_command_parser().parse_args(["script.py"])))
+    assert set(config.fsdp_config) <= known and set(config.deepspeed_config) <= known
+    assert f"| `{path.name}` |" in (LAUNCHER / "README.md").read_text(encoding="utf-8")
+
+
+def test_pages_name_launcher_files_that_exist():
+    named = {
+        name
+        for page in RECIPES.glob("**/README.md")
+        for name in re.findall(r"--config_file (recipes/\S+)", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) >= 2
+    assert all((ROOT / name).is_file() for name in named), named
+
+
+@pytest.mark.parametrize(
+    "name, more, processes, backend",
+    [("cpu", [], 1, None), ("ddp", ["--num_processes", "2", "--main_process_port", "0"], 2, "gloo")],
+)
+def test_the_launcher_starts_what_its_file_says(name, more, processes, backend, tmp_path):
+    """cpu.yaml as it stands; ddp.yaml on two processes without a GPU."""
+    config, result = LAUNCHER / f"{name}.yaml", tmp_path / "where.json"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *more]
+    command += [ROOT / "tests" / "workers" / "where.py", result]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    found = json.loads(result.read_text())
+    assert found["processes"] == [[index, "cpu"] for index in range(processes)]
+    assert found["backend"] == backend
+    assert name != "cpu" or load_config_from_file(str(config)).num_processes == processes
