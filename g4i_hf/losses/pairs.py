@@ -1,7 +1,7 @@
 """Which image of a global batch belongs to which text, with what weight, and which pairs are no negatives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -93,49 +93,71 @@ def make_pairs(
     """
     text_weights = text_weights.reshape(len(text_weights), -1).to(image_embeds.dtype)
     n, texts_per_row = text_weights.shape
-    text_embeds = text_embeds.reshape(n, texts_per_row, -1)
+    text_embeds = text_embeds.reshape(n * texts_per_row, -1)
     present = text_weights > 0
-    own = torch.arange(n, device=image_embeds.device)
-    partner = own if mix_partner is None else mix_partner
-    share = image_embeds.new_ones(n) if mix_share is None else mix_share.to(image_embeds.dtype)
-    counts = gather_counts(
-        torch.stack([share.new_tensor(n, dtype=torch.long), present.any(1).sum(), (share < 1).sum()])
-    )
-    num_rows, _, num_mixed = zip(*counts.tolist(), strict=True)
+    rows, shares = _slots(image_embeds, mix_partner, mix_share)
+    num_mixed = (shares[:, 1] > 0).sum()
+    counts = gather_counts(torch.stack([torch.full_like(num_mixed, n), present.any(1).sum(), num_mixed]))
+    num_rows, _, mixed = zip(*counts.tolist(), strict=True)
+    if not any(mixed):
+        rows, shares = rows[:, :1], shares[:, :1]
 
-    # An image shows its own row's picture and, where it was mixed, its partner's: two slots
-    slots = 2 if any(num_mixed) else 1
-    slot_rows = torch.stack([own, partner], dim=1)[:, :slots]
-    slot_shares = torch.stack([share, 1 - share], dim=1)[:, :slots]
-    local = _Rows(slot_rows + sum(num_rows[: rank()]), slot_shares, present, list(keys), text_keys)
+    local = _Rows(rows + sum(num_rows[: rank()]), shares, present, list(keys), text_keys)
     everywhere = local.gathered(num_rows)
-    own_weights = slot_shares.unsqueeze(2) * text_weights[slot_rows]  # (n, S, K)
-    block = torch.zeros(n, n, texts_per_row, dtype=own_weights.dtype, device=own_weights.device)
-    for slot in range(slots):  # local images against local texts: pairs never cross processes
-        block = block.index_put((own, slot_rows[:, slot]), own_weights[:, slot], accumulate=True)
+    own_weights = shares.unsqueeze(2) * text_weights[rows]  # (n, S, K)
+    weights = _local_weights(rows, own_weights)
     image_to_text, text_to_image = _allowed(local, everywhere)
-    all_text_embeds = gather_rows(text_embeds.flatten(0, 1), [texts_per_row * rows for rows in num_rows])
-    image_to_text_weights = _place(block.flatten(1), num_rows, texts_per_row)
-    if bank is not None:
-        image_to_text = torch.cat([image_to_text, _allowed_of_bank(local, everywhere, bank)], dim=1)
-        image_to_text_weights = torch.nn.functional.pad(image_to_text_weights, (0, len(bank.embeds)))
-        all_text_embeds = torch.cat([all_text_embeds, bank.embeds.to(all_text_embeds.dtype)])
-    return Pairs(
+    pairs = Pairs(
         image_embeds=image_embeds,
-        text_embeds=text_embeds.flatten(0, 1),
+        text_embeds=text_embeds,
         all_image_embeds=gather_rows(image_embeds, num_rows),
-        all_text_embeds=all_text_embeds,
-        image_to_text_weights=image_to_text_weights,
-        text_to_image_weights=_place(block.permute(1, 2, 0).flatten(0, 1), num_rows, 1),
+        all_text_embeds=gather_rows(text_embeds, [texts_per_row * rows for rows in num_rows]),
+        image_to_text_weights=_place(weights.flatten(1), num_rows, texts_per_row),
+        text_to_image_weights=_place(weights.permute(1, 2, 0).flatten(0, 1), num_rows, 1),
         image_to_text_allowed=image_to_text,
         text_to_image_allowed=text_to_image,
-        own_texts=_texts_of(slot_rows, texts_per_row),
+        own_texts=_texts_of(rows, texts_per_row),
         own_weights=own_weights.flatten(1),
         all_own_texts=_texts_of(everywhere.slot_rows, texts_per_row),
         all_own_shares=everywhere.text_shares(),
         num_captions=counts[:, 1].sum(),
-        num_bank=0 if bank is None else len(bank.embeds),
+        num_bank=0,
     )
+    return pairs if bank is None else _with_bank(pairs, _allowed_of_bank(local, everywhere, bank), bank.embeds)
+
+
+def _with_bank(pairs: Pairs, allowed: torch.Tensor, embeds: torch.Tensor) -> Pairs:
+    """The pairs with texts of a bank (B, D) as further columns, allowed (n, B)."""
+    return replace(
+        pairs,
+        all_text_embeds=torch.cat([pairs.all_text_embeds, embeds.to(pairs.all_text_embeds.dtype)]),
+        image_to_text_weights=torch.nn.functional.pad(pairs.image_to_text_weights, (0, len(embeds))),
+        image_to_text_allowed=torch.cat([pairs.image_to_text_allowed, allowed], dim=1),
+        num_bank=len(embeds),
+    )
+
+
+def _slots(
+    image_embeds: torch.Tensor, mix_partner: torch.Tensor | None, mix_share: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    An image shows its own row's picture and, where it was mixed, its partner's: two slots. Returns (n, 2) local rows
+    and (n, 2) shares.
+    """
+    own = torch.arange(len(image_embeds), device=image_embeds.device)
+    partner = own if mix_partner is None else mix_partner
+    share = image_embeds.new_ones(len(own)) if mix_share is None else mix_share.to(image_embeds.dtype)
+    return torch.stack([own, partner], dim=1), torch.stack([share, 1 - share], dim=1)
+
+
+def _local_weights(slot_rows: torch.Tensor, own_weights: torch.Tensor) -> torch.Tensor:
+    """(n, n, K) weights of local images against local texts: pairs never cross processes."""
+    n, slots, texts_per_row = own_weights.shape
+    weights = own_weights.new_zeros(n, n, texts_per_row)
+    own = torch.arange(n, device=slot_rows.device)
+    for slot in range(slots):
+        weights = weights.index_put((own, slot_rows[:, slot]), own_weights[:, slot], accumulate=True)
+    return weights
 
 
 @dataclass

@@ -69,7 +69,7 @@ class AlignmentArguments(TrainingArguments):
         classification_loss (`str`, *optional*, defaults to `"cross_entropy"`):
             `"cross_entropy"`, or `"bce"`: a binary cross entropy a class, as in "ResNet strikes back" and DeiT III.
         bce_target_threshold (`float`, *optional*):
-            Targets of `bce` above it become 1, others 0 ("ResNet strikes back" has 0.2 with mixing).
+            Targets of `bce` above it become 1, others 0 ("ResNet strikes back" has 0.2 with mixing, DeiT III 0).
         class_weights (`list`, *optional*):
             Weight of each class in the classification loss, or `"balanced"`: in inverse proportion to its number of
             images, 1 on average over the training set.
@@ -216,9 +216,11 @@ class AlignmentArguments(TrainingArguments):
             self._check(name, getattr(self, name) > 0, "must be positive")
         for name in ("mix_prob", "mix_switch_prob"):
             self._check(name, 0 <= getattr(self, name) <= 1, "must lie between 0 and 1")
-        for name in ("bce_target_threshold", "ema_decay"):
-            value = getattr(self, name)
-            self._check(name, value is None or 0 < value < 1, "must lie between 0 and 1")
+        threshold = self.bce_target_threshold
+        self._check("bce_target_threshold", threshold is None or 0 <= threshold < 1, "must be at least 0 and below 1")
+        if threshold == 0 and self.label_smoothing_factor > 0:
+            raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
+        self._check("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "must lie between 0 and 1")
         self._check("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "must lie between 0 and 1")
         self._check("align_text_bank", self.align_text_bank >= -1, "must be -1 (all) or a number of captions")
         self._check("repeated_augmentation", self.repeated_augmentation >= 1, "must be at least 1")
