@@ -93,29 +93,32 @@ def load_data(run, data, encoder, args):
 
 def build_model(student, augmentation, args, id2label, text_embed_dim):
     """The aligned model, the processor saved beside it, and the one its released student will be used with."""
-    from transformers import AutoImageProcessor, set_seed
+    from transformers import set_seed
 
     from g4i_hf import AlignedImageClassification
-    from g4i_hf.modeling.processing import ImageSettings, generic_processor, student_processor
+    from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor, student_processor
 
     set_seed(args.seed)
+    image_size = augmentation.image_size or (None if student.pretrained else 224)
     model = AlignedImageClassification.from_student(
         student.student,
         id2label=id2label,
         text_embed_dim=text_embed_dim or 384,
         pretrained=student.pretrained,
         student_args=student.student_args,
-        image_size=augmentation.image_size,
+        image_size=image_size,
+        image_settings=augmentation.image_settings,
         revision=student.student_revision,
         projector_type=student.projector_type,
         projector_hidden_size=student.projector_hidden_size,
         projector_norm=student.projector_norm,
     )
-    if student.pretrained and model.config.student_config.model_type != "timm_wrapper":
-        saved = AutoImageProcessor.from_pretrained(student.student, revision=student.student_revision or "main")
+    config, settings = model.config.student_config, augmentation.image_settings
+    if student.pretrained and config.model_type != "timm_wrapper":
+        saved = pretrained_processor(student.student, student.student_revision, {"image_size": image_size, **settings})
     else:
-        saved = generic_processor(ImageSettings.of(model.config.student_config, augmentation.image_size))
-    return model, saved, student_processor(model.config.student_config, saved)
+        saved = generic_processor(ImageSettings.of(config, image_size, settings))
+    return model, saved, student_processor(config, saved)
 
 
 def build_trainer(model, processor, saved_processor, splits, run, augmentation, args):

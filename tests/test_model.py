@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification, TrainingArguments, ViTConfig
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig
+from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor
 from g4i_hf.modeling.student import classifier_layers
 
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
@@ -143,3 +144,30 @@ def test_pretrained_checkpoint_gets_a_head_that_fits(tmp_path):
     for key, tensor in source.state_dict().items():
         if not key.startswith("classifier"):
             assert torch.equal(model.student.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t", "vit"])
+def test_a_new_student_is_built_for_its_image_size(name):
+    """Position embeddings fit it; a student without any takes it as it is."""
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2} if name == "vit" else {}
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2} if name.startswith("vit_") else small
+    model = AlignedImageClassification.from_student(
+        name, id2label=ID2LABEL, text_embed_dim=4, student_args=small, image_size=64
+    )
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).logits.shape == (1, len(ID2LABEL))
+
+
+def test_chosen_resizing_is_kept_with_a_timm_student():
+    model = AlignedImageClassification.from_student(
+        "resnet10t", id2label=ID2LABEL, text_embed_dim=4, image_size=64, image_settings={"crop_pct": 0.875}
+    )
+    settings = ImageSettings.of(model.config.student_config, None)
+    assert (settings.size, settings.crop_pct, settings.interpolation) == (64, 0.875, "bicubic")
+
+
+def test_a_pretrained_processor_is_not_silently_another_one(tmp_path):
+    generic_processor(ImageSettings(48, interpolation="bilinear")).save_pretrained(tmp_path)
+    for wanted in (None, {"image_size": None}, {"image_size": 48, "interpolation": "bilinear"}):
+        assert ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, wanted)).size == 48
+    with pytest.raises(ValueError, match="image_size is 64, but .* has 48. Leave image_size out"):
+        pretrained_processor(str(tmp_path), None, {"image_size": 64})

@@ -1,6 +1,7 @@
 """Options of the data: where it is, what its columns are called, how images are augmented."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from datasets import DatasetDict
 
@@ -59,7 +60,17 @@ class DataArguments:
 class AugmentationArguments:
     """How training images are cropped and changed."""
 
-    image_size: int = field(default=224, metadata={"help": "Side of the student's input in pixels."})
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side of the student's input in pixels; a pretrained checkpoint's, or 224, by default."},
+    )
+    interpolation: str | None = field(
+        default=None, metadata={"help": "Of all resizing: bicubic (by default), bilinear, nearest or lanczos."}
+    )
+    crop_pct: float | None = field(
+        default=None,
+        metadata={"help": "Part of an evaluated image's shorter side that the centre crop keeps; 1 by default."},
+    )
     train_crop: str = field(
         default="resized",
         metadata={"help": "`resized` (random resized crop) or `pad` (resize, pad and crop; for images of 32-64 px)."},
@@ -78,5 +89,17 @@ class AugmentationArguments:
     def __post_init__(self):
         if self.train_crop not in ("resized", "pad"):
             raise ValueError(f"train_crop is {self.train_crop!r}; choose resized or pad.")
-        if self.image_size < 1:
+        if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}; it must be positive.")
+        if self.interpolation not in (None, "bicubic", "bilinear", "nearest", "lanczos"):
+            raise ValueError(
+                f"interpolation is {self.interpolation!r}; choose one of bicubic, bilinear, nearest, lanczos."
+            )
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct}; it must lie between 0 and 1.")
+
+    @property
+    def image_settings(self) -> dict[str, Any]:
+        """What was said of how images are resized, in timm's words."""
+        chosen = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
+        return {name: value for name, value in chosen.items() if value is not None}

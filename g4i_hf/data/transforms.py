@@ -19,12 +19,12 @@ def train_transform(
     interpolation: str = "bicubic",
 ) -> Callable:
     """
-    PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size` by default.
+    PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size`, or 224, by default.
 
     Images of 32-64 px lose too much to a random resized crop from 8% of their area, so `train_crop: pad` resizes them
     to `size` and takes a random crop after padding, as is usual for CIFAR.
     """
-    size = size or args.image_size
+    size = size or args.image_size or 224
     transform = create_transform(
         input_size=size,
         is_training=True,

@@ -127,6 +127,7 @@ class AlignedImageClassification(PreTrainedModel):
         pretrained: bool = False,
         student_args: dict[str, Any] | None = None,
         image_size: int | None = None,
+        image_settings: dict[str, Any] | None = None,
         revision: str | None = None,
         **config_kwargs,
     ) -> "AlignedImageClassification":
@@ -140,12 +141,14 @@ class AlignedImageClassification(PreTrainedModel):
             pretrained: start from the checkpoint's weights instead of fresh ones.
             student_args: arguments of `timm.create_model`, or fields of the student's configuration.
             image_size: side of the student's input in pixels. A timm student keeps it, with the normalisation, in its
-                `pretrained_cfg`, where its image processor finds it.
+                `pretrained_cfg`, where its image processor finds it. Students with position embeddings are built for
+                it.
+            image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
             revision: branch, tag or commit of a Hub checkpoint.
             config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
         """
         hub_kwargs = {"revision": revision} if revision else {}
-        config = student_config_from(name_or_config, student_args, **hub_kwargs)
+        config = student_config_from(name_or_config, student_args, image_size, **hub_kwargs)
         config.id2label = {int(i): name for i, name in id2label.items()}
         config.label2id = {name: i for i, name in config.id2label.items()}
         if pretrained:
@@ -154,10 +157,12 @@ class AlignedImageClassification(PreTrainedModel):
             student = pretrained_student(name_or_config, config, **hub_kwargs)
         else:
             student = new_student(config)
-        if image_size is not None and isinstance(student.config, TimmWrapperConfig):
+        if isinstance(student.config, TimmWrapperConfig):
             known = getattr(student.config, "pretrained_cfg", None) or {}
-            defaults = ImageSettings(image_size).pretrained_cfg()
-            student.config.pretrained_cfg = {**defaults, **known, "input_size": defaults["input_size"]}
+            sized = {"input_size": [3, image_size, image_size]} if image_size is not None else {}
+            if known or sized:
+                defaults = ImageSettings(image_size or known["input_size"][-1]).pretrained_cfg()
+                student.config.pretrained_cfg = {**defaults, **known, **sized, **(image_settings or {})}
         # AutoModelForImageClassification chooses between DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
         return cls(

@@ -6,6 +6,7 @@ from typing import Any
 import timm.data
 from PIL.Image import Resampling
 from transformers import (
+    AutoImageProcessor,
     BaseImageProcessor,
     BitImageProcessor,
     PreTrainedConfig,
@@ -32,11 +33,13 @@ class ImageSettings:
     crop_pct: float = 1.0
 
     @classmethod
-    def of(cls, student_config: PreTrainedConfig, size: int) -> "ImageSettings":
-        """Those of a student: a timm student carries its own, others get the defaults for `size` pixels."""
+    def of(
+        cls, student_config: PreTrainedConfig, size: int | None, chosen: dict[str, Any] | None = None
+    ) -> "ImageSettings":
+        """Those of a student: a timm student carries its own, others get `size`, what is chosen, and defaults."""
         if isinstance(student_config, TimmWrapperConfig):
             return cls.from_pretrained_cfg(student_config.pretrained_cfg)
-        return cls(size)
+        return cls(size, **(chosen or {}))
 
     @classmethod
     def from_pretrained_cfg(cls, pretrained_cfg: dict[str, Any]) -> "ImageSettings":
@@ -72,6 +75,31 @@ class ImageSettings:
             "crop_pct": self.crop_pct,
             "crop_mode": "center",
         }
+
+
+def pretrained_processor(
+    name: str, revision: str | None = None, wanted: dict[str, Any] | None = None
+) -> BaseImageProcessor:
+    """
+    The processor of a transformers checkpoint.
+
+    Args:
+        name, revision: of the checkpoint.
+        wanted: settings that were asked for; None where nothing was.
+
+    Raises:
+        ValueError: when something else is wanted than the processor does.
+    """
+    processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main")
+    settings = ImageSettings.from_processor(processor)
+    actual = {"image_size": settings.size, "interpolation": settings.interpolation, "crop_pct": settings.crop_pct}
+    for option, value in (wanted or {}).items():
+        if value is not None and value != actual[option]:
+            raise ValueError(
+                f"{option} is {value!r}, but the pretrained checkpoint {name} comes with an image processor that has "
+                f"{actual[option]!r}. Leave {option} out."
+            )
+    return processor
 
 
 def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:

@@ -28,7 +28,10 @@ CLASSIFIER_NAMES = (
 
 
 def student_config_from(
-    name_or_config: str | PreTrainedConfig, student_args: dict[str, Any] | None = None, **hub_kwargs
+    name_or_config: str | PreTrainedConfig,
+    student_args: dict[str, Any] | None = None,
+    image_size: int | None = None,
+    **hub_kwargs,
 ) -> PreTrainedConfig:
     """
     The configuration of a student.
@@ -37,6 +40,7 @@ def student_config_from(
         name_or_config: a `PreTrainedConfig`; a folder or Hub id of a checkpoint; a timm name (`resnet18`); or a
             transformers model type (`vit`), which starts from its default configuration.
         student_args: for timm, keyword arguments of `timm.create_model`; else fields of the configuration.
+        image_size: side of the input in pixels, which students with position embeddings are built for.
 
     Raises:
         ValueError: when `student_args` names the number of classes, which comes from the data.
@@ -50,9 +54,15 @@ def student_config_from(
     elif Path(name_or_config).is_dir():
         config = AutoConfig.from_pretrained(name_or_config)
     elif timm.is_model(name_or_config):
+        known = timm.get_pretrained_cfg(name_or_config)
+        if image_size is not None and known.fixed_input_size and known.input_size[-1] != image_size:
+            student_args.setdefault("img_size", image_size)
         return TimmWrapperConfig(architecture=name_or_config, model_args=student_args or None)
     elif name_or_config in CONFIG_MAPPING:
-        return CONFIG_MAPPING[name_or_config](**student_args)
+        config_class = CONFIG_MAPPING[name_or_config]
+        if image_size is not None and hasattr(config_class(), "image_size"):
+            student_args.setdefault("image_size", image_size)
+        return config_class(**student_args)
     else:
         config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
     if isinstance(config, TimmWrapperConfig):
