@@ -8,7 +8,6 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -25,11 +24,12 @@ from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .ema import EmaCallback
+from .optimizing_trainer import OptimizingTrainer
 
 STAGING = ".tmp-checkpoint"
 
 
-class AlignmentTrainer(Trainer):
+class AlignmentTrainer(OptimizingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
@@ -52,6 +52,9 @@ class AlignmentTrainer(Trainer):
     def __init__(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset=None, **kwargs):
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = collator_from(args)
+        model.freeze_unused()
+        if args.freeze_backbone:
+            model.freeze_backbone()
         if args.align_weight == 0:
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
@@ -222,6 +225,11 @@ class AlignmentTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema is not None:
             self.ema.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.ema is not None:
+            self.ema.load(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
