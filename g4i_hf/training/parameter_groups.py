@@ -26,7 +26,7 @@ EXEMPT_IN_TRANSFORMERS = (
 )
 # Blocks of transformers' students, in one list or in one of each stage: `vit.layers.3.`, `encoder.stages.1.layers.0.`
 _BLOCK = re.compile(
-    r"(?:^|\.)(?:stages|layers|layer|blocks|block)\.(?P<stage>\d+)\."
+    r"(?:^|\.)(?:stages|layers|layer|blocks|block|patch_embeddings(?!\.0\.))\.(?P<stage>\d+)\."
     r"(?:(?:layers|layer|blocks|block)\.(?P<block>\d+)\.)?"
 )
 

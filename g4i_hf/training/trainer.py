@@ -222,14 +222,28 @@ class AlignmentTrainer(OptimizingTrainer):
             self.state.best_model_checkpoint = str(run_dir / Path(best).name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(resume_from_checkpoint)
         if self.ema is not None:
             self.ema.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_weights(self.state.best_model_checkpoint)
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        """
+        By `from_pretrained`: a checkpoint has the names that the Hub knows, which for ViT, DeiT, BEiT and others are
+        not those of the modules. Trainer looks for the latter, warns, and goes on with the weights it has.
+        """
+        saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
