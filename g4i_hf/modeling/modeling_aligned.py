@@ -217,7 +217,7 @@ class AlignedImageClassification(PreTrainedModel):
         is_timm = isinstance(config, TimmWrapperConfig)
         name = config.architecture if is_timm else config.model_type
         if not self.student.supports_gradient_checkpointing:
-            raise ValueError(f"The student {name} cannot: leave activation_checkpointing out.")
+            raise ValueError(f"The student {name} cannot recompute: leave activation_checkpointing out.")
         if is_timm and (activation_checkpointing_kwargs or every_n_layers != 1 or offload):
             raise ValueError(f"timm's {name} takes no activation_checkpointing_kwargs. Leave them out.")
         self.student.activation_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)

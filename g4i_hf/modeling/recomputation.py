@@ -21,6 +21,7 @@ class Recomputation:
 
     def __init__(self, forward: _Forward):
         self.forward = forward
+        self.kept: dict[nn.Module, dict[str, torch.Tensor]] = {}
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def watch(self, student: nn.Module) -> None:
@@ -37,7 +38,12 @@ class Recomputation:
         self.handles = []
 
     def _before(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        module.track_running_stats = self.forward.active
+        if module.training and not self.forward.active:
+            # Copies to spoil: autograd wants as many tensors as the first time, so None would not do
+            self.kept[module] = dict(module.named_buffers(recurse=False))
+            for name, buffer in self.kept[module].items():
+                setattr(module, name, buffer.clone())
 
     def _after(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor | None) -> None:
-        module.track_running_stats = True
+        for name, buffer in self.kept.pop(module, {}).items():
+            setattr(module, name, buffer)

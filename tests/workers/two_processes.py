@@ -16,10 +16,10 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from students import ID2LABEL, aligned_model  # noqa: E402
+from students import ID2LABEL, aligned_model
 
-from g4i_hf.losses.gather import rank  # noqa: E402
-from g4i_hf.training import AlignmentArguments, AlignmentTrainer  # noqa: E402
+from g4i_hf.losses.gather import rank
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 RATE, STEPS = 0.01, 6
 RUNS = {
