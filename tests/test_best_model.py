@@ -10,6 +10,7 @@ from test_optimization import StopAfter, arguments, rows
 from transformers import AutoModelForImageClassification
 
 from g4i_hf.evaluation.arguments import EvaluateArguments
+from g4i_hf.evaluation.comparison import ComparisonRow
 from g4i_hf.evaluation.predict import load_run
 from g4i_hf.hub import release_student, student_card
 from g4i_hf.hub.arguments import ReleaseArguments
@@ -157,6 +158,14 @@ def test_the_card_says_which_weights_these_are():
     sentence = "moving average over the training steps, with a decay of 0.99"
     assert sentence in student_card(**of_run, weights="ema").content
     assert "moving average" not in student_card(**of_run).content
+
+
+def test_the_card_says_which_checkpoint_the_figures_are_of():
+    of_run = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 10}
+    of_run["rows"] = [ComparisonRow("validation", "accuracy", 0.5)]
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+    assert "the checkpoint with the best accuracy on the evaluation" in student_card(**of_run, options=best).content
+    assert "seed 42, last epoch." in student_card(**of_run, options={}).content
 
 
 def test_the_cards_figures_are_those_of_the_released_weights(tmp_path, capsys):

@@ -20,10 +20,9 @@ from g4i_hf.training import AlignmentTrainer
 
 WORKER = Path(__file__).parent / "workers" / "two_processes.py"
 CANNOT_RECOMPUTE = {"resnet", "convnext", "mobilenet_v2", "regnet"}
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("timm-mobilenetv3", "timm-convnext", "timm-swin", "swin")
-]
-RECOMPUTED = ["timm-resnet", "timm-vit", "vit", "deit-two-heads", *SLOW]
+ALSO = ("timm-mobilenetv3", "timm-convnext", "timm-swin", "swin")
+RECOMPUTED = ["timm-resnet", "timm-vit", "vit", "deit-two-heads"]
+RECOMPUTED += [pytest.param(name, marks=pytest.mark.slow) for name in ALSO]
 # The options' names of transformers 5.24 and, deprecated, of before
 OPTIONS = ["activation_checkpointing", "gradient_checkpointing"]
 

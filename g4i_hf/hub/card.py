@@ -63,6 +63,7 @@ def student_card(
         architecture=architecture,
         num_labels=num_labels,
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
+        best_by=options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
         ema_decay=options.get("ema_decay") if weights == "ema" else None,
         image_size=options.get("image_size"),
         align_weight=weight,
