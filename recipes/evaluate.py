@@ -97,7 +97,7 @@ def evaluate_run(run, splits, id2label, args, accelerator):
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
     from g4i_hf.evaluation.predict import load_run, predict
 
-    model, processor = load_run(run)
+    model, processor = load_run(run, args.weights)
     if {int(i): name for i, name in model.config.id2label.items()} != id2label:
         raise ValueError(f"{run} was trained on other classes than those of the data, or on another order of them.")
     predictions, metrics = {}, {}
@@ -111,7 +111,7 @@ def evaluate_run(run, splits, id2label, args, accelerator):
             args.eval_num_workers,
             description=f"{run.name}, {name}",
         )
-        metrics.update(split_metrics(predictions[name], split, name))
+        metrics.update(split_metrics(predictions[name], split, name) | {f"{name}_weights": args.weights})
     if accelerator.is_main_process:
         (run / "predictions").mkdir(exist_ok=True)
         for name, predicted in predictions.items():

@@ -38,7 +38,7 @@ def main() -> None:
     if not state.is_main_process:
         return
     try:
-        student = release_student(args.run, args.student_dir)
+        student = release_student(args.run, args.student_dir, args.weights)
         rows = comparison(args)
         card = build_card(args, student, rows)
     except (OSError, ValueError) as error:
@@ -62,13 +62,20 @@ def comparison(args) -> list:
     """Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation."""
     import json
 
-    from g4i_hf.evaluation.comparison import compare
+    from g4i_hf.evaluation.comparison import MEASURES, compare
 
-    def figures(run: str | None) -> dict | None:
+    def figures(run: str | None) -> dict:
+        """Those of the weights that are released: a split may have been evaluated with the others."""
         path = Path(run) / "all_results.json" if run else None
-        return json.loads(path.read_text()) if path and path.is_file() else None
+        found = json.loads(path.read_text()) if path and path.is_file() else {}
+        evaluated = [key.removesuffix("_samples") for key in found if key.endswith("_samples")]
+        others = [split for split in evaluated if found.get(f"{split}_weights", "raw") != args.weights]
+        for split in others:
+            print(f"{run}: {split} was not evaluated with the {args.weights} weights, see --weights of evaluate.py.")
+            found = {key: value for key, value in found.items() if key not in {f"{split}_{name}" for name in MEASURES}}
+        return found
 
-    results = figures(args.run) or {}
+    results = figures(args.run)
     splits = [key.removesuffix("_samples") for key in results if key.endswith("_samples")]
     return compare(results, figures(args.baseline), splits)
 
@@ -89,6 +96,7 @@ def build_card(args, student: Path, rows: list):
         options=read_options(args.run),
         rows=rows,
         is_timm=is_timm,
+        weights=args.weights,
     )
 
 

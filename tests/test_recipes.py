@@ -103,10 +103,12 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoj
 
 
 def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
+    from g4i_hf.evaluation.arguments import EvaluateArguments
     from g4i_hf.recipes.evaluate import evaluate_run
 
+    args = EvaluateArguments(run=str(emoji_run[1]))
     with pytest.raises(ValueError, match="trained on other classes"):
-        evaluate_run(emoji_run[1], {}, {0: "another"}, args=None, accelerator=None)
+        evaluate_run(emoji_run[1], {}, {0: "another"}, args=args, accelerator=None)
 
 
 def test_embeddings_are_made_once(emoji_run):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoImageProcessor, BaseImageProcessor
@@ -17,6 +18,7 @@ from ..data.dataset import CaptionedImages
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import student_processor
+from ..training.ema import EMA_FILE
 
 
 @dataclass
@@ -53,16 +55,26 @@ class Predictions:
         )
 
 
-def load_run(run: str | Path) -> tuple[AlignedImageClassification, BaseImageProcessor]:
+def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassification, BaseImageProcessor]:
     """
     The aligned model of a run folder, in evaluation mode, and the image processor of its student.
 
+    Args:
+        run: run folder.
+        weights: `"raw"`, or `"ema"` for the moving average of the student, running statistics included. The projector
+            has no average: it is the raw one either way.
+
     Raises:
-        FileNotFoundError: when the folder holds no finished run.
+        FileNotFoundError: when the folder holds no finished run, or no average.
     """
     if not (Path(run) / "model.safetensors").is_file():
         raise FileNotFoundError(f"{run} holds no trained model. Train one with recipes/train.py --output_dir {run}.")
     model = AlignedImageClassification.from_pretrained(run).eval()
+    if weights == "ema":
+        path = Path(run) / EMA_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{run} holds no {EMA_FILE}: it was trained without ema_decay. Use --weights raw.")
+        model.student.load_state_dict(load_file(path))
     saved = AutoImageProcessor.from_pretrained(run)
     return model, student_processor(model.config.student_config, saved)
 

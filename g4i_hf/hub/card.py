@@ -35,6 +35,7 @@ def student_card(
     rows: list[ComparisonRow] = (),
     is_timm: bool = False,
     model_id: str = "path/to/student",
+    weights: str = "raw",
 ) -> ModelCard:
     """
     Args:
@@ -45,6 +46,7 @@ def student_card(
         rows: figures, perhaps beside the baseline's.
         is_timm: whether timm loads it too.
         model_id: what a reader passes to `from_pretrained`.
+        weights: `"raw"` or `"ema"`, see [`~g4i_hf.hub.release_student`].
     """
     options = {name: value for name, value in options.items() if not _is_path(value)}
     weight = float(options.get("align_weight") or 0)
@@ -61,6 +63,8 @@ def student_card(
         architecture=architecture,
         num_labels=num_labels,
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
+        best_by=options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
+        ema_decay=options.get("ema_decay") if weights == "ema" else None,
         image_size=options.get("image_size"),
         align_weight=weight,
         is_timm=is_timm,

@@ -13,7 +13,7 @@ from ..evaluation.predict import load_run
 from ..modeling import AlignedImageClassification
 
 
-def release_student(run: str | Path, output_dir: str | Path | None = None) -> Path:
+def release_student(run: str | Path, output_dir: str | Path | None = None, weights: str = "raw") -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
     `timm.create_model("local-dir:...")` load it with exactly the run's weights. The folder is written beside its place
@@ -22,19 +22,20 @@ def release_student(run: str | Path, output_dir: str | Path | None = None) -> Pa
     Args:
         run: run folder.
         output_dir: where the student goes; `<run>/student` by default.
+        weights: `"raw"`, or `"ema"` for their moving average.
 
     Returns:
         The student's folder.
 
     Raises:
-        FileNotFoundError: when the folder holds no trained model.
+        FileNotFoundError: when the folder holds no trained model, or no average.
         ValueError: when `output_dir` holds something else than an earlier student.
     """
     run = Path(run)
     output_dir = Path(output_dir) if output_dir else run / "student"
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "config.json").is_file():
         raise ValueError(f"{output_dir} holds something else than a student. Choose another --student_dir.")
-    model, _ = load_run(run)
+    model, _ = load_run(run, weights)
     staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
     staging.mkdir(parents=True)
     try:

@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from .configuration_aligned import AlignedImageClassificationConfig
 from .processing import ImageSettings
 from .projector import Projector
+from .recomputation import Recomputation
 from .student import (
     classifier_layers,
     feature_size,
@@ -89,6 +90,7 @@ class AlignedImageClassification(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_attention_backend = True
+    backbone_is_frozen = False
 
     def __init__(self, config: AlignedImageClassificationConfig, student: PreTrainedModel | None = None):
         super().__init__(config)
@@ -111,6 +113,8 @@ class AlignedImageClassification(PreTrainedModel):
         self._classifier_inputs = _ClassifierInputs()
         for layer in classifier_layers(self.student):
             layer.register_forward_pre_hook(self._classifier_inputs.hook)
+        self._recomputation = Recomputation(self._classifier_inputs)
+        self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
             # student and projector come initialised; post_init would draw their weights anew
             for module in self.modules():
@@ -223,6 +227,55 @@ class AlignedImageClassification(PreTrainedModel):
             learned["logit_bias"] = self.logit_bias + 0  # an output, not the parameter itself, as FSDP wants it
         output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds, **learned)
         return output if return_dict is not False else output.to_tuple()
+
+    def freeze_backbone(self) -> None:
+        """From now on only classifier and projector learn; the rest stays in evaluation mode, also while training."""
+        self.student.requires_grad_(False)
+        for layer in classifier_layers(self.student):
+            layer.requires_grad_(True)
+        self.backbone_is_frozen = True
+        self.train(self.training)
+
+    def freeze_unused(self) -> None:
+        """Parameters of no use to a classifier, which DDP would wait for: the token of masked patches of DINOv2."""
+        for name, parameter in self.student.named_parameters():
+            if name.endswith("mask_token"):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "AlignedImageClassification":
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.student.eval()
+            for layer in classifier_layers(self.student):
+                layer.train(mode)
+        return self
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """
+        Has the student compute its activations again in the backward pass instead of keeping them. The running
+        statistics of its batch norms are updated once a step all the same.
+
+        Raises:
+            ValueError: when the student cannot, or cannot with these options.
+        """
+        config = self.config.student_config
+        is_timm = isinstance(config, TimmWrapperConfig)
+        name = config.architecture if is_timm else config.model_type
+        if not self.student.supports_gradient_checkpointing:
+            raise ValueError(f"The student {name} cannot recompute: leave activation_checkpointing out.")
+        if is_timm and (activation_checkpointing_kwargs or every_n_layers != 1 or offload):
+            raise ValueError(f"timm's {name} takes no activation_checkpointing_kwargs. Leave them out.")
+        self.student.activation_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
+        self._recomputation.watch(self.student)
+
+    def activation_checkpointing_disable(self) -> None:
+        self.student.activation_checkpointing_disable()
+        self._recomputation.unwatch()
 
     def _init_weights(self, module: nn.Module) -> None:
         # Only reached for weights that a checkpoint lacks; torch's initialisation, as in the projector

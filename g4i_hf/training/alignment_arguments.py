@@ -8,13 +8,13 @@ from transformers import TrainingArguments
 
 from ..losses import OBJECTIVES
 from .arguments import one_of
+from .optimization import TIMM, check_timm_options
 
 ALIGN_MASKS = ("caption", "class", "none")
 ALIGN_CAPTIONS = ("sample", "mean", "all")
 ALIGN_SCHEDULES = ("constant", "cosine")
 CLASSIFICATION_LOSSES = ("cross_entropy", "bce")
 WEIGHT_DECAY_GROUPS = ("trainer", "matrices", "all")
-TIMM = "timm:"  # marks optimizers and schedulers of timm
 _PARENT = TrainingArguments.__dataclass_fields__
 
 
@@ -87,15 +87,18 @@ class AlignmentArguments(TrainingArguments):
             What is decayed: as in `"trainer"` (all but biases and norms), `"matrices"` (parameters of two or more
             dimensions that the student does not exempt, as in timm), or `"all"`. The learned temperature never is.
         layer_decay (`float`, *optional*):
-            Factor of the learning rate from one layer of the student to the one below; none by default.
+            Factor of the learning rate from one layer of the student to the one below; none by default. The classifier
+            and the projector have the whole rate, which is the one logged.
         freeze_backbone (`bool`, *optional*, defaults to `False`):
-            Trains the classifier and the projector alone.
+            Trains the classifier and the projector alone. The rest stays as it is, in evaluation mode: running
+            statistics do not move, and nothing is dropped out.
         ema_decay (`float`, *optional*):
             Decay of the moving average of the student's weights, kept beside the raw ones; none by default.
         sgd_momentum (`float`, *optional*, defaults to 0.9):
             Momentum of `optim: sgd`, which has none in transformers unless `optim_args` gives it.
         early_stopping_patience (`int`, *optional*):
-            Evaluations without a better `metric_for_best_model` after which training ends; never by default.
+            Evaluations without a better `metric_for_best_model` after which training ends; never by default. Needs
+            `load_best_model_at_end` and an `eval_strategy`; the metric is then `accuracy` unless another is named.
     """
 
     # --- Alignment ---
@@ -175,9 +178,12 @@ class AlignmentArguments(TrainingArguments):
         timm_names = {name: value for name, value in timm_names.items() if str(value).startswith(TIMM)}
         for name in timm_names:  # the parent takes members of its enumerations only
             setattr(self, name, _PARENT[name].default)
+        if self.early_stopping_patience is not None:
+            self._prepare_early_stopping()
         super().__post_init__()
         for name, value in timm_names.items():
             setattr(self, name, value)
+        check_timm_options(self)
         self._check_choices()
         self._check_numbers()
         if self.optim == "sgd" and "momentum" not in (self.optim_args or ""):
@@ -198,6 +204,24 @@ class AlignmentArguments(TrainingArguments):
                 raise ValueError(
                     f"class_weights is {self.class_weights!r}; give 'balanced' or a JSON list of numbers."
                 ) from error
+
+    def _prepare_early_stopping(self) -> None:
+        """
+        Raises:
+            ValueError: when nothing is evaluated, or the best weights would not be kept.
+        """
+        patience = f"early_stopping_patience is {self.early_stopping_patience}, but"
+        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            raise ValueError(f"{patience} eval_strategy is no: set it, and save_strategy, to epoch or steps.")
+        if not self.load_best_model_at_end:
+            raise ValueError(
+                f"{patience} load_best_model_at_end is false: set it to true, or training ends with weights that are "
+                "not the best."
+            )
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = "accuracy"
+        # A run that goes on from a checkpoint still knows how long it has waited
+        self.restore_callback_states_from_checkpoint = True
 
     def _check_choices(self) -> None:
         one_of(self, "align_loss", tuple(OBJECTIVES))

@@ -11,7 +11,6 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -24,11 +23,12 @@ from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
 from .class_weights import class_weights_of
 from .ema import EmaCallback
+from .optimizing_trainer import OptimizingTrainer
 
 STAGING = ".tmp-checkpoint"
 
 
-class AlignmentTrainer(Trainer):
+class AlignmentTrainer(OptimizingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
@@ -51,6 +51,9 @@ class AlignmentTrainer(Trainer):
     def __init__(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset=None, **kwargs):
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = collator_from(args)
+        model.freeze_unused()
+        if args.freeze_backbone:
+            model.freeze_backbone()
         if args.align_weight == 0:
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
@@ -223,9 +226,28 @@ class AlignmentTrainer(Trainer):
             self.state.best_model_checkpoint = str(run_dir / Path(best).name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(resume_from_checkpoint)
         if self.ema is not None:
             self.ema.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_weights(self.state.best_model_checkpoint)
+        if self.ema is not None:
+            self.ema.load(self.state.best_model_checkpoint)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        """
+        By `from_pretrained`: a checkpoint has the names that the Hub knows, which for ViT, DeiT, BEiT and others are
+        not those of the modules. Trainer looks for the latter, warns, and goes on with the weights it has.
+        """
+        saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
