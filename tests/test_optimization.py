@@ -23,7 +23,7 @@ def rows(n: int = 8, dtype: torch.dtype = torch.float32) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(n, 3, 48, 48, generator=generator).to(dtype)
     embeds = nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1).numpy()
-    keys = ({"labels": i % len(ID2LABEL), "image_key": i, "caption_key": i, "caption_weight": 1.0} for i in range(n))
+    keys = ({"labels": i % len(ID2LABEL), "image_key": i, "caption_keys": i, "caption_weight": 1.0} for i in range(n))
     return [row | {"pixel_values": pixels[i], "text_embeds": embeds[i]} for i, row in enumerate(keys)]
 
 

@@ -39,7 +39,7 @@ class Rates(TrainerCallback):
 
 def row(i: int) -> dict[str, Any]:
     embeds = torch.nn.functional.normalize(torch.randn(12, generator=torch.Generator().manual_seed(i)), dim=0).numpy()
-    keys = {"labels": i % len(ID2LABEL), "image_key": i, "caption_key": i, "caption_weight": 1.0}
+    keys = {"labels": i % len(ID2LABEL), "image_key": i, "caption_keys": i, "caption_weight": 1.0}
     return keys | {"pixel_values": torch.randn(3, 48, 48), "text_embeds": embeds}
 
 
