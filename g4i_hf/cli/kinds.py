@@ -68,6 +68,8 @@ class Kind:
                 if self.optional:
                     return None
                 raise ArgumentTypeError(f"has no value; {self.wanted()} is wanted.")
+            if node.tag not in yaml.SafeLoader.yaml_constructors:
+                raise ArgumentTypeError(f"has the tag {node.tag!r}, which is not read here.")
             text = node.value
             if float in self.scalars and text.lower().lstrip("+-") in (".inf", ".nan"):
                 text = text.replace(".", "", 1)

@@ -60,12 +60,15 @@ def options_of(cls: type | str) -> tuple[Option, ...]:
         options = ()
     if isinstance(cls, str) and options:
         return options
-    if isinstance(cls, str):
-        module, _, attribute = name.rpartition(".")
-        cls = getattr(importlib.import_module(module), attribute)
+    cls = class_named(cls) if isinstance(cls, str) else cls
     if [option.name for option in options] == [field.name for field in fields(cls) if field.init]:
         return options
     return _ask(cls)
+
+
+def class_named(name: str) -> type:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _read(name: str) -> dict[str, Option]:

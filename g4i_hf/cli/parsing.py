@@ -1,6 +1,5 @@
 """`parse_options`: one instance a class, from the command line, a YAML file and the defaults."""
 
-import importlib
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ import yaml
 from .errors import OptionError, did_you_mean, unknown_option
 from .help import asked_topic, help_text
 from .kinds import Kind, kind_of
+from .option_sources import class_named
 from .resolved import resolved_yaml
 from .yaml_files import read_nodes, relative_to_file
 
@@ -52,7 +52,7 @@ def parse_options(
     topic = asked_topic(argv)
     if topic is not None:
         _print_and_exit(help_text(classes, topic, description))
-    classes = tuple(_class_of(name) if isinstance(name, str) else name for name in classes)
+    classes = tuple(class_named(name) if isinstance(name, str) else name for name in classes)
     kinds = {name: kind for cls in classes for name, kind in _kinds(cls).items()}
     named = any(word.split("=")[0] in ("--dataset_name", "--run") for word in argv)
     config = _value_of("--config", argv) or (None if named else default_config)
@@ -94,11 +94,6 @@ def _print_and_exit(text: str) -> None:
     if int(os.environ.get("RANK", 0)) == 0:  # accelerate starts several processes
         print(text)
     raise SystemExit(0)
-
-
-def _class_of(name: str) -> type:
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _kinds(cls: type) -> dict[str, Kind]:
