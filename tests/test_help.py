@@ -5,9 +5,10 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -24,6 +25,21 @@ from g4i_hf.training.run_folder import resolved_options
 from recipes import train
 
 ROOT = Path(__file__).parent.parent
+CHOSEN = "fast"
+
+
+@dataclass
+class Written:
+    """How else defaults and choices may be written."""
+
+    prompt: str = field(default="A", metadata={"help": "One."})
+    mode: str = field(default=CHOSEN, metadata={"help": "Two, at 5%%.", "choices": ["fast", "slow"]})
+    sizes: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Three."})
+    names: list[str] = field(default_factory=list, metadata={"help": "Four."})
+    kind: Literal["a", "b"] | None = field(default=None, metadata={"help": "Five."})
+    plain: int = 3
+
+
 ALIGN_WEIGHT = r"^  --align_weight NUMBER +Weight lambda of the alignment loss; 0: baseline. \[0.3\]$"
 SCRIPTS = ("train", "embed", "evaluate", "release")
 CLASSES = [option_sources.class_named(name) for name in train.OPTIONS] + [EvaluateArguments, ReleaseArguments]
@@ -158,6 +174,14 @@ def test_sources_say_what_the_classes_say(cls):
         assert shown(default) in option.default.split(" or "), option
         assert option.help == " ".join(of_class.metadata["help"].replace("%%", "%").split())
         assert option.kind != "VALUE" or option.name == "parallelism_config"
+
+
+def test_sources_say_what_the_class_says_however_it_is_written():
+    read, asked = options_of(Written), option_sources._ask(Written)
+    assert [replace(each, about="") for each in read] == list(asked)
+    assert [each.kind for each in read] == ["TEXT", "CHOICE", "INT ...", "TEXT ...", "CHOICE", "INT"]
+    assert [each.default for each in read] == ["A", "fast", "1, 2", "none", "unset", "3"]
+    assert [each.choices for each in read][1::3] == [("fast", "slow"), ("a", "b")]
 
 
 def test_without_readable_sources_the_classes_are_asked(monkeypatch, capsys):

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
-from .annotations import METAVARS, kind_name, members, shown
+from .annotations import METAVARS, kind_name, last_name, members, shown
+from .kinds import kind_of
 
 BANNER = re.compile(r"\s*# --- (.+?) -*\s*$")
 # transformers imports lazily, so that its __init__ does not say where a class is
@@ -78,7 +79,7 @@ def _read(name: str) -> dict[str, Option]:
     """
     module, _, class_name = DEFINED_IN.get(name, name).rpartition(".")
     lines, tree = _source(module)
-    node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    node = _class_node(class_name, tree)
     options: dict[str, Option] = {}
     for base in node.bases:
         if isinstance(base, ast.Name):
@@ -107,6 +108,13 @@ def _read(name: str) -> dict[str, Option]:
     return options
 
 
+def _class_node(name: str, tree: ast.Module) -> ast.ClassDef:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+    raise LookupError(f"no class {name}")
+
+
 def _is_field(statement: ast.stmt) -> bool:
     if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
         return False
@@ -121,55 +129,66 @@ def _option(
         keywords = {keyword.arg: keyword.value for keyword in default.keywords}
         default = keywords.get("default")
         if "default_factory" in keywords:
-            default = ast.parse(f"{ast.unparse(keywords['default_factory'])}()", mode="eval").body
+            factory = keywords["default_factory"]
+            is_lambda = isinstance(factory, ast.Lambda)
+            default = factory.body if is_lambda else ast.Call(func=factory, args=[], keywords=[])
         if "metadata" in keywords:
             pairs = zip(keywords["metadata"].keys, keywords["metadata"].values, strict=True)
             metadata = {ast.literal_eval(key): value for key, value in pairs}
     text = ast.literal_eval(metadata["help"]) if "help" in metadata else ""
     choices = tuple(_enumerated(statement.annotation, module, tree))
-    if isinstance(metadata.get("choices"), ast.List):
-        choices = tuple(str(choice) for choice in ast.literal_eval(metadata["choices"]))
+    if "choices" in metadata:
+        choices = tuple(str(choice) for values in _values(metadata["choices"], (tree,)) for choice in values)
     return Option(
         name=statement.target.id,
         kind=kind_name(statement.annotation, bool(choices)),
-        default=None if default is None else _default_text(default, owner, inherited),
+        default=None if default is None else _default_text(default, (owner, tree), inherited),
         help=" ".join(text.replace("%%", "%").split()),
         group="",
         choices=choices,
     )
 
 
-def _default_text(default: ast.expr, owner: ast.ClassDef, inherited: Option | None) -> str:
-    try:
-        return shown(ast.literal_eval(default))
-    except ValueError:
-        pass
+def _default_text(default: ast.expr, scopes: tuple[ast.AST, ...], inherited: Option | None) -> str:
+    found = [shown(value) for value in _values(default, scopes)]
+    if found:
+        return " or ".join(dict.fromkeys(found))
     text = ast.unparse(default)
-    if isinstance(default, ast.Name):  # a variable of the class, perhaps set differently by version
-        assigned = [
-            shown(ast.literal_eval(node.value))
-            for node in ast.walk(owner)
-            if isinstance(node, ast.Assign) and text in map(ast.unparse, node.targets)
-        ]
-        return " or ".join(assigned) or text
     if text.endswith(".default") and inherited is not None and inherited.default is not None:
         return inherited.default
-    if text in ("list()", "dict()"):
-        return "none"
     return text
 
 
+def _values(node: ast.expr, scopes: tuple[ast.AST, ...]) -> list[Any]:
+    """What an expression may be: a literal, or a variable that is set in its class or file, perhaps by version."""
+    try:
+        return [ast.literal_eval(node)]
+    except ValueError:
+        pass
+    name = ast.unparse(node)
+    if name in ("list()", "dict()"):
+        return [[]]
+    for scope in scopes if isinstance(node, ast.Name) else ():
+        every = [each for each in ast.walk(scope) if isinstance(each, ast.Assign)]
+        assigned = [each.value for each in every if name in map(ast.unparse, each.targets)]
+        if assigned:
+            return [value for each in assigned for value in _values(each, ())]
+    return []
+
+
 def _enumerated(annotation: ast.expr, module: str, tree: ast.Module) -> Iterator[str]:
-    """The values of an enumeration, as in `SchedulerType | str`."""
+    """The values of an enumeration, as in `SchedulerType | str`, or of a `Literal`."""
     for member in members(annotation):
+        if last_name(member) == "Literal":
+            for value in getattr(member.slice, "elts", [member.slice]):
+                if isinstance(ast.literal_eval(value), str):
+                    yield ast.literal_eval(value)
         if not isinstance(member, ast.Name) or member.id in METAVARS or not member.id[0].isupper():
             continue
         try:
             source, _, name = _full_name(member.id, module, tree).rpartition(".")
-            found = next(
-                node for node in _source(source)[1].body if isinstance(node, ast.ClassDef) and node.name == name
-            )
-        except (OSError, LookupError, StopIteration):
+            found = _class_node(name, _source(source)[1])
+        except (OSError, LookupError):
             continue
         if any("Enum" in ast.unparse(base) for base in found.bases):
             for node in found.body:
@@ -222,16 +241,18 @@ def _ask(cls: type) -> tuple[Option, ...]:
     for field in fields(cls):
         if not field.init:
             continue
+        choices = kind_of(hints[field.name], field.metadata).choices
         annotation = ast.parse(inspect.formatannotation(hints[field.name]), mode="eval").body
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         is_own = field.name in own
         options.append(
             Option(
                 name=field.name,
-                kind=kind_name(annotation, False),
+                kind=kind_name(annotation, bool(choices)),
                 default=None if default is MISSING else shown(getattr(default, "value", default)),
-                help=" ".join(field.metadata.get("help", "").split()),
+                help=" ".join(field.metadata.get("help", "").replace("%%", "%").split()),
                 group=_title(cls.__name__) if is_own else "Trainer",
+                choices=choices,
                 is_own=is_own,
                 is_foreign=not is_own,
             )
