@@ -172,7 +172,9 @@ def test_hyphens_may_stand_for_underscores(tmp_path):
 def test_the_last_config_counts(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text(f"name: {name}")
-    assert parse(tmp_path, None, "--config", str(tmp_path / "a.yaml"), f"--config={tmp_path / 'b.yaml'}").name == "b"
+    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    for argv in (("--config", a, "--config", b), (f"--config={a}", "--config", b), ("--config", a, f"--config={b}")):
+        assert parse(tmp_path, None, *argv).name == "b"
 
 
 def test_mappings_keep_their_kinds(tmp_path):

@@ -265,6 +265,16 @@ def test_print_config_holds_ours_and_what_differs_of_trainers(tmp_path, capsys):
     assert "student_args: {layers: [1, 1], act: '1e5'}" in printed
 
 
+def test_print_config_keeps_secrets(capsys):
+    @dataclass
+    class Endpoint:
+        url: str = field(default="", metadata={"help": "Where."})
+        endpoint_api_key: str | None = field(default=None, metadata={"help": "Secret."})
+
+    printed = page_of(capsys, "--endpoint_api_key", "x", "--url", "u", "--print_config", classes=(Endpoint,))
+    assert yaml.safe_load(printed) == {"url": "u"}
+
+
 def test_print_config_checks_first(capsys):
     with pytest.raises(OptionError):
         parse_options((DataArguments,), ["--print_config"])
