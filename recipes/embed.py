@@ -6,26 +6,34 @@ Embeds the captions of a data set with a frozen text encoder.
         --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 """
 
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+    if {"-h", "--help"} & set(sys.argv):
+        os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
+
+OPTIONS = (
+    "g4i_hf.data.arguments.DataArguments",
+    "g4i_hf.embedding.arguments.EncoderArguments",
+)
 
 
 def main() -> None:
-    import torch
-    from accelerate import PartialState
-
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
-    from g4i_hf.data.arguments import DataArguments
-    from g4i_hf.embedding import EncoderArguments, embed_captions
 
     data, encoder = parse_options(
-        (DataArguments, EncoderArguments),
+        OPTIONS,
         description=__doc__,
         default_config=Path(__file__).parent / "emoji_styles" / "embed.yaml",
     )
+    import torch
+    from accelerate import PartialState
+
+    from g4i_hf.embedding import embed_captions
+
     if not encoder.text_encoder or not encoder.embeddings_dir:
         raise OptionError("give --text_encoder and --embeddings_dir (where the embeddings go), or a --config.")
     state = PartialState(cpu=not torch.accelerator.is_available())

@@ -6,29 +6,36 @@ Evaluates a run, and its baseline beside it, on every split but the one trained 
 Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml.
 """
 
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+    if {"-h", "--help"} & set(sys.argv):
+        os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
+
+OPTIONS = (
+    "g4i_hf.evaluation.arguments.EvaluateArguments",
+    "g4i_hf.data.arguments.DataArguments",
+    "g4i_hf.embedding.arguments.EncoderArguments",
+)
 
 
 def main() -> None:
-    import torch
-    from accelerate import Accelerator
-
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
-    from g4i_hf.data.arguments import DataArguments
-    from g4i_hf.embedding import EncoderArguments
-    from g4i_hf.evaluation.arguments import EvaluateArguments
-    from g4i_hf.evaluation.comparison import as_text, compare
 
     args, data, encoder = parse_options(
-        (EvaluateArguments, DataArguments, EncoderArguments),
+        OPTIONS,
         description=__doc__,
         default_config=Path(__file__).parent / "emoji_styles" / "evaluate.yaml",
         run_options="train.yaml",
     )
+    import torch
+    from accelerate import Accelerator
+
+    from g4i_hf.evaluation.comparison import as_text, compare
+
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     quiet_libraries(accelerator.is_main_process)
     runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})

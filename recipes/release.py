@@ -6,11 +6,16 @@ Writes the student of a run as a plain checkpoint, with a card.
 transformers loads it without this package, and so does timm when the student is one of its models.
 """
 
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+    if {"-h", "--help"} & set(sys.argv):
+        os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
+
+OPTIONS = ("g4i_hf.hub.arguments.ReleaseArguments",)
 
 RUN_PAGE = """# A run of g4i_hf
 
@@ -20,19 +25,19 @@ plain student is in `student/`, with a card; the options are in `train.yaml`, th
 
 
 def main() -> None:
-    import torch
-    from accelerate import PartialState
-
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
-    from g4i_hf.evaluation.comparison import as_text
-    from g4i_hf.hub import release_student
-    from g4i_hf.hub.arguments import ReleaseArguments
 
     (args,) = parse_options(
-        (ReleaseArguments,),
+        OPTIONS,
         description=__doc__,
         default_config=Path(__file__).parent / "emoji_styles" / "release.yaml",
     )
+    import torch
+    from accelerate import PartialState
+
+    from g4i_hf.evaluation.comparison import as_text
+    from g4i_hf.hub import release_student
+
     state = PartialState(cpu=not torch.accelerator.is_available())
     quiet_libraries(state.is_main_process)
     if not state.is_main_process:

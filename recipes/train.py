@@ -7,25 +7,35 @@ Trains an aligned student, or with `--align_weight 0` its baseline.
 A run that was interrupted goes on from its last checkpoint when the same command is given again.
 """
 
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+    if {"-h", "--help"} & set(sys.argv):
+        os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
+
+OPTIONS = (
+    "g4i_hf.training.arguments.RunArguments",
+    "g4i_hf.data.arguments.DataArguments",
+    "g4i_hf.embedding.arguments.EncoderArguments",
+    "g4i_hf.training.arguments.StudentArguments",
+    "g4i_hf.data.arguments.AugmentationArguments",
+    "g4i_hf.training.alignment_arguments.AlignmentArguments",
+)
 
 
 def main() -> None:
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
-    from g4i_hf.data.arguments import AugmentationArguments, DataArguments
-    from g4i_hf.embedding import EncoderArguments
-    from g4i_hf.training import AlignmentArguments, RunArguments, StudentArguments
-    from g4i_hf.training.run_folder import open_run, resolved_options
 
     options = parse_options(
-        (RunArguments, DataArguments, EncoderArguments, StudentArguments, AugmentationArguments, AlignmentArguments),
+        OPTIONS,
         description=__doc__,
         default_config=Path(__file__).parent / "emoji_styles" / "train.yaml",
     )
+    from g4i_hf.training.run_folder import open_run, resolved_options
+
     run, data, encoder, student, augmentation, args = options
     encoder.embeddings_dir = encoder.embeddings_dir or str(Path(args.output_dir).parent / "embeddings")
     quiet_libraries(args.should_log)

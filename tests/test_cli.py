@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -31,6 +32,14 @@ class Options:
     name: str = field(default="x", metadata={"help": "Text."})
     folder: str | None = field(default=None, metadata={"help": "A path."})
     splits: list[str] | None = field(default=None, metadata={"help": "A list."})
+    sizes: list[int] = field(default_factory=list, metadata={"help": "A list of integers."})
+    mode: Literal["fast", "slow"] = field(default="slow", metadata={"help": "One of two."})
+    names: dict[str, str] | None = field(default=None, metadata={"help": "A mapping."})
+    maybe: bool | None = field(default=None, metadata={"help": "A switch that may be unset."})
+
+    def __post_init__(self):
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps};\n  it must be positive.")
 
 
 @dataclass
@@ -115,19 +124,81 @@ def test_numbers_of_trainer_arrive_as_floats_too(tmp_path):
     assert args.lr_scheduler_kwargs == {"min_lr": 1e-5, "nested": [2e-3, "a1e5", "1e5b"]}
 
 
-@pytest.mark.parametrize("text, expected", [("123", "123"), ("1e5", "1e5"), ("größer", "größer"), ("''", "")])
+@pytest.mark.parametrize(
+    "text, expected",
+    [("123", "123"), ("1e5", "1e5"), ("größer", "größer"), ("''", ""), ("0123456", "0123456"), ("2020-01-01",) * 2]
+    + [(word, word) for word in ("yes", "no", "on", "1_000", "0x1f", "'null'")],
+)
 def test_text_stays_text(tmp_path, text, expected):
-    assert parse(tmp_path, f"name: {text}").name == expected
+    """A revision of digits is no octal number, and a split called `on` no switch."""
+    assert parse(tmp_path, f"name: {text}").name == expected.strip("'")
 
 
-@pytest.mark.parametrize("text", ["yes", "true", "on", "'1'", "1"])
-def test_switches_in_yaml(tmp_path, text):
-    assert parse(tmp_path, f"quick: {text}").quick is True
-    assert parse(tmp_path, "thorough: off").thorough is False
+SWITCHES = [(word, True) for word in ("yes", "true", "on", "1", "True", "ON", "y")]
+SWITCHES += [(word, False) for word in ("no", "false", "off", "0", "False", "OFF", "n")]
+
+
+@pytest.mark.parametrize("text, expected", SWITCHES)
+@pytest.mark.parametrize("name", ["quick", "thorough", "maybe"])
+def test_switches(tmp_path, name, text, expected):
+    assert getattr(parse(tmp_path, f"{name}: {text}"), name) is expected
+    assert getattr(parse(tmp_path, f"{name}: '{text}'"), name) is expected
+    assert getattr(parse(tmp_path, None, f"--{name}", text), name) is expected
+    assert getattr(parse(tmp_path, f"{name}: {not expected}", f"--{name}={text}"), name) is expected
+
+
+def test_a_switch_alone_means_true(tmp_path):
+    options = parse(tmp_path, "quick: off\nthorough: off\n", "--quick", "--thorough", "--maybe", "--steps", "1")
+    assert (options.quick, options.thorough, options.maybe) == (True, True, True)
+    assert parse(tmp_path, None, "--no_thorough").thorough is False
+    assert parse(tmp_path, None, "--no-thorough").thorough is False
+
+
+@pytest.mark.parametrize("text, expected", [("-1e-3", -1e-3), ("-.5", -0.5), ("-2", -2.0), ("-2.E+3", -2000.0)])
+def test_a_negative_number_is_a_value_and_no_option(tmp_path, text, expected):
+    options = parse(tmp_path, None, "--decay", text, "--steps", "3")
+    assert (options.decay, options.steps) == (expected, 3)
+
+
+def test_infinity_in_yaml(tmp_path):
+    assert parse(tmp_path, "decay: -.inf").decay == float("-inf")
+
+
+def test_hyphens_may_stand_for_underscores(tmp_path):
+    classes = {"default_config": tmp_path / "none.yaml", "classes": (DataArguments,)}
+    assert parse(tmp_path, None, "--dataset-name", "my-data", **classes).dataset_name == "my-data"
+
+
+def test_the_last_config_counts(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}")
+    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    for argv in (("--config", a, "--config", b), (f"--config={a}", "--config", b), ("--config", a, f"--config={b}")):
+        assert parse(tmp_path, None, *argv).name == "b"
+
+
+def test_mappings_keep_their_kinds(tmp_path):
+    assert parse(tmp_path, "names: {a: 1e-3, b: '1e-3', c: [x]}").names == {"a": 1e-3, "b": "1e-3", "c": ["x"]}
+    assert parse(tmp_path, None, "--names", '{"a": "b"}').names == {"a": "b"}
+
+
+def test_values_of_trainer_that_take_text_or_a_list(tmp_path):
+    base = "dataset_name: x\noutput_dir: o\nuse_cpu: true\n"
+    assert parse(tmp_path, base + "class_weights: [1, 0.5]", classes=ALL)[-1].class_weights == [1, 0.5]
+    assert parse(tmp_path, base + "class_weights: balanced", classes=ALL)[-1].class_weights == "balanced"
+    assert parse(tmp_path, base + "label_names: [a, b]", classes=ALL)[-1].label_names == ["a", "b"]
+    seen = parse(tmp_path, base + "include_num_input_tokens_seen: non_padding", classes=ALL)[-1]
+    assert seen.include_num_input_tokens_seen == "non_padding"
 
 
 def test_null_is_none(tmp_path):
     assert parse(tmp_path, "decay:\nfolder: null\n") == Options()
+
+
+def test_lists_hold_values_of_their_kind(tmp_path):
+    assert parse(tmp_path, "sizes: [1, '2']").sizes == [1, 2]
+    assert parse(tmp_path, "splits: [1, no]").splits == ["1", "no"]
+    assert parse(tmp_path, "splits: []\nsizes: []") == Options(splits=[])
 
 
 @pytest.mark.parametrize("text", ["test", "[test]", "\n- test"])
@@ -188,7 +259,7 @@ def message_of(capsys, tmp_path, yaml, *argv, **kwargs) -> str:
 
 @pytest.mark.parametrize("key, near", [("stpes", "steps"), ("Rate", "rate"), ("split", "splits")])
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path, capsys, key, near):
-    expected = f"unknown option '{key}' in {tmp_path / 'öptions.yaml'}. Did you mean '{near}'?"
+    expected = f"unknown option '{key}' in {tmp_path / 'öptions.yaml'}, line 1. Did you mean '{near}'?"
     assert expected in message_of(capsys, tmp_path, f"{key}: 1")
     for argv in ((f"--{key}", "1"), (f"--{key}=1",)):
         expected = f"unknown option '{key}' in the command line. Did you mean '{near}'?"
@@ -212,22 +283,72 @@ def test_abbreviations_are_not_guessed(tmp_path, capsys):
 @pytest.mark.parametrize(
     "yaml, expected",
     [
-        ("steps: many", "öptions.yaml: steps is 'many'"),
-        ("steps: 1.5", "öptions.yaml: steps is 1.5"),
-        ("steps: [1, 2]", "öptions.yaml: steps is [1, 2]: a number is wanted"),
-        ("steps: {a: 1}", "öptions.yaml: steps is {'a': 1}: a number is wanted"),
-        ("rate: true", "öptions.yaml: rate is True: a number is wanted"),
-        ("rate: fast", "öptions.yaml: rate is 'fast'"),
-        ("quick: maybe", "öptions.yaml: quick is 'maybe'"),
+        ("steps: many", "steps is 'many'; a whole number is wanted."),
+        ("steps: 1.5", "steps is '1.5'; a whole number is wanted."),
+        ("steps: [1, 2]", "steps is [1, 2]; a whole number is wanted."),
+        ("steps: {a: 1}", "steps is {'a': 1}; a whole number is wanted."),
+        ("rate: true", "rate is 'true'; a number is wanted."),
+        ("decay: fast", "decay is 'fast'; a number is wanted."),
+        ("quick: maybe", "quick is 'maybe'; true or false is wanted."),
+        ("thorough: maybe", "thorough is 'maybe'; true or false is wanted."),
+        ("name: [a, b]", "name is ['a', 'b']; text is wanted."),
+        ("name: {a: b}", "name is {'a': 'b'}; text is wanted."),
+        ("sizes: [1, two]", "sizes is 'two'; a whole number is wanted."),
+        ("mode: fats", "mode is 'fats'; choose one of fast, slow. Did you mean 'fast'?"),
+        ("names: [1, 2]", "names is [1, 2]; a mapping (JSON) is wanted."),
+        ("name: !!python/name:os.system x", "name has the tag 'tag:yaml.org,2002:python/name:os.system'"),
+        ("names: {a: !!python/name:os.system x}", "could not determine a constructor"),
     ],
 )
-def test_a_value_of_the_wrong_kind_names_file_field_and_value(tmp_path, capsys, yaml, expected):
+def test_a_value_of_the_wrong_kind_names_file_line_field_and_value(tmp_path, capsys, yaml, expected):
+    message = message_of(capsys, tmp_path, "# first\n" + yaml)
+    assert message.startswith(f"error: {tmp_path / 'öptions.yaml'}, line 2: ")
+    assert expected in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (("--steps", "many"), "--steps is 'many'; a whole number is wanted."),
+        (("--steps=many",), "--steps is 'many'; a whole number is wanted."),
+        (("--rate", "x", "--steps", "1"), "--rate is 'x'; a number is wanted."),
+        (("--quick", "maybe"), "--quick is 'maybe'; true or false is wanted."),
+        (("--mode", "fats"), "--mode is 'fats'; choose one of fast, slow. Did you mean 'fast'?"),
+        (("--sizes", "1", "two"), "--sizes is 'two'; a whole number is wanted."),
+        (("--names", "{1"), "--names is '{1', which is not JSON"),
+        (("--names", "[1]"), "--names is '[1]'; a mapping (JSON) is wanted."),
+        (("--steps",), "--steps needs a value: a whole number.\n"),
+        (("--steps", "--quick"), "--steps needs a value: a whole number.\n"),
+        (("--mode",), "--mode needs a value: one of fast, slow.\n"),
+        (("--name", "-x"), "--name needs a value: text. (Write one that starts with a dash as --name=VALUE.)"),
+        (("--splits",), "--splits needs a value: a list of which each is text."),
+        (("--config",), "--config needs a value: the path of a YAML file."),
+        (("--no_thorough=1",), "--no_thorough takes no value."),
+        (("--steps", "1", "2"), "'2' in the command line belongs to no option."),
+        (("-steps", "1"), "unknown option '-steps' in the command line; names start with two dashes. Did you mean"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys, argv, expected):
+    message = message_of(capsys, tmp_path, None, *argv)
+    assert message.startswith(f"error: {expected}") and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("key, wanted", [("steps", "a whole number"), ("rate", "a number"), ("name", "text")])
+@pytest.mark.parametrize("null", ["", " null", " ~"])
+def test_a_key_without_value_is_an_error_where_none_is_not_admitted(tmp_path, capsys, key, wanted, null):
+    expected = f"{tmp_path / 'öptions.yaml'}, line 2: {key} has no value; {wanted} is wanted."
+    assert expected in message_of(capsys, tmp_path, f"quick: on\n{key}:{null}\n")
+
+
+@pytest.mark.parametrize("yaml", ["steps: 1\nrate: 2\nsteps: 3", "names: {steps: 1,\n rate: 2, steps: 3}"])
+def test_a_key_given_twice_is_an_error_that_names_it_and_its_lines(tmp_path, capsys, yaml):
+    lines = (3, 1) if yaml.startswith("steps") else (2, 1)
+    expected = f"öptions.yaml, line {lines[0]}: steps is given twice, first in line {lines[1]}. Keep one."
     assert expected in message_of(capsys, tmp_path, yaml)
 
 
-def test_a_value_of_the_wrong_kind_on_the_command_line_names_field_and_value(tmp_path, capsys):
-    message = message_of(capsys, tmp_path, None, "--steps", "many")
-    assert "argument --steps: invalid int value: 'many'" in message
+def test_what_a_class_refuses_is_one_line(tmp_path, capsys):
+    assert message_of(capsys, tmp_path, "steps: -1") == "error: steps is -1; it must be positive.\n"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +356,9 @@ def test_a_value_of_the_wrong_kind_on_the_command_line_names_field_and_value(tmp
     [
         ("align_weight: -1", "align_weight is -1.0; it must not be negative"),
         ("align_temperature: 0", "align_temperature is 0.0; it must be positive"),
-        ("align_loss: clipp", "align_loss is 'clipp'; choose one of clip"),
+        ("align_loss: clop", "align_loss is 'clop'; choose one of clip"),
+        ("align_loss: clop", "Did you mean 'clip'?"),
+        ("lr_scheduler_type: cosin", "lr_scheduler_type is 'cosin'; choose one of linear, cosine"),
         ("train_crop: centre", "train_crop is 'centre'; choose resized or pad"),
         ("image_size: 0", "image_size is 0; it must be positive"),
         ("projector_type: conv", "projector_type is 'conv'; choose one of"),
@@ -290,5 +413,7 @@ def test_a_script_exits_with_2_and_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "recipes" / "embed.py"), "--config", str(tmp_path / "my.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 2
-    expected = f"error: unknown option 'embedings_dir' in {tmp_path / 'my.yaml'}. Did you mean 'embeddings_dir'?"
+    expected = (
+        f"error: unknown option 'embedings_dir' in {tmp_path / 'my.yaml'}, line 2. Did you mean 'embeddings_dir'?"
+    )
     assert done.stderr.strip() == expected and done.stdout == ""

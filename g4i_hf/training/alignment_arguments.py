@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass, field
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ..losses import OBJECTIVES
 from .arguments import one_of
@@ -176,6 +177,9 @@ class AlignmentArguments(TrainingArguments):
         self._read_class_weights()
         timm_names = {name: getattr(self, name) for name in ("optim", "lr_scheduler_type")}
         timm_names = {name: value for name, value in timm_names.items() if str(value).startswith(TIMM)}
+        for name, names in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+            if name not in timm_names:
+                one_of(self, name, tuple(member.value for member in names))
         for name in timm_names:  # the parent takes members of its enumerations only
             setattr(self, name, _PARENT[name].default)
         if self.early_stopping_patience is not None:

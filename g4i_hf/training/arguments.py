@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..cli import wrong_choice
 from ..modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 
 
@@ -50,7 +51,7 @@ class RunArguments:
 def one_of(args: Any, name: str, choices: tuple[str, ...]) -> None:
     """
     Raises:
-        ValueError: when the field of that name holds none of the choices.
+        ValueError: when the field of that name holds none of the choices; it names the nearest.
     """
     if getattr(args, name) not in choices:
-        raise ValueError(f"{name} is {getattr(args, name)!r}; choose one of {', '.join(choices)}.")
+        raise ValueError(wrong_choice(name, getattr(args, name), choices))

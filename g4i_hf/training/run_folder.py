@@ -9,13 +9,12 @@ from typing import Any
 import yaml
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..cli import NOT_RECORDED, is_secret
 from .trainer import STAGING
 
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
 NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
-# What depends on the machine, and what is nobody's business
-NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token"}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json")
@@ -38,6 +37,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             if (
                 field.name.startswith("_")
                 or field.name in NOT_RECORDED
+                or is_secret(field.name)
                 or not isinstance(value, (str, int, float, bool, list, dict, type(None)))
             ):
                 continue

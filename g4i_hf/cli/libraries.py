@@ -1,0 +1,18 @@
+"""What the libraries may say while a script runs."""
+
+import logging
+
+
+def quiet_libraries(main_process: bool) -> None:
+    """Our own messages and progress bars from the main process; from the libraries only warnings."""
+    import datasets
+    import transformers
+
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    for name in ("httpx", "sentence_transformers", "datasets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every data set
+    transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()
+    if not main_process:
+        datasets.disable_progress_bars()
