@@ -92,7 +92,10 @@ def _is_bare_option(word: str) -> bool:
 
 def _print_and_exit(text: str) -> None:
     if int(os.environ.get("RANK", 0)) == 0:  # accelerate starts several processes
-        print(text)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     raise SystemExit(0)
 
 
