@@ -13,11 +13,12 @@ from .trainer import STAGING
 
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
-NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
+NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm", "stop_on_nan"}
+NOT_COMPARED |= {"report_to", "project", "run_name"}
 # What depends on the machine, and what is nobody's business
-NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token"}
+NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token", "dry_run"}
 # What a run writes, and so what an earlier run leaves
-WRITTEN_FOLDERS = ("student", "predictions", STAGING)
+WRITTEN_FOLDERS = ("student", "predictions", "tensorboard", STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json")
 PATHS = ("dataset_name", "student", "text_encoder", "output_dir", "embeddings_dir")
 

@@ -25,6 +25,10 @@ from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .ema import EmaCallback
+from .loss_check import LossCheck
+from .progress import replace_progress
+from .stopwatch import Stopwatch
+from .trackers import name_run, use_run_folder
 
 STAGING = ".tmp-checkpoint"
 
@@ -55,7 +59,9 @@ class AlignmentTrainer(Trainer):
         if args.align_weight == 0:
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
+        name_run(args)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
+        self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
         self.objective = OBJECTIVES[args.align_loss]
@@ -64,6 +70,18 @@ class AlignmentTrainer(Trainer):
             self.add_callback(self.ema)
         self._sums: dict[str, torch.Tensor] = {}  # of logged terms, on device, since the last log
         self._staging: Path | None = None
+
+    def _watch_training(self) -> None:
+        """Callbacks that time, show and check training; the stopwatch goes first, as progress reads it."""
+        use_run_folder(self)
+        self.stopwatch = Stopwatch()
+        self.add_callback(self.stopwatch)
+        progress = replace_progress(self, self.stopwatch)
+        self.loss_check = (
+            LossCheck(progress.close if progress is not None else None) if self.args.stop_on_nan else None
+        )
+        if self.loss_check is not None:
+            self.add_callback(self.loss_check)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -158,6 +176,8 @@ class AlignmentTrainer(Trainer):
         """Sums up without waiting for the device."""
         entry = torch.stack([value.detach().to(torch.float32), count.to(torch.float32)])
         self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        if self.loss_check is not None:
+            self.loss_check.note(name, value, self.state.global_step + 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer logs on every process at the same steps, so all of them come here to add up their sums
