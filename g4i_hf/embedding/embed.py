@@ -29,6 +29,7 @@ def embed_captions(
     *,
     source: str,
     source_revision: str | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """
     Embeds every caption once and writes a stage of `image_id` and `text_embeds`. Under `accelerate launch` the
@@ -40,9 +41,11 @@ def embed_captions(
         args: the encoder and its batch size.
         output_dir: folder of the stage; an unfinished run leaves an earlier stage as it was.
         source, source_revision: where the images come from, for those who open the stage.
+        dry_run: embed and write nothing.
 
     Returns:
-        The stage's `stage.json`, with `reused: True` when it was there already.
+        The stage's `stage.json`, with `reused: True` when it was there already. Of a dry run, where it was not, what
+        is known of it before, with `captions_to_embed`, the number of different captions.
 
     Raises:
         ValueError: when a split has no captions, or several a row, or when `output_dir` holds something else.
@@ -68,6 +71,8 @@ def embed_captions(
         return {**present, "reused": True}
 
     unique = sorted({caption for texts in captions.values() for caption in texts if caption})
+    if dry_run:
+        return {**wanted, "captions_to_embed": len(unique)}
     parts = output_dir.with_name(f".{output_dir.name}.parts")
     lengths = _encode_unique(unique, encoder, args.text_encoder_batch_size, parts, state)
     if state.is_main_process:

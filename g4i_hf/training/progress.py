@@ -1,6 +1,7 @@
 """What a user sees of training: a bar with the terms of the loss, or a line an event where there is no terminal."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -57,10 +58,11 @@ class AlignmentProgress(ProgressCallback):
         self._accuracy = logs.get("eval_accuracy", self._accuracy)
         if self.training_bar is None:
             print(self._line(logs, state), flush=True)
-        elif is_training:
-            self._refresh(state)
-        elif "train_runtime" not in logs:  # the full bar says that
-            self.training_bar.write(self._line(logs, state))
+            return
+        self._refresh(state)
+        self.training_bar.refresh()
+        if not is_training and "train_runtime" not in logs:  # what the bar shows now is gone with the next log
+            self.training_bar.write(self._line(logs, state, [_loss(self._last)] if self._last else []))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.close()
@@ -76,11 +78,15 @@ class AlignmentProgress(ProgressCallback):
 
     def _refresh(self, state) -> None:
         self.training_bar.set_description_str(f"epoch {_epoch(state)}", refresh=False)
-        parts = [_loss(self._last)] if "loss" in self._last else []
+        # The last is the first to be cut off in a narrow terminal
+        *speed, left = self._pace(state) or [""]
+        parts = [left] if left else []
+        if self._last:
+            parts.append(_loss(self._last, is_short=True))
         if self._accuracy is not None:
             parts.append(f"accuracy {self._accuracy:.1%}")
-        parts += [f"lr {self._last['learning_rate']:.3g}"] if "learning_rate" in self._last else []
-        self.training_bar.set_postfix_str(", ".join([*self._pace(state)[::-1], *parts]), refresh=False)
+        parts += [f"lr {self._last['learning_rate']:.2g}"] if "learning_rate" in self._last else []
+        self.training_bar.set_postfix_str(", ".join([*parts, *speed]), refresh=False)
 
     def _pace(self, state) -> list[str]:
         """Images a second and time left, as far as they are known."""
@@ -88,14 +94,14 @@ class AlignmentProgress(ProgressCallback):
         pace = [f"{speed:.{0 if speed >= 10 else 1}f} images/s"] if speed is not None else []
         return [*pace, f"{tqdm.format_interval(left)} left"] if left is not None else pace
 
-    def _line(self, logs: dict[str, Any], state) -> str:
+    def _line(self, logs: dict[str, Any], state, before: Sequence[str] = ()) -> str:
         if "train_runtime" in logs:
             took = tqdm.format_interval(logs["train_runtime"])
             steps = state.global_step - self.stopwatch.first_step
             return f"trained {steps} steps in {took}, mean loss {_number(logs['train_loss'])}"
         where = f"epoch {_epoch(state)}" + (f"  step {state.global_step}/{state.max_steps}" if state.max_steps else "")
         if "loss" not in logs:
-            return "  ".join([where, *_others(logs)])
+            return "  ".join([where, *before, *_others(logs)])
         rate = [f"lr {logs['learning_rate']:.3g}"] if "learning_rate" in logs else []
         shown = {"loss", "learning_rate"} | {name for name in logs if name.startswith("loss_")}
         others = _others({name: value for name, value in logs.items() if name not in shown})
@@ -121,13 +127,17 @@ def _epoch(state) -> str:
     return f"{state.epoch or 0:.1f}" + (f"/{total}" if total else "")
 
 
-def _loss(logs: dict[str, Any]) -> str:
-    """`loss 3.912 (loss_ce 3.701, loss_align 0.7032 x 0.3)`"""
+def _loss(logs: dict[str, Any], is_short: bool = False) -> str:
+    """`loss 3.912 (loss_ce 3.701, loss_align 0.703 x 0.3)`, in short `loss 3.91 (ce 3.7, align 0.703)`"""
     terms = []
     for name in sorted((name for name in logs if name.startswith("loss_")), key=lambda name: name != "loss_ce"):
+        if is_short:
+            terms.append(f"{name.removeprefix('loss_')} {logs[name]:.3g}")
+            continue
         weight = f" x {logs['align_weight']:.3g}" if name == "loss_align" and "align_weight" in logs else ""
         terms.append(f"{name} {_number(logs[name])}{weight}")
-    return f"loss {_number(logs['loss'])}" + (f" ({', '.join(terms)})" if terms else "")
+    total = f"{logs['loss']:.3g}" if is_short else _number(logs["loss"])
+    return f"loss {total}" + (f" ({', '.join(terms)})" if terms else "")
 
 
 def _others(logs: dict[str, Any]) -> list[str]:
