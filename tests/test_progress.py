@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import load_dataset
-from students import aligned_model
+from students import ID2LABEL, aligned_model
 from test_trainer import arguments, rows
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from g4i_hf import AlignedImageClassification
 from g4i_hf.recipes import train
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.dry_run import TIMED_STEPS, make_plan, trial_arguments
@@ -88,6 +89,15 @@ def test_a_terminal_shows_a_bar_with_the_terms(tmp_path, capsys, monkeypatch):
     lines = [line for line in printed.splitlines() if line.strip()]
     assert [line.split("  ")[1] for line in lines] == ["step 3/6", "step 6/6"]  # evaluations alone
     assert all("loss_ce" in line and "evaluation" in line for line in lines)
+
+
+def test_the_bar_of_a_resumed_run_starts_where_that_stopped(tmp_path, capsys, monkeypatch):
+    trainer_of(tmp_path, save_strategy="steps", save_steps=4).train()
+    capsys.readouterr()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    trainer_of(tmp_path, disable_tqdm=False).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    bars = [part for part in capsys.readouterr().err.split("\r") if part.startswith("epoch")]
+    assert bars[0].startswith("epoch 1.3/2  67%|") and " 4/6" in bars[0] and " 6/6" in bars[-1]
 
 
 def test_stock_progress_is_replaced_and_asks_for_a_terminal(tmp_path, monkeypatch):
@@ -171,6 +181,16 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path, capsys):
     assert "checkpoint-2, checkpoint-4, checkpoint-6" in said and f"--logdir {tmp_path}/tensorboard" in said
 
 
+def test_the_folder_of_a_local_student_is_nobodys_business(tmp_path):
+    aligned_model("vit").student.save_pretrained(tmp_path / "vit")
+    model = AlignedImageClassification.from_student(
+        str(tmp_path / "vit"), id2label=ID2LABEL, text_embed_dim=12, pretrained=True
+    )
+    trainer = trainer_of(tmp_path / "run", model)
+    trainer.save_model()
+    assert str(tmp_path) not in model.config.to_json_string() + (tmp_path / "run" / "config.json").read_text()
+
+
 def test_runs_are_named_after_their_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     args = trainer_of(tmp_path / "aligned").args
@@ -193,10 +213,14 @@ def test_wandb_has_the_project_of_trackio(tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="the extra `trackers` is not installed")
 def test_trackio_has_every_term(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    trackio = pytest.importorskip("trackio")
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
     trainer_of(tmp_path / "aligned", report_to="trackio").train()
     (run,) = trackio.Api().runs("g4i_hf")
     assert run.name == "aligned"
+    logged = SQLiteStorage.get_logs("g4i_hf", "aligned")
+    assert {f"train/{name}" for name in NAMES} | {"eval/accuracy"} <= {name for entry in logged for name in entry}
 
 
 # --- The loss is no number -------------------------------------------------------------------------------------------

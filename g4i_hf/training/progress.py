@@ -36,9 +36,12 @@ class AlignmentProgress(ProgressCallback):
         self._last, self._accuracy = {}, None
         if state.is_world_process_zero and shows_bars(args):
             self.training_bar = tqdm(
-                total=state.max_steps, initial=state.global_step, dynamic_ncols=True, bar_format=BAR
+                desc=f"epoch {_epoch(state)}",
+                total=state.max_steps,
+                initial=state.global_step,
+                dynamic_ncols=True,
+                bar_format=BAR,
             )
-            self._refresh(state)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.training_bar is not None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-from transformers import Trainer
+from transformers import PreTrainedConfig, Trainer
 from transformers.integrations import TensorBoardCallback
 
 from .alignment_arguments import AlignmentArguments
@@ -18,6 +18,14 @@ def name_run(args: AlignmentArguments) -> None:
     args.run_name = args.run_name or Path(args.output_dir).resolve().name
     if "wandb" in args.report_to:
         os.environ.setdefault("WANDB_PROJECT", args.project)
+
+
+def forget_local_student(config: PreTrainedConfig) -> None:
+    """Keeps the name alone of a local folder that the student came from: trackers and config.json take it along."""
+    for part in (config, getattr(config, "student_config", None)):
+        place = getattr(part, "_name_or_path", None)
+        if place and Path(place).is_absolute():
+            part._name_or_path = Path(place).name
 
 
 def use_run_folder(trainer: Trainer) -> None:

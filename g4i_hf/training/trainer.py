@@ -28,7 +28,7 @@ from .ema import EmaCallback
 from .loss_check import LossCheck
 from .progress import replace_progress
 from .stopwatch import Stopwatch
-from .trackers import name_run, use_run_folder
+from .trackers import forget_local_student, name_run, use_run_folder
 
 STAGING = ".tmp-checkpoint"
 
@@ -60,6 +60,7 @@ class AlignmentTrainer(Trainer):
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
         name_run(args)
+        forget_local_student(model.config)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
@@ -77,10 +78,9 @@ class AlignmentTrainer(Trainer):
         self.stopwatch = Stopwatch()
         self.add_callback(self.stopwatch)
         progress = replace_progress(self, self.stopwatch)
-        self.loss_check = (
-            LossCheck(progress.close if progress is not None else None) if self.args.stop_on_nan else None
-        )
-        if self.loss_check is not None:
+        self.loss_check: LossCheck | None = None
+        if self.args.stop_on_nan:
+            self.loss_check = LossCheck(before_raising=progress.close if progress is not None else None)
             self.add_callback(self.loss_check)
 
     # --- Data --------------------------------------------------------------------------------------------------------
