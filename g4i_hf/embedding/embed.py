@@ -44,8 +44,7 @@ def embed_captions(
         dry_run: embed and write nothing.
 
     Returns:
-        The stage's `stage.json`, with `reused: True` when it was there already. Of a dry run, where it was not, what
-        is known of it before, with `captions_to_embed`, the number of different captions.
+        The stage's `stage.json`; `reused: True` when it was there, else `captions_to_embed` of a dry run.
 
     Raises:
         ValueError: when a split has no captions, or several a row, or when `output_dir` holds something else.
@@ -66,10 +65,9 @@ def embed_captions(
         "captions_digest": {name: ids_digest(c or "\1" for c in texts) for name, texts in captions.items()},
     }
     present = read_stage(output_dir)
-    if present is not None and all(present.get(key) == value for key, value in wanted.items()):
+    if present and all(present.get(key) == value for key, value in wanted.items()):
         state.wait_for_everyone()
         return {**present, "reused": True}
-
     unique = sorted({caption for texts in captions.values() for caption in texts if caption})
     if dry_run:
         return {**wanted, "captions_to_embed": len(unique)}
