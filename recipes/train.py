@@ -47,39 +47,45 @@ def main() -> None:
             _say(f"{args.output_dir} holds this very run, finished. Train it again with --overwrite true.")
             return
         # 2. Images, captions, embeddings; everything is checked before anything is written to output_dir
-        splits, id2label, text_embed_dim = load_data(run, data, encoder, args)
+        splits, id2label, text_embed_dim, to_embed = load_data(run, data, encoder, args)
         # 3. Student and projector
         model, saved_processor, processor = build_model(student, augmentation, args, id2label, text_embed_dim)
+        if run.dry_run:
+            plan(model, saved_processor, processor, splits, to_embed, options, checkpoint)
+            return
         # 4. Training
         trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, args)
         train(trainer, resolved, state, checkpoint)
         # 5. Evaluation, the last thing written
-        finish(trainer, processor, splits, run, args)
+        finish(trainer, processor, splits, run, student.student)
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
 
 
 def load_data(run, data, encoder, args):
-    """The splits with their embeddings, checked; the class names; the size of the embeddings (None without any)."""
+    """
+    The splits with their embeddings, checked; the class names; the size of the embeddings (None without any); of a dry
+    run, how many captions are still to be embedded.
+    """
     from accelerate import PartialState
 
     from g4i_hf import columns
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names
-    from g4i_hf.embedding import with_text_embeds
+    from g4i_hf.embedding import embed_captions, with_text_embeds
 
     with PartialState().main_process_first():  # the first fills the cache that the others read
         splits = data.load()
     if run.train_split not in splits:
         raise ValueError(f"The data has no split {run.train_split!r} (train_split). It has: {', '.join(splits)}.")
     splits, id2label = class_names(splits)
-    splits = with_text_embeds(
-        splits,
-        encoder,
-        encoder.embeddings_dir,
-        source=data.dataset_name,
-        source_revision=data.dataset_revision,
-    )
+    source = {"source": data.dataset_name, "source_revision": data.dataset_revision}
+    stage = {}
+    if run.dry_run and encoder.text_encoder and columns.TEXT_EMBEDS not in splits[run.train_split].column_names:
+        stage = embed_captions(splits, encoder, encoder.embeddings_dir, dry_run=True, **source)
+    to_embed = stage.get("captions_to_embed", 0)
+    if not to_embed:
+        splits = with_text_embeds(splits, encoder, encoder.embeddings_dir, **source)
     training = splits[run.train_split]
     feature = training.features.get(columns.TEXT_EMBEDS)
     text_embed_dim = columns.text_embed_dim_of(feature)
@@ -87,7 +93,7 @@ def load_data(run, data, encoder, args):
         training,
         run.train_split,
         num_labels=len(id2label),
-        text_embed_dim=text_embed_dim or (1 if args.align_weight > 0 else None),
+        text_embed_dim=text_embed_dim or (1 if args.align_weight > 0 and not to_embed else None),
         require_labels=run.require_labels,
     )
     if run.eval_split in splits:
@@ -98,7 +104,7 @@ def load_data(run, data, encoder, args):
             training=False,
             require_labels=run.require_labels,
         )
-    return splits, id2label, text_embed_dim
+    return splits, id2label, text_embed_dim or stage.get("text_embed_dim"), to_embed
 
 
 def build_model(student, augmentation, args, id2label, text_embed_dim):
@@ -168,23 +174,55 @@ def train(trainer, resolved, state, checkpoint) -> None:
     if args.should_save and trainer.ema is not None:
         trainer.ema.save(args.output_dir)
     trainer.save_state()
-    trainer.train_metrics = result.metrics
+    trainer.train_metrics = result.metrics | trainer.stopwatch.metrics()
 
 
-def finish(trainer, processor, splits, run, args) -> None:
+def finish(trainer, processor, splits, run, student: str) -> None:
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
     from g4i_hf.evaluation.predict import predict
+    from g4i_hf.training.summary import as_block, describe_training, next_steps, summary_of_run
 
-    metrics = dict(trainer.train_metrics)
+    args, metrics = trainer.args, dict(trainer.train_metrics)
     if run.eval_split in splits:
         split = splits[run.eval_split]
         predictions = predict(trainer.model.eval(), processor, split, trainer.accelerator)
         metrics.update(split_metrics(predictions, split, run.eval_split))
     if args.should_save:
         update_results(args.output_dir, metrics)
-    accuracy = metrics.get(f"{run.eval_split}_accuracy")
-    shown = f", {run.eval_split} accuracy {accuracy:.1%}" if accuracy is not None else ""
-    _say(f"Trained in {metrics['train_runtime']:.0f} s{shown}. The run is in {args.output_dir}")
+    trained = describe_training(student, trainer.model, trainer.train_dataset, args)
+    rows = summary_of_run(trained, args, trainer.state, trainer.stopwatch, metrics)
+    _say("\n" + as_block(rows | {"Next": next_steps(args, _launch())}))
+
+
+def plan(model, saved_processor, processor, splits, to_embed: int, options, checkpoint) -> None:
+    """A dry run: what the run would be, with a few steps timed on a trainer whose folder is thrown away."""
+    import tempfile
+
+    from g4i_hf import columns
+    from g4i_hf.training.dry_run import make_plan, trial_arguments
+    from g4i_hf.training.summary import as_block, describe_training
+
+    run, _, encoder, student, augmentation, args = options
+    with tempfile.TemporaryDirectory() as folder:
+        trial = trial_arguments(args, folder)
+        trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, trial)
+        if to_embed:
+            captions = splits[run.train_split][columns.CAPTION][:]
+            trainer.train_dataset.use_one_embedding(model.config.text_embed_dim, captions)
+        steps = make_plan(trainer, args)
+    described = describe_training(student.student, model, trainer.train_dataset, args)
+    embedded = f"{to_embed:,} different captions would be embedded first, by {encoder.text_encoder}"
+    going_on = [f"would go on from {checkpoint}"] if checkpoint else []
+    rows = {"Would train": described, "Captions": [embedded if to_embed else ""], "Steps": [*steps.steps(), *going_on]}
+    rows |= {"Time": steps.time(), "Run": [f"{args.output_dir}: {steps.saves(args)}"]}
+    _say("\n" + as_block({label: [line for line in lines if line] for label, lines in rows.items()}))
+    _say("Nothing was written; the same command without dry_run trains.")
+
+
+def _launch() -> str:
+    """How the scripts beside this one are started, as this one was."""
+    script = f"-m {__package__}.{{}}" if __package__ else str(Path(sys.argv[0]).with_name("{}.py"))
+    return f"accelerate launch {script}"
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ from .option_sources import options_of
 from .yaml_files import dump, starts_with_a_dot
 
 # What depends on the machine, and what is nobody's business
-NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token"}
+NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token", "dry_run"}
 SECRET_ENDINGS = ("token", "api_key", "password", "secret")
 
 

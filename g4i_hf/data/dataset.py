@@ -13,7 +13,7 @@ from datasets import Dataset
 from .. import columns
 from .images import open_image, to_rgb
 from .sampler import Draw
-from .texts import Texts, caption_key_table, keys_of
+from .texts import Texts, caption_key_table, is_blank, keys_of
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
 
@@ -68,6 +68,18 @@ class CaptionedImages(torch.utils.data.Dataset):
     def set_epoch(self, epoch: int) -> None:
         """For data loaders that give plain indices: the epoch of the next items."""
         self.epoch = epoch
+
+    def use_one_embedding(self, dim: int, captions: list) -> None:
+        """Gives all rows with a caption one and the same vector (`dim`,), to time steps before they are embedded."""
+        captioned = np.asarray([not is_blank(caption) for caption in captions])
+        number = int(captioned.sum())
+        self.texts = Texts(
+            embeds=np.broadcast_to(np.full((1, dim), dim**-0.5, dtype=np.float16), (number, dim)),
+            starts=np.concatenate([[0], np.cumsum(captioned)]),
+            text_keys=np.arange(number),
+            caption_keys=self.caption_keys,
+        )
+        self.caption_weight = captioned.astype(np.float32)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self.get_draws([Draw(row, self.epoch)])[0]

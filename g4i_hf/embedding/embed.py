@@ -29,6 +29,7 @@ def embed_captions(
     *,
     source: str,
     source_revision: str | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """
     Embeds every caption once and writes a stage of `image_id` and `text_embeds`. Under `accelerate launch` the
@@ -40,9 +41,10 @@ def embed_captions(
         args: the encoder and its batch size.
         output_dir: folder of the stage; an unfinished run leaves an earlier stage as it was.
         source, source_revision: where the images come from, for those who open the stage.
+        dry_run: embed and write nothing.
 
     Returns:
-        The stage's `stage.json`, with `reused: True` when it was there already.
+        The stage's `stage.json`; `reused: True` when it was there, else `captions_to_embed` of a dry run.
 
     Raises:
         ValueError: when a split has no captions, or several a row, or when `output_dir` holds something else.
@@ -63,11 +65,12 @@ def embed_captions(
         "captions_digest": {name: ids_digest(c or "\1" for c in texts) for name, texts in captions.items()},
     }
     present = read_stage(output_dir)
-    if present is not None and all(present.get(key) == value for key, value in wanted.items()):
+    if present and all(present.get(key) == value for key, value in wanted.items()):
         state.wait_for_everyone()
         return {**present, "reused": True}
-
     unique = sorted({caption for texts in captions.values() for caption in texts if caption})
+    if dry_run:
+        return {**wanted, "captions_to_embed": len(unique)}
     parts = output_dir.with_name(f".{output_dir.name}.parts")
     lengths = _encode_unique(unique, encoder, args.text_encoder_batch_size, parts, state)
     if state.is_main_process:

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import SchedulerType, TrainingArguments
@@ -26,9 +28,9 @@ class AlignmentArguments(TrainingArguments):
 
     Differs from its parent in these defaults: `remove_unused_columns=False`, as rows are read by our own data set;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `save_total_limit=2`; `use_cpu=True` where there is no accelerator. `optim` and `lr_scheduler_type` also take names
-    of timm's, as in `timm:lamb` (with `optim_args`) and `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of
-    `timm.scheduler.create_scheduler_v2`).
+    `save_total_limit=2`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no
+    accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with `optim_args`) and
+    `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
 
     Args:
         align_weight (`float`, *optional*, defaults to 0.3):
@@ -100,6 +102,8 @@ class AlignmentArguments(TrainingArguments):
         early_stopping_patience (`int`, *optional*):
             Evaluations without a better `metric_for_best_model` after which training ends; never by default. Needs
             `load_best_model_at_end` and an `eval_strategy`; the metric is then `accuracy` unless another is named.
+        stop_on_nan (`bool`, *optional*, defaults to `True`):
+            Whether training ends with an error when a term of the loss is NaN or infinite, found at the next log.
     """
 
     # --- Alignment ---
@@ -164,12 +168,14 @@ class AlignmentArguments(TrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better metric before training ends."}
     )
+    stop_on_nan: bool = field(default=True, metadata={"help": "End training when the loss is NaN or infinite."})
     # --- Defaults that differ from the parent's ---
     remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are read by our own data set."})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter takes part in every step."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
     def __post_init__(self):
         # Without a GPU, processes only find each other over gloo when they are told to use the CPU
@@ -199,6 +205,10 @@ class AlignmentArguments(TrainingArguments):
         if self.align_learn_temperature is not None:
             return self.align_learn_temperature
         return self.align_loss == "siglip"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What trackers are given: without the path of the run on this machine."""
+        return super().to_dict() | {"output_dir": Path(self.output_dir).resolve().name}
 
     def _read_class_weights(self) -> None:
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":

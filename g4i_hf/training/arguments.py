@@ -40,6 +40,10 @@ class RunArguments:
     """What to do about an earlier run, and which splits are used."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace a run that output_dir already holds."})
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Check data and options, time a few steps, say what would be done; write no run."},
+    )
     train_split: str = field(default="train", metadata={"help": "Split that is trained on."})
     eval_split: str = field(default="validation", metadata={"help": "Split that is evaluated during training."})
     require_labels: bool = field(

@@ -14,9 +14,10 @@ from .trainer import STAGING
 
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
-NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
+NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm", "stop_on_nan"}
+NOT_COMPARED |= {"report_to", "project", "run_name"}
 # What a run writes, and so what an earlier run leaves
-WRITTEN_FOLDERS = ("student", "predictions", STAGING)
+WRITTEN_FOLDERS = ("student", "predictions", "tensorboard", STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json")
 PATHS = ("dataset_name", "student", "text_encoder", "output_dir", "embeddings_dir")
 

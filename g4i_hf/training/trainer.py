@@ -23,7 +23,11 @@ from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
 from .class_weights import class_weights_of
 from .ema import EmaCallback
+from .loss_check import LossCheck
 from .optimizing_trainer import OptimizingTrainer
+from .progress import replace_progress
+from .stopwatch import Stopwatch
+from .trackers import forget_local_student, name_run, use_run_folder
 
 STAGING = ".tmp-checkpoint"
 
@@ -57,9 +61,12 @@ class AlignmentTrainer(OptimizingTrainer):
         if args.align_weight == 0:
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
+        name_run(args)
+        forget_local_student(model.config)
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
+        self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
@@ -68,6 +75,17 @@ class AlignmentTrainer(OptimizingTrainer):
             self.add_callback(self.ema)
         self._sums: dict[str, torch.Tensor] = {}  # of logged terms, on device, since the last log
         self._staging: Path | None = None
+
+    def _watch_training(self) -> None:
+        """Callbacks that time, show and check training; the stopwatch goes first, as progress reads it."""
+        use_run_folder(self)
+        self.stopwatch = Stopwatch()
+        self.add_callback(self.stopwatch)
+        progress = replace_progress(self, self.stopwatch)
+        self.loss_check: LossCheck | None = None
+        if self.args.stop_on_nan:
+            self.loss_check = LossCheck(before_raising=progress.close if progress is not None else None)
+            self.add_callback(self.loss_check)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -166,6 +184,8 @@ class AlignmentTrainer(OptimizingTrainer):
         """Sums up without waiting for the device."""
         entry = torch.stack([value.detach().to(torch.float32), count.to(torch.float32)])
         self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        if self.loss_check is not None:
+            self.loss_check.note(name, value, self.state.global_step + 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer logs on every process at the same steps, so all of them come here to add up their sums
