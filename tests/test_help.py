@@ -260,7 +260,7 @@ def test_print_config_holds_ours_and_what_differs_of_trainers(tmp_path, capsys):
     assert "seed" not in values and values["learning_rate"] == 5e-4
     assert values["align_weight"] == 0.3 and values["projector_type"] == "mlp" and values["train_split"] == "train"
     own = {option.name for name in train.OPTIONS for option in options_of(name) if option.is_own}
-    assert own - {"hub_token", "use_cpu"} <= set(values)
+    assert own - {"hub_token", "use_cpu", "dry_run"} <= set(values)
     assert "# --- Alignment ---\nalign_weight: 0.3" in printed and "# --- Trainer ---\noutput_dir" in printed
     assert "student_args: {layers: [1, 1], act: '1e5'}" in printed
 
