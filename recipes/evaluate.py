@@ -73,9 +73,10 @@ def load_splits(args, data, encoder, accelerator):
     splits = with_text_embeds(
         splits,
         encoder,
-        encoder.embeddings_dir or str(Path(args.run).parent / "embeddings"),
+        encoder.embeddings_dir or Path(args.run).parent / "embeddings",
         source=data.dataset_name,
         source_revision=data.dataset_revision,
+        shared=encoder.embeddings_dir is None,
     )
     wanted = args.splits or [name for name in splits if name != args.train_split]
     if not wanted:

@@ -27,7 +27,6 @@ def main() -> None:
         default_config=Path(__file__).parent / "emoji_styles" / "train.yaml",
     )
     run, data, encoder, student, augmentation, args = options
-    encoder.embeddings_dir = encoder.embeddings_dir or str(Path(args.output_dir).parent / "embeddings")
     quiet_libraries(args.should_log)
     try:
         # 1. Is there an earlier run in output_dir, and where did it stop?
@@ -66,9 +65,10 @@ def load_data(run, data, encoder, args):
     splits = with_text_embeds(
         splits,
         encoder,
-        encoder.embeddings_dir,
+        encoder.embeddings_dir or Path(args.output_dir).parent / "embeddings",
         source=data.dataset_name,
         source_revision=data.dataset_revision,
+        shared=encoder.embeddings_dir is None,
     )
     training = splits[run.train_split]
     feature = training.features.get(columns.TEXT_EMBEDS)
