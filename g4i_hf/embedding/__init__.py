@@ -1,7 +1,15 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
-from .arguments import EncoderArguments
+from .arguments import EncoderArguments, VerifyArguments
 from .embed import embed_captions, with_text_embeds
 from .encoders import load_encoder
+from .verify import verify_embeddings
 
-__all__ = ["EncoderArguments", "embed_captions", "load_encoder", "with_text_embeds"]
+__all__ = [
+    "EncoderArguments",
+    "VerifyArguments",
+    "embed_captions",
+    "load_encoder",
+    "verify_embeddings",
+    "with_text_embeds",
+]

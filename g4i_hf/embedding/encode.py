@@ -40,7 +40,11 @@ class Vectors:
 
 
 def encode_captions(
-    captions: list[str], encoder: TextEncoder, args: EncoderArguments, output_dir: Path, state: PartialState
+    captions: list[str],
+    encoder: TextEncoder,
+    args: EncoderArguments,
+    output_dir: Path | None = None,
+    state: PartialState | None = None,
 ) -> Vectors | None:
     """
     Encodes distinct captions, this process its share of them. They are sorted by length so that batches hold little
@@ -50,7 +54,7 @@ def encode_captions(
         captions: all different.
         encoder, args: what encodes them, and how.
         output_dir: processes hand over their shares in a folder beside it.
-        state: this process and the others.
+        state: this process and the others; without it, this one encodes everything.
 
     Returns:
         The vectors of all captions in the main process, None in the others.
@@ -67,7 +71,7 @@ def encode_captions(
         piece_lengths = dict(zip(pieces, encoder.count_tokens(pieces), strict=True))
         pieces.sort(key=lambda piece: -piece_lengths[piece])
     groups = _encode_shared([pieces, fitting], encoder, args.text_encoder_batch_size, output_dir, state)
-    if not state.is_main_process:
+    if state is not None and not state.is_main_process:
         return None
     of_pieces, of_fitting = groups
     if chunks:
@@ -82,21 +86,24 @@ def encode_captions(
 
 
 def _encode_shared(
-    groups: list[list[str]], encoder: TextEncoder, batch_size: int, output_dir: Path, state: PartialState
+    groups: list[list[str]],
+    encoder: TextEncoder,
+    batch_size: int,
+    output_dir: Path | None,
+    state: PartialState | None,
 ) -> list[np.ndarray]:
     """(n, D) float16 of each group of captions in the main process; in the others those of the own share."""
-    shares = [group[state.process_index :: state.num_processes] for group in groups]
+    rank, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
+    shares = [group[rank::processes] for group in groups]
     values = [np.empty((len(share), encoder.dim), dtype=np.float16) for share in shares]
-    shown = state.is_main_process and is_progress_bar_enabled()
+    shown = rank == 0 and is_progress_bar_enabled()
     with tqdm(total=sum(map(len, shares)), desc="Embedding captions", unit="caption", disable=not shown) as bar:
         for share, target in zip(shares, values, strict=True):
             for start in range(0, len(share), batch_size):
                 batch = share[start : start + batch_size]
                 target[start : start + batch_size] = encoder.encode(batch)
                 bar.update(len(batch))
-    if state.num_processes == 1:
-        return values
-    return _handed_over(values, [len(group) for group in groups], output_dir, state)
+    return values if processes == 1 else _handed_over(values, [len(group) for group in groups], output_dir, state)
 
 
 def _handed_over(
@@ -110,16 +117,15 @@ def _handed_over(
         for group, share in enumerate(values):
             np.save(parts / f"{state.process_index}-{group}.npy", share)
         state.wait_for_everyone()
-        if state.is_main_process:
-            whole = [
-                np.empty((size, share.shape[1]), dtype=share.dtype) for size, share in zip(sizes, values, strict=True)
-            ]
-            for rank in range(state.num_processes):
-                for group, of_group in enumerate(whole):
-                    path = parts / f"{rank}-{group}.npy"
-                    of_group[rank :: state.num_processes] = np.load(path, allow_pickle=False)
-            values = whole
+        return _joined(parts, values, sizes, state.num_processes) if state.is_main_process else values
     finally:
         if state.is_main_process:
             shutil.rmtree(parts, ignore_errors=True)
-    return values
+
+
+def _joined(parts: Path, values: list[np.ndarray], sizes: list[int], processes: int) -> list[np.ndarray]:
+    whole = [np.empty((size, share.shape[1]), dtype=share.dtype) for size, share in zip(sizes, values, strict=True)]
+    for group, of_group in enumerate(whole):
+        for rank in range(processes):
+            of_group[rank::processes] = np.load(parts / f"{rank}-{group}.npy", allow_pickle=False)
+    return whole

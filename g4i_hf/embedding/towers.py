@@ -11,16 +11,10 @@ COUNTED_AT_ONCE = 4096  # captions; tokenizers keep much beside the tokens
 def count_tokens(tokenizer: Any, captions: list[str]) -> list[int]:
     """Tokens of each caption before any cut, special tokens included."""
     counts: list[int] = []
+    only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "padding": False}
     for start in range(0, len(captions), COUNTED_AT_ONCE):
         batch = captions[start : start + COUNTED_AT_ONCE]
-        tokens = tokenizer(
-            batch,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        tokens = tokenizer(batch, truncation=False, verbose=False, **only_ids)
         counts.extend(map(len, tokens["input_ids"]))
     return counts
 
@@ -45,8 +39,8 @@ class ClipTextEncoder:
 
         if prompt_name is not None:
             raise ValueError(
-                f"text_encoder_prompt_name is {prompt_name!r}, but text towers define no prompts; give the text itself "
-                "as text_encoder_prompt"
+                f"text_encoder_prompt_name is {prompt_name!r}, but text towers define no prompts; give the text "
+                "itself as text_encoder_prompt"
             )
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         model, info = getattr(transformers, self.model_class).from_pretrained(
