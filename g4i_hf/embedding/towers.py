@@ -44,10 +44,11 @@ class ClipTextEncoder:
             )
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         model, info = getattr(transformers, self.model_class).from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True
+            name, revision=revision, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        if info["missing_keys"]:  # they would be random numbers
-            raise ValueError(f"it holds no whole text tower: {sorted(info['missing_keys'])[0]} is missing")
+        lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+        if lacking:  # they would be random numbers
+            raise ValueError(f"it holds no whole text tower, {lacking[0]} is missing")
         self.model = model.to(device).eval()
         self.dim = getattr(self.model.config, self.dim_field)
         self.max_tokens = self.model.config.max_position_embeddings
