@@ -437,9 +437,19 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
     command = [Path(sys.executable).with_name("accelerate"), *launcher.split(), "--main_process_port", "0"]
     command += ["witness.py", ROOT / "recipes" / "embed.py", "--dataset_name", "./images", "--embeddings_dir", "two"]
     command += ["--text_encoder", clip_folder, "--text_encoder_batch_size", "2"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Embedded by tiny-clip (6 dimensions)") == 1
+    # Two runs of two processes at once, into one folder: neither takes the other's parts for its own
+    start = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": tmp_path,
+        "env": dict(os.environ),
+    }
+    runs = [subprocess.Popen(list(map(str, command)), **start) for _ in range(2)]
+    for run in runs:
+        output, errors = run.communicate()
+        assert run.returncode == 0, errors[-3000:]
+        assert output.lower().count("embedded by tiny-clip (6 dimensions)") == 1
     assert sorted(path.name for path in tmp_path.glob("process-*")) == ["process-0-of-2", "process-1-of-2"]
     one, two = vectors_of(tmp_path / "embeddings"), vectors_of(tmp_path / "two")
     assert [vector is None for vector in two] == [caption is None for caption in captions]

@@ -39,7 +39,7 @@ def read_captions(images: DatasetDict) -> Captions:
         ValueError: when a split has no captions, or the column holds something else than texts or lists of texts.
     """
     read = {name: _read_split(split, name) for name, split in images.items()}
-    several = any(isinstance(value, list) for values in read.values() for value in values)
+    several = any(isinstance(split.features[columns.CAPTION], (List, LargeList)) for split in images.values())
     rows = {name: [_texts(value) for value in values] for name, values in read.items()}
     return Captions(rows, several)
 
