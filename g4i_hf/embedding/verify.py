@@ -15,7 +15,7 @@ from ..data.stage import ids_digest, join_stage, read_stage
 from .arguments import EncoderArguments
 from .captions import Captions, read_captions
 from .encode import encode_captions
-from .encoders import load_encoder
+from .encoders import TextEncoder, load_encoder
 
 # Of the cosine: float16, other batches and other machines change less, an edited caption more
 TOLERANCE = 1e-3
@@ -50,32 +50,15 @@ def verify_embeddings(
     Raises:
         ValueError: when something does not fit; the message names the row and the remedy.
     """
-    stage = read_stage(embeddings_dir)
-    if stage is None or stage.get("stage") != "embedding":
-        raise ValueError(f"{embeddings_dir} holds no embeddings to verify. Embed first, without --verify.")
-    missing = [name for name in images if name not in stage["num_rows"]]
-    if missing:
-        raise ValueError(f"{embeddings_dir} has no embeddings of the split {missing[0]!r}. Embed again.")
+    stage = _read_stage(embeddings_dir, images)
     captions = read_captions(images)
     stored = join_stage(images, embeddings_dir, stage)
     places = [place for name in images for place in _places(captions, stored[name], name)]
     drawn = np.random.default_rng(seed).choice(len(places), min(num_captions, len(places)), replace=False)
     sample = [places[position] for position in sorted(drawn)]
-    encoder = load_encoder(
-        args.text_encoder,
-        args.text_encoder_revision,
-        PartialState().device,
-        prompt=args.text_encoder_prompt,
-        prompt_name=args.text_encoder_prompt_name,
-    )
+    encoder = _load(args, stage, embeddings_dir)
     present = {**encoder.provenance, "long_captions": args.long_captions}
     changed = {key: (stage[key], present[key]) for key in SETTINGS if key in stage and stage[key] != present[key]}
-    if stage["text_embed_dim"] != encoder.dim:
-        raise ValueError(
-            f"{embeddings_dir}: its vectors have {stage['text_embed_dim']} dimensions, but those of "
-            f"{present['text_encoder']} have {encoder.dim}. Give the encoder they were made with "
-            f"({stage['text_encoder']}), or embed again."
-        )
     texts = [captions.rows[name][row][number] for name, row, number in sample]
     vectors = encode_captions(sorted(set(texts)), encoder, args)
     expected = vectors.of(texts).astype(np.float32)
@@ -92,6 +75,33 @@ def verify_embeddings(
         "min_cosine": float(cosines.min()) if len(sample) else None,
         "other_settings": list(changed),
     }
+
+
+def _read_stage(embeddings_dir: str | Path, images: DatasetDict) -> dict[str, Any]:
+    stage = read_stage(embeddings_dir)
+    if stage is None or stage.get("stage") != "embedding":
+        raise ValueError(f"{embeddings_dir} holds no embeddings to verify. Embed first, without --verify.")
+    missing = [name for name in images if name not in stage["num_rows"]]
+    if missing:
+        raise ValueError(f"{embeddings_dir} has no embeddings of the split {missing[0]!r}. Embed again.")
+    return stage
+
+
+def _load(args: EncoderArguments, stage: dict[str, Any], embeddings_dir: str | Path) -> TextEncoder:
+    encoder = load_encoder(
+        args.text_encoder,
+        args.text_encoder_revision,
+        PartialState().device,
+        prompt=args.text_encoder_prompt,
+        prompt_name=args.text_encoder_prompt_name,
+    )
+    if stage["text_embed_dim"] != encoder.dim:
+        raise ValueError(
+            f"{embeddings_dir}: its vectors have {stage['text_embed_dim']} dimensions, but those of "
+            f"{encoder.provenance['text_encoder']} have {encoder.dim}. Give the encoder they were made with "
+            f"({stage['text_encoder']}), or embed again."
+        )
+    return encoder
 
 
 def _places(captions: Captions, stored: Dataset, name: str) -> list[Place]:
