@@ -14,9 +14,13 @@ CAPTION_WEIGHT = "caption_weight"
 ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS, CAPTION_WEIGHT)
 
 
-def text_embeds_features(dim: int) -> Features:
-    """Columns that the embedding stage writes: `image_id` and `text_embeds`, float16 of shape (`dim`,)."""
-    return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(Value("float16"), length=dim)})
+def text_embeds_features(dim: int, several: bool = False) -> Features:
+    """
+    Columns that the embedding stage writes: `image_id` and `text_embeds`, float16 of shape (`dim`,), or (K, `dim`)
+    where an image can have several captions, K of the row's own.
+    """
+    vector = List(Value("float16"), length=dim)
+    return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(vector) if several else vector})
 
 
 def text_embed_dim_of(feature: Any) -> int | None:

@@ -80,9 +80,10 @@ def load_splits(args, data, encoder, accelerator):
     splits = with_text_embeds(
         splits,
         encoder,
-        encoder.embeddings_dir or str(Path(args.run).parent / "embeddings"),
+        encoder.embeddings_dir or Path(args.run).parent / "embeddings",
         source=data.dataset_name,
         source_revision=data.dataset_revision,
+        shared=encoder.embeddings_dir is None,
     )
     wanted = args.splits or [name for name in splits if name != args.train_split]
     if not wanted:
@@ -95,7 +96,7 @@ def load_splits(args, data, encoder, accelerator):
         raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
     splits = DatasetDict({name: splits[name] for name in wanted})
     for name, split in splits.items():
-        check_split(split, name, num_labels=len(id2label), training=False)
+        check_split(split, name, num_labels=len(id2label), training=False, require_labels=False)
     return splits, id2label
 
 

@@ -37,7 +37,6 @@ def main() -> None:
     from g4i_hf.training.run_folder import open_run, resolved_options
 
     run, data, encoder, student, augmentation, args = options
-    encoder.embeddings_dir = encoder.embeddings_dir or str(Path(args.output_dir).parent / "embeddings")
     quiet_libraries(args.should_log)
     try:
         # 1. Is there an earlier run in output_dir, and where did it stop?
@@ -72,20 +71,22 @@ def load_data(run, data, encoder, args):
     from g4i_hf import columns
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names
-    from g4i_hf.embedding import embed_captions, with_text_embeds
+    from g4i_hf.embedding import captions_to_embed, with_text_embeds
 
     with PartialState().main_process_first():  # the first fills the cache that the others read
         splits = data.load()
     if run.train_split not in splits:
         raise ValueError(f"The data has no split {run.train_split!r} (train_split). It has: {', '.join(splits)}.")
     splits, id2label = class_names(splits)
-    source = {"source": data.dataset_name, "source_revision": data.dataset_revision}
-    stage = {}
-    if run.dry_run and encoder.text_encoder and columns.TEXT_EMBEDS not in splits[run.train_split].column_names:
-        stage = embed_captions(splits, encoder, encoder.embeddings_dir, dry_run=True, **source)
-    to_embed = stage.get("captions_to_embed", 0)
+    has_embeds = any(columns.TEXT_EMBEDS in split.column_names for split in splits.values())
+    embedding = {"source": data.dataset_name, "source_revision": data.dataset_revision}
+    embedding["shared"] = encoder.embeddings_dir is None
+    folder = encoder.embeddings_dir or Path(args.output_dir).parent / "embeddings"
+    to_embed, dim = 0, None
+    if run.dry_run and encoder.text_encoder and not has_embeds:
+        to_embed, dim = captions_to_embed(splits, encoder, folder, **embedding)
     if not to_embed:
-        splits = with_text_embeds(splits, encoder, encoder.embeddings_dir, **source)
+        splits = with_text_embeds(splits, encoder, folder, **embedding)
     training = splits[run.train_split]
     feature = training.features.get(columns.TEXT_EMBEDS)
     text_embed_dim = columns.text_embed_dim_of(feature)
@@ -104,7 +105,7 @@ def load_data(run, data, encoder, args):
             training=False,
             require_labels=run.require_labels,
         )
-    return splits, id2label, text_embed_dim or stage.get("text_embed_dim"), to_embed
+    return splits, id2label, text_embed_dim or dim, to_embed
 
 
 def build_model(student, augmentation, args, id2label, text_embed_dim):

@@ -3,6 +3,8 @@
 import logging
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets.features.features import FeatureType
 from PIL import UnidentifiedImageError
@@ -147,7 +149,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows:
     if width is None:
         raise DataError(
             f"Split {name!r}, column 'text_embeds', every row: {feature} is no list of floats of fixed length. Store "
-            "it as List(Value('float16'), length=D), as recipes/embed.py does."
+            "it as List(Value('float16'), length=D), as recipes/embed.py does; several a row as a List of these."
         )
     if width != (dim or width):
         raise DataError(
@@ -158,9 +160,15 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows:
     row = 0
     for batch in embeds.iter(batch_size=10_000):
         array = batch[columns.TEXT_EMBEDS].combine_chunks()
-        is_null = np.asarray(array.is_null())
-        present = np.flatnonzero(~is_null)
-        values = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float32)
+        rows, vectors = _vectors(array, isinstance(feature.feature, List))
+        empty = np.bincount(rows, minlength=len(array)) == 0
+        is_null = np.asarray(vectors.is_null())
+        if is_null.any():
+            raise DataError(
+                f"Split {name!r}, column 'text_embeds', row {row + rows[is_null.argmax()]}: one of several embeddings "
+                "is null. Leave it out of the row's list, or make the whole row null."
+            )
+        values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float32)
         norms = np.linalg.norm(values, axis=1)
         faults = {
             "NaN or infinite": ~np.isfinite(norms),
@@ -170,18 +178,30 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows:
         for what, bad in faults.items():
             if bad.any():
                 raise DataError(
-                    f"Split {name!r}, column 'text_embeds', row {row + present[bad.argmax()]}: {what}. Embed this "
+                    f"Split {name!r}, column 'text_embeds', row {row + rows[bad.argmax()]}: {what}. Embed this "
                     "caption again, with unit norm, or set the row's text_embeds to null to train it on its label "
                     "alone."
                 )
-        if is_null.any():
+        if empty.any():
             what = "rows without text_embeds, trained on their label alone"
-            place = f"column 'text_embeds' (first: row {row + is_null.argmax()})"
-            unusual_rows.add(what, place, int(is_null.sum()))
+            place = f"column 'text_embeds' (first: row {row + empty.argmax()})"
+            unusual_rows.add(what, place, int(empty.sum()))
         row += len(array)
 
 
+def _vectors(array: pa.Array, several: bool) -> tuple[np.ndarray, pa.Array]:
+    """The vectors of all rows that have any, one after the other, and the row of each; a row can have several."""
+    rows = np.flatnonzero(~np.asarray(array.is_null()))
+    array = array.drop_null()
+    if not several:
+        return rows, array
+    return np.repeat(rows, pc.list_value_length(array).to_numpy()), array.flatten()
+
+
 def _fixed_width(feature: FeatureType | Features) -> int | None:
+    """D of a column of (D,) or (K, D); None for anything else."""
+    if isinstance(feature, List) and isinstance(feature.feature, List):
+        feature = feature.feature
     if isinstance(feature, List) and isinstance(feature.feature, Value) and feature.feature.dtype.startswith("float"):
         return feature.length if feature.length > 0 else None
     return None

@@ -1,7 +1,16 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
-from .arguments import EncoderArguments
-from .embed import embed_captions, with_text_embeds
+from .arguments import EncoderArguments, VerifyArguments
+from .embed import captions_to_embed, embed_captions, with_text_embeds
 from .encoders import load_encoder
+from .verify import verify_embeddings
 
-__all__ = ["EncoderArguments", "embed_captions", "load_encoder", "with_text_embeds"]
+__all__ = [
+    "EncoderArguments",
+    "VerifyArguments",
+    "captions_to_embed",
+    "embed_captions",
+    "load_encoder",
+    "verify_embeddings",
+    "with_text_embeds",
+]

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from .towers import count_tokens, tower_of
+
 logger = logging.getLogger(__name__)
 
 # Encoders that an installed Python package carries in a folder: what lets a run do without the Hub.
@@ -23,11 +25,13 @@ class TextEncoder(Protocol):
     Attributes:
         dim: D, the size of the embeddings.
         max_tokens: the window; longer captions are cut there, special tokens included. None: there is no window.
+        prompt: text put before every caption; it counts in the window.
         provenance: what stage.json says of the encoder.
     """
 
     dim: int
     max_tokens: int | None
+    prompt: str
     provenance: dict[str, Any]
 
     def count_tokens(self, captions: list[str]) -> list[int]:
@@ -37,12 +41,21 @@ class TextEncoder(Protocol):
         """(n, D) float32, rows of unit norm."""
 
 
-def load_encoder(name: str, revision: str | None = None, device: str | torch.device = "cpu") -> TextEncoder:
+def load_encoder(
+    name: str,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+) -> TextEncoder:
     """
     Args:
-        name: Hub id or folder of a sentence-transformers model or of a CLIP model.
+        name: Hub id or folder of a sentence-transformers model, or of a CLIP, SigLIP or SigLIP 2 model.
         revision: branch, tag or commit on the Hub.
         device: where it runs.
+        prompt: text put before every caption. None: the encoder's own default, if it has one.
+        prompt_name: one of the prompts that a sentence-transformers model defines, in place of `prompt`.
 
     Raises:
         OSError: when it cannot be found; the message says what to do.
@@ -50,9 +63,9 @@ def load_encoder(name: str, revision: str | None = None, device: str | torch.dev
     place = _packaged_folder(name) if revision is None else None
     place = place or name
     config = _transformers_config(place, revision)
-    kind = ClipTextEncoder if getattr(config, "model_type", "").startswith("clip") else SentenceEncoder
+    kind = tower_of(getattr(config, "model_type", "")) or SentenceEncoder
     try:
-        encoder = kind(place, revision, device)
+        encoder = kind(place, revision, device, prompt, prompt_name)
     except (OSError, ValueError) as error:
         hint = ""
         if name in PACKAGED:
@@ -65,6 +78,8 @@ def load_encoder(name: str, revision: str | None = None, device: str | torch.dev
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
         "text_encoder_revision": commit or revision,
         "text_encoder_digest": _weights_digest(place) if Path(place).is_dir() else None,
+        "text_encoder_prompt": encoder.prompt or None,
+        "text_encoder_prompt_name": prompt_name,
         "text_embed_dim": encoder.dim,
         "max_tokens": encoder.max_tokens,
     }
@@ -106,46 +121,50 @@ def _weights_digest(folder: str) -> str:
 class SentenceEncoder:
     """Any model that sentence-transformers loads."""
 
-    def __init__(self, name: str, revision: str | None, device: str | torch.device):
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        device: str | torch.device,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ):
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
 
         self.model = SentenceTransformer(name, revision=revision, device=str(device), trust_remote_code=False)
         self.model.eval()
         self.dim = int(self.model.get_embedding_dimension())
         window = self.model.max_seq_length
         self.max_tokens = int(window) if window is not None and math.isfinite(window) else None
+        if any(isinstance(module, Pooling) for module in self.model):
+            # It finds the last token by the mask. Padding on the left would move the positions of a decoder that
+            # counts them from the first column, so that a vector depended on the longest caption of its batch.
+            self.model.tokenizer.padding_side = "right"
+        defined = sorted(key for key, text in self.model.prompts.items() if text)
+        if prompt_name is not None and prompt_name not in defined:
+            known = f"it has {', '.join(defined)}" if defined else "it has none; give a text as text_encoder_prompt"
+            raise ValueError(f"text_encoder_prompt_name is {prompt_name!r}, which the model does not define: {known}")
+        self._prompt = self.model.prompts[prompt_name] if prompt_name is not None else prompt
+
+    @property
+    def prompt(self) -> str:
+        if self._prompt is not None:
+            return self._prompt
+        return self.model.prompts.get(self.model.default_prompt_name) or ""
 
     def count_tokens(self, captions: list[str]) -> list[int]:
         if self.max_tokens is None:  # nothing is cut, so only the order by length matters
             return [len(caption) for caption in captions]
-        prompt = self.model.prompts.get(self.model.default_prompt_name) or ""
-        captions = [prompt + caption for caption in captions]
-        return [len(ids) for ids in self.model.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
+        return count_tokens(self.model.tokenizer, [self.prompt + caption for caption in captions])
 
     def encode(self, captions: list[str]) -> np.ndarray:
-        return self.model.encode(
-            captions, batch_size=len(captions), normalize_embeddings=True, show_progress_bar=False
+        embeds = self.model.encode(
+            captions,
+            prompt=self.prompt,
+            batch_size=len(captions),
+            normalize_embeddings=True,
+            show_progress_bar=False,
         ).astype(np.float32)
-
-
-class ClipTextEncoder:
-    """The text tower of a CLIP model, with its projection. Pooled at the end token, which a cut keeps."""
-
-    def __init__(self, name: str, revision: str | None, device: str | torch.device):
-        from transformers import AutoTokenizer, CLIPTextModelWithProjection
-
-        self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        self.model = CLIPTextModelWithProjection.from_pretrained(name, revision=revision).to(device).eval()
-        self.dim = self.model.config.projection_dim
-        self.max_tokens = self.model.config.max_position_embeddings
-
-    def count_tokens(self, captions: list[str]) -> list[int]:
-        return [len(ids) for ids in self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
-
-    @torch.no_grad()
-    def encode(self, captions: list[str]) -> np.ndarray:
-        tokens = self.tokenizer(
-            captions, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(self.model.device)
-        embeds = self.model(**tokens).text_embeds.float()
-        return torch.nn.functional.normalize(embeds, dim=-1).cpu().numpy()
+        # Once more, as a model that computes in bfloat16 also takes the norm in it
+        return embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,183 @@
+"""Embeddings that are there, compared with what their captions give now."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+
+from .. import columns
+from ..data.stage import ids_digest, join_stage, read_stage
+from .arguments import EncoderArguments
+from .captions import Captions, read_captions
+from .encode import encode_captions
+from .encoders import TextEncoder, load_encoder
+
+# Of the cosine: float16, other batches and other machines change less, an edited caption more
+TOLERANCE = 1e-3
+SETTINGS = ("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "long_captions")
+
+Place = tuple[str, int, int]  # split, row, number of the caption in the row
+
+
+def verify_embeddings(
+    images: DatasetDict,
+    args: EncoderArguments,
+    embeddings_dir: str | Path,
+    *,
+    num_captions: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Embeds a random sample of captions again and compares them with the stage in `embeddings_dir`. Which rows have a
+    caption, and how many, is compared everywhere. Rows are found by `image_id`, whatever their order.
+
+    Args:
+        images: splits with `image_id` and `caption`, as the stage was made from.
+        args: the encoder and settings that the stage should have been made with.
+        embeddings_dir: folder of the stage.
+        num_captions: size of the sample; all captions when there are fewer.
+        seed: of the draw.
+
+    Returns:
+        `checked` and `captions` (numbers of captions), `splits`, `min_cosine`, and `other_settings`: names of settings
+        that differ from those of the stage, although the vectors are the same.
+
+    Raises:
+        ValueError: when something does not fit; the message names the row and the remedy.
+    """
+    stage = _read_stage(embeddings_dir, images)
+    captions = read_captions(images)
+    stored = join_stage(images, embeddings_dir, stage)
+    places = [place for name in images for place in _places(captions, stored[name], name)]
+    drawn = np.random.default_rng(seed).choice(len(places), min(num_captions, len(places)), replace=False)
+    sample = [places[position] for position in sorted(drawn)]
+    encoder = _load(args, stage, embeddings_dir)
+    present = {**encoder.provenance, "long_captions": args.long_captions}
+    changed = {key: (stage[key], present[key]) for key in SETTINGS if key in stage and stage[key] != present[key]}
+    texts = [captions.rows[name][row][number] for name, row, number in sample]
+    vectors = encode_captions(sorted(set(texts)), encoder, args)
+    expected = vectors.of(texts).astype(np.float32)
+    actual = np.asarray([_stored(stored, place, captions.several) for place in sample], dtype=np.float32)
+    actual = actual.reshape(expected.shape)
+    cosines = _cosines(expected, actual)
+    if not (cosines >= 1 - TOLERANCE).all():
+        raise ValueError(_what_is_wrong(embeddings_dir, changed, images, sample, texts, expected, actual))
+    _check_digests(embeddings_dir, stage, images, captions, len(sample))
+    return {
+        "checked": len(sample),
+        "captions": len(places),
+        "splits": list(images),
+        "min_cosine": float(cosines.min()) if len(sample) else None,
+        "other_settings": list(changed),
+    }
+
+
+def _read_stage(embeddings_dir: str | Path, images: DatasetDict) -> dict[str, Any]:
+    stage = read_stage(embeddings_dir)
+    if stage is None or stage.get("stage") != "embedding":
+        raise ValueError(f"{embeddings_dir} holds no embeddings to verify. Embed first, without --verify.")
+    missing = [name for name in images if name not in stage["num_rows"]]
+    if missing:
+        raise ValueError(f"{embeddings_dir} has no embeddings of the split {missing[0]!r}. Embed again.")
+    return stage
+
+
+def _load(args: EncoderArguments, stage: dict[str, Any], embeddings_dir: str | Path) -> TextEncoder:
+    encoder = load_encoder(
+        args.text_encoder,
+        args.text_encoder_revision,
+        PartialState().device,
+        prompt=args.text_encoder_prompt,
+        prompt_name=args.text_encoder_prompt_name,
+    )
+    if stage["text_embed_dim"] != encoder.dim:
+        raise ValueError(
+            f"{embeddings_dir}: its vectors have {stage['text_embed_dim']} dimensions, but those of "
+            f"{encoder.provenance['text_encoder']} have {encoder.dim}. Give the encoder they were made with "
+            f"({stage['text_encoder']}), or embed again."
+        )
+    return encoder
+
+
+def _places(captions: Captions, stored: Dataset, name: str) -> list[Place]:
+    """Every caption of a split; each must have one vector, and a row without captions none."""
+    embeds = stored.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:][columns.TEXT_EMBEDS].combine_chunks()
+    found = np.asarray(embeds.is_valid()).astype(int)
+    nested = not pa.types.is_floating(embeds.type.value_type)
+    if nested:
+        found = np.where(found, pc.fill_null(pc.list_value_length(embeds), 0).to_numpy(), 0)
+    places: list[Place] = []
+    for row, texts in enumerate(captions.rows[name]):
+        if len(texts) != found[row] or (texts and nested != captions.several):
+            raise ValueError(
+                f"Split {name!r}, row {row} ({stored[row][columns.IMAGE_ID]}): {_many(len(texts), 'caption')}, but "
+                f"{_many(int(found[row]), 'embedding')} in the stage{', in lists' if nested else ''}. The captions "
+                "were changed after they were embedded; embed again."
+            )
+        places.extend((name, row, number) for number in range(len(texts)))
+    return places
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'s' * (count != 1)}"
+
+
+def _stored(stored: DatasetDict, place: Place, several: bool) -> list[float]:
+    name, row, number = place
+    value = stored[name].select_columns([columns.TEXT_EMBEDS])[row][columns.TEXT_EMBEDS]
+    return value[number] if several else value
+
+
+def _cosines(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Of each row, 1 at best; equal vectors have 1, also where both are zero or of another length than 1."""
+    norms = np.maximum(np.linalg.norm(expected, axis=1), np.linalg.norm(actual, axis=1))
+    return np.where(norms > 0, (expected * actual).sum(axis=1) / np.maximum(norms, 1e-6) ** 2, 1.0)
+
+
+def _what_is_wrong(
+    embeddings_dir: str | Path,
+    changed: dict[str, tuple[Any, Any]],
+    images: DatasetDict,
+    sample: list[Place],
+    texts: list[str],
+    expected: np.ndarray,
+    actual: np.ndarray,
+) -> str:
+    """The first row whose vector is another one, and why that may be."""
+    cosines = _cosines(expected, actual)
+    wrong = np.flatnonzero(~(cosines >= 1 - TOLERANCE))
+    first = wrong[0]
+    name, row, _ = sample[first]
+    said = (
+        f"{embeddings_dir}, split {name!r}, row {row} ({images[name][row][columns.IMAGE_ID]}): the vector there "
+        f"is not that of the caption {textwrap.shorten(texts[first], 60)!r} (cosine {cosines[first]:.3f}); "
+        f"{len(wrong)} of {len(sample)} captions checked are like that. "
+    )
+    if changed:
+        there = ", ".join(f"{key} ({before!r} there, {now!r} here)" for key, (before, now) in changed.items())
+        return said + f"The stage was made with other settings: {there}. Give those, or embed again."
+    others = [position for position in wrong if texts[position] != texts[first]]
+    elsewhere = [other for other in others if _cosines(expected[[first]], actual[[other]])[0] >= 1 - TOLERANCE]
+    if elsewhere:
+        return said + f"It is in row {sample[elsewhere[0]][1]}: rows were shuffled. Embed again."
+    if len(wrong) == len(sample) > 1:
+        return said + "All of them: the encoder's weights or the rows are others now. Embed again."
+    return said + "The caption was edited after it was embedded, or the vector was. Embed again."
+
+
+def _check_digests(
+    embeddings_dir: str | Path, stage: dict[str, Any], images: DatasetDict, captions: Captions, num_checked: int
+) -> None:
+    """The digests cover all captions, though they name no row."""
+    for name, digest in captions.digests().items():
+        same_rows = ids_digest(images[name][columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
+        if same_rows and digest != stage["captions_digest"].get(name):
+            raise ValueError(
+                f"{embeddings_dir}, split {name!r}: captions were edited after they were embedded, though none of the "
+                f"{num_checked} checked. Embed again, or find them with a larger --verify."
+            )
