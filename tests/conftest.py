@@ -11,6 +11,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    COLUMNS="100",  # width of a terminal, for pages of help
 )
 
 import torch  # noqa: E402

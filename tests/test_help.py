@@ -117,7 +117,7 @@ def test_help_has_every_group(capsys):
     ours += [
         "Run: What to do about an earlier run, and which splits are used",
         "Data: Where the data is and what it calls its columns",
-        "Encoder: Which text encoder turns captions into vectors",
+        "Encoder: Which text encoder turns captions into vectors, and how",
         "Student: Which student is trained, and the projector it is given",
         "Augmentation: How training images are cropped and changed",
     ]
