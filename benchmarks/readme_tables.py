@@ -35,14 +35,29 @@ def emoji_styles() -> str:
 
 def step_time() -> str:
     found = json.loads((ROOT / "results" / "step_time.json").read_text())
-    lines = ["| student | batch | aligned / baseline, median | quartiles |", "|---|---:|---:|---:|"]
-    for name, row in found["students"].items():
+    lines = ["| student | batch | objective | aligned / baseline, median | quartiles |", "|---|---:|---|---:|---:|"]
+    for row in found["measured"]:
         low, high = row["ratio_quartiles"]
-        lines.append(f"| {name} | {row['batch_size']} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
+        bank = row["options"].get("align_text_bank")
+        objective = f"`{row['options']['align_loss']}`" + (f", bank of {bank:,} texts" if bank else "")
+        lines.append(
+            f"| {row['student']} | {row['batch_size']} | {objective} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |"
+        )
     return "\n".join(lines)
 
 
-TABLES = {"emoji_styles": emoji_styles, "step_time": step_time}
+def embed_speed() -> str:
+    found = json.loads((ROOT / "results" / "embed_speed.json").read_text())
+    lines = ["| captions | tokens, mean | ours / `encode`, median | quartiles |", "|---|---:|---:|---:|"]
+    for name, row in found["captions"].items():
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['captions']}, {name} | {row['tokens_mean']:.0f} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"emoji_styles": emoji_styles, "step_time": step_time, "embed_speed": embed_speed}
 
 
 def with_tables(text: str) -> str:
