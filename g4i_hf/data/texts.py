@@ -1,5 +1,7 @@
 """The texts of a split: embeddings, one or several a row, and what tells equal ones."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +43,19 @@ class Texts:
         if columns.TEXT_EMBEDS not in split.column_names:
             return None
         embeds, counts = _embeddings(split)
-        if columns.CAPTION in split.column_names:
-            captions = split[columns.CAPTION][:]
-            counts = _without_blank(counts, captions)
-            embeds = embeds[_kept(counts)]
-            counts = np.maximum(counts, 0)
+        captions = split[columns.CAPTION][:] if columns.CAPTION in split.column_names else None
+        if captions is None:
+            text_keys, starts = keys_of(map(_digest, embeds)), _starts(counts)
+            caption_keys = _padded(text_keys, starts)
         else:
-            captions = None
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        text_keys = keys_of([row.tobytes() for row in embeds])
-        caption_keys = _padded(text_keys, starts) if captions is None else caption_key_table(captions)
+            blank = np.asarray([is_blank(caption) for caption in captions], dtype=bool)
+            if (counts[blank] > 0).any():
+                embeds = embeds[np.repeat(~blank, counts)]
+                counts = np.where(blank, 0, counts)
+            starts, caption_keys = _starts(counts), caption_key_table(captions)
+            text_keys = _caption_of_each_text(caption_keys, counts)
+            if text_keys is None:  # which vector is of which caption cannot be told
+                text_keys = keys_of(map(_digest, embeds))
         texts = cls(embeds, starts, text_keys, caption_keys)
         return texts.averaged() if choice == "mean" else texts
 
@@ -71,8 +76,8 @@ class Texts:
         means = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float16)
         return Texts(
             embeds=means,
-            starts=np.concatenate([[0], np.cumsum(captioned)]),
-            text_keys=keys_of([row.tobytes() for row in means]),
+            starts=_starts(captioned),
+            text_keys=keys_of(map(_digest, means)),
             caption_keys=self.caption_keys,
         )
 
@@ -92,7 +97,7 @@ def caption_key_table(captions: list) -> np.ndarray:
     lists = [caption if isinstance(caption, list) else [caption] for caption in captions]
     flat = [caption for row in lists for caption in row if not is_blank(caption)]
     counts = [sum(not is_blank(caption) for caption in row) for row in lists]
-    return _padded(keys_of(flat), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
+    return _padded(keys_of(flat), _starts(counts))
 
 
 def is_blank(caption: str | list[str] | None) -> bool:
@@ -101,7 +106,7 @@ def is_blank(caption: str | list[str] | None) -> bool:
     return not any(text and text.strip() for text in texts)
 
 
-def keys_of(values: list[Any]) -> np.ndarray:
+def keys_of(values: Iterable[Any]) -> np.ndarray:
     """Equal values get equal integers; a null gets -1."""
     numbers: dict[Any, int] = {}
     keys = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
@@ -132,11 +137,16 @@ def _embeddings(split: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return embeds.astype(np.float16, copy=False), counts
 
 
-def _without_blank(counts: np.ndarray, captions: list) -> np.ndarray:
-    """The counts; minus those of rows whose caption is blank, so that `_kept` can tell them."""
-    blank = np.asarray([is_blank(caption) for caption in captions], dtype=bool)
-    return np.where(blank, -counts, counts)
+def _starts(counts: np.ndarray | list[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def _kept(counts: np.ndarray) -> np.ndarray:
-    return np.repeat(counts > 0, np.abs(counts))
+def _digest(vector: np.ndarray) -> bytes:
+    return hashlib.blake2b(vector.tobytes(), digest_size=8).digest()
+
+
+def _caption_of_each_text(caption_keys: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
+    """(T,) keys of the captions, where every row with texts has as many captions; else None."""
+    has_texts = counts > 0
+    keys = caption_keys[has_texts]
+    return keys[keys >= 0] if np.array_equal((keys >= 0).sum(1), counts[has_texts]) else None
