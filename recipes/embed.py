@@ -92,4 +92,7 @@ def verified(found: dict, folder: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    from g4i_hf.cli import end_processes
+
     main()
+    end_processes()

@@ -234,4 +234,7 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    from g4i_hf.cli import end_processes
+
     main()
+    end_processes()

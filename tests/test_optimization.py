@@ -263,9 +263,10 @@ def decayed(trainer: AlignmentTrainer) -> set[str]:
 
 
 def with_temperature(folder, name: str, **options) -> AlignmentTrainer:
-    """With what a learned temperature and bias are called, matrices to make it hard."""
+    """With a learned temperature and bias, one of them a matrix to make it hard."""
     model = aligned_model(name, TEXT_DIM)
     model.logit_scale, model.logit_bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(()))
+    options |= {"align_loss": "siglip", "align_learn_temperature": True}
     return AlignmentTrainer(model, arguments(folder, weight_decay=0.1, **options), rows())
 
 

@@ -1,6 +1,5 @@
 """What is seen of a training: lines, bar, trackers, summary, dry run, and its end when the loss is no number."""
 
-import importlib.util
 import json
 import math
 import os
@@ -210,7 +209,6 @@ def test_wandb_has_the_project_of_trackio(tmp_path, monkeypatch):
     assert os.environ["WANDB_PROJECT"] == "birds"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="the extra `trackers` is not installed")
 def test_trackio_has_every_term(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     import trackio
@@ -221,6 +219,22 @@ def test_trackio_has_every_term(tmp_path, monkeypatch):
     assert run.name == "aligned"
     logged = SQLiteStorage.get_logs("g4i_hf", "aligned")
     assert {f"train/{name}" for name in NAMES} | {"eval/accuracy"} <= {name for entry in logged for name in entry}
+
+
+@pytest.mark.slow
+def test_wandb_has_every_term(tmp_path, monkeypatch):
+    """The real client, which writes to disk what it would send."""
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    import wandb
+
+    trainer_of(tmp_path / "aligned", report_to="wandb").train()
+    wandb.finish()
+    (path,) = tmp_path.rglob("*.wandb")
+    written = path.read_bytes()
+    for name in [*(f"train/{name}" for name in NAMES), "eval/accuracy", "g4i_hf", "aligned"]:
+        assert name.encode() in written, name
 
 
 # --- The loss is no number -------------------------------------------------------------------------------------------

@@ -1,8 +1,16 @@
 """Options of the scripts: defaults < YAML file < command line. Imports neither torch nor transformers by itself."""
 
 from .errors import OptionError, wrong_choice
-from .libraries import quiet_libraries
+from .libraries import end_processes, quiet_libraries
 from .parsing import parse_options
 from .resolved import NOT_RECORDED, is_secret
 
-__all__ = ["NOT_RECORDED", "OptionError", "is_secret", "parse_options", "quiet_libraries", "wrong_choice"]
+__all__ = [
+    "NOT_RECORDED",
+    "OptionError",
+    "end_processes",
+    "is_secret",
+    "parse_options",
+    "quiet_libraries",
+    "wrong_choice",
+]

@@ -3,6 +3,14 @@
 import logging
 
 
+def end_processes() -> None:
+    """At the end of a script: threads of a process group that is still there can abort a process as it leaves."""
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()
+
+
 def quiet_libraries(main_process: bool) -> None:
     """Our own messages and progress bars from the main process; from the libraries only warnings."""
     import datasets

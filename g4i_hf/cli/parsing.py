@@ -61,8 +61,9 @@ def parse_options(
     if run_options is not None and run:
         if not Path(run).is_dir():
             raise OptionError(f"run is {run!r}, but there is no such folder.")
-        if (Path(run) / run_options).is_file():
-            values = _values_of(Path(run) / run_options, kinds, strict=False) | values
+        if not (Path(run) / run_options).is_file():
+            raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
+        values = _values_of(Path(run) / run_options, kinds, strict=False) | values
     given = _values_of_command_line(classes, kinds, argv)
     print_config = given.pop("print_config", False)
     given.pop("config", None)

@@ -34,11 +34,13 @@ def read_nodes(path: Path) -> dict[str, yaml.Node]:
         OptionError: when it is no YAML file of `name: value` lines, or holds a key twice.
     """
     if not path.is_file():
-        raise OptionError(f"--config {path}: there is no such file.")
+        what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
+        raise OptionError(f"--config {path}: {what}.")
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        tabs = " Use spaces instead of tabs." if "\\t" in str(error) else ""
+        raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}{tabs}") from error
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from test_progress import Spoil, trainer_of
@@ -35,6 +36,7 @@ def main() -> None:
     # A file each: lines that two processes print at once can run into each other
     found = {"rank": rank, "history": trainer.state.log_history, "error": error}
     (folder / f"{rank}.json").write_text(json.dumps(found))
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
