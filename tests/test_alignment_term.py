@@ -214,6 +214,37 @@ def test_centred_texts_are_those_without_their_mean(tmp_path, vit):
     assert "text_mean" not in loaded.student.state_dict()
 
 
+def test_texts_of_the_bank_are_centred_too(tmp_path, vit):
+    class Centred(WithBank):
+        texts = type("Texts", (), {"mean": staticmethod(lambda: np.full(TEXT_DIM, 0.3, dtype=np.float32))})
+
+    options = {"align_loss": "infonce", "per_device_train_batch_size": 4, "align_text_bank": -1, "align_center": True}
+    data = Centred(rows(8, torch.float64))
+    trainer, _ = one_step(tmp_path, vit, data, **options)
+    batch = AlignmentCollator()(data[:4])
+    with torch.no_grad():
+        embeds = vit.train()(batch["pixel_values"]).image_embeds
+    texts = torch.from_numpy(np.stack([row["text_embeds"] for row in data])).double() - np.float32(0.3)
+    logits = embeds @ torch.nn.functional.normalize(texts, dim=1).T / 0.2
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(4)).item()
+    assert first_log(trainer)["loss_align"] == pytest.approx(expected, rel=1e-3)  # the bank is float16
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"align_weight": 0.0}, {"align_loss": "cosine"}, {"align_loss": "siglip", "align_learn_temperature": False}],
+)
+def test_learned_logits_that_a_model_brings_along_are_left_alone_where_they_are_not_asked_for(tmp_path, vit, options):
+    vit.learn_logits(0.5, -1.0)
+    trainer, _ = one_step(tmp_path, vit, rows(4, torch.float64), per_device_train_batch_size=4, **options)
+    for name in ("logit_scale", "logit_bias"):
+        parameter = getattr(trainer.model, name)
+        assert not parameter.requires_grad and parameter.item() == getattr(vit, name).item()
+        assert name not in first_log(trainer)
+    same, _ = one_step(tmp_path, aligned_model("vit", TEXT_DIM).double(), rows(4, torch.float64), **options)
+    assert "logit_scale" not in first_log(same)
+
+
 # --- Course of the weight --------------------------------------------------------------------------------------------
 
 
@@ -277,6 +308,33 @@ def test_bf16_does_not_touch_the_alignment_loss(tmp_path, objective, monkeypatch
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.8}])
+@pytest.mark.parametrize(
+    "options, formula",
+    [
+        ({"classification_loss": "bce"}, {"kind": "bce"}),
+        ({"classification_loss": "bce", "bce_target_threshold": 0.3}, {"kind": "bce", "threshold": 0.3}),
+        ({"class_weights": "[0.1, 2, 0.5, 1, 3]"}, {"class_weights": np.array([0.1, 2, 0.5, 1, 3])}),
+        ({"class_weights": "balanced"}, {"class_weights": np.array([6 / 5 / 2, 6 / 5, 6 / 5, 6 / 5, 6 / 5])}),
+    ],
+)
+def test_classification_loss_is_the_one_that_was_asked_for(tmp_path, vit, options, formula, mixing):
+    """Six rows of five classes: 0 comes twice."""
+
+    class Labelled(list):
+        labels = [0, 1, 2, 3, 4, 0]
+
+    data = Labelled(row | {"draw_seed": 5} for row in rows(6, torch.float64))
+    whole = {"per_device_train_batch_size": 6, "align_weight": 0.0, "label_smoothing_factor": 0.1} | mixing
+    trainer, _ = one_step(tmp_path, vit, data, **whole, **options)
+    batch = AlignmentCollator(**mixing)(list(data))
+    with torch.no_grad():
+        logits = vit.train()(batch["pixel_values"]).logits.numpy()
+    mix = {name: batch[f"mix_{name}"].numpy() for name in ("partner", "share") if mixing}
+    expected = reference.classification(logits, batch["labels"].numpy(), 0.1, **mix, **formula)
+    assert first_log(trainer)["loss_ce"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_unlabelled_rows_train_on_their_caption_alone(tmp_path, vit):

@@ -395,6 +395,10 @@ def test_an_empty_file_changes_nothing(tmp_path):
 def test_a_missing_config_file_is_an_error(tmp_path, capsys):
     missing = str(tmp_path / "gone.yaml")
     assert f"--config {missing}: there is no such file" in message_of(capsys, tmp_path, None, "--config", missing)
+    assert "this is a folder; name a YAML file in it" in message_of(capsys, tmp_path, None, "--config", str(tmp_path))
+    (tmp_path / "tab.yaml").write_text("a:\n\tb: 1\n")
+    message = message_of(capsys, tmp_path, None, "--config", str(tmp_path / "tab.yaml"))
+    assert "is not valid YAML" in message and "Use spaces instead of tabs" in message
     assert issubclass(OptionError, SystemExit)  # no traceback
 
 

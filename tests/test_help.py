@@ -298,6 +298,7 @@ def test_every_script_prints_its_recipe(script, tmp_path, capsys, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "emoji_styles" / "aligned").mkdir(parents=True)
+    (tmp_path / "runs" / "emoji_styles" / "aligned" / "train.yaml").write_text("image_size: 32\n")
     argv = {"evaluate": ("--config", str(ROOT / "recipes" / "emoji_styles" / "evaluate.yaml"), "--dataset_name", "x")}
     first = printed(*argv.get(script, ()))
     written = yaml.safe_load((ROOT / "recipes" / "emoji_styles" / f"{script}.yaml").read_text(encoding="utf-8"))

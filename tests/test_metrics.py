@@ -1,15 +1,18 @@
 """Figures of a split."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from PIL import Image as PILImage
 
-from g4i_hf.evaluation.evaluate import split_metrics
+from g4i_hf.evaluation.evaluate import results_folder, split_metrics, update_results
 from g4i_hf.evaluation.metrics import accuracy_of_logits, retrieval_recall
-from g4i_hf.evaluation.predict import Predictions, texts_of
+from g4i_hf.evaluation.predict import Predictions, eval_transform, texts_of
 from g4i_hf.evaluation.statistics import paired_summary
+from g4i_hf.modeling.processing import ImageSettings, generic_processor
 
 EYE = np.eye(4, dtype=np.float32)
 
@@ -55,3 +58,51 @@ def test_texts_are_centred_where_the_model_centres_them():
     centred = Predictions(["a", "b"], np.array([0, 1]), EYE[:2], EYE[[1, 0]], mean)
     np.testing.assert_allclose(texts_of(split, centred).embeds, EYE[[1, 0]], atol=1e-3)
     assert split_metrics(centred, split, "test")["test_recall_at_1"] == 1.0
+
+
+def test_new_figures_of_a_split_replace_all_of_its_old_ones(tmp_path):
+    update_results(tmp_path, {"test_recall_at_1": 0.5, "test_novel_recall_at_1": 0.4, "train_loss": 1.0})
+    update_results(tmp_path, {"test_accuracy": 0.9}, splits=["test"])
+    found = update_results(tmp_path, {})
+    assert found == {"test_novel_recall_at_1": 0.4, "train_loss": 1.0, "test_accuracy": 0.9}
+
+
+def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    own = {"dataset_name": "../../pictures"}
+    assert results_folder(run, own, {"dataset_name": "pictures/"}) == run
+    assert results_folder(run, own, {"dataset_name": "user/pictures"}) == run / "evaluations" / "user_pictures"
+    hub = {"dataset_name": "user/pictures", "dataset_revision": "v1"}
+    assert results_folder(run, hub, hub) == run
+    assert results_folder(run, hub, hub | {"dataset_revision": "v2"}) == run / "evaluations" / "user_pictures-v2"
+
+
+def test_transform_of_evaluation_can_go_to_other_processes():
+    transform = pickle.loads(pickle.dumps(eval_transform(generic_processor(ImageSettings(16)))))
+    assert transform(PILImage.new("RGB", (20, 30))).shape == (3, 16, 16)
+
+
+def test_retrieval_in_blocks_is_retrieval_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=(120, 4)).astype(np.float32)
+    owners = np.concatenate([np.arange(50), rng.integers(0, 50, 70)])
+    whole = retrieval_recall(images, texts, owners=owners)
+    cosines = images @ texts.T
+    best = np.array([cosines[i, owners == i].max() for i in range(50)])
+    assert whole["recall_at_5"] == np.mean((cosines >= best[:, None]).sum(1) <= 5)
+    monkeypatch.setattr("g4i_hf.evaluation.metrics.BLOCK", 7)
+    assert retrieval_recall(images, texts, owners=owners) == whole
+
+
+def test_nan_is_no_hit():
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        retrieval_recall(np.full((2, 4), np.nan), EYE[:2])
+
+
+def test_a_caption_that_is_the_mean_itself_gives_numbers():
+    split = Dataset.from_dict({"image_id": ["a"], "text_embeds": [[1.0, 0.0, 0.0, 0.0]]})
+    predictions = Predictions(["a"], np.array([0]), EYE[:1], EYE[:1], EYE[0])
+    assert np.isfinite(texts_of(split, predictions).embeds).all()

@@ -10,7 +10,7 @@ from pathlib import Path
 import evaluate
 import pytest
 import yaml
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from transformers import pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,36 @@ def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
 
     args = EvaluateArguments(run=str(emoji_run[1]))
     with pytest.raises(ValueError, match="trained on other classes"):
-        evaluate_run(emoji_run[1], {}, {0: "another"}, args=args, accelerator=None)
+        evaluate_run(emoji_run[1], emoji_run[1], {}, {0: "another"}, args=args, accelerator=None)
+
+
+def test_figures_of_other_data_do_not_pass_for_the_runs_own(emoji_run):
+    """Some of the same pictures, those of one split without captions, under another name."""
+    folder, run = emoji_run
+    before = (run / "all_results.json").read_text()
+    other = load_dataset(str(ROOT / "recipes" / "emoji_styles"), split="test_novel").select(range(20))
+    DatasetDict(test_novel=other.remove_columns("caption"), validation=other).save_to_disk(folder / "other")
+    command = [sys.executable, "recipes/evaluate.py", "--run", run, "--dataset_name", "./other"]
+    command += ["--embeddings_dir", "other_embeddings", "--splits", "test_novel,validation"]
+    printed = launch(folder, *command)
+    assert (run / "all_results.json").read_text() == before
+    results = json.loads((run / "evaluations" / "other" / "all_results.json").read_text())
+    assert results["test_novel_samples"] == 20 and "test_novel_recall_at_1" not in results
+    assert (run / "evaluations" / "other" / "predictions" / "validation.parquet").is_file()
+    assert results["validation_gallery_size"] == 20 and "evaluations/other" in printed
+
+
+def test_a_baseline_that_is_not_there_is_said_at_once(emoji_run):
+    folder, run = emoji_run
+    for script in ("evaluate", "release"):
+        message = launch(
+            folder, sys.executable, f"recipes/{script}.py", "--run", run, "--baseline", "runs/no", fails=True
+        )
+        assert "There is no run 'runs/no': no such folder." in message and "Traceback" not in message
+
+
+def test_card_states_the_size_that_the_student_takes(emoji_run):
+    assert "at 32 x 32 pixels" in (emoji_run[1] / "student" / "README.md").read_text()
 
 
 def test_embeddings_are_made_once(emoji_run):

@@ -110,7 +110,8 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def _texts_of(self, row: int, draw_seed: int) -> dict[str, Any]:
         texts, k = self.texts, self.texts_per_row
-        first, count = texts.starts[row], texts.counts[row]
+        first = texts.starts[row]
+        count = texts.starts[row + 1] - first
         chosen = range(first, first + count)
         if count > k:
             chosen = [first + draw_seed % int(count)]

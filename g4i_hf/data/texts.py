@@ -68,12 +68,14 @@ class Texts:
         """One text a row, the mean of its texts, of unit norm."""
         if self.counts.max(initial=0) <= 1:
             return self
-        rows = np.repeat(np.arange(len(self.counts)), self.counts)
-        sums = np.zeros((len(self.counts), self.embeds.shape[1]), dtype=np.float32)
-        np.add.at(sums, rows, self.embeds.astype(np.float32))
         captioned = self.counts > 0
-        means = sums[captioned]
-        means = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float16)
+        first = self.starts[:-1][captioned]
+        means = np.empty((len(first), self.embeds.shape[1]), dtype=np.float16)
+        for start in range(0, len(first), CHUNK):
+            ends = np.append(first, self.starts[-1])[start : start + CHUNK + 1]
+            vectors = self.embeds[ends[0] : ends[-1]].astype(np.float32)
+            sums = np.add.reduceat(vectors, ends[:-1] - ends[0], axis=0)
+            means[start : start + CHUNK] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         return Texts(
             embeds=means,
             starts=_starts(captioned),

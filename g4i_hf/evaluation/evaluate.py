@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,16 @@ from .metrics import Accuracy, retrieval_recall
 from .predict import Predictions, texts_of
 
 RESULTS_FILE = "all_results.json"
+FIGURES = (
+    "samples",
+    "weights",
+    "accuracy",
+    "gallery_size",
+    "recall_at_1",
+    "recall_at_5",
+    "chance_at_1",
+    "chance_at_5",
+)
 
 
 def split_metrics(predictions: Predictions, split: Dataset, name: str) -> dict[str, Any]:
@@ -36,12 +48,51 @@ def split_metrics(predictions: Predictions, split: Dataset, name: str) -> dict[s
     return metrics
 
 
-def update_results(run: str | Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Adds metrics to a run's `all_results.json`, replacing the file in one step, and returns all of them."""
+def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:
+    """
+    Adds metrics to a folder's `all_results.json`, replacing the file in one step.
+
+    Args:
+        run: the folder, made where there is none.
+        metrics: by name.
+        splits: their earlier figures are dropped: a split without captions has no retrieval any more.
+
+    Returns:
+        All metrics of the file.
+    """
     path = Path(run) / RESULTS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.is_file() else {}
-    results.update(metrics)
+    dropped = {f"{split}_{figure}" for split in splits for figure in FIGURES}
+    results = {name: value for name, value in results.items() if name not in dropped} | metrics
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n")
     os.replace(temporary, path)
     return results
+
+
+def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -> Path:
+    """
+    Where the figures of a run on some data go: into the run itself for the data that it was trained with, else into a
+    folder of their own in `evaluations/`, so that one data set never passes for another.
+
+    Args:
+        run: run folder.
+        own: `dataset_name`, `dataset_config_name` and `dataset_revision` of the run; a folder is relative to it.
+        data: the same of what is evaluated; a folder is relative to the current one.
+    """
+
+    def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:
+        name = options.get("dataset_name")
+        place = base / str(name)
+        return (
+            place.resolve() if place.exists() else name,
+            options.get("dataset_config_name"),
+            options.get("dataset_revision"),
+        )
+
+    if known_by(own, Path(run)) == known_by(data, Path()):
+        return Path(run)
+    parts = [data.get(option) for option in ("dataset_name", "dataset_config_name", "dataset_revision")]
+    name = "-".join(re.sub(r"[^\w.-]+", "_", str(part)).strip("._") for part in parts if part)
+    return Path(run) / "evaluations" / name

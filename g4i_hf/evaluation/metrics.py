@@ -6,6 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
+BLOCK = 1024  # images compared with the gallery at once
 _CITATION = "Ding et al., GPT4Image, arXiv 2306.00693"
 
 
@@ -58,19 +59,33 @@ def retrieval_recall(
 
     Returns:
         `recall_at_k` for each k, `gallery_size`, and `chance_at_k`, what guessing would give.
+
+    Raises:
+        ValueError: for embeddings that are NaN or infinite.
     """
+    if not (np.isfinite(image_embeds).all() and np.isfinite(text_embeds).all()):
+        raise ValueError("Embeddings are NaN or infinite: the model, or the stage of text_embeds, is broken.")
     gallery, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
-    owners = np.arange(len(text_embeds)) if owners is None else owners
-    cosines = image_embeds.astype(np.float32) @ gallery.T
-    is_own = np.zeros(cosines.shape, dtype=bool)
-    is_own[owners, entries.reshape(-1)] = True
-    best_own = np.where(is_own, cosines, -np.inf).max(1, keepdims=True)
-    as_near = (cosines >= best_own).sum(1)  # the own caption is one of them
+    owners = np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
+    order = np.argsort(owners, kind="stable")
+    entries, owners = entries.reshape(-1)[order], owners[order]
+    as_near = np.empty(len(image_embeds), dtype=np.int64)
+    num_own = np.empty(len(image_embeds), dtype=np.int64)
+    for start in range(0, len(image_embeds), BLOCK):
+        rows = slice(start, start + BLOCK)
+        cosines = image_embeds[rows].astype(np.float32) @ gallery.T
+        first, last = np.searchsorted(owners, [start, start + len(cosines)])
+        is_own = np.zeros(cosines.shape, dtype=bool)
+        is_own[owners[first:last] - start, entries[first:last]] = True
+        best_own = np.where(is_own, cosines, -np.inf).max(1, keepdims=True)
+        as_near[rows] = (cosines >= best_own).sum(1)  # the own caption is one of them
+        num_own[rows] = is_own.sum(1)
     results: dict[str, float] = {f"recall_at_{k}": float(np.mean(as_near <= k)) for k in ks}
     for k in ks:
-        shortlists = math.comb(len(gallery), min(k, len(gallery)))
-        misses = [math.comb(len(gallery) - int(own), min(k, len(gallery))) / shortlists for own in is_own.sum(1)]
-        results[f"chance_at_{k}"] = 1 - float(np.mean(misses))
+        size = min(k, len(gallery))
+        all_lists = math.comb(len(gallery), size)
+        misses = {own: math.comb(len(gallery) - int(own), size) / all_lists for own in np.unique(num_own)}
+        results[f"chance_at_{k}"] = 1 - float(np.mean([misses[own] for own in num_own]))
     results["gallery_size"] = len(gallery)
     return results
 

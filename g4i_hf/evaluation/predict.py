@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from PIL.Image import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -67,21 +68,40 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
     Raises:
         FileNotFoundError: when the folder holds no finished run, or no average.
     """
-    if not (Path(run) / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{run} holds no trained model. Train one with recipes/train.py --output_dir {run}.")
+    check_run(run, weights)
     model = AlignedImageClassification.from_pretrained(run).eval()
     if weights == "ema":
-        path = Path(run) / EMA_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"{run} holds no {EMA_FILE}: it was trained without ema_decay. Use --weights raw.")
-        model.student.load_state_dict(load_file(path))
+        model.student.load_state_dict(load_file(Path(run) / EMA_FILE))
     saved = AutoImageProcessor.from_pretrained(run)
     return model, student_processor(model.config.student_config, saved)
 
 
-def eval_transform(processor: BaseImageProcessor):
+def check_run(run: str | Path, weights: str = "raw") -> None:
+    """
+    Raises:
+        FileNotFoundError: when the folder holds no trained model, or no average where its weights are wanted.
+    """
+    if not Path(run).is_dir():
+        raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
+    if not (Path(run) / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{run} holds no trained model. Train one with recipes/train.py --output_dir {run}.")
+    if weights == "ema" and not (Path(run) / EMA_FILE).is_file():
+        raise FileNotFoundError(f"{run} holds no {EMA_FILE}: it was trained without ema_decay. Use --weights raw.")
+
+
+@dataclass
+class EvalTransform:
+    """A class rather than a function within one, so that processes of a data loader can take it along."""
+
+    processor: BaseImageProcessor
+
+    def __call__(self, image: Image) -> torch.Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def eval_transform(processor: BaseImageProcessor) -> EvalTransform:
     """PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit."""
-    return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
+    return EvalTransform(processor)
 
 
 @torch.no_grad()
@@ -100,6 +120,8 @@ def predict(
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     text_mean = getattr(model, "text_mean", None)
     model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
+    if len(split) == 0:
+        raise ValueError("A split without rows cannot be evaluated.")
     logits, embeds = [], []
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
         outputs = model(batch["pixel_values"], output_image_embeds=True)
@@ -126,5 +148,5 @@ def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
     texts.embeds = texts.embeds.astype(np.float32)
     if predictions.text_mean is not None:
         centred = texts.embeds - predictions.text_mean
-        texts.embeds = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        texts.embeds = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     return texts

@@ -31,6 +31,7 @@ def student_card(
     architecture: str,
     num_labels: int,
     num_parameters: int,
+    image_size: int | None = None,
     options: dict[str, Any],
     rows: list[ComparisonRow] = (),
     is_timm: bool = False,
@@ -42,6 +43,7 @@ def student_card(
         architecture: name of the student's architecture.
         num_labels: number of classes.
         num_parameters: of the student.
+        image_size: side of its input in pixels.
         options: the run's `train.yaml`; only those that are no paths are shown.
         rows: figures, perhaps beside the baseline's.
         is_timm: whether timm loads it too.
@@ -65,7 +67,7 @@ def student_card(
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
         best_by=options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
         ema_decay=options.get("ema_decay") if weights == "ema" else None,
-        image_size=options.get("image_size"),
+        image_size=image_size,
         align_weight=weight,
         is_timm=is_timm,
         model_id=model_id,

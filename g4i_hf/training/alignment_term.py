@@ -43,15 +43,24 @@ class AlignmentTerm:
         self.steps_per_epoch: int | None = None
         self.text_bank = None
         self._batch_of_step = (-1, 0)  # optimizer step, and which batch of it
-        if not self.is_baseline and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
-            bias = args.align_logit_bias if args.align_loss in WITH_BIAS else None
-            model.learn_logits(args.align_temperature, bias)
+        self.learned_logits = self._prepare_logits()
         if train_dataset is None:
             return
         if args.align_center:
             model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
         if args.align_text_bank and not self.is_baseline:
-            self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed)
+            self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, model.text_space)
+
+    def _prepare_logits(self) -> set[str]:
+        """Makes those of temperature and bias parameters that are learned; others that the model has are left out."""
+        args, model, names = self.args, self.model, set()
+        if not self.is_baseline and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
+            names = {"logit_scale"} | ({"logit_bias"} if args.align_loss in WITH_BIAS else set())
+            model.learn_logits(args.align_temperature, args.align_logit_bias if "logit_bias" in names else None)
+        for name in {"logit_scale", "logit_bias"}:
+            if hasattr(model, name):  # DDP waits for the gradient of whatever learns
+                getattr(model, name).requires_grad_(name in names)
+        return names
 
     def __call__(
         self, outputs: AlignedImageClassifierOutput, inputs: dict[str, torch.Tensor], state: TrainerState
@@ -116,16 +125,17 @@ class AlignmentTerm:
         if self.text_bank is None:
             return None
         texts = self.text_bank.draw(*self._batch_of_step, self.args.align_mask == "class", image_embeds.device)
-        embeds = self.model.text_space(texts.embeds.to(image_embeds.dtype))
-        return BankTexts(embeds, texts.text_keys, [] if self.args.align_mask == "none" else texts.keys)
+        return BankTexts(
+            texts.embeds.to(image_embeds.dtype), texts.text_keys, [] if self.args.align_mask == "none" else texts.keys
+        )
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
         args, terms = self.args, {}
         settings = LogitSettings(args.align_temperature, args.align_logit_bias, args.align_target_temperature)
-        if outputs.logit_scale is not None:
+        if "logit_scale" in self.learned_logits:
             settings.temperature = 1 / outputs.logit_scale
             terms["logit_scale"] = outputs.logit_scale, torch.ones_like(outputs.logit_scale)
-        if outputs.logit_bias is not None:
+        if "logit_bias" in self.learned_logits:
             settings.bias = outputs.logit_bias
             terms["logit_bias"] = outputs.logit_bias, torch.ones_like(outputs.logit_bias)
         return settings, terms

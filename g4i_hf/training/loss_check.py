@@ -23,8 +23,8 @@ class NonFiniteLoss(ValueError):
 class LossCheck(TrainerCallback):
     """
     Notes on the device in which step a term of the loss became NaN or infinite, and looks at it when the terms are
-    logged, so that no step waits for the device. Logs before every checkpoint: none is written of weights that are
-    lost, and a resumed run has the log of the uninterrupted one.
+    logged, so that it makes no step wait for the device. Logs before every checkpoint: none is written of weights
+    that are lost, and a resumed run has the log of the uninterrupted one.
 
     Args:
         before_raising: called before the error, to end a progress bar.
@@ -61,8 +61,8 @@ class LossCheck(TrainerCallback):
             NonFiniteLoss: when a term that is trained on is NaN or infinite; on all processes alike.
         """
         logs = logs or {}
-        # Without weight, alignment is only measured. `loss` itself may have been filtered by Trainer
-        terms = [name for name in self._first if name != "loss_align" or logs.get("align_weight", 0) > 0]
+        # The baseline only measures alignment. `loss` itself may have been filtered by Trainer
+        terms = [name for name in self._first if name != "loss_align" or args.align_weight > 0]
         if all(math.isfinite(logs.get(name, 0.0)) for name in terms):
             return
         # Every process has the same sums in its logs, so all of them come here

@@ -1,6 +1,6 @@
 """The captions of the whole training set: as text is frozen, exact negatives at any batch size."""
 
-import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,9 +15,17 @@ class TextBank:
             [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them.
         size: texts of a draw; -1 for all of them.
         seed: of the draws.
+        transform: of drawn embeddings (B, D), such as centring.
     """
 
-    def __init__(self, texts: dict[str, np.ndarray], size: int, seed: int):
+    def __init__(
+        self,
+        texts: dict[str, np.ndarray],
+        size: int,
+        seed: int,
+        transform: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
+    ):
+        self.transform = transform
         self.texts = {name: torch.from_numpy(values) for name, values in texts.items()}
         self.size = len(self) if size < 0 else min(size, len(self))
         self.seed = seed
@@ -39,14 +47,13 @@ class TextBank:
             return self._whole
         rows = slice(None)
         if self.size < len(self):
-            digest = hashlib.blake2b(f"{self.seed} {step} {micro_step}".encode(), digest_size=7).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-            rows = torch.randperm(len(self), generator=generator)[: self.size]
+            generator = np.random.default_rng([self.seed, step, micro_step])
+            rows = torch.from_numpy(generator.choice(len(self), self.size, replace=False, shuffle=False))
         drawn = {name: values[rows].to(device, non_blocking=True) for name, values in self.texts.items()}
         labels = drawn["labels"].unsqueeze(1)
         nobodys = torch.full_like(labels, -1)  # a caption is known by itself, not by one image of those that have it
         texts = BankTexts(
-            embeds=drawn["embeds"].float(),
+            embeds=self.transform(drawn["embeds"].float()),
             text_keys=drawn["text_keys"],
             keys=[nobodys, drawn["caption_keys"], *([labels] if by_class else [])],
         )
