@@ -3,7 +3,8 @@ Evaluates a run, and its baseline beside it, on every split but the one trained 
 
     accelerate launch recipes/evaluate.py --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
-Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml.
+Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
+figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/.
 """
 
 import os
@@ -35,15 +36,24 @@ def main() -> None:
     from accelerate import Accelerator
 
     from g4i_hf.evaluation.comparison import as_text, compare
+    from g4i_hf.evaluation.evaluate import results_folder
+    from g4i_hf.evaluation.predict import check_run
+    from g4i_hf.training.run_folder import read_options
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     quiet_libraries(accelerator.is_main_process)
     runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
     try:
         # 1. The data of the run, with its embeddings
+        for run in runs.values():
+            check_run(run, args.weights)
         splits, id2label = load_splits(args, data, encoder, accelerator)
         # 2. Predictions and figures of each run
-        evaluated = {label: evaluate_run(run, splits, id2label, args, accelerator) for label, run in runs.items()}
+        folders = {label: results_folder(run, read_options(run), vars(data)) for label, run in runs.items()}
+        evaluated = {
+            label: evaluate_run(run, folders[label], splits, id2label, args, accelerator)
+            for label, run in runs.items()
+        }
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
     if not accelerator.is_main_process:
@@ -52,11 +62,10 @@ def main() -> None:
     results = {label: results for label, (results, _) in evaluated.items()}
     rows = compare(results["aligned"], results.get("baseline"), list(splits))
     print("\n" + as_text(rows))
-    for label, run in runs.items():
-        print(f"{label}: {run}/all_results.json, {run}/predictions")
+    for label, folder in folders.items():
+        print(f"{label}: {folder}/all_results.json, {folder}/predictions")
     if args.report and args.baseline:
         from g4i_hf.evaluation.report import write_report
-        from g4i_hf.training.run_folder import read_options
 
         predictions = {label: predicted for label, (_, predicted) in evaluated.items()}
         try:
@@ -77,15 +86,19 @@ def load_splits(args, data, encoder, accelerator):
     with accelerator.main_process_first():  # the first fills the cache that the others read
         splits = data.load()
     splits, id2label = class_names(splits)
-    splits = with_text_embeds(
-        splits,
+    # A split without captions has its accuracy all the same
+    captioned = DatasetDict({name: split for name, split in splits.items() if _has_texts(split)})
+    embedded = with_text_embeds(
+        captioned,
         encoder,
         encoder.embeddings_dir or Path(args.run).parent / "embeddings",
         source=data.dataset_name,
         source_revision=data.dataset_revision,
         shared=encoder.embeddings_dir is None,
     )
-    wanted = args.splits or [name for name in splits if name != args.train_split]
+    splits = DatasetDict(splits | embedded)
+    named = [name for word in args.splits or [] for name in word.split(",") if name]
+    wanted = named or [name for name in splits if name != args.train_split]
     if not wanted:
         raise ValueError(
             f"The data has no split but {args.train_split!r}, which was trained on. Give it another, such as a folder "
@@ -100,8 +113,14 @@ def load_splits(args, data, encoder, accelerator):
     return splits, id2label
 
 
-def evaluate_run(run, splits, id2label, args, accelerator):
-    """Predictions of every split; the figures, merged into the run's all_results.json."""
+def _has_texts(split) -> bool:
+    from g4i_hf import columns
+
+    return columns.CAPTION in split.column_names or columns.TEXT_EMBEDS in split.column_names
+
+
+def evaluate_run(run, folder, splits, id2label, args, accelerator):
+    """Predictions of every split; the figures, merged into the folder's all_results.json."""
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
     from g4i_hf.evaluation.predict import load_run, predict
 
@@ -121,13 +140,16 @@ def evaluate_run(run, splits, id2label, args, accelerator):
         )
         metrics.update(split_metrics(predictions[name], split, name) | {f"{name}_weights": args.weights})
     if accelerator.is_main_process:
-        (run / "predictions").mkdir(exist_ok=True)
+        (folder / "predictions").mkdir(parents=True, exist_ok=True)
         for name, predicted in predictions.items():
-            predicted.to_dataset(model.config.id2label).to_parquet(run / "predictions" / f"{name}.parquet")
-        metrics = update_results(run, metrics)
+            predicted.to_dataset(model.config.id2label).to_parquet(folder / "predictions" / f"{name}.parquet")
+        metrics = update_results(folder, metrics, list(splits))
     accelerator.wait_for_everyone()
     return metrics, predictions
 
 
 if __name__ == "__main__":
+    from g4i_hf.cli import end_processes
+
     main()
+    end_processes()

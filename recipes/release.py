@@ -36,6 +36,7 @@ def main() -> None:
     from accelerate import PartialState
 
     from g4i_hf.evaluation.comparison import as_text
+    from g4i_hf.evaluation.predict import check_run
     from g4i_hf.hub import release_student
 
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -43,6 +44,8 @@ def main() -> None:
     if not state.is_main_process:
         return
     try:
+        if args.baseline:
+            check_run(args.baseline)
         student = release_student(args.run, args.student_dir, args.weights)
         rows = comparison(args)
         card = build_card(args, student, rows)
@@ -87,9 +90,10 @@ def comparison(args) -> list:
 
 def build_card(args, student: Path, rows: list):
     """The card, from the run's options and figures."""
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from g4i_hf.hub import student_card
+    from g4i_hf.modeling.processing import ImageSettings
     from g4i_hf.training.run_folder import read_options
 
     model = AutoModelForImageClassification.from_pretrained(student)
@@ -98,6 +102,7 @@ def build_card(args, student: Path, rows: list):
         architecture=model.config.architecture if is_timm else type(model).__name__,
         num_labels=model.config.num_labels,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        image_size=ImageSettings.from_processor(AutoImageProcessor.from_pretrained(student)).size,
         options=read_options(args.run),
         rows=rows,
         is_timm=is_timm,
