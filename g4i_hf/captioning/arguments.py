@@ -124,10 +124,18 @@ class ExistingCaptionsArguments:
     file_caption: str | None = field(
         default=None, metadata={"help": "Field of the file that holds the caption; found by its name by default."}
     )
+    several_captions: bool = field(
+        default=False,
+        metadata={"help": "A key that comes back with another caption gives several captions instead of an error."},
+    )
     order_scorer: str | None = field(
         default=None, metadata={"help": "CLIP model that checks whether a list is in the order of the images."}
     )
     order_sample: int = field(default=256, metadata={"help": "Images of that check."})
+
+    def __post_init__(self):
+        if self.order_sample < 8:
+            raise ValueError(f"order_sample is {self.order_sample}; give at least 8 images.")
 
 
 @dataclass
