@@ -1,21 +1,20 @@
 """Opening an image data set through one name, with the columns that the other stages expect."""
 
 import glob
-import hashlib
 import logging
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
 from .. import columns
+from .image_ids import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .image_ids import with_image_ids
 from .stage import STAGE_FILE, join_stage, read_stage
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Folders of an imagefolder that are splits, as `datasets` reads them; also with an ending, as in test_novel
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -196,44 +195,7 @@ def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset
             f"Split {split_name!r}, column 'image': {split.features[columns.IMAGE]} is no image. Name the right "
             "column with --image_column."
         ) from error
-    return _with_image_id(split, split_name)
-
-
-def _with_image_id(split: Dataset, split_name: str) -> Dataset:
-    """Ids from file names where there are any, else, and where two files have one name, from the content."""
-    if columns.IMAGE_ID in split.column_names:
-        if split.features[columns.IMAGE_ID] == Value("string"):
-            return split
-        image_ids = [None if image_id is None else str(image_id) for image_id in split[columns.IMAGE_ID]]
-        split = split.remove_columns(columns.IMAGE_ID)  # a cast would rewrite the images
-        return split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"))
-    images = split.select_columns([columns.IMAGE])[columns.IMAGE]
-    image_ids = []
-    for row, image in enumerate(images):
-        if image is None or (image["bytes"] is None and not Path(image["path"] or "").is_file()):
-            what = "null" if image is None or not image["path"] else f"there is no file {image['path']!r}"
-            raise ValueError(
-                f"Split {split_name!r}, column 'image', row {row}: {what}. Add the image or remove the row."
-            )
-        path = Path(image["path"] or "")
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            image_ids.append(f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
-        else:
-            image_ids.append(_content_id(image))
-    counts = Counter(image_ids)
-    if len(counts) < len(image_ids):
-        copies: Counter[str] = Counter()
-        for row, image_id in enumerate(image_ids):
-            if counts[image_id] > 1:
-                image_id = f"{image_id}#{_content_id(images[row])}"
-                copies[image_id] += 1  # the same image twice
-                image_ids[row] = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
-    return split.add_column(columns.IMAGE_ID, image_ids)
-
-
-def _content_id(image: dict) -> str:
-    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
+    return with_image_ids(split, split_name)
 
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:

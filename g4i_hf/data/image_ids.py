@@ -1,0 +1,69 @@
+"""The column `image_id`, where the data has none."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, Value
+
+from .. import columns
+
+BATCH = 10_000  # rows looked at together
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def with_image_ids(split: Dataset, split_name: str) -> Dataset:
+    """Ids from file names where there are any, else, and where two files have one name, from the content."""
+    if columns.IMAGE_ID in split.column_names:
+        if split.features[columns.IMAGE_ID] == Value("string"):
+            return split
+        image_ids = [None if image_id is None else str(image_id) for image_id in split[columns.IMAGE_ID]]
+        split = split.remove_columns(columns.IMAGE_ID)  # a cast would rewrite the images
+        return split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"))
+    images = split.select_columns([columns.IMAGE])
+    image_ids = []
+    for row, (name, has_bytes) in enumerate(_paths(images)):
+        if not has_bytes and not Path(name or "").is_file():
+            what = f"there is no file {name!r}" if name else "null"
+            raise ValueError(
+                f"Split {split_name!r}, column 'image', row {row}: {what}. Add the image or remove the row."
+            )
+        image_ids.append(_id_of_file(name) or _content_id(images[row][columns.IMAGE]))
+    counts = Counter(image_ids)
+    if len(counts) < len(image_ids):
+        copies: Counter[str] = Counter()
+        for row, image_id in enumerate(image_ids):
+            if counts[image_id] > 1:
+                image_id = f"{image_id}#{_content_id(images[row][columns.IMAGE])}"
+                copies[image_id] += 1  # the same image twice
+                image_ids[row] = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
+    return split.add_column(columns.IMAGE_ID, image_ids)
+
+
+def _paths(images: Dataset) -> Iterator[tuple[str | None, bool]]:
+    """Path of each image, and whether its bytes are in the table: they are not read for it."""
+    for start in range(0, len(images), BATCH):
+        column = images.with_format("arrow")[start : start + BATCH][columns.IMAGE].combine_chunks()
+        has_bytes = pc.struct_field(column, "bytes").is_valid().to_pylist()
+        yield from zip(pc.struct_field(column, "path").to_pylist(), has_bytes, strict=True)
+
+
+def image_id_of(image: dict[str, Any]) -> str:
+    """The id of one image by itself, as in a stream: by its file name, else by its content."""
+    return _id_of_file(image["path"]) or _content_id(image)
+
+
+def _id_of_file(path: str | None) -> str | None:
+    """`class/file` of an image file; None where there is none."""
+    file = Path(path or "")
+    if file.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
+
+
+def _content_id(image: dict[str, Any]) -> str:
+    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
