@@ -1,0 +1,284 @@
+"""Is a list in the order of its images: found out with a scorer that sees colours, and with real CLIP towers."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
+    ViTConfig,
+    ViTModel,
+)
+
+from g4i_hf.captioning.clip_scorer import ClipScorer
+from g4i_hf.captioning.order import ImagesInOrder, check_order
+
+WORDS = ("red", "green", "blue")
+
+
+def colours(number: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, size=(number, 3))
+
+
+def picture(colour) -> PILImage.Image:
+    return PILImage.new("RGB", (8, 8), tuple(int(part) for part in colour))
+
+
+def describe(colour) -> str:
+    return " ".join(f"{word} {part}" for word, part in zip(WORDS, colour, strict=True))
+
+
+def scorer(images, texts) -> np.ndarray:
+    """The nearer the colour that a text names to that of the picture, the better."""
+    named = np.array([[int(part) for part in re.findall(r"\d+", text)] for text in texts])
+    seen = np.array([image.getpixel((0, 0)) for image in images])
+    return -np.abs(named - seen).mean(1) / 255
+
+
+def classes_of_like_pictures(classes: int = 40, each: int = 10) -> np.ndarray:
+    """Neighbours of nearly one colour, as photographs of one class."""
+    centres = np.repeat(colours(classes), each, axis=0)
+    return (centres + np.random.default_rng(1).integers(-6, 7, size=centres.shape)).clip(0, 255)
+
+
+def test_the_right_order_is_verified_and_reported():
+    shades = classes_of_like_pictures()
+    report = check_order([picture(shade) for shade in shades], [describe(shade) for shade in shades], scorer, 200, 3)
+    assert report["order"] == "verified"
+    assert report["sample"] == 200 and report["seed"] == 3
+    assert report["mean_score"]["0"] == 0
+    assert report["mean_score"]["random"] < report["mean_score"]["+1"] < 0
+    assert report["wins"]["-1"] > 190 and report["wins"]["+1"] > 190
+    for other in ("-1", "+1", "random"):
+        interval = report["difference"][other]
+        assert 0 < interval["low"] < interval["mean"] < interval["high"]
+    assert json.loads(json.dumps(report)) == report
+    again = check_order([picture(shade) for shade in shades], [describe(shade) for shade in shades], scorer, 200, 3)
+    assert again == report
+
+
+def test_without_a_scorer_nothing_is_verified():
+    assert check_order([picture((1, 2, 3))], ["red 1 green 2 blue 3"], None) == {"order": "unverified"}
+
+
+@pytest.mark.parametrize(("shift", "message"), [(1, "caption after theirs"), (-1, "caption before theirs")])
+def test_a_shift_by_one_is_refused_and_named(shift, message):
+    shades = classes_of_like_pictures()
+    captions = [describe(shade) for shade in np.roll(shades, shift, axis=0)]
+    with pytest.raises(ValueError, match=rf"{message}.*\[-0\.\d+, -0\.\d+\].*of 200 won"):
+        check_order([picture(shade) for shade in shades], captions, scorer, 200)
+
+
+def test_a_shift_of_one_part_is_refused_and_its_place_is_named():
+    shades = classes_of_like_pictures()
+    captions = [describe(shade) for shade in shades]
+    captions[250:390] = captions[251:391]  # most places are right, and win on the whole
+    with pytest.raises(ValueError, match="out of order from place 300 to 400.*caption before theirs"):
+        check_order([picture(shade) for shade in shades], captions, scorer, 300, classes=np.arange(400) // 10)
+
+
+def test_shuffled_within_classes_is_told_from_wrong_everywhere():
+    shades = classes_of_like_pictures()
+    rng = np.random.default_rng(5)
+    images, classes = [picture(shade) for shade in shades], np.arange(400) // 10
+    within = np.concatenate([start + rng.permutation(10) for start in range(0, 400, 10)])
+    with pytest.raises(ValueError, match="than captions from anywhere, but not clearly better than their neighbours"):
+        check_order(images, [describe(shades[i]) for i in within], scorer, 300, classes=classes)
+    with pytest.raises(ValueError, match="no better than captions from anywhere"):
+        check_order(images, [describe(shades[i]) for i in rng.permutation(400)], scorer, 300)
+
+
+def test_places_between_images_of_one_class_are_taken_where_there_are_any(caplog):
+    shades = classes_of_like_pictures()
+    images, captions = [picture(shade) for shade in shades], [describe(shade) for shade in shades]
+    report = check_order(images, captions, scorer, 400, classes=[i // 10 for i in range(400)])
+    assert report["within_class"] and report["sample"] == 40 * 8
+    report = check_order(images, captions, scorer, 400, classes=[i // 2 for i in range(400)])
+    assert not report["within_class"] and report["sample"] == 398
+    assert "Classes are too small" in caplog.text
+
+
+def test_images_and_captions_that_are_missing_are_left_out(caplog):
+    shades = classes_of_like_pictures()
+    captions = [describe(shade) if i % 5 else None for i, shade in enumerate(shades)]
+
+    class Images(list):
+        def __getitem__(self, place):
+            if place % 7 == 0:
+                raise OSError("cannot identify image file")
+            return super().__getitem__(place)
+
+    report = check_order(Images(picture(shade) for shade in shades), captions, scorer, 400)
+    # In fives, places 2 and 3 have captions on both sides
+    assert report["sample"] == sum(i % 7 != 0 for i in range(1, 399) if i % 5 in (2, 3))
+    assert "is left out of the check: cannot identify image file" in caplog.text
+
+
+def test_too_few_images_and_scores_that_are_none():
+    shades = colours(9)
+    images, captions = [picture(shade) for shade in shades], [describe(shade) for shade in shades]
+    with pytest.raises(ValueError, match="7 images can be read and have captions on both sides, at least 8"):
+        check_order(images, captions, scorer)
+    with pytest.raises(ValueError, match="one finite score a pair"):
+        check_order(images * 4, captions * 4, lambda images, texts: np.full(len(texts), np.nan))
+    with pytest.raises(ValueError, match="9 images, but 8 captions"):
+        check_order(images, captions[:8], scorer)
+
+
+def test_images_of_a_split_are_opened_in_the_order_of_the_list():
+    buffers = []
+    for shade in ((10, 0, 0), (20, 0, 0), (30, 0, 0)):
+        buffer = io.BytesIO()
+        picture(shade).save(buffer, "PNG")
+        buffers.append({"bytes": buffer.getvalue(), "path": None})
+    split = Dataset.from_dict(
+        {"image": buffers, "label": ["a"] * 3},
+        features=Features({"image": Image(decode=False), "label": Value("string")}),
+    )
+    images = ImagesInOrder(split, [2, 0, 1])
+    assert len(images) == 3
+    assert [image.getpixel((0, 0))[0] for image in images] == [30, 10, 20]
+
+
+# --- ClipScorer ---
+
+
+def tokenizer(special: dict) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<pad>", "<unk>", "<start>", *WORDS, *map(str, range(20)), "<end>"]  # CLIP pools at the largest id
+    vocabulary = {word: i for i, word in enumerate(words)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>" if "bos_token" in special else "$A <end>",
+        special_tokens=[("<start>", vocabulary["<start>"]), ("<end>", vocabulary["<end>"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", **special
+    )
+
+
+TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def save_clip(folder) -> None:
+    torch.manual_seed(0)
+    words = tokenizer({"bos_token": "<start>"})
+    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 12, "eos_token_id": words.eos_token_id}
+    config = CLIPConfig(
+        text_config={**text, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id},
+        vision_config={**TOWER, "image_size": 8, "patch_size": 4},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 8, "width": 8}
+    CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), words).save_pretrained(folder)
+
+
+def save_siglip(folder) -> None:
+    torch.manual_seed(0)
+    words = tokenizer({"model_input_names": ["input_ids"]})
+    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 12, "projection_size": 16}
+    config = SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 8, "patch_size": 4})
+    SiglipModel(config).save_pretrained(folder)
+    SiglipProcessor(SiglipImageProcessor(size={"height": 8, "width": 8}), words).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=[save_clip, save_siglip])
+def model_folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    request.param(folder)
+    return str(folder)
+
+
+def test_scores_are_the_cosines_of_the_model(model_folder):
+    scoring = ClipScorer(model_folder, device="cpu")
+    images = [picture(shade) for shade in colours(5)]
+    texts = ["red 3", "green", "blue 4 red 5 green 6", "1 2 3 4 5 6 7 8", "blue"]
+    from transformers import AutoModel
+
+    model, words = AutoModel.from_pretrained(model_folder), scoring.processor.tokenizer
+    ids = [words(text)["input_ids"] for text in texts]
+    expected = np.zeros((5, 5))
+    for i, image in enumerate(images):
+        seen = model.get_image_features(**scoring.processor(images=image, return_tensors="pt")).pooler_output
+        for j, text_ids in enumerate(ids):
+            if model.config.model_type == "siglip":
+                text_ids = text_ids + [words.pad_token_id] * (12 - len(text_ids))
+            read = model.get_text_features(input_ids=torch.tensor([text_ids])).pooler_output
+            expected[i, j] = torch.nn.functional.cosine_similarity(seen, read).item()
+    assert expected.std() > 1e-3  # the towers tell these apart
+    assert scoring.matrix(images, texts) == pytest.approx(expected, abs=1e-5)
+    paired = scoring(images, texts)
+    assert paired.shape == (5,) and paired.dtype == np.float32
+    assert paired == pytest.approx(np.diag(expected), abs=1e-5)
+
+
+def test_texts_beyond_the_window_are_cut_and_keep_their_end(model_folder):
+    scoring = ClipScorer(model_folder, device="cpu")
+    long = " ".join(["red 1"] * 40)
+    window = 10 if scoring.model.config.model_type == "clip" else 11  # beside start and end
+    kept = " ".join(long.split()[:window])
+    image = picture((9, 9, 9))
+    assert scoring([image], [long]) == pytest.approx(scoring([image], [kept]), abs=1e-6)
+    assert scoring([image], [long]) != pytest.approx(scoring([image], ["red 1"]), abs=1e-6)
+
+
+def test_repeated_images_and_texts_are_encoded_once(model_folder, monkeypatch):
+    scoring = ClipScorer(model_folder, device="cpu")
+    encoded = []
+    encode = scoring._encode_images
+    monkeypatch.setattr(scoring, "_encode_images", lambda images: encoded.append(len(images)) or encode(images))
+    first, second = picture((1, 2, 3)), picture((200, 2, 3))
+    scores = scoring([first, second, first, second], ["red", "red", "blue", "red"])
+    assert encoded == [2]
+    assert scores[1] == scores[3] and scores[0] != scores[2]
+    assert len(scoring([], [])) == 0
+    with pytest.raises(ValueError, match="1 images, but 2 texts"):
+        scoring([first], ["red", "blue"])
+
+
+def test_pictures_of_all_kinds_are_scored(model_folder):
+    scoring = ClipScorer(model_folder, device="cpu")
+    grey, rgb = PILImage.new("L", (8, 8), 90), PILImage.new("RGB", (8, 8), (90, 90, 90))
+    palette = PILImage.new("RGBA", (20, 5), (90, 90, 90, 255)).quantize()
+    scores = scoring([grey, rgb, palette], ["red"] * 3)
+    assert scores == pytest.approx([scores[1]] * 3, abs=1e-5)
+
+
+def test_towers_that_know_nothing_verify_nothing(model_folder):
+    shades = classes_of_like_pictures(10, 4)
+    with pytest.raises(ValueError, match="is not verified|out of order"):
+        check_order(
+            [picture(shade) for shade in shades],
+            [f"{WORDS[i % 3]} {i % 20} {WORDS[i % 2]}" for i in range(len(shades))],
+            ClipScorer(model_folder, device="cpu"),
+        )
+
+
+def test_other_models_and_broken_ones_are_refused(tmp_path):
+    ViTModel(ViTConfig(**TOWER, image_size=8, patch_size=4)).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="of type 'vit', which does not compare images with texts"):
+        ClipScorer(str(tmp_path / "vit"))
+    save_clip(tmp_path / "clip")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tmp_path / "clip" / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="text_projection.weight is missing"):
+        ClipScorer(str(tmp_path / "clip"))
