@@ -1,0 +1,306 @@
+"""Answers as models give them, and the captions in them."""
+
+import dataclasses
+import random
+
+import pytest
+
+from g4i_hf.captioning.answers import Answer
+from g4i_hf.captioning.arguments import CleaningArguments
+from g4i_hf.captioning.cleaning import STEPS, Cleaned, clean, count_steps, is_failed
+from g4i_hf.captioning.cleaning_sentences import count_words, split_sentences
+
+ARGS = CleaningArguments()
+OFF = CleaningArguments(**{f.name: False for f in dataclasses.fields(CleaningArguments) if f.default is True})
+
+OPENINGS = {
+    "The image shows a dog on a beach.": "A dog on a beach.",
+    "the image shows three red cups": "Three red cups",
+    "This is a picture of a cat": "A cat",
+    "This is an image of the harbour at night.": "The harbour at night.",
+    "In this image, we can see two birds. They sit on a wire.": "Two birds. They sit on a wire.",
+    "In this image there is a lamp.": "There is a lamp.",
+    "In the photo, a man is reading.": "A man is reading.",
+    "Sure! Here is a description: A red car.": "A red car.",
+    "Certainly! Here's a detailed description of the image you provided:\n\nA red car.": "A red car.",
+    "Of course. The picture depicts a lighthouse.": "A lighthouse.",
+    "The photo you uploaded shows a zebra in a zoo.": "A zebra in a zoo.",
+    "The image clearly shows an owl.": "An owl.",
+    "The image appears to be a drawing of a fish.": "A drawing of a fish.",
+    "The image is a close-up of a bee on a flower.": "A close-up of a bee on a flower.",
+    "The image is of a tench.": "A tench.",
+    "This is a black and white photo of a tram.": "A black and white photo of a tram.",
+    "I can see a small boat.": "A small boat.",
+    "We can see the tail of a whale.": "The tail of a whale.",
+    "A photo of a dog": "A dog",
+    "Image of a snail on a leaf": "A snail on a leaf",
+    "Description: A brown horse.": "A brown horse.",
+    "Image caption: a brown horse": "A brown horse",
+    'Here is a caption for the image: "A dog at dusk"': "A dog at dusk",
+    "Looking at the image, a kite flies above the sea.": "A kite flies above the sea.",
+    "I'd be happy to describe the image for you! A plate of rice.": "A plate of rice.",
+    "Sure! Here is a description of the image: The image shows a picture of a drum.": "A drum.",
+    "The image shows iPhone cases.": "iPhone cases.",
+}
+NO_OPENINGS = [
+    "The image shows.",
+    "The image shows how a glider lands.",
+    "This is an image of it.",
+    "A picture of a dog hangs on the wall.",
+    "This black and white photo shows a tram.",
+    "In the picture frame stands a vase.",
+    "The drawing shows a cat.",
+    "Here, the river bends.",
+    "Sure-footed goats climb a rock.",
+    "The photographer shows a print.",
+    "Overall, the image conveys calm.",
+]
+REFUSALS = [
+    "I'm sorry, but I can't help with that.",
+    "I’m sorry, I can’t assist with identifying people in images.",
+    "I am really sorry, but I am unable to view images.",
+    "Sorry, I cannot describe this image.",
+    "I'm sorry.",
+    "As an AI language model, I do not have the ability to see images.",
+    "I cannot assist with that request.",
+    "I can't provide a description of this picture.",
+    "I'm unable to see the image.",
+    "I do not have access to the image.",
+    "I don't see any image attached to your message.",
+    "Unable to load the image.",
+    "My apologies, but the image is not visible to me.",
+    "It seems like no image was attached. Please upload it again.",
+    "The image could not be loaded.",
+    "No image was provided.",
+    "Please provide the image that you would like me to describe.",
+    "Unfortunately, I can't make out what the image contains.",
+    "Sure! I'm sorry, but I can't describe this person.",
+    "**I'm sorry**, but I can't help with that.",
+    "I must decline this request.",
+    "You haven't provided an image.",
+    "I'm just an AI, I have no eyes.",
+]
+NO_REFUSALS = [
+    "The cat is sorry-looking and thin.",
+    "A sign says I'm sorry, I can't stay.",
+    "\"I'm sorry, I can't come\" is written on a card.",
+    "I'm sorry, I love you.",
+    "Unfortunately, the dog is unable to reach the ball.",
+    "I can see a dog that cannot walk.",
+    "The image is not in focus, but a dog can be made out.",
+    "No image processing has been done to this photo of a house.",
+    "Sorry sight: a bicycle without wheels.",
+]
+LOOPS = {
+    "the dog is black. the dog is black. the dog is black": "the dog is black.",
+    "The dog is black. The dog is black. The dog is bl": "The dog is black.",
+    "A table. The cup is red. The plate is blue. The cup is red. The plate is blue. The cup": "A table. "
+    "The cup is red. The plate is blue.",
+    "a very very very very very very very big dog": "a very big dog",
+    "A cat and a cat and a cat and a cat sits.": "A cat sits.",
+    "A cat and a dog and a cat and a dog and a cat and a dog and a c": "A cat and a dog",
+    "A table with a cup, a plate, a cup, a plate, a cup, a plate, a cup, a pla": "A table with a cup, a plate",
+    "A wall, red, red, red, red, red, red.": "A wall, red.",
+    "What a goal!!!!!!!!!!!!!!!!!!": "What a goal!",
+    "狗是黑色的。狗是黑色的。狗是黑色的。": "狗是黑色的。",
+    "赤い円と赤い円と赤い円と赤い円と赤い円と赤い円と赤い円と": "赤い円と",
+}
+NO_LOOPS = [
+    "a very very big dog",
+    "A cup of tea on the left and a cup of tea on the right.",
+    "a red stripe, a white stripe and a red stripe",
+    "The first dog is black. The second dog is black. The third dog is white.",
+    "Black and white. Black. Yes.",
+    "It has rained day after day after day.",
+    "A bird on a branch of a tree in front of a house in front of a hill in front of a lake.",
+]
+UNFINISHED = {
+    "A dog runs. The grass is gre": "A dog runs.",
+    "A dog runs. Behind it stands Mr. Smith. He w": "A dog runs. Behind it stands Mr. Smith.",
+    '"Stop!" says the sign. A car is com': '"Stop!" says the sign.',
+    "一只狗在跑。草是": "一只狗在跑。",
+}
+FINISHED = [
+    "a red circle on a white background",
+    "A photo by J. Smith of St. Paul",
+    "A dog runs. It barks (loudly!)",
+    'A dog runs. The sign says "Stop."',
+    "about 1.5 m of rope",
+    "A dog runs…",
+]
+BOILERPLATE = {
+    "- a dog\n- a cat\n* a tree": "A dog. A cat. A tree.",
+    "1. A dog\n2) A cat": "A dog. A cat.",
+    "It holds:\n\n- a dog;\n- a cat.": "It holds: A dog; A cat.",
+    "### Description\nA dog sits.": "A dog sits.",
+    "## A dog\nIt sits on a **red** mat.": "A dog. It sits on a red mat.",
+    "**Subject:** A dog\n**Setting:** A beach\n": "Subject: A dog. Setting: A beach.",
+    "A *small* `red` __box__ of 5 * 3 m, f**k it": "A small red box of 5 * 3 m, f**k it",
+    "ASSISTANT: A dog.": "A dog.",
+    "###Assistant: A dog.</s>": "A dog.",
+    "A dog.<|im_end|>": "A dog.",
+    "A dog.\nUser: what breed?\nAssistant: A pug.": "A dog.",
+    "A dog. ### Human: what breed?": "A dog.",
+    "A dog on a mat. Would you like to know more?": "A dog on a mat.",
+    "A dog on a mat. Let me know if you need anything else!": "A dog on a mat.",
+    "A dog. I hope this helps! Feel free to ask if you have any questions.": "A dog.",
+    "A dog. If you have any questions, please let me know.": "A dog.",
+    '"A dog on a mat."': "A dog on a mat.",
+    "“A dog on a mat”": "A dog on a mat",
+    "A dog &amp; a cat &quot;play&quot;": 'A dog & a cat "play"',
+    "A&amp;amp;B &lt;3": "A&B <3",
+    "A dog.<br/>A cat.": "A dog. A cat.",
+    "A [dog](https://example.org) runs.": "A dog runs.",
+}
+PLAIN = [
+    '"Stop" and "Go" stand on two signs.',
+    "A sign asks: Where are you going",
+    "Overall, the image has a calm atmosphere.",
+    "The 1. FC Köln stadium; 3) is painted on a door",
+    "Is it a bird? It is a plane.",
+    "R&D department, AT&T logo, 5 < 6",
+    "a file called my_dog_2.png",
+    "A shirt that reads: Let me know when it is over, with a heart below it.",
+]
+LANGUAGES = [
+    "Ein großer Hund läuft über die Wiese. Die Sonne scheint.",
+    "Un chien « noir » court ; il fait beau !",
+    "一只狗在沙滩上奔跑。天空是蓝色的，海很平静。",
+    "青い空の下で犬が走っています。とても楽しそうです。",
+    "Собака бежит по пляжу. Небо голубое.",
+    "كلب يركض على الشاطئ. السماء زرقاء.",
+    "कुत्ता समुद्र तट पर दौड़ रहा है। आकाश नीला है।",
+    "สุนัขวิ่งบนชายหาด",
+    "개가 해변을 달리고 있다. 하늘은 파랗다.",
+    "¿Qué es? ¡Un perro!",
+    "Grinning face 😀 and family 👨‍👩‍👧",
+]
+LONG = (
+    "The image captures a bustling street in a city, where people walk past shops with colourful awnings. In the "
+    "foreground, a woman in a red coat holds an umbrella, while a man beside her carries two paper bags. To the left, "
+    "a cyclist waits at the light. The buildings are made of brick and have tall, narrow windows. The sky is grey."
+)
+CORPUS = [
+    *(OPENINGS | LOOPS | UNFINISHED | BOILERPLATE),
+    *(NO_OPENINGS + REFUSALS + NO_REFUSALS + NO_LOOPS + FINISHED + PLAIN + LANGUAGES),
+    *(LONG, LONG[:-30], LONG.replace(". ", ".\n\n"), "Sure!\n\n**Description:**\n\n" + LONG + "\n\nAnything else?"),
+    *("", "   ", "...", "\u200b", "?", "**", "###", '""', "Sure!", "Description:", "\ud83d", "🐕"),
+]
+
+
+def caption_of(text: str | None, finish_reason: str | None = None, **switches) -> str | None:
+    return clean(text, finish_reason, dataclasses.replace(ARGS, **switches)).caption
+
+
+@pytest.mark.parametrize(
+    "step, cases",
+    [("openings", OPENINGS), ("repetitions", LOOPS), ("unfinished", UNFINISHED), ("boilerplate", BOILERPLATE)],
+)
+def test_what_goes_goes_and_is_counted_and_has_a_switch(step, cases):
+    for text, caption in cases.items():
+        cleaned = clean(text, None, ARGS)
+        assert cleaned.caption == caption and cleaned.status == "ok", text
+        assert step in cleaned.applied, text
+        without = clean(text, None, dataclasses.replace(ARGS, **{f"clean_{step}": False}))
+        assert step not in without.applied, text
+        assert without.caption != caption, text
+        assert clean(text, None, OFF) == Cleaned(" ".join(text.split()), "ok"), text
+
+
+@pytest.mark.parametrize("text", NO_OPENINGS + NO_REFUSALS + NO_LOOPS + FINISHED + PLAIN + LANGUAGES)
+@pytest.mark.parametrize("finish_reason", [None, "stop"])
+def test_what_is_a_caption_stays_as_it_is(text, finish_reason):
+    expected = {"I can see a dog that cannot walk.": "A dog that cannot walk."}.get(text, text)
+    assert caption_of(text, finish_reason) == expected
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_refusals_are_no_captions(text):
+    cleaned = clean(text, "stop", ARGS)
+    assert (cleaned.caption, cleaned.status) == (None, "refused") and "refusals" in cleaned.applied
+    assert clean(text, "stop", dataclasses.replace(ARGS, clean_refusals=False)).status != "refused"
+
+
+@pytest.mark.parametrize("args", [ARGS, OFF, dataclasses.replace(ARGS, max_caption_words=12, min_caption_words=2)])
+@pytest.mark.parametrize("finish_reason", [None, "stop", "length"])
+def test_cleaning_twice_changes_nothing_more(args, finish_reason):
+    for text in CORPUS:
+        once = clean(text, finish_reason, args)
+        if once.caption is not None:
+            assert clean(once.caption, finish_reason, args) == Cleaned(once.caption, "ok"), text
+
+
+def test_pieces_of_answers_put_together_are_clean_after_one_cleaning():
+    """Openings before quotes before lists before loops, in any order."""
+    rng = random.Random(0)
+    for _ in range(1500):
+        text = rng.choice([" ", "\n", "\n\n"]).join(rng.sample(CORPUS, rng.randint(2, 4)))
+        text = text[: rng.randint(10, 400)]
+        reason = rng.choice([None, "stop", "length"])
+        caption = clean(text, reason, ARGS).caption
+        if caption is not None:
+            assert clean(caption, reason, ARGS) == Cleaned(caption, "ok"), text
+
+
+def test_nothing_is_left_of_an_answer_without_words():
+    for text in (None, "", "  \n ", "...", "\u200b\ufeff", '""', "###", "\ud83d", "🐕"):
+        assert (clean(text, None, ARGS).caption, clean(text, None, ARGS).status) == (None, "empty"), text
+    assert clean("Would you like me to describe the image?", None, ARGS).status == "empty"
+
+
+def test_half_a_character_and_invisible_ones_go():
+    assert caption_of("A dog \ud83d", "length") == "A dog"
+    assert caption_of("A do\u200bg\ufffd", "length") == "A dog"
+    assert caption_of("A\u00a0dog\u3000runs\tfast\x00") == "A dog runs fast"
+    caption_of("A dog \ud83d").encode("utf-8")
+
+
+def test_a_list_that_was_cut_off_loses_its_last_item_and_a_whole_one_does_not():
+    text = "- a dog\n- a cat\n- a tr"
+    assert caption_of(text, "length") == "A dog. A cat."
+    assert caption_of(text, "stop") == "A dog. A cat. A tr."
+
+
+def test_lengths_are_bounds():
+    assert clean("A dog.", None, dataclasses.replace(ARGS, min_caption_words=3)) == Cleaned(
+        None, "empty", ("min_caption_words",)
+    )
+    cut = clean("A dog runs. It is brown. It barks at a cat.", None, dataclasses.replace(ARGS, max_caption_words=8))
+    assert cut == Cleaned("A dog runs. It is brown.", "ok", ("max_caption_words",))
+    assert caption_of("a dog, a cat, and a mouse", max_caption_words=4) == "a dog, a cat"
+    assert caption_of("A dog runs. It barks.", max_caption_words=5) == "A dog runs. It barks."
+    assert caption_of("一只狗在跑。草是绿色的。", max_caption_words=8) == "一只狗在跑。"
+    assert count_words("一只狗 runs fast") == 5
+
+
+def test_the_order_is_that_of_the_steps():
+    """A refusal in markup behind an opening; an opening behind a heading; a loop before its broken last round."""
+    assert clean("**Sure!** I'm sorry, but I can't do that.", None, ARGS).status == "refused"
+    everything = "**Description:**\nThe image shows a dog. The dog is black. The dog is black. The dog is bl"
+    cleaned = clean(everything, "length", dataclasses.replace(ARGS, max_caption_words=3))
+    assert cleaned.caption == "A dog."
+    assert cleaned.applied == ("boilerplate", "openings", "repetitions", "max_caption_words")
+    assert [step for step in STEPS if step in cleaned.applied] == list(cleaned.applied)
+
+
+def test_counts_name_every_step():
+    counts = count_steps(clean(text, None, ARGS) for text in (*OPENINGS, *REFUSALS, "A dog."))
+    assert list(counts) == list(STEPS)
+    assert counts["refusals"] == len(REFUSALS) and counts["openings"] >= len(OPENINGS) and counts["unfinished"] == 0
+
+
+def test_a_failure_is_told_from_the_answer():
+    assert not is_failed(Answer("ok", "A dog."), ARGS)
+    assert is_failed(Answer("ok", "I'm sorry, but I can't help with that."), ARGS)
+    assert is_failed(Answer("ok", " "), ARGS) and is_failed(Answer("timeout", reason="no answer"), ARGS)
+    assert not is_failed(Answer("ok", "I'm sorry, but I can't help with that."), OFF)
+
+
+def test_sentences_keep_abbreviations_and_quotes_together():
+    text = 'Mr. J. Smith sits, e.g. on a bench of approx. 2.5 m. "Hello!" he says... It is 5 p.m. now'
+    assert split_sentences(text) == [
+        "Mr. J. Smith sits, e.g. on a bench of approx. 2.5 m.",
+        '"Hello!"',
+        "he says...",
+        "It is 5 p.m. now",
+    ]
