@@ -181,6 +181,23 @@ def test_progress_counts_bytes(tmp_path, monkeypatch):
     assert {of for _, of in seen} == {total} and done == sorted(done) and done[-1] == total and len(done) > 9
 
 
+def test_a_refresh_that_is_interrupted_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("g4i_hf.captioning.journal.PROGRESS_BYTES", 0)
+    for number in range(3):
+        write(tmp_path, (question_of("a", number), Answer(OK, "x")), (question_of("b", number), Answer(OK, "x")))
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    journal = Journal(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        journal.refresh(interrupt)
+    assert 3 < len(journal) < 6
+    journal.refresh()
+    assert len(journal) == 6 and all(journal.find(question_of(name, 2).place) for name in "ab")
+
+
 # --- Damage ----------------------------------------------------------------------------------------------------------
 
 

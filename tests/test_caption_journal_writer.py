@@ -104,11 +104,14 @@ def test_killed_at_any_moment_nothing_durable_is_lost(tmp_path):
         writer = start(folder, "a", 1_000_000, characters, *ending)
         writer.stdout.readline()
         time.sleep(rng.uniform(0, 0.2))
+        (segment,) = folder.iterdir()
+        while ending and segment.read_bytes().endswith(b"\n"):  # it waits for the disk: let it write on
+            time.sleep(0.001)
         writer.send_signal(signal.SIGKILL)
         said = [0, *map(int, writer.communicate()[0].split())]
         assert writer.returncode == -signal.SIGKILL
         journal = Journal.load(folder)
-        torn += not next(folder.iterdir()).read_bytes().endswith(b"\n")
+        torn += not segment.read_bytes().endswith(b"\n")
         for number in said:
             assert text(journal, question_of("a", number).key) == text_of("a", number, characters), number
         write(folder, (question_of("b", 0), Answer(OK, "later")))  # is not harmed by what was left

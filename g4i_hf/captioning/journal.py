@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .answers import OK, Answer
-from .journal_index import Batch, DigestIndex, Position
+from .journal_index import IS_KEY, Batch, DigestIndex, pack, unpack
 from .journal_writer import JournalWriter
 
 __all__ = ["Entry", "Journal", "JournalWriter", "answer_of"]
@@ -56,6 +56,7 @@ class Entry(NamedTuple):
 @dataclass
 class _Segment:
     name: str
+    number: int
     position: int = 0  # up to here it is read
     lines: int = 0
 
@@ -99,20 +100,22 @@ class Journal:
         grown = [name for name, size in sizes.items() if size > self._segment(name).position]
         total, before = sum(sizes[name] - self._segment(name).position for name in grown), 0
         batch, records = Batch(), 0
-        for name in grown:
-            segment, number = self._segment(name), self._names.index(name)
-            start, reported = segment.position, 0
-            for offset, end, record in self._new_records(segment):
-                key, place, ok, time = record
-                batch.add(key, Position(number, offset, True, ok).pack(), time)
-                if place and place != key:
-                    batch.add(place, Position(number, offset, False, ok).pack(), time)
-                records += 1
-                if progress is not None and end - start - reported > PROGRESS_BYTES:
-                    reported = end - start
-                    progress(min(before + reported, total), total)
-            before += sizes[name] - start
-        self._index.add(batch)
+        try:
+            for name in grown:
+                segment = self._segment(name)
+                start, reported = segment.position, 0
+                for offset, end, (key, place, ok, time) in self._new_records(segment):
+                    packed = pack(segment.number, offset, ok)
+                    batch.add(key, packed | IS_KEY, time)
+                    if place and place != key:
+                        batch.add(place, packed, time)
+                    records += 1
+                    if progress is not None and end - start - reported > PROGRESS_BYTES:
+                        reported = end - start
+                        progress(min(before + reported, total), total)
+                before += sizes[name] - start
+        finally:  # what was read before an error is not read again
+            self._index.add(batch)
         if progress is not None:
             progress(total, total)
         return records
@@ -131,8 +134,7 @@ class Journal:
         packed = self._index.find(int(digest, 16)) if digest else None
         if packed is None:
             return None
-        position = Position.unpack(packed)
-        return Entry(digest, position.ok, position.segment, position.offset, self)
+        return Entry(digest, *unpack(packed), self)
 
     def read(self, entry: Entry) -> dict[str, Any]:
         """
@@ -188,7 +190,7 @@ class Journal:
 
     def _segment(self, name: str) -> _Segment:
         if name not in self._segments:
-            self._segments[name] = _Segment(name)
+            self._segments[name] = _Segment(name, len(self._names))
             self._names.append(name)
         return self._segments[name]
 

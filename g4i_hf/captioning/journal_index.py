@@ -2,37 +2,25 @@
 
 from array import array
 from bisect import bisect_left
-from typing import NamedTuple
 
 import numpy as np
 
 LARGE = 1 << 16  # so many new entries are sorted in; fewer are kept in a dict, which takes ten times their memory
+OK_BIT, IS_KEY = 1, 2
 _LOW = (1 << 64) - 1
 
 
-class Position(NamedTuple):
+def pack(segment: int, offset: int, ok: bool) -> int:
     """
-    Where an answer lies, and whether it is one.
-
-    Attributes:
-        segment: number of the file.
-        offset: of its line, in bytes.
-        is_key: found by its key, not by its place.
-        ok: the answer is a caption.
+    Where an answer lies, in 63 bits, so that it fits into an array: 21 of the segment's number, 40 of the line's
+    offset in bytes, one (`IS_KEY`) that is set where the digest is a key and no place, one of `ok`.
     """
+    return segment << 42 | offset << 2 | ok
 
-    segment: int
-    offset: int
-    is_key: bool
-    ok: bool
 
-    def pack(self) -> int:
-        """63 bits, so that it fits into an array: 21 of the segment, 40 of the offset."""
-        return self.segment << 42 | self.offset << 2 | self.is_key << 1 | self.ok
-
-    @classmethod
-    def unpack(cls, packed: int) -> "Position":
-        return cls(packed >> 42, packed >> 2 & (1 << 40) - 1, bool(packed & 2), bool(packed & 1))
+def unpack(packed: int) -> tuple[bool, int, int]:
+    """`ok`, segment and offset."""
+    return bool(packed & OK_BIT), packed >> 42, packed >> 2 & (1 << 40) - 1
 
 
 class Batch:
@@ -66,7 +54,7 @@ class DigestIndex:
         # One assignment, and before the dict is emptied: a thread that looks something up finds it in one of the two
         self._sorted = high, low, packed, times, memoryview(high)
         self._recent: dict[int, tuple[int, float]] = {}
-        self.num_keys = int(np.count_nonzero(packed & 2))
+        self.num_keys = int(np.count_nonzero(packed & IS_KEY))
 
     def __getstate__(self) -> tuple:
         return self._sorted[:4], self._recent, self.num_keys
@@ -98,8 +86,8 @@ class DigestIndex:
             row = _row_of(digest, arrays)
             known = None if row is None else (int(all_packed[row]), float(times[row]))
         if known is None:
-            self.num_keys += packed >> 1 & 1
-        elif (packed & 1, time) < (known[0] & 1, known[1]):
+            self.num_keys += bool(packed & IS_KEY)
+        elif (packed & OK_BIT, time) < (known[0] & OK_BIT, known[1]):
             return
         self._recent[digest] = packed, time
 
@@ -111,7 +99,7 @@ class DigestIndex:
         high, low = np.concatenate([high, halves[::2]]), np.concatenate([low, halves[1::2]])
         packed = np.concatenate([packed, np.array([p for p, _ in recent.values()], dtype=np.int64), batch.packed])
         times = np.concatenate([times, np.array([t for _, t in recent.values()], dtype=np.float64), batch.times])
-        order = np.lexsort((times, packed & 1, low, high))  # stable: what came later stays later
+        order = np.lexsort((times, packed & OK_BIT, low, high))  # stable: what came later stays later
         high, low = high[order], low[order]
         last = np.ones(len(order), dtype=bool)  # the best of each digest
         last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])

@@ -44,7 +44,7 @@ def text_of(name: str, number: int, characters: int) -> str:
 def write_a_piece(descriptor: int, content: bytes, whole=os.write) -> int:
     if descriptor == 1:
         return whole(descriptor, content)
-    time.sleep(0.0001)
+    time.sleep(0.001)
     return whole(descriptor, content[:700])
 
 
