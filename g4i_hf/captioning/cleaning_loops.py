@@ -5,7 +5,7 @@ import re
 from .cleaning_sentences import capitalised, is_finished, is_unspaced, join_sentences, split_sentences
 
 # How often a phrase has to be said for a loop: `very very big` and `a cat and a cat` are none
-_WORD_TIMES, _PHRASE_TIMES, _UNSPACED_TIMES = 4.0, 2.5, 4.0
+_WORD_TIMES, _PHRASE_TIMES, _UNSPACED_TIMES = 4.0, 2.6, 4.0
 _UNSPACED_LENGTH = 12  # characters without a space that a loop has to span there
 _RUN = re.compile(r"(\S)\1{9,}")  # !!!!!!!!!!!!
 _PUNCTUATION = ".,;:!?\"'“”‘’()"
