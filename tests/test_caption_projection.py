@@ -1,0 +1,175 @@
+"""What a few answers say about the whole, and limits that hold while many requests are in flight."""
+
+import json
+import math
+import random
+import threading
+
+import pytest
+
+from g4i_hf.captioning.answers import Answer
+from g4i_hf.captioning.projection import Budget, project
+
+
+def answer(prompt_tokens: int | None = 1000, completion_tokens: int | None = 100, **more) -> Answer:
+    return Answer("ok", "A dog.", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, **more)
+
+
+# --- Projection -----------------------------------------------------------------------------------------------------
+
+
+def test_projection_against_numbers_worked_out_by_hand():
+    """4 answers in 8 s; 1,000 - 6 are left; outputs 90, 110, 90, 110: mean 100, sd 11.547, t(3) = 3.18."""
+    measured = [answer(completion_tokens=tokens, seconds=2.0) for tokens in (90, 110, 90, 110)]
+    found = project(measured, num_answered=6, num_total=1000, seconds=8.0, processes=2, prices=(2.0, 10.0))
+    assert (found.answered, found.remaining, found.requests.value) == (4, 994, 994)
+    assert found.input_tokens.value == found.input_tokens.low == 994_000
+    assert found.output_tokens.value == pytest.approx(99_400)
+    assert found.output_tokens.high - found.output_tokens.value == pytest.approx(994 * 3.18 * 11.547 / 2, rel=1e-3)
+    assert found.hours.value == pytest.approx(994 * 2.0 / 2 / 3600)
+    assert found.cost.value == pytest.approx(994 * (1000 * 2 + 100 * 10) / 1e6)
+    assert found.cost.low < found.cost.value < found.cost.high
+
+
+def test_the_interval_holds_the_truth_most_of_the_time():
+    """Of 300 dry runs of 12 answers each, about 95% have the true number of tokens in their interval."""
+    rng = random.Random(0)
+    hits = 0
+    for _ in range(300):
+        measured = [answer(completion_tokens=round(rng.gauss(100, 20)), seconds=1) for _ in range(12)]
+        tokens = project(measured, 12, 10_012, 12.0).output_tokens
+        hits += tokens.low <= 10_000 * 100 <= tokens.high
+    assert 0.90 * 300 <= hits <= 0.99 * 300
+
+
+def test_repeated_requests_and_failures_count():
+    measured = [answer(attempts=3), answer(), Answer("timeout", reason="no answer", attempts=8)]
+    found = project(measured, 3, 103, 3.0)
+    assert found.failed == 1 and found.requests.value == pytest.approx(100 * 4)
+    assert found.input_tokens.value == 100_000  # of those that say it
+    assert "3 answers were measured, 1 of them without a caption; 100 are still to come." in found.as_text()
+
+
+def test_what_is_unknown_is_said_to_be():
+    no_tokens = project([answer(None, None, seconds=1.0)] * 3, 3, 100, 3.0, prices=(1.0, 1.0))
+    assert no_tokens.input_tokens is no_tokens.cost is None
+    assert "Tokens: the captioner does not say." in no_tokens.as_text()
+    assert "Cost: unknown, the captioner does not say how many tokens it used." in no_tokens.as_text()
+    for prices in (None, (1.0, None)):
+        no_prices = project([answer()] * 3, 3, 100, 3.0, prices=prices)
+        assert no_prices.cost is None and "no prices were given (--price_input, --price_output)" in no_prices.as_text()
+    nothing = project([], 0, 100, 0.0)
+    assert nothing.hours is None and "Nothing can be projected without an answer." in nothing.as_text()
+    assert "0 are still to come" in project([answer()], 5, 5, 1.0).as_text()
+
+
+def test_the_text_reads_well():
+    measured = [answer(1000 + step, 80 + 10 * (step % 5), seconds=0.5 + step % 3) for step in range(16)]
+    found = project(measured, 16, 1_281_167, 4.0, processes=4, prices=(0.15, 0.6))
+    assert found.as_text().splitlines() == [
+        "16 answers were measured; 1,281,151 are still to come.",
+        "Requests: 1,281,151",
+        "Tokens read: 1,290.8 (1,287.5 to 1,294.0) million",
+        "Tokens written: 126.5 (116.3 to 136.7) million",
+        "Time: 22.2 (15.2 to 29.3) hours, at the measured rate in each of 4 processes",
+        "Cost: 269.52 (263.31 to 275.74)",
+    ]
+    assert json.loads(json.dumps(found.to_dict()))["cost"]["value"] == pytest.approx(269.52, abs=0.01)
+    assert "Time: 12.4 minutes" in project([answer()] * 2, 2, 500, 3.0).as_text()
+    assert "Time: 30.0 seconds" in project([answer()] * 2, 2, 22, 3.0).as_text()
+
+
+# --- Budget ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_limits_everything_is_allowed():
+    budget = Budget()
+    for _ in range(1000):
+        assert budget.allow()
+        budget.spent(Answer("failed"))
+    assert budget.reason is None and budget.requests == 1000
+
+
+def test_requests_never_overshoot_from_many_threads():
+    budget = Budget(max_requests=500)
+    allowed = []
+
+    def work():
+        while budget.allow():
+            allowed.append(1)
+            budget.spent(answer())
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(allowed) == budget.requests == 500
+    assert budget.reason == "max_requests is reached: 500 requests were sent."
+    assert not budget.allow()
+
+
+@pytest.mark.parametrize("in_flight", [1, 10, 64])
+def test_cost_counts_what_is_in_flight(in_flight):
+    """An answer costs 0.003 on average, give or take; `in_flight` requests are open at any time."""
+    rng = random.Random(in_flight)
+    budget = Budget(max_cost=1.0, price_input=1.0, price_output=10.0)
+    open_requests = 0
+    while True:
+        while open_requests < in_flight and budget.allow():
+            open_requests += 1
+        if not open_requests:
+            break
+        budget.spent(answer(1000, rng.randint(150, 250)))
+        open_requests -= 1
+    assert 0.95 <= budget.cost <= 1.0 + 3 * 0.0003 * math.sqrt(in_flight)
+    assert budget.reason.startswith("max_cost (1) is reached: ")
+
+
+def test_the_first_request_is_always_allowed_and_the_second_is_not_if_it_cost_too_much():
+    budget = Budget(max_cost=0.001, price_input=1.0, price_output=10.0)
+    assert budget.allow()
+    budget.spent(answer(1000, 200))
+    assert not budget.allow()
+    assert "0.003 is spent" in budget.reason and "one more with the 0 in flight would make 0.006" in budget.reason
+
+
+def test_repeated_requests_are_not_in_flight_for_ever():
+    """Each question takes three requests, of which the last is answered: all of the budget is used."""
+    budget = Budget(max_cost=1.0, price_input=1.0, price_output=0.0)
+    questions = 0
+    while budget.allow() and budget.allow() and budget.allow():
+        budget.spent(answer(1000, 100, attempts=3))
+        questions += 1
+    assert 995 <= questions <= 1000
+
+
+def test_a_cost_that_cannot_be_known_ends_the_run():
+    budget = Budget(max_cost=1.0, price_input=1.0, price_output=1.0)
+    assert budget.allow()
+    budget.spent(Answer("timeout"))  # says nothing about the captioner
+    assert budget.allow()
+    budget.spent(answer(None, None))
+    assert not budget.allow() and "does not say how many tokens" in budget.reason
+    no_limit = Budget(max_requests=5)
+    no_limit.allow()
+    no_limit.spent(answer(None, None))
+    assert no_limit.allow()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_cost": 1.0}, "max_cost needs the prices of a million tokens"),
+        ({"max_cost": 1.0, "price_input": 1.0}, "max_cost needs the prices"),
+        ({"max_requests": -1}, "max_requests is -1; it must be a number of at least 0"),
+        ({"max_requests": float("nan")}, "max_requests is nan"),
+    ],
+)
+def test_wrong_limits_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Budget(**options)
+
+
+def test_no_request_means_none():
+    assert not Budget(max_requests=0).allow()
