@@ -4,6 +4,7 @@ import json
 import math
 import random
 import threading
+import time
 
 import pytest
 
@@ -92,7 +93,14 @@ def test_without_limits_everything_is_allowed():
 
 def test_requests_never_overshoot_from_many_threads():
     budget = Budget(max_requests=500)
-    allowed = []
+    allowed, why_not = [], budget._why_not
+
+    def slowly():
+        reason = why_not()
+        time.sleep(1e-5)  # other threads may come in between
+        return reason
+
+    budget._why_not = slowly
 
     def work():
         while budget.allow():
