@@ -228,6 +228,7 @@ DAMAGES = {
     "cut": lambda line: line[:60] + b"\n",
     "no JSON": lambda line: b"hello\n",
     "empty": lambda line: b"\n",
+    "two in one": lambda line: line[:-1] + line,
     "no object": lambda line: b"[1, 2]\n",
     "no record": lambda line: b'{"key": "00", "place": "", "status": "ok", "time": 1}\n',
     "no time": lambda line: line.replace(b'"time": ', b'"time": NaN, "x": '),
