@@ -24,6 +24,12 @@ class CaptionArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Read the data from start to end instead of downloading it first."}
     )
+    with_images: bool = field(
+        default=False, metadata={"help": "Write the images and all other columns too, for a data set of its own."}
+    )
+    captions_license: str | None = field(
+        default=None, metadata={"help": "Licence of the captions, for the card; the captioner's terms may bind it."}
+    )
 
     # --- Model and prompts ---
     captioner_model: str | None = field(
@@ -47,6 +53,14 @@ class CaptionArguments:
         default=768, metadata={"help": "Images are shrunk to this longest side in pixels before they are described."}
     )
 
+    train_splits: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Splits that are trained on, whose prompts may name the class; by default those called train or "
+            "training."
+        },
+    )
+
     # --- Resuming and limits ---
     journal_dir: str | None = field(
         default=None, metadata={"help": "Where every answer is kept at once; `<captions_dir>.journal` by default."}
@@ -57,10 +71,56 @@ class CaptionArguments:
     dry_run: int = field(
         default=0, metadata={"help": "Caption only this many images, show them, and project the whole."}
     )
+    partial: bool = field(
+        default=False,
+        metadata={"help": "Write the captions that there are when a limit ends the run; other rows have none."},
+    )
     max_requests: int | None = field(default=None, metadata={"help": "Stop after this many requests."})
     max_cost: float | None = field(default=None, metadata={"help": "Stop before this cost; needs the prices."})
     price_input: float | None = field(default=None, metadata={"help": "Price of a million tokens read."})
     price_output: float | None = field(default=None, metadata={"help": "Price of a million tokens written."})
+
+    def __post_init__(self):
+        if self.captioner not in (None, *CAPTIONERS):
+            raise ValueError(f"captioner is {self.captioner!r}; choose one of {', '.join(CAPTIONERS)}.")
+        if not self.captions_dir:
+            raise ValueError("captions_dir is missing: say where the captions go with --captions_dir.")
+        for name in ("max_new_tokens", "image_max_side"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive.")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; give 0 for the likeliest answer, or more.")
+        if self.dry_run < 0:
+            raise ValueError(f"dry_run is {self.dry_run}; give the number of images to show.")
+        if self.max_cost is not None and (self.price_input is None or self.price_output is None):
+            raise ValueError("max_cost needs the prices of a million tokens: give --price_input and --price_output.")
+
+    @property
+    def journal(self) -> str:
+        """Where answers are kept; beside the captions, as those are replaced as a whole."""
+        return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
+
+    def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str | None:
+        """
+        What gives the captions: one of [`CAPTIONERS`], or None where the captions file tells whether it is a list.
+
+        Raises:
+            ValueError: when nothing says where captions come from.
+        """
+        if self.captioner is not None:
+            return self.captioner
+        if captions_file is not None:
+            return None
+        if base_url is not None:
+            return "endpoint"
+        if self.captioner_model is not None:
+            return "local"
+        if caption_column is not None:
+            return "column"
+        raise ValueError(
+            "Nothing says where captions come from. Give a model with --captioner_model, a server with --base_url as "
+            "well, a file with --captions_file, or a column of the data with --captioner column."
+        )
 
 
 @dataclass
@@ -80,6 +140,12 @@ class LocalCaptionerArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code that a model brings along: only if you have read it."}
     )
+
+    def __post_init__(self):
+        if self.caption_batch_size < 1:
+            raise ValueError(f"caption_batch_size is {self.caption_batch_size}; give at least 1.")
+        if self.captioner_dtype not in (known := ("auto", "bfloat16", "float32")):
+            raise ValueError(f"captioner_dtype is {self.captioner_dtype!r}; it must be one of {', '.join(known)}.")
 
 
 @dataclass

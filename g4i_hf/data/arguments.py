@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import DatasetDict, IterableDataset
 
 from .loading import ColumnNames, load_images
+from .streaming import stream_images
 
 
 @dataclass
@@ -39,6 +40,15 @@ class DataArguments:
     def load(self) -> DatasetDict:
         """The splits, see [`~g4i_hf.data.loading.load_images`]."""
         return load_images(
+            self.dataset_name,
+            config_name=self.dataset_config_name,
+            revision=self.dataset_revision,
+            names=self.column_names(),
+        )
+
+    def stream(self) -> dict[str, IterableDataset]:
+        """The splits as streams, see [`~g4i_hf.data.streaming.stream_images`]."""
+        return stream_images(
             self.dataset_name,
             config_name=self.dataset_config_name,
             revision=self.dataset_revision,

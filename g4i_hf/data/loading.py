@@ -171,16 +171,7 @@ def _split_name(folder: str) -> str | None:
 
 
 def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:
-    renamed = {}
-    for ours in columns.ALL:
-        theirs = getattr(names, ours)
-        if theirs and theirs != ours:
-            if theirs not in split.column_names:
-                raise ValueError(
-                    f"Split {split_name!r} has no column {theirs!r} (given as {ours}_column). "
-                    f"Its columns: {', '.join(split.column_names)}."
-                )
-            renamed[theirs] = ours
+    renamed = renamed_columns(split.column_names, split_name, names)
     in_the_way = [ours for ours in renamed.values() if ours in split.column_names]
     split = split.remove_columns(in_the_way).rename_columns(renamed)
     if columns.IMAGE not in split.column_names:
@@ -196,6 +187,26 @@ def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset
             "column with --image_column."
         ) from error
     return with_image_ids(split, split_name)
+
+
+def renamed_columns(available: list[str], split_name: str, names: ColumnNames) -> dict[str, str]:
+    """
+    Our names of the columns that the data calls otherwise.
+
+    Raises:
+        ValueError: when a column that was named is missing.
+    """
+    renamed = {}
+    for ours in columns.ALL:
+        theirs = getattr(names, ours)
+        if theirs and theirs != ours:
+            if theirs not in available:
+                raise ValueError(
+                    f"Split {split_name!r} has no column {theirs!r} (given as {ours}_column). "
+                    f"Its columns: {', '.join(available)}."
+                )
+            renamed[theirs] = ours
+    return renamed
 
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:

@@ -1,0 +1,115 @@
+"""A few images described and shown, and what all of them would take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import columns
+from ..data.images import open_image
+from .answers import OK, Captioner
+from .arguments import CaptionArguments, CleaningArguments
+from .asking import Asking
+from .captioned import CLEANED, RAW, REASON, STATUS, journal_columns
+from .gallery import Shown, draw_grid, opened, write_page
+from .journal import Journal
+from .projection import Budget, Projection, project
+from .questions import SplitQuestions
+from .stream_questions import StreamQuestions
+
+PAGE, GRID = "index.html", "captions.png"
+
+
+@dataclass
+class DryRun:
+    """
+    Attributes:
+        folder: of the page and the grid.
+        projection: of all that is still to be asked; None for a stream, whose length nobody knows.
+        text: both in words.
+    """
+
+    folder: Path
+    projection: Projection | None
+    text: str
+
+
+def dry_run(
+    captioner: Captioner,
+    questions: Mapping[str, SplitQuestions | StreamQuestions],
+    args: CaptionArguments,
+    cleaning: CleaningArguments,
+    processes: int = 1,
+) -> DryRun:
+    """
+    Describes some images, drawn at random, or the first of a stream. Their answers go into the journal: the whole run
+    does not ask for them again.
+
+    Args:
+        captioner: what answers.
+        questions: of each split.
+        args: how many images, prices, limits, where the pictures go.
+        cleaning: what is done to answers.
+        processes: that will share the work.
+    """
+    parts = {
+        name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run, args.caption_seed).items()
+    }
+    budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
+    asking = Asking(captioner, parts, args.journal, budget=budget, keep_answers=True)
+    outcome = asking.run()
+    shown = [one for part in parts.values() for one in _shown(part, asking.journal, cleaning)]
+    projection, lines = None, []
+    total = [split.count(lambda row: True) for split in questions.values()]
+    if None not in total and outcome.answers:
+        known = sum(
+            split.count_answered(asking.journal, lambda row: True, lambda entry: False) for split in questions.values()
+        )
+        prices = (args.price_input, args.price_output)
+        projection = project(outcome.answers, max(known, len(shown)), sum(total), outcome.seconds, processes, prices)
+        lines = projection.as_text().split("\n")
+    if not outcome.answers:
+        lines.append("These answers were there already, so nothing was measured. Draw others with --caption_seed.")
+    if len(shown) > 2 and len({one.caption for one in shown if one.caption}) == 1:
+        lines.append("All captions are the same: does this model see the images at all?")
+    folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
+    write_page(folder / PAGE, shown, f"{len(shown)} captions of a dry run", lines)
+    draw_grid(folder / GRID, shown)
+    return DryRun(folder, projection, "\n".join(lines))
+
+
+def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: int, seed: int) -> dict[str, list[int]]:
+    """Rows of each split, drawn from all of them; of streams the first."""
+    first = next(iter(questions.values()))
+    if isinstance(first, StreamQuestions):
+        return {first.name: list(range(count))}
+    names = list(questions)
+    ends = np.cumsum([len(questions[name].split) for name in names])
+    drawn = np.sort(np.random.default_rng(seed).permutation(int(ends[-1]))[:count])
+    chosen: dict[str, list[int]] = {}
+    for number in drawn.tolist():
+        place = int(np.searchsorted(ends, number, side="right"))
+        chosen.setdefault(names[place], []).append(number - (int(ends[place - 1]) if place else 0))
+    return chosen
+
+
+def _shown(part: SplitQuestions | StreamQuestions, journal: Journal, cleaning: CleaningArguments) -> list[Shown]:
+    found = journal_columns(part, journal, cleaning).to_list()
+    shown = []
+    for row, values in enumerate(found):
+        lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+        for number, caption in enumerate(lists[columns.CAPTION]):
+            raw, status = lists[RAW][number], lists[STATUS][number]
+            notes = [step for step in (lists[CLEANED][number] or "").split(",") if step]
+            shown.append(
+                Shown(
+                    image=opened(lambda row: open_image(part.image(row)), row),
+                    caption=caption,
+                    title=f"{part.name}: {values[columns.IMAGE_ID]}",
+                    notes=[f"cleaned: {', '.join(notes)}"] if notes else [],
+                    doubts=[] if status == OK else [f"{status}: {lists[REASON][number]}"],
+                    raw=raw if raw != caption else None,
+                )
+            )
+    return shown

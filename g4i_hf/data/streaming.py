@@ -1,0 +1,52 @@
+"""A data set read from start to end, instead of being downloaded first."""
+
+from pathlib import Path
+
+from datasets import Image, IterableDataset, IterableDatasetDict, load_dataset
+
+from .. import columns
+from .loading import ColumnNames, load_images, renamed_columns
+
+
+def stream_images(
+    dataset_name: str,
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    names: ColumnNames | None = None,
+) -> dict[str, IterableDataset]:
+    """
+    Opens a data set as a stream with our column names; what it calls `image_id` is kept, and not made where there is
+    none (see [`~g4i_hf.data.image_ids.image_id_of`]).
+
+    Args:
+        dataset_name: a Hub id, or anything that [`~g4i_hf.data.loading.load_images`] opens.
+        config_name, revision, names: as there.
+
+    Returns:
+        Splits whose `image` is `{"bytes", "path"}`, not decoded.
+
+    Raises:
+        ValueError: when there is no image column, or a column that was named is missing.
+        FileNotFoundError: when nothing of that name exists.
+    """
+    names = names or ColumnNames()
+    if Path(dataset_name).is_dir():
+        local = load_images(dataset_name, config_name=config_name, revision=revision, names=names)
+        return {name: split.to_iterable_dataset() for name, split in local.items()}
+    streamed: IterableDatasetDict = load_dataset(dataset_name, config_name, revision=revision, streaming=True)
+    return {name: _standardised(split, name, names) for name, split in streamed.items()}
+
+
+def _standardised(split: IterableDataset, split_name: str, names: ColumnNames) -> IterableDataset:
+    if split.features is None:
+        split = split._resolve_features()
+    renamed = renamed_columns(list(split.features), split_name, names)
+    in_the_way = [ours for ours in renamed.values() if ours in split.features]
+    split = split.remove_columns(in_the_way).rename_columns(renamed)
+    if not isinstance(split.features.get(columns.IMAGE), Image):
+        raise ValueError(
+            f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
+            "Name the right one with --image_column."
+        )
+    return split.cast_column(columns.IMAGE, Image(decode=False))
