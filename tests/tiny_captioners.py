@@ -1,0 +1,213 @@
+"""Random vision-language models of the real architectures, each a folder with processor and chat template."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessor,
+    CLIPImageProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
+)
+
+BASE = ["<pad>", "<s>", "</s>", "<unk>"]
+PROMPT_WORDS = "question answer : describe this image in detail what is it a of ? ."
+WORDS = [f"w{number}" for number in range(60)] + PROMPT_WORDS.split()
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZE = 32
+
+
+def tokenizer_with(*special: str, **named: str) -> PreTrainedTokenizerFast:
+    """One token a word, in small letters; `special` tokens are never split, `named` ones become its attributes too."""
+    special = [*BASE, *special, *named.values()]
+    words = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": special[4:]})
+    return tokenizer
+
+
+def template(image: str, start: str = "", end: str = "") -> str:
+    """Image and text of a turn in their order, between `start` and `end`."""
+    return (
+        "{% for message in messages %}" + start + "{{ message['role'] }} {% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}" + image + " {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
+        + end + "{% endfor %}{% if add_generation_prompt %}" + start + "assistant {% endif %}"
+    )  # fmt: skip
+
+
+def llava() -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_with("<image>")
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **VISION, "image_size": SIZE, "patch_size": 8},
+        text_config={"model_type": "llama", **TEXT, "vocab_size": len(tokenizer), **TOKENS},
+        image_token_index=image,
+        vision_feature_layer=-1,
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"height": SIZE, "width": SIZE}, do_center_crop=False),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template("<image>"),
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def qwen2_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
+    vision = {"depth": 2, "embed_dim": 32, "num_heads": 4, "mlp_ratio": 2, "hidden_size": 32, "patch_size": 8}
+    return _qwen(Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, vision)
+
+
+def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
+    vision = {"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48, "out_hidden_size": 32}
+    vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]}
+    return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, vision)
+
+
+def _qwen(config_class, model_class, processor_class, vision: dict) -> tuple[PreTrainedModel, ProcessorMixin]:
+    special = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>")
+    tokenizer = tokenizer_with(*special)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(special[:4]))
+    config = config_class(
+        text_config={
+            **TEXT,
+            "num_key_value_heads": 2,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+            **TOKENS,
+        },
+        vision_config=vision,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+    )
+    pixels = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "patch_size": 8}
+    processor = processor_class(
+        Qwen2VLImageProcessor(**pixels),
+        tokenizer,
+        Qwen2VLVideoProcessor(**pixels),
+        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>", "<|im_end|>"),
+    )
+    return model_class(config), processor
+
+
+def smolvlm() -> tuple[PreTrainedModel, ProcessorMixin]:
+    images = SmolVLMImageProcessor(**_idefics_images())
+    video = SmolVLMVideoProcessor(size={"longest_edge": SIZE}, max_image_size={"longest_edge": SIZE})
+    return _idefics(
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        lambda tokenizer, **options: SmolVLMProcessor(images, tokenizer, video, **options),
+    )
+
+
+def idefics3() -> tuple[PreTrainedModel, ProcessorMixin]:
+    images = Idefics3ImageProcessor(**_idefics_images())
+    return _idefics(
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        lambda tokenizer, **options: Idefics3Processor(images, tokenizer, **options),
+    )
+
+
+def _idefics_images() -> dict:
+    """Tiles of 32 x 32 of an image of up to 64 pixels, so that images have different numbers of tiles."""
+    edge = {"longest_edge": SIZE}
+    return {"size": {"longest_edge": 2 * SIZE}, "max_image_size": edge, "do_image_splitting": True}
+
+
+def _idefics(config_class, model_class, processor_class: Callable) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    named = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *tiles)
+    tokenizer = tokenizer_with(*named)
+    config = config_class(
+        vision_config={**VISION, "image_size": SIZE, "patch_size": 8},
+        text_config={"model_type": "llama", **TEXT, "vocab_size": len(tokenizer), **TOKENS},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    chat = template("<image>", "", "<end_of_utterance>")
+    return model_class(config), processor_class(tokenizer, image_seq_len=4, chat_template=chat)
+
+
+def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Without a chat template, as they are."""
+    tokenizer = tokenizer_with("<image>")
+    config = Blip2Config(
+        vision_config={**VISION, "image_size": SIZE, "patch_size": 8},
+        qformer_config={**VISION, "encoder_hidden_size": 32, "vocab_size": 20, "cross_attention_frequency": 1},
+        text_config={
+            "model_type": "opt",
+            **{name: size for name, size in TEXT.items() if name != "intermediate_size"},
+            "ffn_dim": 48,
+            "word_embed_proj_dim": 32,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 128,
+            **TOKENS,
+        },
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    images = BlipImageProcessor(size={"height": SIZE, "width": SIZE})
+    return Blip2ForConditionalGeneration(config), Blip2Processor(images, tokenizer, num_query_tokens=4)
+
+
+FAMILIES = {
+    "llava": llava,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
+    "blip_2": blip_2,
+}
+
+
+def save(family: str, folder: Path, seed: int = 0) -> Path:
+    """With weights large enough that what a model says depends on the image."""
+    torch.manual_seed(seed)
+    model, processor = FAMILIES[family]()
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.3, generator=generator)
+    model.generation_config.update(**TOKENS)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
