@@ -160,6 +160,7 @@ PLAIN = [
     "Is it a bird? It is a plane.",
     "R&D department, AT&T logo, 5 < 6",
     "a file called my_dog_2.png",
+    "A key with a *.",
     "A shirt that reads: Let me know when it is over, with a heart below it.",
 ]
 LANGUAGES = [

@@ -217,7 +217,7 @@ def test_factors_against_values_worked_out_by_hand():
     values = np.linspace(-1, 3, 101)  # median 1, quartiles 0 and 2: spread 2 / 1.349, t = 1 - 2 spread = -1.965
     factor = doubt_factor(values, highest=0.0)
     spread = 2 / 1.349
-    np.testing.assert_allclose(factor, 1 / (1 + np.exp(-(values - (1 - 2 * spread)) / (spread / 2))))
+    np.testing.assert_allclose(factor, 1 / (1 + np.exp(-(values - (1 - 2 * spread)) / (spread / 3))))
     assert doubt_factor(values + 10, highest=0.0)[0] > 0.999
     assert doubt_factor(np.full(50, -1.0)).tolist() == [1.0] * 50  # no spread, no doubt
     assert doubt_factor(np.array([-5.0, 1, 1, 2])).tolist() == [1.0] * 4  # too few

@@ -18,7 +18,7 @@ _HEADING = re.compile(r"#{1,6}\s+")
 _BULLET = re.compile(r"(?:[-*+•‣▪●◦–]|\d{1,2}[.)])\s+")
 _BOLD = re.compile(r"\*\*[^*]+\*\*:?$|\*\*[^*]+(?::\*\*|\*\*:)")  # a line of its own, or a label
 _RULE = re.compile(r"(?:[-*_=]{3,}|#+|`{3}\w*)$")
-_EMPHASIS = re.compile(r"(?<![\w*])(?:\*{1,3}|__)(?=[^\s*_])|(?<=[^\s*_])(?:\*{1,3}|__)(?![\w*])|`+")
+_EMPHASIS = re.compile(r"(?<![\w*])(?:\*{1,3}|__)(?=[\w\"'“‘(\[<])|(?<=[^\s*_])(?:\*{1,3}|__)(?![\w*])|`+")
 _LINK = re.compile(r"!?\[([^\[\]\n]{0,300})\]\([^()\s]{0,500}\)")
 _MARKS = re.compile(r"[&<*_`#\[|]")
 _TITLE = re.compile(

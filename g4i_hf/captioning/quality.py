@@ -9,9 +9,9 @@ How much each caption should teach: `caption_weight`, a product of factors that 
 | duplicate | rows of its class among all labelled rows that have the same caption | the share of them |
 | score | s_i, image-text score | sigmoid((s_i - t) / T) |
 
-T = spread / 2 and t = median - 2 spread of the values measured (for margins at most 0: a caption nearer to its own
+T = spread / 3 and t = median - 2 spread of the values measured (for margins at most 0: a caption nearer to its own
 class than to any other is not doubted), where spread is the interquartile range / 1.349, a standard deviation that
-outliers do not move. So at the median a factor is 0.98 or more, a usual value is hardly touched, and what lies far
+outliers do not move. So at the median a factor is above 0.99, a usual value is hardly touched, and what lies far
 outside on the wrong side comes near 0. The margin of a caption that names its class counts for [`NAMED_AT_LEAST`] or
 more: it may tell of a rare view. What was not measured has the factor 1; no caption has the weight 0.
 
@@ -163,7 +163,7 @@ def doubt_factor(values: np.ndarray, named: np.ndarray | None = None, highest: f
         spread = (high - low) / 1.349
         if spread > 0:
             middle = min(highest, median - 2 * spread)
-            away = np.clip((values[measured] - middle) / (spread / 2), -50, 50)
+            away = np.clip((values[measured] - middle) / (spread / 3), -50, 50)
             factor[measured] = 1 / (1 + np.exp(-away))
     return factor if named is None else np.where(named == NAMED, np.maximum(factor, NAMED_AT_LEAST), factor)
 
