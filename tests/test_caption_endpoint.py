@@ -117,6 +117,7 @@ def test_every_question_is_answered_in_its_own_row(serve):
     assert_all_right(found, 300)
     stats = server.stats()
     assert (stats["requests"], stats["whole"], stats["asked_again"]) == (300, 300, 0)
+    assert stats["connections"] < 2 * stats["peak_in_flight"] + 5, "connections are used again"
     answer = found[0][1]
     assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, answer.attempts) == ("stop", 7, 3, 1)
     assert 0.02 <= answer.seconds < 5
@@ -252,6 +253,20 @@ def test_retry_after_is_honoured(serve, quick):
     assert_all_right(ask(captioner(server), questions(4)), 4)
     waits = server.stats()["faults"]["429-wait"]
     assert waits and time.monotonic() - start > 1, "back-off alone would be over in a moment"
+
+
+def test_while_a_server_wants_a_pause_it_gets_no_other_question_either(serve, quick):
+    server = serve("--fault_rate", 1, "--faults", "429-wait", "--retry_after", 2)
+    end = time.monotonic() + 1.5
+    ask(captioner(server), questions(300), lambda: time.monotonic() < end)
+    assert server.stats()["requests"] <= 8, "those that were in flight when it said so"
+
+
+def test_other_errors_may_ask_for_a_wait_too(serve, quick):
+    server = serve("--always", 500, "--retry_after", 0.6)
+    start = time.monotonic()
+    [(_, answer)] = ask(captioner(server, max_attempts=3), questions(1))
+    assert answer.status == "failed" and time.monotonic() - start > 2 * 0.6
 
 
 def test_an_exhausted_rate_limit_is_waited_for(serve):
@@ -393,15 +408,18 @@ def test_no_more_is_sent_once_it_is_not_allowed(serve):
 
 
 def test_errors_of_the_caller_come_back(serve):
-    server = serve()
+    server = serve("--latency", 0.5)
 
     def broken_rows() -> Iterator[Question]:
-        yield from questions(20)
+        yield from questions(5)
+        while server.stats()["requests"] < 5:
+            time.sleep(0.05)
         raise OSError("disk gone")
 
     found = []
     with pytest.raises(OSError, match="disk gone"):
         captioner(server).run(broken_rows(), lambda *pair: found.append(pair), lambda: True)
+    assert_all_right(found, 5)  # what was in flight is paid for
     with pytest.raises(OSError, match="journal full"):
         captioner(server).run(
             questions(50), lambda *pair: (_ for _ in ()).throw(OSError("journal full")), lambda: True
@@ -437,8 +455,24 @@ def test_ctrl_c_ends_within_seconds_and_what_came_is_delivered(serve):
     output, _ = client.communicate(timeout=30)
     assert time.monotonic() - start < 10 and client.returncode == 0
     delivered, stats = json.loads(output), server.stats()
-    assert len(set(delivered)) == len(delivered) >= 40
+    assert len(set(delivered)) == len(delivered)
     assert stats["whole"] - len(delivered) <= 16, "at most what was just on its way"
+
+
+def test_answers_that_have_come_are_delivered_after_ctrl_c(serve):
+    server, found = serve(), []
+
+    def deliver(question: Question, answer: Answer) -> None:
+        found.append((question, answer))
+        if len(found) == 1:
+            while server.stats()["whole"] < 8:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        captioner(server).run(questions(8), deliver, lambda: True)
+    assert_all_right(found, 8)
 
 
 # --- Secrets --------------------------------------------------------------------------------------------------------
@@ -450,7 +484,9 @@ def hf_token(monkeypatch):
     return "hf_canary_of_the_user"
 
 
-def test_the_token_of_hugging_face_goes_nowhere_else(serve, hf_token):
+def test_the_token_of_hugging_face_goes_nowhere_else(serve, hf_token, monkeypatch):
+    # Reading it means a file for every request, and may mean a request to Hugging Face
+    monkeypatch.setattr("huggingface_hub.inference._providers.hf_inference.get_token", lambda: 1 / 0)
     server = serve()
     ask(captioner(server), questions(3))
     assert server.stats()["authorization"] == []

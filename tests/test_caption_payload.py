@@ -167,6 +167,25 @@ def test_a_truncated_jpeg_is_undecodable(part, max_side, progressive):
         data_uri(row(data[: int(len(data) * part)]), max_side)
 
 
+def test_a_jpeg_with_broken_tables_is_undecodable():
+    """Its segments are all there; only decoding it shows that it is broken."""
+    data = bytearray(encoded(photograph()))
+    tables = data.index(b"\xff\xc4")
+    data[tables + 5 : tables + 21] = b"\xff" * 16  # how many codes there are of each length
+    with pytest.raises(UndecodableImage):
+        data_uri(row(bytes(data)), 768)
+
+
+def test_a_thumbnail_in_the_header_is_not_sent():
+    """Of a picture that was cropped later it shows the rest."""
+    data = encoded(photograph())
+    assert data[2:4] == b"\xff\xe0" and data[4:6] == b"\0\x10"
+    thumbnail = CANARY + bytes(3 * 6 * 3 - len(CANARY))
+    header = data[6:18] + bytes((6, 3)) + thumbnail  # 6 x 3 pixels
+    sent = clean_jpeg(row(data[:2] + segment(0xE0, header) + data[20:]), 768)
+    assert CANARY not in sent and np.array_equal(opened(sent), opened(data))
+
+
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\xff\xd8\xff", encoded(photograph(), "PNG")[:900]])
 def test_what_is_no_image_is_undecodable(data):
     with pytest.raises(UndecodableImage) as raised:

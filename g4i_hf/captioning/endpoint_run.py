@@ -108,7 +108,7 @@ class EndpointRun:
                 if self._at_once:
                     self._finish()
                 await self._finished.wait()
-                if self._tasks and self._pool.answers and not self._at_once:
+                if self._tasks and not self._at_once:
                     await asyncio.wait(self._tasks, timeout=GRACE_SECONDS)
                 for task in self._tasks:
                     task.cancel()

@@ -53,7 +53,7 @@ class CaptionServer:
 
     async def answer(self, request: Request) -> Reply:
         if self.args.always:
-            headers = {"retry-after": self.args.retry_after} if self.args.always == 429 else {}
+            headers = {"retry-after": self.args.retry_after} if self.args.always in (429, 500) else {}
             return error(self.args.always, self.args.say or "always", headers)
         if self.args.token and request.headers.get("authorization") != f"Bearer {self.args.token}":
             return error(401, f"wrong token: {request.headers.get('authorization')}")
