@@ -256,8 +256,9 @@ def test_pictures_of_all_kinds_are_scored(model_folder):
     scoring = ClipScorer(model_folder, device="cpu")
     grey, rgb = PILImage.new("L", (8, 8), 90), PILImage.new("RGB", (8, 8), (90, 90, 90))
     palette = PILImage.new("RGBA", (20, 5), (90, 90, 90, 255)).quantize()
-    scores = scoring([grey, rgb, palette], ["red"] * 3)
-    assert scores == pytest.approx([scores[1]] * 3, abs=1e-5)
+    deep = PILImage.fromarray(np.full((8, 8), 90 * 256, dtype=np.uint16))
+    scores = scoring([grey, rgb, palette, deep], ["red"] * 4)
+    assert scores == pytest.approx([scores[1]] * 4, abs=1e-5)
 
 
 def test_towers_that_know_nothing_verify_nothing(model_folder):

@@ -83,13 +83,8 @@ def check_order(
         raise ValueError(f"{len(images):,} images, but {len(captions):,} captions; a list has one for each image.")
     if scorer is None:
         return {"order": "unverified"}
-    rng = np.random.default_rng(seed)
-    has_text = np.fromiter((bool(caption) for caption in captions), dtype=bool, count=len(captions))
-    usable, within_class = _usable(has_text, classes)
-    places = np.sort(rng.permutation(usable)[:sample])
-    others = rng.permutation(np.flatnonzero(has_text))[: len(places)] if len(usable) else places
-    texts = {"0": places, "-1": places - 1, "+1": places + 1, "random": others}
-    scores, places = _scores(images, captions, scorer, places, texts)
+    texts, within_class = _sample(captions, classes, sample, seed)
+    scores, places = _scores(images, captions, scorer, texts)
     if len(places) < MIN_SAMPLE:
         raise ValueError(
             f"The order of the list cannot be checked: {len(places)} images can be read and have captions on both "
@@ -109,28 +104,37 @@ def check_order(
     return {"order": "verified", **report}
 
 
-def _usable(has_text: np.ndarray, classes: Sequence[Any] | None) -> tuple[np.ndarray, bool]:
-    """Places with a caption on both sides; and whether both are of the same class."""
-    inner = has_text[:-2] & has_text[1:-1] & has_text[2:]
+def _sample(
+    captions: Sequence[str | None], classes: Sequence[Any] | None, sample: int, seed: int
+) -> tuple[dict[str, np.ndarray], bool]:
+    """Places in the list of the captions to compare, for every image of the sample; whether neighbours are alike."""
+    rng = np.random.default_rng(seed)
+    has_text = np.fromiter((bool(caption) for caption in captions), dtype=bool, count=len(captions))
+    usable = has_text[:-2] & has_text[1:-1] & has_text[2:]
+    within_class = False
     if classes is not None:
-        same = np.fromiter((a == b for a, b in pairwise(classes)), dtype=bool, count=max(len(has_text) - 1, 0))
-        within = inner & same[:-1] & same[1:]
-        if within.sum() >= MIN_SAMPLE:
-            return np.flatnonzero(within) + 1, True
-        logger.warning("Classes are too small to check the order of a list within them: borders count as well.")
-    return np.flatnonzero(inner) + 1, False
+        same = np.fromiter((a == b for a, b in pairwise(classes)), dtype=bool, count=max(len(captions) - 1, 0))
+        within = usable & same[:-1] & same[1:]
+        within_class = bool(within.sum() >= MIN_SAMPLE)
+        if within_class:
+            usable = within
+        else:
+            logger.warning("Classes are too small to check the order of a list within them: borders count as well.")
+    places = np.sort(rng.permutation(np.flatnonzero(usable) + 1)[:sample])
+    others = rng.permutation(np.flatnonzero(has_text))[: len(places)]
+    return {"0": places, "-1": places - 1, "+1": places + 1, "random": others}, within_class
 
 
 def _scores(
     images: Sequence[PILImage.Image],
     captions: Sequence[str | None],
     scorer: Scorer,
-    places: np.ndarray,
     texts: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The scores of each column of `texts`, for the places whose image can be read; and these places."""
+    """The scores of each list of `texts`, for the images that can be read; and their places."""
+    places = texts["0"]
     readable: list[int] = []
-    columns_of: list[np.ndarray] = []
+    tables: list[np.ndarray] = []
     for start in range(0, len(places), CHUNK):
         opened: dict[int, PILImage.Image] = {}
         for i in range(start, min(start + CHUNK, len(places))):
@@ -148,9 +152,9 @@ def _scores(
                     f"The scorer gave {values.shape} scores for {len(asked)} pairs of image and text, or some of them "
                     "are no numbers. It must give one finite score a pair."
                 )
-            columns_of.append(values.reshape(len(texts), len(opened)))
+            tables.append(values.reshape(len(texts), len(opened)))
             readable += opened
-    table = np.concatenate(columns_of, axis=1) if columns_of else np.zeros((len(texts), 0))
+    table = np.concatenate(tables, axis=1) if tables else np.zeros((len(texts), 0))
     return dict(zip(texts, table, strict=True)), places[readable]
 
 

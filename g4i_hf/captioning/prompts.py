@@ -202,7 +202,7 @@ def check_leak(
                         f"prompt {template!r} names the column {name!r}, which tells the class, and split "
                         f"{split_name!r} is for evaluation: its captions would hold the answer (a leak), and scores "
                         "that use them would mean nothing. Caption that split with --prompt plain, or leave it out "
-                        "with --caption_splits. If it is for training, call it `train`."
+                        "with --caption_splits. If it is for training, name it with --train_splits."
                     )
 
 

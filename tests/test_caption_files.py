@@ -1,0 +1,159 @@
+"""Files of captions: every layout is told from the file, faults are named with their line, and no code is run."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from g4i_hf.captioning.caption_files import CaptionFile, read_list
+
+
+def written(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def pairs(path, **fields):
+    return [(entry.key, entry.caption) for entry in CaptionFile(path, **fields)]
+
+
+# --- Files with keys ---
+
+CSV = {
+    "plain": ("c.csv", "file,caption\na/1.jpg,a cat\nb/2.jpg,a dog\n"),
+    "other order and columns": ("c.csv", ",caption,score,file_name\n0,a cat,1,a/1.jpg\n1,a dog,2,b/2.jpg\n"),
+    "no final newline, CRLF": ("c.csv", "file,caption\r\na/1.jpg,a cat\r\nb/2.jpg,a dog"),
+    "byte order mark, capitals": ("c.csv", b"\xef\xbb\xbfFileName,Caption\na/1.jpg,a cat\nb/2.jpg,a dog\n"),
+    "semicolons": ("c.csv", "image;text\na/1.jpg;a cat\nb/2.jpg;a dog\n"),
+    "tabs": ("c.tsv", "path\tdescription\na/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
+    "no header": ("c.tsv", "a/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
+    "no header, caption first": ("c.csv", "a cat,a/1.jpg\na dog,b/2.jpg\n"),
+    "empty lines": ("c.csv", "file,caption\n\na/1.jpg,a cat\n\nb/2.jpg,a dog\n\n"),
+    "json lines": (
+        "c.jsonl",
+        '{"image_id": "a/1.jpg", "caption": "a cat"}\n\n{"caption": "a dog", "image_id": "b/2.jpg"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CSV)
+def test_layouts_are_told_from_the_file(tmp_path, kind):
+    assert pairs(written(tmp_path, *CSV[kind])) == [("a/1.jpg", "a cat"), ("b/2.jpg", "a dog")]
+
+
+def test_quotes_newlines_delimiters_and_other_scripts(tmp_path):
+    text = 'file,caption\na.jpg,"a ""red"" cat,\nand 猫"\nb.jpg,  \nc.jpg,""\nd.jpg,plain "quotes" inside\n'
+    path = written(tmp_path, "c.csv", text)
+    entries = list(CaptionFile(path))
+    assert [entry.caption for entry in entries] == ['a "red" cat,\nand 猫', None, None, 'plain "quotes" inside']
+    assert [entry.line for entry in entries] == [2, 4, 5, 6]
+
+
+def test_lists_of_captions_and_numbers_as_keys(tmp_path):
+    text = '{"id": 7, "captions": ["a", " ", "b"]}\n{"id": 8, "captions": null}\n{"id": 9, "captions": []}\n'
+    assert pairs(written(tmp_path, "c.jsonl", text)) == [("7", ["a", "b"]), ("8", None), ("9", None)]
+
+
+def test_fields_can_be_named(tmp_path):
+    path = written(tmp_path, "c.csv", "file,nr,caption,blip\na.jpg,1,a cat,cat!\n")
+    assert pairs(path) == [("a.jpg", "a cat")]
+    assert pairs(path, file_key="nr", file_caption="blip") == [("1", "cat!")]
+    with pytest.raises(ValueError, match="no field 'clip' .given as file_caption.. Its fields: file, nr, caption"):
+        pairs(path, file_caption="clip")
+    with pytest.raises(ValueError, match="Its fields: 'x', 'y'. Name the right one with --file_key"):
+        pairs(written(tmp_path, "d.csv", "x,y\n1,2\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "c.csv",
+            "file,caption\na.jpg,a cat, a dog\n",
+            "c.csv, line 2: 3 fields, but line 1 has 2. Put quotes around",
+        ),
+        ("c.csv", 'file,caption\na.jpg,x\nb.jpg,"never closed\nc.jpg,y\n', "c.csv, line 3: unexpected end of data"),
+        ("c.tsv", 'file\tcaption\na.jpg\t"red" is the cat\nb.jpg\ty\n', "c.tsv, line 2: .*quotes doubled"),
+        ("c.csv", "file,caption\n,a cat\n", "c.csv, line 2: the key is ''"),
+        ("c.csv", b"file,caption\na.jpg,caf\xe9\n", "c.csv is no UTF-8"),
+        ("c.csv", "", "no field is called"),
+        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j', "c.jsonl, line 2: no JSON"),
+        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n["b"]\n', "c.jsonl, line 2: .*is no object"),
+        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b"}\n', "c.jsonl, line 2: no field 'caption'"),
+        ("c.jsonl", '{"file": null, "caption": "x"}\n', "c.jsonl, line 1: the key is None; it must name an image"),
+        ("c.jsonl", '{"file": "a.jpg", "caption": 3}\n', "c.jsonl, line 1: the caption is of type int"),
+        ("c.txt", "a cat\n", "see --captioner list"),
+    ],
+)
+def test_lines_that_cannot_be_read_are_named(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        pairs(written(tmp_path, name, text))
+
+
+# --- Lists without keys ---
+
+
+def test_lists_of_all_kinds(tmp_path):
+    captions = ["a cat\u2028lies", None, "猫"]
+    assert read_list(written(tmp_path, "c.txt", "\ufeffa cat\u2028lies\r\n\n猫\n")) == captions
+    assert read_list(written(tmp_path, "c.json", json.dumps(captions))) == captions
+    torch.save(["a cat\u2028lies", " ", "猫"], tmp_path / "c.pth")
+    assert read_list(tmp_path / "c.pth") == captions
+    torch.save(["old", "format"], tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert read_list(tmp_path / "old.pth") == ["old", "format"]
+    assert read_list(written(tmp_path, "c.csv", "nr,caption\n1,x\n2,\n")) == ["x", None]
+
+
+class Malicious:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("kind", ["torch", "torch, old format", "pickle"])
+def test_a_pickle_that_would_run_code_does_not(tmp_path, kind):
+    witness, path = tmp_path / "ran", tmp_path / "captions.pth"
+    content = ["a caption", Malicious(f"touch {witness}")]
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
+    with pytest.raises(ValueError, match="captions.pth is refused: reading it would run code"):
+        read_list(path)
+    assert not witness.exists()
+    torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
+    assert witness.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": "b"}, "holds a dict; it must hold a list"),
+        (["a", 3], "entry 2: a int; a list in the order of the images holds one text an image"),
+        ([["a", "b"]], "entry 1: a list"),
+    ],
+)
+def test_files_that_hold_no_list_of_texts(tmp_path, content, message):
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=message):
+        read_list(tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=message):
+        read_list(written(tmp_path, "c.json", json.dumps(content)))
+
+
+def test_lists_that_are_broken(tmp_path):
+    torch.save(["a" * 1000] * 50, tmp_path / "c.pth")
+    written(tmp_path, "cut.pth", (tmp_path / "c.pth").read_bytes()[:300])
+    for name in ("cut.pth", "empty.pth"):
+        (tmp_path / "empty.pth").touch()
+        with pytest.raises(ValueError, match=f"{name} (cannot be read|is refused)"):
+            read_list(tmp_path / name)
+    with pytest.raises(ValueError, match="call the file .jsonl"):
+        read_list(written(tmp_path, "c.json", '{"a": 1}\n{"a": 2}\n'))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_list(tmp_path / "none.txt")
