@@ -16,8 +16,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
-    if {"-h", "--help"} & set(sys.argv):
-        os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
+    os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # neither help nor captions of a server need torch
 
 OPTIONS = (
     "g4i_hf.captioning.arguments.CaptionArguments",

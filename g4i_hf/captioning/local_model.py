@@ -1,19 +1,17 @@
 """Finding and loading a vision-language model, and what tells it from all others."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints import commit_of, folder_digest
 from .answers import CaptionerError
 from .arguments import LocalCaptionerArguments
 
 if TYPE_CHECKING:
     import torch
 
-# Weights, settings, vocabularies, chat templates and a model's own code: all that answers can depend on
-DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
 EXAMPLES = "llava-hf/llava-1.5-7b-hf, Qwen/Qwen2.5-VL-3B-Instruct, HuggingFaceTB/SmolVLM-Instruct"
 
 
@@ -102,21 +100,6 @@ def dtype_of(name: str, device: "str | torch.device") -> "torch.dtype":
     return torch.bfloat16 if accelerator is not None and accelerator.is_bf16_supported() else torch.float32
 
 
-def folder_digest(folder: str | Path) -> str:
-    """Hash of the names and bytes of a model's files: a folder has no revision that would tell whether it changed."""
-    digest = hashlib.blake2b(digest_size=16)
-    root = Path(folder)
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):
-            continue
-        digest.update(f"{inside.as_posix()}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return f"blake2b:{digest.hexdigest()}"
-
-
 def _name_of(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
@@ -128,14 +111,7 @@ def _commit_of(model: str, revision: str | None) -> str | None:
     if model.startswith((".", "~", "/")) or model.count("/") > 1:  # no Hub id looks like that
         raise CaptionerError(f"captioner_model is {model!r}, but there is no such folder.")
     with _explained(f"The captioner {model!r} cannot be found"):
-        return _commit_of_file(model, "config.json", revision)
-
-
-def _commit_of_file(repository: str, name: str, revision: str | None) -> str | None:
-    """Read from where the cache keeps the file: configurations no longer know their commit (transformers 5.24)."""
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
-    return extract_commit_hash(cached_file(repository, name, revision=revision), None) or revision
+        return commit_of(model, revision)
 
 
 def _config_of(model: str, revision: str | None, trust_remote_code: bool) -> Any:
@@ -161,7 +137,7 @@ def _check_adapter(adapter: str, revision: str | None) -> str | None:
         raise CaptionerError("captioner_adapter needs the package peft: `pip install peft`.") from error
     with _explained(f"The adapter {adapter!r} cannot be found"):
         is_folder = Path(adapter).is_dir()
-        commit = None if is_folder else _commit_of_file(adapter, "adapter_config.json", revision)
+        commit = None if is_folder else commit_of(adapter, revision, "adapter_config.json")
         config = PeftConfig.from_pretrained(adapter, revision=commit)
     if config.is_prompt_learning:
         raise CaptionerError(

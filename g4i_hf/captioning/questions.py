@@ -10,7 +10,7 @@ from .answers import Question
 from .journal import Entry, Journal
 from .keys import Keys, source_digest
 from .prompts import Prompts
-from .rows import BATCH, ImageFacts
+from .rows import BATCH, NONE, ImageFacts
 
 
 class SplitQuestions:
@@ -44,8 +44,11 @@ class SplitQuestions:
     def places(self, row: int, image_id: str, prompts: list[str]) -> list[str]:
         """Where the journal may know the answers of a row; empty texts where only the image's bytes can tell."""
         size, mtime = self.facts.of_row(row)
+        return [self._place(image_id, size, mtime, prompt) for prompt in prompts]
+
+    def _place(self, image_id: str, size: int | None, mtime: int | None, prompt: str) -> str:
         table = self.name if mtime is not None else None if size is None else self._fingerprint
-        return [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
+        return self.keys.place(image_id, size, mtime, prompt, table)
 
     def rows(self, batch: dict[str, list], numbers: Iterable[int]) -> Iterator[tuple[int, str, list[str], list[str]]]:
         """Number, `image_id`, prompts and places of some rows, given as columns of `light`."""
@@ -87,19 +90,19 @@ class SplitQuestions:
         for row, image_id, prompts, places in self.all_rows(is_mine):
             yield from self._of_row(row, image_id, prompts, places, journal, ask_again, moved)
 
-    def question(self, row: int, image_id: str, prompt: str, place: str) -> Question:
-        """Reads the image's bytes to digest them, but does not decode them."""
+    def question(self, row: int, image_id: str, prompt: str) -> Question:
+        """Reads the image's bytes, as they are now, to digest them, but does not decode them."""
         image = self.image(row)
         try:
             source, size, mtime = source_digest(image)
         except (OSError, ValueError):  # the captioner will say so of this row
-            source, size, mtime = f"unreadable {image_id}", -1, None
+            source, size, mtime = f"unreadable {image_id}", NONE, None
         return Question(
             image_id=image_id,
             image=image or {"bytes": None, "path": None},
             prompt=prompt,
             key=self.keys.key(source, prompt),
-            place=place,
+            place="" if size == NONE else self._place(image_id, size, mtime, prompt),
             source=source,
             size=size,
             mtime=mtime,
@@ -119,12 +122,12 @@ class SplitQuestions:
             entry = journal.find(place) if place else None
             if entry is not None and not ask_again(entry):
                 continue
-            question = self.question(row, image_id, prompt, place)
-            if entry is None and (known := journal.find(question.key)) is not None and not ask_again(known):
-                if moved is not None:
-                    moved(question, known)
-                continue
-            yield question
+            question = self.question(row, image_id, prompt)
+            known = journal.find(question.key)
+            if known is None or ask_again(known):
+                yield question
+            elif moved is not None:
+                moved(question, known)
 
     def records(
         self, journal: Journal, batch: dict[str, list], numbers: Iterable[int]
@@ -135,6 +138,6 @@ class SplitQuestions:
             for prompt, place in zip(prompts, places, strict=True):
                 entry = journal.find(place) if place else None
                 if entry is None:
-                    entry = journal.find(self.question(row, image_id, prompt, place).key)
+                    entry = journal.find(self.question(row, image_id, prompt).key)
                 found.append(None if entry is None else journal.read(entry))
             yield found

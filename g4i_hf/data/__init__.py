@@ -1,15 +1,20 @@
 """Images, labels and captions: opening, checking, augmenting, batching."""
 
-from .arguments import AugmentationArguments, DataArguments
-from .dataset import CaptionedImages
-from .loading import class_names, load_images
-from .transforms import train_transform
+from importlib import import_module
 
-__all__ = [
-    "AugmentationArguments",
-    "CaptionedImages",
-    "DataArguments",
-    "class_names",
-    "load_images",
-    "train_transform",
-]
+# Where each is. Read when it is asked for: stages that only open images need no torch, which takes seconds
+_PLACES = {
+    "AugmentationArguments": "arguments",
+    "CaptionedImages": "dataset",
+    "DataArguments": "arguments",
+    "class_names": "loading",
+    "load_images": "loading",
+    "train_transform": "transforms",
+}
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PLACES[name]}", __name__), name)

