@@ -288,13 +288,14 @@ def test_options_say_where_captions_come_from(tmp_path):
 
 LARGE = """
 import csv, resource, sys, time
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from g4i_hf.captioning.caption_files import CaptionFile
 from g4i_hf.captioning.existing import join_captions
 
 rows = 1_281_167
-names = (f"n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(rows))
-data = DatasetDict(train=Dataset.from_generator(lambda: ({"image_id": name} for name in names), cache_dir=sys.argv[1]))
+table = {"image_id": pa.array(f"n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(rows))}
+data = DatasetDict(train=Dataset(pa.table(table)))
 with open(f"{sys.argv[1]}/c.csv", "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(["filename", "caption"])
