@@ -28,14 +28,15 @@ AHEAD = 8  # questions that are read and prepared before there is room for them
 WAITING = 32  # questions that may wait for another attempt beside those in flight
 GRACE_SECONDS = 10.0  # for answers that are under way when the run has to end
 LONG_PAUSE = 5.0  # seconds; shorter ones are not worth a line
+PAUSE_STEP = 0.25  # seconds that each failed connection in a row adds to the pause of one server among several
 
 
 class EndpointRun:
     """
     Everything but `run`, `results`, `error` and `break_off` belongs to the thread of `run`.
 
-    A question whose attempts are used up while no other one was answered is not settled yet: either it fails, or the
-    server does. It is settled by the next answer, or left without one when the run is given up.
+    A question whose attempts are used up is not settled yet: either it fails, or the server does. It is settled by
+    the next answer to another one, or left without one when the run is given up.
 
     Args:
         servers: that share the questions.
@@ -216,7 +217,7 @@ class EndpointRun:
 
     async def _ask(self, question: Question, uri: str) -> None:
         """Until there is an answer, or no attempt is left."""
-        began, answers_before, verdict = 0.0, 0, None
+        began, verdict = 0.0, None
         for attempt in range(1, self._endpoint.max_attempts + 1):
             server = await self._pool.take()
             if server is None:
@@ -226,7 +227,7 @@ class EndpointRun:
                 return
             sent = time.monotonic()
             if attempt == 1:
-                began, answers_before = sent, self._pool.answers
+                began = sent
                 self._ahead -= 1
                 self._refill()
             try:
@@ -252,8 +253,8 @@ class EndpointRun:
                 self._unsettled.append((question, answer))
                 return self._settle()
         self._unsettled.append((question, verdict))
-        # A rejection is the question's own fault as soon as another one was answered, ever
-        if self._pool.answers > (0 if verdict.status == "rejected" else answers_before):
+        # A server that refuses one question works, if it has ever answered another
+        if verdict.status == "rejected" and self._pool.answers:
             self._settle()
 
     def _may_send(self) -> bool:
@@ -274,6 +275,9 @@ class EndpointRun:
         load = treatment == RETRY and not isinstance(error, UselessReply)
         if isinstance(error, Refusal) and treatment == RETRY:
             wait = self._pause(server, error)
+        if is_unreachable(error) and len(self._pool.alive) > 1:
+            # It fails faster than others answer: with all that room, it would use up the attempts of their questions
+            server.pause(min(LONG_PAUSE, PAUSE_STEP * (1 + server.breaker.in_a_row)))
         self._pool.release(server.limit.failed, sent, now, overload, load)
         if treatment == REJECTED:
             server.breaker.rejected(server.describe(error))

@@ -156,6 +156,7 @@ class Breaker:
     Attributes:
         last: error of the last failure.
         answers: good replies so far.
+        in_a_row: failures since the last reply that was not one.
     """
 
     attempts: int = 20
@@ -164,10 +165,10 @@ class Breaker:
     questions: int = 10
     last: str = ""
     answers: int = 0
-    _row: int = 0
+    in_a_row: int = 0
     _since: float = 0.0
     _rejected: int = 0
-    _unreachable: bool = True
+    _unreachable: bool = False
     _asked: set[str] = field(default_factory=set)
 
     def answered(self) -> None:
@@ -189,29 +190,29 @@ class Breaker:
             now: in seconds.
             unreachable: nothing could be sent.
         """
-        self._since = self._since if self._row else now
-        self._row += 1
-        self._unreachable = self._unreachable and unreachable
+        self._since = self._since if self.in_a_row else now
+        self.in_a_row += 1
+        self._unreachable = unreachable  # a server that dies loses connections before it refuses them
         self.last = reason
         if len(self._asked) < self.questions:
             self._asked.add(question)
 
     def open(self, now: float) -> bool:
         """Whether to stop."""
-        long_enough = self._row >= self.attempts and now - self._since >= self.seconds
+        long_enough = self.in_a_row >= self.attempts and now - self._since >= self.seconds
         return self._rejects_all or (self.hopeless and long_enough)
 
     @property
     def hopeless(self) -> bool:
         """Whether it is the server, rather than the questions, for all that can be told when no attempt is left."""
-        if self._rejects_all or (self._row and self._unreachable):
+        if self._rejects_all or self._unreachable:
             return True
-        return self._row >= self.attempts and len(self._asked) >= self.questions
+        return self.in_a_row >= self.attempts and len(self._asked) >= self.questions
 
     @property
     def _rejects_all(self) -> bool:
         return self._rejected >= self.rejections and not self.answers
 
     def _end_row(self) -> None:
-        self._row, self._unreachable = 0, True
+        self.in_a_row, self._unreachable = 0, False
         self._asked.clear()

@@ -71,7 +71,11 @@ def load_images(
             )
         images = load_images(source, config_name=config_name, revision=stage.get("source_revision"), names=names)
         return join_stage(images, dataset_name, stage)
-    splits = _open(dataset_name, config_name, revision)
+    if stage is not None:  # its README.md and report are no data
+        files = {split: glob.escape(str(Path(dataset_name) / f"{split}.parquet")) for split in stage["num_rows"]}
+        splits = load_dataset("parquet", data_files=files)
+    else:
+        splits = _open(dataset_name, config_name, revision)
     return DatasetDict({name: _standardise(split, name, names or ColumnNames()) for name, split in splits.items()})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets.table import embed_table_storage
 
 from .. import columns
 
@@ -49,7 +50,7 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     }
     try:
         for name, split in splits.items():
-            split.to_parquet(staging / f"{name}.parquet")
+            _with_bytes(split).to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rename(earlier)
@@ -57,6 +58,19 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _with_bytes(split: Dataset) -> Dataset:
+    """Images that lie in files go into the table, under their file names: Parquet would hold their paths alone."""
+    if columns.IMAGE not in split.column_names:
+        return split
+    return split.with_format("arrow").map(
+        embed_table_storage,
+        batched=True,
+        batch_size=100,
+        load_from_cache_file=False,
+        desc="Images into the table",
+    )
 
 
 def check_replaceable(folder: str | Path) -> None:

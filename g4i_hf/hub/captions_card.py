@@ -90,18 +90,12 @@ def _facts(stage: dict[str, Any], date: str) -> list[tuple[str, str]]:
         ("prompt" if len(stage["prompts"]) == 1 else f"prompt {i + 1}", _cell(text))
         for i, text in enumerate(stage["prompts"])
     ]
-    for part in ("decoding", "preprocessing", "adapter"):
-        if captioner.get(part):
-            facts.append((part, _cell(_said(captioner[part]))))
+    settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
+    if settings:
+        facts.append(("settings", _cell(", ".join(f"{name} {value}" for name, value in settings.items()))))
     if stage.get("order"):
         facts.append(("order of the list", _cell(stage["order"])))
     return [*facts, ("date", date)]
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items() if inner is not None)
-    return str(value)
 
 
 def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:
