@@ -221,6 +221,10 @@ def test_the_breaker_does_not_take_a_few_bad_images_for_a_bad_server():
     assert unreachable.hopeless and not unreachable.open(100), "but it may come back"
     fail(unreachable, 1, 17, now=0, unreachable=True)
     assert unreachable.open(100)
+    dying = Breaker()
+    fail(dying, 3, 5, now=0)
+    fail(dying, 3, 15, now=0, unreachable=True)
+    assert dying.open(100), "connections that were lost first do not speak for it"
 
 
 def test_the_breaker_opens_when_every_question_is_rejected():

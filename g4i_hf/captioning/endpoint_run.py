@@ -28,7 +28,7 @@ AHEAD = 8  # questions that are read and prepared before there is room for them
 WAITING = 32  # questions that may wait for another attempt beside those in flight
 GRACE_SECONDS = 10.0  # for answers that are under way when the run has to end
 LONG_PAUSE = 5.0  # seconds; shorter ones are not worth a line
-PAUSE_STEP = 0.25  # seconds that each failed connection in a row adds to the pause of one server among several
+PAUSE_STEP = 0.25  # seconds that each failure in a row adds to the pause of one server among several
 
 
 class EndpointRun:
@@ -275,9 +275,9 @@ class EndpointRun:
         load = treatment == RETRY and not isinstance(error, UselessReply)
         if isinstance(error, Refusal) and treatment == RETRY:
             wait = self._pause(server, error)
-        if is_unreachable(error) and len(self._pool.alive) > 1:
-            # It fails faster than others answer: with all that room, it would use up the attempts of their questions
-            server.pause(min(LONG_PAUSE, PAUSE_STEP * (1 + server.breaker.in_a_row)))
+        if treatment == RETRY and server.breaker.in_a_row > 1 and len(self._pool.alive) > 1:
+            # It may fail faster than others answer: with all that room, it would use up all attempts of all questions
+            server.pause(min(LONG_PAUSE, PAUSE_STEP * server.breaker.in_a_row))
         self._pool.release(server.limit.failed, sent, now, overload, load)
         if treatment == REJECTED:
             server.breaker.rejected(server.describe(error))
