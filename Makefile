@@ -10,7 +10,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 	--num_cpu_threads_per_process 1
 TRAIN := $(LAUNCH) recipes/train.py --disable_tqdm true
 
-.PHONY: venv demo test test-slow lint clean
+.PHONY: venv demo caption-demo test test-slow lint clean
 
 venv: $(VENV)/.installed
 
@@ -29,6 +29,11 @@ demo: venv
 	wait $$baseline && wait $$aligned
 	$(LAUNCH) recipes/evaluate.py --config $(RECIPE)/evaluate.yaml
 	$(LAUNCH) recipes/release.py --config $(RECIPE)/release.yaml
+
+# Images without captions: described by the small model that the recipe brings, then as in `demo`
+caption-demo: venv
+	$(LAUNCH) recipes/caption.py --config recipes/shapes/caption.yaml
+	$(MAKE) --no-print-directory demo RECIPE=recipes/shapes
 
 lint: venv
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ SHRUNK = {
     "imagenet_resnet50": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
     "imagenet_swin": {"img_size": 48, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 3},
     "imagenet_vit": TINY_TIMM_VIT,
+    "shapes": {"channels": [8, 8, 16, 16]},
 }
 EMBED_DIMS = {"sentence-transformers/all-MiniLM-L6-v2": 384, "openai/clip-vit-base-patch32": 512}
 # Two steps, as the first of a warm-up can have a learning rate of zero; the machine is not part of the recipe
@@ -159,16 +160,24 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
     configs = [(re.search(r"recipes/(\w+)\.py", line)[1], line.rsplit("--config ")[-1]) for line in commands]
     assert {config for _, config in configs} == {str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")}
     stages = [stage for stage, _ in configs]
-    assert stages == sorted(stages, key=["embed", "train", "evaluate", "release"].index)
+    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release"].index)
     assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
 # --- Captions -------------------------------------------------------------------------------------------------------
 
 
-def caption_script() -> str:
+def caption_command(place: str) -> list[str]:
+    """The command of the page whose captions go to a folder, without its launcher."""
     page = (RECIPES / "README.md").read_text(encoding="utf-8")
-    return re.search(r"<!-- test: captions -->\n```python\n(.*?)```", page, flags=re.S)[1]
+    return re.search(rf"^accelerate launch (recipes/caption.py .*{place}.*)$", page, flags=re.M)[1].split()
+
+
+def run_caption(command: list[str], monkeypatch) -> None:
+    from g4i_hf.recipes import caption
+
+    monkeypatch.setattr(sys, "argv", [*command, "--report", "false"])
+    caption.main()
 
 
 def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
@@ -178,7 +187,7 @@ def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
         path.parent.mkdir(parents=True)
         PILImage.new("RGB", (8, 8), (50 * number, 9, 9)).save(path)
     Path("captions.jsonl").write_text('{"image_id": "n2/a.JPEG", "caption": "a fish"}\n')
-    exec(caption_script(), {})
+    run_caption(caption_command("runs/imagenet/captions"), monkeypatch)
     splits = load_images("runs/imagenet/captions")
     assert dict(zip(splits["train"]["image_id"], splits["train"]["caption"], strict=True)) == {
         "n1/a.JPEG": None,
@@ -189,7 +198,7 @@ def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
 
 
 def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
-    """A stand-in for the data set on the Hub, with its columns; the line of the script is the one in its comment."""
+    """A stand-in for the data set on the Hub, with its columns."""
     monkeypatch.chdir(tmp_path)
     pictures = [PILImage.new("RGB", (8, 8), (90 * number, 9, 9)) for number in range(2)]
     features = Features(img=Image(), fine_label=ClassLabel(names=["apple", "bear"]))
@@ -198,9 +207,8 @@ def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
     names = ColumnNames(image="img", label="fine_label")
     image_ids = load_images("cifar", names=names)["train"]["image_id"][:]
     Path("captions.jsonl").write_text(json.dumps({"image_id": image_ids[1], "caption": "an apple"}) + "\n")
-    script = caption_script()
-    line = re.search(r"^# CIFAR-100: (.*)$", script, flags=re.M)[1].replace("uoft-cs/cifar100", "cifar")
-    exec(re.sub(r"^source, names, folder = .*$", f"source, names, folder = {line}", script, flags=re.M), {})
+    command = caption_command("runs/cifar100/captions")
+    run_caption([word.replace("uoft-cs/cifar100", "cifar") for word in command], monkeypatch)
     recipe = yaml.safe_load((RECIPES / "cifar100" / "train.yaml").read_text(encoding="utf-8"))
     names = ColumnNames(image=recipe["image_column"], label=recipe["label_column"])
     split = load_images(recipe["dataset_name"], names=names)["train"]

@@ -57,6 +57,32 @@ def test_links_and_paths_of_every_page_exist(page):
         assert (ROOT / config).exists(), config
 
 
+def commands_of(page: Path) -> list[tuple[str, list[str]]]:
+    """Script and options of every command of a page that starts one of ours."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S)
+    lines = [line for text in blocks for line in text.replace("\\\n", " ").splitlines()]
+    found = []
+    for line in lines:
+        script = re.search(r"\brecipes/(\w+)\.py\b(.*)", line.split(" #")[0])
+        if script:
+            found.append((script[1], re.findall(r"--(\w+)", script[2])))
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands_of(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_options_in_the_commands_of_every_page_exist(page):
+    from importlib import import_module
+
+    from g4i_hf.cli.option_sources import options_of
+
+    for script, names in commands_of(page):
+        classes = import_module(f"g4i_hf.recipes.{script}").OPTIONS
+        known = {option.name for name in classes for option in options_of(name)} | {"config", "print_config", "help"}
+        assert set(names) <= known, (script, set(names) - known)
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
