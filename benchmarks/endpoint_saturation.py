@@ -1,7 +1,7 @@
 """
 Throughput of the endpoint captioner against a server of fixed latency L and capacity C, as a share of the C / L that
 such a server can give, ramp-up and tail included, over 20,000 different photographs of 500 x 375; memory and the
-processor's time on the way. Beside it the naive loop, on fewer requests: `datasets.map` with an async function that
+processor's time on the way. Beside it the naive loop, on as many requests: `datasets.map` with an async function that
 calls the same client, without journal, limits or retries. Server and client are processes of their own, one thread of
 work each.
 
@@ -189,7 +189,7 @@ def figures(requests: int, seconds: float, processor: float, args: argparse.Name
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--naive_requests", type=int, default=4_000)
+    parser.add_argument("--naive_requests", type=int, default=20_000)
     parser.add_argument("--latency", type=float, default=0.5, help="L, in seconds")
     parser.add_argument("--capacity", type=int, default=64, help="C, requests at the same time")
     parser.add_argument("--output", type=Path, default=RESULTS / "endpoint_saturation.json")
