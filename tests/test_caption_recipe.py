@@ -205,10 +205,12 @@ def test_a_prompt_that_tells_the_class_is_refused_for_evaluation_splits(tmp_path
         (["--captioner", "column"], "No column 'caption'"),
         (["--captioner_model", "m", "--max_cost", "5"], "max_cost needs the prices"),
         (["--captions_file", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--captioner_model", "m", "--captions_dir", "recipes"], "Choose a folder of its own"),
+        (["--captioner_model", "m", "--captions_dir", "full"], "Choose a folder of its own"),
     ],
 )
 def test_mistakes_are_one_line_with_a_remedy(tmp_path, options, said):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
     start = ["--dataset_name", str(ROOT / "recipes" / "shapes"), "--captions_dir", "captions"]
     message = caption(tmp_path, *start, *options, fails=True)
     assert said in message and "Traceback" not in message

@@ -127,6 +127,7 @@ def test_a_folder_without_embeddings_is_an_error(made, tmp_path):
         verify_embeddings(images, args, tmp_path / "nothing", num_captions=3)
 
 
+@pytest.mark.slow
 def test_the_script_prints_what_was_checked_and_fails_with_the_row(made):
     images, args, folder = made
     place = folder.parent

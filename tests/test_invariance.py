@@ -13,7 +13,7 @@ import torch
 from g4i_hf.losses import OBJECTIVES
 
 WORKER = Path(__file__).parent / "workers" / "one_step.py"
-PROCESSES = [1, 2, 4]
+PROCESSES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 TIMEOUT = 240  # seconds; a collective that some process never joins hangs for ever
 EPOCHS = [(10, 8), (10, 16), (9, 8)]  # rows, global batch
 TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
@@ -24,7 +24,13 @@ several = pytest.mark.parametrize("num_processes", PROCESSES[1:])
 def results(tmp_path_factory) -> dict[int, dict[str, Any]]:
     """What tests/workers/one_step.py saved, by number of processes."""
     folder = tmp_path_factory.mktemp("one_step")
-    return {processes: launch(processes, folder / f"{processes}.pt") for processes in PROCESSES}
+
+    class Results(dict):
+        def __missing__(self, processes: int) -> dict[str, Any]:
+            self[processes] = launch(processes, folder / f"{processes}.pt")
+            return self[processes]
+
+    return Results()
 
 
 def launch(num_processes: int, path: Path) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def clone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_fifteen_lines_of_python(clone):
     run([sys.executable, "-"], clone, script=block("python"))
     assert (clone / "runs" / "readme" / "student" / "model.safetensors").is_file()

@@ -92,6 +92,7 @@ def test_no_path_of_this_machine_is_written(emoji_run):
         assert str(folder) not in text and str(ROOT) not in text and str(Path.home()) + "/" not in text, path
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoji_run):
     folder, run = emoji_run
     before = (run / "model.safetensors").stat().st_mtime_ns
@@ -127,6 +128,7 @@ def test_figures_of_other_data_do_not_pass_for_the_runs_own(emoji_run):
     assert results["validation_gallery_size"] == 20 and "evaluations/other" in printed
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_not_there_is_said_at_once(emoji_run):
     folder, run = emoji_run
     for script in ("evaluate", "release"):
@@ -168,6 +170,7 @@ def test_evaluator_and_pipeline_take_the_run_folder(emoji_run):
     assert [answer[0]["label"] for answer in classifier(split["image"][:10], top_k=1)] == predicted[:10]
 
 
+@pytest.mark.slow
 def test_packaged_recipe_is_the_same(tmp_path):
     """A pip-installed user has `g4i_hf.recipes.train`; its default is the Emoji Styles recipe too."""
     command = [sys.executable, "-m", "g4i_hf.recipes.train", *SMALL, "--max_steps", "1", "--use_cpu", "true"]

@@ -1,13 +1,18 @@
 """What the libraries may say while a script runs."""
 
+import gc
 import logging
 
 
 def end_processes() -> None:
-    """At the end of a script: threads of a process group that is still there can abort a process as it leaves."""
+    """
+    At the end of a script, when what it made is out of use: threads of a process group that is still there can abort a
+    process as it leaves, and a model that outlives its group can keep it from leaving (torch 2.13, gloo).
+    """
     from accelerate import PartialState
 
     if PartialState._shared_state:
+        gc.collect()
         PartialState().destroy_process_group()
 
 

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from test_progress import Spoil, trainer_of
+
+from g4i_hf.cli import end_processes
 
 HANGS_AFTER = 120  # seconds
 
@@ -36,8 +37,8 @@ def main() -> None:
     # A file each: lines that two processes print at once can run into each other
     found = {"rank": rank, "history": trainer.state.log_history, "error": error}
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
     main()
+    end_processes()
