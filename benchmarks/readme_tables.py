@@ -57,7 +57,26 @@ def embed_speed() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"emoji_styles": emoji_styles, "step_time": step_time, "embed_speed": embed_speed}
+def captioning() -> str:
+    server = json.loads((ROOT / "results" / "endpoint_saturation.json").read_text())
+    resume = json.loads((ROOT / "results" / "caption_resume.json").read_text())
+    ours, naive = server["ours"], server["naive"]
+    capacity = server["capacity"] / server["latency_seconds"]
+    share = f"{ours['requests']:,} requests, a server that can answer {capacity:.0f} a second: share of that"
+    again = f"resuming with {resume['rows']:,} rows in the journal"
+    rows = {
+        f"{share}, ramp-up included": f"{ours['share_of_capacity']:.1%}",
+        "the same by `datasets.map` with an async function, which keeps nothing when it stops": (
+            f"{naive['share_of_capacity']:.1%}"
+        ),
+        "processor time of the client a request": f"{ours['processor_ms_per_request']:.1f} ms",
+        f"{again}: to the first request": f"{resume['seconds_to_first_request']:.0f} s",
+        f"{again}: most memory until then": f"{resume['peak_memory_mb']:,.0f} MB",
+    }
+    return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
+
+
+TABLES = {"captioning": captioning, "emoji_styles": emoji_styles, "step_time": step_time, "embed_speed": embed_speed}
 
 
 def with_tables(text: str) -> str:

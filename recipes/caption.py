@@ -137,10 +137,8 @@ def tried(captioner, questions, options, share):
     from g4i_hf.captioning.dry_run import GRID, PAGE, dry_run
 
     args, cleaning = options[0], options[5]
-    if hasattr(captioner, "addresses"):
-        print(
-            f"Images are sent to {', '.join(captioner.addresses)}, at most {args.image_max_side} px, without metadata."
-        )
+    if hasattr(captioner, "hosts"):
+        print(f"Images are sent to {', '.join(captioner.hosts)}, at most {args.image_max_side} px, without metadata.")
     found = dry_run(captioner, questions, args, cleaning, share.processes)
     print(found.text)
     print(f"Look at {found.folder / PAGE} or {found.folder / GRID}. Nothing else was written; the answers are kept.")
@@ -212,8 +210,8 @@ def finish(captioned, splits, options):
     if quality.report:
         from g4i_hf.captioning.report import write_report
 
-        about = {name: stage[name] for name in ("captioner", "prompts", "found") if stage.get(name)}
-        print(f"report: {write_report(args.captions_dir, judged, about)}")
+        about = {name: value for name, value in stage["captioner"].items() if value is not None}
+        print(f"report: {write_report(args.captions_dir, judged, about | {'prompts': stage['prompts']})}")
     said = ", ".join(f"{status} {sum(counts.values()):,}" for status, counts in stage["status"].items())
     print(f"Captions: {said}. They are in {args.captions_dir}")
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,7 @@ def test_card_says_what_must_be_said(captioned):
     ):
         assert said in card, said
     assert "bound by the terms of that model" in card and "names its class | 1.000" in card
+    assert not re.search(r"\|\n\n+\|", card)  # its tables are tables
     dataset = load_dataset(str(captioned / "runs" / "captions"), split="train")  # by the card's own configuration
     assert dataset.num_rows == 40 and "caption" in dataset.column_names
 

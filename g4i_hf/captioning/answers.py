@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 OK = "ok"
-# Why a row has no caption. `refused` and `empty` are found by looking at the answer, the others while asking
+# Why a row has no caption. `empty`, and mostly `refused`, are found by looking at the answer, others while asking
 FAILURES = {
     "undecodable": "the image cannot be read",
     "rejected": "the server refused this request (400, 413, 422)",
@@ -83,8 +83,8 @@ class Captioner(Protocol):
         Args:
             questions: read only as fast as they are asked.
             deliver: takes each answer, from this thread; returns at once.
-            allow: called before every request; False means that no more may be sent. Questions that were not sent
-                by then get no answer.
+            allow: called before every request, perhaps from another thread; False means that no more may be sent.
+                Questions that were not sent by then get no answer.
 
         Raises:
             CaptionerError: when nothing can be answered any more: says why, and what to do.

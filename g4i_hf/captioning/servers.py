@@ -59,7 +59,7 @@ def is_hugging_face(address: str) -> bool:
     """Whether a token of Hugging Face may go there: only to its own hosts, and only encrypted."""
     parts = urlsplit(address)
     host = (parts.hostname or "").lower()
-    own = host == "huggingface.co" or host.endswith((".huggingface.co", ".hf.space", ".huggingface.cloud"))
+    own = host == "huggingface.co" or host.endswith((".huggingface.co", ".huggingface.cloud"))
     return own and parts.scheme == "https"
 
 
