@@ -72,7 +72,6 @@ def start(folder: Path, server: str, processes: int) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
 
 
@@ -93,11 +92,10 @@ def workers_of(launcher: int) -> list[int]:
 
 
 def kill(process: subprocess.Popen, one_of_two: bool) -> None:
-    """SIGKILL for all processes at once, or for one: the launcher then ends the other."""
-    if one_of_two:
-        os.kill(random.choice(workers_of(process.pid)), signal.SIGKILL)
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL for all processes at once, or for one that asks: the launcher then ends the other."""
+    workers = workers_of(process.pid)
+    for number in [random.choice(workers)] if one_of_two else [process.pid, *workers]:
+        os.kill(number, signal.SIGKILL)
     process.communicate(timeout=WAIT)
 
 
