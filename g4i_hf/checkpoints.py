@@ -26,12 +26,18 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Hash of the names and bytes of a model's files: a folder has no revision that would tell whether it changed."""
+    """
+    Hash of the names and bytes of a model's files: a folder has no revision that would tell whether it changed. What a
+    stage or a run has written into folders of it is no part of the model.
+    """
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
+    outputs = {path.parent for name in ("stage.json", "train.yaml") for path in root.glob(f"*/**/{name}")}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):
+            continue
+        if outputs & set(path.parents):
             continue
         digest.update(f"{inside.as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:

@@ -12,6 +12,7 @@ Every answer is kept at once; the same command again asks only for what is missi
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -36,23 +37,27 @@ def main() -> None:
         OPTIONS, description=__doc__, default_config=Path(__file__).parent / "shapes" / "caption.yaml"
     )
     from g4i_hf.captioning.answers import CaptionerError
-    from g4i_hf.captioning.sharing import Share
+    from g4i_hf.captioning.sharing import Heartbeat, Share
+    from g4i_hf.captioning.stage import check_places
 
     args, data, _, endpoint, existing, *_ = options
     share = Share.from_environment()
     quiet_libraries(share.is_first)
     try:
-        # 1. The images
-        splits = chosen_splits(args, data)
-        # 2. Captions that exist, or answers of a captioner, kept in the journal
         kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
-        if kind in ("local", "endpoint"):
-            captioned = asked(kind, splits, options, share)
-        else:
-            captioned = given(kind, splits, options) if share.is_first else None
-        # 3. Judged, and written to a folder that the next stage opens
-        if captioned is not None:
-            finish(captioned, splits, options)
+        check_places(args.captions_dir, args.journal, data.dataset_name)
+        asks = kind in ("local", "endpoint")
+        with Heartbeat(args.journal, share) if asks and share.processes > 1 else nullcontext() as heartbeat:
+            # 1. The images
+            splits = chosen_splits(args, data, asks)
+            # 2. Answers of a captioner, kept in the journal, or captions that exist
+            if asks:
+                captioned = asked(kind, splits, options, share, heartbeat)
+            else:
+                captioned = given(kind, splits, options) if share.is_first else None
+            # 3. Judged, and written to a folder that the next stage opens
+            if captioned is not None:
+                finish(captioned, splits, options)
     except (OSError, ValueError, CaptionerError) as error:
         raise OptionError(str(error)) from error
     except KeyboardInterrupt:
@@ -60,19 +65,29 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def chosen_splits(args, data):
-    """The splits, with names for their classes."""
+def chosen_splits(args, data, asks):
+    """The splits, with names for their classes where the labels have any."""
+    from datasets import ClassLabel, Value
+
     from g4i_hf import columns
     from g4i_hf.data.loading import class_names
     from g4i_hf.data.stage import check_replaceable
 
     check_replaceable(args.captions_dir)
+    if args.dry_run and not asks:
+        raise ValueError("dry_run is for captions that are made now; these exist already.")
+    if args.streaming and not asks:
+        raise ValueError("streaming is for captions that are made now; those that exist are joined to data at hand.")
+    if args.streaming and (args.with_images or args.partial):
+        raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
     splits = data.stream() if args.streaming else data.load()
     missing = [name for name in args.caption_splits or [] if name not in splits]
     if missing:
         raise ValueError(f"The data has no split {missing[0]!r} (caption_splits). It has: {', '.join(splits)}.")
-    has_labels = not args.streaming and any(columns.LABEL in split.column_names for split in splits.values())
-    return class_names(splits)[0] if has_labels else splits
+    labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
+    # Numbers, and lists, are no names that a prompt could say or a caption could hold
+    named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
+    return class_names(splits)[0] if named and all(named) and not args.streaming else splits
 
 
 def build_captioner(kind, options, share):
@@ -98,7 +113,7 @@ def build_captioner(kind, options, share):
     return LocalCaptioner(args.captioner_model, local=local, device=share.device(), **asked_for)
 
 
-def asked(kind, splits, options, share):
+def asked(kind, splits, options, share, heartbeat):
     """The answers of a captioner; None where the rest is for other processes, or for another time."""
     from g4i_hf.captioning.asking import Asking
     from g4i_hf.captioning.captioned import needs_another_try
@@ -110,13 +125,14 @@ def asked(kind, splits, options, share):
     questions = questions_of(splits, args, captioner)
     if args.dry_run:
         return tried(captioner, questions, options, share) if share.is_first else None
-    requests = None if args.max_requests is None else -(-args.max_requests // share.processes)
+    requests = None if args.max_requests is None else share.part_of(args.max_requests)
     cost = None if args.max_cost is None else args.max_cost / share.processes
     asking = Asking(
         captioner,
         questions,
         args.journal,
         share=share,
+        heartbeat=heartbeat,
         budget=Budget(requests, cost, args.price_input, args.price_output),
         ask_again=needs_another_try(cleaning) if args.retry_failed else None,
     )
@@ -129,7 +145,8 @@ def asked(kind, splits, options, share):
         if not args.partial:
             print(f"The answers are kept in {args.journal}. Raise the limit to go on; --partial writes what there is.")
             return None
-    return Captioned.from_journal(questions, asking.journal, splits, captioner.provenance, cleaning)
+    partial = asking.budget.reason is not None
+    return Captioned.from_journal(questions, asking.journal, splits, captioner.provenance, cleaning, partial)
 
 
 def tried(captioner, questions, options, share):
@@ -152,8 +169,6 @@ def given(kind, splits, options):
     from g4i_hf.captioning.stage import Captioned
 
     args, data, _, _, existing, cleaning, _ = options
-    if args.streaming:
-        raise ValueError("streaming is for captions that are made now; those that exist are joined to data at hand.")
     chosen = DatasetDict({name: split for name, split in splits.items() if name in (args.caption_splits or splits)})
     found = existing_captions(chosen, existing, kind)
     if found.list_rows is not None:

@@ -1,21 +1,25 @@
 """From rows to questions, from answers to columns: nothing is asked twice, nothing lands in another row."""
 
 import hashlib
+import io
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, DatasetInfo, Features, Image, Value
+from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
 from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
 from g4i_hf.captioning.arguments import CleaningArguments
-from g4i_hf.captioning.asking import Asking
+from g4i_hf.captioning.asking import Asking, _interrupted_once
 from g4i_hf.captioning.captioned import RAW, REASON, STATUS, given_columns, journal_columns, needs_another_try
 from g4i_hf.captioning.journal import Journal
 from g4i_hf.captioning.keys import Keys
@@ -24,6 +28,7 @@ from g4i_hf.captioning.prompts import Prompts
 from g4i_hf.captioning.questions import SplitQuestions
 from g4i_hf.captioning.rows import ImageFacts
 from g4i_hf.captioning.sharing import Heartbeat, Share
+from g4i_hf.data.image_ids import _paths
 from g4i_hf.data.loading import load_images
 
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
@@ -229,55 +234,79 @@ def test_a_budget_stops_cleanly(folder, tmp_path):
     assert len(rest.asked) == 7
 
 
+def ask_as(share: Share, split: Dataset, journal: Path, captioner=None, **options) -> Digesting:
+    with Heartbeat(journal, share) as heartbeat:
+        return ask(split, journal, captioner, share=share, heartbeat=heartbeat, **options)[0]
+
+
 def test_shares_are_disjoint_and_complete(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
     split = opened(folder)
-    second, _ = ask(split, tmp_path / "journal", share=Share(1, 2))
+    second = ask_as(Share(1, 2), split, tmp_path / "journal")
     assert len(second.asked) == 6
-    first, _ = ask(split, tmp_path / "journal", share=Share(0, 2))
+    first = ask_as(Share(0, 2), split, tmp_path / "journal")
     assert len(first.asked) == 6 and not set(first.asked) & set(second.asked)
 
 
-def test_the_first_takes_over_what_a_lost_process_left(folder, tmp_path):
+def test_the_first_takes_over_what_a_lost_process_left(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
     split = opened(folder)
     with pytest.raises(KeyboardInterrupt):
-        ask(split, tmp_path / "journal", Digesting(stop_after=2), share=Share(1, 2))
-    first, _ = ask(split, tmp_path / "journal", share=Share(0, 2))
+        ask_as(Share(1, 2), split, tmp_path / "journal", Digesting(stop_after=2))
+    first = ask_as(Share(0, 2), split, tmp_path / "journal")
     assert len(first.asked) == 6 + 4
     assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
 
 
-def test_the_first_waits_for_those_that_are_at_work(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.asking.POLL", 0.05)
+def test_what_a_lost_process_was_to_ask_again_is_asked_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
     split = opened(folder)
-    done = []
+    ask(split, tmp_path / "journal", Digesting(dict.fromkeys(split["image_id"][:], Answer("failed", reason="x"))))
+    again = needs_another_try(CleaningArguments())
+    first = ask_as(Share(0, 2), split, tmp_path / "journal", ask_again=again)
+    assert len(first.asked) == 12
 
-    def second():
-        with Heartbeat(tmp_path / "journal", Share(1, 2)):
-            started.set()
-            time.sleep(1.0)
-            Asking(Digesting(), questions_of(split), str(tmp_path / "journal"), share=Share(1, 2))._ask(
-                lambda row: row % 2
-            )
-            done.append(True)
 
-    started = threading.Event()
-    worker = threading.Thread(target=second)
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_first_waits_for_one_that_begins_late(folder, tmp_path, monkeypatch, limited):
+    """Also when it may ask no more itself: a partial set holds what the others found."""
+    monkeypatch.setattr("g4i_hf.captioning.asking.POLL", 0.05)
+    split, journal = opened(folder), tmp_path / "journal"
+    late: list[Digesting] = []
+    worker = threading.Thread(target=lambda: (time.sleep(0.5), late.append(ask_as(Share(1, 2), split, journal))))
     worker.start()
-    started.wait()
-    first, _ = ask(split, tmp_path / "journal", share=Share(0, 2))
-    assert done and len(first.asked) == 6
+    first = ask_as(Share(0, 2), split, journal, budget=Budget(max_requests=3) if limited else None)
     worker.join()
+    assert len(late[0].asked) == 6 and len(first.asked) == (3 if limited else 6)
+    assert not set(first.asked) & set(late[0].asked)
 
 
 def test_a_heartbeat_that_stops_is_noticed(tmp_path):
     with Heartbeat(tmp_path, Share(0, 3)) as heartbeat:
         other = tmp_path / "alive" / "1"
         other.touch()
-        assert heartbeat.gone(gone_after=60) == {2}  # never began
+        assert heartbeat.gone(gone_after=60) == set()  # 2 may still begin
+        heartbeat._began -= 100
+        assert heartbeat.gone(gone_after=60) == {2}
         os.utime(other, (time.time() - 100, time.time() - 100))
         assert heartbeat.gone(gone_after=60) == {1, 2}
     assert not (tmp_path / "alive" / "0").exists()
+
+
+def test_one_that_ended_is_not_waited_for(tmp_path):
+    with Heartbeat(tmp_path, Share(0, 2)) as heartbeat:
+        assert heartbeat.gone() == set()
+        with Heartbeat(tmp_path, Share(1, 2)):
+            assert heartbeat.gone() == set()
+        assert heartbeat.gone() == {1}
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="which is a file"):
+        Heartbeat(tmp_path / "file", Share(0, 2)).__enter__()
+
+
+def test_a_number_is_shared_whole():
+    for number, processes in ((10, 8), (1, 8), (100, 16)):
+        assert sum(Share(rank, processes).part_of(number) for rank in range(processes)) == number
 
 
 def test_ranks_come_from_the_launcher(monkeypatch):
@@ -300,6 +329,59 @@ def test_given_captions_become_the_same_columns():
     assert found[STATUS][:] == [OK, "missing", "refused"] and found[RAW][0] == "The image shows a dog."
     lists = given_columns(split, [["a dog", "two dogs"], None, []], True, CleaningArguments())
     assert lists["caption"][:] == [["a dog", "two dogs"], [], []]
+
+
+def test_tables_of_large_images_are_not_copied():
+    """Ten thousand rows of 220 KB would not even fit into one array of bytes."""
+    chunk = pa.array([{"bytes": b"x" * 220_000, "path": "a.png"}] * 1000)
+    features = Features({"image": Image(decode=False)})
+    table = pa.table({"image": pa.chunked_array([chunk] * 10)}).cast(features.arrow_schema)
+    split = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint="large")
+    assert ImageFacts.of(split).sizes.tolist() == [220_000] * 10_000
+    assert [*_paths(split)] == [("a.png", True)] * 10_000
+
+
+def test_a_resume_in_another_process_knows_the_table(folder, tmp_path):
+    """The place of bytes in a table holds the fingerprint of the split, which has to be the same."""
+    (tmp_path / "data").mkdir()
+    in_a_table(opened(folder)).to_parquet(tmp_path / "data" / "train.parquet")
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from g4i_hf.captioning.journal import Journal
+from g4i_hf.data import load_images
+from test_caption_asking import ask, questions_of
+split, journal = load_images({str(tmp_path / "data")!r})["train"], Path({str(tmp_path / "journal")!r})
+print(questions_of(split)["train"].count_answered(Journal.load(journal), lambda row: True, lambda entry: False))
+ask(split, journal)
+"""
+    for known in (0, 12):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == str(known), done.stderr[-2000:]
+
+
+def test_a_reader_of_the_bar_that_goes_away_ends_nothing(folder, tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    split = opened(folder)
+    monkeypatch.setattr("sys.stderr", Gone())
+    captioner, _ = ask(split, tmp_path / "journal")
+    assert len(captioner.asked) == 12
+
+
+def test_a_second_signal_is_ignored_and_a_third_is_not():
+    written = False
+    with pytest.raises(KeyboardInterrupt), _interrupted_once():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)  # while answers are written down
+            written = True
+        signal.raise_signal(signal.SIGINT)
+    assert written
 
 
 def test_sigterm_keeps_what_was_answered(folder, tmp_path):

@@ -51,7 +51,7 @@ class Answer:
         finish_reason: `stop`, or `length` when the model was cut off.
         prompt_tokens, completion_tokens: where they are known.
         seconds: from the first attempt to the answer.
-        attempts: how often was asked.
+        attempts: how often was asked; 0 for an image that could not be sent.
     """
 
     status: str

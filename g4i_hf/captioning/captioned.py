@@ -1,6 +1,7 @@
 """The columns of the captioning stage, built from the journal or from captions that exist already."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +13,15 @@ from .arguments import CleaningArguments
 from .cleaning import clean
 from .journal import Journal
 from .questions import SplitQuestions
+from .stream_questions import StreamQuestions
 
 RAW, STATUS, REASON, CLEANED = "caption_raw", "caption_status", "caption_reason", "caption_cleaned"
 MISSING = "missing"  # nobody was asked, or nobody wrote one
 BATCH = 1000
+# Addresses and paths in what servers and libraries say: the journal keeps them, a published column does not
+_PRIVATE = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+)
 
 
 def caption_features(several: bool) -> Features:
@@ -38,14 +44,21 @@ def caption_features(several: bool) -> Features:
     )
 
 
-def journal_columns(questions: SplitQuestions, journal: Journal, cleaning: CleaningArguments) -> Dataset:
-    """The columns of a split from the answers in the journal, by `datasets.map`: no image is opened, order is kept."""
+def journal_columns(
+    questions: SplitQuestions | StreamQuestions, journal: Journal, cleaning: CleaningArguments, partial: bool = False
+) -> Dataset:
+    """
+    The columns of a split from the answers in the journal, by `datasets.map`: images are not opened, order is kept.
+
+    Args:
+        partial: many rows have no answer, so that those without are not looked for any further.
+    """
     several = questions.prompts.several
 
     def fill(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
         rows = (
             [_from_record(record, cleaning) for record in records]
-            for records in questions.records(journal, batch, numbers)
+            for records in questions.records(journal, batch, numbers, look_closer=not partial)
         )
         return _as_columns(batch[columns.IMAGE_ID], rows, several)
 
@@ -110,7 +123,8 @@ def _from_record(record: dict[str, Any] | None, cleaning: CleaningArguments) -> 
     if record is None:
         return None, None, MISSING, "was not asked", ""
     if record["status"] != OK:
-        return None, record["text"], record["status"], record["reason"] or FAILURES.get(record["status"]), ""
+        reason = record["reason"] or FAILURES.get(record["status"])
+        return None, record["text"], record["status"], _PRIVATE.sub("...", reason or ""), ""
     return _from_text(record["text"], cleaning, record["finish_reason"])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints import folder_digest
 from .answers import Deliver, Question
 from .arguments import EndpointArguments
 from .endpoint_run import EndpointRun
@@ -56,12 +57,12 @@ class EndpointCaptioner:
         self.endpoint = endpoint or EndpointArguments()
         self.addresses = addresses_of(base_url)
         self._servers()  # mistakes are seen now
-        is_sampled = temperature > 0
+        is_sampled, is_folder = temperature > 0, Path(model).is_dir()
         self.provenance: dict[str, Any] = {
             "captioner": "endpoint",
             # `transformers serve` calls a model by its folder, which is another one elsewhere
-            "model": Path(model).name if os.path.isabs(model) else model,
-            "revision": revision,
+            "model": Path(model).resolve().name if is_folder else Path(model).name if os.path.isabs(model) else model,
+            "revision": revision or (folder_digest(model) if is_folder else None),
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p if is_sampled else None,

@@ -211,7 +211,7 @@ class EndpointRun:
             uri = await self._loop.run_in_executor(self._preparing, data_uri, *arguments)
         except UndecodableImage as error:
             self._ahead -= 1
-            self.results.put((question, Answer("undecodable", reason=str(error))))
+            self.results.put((question, Answer("undecodable", reason=str(error), attempts=0)))
             return
         await self._ask(question, uri)
 

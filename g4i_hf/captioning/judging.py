@@ -1,6 +1,7 @@
 """Judges the captions of a stage, split by split: `caption_weight` of every row, and the figures behind it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,21 @@ def judge_captions(
         ValueError: for synonyms of classes that there are not.
     """
     judged = {}
+    named = {"quality_encoder": args.quality_encoder, "clip_scorer": args.clip_scorer}
+    captioned.judged_by = {name: _public(model) for name, model in named.items() if model}
+    captioned.judged_by |= {"synonyms": True} if args.synonyms_file else {}
     for name, split in captioned.splits.items():
-        images = splits[name] if isinstance(splits[name], Dataset) else None
+        images = splits[name] if isinstance(splits[name], Dataset) else None  # a stream is not read again
         judged[name], owners = _judge_split(split, images, args, encode, scorer)
         captioned.quality[name] = summary(judged[name].quality.figures)
         if args.caption_weights:
             captioned.weights[name] = weights_of_rows(judged[name].quality.weights, owners, len(split))
     return judged
+
+
+def _public(model: str) -> str:
+    """Of a local folder only its name."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def summary(figures: dict[str, Any]) -> dict[str, int | float]:

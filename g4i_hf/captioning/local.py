@@ -113,7 +113,7 @@ class LocalCaptioner:
                 may_go_on = True
                 for question, image in batch:
                     if isinstance(image, Unreadable):
-                        deliver(question, Answer("undecodable", reason=image.reason))
+                        deliver(question, Answer("undecodable", reason=image.reason, attempts=0))
                     elif may_go_on := may_go_on and allow():
                         rows.append((question, image))
                 for (question, image), answer in self._answered(rows):

@@ -102,4 +102,6 @@ def _reason(error: Exception) -> str:
         return "no known image format"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -81,7 +81,8 @@ def _reason(error: Exception) -> str:
         return "not an image of a known format"
     if isinstance(error, PermissionError):
         return "its file may not be read"
-    return f"it cannot be decoded ({str(error)[:100] or type(error).__name__})"
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)  # without the file's path
+    return f"it cannot be decoded ({said[:100] or type(error).__name__})"
 
 
 def _encoded(image: PILImage.Image, max_side: int, jpeg_quality: int) -> bytes:

@@ -29,6 +29,7 @@ class SplitQuestions:
         self.facts = ImageFacts.of(split)
         self.light = split.select_columns(list(dict.fromkeys([columns.IMAGE_ID, *prompts.columns])))
         self._fingerprint = split._fingerprint
+        self._digested: tuple[int, Any, Any] = (NONE, None, None)
 
     def part(self, rows: list[int]) -> "SplitQuestions":
         """The questions about some of the rows."""
@@ -92,11 +93,10 @@ class SplitQuestions:
 
     def question(self, row: int, image_id: str, prompt: str) -> Question:
         """Reads the image's bytes, as they are now, to digest them, but does not decode them."""
-        image = self.image(row)
-        try:
-            source, size, mtime = source_digest(image)
-        except (OSError, ValueError):  # the captioner will say so of this row
-            source, size, mtime = f"unreadable {image_id}", NONE, None
+        if row != self._digested[0]:  # several prompts about one image read it once
+            image = self.image(row)
+            self._digested = row, image, _digest_of(image, image_id)
+        _, image, (source, size, mtime) = self._digested
         return Question(
             image_id=image_id,
             image=image or {"bytes": None, "path": None},
@@ -130,14 +130,25 @@ class SplitQuestions:
                 moved(question, known)
 
     def records(
-        self, journal: Journal, batch: dict[str, list], numbers: Iterable[int]
+        self, journal: Journal, batch: dict[str, list], numbers: Iterable[int], look_closer: bool = True
     ) -> Iterator[list[dict[str, Any] | None]]:
-        """The journal's records of some rows, one a prompt, None where there is no answer."""
+        """
+        The journal's records of some rows, one a prompt, None where there is no answer. Rows that are not found by
+        their place are read and looked up by their bytes if one is to `look_closer`, as when all should be there.
+        """
         for row, image_id, prompts, places in self.rows(batch, numbers):
             found = []
             for prompt, place in zip(prompts, places, strict=True):
                 entry = journal.find(place) if place else None
-                if entry is None:
+                if entry is None and (look_closer or not place):
                     entry = journal.find(self.question(row, image_id, prompt).key)
                 found.append(None if entry is None else journal.read(entry))
             yield found
+
+
+def _digest_of(image: dict[str, Any] | None, image_id: str) -> tuple[str, int, int | None]:
+    """Digest of the bytes, their number and the file's time; another one of each image that cannot be read."""
+    try:
+        return source_digest(image)
+    except (OSError, ValueError):  # the captioner will say so of this row
+        return f"unreadable {image_id}", NONE, None

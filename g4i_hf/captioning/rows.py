@@ -33,10 +33,10 @@ class ImageFacts:
         facts = cls(np.full(len(split), NONE, dtype=np.int64), np.full(len(split), NONE, dtype=np.int64))
         images = split.select_columns([columns.IMAGE]).with_format("arrow")
         for start in range(0, len(split), BATCH):
-            column = images[start : start + BATCH][columns.IMAGE].combine_chunks()
-            lengths = pc.binary_length(pc.struct_field(column, "bytes"))
+            column = images[start : start + BATCH][columns.IMAGE]  # in chunks: joined, their bytes would be copied
+            lengths = pc.binary_length(pc.struct_field(column, "bytes")).combine_chunks()
             has_bytes = np.asarray(lengths.is_valid())
-            stop = start + len(column)
+            stop = start + len(lengths)
             facts.sizes[start:stop][has_bytes] = np.asarray(lengths.fill_null(NONE))[has_bytes]
             if has_bytes.all():
                 continue

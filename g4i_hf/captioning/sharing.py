@@ -55,57 +55,86 @@ class Share:
             return "cpu"
         return f"{accelerator.type}:{self.local_rank % torch.accelerator.device_count()}"
 
-    def owner_of(self, row: int) -> int:
-        return row % self.processes
-
     def is_mine(self, row: int) -> bool:
-        return self.owner_of(row) == self.rank
+        return row % self.processes == self.rank
+
+    def part_of(self, number: int) -> int:
+        """The own part of a number that all processes share."""
+        return number // self.processes + (self.rank < number % self.processes)
 
 
 class Heartbeat:
     """
     Shows that this process is at work, and tells which others are. All times are those of the folder's file system, so
-    that the clocks of the machines need not agree.
+    that the clocks of the machines need not agree. To be entered early: a process that has not shown itself yet is
+    waited for.
 
     Args:
         folder: of the journal, shared by all.
         share: which process this is.
+
+    Raises:
+        ValueError: when the folder is a file.
     """
 
     def __init__(self, folder: str | Path, share: Share):
         self.folder, self.share = Path(folder) / "alive", share
+        self._began = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
 
     def __enter__(self) -> "Heartbeat":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"journal_dir is {str(self.folder.parent)!r}, which is a file; name a folder.") from error
+        self._done(self.share.rank).unlink(missing_ok=True)
         self._path(self.share.rank).touch()
+        self._began = _time_of(self._path(self.share.rank))
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info) -> None:
+        """However it ends, it ends: others need not wait."""
         self._stopped.set()
         self._thread.join()
-        self._path(self.share.rank).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._done(self.share.rank).touch()
+            self._path(self.share.rank).unlink(missing_ok=True)
 
-    def gone(self, gone_after: float = GONE_AFTER) -> set[int]:
-        """Those of the other processes that show no sign of life: they ended, or never began."""
+    def gone(self, gone_after: float | None = None) -> set[int]:
+        """
+        Those of the other processes that have ended, or show no sign of life.
+
+        Args:
+            gone_after: seconds without a sign; [`GONE_AFTER`] by default.
+        """
         own = self._path(self.share.rank)
-        own.touch()
-        now = own.stat().st_mtime
-        others = (rank for rank in range(self.share.processes) if rank != self.share.rank)
-        return {rank for rank in others if now - self._seen(rank) > gone_after}
-
-    def _seen(self, rank: int) -> float:
-        try:
-            return self._path(rank).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+        with contextlib.suppress(OSError):  # a shared folder can be away for a moment
+            own.touch()
+        now, limit = _time_of(own), GONE_AFTER if gone_after is None else gone_after
+        found = set()
+        for rank in range(self.share.processes):
+            has_ended = _time_of(self._done(rank)) >= self._began
+            last_sign = max(_time_of(self._path(rank)), self._began)
+            if rank != self.share.rank and (has_ended or now - last_sign > limit):
+                found.add(rank)
+        return found
 
     def _path(self, rank: int) -> Path:
         return self.folder / str(rank)
 
+    def _done(self, rank: int) -> Path:
+        return self.folder / f"{rank}.done"
+
     def _beat(self) -> None:
         while not self._stopped.wait(BEAT):
-            with contextlib.suppress(OSError):  # a shared folder can be away for a moment
+            with contextlib.suppress(OSError):
                 self._path(self.share.rank).touch()
+
+
+def _time_of(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from .. import columns
+from ..data.image_ids import check_image_ids
 from ..data.stage import ids_digest, write_stage
 from .answers import Captioner
 from .arguments import CaptionArguments, CleaningArguments
@@ -37,6 +38,7 @@ class Captioned:
         found: what was reported of captions that exist already.
         weights: of each split, (rows,) float32, once the captions are judged.
         quality: figures, once the captions are judged.
+        judged_by: what judged them.
     """
 
     splits: dict[str, Dataset]
@@ -45,6 +47,7 @@ class Captioned:
     found: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    judged_by: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_journal(
@@ -54,14 +57,19 @@ class Captioned:
         splits: Mapping[str, Any],
         captioner: dict[str, Any],
         cleaning: CleaningArguments,
+        partial: bool = False,
     ) -> "Captioned":
-        """Splits about which nothing was asked have no captions, and are there for their images."""
+        """
+        Splits about which nothing was asked have no captions, and are there for their images; of streams they are
+        left out.
+        """
         first = next(iter(questions.values()))
         columns_of = {
-            name: journal_columns(questions[name], journal, cleaning)
+            name: journal_columns(questions[name], journal, cleaning, partial)
             if name in questions
             else _without_captions(split, first.prompts.several)
             for name, split in splits.items()
+            if name in questions or isinstance(split, Dataset)
         }
         return cls(columns_of, captioner, first.prompts.templates)
 
@@ -115,6 +123,7 @@ def questions_of(
     for name, split in chosen.items():
         prompts = Prompts(templates, split.features, name)
         if not is_stream:
+            check_image_ids(split, name)
             prompts.check(split)
         questions[name] = (StreamQuestions if is_stream else SplitQuestions)(split, name, prompts, keys)
     return questions
@@ -163,6 +172,7 @@ def write_captions(
         "status": captioned.status_counts(),
         "cleaning": captioned.cleaning_counts(),
         "quality": captioned.quality,
+        "judged_by": captioned.judged_by,
         "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
         **({"found": captioned.found, "order": captioned.found.get("order")} if captioned.found else {}),
     }
@@ -187,3 +197,21 @@ def _without_captions(split: Dataset, several: bool) -> Dataset:
 
 def _flat(values: list) -> list:
     return [inner for value in values for inner in (value if isinstance(value, list) else [value])]
+
+
+def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
+    """
+    Raises:
+        ValueError: when writing the stage, which replaces its folder, would take the journal or the images away.
+    """
+    folder = Path(captions_dir).resolve()
+    if Path(journal).resolve().is_relative_to(folder):
+        raise ValueError(
+            f"journal_dir ({journal}) lies in captions_dir ({captions_dir}), which is replaced as a whole: the "
+            "answers would be lost. Keep it elsewhere."
+        )
+    if Path(dataset_name).exists() and Path(dataset_name).resolve().is_relative_to(folder):
+        raise ValueError(
+            f"The data ({dataset_name}) lies in captions_dir ({captions_dir}), which is replaced as a whole. Choose "
+            "another folder for the captions."
+        )

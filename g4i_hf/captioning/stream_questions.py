@@ -1,16 +1,14 @@
 """The questions about a data set that is read from start to end."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from .. import columns
-from ..data.image_ids import image_id_of
+from ..data.image_ids import content_id, image_id_of, told_apart
 from .answers import Question
 from .journal import Entry, Journal
 from .keys import Keys, source_digest
@@ -33,17 +31,19 @@ class StreamQuestions:
         prompts, keys: as there.
     """
 
-    def __init__(self, stream: IterableDataset, name: str, prompts: Prompts, keys: Keys):
+    def __init__(self, stream: IterableDataset | list[dict[str, Any]], name: str, prompts: Prompts, keys: Keys):
         self.stream, self.name, self.prompts, self.keys = stream, name, prompts, keys
         self._image_ids: list[str] = []
+        self._contents: list[str] | None = []  # None where the data has ids of its own
         self._row_keys: list[list[str]] = []
 
     def part(self, rows: list[int]) -> "StreamQuestions":
         """The questions about the first rows, as many as there are numbers."""
-        return StreamQuestions(self.stream.take(len(rows)), self.name, self.prompts, self.keys)
+        return StreamQuestions(list(self.stream.take(len(rows))), self.name, self.prompts, self.keys)
 
     def image(self, row: int) -> dict[str, Any]:
-        return next(islice(self.stream, row, None))[columns.IMAGE]
+        """Of a part."""
+        return self.stream[row][columns.IMAGE]
 
     def count(self, is_mine: Callable[[int], bool]) -> None:
         """Not known before the end."""
@@ -63,49 +63,72 @@ class StreamQuestions:
     ) -> Iterator[Question]:
         """
         Raises:
-            ValueError: for an `image_id` that occurs twice, when the stream has been read to its end.
+            ValueError: for an `image_id` of the data that is null or occurs twice, as soon as it is met.
         """
-        self._image_ids, self._row_keys = [], []
+        self._image_ids, self._contents, self._row_keys = [], [], []
+        seen: set[str] = set()
         for row, item in enumerate(self.stream):
+            self._note_id(row, item, seen)
             questions = self._questions(row, item)
-            self._image_ids.append(questions[0].image_id if questions else str(item.get(columns.IMAGE_ID, row)))
             self._row_keys.append([question.key for question in questions])
             for question in questions if is_mine(row) else []:
                 entry = journal.find(question.key)
                 if entry is None or ask_again(entry):
                     yield question
-        if len(set(self._image_ids)) < len(self._image_ids):
-            twice = Counter(self._image_ids).most_common(1)[0][0]
-            raise ValueError(
-                f"Split {self.name!r}: the image_id {twice!r} occurs more than once. Name a column of unique ids with "
-                "--image_id_column."
-            )
         self.__dict__.pop("light", None)
 
     @cached_property
     def light(self) -> Dataset:
         """`image_id` and keys of the rows, once the stream was read."""
-        return Dataset.from_dict({columns.IMAGE_ID: self._image_ids, "keys": self._row_keys})
+        contents = self._contents
+        image_ids = self._image_ids if contents is None else told_apart(self._image_ids, contents.__getitem__)
+        return Dataset.from_dict({columns.IMAGE_ID: image_ids, "keys": self._row_keys})
 
-    def records(self, journal: Journal, batch: dict[str, list], numbers: Any) -> Iterator[list[dict | None]]:
+    def records(
+        self, journal: Journal, batch: dict[str, list], numbers: Any, look_closer: bool = True
+    ) -> Iterator[list[dict[str, Any] | None]]:
+        """The journal's records of some rows, one a prompt, None where there is no answer."""
         for keys in batch["keys"]:
             entries = [journal.find(key) for key in keys] or [None] * len(self.prompts.templates)
             yield [None if entry is None else journal.read(entry) for entry in entries]
+
+    def _note_id(self, row: int, item: dict[str, Any], seen: set[str]) -> None:
+        if columns.IMAGE_ID not in item:
+            self._image_ids.append(_by_itself(item[columns.IMAGE], image_id_of, row))
+            self._contents.append(_by_itself(item[columns.IMAGE], content_id, row))
+            return
+        self._contents = None
+        image_id = item[columns.IMAGE_ID]
+        if image_id is None or str(image_id) in seen:
+            what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
+            raise ValueError(
+                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
+                "--image_id_column."
+            )
+        seen.add(str(image_id))
+        self._image_ids.append(str(image_id))
 
     def _questions(self, row: int, item: dict[str, Any]) -> list[Question]:
         image = item[columns.IMAGE]
         try:
             prompts = self.prompts.prompts_of(item)
-            source, size, mtime = source_digest(image)
         except MissingValue as error:
             logger.warning("Split %r, row %d has no caption: %s", self.name, row, error)
             return []
+        try:
+            source, size, mtime = source_digest(image)
         except (OSError, ValueError):  # the captioner will say so of this row
             source, size, mtime = f"unreadable {row}", -1, None
-        image_id = item.get(columns.IMAGE_ID)
-        image_id = image_id_of(image) if image_id is None else str(image_id)
         keys = [self.keys.key(source, prompt) for prompt in prompts]
+        image = image or {"bytes": None, "path": None}
         return [
-            Question(image_id, image, prompt, key, "", source, size, mtime)
+            Question(self._image_ids[row], image, prompt, key, "", source, size, mtime)
             for prompt, key in zip(prompts, keys, strict=True)
         ]
+
+
+def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], str], row: int) -> str:
+    try:
+        return kind(image)
+    except (OSError, TypeError):  # null, or its file is gone
+        return f"unreadable-{row}"

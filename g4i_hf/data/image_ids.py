@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +31,64 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
             raise ValueError(
                 f"Split {split_name!r}, column 'image', row {row}: {what}. Add the image or remove the row."
             )
-        image_ids.append(_id_of_file(name) or _content_id(images[row][columns.IMAGE]))
+        image_ids.append(_id_of_file(name) or content_id(images[row][columns.IMAGE]))
+    return split.add_column(
+        columns.IMAGE_ID, told_apart(image_ids, lambda row: content_id(images[row][columns.IMAGE]))
+    )
+
+
+def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[str]:
+    """
+    The ids, where two are equal with the content of the image after them, and a number where that is equal too.
+
+    Args:
+        content_of: gives the content id of a row.
+    """
     counts = Counter(image_ids)
-    if len(counts) < len(image_ids):
-        copies: Counter[str] = Counter()
-        for row, image_id in enumerate(image_ids):
-            if counts[image_id] > 1:
-                image_id = f"{image_id}#{_content_id(images[row][columns.IMAGE])}"
-                copies[image_id] += 1  # the same image twice
-                image_ids[row] = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
-    return split.add_column(columns.IMAGE_ID, image_ids)
+    if len(counts) == len(image_ids):
+        return image_ids
+    copies: Counter[str] = Counter()
+    distinct = []
+    for row, image_id in enumerate(image_ids):
+        if counts[image_id] > 1:
+            image_id = f"{image_id}#{content_of(row)}"
+            copies[image_id] += 1  # the same image twice
+            image_id = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
+        distinct.append(image_id)
+    return distinct
+
+
+def check_image_ids(split: Dataset, split_name: str) -> None:
+    """
+    Raises:
+        ValueError: for an `image_id` that is null or occurs twice: what belongs to one image would go to another.
+    """
+    table = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:]
+    image_ids = table[columns.IMAGE_ID]
+    if image_ids.null_count == 0 and pc.count_distinct(image_ids).as_py() == len(image_ids):
+        return
+    seen: dict[str | None, int] = {}
+    for row, image_id in enumerate(image_ids.to_pylist()):
+        if image_id is None or image_id in seen:
+            what = "null" if image_id is None else f"{image_id!r}, which row {seen[image_id]} has too"
+            raise ValueError(
+                f"Split {split_name!r}, column 'image_id', row {row}: {what}. Give every image an id of its own, or "
+                "name another column with --image_id_column."
+            )
+        seen[image_id] = row
 
 
 def _paths(images: Dataset) -> Iterator[tuple[str | None, bool]]:
     """Path of each image, and whether its bytes are in the table: they are not read for it."""
     for start in range(0, len(images), BATCH):
-        column = images.with_format("arrow")[start : start + BATCH][columns.IMAGE].combine_chunks()
+        column = images.with_format("arrow")[start : start + BATCH][columns.IMAGE]
         has_bytes = pc.struct_field(column, "bytes").is_valid().to_pylist()
         yield from zip(pc.struct_field(column, "path").to_pylist(), has_bytes, strict=True)
 
 
 def image_id_of(image: dict[str, Any]) -> str:
-    """The id of one image by itself, as in a stream: by its file name, else by its content."""
-    return _id_of_file(image["path"]) or _content_id(image)
+    """The id of one image by itself, as in a stream: by its file name, else by its content. See [`told_apart`]."""
+    return _id_of_file(image["path"]) or content_id(image)
 
 
 def _id_of_file(path: str | None) -> str | None:
@@ -64,6 +99,7 @@ def _id_of_file(path: str | None) -> str | None:
     return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
 
 
-def _content_id(image: dict[str, Any]) -> str:
+def content_id(image: dict[str, Any]) -> str:
+    """Digest of the bytes of an image."""
     content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     return hashlib.blake2b(content, digest_size=12).hexdigest()
