@@ -55,9 +55,9 @@ def write_images(folder: Path, rows: int) -> None:
 def write_journal(data: Path, journal: Path, base_url: str) -> None:
     """Answers of all rows but the last, as a run would have written them."""
     from g4i_hf.captioning.answers import Answer, Question
-    from g4i_hf.captioning.endpoint import EndpointCaptioner
-    from g4i_hf.captioning.journal import JournalWriter
-    from g4i_hf.captioning.keys import Keys
+    from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+    from g4i_hf.captioning.journal.keys import Keys
+    from g4i_hf.captioning.journal.reader import JournalWriter
     from g4i_hf.captioning.prompts import Prompts
     from g4i_hf.captioning.questions import SplitQuestions
     from g4i_hf.data import load_images

@@ -34,7 +34,7 @@ from sklearn.datasets import load_sample_images
 
 from g4i_hf.captioning.answers import OK, Answer, Question
 from g4i_hf.captioning.arguments import EndpointArguments
-from g4i_hf.captioning.endpoint import EndpointCaptioner
+from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 95
 PIECES = 200

@@ -30,8 +30,8 @@ from pathlib import Path
 os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # what talks to an endpoint needs no torch
 
 from g4i_hf.captioning.answers import OK, Answer, Question
-from g4i_hf.captioning.journal import Journal, JournalWriter
-from g4i_hf.captioning.keys import Keys
+from g4i_hf.captioning.journal.keys import Keys
+from g4i_hf.captioning.journal.reader import Journal, JournalWriter
 
 ROWS = 1_281_167
 UNANSWERED = 1000  # the last rows

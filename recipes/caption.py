@@ -103,12 +103,12 @@ def build_captioner(kind, options, share):
         "max_side": args.image_max_side,
     }
     if kind == "endpoint":
-        from g4i_hf.captioning.endpoint import EndpointCaptioner
+        from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
 
         if not endpoint.base_url:
             raise ValueError("base_url is missing: give the address of the server up to /v1.")
         return EndpointCaptioner(args.captioner_model, endpoint.base_url, endpoint=endpoint, **asked_for)
-    from g4i_hf.captioning.local import LocalCaptioner
+    from g4i_hf.captioning.local.captioner import LocalCaptioner
 
     return LocalCaptioner(args.captioner_model, local=local, device=share.device(), **asked_for)
 
@@ -165,7 +165,7 @@ def given(kind, splits, options):
     """Captions that exist already."""
     from datasets import DatasetDict
 
-    from g4i_hf.captioning.existing import existing_captions
+    from g4i_hf.captioning.existing.joining import existing_captions
     from g4i_hf.captioning.stage import Captioned
 
     args, data, _, _, existing, cleaning, _ = options
@@ -179,11 +179,11 @@ def given(kind, splits, options):
 def order_of(found, splits, existing):
     """Whether a list is in the order of the images, as far as a scorer can tell."""
     from g4i_hf import columns
-    from g4i_hf.captioning.order import ImagesInOrder, check_order
+    from g4i_hf.captioning.existing.order import ImagesInOrder, check_order
 
     split, scorer = splits[found.list_split], None
     if existing.order_scorer:
-        from g4i_hf.captioning.clip_scorer import ClipScorer
+        from g4i_hf.captioning.quality.clip_scorer import ClipScorer
 
         scorer = ClipScorer(existing.order_scorer)
     captions = [found.captions[found.list_split][row] for row in found.list_rows]
@@ -199,7 +199,7 @@ def order_of(found, splits, existing):
 
 def finish(captioned, splits, options):
     """Weights, the stage, the report and the card."""
-    from g4i_hf.captioning.judging import judge_captions
+    from g4i_hf.captioning.quality.judging import judge_captions
     from g4i_hf.captioning.stage import write_captions
     from g4i_hf.hub.captions_card import write_card
 
@@ -210,7 +210,7 @@ def finish(captioned, splits, options):
 
         encode = load_encoder(quality.quality_encoder).encode
     if quality.clip_scorer:
-        from g4i_hf.captioning.clip_scorer import ClipScorer
+        from g4i_hf.captioning.quality.clip_scorer import ClipScorer
 
         scorer = ClipScorer(quality.clip_scorer)
     judged = judge_captions(captioned, splits, quality, encode=encode, scorer=scorer)
@@ -223,7 +223,7 @@ def finish(captioned, splits, options):
     )
     write_card(args.captions_dir, stage, license=args.captions_license)
     if quality.report:
-        from g4i_hf.captioning.report import write_report
+        from g4i_hf.captioning.report.page import write_report
 
         about = {name: value for name, value in stage["captioner"].items() if value is not None}
         print(f"report: {write_report(args.captions_dir, judged, about | {'prompts': stage['prompts']})}")

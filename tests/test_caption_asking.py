@@ -21,8 +21,8 @@ from g4i_hf.captioning.answers import OK, Answer
 from g4i_hf.captioning.arguments import CleaningArguments
 from g4i_hf.captioning.asking import Asking, _interrupted_once
 from g4i_hf.captioning.captioned import RAW, REASON, STATUS, given_columns, journal_columns, needs_another_try
-from g4i_hf.captioning.journal import Journal
-from g4i_hf.captioning.keys import Keys
+from g4i_hf.captioning.journal.keys import Keys
+from g4i_hf.captioning.journal.reader import Journal
 from g4i_hf.captioning.projection import Budget
 from g4i_hf.captioning.prompts import Prompts
 from g4i_hf.captioning.questions import SplitQuestions
@@ -349,7 +349,7 @@ def test_a_resume_in_another_process_knows_the_table(folder, tmp_path):
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from g4i_hf.captioning.journal import Journal
+from g4i_hf.captioning.journal.reader import Journal
 from g4i_hf.data import load_images
 from test_caption_asking import ask, questions_of
 split, journal = load_images({str(tmp_path / "data")!r})["train"], Path({str(tmp_path / "journal")!r})

@@ -7,8 +7,8 @@ import pytest
 
 from g4i_hf.captioning.answers import Answer
 from g4i_hf.captioning.arguments import CleaningArguments
-from g4i_hf.captioning.cleaning import STEPS, Cleaned, clean, count_steps, is_failed
-from g4i_hf.captioning.cleaning_sentences import count_words, split_sentences
+from g4i_hf.captioning.cleaning.clean import STEPS, Cleaned, clean, count_steps, is_failed
+from g4i_hf.captioning.cleaning.sentences import count_words, split_sentences
 
 ARGS = CleaningArguments()
 OFF = CleaningArguments(**{f.name: False for f in dataclasses.fields(CleaningArguments) if f.default is True})

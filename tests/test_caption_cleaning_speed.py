@@ -5,7 +5,7 @@ import random
 import time
 
 from g4i_hf.captioning.arguments import CleaningArguments
-from g4i_hf.captioning.cleaning import clean
+from g4i_hf.captioning.cleaning.clean import clean
 
 ARGS = CleaningArguments()
 LONG = (

@@ -20,8 +20,8 @@ import pytest
 
 from g4i_hf.captioning.answers import Answer, CaptionerError, Question
 from g4i_hf.captioning.arguments import EndpointArguments
-from g4i_hf.captioning.endpoint import EndpointCaptioner
-from g4i_hf.captioning.retries import Breaker
+from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+from g4i_hf.captioning.endpoint.retries import Breaker
 
 WORKERS = Path(__file__).parent / "workers"
 sys.path.insert(0, str(WORKERS))
@@ -64,9 +64,9 @@ def serve():
 @pytest.fixture
 def quick(monkeypatch):
     """Waits are a twentieth, so that tests take seconds."""
-    monkeypatch.setattr("g4i_hf.captioning.retries.FIRST_BACKOFF", 0.02)
-    monkeypatch.setattr("g4i_hf.captioning.retries.LONGEST_BACKOFF", 0.5)
-    monkeypatch.setattr("g4i_hf.captioning.servers.Breaker", functools.partial(Breaker, seconds=1.0))
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.retries.FIRST_BACKOFF", 0.02)
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.retries.LONGEST_BACKOFF", 0.5)
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.servers.Breaker", functools.partial(Breaker, seconds=1.0))
 
 
 def question(number: int, data: bytes | None = None) -> Question:
@@ -349,7 +349,7 @@ def test_a_server_that_dies_in_the_middle(serve, quick, latency):
 
 def test_one_of_two_servers_dies(serve, quick, monkeypatch):
     """It fails faster than the other one answers, and must not use up the attempts of all questions."""
-    monkeypatch.setattr("g4i_hf.captioning.servers.Breaker", functools.partial(Breaker, seconds=3.0))
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.servers.Breaker", functools.partial(Breaker, seconds=3.0))
     servers = [serve("--latency", 0.1, "--capacity", 16) for _ in range(2)]
     found = []
 
@@ -364,7 +364,7 @@ def test_one_of_two_servers_dies(serve, quick, monkeypatch):
 
 
 def test_one_of_two_servers_never_works(serve, quick, monkeypatch, caplog):
-    monkeypatch.setattr("g4i_hf.captioning.endpoint_run.PAUSE_STEP", 0.01)
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.run.PAUSE_STEP", 0.01)
     servers = [serve("--always", 500, "--retry_after", 0), serve("--latency", 0.1, "--capacity", 16)]
     with caplog.at_level(logging.WARNING):
         assert_all_right(ask(captioner(*servers), questions(500)), 500)
@@ -507,7 +507,7 @@ def test_the_token_of_hugging_face_goes_nowhere_else(serve, hf_token, monkeypatc
 
 
 def test_the_token_of_hugging_face_goes_to_its_own_hosts(hf_token):
-    from g4i_hf.captioning.servers import token_for
+    from g4i_hf.captioning.endpoint.servers import token_for
 
     own = ["https://huggingface.co", "https://router.huggingface.co/v1", "https://x.endpoints.huggingface.cloud/v1"]
     assert {token_for(address, None) for address in own} == {hf_token}

@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 from torchvision.datasets import ImageFolder
 
 from g4i_hf.captioning.arguments import ExistingCaptionsArguments
-from g4i_hf.captioning.caption_files import CaptionFile
-from g4i_hf.captioning.existing import column_captions, existing_captions, join_captions, list_captions
+from g4i_hf.captioning.existing.caption_files import CaptionFile
+from g4i_hf.captioning.existing.joining import column_captions, existing_captions, join_captions, list_captions
 from g4i_hf.data.loading import load_images
 
 
@@ -290,8 +290,8 @@ LARGE = """
 import csv, resource, sys, time
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
-from g4i_hf.captioning.caption_files import CaptionFile
-from g4i_hf.captioning.existing import join_captions
+from g4i_hf.captioning.existing.caption_files import CaptionFile
+from g4i_hf.captioning.existing.joining import join_captions
 
 rows = 1_281_167
 table = {"image_id": pa.array(f"n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(rows))}

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from g4i_hf.captioning.caption_files import CaptionFile, read_list
+from g4i_hf.captioning.existing.caption_files import CaptionFile, read_list
 
 
 def written(tmp_path, name, text):

@@ -13,7 +13,7 @@ from workers.journal_writer import KEYS, question_of
 
 from g4i_hf.captioning import journal_index
 from g4i_hf.captioning.answers import OK, Answer, Question
-from g4i_hf.captioning.journal import Journal, JournalWriter, answer_of
+from g4i_hf.captioning.journal.reader import Journal, JournalWriter, answer_of
 
 
 def write(folder: Path, *answers: tuple[Question, Answer]) -> Path:
@@ -159,7 +159,7 @@ def test_sorted_and_recent_entries_are_all_found(tmp_path, monkeypatch, large):
 
 
 def test_more_segments_than_open_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.journal.OPEN_FILES", 3)
+    monkeypatch.setattr("g4i_hf.captioning.journal.reader.OPEN_FILES", 3)
     for number in range(10):
         write(tmp_path, (question_of("a", number), Answer(OK, str(number))))
     before = len(os.listdir("/proc/self/fd"))
@@ -172,7 +172,7 @@ def test_more_segments_than_open_files(tmp_path, monkeypatch):
 
 
 def test_progress_counts_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.journal.PROGRESS_BYTES", 1000)
+    monkeypatch.setattr("g4i_hf.captioning.journal.reader.PROGRESS_BYTES", 1000)
     for _ in range(3):
         write(tmp_path, *((question_of("a", number), Answer(OK, "x" * 300)) for number in range(10)))
     seen, total = [], sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -182,7 +182,7 @@ def test_progress_counts_bytes(tmp_path, monkeypatch):
 
 
 def test_a_refresh_that_is_interrupted_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.journal.PROGRESS_BYTES", 0)
+    monkeypatch.setattr("g4i_hf.captioning.journal.reader.PROGRESS_BYTES", 0)
     for number in range(3):
         write(tmp_path, (question_of("a", number), Answer(OK, "x")), (question_of("b", number), Answer(OK, "x")))
 

@@ -14,7 +14,7 @@ from test_caption_journal import text, write
 from workers.journal_writer import question_of, text_of
 
 from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.journal import Journal, JournalWriter
+from g4i_hf.captioning.journal.reader import Journal, JournalWriter
 
 WORKER = Path(__file__).parent / "workers" / "journal_writer.py"
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10_000)))
@@ -66,7 +66,7 @@ def test_answers_that_come_together_share_one_wait(tmp_path, monkeypatch):
 
 
 def test_a_slow_disk_holds_up_the_answers_instead_of_filling_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.journal_writer.MAX_QUEUED_BYTES", 100_000)
+    monkeypatch.setattr("g4i_hf.captioning.journal.writer.MAX_QUEUED_BYTES", 100_000)
     real, most = os.fsync, 0
     monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.02), real(descriptor)))
     with JournalWriter(tmp_path) as writer:

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from g4i_hf.captioning.keys import Keys, source_digest, stat_of
+from g4i_hf.captioning.journal.keys import Keys, source_digest, stat_of
 
 PROVENANCE = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}, "preprocessing": {"max_side": 768}}
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 
-from g4i_hf.captioning.journal import Journal
+from g4i_hf.captioning.journal.reader import Journal
 
 sys.path.insert(0, str(ROOT / "tests" / "workers"))
 from caption_server import picture_of

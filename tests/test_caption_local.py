@@ -14,8 +14,8 @@ from tiny_captioners import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from g4i_hf.captioning.answers import Question
-from g4i_hf.captioning.local_generation import Generator, Sampling, seed_of
-from g4i_hf.captioning.local_images import Unreadable, batches_of_similar_size, decode
+from g4i_hf.captioning.local.generation import Generator, Sampling, seed_of
+from g4i_hf.captioning.local.images import Unreadable, batches_of_similar_size, decode
 
 SIZES = [(32, 32), (64, 32), (40, 80), (16, 16)]
 

@@ -15,9 +15,9 @@ from transformers import AutoModelForImageTextToText, BertConfig, BertModel
 
 from g4i_hf.captioning.answers import CaptionerError
 from g4i_hf.captioning.arguments import LocalCaptionerArguments
-from g4i_hf.captioning.keys import Keys
-from g4i_hf.captioning.local import LocalCaptioner
-from g4i_hf.captioning.local_model import dtype_of
+from g4i_hf.captioning.journal.keys import Keys
+from g4i_hf.captioning.local.captioner import LocalCaptioner
+from g4i_hf.captioning.local.model import dtype_of
 
 QUESTIONS = [question(number, picture(number)) for number in range(4)]
 COMMITS = ("1" * 40, "2" * 40)

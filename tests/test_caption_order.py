@@ -23,8 +23,8 @@ from transformers import (
     ViTModel,
 )
 
-from g4i_hf.captioning.clip_scorer import ClipScorer
-from g4i_hf.captioning.order import ImagesInOrder, check_order
+from g4i_hf.captioning.existing.order import ImagesInOrder, check_order
+from g4i_hf.captioning.quality.clip_scorer import ClipScorer
 
 WORDS = ("red", "green", "blue")
 

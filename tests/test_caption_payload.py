@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from g4i_hf.captioning import payload
-from g4i_hf.captioning.payload import UndecodableImage, clean_jpeg, data_uri
+from g4i_hf.captioning.endpoint.payload import UndecodableImage, clean_jpeg, data_uri
 
 CANARY = b"canary-of-somebody"
 

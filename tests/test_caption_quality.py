@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from g4i_hf.captioning.centroids import class_margins
-from g4i_hf.captioning.label_names import names_label, read_synonyms, terms_of
-from g4i_hf.captioning.quality import (
+from g4i_hf.captioning.quality.centroids import class_margins
+from g4i_hf.captioning.quality.label_names import names_label, read_synonyms, terms_of
+from g4i_hf.captioning.quality.weights import (
     CUT_OFF,
     LOOPED,
     NAMED_AT_LEAST,

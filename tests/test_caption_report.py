@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from g4i_hf.captioning.gallery import SIDE, Shown, cards, draw_grid, opened, wrapped, write_page
-from g4i_hf.captioning.quality import judge
-from g4i_hf.captioning.report import HTML, JSON, CaptionedSplit, split_figures, write_report
+from g4i_hf.captioning.quality.weights import judge
+from g4i_hf.captioning.report.gallery import SIDE, Shown, cards, draw_grid, opened, wrapped, write_page
+from g4i_hf.captioning.report.page import HTML, JSON, CaptionedSplit, split_figures, write_report
 
 EVIL = "<script>alert('caption')</script>"
 NAMES = ["<b>dog</b>", "cat"]

@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from g4i_hf.captioning.concurrency import AdaptiveLimit
-from g4i_hf.captioning.retries import (
+from g4i_hf.captioning.endpoint.concurrency import AdaptiveLimit
+from g4i_hf.captioning.endpoint.retries import (
     LONGEST_BACKOFF,
     Breaker,
     Refusal,

@@ -25,7 +25,7 @@ class Question:
         image_id: the row's.
         image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it; not opened yet.
         prompt: filled in.
-        key, place: digests by which the journal knows the answer, see [`~g4i_hf.captioning.keys.Keys`].
+        key, place: digests by which the journal knows the answer, see [`~g4i_hf.captioning.journal.keys.Keys`].
         source: digest of the image's bytes.
         size: of the image in bytes.
         mtime: of its file, in nanoseconds; None where the bytes lie in a table.

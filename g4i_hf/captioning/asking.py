@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from .answers import OK, Answer, Captioner, Question
 from .bar import caption_bar
-from .journal import Entry, Journal, JournalWriter, answer_of
+from .journal.reader import Entry, Journal, JournalWriter, answer_of
 from .projection import Budget
 from .questions import SplitQuestions
 from .sharing import Heartbeat, Share

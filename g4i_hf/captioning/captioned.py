@@ -10,8 +10,8 @@ from datasets import Dataset, Features, List, Value
 from .. import columns
 from .answers import FAILURES, OK
 from .arguments import CleaningArguments
-from .cleaning import clean
-from .journal import Journal
+from .cleaning.clean import clean
+from .journal.reader import Journal
 from .questions import SplitQuestions
 from .stream_questions import StreamQuestions
 

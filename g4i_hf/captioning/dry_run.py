@@ -12,10 +12,10 @@ from .answers import OK, Captioner
 from .arguments import CaptionArguments, CleaningArguments
 from .asking import Asking
 from .captioned import CLEANED, RAW, REASON, STATUS, journal_columns
-from .gallery import Shown, draw_grid, opened, write_page
-from .journal import Journal
+from .journal.reader import Journal
 from .projection import Budget, Projection, project
 from .questions import SplitQuestions
+from .report.gallery import Shown, draw_grid, opened, write_page
 from .stream_questions import StreamQuestions
 
 PAGE, GRID = "index.html", "captions.png"

@@ -7,8 +7,8 @@ from datasets import Dataset
 
 from .. import columns
 from .answers import Question
-from .journal import Entry, Journal
-from .keys import Keys, source_digest
+from .journal.keys import Keys, source_digest
+from .journal.reader import Entry, Journal
 from .prompts import Prompts
 from .rows import BATCH, NONE, ImageFacts
 

@@ -17,10 +17,10 @@ from ..data.stage import ids_digest, write_stage
 from .answers import Captioner
 from .arguments import CaptionArguments, CleaningArguments
 from .captioned import CLEANED, MISSING, STATUS, caption_features, given_columns, journal_columns
-from .cleaning import STEPS
-from .existing import ExistingCaptions
-from .journal import Journal
-from .keys import Keys
+from .cleaning.clean import STEPS
+from .existing.joining import ExistingCaptions
+from .journal.keys import Keys
+from .journal.reader import Journal
 from .prompts import Prompts, check_leak
 from .questions import SplitQuestions
 from .stream_questions import StreamQuestions

@@ -10,8 +10,8 @@ from datasets import Dataset, IterableDataset
 from .. import columns
 from ..data.image_ids import content_id, image_id_of, told_apart
 from .answers import Question
-from .journal import Entry, Journal
-from .keys import Keys, source_digest
+from .journal.keys import Keys, source_digest
+from .journal.reader import Entry, Journal
 from .prompts import MissingValue, Prompts
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Captions from OpenAI-compatible servers."""

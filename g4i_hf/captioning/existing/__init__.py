@@ -1,0 +1,1 @@
+"""Captions that exist already: read, joined to their images, their order checked."""

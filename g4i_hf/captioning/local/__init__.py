@@ -1,0 +1,1 @@
+"""Captions by a vision-language model in this process."""
