@@ -2,9 +2,9 @@
 Describes every image of a data set, or takes over descriptions that exist.
 
     accelerate launch recipes/caption.py                          # the Shapes recipe, by its own small model
-    accelerate launch recipes/caption.py --dataset_name pictures --captions_dir runs/pictures/captions \
+    accelerate launch recipes/caption.py --dataset_name pictures --captions_dir runs/pictures/captions \\
         --captioner_model Qwen/Qwen2.5-VL-3B-Instruct --dry_run 8
-    accelerate launch recipes/caption.py --dataset_name pictures --captions_dir runs/pictures/captions \
+    accelerate launch recipes/caption.py --dataset_name pictures --captions_dir runs/pictures/captions \\
         --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
 
 Every answer is kept at once; the same command again asks only for what is missing.
@@ -118,11 +118,14 @@ def asked(kind, splits, options, share, heartbeat):
     from g4i_hf.captioning.asking import Asking
     from g4i_hf.captioning.captioned import needs_another_try
     from g4i_hf.captioning.projection import Budget
-    from g4i_hf.captioning.stage import Captioned, questions_of
+    from g4i_hf.captioning.stage import Captioned, check_same, questions_of
 
     args, cleaning = options[0], options[5]
     captioner = build_captioner(kind, options, share)
     questions = questions_of(splits, args, captioner)
+    first = next(iter(questions.values()))
+    if not (args.overwrite or args.dry_run):
+        check_same(args.captions_dir, captioner.provenance, first.prompts.templates, questions)
     if args.dry_run:
         return tried(captioner, questions, options, share) if share.is_first else None
     requests = None if args.max_requests is None else share.part_of(args.max_requests)
@@ -143,7 +146,10 @@ def asked(kind, splits, options, share, heartbeat):
     if asking.budget.reason:
         print(asking.budget.reason)
         if not args.partial:
-            print(f"The answers are kept in {args.journal}. Raise the limit to go on; --partial writes what there is.")
+            print(
+                f"The answers are kept in {args.journal}: the same command asks for as many more, and "
+                "--max_requests 0 --partial writes what there is."
+            )
             return None
     partial = asking.budget.reason is not None
     return Captioned.from_journal(questions, asking.journal, splits, captioner.provenance, cleaning, partial)
@@ -166,14 +172,19 @@ def given(kind, splits, options):
     from datasets import DatasetDict
 
     from g4i_hf.captioning.existing.joining import existing_captions
-    from g4i_hf.captioning.stage import Captioned
+    from g4i_hf.captioning.stage import Captioned, check_same
 
     args, data, _, _, existing, cleaning, _ = options
     chosen = DatasetDict({name: split for name, split in splits.items() if name in (args.caption_splits or splits)})
     found = existing_captions(chosen, existing, kind)
     if found.list_rows is not None:
         found.report |= order_of(found, chosen, existing)
-    return Captioned.from_existing(found, splits, found.report["from"], cleaning)
+    origin = {"captioner": found.report["from"]}
+    if existing.captions_file:
+        origin["file"] = Path(existing.captions_file).name
+    if not args.overwrite:
+        check_same(args.captions_dir, origin, [], chosen)
+    return Captioned.from_existing(found, splits, origin, cleaning)
 
 
 def order_of(found, splits, existing):
@@ -226,9 +237,10 @@ def finish(captioned, splits, options):
         from g4i_hf.captioning.report.page import write_report
 
         about = {name: value for name, value in stage["captioner"].items() if value is not None}
-        print(f"report: {write_report(args.captions_dir, judged, about | {'prompts': stage['prompts']})}")
-    said = ", ".join(f"{status} {sum(counts.values()):,}" for status, counts in stage["status"].items())
-    print(f"Captions: {said}. They are in {args.captions_dir}")
+        if stage["prompts"]:
+            about["prompts"] = stage["prompts"]
+        print(f"report: {write_report(args.captions_dir, judged, about)}")
+    print("\n".join([*captioned.lines(), f"They are in {args.captions_dir}"]))
 
 
 if __name__ == "__main__":

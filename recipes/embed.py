@@ -2,7 +2,7 @@
 Embeds the captions of a data set with a frozen text encoder.
 
     accelerate launch recipes/embed.py --config recipes/emoji_styles/embed.yaml
-    accelerate launch recipes/embed.py --dataset_name pictures/ --caption_column text \
+    accelerate launch recipes/embed.py --dataset_name pictures/ --caption_column text \\
         --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
 The same command with `--verify 100` embeds nothing: it compares 100 of the embeddings with their captions.

@@ -227,7 +227,7 @@ def test_captions_of_a_file_are_joined_cleaned_and_judged(tmp_path):
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     printed = caption(tmp_path, "--dataset_name", "pictures", "--captions_dir", "captions",
                       "--captions_file", "captions.jsonl", "--report", "false")  # fmt: skip
-    assert "missing 1" in printed and "ok 11" in printed
+    assert "Captions of train: 11 ok, 1 missing" in printed and "--retry_failed" not in printed
     found = {row["image_id"]: row for row in pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()}
     for path in paths[1:]:
         row = found[f"{path.parent.name}/{path.name}"]
@@ -235,7 +235,10 @@ def test_captions_of_a_file_are_joined_cleaned_and_judged(tmp_path):
     first = found[f"{paths[0].parent.name}/{paths[0].name}"]
     assert first["caption"] is None and first["caption_weight"] == 0
     stage = json.loads((tmp_path / "captions" / "stage.json").read_text())
-    assert stage["cleaning"]["openings"] == 11 and stage["captioner"] == {"captioner": "file"}
+    assert stage["cleaning"]["openings"] == 11 and stage["captioner"] == {
+        "captioner": "file",
+        "file": "captions.jsonl",
+    }
 
 
 def test_a_list_in_file_order_is_called_unverified(tmp_path):
@@ -400,6 +403,40 @@ def test_what_servers_say_is_published_without_addresses():
 
     said = "no connection to http://10.1.2.3:8000/v1 (10.1.2.3:8000), see /home/alice/log or ~/x/y; try 3/4 and/or 1"
     assert _PRIVATE.sub("...", said) == "no connection to ... (...), see ... or ...; try 3/4 and/or 1"
+
+
+def test_captions_that_were_made_otherwise_are_replaced_only_on_demand(tmp_path):
+    shapes(tmp_path, 3)
+    options = ["--dataset_name", "pictures", *LOCAL]
+    caption(tmp_path, *options)
+    before = pq.read_table(tmp_path / "captions" / "train.parquet")
+    message = caption(tmp_path, *options, "--prompt", "What is it?", fails=True)
+    assert "other prompts" in message and "--overwrite" in message
+    assert pq.read_table(tmp_path / "captions" / "train.parquet") == before
+    caption(tmp_path, *options, "--prompt", "What is it?", "--overwrite")
+    stage = json.loads((tmp_path / "captions" / "stage.json").read_text())
+    assert stage["prompts"] == ["What is it?"] and stage["asked_about"] == ["train"]
+
+
+def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_path):
+    """The server has the model under another name."""
+    shapes(tmp_path, 4)
+    command = [sys.executable, str(ROOT / "tests" / "workers" / "caption_server.py"), "--always", "400"]
+    server = subprocess.Popen([*command, "--say", "wrong model"], stdout=subprocess.PIPE, text=True)
+    try:
+        url = f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}/v1"
+        options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", "tiny"]
+        message = caption(tmp_path, *options, "--base_url", url, "--dry_run", "3", fails=True)
+    finally:
+        server.kill()
+    assert "None of 3 images got a caption" in message and "wrong model" in message and "127.0.0.1" in message
+    assert not list((tmp_path / "captions.journal").glob("*.jsonl"))
+
+
+def test_a_mistyped_name_of_a_prompt_is_noticed(tmp_path):
+    shapes(tmp_path, 2)
+    message = caption(tmp_path, "--dataset_name", "pictures", *LOCAL, "--prompt", "clas", fails=True)
+    assert "did you mean 'class'" in message
 
 
 # --- A real model behind a real server, and a bad connection ---------------------------------------------------------

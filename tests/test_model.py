@@ -171,3 +171,10 @@ def test_a_pretrained_processor_is_not_silently_another_one(tmp_path):
         assert ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, wanted)).size == 48
     with pytest.raises(ValueError, match="image_size is 64, but .* has 48. Leave image_size out"):
         pretrained_processor(str(tmp_path), None, {"image_size": 64})
+
+
+def test_arguments_that_a_student_does_not_take_are_named():
+    with pytest.raises(ValueError, match="student_args .*'layer'.*unexpected keyword"):
+        AlignedImageClassification.from_student(
+            "resnet18", id2label=ID2LABEL, text_embed_dim=4, student_args={"layer": [1]}
+        )

@@ -24,6 +24,9 @@ class CaptionArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Read the data from start to end instead of downloading it first."}
     )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace captions in captions_dir that were made otherwise."}
+    )
     with_images: bool = field(
         default=False, metadata={"help": "Write the images and all other columns too, for a data set of its own."}
     )
@@ -75,7 +78,7 @@ class CaptionArguments:
         default=False,
         metadata={"help": "Write the captions that there are when a limit ends the run; other rows have none."},
     )
-    max_requests: int | None = field(default=None, metadata={"help": "Stop after this many requests."})
+    max_requests: int | None = field(default=None, metadata={"help": "Stop this run after so many requests."})
     max_cost: float | None = field(default=None, metadata={"help": "Stop before this cost; needs the prices."})
     price_input: float | None = field(default=None, metadata={"help": "Price of a million tokens read."})
     price_output: float | None = field(default=None, metadata={"help": "Price of a million tokens written."})

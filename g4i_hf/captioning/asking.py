@@ -19,6 +19,7 @@ from .stream_questions import StreamQuestions
 
 logger = logging.getLogger(__name__)
 
+PASSING = {"rejected", "timeout", "failed"}  # a dry run that meets these leaves nothing behind
 POLL = 2.0  # seconds between two looks at the other processes
 
 
@@ -32,6 +33,7 @@ class Outcome:
         known: questions that the journal answered already.
         seconds: that asking took.
         answers: of this run, as long as they were asked to be kept.
+        failures: then also, by image and prompt, those that another try may mend; they are not written down.
     """
 
     asked: Counter = field(default_factory=Counter)
@@ -41,6 +43,7 @@ class Outcome:
     completion_tokens: int = 0
     seconds: float = 0.0
     answers: list[Answer] = field(default_factory=list)
+    failures: dict[tuple[str, str], Answer] = field(default_factory=dict)
 
     def as_text(self) -> str:
         """A line for the terminal."""
@@ -146,6 +149,8 @@ class Asking:
         known = sum(split.count_answered(self.journal, is_mine, self._ask_again) for split in splits)
         if known == total:
             return known
+        if hasattr(self.captioner, "prepare"):  # what is not part of its speed
+            self.captioner.prepare()
         label = f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions"
         self._twins: list[Question] = []
         with (
@@ -202,6 +207,10 @@ class Asking:
             outcome.completion_tokens += answer.completion_tokens or 0
             if self.keep_answers:
                 outcome.answers.append(answer)
+                if answer.status in PASSING:
+                    outcome.failures[question.image_id, question.prompt] = answer
+                    self._advance()
+                    return
             writer.append(question, answer, self._advance)
 
         return deliver

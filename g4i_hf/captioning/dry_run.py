@@ -8,11 +8,10 @@ import numpy as np
 
 from .. import columns
 from ..data.images import open_image
-from .answers import OK, Captioner
+from .answers import OK, Captioner, CaptionerError
 from .arguments import CaptionArguments, CleaningArguments
 from .asking import Asking
-from .captioned import CLEANED, RAW, REASON, STATUS, journal_columns
-from .journal.reader import Journal
+from .captioned import CLEANED, MISSING, RAW, REASON, STATUS, journal_columns
 from .projection import Budget, Projection, project
 from .questions import SplitQuestions
 from .report.gallery import Shown, draw_grid, opened, write_page
@@ -52,6 +51,9 @@ def dry_run(
         args: how many images, prices, limits, where the pictures go.
         cleaning: what is done to answers.
         processes: that will share the work.
+
+    Raises:
+        CaptionerError: when no image got a caption.
     """
     parts = {
         name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run, args.caption_seed).items()
@@ -59,7 +61,11 @@ def dry_run(
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
     asking = Asking(captioner, parts, args.journal, budget=budget, keep_answers=True)
     outcome = asking.run()
-    shown = [one for part in parts.values() for one in _shown(part, asking.journal, cleaning)]
+    if outcome.answers and outcome.asked[OK] == 0:
+        reason = outcome.answers[0].reason or outcome.answers[0].status
+        raise CaptionerError(f"None of {len(outcome.answers)} images got a caption. The first: {reason}")
+    measured = [answer for answer in outcome.answers if answer.status == OK]
+    shown = [one for part in parts.values() for one in _shown(part, asking, cleaning)]
     projection, lines = None, []
     total = [split.count(lambda row: True) for split in questions.values()]
     if None not in total and outcome.answers:
@@ -67,7 +73,7 @@ def dry_run(
             split.count_answered(asking.journal, lambda row: True, lambda entry: False) for split in questions.values()
         )
         prices = (args.price_input, args.price_output)
-        projection = project(outcome.answers, max(known, len(shown)), sum(total), outcome.seconds, processes, prices)
+        projection = project(measured, max(known, len(shown)), sum(total), outcome.seconds, processes, prices)
         lines = projection.as_text().split("\n")
     if not outcome.answers:
         lines.append("These answers were there already, so nothing was measured. Draw others with --caption_seed.")
@@ -94,13 +100,16 @@ def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: in
     return chosen
 
 
-def _shown(part: SplitQuestions | StreamQuestions, journal: Journal, cleaning: CleaningArguments) -> list[Shown]:
-    found = journal_columns(part, journal, cleaning).to_list()
+def _shown(part: SplitQuestions | StreamQuestions, asking: Asking, cleaning: CleaningArguments) -> list[Shown]:
+    found = journal_columns(part, asking.journal, cleaning).to_list()
+    failures = {image_id: answer for (image_id, _), answer in asking.outcome.failures.items()}
     shown = []
     for row, values in enumerate(found):
         lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
         for number, caption in enumerate(lists[columns.CAPTION]):
-            raw, status = lists[RAW][number], lists[STATUS][number]
+            raw, status, reason = (lists[name][number] for name in (RAW, STATUS, REASON))
+            if status == MISSING and values[columns.IMAGE_ID] in failures:
+                status, reason = failures[values[columns.IMAGE_ID]].status, failures[values[columns.IMAGE_ID]].reason
             notes = [step for step in (lists[CLEANED][number] or "").split(",") if step]
             shown.append(
                 Shown(
@@ -108,7 +117,7 @@ def _shown(part: SplitQuestions | StreamQuestions, journal: Journal, cleaning: C
                     caption=caption,
                     title=f"{part.name}: {values[columns.IMAGE_ID]}",
                     notes=[f"cleaned: {', '.join(notes)}"] if notes else [],
-                    doubts=[] if status == OK else [f"{status}: {lists[REASON][number]}"],
+                    doubts=[] if status == OK else [f"{status}: {reason}"],
                     raw=raw if raw != caption else None,
                 )
             )

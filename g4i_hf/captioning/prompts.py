@@ -114,6 +114,11 @@ def resolve(templates: Iterable[str]) -> list[str]:
     Raises:
         ValueError: without any, for an empty one, and for one that is given twice.
     """
+    templates = list(templates)
+    for template in templates:
+        near = difflib.get_close_matches(template, NAMED, n=1, cutoff=0.7)
+        if near and template not in NAMED and " " not in template.strip():
+            raise ValueError(f"prompt is {template!r}; did you mean {near[0]!r}?")
     resolved = [NAMED.get(template, template) for template in templates]
     if not resolved or not all(template.strip() for template in resolved):
         raise ValueError(f"prompt is {resolved!r}; give a text, or one of {', '.join(NAMED)}.")

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from .. import columns
 from ..data.image_ids import check_image_ids
-from ..data.stage import ids_digest, write_stage
-from .answers import Captioner
+from ..data.stage import ids_digest, read_stage, write_stage
+from .answers import FAILURES, Captioner
 from .arguments import CaptionArguments, CleaningArguments
 from .captioned import CLEANED, MISSING, STATUS, caption_features, given_columns, journal_columns
 from .cleaning.clean import STEPS
@@ -39,6 +39,7 @@ class Captioned:
         weights: of each split, (rows,) float32, once the captions are judged.
         quality: figures, once the captions are judged.
         judged_by: what judged them.
+        asked_about: the splits that were to be captioned; None for all of them.
     """
 
     splits: dict[str, Dataset]
@@ -48,6 +49,7 @@ class Captioned:
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     judged_by: dict[str, Any] = field(default_factory=dict)
+    asked_about: list[str] | None = None
 
     @classmethod
     def from_journal(
@@ -71,13 +73,13 @@ class Captioned:
             for name, split in splits.items()
             if name in questions or isinstance(split, Dataset)
         }
-        return cls(columns_of, captioner, first.prompts.templates)
+        return cls(columns_of, captioner, first.prompts.templates, asked_about=list(questions))
 
     @classmethod
     def from_existing(
-        cls, existing: ExistingCaptions, splits: DatasetDict, captioner: str, cleaning: CleaningArguments
+        cls, existing: ExistingCaptions, splits: DatasetDict, captioner: dict[str, Any], cleaning: CleaningArguments
     ) -> "Captioned":
-        """Captions that exist already, in the order of the images."""
+        """Captions that exist already, in the order of the images; `captioner` says where they come from."""
         several = any(isinstance(caption, list) for rows in existing.captions.values() for caption in rows)
         columns_of = {
             name: given_columns(split, existing.captions[name], several, cleaning)
@@ -85,13 +87,26 @@ class Captioned:
             else _without_captions(split, several)
             for name, split in splits.items()
         }
-        return cls(columns_of, {"captioner": captioner}, found=existing.report)
+        return cls(columns_of, captioner, found=existing.report, asked_about=list(existing.captions))
 
     def status_counts(self) -> dict[str, dict[str, int]]:
         """By status and split."""
         counts = {name: Counter(_flat(split[STATUS][:])) for name, split in self.splits.items()}
         statuses = sorted({status for of_split in counts.values() for status in of_split})
         return {status: {name: counts[name][status] for name in self.splits} for status in statuses}
+
+    def lines(self) -> list[str]:
+        """For the terminal: what became of each split that was to be captioned, and what to do about failures."""
+        counts = {name: Counter(_flat(split[STATUS][:])) for name, split in self.splits.items()}
+        lines = [
+            f"Captions of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
+            for name, found in counts.items()
+            if self.asked_about is None or name in self.asked_about
+        ]
+        failed = sum(number for found in counts.values() for status, number in found.items() if status in FAILURES)
+        if failed and self.prompts:
+            lines.append(f"{failed:,} have none, see caption_reason; --retry_failed asks for those again.")
+        return lines
 
     def cleaning_counts(self) -> dict[str, int]:
         """Answers that each step of cleaning changed."""
@@ -173,6 +188,7 @@ def write_captions(
         "cleaning": captioned.cleaning_counts(),
         "quality": captioned.quality,
         "judged_by": captioned.judged_by,
+        "asked_about": captioned.asked_about or list(splits),
         "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
         **({"found": captioned.found, "order": captioned.found.get("order")} if captioned.found else {}),
     }
@@ -214,4 +230,23 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
         raise ValueError(
             f"The data ({dataset_name}) lies in captions_dir ({captions_dir}), which is replaced as a whole. Choose "
             "another folder for the captions."
+        )
+
+
+def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: when the folder holds captions of another origin, or of more splits.
+    """
+    present = read_stage(folder)
+    if present is None:
+        return
+    now = {"captioner": captioner, "prompts": prompts}
+    differing = [name for name, value in now.items() if present.get(name) != value]
+    if set(present.get("asked_about", ())) - set(asked_about):
+        differing.append("caption_splits")
+    if differing:
+        raise ValueError(
+            f"{folder} holds captions that were made otherwise (other {', '.join(differing)}). Choose another "
+            "captions_dir, or replace them with --overwrite."
         )

@@ -113,7 +113,8 @@ def _chosen(foreign: dict[str, Option]) -> dict[str, list[Option]]:
 
 def _matching(options: list[Option], topic: str) -> dict[str, list[Option]]:
     part = topic.lower().lstrip("-").replace("-", "_")
-    found = [option for option in options if part in option.name.lower() or part in option.group.lower()]
+    found = [option for option in options if part in option.name.lower()]
+    found = found or [option for option in options if part in option.group.lower()]
     if not found:
         near = did_you_mean(part, [option.name for option in options])
         raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")

@@ -68,8 +68,13 @@ def with_text_embeds(
     """
     The images with `text_embeds`: their own column, or one embedded now (or earlier) into `embeddings_dir`. When that
     is `shared` by other data sets and encoders, each of them has a folder of its own in it, and none replaces another.
+
+    Raises:
+        ValueError: when the images have embeddings by another encoder than the one asked for.
     """
     has_column = any(columns.TEXT_EMBEDS in split.column_names for split in images.values())
+    if has_column and args.text_encoder is not None:
+        _check_encoder(source, args.text_encoder)
     if has_column or args.text_encoder is None:
         return images
     if not shared:
@@ -79,6 +84,16 @@ def with_text_embeds(
     check_replaceable(folder)
     stage = _embed(images, captions, encoder, args, folder, wanted, source, source_revision)
     return join_stage(images, folder, stage)
+
+
+def _check_encoder(source: str, text_encoder: str) -> None:
+    made_by = (read_stage(source) or {}).get("text_encoder")
+    asked_for = Path(text_encoder).resolve().name if Path(text_encoder).is_dir() else text_encoder
+    if made_by not in (None, asked_for):
+        raise ValueError(
+            f"{source} was embedded by {made_by}, but text_encoder is {text_encoder}. Leave text_encoder out to train "
+            "with what is there, or name the captions as dataset_name to embed them anew."
+        )
 
 
 def captions_to_embed(

@@ -79,10 +79,7 @@ def new_student(config: PreTrainedConfig) -> PreTrainedModel:
     convolution again from N(0, 0.02), which ruins training from scratch.
     """
     if isinstance(config, TimmWrapperConfig):
-        timm_model = timm.create_model(
-            config.architecture, pretrained=False, num_classes=config.num_labels, **(config.model_args or {})
-        )
-        return _wrap(config, timm_model)
+        return _wrap(config, _timm_model(config.architecture, config, pretrained=False))
     if not config.architectures:
         # Where one configuration has two classes (DeiT), the automatic class wants to be told which
         classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
@@ -95,9 +92,7 @@ def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> Pre
     A student with the weights of a checkpoint and a head of `config.num_labels` classes, new where the sizes differ.
     """
     if timm.is_model(name) and not Path(name).is_dir():
-        timm_model = timm.create_model(
-            name, pretrained=True, num_classes=config.num_labels, **(config.model_args or {})
-        )
+        timm_model = _timm_model(name, config, pretrained=True)
         pretrained_cfg = {k: v for k, v in timm_model.pretrained_cfg.items() if k in PRETRAINED_CFG_KEYS}
         config.pretrained_cfg = {**pretrained_cfg, **(getattr(config, "pretrained_cfg", None) or {})}
         return _wrap(config, timm_model)
@@ -108,6 +103,15 @@ def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> Pre
 
 # What an image processor needs; the rest of timm's pretrained_cfg speaks of the original weights.
 PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+
+
+def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=config.num_labels, **(config.model_args or {})
+        )
+    except TypeError as error:
+        raise ValueError(f"student_args {config.model_args}: {error}.") from error
 
 
 def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForImageClassification:

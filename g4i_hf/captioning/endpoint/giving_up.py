@@ -11,9 +11,10 @@ def nothing_works(server: Server) -> str:
     if breaker.last.startswith("503"):
         hint = "It may still be starting."
     if not breaker.answers and breaker.last.startswith(("400", "413", "422")):
-        hint = "Does the model take images?"
+        hint = "Is captioner_model right, and does that model take images?"
+    state = "answers nothing any more" if breaker.answers else "has answered nothing"
     return (
-        f"{server.name} answers nothing any more. Its last error: {breaker.last}. {hint} Nothing that was answered is "
+        f"{server.name} {state}. Its last error: {breaker.last.rstrip('.')}. {hint} Nothing that was answered is "
         "lost, and what was not will be asked again: start the same command once it works."
     )
 

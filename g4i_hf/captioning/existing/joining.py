@@ -245,6 +245,11 @@ def _log(file_name: str, report: dict[str, Any]) -> None:
         if report[what]["count"]:
             examples = ", ".join(report[what]["examples"])
             logger.warning("%s: %d keys %s: %s", file_name, report[what]["count"], words, examples)
+    if report["ambiguous"]["count"] and len(report["splits"]) > 1:
+        logger.warning(
+            "Files of different splits may have one name. Say which split the captions are for with --caption_splits, "
+            "or put it before the key: train/cats/1.jpg."
+        )
     for name, counts in report["splits"].items():
         without = counts["without_caption"]
         if without["count"]:

@@ -104,6 +104,15 @@ class LocalCaptioner:
             seed=asked["seed"] or 0,
         )
 
+    def prepare(self) -> None:
+        """
+        Loads the model.
+
+        Raises:
+            CaptionerError: when it cannot be loaded.
+        """
+        _ = self.generator
+
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]. Questions are read some batches ahead."""
         trial = Trial(deliver, self._answer_alone)
