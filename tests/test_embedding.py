@@ -461,12 +461,12 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
 
 
 def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for(encoder, tmp_path):
-    images = images_with(["a cat", "a dog"], tmp_path / "images")
-    images.save_to_disk(tmp_path / "data")
-    embed(images, encoder, tmp_path / "embeddings", source=str(tmp_path / "data"))
-    embedded = load_images(str(tmp_path / "embeddings"))
-    same = with_text_embeds(embedded, encoder, tmp_path / "other", source=str(tmp_path / "embeddings"))
+    images = images_with(["a cat", "a dog"], tmp_path / "data")
+    folder = tmp_path / "embeddings"
+    embed_captions(images, encoder, folder, source=str(tmp_path / "data"))
+    embedded = load_images(str(folder))
+    same = with_text_embeds(embedded, encoder, tmp_path / "other", source=str(folder))
     assert same["train"].features == embedded["train"].features
     other = EncoderArguments(text_encoder="someone/else")
     with pytest.raises(ValueError, match="was embedded by .*, but text_encoder is someone/else"):
-        with_text_embeds(embedded, other, tmp_path / "other", source=str(tmp_path / "embeddings"))
+        with_text_embeds(embedded, other, tmp_path / "other", source=str(folder))
