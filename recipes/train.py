@@ -34,6 +34,7 @@ def main() -> None:
         description=__doc__,
         default_config=Path(__file__).parent / "emoji_styles" / "train.yaml",
     )
+    from g4i_hf.data.loading import check_dataset_name
     from g4i_hf.training.run_folder import open_run, resolved_options
 
     run, data, encoder, student, augmentation, args = options
@@ -41,7 +42,11 @@ def main() -> None:
     try:
         # 1. Is there an earlier run in output_dir, and where did it stop?
         resolved = resolved_options(options, args.output_dir)
-        state, checkpoint = open_run(args.output_dir, resolved, run.overwrite)
+        try:
+            state, checkpoint = open_run(args.output_dir, resolved, run.overwrite)
+        except ValueError:  # other options: a folder that is misspelt is the likelier mistake
+            check_dataset_name(data.dataset_name)
+            raise
         if state == "finished":
             _say(f"{args.output_dir} holds this very run, finished. Train it again with --overwrite true.")
             return

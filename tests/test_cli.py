@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 
 from g4i_hf.cli import OptionError, parse_options
+from g4i_hf.cli.errors import did_you_mean
 from g4i_hf.data.arguments import AugmentationArguments, DataArguments
 from g4i_hf.embedding import EncoderArguments
 from g4i_hf.evaluation.arguments import EvaluateArguments
@@ -421,3 +422,10 @@ def test_a_script_exits_with_2_and_one_line(tmp_path):
         f"error: unknown option 'embedings_dir' in {tmp_path / 'my.yaml'}, line 2. Did you mean 'embeddings_dir'?"
     )
     assert done.stderr.strip() == expected and done.stdout == ""
+
+
+def test_a_mistyped_beginning_finds_the_longer_name():
+    names = ["adalomo", "adamw_torch", "sgd"]
+    assert did_you_mean("adamm", names) == " Did you mean 'adamw_torch'?"
+    assert did_you_mean("SGDD", names, "--") == " Did you mean '--sgd'?"
+    assert did_you_mean("lion_8bit_paged", names) == ""

@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from g4i_hf.data.loading import ColumnNames, class_names, load_images
+from g4i_hf.data.loading import ColumnNames, check_dataset_name, class_names, load_images
 from g4i_hf.data.stage import write_stage
 
 EMOJI_STYLES = Path(__file__).parent.parent / "recipes" / "emoji_styles"
@@ -445,3 +445,13 @@ def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
     with pytest.raises(ValueError, match="holds other files, which a stage would replace. Choose a folder of its own"):
         write_stage(tmp_path, {"train": Dataset.from_dict({"image_id": ["a"]})}, {})
     assert (tmp_path / "cat" / "1.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["./gone", "runs/pictures/gone", "gone/"])
+def test_a_folder_that_is_not_there_is_said_without_asking_the_hub(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        check_dataset_name(name)
+    check_dataset_name("user/pictures")
+    (tmp_path / name).mkdir(parents=True)
+    check_dataset_name(name)

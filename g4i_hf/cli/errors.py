@@ -4,6 +4,8 @@ import difflib
 import sys
 from collections.abc import Iterable
 
+CLOSE = 0.6  # of 1 for the same; what is less alike is no help
+
 
 class OptionError(SystemExit):
     """A wrong option: the message goes to the user without a traceback, the exit code is 2."""
@@ -15,9 +17,14 @@ class OptionError(SystemExit):
 
 def did_you_mean(value: str, choices: Iterable[str], prefix: str = "") -> str:
     """` Did you mean 'clip'?`, or nothing when no choice is near."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(value.lower(), by_lower, n=1)
-    return f" Did you mean {prefix + by_lower[near[0]]!r}?" if near else ""
+    value, nearest, best = value.lower(), None, CLOSE
+    for choice in choices:
+        lower = choice.lower()
+        whole, begun = (difflib.SequenceMatcher(None, value, text).ratio() for text in (lower, lower[: len(value)]))
+        score = max(whole, 0.95 * begun)  # `adamm` is rather a mistyped beginning of adamw_torch than adalomo
+        if score > best:
+            nearest, best = choice, score
+    return f" Did you mean {prefix + nearest!r}?" if nearest is not None else ""
 
 
 def wrong_choice(name: str, value: object, choices: Iterable[str]) -> str:

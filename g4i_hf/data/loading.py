@@ -79,11 +79,20 @@ def load_images(
     return DatasetDict({name: _standardise(split, name, names or ColumnNames()) for name, split in splits.items()})
 
 
+def check_dataset_name(name: str) -> None:
+    """
+    Raises:
+        FileNotFoundError: for a folder that is not there; whether the Hub has a data set is not asked.
+    """
+    looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
+    if looks_local and not Path(name).is_dir():
+        raise FileNotFoundError(f"dataset_name is {name!r}, but there is no such folder.")
+
+
 def _open(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
     folder = Path(name)
+    check_dataset_name(name)
     if not folder.is_dir():
-        if name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1:  # no Hub id looks like that
-            raise FileNotFoundError(f"dataset_name is {name!r}, but there is no such folder.")
         return load_dataset(name, config_name, revision=revision)
     if (folder / "dataset_dict.json").is_file():
         return load_from_disk(name)
