@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from workers.journal_writer import KEYS, question_of
 
-from g4i_hf.captioning import journal_index
 from g4i_hf.captioning.answers import OK, Answer, Question
+from g4i_hf.captioning.journal import index as journal_index
 from g4i_hf.captioning.journal.reader import Journal, JournalWriter, answer_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from g4i_hf.captioning import payload
+from g4i_hf.captioning.endpoint import payload
 from g4i_hf.captioning.endpoint.payload import UndecodableImage, clean_jpeg, data_uri
 
 CANARY = b"canary-of-somebody"
