@@ -1,8 +1,6 @@
 """Captions from an OpenAI-compatible server: vLLM, TGI, `transformers serve`, or a hosted provider."""
 
-import contextlib
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -103,15 +101,14 @@ class EndpointCaptioner:
         thread = threading.Thread(target=run.run, name="captions", daemon=True)
         thread.start()
         try:
-            while (found := run.results.get()) is not None:
-                deliver(*found)
+            for question, answer in run.results:
+                deliver(question, answer)
         except BaseException as error:
             run.break_off()
             thread.join(STOP_SECONDS)
             if isinstance(error, KeyboardInterrupt):  # what has come is paid for
-                with contextlib.suppress(queue.Empty):
-                    while (found := run.results.get_nowait()) is not None:
-                        deliver(*found)
+                for question, answer in run.results.rest():
+                    deliver(question, answer)
             raise
         thread.join()
         if run.error is not None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
+from ..answers import Answer
+
 RETRY, REJECTED, FATAL = "retry", "rejected", "fatal"
 # Conflict and "too early" pass by themselves; the others are of this request alone, or of the whole set-up
 _RETRIED = {408, 409, 425, 429}
@@ -139,6 +141,12 @@ def exhausted_for(headers: Mapping[str, str]) -> float:
         found = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers["ratelimit"])
         wait = max(wait, float(found[1]) if found else 0.0)
     return wait
+
+
+def failure(error: Exception, treatment: str, reason: str, seconds: float, attempts: int) -> Answer:
+    """What is said of a question that no attempt answered, after the last error."""
+    status = "timeout" if isinstance(error, TimeoutError) else "failed"
+    return Answer("rejected" if treatment == REJECTED else status, None, reason, seconds=seconds, attempts=attempts)
 
 
 @dataclass

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
 import random
 import threading
 import time
@@ -17,17 +16,17 @@ import httpx2
 from ..answers import Answer, CaptionerError, Question
 from ..arguments import EndpointArguments
 from .giving_up import nothing_works, refused_for_all, wait_too_long
+from .handover import Handover
 from .payload import UndecodableImage, data_uri
-from .retries import FATAL, REJECTED, RETRY, Refusal, UselessReply, backoff
+from .retries import FATAL, REJECTED, RETRY, Refusal, UselessReply, backoff, failure
 from .server_pool import ServerPool
-from .servers import Server, UnreasonableWait, is_unreachable
+from .servers import LONG_PAUSE, Server, UnreasonableWait, is_unreachable
 
 logger = logging.getLogger(__name__)
 
 AHEAD = 8  # questions that are read and prepared before there is room for them
 WAITING = 32  # questions that may wait for another attempt beside those in flight
 GRACE_SECONDS = 10.0  # for answers that are under way when the run has to end
-LONG_PAUSE = 5.0  # seconds; shorter ones are not worth a line
 PAUSE_STEP = 0.25  # seconds that each failure in a row adds to the pause of one server among several
 
 
@@ -47,7 +46,7 @@ class EndpointRun:
         endpoint: concurrency, attempts, quality.
 
     Attributes:
-        results: (question, answer) pairs, and None at the end.
+        results: the answers, for another thread.
         error: why the run ended early.
     """
 
@@ -61,7 +60,7 @@ class EndpointRun:
         max_side: int,
         endpoint: EndpointArguments,
     ):
-        self.results: queue.SimpleQueue[tuple[Question, Answer] | None] = queue.SimpleQueue()
+        self.results = Handover()
         self.error: BaseException | None = None
         self._servers, self._questions, self._allow = servers, iter(questions), allow
         self._options, self._max_side, self._endpoint = options, max_side, endpoint
@@ -84,7 +83,7 @@ class EndpointRun:
         finally:
             self._stopped = True
             self._permits.release()
-            self.results.put(None)
+            self.results.close()
 
     def break_off(self) -> None:
         """From another thread: cancels what is in flight."""
@@ -200,7 +199,7 @@ class EndpointRun:
 
     def _settle(self) -> None:
         for question, answer in self._unsettled:
-            self.results.put((question, answer))
+            self.results.put(question, answer)
         self._unsettled.clear()
 
     # --- One question ---
@@ -211,7 +210,8 @@ class EndpointRun:
             uri = await self._loop.run_in_executor(self._preparing, data_uri, *arguments)
         except UndecodableImage as error:
             self._ahead -= 1
-            self.results.put((question, Answer("undecodable", reason=str(error), attempts=0)))
+            answer = Answer("undecodable", reason=str(error), attempts=0)
+            self.results.put(question, answer)
             return
         await self._ask(question, uri)
 
@@ -237,10 +237,7 @@ class EndpointRun:
                 wait = self._failed(server, question, sent, error, treatment)
                 if treatment == FATAL:
                     return await self._end_with(server, error)
-                status = "timeout" if isinstance(error, TimeoutError) else "failed"
-                status = "rejected" if treatment == REJECTED else status
-                seconds = time.monotonic() - began
-                verdict = Answer(status, reason=server.describe(error), seconds=seconds, attempts=attempt)
+                verdict = failure(error, treatment, server.describe(error), time.monotonic() - began, attempt)
                 if treatment == REJECTED:
                     break
                 if attempt < self._endpoint.max_attempts:
@@ -248,10 +245,13 @@ class EndpointRun:
             else:
                 now = time.monotonic()
                 server.breaker.answered()
-                self._pool.release(server.limit.answered, sent, now)
                 answer.seconds, answer.attempts = now - began, attempt
-                self._unsettled.append((question, answer))
-                return self._settle()
+                try:
+                    self._settle()
+                    await self.results.put_until_taken(question, answer)
+                finally:
+                    self._pool.release(server.limit.answered, sent, now)
+                return
         self._unsettled.append((question, verdict))
         # A server that refuses one question works, if it has ever answered another
         if verdict.status == "rejected" and self._pool.answers:
@@ -296,10 +296,7 @@ class EndpointRun:
                 self._give_up(server, wait_too_long(server, wish, refusal), at_once=False)
             return 0.0
         if refusal.overload:
-            if wait > LONG_PAUSE and not server.is_paused:
-                logger.warning("%s asks for a pause of %.0f s (%s).", server.name, wait, refusal)
-            # Not all clients come back at the same moment
-            server.pause(wait + self._generator.uniform(0, min(1.0, wait / 10)))
+            server.rest(wait, self._generator.uniform(0, min(1.0, wait / 10)), refusal)
         return wait
 
     async def _end_with(self, server: Server, refusal: Refusal) -> None:

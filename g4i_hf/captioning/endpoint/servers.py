@@ -31,6 +31,7 @@ CONNECT_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 4.0  # below the 5 of uvicorn, which serves most of them
 MODELS_SECONDS = 5.0
 MODELS_SHOWN = 10
+LONG_PAUSE = 5.0  # seconds; shorter ones are not worth a line
 
 
 def addresses_of(base_url: str | None) -> list[str]:
@@ -165,6 +166,12 @@ class Server:
     def pause(self, seconds: float) -> None:
         """Sends nothing for so long."""
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
+
+    def rest(self, seconds: float, more: float, refusal: Refusal) -> None:
+        """A pause that it asked for, and a little `more`: not all clients come back at the same moment."""
+        if seconds > LONG_PAUSE and not self.is_paused:
+            logger.warning("%s asks for a pause of %.0f s (%s).", self.name, seconds, refusal)
+        self.pause(seconds + more)
 
     @property
     def is_paused(self) -> bool:

@@ -24,8 +24,9 @@ class JournalWriter:
     """
     Appends answers to a segment of its own, `<folder>/<uuid>.jsonl`, made with the first of them.
 
-    A thread writes all that has come since and then waits once for the disk, so that many answers share one wait. To
-    be used by several threads of one process; another process needs a writer of its own.
+    A line is written at once, so that a process that is killed has lost none; a thread then waits for the disk, once
+    for all that was written meanwhile. To be used by several threads of one process; another process needs a writer of
+    its own.
 
     Args:
         folder: of the journal; made when there is something to write.
@@ -41,16 +42,17 @@ class JournalWriter:
         _check_folder(self.folder)
         self._process = os.getpid()
         self._changed = threading.Condition()
-        self._queue: list[tuple[bytes, Callable[[], None] | None]] = []
+        self._segment: int | None = None
+        self._queue: list[Callable[[], None] | None] = []  # of the lines that wait for the disk
         self._queued_bytes = self._appended = self._durable = 0
         self._error: BaseException | None = None
-        self._error_is_told = False
+        self._error_is_told = self._syncing = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def append(self, question: Question, answer: Answer, on_durable: Callable[[], None] | None = None) -> None:
         """
-        Returns at once, unless the disk has fallen far behind.
+        Returns when the line is written, though not yet durable.
 
         Args:
             on_durable: called from the writer's thread once the answer would survive a power cut. It must be quick
@@ -62,11 +64,16 @@ class JournalWriter:
             if threading.current_thread() is not self._thread:
                 self._changed.wait_for(lambda: self._queued_bytes < MAX_QUEUED_BYTES or self._error)
             self._check()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-                self._thread.start()
-                atexit.register(self._close_at_exit)
-            self._queue.append((line, on_durable))
+            try:
+                if self._segment is None:
+                    self._segment = _create(self.path)
+                    self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+                    self._thread.start()
+                    atexit.register(self._close_at_exit)
+                _write_all(self._segment, line)
+            except BaseException as error:
+                return self._stop_with(error)
+            self._queue.append(on_durable)
             self._queued_bytes += len(line)
             self._appended += 1
             self._changed.notify_all()
@@ -126,9 +133,13 @@ class JournalWriter:
             raise RuntimeError("A JournalWriter belongs to the process that made it. Make one in each process.")
 
     def _check_error(self) -> None:
-        if self._error is not None:
-            self._error_is_told = True
-            raise self._failure() from self._error
+        if self._error is None:
+            return
+        with self._changed:
+            if threading.current_thread() is not self._thread:  # what it is at still counts
+                self._changed.wait_for(lambda: not self._syncing)
+        self._error_is_told = True
+        raise self._failure() from self._error
 
     def _check(self) -> None:
         self._check_error()
@@ -147,33 +158,36 @@ class JournalWriter:
         )
 
     def _run(self) -> None:
-        segment = None
         try:
-            segment = _create(self.path)
             while batch := self._next_batch():
-                _write_all(segment, b"".join(line for line, _ in batch))
-                os.fsync(segment)
-                for _, on_durable in batch:
+                os.fsync(self._segment)
+                for on_durable in batch:
                     if on_durable is not None:
                         on_durable()
                 with self._changed:
                     self._durable += len(batch)
+                    self._syncing = False
                     self._changed.notify_all()
         except BaseException as error:
             with self._changed:
-                self._error = error
-                self._queue.clear()
-                self._changed.notify_all()
+                self._syncing = False
+                self._stop_with(error)
         finally:
-            if segment is not None:
-                with contextlib.suppress(OSError):  # what counts as done is on the disk already
-                    os.close(segment)
+            with contextlib.suppress(OSError):  # what counts as done is on the disk already
+                os.close(self._segment)
 
-    def _next_batch(self) -> list[tuple[bytes, Callable[[], None] | None]]:
-        """All that waits; empty when the writer is closed."""
+    def _stop_with(self, error: BaseException) -> None:
+        """Nothing more counts as done. To be called with the lock held."""
+        self._error = self._error or error
+        self._queue.clear()
+        self._changed.notify_all()
+
+    def _next_batch(self) -> list[Callable[[], None] | None]:
+        """The lines that wait; none when the writer is closed, or has stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._changed.wait_for(lambda: self._queue or self._closed or self._error)
             batch, self._queue, self._queued_bytes = self._queue, [], 0
+            self._syncing = bool(batch)
             self._changed.notify_all()
             return batch
 
