@@ -66,8 +66,8 @@ class JournalWriter:
             self._check()
             try:
                 if self._segment is None:
-                    self._segment = _create(self.path)
-                    self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+                    self._segment, folders = _create(self.path)
+                    self._thread = threading.Thread(target=self._run, args=(folders,), name="journal", daemon=True)
                     self._thread.start()
                     atexit.register(self._close_at_exit)
                 _write_all(self._segment, line)
@@ -157,8 +157,10 @@ class JournalWriter:
             "the same command again: it goes on from there.",
         )
 
-    def _run(self) -> None:
+    def _run(self, folders: list[Path]) -> None:
         try:
+            for folder in folders:
+                _sync_folder(folder)
             while batch := self._next_batch():
                 os.fsync(self._segment)
                 for on_durable in batch:
@@ -220,17 +222,15 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _create(path: Path) -> int:
+def _create(path: Path) -> tuple[int, list[Path]]:
     """
-    A new segment, open for appending. The entries of the folders are made durable too: a file whose name is lost in a
-    power cut is lost with it.
+    A new segment, open for appending, and the folders whose entries must be made durable too: a file whose name is
+    lost in a power cut is lost with it.
     """
     missing = [folder for folder in (path.parent, *path.parent.absolute().parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     segment = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666)
-    for folder in (path.parent, *(folder.parent for folder in missing)):
-        _sync_folder(folder)
-    return segment
+    return segment, [path.parent, *(folder.parent for folder in missing)]
 
 
 def _sync_folder(folder: Path) -> None:
