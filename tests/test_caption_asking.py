@@ -108,9 +108,12 @@ def rows_of(split: Dataset, journal: Path, templates=()) -> list[dict]:
     return journal_columns(questions, Journal.load(journal), CleaningArguments()).to_list()
 
 
-def test_facts_are_those_of_files_and_of_bytes(folder):
+def test_facts_are_those_of_files_and_of_bytes(folder, monkeypatch):
     split = opened(folder)
-    facts, table = ImageFacts.of(split), ImageFacts.of(in_a_table(split))
+    monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("opened"))
+    facts = ImageFacts.of(split)
+    monkeypatch.undo()
+    table = ImageFacts.of(in_a_table(split))
     for row, image in enumerate(split["image"]):
         found = os.stat(image["path"])
         assert facts.of_row(row) == (found.st_size, found.st_mtime_ns)

@@ -5,9 +5,8 @@ import random
 
 import pytest
 
-from g4i_hf.captioning.answers import Answer
 from g4i_hf.captioning.arguments import CleaningArguments
-from g4i_hf.captioning.cleaning.clean import STEPS, Cleaned, clean, count_steps, is_failed
+from g4i_hf.captioning.cleaning.clean import STEPS, Cleaned, clean
 from g4i_hf.captioning.cleaning.sentences import count_words, split_sentences
 
 ARGS = CleaningArguments()
@@ -282,19 +281,6 @@ def test_the_order_is_that_of_the_steps():
     assert cleaned.caption == "A dog."
     assert cleaned.applied == ("boilerplate", "openings", "repetitions", "max_caption_words")
     assert [step for step in STEPS if step in cleaned.applied] == list(cleaned.applied)
-
-
-def test_counts_name_every_step():
-    counts = count_steps(clean(text, None, ARGS) for text in (*OPENINGS, *REFUSALS, "A dog."))
-    assert list(counts) == list(STEPS)
-    assert counts["refusals"] == len(REFUSALS) and counts["openings"] >= len(OPENINGS) and counts["unfinished"] == 0
-
-
-def test_a_failure_is_told_from_the_answer():
-    assert not is_failed(Answer("ok", "A dog."), ARGS)
-    assert is_failed(Answer("ok", "I'm sorry, but I can't help with that."), ARGS)
-    assert is_failed(Answer("ok", " "), ARGS) and is_failed(Answer("timeout", reason="no answer"), ARGS)
-    assert not is_failed(Answer("ok", "I'm sorry, but I can't help with that."), OFF)
 
 
 def test_sentences_keep_abbreviations_and_quotes_together():

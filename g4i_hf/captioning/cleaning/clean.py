@@ -1,11 +1,9 @@
 """Answers -> captions: pure functions, each with a switch, applied in a fixed order."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..answers import OK, Answer
+from ..answers import OK
 from ..arguments import CleaningArguments
 from .loops import cut_loops
 from .markup import cut_closings, cut_markup, has_closing
@@ -67,17 +65,6 @@ def clean(text: str | None, finish_reason: str | None, args: CleaningArguments) 
             applied.add("min_caption_words")
         return Cleaned(None, "empty", _ordered(applied))
     return Cleaned(text, OK, _ordered(applied))
-
-
-def is_failed(answer: Answer, args: CleaningArguments) -> bool:
-    """Whether an answer gives no caption: none came, the model declined, or nothing is left of it."""
-    return answer.status != OK or clean(answer.text, answer.finish_reason, args).caption is None
-
-
-def count_steps(cleaned: Iterable[Cleaned]) -> dict[str, int]:
-    """How many answers each step changed, by the names of the [`STEPS`]."""
-    counts = Counter(step for one in cleaned for step in one.applied)
-    return {step: counts[step] for step in STEPS}
 
 
 def _clean_once(text: str, cut_off: bool, args: CleaningArguments, applied: set[str]) -> tuple[str, bool, bool]:

@@ -9,6 +9,7 @@ from typing import Any
 from ...checkpoints import folder_digest
 from ..answers import Deliver, Question
 from ..arguments import EndpointArguments
+from ..decoding import decoding_provenance
 from .run import EndpointRun
 from .servers import Server, addresses_of, token_for
 
@@ -55,17 +56,13 @@ class EndpointCaptioner:
         self.endpoint = endpoint or EndpointArguments()
         self.addresses = addresses_of(base_url)
         self._servers()  # mistakes are seen now
-        is_sampled, is_folder = temperature > 0, Path(model).is_dir()
+        is_folder = Path(model).is_dir()
         self.provenance: dict[str, Any] = {
             "captioner": "endpoint",
             # `transformers serve` calls a model by its folder, which is another one elsewhere
             "model": Path(model).resolve().name if is_folder else Path(model).name if os.path.isabs(model) else model,
             "revision": revision or (folder_digest(model) if is_folder else None),
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p if is_sampled else None,
-            "seed": seed if is_sampled else None,
-            "image_max_side": max_side,
+            **decoding_provenance(max_new_tokens, temperature, top_p, seed, max_side),
             "jpeg_quality": self.endpoint.jpeg_quality,
         }
 

@@ -91,24 +91,6 @@ def source_digest(image: dict[str, Any] | None) -> tuple[str, int, int | None]:
     return digest.hexdigest(), found.st_size, found.st_mtime_ns
 
 
-def stat_of(image: dict[str, Any] | None) -> tuple[int | None, int | None]:
-    """
-    Size in bytes and mtime in nanoseconds, without opening anything. No mtime for bytes in a table, and neither for a
-    file that lies on a server.
-
-    Raises:
-        ValueError: for a null.
-        OSError: when there is no such file.
-    """
-    content, path = _parts(image)
-    if content is not None:
-        return len(content), None
-    if _is_remote(path):
-        return None, None
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
-
-
 def _digest(state: Any, parts: list) -> str:
     """A JSON list after the JSON object of the provenance: neither can be cut differently and give the same text."""
     state = state.copy()

@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 
 from ..answers import Answer, CaptionerError, Deliver, Question
 from ..arguments import LocalCaptionerArguments
+from ..decoding import decoding_provenance
 from .images import Unreadable, batches_of_similar_size, decode
 from .model import Source
 
@@ -68,17 +69,12 @@ class LocalCaptioner:
         self.source = Source(model, revision, self.local)
         self.max_side, self.device = max_side, device
         self.batch_size = self.local.caption_batch_size
-        is_sampled = temperature > 0
         self.provenance: dict[str, Any] = {
             "captioner": "local",
             **self.source.identity,
             # As it was asked for: machines of one run may differ in what `auto` is to them
             "dtype": self.local.captioner_dtype,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p if is_sampled else None,
-            "seed": seed if is_sampled else None,
-            "image_max_side": max_side,
+            **decoding_provenance(max_new_tokens, temperature, top_p, seed, max_side),
         }
 
     @cached_property

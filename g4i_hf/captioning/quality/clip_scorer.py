@@ -63,12 +63,6 @@ class ClipScorer:
             return np.zeros(0, dtype=np.float32)
         return (self.embed_images(images) * self.embed_texts(texts)).sum(1)
 
-    def matrix(self, images: Sequence[PILImage.Image], texts: Sequence[str]) -> np.ndarray:
-        """(n, m) float32: the cosine of each of n images and each of m texts."""
-        if not len(images) or not len(texts):
-            return np.zeros((len(images), len(texts)), dtype=np.float32)
-        return self.embed_images(images) @ self.embed_texts(texts).T
-
     def embed_images(self, images: Sequence[PILImage.Image]) -> np.ndarray:
         """(n, D) float32, rows of unit norm. An image that is given several times is encoded once."""
         return self._embed(images, id, self._encode_images)
