@@ -23,6 +23,7 @@ ORDER = {
     "losses": 4,
     "training": 5,
     "evaluation": 6,
+    "zero_shot": 6,
     "hub": 7,
     "recipes": 8,
 }
