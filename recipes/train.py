@@ -49,6 +49,8 @@ def main() -> None:
             raise
         if state == "finished":
             _say(f"{args.output_dir} holds this very run, finished. Train it again with --overwrite true.")
+            if args.push_to_hub:
+                _say("It was not pushed now: that is what release.py does.")
             return
         # 2. Images, captions, embeddings; everything is checked before anything is written to output_dir
         splits, id2label, text_embed_dim, to_embed = load_data(run, data, encoder, args)
@@ -60,8 +62,10 @@ def main() -> None:
         # 4. Training
         trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, args)
         train(trainer, resolved, state, checkpoint)
-        # 5. Evaluation, the last thing written
+        # 5. Evaluation, the last thing written, and the release of the run where one was asked for
         finish(trainer, processor, splits, run, student.student)
+        if args.push_to_hub:
+            publish(trainer)
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
 
@@ -151,6 +155,11 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     from g4i_hf.modeling.processing import ImageSettings
     from g4i_hf.training import AlignmentTrainer
 
+    publisher = None
+    if args.push_to_hub:
+        from g4i_hf.hub import StudentPublisher
+
+        publisher = StudentPublisher(args)
     settings = ImageSettings.from_processor(processor)
     transform = train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
     evaluated = splits.get(run.eval_split)
@@ -161,6 +170,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
         eval_dataset=CaptionedImages(evaluated, eval_transform(processor)) if evaluated is not None else None,
         processing_class=saved_processor,
         compute_metrics=accuracy_of_logits,
+        publisher=publisher,
     )
 
 
@@ -176,7 +186,7 @@ def train(trainer, resolved, state, checkpoint) -> None:
     if checkpoint is not None:
         _say(f"Going on from {checkpoint}")
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # else it would be pushed now, before its evaluation
     if args.should_save and trainer.ema is not None:
         trainer.ema.save(args.output_dir)
     trainer.save_state()
@@ -198,6 +208,18 @@ def finish(trainer, processor, splits, run, student: str) -> None:
     trained = describe_training(student, trainer.model, trainer.train_dataset, args)
     rows = summary_of_run(trained, args, trainer.state, trainer.stopwatch, metrics)
     _say("\n" + as_block(rows | {"Next": next_steps(args, _launch())}))
+
+
+def publish(trainer) -> None:
+    args = trainer.args
+    try:
+        url = trainer.push_to_hub()
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"The run is finished and whole in {args.output_dir}, but was not pushed: {error}\nPush it with "
+            f"{_launch().format('release')} --run {args.output_dir} --repo_id {trainer.hub_model_id} --push_to_hub true"
+        ) from error
+    _say(f"Pushed: {url}")
 
 
 def plan(model, saved_processor, processor, splits, to_embed: int, options, checkpoint) -> None:

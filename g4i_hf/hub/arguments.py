@@ -53,7 +53,9 @@ class ReleaseArguments:
     # --- Space ---
     space: bool = field(default=False, metadata={"help": "Make a Gradio app of the student as well."})
     space_dir: str | None = field(default=None, metadata={"help": "Where the app goes; <run>/space by default."})
-    space_repo_id: str | None = field(default=None, metadata={"help": "Hub id of the app; <repo_id>-space by default."})
+    space_repo_id: str | None = field(
+        default=None, metadata={"help": "Hub id of the app; <repo_id>-space by default."}
+    )
     # --- Hub ---
     repo_id: str | None = field(default=None, metadata={"help": "Hub id, as in me/my-student."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push what was written to repo_id."})

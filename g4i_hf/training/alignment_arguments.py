@@ -28,8 +28,8 @@ class AlignmentArguments(TrainingArguments):
 
     Differs from its parent in these defaults: `remove_unused_columns=False`, as rows are read by our own data set;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `save_total_limit=2`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no
-    accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with `optim_args`) and
+    `save_total_limit=2`; `hub_private_repo=True`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True`
+    where there is no accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with `optim_args`) and
     `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
 
     Args:
@@ -175,6 +175,9 @@ class AlignmentArguments(TrainingArguments):
         default=False, metadata={"help": "Every parameter takes part in every step."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "Whether a repository that push_to_hub makes is private."}
+    )
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
     def __post_init__(self):

@@ -15,7 +15,8 @@ from .trainer import STAGING
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
 NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm", "stop_on_nan"}
-NOT_COMPARED |= {"report_to", "project", "run_name"}
+NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
+NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "tensorboard", STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json")

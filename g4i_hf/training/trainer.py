@@ -24,15 +24,15 @@ from .alignment_term import AlignmentTerm
 from .class_weights import class_weights_of
 from .ema import EmaCallback
 from .loss_check import LossCheck
-from .optimizing_trainer import OptimizingTrainer
 from .progress import replace_progress
+from .publishing_trainer import PublishingTrainer
 from .stopwatch import Stopwatch
 from .trackers import forget_local_student, name_run, use_run_folder
 
 STAGING = ".tmp-checkpoint"
 
 
-class AlignmentTrainer(OptimizingTrainer):
+class AlignmentTrainer(PublishingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
@@ -49,7 +49,11 @@ class AlignmentTrainer(OptimizingTrainer):
         model: the aligned model.
         args: [`AlignmentArguments`].
         train_dataset: map-style; items as those of [`~g4i_hf.data.dataset.CaptionedImages`].
-        kwargs: everything else that `Trainer` takes.
+        kwargs: `publisher`, a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`; and everything that `Trainer`
+            takes.
+
+    Raises:
+        ValueError: when `push_to_hub` is set without a publisher.
     """
 
     def __init__(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset=None, **kwargs):
@@ -234,11 +238,7 @@ class AlignmentTrainer(OptimizingTrainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(run_dir / name))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Called while the checkpoint still lies in its temporary folder: `_save_checkpoint` pushes later."""
+        self.publish_checkpoint(run_dir / name)
 
     def _settle_best_checkpoint(self, staging: Path, run_dir: Path) -> None:
         best = self.state.best_model_checkpoint
