@@ -215,9 +215,10 @@ def publish(trainer) -> None:
     try:
         url = trainer.push_to_hub()
     except (OSError, ValueError) as error:
+        again = f"--run {args.output_dir} --repo_id {trainer.hub_model_id} --push_to_hub true"
         raise OSError(
             f"The run is finished and whole in {args.output_dir}, but was not pushed: {error}\nPush it with "
-            f"{_launch().format('release')} --run {args.output_dir} --repo_id {trainer.hub_model_id} --push_to_hub true"
+            f"{_launch().format('release')} {again}"
         ) from error
     _say(f"Pushed: {url}")
 
