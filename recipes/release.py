@@ -1,9 +1,11 @@
 """
-Writes the student of a run as a plain checkpoint, with a card.
+Makes what can be published: of a run, its student as a plain checkpoint with a card; of a stage, a data set.
 
     accelerate launch recipes/release.py --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+    accelerate launch recipes/release.py --stage runs/emoji_styles/embeddings --repo_id me/emoji-captions
 
-transformers loads it without this package, and so does timm when the student is one of its models.
+transformers loads the student without this package, and so does timm when it is one of its models. Nothing is pushed
+without --push_to_hub true; --dry_run true lists what would be.
 """
 
 import os
@@ -35,79 +37,99 @@ def main() -> None:
     import torch
     from accelerate import PartialState
 
-    from g4i_hf.evaluation.comparison import as_text
-    from g4i_hf.evaluation.predict import check_run
-    from g4i_hf.hub import release_student
-
     state = PartialState(cpu=not torch.accelerator.is_available())
     quiet_libraries(state.is_main_process)
     if not state.is_main_process:
         return
     try:
-        if args.baseline:
-            check_run(args.baseline)
-        student = release_student(args.run, args.student_dir, args.weights)
-        rows = comparison(args)
-        card = build_card(args, student, rows)
-    except (OSError, ValueError) as error:
+        # 1. What is published, each as a folder that is whole or not there
+        released = [data_set(args)] if args.stage else student_and_space(args)
+        # 2. The list of it, or the push
+        for folder, repo_id, repo_type in released:
+            publish(args, folder, repo_id, repo_type)
+    except (OSError, ValueError, ImportError) as error:
         raise OptionError(str(error)) from error
-    card.save(student / "README.md")
+
+
+def data_set(args) -> tuple[Path, str | None, str]:
+    """The folder of the data set that a stage has made, its Hub id, and what kind of repository it is."""
+    from g4i_hf.hub.dataset_folder import build_dataset
+
+    folder = build_dataset(
+        args.stage,
+        args.dataset_dir or Path(args.stage).resolve().with_name(f"{Path(args.stage).resolve().name}-dataset"),
+        with_images=args.with_images,
+        images_id=args.images_id,
+        license=args.license,
+        repo_id=args.repo_id,
+        max_shard_size=args.max_shard_size,
+    )
+    _say("data set", folder, "Parquet files and a card, for datasets.load_dataset")
+    return folder, args.repo_id, "dataset"
+
+
+def student_and_space(args) -> list[tuple[Path, str | None, str]]:
+    """The folders of the student and, where it was asked for, of its Space."""
+    from g4i_hf.evaluation.comparison import as_text
+    from g4i_hf.evaluation.predict import check_run
+    from g4i_hf.hub import release_student
+    from g4i_hf.hub.student_folder import write_card
+
+    for baseline in (args.baseline, *(args.seed_baselines or [])):
+        if baseline:
+            check_run(baseline)
+    student = release_student(
+        args.run, args.student_dir, args.weights, aligned=args.aligned, onnx=args.onnx, lora=args.lora
+    )
+    rows = write_card(student, args)
     (Path(args.run) / "README.md").write_text(RUN_PAGE)
+    released = [(student, args.repo_id, "model")]
+    if args.space:
+        from g4i_hf.hub.space import build_space
+
+        space = build_space(args.run, student, args.space_dir or Path(args.run) / "space", repo_id=args.repo_id)
+        released.append((space, args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None), "space"))
     if rows:
         print(f"\n{as_text(rows)}\n")
-    made = {
-        "student": (student, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained"),
-        "aligned": (Path(args.run), "the run: model with projector, options, figures, predictions, card"),
-        "baseline": (Path(args.baseline) if args.baseline else None, "the run without alignment"),
-        "report": (Path(args.run).parent / "report.html", "a page with pictures"),
-    }
-    for name, (path, what) in made.items():
-        if path is not None and path.exists():
-            print(f"{name:10}{path}  ({what})")
+    _say("student", student, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
+    if args.space:
+        _say("space", space, f"a Gradio app: python {space / 'app.py'}")
+    _say("run", Path(args.run), "the aligned model, options, figures, predictions")
+    report = Path(args.run).parent / "report.html"
+    if report.exists():
+        _say("report", report, "a page with pictures")
+    return released
 
 
-def comparison(args) -> list:
-    """Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation."""
-    import json
+def publish(args, folder: Path, repo_id: str | None, repo_type: str) -> None:
+    """Checks a folder and lists it, or pushes it where that was asked for."""
+    from g4i_hf.hub.publishable import check_publishable
+    from g4i_hf.hub.push import list_files, push_folder
 
-    from g4i_hf.evaluation.comparison import MEASURES, compare
-
-    def figures(run: str | None) -> dict:
-        """Those of the weights that are released: a split may have been evaluated with the others."""
-        path = Path(run) / "all_results.json" if run else None
-        found = json.loads(path.read_text()) if path and path.is_file() else {}
-        evaluated = [key.removesuffix("_samples") for key in found if key.endswith("_samples")]
-        others = [split for split in evaluated if found.get(f"{split}_weights", "raw") != args.weights]
-        for split in others:
-            print(f"{run}: {split} was not evaluated with the {args.weights} weights, see --weights of evaluate.py.")
-            found = {key: value for key, value in found.items() if key not in {f"{split}_{name}" for name in MEASURES}}
-        return found
-
-    results = figures(args.run)
-    splits = [key.removesuffix("_samples") for key in results if key.endswith("_samples")]
-    return compare(results, figures(args.baseline), splits)
+    if args.dry_run:
+        files = list_files(folder)
+        total = sum(size for _, size in files)
+        where = f"{repo_id or 'a repository that --repo_id names'}, {'private' if args.private else 'public'} if new"
+        print(f"\nWould be pushed as a {repo_type} to {where}: {len(files)} files, {_size(total)}")
+        for name, size in files:
+            print(f"{_size(size):>10}  {name}")
+        check_publishable(folder)
+        print("No local path, host name or token was found in them. Nothing was pushed.")
+    elif args.push_to_hub:
+        url = push_folder(folder, repo_id, repo_type, private=args.private, revision=args.hub_revision)
+        print(f"Pushed {folder} to {url}")
 
 
-def build_card(args, student: Path, rows: list):
-    """The card, from the run's options and figures."""
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+def _size(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
 
-    from g4i_hf.hub import student_card
-    from g4i_hf.modeling.processing import ImageSettings
-    from g4i_hf.training.run_folder import read_options
 
-    model = AutoModelForImageClassification.from_pretrained(student)
-    is_timm = model.config.model_type == "timm_wrapper"
-    return student_card(
-        architecture=model.config.architecture if is_timm else type(model).__name__,
-        num_labels=model.config.num_labels,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        image_size=ImageSettings.from_processor(AutoImageProcessor.from_pretrained(student)).size,
-        options=read_options(args.run),
-        rows=rows,
-        is_timm=is_timm,
-        weights=args.weights,
-    )
+def _say(name: str, path: Path, what: str) -> None:
+    print(f"{name:10}{path}  ({what})")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ class AlignmentArguments(TrainingArguments):
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
     `save_total_limit=2`; `hub_private_repo=True`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True`
     where there is no accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with
-    `optim_args`) and `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
+    `optim_args`) and `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of
+    `timm.scheduler.create_scheduler_v2`).
 
     Args:
         align_weight (`float`, *optional*, defaults to 0.3):
