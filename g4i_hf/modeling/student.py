@@ -67,6 +67,9 @@ def student_config_from(
         config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
     if isinstance(config, TimmWrapperConfig):
         config.model_args = {**(config.model_args or {}), **student_args} or None
+        # The checkpoint's classes: written beside the student's own, they would be read back in their place
+        for name in ("label_names", "label_descriptions"):
+            vars(config).pop(name, None)
     else:
         for name, value in student_args.items():
             setattr(config, name, value)
