@@ -10,7 +10,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 	--num_cpu_threads_per_process 1
 TRAIN := $(LAUNCH) recipes/train.py --disable_tqdm true
 
-.PHONY: venv demo caption-demo test test-slow lint clean
+.PHONY: venv demo caption-demo hub-demo test test-slow browser lint clean
 
 venv: $(VENV)/.installed
 
@@ -42,8 +42,17 @@ lint: venv
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: venv
+test-slow: venv browser
 	$(BIN)/python -m pytest -m slow
+
+# The tests of the Space click through it in a real browser
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	echo "Installing Chromium"; \
+	if command -v apt-get >/dev/null; then \
+		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium >/dev/null; \
+	else $(BIN)/python -m playwright install chromium; fi
 
 clean:
 	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
