@@ -51,7 +51,11 @@ def write_safetensors(folder: Path, text: str) -> None:
 
 
 def write_parquet_strings(folder: Path, text: str) -> None:
-    Dataset.from_dict({"caption": ["a cat"] * 50 + [text]}).to_parquet(folder / "train.parquet")
+    # Compressed, so that it cannot be read from the file's bytes
+    captions = [f"a cat of {i * 7919 % 1000} colours on a stone" for i in range(2000)] + [
+        f"{i} {text}" for i in range(9)
+    ]
+    Dataset.from_dict({"caption": captions}).to_parquet(folder / "train.parquet", compression="gzip")
 
 
 def write_parquet_lists(folder: Path, text: str) -> None:
