@@ -1,0 +1,103 @@
+"""Where an aligned model lies, and what was recorded of its text encoder."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers.utils import cached_file
+
+from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
+from ..modeling.processing import student_processor
+
+TEXT_ENCODER_FILE = "text_encoder.json"
+RUN_OPTIONS = "train.yaml"
+ALIGNED = "aligned"
+
+
+@dataclass
+class TextSide:
+    """
+    What the captions of a model were embedded with.
+
+    Args:
+        text_encoder: Hub id, or folder; None where nothing is recorded.
+        text_encoder_revision: branch, tag or commit of it.
+        text_encoder_prompt: text before every caption. None: the encoder's own, if it has one.
+        text_encoder_prompt_name: name of a prompt that the encoder defines.
+        temperature: that of the alignment, where the model has learned none.
+    """
+
+    text_encoder: str | None = None
+    text_encoder_revision: str | None = None
+    text_encoder_prompt: str | None = None
+    text_encoder_prompt_name: str | None = None
+    temperature: float | None = None
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "TextSide":
+        return cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
+
+    @classmethod
+    def from_run(cls, folder: Path) -> "TextSide":
+        """Of a run that was not released: its options. A local encoder is relative to the run."""
+        options = yaml.safe_load((folder / RUN_OPTIONS).read_text(encoding="utf-8"))
+        side = cls.from_record(options)
+        side.temperature = options.get("align_temperature")
+        if side.text_encoder and side.text_encoder.startswith(".") and (folder / side.text_encoder).is_dir():
+            side.text_encoder = str(folder / side.text_encoder)
+        return side
+
+
+def open_aligned(
+    name: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
+) -> tuple[AlignedImageClassification, BaseImageProcessor, TextSide]:
+    """
+    Args:
+        name: Hub id or folder of an aligned model, of a run, or of a released student with the aligned model in
+            `aligned/`.
+        subfolder: where in it the aligned model lies; found where none is given.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub.
+
+    Returns:
+        The model in evaluation mode, the image processor of its student, and what is known of the text encoder.
+
+    Raises:
+        OSError: when nothing is found under that name.
+        ValueError: when there is no aligned model.
+    """
+    place = {"revision": revision, "token": token}
+    tried = [subfolder] if subfolder is not None else ["", ALIGNED]
+    found = next((folder for folder in tried if _is_aligned(_read(name, "config.json", folder, place))), None)
+    if found is None:
+        where = " and ".join(f"{name}/{folder}".rstrip("/") for folder in tried)
+        raise ValueError(
+            f"{name} holds no aligned model (looked in {where}): a plain student knows no text. Name a run, or a "
+            "student that was released with --aligned true."
+        )
+    # transformers looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
+    inside, at = (str(Path(name) / found), {}) if Path(name).is_dir() else (name, {"subfolder": found, **place})
+    model = AlignedImageClassification.from_pretrained(inside, **at).eval()
+    saved = AutoImageProcessor.from_pretrained(inside, **at)
+    return model, student_processor(model.config.student_config, saved), _text_side(name, found, place)
+
+
+def _text_side(name: str, folder: str, place: dict[str, Any]) -> TextSide:
+    record = _read(name, TEXT_ENCODER_FILE, folder, place)
+    if record is not None:
+        return TextSide.from_record(record)
+    run = Path(name) / folder
+    return TextSide.from_run(run) if (run / RUN_OPTIONS).is_file() else TextSide()
+
+
+def _is_aligned(config: dict[str, Any] | None) -> bool:
+    return (config or {}).get("model_type") == AlignedImageClassificationConfig.model_type
+
+
+def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
+    """A JSON file of a folder or of the Hub; None where the place is there and the file is not."""
+    path = cached_file(name, file, subfolder=folder, _raise_exceptions_for_missing_entries=False, **place)
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else None

@@ -1,0 +1,251 @@
+"""Classes by their names: known answers of a constructed model, and a trained one on concepts it has never seen."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from students import aligned_model
+from transformers import ViTConfig, ZeroShotImageClassificationPipeline
+
+from g4i_hf.hub import save_student
+from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.zero_shot import ZeroShotImageClassifier
+
+ROOT = Path(__file__).parent.parent
+DIM = 12
+
+
+class KnownVectors:
+    """A text encoder of a few texts, each a row of the identity unless another vector is given."""
+
+    dim, max_tokens, prompt, provenance = DIM, None, "", {}
+
+    def __init__(self, vectors: dict[str, np.ndarray]):
+        self.vectors, self.asked = vectors, []
+
+    def count_tokens(self, captions):
+        return [len(caption) for caption in captions]
+
+    def encode(self, captions):
+        self.asked += captions
+        return np.stack([self.vectors[caption] for caption in captions]).astype(np.float32)
+
+
+def unit(vector: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(vector, dim=-1)
+
+
+def pictures(count: int = 3) -> list[Image.Image]:
+    draw = np.random.default_rng(0)
+    return [Image.fromarray(draw.integers(0, 255, (48, 48, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return aligned_model("timm-resnet", DIM)
+
+
+def vectors_near(model, image) -> dict[str, np.ndarray]:
+    """Texts whose cosines with the image are 1, 0.5 and -1."""
+    embeds = ZeroShotImageClassifier(model, device="cpu").embed_images(image)
+    aside = unit(torch.eye(DIM)[0] - embeds[0] * embeds)
+    texts = {"same": embeds, "half": embeds / 2 + 3**0.5 / 2 * aside, "opposite": -embeds}
+    return {name: vector.numpy() for name, vector in texts.items()}
+
+
+def test_scores_are_the_softmax_of_cosines_over_the_temperature(model):
+    image = pictures(1)[0]
+    encoder = KnownVectors(vectors_near(model, image))
+    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=0.5, device="cpu")
+    assert isinstance(classifier, ZeroShotImageClassificationPipeline)
+    answer = classifier(image, candidate_labels=["half", "opposite", "same"])
+    expected = torch.tensor([1, 0.5, -1]).div(0.5).softmax(-1)
+    assert [each["label"] for each in answer] == ["same", "half", "opposite"]
+    assert [each["score"] for each in answer] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert classifier(image, "half, opposite,same,") == answer
+    assert encoder.asked == ["half", "opposite", "same"]  # the second time they are known
+
+
+def test_temperature_is_the_learned_one_then_that_of_training(model):
+    def scale(**kwargs):
+        return ZeroShotImageClassifier(model, device="cpu", **kwargs).scale
+
+    assert scale() == pytest.approx(5) and scale(temperature=0.01) == pytest.approx(100)
+    model.learn_logits(0.07)
+    assert scale() == pytest.approx(1 / 0.07) and scale(temperature=0.01) == pytest.approx(100)
+    model.logit_scale.data.fill_(9)
+    assert scale() == 100
+
+
+def test_a_learned_bias_makes_a_sigmoid_of_each_label(model):
+    image = pictures(1)[0]
+    encoder = KnownVectors(vectors_near(model, image))
+    model.learn_logits(0.5, bias=-1.0)
+    answer = ZeroShotImageClassifier(model, text_encoder=encoder, device="cpu")(image, ["same", "opposite"])
+    expected = torch.tensor([2.0 - 1, -2.0 - 1]).sigmoid()
+    assert [each["score"] for each in answer] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_text_is_centred_where_the_model_is(model):
+    image = pictures(1)[0]
+    near = vectors_near(model, image)
+    mean = torch.full((DIM,), 0.1)
+    model.set_text_mean(mean)
+    moved = {"same": near["same"] * 3 + mean.numpy(), "opposite": near["opposite"] * 2 + mean.numpy()}
+    classifier = ZeroShotImageClassifier(model, text_encoder=KnownVectors(moved), temperature=1, device="cpu")
+    expected = torch.tensor([1.0, -1.0]).softmax(-1).tolist()
+    answer = classifier(image, ["same", "opposite"])
+    assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
+    found = classifier.nearest(image, ["opposite", "same"], text_embeds=np.stack([moved["opposite"], moved["same"]]))
+    assert [each["caption"] for each in found] == ["same", "opposite"]
+    assert [each["score"] for each in found] == pytest.approx([1, -1], abs=1e-5)
+
+
+def test_several_templates_are_the_mean_of_their_vectors(model):
+    image = pictures(1)[0]
+    near = vectors_near(model, image)
+    encoder = KnownVectors(
+        {"x": near["same"], "a {x}": near["half"], "y": near["opposite"], "a {y}": near["opposite"]}
+    )
+    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=1, device="cpu")
+    answer = classifier(image, ["x", "y"], hypothesis_template=["{}", "a {{}}"])
+    between = 3**0.5 / 2  # two unit vectors 60 degrees apart; their mean is 30 from either
+    expected = torch.tensor([between, -1]).softmax(-1).tolist()
+    assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
+
+
+def test_batches_lists_paths_and_generators_give_what_single_images_give(model, tmp_path):
+    images = pictures()
+    encoder = KnownVectors(vectors_near(model, images[0]))
+    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, device="cpu")
+    labels = ["same", "half", "opposite"]
+    single = [classifier(image, labels) for image in images]
+    assert classifier(images, labels) == single
+    assert list(classifier((image for image in images), labels)) == single
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    assert classifier(str(paths[1]), labels) == single[1]
+    for batched, alone in zip(classifier(list(map(str, paths)), labels, batch_size=2), single, strict=True):
+        assert {each["label"]: each["score"] for each in batched} == pytest.approx(
+            {each["label"]: each["score"] for each in alone}, abs=1e-5
+        )
+    several = classifier.nearest(images, labels, top_k=2)
+    assert len(several) == 3 and several[0][0]["caption"] == "same" and len(several[0]) == 2
+    assert several[0] == classifier.nearest(images[0], labels, top_k=2)
+
+
+def test_a_16_bit_image_is_what_it_was_in_training(model):
+    grey = np.random.default_rng(1).integers(0, 255, (48, 48)).astype(np.uint8)
+    classifier = ZeroShotImageClassifier(model, device="cpu")
+    deep = Image.fromarray(grey.astype(np.uint16) << 8)
+    assert deep.mode.startswith("I")
+    assert torch.equal(classifier.embed_images(deep), classifier.embed_images(Image.fromarray(grey)))
+
+
+def test_wrong_calls_say_what_is_wrong(model):
+    image = pictures(1)[0]
+    classifier = ZeroShotImageClassifier(model, text_encoder=KnownVectors({}), device="cpu")
+    for labels in ([], "", " , ", None, ["a", 3]):
+        with pytest.raises(ValueError, match="candidate_labels is .*give class names"):
+            classifier(image, labels)
+    for template in ("a picture", [], ["{}", "a picture"]):
+        with pytest.raises(ValueError, match="hypothesis_template is .*needs a place"):
+            classifier(image, ["a"], hypothesis_template=template)
+    with pytest.raises(ValueError, match="captions is empty"):
+        classifier.nearest(image, [])
+    with pytest.raises(ValueError, match=r"shape \(1, 3\).*need \(1, 12\)"):
+        classifier.nearest(image, ["a"], text_embeds=np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        ZeroShotImageClassifier(model, temperature=0)
+    with pytest.raises(ValueError, match="Name it as text_encoder"):
+        ZeroShotImageClassifier(model, device="cpu")(image, ["a"])
+    wider = KnownVectors({})
+    wider.dim = 384
+    with pytest.raises(ValueError, match="KnownVectors gives vectors of 384 numbers.*vectors of 12"):
+        ZeroShotImageClassifier(model, text_encoder=wider, device="cpu")(image, ["a"])
+    with pytest.raises(ValueError, match="type vit does not know its image size"):
+        assert ViTConfig.model_type == "vit"
+        ZeroShotImageClassifier(aligned_model("vit"))
+
+
+@pytest.fixture
+def released(model, tmp_path):
+    """A student's folder with the aligned model in it, beside a run and a plain student."""
+    student, run, plain = tmp_path / "student", tmp_path / "run", tmp_path / "plain"
+    for folder in (student, plain):
+        save_student(model, folder)
+    for folder in (student / "aligned", run):
+        model.save_pretrained(folder)
+        generic_processor(ImageSettings(48)).save_pretrained(folder)
+    record = {"text_encoder": "some/encoder", "text_encoder_prompt": "passage: ", "temperature": 0.05}
+    (student / "aligned" / "text_encoder.json").write_text(json.dumps(record))
+    (tmp_path / "encoder").mkdir()
+    (run / "train.yaml").write_text("text_encoder: ../encoder\nalign_temperature: 0.4\nlearning_rate: 1\n")
+    return tmp_path
+
+
+def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
+    image, expected = pictures(1)[0], ZeroShotImageClassifier(model, device="cpu").embed_images(pictures(1)[0])
+    student = ZeroShotImageClassifier(released / "student", device="cpu")
+    assert student.side.text_encoder == "some/encoder" and student.side.text_encoder_prompt == "passage: "
+    assert student.scale == pytest.approx(20)
+    moved = ZeroShotImageClassifier(released / "student", text_encoder="another/place", device="cpu").side
+    assert (moved.text_encoder, moved.text_encoder_prompt) == ("another/place", "passage: ")
+    named = ZeroShotImageClassifier(str(released / "student"), subfolder="aligned", device="cpu")
+    run = ZeroShotImageClassifier(released / "run", device="cpu")
+    assert Path(run.side.text_encoder).resolve() == (released / "encoder").resolve()
+    assert run.scale == pytest.approx(2.5)
+    for classifier in (student, named, run):
+        torch.testing.assert_close(classifier.embed_images(image), expected)
+
+
+def test_a_plain_student_and_a_wrong_name_are_said(released):
+    with pytest.raises(ValueError, match=r"plain holds no aligned model .*plain/aligned.*--aligned true"):
+        ZeroShotImageClassifier(released / "plain")
+    with pytest.raises(ValueError, match="holds no aligned model"):
+        ZeroShotImageClassifier(released / "student", subfolder="elsewhere")
+    with pytest.raises(OSError, match="nowhere"):
+        ZeroShotImageClassifier(str(released / "nowhere"))
+
+
+def test_the_default_encoder_is_found_without_a_connection(tmp_path):
+    """The model has 384 numbers, and the encoder is the one of the recipes, from its package."""
+    torch.manual_seed(0)
+    model = aligned_model("timm-resnet", 384)
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    classifier = ZeroShotImageClassifier(model, text_encoder=name, device="cpu")
+    answer = classifier(pictures(1)[0], ["a cat", "a dog"])
+    assert sum(each["score"] for each in answer) == pytest.approx(1)
+    with pytest.raises(ValueError, match="gives vectors of 384 numbers"):
+        ZeroShotImageClassifier(aligned_model("timm-resnet", 12), text_encoder=name)(pictures(1)[0], ["a"])
+
+
+@pytest.mark.slow
+def test_a_trained_model_knows_concepts_that_it_has_never_seen(tmp_path):
+    """Three epochs; each of the 222 concepts, in a style that is new as well, among the names of all of them."""
+    from datasets import load_dataset
+
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    command = [sys.executable, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml"]
+    command += ["--num_train_epochs", "3", "--warmup_steps", "20", "--eval_strategy", "no", "--save_strategy", "no"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    classifier = ZeroShotImageClassifier(tmp_path / "runs" / "emoji_styles" / "aligned", device="cpu")
+    novel = load_dataset("parquet", data_files=str(ROOT / "recipes/emoji_styles/data/test_novel.parquet"))["train"]
+    names = [caption.split(":")[0] for caption in novel["caption"]]
+    answers = classifier(list(novel["image"]), sorted(set(names)), batch_size=32)
+    found = [name in [each["label"] for each in answer[:5]] for name, answer in zip(names, answers, strict=True)]
+    assert np.mean(found) > 4 * 5 / len(set(names))
+    described = classifier.nearest(list(novel["image"]), novel["caption"], top_k=5)
+    own = [
+        caption in [each["caption"] for each in row] for caption, row in zip(novel["caption"], described, strict=True)
+    ]
+    assert np.mean(own) > 4 * 5 / len(set(names))
