@@ -57,7 +57,9 @@ def write_parquet_strings(folder: Path, text: str) -> None:
     captions = [f"a cat of {i * 7919 % 1000} colours on a stone" for i in range(2000)] + [
         f"{i} {text}" for i in range(9)
     ]
-    pq.write_table(pa.table({"caption": captions}), folder / "train.parquet", compression="gzip")
+    pq.write_table(
+        pa.table({"caption": captions}), folder / "train.parquet", compression="gzip", write_statistics=False
+    )
 
 
 def write_parquet_lists(folder: Path, text: str) -> None:
