@@ -53,7 +53,7 @@ def run_cell(cell: dict) -> dict:
         for name, value in cell.items():
             argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
         run, data, encoder, student, augmentation, args = parse_options(classes, argv)
-        splits, id2label, dim = train.load_data(run, data, encoder, args)
+        splits, id2label, dim, *_ = train.load_data(run, data, encoder, args)
         styles = splits["train"]["style"][:]
         held_out = splits["train"].select([i for i, style in enumerate(styles) if style == HELD_OUT])
         splits["train"] = splits["train"].select([i for i, style in enumerate(styles) if style != HELD_OUT])

@@ -35,6 +35,7 @@ def main() -> None:
         default_config=Path(__file__).parent / "emoji_styles" / "train.yaml",
     )
     from g4i_hf.data.loading import check_dataset_name
+    from g4i_hf.training.lineage import lineage_of
     from g4i_hf.training.run_folder import open_run, resolved_options
 
     run, data, encoder, student, augmentation, args = options
@@ -52,8 +53,9 @@ def main() -> None:
             if args.push_to_hub:
                 _say("It was not pushed now: that is what release.py does.")
             return
+        check_lora(student, args)
         # 2. Images, captions, embeddings; everything is checked before anything is written to output_dir
-        splits, id2label, text_embed_dim, to_embed = load_data(run, data, encoder, args)
+        splits, id2label, text_embed_dim, to_embed, embeddings = load_data(run, data, encoder, args)
         # 3. Student and projector
         model, saved_processor, processor = build_model(student, augmentation, args, id2label, text_embed_dim)
         if run.dry_run:
@@ -61,26 +63,27 @@ def main() -> None:
             return
         # 4. Training
         trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, args)
-        train(trainer, resolved, state, checkpoint)
+        train(trainer, resolved, state, checkpoint, lambda: lineage_of(splits, data, student, embeddings))
         # 5. Evaluation, the last thing written, and the release of the run where one was asked for
         finish(trainer, processor, splits, run, student.student)
         if args.push_to_hub:
             publish(trainer)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise OptionError(str(error)) from error
 
 
 def load_data(run, data, encoder, args):
     """
     The splits with their embeddings, checked; the class names; the size of the embeddings (None without any); of a dry
-    run, how many captions are still to be embedded.
+    run, how many captions are still to be embedded; the folder of the embeddings where they are not the data's own.
     """
     from accelerate import PartialState
 
     from g4i_hf import columns
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names
-    from g4i_hf.embedding import captions_to_embed, with_text_embeds
+    from g4i_hf.data.stage import join_stage, read_stage
+    from g4i_hf.embedding import captions_to_embed, text_embeds_folder
 
     with PartialState().main_process_first():  # the first fills the cache that the others read
         splits = data.load()
@@ -91,11 +94,12 @@ def load_data(run, data, encoder, args):
     embedding = {"source": data.dataset_name, "source_revision": data.dataset_revision}
     embedding["shared"] = encoder.embeddings_dir is None
     folder = encoder.embeddings_dir or Path(args.output_dir).parent / "embeddings"
-    to_embed, dim = 0, None
+    to_embed, dim, embeddings = 0, None, None
     if run.dry_run and encoder.text_encoder and not has_embeds:
         to_embed, dim = captions_to_embed(splits, encoder, folder, **embedding)
     if not to_embed:
-        splits = with_text_embeds(splits, encoder, folder, **embedding)
+        embeddings = text_embeds_folder(splits, encoder, folder, **embedding)
+        splits = splits if embeddings is None else join_stage(splits, embeddings, read_stage(embeddings))
     training = splits[run.train_split]
     feature = training.features.get(columns.TEXT_EMBEDS)
     text_embed_dim = columns.text_embed_dim_of(feature)
@@ -114,7 +118,20 @@ def load_data(run, data, encoder, args):
             training=False,
             require_labels=run.require_labels,
         )
-    return splits, id2label, text_embed_dim or dim, to_embed
+    return splits, id2label, text_embed_dim or dim, to_embed, embeddings
+
+
+def check_lora(student, args) -> None:
+    """Before captions are embedded, which can take long."""
+    if not student.use_peft:
+        return
+    from g4i_hf.modeling.lora import require_peft
+
+    if args.freeze_backbone:
+        raise ValueError(
+            "use_peft and freeze_backbone are both true: one adapts the backbone, one does not. Choose one."
+        )
+    require_peft()
 
 
 def build_model(student, augmentation, args, id2label, text_embed_dim):
@@ -135,16 +152,32 @@ def build_model(student, augmentation, args, id2label, text_embed_dim):
         image_size=image_size,
         image_settings=augmentation.image_settings,
         revision=student.student_revision,
+        lora=student.lora(),
         projector_type=student.projector_type,
         projector_hidden_size=student.projector_hidden_size,
         projector_norm=student.projector_norm,
     )
+    if student.use_peft:
+        model.config.lora["revision"] = base_revision(model.config.lora)
     config, settings = model.config.student_config, augmentation.image_settings
     if student.pretrained and config.model_type != "timm_wrapper":
         saved = pretrained_processor(student.student, student.student_revision, {"image_size": image_size, **settings})
     else:
         saved = generic_processor(ImageSettings.of(config, image_size, settings))
     return model, saved, student_processor(config, saved)
+
+
+def base_revision(lora: dict) -> str | None:
+    """The commit of the checkpoint that is adapted, as far as the cache knows it: an adapter belongs to no other."""
+    from g4i_hf.checkpoints import commit_of
+
+    base, revision = lora["base_model_name_or_path"], lora["revision"]
+    for file in ("model.safetensors", "config.json"):  # timm fetches no config.json
+        try:
+            return commit_of(base, revision, file) if base else None
+        except OSError:
+            continue
+    return revision
 
 
 def build_trainer(model, processor, saved_processor, splits, run, augmentation, args):
@@ -174,7 +207,8 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     )
 
 
-def train(trainer, resolved, state, checkpoint) -> None:
+def train(trainer, resolved, state, checkpoint, lineage) -> None:
+    from g4i_hf.training.lineage import write_lineage
     from g4i_hf.training.run_folder import clear_run, write_options
 
     args = trainer.args
@@ -182,6 +216,7 @@ def train(trainer, resolved, state, checkpoint) -> None:
         if state == "fresh":
             clear_run(args.output_dir)
         write_options(args.output_dir, resolved)
+        write_lineage(args.output_dir, lineage())
     trainer.accelerator.wait_for_everyone()
     if checkpoint is not None:
         _say(f"Going on from {checkpoint}")

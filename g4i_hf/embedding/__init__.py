@@ -1,7 +1,7 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
 from .arguments import EncoderArguments, VerifyArguments
-from .embed import captions_to_embed, embed_captions, with_text_embeds
+from .embed import captions_to_embed, embed_captions, text_embeds_folder, with_text_embeds
 from .encoders import load_encoder
 from .verify import verify_embeddings
 
@@ -11,6 +11,7 @@ __all__ = [
     "captions_to_embed",
     "embed_captions",
     "load_encoder",
+    "text_embeds_folder",
     "verify_embeddings",
     "with_text_embeds",
 ]

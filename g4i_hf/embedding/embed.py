@@ -72,18 +72,39 @@ def with_text_embeds(
     Raises:
         ValueError: when the images have embeddings by another encoder than the one asked for.
     """
+    options = {"source": source, "source_revision": source_revision, "shared": shared}
+    folder = text_embeds_folder(images, args, embeddings_dir, **options)
+    return images if folder is None else join_stage(images, folder, read_stage(folder))
+
+
+def text_embeds_folder(
+    images: DatasetDict,
+    args: EncoderArguments,
+    embeddings_dir: str | Path,
+    *,
+    source: str,
+    source_revision: str | None = None,
+    shared: bool = False,
+) -> Path | None:
+    """
+    The stage that [`with_text_embeds`] joins, embedded now or earlier; None where the images have their own column, or
+    no encoder is asked for.
+
+    Raises:
+        ValueError: when the images have embeddings by another encoder than the one asked for.
+    """
     has_column = any(columns.TEXT_EMBEDS in split.column_names for split in images.values())
     if has_column and args.text_encoder is not None:
         _check_encoder(source, args.text_encoder)
     if has_column or args.text_encoder is None:
-        return images
+        return None
     if not shared:
         check_replaceable(embeddings_dir)
     captions, encoder, wanted = _prepare(images, args)
     folder = _folder(embeddings_dir, shared, wanted, source)
     check_replaceable(folder)
-    stage = _embed(images, captions, encoder, args, folder, wanted, source, source_revision)
-    return join_stage(images, folder, stage)
+    _embed(images, captions, encoder, args, folder, wanted, source, source_revision)
+    return folder
 
 
 def _check_encoder(source: str, text_encoder: str) -> None:

@@ -18,8 +18,8 @@ NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "d
 NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
 NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
 # What a run writes, and so what an earlier run leaves
-WRITTEN_FOLDERS = ("student", "predictions", "tensorboard", STAGING)
-WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json")
+WRITTEN_FOLDERS = ("student", "predictions", "pictures", "tensorboard", STAGING)
+WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json")
 PATHS = ("dataset_name", "student", "text_encoder", "output_dir", "embeddings_dir")
 
 

@@ -1,0 +1,157 @@
+"""Where a run's supervision comes from: images, captions, text embeddings, pretrained weights. No local paths."""
+
+import json
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import timm
+from datasets import DatasetDict
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from .. import __version__, columns
+from ..data.arguments import DataArguments
+from ..data.published import find_stage
+from .arguments import StudentArguments
+
+LINEAGE_FILE = "lineage.json"
+PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
+ENCODER_FACTS = (
+    "text_encoder",
+    "text_encoder_revision",
+    "text_encoder_digest",
+    "text_encoder_prompt",
+    "text_encoder_prompt_name",
+    "text_embed_dim",
+)
+MOST_STAGES = 8  # a chain that is longer goes round in a circle
+CHECKPOINT_FILES = ("model.safetensors", "config.json", "pytorch_model.bin")
+
+
+def lineage_of(
+    splits: DatasetDict, data: DataArguments, student: StudentArguments, embeddings: str | Path | None = None
+) -> dict[str, Any]:
+    """
+    Args:
+        splits: what the run was given.
+        data: where they come from.
+        student: which student, and whether it was pretrained.
+        embeddings: the stage that the run has made of the captions, or found; None where the data has its embeddings.
+
+    Returns:
+        `sources`: from what was opened to the images, each with the `id` of the Hub and its `revision`, or the bare
+        `name` of a folder. `rows` by split. `captions`: their captioner, its settings and `prompts`; None without
+        any. `text_encoder`: None where it is not known. `student`. `versions` of the libraries.
+    """
+    chain = _chain(data.dataset_name, data.dataset_revision)
+    sources = [_source(name, revision, stage) for name, revision, stage in chain]
+    sources[0] |= {"config": data.dataset_config_name} if data.dataset_config_name else {}
+    _add_commits(sources, splits)
+    stages = [stage for _, _, stage in chain if stage is not None]
+    embedded = find_stage(str(embeddings)) if embeddings is not None else _first(stages, "embedding")
+    return {
+        "sources": sources,
+        "rows": {name: len(split) for name, split in splits.items()},
+        "captions": _captions(_first(stages, "captioning"), splits),
+        "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if embedded else None,
+        "student": _student(student),
+        "versions": _versions(),
+    }
+
+
+def write_lineage(run: str | Path, lineage: dict[str, Any]) -> None:
+    text = json.dumps(lineage, indent=2, ensure_ascii=False) + "\n"
+    (Path(run) / LINEAGE_FILE).write_text(text, encoding="utf-8")
+
+
+def read_lineage(run: str | Path) -> dict[str, Any]:
+    """Empty for a run that has left none."""
+    path = Path(run) / LINEAGE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id; whether the Hub knows it is not asked."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not name.startswith(".") and not Path(name).is_absolute()
+
+
+def _chain(name: str, revision: str | None) -> list[tuple[str, str | None, dict[str, Any] | None]]:
+    """(name, revision, stage.json if a stage has made it), from what was opened to the images."""
+    chain: list[tuple[str, str | None, dict[str, Any] | None]] = []
+    while len(chain) < MOST_STAGES:
+        stage = find_stage(name, revision)
+        chain.append((name, revision, stage))
+        if stage is None or not stage.get("source"):
+            break
+        beside = Path(name) / stage["source"]
+        name, revision = str(beside) if beside.exists() else stage["source"], stage.get("source_revision")
+    return chain
+
+
+def _source(name: str, revision: str | None, stage: dict[str, Any] | None) -> dict[str, Any]:
+    """`images` says whether it holds the images themselves."""
+    is_local = Path(name).is_dir() or not is_hub_id(name)
+    known_by = {"name": Path(os.path.abspath(name)).name} if is_local else {"id": name, "revision": revision}
+    made_by = {"stage": stage["stage"]} if stage else {}
+    return {**known_by, **made_by, "images": stage is None or bool(stage.get("with_images"))}
+
+
+def _add_commits(sources: list[dict[str, Any]], splits: DatasetDict) -> None:
+    """In place of branches, the commits that `datasets` has noted of the files that it downloaded."""
+    downloaded = {url for split in splits.values() for url in split.info.download_checksums or {}}
+    found = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]
+    commits = {match[1]: match[2] for match in found if match}
+    for source in sources:
+        if source.get("id") in commits:
+            source["revision"] = commits[source["id"]]
+
+
+def _first(stages: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
+    return next((stage for stage in stages if stage.get("stage") == kind), None)
+
+
+def _captions(stage: dict[str, Any] | None, splits: DatasetDict) -> dict[str, Any] | None:
+    if stage is not None:
+        return {**stage.get("captioner", {}), "prompts": stage.get("prompts", [])}
+    has_column = any(columns.CAPTION in split.column_names for split in splits.values())
+    return {"captioner": "column", "prompts": []} if has_column else None
+
+
+def _student(student: StudentArguments) -> dict[str, Any]:
+    """`id` and `revision`: of pretrained weights that are on the Hub."""
+    name = student.student
+    if Path(name).is_dir():
+        return {"name": Path(name).resolve().name, "pretrained": student.pretrained, "id": None, "revision": None}
+    facts = {"name": name, "pretrained": student.pretrained, "id": None, "revision": None}
+    if student.pretrained:
+        facts["id"] = timm.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else name
+        facts["revision"] = _cached_commit(facts["id"], student.student_revision) or student.student_revision
+    return facts
+
+
+def _cached_commit(repository: str | None, revision: str | None) -> str | None:
+    """The commit that was loaded a moment ago, from where the cache keeps it: nothing is asked of the Hub."""
+    for file in CHECKPOINT_FILES if repository else ():
+        path = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
+
+
+def _versions() -> dict[str, str]:
+    found = {"g4i_hf": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,138 @@
+"""What a run says of where its supervision comes from."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import timm
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from g4i_hf.data.arguments import DataArguments
+from g4i_hf.data.stage import write_stage
+from g4i_hf.training.arguments import StudentArguments
+from g4i_hf.training.lineage import is_hub_id, lineage_of, read_lineage, write_lineage
+
+COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"
+CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}
+ENCODER = {
+    "text_encoder": "me/encoder",
+    "text_encoder_revision": "def",
+    "text_encoder_digest": None,
+    "text_encoder_prompt": "passage: ",
+    "text_encoder_prompt_name": None,
+    "text_embed_dim": 4,
+}
+
+
+def rows(**columns) -> dict[str, Dataset]:
+    ids = ["a", "b", "c"]
+    return {
+        "train": Dataset.from_dict({"image_id": ids} | {name: [value] * 3 for name, value in columns.items()}),
+        "test": Dataset.from_dict({"image_id": ids[:1]} | {name: [value] for name, value in columns.items()}),
+    }
+
+
+def captions(folder: Path, source: str, **more) -> Path:
+    stage = {"stage": "captioning", "source": source, "captioner": CAPTIONER, "prompts": ["What is it?"], **more}
+    write_stage(folder, rows(caption="a cat"), stage)
+    return folder
+
+
+def embeddings(folder: Path, source: str, **more) -> Path:
+    write_stage(folder, rows(text_embeds=[1.0, 0, 0, 0]), {"stage": "embedding", "source": source, **ENCODER, **more})
+    return folder
+
+
+def lineage(name, splits=None, embedded=None, revision=None, **student):
+    data = DataArguments(dataset_name=str(name), dataset_revision=revision)
+    return lineage_of(splits or DatasetDict(rows()), data, StudentArguments(**student), embedded)
+
+
+def test_embeddings_of_captions_of_images_on_the_hub(tmp_path):
+    captions(tmp_path / "captions", "them/photos", source_revision=COMMIT)
+    embeddings(tmp_path / "embeddings", "../captions")
+    found = lineage(tmp_path / "embeddings")
+    assert found["sources"] == [
+        {"name": "embeddings", "stage": "embedding", "images": False},
+        {"name": "captions", "stage": "captioning", "images": False},
+        {"id": "them/photos", "revision": COMMIT, "images": True},
+    ]
+    assert found["rows"] == {"train": 3, "test": 1}
+    assert found["captions"] == {**CAPTIONER, "prompts": ["What is it?"]}
+    assert found["text_encoder"] == ENCODER
+    assert found["student"] == {"name": "resnet50", "pretrained": False, "id": None, "revision": None}
+    assert {"g4i_hf", "torch", "transformers", "timm", "datasets", "python"} <= set(found["versions"])
+
+
+def test_captions_that_the_run_has_embedded_itself(tmp_path):
+    """The encoder is that of the embeddings, which are no source of the data."""
+    captions(tmp_path / "captions", "../photos", with_images=True)
+    embeddings(tmp_path / "embeddings", "../captions")
+    found = lineage(tmp_path / "captions", embedded=tmp_path / "embeddings")
+    assert found["text_encoder"]["text_encoder"] == "me/encoder"
+    assert found["sources"] == [
+        {"name": "captions", "stage": "captioning", "images": True},
+        {"name": "photos", "images": True},
+    ]
+
+
+@pytest.mark.parametrize("caption", [None, "a cat"])
+def test_a_plain_folder_with_and_without_captions_of_its_own(tmp_path, caption):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
+    found = lineage(tmp_path / "photos", DatasetDict(rows(caption=caption) if caption else rows()))
+    assert found["sources"] == [{"name": "photos", "images": True}]
+    assert found["captions"] == ({"captioner": "column", "prompts": []} if caption else None)
+    assert found["text_encoder"] is None
+
+
+def test_a_branch_becomes_the_commit_that_was_downloaded():
+    splits = DatasetDict(rows())
+    url = f"hf://datasets/them/photos@{COMMIT}/data/train.parquet"
+    splits["train"].info.download_checksums = {url: {"num_bytes": 1, "checksum": None}}
+    assert lineage("them/photos", splits, revision="main")["sources"] == [
+        {"id": "them/photos", "revision": COMMIT, "images": True}
+    ]
+    assert lineage("them/others", splits, revision="v1")["sources"][0]["revision"] == "v1"
+
+
+def test_the_commit_of_a_pretrained_student_is_read_from_the_cache(tmp_path, monkeypatch):
+    known = timm.get_pretrained_cfg("resnet18").hf_hub_id
+    snapshot = tmp_path / f"models--{known.replace('/', '--')}" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    found = lineage("them/photos", student="resnet18", pretrained=True)["student"]
+    assert found == {"name": "resnet18", "pretrained": True, "id": known, "revision": COMMIT}
+    found = lineage("them/photos", student="me/vit", pretrained=True, student_revision="v2")["student"]
+    assert found == {"name": "me/vit", "pretrained": True, "id": "me/vit", "revision": "v2"}
+
+
+def test_no_local_path_is_kept(tmp_path, monkeypatch):
+    """Not of a folder, nor of one that is gone, wherever it was seen from."""
+    captions(tmp_path / "secret" / "captions", "../../hidden/photos")
+    (tmp_path / "secret" / "weights").mkdir()
+    monkeypatch.chdir(tmp_path / "secret")
+    for name in ("captions", "./captions", str(tmp_path / "secret" / "captions")):
+        found = lineage(name, student=str(tmp_path / "secret" / "weights"), pretrained=True)
+        text = json.dumps(found)
+        assert "secret" not in text and "hidden" not in text and os.sep + "photos" not in text
+        assert [source["name"] for source in found["sources"]] == ["captions", "photos"]
+        assert found["student"]["name"] == "weights"
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    assert read_lineage(tmp_path) == {}
+    write_lineage(tmp_path, {"captions": {"prompts": ["Was ist das? ä"]}})
+    assert read_lineage(tmp_path) == {"captions": {"prompts": ["Was ist das? ä"]}}
+
+
+def test_hub_ids():
+    assert all(map(is_hub_id, ("me/photos", "cifar10", "me/a.b-c_d")))
+    assert not any(map(is_hub_id, ("/home/me", "./photos", "../x", "a/b/c", "~/x", "me/", "C:\\data")))
