@@ -6,6 +6,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 PROJECTOR_TYPES = ("mlp", "linear")
 PROJECTOR_NORMS = ("batch", "layer", "none")
+# Those of peft's LoraConfig that matter here
+LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision")
 
 
 class AlignedImageClassificationConfig(PreTrainedConfig):
@@ -31,9 +33,13 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             Bias of the logits that learning starts from; by default none is learned.
         center_text (`bool`, *optional*, defaults to `False`):
             Whether the model holds a mean embedding, which is subtracted from every text embedding.
+        lora (`dict`, *optional*):
+            Of a student with LoRA adapters, in peft's words: `r`, `lora_alpha`, `lora_dropout`, `target_modules`
+            (whole names of the student's layers), `base_model_name_or_path` (Hub id of the checkpoint that the
+            student started from, None for a local folder) and its `revision`.
 
     Raises:
-        ValueError: for an unknown projector type or norm, or a dimension that is not positive.
+        ValueError: for an unknown projector type or norm, a dimension that is not positive, or unknown fields of LoRA.
     """
 
     # The student's configuration is deliberately not listed in `sub_configs`: transformers would reset the attention
@@ -51,6 +57,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         logit_scale_init: float | None = None,
         logit_bias_init: float | None = None,
         center_text: bool = False,
+        lora: dict[str, Any] | None = None,
         **kwargs,
     ):
         if student_config is None:
@@ -67,6 +74,8 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             raise ValueError(
                 f"text_embed_dim ({text_embed_dim}) or projector_hidden_size ({projector_hidden_size}) not positive."
             )
+        if lora is not None and set(lora) != set(LORA_FIELDS):
+            raise ValueError(f"lora has the fields {', '.join(sorted(lora))}; it needs {', '.join(LORA_FIELDS)}.")
         self.student_config = student_config
         self.text_embed_dim = text_embed_dim
         self.projector_type = projector_type
@@ -75,6 +84,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         self.logit_scale_init = logit_scale_init
         self.logit_bias_init = logit_bias_init
         self.center_text = center_text
+        self.lora = lora
         # The classes are the student's: one source of truth, repeated here for pipelines and metrics.
         kwargs.pop("id2label", None)
         kwargs.pop("label2id", None)

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from .configuration_aligned import AlignedImageClassificationConfig
+from .lora import add_adapters, keep_statistics, lora_fields
 from .processing import ImageSettings
 from .projector import Projector
 from .recomputation import Recomputation
@@ -96,6 +97,8 @@ class AlignedImageClassification(PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.student = new_student(config.student_config) if student is None else student
+        if config.lora is not None:
+            add_adapters(self.student, config.lora)
         self.projector = Projector(
             feature_size(self.student),
             config.text_embed_dim,
@@ -133,6 +136,7 @@ class AlignedImageClassification(PreTrainedModel):
         image_size: int | None = None,
         image_settings: dict[str, Any] | None = None,
         revision: str | None = None,
+        lora: dict[str, Any] | None = None,
         **config_kwargs,
     ) -> "AlignedImageClassification":
         """
@@ -149,6 +153,8 @@ class AlignedImageClassification(PreTrainedModel):
                 it.
             image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
             revision: branch, tag or commit of a Hub checkpoint.
+            lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]) of
+                adapters, which then learn in place of the pretrained backbone.
             config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
         """
         hub_kwargs = {"revision": revision} if revision else {}
@@ -159,6 +165,8 @@ class AlignedImageClassification(PreTrainedModel):
             if isinstance(name_or_config, PreTrainedConfig):
                 raise ValueError("pretrained=True needs the name of a checkpoint, but a configuration was given.")
             student = pretrained_student(name_or_config, config, **hub_kwargs)
+        elif lora is not None:
+            raise ValueError("LoRA adapts a pretrained student: set pretrained to true, or leave LoRA out.")
         else:
             student = new_student(config)
         if isinstance(student.config, TimmWrapperConfig):
@@ -169,6 +177,8 @@ class AlignedImageClassification(PreTrainedModel):
                 student.config.pretrained_cfg = {**defaults, **known, **sized, **(image_settings or {})}
         # AutoModelForImageClassification chooses between DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
+        if lora is not None:
+            config_kwargs["lora"] = lora_fields(student, lora, name_or_config, revision)
         return cls(
             AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs), student
         )
@@ -229,7 +239,16 @@ class AlignedImageClassification(PreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
     def freeze_backbone(self) -> None:
-        """From now on only classifier and projector learn; the rest stays in evaluation mode, also while training."""
+        """
+        From now on only classifier and projector learn; the rest stays in evaluation mode, also while training.
+
+        Raises:
+            ValueError: when the backbone has LoRA adapters, which would be frozen as well.
+        """
+        if self.config.lora is not None:
+            raise ValueError(
+                "The student has LoRA adapters, and freeze_backbone would freeze them. Leave one of both out."
+            )
         self.student.requires_grad_(False)
         for layer in classifier_layers(self.student):
             layer.requires_grad_(True)
@@ -248,6 +267,8 @@ class AlignedImageClassification(PreTrainedModel):
             self.student.eval()
             for layer in classifier_layers(self.student):
                 layer.train(mode)
+        elif self.config.lora is not None:
+            keep_statistics(self.student)
         return self
 
     def activation_checkpointing_enable(

@@ -24,6 +24,23 @@ class StudentArguments:
     projector_type: str = field(default="mlp", metadata={"help": "mlp or linear."})
     projector_hidden_size: int | None = field(default=None, metadata={"help": "Width of the MLP; 2 D by default."})
     projector_norm: str = field(default="none", metadata={"help": "Norm within the MLP: batch, layer or none."})
+    # --- LoRA ---
+    use_peft: bool = field(
+        default=False,
+        metadata={
+            "help": "Train LoRA adapters of the pretrained backbone in its place; classifier and projector in full."
+        },
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Their output is multiplied by lora_alpha / lora_r."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout of what enters an adapter."})
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Layers with an adapter: ends of names (attn.qkv) or regular expressions. By default every Linear "
+            "and ungrouped Conv2d of the backbone but the first convolution."
+        },
+    )
 
     def __post_init__(self):
         if isinstance(self.student_args, str):
@@ -33,6 +50,29 @@ class StudentArguments:
                 raise ValueError(f"student_args is {self.student_args!r}, which is not JSON: {error}") from error
         one_of(self, "projector_type", PROJECTOR_TYPES)
         one_of(self, "projector_norm", PROJECTOR_NORMS)
+        if self.use_peft and not self.pretrained:
+            raise ValueError(
+                "use_peft adapts pretrained weights, but pretrained is false: LoRA on random weights would leave them "
+                "random. Set pretrained to true, or leave use_peft out."
+            )
+        if self.lora_target_modules and not self.use_peft:
+            raise ValueError("lora_target_modules is set, but use_peft is false: set it to true.")
+        if self.lora_r < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                f"lora_r ({self.lora_r}) and lora_alpha ({self.lora_alpha}) must be positive, lora_dropout "
+                f"({self.lora_dropout}) from 0 to below 1."
+            )
+
+    def lora(self) -> dict[str, Any] | None:
+        """What [`~g4i_hf.AlignedImageClassification.from_student`] wants to know of LoRA; None without it."""
+        if not self.use_peft:
+            return None
+        return {
+            "r": self.lora_r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "target_modules": self.lora_target_modules,
+        }
 
 
 @dataclass

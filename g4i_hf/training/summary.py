@@ -8,6 +8,7 @@ from tqdm import tqdm
 from transformers.trainer_callback import TrainerState
 
 from ..modeling import AlignedImageClassification
+from ..modeling.lora import is_adapter
 from .alignment_arguments import AlignmentArguments
 from .stopwatch import Stopwatch
 from .trackers import tracker_places
@@ -34,6 +35,7 @@ def describe_training(
         dataset: [`~g4i_hf.data.dataset.CaptionedImages`] that is trained on.
         args: of the training.
     """
+    adapters = sum(p.numel() for name, p in model.student.named_parameters() if is_adapter(name))
     student_size, projector_size = (
         sum(parameter.numel() for parameter in part.parameters()) for part in (model.student, model.projector)
     )
@@ -41,10 +43,22 @@ def describe_training(
     if args.align_weight > 0:
         alignment = f"{args.align_loss}, weight {args.align_weight:g}; projector of {projector_size:,} parameters"
     return [
-        f"{student}, {student_size:,} parameters",
+        f"{student}, {student_size - adapters:,} parameters",
+        *_lora(model),
         f"{len(dataset):,} images of {len(model.config.id2label)} classes, "
         f"{(dataset.caption_weight > 0).mean():.0%} with a caption",
         f"alignment: {alignment}",
+    ]
+
+
+def _lora(model: AlignedImageClassification) -> list[str]:
+    lora = model.config.lora
+    if lora is None:
+        return []
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return [
+        f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers; {trained:,} trainable parameters, with "
+        "classifier and projector"
     ]
 
 

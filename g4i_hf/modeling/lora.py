@@ -1,0 +1,221 @@
+"""LoRA (arXiv 2106.09685) in a student: which layers get an adapter, and what becomes of the adapters."""
+
+import copy
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Conv2dSame, Linear
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
+
+from .student import classifier_layers
+
+# Their output is linear in their weight, so that an adapter beside it can be merged. Subclasses that change the weight
+# first, such as standardised convolutions, have a `forward` of their own.
+LINEAR_IN_THEIR_WEIGHT = {layer.forward for layer in (nn.Linear, Linear, nn.Conv2d, Conv2dSame)}
+
+
+def require_peft() -> ModuleType:
+    """
+    Raises:
+        ImportError: when peft is missing; it says how to install it.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("LoRA needs the package peft: pip install 'g4i_hf[lora]'.") from error
+    return peft
+
+
+def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[str] | None = None) -> list[str]:
+    """
+    Names of the layers that get an adapter: by default every Linear and every plain convolution, but for the one that
+    reads the pixels and for the classifier. Convolutions of several groups, depthwise ones among them, get none: a
+    low-rank update of them would mix their groups.
+
+    Args:
+        student: without adapters.
+        image_size: side of its input in pixels; the student is run once, to see which layers it calls. Some read the
+            weight of a layer instead (qkv of BEiT in timm), which an adapter beside the layer would not change.
+        wanted: names or ends of names, as in `attn.qkv`, or regular expressions that match whole names.
+
+    Raises:
+        ValueError: when something wanted matches no layer, or one that takes no adapter.
+    """
+    layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    called = _called(student, layers, image_size)
+    refusals = {name: _refusal(name, layer, student, called) for name, layer in layers.items()}
+    if wanted is None:
+        stem = called[0] if called and isinstance(layers[called[0]], nn.Conv2d) else None
+        found = [name for name in layers if refusals[name] is None and name != stem]
+        if not found:
+            raise ValueError(f"{type(student).__name__} has no layer that takes a LoRA adapter.")
+        return found
+    found = set()
+    for entry in wanted:
+        matching = {name for name in layers if _matches(entry, name)}
+        if not matching:
+            raise ValueError(
+                f"lora_target_modules names {entry!r}, which is no Linear or Conv2d of the student. Some that are: "
+                f"{', '.join(name for name in layers if refusals[name] is None and name in called[:6])}."
+            )
+        for name in sorted(matching):
+            if refusals[name] is not None:
+                raise ValueError(f"lora_target_modules names {entry!r}, but {name} {refusals[name]}. Leave it out.")
+        found |= matching
+    return [name for name in layers if name in found]
+
+
+def lora_fields(
+    student: PreTrainedModel, settings: dict[str, Any], name: str, revision: str | None = None
+) -> dict[str, Any]:
+    """
+    What [`AlignedImageClassificationConfig`] keeps of LoRA.
+
+    Args:
+        student: without adapters.
+        settings: `r`, `lora_alpha`, `lora_dropout`, and as `target_modules` what is wanted, see
+            [`find_target_modules`].
+        name, revision: of the checkpoint that the student has its weights from.
+    """
+    names = find_target_modules(student, _input_size(student.config), settings.get("target_modules"))
+    known = {"target_modules": names, "base_model_name_or_path": base_checkpoint(name), "revision": revision}
+    return settings | known
+
+
+def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
+    """
+    Puts an adapter beside each of `lora["target_modules"]` and leaves adapters and classifier alone trainable.
+
+    Args:
+        student: is changed.
+        lora: see [`AlignedImageClassificationConfig`].
+
+    Raises:
+        ValueError: when the student lacks one of the layers.
+    """
+    peft = require_peft()
+    names = lora["target_modules"]
+    missing = set(names) - {name for name, _ in student.named_modules()}
+    if missing:
+        raise ValueError(
+            f"lora names layers that {type(student).__name__} does not have: {', '.join(sorted(missing))}."
+        )
+    settings = {name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")}
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=exact_pattern(names), **settings), student)
+    for layer in map(student.get_submodule, names):
+        if isinstance(layer.base_layer, nn.Conv2d):
+            # MobileNetV2 of transformers pads by what it reads here, which peft's layer does not hand on
+            for name in ("kernel_size", "stride", "dilation"):
+                setattr(layer, name, getattr(layer.base_layer, name))
+    for layer in classifier_layers(student):
+        layer.requires_grad_(True)
+
+
+def exact_pattern(names: list[str]) -> str:
+    """A regular expression for peft, which would take a list for ends of names."""
+    return "|".join(re.escape(name) for name in names)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of that name belongs to an adapter."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def keep_statistics(student: PreTrainedModel) -> None:
+    """
+    Batch norms use and keep the running statistics of the base, also while training: an adapter has no place for
+    others, and beside its base it would give other logits.
+    """
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def merged_student(model: Any) -> PreTrainedModel:
+    """
+    A copy of the student of an [`AlignedImageClassification`] with its adapters merged into the weights: the names of
+    its tensors are those of a student without LoRA.
+    """
+    student = copy.deepcopy(model.student)
+    if model.config.lora is None:
+        return student
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [(name, layer) for name, layer in student.named_modules() if isinstance(layer, LoraLayer)]
+    for name, layer in adapted:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(student.get_submodule(parent), child, layer.get_base_layer())
+    del student.peft_config
+    return student.requires_grad_(True)
+
+
+def merged_model(model: Any) -> Any:
+    """A copy of an [`AlignedImageClassification`] whose student is its [`merged_student`]: it needs no peft."""
+    merged = type(model)(type(model.config).from_dict(model.config.to_dict() | {"lora": None}), merged_student(model))
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("student.")}
+    merged.load_state_dict(rest, strict=False)
+    return merged.train(model.training)
+
+
+def base_checkpoint(name: str) -> str | None:
+    """The Hub id of the checkpoint that a pretrained student of that name starts from; None for a folder."""
+    if Path(name).is_dir():
+        return None
+    if timm.is_model(name):
+        return timm.get_pretrained_cfg(name).hf_hub_id
+    return name
+
+
+def _input_size(config: PreTrainedConfig) -> int:
+    """Side of the input in pixels; where the student takes any, some size."""
+    if isinstance(config, TimmWrapperConfig):
+        return config.pretrained_cfg["input_size"][-1]
+    size = getattr(config, "image_size", None) or 224
+    return size if isinstance(size, int) else size[-1]
+
+
+def _called(student: PreTrainedModel, layers: dict[str, nn.Module], image_size: int) -> list[str]:
+    """Names of the layers that the student calls, in this order."""
+    called: list[str] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, name=name: called.append(name)) for name, layer in layers.items()
+    ]
+    training = student.training
+    try:
+        with torch.no_grad():
+            student.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size, dtype=student.dtype))
+    finally:
+        student.train(training)
+        for handle in handles:
+            handle.remove()
+    return list(dict.fromkeys(called))
+
+
+def _refusal(name: str, layer: nn.Module, student: PreTrainedModel, called: list[str]) -> str | None:
+    """Why a layer takes no adapter, None where it does."""
+    if any(layer is part for head in classifier_layers(student) for part in head.modules()):
+        return "belongs to the classifier, which is trained in full"
+    if getattr(layer, "groups", 1) > 1:
+        return f"is a convolution of {layer.groups} groups, which a low-rank update would mix"
+    if type(layer).forward not in LINEAR_IN_THEIR_WEIGHT or getattr(layer, "padding_mode", "zeros") != "zeros":
+        return f"is a {type(layer).__name__} that does more than a plain Linear or Conv2d"
+    if isinstance(layer, nn.Conv2d) and set(layer.dilation) != {1}:
+        return "is a dilated convolution, for which peft has no adapter"
+    if name not in called:
+        return "is never called by the student, which reads its weight or does without it: an adapter would do nothing"
+    return None
+
+
+def _matches(entry: str, name: str) -> bool:
+    if name == entry or name.endswith(f".{entry}"):
+        return True
+    try:
+        return re.fullmatch(entry, name) is not None
+    except re.error as error:
+        raise ValueError(f"lora_target_modules has {entry!r}, which is no regular expression: {error}.") from error
