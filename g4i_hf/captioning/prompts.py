@@ -8,7 +8,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
-from ..data.loading import SPLIT_FOLDERS
+from ..data.opening import SPLIT_FOLDERS
 
 # The paper's, with which the published captions of ImageNet were made
 PLAIN = "Describe this image in detail."

@@ -6,6 +6,7 @@ from typing import Any
 from datasets import DatasetDict, IterableDataset
 
 from .loading import ColumnNames, load_images
+from .source import Source
 from .streaming import stream_images
 
 
@@ -22,6 +23,14 @@ class DataArguments:
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    captions_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of captions or embeddings, joined to the images of dataset_name by image_id. "
+            "Images that have none there are trained on their label alone."
+        },
+    )
+    captions_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the captions."})
     image_column: str | None = field(default=None, metadata={"help": "Name of the column `image` in the data."})
     label_column: str | None = field(default=None, metadata={"help": "Name of the column `label` in the data."})
     image_id_column: str | None = field(default=None, metadata={"help": "Name of the column `image_id` in the data."})
@@ -36,6 +45,8 @@ class DataArguments:
     def __post_init__(self):
         if not self.dataset_name:
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
+        if self.captions_revision and not self.captions_name:
+            raise ValueError("captions_revision is set, but captions_name is not: name the captions.")
 
     def load(self) -> DatasetDict:
         """The splits, see [`~g4i_hf.data.loading.load_images`]."""
@@ -44,15 +55,36 @@ class DataArguments:
             config_name=self.dataset_config_name,
             revision=self.dataset_revision,
             names=self.column_names(),
+            captions_name=self.captions_name,
+            captions_revision=self.captions_revision,
         )
 
     def stream(self) -> dict[str, IterableDataset]:
-        """The splits as streams, see [`~g4i_hf.data.streaming.stream_images`]."""
+        """
+        The splits as streams, see [`~g4i_hf.data.streaming.stream_images`].
+
+        Raises:
+            ValueError: with `captions_name`.
+        """
+        if self.captions_name:
+            raise ValueError("captions_name is set, but a stream has no rows that captions could be joined to.")
         return stream_images(
             self.dataset_name,
             config_name=self.dataset_config_name,
             revision=self.dataset_revision,
             names=self.column_names(),
+        )
+
+    def source(self) -> Source:
+        """What a stage made of this data records."""
+        named = {ours: theirs for ours, theirs in vars(self.column_names()).items() if theirs}
+        return Source(
+            self.dataset_name,
+            self.dataset_revision,
+            self.dataset_config_name,
+            named,
+            self.captions_name,
+            self.captions_revision,
         )
 
     def column_names(self) -> ColumnNames:

@@ -1,26 +1,19 @@
 """Opening an image data set through one name, with the columns that the other stages expect."""
 
-import glob
-import logging
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from .. import columns
 from .image_ids import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .image_ids import with_image_ids
-from .stage import STAGE_FILE, join_stage, read_stage
-
-logger = logging.getLogger(__name__)
-
-# Folders of an imagefolder that are splits, as `datasets` reads them; also with an ending, as in test_novel
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
+from .joining import join_captions
+from .opening import check_dataset_name, open_data
+from .published import find_stage
+from .source import Source
+from .stage import join_stage, open_stage
 
 
 @dataclass
@@ -41,146 +34,87 @@ def load_images(
     config_name: str | None = None,
     revision: str | None = None,
     names: ColumnNames | None = None,
+    captions_name: str | None = None,
+    captions_revision: str | None = None,
 ) -> DatasetDict:
     """
     Opens a data set and gives its columns our names.
 
     Args:
         dataset_name: a Hub id; a folder of Parquet files; an imagefolder (class folders, `metadata.jsonl`, or both);
-            a folder written by `save_to_disk`; or the folder of a stage, whose columns join those of its source.
+            a folder written by `save_to_disk`; or the folder or Hub id of a stage, whose columns join those of its
+            source.
         config_name: configuration of a Hub data set.
         revision: branch, tag or commit of a Hub data set.
         names: the data set's own column names.
+        captions_name: Hub id or folder of captions or embeddings with the `image_id` of each; they are joined to the
+            images, see [`~g4i_hf.data.joining.join_captions`].
+        captions_revision: branch, tag or commit of theirs.
 
     Returns:
         Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`].
 
     Raises:
-        ValueError: when there is no image column, or a column that was named is missing.
+        ValueError: when there is no image column, a column that was named is missing, or captions do not fit.
         FileNotFoundError: when nothing of that name exists.
     """
-    stage = read_stage(dataset_name)
-    if stage is not None and not stage.get("with_images"):
-        source = stage["source"]
-        if not Path(source).is_absolute() and (Path(dataset_name) / source).exists():
-            source = str(Path(dataset_name) / source)
-        elif source.startswith("."):
-            raise FileNotFoundError(
-                f"{dataset_name} holds no images: they are those of {source}, seen from there, and that folder is "
-                "gone. Put it back, or run the stage again on the images."
-            )
-        images = load_images(source, config_name=config_name, revision=stage.get("source_revision"), names=names)
-        return join_stage(images, dataset_name, stage)
-    if stage is not None:  # its README.md and report are no data
-        files = {split: glob.escape(str(Path(dataset_name) / f"{split}.parquet")) for split in stage["num_rows"]}
-        splits = load_dataset("parquet", data_files=files)
-    else:
-        splits = _open(dataset_name, config_name, revision)
-    return DatasetDict({name: _standardise(split, name, names or ColumnNames()) for name, split in splits.items()})
+    names = names or ColumnNames()
+    if captions_name is not None:
+        captions = _open_captions(captions_name, captions_revision, names)
+        images = load_images(
+            dataset_name, config_name=config_name, revision=revision, names=_of_images(names, captions)
+        )
+        return join_captions(images, captions, captions_name)
+    stage = find_stage(dataset_name, revision)
+    if stage is None or stage.get("with_images"):
+        splits = _rows(dataset_name, config_name, revision, stage)
+        return DatasetDict({name: _standardise(split, name, names) for name, split in splits.items()})
+    source = Source.read(stage, dataset_name)
+    if source is None:
+        raise ValueError(
+            f"{dataset_name} was published without its images, and does not say where they are. Name the images with "
+            f"--dataset_name, and with --captions_name {dataset_name}."
+        )
+    images = load_images(
+        source.name,
+        config_name=config_name or source.config,
+        revision=source.revision,
+        names=ColumnNames(**source.columns | {name: ours for name, ours in vars(names).items() if ours}),
+        captions_name=source.captions,
+        captions_revision=source.captions_revision,
+    )
+    if stage.get("published"):  # for readers whose images may be other ones by now
+        return join_captions(images, _rows(dataset_name, None, revision, stage), dataset_name)
+    return join_stage(images, dataset_name, stage)
 
 
-def check_dataset_name(name: str) -> None:
-    """
-    Raises:
-        FileNotFoundError: for a folder that is not there; whether the Hub has a data set is not asked.
-    """
-    looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
-    if looks_local and not Path(name).is_dir():
-        raise FileNotFoundError(f"dataset_name is {name!r}, but there is no such folder.")
+def _rows(name: str, config_name: str | None, revision: str | None, stage: dict[str, Any] | None) -> DatasetDict:
+    """A data set as it is, of a stage its own columns alone."""
+    if stage is not None and Path(name).is_dir():
+        return open_stage(name, stage)
+    return open_data(name, config_name, revision)
 
 
-def _open(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
-    folder = Path(name)
-    check_dataset_name(name)
-    if not folder.is_dir():
-        return load_dataset(name, config_name, revision=revision)
-    if (folder / "dataset_dict.json").is_file():
-        return load_from_disk(name)
-    if (folder / "state.json").is_file():
-        return DatasetDict(train=load_from_disk(name))
-    readme = folder / "README.md"
-    if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):
-        return load_dataset(name, config_name)
-    parquet = _parquet_splits(folder)
-    return load_dataset("parquet", data_files=parquet) if parquet else _open_imagefolder(folder)
+def _open_captions(name: str, revision: str | None, names: ColumnNames) -> DatasetDict:
+    """With our names, as far as there are columns of theirs."""
+    check_dataset_name(name, "captions_name")
+    splits = _rows(name, None, revision, find_stage(name, revision))
+    opened = {}
+    for split_name, split in splits.items():
+        known = {ours: theirs for ours, theirs in vars(names).items() if theirs in split.column_names}
+        if columns.IMAGE_ID in split.column_names:
+            known.pop(columns.IMAGE_ID, None)  # the images' name for it
+        renamed = renamed_columns(split.column_names, split_name, ColumnNames(**known))
+        in_the_way = [ours for ours in renamed.values() if ours in split.column_names]
+        opened[split_name] = split.remove_columns(in_the_way).rename_columns(renamed)
+    return DatasetDict(opened)
 
 
-def _parquet_splits(folder: Path) -> dict[str, list[str]]:
-    """
-    The files of each split: one split a file name without the number of its shard, or a folder name where the files
-    only have numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
-    """
-    files: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*.parquet")):
-        inside = path.relative_to(folder)
-        of_stage = len(inside.parts) > 1 and (path.parent / STAGE_FILE).is_file()
-        if of_stage or path.name == "metadata.parquet" or any(part.startswith(".") for part in inside.parts):
-            continue
-        name = re.sub(r"-\d+(-.*)?$", "", path.stem)
-        if re.fullmatch(r"(part|shard|chunk|data)?[-_]?\d*", name):
-            name = path.parent.name if inside.parts[:-1] not in ((), ("data",)) else "train"
-        files.setdefault(re.sub(r"\W+", "_", name), []).append(glob.escape(str(path)))
-    return files
-
-
-def _open_imagefolder(folder: Path) -> DatasetDict:
-    """
-    Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, and so does a split with
-    images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
-    when there are at least two of them in a split.
-    """
-    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tar", ".tgz", ".zip"))
-    if archives:
-        raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
-    try:
-        splits = load_dataset("imagefolder", data_files=_folder_splits(folder), drop_labels=True)
-    except ValueError as error:
-        raise FileNotFoundError(
-            f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
-        ) from error
-    splits = splits.cast_column("image", Image(decode=False))
-    classes = {}
-    for name, split in splits.items():
-        if columns.LABEL not in split.column_names:
-            classes[name] = [Path(image["path"]).parent.name for image in split["image"]]
-    names = sorted({label for labels in classes.values() if len(set(labels)) > 1 for label in labels})
-    for name, split in splits.items():
-        labels = classes.get(name, [])
-        if labels and set(labels) <= set(names):
-            logger.info("Split %s: %d class names taken from the folders.", name, len(set(labels)))
-            labels = [names.index(label) for label in labels]
-            splits[name] = split.add_column(columns.LABEL, labels, feature=ClassLabel(names=names))
-    return splits
-
-
-def _folder_splits(folder: Path) -> dict[str, list[str]]:
-    """
-    The files of each split: one split a folder called train, validation, test, test_novel or the like; without any,
-    all is `train`. `datasets` would take a class or a picture called `train` for a split and leave out the rest.
-    """
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
-    folders = [path for path in inside if not path.name.startswith((".", "__"))]
-    named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
-    if len(named) < len(folders):  # between other classes, a folder of pictures called `train` is a class
-        named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
-    files: dict[str, list[str]] = {}
-    for path, name in named.items():
-        files.setdefault(name, []).append(f"{glob.escape(str(path))}/**")
-    if files and len(named) < len(folders):
-        ignored = sorted(path.name for path in folders if path not in named)
-        logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
-    return files or {"train": [f"{glob.escape(str(folder))}/**"]}
-
-
-def _split_name(folder: str) -> str | None:
-    """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
-    folder = folder.lower()
-    for split, words in SPLIT_FOLDERS.items():
-        if folder in words:
-            return split
-        if re.split(r"[\W_\d]", folder)[0] in words:
-            return re.sub(r"\W+", "_", folder)
-    return None
+def _of_images(names: ColumnNames, captions: DatasetDict) -> ColumnNames:
+    """Without the names of what the captions hold."""
+    held = {column for split in captions.values() for column in split.column_names}
+    texts = {columns.CAPTION, columns.TEXT_EMBEDS, columns.CAPTION_WEIGHT} & held
+    return replace(names, **dict.fromkeys(texts))
 
 
 def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:

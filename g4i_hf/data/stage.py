@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.table import embed_table_storage
 
 from .. import columns
+from .joining import side_by_side
 
 STAGE_FILE = "stage.json"
 
@@ -93,6 +94,21 @@ def ids_digest(image_ids: Iterable[str | None]) -> str:
     return digest.hexdigest()
 
 
+def stage_files(folder: str | Path, stage: dict[str, Any]) -> dict[str, list[str]]:
+    """The Parquet files of each split: one beside `stage.json`, or those of a published stage in `data/`."""
+    files = {}
+    for name in stage["num_rows"]:
+        one = Path(folder) / f"{name}.parquet"
+        parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))
+        files[name] = [glob.escape(str(path)) for path in ([one] if one.is_file() or not parts else parts)]
+    return files
+
+
+def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
+    """The rows of a stage, without those of its source. Its README.md and report are no data."""
+    return load_dataset("parquet", data_files=stage_files(folder, stage))
+
+
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """
     Adds the columns of a stage to the images' own rows, in place of columns of the same name. The images are not
@@ -101,20 +117,15 @@ def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -
     Raises:
         ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
     """
+    files = stage_files(folder, stage)
     joined = {}
     for name, split in images.items():
-        if name not in stage["num_rows"]:
+        if name not in files:
             joined[name] = split
             continue
-        file = glob.escape(str(Path(folder) / f"{name}.parquet"))
-        added = load_dataset("parquet", data_files={name: file}, split=name)
-        image_ids, stage_ids = split[columns.IMAGE_ID][:], added[columns.IMAGE_ID][:]
-        if image_ids != stage_ids:
-            # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
-            added = added.select(_positions(stage_ids, image_ids, folder, name)).flatten_indices(keep_in_memory=True)
-        added = added.remove_columns(columns.IMAGE_ID)
-        split = split.remove_columns([column for column in added.column_names if column in split.column_names])
-        joined[name] = concatenate_datasets([split, added], axis=1)
+        added = load_dataset("parquet", data_files={name: files[name]}, split=name)
+        positions = _positions(added[columns.IMAGE_ID][:], split[columns.IMAGE_ID][:], folder, name)
+        joined[name] = side_by_side(split, added, positions)
     return DatasetDict(joined)
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from ... import columns
 from ...data.image_ids import IMAGE_SUFFIXES
-from ...data.loading import SPLIT_FOLDERS
+from ...data.opening import SPLIT_FOLDERS
 
 NO_ROW, SEVERAL = -1, -2
 _SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}

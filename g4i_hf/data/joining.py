@@ -1,0 +1,134 @@
+"""Columns of one data set put beside the images of another, row by row by `image_id`."""
+
+import logging
+from collections.abc import Mapping
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
+from datasets.table import InMemoryTable
+
+from .. import columns
+from .image_ids import check_image_ids
+
+logger = logging.getLogger(__name__)
+
+NO_ROW = -1
+EXAMPLES = 3
+IN_MEMORY = 1 << 26  # bytes: larger tables in another order are written to the cache of `datasets`
+
+
+def join_captions(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> DatasetDict:
+    """
+    Adds captions and embeddings to the images' own rows, in place of columns of the same name. The images are not
+    rewritten: rows are matched by `image_id` and the tables are put side by side.
+
+    Args:
+        images: with `image_id`.
+        captions: splits with `image_id` and the columns to add. An image that has no row there gets nulls; a split
+            that is not there stays as it is.
+        what: what messages call them.
+
+    Raises:
+        ValueError: when no split has a row in common, or captions lack an `image_id` or hold one twice.
+    """
+    added = {name: _without_images(captions[name], name, what) for name in images if name in captions}
+    positions = {name: _positions(images[name], split) for name, split in added.items()}
+    if all(position == NO_ROW for of_split in positions.values() for position in of_split):
+        raise ValueError(_nothing_in_common(images, captions, what))
+    for name, split in added.items():
+        _report(images[name], split, positions[name], f"{what}, split {name!r}")
+    kept = [name for name in images if name not in added]
+    if kept:
+        logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
+    return DatasetDict(
+        {
+            name: side_by_side(split, added[name], positions[name]) if name in added else split
+            for name, split in images.items()
+        }
+    )
+
+
+def side_by_side(split: Dataset, added: Dataset, positions: list[int]) -> Dataset:
+    """
+    Args:
+        split: the images.
+        added: `image_id` and columns that replace those of the same name.
+        positions: for each image the row in `added`, or `NO_ROW` for nulls.
+    """
+    added = _in_order(added.remove_columns(columns.IMAGE_ID), positions)
+    split = split.remove_columns([column for column in added.column_names if column in split.column_names])
+    return concatenate_datasets([split, added], axis=1)
+
+
+def _in_order(added: Dataset, positions: list[int]) -> Dataset:
+    if positions == list(range(len(added))):
+        return added
+    if NO_ROW in positions:
+        nulls = pa.table(
+            {name: pa.nulls(1, kind) for name, kind in _types(added).items()}, schema=added.features.arrow_schema
+        )
+        # A fingerprint of its own would be a random one, and the cache would grow with every run
+        info, fingerprint = DatasetInfo(features=added.features), f"{added._fingerprint}-nulls"
+        added = concatenate_datasets([added, Dataset(InMemoryTable(nulls), info=info, fingerprint=fingerprint)])
+        positions = [len(added) - 1 if position == NO_ROW else position for position in positions]
+    # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
+    return added.select(positions).flatten_indices(keep_in_memory=added.data.nbytes < IN_MEMORY)
+
+
+def _types(split: Dataset) -> dict[str, pa.DataType]:
+    return {field.name: field.type for field in split.features.arrow_schema}
+
+
+def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
+    if columns.IMAGE_ID not in captions.column_names:
+        raise ValueError(
+            f"{what}, split {name!r}: no column 'image_id', by which captions are joined to images. Its columns: "
+            f"{', '.join(captions.column_names)}. Rename the one that names the images, or take the captions over "
+            "with recipes/caption.py."
+        )
+    own = [column for column in (columns.IMAGE, columns.LABEL) if column in captions.column_names]
+    captions = captions.remove_columns(own)
+    if len(captions.column_names) < 2:
+        raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a data set with captions.")
+    try:
+        check_image_ids(captions, name)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    return captions
+
+
+def _positions(split: Dataset, added: Dataset) -> list[int]:
+    rows = {image_id: row for row, image_id in enumerate(added[columns.IMAGE_ID][:])}
+    return [rows.get(image_id, NO_ROW) for image_id in split[columns.IMAGE_ID][:]]
+
+
+def _report(split: Dataset, added: Dataset, positions: list[int], where: str) -> None:
+    """What has no counterpart on the other side."""
+    without = [row for row, position in enumerate(positions) if position == NO_ROW]
+    if without:
+        said = "%s: %d of %d images have no row there and are used without caption: %s"
+        logger.warning(said, where, len(without), len(split), _first(split, without))
+    left_over = set(range(len(added))).difference(positions)
+    if left_over:
+        said = "%s: %d of %d rows there belong to no image and are left out: %s"
+        logger.warning(said, where, len(left_over), len(added), _first(added, sorted(left_over)))
+
+
+def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> str:
+    shared = [name for name in images if name in captions and len(images[name]) and len(captions[name])]
+    if not shared:
+        return (
+            f"{what} has captions of the splits {', '.join(captions)}, but the images have {', '.join(images)}. Name "
+            "captions of these images."
+        )
+    name = shared[0]
+    theirs, ours = _first(captions[name], [0]), _first(images[name], [0])
+    return (
+        f"{what}, split {name!r}: no image_id there is one of the images: the first is {theirs}, that of the images "
+        f"{ours}. Name captions of these images, or the column that holds such ids with --image_id_column."
+    )
+
+
+def _first(split: Dataset, rows: list[int]) -> str:
+    image_ids = split.select_columns([columns.IMAGE_ID]).select(rows[:EXAMPLES])[columns.IMAGE_ID][:]
+    return ", ".join(map(repr, image_ids)) + (", ..." if len(rows) > EXAMPLES else "")

@@ -1,0 +1,124 @@
+"""Finding the files of a data set, and which split each belongs to."""
+
+import glob
+import logging
+import re
+from pathlib import Path
+
+from datasets import ClassLabel, DatasetDict, Image, load_dataset, load_from_disk
+
+from .. import columns
+from .stage import STAGE_FILE
+
+logger = logging.getLogger(__name__)
+
+# Folders of an imagefolder that are splits, as `datasets` reads them; also with an ending, as in test_novel
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def check_dataset_name(name: str, option: str = "dataset_name") -> None:
+    """
+    Raises:
+        FileNotFoundError: for a folder that is not there; whether the Hub has a data set is not asked.
+    """
+    looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
+    if looks_local and not Path(name).is_dir():
+        raise FileNotFoundError(f"{option} is {name!r}, but there is no such folder.")
+
+
+def open_data(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
+    folder = Path(name)
+    check_dataset_name(name)
+    if not folder.is_dir():
+        return load_dataset(name, config_name, revision=revision)
+    if (folder / "dataset_dict.json").is_file():
+        return load_from_disk(name)
+    if (folder / "state.json").is_file():
+        return DatasetDict(train=load_from_disk(name))
+    readme = folder / "README.md"
+    if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):
+        return load_dataset(name, config_name)
+    parquet = _parquet_splits(folder)
+    return load_dataset("parquet", data_files=parquet) if parquet else _open_imagefolder(folder)
+
+
+def _parquet_splits(folder: Path) -> dict[str, list[str]]:
+    """
+    The files of each split: one split a file name without the number of its shard, or a folder name where the files
+    only have numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
+    """
+    files: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        inside = path.relative_to(folder)
+        of_stage = len(inside.parts) > 1 and (path.parent / STAGE_FILE).is_file()
+        if of_stage or path.name == "metadata.parquet" or any(part.startswith(".") for part in inside.parts):
+            continue
+        name = re.sub(r"-\d+(-.*)?$", "", path.stem)
+        if re.fullmatch(r"(part|shard|chunk|data)?[-_]?\d*", name):
+            name = path.parent.name if inside.parts[:-1] not in ((), ("data",)) else "train"
+        files.setdefault(re.sub(r"\W+", "_", name), []).append(glob.escape(str(path)))
+    return files
+
+
+def _open_imagefolder(folder: Path) -> DatasetDict:
+    """
+    Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, and so does a split with
+    images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
+    when there are at least two of them in a split.
+    """
+    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tar", ".tgz", ".zip"))
+    if archives:
+        raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
+    try:
+        splits = load_dataset("imagefolder", data_files=_folder_splits(folder), drop_labels=True)
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
+        ) from error
+    splits = splits.cast_column("image", Image(decode=False))
+    classes = {}
+    for name, split in splits.items():
+        if columns.LABEL not in split.column_names:
+            classes[name] = [Path(image["path"]).parent.name for image in split["image"]]
+    names = sorted({label for labels in classes.values() if len(set(labels)) > 1 for label in labels})
+    for name, split in splits.items():
+        labels = classes.get(name, [])
+        if labels and set(labels) <= set(names):
+            logger.info("Split %s: %d class names taken from the folders.", name, len(set(labels)))
+            labels = [names.index(label) for label in labels]
+            splits[name] = split.add_column(columns.LABEL, labels, feature=ClassLabel(names=names))
+    return splits
+
+
+def _folder_splits(folder: Path) -> dict[str, list[str]]:
+    """
+    The files of each split: one split a folder called train, validation, test, test_novel or the like; without any,
+    all is `train`. `datasets` would take a class or a picture called `train` for a split and leave out the rest.
+    """
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
+    folders = [path for path in inside if not path.name.startswith((".", "__"))]
+    named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
+    if len(named) < len(folders):  # between other classes, a folder of pictures called `train` is a class
+        named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
+    files: dict[str, list[str]] = {}
+    for path, name in named.items():
+        files.setdefault(name, []).append(f"{glob.escape(str(path))}/**")
+    if files and len(named) < len(folders):
+        ignored = sorted(path.name for path in folders if path not in named)
+        logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
+    return files or {"train": [f"{glob.escape(str(folder))}/**"]}
+
+
+def _split_name(folder: str) -> str | None:
+    """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
+    folder = folder.lower()
+    for split, words in SPLIT_FOLDERS.items():
+        if folder in words:
+            return split
+        if re.split(r"[\W_\d]", folder)[0] in words:
+            return re.sub(r"\W+", "_", folder)
+    return None
