@@ -140,6 +140,7 @@ def build_model(student, augmentation, args, id2label, text_embed_dim):
 
     from g4i_hf import AlignedImageClassification
     from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor, student_processor
+    from g4i_hf.training.lineage import student_source
 
     set_seed(args.seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
@@ -157,27 +158,14 @@ def build_model(student, augmentation, args, id2label, text_embed_dim):
         projector_hidden_size=student.projector_hidden_size,
         projector_norm=student.projector_norm,
     )
-    if student.use_peft:
-        model.config.lora["revision"] = base_revision(model.config.lora)
+    if student.use_peft:  # adapters belong to the commit that was loaded, not to a branch
+        model.config.lora["revision"] = student_source(student)["revision"]
     config, settings = model.config.student_config, augmentation.image_settings
     if student.pretrained and config.model_type != "timm_wrapper":
         saved = pretrained_processor(student.student, student.student_revision, {"image_size": image_size, **settings})
     else:
         saved = generic_processor(ImageSettings.of(config, image_size, settings))
     return model, saved, student_processor(config, saved)
-
-
-def base_revision(lora: dict) -> str | None:
-    """The commit of the checkpoint that is adapted, as far as the cache knows it: an adapter belongs to no other."""
-    from g4i_hf.checkpoints import commit_of
-
-    base, revision = lora["base_model_name_or_path"], lora["revision"]
-    for file in ("model.safetensors", "config.json"):  # timm fetches no config.json
-        try:
-            return commit_of(base, revision, file) if base else None
-        except OSError:
-            continue
-    return revision
 
 
 def build_trainer(model, processor, saved_processor, splits, run, augmentation, args):

@@ -155,14 +155,6 @@ def merged_student(model: Any) -> PreTrainedModel:
     return student.requires_grad_(True)
 
 
-def merged_model(model: Any) -> Any:
-    """A copy of an [`AlignedImageClassification`] whose student is its [`merged_student`]: it needs no peft."""
-    merged = type(model)(type(model.config).from_dict(model.config.to_dict() | {"lora": None}), merged_student(model))
-    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("student.")}
-    merged.load_state_dict(rest, strict=False)
-    return merged.train(model.training)
-
-
 def base_checkpoint(name: str) -> str | None:
     """The Hub id of the checkpoint that a pretrained student of that name starts from; None for a folder."""
     if Path(name).is_dir():

@@ -59,7 +59,7 @@ def lineage_of(
         "rows": {name: len(split) for name, split in splits.items()},
         "captions": _captions(_first(stages, "captioning"), splits),
         "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if embedded else None,
-        "student": _student(student),
+        "student": student_source(student),
         "versions": _versions(),
     }
 
@@ -126,7 +126,7 @@ def _captions(stage: dict[str, Any] | None, splits: DatasetDict) -> dict[str, An
     return {"captioner": "column", "prompts": []} if has_column else None
 
 
-def _student(student: StudentArguments) -> dict[str, Any]:
+def student_source(student: StudentArguments) -> dict[str, Any]:
     """`id` and `revision`: of pretrained weights that are on the Hub."""
     name = student.student
     if Path(name).is_dir():
