@@ -8,9 +8,10 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.layers import Conv2dSame, Linear
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
+from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
 
 from .student import classifier_layers
 
@@ -106,7 +107,7 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
             f"lora names layers that {type(student).__name__} does not have: {', '.join(sorted(missing))}."
         )
     settings = {name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")}
-    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=exact_pattern(names), **settings), student)
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=names, **settings), student)
     for layer in map(student.get_submodule, names):
         if isinstance(layer.base_layer, nn.Conv2d):
             # MobileNetV2 of transformers pads by what it reads here, which peft's layer does not hand on
@@ -114,11 +115,6 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
                 setattr(layer, name, getattr(layer.base_layer, name))
     for layer in classifier_layers(student):
         layer.requires_grad_(True)
-
-
-def exact_pattern(names: list[str]) -> str:
-    """A regular expression for peft, which would take a list for ends of names."""
-    return "|".join(re.escape(name) for name in names)
 
 
 def is_adapter(name: str) -> bool:
@@ -153,6 +149,87 @@ def merged_student(model: Any) -> PreTrainedModel:
         setattr(student.get_submodule(parent), child, layer.get_base_layer())
     del student.peft_config
     return student.requires_grad_(True)
+
+
+def save_adapter(
+    model: Any, folder: str | Path, base_model_name_or_path: str | None = None, revision: str | None = None
+) -> None:
+    """
+    Writes adapters and classifier alone, as peft does: `adapter_config.json` and `adapter_model.safetensors`, for
+
+        base = AutoModelForImageClassification.from_pretrained(base_id, num_labels=N, ignore_mismatched_sizes=True)
+        PeftModel.from_pretrained(base, folder)
+
+    That this gives the student's logits is checked, with the base from the Hub or from the cache.
+
+    Args:
+        model: an [`AlignedImageClassification`] with adapters.
+        folder: made where there is none.
+        base_model_name_or_path, revision: Hub id of the base, and its branch, tag or commit; by default what the model
+            was trained from.
+
+    Raises:
+        ValueError: when the model has no adapters, when its base is a local folder or cannot be loaded, or when base
+            and adapter together are another model.
+    """
+    lora = model.config.lora
+    if lora is None:
+        raise ValueError("The model has no LoRA adapters: it was trained without use_peft.")
+    if base_model_name_or_path is None:
+        base_model_name_or_path, revision = lora["base_model_name_or_path"], lora["revision"]
+    if base_model_name_or_path is None or Path(base_model_name_or_path).is_dir():
+        raise ValueError(
+            "The student was trained from a checkpoint in a local folder. An adapter alone is of use only to those "
+            "who have its base: release it merged (--lora merged), or push the base and give save_adapter its Hub id."
+        )
+    student = model.student
+    heads = classifier_layers(student)
+    config = require_peft().LoraConfig(
+        **{name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")},
+        modules_to_save=[name for name, layer in student.named_modules() if layer in heads],
+        base_model_name_or_path=base_model_name_or_path,
+        revision=revision,
+        inference_mode=True,
+    )
+    config.target_modules = lora["target_modules"]  # peft would make a set of it, and another file each time
+    kept = tuple(f"{name}." for name in config.modules_to_save)
+    tensors = {
+        f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
+        for name, tensor in student.state_dict().items()
+        if is_adapter(name) or name.startswith(kept)
+    }
+    config.save_pretrained(folder)
+    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+    _check_adapter(student, folder, base_model_name_or_path, revision)
+
+
+def _check_adapter(student: PreTrainedModel, folder: str | Path, base: str, revision: str | None) -> None:
+    """
+    Raises:
+        ValueError: when an adapter beside its base does not give the student's logits.
+    """
+    where = f"{base} at {revision}" if revision else base
+    kwargs = {"num_labels": student.config.num_labels, "ignore_mismatched_sizes": True, "dtype": student.dtype}
+    try:
+        loaded = AutoModelForImageClassification.from_pretrained(base, revision=revision or "main", **kwargs)
+    except OSError as error:
+        raise ValueError(f"The base {where} cannot be loaded, and an adapter is checked with it: {error}") from error
+    merged = "Release the student merged (--lora merged)."
+    try:
+        loaded = require_peft().PeftModel.from_pretrained(loaded, folder).to(student.device).eval()
+        side = _input_size(student.config)
+        pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+        pixels = pixels.to(student.device, student.dtype)
+        with torch.no_grad():
+            expected, found = student.eval()(pixels).logits, loaded(pixels).logits
+    except Exception as error:
+        raise ValueError(f"peft cannot use this adapter with {where}: {error}. {merged}") from error
+    difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
+    if not difference <= 1e-4 * max(scale, 1.0):
+        raise ValueError(
+            f"With {where} as transformers loads it, the adapter gives other logits than the student (by up to "
+            f"{difference:.2g}): another image size or other student_args have changed the base. {merged}"
+        )
 
 
 def base_checkpoint(name: str) -> str | None:
