@@ -228,8 +228,7 @@ def finish(captioned, splits, options):
     stage = write_captions(
         captioned,
         args.captions_dir,
-        source=data.dataset_name,
-        source_revision=data.dataset_revision,
+        source=data.source(),
         images=splits if args.with_images else None,
     )
     write_card(args.captions_dir, stage, license=args.captions_license)

@@ -49,9 +49,7 @@ def main() -> None:
             found = verify_embeddings(images, encoder, folder, num_captions=check.verify, seed=check.verify_seed)
             lines = verified(found, folder)
         else:
-            stage = embed_captions(
-                images, encoder, folder, source=data.dataset_name, source_revision=data.dataset_revision
-            )
+            stage = embed_captions(images, encoder, folder, source=data.source())
             lines = embedded(stage, folder)
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error

@@ -92,8 +92,7 @@ def load_splits(args, data, encoder, accelerator):
         captioned,
         encoder,
         encoder.embeddings_dir or Path(args.run).parent / "embeddings",
-        source=data.dataset_name,
-        source_revision=data.dataset_revision,
+        source=data.source(),
         shared=encoder.embeddings_dir is None,
     )
     splits = DatasetDict(splits | embedded)

@@ -91,8 +91,7 @@ def load_data(run, data, encoder, args):
         raise ValueError(f"The data has no split {run.train_split!r} (train_split). It has: {', '.join(splits)}.")
     splits, id2label = class_names(splits)
     has_embeds = any(columns.TEXT_EMBEDS in split.column_names for split in splits.values())
-    embedding = {"source": data.dataset_name, "source_revision": data.dataset_revision}
-    embedding["shared"] = encoder.embeddings_dir is None
+    embedding = {"source": data.source(), "shared": encoder.embeddings_dir is None}
     folder = encoder.embeddings_dir or Path(args.output_dir).parent / "embeddings"
     to_embed, dim, embeddings = 0, None, None
     if run.dry_run and encoder.text_encoder and not has_embeds:

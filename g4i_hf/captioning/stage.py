@@ -1,7 +1,6 @@
 """Captioned splits, from whichever captioner, and the folder that they become."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from .. import columns
 from ..data.image_ids import check_image_ids
+from ..data.source import Source
 from ..data.stage import ids_digest, read_stage, write_stage
 from .answers import FAILURES, Captioner
 from .arguments import CaptionArguments, CleaningArguments
@@ -148,8 +148,7 @@ def write_captions(
     captioned: Captioned,
     folder: str | Path,
     *,
-    source: str,
-    source_revision: str | None = None,
+    source: str | Source,
     images: DatasetDict | None = None,
 ) -> dict[str, Any]:
     """
@@ -158,7 +157,7 @@ def write_captions(
     Args:
         captioned: judged or not.
         folder: where it goes; an earlier stage is replaced as a whole.
-        source, source_revision: where the images come from, for those who open the stage.
+        source: where the images come from, for those who open the stage.
         images: the images, to be written too; by default they stay where they are.
 
     Returns:
@@ -176,11 +175,9 @@ def write_captions(
             kept = images[name].remove_columns([c for c in added.column_names if c in images[name].column_names])
             added = concatenate_datasets([kept, added], axis=1)
         splits[name] = added
-    local = Path(source).is_dir()
     stage = {
         "stage": "captioning",
-        "source": os.path.relpath(source, folder) if local else source,
-        "source_revision": source_revision,
+        **Source.of(source).recorded(folder),
         "with_images": images is not None,
         "captioner": captioned.captioner,
         "prompts": captioned.prompts,

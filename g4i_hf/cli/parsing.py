@@ -18,6 +18,8 @@ from .resolved import resolved_yaml
 from .yaml_files import read_nodes, relative_to_file
 
 SCRIPT_OPTIONS = ("config", "print_config", "help")
+# Of the data that a run was trained with, and of no other
+OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
 
 
 def parse_options(
@@ -40,7 +42,7 @@ def parse_options(
         description: first lines of `--help`.
         default_config: YAML file read when the command line names neither a configuration nor any data.
         run_options: name of the YAML file in the folder given as `run`; its options, as far as they are options here,
-            come before those of `--config`.
+            come before those of `--config`. Where other data is named, those of its version are left out.
 
     Returns:
         One instance a class.
@@ -63,7 +65,10 @@ def parse_options(
             raise OptionError(f"run is {run!r}, but there is no such folder.")
         if not (Path(run) / run_options).is_file():
             raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
-        values = _values_of(Path(run) / run_options, kinds, strict=False) | values
+        of_run = _values_of(Path(run) / run_options, kinds, strict=False)
+        if "dataset_name" in values or _value_of("--dataset_name", argv) is not None:
+            of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
+        values = of_run | values
     given = _values_of_command_line(classes, kinds, argv)
     print_config = given.pop("print_config", False)
     given.pop("config", None)

@@ -35,11 +35,15 @@ class Captions:
 
 def read_captions(images: DatasetDict) -> Captions:
     """
+    The captions of the splits that have the column; captions can be there of the training split alone.
+
     Raises:
-        ValueError: when a split has no captions, or the column holds something else than texts or lists of texts.
+        ValueError: when no split has captions, or the column holds something else than texts or lists of texts.
     """
-    read = {name: _read_split(split, name) for name, split in images.items()}
-    several = any(isinstance(split.features[columns.CAPTION], (List, LargeList)) for split in images.values())
+    captioned = {name: split for name, split in images.items() if columns.CAPTION in split.column_names}
+    captioned = captioned or images  # whose first one is then complained about
+    read = {name: _read_split(split, name) for name, split in captioned.items()}
+    several = any(isinstance(split.features[columns.CAPTION], (List, LargeList)) for split in captioned.values())
     rows = {name: [_texts(value) for value in values] for name, values in read.items()}
     return Captions(rows, several)
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 from datasets.table import InMemoryTable
 
 from .. import columns
+from ..data.published import find_stage
+from ..data.source import Source
 from ..data.stage import check_replaceable, ids_digest, join_stage, read_stage, write_stage
 from .arguments import EncoderArguments
 from .captions import Captions, read_captions
@@ -31,8 +32,7 @@ def embed_captions(
     args: EncoderArguments,
     output_dir: str | Path,
     *,
-    source: str,
-    source_revision: str | None = None,
+    source: str | Source,
 ) -> dict[str, Any]:
     """
     Embeds every caption once and writes a stage of `image_id` and `text_embeds`: (D,) where a row has one caption,
@@ -43,7 +43,7 @@ def embed_captions(
         images: splits with `image_id` and `caption` (null where an image has none).
         args: the encoder, its batch size, and what is done about long captions.
         output_dir: folder of the stage; an unfinished run leaves an earlier stage as it was.
-        source, source_revision: where the images come from, for those who open the stage.
+        source: where the images come from, for those who open the stage.
 
     Returns:
         The stage's `stage.json`, with `reused: True` when it was there already.
@@ -53,7 +53,7 @@ def embed_captions(
     """
     check_replaceable(output_dir)
     captions, encoder, wanted = _prepare(images, args)
-    return _embed(images, captions, encoder, args, Path(output_dir), wanted, source, source_revision)
+    return _embed(images, captions, encoder, args, Path(output_dir), wanted, Source.of(source))
 
 
 def with_text_embeds(
@@ -61,8 +61,7 @@ def with_text_embeds(
     args: EncoderArguments,
     embeddings_dir: str | Path,
     *,
-    source: str,
-    source_revision: str | None = None,
+    source: str | Source,
     shared: bool = False,
 ) -> DatasetDict:
     """
@@ -72,8 +71,7 @@ def with_text_embeds(
     Raises:
         ValueError: when the images have embeddings by another encoder than the one asked for.
     """
-    options = {"source": source, "source_revision": source_revision, "shared": shared}
-    folder = text_embeds_folder(images, args, embeddings_dir, **options)
+    folder = text_embeds_folder(images, args, embeddings_dir, source=source, shared=shared)
     return images if folder is None else join_stage(images, folder, read_stage(folder))
 
 
@@ -82,8 +80,7 @@ def text_embeds_folder(
     args: EncoderArguments,
     embeddings_dir: str | Path,
     *,
-    source: str,
-    source_revision: str | None = None,
+    source: str | Source,
     shared: bool = False,
 ) -> Path | None:
     """
@@ -95,24 +92,28 @@ def text_embeds_folder(
     """
     has_column = any(columns.TEXT_EMBEDS in split.column_names for split in images.values())
     if has_column and args.text_encoder is not None:
-        _check_encoder(source, args.text_encoder)
+        _check_encoder(Source.of(source), args.text_encoder)
     if has_column or args.text_encoder is None:
         return None
     if not shared:
         check_replaceable(embeddings_dir)
     captions, encoder, wanted = _prepare(images, args)
+    source = Source.of(source)
     folder = _folder(embeddings_dir, shared, wanted, source)
     check_replaceable(folder)
-    _embed(images, captions, encoder, args, folder, wanted, source, source_revision)
+    _embed(images, captions, encoder, args, folder, wanted, source)
     return folder
 
 
-def _check_encoder(source: str, text_encoder: str) -> None:
-    made_by = (read_stage(source) or {}).get("text_encoder")
+def _check_encoder(source: Source, text_encoder: str) -> None:
+    places = [(source.name, source.revision)]
+    places += [(source.captions, source.captions_revision)] if source.captions else []
+    found = {name: (find_stage(name, revision) or {}).get("text_encoder") for name, revision in places}
+    place, made_by = next(((name, made_by) for name, made_by in reversed(found.items()) if made_by), (None, None))
     asked_for = Path(text_encoder).resolve().name if Path(text_encoder).is_dir() else text_encoder
     if made_by not in (None, asked_for):
         raise ValueError(
-            f"{source} was embedded by {made_by}, but text_encoder is {text_encoder}. Leave text_encoder out to train "
+            f"{place} was embedded by {made_by}, but text_encoder is {text_encoder}. Leave text_encoder out to train "
             "with what is there, or name the captions as dataset_name to embed them anew."
         )
 
@@ -122,14 +123,14 @@ def captions_to_embed(
     args: EncoderArguments,
     embeddings_dir: str | Path,
     *,
-    source: str,
-    source_revision: str | None = None,
+    source: str | Source,
     shared: bool = False,
 ) -> tuple[int, int]:
     """What [`with_text_embeds`] would do: the number of distinct captions to embed (0 when they are there), and D."""
     captions, encoder, wanted = _prepare(images, args)
+    source = Source.of(source)
     folder = _folder(embeddings_dir, shared, wanted, source)
-    is_there = _same_stage(folder, _stage_of(folder, wanted, source, source_revision)) is not None
+    is_there = _same_stage(folder, _stage_of(folder, wanted, source)) is not None
     return 0 if is_there else len(captions.unique()), encoder.dim
 
 
@@ -149,19 +150,20 @@ def _prepare(images: DatasetDict, args: EncoderArguments) -> tuple[Captions, Tex
         "long_captions": args.long_captions,
         "normalised": True,
         "several_captions": captions.several,
-        "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in images.items()},
+        "image_ids_digest": {name: ids_digest(images[name][columns.IMAGE_ID][:]) for name in captions.rows},
         "captions_digest": captions.digests(),
     }
     return captions, encoder, wanted
 
 
-def _folder(embeddings_dir: str | Path, shared: bool, wanted: dict[str, Any], source: str) -> Path:
-    return Path(embeddings_dir) / _own_name(wanted, source) if shared else Path(embeddings_dir)
+def _folder(embeddings_dir: str | Path, shared: bool, wanted: dict[str, Any], source: Source) -> Path:
+    return Path(embeddings_dir) / _own_name(wanted, source.name) if shared else Path(embeddings_dir)
 
 
-def _stage_of(folder: Path, wanted: dict[str, Any], source: str, source_revision: str | None) -> dict[str, Any]:
-    where = {"source": _portable(source, folder), "source_revision": source_revision}
-    return {"stage": "embedding", **where, **wanted}
+def _stage_of(folder: Path, wanted: dict[str, Any], source: Source) -> dict[str, Any]:
+    recorded = source.recorded(folder)
+    recorded.pop("source_columns", None)  # other names of the same columns make no other embeddings
+    return {"stage": "embedding", **recorded, **wanted}
 
 
 def _own_name(wanted: dict[str, Any], source: str) -> str:
@@ -178,11 +180,10 @@ def _embed(
     args: EncoderArguments,
     output_dir: Path,
     wanted: dict[str, Any],
-    source: str,
-    source_revision: str | None,
+    source: Source,
 ) -> dict[str, Any]:
     state = PartialState()
-    wanted = _stage_of(output_dir, wanted, source, source_revision)
+    wanted = _stage_of(output_dir, wanted, source)
     # The first decides for all: another run may be writing there while they look
     present = broadcast_object_list([_same_stage(output_dir, wanted)])[0]
     if present is not None:
@@ -190,8 +191,8 @@ def _embed(
     vectors = encode_captions(captions.unique(), encoder, args, output_dir, state)
     if state.is_main_process:
         over = long_captions_report(captions, vectors.lengths, vectors.chunks, encoder.max_tokens)
-        stage = {**wanted, "captions_over_window": over, "captions": captions.counts()}
-        splits = {name: _with_column(split, captions, name, vectors, wanted) for name, split in images.items()}
+        stage = {**wanted, **source.recorded(output_dir), "captions_over_window": over, "captions": captions.counts()}
+        splits = {name: _with_column(images[name], captions, name, vectors, wanted) for name in captions.rows}
         _write(output_dir, splits, stage, wanted)
     state.wait_for_everyone()
     return read_stage(output_dir)
@@ -215,14 +216,6 @@ def _write(output_dir: Path, splits: dict[str, Dataset], stage: dict[str, Any], 
                 return None
             if attempt == 2:
                 raise
-
-
-def _portable(source: str, output_dir: Path) -> str:
-    """A local folder relative to the stage, so that both can be moved together and no absolute path is kept."""
-    path = Path(source)
-    if not path.is_dir():
-        return source
-    return os.path.relpath(path, output_dir)
 
 
 def _with_column(split: Dataset, captions: Captions, name: str, vectors: Vectors, wanted: dict[str, Any]) -> Dataset:

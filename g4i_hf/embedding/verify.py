@@ -50,10 +50,10 @@ def verify_embeddings(
     Raises:
         ValueError: when something does not fit; the message names the row and the remedy.
     """
-    stage = _read_stage(embeddings_dir, images)
     captions = read_captions(images)
+    stage = _read_stage(embeddings_dir, captions)
     stored = join_stage(images, embeddings_dir, stage)
-    places = [place for name in images for place in _places(captions, stored[name], name)]
+    places = [place for name in captions.rows for place in _places(captions, stored[name], name)]
     drawn = np.random.default_rng(seed).choice(len(places), min(num_captions, len(places)), replace=False)
     sample = [places[position] for position in sorted(drawn)]
     encoder = _load(args, stage, embeddings_dir)
@@ -71,17 +71,17 @@ def verify_embeddings(
     return {
         "checked": len(sample),
         "captions": len(places),
-        "splits": list(images),
+        "splits": list(captions.rows),
         "min_cosine": float(cosines.min()) if len(sample) else None,
         "other_settings": list(changed),
     }
 
 
-def _read_stage(embeddings_dir: str | Path, images: DatasetDict) -> dict[str, Any]:
+def _read_stage(embeddings_dir: str | Path, captions: Captions) -> dict[str, Any]:
     stage = read_stage(embeddings_dir)
     if stage is None or stage.get("stage") != "embedding":
         raise ValueError(f"{embeddings_dir} holds no embeddings to verify. Embed first, without --verify.")
-    missing = [name for name in images if name not in stage["num_rows"]]
+    missing = [name for name in captions.rows if name not in stage["num_rows"]]
     if missing:
         raise ValueError(f"{embeddings_dir} has no embeddings of the split {missing[0]!r}. Embed again.")
     return stage

@@ -78,21 +78,18 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
 
     Args:
         run: run folder.
-        own: `dataset_name`, `dataset_config_name` and `dataset_revision` of the run; a folder is relative to it.
+        own: `dataset_name`, `captions_name` and their versions, of the run; a folder is relative to it.
         data: the same of what is evaluated; a folder is relative to the current one.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:
-        name = options.get("dataset_name")
-        place = base / str(name)
-        return (
-            place.resolve() if place.exists() else name,
-            options.get("dataset_config_name"),
-            options.get("dataset_revision"),
-        )
+        names = [options.get(name) for name in ("dataset_name", "captions_name")]
+        places = [(base / name).resolve() if name and (base / name).exists() else name for name in names]
+        return (*places, *(options.get(name) for name in versions))
 
+    versions = ("dataset_config_name", "dataset_revision", "captions_revision")
     if known_by(own, Path(run)) == known_by(data, Path()):
         return Path(run)
-    parts = [data.get(option) for option in ("dataset_name", "dataset_config_name", "dataset_revision")]
+    parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", versions[2])]
     name = "-".join(re.sub(r"[^\w.-]+", "_", str(part)).strip("._") for part in parts if part)
     return Path(run) / "evaluations" / name

@@ -20,7 +20,7 @@ NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", "tensorboard", STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json")
-PATHS = ("dataset_name", "student", "text_encoder", "output_dir", "embeddings_dir")
+PATHS = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir")
 
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
