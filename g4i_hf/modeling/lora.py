@@ -1,6 +1,7 @@
 """LoRA (arXiv 2106.09685) in a student: which layers get an adapter, and what becomes of the adapters."""
 
 import copy
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -160,7 +161,8 @@ def save_adapter(
         base = AutoModelForImageClassification.from_pretrained(base_id, num_labels=N, ignore_mismatched_sizes=True)
         PeftModel.from_pretrained(base, folder)
 
-    That this gives the student's logits is checked, with the base from the Hub or from the cache.
+    and `id2label.json`, as there is no `config.json`: beside one, transformers would look for whole weights. That this
+    gives the student's logits is checked, with the base from the Hub or from the cache.
 
     Args:
         model: an [`AlignedImageClassification`] with adapters.
@@ -200,6 +202,8 @@ def save_adapter(
     }
     config.save_pretrained(folder)
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+    names = json.dumps(student.config.id2label, indent=2, ensure_ascii=False)
+    (Path(folder) / "id2label.json").write_text(names + "\n", encoding="utf-8")
     _check_adapter(student, folder, base_model_name_or_path, revision)
 
 
