@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from students import ID2LABEL, STUDENTS, aligned_model
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
 
-from g4i_hf.hub import release_student
+from g4i_hf import AlignedImageClassification
+from g4i_hf.hub.release import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.training.lineage import write_lineage
+from g4i_hf.training.run_folder import write_options
+
+WITH_ALIGNED = ("vit", "timm-resnet")
 
 # Loads the students of all folders given, where g4i_hf cannot be imported, and saves tensors and logits.
 LOADER = """
@@ -57,7 +62,7 @@ def released(tmp_path_factory):
         run = root / name
         model.save_pretrained(run)
         generic_processor(ImageSettings(48)).save_pretrained(run)
-        models[name], folders[name] = model.eval(), release_student(run)
+        models[name], folders[name] = model.eval(), release_student(run, aligned=name in WITH_ALIGNED)
     command = [sys.executable, "-c", LOADER, root / "pixels.pt", *folders.values()]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -116,4 +121,96 @@ def test_release_replaces_the_whole_folder(tmp_path):
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "aligned",
     }
+
+
+# --- aligned/ -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WITH_ALIGNED)
+@pytest.mark.parametrize("place", ["subfolder", "directly"])
+def test_the_aligned_model_lies_beside_the_student(released, name, place):
+    model, pixels, folder, _ = released[name]
+    where, options = (folder, {"subfolder": "aligned"}) if place == "subfolder" else (folder / "aligned", {})
+    loaded = AlignedImageClassification.from_pretrained(where, **options).eval()
+    with torch.no_grad():
+        expected, found = (each(pixels, output_image_embeds=True) for each in (model, loaded))
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.image_embeds, expected.image_embeds, rtol=0, atol=1e-6)
+    # AutoImageProcessor looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
+    processor = BitImageProcessor.from_pretrained(where, **options)
+    assert ImageSettings.from_processor(processor).size == 48
+    student = AutoModelForImageClassification.from_pretrained(folder).state_dict()
+    assert all(torch.equal(loaded.student.state_dict()[key], tensor) for key, tensor in student.items())
+
+
+def a_run(folder: Path, name: str = "timm-resnet", lineage: dict | None = None, **options) -> Path:
+    model = aligned_model(name)
+    model.save_pretrained(folder)
+    generic_processor(ImageSettings(48)).save_pretrained(folder)
+    write_options(folder, {"align_weight": 0.3, "align_temperature": 0.2} | options)
+    if lineage is not None:
+        write_lineage(folder, lineage)
+    return folder
+
+
+def test_a_baseline_has_no_aligned_model_and_one_can_be_left_out(tmp_path):
+    run = a_run(tmp_path / "run")
+    assert (release_student(run) / "aligned").is_dir()
+    assert not (release_student(run, aligned=False) / "aligned").exists()
+    assert not (release_student(a_run(tmp_path / "baseline", align_weight=0)) / "aligned").exists()
+
+
+def test_a_checkpoint_is_released_as_its_run_would_be(tmp_path):
+    for name, weight in (("aligned", 0.3), ("baseline", 0.0)):
+        run = a_run(tmp_path / name, align_weight=weight, text_encoder="me/encoder")
+        a_run(run / "checkpoint-7")
+        (run / "checkpoint-7" / "train.yaml").unlink()
+        student = release_student(run / "checkpoint-7", tmp_path / f"{name}-student")
+        assert (student / "aligned").is_dir() == (weight > 0)
+    record = json.loads((tmp_path / "aligned-student" / "aligned" / "text_encoder.json").read_text())
+    assert record["text_encoder"] == "me/encoder" and record["temperature"] == 0.2
+
+
+FROM_LINEAGE = {"text_encoder": "me/encoder", "text_encoder_revision": "abc", "text_encoder_prompt": "passage: "}
+
+
+@pytest.mark.parametrize(
+    ("options", "lineage", "expected"),
+    [
+        ({"text_encoder": "me/encoder"}, {"text_encoder": FROM_LINEAGE}, FROM_LINEAGE),
+        ({"text_encoder": None}, {"text_encoder": FROM_LINEAGE}, FROM_LINEAGE),
+        ({"text_encoder": "me/other"}, None, {"text_encoder": "me/other", "text_encoder_prompt": None}),
+        ({"text_encoder": "/home/ann/encoder"}, None, {"text_encoder": "encoder"}),
+        ({"text_encoder": None}, {"text_encoder": None}, None),
+    ],
+)
+def test_what_is_known_of_the_text_encoder(tmp_path, options, lineage, expected):
+    run = a_run(tmp_path / "run", lineage=lineage, **options)
+    path = release_student(run) / "aligned" / "text_encoder.json"
+    assert path.is_file() == (expected is not None)
+    if expected is not None:
+        assert json.loads(path.read_text()).items() >= expected.items()
+
+
+def test_onnx_and_adapters_are_there_when_asked_for(tmp_path):
+    run = a_run(tmp_path / "run")
+    assert (release_student(run, onnx=True) / "onnx" / "model.onnx").is_file()
+    assert not (release_student(run) / "onnx").exists()
+    with pytest.raises(ValueError, match=r"trained without use_peft.*--lora"):
+        release_student(run, lora="adapter")
+    assert (run / "student" / "config.json").is_file()  # the earlier release
+
+
+def test_an_export_that_fails_leaves_the_earlier_release(tmp_path, monkeypatch):
+    student = release_student(a_run(tmp_path / "run"))
+
+    def fails(*args):
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr("g4i_hf.hub.release.export_onnx", fails)
+    with pytest.raises(ValueError, match="no such operator"):
+        release_student(tmp_path / "run", onnx=True)
+    assert {path.name for path in tmp_path.joinpath("run").iterdir() if path.name.startswith(".")} == set()
+    assert (student / "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""A trained run -> its student as a plain checkpoint that needs nothing of ours."""
+"""A trained run -> its student as a plain checkpoint that needs nothing of ours, and the aligned model beside it."""
 
 import json
 import os
@@ -7,41 +7,76 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, TimmWrapperConfig
+from transformers import AutoImageProcessor, PreTrainedModel, TimmWrapperConfig
 
 from ..evaluation.predict import load_run
-from ..modeling import AlignedImageClassification
+from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
+from ..modeling.processing import ImageSettings
+from ..training.lineage import ENCODER_FACTS, read_lineage
+from ..training.run_folder import OPTIONS_FILE, read_options
+from .arguments import LORA
+from .onnx_export import export_onnx
+
+ALIGNED, ONNX_FILE, TEXT_ENCODER_FILE = "aligned", "onnx/model.onnx", "text_encoder.json"
 
 
-def release_student(run: str | Path, output_dir: str | Path | None = None, weights: str = "raw") -> Path:
+def release_student(
+    run: str | Path,
+    output_dir: str | Path | None = None,
+    weights: str = "raw",
+    *,
+    aligned: bool = True,
+    onnx: bool = False,
+    lora: str = "merged",
+) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
     `timm.create_model("local-dir:...")` load it with exactly the run's weights. The folder is written beside its place
     and renamed.
 
     Args:
-        run: run folder.
+        run: run folder, or one of its checkpoints.
         output_dir: where the student goes; `<run>/student` by default.
         weights: `"raw"`, or `"ema"` for their moving average.
+        aligned: add the aligned model of the same weights in `aligned/`, with a generic image processor and what is
+            known of the text encoder. Left out for a run without alignment, whose projector has learned nothing.
+        onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx_export.export_onnx`].
+        lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
 
     Returns:
         The student's folder.
 
     Raises:
         FileNotFoundError: when the folder holds no trained model, or no average.
-        ValueError: when `output_dir` holds something else than an earlier student.
+        ValueError: when `output_dir` holds something else than an earlier student, when an adapter is wanted of a run
+            that has none, or when the student cannot be exported.
     """
     run = Path(run)
     output_dir = Path(output_dir) if output_dir else run / "student"
-    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "config.json").is_file():
+    names = {path.name for path in output_dir.iterdir()} if output_dir.exists() else set()
+    if names and not names & {"config.json", "adapter_config.json"}:
         raise ValueError(f"{output_dir} holds something else than a student. Choose another --student_dir.")
-    model, _ = load_run(run, weights)
+    if lora not in LORA:
+        raise ValueError(f"lora is {lora!r}; choose one of {', '.join(LORA)}.")
+    model, processor = load_run(run, weights)
+    if lora == "adapter" and not _has_adapters(model):
+        raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
     staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
     staging.mkdir(parents=True)
     try:
-        save_student(model, staging)
-        if not isinstance(model.config.student_config, TimmWrapperConfig):
+        if lora == "adapter":
+            from ..modeling.lora import save_adapter
+
+            save_adapter(model, staging)
+        else:
+            save_student(model, staging)
+        is_timm = isinstance(model.config.student_config, TimmWrapperConfig)
+        if not is_timm or lora == "adapter":
             AutoImageProcessor.from_pretrained(run).save_pretrained(staging)
+        if aligned and lora != "adapter" and is_aligned(run):
+            save_aligned(model, run, staging / ALIGNED)
+        if onnx:
+            export_onnx(plain_student(model), staging / ONNX_FILE, ImageSettings.from_processor(processor).size)
         shutil.rmtree(output_dir, ignore_errors=True)
         staging.rename(output_dir)
     finally:
@@ -50,18 +85,75 @@ def release_student(run: str | Path, output_dir: str | Path | None = None, weigh
 
 
 def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
-    """The student's weights and configuration, without projector and image processor."""
+    """The student's weights and configuration, without projector, adapters and image processor."""
+    student = plain_student(model)
     if not isinstance(model.config.student_config, TimmWrapperConfig):
-        model.student.save_pretrained(folder)
+        student.save_pretrained(folder)
         return
     # transformers' wrapper would prefix every key, which timm cannot read. Bare keys and this config.json suit both.
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.student.timm_model.state_dict().items()
-    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(timm_config(model), indent=2, ensure_ascii=False) + "\n")
+
+
+def save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
+    """Student and projector, adapters merged, with what it takes to use them with texts."""
+    if _has_adapters(model):
+        fields = {**model.config.to_dict(), "lora": None}
+        merged = AlignedImageClassification(AlignedImageClassificationConfig(**fields), plain_student(model))
+        own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("student.")}
+        merged.load_state_dict(own, strict=False)
+        model = merged.eval()
+    model.save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(run).save_pretrained(folder)
+    known = text_encoder_of(run)
+    if known is not None:
+        (folder / TEXT_ENCODER_FILE).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def plain_student(model: AlignedImageClassification) -> PreTrainedModel:
+    """The student without adapters: exactly what transformers or timm would make of its configuration."""
+    if not _has_adapters(model):
+        return model.student
+    from ..modeling.lora import merged_student
+
+    return merged_student(model)
+
+
+def is_aligned(run: str | Path) -> bool:
+    """Whether the projector of a run has learned anything; taken for granted of a folder without options."""
+    return options_of(run).get("align_weight") != 0
+
+
+def options_of(run: str | Path) -> dict[str, Any]:
+    """Of a run or of one of its checkpoints; empty for a folder that is neither."""
+    place = run_of(run)
+    return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
+
+
+def run_of(folder: str | Path) -> Path:
+    """The run that a checkpoint belongs to, or the run itself."""
+    folder = Path(folder)
+    inside = folder.name.startswith("checkpoint-") and not (folder / OPTIONS_FILE).is_file()
+    return folder.parent if inside else folder
+
+
+def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
+    """
+    What the captions of a run were embedded with, and the temperature of the alignment; None where the encoder is not
+    known. A local encoder goes by the bare name of its folder.
+    """
+    options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
+    if known is None and options.get("text_encoder"):
+        known = {fact: options.get(fact) for fact in ENCODER_FACTS}
+        if known["text_encoder"].startswith((".", "/", "~")):
+            known["text_encoder"] = Path(known["text_encoder"]).name
+    if known is None:
+        return None
+    facts = {fact: known.get(fact) for fact in ENCODER_FACTS}
+    return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
 
 
 def timm_config(model: AlignedImageClassification) -> dict[str, Any]:
@@ -77,3 +169,7 @@ def timm_config(model: AlignedImageClassification) -> dict[str, Any]:
     if config.model_args:
         layout["model_args"] = config.model_args
     return layout
+
+
+def _has_adapters(model: AlignedImageClassification) -> bool:
+    return getattr(model.config, "lora", None) is not None

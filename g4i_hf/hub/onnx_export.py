@@ -1,0 +1,143 @@
+"""A student as an ONNX graph, checked against the student itself."""
+
+import contextlib
+import io
+import logging
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+BATCHES = (1, 2, 3, 8)  # sizes that are compared
+TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
+LARGEST_FILE = 1_500_000_000  # bytes of weights within the file; protobuf ends at 2 GiB
+TRACED = 2  # torch.export would take a dimension of 1 for a constant
+BATCH = "batch"
+
+
+def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
+    """
+    Writes a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits`
+    (batch, num_labels), float32, any batch size, by the exporter of transformers. It is compared with the student on
+    several batches of random pixels; no file is left when it differs.
+
+    Args:
+        student: a transformers image classifier, timm's wrapper included.
+        path: of the file.
+        image_size: side of the input in pixels.
+
+    Raises:
+        ImportError: when onnx, onnxscript or onnxruntime is missing.
+        ValueError: when the student cannot be exported, or the graph gives other logits.
+    """
+    onnx_ir, onnxruntime = _require("onnx_ir"), _require("onnxruntime")
+    student, path = student.eval(), Path(path)
+    name = getattr(student.config, "architecture", None) or type(student).__name__
+    try:
+        graph = _graph(student, image_size)
+    except Exception as error:  # whatever an exporter meets in an architecture; torch names its causes in hundreds
+        cause = str(error).strip().splitlines()
+        raise ValueError(
+            f"{name} cannot be exported to ONNX: {type(error).__name__}: {cause[0] if cause else ''} Release it "
+            "without --onnx."
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = sum(tensor.nbytes for tensor in student.state_dict().values())
+    external = f"{path.name}.data" if weights > LARGEST_FILE else None
+    onnx_ir.save(graph, path, external_data=external)
+    try:
+        _compare(student, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), image_size, name)
+    except Exception:
+        for written in (path, path.with_name(f"{path.name}.data")):
+            written.unlink(missing_ok=True)
+        raise
+
+
+def _require(package: str) -> ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"ONNX needs {error.name or package}: pip install 'g4i_hf[onnx]'.") from error
+
+
+@torch.no_grad()
+def _graph(student: PreTrainedModel, image_size: int) -> Any:
+    """The graph, an `onnx_ir.Model`, with its logits alone and nothing of this machine."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    pixels = torch.zeros(TRACED, 3, image_size, image_size, dtype=student.dtype, device=student.device)
+    shapes = {"pixel_values": {0: torch.export.Dim(BATCH, min=1, max=2**16)}}
+    with _quiet():
+        exported = OnnxExporter().export(
+            student, {"pixel_values": pixels}, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes)
+        )
+    model = exported.program
+    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    del model.graph.outputs[:]  # those of the two heads of a distilled student
+    model.graph.outputs.append(logits)
+    RemoveUnusedNodesPass()(model)
+    ClearMetadataAndDocStringPass()(model)  # stack traces with the files of this machine
+    _name_batch(model, logits)
+    return model
+
+
+def _name_batch(model: Any, logits: Any) -> None:
+    """The exporter calls the dimension after a number of its own."""
+    import onnx_ir
+
+    symbol = str(logits.shape[0])
+    for value in [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]:
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, onnx_ir.SymbolicDim) and size.value is not None:
+                value.shape[axis] = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, str(size.value))
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter prints its steps, and warns of functions that no student has."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers.exporters")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@torch.no_grad()
+def _compare(student: PreTrainedModel, session: Any, image_size: int, name: str) -> None:
+    """
+    Raises:
+        ValueError: when the logits differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for batch in BATCHES:
+        pixels = torch.randn(batch, 3, image_size, image_size, generator=generator)
+        expected = student(pixel_values=pixels.to(student.device, student.dtype)).logits.float().cpu()
+        try:
+            found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0]).float()
+        except Exception as error:  # onnxruntime has no class of its own for them
+            cause = " ".join(str(error).split())
+            raise ValueError(
+                f"{name}: the ONNX graph does not take {batch} images: {cause} Release it without --onnx."
+            ) from error
+        if found.shape != expected.shape:
+            raise ValueError(
+                f"{name}: the ONNX graph gives logits of shape {tuple(found.shape)} for {batch} images, not "
+                f"{tuple(expected.shape)}. Release it without --onnx."
+            )
+        difference = (found - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+        if not difference <= TOLERANCE:  # NaN too
+            raise ValueError(
+                f"{name}: the ONNX graph gives other logits than PyTorch, by {difference:.1e} of the largest for "
+                f"{batch} images. Release it without --onnx."
+            )
