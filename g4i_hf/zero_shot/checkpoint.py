@@ -38,7 +38,10 @@ class TextSide:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TextSide":
-        return cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
+        side = cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
+        if record.get("text_embed_dim") and side.text_encoder_prompt is None:
+            side.text_encoder_prompt = ""  # said by the stage of the embeddings, where null means that there was none
+        return side
 
     @classmethod
     def from_run(cls, folder: Path) -> "TextSide":

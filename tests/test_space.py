@@ -1,0 +1,387 @@
+"""The Gradio app of a student: its folder, its functions, and the page in a real browser."""
+
+import ast
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from huggingface_hub import SpaceCard
+from PIL import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
+from space_browser import browser_page, running
+from students import STUDENTS
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.embedding import load_encoder
+from g4i_hf.hub import release_student
+from g4i_hf.hub.publishable import check_publishable
+from g4i_hf.hub.space import build_space
+from g4i_hf.hub.space_app import Explainer, VisitorError, read_names
+from g4i_hf.hub.space_content import write_captions, write_gallery
+from g4i_hf.modeling.processing import ImageSettings, generic_processor
+
+ROOT = Path(__file__).parent.parent
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+NAMES = ["blue thing", "green thing", "red thing"]
+CANARY = "taken with Ann's telephone"
+
+
+def picture(number: int, size: int = 24) -> PILImage.Image:
+    draw = np.random.default_rng(number)
+    return PILImage.fromarray(draw.integers(0, 255, (size, size, 3), dtype=np.uint8))
+
+
+def write_data(folder: Path) -> None:
+    """Pictures that say where they were taken, in two splits; a caption is there twice, and one is missing."""
+    (folder / "files").mkdir(parents=True)
+    splits = {}
+    for split, captions in {"train": ["a", "b", None, "b", "c"], "test": ["d", "e", None, "a"]}.items():
+        rows = []
+        for number, caption in enumerate(captions):
+            path, info, exif = folder / "files" / f"{split}{number}.png", PngInfo(), PILImage.Exif()
+            info.add_text("Comment", CANARY)
+            exif[0x010F] = CANARY
+            picture(number, 700 if split == "test" and number == 0 else 24).save(path, pnginfo=info, exif=exif)
+            text = f"a picture of {caption}" if caption else None
+            rows.append({"image": str(path), "label": number % 3, "caption": text})
+        features = Features({"image": Image(), "label": ClassLabel(names=NAMES), "caption": Value("string")})
+        splits[split] = Dataset.from_list(rows, features=features)
+    DatasetDict(splits).save_to_disk(folder / "set")
+
+
+def write_run(folder: Path, **options) -> Path:
+    torch.manual_seed(0)
+    student, student_args = STUDENTS["timm-resnet"]
+    model = AlignedImageClassification.from_student(
+        student, id2label=dict(enumerate(NAMES)), text_embed_dim=384, student_args=student_args, image_size=24
+    )
+    model.save_pretrained(folder)
+    generic_processor(ImageSettings(24)).save_pretrained(folder)
+    written = {"dataset_name": "../data/set", "text_encoder": MINILM, "train_split": "train", "align_weight": 0.3}
+    lines = [f"{name}: {value}\n" for name, value in (written | {"align_temperature": 0.1} | options).items()]
+    (folder / "train.yaml").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of everything, the run, and the app."""
+    root = tmp_path_factory.mktemp("space")
+    write_data(root / "data")
+    run = write_run(root / "run")
+    student = release_student(run)
+    (student / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A student\n")
+    return root, run, build_space(run, student, run / "space", repo_id="ann/things")
+
+
+@pytest.fixture(scope="module")
+def explainer(built):
+    return Explainer(built[2], device="cpu")
+
+
+def test_the_folder_is_a_space(built):
+    _, run, space = built
+    names = {path.name for path in space.iterdir()}
+    assert names == {"app.py", "README.md", "requirements.txt", "space.json", "captions.parquet"} | {
+        "g4i_hf",
+        "gallery",
+        "model",
+    }
+    card = SpaceCard.load(space / "README.md")
+    data = card.data.to_dict()
+    assert (data["sdk"], data["app_file"], data["license"]) == ("gradio", "app.py", "cc-by-4.0")
+    assert data["models"] == ["ann/things"] and re.fullmatch(r"\d+\.\d+\.\d+", data["sdk_version"])
+    assert data["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert len(data["short_description"]) <= 60  # the Hub refuses more
+    assert "3 distinct captions" in card.content and MINILM in card.content
+    requirements = (space / "requirements.txt").read_text().split()
+    assert f"gradio=={data['sdk_version']}" in requirements
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+(post\d+)?", line) for line in requirements)
+    assert not [path for path in space.rglob("*") if path.suffix in (".pyc", ".j2") or path.name == "recipes"]
+
+
+def test_requirements_cover_what_the_code_imports(built):
+    imported = {
+        match[1]
+        for path in built[2].rglob("*.py")
+        for match in re.finditer(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)
+    } - set(sys.stdlib_module_names)
+    called = {"PIL": "pillow", "yaml": "pyyaml", "sentence_transformers": "sentence-transformers"}
+    lines = {line.split("==")[0] for line in (built[2] / "requirements.txt").read_text().split()}
+    # tqdm comes with huggingface_hub, tokenizers with transformers; peft is for runs that train adapters
+    assert {called.get(name, name) for name in imported} - {"g4i_hf", "tqdm", "tokenizers", "peft"} <= lines
+
+
+def test_nothing_of_this_machine_and_no_metadata_is_in_it(built):
+    root, _, space = built
+    check_publishable(space)
+    for path in space.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for canary in (str(root), str(ROOT), str(Path.home()) + "/", sys.prefix, CANARY):
+                assert canary.encode() not in content, path
+    for path in (space / "gallery").iterdir():
+        with PILImage.open(path) as image:
+            assert image.format == "PNG" and not image.info and not image.getexif() and max(image.size) <= 512
+
+
+def test_captions_are_distinct_and_their_vectors_are_the_encoders(built):
+    table = pq.read_table(built[2] / "captions.parquet")
+    captions = table["caption"].to_pylist()
+    assert captions == ["a picture of a", "a picture of b", "a picture of c"]
+    assert str(table.schema.field("text_embeds").type.value_type) == "halffloat"
+    vectors = np.asarray(table["text_embeds"].to_pylist(), dtype=np.float32)
+    np.testing.assert_allclose(vectors, load_encoder(MINILM).encode(captions), atol=1e-3)
+
+
+def test_captions_are_drawn_where_there_are_too_many_and_lists_are_taken_apart(tmp_path):
+    rows = {
+        "caption": [["x", "y"], ["y", " "], [], None, ["z"]],
+        "text_embeds": [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0]], [], None, [[-1.0, 0.0]]],
+    }
+    split = Dataset.from_dict(rows)
+    assert write_captions(split, tmp_path / "all.parquet") == 3
+    table = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    assert {row["caption"]: row["text_embeds"] for row in table} == {"x": [1, 0], "y": [0, 1], "z": [-1, 0]}
+    assert write_captions(split, tmp_path / "some.parquet", most=2) == 2
+    with pytest.raises(ValueError, match="no embeddings of their own"):
+        write_captions(Dataset.from_dict({"caption": ["x"], "text_embeds": [[]]}), tmp_path / "none.parquet")
+
+
+def test_the_gallery_is_of_other_splits_and_of_different_classes(built, tmp_path):
+    settings = json.loads((built[2] / "space.json").read_text())
+    assert settings["gallery_is_new"] and len(settings["gallery"]) == 4  # all of `test`
+    assert sorted(each["label"] for each in settings["gallery"][:3]) == NAMES
+    assert sorted(settings["names"]) == NAMES
+    small = Dataset.from_dict({"image": [picture(1)], "label": [None]}, features=None)
+    gallery, is_new = write_gallery(
+        DatasetDict(train=small.cast_column("image", Image())), {}, "train", tmp_path / "g"
+    )
+    assert gallery == [{"file": "01-picture.png", "label": None}] and not is_new
+
+
+def test_a_picture_is_explained(built, explainer):
+    path = str(next((built[2] / "gallery").iterdir()))
+    classes, captions = explainer.look(path)
+    assert set(classes) == set(NAMES) and sum(classes.values()) == pytest.approx(1)
+    scores = [float(score) for score, _ in captions]
+    assert len(captions) == 3 and scores == sorted(scores, reverse=True)
+    assert {caption for _, caption in captions} == {f"a picture of {letter}" for letter in "abc"}
+    named = explainer.by_names(path, "cat, dog\n tall tree \n\n cat")
+    assert set(named) == {"cat", "dog", "tall tree"} and sum(named.values()) == pytest.approx(1)
+    assert named == {each["label"]: each["score"] for each in explainer.classifier(path, "cat, dog, tall tree")}
+
+
+def test_what_a_visitor_can_mend_is_said(built, explainer, tmp_path, monkeypatch):
+    good = str(next((built[2] / "gallery").iterdir()))
+    with pytest.raises(VisitorError, match="There is no picture yet"):
+        explainer.look(None)
+    with pytest.raises(VisitorError, match="There is no picture yet"):
+        explainer.by_names(None, "cat")
+    (tmp_path / "text.png").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    picture(0).save(tmp_path / "picture.ppm")
+    (tmp_path / "half.png").write_bytes(Path(good).read_bytes()[:200])
+    for name in ("text.png", "picture.ppm", "half.png"):
+        with pytest.raises(VisitorError, match="cannot be read as a picture: use PNG"):
+            explainer.look(str(tmp_path / name))
+    for names, message in {
+        " ,\n, ": "There are no names yet",
+        ",".join(map(str, range(201))): "These are 201 names: 200 at most",
+        "x" * 201: "A name is too long",
+    }.items():
+        with pytest.raises(VisitorError, match=message):
+            explainer.by_names(good, names)
+    assert len(read_names("\n".join(map(str, range(200))))) == 200
+    PILImage.new("1", (8000, 6000)).save(tmp_path / "wide.png")
+    PILImage.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
+    for name in ("wide.png", "bomb.png"):
+        with pytest.raises(VisitorError, match="40 megapixels at most"):
+            explainer.look(str(tmp_path / name))
+    monkeypatch.setattr("g4i_hf.hub.space_app.MOST_BYTES", 10)
+    with pytest.raises(VisitorError, match="MB at most"):
+        explainer.look(good)
+
+
+def test_without_its_text_encoder_the_rest_works(built, tmp_path):
+    space = shutil.copytree(built[2], tmp_path / "space")
+    record = json.loads((space / "model" / "text_encoder.json").read_text())
+    (space / "model" / "text_encoder.json").write_text(json.dumps(record | {"text_encoder": "nobody/nothing"}))
+    explainer = Explainer(space, device="cpu")
+    path = str(next((space / "gallery").iterdir()))
+    assert len(explainer.look(path)[1]) == 3
+    assert "nobody/nothing" in explainer.why_no_names
+    with pytest.raises(VisitorError, match="text encoder could not be loaded"):
+        explainer.by_names(path, "cat")
+
+
+def test_every_import_within_the_copied_code_is_copied(built):
+    package = built[2] / "g4i_hf"
+    checked = 0
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                place = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                names = [place] if node.module else [place / alias.name for alias in node.names]
+                for name in names:
+                    found = name.with_suffix(".py").is_file() or (name / "__init__.py").is_file()
+                    assert found or name.name.startswith("__"), f"{path}: {ast.unparse(node)}"
+                    checked += found
+    assert checked > 30
+
+
+@pytest.mark.slow
+def test_the_copied_code_is_enough(built, explainer):
+    """A process that starts in the folder of the app imports its copy of the package, and says the same."""
+    path = str(next((built[2] / "gallery").iterdir()))
+    script = "import json, sys, app, g4i_hf; e = app.Explainer('.', device='cpu'); app.build_demo(e); "
+    script += "print(json.dumps([g4i_hf.__file__, e.look(sys.argv[1]), e.by_names(sys.argv[1], 'cat, dog')]))"
+    command = [sys.executable, "-B", "-c", script, path]
+    done = subprocess.run(command, cwd=built[2], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    place, (classes, captions), named = json.loads(done.stdout.splitlines()[-1])
+    assert Path(place).is_relative_to(built[2])
+    assert classes == pytest.approx(explainer.look(path)[0]) and captions == explainer.look(path)[1]
+    assert named == pytest.approx(explainer.by_names(path, "cat, dog"))
+    assert not list(built[2].rglob("*.pyi"))
+
+
+def test_what_cannot_become_a_space_is_said(built, tmp_path, caplog):
+    root, run, space = built
+    baseline = write_run(root / "baseline", align_weight=0)
+    with pytest.raises(ValueError, match=r"baseline is a baseline.*align_weight above 0"):
+        build_space(baseline, run / "student", tmp_path / "space")
+    plain = release_student(run, tmp_path / "plain", aligned=False)
+    with pytest.raises(ValueError, match=r"plain has no aligned/.*--aligned true"):
+        build_space(run, plain, tmp_path / "space")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(ValueError, match="something else than an app.*--space_dir"):
+        build_space(run, run / "student", tmp_path / "mine")
+    without = write_run(root / "without", text_encoder="null")
+    with pytest.raises(ValueError, match="has no captions with embeddings"):
+        build_space(without, run / "student", tmp_path / "space")
+    assert not (tmp_path / "space").exists() and (tmp_path / "mine" / "letter.txt").exists()
+    moved = shutil.copytree(run / "student", tmp_path / "moved")
+    (moved / "aligned" / "text_encoder.json").write_text('{"text_encoder": "my-encoder"}')
+    with caplog.at_level(logging.WARNING):
+        build_space(run, moved, tmp_path / "space")
+        build_space(run, run / "student", tmp_path / "space")  # an app is replaced
+    assert "'my-encoder', no Hub id" in caplog.text
+    assert MINILM in (tmp_path / "space" / "README.md").read_text()
+
+
+# --- In a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The app of an Emoji Styles student, trained for three epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    command = [sys.executable, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml"]
+    command += ["--num_train_epochs", "3", "--warmup_steps", "20", "--eval_strategy", "no", "--save_strategy", "no"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = folder / "runs" / "emoji_styles" / "aligned"
+    with contextlib.chdir(folder):  # where the embeddings are
+        return build_space(run, release_student(run), run / "space")
+
+
+@pytest.mark.slow
+def test_the_page_explains_uploaded_pictures_and_classifies_by_names(trained, tmp_path):
+    explainer = Explainer(trained, device="cpu")
+    gallery = sorted((trained / "gallery").iterdir())
+    with (
+        running(trained, tmp_path) as address,
+        browser_page(viewport={"width": 1200, "height": 1100}) as (page, outside),
+    ):
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        classify = page.get_by_role("button", name="Classify by these names")
+
+        def shown(path: Path) -> None:
+            """Waits for what the functions say of a picture."""
+            classes, captions = explainer.look(str(path))
+            page.locator("#classes h2", has_text=max(classes, key=classes.get)).wait_for()
+            page.locator("#captions", has_text=captions[0][1]).wait_for()
+            assert f"{max(classes.values()):.0%}" in page.locator("#classes").inner_text()
+            for score, caption in captions:
+                assert score in page.locator("#captions").inner_text()
+                assert caption in page.locator("#captions").inner_text()
+
+        shown(gallery[0])  # there is an answer at once
+        first = page.locator("#captions").inner_text()
+        # 1. A picture of one's own: the one before goes, and with it what was said of it
+        page.get_by_role("button", name="Remove Image").click()
+        page.locator("#classes h2").wait_for(state="detached")
+        classify.click()
+        page.get_by_text("There is no picture yet").wait_for()
+        page.locator("#picture input[type=file]").set_input_files(gallery[3])
+        shown(gallery[3])
+        assert page.locator("#captions").inner_text() != first
+        # 2. Classes by their names
+        page.locator("#names textarea").fill("sandwich, <b>wheelchair</b>\nguitar")
+        classify.click()
+        page.locator("#named", has_text="<b>wheelchair</b>").wait_for()  # text, not markup
+        named = explainer.by_names(str(gallery[3]), "sandwich, <b>wheelchair</b>\nguitar")
+        assert page.locator("#named h2").inner_text() == max(named, key=named.get)
+        before = page.locator("#named").inner_text()
+        # 3. A picture of the gallery: classes, captions and names change with it
+        page.locator("button.gallery-item").nth(0).click()
+        shown(gallery[0])
+        page.wait_for_function("before => document.querySelector('#named').innerText != before", arg=before)
+        # 4. What a visitor does wrong
+        page.locator("#names textarea").fill(" , ")
+        classify.click()
+        page.get_by_text("There are no names yet").wait_for()
+        page.locator("#names textarea").fill(",".join(map(str, range(300))))
+        classify.click()
+        page.get_by_text("These are 300 names: 200 at most").wait_for()
+        (tmp_path / "broken.png").write_text("no picture")
+        page.get_by_role("button", name="Remove Image").click()
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "broken.png")
+        page.get_by_text("This file cannot be read as a picture").wait_for()
+        assert outside == [] and errors == []
+
+
+@pytest.mark.slow
+def test_the_app_serves_no_file_but_what_it_shows(trained, tmp_path):
+    payload = {"meta": {"_type": "gradio.FileData"}}
+    own = next((trained / "gallery").iterdir())
+
+    def answer(path: str) -> str:
+        called = client.post("/gradio_api/call/by_names", json={"data": [payload | {"path": path}, "cat, dog"]})
+        return client.get(f"/gradio_api/call/by_names/{called.json()['event_id']}").text
+
+    with running(trained, tmp_path) as address, httpx2.Client(base_url=address, timeout=60) as client:
+        sent = client.post("/gradio_api/upload", files={"files": ("a.png", own.read_bytes(), "image/png")})
+        assert "event: complete" in answer(sent.json()[0])  # this is how it works, and
+        for path in (
+            str(own),
+            str(trained / "app.py"),
+            "/etc/passwd",
+            "../../etc/passwd",
+            f"{sent.json()[0]}/../../..",
+        ):
+            assert "event: error" in answer(path), path
+            got = client.get(f"/gradio_api/file={path}")
+            assert got.status_code in (403, 404), path
+        large = client.post("/gradio_api/upload", files={"files": ("a.png", bytes(11_000_000), "image/png")})
+        assert large.status_code == 413
+        listening = (Path("/proc/net/tcp").read_text() if Path("/proc/net/tcp").exists() else "").splitlines()
+        port = f":{int(address.rsplit(':', 1)[1]):04X}"
+        bound = {line.split()[1] for line in listening if line.split()[1].endswith(port) and line.split()[3] == "0A"}
+        assert bound <= {"0100007F" + port}  # 127.0.0.1
