@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-import httpx
+import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, SpaceCard
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -21,6 +21,7 @@ OWNED = {
         "model.safetensors.index.json",
         "config.json",
         "adapter_config.json",
+        "id2label.json",
         "preprocessor_config.json",
         "processor_config.json",
         "aligned/*",
@@ -133,7 +134,9 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         raise PushError("There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
     except HfHubHTTPError as error:
         raise PushError(f"{repo_id}: {_remedy(error)} ({_reason(error)})") from error
-    except (httpx.HTTPError, ConnectionError) as error:
+    except (httpx2.HTTPError, ConnectionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (HfHubHTTPError, httpx2.HTTPError)):
+            raise  # the client wraps what ends the upload of a file, and nothing else, in this class
         raise PushError(
             f"{repo_id}: the connection to the Hub broke ({type(error).__name__}). Nothing of this push is visible "
             "there; give the same command again, what has arrived is not sent twice."
