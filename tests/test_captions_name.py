@@ -1,0 +1,288 @@
+"""Captions of one data set joined to the images of another, with `captions_name`."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as PILImage
+from test_embedding import clip_folder, static_folder  # noqa: F401
+
+from g4i_hf.cli import parse_options
+from g4i_hf.data import joining
+from g4i_hf.data.arguments import DataArguments
+from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.data.published import find_stage
+from g4i_hf.data.source import Source
+from g4i_hf.data.stage import write_stage
+from g4i_hf.embedding import EncoderArguments, embed_captions, with_text_embeds
+from g4i_hf.evaluation.arguments import EvaluateArguments
+from g4i_hf.evaluation.evaluate import results_folder
+
+ROOT = Path(__file__).parent.parent
+IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
+EMBEDS = List(Value("float16"), length=3)
+
+
+def save_images(folder: Path) -> str:
+    """An imagefolder with a train and a test split of two classes; each picture has a colour of its own."""
+    for split in ("train", "test"):
+        for number, image_id in enumerate(IDS):
+            path = folder / split / image_id
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PILImage.new("RGB", (8, 8), (60 * number, 0, 0)).save(path)
+    return str(folder)
+
+
+def captions_of(ids: list[str | None], **more) -> Dataset:
+    """Caption and embedding of each id; the embedding of the n-th of IDS holds n."""
+    numbers = [IDS.index(i) if i in IDS else 9 for i in ids]
+    rows = {
+        "image_id": ids,
+        "caption": [f"of {i}" for i in ids],
+        "caption_weight": [n / 10 for n in numbers],
+        "text_embeds": [[float(n)] * 3 for n in numbers],
+    }
+    features = {"image_id": Value("string"), "caption": Value("string"), "caption_weight": Value("float32")}
+    features |= {"text_embeds": EMBEDS} | {name: feature for name, (_, feature) in more.items()}
+    return Dataset.from_dict(rows | {name: v for name, (v, _) in more.items()}, features=Features(features))
+
+
+@pytest.fixture
+def images(tmp_path) -> str:
+    return save_images(tmp_path / "pictures")
+
+
+def save_captions(folder: Path, ids: list[str | None], split: str = "train", **more) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    captions_of(ids, **more).to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+def joined(images: str, captions: str, **more) -> DatasetDict:
+    return DataArguments(dataset_name=images, captions_name=captions, **more).load()
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 26], ids=["on disk", "in memory"])
+@pytest.mark.parametrize("ids", [IDS, IDS[::-1], [IDS[2], IDS[0]], [*IDS[:2], "gone/1.png", IDS[3]]], ids=len)
+def test_each_image_gets_its_own_caption_or_a_null(images, tmp_path, ids, limit, monkeypatch):
+    monkeypatch.setattr(joining, "IN_MEMORY", limit)
+    splits = joined(images, save_captions(tmp_path / "captions", ids))
+    assert "caption" not in splits["test"].column_names and len(splits["test"]) == 4  # there are none of it
+    assert splits["train"].features["text_embeds"] == EMBEDS
+    for number, row in enumerate(splits["train"]):
+        assert row["image_id"] == IDS[number] and Path(row["image"]["path"]).match(f"train/{IDS[number]}")
+        has = IDS[number] in ids
+        assert row["caption"] == (f"of {IDS[number]}" if has else None)
+        assert row["text_embeds"] == ([number] * 3 if has else None)
+        assert row["caption_weight"] == (pytest.approx(number / 10) if has else None)
+
+
+def test_what_has_no_counterpart_is_reported(images, tmp_path, caplog):
+    captions = save_captions(tmp_path / "captions", [IDS[0], "gone/1.png", "gone/2.png"])
+    with caplog.at_level(logging.WARNING):
+        joined(images, captions)
+    for said in (
+        "split 'train': 3 of 4 images have no row there and are used without caption: 'cat/2.png', 'dog/1.png', 'dog",
+        "split 'train': 2 of 3 rows there belong to no image and are left out: 'gone/1.png', 'gone/2.png'",
+        "no captions of the splits test; they are kept without",
+    ):
+        assert said in caplog.text
+
+
+@pytest.mark.parametrize(
+    "ids, split, message",
+    [
+        (["a.png", "b.png"], "train", r"'train': no image_id there.* is 'a.png', that .*'cat/1.png'.*--image_id_c"),
+        ([IDS[0], IDS[1], IDS[0]], "train", r"captions: Split 'train'.* row 2: 'cat/1.png', which row 0 has too"),
+        ([IDS[0], None], "train", "captions: Split 'train', column 'image_id', row 1: null"),
+        (IDS, "evening", "has captions of the splits evening, but the images have test, train"),
+    ],
+)  # fmt: skip
+def test_captions_that_do_not_fit_are_an_error(images, tmp_path, ids, split, message):
+    with pytest.raises(ValueError, match=message):
+        joined(images, save_captions(tmp_path / "captions", ids, split))
+
+
+def test_a_data_set_without_ids_or_captions_is_an_error(images, tmp_path):
+    captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
+    with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*recipes/caption.py"):
+        joined(images, str(tmp_path / "a"))
+    captions_of(IDS).select_columns(["image_id"]).to_parquet(tmp_path / "b" / "train.parquet")
+    with pytest.raises(ValueError, match="nothing there but 'image_id'"):
+        joined(images, str(tmp_path / "b"))
+    with pytest.raises(FileNotFoundError, match="captions_name is './c', but there is no such folder"):
+        joined(images, "./c")
+
+
+def test_images_are_not_written_again(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(joining, "IN_MEMORY", 0)
+    train = joined(images, save_captions(tmp_path / "captions", IDS[::-1]))["train"]
+    alone = load_images(images)["train"]
+    cached = {Path(file["filename"]) for file in train.cache_files} - {
+        Path(file["filename"]) for file in alone.cache_files
+    }
+    assert cached and "image" not in {
+        name for file in cached for name in Dataset.from_file(str(file)).column_names
+    }  # only the captions in their new order
+    again = joined(images, str(tmp_path / "captions"))["train"]
+    assert {file["filename"] for file in again.cache_files} == {file["filename"] for file in train.cache_files}
+
+
+def test_images_and_labels_are_those_of_the_images(images, tmp_path):
+    """Captions may come with images and labels, of another size and in another order of classes."""
+    more = {
+        "image": ([PILImage.new("RGB", (2, 2)) for _ in IDS], Image()),
+        "label": ([0] * 4, ClassLabel(names=["dog"])),
+    }
+    train = joined(images, save_captions(tmp_path / "captions", IDS, **more))["train"]
+    assert train.features["label"].names == ["cat", "dog"] and train["label"][:] == [0, 0, 1, 1]
+    assert PILImage.open(train[0]["image"]["path"]).size == (8, 8)
+
+
+def test_columns_are_named_on_the_side_that_has_them(images, tmp_path):
+    captions_of(IDS).rename_column("caption", "text").to_parquet(tmp_path / "a" / "train.parquet")
+    train = joined(images, str(tmp_path / "a"), caption_column="text")["train"]
+    assert train["caption"][0] == "of cat/1.png" and "text" not in train.column_names
+    own = Dataset.from_dict(
+        {"picture": [PILImage.new("RGB", (8, 8))] * 4, "key": IDS, "text": ["own"] * 4},
+        features=Features({"picture": Image(), "key": Value("string"), "text": Value("string")}),
+    )
+    own.to_parquet(tmp_path / "own" / "train.parquet")
+    embeds = save_captions(tmp_path / "captions", IDS)
+    captions_of(IDS).remove_columns("caption").to_parquet(Path(embeds) / "train.parquet")
+    columns = {"image_column": "picture", "image_id_column": "key", "caption_column": "text"}
+    train = joined(str(tmp_path / "own"), embeds, **columns)["train"]
+    assert train["caption"][:] == ["own"] * 4 and train["text_embeds"][3] == [3.0] * 3
+
+
+# --- Stages of such data -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def args(static_folder) -> EncoderArguments:  # noqa: F811
+    return EncoderArguments(text_encoder=str(static_folder))
+
+
+def test_embeddings_of_joined_captions_are_joined_right_again(images, tmp_path, args, monkeypatch):
+    (tmp_path / "captions").mkdir()
+    captions_of(IDS[::-1]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
+    data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
+    splits = data.load()
+    stage = embed_captions(splits, args, tmp_path / "embeddings", source=data.source())
+    assert (stage["source"], stage["captions_name"]) == ("../pictures", "../captions")
+    assert stage["num_rows"] == {"train": 4}  # the split without captions has no embeddings
+    (tmp_path / "moved").mkdir()
+    for name in ("pictures", "captions", "embeddings"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    monkeypatch.chdir(tmp_path / "moved")
+    opened = load_images("embeddings")
+    assert opened["train"]["caption"][:] == [f"of {i}" for i in IDS]
+    expected = with_text_embeds(splits, args, tmp_path / "again", source="x")["train"]
+    assert opened["train"]["text_embeds"][:] == expected["text_embeds"][:]
+    assert sorted(opened["test"].column_names) == ["image", "image_id", "label"]
+
+
+def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, args):
+    own = Dataset.from_dict(
+        {"picture": [PILImage.new("RGB", (8, 8))] * 2, "text": ["owl", "car"]},
+        features=Features({"picture": Image(), "text": Value("string")}),
+    )
+    own.to_parquet(tmp_path / "data" / "train.parquet")
+    data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text")
+    embed_captions(data.load(), args, tmp_path / "e", source=data.source())
+    assert load_images(str(tmp_path / "e"))["train"]["caption"][:] == ["owl", "car"]
+    data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text",
+                         label_column="picture")  # fmt: skip
+    with_other_names = embed_captions(
+        load_images(str(tmp_path / "data"), names=ColumnNames(image="picture", caption="text")),
+        args, tmp_path / "e", source=data.source(),
+    )  # fmt: skip
+    assert with_other_names["reused"]  # of the same captions
+
+
+def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path, args):
+    write_stage(
+        tmp_path / "captions", {"train": captions_of(IDS)}, {"source": "../pictures", "text_encoder": "other/one"}
+    )
+    data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
+    with pytest.raises(ValueError, match="captions was embedded by other/one, but text_encoder is"):
+        with_text_embeds(data.load(), args, tmp_path / "e", source=data.source())
+
+
+def test_a_stream_cannot_be_joined():
+    with pytest.raises(ValueError, match="captions_name is set, but a stream"):
+        DataArguments(dataset_name="user/pictures", captions_name="user/captions").stream()
+    with pytest.raises(ValueError, match="captions_revision is set, but captions_name is not"):
+        DataArguments(dataset_name="user/pictures", captions_revision="v1")
+
+
+def test_a_stage_of_the_hub_names_no_folder_of_this_machine(tmp_path):
+    """Somebody may have pushed the folder of a stage as it was."""
+    for source in ("../pictures", "/home/ann/pictures", "~/pictures", None):
+        assert Source.read({"source": source}, "somebody/captions") is None
+    assert Source.read({"source": "somebody/pictures"}, "somebody/captions").name == "somebody/pictures"
+
+
+# --- Runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_evaluated_with_its_own_captions_only_on_its_own_data(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "train.yaml").write_text(yaml.safe_dump({"dataset_name": "a/b", "captions_name": "c/d",
+                                                    "captions_revision": "v1", "dataset_revision": "v2"}))  # fmt: skip
+    (data,) = parsed(run)
+    assert (data.captions_name, data.captions_revision, data.dataset_revision) == ("c/d", "v1", "v2")
+    (data,) = parsed(run, "--dataset_name", "other/data")
+    assert (data.captions_name, data.captions_revision, data.dataset_revision) == (None, None, None)
+    (data,) = parsed(run, "--dataset_name", "other/data", "--captions_name", "other/captions")
+    assert data.captions_name == "other/captions"
+
+
+def parsed(run: Path, *words: str):
+    argv = ["--run", str(run), *words]
+    return parse_options((EvaluateArguments, DataArguments), argv, run_options="train.yaml")[1:]
+
+
+def test_figures_with_other_captions_go_into_a_folder_of_their_own(tmp_path, monkeypatch):
+    (tmp_path / "captions").mkdir()
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    own = {"dataset_name": "a/b", "captions_name": "../../captions"}
+    assert results_folder(run, own, {"dataset_name": "a/b", "captions_name": "captions/"}) == run
+    other = results_folder(run, own, {"dataset_name": "a/b", "captions_name": "c/d", "captions_revision": "v1"})
+    assert other == run / "evaluations" / "a_b-c_d-v1"
+    assert results_folder(run, own, {"dataset_name": "a/b"}) != run
+
+
+@pytest.mark.slow
+def test_every_stage_takes_captions_by_name(tmp_path, static_folder):  # noqa: F811
+    """embed, train and evaluate as people start them, from another folder each time."""
+    save_images(tmp_path / "pictures")
+    captions_of(IDS[1:]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
+    data = ["--dataset_name", "./pictures", "--captions_name", "./captions", "--text_encoder", str(static_folder)]
+    script(tmp_path, "embed.py", *data, "--embeddings_dir", "embeddings")
+    stage = find_stage(str(tmp_path / "embeddings"))
+    assert stage["captions"] == {"train": 3} and stage["captions_name"] == "../captions"
+    run = ["--output_dir", "runs/one", "--student", "resnet18", "--image_size", "32", "--num_train_epochs", "1",
+           "--per_device_train_batch_size", "4", "--eval_split", "test", "--use_cpu", "true"]  # fmt: skip
+    run += ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4]}', "--eval_strategy", "no"]
+    script(tmp_path, "train.py", *data, *run)
+    options = yaml.safe_load((tmp_path / "runs" / "one" / "train.yaml").read_text())
+    assert options["captions_name"] == "../../captions"
+    (tmp_path / "elsewhere").mkdir()
+    printed = script(tmp_path / "elsewhere", "evaluate.py", "--run", "../runs/one", "--splits", "train")
+    assert "../runs/one/all_results.json" in printed and "retrieval" in printed
+
+
+def script(folder: Path, name: str, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / name), *options], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
