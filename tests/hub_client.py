@@ -19,6 +19,7 @@ from pathlib import Path
 from hub_server.accounts import ME_WRITE
 
 ROOT = Path(__file__).parent.parent
+CLIENT = 240  # seconds that a client may take
 # Variables of the test process that would reach into a client
 FOREIGN = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 
@@ -59,19 +60,24 @@ class ServedHub:
         }
         return kept | own | ({"HF_TOKEN": token} if token else {}) | more
 
-    def run(self, script: str, home: Path, *words: object, token: str | None = ME_WRITE, timeout: float = 240, **more):
+    def run(self, script: str | Path, home: Path, *words: object, token: str | None = ME_WRITE, **more: str):
         """
-        Runs a client: Python code, with `words` in sys.argv[1:].
+        Runs a client in a process of its own.
+
+        Args:
+            script: file, or Python code; finds `words` in sys.argv[1:].
+            home: folder of its caches.
+            more: further variables of its environment.
 
         Returns:
-            What its last line of output is as JSON; None without output.
+            Its last line of output, which is JSON; None without output.
 
         Raises:
             AssertionError: when it fails; with what it printed.
         """
-        command = [sys.executable, "-c", script, *map(str, words)]
+        command = [sys.executable, *([str(script)] if isinstance(script, Path) else ["-c", script]), *map(str, words)]
         environment = self.environment(home, token, **more)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CLIENT)
         assert done.returncode == 0, f"the client failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines else None
@@ -83,7 +89,10 @@ class ServedHub:
         Returns:
             Status, headers and body (JSON where it is JSON, else bytes).
         """
-        data = None if value is None else json.dumps(value).encode()
+        return self.send(method, path, None if value is None else json.dumps(value).encode(), token, headers)
+
+    def send(self, method: str, path: str, data: bytes | None = None, token: str | None = None, headers=None):
+        """As `ask`, with a body of any kind."""
         request = urllib.request.Request(self.url + path, data, headers or {}, method=method)
         if token:
             request.add_header("Authorization", f"Bearer {token}")
@@ -119,7 +128,12 @@ class ServedHub:
         return self._administer("GET", "/_admin/state")
 
     def log(self, match: str = "") -> list[dict]:
-        """Requests so far whose "METHOD /path" has `match` in it: method, path, status (None: no reply) and bytes in."""
+        """
+        Requests so far whose "METHOD /path" has `match` in it.
+
+        Returns:
+            Of each the method, path, status (None: it got no reply) and bytes that were read of it.
+        """
         lines = self._administer("GET", "/_log")
         return [line for line in lines if match in f"{line['method']} {line['path']}"]
 

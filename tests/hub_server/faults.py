@@ -26,11 +26,12 @@ class Fault:
     Attributes:
         match: regular expression, found in "METHOD /path".
         kind: an HTTP status; cut: the connection is reset after some bytes of the request's body, or of the reply's
-            where the request has none; lost: all is done, but no reply comes; slow: it takes longer; or an action of
-            the administrator (make_private, make_public, expire_token, delete, commit), done just before.
+            where the request has none; close: the same with an end of file; lost: all is done, but no reply comes;
+            slow: it takes longer; or an action of the administrator (make_private, make_public, expire_token, delete,
+            commit), done just before.
         times: how often it happens; None for ever.
         skip: how many matching requests go well before.
-        after: bytes before the cut; half by default. For other kinds the same as skip.
+        after: bytes before cut or close; half by default. For other kinds the same as skip.
         seconds: of slow; of a 429 the wait that it asks for.
         arguments: of the action.
     """
@@ -45,8 +46,12 @@ class Fault:
 
     def __post_init__(self):
         self.kind = str(self.kind)
-        if self.kind != "cut":
+        if not self.cuts:
             self.skip += self.after or 0
+
+    @property
+    def cuts(self) -> bool:
+        return self.kind in ("cut", "close")
 
     def happens(self, line: str) -> bool:
         """Whether it is the turn of this request; counts it."""
@@ -97,10 +102,13 @@ def wrong_reply(fault: Fault) -> Reply:
     return Reply(status, refusal.body, refusal.headers)
 
 
-def reset(handler) -> None:
-    """Ends a connection the hard way: the client gets a reset, not an end of file."""
+def hang_up(handler, *, hard: bool) -> None:
+    """Ends a connection; the hard way the client gets a reset, not an end of file."""
     handler.close_connection = True
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if hard:
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        handler.connection.shutdown(socket.SHUT_WR)
     handler.rfile.close()  # the socket closes once nobody holds it
     handler.wfile.close()
     handler.connection.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import administration, routes
 from .exchange import Body, Reply, Request
-from .faults import Fault, Faults, reset, wrong_reply
+from .faults import Fault, Faults, hang_up, wrong_reply
 from .refusals import Refusal
 from .store import Store
 
@@ -94,26 +94,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_with(self, fault: Fault | None, request: Request, record: dict) -> None:
         """Status None in the log is a request that got no answer."""
-        if fault and fault.kind == "cut" and (request.body.length or request.body.chunked):
+        if fault and fault.cuts and (request.body.length or request.body.chunked):
             self.cut_request(fault, request)
             return
         reply = self.reply_to(request, fault)
         if fault and fault.kind == "lost":
-            reset(self)
+            hang_up(self, hard=True)
+            return
+        if fault and fault.cuts:
+            self.send(reply, request, reply.length // 2 if fault.after is None else fault.after)
+            hang_up(self, hard=fault.kind == "cut")
             return
         record["status"] = reply.status
-        cut_after = None
-        if fault and fault.kind == "cut":
-            record["status"] = None
-            cut_after = reply.length // 2 if fault.after is None else fault.after
-        self.send(reply, request, cut_after)
+        self.send(reply, request)
 
     def cut_request(self, fault: Fault, request: Request) -> None:
         limit = request.body.length // 2 if fault.after is None else fault.after
         request.body.stop_at(limit)
         for _ in request.pieces():
             pass
-        reset(self)
+        hang_up(self, hard=fault.kind == "cut")
 
     def reply_to(self, request: Request, fault: Fault | None) -> Reply:
         """The reply with all of the request read, whatever is wrong with it: the connection goes on."""
@@ -141,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         if request.segments[0] in ADMINISTRATION:
             with store.lock:
                 return administration.answer(self.server, request)
-        if fault and not fault.kind.isdigit() and fault.kind not in ("cut", "lost", "slow"):
+        if fault and not fault.kind.isdigit() and fault.kind not in ("cut", "close", "lost", "slow"):
             with store.lock:
                 administration.act(store, fault.kind, fault.arguments or {})
         request.token = store.accounts.token(self.headers.get("Authorization"))
@@ -152,7 +152,11 @@ class Handler(BaseHTTPRequestHandler):
         with store.lock:
             return routes.answer(store, request, self.server.page)
 
-    def send(self, reply: Reply, request: Request, cut_after: int | None = None) -> None:
+    def send(self, reply: Reply, request: Request, limit: int | None = None) -> None:
+        """
+        Args:
+            limit: bytes of the content, however long it is said to be; all by default.
+        """
         self.send_response(reply.status)
         json = not isinstance(reply.content, bytes | Path)
         headers = {"Content-Type": "application/json" if json else "application/octet-stream"} | reply.headers
@@ -162,9 +166,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if request.method == "HEAD":
             return
-        left = cut_after
+        left = reply.length if limit is None else limit
         for piece in reply.pieces():
-            self.wfile.write(piece if left is None else piece[:left])
-            if left is not None and (left := left - len(piece)) <= 0:
-                reset(self)
-                return
+            self.wfile.write(piece[:left])
+            left = max(0, left - len(piece))
