@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from huggingface_hub.utils import validate_repo_id
+
 from ..evaluation.arguments import WEIGHTS
 from ..training.arguments import one_of
 
@@ -72,5 +74,8 @@ class ReleaseArguments:
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
         one_of(self, "weights", WEIGHTS)
         one_of(self, "lora", LORA)
+        for repo_id in (self.repo_id, self.space_repo_id, self.images_id):
+            if repo_id is not None:
+                validate_repo_id(repo_id)
         if self.push_to_hub and not self.repo_id:
             raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")

@@ -130,17 +130,23 @@ def clear_errors(repo_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except LocalTokenNotFoundError as error:
-        raise PushError("There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
-    except HfHubHTTPError as error:
-        raise PushError(f"{repo_id}: {_remedy(error)} ({_reason(error)})") from error
-    except (httpx2.HTTPError, ConnectionError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (HfHubHTTPError, httpx2.HTTPError)):
-            raise  # the client wraps what ends the upload of a file, and nothing else, in this class
-        raise PushError(
-            f"{repo_id}: the connection to the Hub broke ({type(error).__name__}). Nothing of this push is visible "
-            "there; give the same command again, what has arrived is not sent twice."
-        ) from error
+    except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, LocalTokenNotFoundError) as error:
+        raise PushError(_message(repo_id, error)) from error
+    except RuntimeError as error:  # in which the client wraps what ended the upload of a file
+        if not isinstance(error.__cause__, (HfHubHTTPError, httpx2.HTTPError, ConnectionError)):
+            raise
+        raise PushError(_message(repo_id, error.__cause__)) from error
+
+
+def _message(repo_id: str, error: BaseException) -> str:
+    if isinstance(error, LocalTokenNotFoundError):
+        return "There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN."
+    if isinstance(error, HfHubHTTPError):
+        return f"{repo_id}: {_remedy(error)} ({_reason(error)})"
+    return (
+        f"{repo_id}: the connection to the Hub broke ({type(error).__name__}). Nothing of this push is visible there; "
+        "give the same command again, what has arrived is not sent twice."
+    )
 
 
 def _remedy(error: HfHubHTTPError) -> str:
