@@ -108,7 +108,7 @@ def model(checks: Checks) -> None:
     if isinstance(tag, str) and tag not in PIPELINES:
         checks.warn(f'The pipeline tag "{tag}" is not in the official list: {", ".join(sorted(PIPELINES))}')
     checks.strings("metrics", list_only=True)
-    checks.array("widget")
+    list(checks.array("widget"))
     if "model-index" in checks.metadata:
         model_index(checks)
 
@@ -116,7 +116,7 @@ def model(checks: Checks) -> None:
 def model_index(checks: Checks) -> None:
     for at, entry in checks.array("model-index"):
         checks.required(entry, at, "name", str)
-        for at_result, result in checks.objects(entry, at, "results", needed="name" in entry):
+        for at_result, result in checks.objects(entry, at, "results"):
             task = checks.object(result, at_result, "task")
             checks.required(task, f"{at_result}.task", "type", str)
             checks.optional(task, f"{at_result}.task", str, "name")
