@@ -147,14 +147,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 @contextlib.contextmanager
-def serving(folder: Path | None = None, page: int = 1000) -> Iterator[ServedHub]:
+def serving(folder: Path | None = None, **options: object) -> Iterator[ServedHub]:
     """
     Args:
         folder: where the server keeps its repositories; gone at the end by default.
-        page: lines of a listing at once.
+        options: others of the server, see hub_server/__main__.py.
     """
-    command = [sys.executable, str(Path(__file__).parent / "hub_server"), "--port", "0", "--page", str(page)]
-    command += ["--folder", str(folder)] if folder else []
+    options |= {"folder": folder} if folder else {}
+    command = [sys.executable, str(Path(__file__).parent / "hub_server")]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().strip()

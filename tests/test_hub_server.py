@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hub_client
 import pytest
+import yaml
 from hub_server.accounts import ME_EXPIRED, ME_READ, ME_WRITE, OTHER_WRITE
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 CLIENTS = Path(__file__).parent / "hub_clients"
 BYTES = bytes(range(256)) * 8
@@ -194,6 +197,27 @@ def test_a_commit_is_done_whole_or_not_at_all(hub):
     assert "two.txt" not in hub.state()[f"models/{id}"]["branches"]["main"]["files"]
 
 
+def test_of_commits_at_once_one_wins(hub):
+    id = create(hub, "race")
+    parent = hub.state()[f"models/{id}"]["branches"]["main"]["sha"]
+    with ThreadPoolExecutor(8) as pool:
+        made = pool.map(lambda number: commit(hub, id, text(f"{number}.txt", "x"), parent=parent)[0], range(8))
+        assert sorted(made) == [200] + [412] * 7
+    assert hub.state()[f"models/{id}"]["commits"] == 2
+
+
+def test_results_are_read_from_their_files(hub, tmp_path):
+    id = create(hub, "results")
+    entry = EvalResultEntry("me/images", "default", 0.5, notes="one crop")
+    good = yaml.safe_dump(eval_result_entries_to_yaml([entry]))
+    commit(hub, id, text(".eval_results/good.yaml", good), text(".eval_results/wrong.yaml", "- value: 1\n"))
+    script = "import json; from huggingface_hub import HfApi; info = HfApi().model_info('me/results')\n"
+    script += "print(json.dumps([[one.dataset_id, one.value, one.notes] for one in info.eval_results]))"
+    assert hub.run(script, tmp_path) == [["me/images", 0.5, "one crop"]]
+    raw = hub.ask("GET", f"/api/models/{id}")[2]["evalResults"]
+    assert [one["filename"] for one in raw if "error" in one] == [".eval_results/wrong.yaml"]
+
+
 def test_who_may_do_what(hub):
     id = create(hub, "mine", visibility="private")
     commit(hub, id, text("a.txt", "a"))
@@ -240,12 +264,12 @@ def test_the_next_server_opens_the_folder_of_the_last(tmp_path):
         before = hub.state()
     shown = tmp_path / "models" / "me" / "kept" / "main"
     assert (shown / "folder" / "a.txt").read_text() == "a" and (shown / "b.bin").read_bytes() == BYTES
-    with hub_client.serving(tmp_path) as hub:
+    with hub_client.serving(tmp_path, visitor=ME_READ) as hub:
         assert hub.state() == before
-        _, headers, _ = hub.ask("GET", f"/{id}/resolve/v1/b.bin", token=ME_WRITE)
+        _, headers, _ = hub.ask("GET", f"/{id}/resolve/v1/b.bin")
         assert hub.ask("GET", "/" + headers["Location"].split("/", 3)[3])[2] == BYTES
         assert upload(hub, id, BYTES) is None
-        assert b"folder/a.txt" in hub.ask("GET", f"/{id}", token=ME_WRITE)[2]
+        assert b"folder/a.txt" in hub.ask("GET", f"/{id}")[2]
         assert b"me/kept" in hub.ask("GET", "/")[2]
 
 
@@ -255,3 +279,5 @@ def test_what_the_server_does_not_know_is_no_500(hub):
     assert hub.ask("GET", f"/api/models/{id}/lfs-files", token=ME_WRITE)[0] == 501
     assert hub.ask("POST", f"/api/models/{id}/preupload/main", {"wrong": 1}, ME_WRITE)[0] == 501
     assert hub.send("POST", f"/api/models/{id}/commit/main", b"no json", ME_WRITE)[0] == 400
+    _, _, body = hub.ask("GET", f"/api/models/{id}/xet-write-token/main", token=ME_WRITE)
+    assert "HF_HUB_DISABLE_XET=1" in body["error"]

@@ -35,7 +35,8 @@ def answer(store: Store, request: Request, page: int) -> Reply:
 
 
 def unknown(request: Request) -> Refusal:
-    return Refusal(501, f"This test server does not know {request.method} {request.path}")
+    remedy = ": set HF_HUB_DISABLE_XET=1" if "/xet-" in request.path else ""
+    return Refusal(501, f"This test server does not know {request.method} {request.path}{remedy}")
 
 
 def existing(store: Store, plural: str, id: str) -> Repository:

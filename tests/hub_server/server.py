@@ -26,17 +26,19 @@ class Hub(ThreadingHTTPServer):
         port (`int`): 0 for a free one.
         folder (`Path`, *optional*): where repositories are kept; a temporary folder by default.
         page (`int`, *optional*): lines of a listing at once.
+        visitor (`str`, *optional*): token of requests that bring none; anonymous by default.
     """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port: int = 0, folder: Path | None = None, page: int = 1000):
+    def __init__(self, port: int = 0, folder: Path | None = None, page: int = 1000, visitor: str | None = None):
         self.temporary = None if folder else tempfile.TemporaryDirectory(prefix="hub-")
         self.store = Store(Path(folder or self.temporary.name))
         self.faults = Faults()
         self.log: list[dict] = []
         self.page = page
+        self.visitor = visitor
         super().__init__(("127.0.0.1", port), Handler)
 
     @property
@@ -144,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault and not fault.kind.isdigit() and fault.kind not in ("cut", "close", "lost", "slow"):
             with store.lock:
                 administration.act(store, fault.kind, fault.arguments or {})
-        request.token = store.accounts.token(self.headers.get("Authorization"))
+        request.token = store.accounts.token(self.headers.get("Authorization") or self.server.visitor)
         if request.method == "PUT" and request.segments[0] == "lfs":
             return routes.answer(
                 store, request, self.server.page
