@@ -1,0 +1,261 @@
+"""
+Images without what their files say beside the picture: EXIF, GPS, XMP, comments, thumbnails, second pictures.
+
+Of JPEG, PNG and WebP only the parts that a decoder needs are kept, by a list of what may stay; no pixel is encoded
+anew. What says how the picture is shown does stay: colour profile, gamma, density and, alone of the EXIF, the
+orientation.
+"""
+
+import io
+import re
+import struct
+import zlib
+from typing import Any
+
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+ORIENTATION = 0x0112
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What changes how the picture is shown; names of colour profiles and palettes, texts, dates and private chunks are not
+PNG_KEPT = {
+    *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs"),
+    *(b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT"),
+}
+WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
+WEBP_EXIF, WEBP_XMP = 0x08, 0x04  # flags of VP8X
+SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+# Tables, frames and scans; 0xC8 and 0xF0 to 0xFD are reserved
+JPEG_KEPT = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8, 0xDE, 0xDF}
+END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+
+
+class Malformed(ValueError):
+    """A file that does not follow its format; it may be decodable all the same."""
+
+
+def without_metadata(image: dict[str, Any]) -> dict[str, Any]:
+    """
+    Args:
+        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
+
+    Returns:
+        The same picture: `datasets` decodes it to the same pixels. `path` is a bare file name. JPEG, PNG and WebP stay
+        what they are; of anything else, such as GIF, TIFF or BMP, the first picture becomes a PNG, or a TIFF where a
+        PNG cannot hold it.
+
+    Raises:
+        ValueError: for an image that is null, missing or cannot be decoded.
+    """
+    content = _content(image)
+    name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None
+    picture = _decoded(content)
+    try:
+        stripped = _stripped(content)
+    except (Malformed, struct.error, IndexError):
+        stripped = None
+    if stripped is not None and (stripped == content or _is_same(picture, stripped)):
+        return {"bytes": stripped, "path": name}
+    encoded, suffix = _encoded_anew(picture)
+    return {"bytes": encoded, "path": name and re.sub(r"(\.\w+)?$", suffix, name, count=1)}
+
+
+def _content(image: dict[str, Any] | None) -> bytes:
+    if image is None or (image["bytes"] is None and not image["path"]):
+        raise ValueError("null")
+    if image["bytes"] is not None:
+        return image["bytes"]
+    try:
+        with open(image["path"], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"its file cannot be read ({error.strerror})") from error
+
+
+def _stripped(content: bytes) -> bytes | None:
+    """None for a format that is not known here."""
+    if content.startswith(b"\xff\xd8"):
+        return _jpeg(content)
+    if content.startswith(PNG_SIGNATURE):
+        return _png(content)
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return _webp(content)
+    return None
+
+
+# --- Pictures ----------------------------------------------------------------------------------------------------
+
+
+def _decoded(content: bytes) -> PILImage.Image:
+    """As `datasets` does it."""
+    try:
+        image = PILImage.open(io.BytesIO(content))
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise all sorts
+        if isinstance(error, PILImage.UnidentifiedImageError):  # whose message holds an address in memory
+            raise ValueError("no image format that Pillow knows") from error
+        raise ValueError(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _is_same(picture: PILImage.Image, content: bytes) -> bool:
+    """Whether a file holds this very picture, and its colour profile."""
+    try:
+        written = _decoded(content)
+    except ValueError:
+        return False
+    same = written.mode == picture.mode and written.size == picture.size and written.tobytes() == picture.tobytes()
+    same = same and written.info.get("icc_profile") == picture.info.get("icc_profile")
+    if same and (picture.mode in ("P", "PA") or "transparency" in picture.info):
+        return written.convert("RGBA").tobytes() == picture.convert("RGBA").tobytes()
+    return same
+
+
+def _encoded_anew(picture: PILImage.Image) -> tuple[bytes, str]:
+    """A new file and its suffix."""
+    plain = picture.copy()  # not of its format's class, which would hand its tags on
+    kept = ("transparency", "icc_profile")
+    plain.info = {name: picture.info[name] for name in kept if picture.info.get(name) is not None}
+    for kind, suffix, options in (("PNG", ".png", {}), ("TIFF", ".tiff", {"compression": "tiff_deflate"})):
+        buffer = io.BytesIO()
+        try:
+            plain.save(buffer, kind, **options)
+        except (OSError, ValueError, KeyError):
+            continue
+        if _is_same(picture, buffer.getvalue()):
+            return buffer.getvalue(), suffix
+    raise ValueError(f"neither PNG nor TIFF can hold its mode {picture.mode} without loss")
+
+
+def _orientation(content: bytes) -> int | None:
+    """2 to 8 where `datasets` turns the picture: Pillow also finds it in XMP and in texts."""
+    turned = PILImage.open(io.BytesIO(content)).getexif().get(ORIENTATION)
+    return turned if turned in range(2, 9) else None
+
+
+def _exif(orientation: int) -> bytes:
+    """TIFF with one tag."""
+    return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, orientation, 0, 0)
+
+
+# --- JPEG: ITU T.81, annex B -------------------------------------------------------------------------------------
+
+
+def _jpeg(content: bytes) -> bytes:
+    kept, place, has_dropped = [b"\xff\xd8"], 2, False
+    while True:
+        start = place
+        if content[place] != 0xFF:
+            raise Malformed("a segment does not start with a marker")
+        while content[place] == 0xFF:  # any number of them may come first
+            place += 1
+        marker, place = content[place], place + 1
+        if marker == EOI:
+            break
+        if marker == SOI or marker == 0x00 or 0xD0 <= marker <= 0xD7 or marker == 0x01:
+            raise Malformed("a marker where no segment can start")
+        (length,) = struct.unpack_from(">H", content, place)
+        end = place + length
+        if length < 2 or end > len(content):
+            raise Malformed("a segment is longer than the file")
+        body, place = content[place + 2 : end], end
+        segment = _segment(marker, body)
+        has_dropped = has_dropped or segment != content[start:end]
+        kept.append(segment)
+        if marker == SOS:
+            found = END_OF_SCAN.search(content, place)
+            if found is None:
+                raise Malformed("the end is missing")
+            kept.append(content[place : found.start()])
+            place = found.start()
+    kept.append(b"\xff\xd9")
+    orientation = _orientation(content) if has_dropped else None
+    if orientation is not None:
+        body = b"Exif\0\0" + _exif(orientation)
+        # After JFIF, which wants to be the first
+        first = 2 if kept[1].startswith(b"\xff\xe0") else 1
+        kept.insert(first, b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body)
+    return b"".join(kept)
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    """A segment as it is kept; empty where it is not."""
+    if marker == APP0 and body.startswith(b"JFIF\0") and len(body) >= 14:
+        body = body[:12] + b"\0\0"  # version and density, without the thumbnail
+    elif marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12:
+        body = body[:12]  # how colours are to be read
+    elif marker not in JPEG_KEPT and not (marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
+        return b""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+# --- PNG: W3C PNG, third edition, chapter 5 ----------------------------------------------------------------------
+
+
+def _png(content: bytes) -> bytes:
+    kept, place, has_dropped, kind = [PNG_SIGNATURE], len(PNG_SIGNATURE), False, b""
+    while kind != b"IEND":
+        if place + 12 > len(content):
+            raise Malformed("the end is missing")
+        length, kind = struct.unpack_from(">I4s", content, place)
+        end = place + 12 + length
+        if end > len(content):
+            raise Malformed("a chunk is longer than the file")
+        chunk = content[place:end]
+        if kind == b"iCCP":
+            _, _, profile = chunk[8:-4].partition(b"\0")
+            kept.append(_chunk(b"iCCP", b"icc\0" + profile))  # without its name
+        elif kind in PNG_KEPT:
+            kept.append(chunk)
+        else:
+            has_dropped = True
+        place = end
+    orientation = _orientation(content) if has_dropped else None
+    if orientation is not None:
+        kept.insert(2, _chunk(b"eXIf", _exif(orientation)))  # after IHDR
+    return b"".join(kept)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+# --- WebP: RFC 9649 ----------------------------------------------------------------------------------------------
+
+
+def _webp(content: bytes) -> bytes:
+    (size,) = struct.unpack_from("<I", content, 4)
+    if size + 8 > len(content):
+        raise Malformed("the end is missing")
+    chunks = _riff_chunks(content[12 : size + 8])
+    kept = [(kind, _frame(body) if kind == b"ANMF" else body) for kind, body in chunks if kind in WEBP_KEPT]
+    orientation = _orientation(content) if len(kept) < len(chunks) else None
+    if orientation is not None:
+        kept.append((b"EXIF", _exif(orientation)))
+    if kept and kept[0][0] == b"VP8X":
+        flags = kept[0][1][0] & ~(WEBP_EXIF | WEBP_XMP)
+        flags |= WEBP_EXIF if orientation is not None else 0
+        kept[0] = (b"VP8X", bytes([flags]) + kept[0][1][1:])
+    body = b"WEBP" + b"".join(_riff_chunk(kind, data) for kind, data in kept)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _frame(body: bytes) -> bytes:
+    """A frame of an animation: 16 bytes of where and how long, then chunks."""
+    chunks = _riff_chunks(body[16:])
+    return body[:16] + b"".join(_riff_chunk(kind, data) for kind, data in chunks if kind in WEBP_KEPT)
+
+
+def _riff_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
+    chunks, place = [], 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, place)
+        if place + 8 + size > len(content):
+            raise Malformed("a chunk is longer than the file")
+        chunks.append((kind, content[place + 8 : place + 8 + size]))
+        place += 8 + size + size % 2
+    return chunks
+
+
+def _riff_chunk(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
