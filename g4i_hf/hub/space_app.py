@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,24 @@ def read_names(text: str | None) -> list[str]:
     return names
 
 
+def on_picture(explainer: Explainer, path: str | None, names: str | None) -> tuple[Any, Any, Any]:
+    """Another picture: classes, captions and, with names in the box, the scores of these."""
+    if path is None:
+        return None, None, None
+    classes, captions = _told(explainer.look, path)
+    named = None
+    if (names or "").strip() and not explainer.why_no_names:
+        try:
+            named = explainer.by_names(path, names)
+        except VisitorError as error:  # the rest is shown all the same
+            _gradio().Warning(str(error))
+    return classes, captions, named
+
+
+def on_names(explainer: Explainer, path: str | None, names: str | None) -> dict[str, float]:
+    return _told(explainer.by_names, path, names)
+
+
 def build_demo(explainer: Explainer) -> Any:
     """
     The page.
@@ -145,42 +163,12 @@ def build_demo(explainer: Explainer) -> Any:
         ImportError: without gradio.
     """
     gr = _gradio()
-
-    def on_picture(path, names):
-        """With names in the box, the picture is judged by them as well."""
-        if path is None:
-            return None, None, None
-        classes, captions = _told(explainer.look, path)
-        named = None
-        if (names or "").strip() and not explainer.why_no_names:
-            try:
-                named = explainer.by_names(path, names)
-            except VisitorError as error:  # the rest is shown all the same
-                gr.Warning(str(error))
-        return classes, captions, named
-
-    def on_names(path, names):
-        return _told(explainer.by_names, path, names)
-
     settings = explainer.settings
-    examples = [[str(explainer.folder / "gallery" / each["file"])] for each in settings["gallery"]]
-    gallery_label = f"Pictures that it was {'not ' if settings['gallery_is_new'] else ''}trained on"
     with gr.Blocks(title=settings["title"], analytics_enabled=False, delete_cache=(KEPT_SECONDS,) * 2) as demo:
         gr.Markdown(f"# {settings['title']}\n\n{INTRODUCTION}")
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(
-                    value=examples[0][0] if examples else None,
-                    label="Picture",
-                    sources=["upload", "clipboard"],
-                    height=320,
-                    elem_id="picture",
-                    buttons=[],
-                )
-                # The file as it was sent: gradio would decode any size and kind, and not say what is wrong
-                picture.preprocess = lambda payload: payload.path if payload is not None else None
-                if examples:
-                    gr.Examples(examples, [picture], label=gallery_label, examples_per_page=len(examples))
+                picture = _picture(explainer)
             with gr.Column():
                 classes = gr.Label(label="What it is", elem_id="classes", num_top_classes=SHOWN)
                 captions = gr.Dataframe(
@@ -206,10 +194,33 @@ def build_demo(explainer: Explainer) -> Any:
                 button = gr.Button("Classify by these names", variant="primary", elem_id="classify")
             named = gr.Label(label="By name", elem_id="named", num_top_classes=10)
         outputs = [classes, captions, named]
-        picture.change(on_picture, [picture, names], outputs, api_name="look", show_progress="minimal")
-        button.click(on_names, [picture, names], named, api_name="by_names", show_progress="minimal")
-        demo.load(on_picture, [picture, names], outputs, api_name=False)
+        look, by_names = partial(on_picture, explainer), partial(on_names, explainer)
+        picture.change(look, [picture, names], outputs, api_name="look", show_progress="minimal")
+        button.click(by_names, [picture, names], named, api_name="by_names", show_progress="minimal")
+        demo.load(look, [picture, names], outputs, api_name=False)
     return demo
+
+
+def _picture(explainer: Explainer) -> Any:
+    """The place for a picture, with the gallery below; the first one of it is there at the start."""
+    gr, settings = _gradio(), explainer.settings
+    # The file as it was sent: gradio would decode any size and kind, and not say what is wrong. Of the class, as
+    # sessions have copies of the component
+    gr.Image.preprocess = lambda component, payload: payload.path if payload is not None else None
+    examples = [[str(explainer.folder / "gallery" / each["file"])] for each in settings["gallery"]]
+    picture = gr.Image(
+        value=examples[0][0] if examples else None,
+        label="Picture",
+        type="filepath",
+        sources=["upload", "clipboard"],
+        height=320,
+        elem_id="picture",
+        buttons=[],
+    )
+    if examples:
+        label = f"Pictures that it was {'not ' if settings['gallery_is_new'] else ''}trained on"
+        gr.Examples(examples, [picture], label=label, examples_per_page=len(examples))
+    return picture
 
 
 def _told(function: Callable, *values: Any) -> Any:
@@ -231,6 +242,7 @@ def _gradio() -> Any:
 
 
 def main() -> None:
+    _gradio()  # before anything that takes longer to load
     explainer = Explainer(Path(__file__).parent)
     if explainer.why_no_names:
         print(f"Without classification by names: {explainer.why_no_names}", flush=True)
