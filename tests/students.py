@@ -1,5 +1,11 @@
 """Small students of many architectures, for tests that must hold for all of them."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import (
     BeitConfig,
     ConvNextConfig,
@@ -13,6 +19,8 @@ from transformers import (
 )
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.hub import save_student
+from g4i_hf.modeling.processing import ImageSettings, generic_processor
 
 ID2LABEL = {0: "ant", 1: "bee", 2: "cat", 3: "dog", 4: "elk"}
 TINY_VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 48, "patch_size": 16}
@@ -55,3 +63,35 @@ def aligned_model(name: str, text_embed_dim: int = 12, **kwargs) -> AlignedImage
     return AlignedImageClassification.from_student(
         student, id2label=ID2LABEL, text_embed_dim=text_embed_dim, student_args=student_args, image_size=48, **kwargs
     )
+
+
+COMMIT = "a" * 40
+
+
+def on_hub(name: str, repository: str | None = None) -> str:
+    """The Hub id under which the cache holds a tiny checkpoint, as if it had been downloaded from there."""
+    repository = repository or f"me/{name}"
+    place = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    if not place.exists():
+        staging = place.with_name(f".{place.name}-{os.getpid()}")  # other processes may be at the same
+        folder = staging / "snapshots" / COMMIT
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            model = aligned_model(name)
+            for parameter in model.student.parameters():  # fresh ones have branches that are multiplied by zero
+                parameter.add_(0.02 * torch.randn(parameter.shape))
+            model.train()(torch.randn(8, 3, 48, 48))  # and running statistics of no image
+        save_student(model, folder)
+        generic_processor(ImageSettings(48)).save_pretrained(folder)
+        (staging / "refs").mkdir()
+        (staging / "refs" / "main").write_text(COMMIT)
+        with suppress(OSError):
+            staging.rename(place)
+    return repository
+
+
+def lora_model(name: str, text_embed_dim: int = 12, **lora) -> AlignedImageClassification:
+    """The student of that name, as a pretrained one with LoRA adapters and a new head of three classes."""
+    settings = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0} | lora
+    sizes = {"id2label": {0: "ant", 1: "bee", 2: "cat"}, "text_embed_dim": text_embed_dim, "image_size": 48}
+    return AlignedImageClassification.from_student(on_hub(name), pretrained=True, lora=settings, **sizes)

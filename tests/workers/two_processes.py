@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from students import ID2LABEL, aligned_model
+from students import aligned_model, lora_model
 
 from g4i_hf.losses.gather import rank
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
@@ -26,6 +26,7 @@ RUNS = {
     "dinov2": {},
     "resnet": {"freeze_backbone": True},
     "timm-resnet": {"activation_checkpointing": True, "layer_decay": 0.7},
+    "timm-convnext": {"lora": True},
 }
 
 
@@ -39,17 +40,18 @@ class Rates(TrainerCallback):
 
 def row(i: int) -> dict[str, Any]:
     embeds = torch.nn.functional.normalize(torch.randn(12, generator=torch.Generator().manual_seed(i)), dim=0).numpy()
-    keys = {"labels": i % len(ID2LABEL), "image_key": i, "caption_keys": i, "caption_weight": 1.0}
+    keys = {"labels": i % 3, "image_key": i, "caption_keys": i, "caption_weight": 1.0}
     return keys | {"pixel_values": torch.randn(3, 48, 48), "text_embeds": embeds}
 
 
-def measure(folder: str, name: str, **options) -> dict[str, Any]:
+def measure(folder: str, name: str, lora: bool = False, **options) -> dict[str, Any]:
     common = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
     schedule = {"lr_scheduler_type": "timm:cosine", "learning_rate": RATE, "num_train_epochs": 3}
     args = AlignmentArguments(folder, per_device_train_batch_size=2, **common, **schedule, **options)
     rates = Rates()
     torch.manual_seed(0)
-    trainer = AlignmentTrainer(aligned_model(name, 12), args, [row(i) for i in range(8)], callbacks=[rates])
+    model = lora_model(name) if lora else aligned_model(name, 12)
+    trainer = AlignmentTrainer(model, args, [row(i) for i in range(8)], callbacks=[rates])
     trainer.train()
     wrapper = trainer.model_wrapped
     return {
