@@ -1,0 +1,188 @@
+"""Photographs with captions made from stamps: what is left out, what shares a split, what the library reads."""
+
+import importlib.util
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from g4i_hf.data.loading import class_names, load_images
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "efficientnet_lite0"
+BIRDS = ("crow", "duck", "heron", "lark", "owl", "swan", "tern", "wren", "kite", "rook")
+FRUIT = ("apple", "banana", "cherry", "grapes", "kiwi", "lemon", "mango", "orange", "peach", "plum")
+
+
+def load_build():
+    spec = importlib.util.spec_from_file_location("efficientnet_lite0_build", RECIPE / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load_build()
+
+
+def photograph(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """Noise over patches of colour, opaque within an ellipse."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    patches = np.kron(rng.integers(0, 200, (4, 4, 3)), np.ones((height // 4, width // 4, 1)))
+    pixels = (patches + rng.normal(0, 12, patches.shape)).clip(0, 255).astype(np.uint8)
+    y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    inside = ((x / pixels.shape[1] - 0.5) ** 2 + (y / pixels.shape[0] - 0.5) ** 2) < 0.25
+    return Image.fromarray(np.dstack([pixels, np.where(inside, 255, 0).astype(np.uint8)]), "RGBA")
+
+
+def drawing(seed: int) -> Image.Image:
+    colours = np.random.default_rng(seed).integers(0, 255, (2, 2, 3))
+    return Image.fromarray(np.kron(colours, np.ones((20, 20, 1))).astype(np.uint8)).convert("RGBA")
+
+
+def stamp(folder: Path, name: str, picture: Image.Image, caption: str | None = "A thing.") -> None:
+    path = folder / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(f"{caption}\nde.utf8=Ein Ding.\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def stamps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stamps")
+    for seed, name in enumerate(BIRDS):
+        stamp(folder, f"animals/birds/{name}", photograph(seed), f"A  {name}.")
+    for seed, name in enumerate(FRUIT):
+        stamp(folder, f"food/fruit/{name}", photograph(50 + seed), f"A “{name}”.")
+    stamp(folder, "animals/birds/crow-2", photograph(100))
+    stamp(folder, "animals/birds/Crow_flying", photograph(101))
+    rng = np.random.default_rng(0)
+    for other, noise in (("mirrored", 2), ("nearly", 2)):  # of the plum, under names of their own
+        pixels = np.asarray(photograph(50 + FRUIT.index("plum"))).astype(int)
+        pixels[..., :3] += rng.integers(-noise, noise + 1, pixels[..., :3].shape)
+        picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8), "RGBA")
+        stamp(folder, f"food/fruit/{other}", ImageOps.mirror(picture) if other == "mirrored" else picture)
+    # What is left out
+    stamp(folder, "animals/birds/drawn", drawing(0))
+    stamp(folder, "animals/birds/cartoon/duck", photograph(102))
+    stamp(folder, "animals/birds/owl_mirror", ImageOps.mirror(photograph(4)), None)
+    stamp(folder, "animals/birds/copy", photograph(2))
+    stamp(folder, "animals/birds/tiny", photograph(103, (16, 12)))
+    stamp(folder, "clothes/hat", photograph(104))
+    stamp(folder, "sports/ball", photograph(105))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(stamps, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    return folder, build.build(stamps, folder)
+
+
+def rows_of(folder: Path) -> dict[str, dict]:
+    splits = load_images(str(folder))
+    return {row["image_id"]: row | {"split": split} for split, rows in splits.items() for row in rows}
+
+
+def test_what_is_no_photograph_of_its_own_with_a_caption_is_left_out(built):
+    folder, said = built
+    assert said["left_out"] == {
+        "drawn": 1,
+        "of no class": 2,  # the cartoon and the hat
+        "without a caption (mirror images)": 1,
+        "equal to another": 1,
+        "too small": 1,
+        "of a class with too few things": 1,
+    }
+    names = set(rows_of(folder))
+    assert len(names) == len(BIRDS) + len(FRUIT) + 4
+    # Of two equal ones the first by name is kept
+    assert "animals/birds/copy" in names and "animals/birds/heron" not in names
+
+
+def test_the_library_reads_images_classes_and_captions(built):
+    folder, said = built
+    splits, id2label = class_names(load_images(str(folder)))
+    assert id2label == {0: "bird", 1: "fruit"}
+    assert {split: sum(counts.values()) for split, counts in said["images"].items()} == {
+        split: len(rows) for split, rows in splits.items()
+    }
+    row = rows_of(folder)["animals/birds/owl"]
+    assert (row["caption"], id2label[row["label"]]) == ("A owl.", "bird")
+    assert rows_of(folder)["food/fruit/lemon"]["caption"] == "A “lemon”."
+
+
+def test_every_class_is_in_every_split_by_its_share(built):
+    for label, count in (("bird", len(BIRDS) + 2), ("fruit", len(FRUIT) + 2)):
+        for split, share in build.SPLITS.items():
+            assert abs(built[1]["images"][split][label] - share * count) <= 1.5, (label, split)
+
+
+def test_pictures_of_one_thing_share_a_split(built):
+    split = {name: row["split"] for name, row in rows_of(built[0]).items()}
+    crows = ("crow", "crow-2", "Crow_flying")
+    assert len({split[f"animals/birds/{name}"] for name in crows}) == 1
+    assert len({split[f"food/fruit/{name}"] for name in ("plum", "mirrored", "nearly")}) == 1
+
+
+def test_pictures_that_look_alike_are_one_thing(stamps):
+    rows, _ = build.read_stamps(stamps)
+    before = {row["image_id"]: row["thing"] for row in rows}
+    build.join_alike(rows)
+    after = {row["image_id"]: row["thing"] for row in rows}
+    alike = {f"food/fruit/{name}" for name in ("plum", "mirrored", "nearly")}
+    assert len({before[name] for name in alike}) == 3 and len({after[name] for name in alike}) == 1
+    assert all(before[name] == after[name] for name in before.keys() - alike)
+
+
+@pytest.mark.parametrize(
+    "names, same",
+    [
+        (("cats/lion", "cats/lion-2"), True),
+        (("fruit/Strawberry2", "fruit/strawberry"), True),
+        (("euro/coins/001", "euro/coins/200"), True),
+        (("euro/coins/001", "us/coins/001"), False),
+        (("canadian/001penny", "canadian/010dime"), False),
+        (("mammals/lion", "mammals/tiger"), False),
+    ],
+)
+def test_things_are_told_by_name(names, same):
+    assert (build.thing_of(names[0]) == build.thing_of(names[1])) == same
+
+
+def test_the_longest_place_names_the_class():
+    assert build.class_of("household/kettle") == "household"
+    assert build.class_of("household/tools/saw") == "tool"
+    assert build.class_of("animals/mammals/pig") == "hoofed animal"
+    assert build.class_of("animals/mammals/pigeon") == "mammal"  # a place is a whole name, no beginning of one
+    assert build.class_of("animals/mammals/bears/toys/edward_bear") is None
+    assert build.class_of("vehicles/iso_bus") is None
+
+
+def test_the_same_stamps_give_the_same_files(built, stamps, tmp_path, monkeypatch):
+    """Whatever order the disk has them in."""
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: sorted(rglob(self, pattern), reverse=True))
+    build.build(stamps, tmp_path / "out")
+    for split in build.SPLITS:
+        name = f"{split}.parquet"
+        assert (tmp_path / "out" / name).read_bytes() == (built[0] / name).read_bytes()
+
+
+def test_a_stamp_lies_on_white_within_the_centre_crop(built):
+    encoded = rows_of(built[0])["animals/birds/owl"]["image"]["bytes"]
+    pixels = np.asarray(Image.open(io.BytesIO(encoded)))
+    assert pixels.shape[0] == pixels.shape[1] and pixels.shape[2] == 3
+    inked = np.argwhere((pixels < 255).any(-1))
+    side, margin = pixels.shape[0], (1 - build.SHOWN) / 2 * pixels.shape[0]
+    assert inked.min() >= margin - 1 and inked.max() <= side - margin + 1
+    assert inked[:, 1].max() - inked[:, 1].min() > 0.8 * build.SHOWN * side  # and fills it
+    large = build.on_white(photograph(0, (400, 300)))
+    assert large.size == (build.SIDE, build.SIDE) and large.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_folder_without_stamps_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no stamps"):
+        build.build(tmp_path, tmp_path / "out")
