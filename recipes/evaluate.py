@@ -64,6 +64,7 @@ def main() -> None:
     print("\n" + as_text(rows))
     for label, folder in folders.items():
         print(f"{label}: {folder}/all_results.json, {folder}/predictions")
+    draw_pictures(args, runs, folders["aligned"], splits, evaluated["aligned"][1], id2label)
     if args.report and args.baseline:
         from g4i_hf.evaluation.report import write_report
 
@@ -73,6 +74,22 @@ def main() -> None:
         except (ImportError, OSError) as error:  # the figures are safe; only the pictures are missing
             raise OptionError(f"no report: {error}") from error
         print(f"report: {args.report}")
+
+
+def draw_pictures(args, runs, folder, splits, predictions, id2label) -> None:
+    """For the card of a release; the figures are there without."""
+    from g4i_hf.evaluation.card_pictures import draw_card_pictures
+    from g4i_hf.training.run_folder import read_options
+
+    is_aligned = bool(read_options(args.run).get("align_weight"))
+    try:
+        drawn = draw_card_pictures(
+            folder, runs, splits, predictions, id2label, weights=args.weights, is_aligned=is_aligned
+        )
+    except (ImportError, OSError) as error:
+        print(f"no pictures for a card: {error}")
+    else:
+        print(f"pictures for a card: {drawn}")
 
 
 def load_splits(args, data, encoder, accelerator):
@@ -120,8 +137,11 @@ def _has_texts(split) -> bool:
 
 def evaluate_run(run, folder, splits, id2label, args, accelerator):
     """Predictions of every split; the figures, merged into the folder's all_results.json."""
+    from g4i_hf import columns
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
+    from g4i_hf.evaluation.nearest import nearest_captions
     from g4i_hf.evaluation.predict import load_run, predict
+    from g4i_hf.training.run_folder import read_options
 
     model, processor = load_run(run, args.weights)
     if {int(i): name for i, name in model.config.id2label.items()} != id2label:
@@ -141,7 +161,11 @@ def evaluate_run(run, folder, splits, id2label, args, accelerator):
     if accelerator.is_main_process:
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         for name, predicted in predictions.items():
-            predicted.to_dataset(model.config.id2label).to_parquet(folder / "predictions" / f"{name}.parquet")
+            table = predicted.to_dataset(model.config.id2label)
+            nearest = nearest_captions(splits[name], predicted) if read_options(run).get("align_weight") else None
+            if nearest is not None:
+                table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
+            table.to_parquet(folder / "predictions" / f"{name}.parquet")
         metrics = update_results(folder, metrics, list(splits))
     accelerator.wait_for_everyone()
     return metrics, predictions

@@ -12,7 +12,8 @@ from transformers import AutoModelForImageClassification
 from g4i_hf.evaluation.arguments import EvaluateArguments
 from g4i_hf.evaluation.comparison import ComparisonRow
 from g4i_hf.evaluation.predict import load_run
-from g4i_hf.hub import release_student, student_card
+from g4i_hf.hub.card import student_card
+from g4i_hf.hub.release import release_student
 from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training import AlignmentTrainer
@@ -157,7 +158,8 @@ def test_the_card_says_which_weights_these_are():
     of_run = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 10, "options": {"ema_decay": 0.99}}
     sentence = "moving average over the training steps, with a decay of 0.99"
     assert sentence in student_card(**of_run, weights="ema").content
-    assert "moving average" not in student_card(**of_run).content
+    assert "raw ones, not their moving average" in student_card(**of_run).content
+    assert "moving average" not in student_card(**of_run | {"options": {}}).content
 
 
 def test_the_card_says_which_checkpoint_the_figures_are_of():
@@ -168,8 +170,8 @@ def test_the_card_says_which_checkpoint_the_figures_are_of():
     assert "seed 42, last epoch." in student_card(**of_run, options={}).content
 
 
-def test_the_cards_figures_are_those_of_the_released_weights(tmp_path, capsys):
-    from g4i_hf.recipes.release import comparison
+def test_the_cards_figures_are_those_of_the_released_weights(tmp_path, caplog):
+    from g4i_hf.hub.figures import comparison
 
     results = {"test_samples": 4, "test_accuracy": 0.5, "test_weights": "ema"}
     results |= {"test_novel_samples": 4, "test_novel_accuracy": 0.25}  # as recipes/train.py has them: raw
@@ -179,4 +181,5 @@ def test_the_cards_figures_are_those_of_the_released_weights(tmp_path, capsys):
         assert [(row.split, row.aligned, row.baseline) for row in found] == [
             (shown, results[f"{shown}_accuracy"], results[f"{shown}_accuracy"])
         ]
-        assert f"{missing} was not evaluated with the {weights} weights" in capsys.readouterr().out
+        assert f"{missing} was not evaluated with the {weights} weights" in caplog.text
+        caplog.clear()

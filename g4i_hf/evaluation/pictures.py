@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from datasets import Dataset
 
 from .. import columns
 from ..data.images import open_image, to_rgb
-from ..data.texts import is_blank
 from .comparison import ComparisonRow
-from .predict import Predictions, texts_of
+from .nearest import nearest_captions
+from .predict import Predictions
 
 BASELINE, ALIGNED, GREY = "#8a8f98", "#0b6e4f", "#555555"
 
@@ -90,41 +91,75 @@ def draw_examples(
         *rng.permutation(mended)[: round(count * share)],
         *rng.permutation(broken)[: count - round(count * share)],
     ]
-    plt = _pyplot()
-    across = 6
-    figure, all_axes = plt.subplots(
-        -(-count // across), across, figsize=(12, 2.9 * -(-count // across)), layout="constrained"
-    )
-    captions = _nearest_captions(split, aligned)
-    for axes in all_axes.flat:
-        axes.axis("off")
-    for axes, row in zip(all_axes.flat, chosen, strict=False):
-        axes.imshow(to_rgb(open_image(split[int(row)][columns.IMAGE])))
-        right = aligned.predicted[row] == labels[row]
+    captions = nearest_captions(split, aligned, chosen)
+    texts = []
+    for position, row in enumerate(chosen):
         lines = [f"aligned: {id2label[int(aligned.predicted[row])]}"]
         lines.append(f"baseline: {id2label[int(baseline.predicted[row])]}")
         if captions is not None:
-            lines.append(f"nearest: {captions[row]}")
-        text = "\n".join(textwrap.shorten(line, 34, placeholder="…") for line in lines)
-        axes.set_title(id2label[int(labels[row])], fontsize=10, color=ALIGNED if right else "#b3261e")
+            lines.append(f"nearest: {_short(captions[position])}")
+        texts.append(lines)
+    _draw_grid(split, aligned, chosen, texts, id2label, path)
+
+
+def draw_predictions(
+    split: Dataset,
+    predictions: Predictions,
+    id2label: dict[int, str],
+    path: Path,
+    *,
+    with_captions: bool = True,
+    count: int = 18,
+) -> bool:
+    """
+    Images drawn at random, with the prediction and, `with_captions`, the caption of the split that the aligned student
+    finds nearest.
+
+    Returns:
+        Whether captions were shown: not every split has them.
+    """
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+    captions = nearest_captions(split, predictions, chosen) if with_captions else None
+    texts = [[f"predicted: {id2label[int(predictions.predicted[row])]}"] for row in chosen]
+    for lines, caption in zip(texts, captions or (), strict=False):
+        lines.append(f"nearest: {_short(caption)}")
+    _draw_grid(split, predictions, chosen, texts, id2label, path)
+    return captions is not None
+
+
+def _draw_grid(
+    split: Dataset,
+    predictions: Predictions,
+    rows: Sequence[int],
+    texts: list[list[str]],
+    id2label: dict[int, str],
+    path: Path,
+    across: int = 6,
+) -> None:
+    """Images with their class above, in red where the prediction is another, and lines of text below."""
+    plt = _pyplot()
+    down = max(1, -(-len(rows) // across))
+    figure, all_axes = plt.subplots(down, across, figsize=(12, 2.9 * down), layout="constrained", squeeze=False)
+    for axes in all_axes.flat:
+        axes.axis("off")
+    for axes, row, lines in zip(all_axes.flat, rows, texts, strict=False):
+        row, label = int(row), int(predictions.labels[row])
+        axes.imshow(to_rgb(open_image(split[row][columns.IMAGE])))
+        text = "\n".join(_literal(textwrap.shorten(line, 34, placeholder="…")) for line in lines)
+        color = GREY if label < 0 else ALIGNED if predictions.predicted[row] == label else "#b3261e"
+        axes.set_title(_literal(id2label.get(label, "unlabelled")), fontsize=10, color=color)
         axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=GREY)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    _save(figure, path)
 
 
-def _nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | None:
-    texts = texts_of(split, predictions)
-    if texts is None or columns.CAPTION not in split.column_names:
-        return None
-    captions = [caption if isinstance(caption, list) else [caption] for caption in split[columns.CAPTION][:]]
-    captions = [[caption for caption in several if not is_blank(caption)] for several in captions]
-    described = [
-        several[min(k, len(several) - 1)]
-        for several, count in zip(captions, texts.counts, strict=True)
-        for k in range(count)
-    ]
-    nearest = (predictions.image_embeds @ texts.embeds.T).argmax(1)
-    return [described[position].split(":")[0] for position in nearest]
+def _short(caption: str) -> str:
+    """Up to the colon, after which some captions list keywords; the whole where that leaves nothing."""
+    return caption.split(":")[0].strip() or caption
+
+
+def _literal(text: str) -> str:
+    """matplotlib would read what stands between two dollars as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _pyplot() -> Any:
@@ -143,5 +178,10 @@ def _finish(figure: Any, all_axes: Any, path: Path, legend: bool = True) -> None
         axes.spines[["top", "right"]].set_visible(False)
         if legend and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """A file of pixels alone: what drew them is nobody's business."""
+    figure.savefig(path, dpi=110, metadata={"Software": None})
     _pyplot().close(figure)

@@ -1,8 +1,31 @@
-"""Paired comparison of runs over seeds."""
+"""Runs over seeds: their spread, and the paired comparison with their baselines."""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
+
+
+@dataclass
+class Spread:
+    """Of one measure over n seeds, as fractions: mean and standard deviation (n - 1)."""
+
+    seeds: int
+    mean: float
+    sd: float
+
+
+def spread(values: list[float]) -> Spread:
+    """
+    Args:
+        values: the measure for each seed.
+
+    Raises:
+        ValueError: with fewer than two seeds.
+    """
+    if len(values) < 2:
+        raise ValueError(f"Two or more seeds are needed for a spread, but there is {len(values)}.")
+    array = np.asarray(values, dtype=float)
+    return Spread(len(values), float(array.mean()), float(array.std(ddof=1)))
 
 
 @dataclass
@@ -38,15 +61,15 @@ def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary
 
     if len(baseline) != len(aligned) or len(baseline) < 2:
         raise ValueError(f"Two or more pairs are needed, but there are {len(baseline)} and {len(aligned)} values.")
-    first, second = np.asarray(baseline, dtype=float), np.asarray(aligned, dtype=float)
-    differences = second - first
-    half = stats.t.ppf(0.975, len(first) - 1) * differences.std(ddof=1) / np.sqrt(len(first))
+    first, second = spread(baseline), spread(aligned)
+    differences = np.asarray(aligned, dtype=float) - np.asarray(baseline, dtype=float)
+    half = stats.t.ppf(0.975, first.seeds - 1) * differences.std(ddof=1) / np.sqrt(first.seeds)
     return PairedSummary(
-        seeds=len(first),
-        baseline_mean=float(first.mean()),
-        baseline_sd=float(first.std(ddof=1)),
-        aligned_mean=float(second.mean()),
-        aligned_sd=float(second.std(ddof=1)),
+        seeds=first.seeds,
+        baseline_mean=first.mean,
+        baseline_sd=first.sd,
+        aligned_mean=second.mean,
+        aligned_sd=second.sd,
         difference=float(differences.mean()),
         low=float(differences.mean() - half),
         high=float(differences.mean() + half),

@@ -1,12 +1,20 @@
 """The model card of a student: a pure function of what the run folder holds."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..evaluation.comparison import ComparisonRow, as_markdown
+from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
+from ..training.lineage import is_hub_id
+from .card_metadata import check_model_card
+from .eval_results import METRICS, EvaluatedData, model_index_results
+from .figures import Seeds
+from .licences import licence_fields
+from .origin import is_path, limits_of, origin_table, terms_of
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
 SHOWN_OPTIONS = (
@@ -21,9 +29,42 @@ SHOWN_OPTIONS = (
     "label_smoothing_factor",
     "mixup_alpha",
     "cutmix_alpha",
+    "ema_decay",
+    "use_peft",
+    "lora_r",
+    "lora_alpha",
     "pretrained",
     "seed",
 )
+ALWAYS_SHOWN = ("align_weight", "seed")
+NO_NAME = "student"
+
+
+@dataclass
+class Adapter:
+    """What a LoRA adapter was trained beside: a Hub id, and its branch, tag or commit."""
+
+    base: str
+    revision: str | None = None
+
+
+@dataclass
+class Picture:
+    """A picture of the card: its file within the release, what it says to those who cannot see it, and its text."""
+
+    file: str
+    alt: str
+    text: str
+
+
+@dataclass
+class Contents:
+    """What a release holds beside the plain checkpoint."""
+
+    aligned: bool = False
+    onnx: bool = False
+    adapter: Adapter | None = None
+    pictures: list[Picture] = field(default_factory=list)
 
 
 def student_card(
@@ -34,9 +75,13 @@ def student_card(
     image_size: int | None = None,
     options: dict[str, Any],
     rows: list[ComparisonRow] = (),
+    seeds: Seeds | None = None,
+    lineage: dict[str, Any] | None = None,
+    contents: Contents | None = None,
     is_timm: bool = False,
     model_id: str = "path/to/student",
     weights: str = "raw",
+    license: str | None = None,
 ) -> ModelCard:
     """
     Args:
@@ -46,19 +91,25 @@ def student_card(
         image_size: side of its input in pixels.
         options: the run's `train.yaml`; only those that are no paths are shown.
         rows: figures, perhaps beside the baseline's.
+        seeds: the same over seeds.
+        lineage: the run's `lineage.json`.
+        contents: what the release holds beside the plain checkpoint.
         is_timm: whether timm loads it too.
         model_id: what a reader passes to `from_pretrained`.
         weights: `"raw"` or `"ema"`, see [`~g4i_hf.hub.release_student`].
+        license: of what is released; `other` by default.
+
+    Raises:
+        ValueError: for a licence or other metadata that the Hub would refuse.
     """
-    options = {name: value for name, value in options.items() if not _is_path(value)}
-    weight = float(options.get("align_weight") or 0)
-    data = ModelCardData(
-        library_name="timm" if is_timm else "transformers",
-        pipeline_tag="image-classification",
-        tags=["image-classification", *(["g4i_hf", "captions"] if weight else ["g4i_hf"])],
-        license="other",
-    )
-    return ModelCard.from_template(
+    contents, lineage = contents or Contents(), lineage or {}
+    options = {name: value for name, value in options.items() if not is_path(value)}
+    weight, rows = float(options.get("align_weight") or 0), list(rows)
+    splits = list(dict.fromkeys(row.split for row in rows))
+    is_local = not is_hub_id(model_id) or model_id.startswith("path/")
+    licence = licence_fields(license)
+    data = _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence)
+    card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         title=f"{architecture}, {'aligned with captions' if weight else 'baseline'}",
@@ -66,27 +117,77 @@ def student_card(
         num_labels=num_labels,
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
         best_by=options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
-        ema_decay=options.get("ema_decay") if weights == "ema" else None,
+        chosen_on=options.get("eval_split") if options.get("eval_split") in splits else None,
+        ema_decay=options.get("ema_decay"),
+        is_average=weights == "ema",
         image_size=image_size,
         align_weight=weight,
+        adapter=contents.adapter,
+        aligned=contents.aligned,
+        onnx=contents.onnx,
+        pictures=contents.pictures,
+        text_encoder=(lineage.get("text_encoder") or {}).get("text_encoder") or options.get("text_encoder"),
         is_timm=is_timm,
+        is_local=is_local,
         model_id=model_id,
-        timm_id=f"local-dir:{model_id}"
-        if "/" not in model_id or model_id.startswith("path/")
-        else f"hf-hub:{model_id}",
-        results=as_markdown(list(rows)) if rows else "",
+        timm_id=f"local-dir:{model_id}" if is_local else f"hf-hub:{model_id}",
+        results=as_markdown(rows) if rows else "",
         has_baseline=any(row.baseline is not None for row in rows),
+        retrieval=any(METRICS[row.measure] != "accuracy" for row in rows),
+        seed_results=seeds_as_markdown(seeds.rows) if seeds else "",
+        seeds=seeds.seeds if seeds else [],
+        is_paired=bool(seeds) and any(row.paired for row in seeds.rows),
         seed=options.get("seed", 42),
+        origin=origin_table(lineage),
         training=_options_table(options),
+        limits="\n".join(
+            f"- {limit}" for limit in limits_of(lineage, splits, weight > 0, options.get("train_split") or "train")
+        ),
+        terms=terms_of(licence, lineage),
         version=__version__,
+    )
+    # Conditions of the template leave runs of blank lines
+    card = ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
+    check_model_card(card)
+    return card
+
+
+def _metadata(
+    model_id: str,
+    is_local: bool,
+    weight: float,
+    rows: list[ComparisonRow],
+    seeds: Seeds | None,
+    lineage: dict[str, Any],
+    contents: Contents,
+    is_timm: bool,
+    weights: str,
+    licence: dict[str, str],
+) -> ModelCardData:
+    """Only what there is: the Hub refuses a field that is null or empty."""
+    datasets = [source["id"] for source in lineage.get("sources") or [] if source.get("id")]
+    base = contents.adapter.base if contents.adapter else (lineage.get("student") or {}).get("id")
+    fields: dict[str, Any] = dict(licence)
+    if datasets:
+        fields["datasets"] = list(dict.fromkeys(datasets))
+    if base:
+        fields |= {"base_model": base, "base_model_relation": "adapter" if contents.adapter else "finetune"}
+    evaluated = EvaluatedData.of(lineage)
+    if rows and evaluated is not None:
+        results = model_index_results(rows, seeds, evaluated, weights)
+        name = NO_NAME if is_local else model_id.split("/")[-1]
+        fields |= {"metrics": ["accuracy"], "model_name": name, "eval_results": results}
+    return ModelCardData(
+        library_name="peft" if contents.adapter else "timm" if is_timm else "transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", *(["g4i_hf", "captions"] if weight else ["g4i_hf"])],
+        **fields,
     )
 
 
 def _options_table(options: dict[str, Any]) -> str:
-    shown = [f"| {name} | `{options[name]}` |" for name in SHOWN_OPTIONS if options.get(name) is not None]
-    return "\n".join(["| option | value |", "|---|---|", *shown])
-
-
-def _is_path(value: Any) -> bool:
-    """A local folder has no place on a public page."""
-    return isinstance(value, str) and (value.startswith((".", "/", "~")) or Path(value).exists())
+    """Those that say something: what is off or empty is left out, but for the weight of the alignment."""
+    of_peft = () if options.get("use_peft") else ("lora_r", "lora_alpha")
+    names = [name for name in SHOWN_OPTIONS if options.get(name) is not None and name not in of_peft]
+    shown = [f"| {name} | `{options[name]}` |" for name in names if options[name] or name in ALWAYS_SHOWN]
+    return "\n".join(["| option | value |", "|---|---|", *shown]) if shown else ""

@@ -4,6 +4,8 @@ import contextlib
 import io
 import logging
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +18,7 @@ TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
 LARGEST_FILE = 1_500_000_000  # bytes of weights within the file; protobuf ends at 2 GiB
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
 BATCH = "batch"
+CHATTY = ("torch.onnx", "torch.export", "torch._dynamo", "transformers.exporters", "onnx_ir", "onnxscript")
 
 
 def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
@@ -77,12 +80,12 @@ def _graph(student: PreTrainedModel, image_size: int) -> Any:
         exported = OnnxExporter().export(
             student, {"pixel_values": pixels}, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes)
         )
-    model = exported.program
-    logits = next(value for value in model.graph.outputs if value.name == "logits")
-    del model.graph.outputs[:]  # those of the two heads of a distilled student
-    model.graph.outputs.append(logits)
-    RemoveUnusedNodesPass()(model)
-    ClearMetadataAndDocStringPass()(model)  # stack traces with the files of this machine
+        model = exported.program
+        logits = next(value for value in model.graph.outputs if value.name == "logits")
+        del model.graph.outputs[:]  # those of the two heads of a distilled student
+        model.graph.outputs.append(logits)
+        RemoveUnusedNodesPass()(model)
+        ClearMetadataAndDocStringPass()(model)  # stack traces with the files of this machine
     _name_batch(model, logits)
     return model
 
@@ -99,14 +102,14 @@ def _name_batch(model: Any, logits: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """The exporter prints its steps, and warns of functions that no student has."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers.exporters")]
+def _quiet() -> Iterator[None]:
+    """The exporters print and log their steps, and warn of functions that no student has."""
+    loggers = [logging.getLogger(name) for name in CHATTY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

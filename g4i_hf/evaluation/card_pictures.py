@@ -1,0 +1,62 @@
+"""Pictures for a student's card, left in the run folder: a release only copies them."""
+
+import json
+import shutil
+from pathlib import Path
+
+from datasets import Dataset
+
+from .pictures import draw_curves, draw_predictions
+from .predict import Predictions
+
+PICTURES = "pictures"  # folder in the run
+CURVES, PREDICTIONS, ABOUT = "curves.png", "predictions.png", "about.json"
+PREFERRED_SPLITS = ("test", "validation")
+
+
+def draw_card_pictures(
+    folder: str | Path,
+    runs: dict[str, Path],
+    splits: dict[str, Dataset],
+    predictions: dict[str, Predictions],
+    id2label: dict[int, str],
+    *,
+    weights: str,
+    is_aligned: bool,
+) -> Path:
+    """
+    Draws curves and predictions into `pictures/`, in place of earlier ones, and notes what they are of.
+
+    Args:
+        folder: where the run's figures go.
+        runs: run folders, `aligned` and perhaps `baseline`, for the curves.
+        splits: the evaluated splits; one of them is shown, `test` where there is one.
+        predictions: of the run, by split.
+        id2label: class names.
+        weights: `"raw"` or `"ema"`.
+        is_aligned: whether nearest captions mean anything.
+
+    Returns:
+        The folder of the pictures.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    target = Path(folder) / PICTURES
+    staging = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        shown = next(name for name in (*PREFERRED_SPLITS, *splits) if name in splits)
+        if all((run / "trainer_state.json").is_file() for run in runs.values()):
+            draw_curves(runs, staging / CURVES)
+        nearest = draw_predictions(
+            splits[shown], predictions[shown], id2label, staging / PREDICTIONS, with_captions=is_aligned
+        )
+        about = {"split": shown, "weights": weights, "nearest": nearest}
+        (staging / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target

@@ -1,0 +1,41 @@
+"""Licences as the Hub knows them."""
+
+import difflib
+import re
+
+# https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
+_KNOWN = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0
+eupl-1.1 eupl-1.2 gemma gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1
+llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++
+osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+"""
+HUB_LICENCES = frozenset(_KNOWN.split())
+
+
+def licence_fields(licence: str | None) -> dict[str, str]:
+    """
+    Fields of a card's metadata that the Hub takes: `license` and, where it is none of the Hub's, `license_name`.
+
+    Args:
+        licence: its identifier, such as `apache-2.0`; None for `other`.
+
+    Raises:
+        ValueError: for one that looks like a slip of the pen in one of the Hub's.
+    """
+    identifier = (licence or "other").strip().lower()
+    if identifier in HUB_LICENCES:
+        return {"license": identifier}
+    name = re.sub(r"[^a-z0-9.-]+", "-", identifier).strip("-.")
+    nearest = difflib.get_close_matches(name, HUB_LICENCES, n=1, cutoff=0.85)
+    if nearest or not name:
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(
+            f"license is {licence!r}, which the Hub does not know.{hint} A licence of your own needs a name that is "
+            "not so near one of https://huggingface.co/docs/hub/repositories-licenses."
+        )
+    return {"license": "other", "license_name": name}
