@@ -19,7 +19,7 @@ RAW, STATUS, REASON, CLEANED = "caption_raw", "caption_status", "caption_reason"
 MISSING = "missing"  # nobody was asked, or nobody wrote one
 BATCH = 1000
 # Addresses and paths in what servers and libraries say: the journal keeps them, a published column does not
-_PRIVATE = re.compile(
+PRIVATE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
 )
 
@@ -124,7 +124,7 @@ def _from_record(record: dict[str, Any] | None, cleaning: CleaningArguments) -> 
         return None, None, MISSING, "was not asked", ""
     if record["status"] != OK:
         reason = record["reason"] or FAILURES.get(record["status"])
-        return None, record["text"], record["status"], _PRIVATE.sub("...", reason or ""), ""
+        return None, record["text"], record["status"], PRIVATE.sub("...", reason or ""), ""
     return _from_text(record["text"], cleaning, record["finish_reason"])
 
 

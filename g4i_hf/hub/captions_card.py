@@ -1,4 +1,4 @@
-"""The data set card of captions: a pure function of the stage's `stage.json`."""
+"""The card of captions and embeddings: a pure function of the stage's `stage.json`."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,20 +6,26 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .. import __version__
+from .. import __version__, columns
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "captions.md.j2"
 COLUMNS = {
     "image_id": "names the image: its file in its class folder, or a hash of its content",
-    "caption": "the description; null where there is none",
-    "caption_raw": "the answer as it came",
-    "caption_status": "`ok`, or why there is no caption",
-    "caption_reason": "of a failure",
-    "caption_weight": "0 to 1: how far the caption is trusted in training",
     "image": "the image",
     "label": "the class",
+    "caption": "the description; null where there is none",
+    "caption_weight": "0 to 1: how far the caption is trusted in training",
+    "caption_status": "`ok`, or why there is no caption",
+    "caption_reason": "of a failure",
+    "caption_raw": "the answer as it came",
+    "text_embeds": "the caption as a vector of unit norm, `float16`; null where there is no caption",
 }
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
+IDS = {
+    "file": "made from the file names of the images, with the folder that holds each",
+    "content": "a hash of each image file",
+    "column": "a column of the images",
+}
 FIGURES = {
     "captions": "captions",
     "below_half": "captions with a weight below 0.5",
@@ -32,6 +38,8 @@ FIGURES = {
 }
 # of a captioner's provenance, what a reader wants to know first
 KNOWN_FACTS = {"captioner": "captioner", "model": "model", "revision": "revision"}
+SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+SMALL_WINDOW = 0.01  # share of captions cut that is worth a word
 
 
 def captions_card(
@@ -39,43 +47,61 @@ def captions_card(
 ) -> DatasetCard:
     """
     Args:
-        stage: of the captioning stage. A source or model that is a local folder is not named.
+        stage: of captions or of their embeddings; as it was written, or as
+            [`~g4i_hf.hub.public_stage.public_stage`] gives it. A source or model that is a local folder is not named.
         repo_id: what a reader passes to `load_dataset`.
         date: of the run.
         license: of the captions, which the terms of the captioner may bind.
     """
     splits = stage["num_rows"]
-    captioner = stage["captioner"]
+    captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
+    captioner = captions.get("captioner") or {"captioner": "column"}
     machine_made = captioner["captioner"] in ("local", "endpoint")
-    source = stage["source"]
+    images_id = None if stage["source"] is None or _is_path(stage["source"]) else stage["source"]
+    where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
     data = DatasetCardData(
         license=license or "other",
         task_categories=["image-classification", "image-to-text"],
         tags=["g4i_hf", "captions", *(["machine-generated"] if machine_made else [])],
+        size_categories=[_size(sum(splits.values()))],
+        source_datasets=[images_id] if images_id else None,
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"{split}.parquet"} for split in splits],
+                "data_files": [{"split": split, "path": where.format(split)} for split in splits],
             }
         ],
     )
+    embedded = columns.TEXT_EMBEDS in stage["columns"]
+    ids_from = stage.get("ids_from")
+    what_columns_are = COLUMNS | ({"image_id": f"names the image: {IDS[ids_from]}"} if ids_from else {})
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        title="Machine-made captions" if machine_made else "Captions",
+        title=("Machine-made captions" if machine_made else "Captions")
+        + (" and their embeddings" if embedded else ""),
         machine_made=machine_made,
+        embedded=embedded,
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
         num_rows=", ".join(f"{count:,} of `{split}`" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
-        images_of="a data set of images on its maker's machine" if _is_path(source) else f"`{source}`",
-        columns=[(name, COLUMNS[name]) for name in stage["columns"] if name in COLUMNS],
-        facts=_facts(stage, date),
+        images_of=f"[`{images_id}`](https://huggingface.co/datasets/{images_id})" if images_id else _unnamed(stage),
+        columns=[(name, what) for name, what in what_columns_are.items() if name in stage["columns"]],
+        facts=_facts(captions, captioner, date) if captions else [("date", date)],
+        encoder=_encoder(stage) if embedded else [],
         terms=_terms(captioner, machine_made, license),
-        status_table=_table(stage["status"], "status"),
+        status_table=_table(captions.get("status") or {}, "status"),
         cleaning_table=_table(
-            {name: {"all": count} for name, count in stage["cleaning"].items()}, "step", skip_empty=True
+            {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()},
+            "step",
+            skip_empty=True,
         ),
-        quality_table=_quality(stage.get("quality") or {}),
+        quality_table=_quality(captions.get("quality") or {}),
+        limits=_limits(stage, machine_made, embedded),
+        images_id=images_id,
+        images_options=_options(stage) if images_id else "",
+        named=stage.get("source_columns") or {},
+        ids_from=ids_from,
         repo_id=repo_id,
         first_split=next(iter(splits)),
         version=__version__,
@@ -83,13 +109,10 @@ def captions_card(
     )
 
 
-def _facts(stage: dict[str, Any], date: str) -> list[tuple[str, str]]:
-    captioner = stage["captioner"]
+def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
     facts = [(title, f"`{captioner[name]}`") for name, title in KNOWN_FACTS.items() if captioner.get(name) is not None]
-    facts += [
-        ("prompt" if len(stage["prompts"]) == 1 else f"prompt {i + 1}", _cell(text))
-        for i, text in enumerate(stage["prompts"])
-    ]
+    prompts = stage.get("prompts") or []
+    facts += [("prompt" if len(prompts) == 1 else f"prompt {i + 1}", _cell(text)) for i, text in enumerate(prompts)]
     settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
     if settings:
         facts.append(("settings", _cell(", ".join(f"{name} {value}" for name, value in settings.items()))))
@@ -98,15 +121,59 @@ def _facts(stage: dict[str, Any], date: str) -> list[tuple[str, str]]:
     return [*facts, ("date", date)]
 
 
+def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
+    names = {
+        "text_encoder": "text encoder",
+        "text_encoder_revision": "its revision",
+        "text_encoder_digest": "digest of its files",
+        "text_encoder_prompt": "text before every caption",
+        "text_embed_dim": "dimensions",
+        "max_tokens": "window in tokens",
+        "long_captions": "captions beyond it",
+    }
+    return [(title, f"`{_cell(stage[name])}`") for name, title in names.items() if stage.get(name) is not None]
+
+
+def _limits(stage: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
+    limits = []
+    if machine_made:
+        limits.append("Captions can name what is not in the image. They were filtered and weighted, not corrected.")
+        limits.append("They are written in the language of the prompt, and describe people by how they look.")
+    if embedded:
+        limits.append(
+            "A vector holds what its text encoder makes of the caption, and fits vectors of that encoder alone."
+        )
+        over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
+        cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
+        if cut and stage.get("long_captions") == "truncate":
+            shares = ", ".join(f"{share:.0%} of `{split}`" for split, share in cut.items())
+            limits.append(f"Captions longer than the encoder's window were cut there: {shares}.")
+    if not stage.get("with_images"):
+        limits.append("The rows are of use only with the very images that were described.")
+    return limits
+
+
 def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:
+    said = f"The maker gives them under: {license}." if license else ""
     if not machine_made:
-        return "The terms of the captions are those of where they come from."
-    said = (
-        f"The maker gives them under: {license}."
-        if license
-        else "Look them up before you use or publish the captions."
-    )
+        return f"The terms of the captions are those of where they come from. {said}".strip()
+    said = said or "Look them up before you use or publish the captions."
     return f"What `{captioner['model']}` writes is bound by the terms of that model, and perhaps of its host. {said}"
+
+
+def _unnamed(stage: dict[str, Any]) -> str:
+    name = stage.get("source_name")
+    return (f"`{name}`, " if name else "") + "a data set of images on its maker's machine"
+
+
+def _options(stage: dict[str, Any]) -> str:
+    """Of `load_dataset`, for the images."""
+    config, revision = stage.get("source_config"), stage.get("source_revision")
+    return (f', "{config}"' if config else "") + (f', revision="{revision}"' if revision else "")
+
+
+def _size(rows: int) -> str:
+    return next((words for most, words in SIZES if rows < most), "n>10M")
 
 
 def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = False) -> str:

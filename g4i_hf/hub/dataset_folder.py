@@ -1,0 +1,261 @@
+"""From a stage to a data set for everyone: Parquet files, a card, and what is public of its provenance."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset_builder
+from datasets.utils.py_utils import convert_file_size_to_int
+from huggingface_hub import DatasetCard
+from tqdm import tqdm
+
+from .. import columns
+from ..captioning.captioned import RAW, REASON, STATUS
+from ..data.image_ids import IMAGE_SUFFIXES, check_image_ids
+from ..data.loading import class_names, load_images
+from ..data.published import find_stage
+from ..data.source import Source
+from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
+from .captions_card import captions_card
+from .image_metadata import without_metadata
+from .public_stage import public_stage
+
+TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
+ROWS, ROWS_WITH_IMAGES = 10_000, 100  # of a row group: the Hub's viewer reads one at a time
+LOCAL_ID = r"^(~|/|[A-Za-z]:[\\/]|file:)|\\"
+THREADS = 8
+
+
+def build_dataset(
+    stage: str | Path,
+    output_dir: str | Path,
+    *,
+    with_images: bool = False,
+    images_id: str | None = None,
+    license: str | None = None,
+    repo_id: str | None = None,
+    max_shard_size: int | str = "500MB",
+) -> Path:
+    """
+    Writes the captions or embeddings of a stage as a folder that `load_dataset` opens, there or pushed to the Hub. The
+    captions of embeddings come along. It is written beside its place and renamed when the card has been validated. The
+    same stage gives the same bytes.
+
+    Args:
+        stage: folder of a captioning or embedding stage.
+        output_dir: where the data set goes; an earlier one is replaced.
+        with_images: publish images and labels too, without their metadata (see
+            [`~g4i_hf.hub.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
+        images_id: Hub id of the images, where the stage knows them as a local folder.
+        license: identifier of the Hub, as in `cc-by-4.0`; `other` by default.
+        repo_id: what the card passes to `load_dataset`.
+        max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when it is no stage, an image cannot be read, an id is a path of this machine, the card is not
+            valid, or `output_dir` holds something else.
+        FileNotFoundError: when the images or captions of the stage are gone.
+    """
+    stage, output_dir = Path(stage), Path(output_dir)
+    _check(stage, output_dir, license)
+    max_bytes = convert_file_size_to_int(max_shard_size)
+    splits = _rows(stage, with_images)
+    features = _common_features(splits, with_images)
+    for name, split in splits.items():
+        _check_ids(split, name)
+    public = public_stage(stage, with_images=with_images, images_id=images_id) | {
+        "num_rows": {name: len(split) for name, split in splits.items()},
+        "columns": list(features),
+        "ids_from": _ids_from(splits),
+    }
+    staging, earlier = (output_dir.with_name(f".{output_dir.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "data").mkdir(parents=True)
+    try:
+        date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
+        card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
+        card.save(staging / "README.md")
+        for name, split in splits.items():
+            _write_split(split, name, features, staging / "data", max_bytes)
+        (staging / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _validate(staging, list(splits))
+        if output_dir.exists():
+            output_dir.rename(earlier)
+        staging.rename(output_dir)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
+    return output_dir
+
+
+def _check(stage: Path, output_dir: Path, license: str | None) -> None:
+    made = read_stage(stage)
+    if made is None:
+        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+    if made.get("published"):
+        raise ValueError(f"{stage} is a data set that was made of a stage already. Push it as it is.")
+    is_ours = (read_stage(output_dir) or {}).get("published")
+    if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} holds something else than such a data set. Choose another --dataset_dir.")
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise ValueError(f"license is {license!r}; give an identifier of the Hub, as in cc-by-4.0, or leave it out.")
+
+
+# --- Rows --------------------------------------------------------------------------------------------------------
+
+
+def _rows(folder: Path, with_images: bool) -> DatasetDict:
+    """What is published of every row. The images are not looked for where they are not needed."""
+    wanted = (columns.IMAGE_ID, *TEXTS)
+    if with_images:
+        splits = load_images(str(folder))
+        labels = {repr(split.features[columns.LABEL]) for split in splits.values() if columns.LABEL in split.features}
+        splits = class_names(splits)[0] if len(labels) > 1 else splits
+        wanted = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
+    else:
+        splits = _texts(folder)
+    return DatasetDict(
+        {
+            name: split.select_columns([column for column in wanted if column in split.column_names])
+            for name, split in splits.items()
+        }
+    )
+
+
+def _texts(folder: Path) -> DatasetDict:
+    stage = read_stage(folder)
+    own = open_stage(folder, stage)
+    if any(columns.CAPTION in split.column_names for split in own.values()):
+        return own
+    source = Source.read(stage, folder)
+    if source.captions is None and Path(source.name).is_dir():
+        behind = find_stage(source.name)
+        rows = open_stage(source.name, behind) if behind else DatasetDict()
+        if any(columns.CAPTION in split.column_names for split in rows.values()):
+            return join_stage(DatasetDict({name: rows[name] for name in own}), folder, stage)
+    whole = load_images(str(folder))
+    return DatasetDict({name: whole[name] for name in own})
+
+
+def _common_features(splits: DatasetDict, with_images: bool) -> Features:
+    """All splits get the same columns, as `load_dataset` wants it; what one has not is null there."""
+    order = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
+    features = {}
+    for column in order:
+        found = [split.features[column] for split in splits.values() if column in split.features]
+        known = [feature for feature in found if feature != Value("null")]
+        if known:
+            features[column] = Image() if column == columns.IMAGE else known[0]
+    if not set(features) & set(TEXTS):
+        raise ValueError("There are neither captions nor embeddings in this stage.")
+    return Features(features)
+
+
+def _check_ids(split: Dataset, name: str) -> None:
+    """
+    Raises:
+        ValueError: for an id that is null, comes twice, or is a path of this machine.
+    """
+    check_image_ids(split, name)
+    for batch in split.select_columns([columns.IMAGE_ID]).with_format("arrow").iter(ROWS):
+        image_ids = batch[columns.IMAGE_ID]
+        local = image_ids.filter(pc.match_substring_regex(image_ids, LOCAL_ID))
+        if len(local):
+            raise ValueError(
+                f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine, which would be "
+                "published. Give the images other ids, or leave the column out to have them made from file names."
+            )
+
+
+def _ids_from(splits: DatasetDict) -> str:
+    """What the first id was made from: `file` names, the `content` of images, or a `column` of the data."""
+    first = next((split[columns.IMAGE_ID][0] for split in splits.values() if len(split)), "")
+    if Path(first.split("#")[0]).suffix.lower() in IMAGE_SUFFIXES:
+        return "file"
+    return "content" if re.fullmatch(r"[0-9a-f]{24}", first) else "column"
+
+
+# --- Files -------------------------------------------------------------------------------------------------------
+
+
+def _tables(split: Dataset, name: str, features: Features) -> Iterator[pa.Table]:
+    """The rows of a split, a row group a table."""
+    with_images = columns.IMAGE in features
+    rows = ROWS_WITH_IMAGES if with_images else ROWS
+    schema = features.arrow_schema
+    split = split.cast_column(columns.IMAGE, Image(decode=False)) if with_images else split
+    with (
+        tqdm(total=len(split), desc=f"Writing {name}", unit=" rows", unit_scale=True) as bar,
+        ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
+    ):
+        for start in range(0, max(len(split), 1), rows):
+            batch = split.with_format("arrow")[start : start + rows]
+            arrays = {
+                field.name: batch[field.name].cast(field.type)
+                if field.name in batch.column_names and field.name != columns.IMAGE
+                else pa.nulls(len(batch), field.type)
+                for field in schema
+            }
+            if with_images:
+                image_ids = batch[columns.IMAGE_ID].to_pylist()
+                places = [f"split {name!r}, row {start + i}, image {key!r}" for i, key in enumerate(image_ids)]
+                images = list(pool.map(_without_metadata, batch[columns.IMAGE].to_pylist(), places))
+                arrays[columns.IMAGE] = pa.array(images, schema.field(columns.IMAGE).type)
+            yield pa.table(arrays, schema=schema)
+            bar.update(len(batch))
+
+
+def _without_metadata(image: dict[str, Any] | None, place: str) -> dict[str, Any]:
+    try:
+        return without_metadata(image)
+    except ValueError as error:
+        raise ValueError(
+            f"{place}: {error}. Repair the image or remove it from the data, or publish without images."
+        ) from error
+
+
+def _write_split(split: Dataset, name: str, features: Features, folder: Path, max_bytes: int) -> None:
+    """Files of at most `max_bytes`, or of one row group where that is more; their number is in their names."""
+    parts: list[Path] = []
+    file = writer = None
+    for table in _tables(split, name, features):
+        if writer is None:
+            parts.append(folder / f"{name}-{len(parts)}.part")
+            file = parts[-1].open("wb")
+            writer = pq.ParquetWriter(
+                file, features.arrow_schema, use_content_defined_chunking=True, write_page_index=True
+            )
+        before = file.tell()
+        writer.write_table(table, row_group_size=max(len(table), 1))
+        if 2 * file.tell() - before > max_bytes:  # another row group would be too much
+            writer.close()
+            file.close()
+            file = writer = None
+    if writer is not None:
+        writer.close()
+        file.close()
+    for number, part in enumerate(parts):
+        part.rename(folder / f"{name}-{number:05d}-of-{len(parts):05d}.parquet")
+
+
+def _validate(folder: Path, splits: list[str]) -> None:
+    """
+    Raises:
+        ValueError: when `load_dataset` would not find the splits by the card.
+    """
+    DatasetCard.load(folder / "README.md")
+    found = load_dataset_builder(str(folder)).config.data_files or {}
+    if list(map(str, found)) != splits:
+        raise ValueError(f"The card names the splits {', '.join(map(str, found))}, not {', '.join(splits)}.")

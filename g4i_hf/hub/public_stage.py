@@ -1,0 +1,131 @@
+"""What a published data set says of how it was made: `stage.json` without anything of the machine it was made on."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import columns
+from ..captioning.captioned import PRIVATE
+from ..cli.resolved import is_secret
+from ..data.published import find_stage
+from ..data.source import Source
+from ..data.stage import read_stage
+
+# What a published stage may hold of a stage; a field that is not known here may be anything
+PUBLISHED = (
+    *("captioner", "prompts", "status", "cleaning", "quality", "judged_by", "asked_about", "order", "found"),
+    *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
+    *("text_encoder_prompt_name", "text_embed_dim", "max_tokens", "long_captions", "normalised", "several_captions"),
+    *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
+)
+MODELS = {"model", "adapter", "text_encoder", "quality_encoder", "clip_scorer", "file"}  # names, perhaps of folders
+NOT_PUBLISHED = {"base_url", "url", "endpoint", "host", "hosts", "user", "journal", "examples"}
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # also of a version, as in llava:7b
+PATH = re.compile(r"(~|\.{1,2})?[\\/]|[A-Za-z]:[\\/]|\.{1,2}$")
+WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
+TOKEN = re.compile(r"\b(hf|sk|ghp|github_pat)[_-][A-Za-z0-9_-]{16,}")
+MOST_STAGES = 8  # a chain that is longer goes round in a circle
+
+
+@dataclass
+class Origin:
+    """
+    Attributes:
+        images: where the images lie; None where that is not known.
+        is_local: whether that is a folder of this machine, or one that is gone.
+        captions: the `stage.json` of the captions; None where they are a column of the data.
+    """
+
+    images: Source | None
+    is_local: bool
+    captions: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "Origin":
+        """Follows a stage in a folder back to the images."""
+        place, stage, captions = str(folder), read_stage(folder), None
+        named: dict[str, str] = {}
+        for _ in range(MOST_STAGES):
+            captions = captions or _captions_stage(stage)
+            try:
+                source = Source.read(stage, place)
+            except FileNotFoundError:
+                return cls(Source(stage["source"]), True, captions)
+            if source is None:
+                return cls(None, False, captions)
+            if source.captions:
+                joined = find_stage(source.captions, source.captions_revision)
+                captions = captions or _captions_stage(joined or {})
+            named = source.columns | named
+            stage = find_stage(source.name, source.revision)
+            if stage is None or stage.get("source") is None:
+                return cls(replace(source, columns=named), Path(source.name).is_dir(), captions)
+            place = source.name
+        raise ValueError(f"{folder} goes back to itself: one of its sources is made of another.")
+
+
+def _captions_stage(stage: dict[str, Any]) -> dict[str, Any] | None:
+    return stage if stage.get("stage") == "captioning" else stage.get("captions_stage")
+
+
+def public_stage(folder: str | Path, *, with_images: bool = False, images_id: str | None = None) -> dict[str, Any]:
+    """
+    Args:
+        folder: of a stage.
+        with_images: whether the images are published too.
+        images_id: Hub id of the images, where the stage knows them as a folder.
+
+    Returns:
+        Its `stage.json` for everyone: `source` is a Hub id or None, with the bare `source_name` of what was a folder;
+        models that were folders are bare names; addresses, paths and examples of keys are gone. `captions_stage` is
+        that of captions which were embedded. Rows and columns are to be added.
+    """
+    stage, origin = read_stage(folder), Origin.of(folder)
+    where: dict[str, Any] = {"source": images_id, "source_revision": None}
+    if origin.images is not None:
+        images = origin.images
+        if origin.is_local and images_id is None:
+            where["source_name"] = bare_name(str(Path(images.name).resolve()))
+        elif not origin.is_local and images_id in (None, images.name):
+            where |= {"source": images.name, "source_revision": images.revision}
+            where |= {"source_config": images.config} if images.config else {}
+        of_images = (columns.IMAGE, columns.LABEL, columns.IMAGE_ID)
+        named = {ours: theirs for ours, theirs in images.columns.items() if ours in of_images and ours != theirs}
+        where |= {"source_columns": named} if named else {}
+    public = {"stage": stage.get("stage"), "published": True, **where, "with_images": with_images, **_said_of(stage)}
+    if origin.captions is not None and origin.captions is not stage and stage.get("stage") != "captioning":
+        public["captions_stage"] = {"stage": "captioning", **_said_of(origin.captions)}
+    return public
+
+
+def _said_of(stage: dict[str, Any]) -> dict[str, Any]:
+    return {name: _public(stage[name], name) for name in PUBLISHED if name in stage}
+
+
+def _public(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _public(inner, key)
+            for key, inner in value.items()
+            if key not in NOT_PUBLISHED and not (is_secret(key) and isinstance(inner, str))
+        }
+    if isinstance(value, list):
+        return [_public(inner, name) for inner in value]
+    if isinstance(value, str):
+        return bare_name(value) if name in MODELS or PATH.match(value) else _without_addresses(value)
+    return value
+
+
+def bare_name(name: str) -> str:
+    """A Hub id as it is; of a path or an address the last part alone."""
+    if not HUB_NAME.fullmatch(name) or PATH.match(name):
+        parts = [part for part in re.split(r"[\\/]", name.split("?")[0]) if part not in ("", ".", "..", "~")]
+        name = parts[-1] if parts else ""
+    return _without_addresses(name)
+
+
+def _without_addresses(text: str) -> str:
+    for private in (PRIVATE, WINDOWS_PATH, TOKEN):
+        text = private.sub("...", text)
+    return text
