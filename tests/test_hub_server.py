@@ -159,6 +159,7 @@ def test_files_come_whole_or_in_part(hub):
     stored = "/" + headers["Location"].split("/", 3)[3]
     assert hub.ask("GET", stored)[2] == BYTES
     assert hub.ask("GET", stored[:-1])[0] == 403
+    assert hub.send("PUT", f"/lfs/models/{id}/{sha256(b'c')}?size=1", b"c")[0] == 403
     assert hub.ask("GET", f"/{id}/resolve/{made['commitOid'][:7]}/a.txt")[0] == 200
 
 
@@ -200,9 +201,12 @@ def test_a_commit_is_done_whole_or_not_at_all(hub):
 def test_of_commits_at_once_one_wins(hub):
     id = create(hub, "race")
     parent = hub.state()[f"models/{id}"]["branches"]["main"]["sha"]
+
+    def of(number):  # so many that storing them leaves time for the others
+        return commit(hub, id, *(text(f"{number}/{file}.txt", "x") for file in range(500)), parent=parent)[0]
+
     with ThreadPoolExecutor(8) as pool:
-        made = pool.map(lambda number: commit(hub, id, text(f"{number}.txt", "x"), parent=parent)[0], range(8))
-        assert sorted(made) == [200] + [412] * 7
+        assert sorted(pool.map(of, range(8))) == [200] + [412] * 7
     assert hub.state()[f"models/{id}"]["commits"] == 2
 
 
