@@ -78,7 +78,7 @@ def browser_page(**options):
 def draw(space: Path, picture: Path, home: Path) -> None:
     with running(space, home) as address, browser_page(viewport={"width": 1180, "height": 1060}) as (page, _):
         page.goto(address)
-        page.get_by_role("button", name="Classify by these names").wait_for()
+        page.locator("#captions", has_text="wheelchair").wait_for()
         page.locator("#names textarea").fill("wheelchair, bicycle, musical instrument, something to eat, a face")
         page.get_by_role("button", name="Classify by these names").click()
         page.locator("#named", has_text="wheelchair").wait_for()

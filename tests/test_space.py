@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -182,6 +183,17 @@ def test_a_picture_is_explained(built, explainer):
     named = explainer.by_names(path, "cat, dog\n tall tree \n\n cat")
     assert set(named) == {"cat", "dog", "tall tree"} and sum(named.values()) == pytest.approx(1)
     assert named == {each["label"]: each["score"] for each in explainer.classifier(path, "cat, dog, tall tree")}
+
+
+def test_visitors_at_the_same_time_do_not_disturb_each_other(built, explainer):
+    paths = [str(path) for path in sorted((built[2] / "gallery").iterdir())]
+    expected = {path: (explainer.look(path), explainer.by_names(path, "cat, dog")) for path in paths}
+    turns = [(name, path) for path in paths for name in ("look", "by_names")] * 10
+    with ThreadPoolExecutor(8) as threads:
+        said = threads.map(
+            lambda turn: getattr(explainer, turn[0])(turn[1], *["cat, dog"][: turn[0] != "look"]), turns
+        )
+        assert list(said) == [expected[path][name != "look"] for name, path in turns]
 
 
 def test_what_a_visitor_can_mend_is_said(built, explainer, tmp_path, monkeypatch):

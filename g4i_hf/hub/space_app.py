@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
@@ -64,6 +65,8 @@ class Explainer:
         self.captions: list[str] = table["caption"].to_pylist()
         vectors = table["text_embeds"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         self.text_embeds = vectors.reshape(len(self.captions), -1).astype(np.float32)
+        # gradio answers visitors in several threads, and the model keeps what enters its classifier for a moment
+        self._model_in_use = Lock()
 
     def look(self, picture: str | None) -> tuple[dict[str, float], list[list[Any]]]:
         """
@@ -74,8 +77,9 @@ class Explainer:
             VisitorError: for what is no picture, or is too large.
         """
         image = read_picture(picture)
-        classes = {each["label"]: each["score"] for each in self.by_head(image, top_k=SHOWN)}
-        found = self.classifier.nearest(image, self.captions, text_embeds=self.text_embeds, top_k=SHOWN)
+        with self._model_in_use:
+            classes = {each["label"]: each["score"] for each in self.by_head(image, top_k=SHOWN)}
+            found = self.classifier.nearest(image, self.captions, text_embeds=self.text_embeds, top_k=SHOWN)
         return classes, [[f"{each['score']:.2f}", each["caption"]] for each in found]
 
     def by_names(self, picture: str | None, text: str | None) -> dict[str, float]:
@@ -88,7 +92,8 @@ class Explainer:
         image, names = read_picture(picture), read_names(text)
         if self.why_no_names:
             raise VisitorError("The text encoder could not be loaded, so that names mean nothing at present.")
-        return {each["label"]: each["score"] for each in self.classifier(image, names)}
+        with self._model_in_use:
+            return {each["label"]: each["score"] for each in self.classifier(image, names)}
 
     @cached_property
     def why_no_names(self) -> str:
