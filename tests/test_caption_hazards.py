@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from test_caption_recipe import CAPTIONER, caption, shapes
 from test_recipes import ROOT
 
-from g4i_hf.captioning.captioned import _PRIVATE
+from g4i_hf.captioning.captioned import PRIVATE
 from g4i_hf.data import load_images
 
 
@@ -116,7 +116,7 @@ def test_reasons_of_failures_name_no_path(tmp_path):
 
 def test_what_servers_say_is_published_without_addresses():
     said = "no connection to http://10.1.2.3:8000/v1 (10.1.2.3:8000), see /home/alice/log or ~/x/y; try 3/4 and/or 1"
-    assert _PRIVATE.sub("...", said) == "no connection to ... (...), see ... or ...; try 3/4 and/or 1"
+    assert PRIVATE.sub("...", said) == "no connection to ... (...), see ... or ...; try 3/4 and/or 1"
 
 
 def test_captions_that_were_made_otherwise_are_replaced_only_on_demand(tmp_path):
