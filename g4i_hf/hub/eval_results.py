@@ -41,7 +41,7 @@ class EvaluatedData:
         What `model-index` wants as `dataset.type`: a Hub id. A local data set has none; a bare name without slash is
         accepted there as `imagefolder` is, and names no other data set of the Hub, which all have an owner.
         """
-        return self.id or re.sub(r"[^\w.-]+", "-", self.name).strip("-.") or "local"
+        return self.id or re.sub(r"[^A-Za-z0-9_]+", "-", self.name)[:96].strip("-") or "local"
 
     @classmethod
     def of(cls, lineage: dict[str, Any]) -> "EvaluatedData | None":

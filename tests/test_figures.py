@@ -1,0 +1,169 @@
+"""Figures of a release: of the released weights, over seeds, and the same in every form that is published."""
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
+from released_runs import COMMIT, LINEAGE, RESULTS, a_run, shifted
+
+from g4i_hf.evaluation.comparison import compare, mean_and_sd, seeds_as_markdown
+from g4i_hf.evaluation.statistics import paired_summary, spread
+from g4i_hf.hub.arguments import ReleaseArguments
+from g4i_hf.hub.eval_results import EvaluatedData, eval_result_entries, model_index_results, write_entries
+from g4i_hf.hub.figures import comparison, over_seeds
+
+PHOTOS = EvaluatedData("them/photos", "them/photos", revision=COMMIT)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds with their baselines: accuracies of `test` 52, 54, 56 and 50, 51, 52 percent."""
+    for seed in range(3):
+        a_run(tmp_path / f"aligned{seed}", model=False, results=shifted(0.02 * seed), seed=seed)
+        a_run(
+            tmp_path / f"baseline{seed}", model=False, results=shifted(0.01 * seed - 0.02), seed=seed, align_weight=0
+        )
+    return tmp_path
+
+
+def arguments(folder, seeds=(1, 2), baselines=(1, 2), **more) -> ReleaseArguments:
+    chosen = {"run": str(folder / "aligned0"), "baseline": str(folder / "baseline0")}
+    chosen["seed_runs"] = [str(folder / f"aligned{seed}") for seed in seeds] or None
+    chosen["seed_baselines"] = [str(folder / f"baseline{seed}") for seed in baselines] or None
+    return ReleaseArguments(**chosen | more)
+
+
+def test_spread_and_pairs_by_hand():
+    assert (spread([0.5, 0.52, 0.54]).mean, spread([0.5, 0.52, 0.54]).sd) == pytest.approx((0.52, 0.02))
+    paired = paired_summary([0.50, 0.51, 0.52], [0.52, 0.54, 0.56])  # differences 2, 3, 4 points: sd 1
+    assert paired.difference == pytest.approx(0.03)
+    half = 4.3027 * 0.01 / 3**0.5
+    assert (paired.low, paired.high) == pytest.approx((0.03 - half, 0.03 + half), abs=1e-5)
+    with pytest.raises(ValueError, match="Two or more seeds"):
+        spread([0.5])
+
+
+def test_the_table_over_seeds(runs):
+    seeds = over_seeds(arguments(runs))
+    assert seeds.seeds == [0, 1, 2]
+    lines = seeds_as_markdown(seeds.rows).splitlines()
+    assert lines[2:4] == [
+        "| accuracy | validation | 60.0 ± 1.0 | 63.0 ± 2.0 | +3.0 (+0.5 to +5.5) |",
+        "| accuracy | test | 51.0 ± 1.0 | 54.0 ± 2.0 | +3.0 (+0.5 to +5.5) |",
+    ]  # in the order of the data, not of the alphabet
+    alone = over_seeds(arguments(runs, baselines=(), baseline=None))
+    assert seeds_as_markdown(alone.rows).splitlines()[2] == "| accuracy | validation | 63.0 ± 2.0 |"
+
+
+def test_the_released_run_may_be_named_among_the_seeds(runs):
+    named = arguments(runs, seeds=(0, 1, 2), baselines=(0, 1, 2))
+    assert over_seeds(named).seeds == [0, 1, 2]
+    in_one_word = arguments(runs, seed_runs=[f"{runs}/aligned1,{runs}/aligned2"], seed_baselines=None, baseline=None)
+    assert over_seeds(in_one_word).seeds == [0, 1, 2]
+    assert over_seeds(arguments(runs, seeds=(), baselines=())) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"learning_rate": 0.5}, {}, r"seed_runs: .*aligned1 was trained with another learning_rate \(0\.5\)"),
+        ({"seed": 0}, {}, r"aligned1 has the seed 0, as .*aligned0 has"),
+        ({"results": {}}, {}, r"aligned1 has no figures of 'test'.*evaluate\.py --run"),
+        ({}, {"baselines": (1,)}, "3 runs with the released one, but 2 baselines"),
+        ({}, {"baselines": (2, 1)}, r"seeds \[0, 1, 2\], their baselines \[0, 2, 1\]"),
+        ({}, {"baseline": None}, "without the baseline of the run itself"),
+        ({}, {"seeds": ()}, "seed_baselines are given without seed_runs"),
+    ],
+)
+def test_runs_that_cannot_be_compared(runs, change, options, message):
+    if change:
+        a_run(runs / "aligned1", **{"model": False, "results": shifted(0.02), "seed": 1} | change)
+    with pytest.raises(ValueError, match=message):
+        over_seeds(arguments(runs, **options))
+
+
+def test_runs_in_other_places_see_the_same_data(runs):
+    """A folder in train.yaml is relative to its run."""
+    (runs / "data").mkdir()
+    (runs / "deep").mkdir()
+    a_run(runs / "aligned0", model=False, dataset_name="../data", seed=0)
+    a_run(runs / "deep" / "aligned1", model=False, dataset_name="../../data", seed=1)
+    found = over_seeds(arguments(runs, baselines=(), baseline=None, seed_runs=[str(runs / "deep" / "aligned1")]))
+    assert found.seeds == [0, 1]
+
+
+def test_figures_of_other_weights_are_not_shown(runs, caplog):
+    (runs / "aligned0" / "all_results.json").write_text(json.dumps(RESULTS | {"test_weights": "ema"}))
+    assert {row.split for row in comparison(arguments(runs, seeds=(), baselines=()))} == {"validation"}
+    assert "test was not evaluated with the raw weights" in caplog.text
+
+
+# --- The forms that the Hub reads -----------------------------------------------------------------------------------
+
+
+def test_the_same_numbers_in_the_table_the_card_and_the_leaderboard(runs):
+    args = arguments(runs)
+    rows, seeds = comparison(args), over_seeds(args)
+    index = {result.metric_name: result for result in model_index_results(rows, seeds, PHOTOS, "raw")}
+    entries = {entry.task_id: entry for entry in eval_result_entries(rows, seeds, PHOTOS, weights="raw")}
+    for row, over in zip(rows, seeds.rows, strict=True):
+        own = index[f"{row.measure} ({row.split})"]
+        assert (own.metric_value, own.metric_args["baseline"]) == pytest.approx((row.aligned, row.baseline))
+        mean = index[f"{row.measure}, mean of 3 seeds ({row.split})"]
+        assert mean.metric_value == pytest.approx(over.values.mean)
+        assert mean.metric_args["seeds"] == [0, 1, 2]
+        assert mean.metric_args["standard_deviation"] == pytest.approx(over.values.sd)
+        assert mean.metric_args["interval_95"] == pytest.approx([over.paired.low, over.paired.high], abs=1e-6)
+        if row.measure == "accuracy":
+            entry = entries[row.split]
+            assert entry.value == own.metric_value
+            expected = f"seeds 0, 1, 2: {mean_and_sd(over.values.mean, over.values.sd)} %"
+            assert expected in entry.notes and "raw weights" in entry.notes
+    assert set(entries) == {"validation", "test"}  # a leaderboard has no use for the retrieval of captions
+
+
+def test_entries_are_read_by_the_client_of_the_hub(tmp_path):
+    rows = compare(RESULTS, None, ["test"])
+    entries = eval_result_entries(rows, None, PHOTOS, weights="ema", date="2026-11-25")
+    write_entries(tmp_path, entries)
+    written = yaml.safe_load((tmp_path / ".eval_results" / "photos.yaml").read_text())
+    assert parse_eval_result_entries(written) == entries
+    assert written[0]["dataset"] == {"id": "them/photos", "task_id": "test", "revision": COMMIT}
+    assert written[0]["value"] == 0.52 and written[0]["date"] == "2026-11-25"
+
+
+def test_local_data_has_no_leaderboard_but_a_place_in_the_card(tmp_path):
+    local = EvaluatedData.of({"sources": [{"name": "Bilder, ä", "images": True}]})
+    rows = compare(RESULTS, None, ["test"])
+    assert eval_result_entries(rows, None, local, weights="raw") == []
+    write_entries(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+    result = model_index_results(rows, None, local, "raw")[0]
+    assert (result.dataset_name, result.dataset_type) == ("Bilder, ä", "Bilder")
+
+
+def test_tasks_are_called_as_the_benchmark_calls_them():
+    tasks = [{"id": "photos_dev", "config": "default", "split": "validation"}, {"id": "x", "split": "other"}]
+    rows = compare(RESULTS, None, ["validation", "test"])
+    entries = eval_result_entries(rows, None, PHOTOS, weights="raw", tasks=tasks)
+    assert [entry.task_id for entry in entries] == ["photos_dev"]
+    other = EvaluatedData("them/photos", "them/photos", config="small")
+    assert eval_result_entries(rows, None, other, weights="raw", tasks=tasks) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (LINEAGE["sources"], PHOTOS),
+        (
+            [{"id": "me/all", "revision": None, "stage": "captioning", "images": True}, {"name": "x", "images": True}],
+            "me/all",
+        ),
+        ([{"id": "me/captions", "stage": "captioning", "images": False}, {"name": "x", "images": True}], "x"),
+        ([], None),
+    ],
+)
+def test_the_evaluated_data_is_that_of_the_images(sources, expected):
+    found = EvaluatedData.of({"sources": sources})
+    assert found == expected or found.name == expected
