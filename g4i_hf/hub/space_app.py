@@ -71,7 +71,7 @@ class Explainer:
     def look(self, picture: str | None) -> tuple[dict[str, float], list[list[Any]]]:
         """
         Returns:
-            Probabilities of the classes, and rows of similarity and caption, the nearest first.
+            Probabilities of the classes, and rows of cosine and caption, the nearest first.
 
         Raises:
             VisitorError: for what is no picture, or is too large.
@@ -177,10 +177,10 @@ def build_demo(explainer: Explainer) -> Any:
             with gr.Column():
                 classes = gr.Label(label="What it is", elem_id="classes", num_top_classes=SHOWN)
                 captions = gr.Dataframe(
-                    headers=["similarity", "caption"],
+                    headers=["cosine", "caption"],
                     label="Why: the nearest captions that it was trained with",
                     elem_id="captions",
-                    column_widths=["20%", "80%"],
+                    column_widths=["18%", "82%"],
                     interactive=False,
                     wrap=True,
                     buttons=[],
