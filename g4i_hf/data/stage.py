@@ -106,7 +106,9 @@ def stage_files(folder: str | Path, stage: dict[str, Any]) -> dict[str, list[str
 
 def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """The rows of a stage, without those of its source. Its README.md and report are no data."""
-    return load_dataset("parquet", data_files=stage_files(folder, stage))
+    files = stage_files(folder, stage)
+    # One by one: opened together, splits would have to have the same columns
+    return DatasetDict({name: load_dataset("parquet", data_files={name: files[name]}, split=name) for name in files})
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
@@ -117,15 +119,11 @@ def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -
     Raises:
         ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
     """
-    files = stage_files(folder, stage)
-    joined = {}
-    for name, split in images.items():
-        if name not in files:
-            joined[name] = split
-            continue
-        added = load_dataset("parquet", data_files={name: files[name]}, split=name)
-        positions = _positions(added[columns.IMAGE_ID][:], split[columns.IMAGE_ID][:], folder, name)
-        joined[name] = side_by_side(split, added, positions)
+    joined = dict(images)
+    for name, added in open_stage(folder, stage).items():
+        if name in images:
+            positions = _positions(added[columns.IMAGE_ID][:], images[name][columns.IMAGE_ID][:], folder, name)
+            joined[name] = side_by_side(images[name], added, positions)
     return DatasetDict(joined)
 
 

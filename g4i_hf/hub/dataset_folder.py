@@ -227,7 +227,7 @@ def _without_metadata(image: dict[str, Any] | None, place: str) -> dict[str, Any
 
 
 def _write_split(split: Dataset, name: str, features: Features, folder: Path, max_bytes: int) -> None:
-    """Files of at most `max_bytes`, or of one row group where that is more; their number is in their names."""
+    """Files of `max_bytes` and a footer, or of one row group where that is more; their number is in their names."""
     parts: list[Path] = []
     file = writer = None
     for table in _tables(split, name, features):

@@ -7,7 +7,6 @@ from typing import Any
 
 from .. import columns
 from ..captioning.captioned import PRIVATE
-from ..cli.resolved import is_secret
 from ..data.published import find_stage
 from ..data.source import Source
 from ..data.stage import read_stage
@@ -20,8 +19,10 @@ PUBLISHED = (
     *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
 )
 MODELS = {"model", "adapter", "text_encoder", "quality_encoder", "clip_scorer", "file"}  # names, perhaps of folders
-NOT_PUBLISHED = {"base_url", "url", "endpoint", "host", "hosts", "user", "journal", "examples"}
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # also of a version, as in llava:7b
+# Fields that say where, with what rights or on whose behalf, and examples of keys, which may be paths
+NOT_PUBLISHED = re.compile(r"url|host|endpoint|user|journal|key|token|secret|password|_env$|examples")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+MODEL_NAME = re.compile(rf"{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
 PATH = re.compile(r"(~|\.{1,2})?[\\/]|[A-Za-z]:[\\/]|\.{1,2}$")
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
 TOKEN = re.compile(r"\b(hf|sk|ghp|github_pat)[_-][A-Za-z0-9_-]{16,}")
@@ -60,7 +61,8 @@ class Origin:
             named = source.columns | named
             stage = find_stage(source.name, source.revision)
             if stage is None or stage.get("source") is None:
-                return cls(replace(source, columns=named), Path(source.name).is_dir(), captions)
+                is_local = Path(source.name).is_dir() or not HUB_ID.fullmatch(source.name)
+                return cls(replace(source, columns=named), is_local, captions)
             place = source.name
         raise ValueError(f"{folder} goes back to itself: one of its sources is made of another.")
 
@@ -108,7 +110,7 @@ def _public(value: Any, name: str) -> Any:
         return {
             key: _public(inner, key)
             for key, inner in value.items()
-            if key not in NOT_PUBLISHED and not (is_secret(key) and isinstance(inner, str))
+            if isinstance(inner, (int, float)) or not NOT_PUBLISHED.search(key)
         }
     if isinstance(value, list):
         return [_public(inner, name) for inner in value]
@@ -119,7 +121,7 @@ def _public(value: Any, name: str) -> Any:
 
 def bare_name(name: str) -> str:
     """A Hub id as it is; of a path or an address the last part alone."""
-    if not HUB_NAME.fullmatch(name) or PATH.match(name):
+    if not MODEL_NAME.fullmatch(name):
         parts = [part for part in re.split(r"[\\/]", name.split("?")[0]) if part not in ("", ".", "..", "~")]
         name = parts[-1] if parts else ""
     return _without_addresses(name)
