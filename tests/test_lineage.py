@@ -40,7 +40,7 @@ def captions(folder: Path, source: str, **more) -> Path:
     return folder
 
 
-def embeddings(folder: Path, source: str, **more) -> Path:
+def embeddings(folder: Path, source: str | None, **more) -> Path:
     write_stage(folder, rows(text_embeds=[1.0, 0, 0, 0]), {"stage": "embedding", "source": source, **ENCODER, **more})
     return folder
 
@@ -76,6 +76,30 @@ def test_captions_that_the_run_has_embedded_itself(tmp_path):
         {"name": "captions", "stage": "captioning", "images": True},
         {"name": "photos", "images": True},
     ]
+
+
+def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
+    captions(tmp_path / "captions", "../elsewhere")
+    (tmp_path / "photos").mkdir()
+    data = DataArguments(dataset_name=str(tmp_path / "photos"), captions_name=str(tmp_path / "captions"))
+    found = lineage_of(DatasetDict(rows()), data, StudentArguments())
+    assert found["sources"] == [
+        {"name": "photos", "images": True},
+        {"name": "captions", "stage": "captioning", "images": False},
+    ]
+    assert found["captions"]["model"] == "me/captioner"
+
+
+def test_a_published_stage_knows_its_captioner_and_the_name_of_its_images(tmp_path):
+    published = {"source_name": "photos", "captions_stage": {"stage": "captioning", "captioner": CAPTIONER}}
+    embeddings(tmp_path / "published", None, source_revision=None, with_images=False, **published)
+    found = lineage(tmp_path / "published")
+    assert found["sources"] == [
+        {"name": "published", "stage": "embedding", "images": False},
+        {"name": "photos", "images": True},
+    ]
+    assert found["captions"] == {**CAPTIONER, "prompts": []}
+    assert found["text_encoder"] == ENCODER
 
 
 @pytest.mark.parametrize("caption", [None, "a cat"])

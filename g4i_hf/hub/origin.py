@@ -25,7 +25,12 @@ def origin_table(lineage: dict[str, Any]) -> str:
 
 
 def _data(lineage: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {"embedding": "data with embeddings", "captioning": "data with captions", None: "images"}
+    names = {
+        "embedding": "data with embeddings",
+        "captioning": "data with captions",
+        "captions": "captions",
+        None: "images",
+    }
     rows = [
         (names.get(source.get("stage"), "data"), _named(source.get("id") or source.get("name"), source))
         for source in lineage.get("sources") or []

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from .. import __version__, columns
 from ..data.arguments import DataArguments
 from ..data.published import find_stage
+from ..data.source import Source
 from .arguments import StudentArguments
 
 LINEAGE_FILE = "lineage.json"
@@ -30,7 +32,10 @@ ENCODER_FACTS = (
     "text_embed_dim",
 )
 MOST_STAGES = 8  # a chain that is longer goes round in a circle
-CHECKPOINT_FILES = ("model.safetensors", "config.json", "pytorch_model.bin")
+CACHED_FILES = {  # one of them is opened of every repository
+    "model": ("model.safetensors", "config.json", "pytorch_model.bin"),
+    "dataset": ("stage.json", "README.md"),
+}
 
 
 def lineage_of(
@@ -48,11 +53,10 @@ def lineage_of(
         `name` of a folder. `rows` by split. `captions`: their captioner, its settings and `prompts`; None without
         any. `text_encoder`: None where it is not known. `student`. `versions` of the libraries.
     """
-    chain = _chain(data.dataset_name, data.dataset_revision)
-    sources = [_source(name, revision, stage) for name, revision, stage in chain]
-    sources[0] |= {"config": data.dataset_config_name} if data.dataset_config_name else {}
+    chain = _chain(data.source())
+    sources = [step.described() for step in chain]
     _add_commits(sources, splits)
-    stages = [stage for _, _, stage in chain if stage is not None]
+    stages = [step.stage for step in chain if step.stage]
     embedded = find_stage(str(embeddings)) if embeddings is not None else _first(stages, "embedding")
     return {
         "sources": sources,
@@ -84,25 +88,48 @@ def is_hub_id(name: str) -> bool:
     return not name.startswith(".") and not Path(name).is_absolute()
 
 
-def _chain(name: str, revision: str | None) -> list[tuple[str, str | None, dict[str, Any] | None]]:
-    """(name, revision, stage.json if a stage has made it), from what was opened to the images."""
-    chain: list[tuple[str, str | None, dict[str, Any] | None]] = []
+@dataclass
+class _Step:
+    """A data set on the way to the images, and its `stage.json` where a stage has made it."""
+
+    name: str
+    revision: str | None = None
+    config: str | None = None
+    stage: dict[str, Any] | None = None
+
+    def described(self) -> dict[str, Any]:
+        """`images` says whether it holds the images themselves."""
+        if Path(self.name).is_dir() or not is_hub_id(self.name):
+            known_by: dict[str, Any] = {"name": Path(os.path.abspath(self.name)).name}
+        else:
+            known_by = {"id": self.name, "revision": self.revision}
+        known_by |= {"config": self.config} if self.config else {}
+        known_by |= {"stage": self.stage["stage"]} if self.stage else {}
+        return known_by | {"images": not self.stage or bool(self.stage.get("with_images"))}
+
+
+def _chain(source: Source) -> list[_Step]:
+    """From what was opened, and the captions that were joined to it, to the images."""
+    chain: list[_Step] = []
     while len(chain) < MOST_STAGES:
-        stage = find_stage(name, revision)
-        chain.append((name, revision, stage))
-        if stage is None or not stage.get("source"):
+        stage = find_stage(source.name, source.revision)
+        chain.append(_Step(source.name, source.revision, source.config, stage))
+        if source.captions:
+            joined = find_stage(source.captions, source.captions_revision) or {"stage": "captions"}
+            chain.append(_Step(source.captions, source.captions_revision, None, {**joined, "with_images": False}))
+        if stage is None:
             break
-        beside = Path(name) / stage["source"]
-        name, revision = str(beside) if beside.exists() else stage["source"], stage.get("source_revision")
+        try:
+            further = Source.read(stage, source.name)
+        except FileNotFoundError:  # a folder that is gone has left its name
+            chain.append(_Step(f"./{Path(stage['source']).name}"))
+            break
+        if further is None:
+            if stage.get("source_name"):  # of a published stage, whose images are not
+                chain.append(_Step(f"./{stage['source_name']}"))
+            break
+        source = further
     return chain
-
-
-def _source(name: str, revision: str | None, stage: dict[str, Any] | None) -> dict[str, Any]:
-    """`images` says whether it holds the images themselves."""
-    is_local = Path(name).is_dir() or not is_hub_id(name)
-    known_by = {"name": Path(os.path.abspath(name)).name} if is_local else {"id": name, "revision": revision}
-    made_by = {"stage": stage["stage"]} if stage else {}
-    return {**known_by, **made_by, "images": stage is None or bool(stage.get("with_images"))}
 
 
 def _add_commits(sources: list[dict[str, Any]], splits: DatasetDict) -> None:
@@ -111,12 +138,15 @@ def _add_commits(sources: list[dict[str, Any]], splits: DatasetDict) -> None:
     found = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]
     commits = {match[1]: match[2] for match in found if match}
     for source in sources:
-        if source.get("id") in commits:
-            source["revision"] = commits[source["id"]]
+        if source.get("id"):
+            cached = _cached_commit(source["id"], source["revision"], "dataset")
+            source["revision"] = commits.get(source["id"]) or cached or source["revision"]
 
 
 def _first(stages: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
-    return next((stage for stage in stages if stage.get("stage") == kind), None)
+    """The nearest stage of a kind; published embeddings have that of their captions within."""
+    every = [inner for stage in stages for inner in (stage, stage.get("captions_stage")) if inner]
+    return next((stage for stage in every if stage.get("stage") == kind), None)
 
 
 def _captions(stage: dict[str, Any] | None, splits: DatasetDict) -> dict[str, Any] | None:
@@ -138,10 +168,10 @@ def student_source(student: StudentArguments) -> dict[str, Any]:
     return facts
 
 
-def _cached_commit(repository: str | None, revision: str | None) -> str | None:
+def _cached_commit(repository: str | None, revision: str | None, kind: str = "model") -> str | None:
     """The commit that was loaded a moment ago, from where the cache keeps it: nothing is asked of the Hub."""
-    for file in CHECKPOINT_FILES if repository else ():
-        path = try_to_load_from_cache(repository, file, revision=revision)
+    for file in CACHED_FILES[kind] if repository else ():
+        path = try_to_load_from_cache(repository, file, revision=revision, repo_type=kind)
         if isinstance(path, str):
             return Path(path).parent.name
     return None
