@@ -373,19 +373,27 @@ def test_an_adapter_names_the_commit_of_its_base(tmp_path, name):
     assert (config["base_model_name_or_path"], config["revision"]) == (base, COMMIT)
 
 
-def test_an_adapter_of_a_base_that_was_changed_is_refused(tmp_path):
-    """Position embeddings of another size: transformers would draw them anew, and say so in a log at most."""
-    on_hub("timm-vit", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+@pytest.mark.parametrize(
+    "name, timm_name, changes, message",
+    [
+        # Position embeddings of another size
+        ("timm-vit", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", {"img_size": 64}, "peft cannot use this adapter"),
+        # The same weights in another network
+        ("timm-resnet", "resnet18.a1_in1k", {"act_layer": "gelu"}, "other logits than the student"),
+    ],
+)
+def test_an_adapter_of_a_base_that_was_changed_is_refused(tmp_path, name, timm_name, changes, message):
+    on_hub(name, f"timm/{timm_name}")
     model = AlignedImageClassification.from_student(
-        "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        timm_name,
         id2label={0: "x", 1: "y"},
         text_embed_dim=4,
         pretrained=True,
-        student_args=STUDENTS["timm-vit"][1] | {"img_size": 64},
-        image_size=64,
+        student_args=STUDENTS[name][1] | changes,
+        image_size=changes.get("img_size", 48),
         lora={"r": 2, "lora_alpha": 2, "lora_dropout": 0.0},
     )
-    with pytest.raises(ValueError, match="(other logits than the student|cannot use this adapter).*--lora merged"):
+    with pytest.raises(ValueError, match=f"{message}.*--lora merged"):
         save_adapter(model, tmp_path)
 
 
