@@ -20,7 +20,9 @@ from PIL import Image as PILImage
 from test_architecture import LAUNCHER, RECIPES, ROOT, TRAINING_FILES, YAML_FILES, parsed_options
 from transformers import CONFIG_MAPPING
 
+from g4i_hf import AlignedImageClassification
 from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.hub import save_student
 from g4i_hf.recipes.train import build_model, build_trainer
 
 TINY_TIMM_VIT = {"img_size": 48, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -54,7 +56,6 @@ SHORT = {
     "report_to": "none",
     "disable_tqdm": "true",
     "use_cpu": "true",
-    "pretrained": "false",  # no network
 }
 ALIGNMENT_SWITCHES = {"align_gradient", "align_mask", "align_mix_captions"}
 FOLDERS = sorted({path.parent for path in YAML_FILES})
@@ -90,17 +91,29 @@ def tiny_images(dim: int, rows: int = 16, labels: int = 4) -> DatasetDict:
     return DatasetDict(train=split.cast_column("image", Image(decode=False)))
 
 
+def tiny_weights(folder: Path, name: str, student_args: dict) -> str:
+    """A folder with weights of the student made small, in place of the pretrained ones on the Hub."""
+    model = AlignedImageClassification.from_student(
+        name, id2label={0: "a", 1: "b"}, text_embed_dim=4, student_args=student_args, image_size=48
+    )
+    save_student(model, folder)
+    return str(folder)
+
+
 @pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
 def test_every_recipe_takes_its_first_steps(path, monkeypatch, tmp_path):
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     changed = SHORT | {
         "image_size": min(written["image_size"], 48),
         "output_dir": tmp_path / "run",
+        "pretrained": str(written.get("use_peft", False)).lower(),  # LoRA wants weights
     }
     more = [str(word) for name, value in changed.items() for word in (f"--{name}", value)]
     run, _, encoder, student, augmentation, args = parsed_options(path, monkeypatch, *more)
     student.student = MADE_STUDENTS.get(student.student, student.student)
     student.student_args = (student.student_args or {}) | SHRUNK[path.parent.name]
+    if student.pretrained:  # no network
+        student.student = tiny_weights(tmp_path / "weights", student.student, student.student_args)
 
     dim = EMBED_DIMS[encoder.text_encoder]
     splits = tiny_images(dim)
@@ -108,11 +121,13 @@ def test_every_recipe_takes_its_first_steps(path, monkeypatch, tmp_path):
     model, saved, processor = build_model(student, augmentation, args, id2label, dim)
     trainer = build_trainer(model, processor, saved, splits, run, augmentation, args)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     trainer.train()
 
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    students = [name for name in before if name.startswith("student.")]
-    assert {students[0], students[-1]} <= moved  # its first layer and its classifier
+    students = [name for name in before if name.startswith("student.") and name in learning]
+    assert {students[0], students[-1]} <= moved <= learning  # its first layer or adapter and its classifier
+    assert any(".lora_B." in name for name in moved) == bool(written.get("use_peft"))
     is_aligned = args.align_weight > 0
     assert any(name.startswith("projector.") for name in moved) == is_aligned
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -141,6 +156,15 @@ def test_the_corrected_run_differs_from_the_official_one_in_its_alignment_alone(
         "align_mask": "none",
         "align_mix_captions": False,
     }
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/lora.yaml")), ids=lambda path: path.parent.name)
+def test_lora_differs_from_the_full_training_in_what_it_trains_and_how_fast(path):
+    lora = yaml.safe_load(path.read_text(encoding="utf-8"))
+    full = yaml.safe_load(path.with_name("train.yaml").read_text(encoding="utf-8"))
+    differing = {name for name in lora.keys() | full.keys() if lora.get(name) != full.get(name)}
+    own = {name for name in lora if name.startswith("lora_")} | {"use_peft"}
+    assert lora["use_peft"] and differing == own | {"output_dir", "learning_rate", "layer_decay"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
