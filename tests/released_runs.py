@@ -63,7 +63,7 @@ def a_run(
     *,
     lineage: dict | None = LINEAGE,
     results: dict | None = RESULTS,
-    student: str | None = None,
+    checkpoint: Path | None = None,
     model: bool = True,
     **options,
 ) -> Path:
@@ -73,21 +73,21 @@ def a_run(
     Args:
         name: of the student.
         lineage, results: its `lineage.json` and `all_results.json`; None for none.
-        student: a checkpoint that it starts from, in place of `name`.
+        checkpoint: what it starts from, in place of `name`.
         model: False leaves the weights out, for tests of figures alone.
         options: other than OPTIONS.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if model:
         torch.manual_seed(0)
-        wanted, student_args = (student, None) if student else STUDENTS[name]
+        wanted, student_args = (str(checkpoint), None) if checkpoint else STUDENTS[name]
         aligned = AlignedImageClassification.from_student(
             wanted,
             id2label=ID2LABEL,
             text_embed_dim=384,
             student_args=student_args,
             image_size=48,
-            pretrained=student is not None,
+            pretrained=checkpoint is not None,
         )
         aligned.save_pretrained(folder)
         generic_processor(ImageSettings(48)).save_pretrained(folder)

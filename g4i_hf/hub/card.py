@@ -148,7 +148,7 @@ def student_card(
     )
     # Conditions of the template leave runs of blank lines
     card = ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
-    check_model_card(card)
+    check_model_card(str(card))
     return card
 
 

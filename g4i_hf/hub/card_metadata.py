@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
 
 from ..training.lineage import is_hub_id
 from .licences import HUB_LICENCES
@@ -15,13 +14,16 @@ RELATIONS = ("finetune", "adapter", "merge", "quantized")
 TASK_FIELDS = {"task": ("type",), "dataset": ("type", "name")}  # of a result in `model-index`, all required
 
 
-def check_model_card(card: ModelCard) -> None:
+def check_model_card(content: str) -> None:
     """
+    Args:
+        content: of README.md.
+
     Raises:
         ValueError: when a field is null or empty, a licence or an id is none of the Hub's, or `model-index` lacks a
             field or has a figure that is no number. The message names the field.
     """
-    found = re.match(r"---\n(.*?)\n---\n", str(card), re.DOTALL)
+    found = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
     data = yaml.safe_load(found[1]) if found else None
     if not isinstance(data, dict):
         raise _wrong("metadata", "is not a mapping between two lines of ---")

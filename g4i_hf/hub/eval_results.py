@@ -11,6 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, mean_and_sd
 from .figures import Seeds
+from .origin import bare_name
 
 FOLDER = ".eval_results"
 TASK = "image-classification"
@@ -54,7 +55,7 @@ class EvaluatedData:
         chosen = chosen or (with_images[-1] if with_images else None)
         if chosen is None:
             return None
-        name = chosen.get("id") or chosen["name"]
+        name = chosen.get("id") or bare_name(chosen["name"])
         return cls(name, chosen.get("id"), chosen.get("config"), chosen.get("revision"))
 
 

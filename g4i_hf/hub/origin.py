@@ -136,17 +136,21 @@ def is_path(value: Any) -> bool:
     return bool(re.match(r"[./~\\]|[A-Za-z]:[\\/]|file:", value)) or Path(value).exists()
 
 
+def bare_name(name: str) -> str:
+    """A Hub id as it is; of a path its last part alone."""
+    return re.split(r"[\\/]", name.rstrip("/\\"))[-1] if is_path(name) else name
+
+
 def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def _named(name: Any, facts: dict[str, Any]) -> str:
-    """A name and its revision; the last part alone of what looks like a path."""
+    """A name and its revision."""
     if not name:
         return "unnamed"
-    name = re.split(r"[\\/]", str(name).rstrip("/\\"))[-1] if is_path(name) else name
     revision = facts.get("revision")
-    return f"`{_cell(name)}`" + (f" at `{_cell(revision)}`" if revision else "")
+    return f"`{_cell(bare_name(str(name)))}`" + (f" at `{_cell(revision)}`" if revision else "")
 
 
 def _cell(text: Any) -> str:

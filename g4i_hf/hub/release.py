@@ -12,11 +12,19 @@ from transformers import AutoImageProcessor, PreTrainedModel, TimmWrapperConfig
 from ..evaluation.predict import load_run
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import ImageSettings
+from ..modeling.student import PRETRAINED_CFG_KEYS
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .arguments import LORA
 from .onnx_export import export_onnx
+from .origin import bare_name
 
+# Of a student's image processor and architecture. The rest of pretrained_cfg, such as `file`, is about other weights
+PUBLIC_PRETRAINED_CFG = (
+    *PRETRAINED_CFG_KEYS,
+    *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
+    *("first_conv", "classifier"),
+)
 ALIGNED, ONNX_FILE, TEXT_ENCODER_FILE = "aligned", "onnx/model.onnx", "text_encoder.json"
 
 
@@ -59,6 +67,7 @@ def release_student(
     if lora not in LORA:
         raise ValueError(f"lora is {lora!r}; choose one of {', '.join(LORA)}.")
     model, processor = load_run(run, weights)
+    _forget_origin(model)
     if lora == "adapter" and not _has_adapters(model):
         raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
     staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
@@ -146,13 +155,10 @@ def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
     known. A local encoder goes by the bare name of its folder.
     """
     options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
-    if known is None and options.get("text_encoder"):
-        known = {fact: options.get(fact) for fact in ENCODER_FACTS}
-        if known["text_encoder"].startswith((".", "/", "~")):
-            known["text_encoder"] = Path(known["text_encoder"]).name
+    known = known or (options if options.get("text_encoder") else None)
     if known is None:
         return None
-    facts = {fact: known.get(fact) for fact in ENCODER_FACTS}
+    facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": bare_name(known["text_encoder"])}
     return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
 
 
@@ -169,6 +175,16 @@ def timm_config(model: AlignedImageClassification) -> dict[str, Any]:
     if config.model_args:
         layout["model_args"] = config.model_args
     return layout
+
+
+def _forget_origin(model: AlignedImageClassification) -> None:
+    """The folder that the student was loaded from, and what timm says of the weights that it started from."""
+    config = model.config.student_config
+    config.__dict__.pop("_name_or_path", None)
+    if isinstance(config, TimmWrapperConfig) and getattr(config, "pretrained_cfg", None):
+        config.pretrained_cfg = {
+            name: value for name, value in config.pretrained_cfg.items() if name in PUBLIC_PRETRAINED_CFG
+        }
 
 
 def _has_adapters(model: AlignedImageClassification) -> bool:

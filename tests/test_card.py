@@ -1,0 +1,365 @@
+"""The card of a student: whole with every field and with none, valid for the Hub, true to the run, its code runs."""
+
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset, Features, Image, Value
+from hub_server.cards import check_card
+from huggingface_hub import ModelCard
+from PIL import Image as PILImage
+from released_runs import COMMIT, LINEAGE, OPTIONS, RESULTS, a_run, shifted
+from safetensors import safe_open
+from students import ID2LABEL
+
+from g4i_hf.evaluation.card_pictures import draw_card_pictures
+from g4i_hf.evaluation.comparison import compare, compare_seeds
+from g4i_hf.evaluation.predict import Predictions
+from g4i_hf.hub.arguments import ReleaseArguments
+from g4i_hf.hub.card import Adapter, Contents, Picture, student_card
+from g4i_hf.hub.card_metadata import check_model_card
+from g4i_hf.hub.figures import Seeds
+from g4i_hf.hub.licences import licence_fields
+from g4i_hf.hub.publishable import check_publishable
+from g4i_hf.hub.release import release_student
+from g4i_hf.hub.student_folder import write_card
+
+NEEDED = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 1_300_000, "options": {}}
+ROWS = compare(RESULTS, shifted(-0.02), ["validation", "test"])
+SEEDS = Seeds(
+    compare_seeds([RESULTS, shifted(0.02)], [shifted(-0.02), shifted(-0.03)], ["validation", "test"]), [0, 1]
+)
+PICTURES = [Picture("images/curves.png", "Accuracy by epoch", "What was measured.")]
+EVERYTHING = {
+    "image_size": 48,
+    "options": OPTIONS | {"ema_decay": 0.99, "load_best_model_at_end": True, "metric_for_best_model": "accuracy"},
+    "rows": ROWS,
+    "seeds": SEEDS,
+    "lineage": LINEAGE,
+    "contents": Contents(aligned=True, onnx=True, pictures=PICTURES),
+    "is_timm": True,
+    "model_id": "me/student",
+    "weights": "ema",
+    "license": "apache-2.0",
+}
+
+
+def metadata(card: ModelCard) -> dict:
+    return yaml.safe_load(str(card).split("---\n")[1])
+
+
+CARDS = {
+    "everything": EVERYTHING,
+    "nothing": {},
+    "adapter": EVERYTHING | {"contents": Contents(adapter=Adapter("them/vit", COMMIT))},
+    "local data": EVERYTHING | {"lineage": LINEAGE | {"sources": [{"name": "my photos", "images": True}]}},
+    "own licence": EVERYTHING | {"license": "My Licence 2"},
+    "no seeds": EVERYTHING | {"seeds": None},
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_a_card_is_valid_and_whole(kind):
+    card = student_card(**NEEDED | CARDS[kind])
+    errors, warnings = check_card(str(card), "model")
+    assert not errors and all("license_name" in warning for warning in warnings)
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    text = card.text
+    assert "None" not in text and "nan" not in text and "{{" not in text and "{%" not in text
+    assert not re.search(r"\n\n\n", text) and text.count("```") % 2 == 0
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):  # as many cells in each line as in its head
+        assert len({line.count("|") - line.count("\\|") for line in table.splitlines()}) == 1, table
+
+
+def test_a_card_of_everything():
+    card = student_card(**NEEDED | EVERYTHING)
+    data, text = metadata(card), " ".join(card.text.split())
+    assert data["license"] == "apache-2.0" and data["library_name"] == "timm"
+    assert data["datasets"] == ["me/captions", "them/photos"]
+    assert (data["base_model"], data["base_model_relation"]) == ("timm/resnet18.a1_in1k", "finetune")
+    (index,) = data["model-index"]
+    assert index["name"] == "student"
+    assert {result["dataset"]["split"] for result in index["results"]} == {"validation", "test"}
+    assert all(result["dataset"]["type"] == "them/photos" for result in index["results"])
+    assert all(result["dataset"]["revision"] == COMMIT for result in index["results"])
+    for said in (
+        "moving average over the training steps, with a decay of 0.99",
+        "the checkpoint with the best accuracy on the evaluation split",
+        "chosen on `validation`, its figures there are a little too good",
+        "The same options with 2 seeds (0, 1)",
+        "paired difference (95% interval)",
+        "| accuracy | test | 50.0 | 52.0 | +2.0 |",
+        "| captions | written by a machine, `me/captioner` at `abc` |",
+        r"| prompt | What is \| it? |",
+        f"| images | `them/photos` at `{COMMIT}` |",
+        f"| pretrained weights | `timm/resnet18.a1_in1k` at `{COMMIT}` |",
+        "each caption after `passage:`",
+        "![Accuracy by epoch](images/curves.png)",
+        "trained on few images (2,897)",
+        "captions were written by a machine, which can describe what is not there",
+        "How fairly it treats people or groups of them was not examined",
+        "releases it under `apache-2.0`. The terms of the images, the pretrained weights that it starts from and the",
+        "ding2023gpt4image",
+    ):
+        assert said in text, said
+
+
+def test_a_card_of_nothing():
+    data = metadata(card := student_card(**NEEDED))
+    assert set(data) == {"library_name", "license", "pipeline_tag", "tags"}
+    assert data["license"] == "other" and "has not chosen a licence" in card.text
+    assert "not evaluated before it was released" in card.text
+    assert "## Results" not in card.text and "## Where it comes from" not in card.text and "images/" not in card.text
+
+
+def test_what_is_not_known_of_captions_is_not_claimed():
+    for captions, said in (
+        ({"captioner": "column", "prompts": []}, "taken from a column of the data"),
+        ({"captioner": "file", "prompts": []}, "taken from a file that names each image"),
+    ):
+        text = student_card(**NEEDED | EVERYTHING | {"lineage": LINEAGE | {"captions": captions}}).text
+        assert said in text and "Whether people or a machine wrote its captions is not recorded" in text
+        assert "written by a machine" not in text
+    baseline = student_card(**NEEDED | EVERYTHING | {"options": OPTIONS | {"align_weight": 0}}).text
+    assert "as the baseline of an aligned student" in baseline and "Its captions were written" not in baseline
+
+
+def test_one_run_each_says_what_that_is_worth():
+    alone = student_card(**NEEDED | EVERYTHING | {"seeds": None}).text
+    assert "A difference between two single runs can be chance" in alone
+    assert "can be chance" not in student_card(**NEEDED | EVERYTHING).text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("license",), None, r"metadata\.license is empty"),
+        (("license",), "apache", "license is 'apache'"),
+        (("datasets",), ["./photos"], "datasets holds './photos', which is no Hub id"),
+        (("datasets",), [], r"metadata\.datasets is empty"),
+        (("base_model",), "/home/ann/vit", "base_model holds '/home/ann/vit'"),
+        (("tags",), ["a", 3], "tags holds something else than text"),
+        (("license_name",), "mine", "license_name only goes with"),
+        (("model-index", 0, "name"), 5, "model-index holds a model without name"),
+        (("model-index", 0, "results", 0, "dataset", "type"), None, r"dataset\.type is empty"),
+        (("model-index", 0, "results", 0, "metrics", 0, "value"), float("nan"), "value is nan"),
+        (("model-index", 0, "results", 0, "metrics", 0, "value"), "0.5", "value is '0.5', which is no number"),
+        (("model-index", 0, "results", 0, "task"), {"name": "x"}, r"task\.type is missing"),
+    ],
+)
+def test_metadata_that_the_hub_would_refuse_is_refused_here(path, value, message):
+    data = metadata(student_card(**NEEDED | EVERYTHING))
+    inner = data
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with pytest.raises(ValueError, match=message):
+        check_model_card(f"---\n{yaml.safe_dump(data)}---\n\n# Title\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        (None, {"license": "other"}),
+        ("MIT", {"license": "mit"}),
+        ("cc-by-4.0", {"license": "cc-by-4.0"}),
+        ("Ann's own terms", {"license": "other", "license_name": "ann-s-own-terms"}),
+    ],
+)
+def test_licences(given, fields):
+    assert licence_fields(given) == fields
+
+
+@pytest.mark.parametrize("given", ["apache2.0", "Apache 2.0", "cc-by-5.0", "?!"])
+def test_a_licence_that_is_a_slip_of_the_pen(given):
+    with pytest.raises(ValueError, match="which the Hub does not know"):
+        licence_fields(given)
+
+
+# --- The released folder --------------------------------------------------------------------------------------------
+
+
+def draw(run: Path, weights: str = "raw") -> None:
+    """Pictures in a run, of five images and their captions."""
+    rng = np.random.default_rng(0)
+    images = [PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)) for _ in range(5)]
+    embeds = np.eye(5, 384, dtype=np.float32)
+    columns = {"image": images, "image_id": list("abcde"), "caption": [f"${i} and _{i}" for i in range(5)]}
+    features = Features({"image": Image(), "image_id": Value("string"), "caption": Value("string")})
+    split = Dataset.from_dict(columns, features=features).add_column("text_embeds", list(embeds))
+    predictions = Predictions(list("abcde"), np.arange(5) % 5, np.eye(5, dtype=np.float32), embeds)
+    history = [{"epoch": 1.0, "eval_accuracy": 0.5}, {"epoch": 1.0, "loss_ce": 1.0}]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    draw_card_pictures(
+        run, {"aligned": run}, {"test": split}, {"test": predictions}, ID2LABEL, weights=weights, is_aligned=True
+    )
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """(run, released folder) with everything, its card as for a reader who has the folder"""
+    run = a_run(tmp_path_factory.mktemp("released") / "run")
+    draw(run)
+    student = release_student(run, onnx=True)
+    args = ReleaseArguments(run=str(run))
+    args.repo_id = str(student)  # no id, but what `from_pretrained` takes all the same
+    write_card(student, args)
+    return run, student
+
+
+def snippets(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.S)
+
+
+def test_every_snippet_runs(released, tmp_path, monkeypatch):
+    _, student = released
+    PILImage.new("RGB", (60, 50), (200, 30, 30)).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = snippets((student / "README.md").read_text())
+    assert len(blocks) == 5  # pipeline, AutoModel, timm, onnxruntime, zero-shot
+    logits = {}
+    for block in blocks:
+        found = {}
+        exec(block, found)
+        if "logits" in found:
+            name = "onnx" if "onnxruntime" in block else "timm" if "import timm" in block else "transformers"
+            logits[name] = np.asarray(found["logits"])
+        else:
+            answers = found["classifier"](
+                "picture.png", **({"candidate_labels": ["a", "b"]} if "zero" in block else {})
+            )
+            assert {"label", "score"} <= set(answers[0])
+    for name in ("timm", "onnx"):
+        np.testing.assert_allclose(logits[name], logits["transformers"], atol=1e-4)
+
+
+def test_pictures_are_copied_and_nothing_but_pixels(released):
+    run, student = released
+    card = (student / "README.md").read_text()
+    for name in ("curves.png", "predictions.png"):
+        data = (student / "images" / name).read_bytes()
+        assert data == (run / "pictures" / name).read_bytes()
+        assert f"](images/{name})" in card
+        chunks, at = [], 8
+        while at < len(data):
+            length, kind = struct.unpack(">I4s", data[at : at + 8])
+            chunks.append(kind.decode())
+            at += length + 12
+        assert set(chunks) <= {"IHDR", "pHYs", "PLTE", "IDAT", "IEND"}
+    assert "Images of `test`, drawn at random" in card and "finds nearest" in card
+
+
+def test_pictures_of_other_weights_or_unwanted_ones_are_left_out(tmp_path, caplog):
+    run = a_run(tmp_path / "run")
+    student = release_student(run, aligned=False)
+    for wanted, options, drawn in (
+        (set(), {}, None),
+        (set(), {"card_pictures": False}, "raw"),
+        ({"curves.png"}, {}, "ema"),
+        ({"curves.png", "predictions.png"}, {}, "raw"),
+    ):
+        if drawn:
+            draw(run, drawn)
+        write_card(student, ReleaseArguments(run=str(run), **options))
+        images = student / "images"
+        assert {path.name for path in images.glob("*")} == wanted
+        if drawn is None:
+            assert "has no pictures: evaluate.py --run" in caplog.text
+
+
+def test_figures_go_to_leaderboards_of_data_on_the_hub_only(tmp_path):
+    run = a_run(tmp_path / "run")
+    student = release_student(run, aligned=False)
+    rows = write_card(student, ReleaseArguments(run=str(run)))
+    assert [(row.split, row.aligned) for row in rows if row.measure == "accuracy"] == [
+        ("validation", 0.61),
+        ("test", 0.52),
+    ]
+    (entries,) = (student / ".eval_results").iterdir()
+    assert [entry["value"] for entry in yaml.safe_load(entries.read_text())] == [0.61, 0.52]
+    a_run(run, lineage=LINEAGE | {"sources": [{"name": "photos", "images": True}]})
+    student = release_student(run, aligned=False)
+    write_card(student, ReleaseArguments(run=str(run)))
+    assert not (student / ".eval_results").exists()
+    index = ModelCard.load(student / "README.md").data.eval_results
+    assert {result.dataset_type for result in index} == {"photos"}
+
+
+def test_nothing_is_written_for_a_card_that_the_hub_would_refuse(tmp_path):
+    run = a_run(tmp_path / "run", lineage=LINEAGE | {"student": {"name": "x", "pretrained": True, "id": "/home/ann"}})
+    draw(run)
+    student = release_student(run, aligned=False)
+    before = sorted(path.name for path in student.iterdir())
+    for options, message in (({}, "base_model holds '/home/ann'"), ({"license": "apache2.0"}, "apache-2.0")):
+        with pytest.raises(ValueError, match=message):
+            write_card(student, ReleaseArguments(run=str(run), **options))
+        assert sorted(path.name for path in student.iterdir()) == before
+
+
+# --- Canaries -------------------------------------------------------------------------------------------------------
+
+CANARIES = ("ann", "hf_canaryCanaryCanaryCanaryCanaryCanary", "wolke7", "geheim")
+PRIVATE = {
+    "dataset_name": "/home/ann/data",
+    "student": "/home/ann/checkpoints/vit",
+    "text_encoder": "/home/ann/geheim/encoder",
+    "embeddings_dir": "C:\\Users\\ann\\embeddings",
+    "run_name": "ann@wolke7",
+    "hub_token": "hf_canaryCanaryCanaryCanaryCanaryCanary",
+    "hub_model_id": "hf_canaryCanaryCanaryCanaryCanaryCanary",
+    "logging_dir": "/home/ann/tensorboard",
+    "optim": "/home/ann/optim",
+    "align_loss": "/home/ann/loss.py",
+    "seed": 0,
+}
+PRIVATE_LINEAGE = {
+    "sources": [{"name": "/home/ann/data", "stage": "captioning", "images": True}],
+    "rows": {"train": 5},
+    "captions": {
+        "captioner": "endpoint",
+        "model": "/home/ann/captioner",
+        "base_url": "http://wolke7:8000/v1",
+        "api_key": "hf_canaryCanaryCanaryCanaryCanaryCanary",
+        "prompts": ["Describe it."],
+    },
+    "text_encoder": {"text_encoder": "/home/ann/encoder", "text_encoder_revision": None},
+    "student": {"name": "/home/ann/checkpoints/vit", "pretrained": True, "id": None, "revision": None},
+}
+
+
+def holding(folder: Path, words: tuple[str, ...]) -> dict[str, str]:
+    """File -> the canary that it holds; names of folders stand between slashes, so that `Annotation` is none."""
+    found = {}
+    for path in filter(Path.is_file, folder.rglob("*")):
+        data = path.read_bytes().decode("latin-1")
+        for word in words:
+            if re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])", data):
+                found[path.relative_to(folder).as_posix()] = word
+    return found
+
+
+@pytest.mark.parametrize("name", ["vit", "timm-resnet"])
+def test_nothing_of_the_machine_is_released(tmp_path, name):
+    """A run from a checkpoint in a home folder, whose options and lineage are full of what nobody else should read."""
+    home = tmp_path / "home" / "ann" / "checkpoints"
+    base = a_run(tmp_path / "base", name)
+    checkpoint = release_student(base, home / "vit", aligned=False)
+    if name.startswith("timm"):
+        config = json.loads((checkpoint / "config.json").read_text())
+        config["pretrained_cfg"] |= {"file": "/home/ann/resnet.pth", "url": "file:///home/ann/x", "tag": "wolke7"}
+        (checkpoint / "config.json").write_text(json.dumps(config))
+    run = a_run(tmp_path / "run", checkpoint=checkpoint, lineage=PRIVATE_LINEAGE, **PRIVATE)
+    draw(run)
+    student = release_student(run, onnx=True)
+    write_card(student, ReleaseArguments(run=str(run), repo_id="me/student"))
+    assert {path.name for path in student.iterdir()} >= {"README.md", "images", "onnx", "aligned", "config.json"}
+    assert holding(student, CANARIES) == {}
+    assert holding(run, CANARIES)  # they are there to be found
+    check_publishable(student)
+    for path in student.rglob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            assert tensors.metadata() == {"format": "pt"}
