@@ -35,6 +35,10 @@ caption-demo: venv
 	$(LAUNCH) recipes/caption.py --config recipes/shapes/caption.yaml
 	$(MAKE) --no-print-directory demo RECIPE=recipes/shapes
 
+# To the Hub and back, against the server of the tests on this machine
+hub-demo: venv
+	$(BIN)/python tests/hub_demo.py
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -34,10 +34,10 @@ assert importlib.util.find_spec("g4i_hf") is None
 from datasets import load_dataset
 from transformers import pipeline
 
-images = load_dataset(sys.argv[1], split="test")
-classifier = pipeline("image-classification", model=sys.argv[2])
+images = load_dataset(sys.argv[1], split=sys.argv[2])
+classifier = pipeline("image-classification", model=sys.argv[3])
 predicted = [classifier(image)[0] for image in images["image"]]
-json.dump(dict(zip(images["image_id"], predicted)), open(sys.argv[3], "w"))
+json.dump(dict(zip(images["image_id"], predicted)), open(sys.argv[4], "w"))
 """
 
 
@@ -82,7 +82,7 @@ def student_to_hub(demo: Demo, epochs: int) -> Path:
     runs = {"aligned": demo.folder / "aligned", "baseline": demo.folder / "baseline"}
     for name, run in runs.items():
         options = ["--config", recipe / ("train.yaml" if name == "aligned" else "baseline.yaml")]
-        options += ["--dataset_name", f"{USER}/shapes-embedded", "--text_encoder", "null", "--output_dir", run]
+        options += ["--dataset_name", f"{USER}/shapes-embedded", "--output_dir", run]
         demo.script("train", *options, "--num_train_epochs", epochs, "--disable_tqdm", "true")
     both = ("--run", runs["aligned"], "--baseline", runs["baseline"])
     demo.script("evaluate", "--config", recipe / "evaluate.yaml", *both, "--report", demo.folder / "report.html")
@@ -92,17 +92,18 @@ def student_to_hub(demo: Demo, epochs: int) -> Path:
     return runs["aligned"]
 
 
-def read_back(demo: Demo) -> dict[str, dict]:
+def read_predictions(demo: Demo, student: str, images: str | Path, split: str) -> dict[str, dict]:
     """image_id -> label and score, by a process of an environment without this package."""
-    environment = demo.folder / "reader"
-    demo.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], "python -m venv reader")
-    packages = next(environment.glob("lib/python*/site-packages"))
-    # A .pth file lets it see what is installed here; this package, installed in place by a .pth file, is not
-    (packages / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
-    script, found = demo.folder / "reader.py", demo.folder / "predictions.json"
+    environment, script, found = (demo.folder / name for name in ("reader", "reader.py", "predictions.json"))
+    if not environment.exists():
+        demo.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], "python -m venv reader")
+        packages = next(environment.glob("lib/python*/site-packages"))
+        # A .pth file lets it see what is installed here; this package, installed in place by a .pth file, is not
+        (packages / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
     script.write_text(READER)
-    command = [environment / "bin" / "python", script, f"{USER}/shapes-captions", f"{USER}/shapes-student", found]
-    demo.run([str(part) for part in command], "reader/bin/python reader.py  # no g4i_hf in there", demo.folder)
+    command = [environment / "bin" / "python", script, images, split, student, found]
+    shown = f"reader/bin/python reader.py {images} {split} {student}  # no g4i_hf in there"
+    demo.run([str(part) for part in command], shown, demo.folder)
     return json.loads(found.read_text())
 
 
@@ -116,7 +117,7 @@ def demonstrate(folder: Path, hub: ServedHub, epochs: int = 6) -> tuple[dict[str
     run = student_to_hub(demo, epochs)
     rows = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     expected = {row["image_id"]: {"label": row["prediction"], "score": row["score"]} for row in rows}
-    return expected, read_back(demo)
+    return expected, read_predictions(demo, f"{USER}/shapes-student", f"{USER}/shapes-captions", "test")
 
 
 def main() -> None:
