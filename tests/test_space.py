@@ -20,6 +20,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from huggingface_hub import SpaceCard
 from PIL import Image as PILImage
+from PIL import ImageCms
 from PIL.PngImagePlugin import PngInfo
 from space_browser import browser_page, running
 from students import STUDENTS
@@ -36,6 +37,7 @@ from g4i_hf.modeling.processing import ImageSettings, generic_processor
 ROOT = Path(__file__).parent.parent
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 NAMES = ["blue thing", "green thing", "red thing"]
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # the one thing that Pillow carries along
 CANARY = "taken with Ann's telephone"
 
 
@@ -54,7 +56,9 @@ def write_data(folder: Path) -> None:
             path, info, exif = folder / "files" / f"{split}{number}.png", PngInfo(), PILImage.Exif()
             info.add_text("Comment", CANARY)
             exif[0x010F] = CANARY
-            picture(number, 700 if split == "test" and number == 0 else 24).save(path, pnginfo=info, exif=exif)
+            picture(number, 700 if split == "test" and number == 0 else 24).save(
+                path, pnginfo=info, exif=exif, icc_profile=PROFILE
+            )
             text = f"a picture of {caption}" if caption else None
             rows.append({"image": str(path), "label": number % 3, "caption": text})
         features = Features({"image": Image(), "label": ClassLabel(names=NAMES), "caption": Value("string")})

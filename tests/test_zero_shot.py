@@ -19,6 +19,7 @@ from transformers import ViTConfig, ZeroShotImageClassificationPipeline
 from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier
+from g4i_hf.zero_shot.checkpoint import TextSide
 
 ROOT = Path(__file__).parent.parent
 DIM = 12
@@ -208,6 +209,13 @@ def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
     assert run.scale == pytest.approx(2.5)
     for classifier in (student, named, run):
         torch.testing.assert_close(classifier.embed_images(image), expected)
+
+
+def test_no_prompt_on_record_is_none_and_not_the_encoders_own():
+    """Null in the stage of the embeddings: there was none. Null in the options of a run: the encoder's default."""
+    assert TextSide.from_record({"text_encoder": "e", "text_encoder_prompt": None}).text_encoder_prompt is None
+    record = {"text_encoder": "e", "text_encoder_prompt": None, "text_embed_dim": 12}
+    assert TextSide.from_record(record).text_encoder_prompt == ""
 
 
 def test_a_plain_student_and_a_wrong_name_are_said(released):
