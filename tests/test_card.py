@@ -3,10 +3,13 @@
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 
+import hub_client
 import numpy as np
 import pytest
+import torch
 import yaml
 from datasets import Dataset, Features, Image, Value
 from hub_server.cards import check_card
@@ -14,7 +17,7 @@ from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 from released_runs import COMMIT, LINEAGE, OPTIONS, RESULTS, a_run, shifted
 from safetensors import safe_open
-from students import ID2LABEL
+from students import ID2LABEL, lora_model
 
 from g4i_hf.evaluation.card_pictures import draw_card_pictures
 from g4i_hf.evaluation.comparison import compare, compare_seeds
@@ -27,6 +30,8 @@ from g4i_hf.hub.licences import licence_fields
 from g4i_hf.hub.publishable import check_publishable
 from g4i_hf.hub.release import release_student
 from g4i_hf.hub.student_folder import write_card
+from g4i_hf.modeling.lora import is_adapter
+from g4i_hf.modeling.processing import ImageSettings, generic_processor
 
 NEEDED = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 1_300_000, "options": {}}
 ROWS = compare(RESULTS, shifted(-0.02), ["validation", "test"])
@@ -237,6 +242,68 @@ def test_every_snippet_runs(released, tmp_path, monkeypatch):
         np.testing.assert_allclose(logits[name], logits["transformers"], atol=1e-4)
 
 
+def test_the_snippet_of_an_adapter_runs(tmp_path, monkeypatch):
+    model = lora_model("vit", text_embed_dim=384)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                parameter.normal_(0, 0.1)
+    run = a_run(tmp_path / "run", model=False, lineage=None)
+    model.save_pretrained(run)
+    generic_processor(ImageSettings(48)).save_pretrained(run)
+    student = release_student(run, lora="adapter")
+    args = ReleaseArguments(run=str(run), lora="adapter")
+    args.repo_id = str(student)
+    write_card(student, args)
+    PILImage.new("RGB", (60, 50), (200, 30, 30)).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    card = ModelCard.load(student / "README.md")
+    (block,), found = snippets(card.text), {}
+    exec(block, found)
+    with torch.no_grad():
+        expected = model.eval()(**found["inputs"]).logits
+    torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-5)
+    data = card.data
+    assert (data.library_name, data.base_model, data.base_model_relation) == ("peft", "me/vit", "adapter")
+    assert "learned beside the weights of `me/vit`" in card.text and "plain checkpoint" not in card.text
+
+
+RUN_SNIPPETS = """
+import json, re, sys
+from pathlib import Path
+from huggingface_hub import HfApi, create_repo, upload_folder
+from PIL import Image
+
+create_repo("me/student")
+upload_folder(repo_id="me/student", folder_path=sys.argv[1])
+Image.new("RGB", (60, 50), (200, 30, 30)).save("picture.png")
+blocks = re.findall(r"```python\\n(.*?)```", Path(sys.argv[1], "README.md").read_text(), re.S)
+logits = []
+for block in blocks:
+    found = {}
+    exec(block, found)
+    if "logits" in found:
+        logits.append([float(value) for value in found["logits"][0]])
+entries = HfApi().model_info("me/student", expand=["evalResults"]).eval_results
+results = [[entry.dataset_id, entry.task_id, entry.value] for entry in entries]
+print(json.dumps({"blocks": len(blocks), "logits": logits, "results": results}))
+"""
+
+
+@pytest.mark.slow
+def test_every_snippet_runs_on_the_hub(tmp_path):
+    """As a stranger copies them from the page of the model."""
+    run = a_run(tmp_path / "run")
+    student = release_student(run, onnx=True)
+    write_card(student, ReleaseArguments(run=str(run), repo_id="me/student"))
+    with hub_client.serving() as hub:
+        found = hub.run(f"import os; os.chdir({str(tmp_path)!r})\n{RUN_SNIPPETS}", tmp_path / "home", student)
+    assert found["blocks"] == 5 and len(found["logits"]) == 3
+    for logits in found["logits"][1:]:
+        np.testing.assert_allclose(logits, found["logits"][0], atol=1e-4)
+    assert found["results"] == [["them/photos", "validation", 0.61], ["them/photos", "test", 0.52]]
+
+
 def test_pictures_are_copied_and_nothing_but_pixels(released):
     run, student = released
     card = (student / "README.md").read_text()
@@ -251,6 +318,16 @@ def test_pictures_are_copied_and_nothing_but_pixels(released):
             at += length + 12
         assert set(chunks) <= {"IHDR", "pHYs", "PLTE", "IDAT", "IEND"}
     assert "Images of `test`, drawn at random" in card and "finds nearest" in card
+
+
+def test_without_matplotlib_the_remedy_is_named_and_earlier_pictures_stay(released, monkeypatch):
+    run, _ = released
+    before = {path.name: path.read_bytes() for path in (run / "pictures").iterdir()}
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'g4i_hf\[demo\]'"):
+        draw(run)
+    assert {path.name: path.read_bytes() for path in (run / "pictures").iterdir()} == before
+    assert not list(run.glob(".*"))
 
 
 def test_pictures_of_other_weights_or_unwanted_ones_are_left_out(tmp_path, caplog):

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
-from students import ID2LABEL, STUDENTS, aligned_model
+from students import ID2LABEL, STUDENTS, aligned_model, lora_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub.release import release_student
+from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training.lineage import write_lineage
 from g4i_hf.training.run_folder import write_options
@@ -201,6 +203,54 @@ def test_onnx_and_adapters_are_there_when_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"trained without use_peft.*--lora"):
         release_student(run, lora="adapter")
     assert (run / "student" / "config.json").is_file()  # the earlier release
+
+
+# --- Adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["vit", "timm-resnet"])
+def lora_run(request, tmp_path):
+    model = lora_model(request.param)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "run")
+    generic_processor(ImageSettings(48)).save_pretrained(tmp_path / "run")
+    write_options(tmp_path / "run", {"align_weight": 0.3, "use_peft": True})
+    return model.eval(), tmp_path / "run"
+
+
+def test_adapters_are_merged_in_the_student_and_in_the_aligned_model(lora_run):
+    model, run = lora_run
+    student, pixels = release_student(run), torch.randn(3, 3, 48, 48)
+    aligned = AlignedImageClassification.from_pretrained(student / "aligned").eval()
+    assert aligned.config.lora is None and not any(is_adapter(name) for name in aligned.state_dict())
+    plain = AutoModelForImageClassification.from_pretrained(student).eval()
+    with torch.no_grad():
+        expected, found = (each(pixels, output_image_embeds=True) for each in (model, aligned))
+        torch.testing.assert_close(plain(pixels).logits, expected.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.image_embeds, expected.image_embeds, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_alone_has_its_processor_and_onnx_is_whole(lora_run):
+    model, run = lora_run
+    released = release_student(run, lora="adapter", onnx=True)
+    assert {path.name for path in released.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "id2label.json",
+        "onnx",
+        "preprocessor_config.json",
+    }
+    pixels = torch.randn(3, 3, 48, 48)
+    session = onnxruntime.InferenceSession(released / "onnx" / "model.onnx")
+    with torch.no_grad():
+        expected = model(pixels).logits
+    found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert (release_student(run) / "config.json").is_file()  # and a later release replaces it
 
 
 def test_an_export_that_fails_leaves_the_earlier_release(tmp_path, monkeypatch):
