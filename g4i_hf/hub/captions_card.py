@@ -57,56 +57,58 @@ def captions_card(
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
     captioner = captions.get("captioner") or {"captioner": "column"}
     machine_made = captioner["captioner"] in ("local", "endpoint")
-    images_id = None if stage["source"] is None or _is_path(stage["source"]) else stage["source"]
-    where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
-    data = DatasetCardData(
-        license=license or "other",
-        task_categories=["image-classification", "image-to-text"],
-        tags=["g4i_hf", "captions", *(["machine-generated"] if machine_made else [])],
-        size_categories=[_size(sum(splits.values()))],
-        source_datasets=[images_id] if images_id else None,
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": where.format(split)} for split in splits],
-            }
-        ],
-    )
     embedded = columns.TEXT_EMBEDS in stage["columns"]
-    ids_from = stage.get("ids_from")
-    what_columns_are = COLUMNS | ({"image_id": f"names the image: {IDS[ids_from]}"} if ids_from else {})
+    images_id = None if stage["source"] is None or _is_path(stage["source"]) else stage["source"]
+    cleaning = {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()}
     return DatasetCard.from_template(
-        data,
+        _metadata(stage, images_id, machine_made, license),
         template_path=str(TEMPLATE),
-        title=("Machine-made captions" if machine_made else "Captions")
-        + (" and their embeddings" if embedded else ""),
+        title=("Machine-made captions" if machine_made else "Captions") + " and their embeddings" * embedded,
         machine_made=machine_made,
         embedded=embedded,
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
         num_rows=", ".join(f"{count:,} of `{split}`" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
         images_of=f"[`{images_id}`](https://huggingface.co/datasets/{images_id})" if images_id else _unnamed(stage),
-        columns=[(name, what) for name, what in what_columns_are.items() if name in stage["columns"]],
+        columns=_columns(stage),
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
         encoder=_encoder(stage) if embedded else [],
         terms=_terms(captioner, machine_made, license),
         status_table=_table(captions.get("status") or {}, "status"),
-        cleaning_table=_table(
-            {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()},
-            "step",
-            skip_empty=True,
-        ),
+        cleaning_table=_table(cleaning, "step", skip_empty=True),
         quality_table=_quality(captions.get("quality") or {}),
         limits=_limits(stage, machine_made, embedded),
         images_id=images_id,
         images_options=_options(stage) if images_id else "",
         named=stage.get("source_columns") or {},
-        ids_from=ids_from,
+        ids_from=stage.get("ids_from"),
         repo_id=repo_id,
         first_split=next(iter(splits)),
         version=__version__,
         date=date,
     )
+
+
+def _metadata(
+    stage: dict[str, Any], images_id: str | None, machine_made: bool, license: str | None
+) -> DatasetCardData:
+    splits = stage["num_rows"]
+    where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
+    files = [{"split": split, "path": where.format(split)} for split in splits]
+    return DatasetCardData(
+        license=license or "other",
+        task_categories=["image-classification", "image-to-text"],
+        tags=["g4i_hf", "captions", *(["machine-generated"] if machine_made else [])],
+        size_categories=[_size(sum(splits.values()))],
+        source_datasets=[images_id] if images_id else None,
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+
+
+def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
+    ids_from = stage.get("ids_from")
+    known = COLUMNS | ({"image_id": f"names the image: {IDS[ids_from]}"} if ids_from else {})
+    return [(name, what) for name, what in known.items() if name in stage["columns"]]
 
 
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:

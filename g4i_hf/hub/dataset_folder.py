@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,24 +81,31 @@ def build_dataset(
         "columns": list(features),
         "ids_from": _ids_from(splits),
     }
-    staging, earlier = (output_dir.with_name(f".{output_dir.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
+    date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
+    card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
+    with _replacing(output_dir) as folder:
+        card.save(folder / "README.md")
+        for name, split in splits.items():
+            _write_split(split, name, features, folder / "data", max_bytes)
+        (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _validate(folder, list(splits))
+    return output_dir
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder beside its place, which takes it when all has gone well."""
+    staging, earlier = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "data").mkdir(parents=True)
     try:
-        date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
-        card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
-        card.save(staging / "README.md")
-        for name, split in splits.items():
-            _write_split(split, name, features, staging / "data", max_bytes)
-        (staging / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _validate(staging, list(splits))
-        if output_dir.exists():
-            output_dir.rename(earlier)
-        staging.rename(output_dir)
+        yield staging
+        if folder.exists():
+            folder.rename(earlier)
+        staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)
-    return output_dir
 
 
 def _check(stage: Path, output_dir: Path, license: str | None) -> None:
