@@ -91,7 +91,8 @@ def student_and_space(args) -> list[tuple[Path, str | None, str]]:
         released.append((space, args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None), "space"))
     if rows:
         print(f"\n{as_text(rows)}\n")
-    _say("student", student, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
+    kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
+    _say("student", student, f"{kind} AutoModelForImageClassification.from_pretrained")
     if args.space:
         _say("space", space, f"a Gradio app: python {space / 'app.py'}")
     _say("run", Path(args.run), "the aligned model, options, figures, predictions")

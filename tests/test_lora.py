@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
+from peft import PeftModel
 from safetensors.torch import load_file
 from students import COMMIT, STUDENTS, aligned_model, lora_model, on_hub
 from test_best_model import BEST, Rigged, same
 from test_optimization import StopAfter, arguments, rows
+from test_recipes import launch
 from torch import nn
+from transformers import AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig
 from g4i_hf.hub import release_student
@@ -27,10 +30,15 @@ from g4i_hf.training.parameter_groups import layer_factors
 from g4i_hf.training.summary import describe_training
 
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-# Fused and separate attention, plain, depthwise and grouped convolutions, batch norms, of timm and of transformers
-SEVERAL = ["timm-vit", "timm-resnet", "timm-efficientnet", "timm-convnext", "vit", "swin", "resnet", "regnet"]
-OTHERS = [name for name in STUDENTS if name not in SEVERAL]
-ALL = [*SEVERAL, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+# Fused and separate attention, batch norms, depthwise convolutions, of timm and of transformers
+FAST = ["timm-vit", "timm-resnet", "timm-convnext", "vit"]
+OTHERS = [name for name in STUDENTS if name not in FAST]
+
+
+def slow(*names: str) -> list:
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 NO_PEFT_OF_ITS_OWN = "mobilenet_v2"  # reads the stride of a layer, which peft's has not
 
 
@@ -61,7 +69,7 @@ def trainer_of(folder, name: str, callbacks=None, lora=None, **options) -> Align
 # --- Which layers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*FAST, *slow(*OTHERS)])
 def test_every_linear_and_plain_convolution_is_adapted_and_nothing_else_learns(name):
     model = lora_model(name)
     layers = {k: v for k, v in aligned_model(name).student.named_modules() if isinstance(v, (nn.Linear, nn.Conv2d))}
@@ -143,7 +151,7 @@ def test_layers_that_change_their_weight_first_take_none():
 # --- Learning --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", [*FAST, *slow("timm-efficientnet", "swin", "resnet", "regnet")])
 def test_steps_leave_base_and_statistics_alone_and_come_back(tmp_path, name):
     trainer = trainer_of(tmp_path, name, max_steps=3, learning_rate=0.05)
     before = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
@@ -190,7 +198,7 @@ def test_baseline_and_aligned_run_start_from_the_same_weights(tmp_path):
     assert not same(baseline.model.student.state_dict(), starts[1].model.student.state_dict())
 
 
-@pytest.mark.parametrize("name", ["vit", "timm-resnet"])
+@pytest.mark.parametrize("name", ["vit", *slow("timm-resnet")])
 def test_a_resumed_run_ends_with_the_same_weights_and_average(tmp_path, name):
     options = {
         "max_steps": 4,
@@ -228,7 +236,7 @@ def test_the_best_adapters_are_loaded_at_the_end(tmp_path):
     assert same(trainer.ema.averaged.state_dict(), load_file(Path(checkpoint) / "ema.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["timm-resnet", "timm-vit", "vit"])
+@pytest.mark.parametrize("name", ["timm-resnet", "vit", *slow("timm-vit")])
 def test_recomputed_gradients_are_the_same(tmp_path, name):
     changes = []
     for recompute in (False, True):
@@ -316,7 +324,7 @@ def found_beside_its_base(tmp_path_factory):
         def __missing__(self, name: str):
             root = tmp_path_factory.mktemp("adapters")
             torch.save(PIXELS, root / "pixels.pt")
-            group = [other for other in (SEVERAL if name in SEVERAL else OTHERS) if other != NO_PEFT_OF_ITS_OWN]
+            group = [other for other in (FAST if name in FAST else OTHERS) if other != NO_PEFT_OF_ITS_OWN]
             models = {other: with_learned_adapters(lora_model(other)) for other in group}
             for other, model in models.items():
                 save_adapter(model, root / other)
@@ -330,7 +338,7 @@ def found_beside_its_base(tmp_path_factory):
     return Found()
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if getattr(name, "values", [name])[0] != NO_PEFT_OF_ITS_OWN])
+@pytest.mark.parametrize("name", [*FAST, *slow(*(name for name in OTHERS if name != NO_PEFT_OF_ITS_OWN))])
 def test_an_adapter_beside_its_base_is_the_student(found_beside_its_base, name):
     model, folder, found = found_beside_its_base[name]
     expected = logits(model)
@@ -455,3 +463,41 @@ def test_without_peft_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'g4i_hf\[lora\]'"):
         lora_model("vit")
+
+
+# --- The scripts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_is_planned_trained_evaluated_and_released(tmp_path):
+    config = ["--config", "recipes/emoji_styles/train.yaml", "--student", on_hub("timm-vit"), "--student_args", "{}"]
+    config += [
+        "--pretrained",
+        "true",
+        "--use_peft",
+        "true",
+        "--image_size",
+        "48",
+        "--max_steps",
+        "3",
+        "--use_cpu",
+        "true",
+    ]
+    train = [sys.executable, "recipes/train.py", *config, "--output_dir", "run", "--use_cpu", "true"]
+    printed = launch(tmp_path, *train, "--freeze_backbone", "true", fails=True)
+    assert "use_peft and freeze_backbone are both true" in printed and not (tmp_path / "run").exists()
+    printed = launch(tmp_path, *train, "--dry_run", "true")
+    assert "LoRA of rank 16 in 8 layers" in printed and not (tmp_path / "run").exists()
+    launch(tmp_path, *train)
+    launch(tmp_path, sys.executable, "recipes/evaluate.py", "--run", "run")
+    release = [sys.executable, "recipes/release.py", "--run", "run", "--student_dir"]
+    launch(tmp_path, *release, "merged")
+    launch(tmp_path, *release, "adapter", "--lora", "adapter")
+    for plain in ("merged", "merged/aligned"):
+        assert not any(is_adapter(key) for key in load_file(tmp_path / plain / "model.safetensors"))
+    base = AutoModelForImageClassification.from_pretrained("me/timm-vit", num_labels=58, ignore_mismatched_sizes=True)
+    expected = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    found = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    torch.testing.assert_close(logits(found), logits(expected), rtol=1e-4, atol=1e-5)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["revision"] == COMMIT
