@@ -242,6 +242,13 @@ def test_every_snippet_runs(released, tmp_path, monkeypatch):
         np.testing.assert_allclose(logits[name], logits["transformers"], atol=1e-4)
 
 
+def test_the_page_has_the_code_of_the_card():
+    """So what runs from a card runs from the page."""
+    page = (Path(__file__).parent.parent / "docs" / "students_on_the_hub.md").read_text()
+    card = student_card(**NEEDED | EVERYTHING | {"model_id": "me/pictures-student"})
+    assert snippets(page) == snippets(card.text)
+
+
 def test_the_snippet_of_an_adapter_runs(tmp_path, monkeypatch):
     model = lora_model("vit", text_embed_dim=384)
     with torch.no_grad():

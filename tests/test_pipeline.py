@@ -80,6 +80,7 @@ def test_pipeline_on_files_gives_the_predictions_of_evaluate(pictures, tmp_path,
     _script("release.py", "--run", run)
     predicted = Dataset.from_parquet(str(run / "predictions" / "test.parquet"))
     classifier = pipeline("image-classification", model=str(run / "student"), device="cpu")
+    assert (run / "student" / "images" / "predictions.png").is_file() and (run / "lineage.json").is_file()
     assert len(set(predicted["prediction"])) > 1  # a constant answer would agree with everything
     for row in predicted:
         (best,) = classifier(str(folder / "files" / row["image_id"]), top_k=1)
