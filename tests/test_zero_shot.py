@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from hub_client import serving
 from PIL import Image
 from students import aligned_model
 from transformers import ViTConfig, ZeroShotImageClassificationPipeline
@@ -237,6 +238,36 @@ def test_the_default_encoder_is_found_without_a_connection(tmp_path):
     assert sum(each["score"] for each in answer) == pytest.approx(1)
     with pytest.raises(ValueError, match="gives vectors of 384 numbers"):
         ZeroShotImageClassifier(aligned_model("timm-resnet", 12), text_encoder=name)(pictures(1)[0], ["a"])
+
+
+FROM_THE_HUB = """
+import json, sys
+from huggingface_hub import HfApi
+from PIL import Image
+from g4i_hf.zero_shot import ZeroShotImageClassifier
+
+folder, picture, found = sys.argv[1], Image.open(sys.argv[2]), {}
+for name in ("student", "plain"):
+    HfApi().create_repo(f"me/{name}", private=True)
+    commit = HfApi().upload_folder(folder_path=f"{folder}/{name}", repo_id=f"me/{name}").oid
+    try:
+        classifier = ZeroShotImageClassifier(f"me/{name}", revision=commit, device="cpu")
+        found[name] = [classifier.side.text_encoder, classifier.embed_images(picture).tolist()]
+    except ValueError as error:
+        found[name] = str(error)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_student_on_the_hub_is_found_by_its_name(released, model, tmp_path):
+    pictures(1)[0].save(tmp_path / "picture.png")
+    with serving() as hub:
+        found = hub.run(FROM_THE_HUB, tmp_path / "home", released, tmp_path / "picture.png")
+    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(pictures(1)[0])
+    assert found["student"][0] == "some/encoder"
+    torch.testing.assert_close(torch.tensor(found["student"][1]), expected)
+    assert "me/plain holds no aligned model (looked in me/plain and me/plain/aligned)" in found["plain"]
 
 
 @pytest.fixture(scope="module")
