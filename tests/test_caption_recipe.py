@@ -160,7 +160,7 @@ def test_card_of_everything_and_of_nearly_nothing():
         "me/captions",
         "0.500",
         "| openings | 3 |",
-        "with their images",
+        "Rows with their images",
     ):
         assert said in card, said
     assert str(ROOT) not in card and "| refusals |" not in card and "unverified" in card

@@ -473,14 +473,16 @@ def test_card_says_where_everything_comes_from(embedded, stages, tmp_path):
         "Captions can name what is not in the image",
         "fits vectors of that encoder alone",
         "| ok | 12 | 0 |",
-        "12 of `train`, 4 of `validation` rows, without the images",
+        "The prompt told the class",
+        "names the image, by its file",
+        "Rows without the images, each joined to its own by `image_id`: 12 in `train`, 4 in `validation`.",
     ):
         assert said in card, said
     data = DatasetCard.load(embedded / "README.md").data
     assert data.license == "other" and data.size_categories == ["n<1K"] and "machine-generated" in data.tags
     folder = build_dataset(stages / "runs" / "captions", tmp_path / "out", with_images=True, license="cc-by-4.0")
     card = (folder / "README.md").read_text()
-    for said in ("rows with their images", "the pixels are the same", "under: cc-by-4.0.", "terms of their own",
+    for said in ("Rows with their images: 12 in", "the pixels are the same", "under: cc-by-4.0.", "terms of their own",
                  "--dataset_name path/to/captions", "--text_encoder"):  # fmt: skip
         assert said in card, said
     assert "captions_name" not in card and "concatenate" not in card

@@ -22,9 +22,9 @@ COLUMNS = {
 }
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
 IDS = {
-    "file": "made from the file names of the images, with the folder that holds each",
-    "content": "a hash of each image file",
-    "column": "a column of the images",
+    "file": "by its file and the folder that holds it",
+    "content": "by a hash of its file",
+    "column": "as a column of the images does",
 }
 FIGURES = {
     "captions": "captions",
@@ -67,7 +67,7 @@ def captions_card(
         machine_made=machine_made,
         embedded=embedded,
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
-        num_rows=", ".join(f"{count:,} of `{split}`" for split, count in splits.items()),
+        num_rows=", ".join(f"{count:,} in `{split}`" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
         images_of=f"[`{images_id}`](https://huggingface.co/datasets/{images_id})" if images_id else _unnamed(stage),
         columns=_columns(stage),
@@ -77,7 +77,7 @@ def captions_card(
         status_table=_table(captions.get("status") or {}, "status"),
         cleaning_table=_table(cleaning, "step", skip_empty=True),
         quality_table=_quality(captions.get("quality") or {}),
-        limits=_limits(stage, machine_made, embedded),
+        limits=_limits(stage, captions, machine_made, embedded),
         images_id=images_id,
         images_options=_options(stage) if images_id else "",
         named=stage.get("source_columns") or {},
@@ -107,7 +107,7 @@ def _metadata(
 
 def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
     ids_from = stage.get("ids_from")
-    known = COLUMNS | ({"image_id": f"names the image: {IDS[ids_from]}"} if ids_from else {})
+    known = COLUMNS | ({"image_id": f"names the image, {IDS[ids_from]}"} if ids_from else {})
     return [(name, what) for name, what in known.items() if name in stage["columns"]]
 
 
@@ -136,8 +136,10 @@ def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
     return [(title, f"`{_cell(stage[name])}`") for name, title in names.items() if stage.get(name) is not None]
 
 
-def _limits(stage: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
+def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
     limits = []
+    if any("{label}" in prompt for prompt in captions.get("prompts") or []):
+        limits.append("The prompt told the class, so captions hold it: no score on these rows may read them.")
     if machine_made:
         limits.append("Captions can name what is not in the image. They were filtered and weighted, not corrected.")
         limits.append("They are written in the language of the prompt, and describe people by how they look.")
