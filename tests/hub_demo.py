@@ -76,14 +76,14 @@ def captions_to_hub(demo: Demo) -> None:
     demo.script("release", "--stage", embeddings, "--repo_id", f"{USER}/shapes-embedded", *published)
 
 
-def student_to_hub(demo: Demo, epochs: int) -> Path:
+def student_to_hub(demo: Demo, more: list) -> Path:
     """A student trained on the data set loaded by name, beside its baseline, and pushed with its card."""
     recipe = ROOT / "recipes" / "shapes"
     runs = {"aligned": demo.folder / "aligned", "baseline": demo.folder / "baseline"}
     for name, run in runs.items():
         options = ["--config", recipe / ("train.yaml" if name == "aligned" else "baseline.yaml")]
         options += ["--dataset_name", f"{USER}/shapes-embedded", "--output_dir", run]
-        demo.script("train", *options, "--num_train_epochs", epochs, "--disable_tqdm", "true")
+        demo.script("train", *options, "--disable_tqdm", "true", *more)
     both = ("--run", runs["aligned"], "--baseline", runs["baseline"])
     demo.script("evaluate", "--config", recipe / "evaluate.yaml", *both, "--report", demo.folder / "report.html")
     named = ("--repo_id", f"{USER}/shapes-student", "--license", "apache-2.0")
@@ -107,14 +107,19 @@ def read_predictions(demo: Demo, student: str, images: str | Path, split: str) -
     return json.loads(found.read_text())
 
 
-def demonstrate(folder: Path, hub: ServedHub, epochs: int = 6) -> tuple[dict[str, dict], dict[str, dict]]:
+def demonstrate(folder: Path, hub: ServedHub, *more: str) -> tuple[dict[str, dict], dict[str, dict]]:
     """
+    Args:
+        folder: for everything that is made.
+        hub: what is pushed to.
+        more: options of training.
+
     Returns:
         What `evaluate.py` predicted for the test images, and what the process without this package did.
     """
     demo = Demo(folder, hub.environment(folder / "home"))
     captions_to_hub(demo)
-    run = student_to_hub(demo, epochs)
+    run = student_to_hub(demo, list(more))
     rows = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     expected = {row["image_id"]: {"label": row["prediction"], "score": row["score"]} for row in rows}
     return expected, read_predictions(demo, f"{USER}/shapes-student", f"{USER}/shapes-captions", "test")

@@ -320,10 +320,12 @@ def test_a_set_whose_images_have_a_name_is_joined_by_its_own(stages, tmp_path, m
 def test_published_captions_can_be_embedded_and_published_again(stages, tmp_path, monkeypatch, static_folder):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     build_dataset(stages / "runs" / "captions", tmp_path / "me" / "captions", images_id="me/pictures")
+    build_dataset(stages / "runs" / "captions", tmp_path / "me" / "whole", with_images=True)
     shutil.copytree(stages / "pictures", tmp_path / "me" / "pictures")
     for number, data in enumerate(
         (
             DataArguments(dataset_name="me/captions"),
+            DataArguments(dataset_name="me/whole"),
             DataArguments(dataset_name="me/pictures", captions_name="me/captions"),
         )
     ):

@@ -22,7 +22,7 @@ def hub(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    expected, found = demonstrate(folder, hub, epochs=2)
+    expected, found = demonstrate(folder, hub, "--num_train_epochs", "2")
     return folder, expected, found
 
 
@@ -49,7 +49,8 @@ def test_everything_is_private_and_nothing_else_was_pushed(hub, shown):
 
 def test_the_embedded_set_names_the_captions_and_the_student_names_the_data(hub, shown):
     stage = json.loads(text_of(hub, "datasets/me/shapes-embedded", "stage.json"))
-    assert stage["source"] == "me/shapes-captions"
+    assert stage["source"] == "me/shapes-captions" and stage["captions_stage"]["captioner"]["model"] == "captioner"
+    assert "These captions are machine-made" in text_of(hub, "datasets/me/shapes-embedded", "README.md")
     assert "me/shapes-" in text_of(hub, "models/me/shapes-student", "README.md")
 
 

@@ -60,6 +60,7 @@ class Origin:
                 captions = captions or _captions_stage(joined or {})
             named = source.columns | named
             stage = find_stage(source.name, source.revision)
+            captions = captions or _captions_stage(stage or {})
             if stage is None or stage.get("source") is None:
                 is_local = Path(source.name).is_dir() or not HUB_ID.fullmatch(source.name)
                 return cls(replace(source, columns=named), is_local, captions)
