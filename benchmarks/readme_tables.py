@@ -1,5 +1,5 @@
 """
-Writes the tables between the markers of README.md from the files in results/.
+Writes the tables between the markers of the pages in `PAGES` from the files in results/.
 
     python benchmarks/readme_tables.py
 """
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "recipes/efficientnet_lite0/README.md")
 NAMES = {
     "validation_accuracy": "accuracy, `validation`",
     "test_accuracy": "accuracy, `test` (unseen style)",
@@ -76,7 +77,46 @@ def captioning() -> str:
     return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
 
 
-TABLES = {"captioning": captioning, "emoji_styles": emoji_styles, "step_time": step_time, "embed_speed": embed_speed}
+def finetune() -> str:
+    found = json.loads((ROOT / "results" / "finetune.json").read_text())
+    lines = [
+        "| trained on | parameters | % | without captions | with captions | difference, 95% interval | better |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    names = {"frozen": "classifier", "lora": "classifier and LoRA adapters", "full": "all layers"}
+    measures = {"test_accuracy": "accuracy, `test`", "test_recall_at_5": "caption retrieval R@5, `test`"}
+    for method, name in names.items():
+        for measure, measured in measures.items():
+            row = found["summary"][method][measure]
+            percent = {field: 100 * value for field, value in row.items()}
+            lines.append(
+                f"| {name} | {found['summary'][method]['trained_parameters'] / 1e6:.2f} M | {measured} "
+                f"| {percent['baseline_mean']:.1f} ± {percent['baseline_sd']:.1f} "
+                f"| {percent['aligned_mean']:.1f} ± {percent['aligned_sd']:.1f} "
+                f"| {percent['difference']:+.1f} [{percent['low']:+.1f}, {percent['high']:+.1f}] "
+                f"| {row['improved']} of {row['seeds']} |"
+            )
+    return "\n".join(lines)
+
+
+def finetune_data() -> str:
+    found = json.loads((ROOT / "results" / "finetune.json").read_text())
+    lines = [f"| class | {' | '.join(f'`{split}`' for split in found['images'])} |", "|---|" + "---:|" * 3]
+    classes = sorted(found["images"]["train"])
+    rows = {name: [counts.get(name, 0) for counts in found["images"].values()] for name in classes}
+    rows["all"] = [sum(counts.values()) for counts in found["images"].values()]
+    lines += [f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in rows.items()]
+    return "\n".join(lines)
+
+
+TABLES = {
+    "captioning": captioning,
+    "embed_speed": embed_speed,
+    "emoji_styles": emoji_styles,
+    "finetune": finetune,
+    "finetune_data": finetune_data,
+    "step_time": step_time,
+}
 
 
 def with_tables(text: str) -> str:
@@ -89,5 +129,5 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(with_tables(readme.read_text()))
+    for page in PAGES:
+        (ROOT / page).write_text(with_tables((ROOT / page).read_text()))
