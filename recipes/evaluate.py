@@ -47,7 +47,7 @@ def main() -> None:
         # 1. The data of the run, with its embeddings
         for run in runs.values():
             check_run(run, args.weights)
-        splits, id2label = load_splits(args, data, encoder, accelerator)
+        splits, id2label, training = load_splits(args, data, encoder, accelerator)
         # 2. Predictions and figures of each run
         folders = {label: results_folder(run, read_options(run), vars(data)) for label, run in runs.items()}
         evaluated = {
@@ -64,7 +64,7 @@ def main() -> None:
     print("\n" + as_text(rows))
     for label, folder in folders.items():
         print(f"{label}: {folder}/all_results.json, {folder}/predictions")
-    draw_pictures(args, runs, folders["aligned"], splits, evaluated["aligned"][1], id2label)
+    draw_pictures(args, runs, folders["aligned"], splits, evaluated["aligned"][1], id2label, training)
     if args.report and args.baseline:
         from g4i_hf.evaluation.report import write_report
 
@@ -76,15 +76,15 @@ def main() -> None:
         print(f"report: {args.report}")
 
 
-def draw_pictures(args, runs, folder, splits, predictions, id2label) -> None:
+def draw_pictures(args, runs, folder, splits, predictions, id2label, training) -> None:
     """For the card of a release; the figures are there without."""
     from g4i_hf.evaluation.card_pictures import draw_card_pictures
     from g4i_hf.training.run_folder import read_options
 
-    is_aligned = bool(read_options(args.run).get("align_weight"))
+    captions = (args.train_split, training) if training and read_options(args.run).get("align_weight") else None
     try:
         drawn = draw_card_pictures(
-            folder, runs, splits, predictions, id2label, weights=args.weights, is_aligned=is_aligned
+            folder, runs, splits, predictions, id2label, weights=args.weights, training=captions
         )
     except (ImportError, OSError) as error:
         print(f"no pictures for a card: {error}")
@@ -93,7 +93,7 @@ def draw_pictures(args, runs, folder, splits, predictions, id2label) -> None:
 
 
 def load_splits(args, data, encoder, accelerator):
-    """The evaluated splits, checked, and the class names."""
+    """The evaluated splits, checked; the class names; the rows that were trained on, where they have captions."""
     from datasets import DatasetDict
 
     from g4i_hf.data.checks import check_split
@@ -126,7 +126,7 @@ def load_splits(args, data, encoder, accelerator):
     splits = DatasetDict({name: splits[name] for name in wanted})
     for name, split in splits.items():
         check_split(split, name, num_labels=len(id2label), training=False, require_labels=False)
-    return splits, id2label
+    return splits, id2label, embedded.get(args.train_split)
 
 
 def _has_texts(split) -> bool:

@@ -188,8 +188,8 @@ def test_a_licence_that_is_a_slip_of_the_pen(given):
 # --- The released folder --------------------------------------------------------------------------------------------
 
 
-def draw(run: Path, weights: str = "raw") -> None:
-    """Pictures in a run, of five images and their captions."""
+def draw(run: Path, weights: str = "raw", described: str | None = "test") -> None:
+    """Pictures in a run, of five images and the captions of a split; None for a baseline."""
     rng = np.random.default_rng(0)
     images = [PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)) for _ in range(5)]
     embeds = np.eye(5, 384, dtype=np.float32)
@@ -199,9 +199,23 @@ def draw(run: Path, weights: str = "raw") -> None:
     predictions = Predictions(list("abcde"), np.arange(5) % 5, np.eye(5, dtype=np.float32), embeds)
     history = [{"epoch": 1.0, "eval_accuracy": 0.5}, {"epoch": 1.0, "loss_ce": 1.0}]
     (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    test = split.map(lambda row: {"caption": None}) if described == "train" else split
+    training = ("train", split) if described else None
     draw_card_pictures(
-        run, {"aligned": run}, {"test": split}, {"test": predictions}, ID2LABEL, weights=weights, is_aligned=True
+        run, {"aligned": run}, {"test": test}, {"test": predictions}, ID2LABEL, weights=weights, training=training
     )
+
+
+@pytest.mark.parametrize("described", ["test", "train", None])
+def test_nearest_captions_are_of_the_split_or_where_it_has_none_of_training(tmp_path, described):
+    run = a_run(tmp_path / "run")
+    draw(run, described=described)
+    assert json.loads((run / "pictures" / "about.json").read_text())["captions_of"] == described
+    student = release_student(run, aligned=False)
+    write_card(student, ReleaseArguments(run=str(run)))
+    card = (student / "README.md").read_text()
+    assert ("that the aligned model finds nearest" in card) == (described is not None)
+    assert described is None or f"the caption of `{described}` that the aligned" in card
 
 
 @pytest.fixture(scope="module")

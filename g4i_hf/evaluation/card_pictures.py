@@ -6,12 +6,18 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from .. import columns
+from ..data.texts import is_blank
 from .pictures import draw_curves, draw_predictions
 from .predict import Predictions
 
 PICTURES = "pictures"  # folder in the run
 CURVES, PREDICTIONS, ABOUT = "curves.png", "predictions.png", "about.json"
 PREFERRED_SPLITS = ("test", "validation")
+
+
+def _has_captions(split: Dataset) -> bool:
+    return columns.CAPTION in split.column_names and any(not is_blank(caption) for caption in split[columns.CAPTION])
 
 
 def draw_card_pictures(
@@ -22,7 +28,7 @@ def draw_card_pictures(
     id2label: dict[int, str],
     *,
     weights: str,
-    is_aligned: bool,
+    training: tuple[str, Dataset] | None = None,
 ) -> Path:
     """
     Draws curves and predictions into `pictures/`, in place of earlier ones, and notes what they are of.
@@ -34,7 +40,8 @@ def draw_card_pictures(
         predictions: of the run, by split.
         id2label: class names.
         weights: `"raw"` or `"ema"`.
-        is_aligned: whether nearest captions mean anything.
+        training: name and rows of the split that was trained on, whose captions are shown where the split has none;
+            None for a baseline, to which the nearest captions mean nothing.
 
     Returns:
         The folder of the pictures.
@@ -50,10 +57,9 @@ def draw_card_pictures(
         shown = next(name for name in (*PREFERRED_SPLITS, *splits) if name in splits)
         if all((run / "trainer_state.json").is_file() for run in runs.values()):
             draw_curves(runs, staging / CURVES)
-        nearest = draw_predictions(
-            splits[shown], predictions[shown], id2label, staging / PREDICTIONS, with_captions=is_aligned
-        )
-        about = {"split": shown, "weights": weights, "nearest": nearest}
+        name, rows = (shown, splits[shown]) if training and _has_captions(splits[shown]) else training or (None, None)
+        drawn = draw_predictions(splits[shown], predictions[shown], id2label, staging / PREDICTIONS, captions_of=rows)
+        about = {"split": shown, "weights": weights, "captions_of": name if drawn else None}
         (staging / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         staging.rename(target)

@@ -15,7 +15,7 @@ def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[in
     """
     Args:
         split: with captions and their embeddings.
-        predictions: of the split.
+        predictions: of the split, or of the images of another one.
         rows: the images that are asked about; all of them by default.
 
     Returns:

@@ -108,18 +108,18 @@ def draw_predictions(
     id2label: dict[int, str],
     path: Path,
     *,
-    with_captions: bool = True,
+    captions_of: Dataset | None = None,
     count: int = 18,
 ) -> bool:
     """
-    Images drawn at random, with the prediction and, `with_captions`, the caption of the split that the aligned student
-    finds nearest.
+    Images drawn at random, with the prediction and the caption of `captions_of`, another split or the same, that the
+    aligned student finds nearest.
 
     Returns:
         Whether captions were shown: not every split has them.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
-    captions = nearest_captions(split, predictions, chosen) if with_captions else None
+    captions = nearest_captions(captions_of, predictions, chosen) if captions_of is not None else None
     texts = [[f"predicted: {id2label[int(predictions.predicted[row])]}"] for row in chosen]
     for lines, caption in zip(texts, captions or (), strict=False):
         lines.append(f"nearest: {_short(caption)}")

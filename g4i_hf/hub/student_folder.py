@@ -123,7 +123,8 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         text = "Accuracy on the split that was evaluated during training, and cross entropy on the training images."
         found[folder / CURVES] = Picture(f"{IMAGES}/{CURVES}", "Accuracy and loss by epoch", text)
     if (folder / PREDICTIONS).is_file() and about.get("weights") == args.weights:
-        nearest = " and the caption of the split that the aligned model finds nearest" if about.get("nearest") else ""
+        captions_of = about.get("captions_of")
+        nearest = f" and the caption of `{captions_of}` that the aligned model finds nearest" if captions_of else ""
         text = (
             f"Images of `{about['split']}`, drawn at random: above each its class, in red where the prediction is "
             f"another; below it the prediction{nearest}."
