@@ -102,47 +102,23 @@ def student_card(
     Raises:
         ValueError: for a licence or other metadata that the Hub would refuse.
     """
-    contents, lineage = contents or Contents(), lineage or {}
+    contents, lineage, rows = contents or Contents(), lineage or {}, list(rows)
     options = {name: value for name, value in options.items() if not is_path(value)}
-    weight, rows = float(options.get("align_weight") or 0), list(rows)
-    splits = list(dict.fromkeys(row.split for row in rows))
+    weight, licence = float(options.get("align_weight") or 0), licence_fields(license)
     is_local = not is_hub_id(model_id) or model_id.startswith("path/")
-    licence = licence_fields(license)
-    data = _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence)
     card = ModelCard.from_template(
-        data,
+        _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence),
         template_path=str(TEMPLATE),
-        title=f"{architecture}, {'aligned with captions' if weight else 'baseline'}",
         architecture=architecture,
         num_labels=num_labels,
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
-        best_by=options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
-        chosen_on=options.get("eval_split") if options.get("eval_split") in splits else None,
-        ema_decay=options.get("ema_decay"),
-        is_average=weights == "ema",
         image_size=image_size,
-        align_weight=weight,
-        adapter=contents.adapter,
-        aligned=contents.aligned,
-        onnx=contents.onnx,
-        pictures=contents.pictures,
-        text_encoder=(lineage.get("text_encoder") or {}).get("text_encoder") or options.get("text_encoder"),
         is_timm=is_timm,
-        is_local=is_local,
-        model_id=model_id,
-        timm_id=f"local-dir:{model_id}" if is_local else f"hf-hub:{model_id}",
-        results=as_markdown(rows) if rows else "",
-        has_baseline=any(row.baseline is not None for row in rows),
-        retrieval=any(METRICS[row.measure] != "accuracy" for row in rows),
-        seed_results=seeds_as_markdown(seeds.rows) if seeds else "",
-        seeds=seeds.seeds if seeds else [],
-        is_paired=bool(seeds) and any(row.paired for row in seeds.rows),
-        seed=options.get("seed", 42),
-        origin=origin_table(lineage),
-        training=_options_table(options),
-        limits="\n".join(
-            f"- {limit}" for limit in limits_of(lineage, splits, weight > 0, options.get("train_split") or "train")
-        ),
+        is_average=weights == "ema",
+        **_names(model_id, is_local),
+        **vars(contents),
+        **_of_training(options, lineage, rows),
+        **_of_figures(rows, seeds),
         terms=terms_of(licence, lineage),
         version=__version__,
     )
@@ -150,6 +126,44 @@ def student_card(
     card = ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
     check_model_card(str(card))
     return card
+
+
+def _names(model_id: str, is_local: bool) -> dict[str, Any]:
+    """What each library calls the student."""
+    return {
+        "model_id": model_id,
+        "is_local": is_local,
+        "timm_id": f"local-dir:{model_id}" if is_local else f"hf-hub:{model_id}",
+    }
+
+
+def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[ComparisonRow]) -> dict[str, Any]:
+    """What the template says of the run."""
+    weight, splits = float(options.get("align_weight") or 0), list(dict.fromkeys(row.split for row in rows))
+    limits = limits_of(lineage, splits, weight > 0, options.get("train_split") or "train")
+    return {
+        "align_weight": weight,
+        "best_by": options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
+        "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
+        "ema_decay": options.get("ema_decay"),
+        "text_encoder": (lineage.get("text_encoder") or {}).get("text_encoder") or options.get("text_encoder"),
+        "seed": options.get("seed", 42),
+        "training": _options_table(options),
+        "limits": "\n".join(f"- {limit}" for limit in limits),
+        "origin": origin_table(lineage),
+    }
+
+
+def _of_figures(rows: list[ComparisonRow], seeds: Seeds | None) -> dict[str, Any]:
+    """What the template says of the figures."""
+    return {
+        "results": as_markdown(rows) if rows else "",
+        "has_baseline": any(row.baseline is not None for row in rows),
+        "retrieval": any(METRICS[row.measure] != "accuracy" for row in rows),
+        "seed_results": seeds_as_markdown(seeds.rows) if seeds else "",
+        "seeds": seeds.seeds if seeds else [],
+        "is_paired": bool(seeds) and any(row.paired for row in seeds.rows),
+    }
 
 
 def _metadata(

@@ -61,9 +61,7 @@ def release_student(
     """
     run = Path(run)
     output_dir = Path(output_dir) if output_dir else run / "student"
-    names = {path.name for path in output_dir.iterdir()} if output_dir.exists() else set()
-    if names and not names & {"config.json", "adapter_config.json"}:
-        raise ValueError(f"{output_dir} holds something else than a student. Choose another --student_dir.")
+    _check_place(output_dir)
     if lora not in LORA:
         raise ValueError(f"lora is {lora!r}; choose one of {', '.join(LORA)}.")
     model, processor = load_run(run, weights)
@@ -73,15 +71,7 @@ def release_student(
     staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
     staging.mkdir(parents=True)
     try:
-        if lora == "adapter":
-            from ..modeling.lora import save_adapter
-
-            save_adapter(model, staging)
-        else:
-            save_student(model, staging)
-        is_timm = isinstance(model.config.student_config, TimmWrapperConfig)
-        if not is_timm or lora == "adapter":
-            AutoImageProcessor.from_pretrained(run).save_pretrained(staging)
+        _write_plain(model, run, staging, lora)
         if aligned and lora != "adapter" and is_aligned(run):
             save_aligned(model, run, staging / ALIGNED)
         if onnx:
@@ -91,6 +81,24 @@ def release_student(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return output_dir
+
+
+def _check_place(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and not names & {"config.json", "adapter_config.json"}:
+        raise ValueError(f"{folder} holds something else than a student. Choose another --student_dir.")
+
+
+def _write_plain(model: AlignedImageClassification, run: Path, folder: Path, lora: str) -> None:
+    """What transformers, timm or peft load: student or adapter, and where they need one an image processor."""
+    if lora == "adapter":
+        from ..modeling.lora import save_adapter
+
+        save_adapter(model, folder)
+    else:
+        save_student(model, folder)
+    if lora == "adapter" or not isinstance(model.config.student_config, TimmWrapperConfig):
+        AutoImageProcessor.from_pretrained(run).save_pretrained(folder)
 
 
 def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
