@@ -166,7 +166,7 @@ def count_images() -> dict[str, dict[str, int]]:
     """Images of every split and class."""
     from g4i_hf.data.loading import class_names, load_images
 
-    splits, id2label = class_names(load_images("runs/stamps/data"))
+    splits, id2label = class_names(load_images("runs/stamps/tuxpaint-stamps"))
     return {name: dict(Counter(id2label[label] for label in split["label"])) for name, split in splits.items()}
 
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="choose settings on validation; test stays closed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     args = parser.parse_args()
-    if not Path("runs/stamps/data").is_dir() or not Path("runs/efficientnet_lite0").is_dir():
+    if not Path("runs/stamps/tuxpaint-stamps").is_dir() or not Path("runs/efficientnet_lite0").is_dir():
         raise SystemExit("Make data and student first, with the commands in recipes/efficientnet_lite0/README.md.")
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch

@@ -84,7 +84,8 @@ def finetune() -> str:
         "|---|---:|---|---:|---:|---:|---:|",
     ]
     names = {"frozen": "classifier", "lora": "classifier and LoRA adapters", "full": "all layers"}
-    measures = {"test_accuracy": "accuracy, `test`", "test_recall_at_5": "caption retrieval R@5, `test`"}
+    chance = f"caption retrieval R@5, `test` (chance {100 * found['test_chance_at_5']:.1f})"
+    measures = {"test_accuracy": "accuracy, `test`", "test_recall_at_5": chance}
     for method, name in names.items():
         for measure, measured in measures.items():
             row = found["summary"][method][measure]
