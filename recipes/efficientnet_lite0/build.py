@@ -245,7 +245,9 @@ def png(row: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stamps", type=Path, default=Path("/usr/share/tuxpaint/stamps"), help="folder of the stamps")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/stamps/tuxpaint-stamps"), help="folder of Parquet files")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("runs/stamps/tuxpaint-stamps"), help="folder of Parquet files"
+    )
     args = parser.parse_args()
     print(json.dumps(build(args.stamps, args.output_dir), indent=2))
 
