@@ -354,10 +354,12 @@ def test_what_is_no_stage_or_something_else_is_refused(stages, embedded, tmp_pat
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 
 
-@pytest.mark.parametrize("license", ["CC BY 4.0", "see below", ""])
-def test_a_license_is_an_identifier(tmp_path, license):
-    with pytest.raises(ValueError, match="license is .*give an identifier"):
-        build_dataset(captions_stage(tmp_path / "s", ["a"]), tmp_path / "out", license=license)
+def test_a_misspelt_license_is_refused_and_one_of_ones_own_has_a_name(tmp_path):
+    stage = captions_stage(tmp_path / "s", ["a"])
+    with pytest.raises(ValueError, match="Did you mean cc-by-4.0"):
+        build_dataset(stage, tmp_path / "out", license="cc-by4.0")
+    data = DatasetCard.load(build_dataset(stage, tmp_path / "out", license="Our terms") / "README.md").data
+    assert data.license == "other" and data["license_name"] == "our-terms"
 
 
 @pytest.mark.parametrize("image_id", ["/home/ann/1.jpg", "~/1.jpg", "C:\\Users\\ann\\1.jpg", "file:///home/1.jpg"])

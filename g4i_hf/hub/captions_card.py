@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
+from .licences import licence_fields
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "captions.md.j2"
 COLUMNS = {
@@ -96,7 +97,7 @@ def _metadata(
     where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
     files = [{"split": split, "path": where.format(split)} for split in splits]
     return DatasetCardData(
-        license=license or "other",
+        **licence_fields(license),
         task_categories=["image-classification", "image-to-text"],
         tags=["g4i_hf", "captions", *(["machine-generated"] if machine_made else [])],
         size_categories=[_size(sum(splits.values()))],

@@ -28,6 +28,7 @@ from ..data.source import Source
 from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
 from .captions_card import captions_card
 from .image_metadata import without_metadata
+from .licences import licence_fields
 from .public_stage import public_stage
 
 TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
@@ -57,7 +58,7 @@ def build_dataset(
         with_images: publish images and labels too, without their metadata (see
             [`~g4i_hf.hub.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
         images_id: Hub id of the images, where the stage knows them as a local folder.
-        license: identifier of the Hub, as in `cc-by-4.0`; `other` by default.
+        license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: what the card passes to `load_dataset`.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
 
@@ -65,8 +66,8 @@ def build_dataset(
         The folder.
 
     Raises:
-        ValueError: when it is no stage, an image cannot be read, an id is a path of this machine, the card is not
-            valid, or `output_dir` holds something else.
+        ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path of this
+            machine, the card is not valid, or `output_dir` holds something else.
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
@@ -117,8 +118,7 @@ def _check(stage: Path, output_dir: Path, license: str | None) -> None:
     is_ours = (read_stage(output_dir) or {}).get("published")
     if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} holds something else than such a data set. Choose another --dataset_dir.")
-    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-        raise ValueError(f"license is {license!r}; give an identifier of the Hub, as in cc-by-4.0, or leave it out.")
+    licence_fields(license)
 
 
 # --- Rows --------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class StudentPublisher:
             return
         # Written now, as the checkpoint may be gone later; only the upload is left to the thread
         folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-")
-        student = release_student(checkpoint, Path(folder.name) / "student")
+        student = release_student(checkpoint, Path(folder.name) / "student", aligned=False)
         in_progress_card(step, max_steps).save(student / "README.md")
         self._under_way = self._thread.submit(self._push_student, folder, student, f"Step {step} of {max_steps}")
 
