@@ -344,6 +344,7 @@ def test_tables_of_large_images_are_not_copied():
     assert [*_paths(split)] == [("a.png", True)] * 10_000
 
 
+@pytest.mark.slow
 def test_a_resume_in_another_process_knows_the_table(folder, tmp_path):
     """The place of bytes in a table holds the fingerprint of the split, which has to be the same."""
     (tmp_path / "data").mkdir()

@@ -427,6 +427,7 @@ Path(f"process-{state.process_index}-of-{state.num_processes}").touch()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
     captions = ["a red car", "owl", None, "a blue bird a red owl", "long", "a a", "car car car", "owl"]
     images = images_with(captions, tmp_path / "images")

@@ -312,6 +312,7 @@ def processes(tmp_path_factory):
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_all_processes_report_the_same_terms_and_one_shows_them(processes):
     folder, found, lines = processes
     assert [sorted(entry) for entry in found[0]["history"]] == [sorted(entry) for entry in found[1]["history"]]
@@ -323,6 +324,7 @@ def test_all_processes_report_the_same_terms_and_one_shows_them(processes):
     assert len(list((folder / "whole" / TENSORBOARD_DIR).iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_nan_on_one_process_ends_all(processes):
     """The gradient carries it to the other at once, so that both losses are lost in the next step; who was first?"""
     errors = {process["error"] for process in processes[1]}

@@ -38,6 +38,7 @@ def found(tmp_path_factory) -> dict:
         return hub.run(WORKER, folder / "home", folder / "pictures", images, captions)
 
 
+@pytest.mark.slow
 def test_a_second_push_of_the_same_changes_nothing(found):
     assert found["unchanged"]
     assert {"README.md", "stage.json", "data/train-00000-of-00001.parquet"} <= set(found["files"])

@@ -149,6 +149,7 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, name):
 # --- Several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_step_the_schedule_once_and_wait_for_no_unused_parameter(tmp_path):
     """With a frozen backbone, and with the unused token of DINOv2: left to DDP, either would be an error."""
     counts = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
