@@ -72,16 +72,12 @@ def student_and_space(args) -> list[tuple[Path, str | None, str]]:
     """The folders of the student and, where it was asked for, of its Space."""
     from g4i_hf.evaluation.comparison import as_text
     from g4i_hf.evaluation.predict import check_run
-    from g4i_hf.hub import release_student
-    from g4i_hf.hub.student_folder import write_card
+    from g4i_hf.hub.student_folder import release_with_card
 
     for baseline in (args.baseline, *(args.seed_baselines or [])):
         if baseline:
             check_run(baseline)
-    student = release_student(
-        args.run, args.student_dir, args.weights, aligned=args.aligned, onnx=args.onnx, lora=args.lora
-    )
-    rows = write_card(student, args)
+    student, rows = release_with_card(args)
     (Path(args.run) / "README.md").write_text(RUN_PAGE)
     released = [(student, args.repo_id, "model")]
     if args.space:

@@ -12,9 +12,13 @@ from students import ID2LABEL, STUDENTS, aligned_model, lora_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.hub.arguments import ReleaseArguments
+from g4i_hf.hub.manifest import read_manifest, write_manifest
 from g4i_hf.hub.release import release_student
+from g4i_hf.hub.student_folder import release_with_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.recipes.release import student_and_space
 from g4i_hf.training.lineage import write_lineage
 from g4i_hf.training.run_folder import write_options
 
@@ -124,7 +128,108 @@ def test_release_replaces_the_whole_folder(tmp_path):
         "model.safetensors",
         "preprocessor_config.json",
         "aligned",
+        ".g4i_hf.json",
     }
+    assert set(read_manifest(student)) == files_of(student) - {".g4i_hf.json"}
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- What a release replaces ----------------------------------------------------------------------------------------
+
+
+def a_data_set(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "stage.json").write_text("{}")
+    write_manifest(folder)
+    return folder
+
+
+PLACES = {
+    # of the run, or what stands there; words of the message
+    "the run": (lambda run: run, "is or holds the run itself.*--student_dir"),
+    "its parent": (lambda run: run / "..", "is or holds the run itself.*--student_dir"),
+    "a link to it": (lambda run: linked(run.parent / "link", run), "is or holds the run itself"),
+    "another run": (lambda run: a_run(run.parent / "other"), "something else than a student.*remove that folder"),
+    "a checkpoint of its": (lambda run: a_run(run / "checkpoint-9"), "something else than a student"),
+    "a data set that was released": (lambda run: a_data_set(run / "set"), "something else than a student"),
+    "a file": (lambda run: run / "train.yaml", "something else than a student"),
+}
+
+
+def linked(link: Path, target: Path) -> Path:
+    link.symlink_to(target)
+    return link
+
+
+@pytest.mark.parametrize("what", PLACES)
+def test_a_release_replaces_nothing_but_an_earlier_one(tmp_path, what):
+    run = a_run(tmp_path / "run")
+    place, message = PLACES[what]
+    place = place(run)
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        release_student(run, place)
+    assert files_of(tmp_path) == before
+
+
+def test_a_checkpoint_does_not_replace_its_run(tmp_path):
+    run = a_run(tmp_path / "run")
+    a_run(run / "checkpoint-7")
+    with pytest.raises(ValueError, match="is or holds the run itself"):
+        release_student(run / "checkpoint-7", run)
+    assert (run / "model.safetensors").is_file()
+
+
+def test_an_empty_folder_is_taken_and_a_link_leads_to_the_release(tmp_path):
+    run = a_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    link = linked(tmp_path / "link", tmp_path / "empty")
+    for _ in range(2):
+        release_student(run, link)
+        assert link.is_symlink() and (tmp_path / "empty" / "config.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "empty", "link"}
+
+
+REFUSED = {
+    "licence": ({"license": "apache2.0"}, "Did you mean apache-2.0"),
+    "seeds": ({"seed_baselines": ["baseline"]}, "without seed_runs"),
+    "metadata": ({}, "base_model holds '/home/ann'"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_card_that_cannot_be_made_leaves_the_earlier_release(tmp_path, monkeypatch, why):
+    run = a_run(tmp_path / "run")
+    student, _ = release_with_card(ReleaseArguments(run=str(run), license="mit"))
+    before = {name: (student / name).read_bytes() for name in files_of(student)}
+    assert {"README.md", ".g4i_hf.json"} <= set(before) and set(read_manifest(student)) >= {"README.md"}
+    options, message = REFUSED[why]
+    monkeypatch.chdir(a_run(tmp_path / "baseline").parent)
+    if why == "metadata":
+        write_lineage(run, {"student": {"name": "x", "pretrained": True, "id": "/home/ann"}})
+    monkeypatch.setattr("g4i_hf.hub.release.export_onnx", lambda *_: pytest.fail("the graph was made before the card"))
+    with pytest.raises(ValueError, match=message):
+        student_and_space(ReleaseArguments(run=str(run), onnx=True, **options))
+    assert {name: (student / name).read_bytes() for name in files_of(student)} == before
+    assert not list(run.glob(".*"))
+
+
+def test_a_release_that_cannot_be_put_in_place_leaves_the_earlier_one(tmp_path, monkeypatch):
+    run = a_run(tmp_path / "run")
+    before, rename = files_of(release_student(run)), Path.rename
+
+    def full(path, target):
+        if ".tmp-" in path.name:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        release_student(run, aligned=False)
+    assert files_of(run / "student") == before and not list(run.glob(".*"))
 
 
 # --- aligned/ -------------------------------------------------------------------------------------------------------
@@ -184,7 +289,11 @@ FROM_LINEAGE = {"text_encoder": "me/encoder", "text_encoder_revision": "abc", "t
         ({"text_encoder": "me/encoder"}, {"text_encoder": FROM_LINEAGE}, FROM_LINEAGE),
         ({"text_encoder": None}, {"text_encoder": FROM_LINEAGE}, FROM_LINEAGE),
         ({"text_encoder": "me/other"}, None, {"text_encoder": "me/other", "text_encoder_prompt": None}),
-        ({"text_encoder": "/home/ann/encoder"}, None, {"text_encoder": "encoder"}),
+        (
+            {"text_encoder": "/home/ann/encoder"},
+            None,
+            {"text_encoder": "encoder", "text_encoder_is_folder": True},
+        ),
         ({"text_encoder": None}, {"text_encoder": None}, None),
     ],
 )
@@ -243,6 +352,7 @@ def test_an_adapter_alone_has_its_processor_and_onnx_is_whole(lora_run):
         "id2label.json",
         "onnx",
         "preprocessor_config.json",
+        ".g4i_hf.json",
     }
     pixels = torch.randn(3, 3, 48, 48)
     session = onnxruntime.InferenceSession(released / "onnx" / "model.onnx")

@@ -11,14 +11,14 @@ from PIL.Image import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers import BaseImageProcessor
 
 from .. import columns
 from ..data.collator import AlignmentCollator
 from ..data.dataset import CaptionedImages
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification
-from ..modeling.processing import student_processor
+from ..modeling.processing import saved_processor, student_processor
 from ..training.ema import EMA_FILE
 
 
@@ -72,8 +72,8 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
     model = AlignedImageClassification.from_pretrained(run).eval()
     if weights == "ema":
         model.student.load_state_dict(load_file(Path(run) / EMA_FILE))
-    saved = AutoImageProcessor.from_pretrained(run)
-    return model, student_processor(model.config.student_config, saved)
+    config = model.config.student_config
+    return model, student_processor(config, saved_processor(run, config))
 
 
 def check_run(run: str | Path, weights: str = "raw") -> None:

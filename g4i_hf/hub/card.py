@@ -143,11 +143,12 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
     limits = limits_of(lineage, splits, weight > 0, options.get("train_split") or "train")
     return {
         "align_weight": weight,
+        "is_baseline": options.get("align_weight") is not None and not weight,
         "best_by": options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
         "ema_decay": options.get("ema_decay"),
         "text_encoder": (lineage.get("text_encoder") or {}).get("text_encoder") or options.get("text_encoder"),
-        "seed": options.get("seed", 42),
+        "seed": options.get("seed", 42) if options else None,
         "training": _options_table(options),
         "limits": "\n".join(f"- {limit}" for limit in limits),
         "origin": origin_table(lineage),

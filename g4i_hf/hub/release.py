@@ -3,19 +3,23 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, PreTrainedModel, TimmWrapperConfig
+from transformers import PreTrainedModel, TimmWrapperConfig
 
 from ..evaluation.predict import load_run
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
-from ..modeling.processing import ImageSettings
+from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import PRETRAINED_CFG_KEYS
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
+from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
 from .arguments import LORA
+from .manifest import MANIFEST, read_manifest, write_manifest
 from .onnx_export import export_onnx
 from .origin import bare_name
 
@@ -25,7 +29,8 @@ PUBLIC_PRETRAINED_CFG = (
     *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
     *("first_conv", "classifier"),
 )
-ALIGNED, ONNX_FILE, TEXT_ENCODER_FILE = "aligned", "onnx/model.onnx", "text_encoder.json"
+ONNX_FILE = "onnx/model.onnx"
+CONFIGS = ("config.json", "adapter_config.json")  # a released student has one of them
 
 
 def release_student(
@@ -36,57 +41,90 @@ def release_student(
     aligned: bool = True,
     onnx: bool = False,
     lora: str = "merged",
+    add: Callable[[Path], None] | None = None,
 ) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
     `timm.create_model("local-dir:...")` load it with exactly the run's weights. The folder is written beside its place
-    and renamed.
+    and renamed; whatever fails before that leaves an earlier release as it was.
 
     Args:
         run: run folder, or one of its checkpoints.
-        output_dir: where the student goes; `<run>/student` by default.
+        output_dir: where the student goes; `<run>/student` by default. An earlier release there is replaced, known by
+            its manifest, and nothing else.
         weights: `"raw"`, or `"ema"` for their moving average.
         aligned: add the aligned model of the same weights in `aligned/`, with a generic image processor and what is
             known of the text encoder. Left out for a run without alignment, whose projector has learned nothing.
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx_export.export_onnx`].
         lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
+        add: called with the folder while it is still beside its place, to write what else belongs to the release.
 
     Returns:
         The student's folder.
 
     Raises:
         FileNotFoundError: when the folder holds no trained model, or no average.
-        ValueError: when `output_dir` holds something else than an earlier student, when an adapter is wanted of a run
-            that has none, or when the student cannot be exported.
+        ValueError: when `output_dir` holds the run, or something else than an earlier release of a student; when an
+            adapter is wanted of a run that has none; when the student cannot be exported.
     """
     run = Path(run)
     output_dir = Path(output_dir) if output_dir else run / "student"
-    _check_place(output_dir)
+    _check_place(output_dir, run)
     if lora not in LORA:
         raise ValueError(f"lora is {lora!r}; choose one of {', '.join(LORA)}.")
     model, processor = load_run(run, weights)
     _forget_origin(model)
     if lora == "adapter" and not _has_adapters(model):
         raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
-    staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
-    staging.mkdir(parents=True)
-    try:
-        _write_plain(model, run, staging, lora)
+    with _replacing(output_dir) as folder:
+        _write_plain(model, run, folder, lora)
         if aligned and lora != "adapter" and is_aligned(run):
-            save_aligned(model, run, staging / ALIGNED)
-        if onnx:
-            export_onnx(plain_student(model), staging / ONNX_FILE, ImageSettings.from_processor(processor).size)
-        shutil.rmtree(output_dir, ignore_errors=True)
-        staging.rename(output_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            save_aligned(model, run, folder / ALIGNED)
+        if add is not None:
+            add(folder)
+        if onnx:  # last, as it takes longest
+            export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
     return output_dir
 
 
-def _check_place(folder: Path) -> None:
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names and not names & {"config.json", "adapter_config.json"}:
-        raise ValueError(f"{folder} holds something else than a student. Choose another --student_dir.")
+def _check_place(folder: Path, run: Path) -> None:
+    """Before anything is loaded: whatever lies in that place goes away in the end."""
+    place, taken = folder.resolve(), run.resolve()
+    if place == taken or place in taken.parents:
+        raise ValueError(
+            f"{folder} is or holds the run itself, which a release there would delete. Choose another --student_dir, "
+            f"or leave it out: then the student goes to {run / 'student'}."
+        )
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free and not (any((folder / name).is_file() for name in CONFIGS) and read_manifest(folder) is not None):
+        raise ValueError(
+            f"{folder} holds something else than a student that was released: only what has a {MANIFEST} of a release "
+            "is replaced. Choose another --student_dir, or remove that folder if nobody needs it."
+        )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder beside its place, which takes it when all has gone well; then the earlier one is removed."""
+    place = folder.resolve()  # of a link, what it leads to
+    staging, earlier = (place.with_name(f".{place.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        write_manifest(staging)
+        if place.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            place.rename(earlier)
+        try:
+            staging.rename(place)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(place)
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _write_plain(model: AlignedImageClassification, run: Path, folder: Path, lora: str) -> None:
@@ -98,7 +136,7 @@ def _write_plain(model: AlignedImageClassification, run: Path, folder: Path, lor
     else:
         save_student(model, folder)
     if lora == "adapter" or not isinstance(model.config.student_config, TimmWrapperConfig):
-        AutoImageProcessor.from_pretrained(run).save_pretrained(folder)
+        saved_processor(run, model.config.student_config).save_pretrained(folder)
 
 
 def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
@@ -124,7 +162,7 @@ def save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> 
         merged.load_state_dict(own, strict=False)
         model = merged.eval()
     model.save_pretrained(folder)
-    AutoImageProcessor.from_pretrained(run).save_pretrained(folder)
+    saved_processor(run, model.config.student_config).save_pretrained(folder)
     known = text_encoder_of(run)
     if known is not None:
         (folder / TEXT_ENCODER_FILE).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
@@ -166,7 +204,10 @@ def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
     known = known or (options if options.get("text_encoder") else None)
     if known is None:
         return None
-    facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": bare_name(known["text_encoder"])}
+    name = bare_name(known["text_encoder"])
+    facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": name}
+    if name != known["text_encoder"]:  # of a path, which readers must not take for a name on the Hub
+        facts["text_encoder_is_folder"] = True
     return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
 
 

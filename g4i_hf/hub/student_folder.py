@@ -7,34 +7,71 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, TimmWrapperConfig
+from transformers import TimmWrapperConfig
 
 from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
 from ..modeling import AlignedImageClassificationConfig
-from ..modeling.processing import ImageSettings, student_processor
+from ..modeling.processing import ImageSettings, saved_processor, student_processor
 from ..training.lineage import read_lineage
-from ..training.run_folder import read_options
+from ..zero_shot.checkpoint import ALIGNED
 from .arguments import ReleaseArguments
 from .card import Adapter, Contents, Picture, student_card
 from .eval_results import EvaluatedData, benchmark_tasks, eval_result_entries, write_entries
 from .figures import comparison, over_seeds
-from .release import ALIGNED, ONNX_FILE
+from .licences import licence_fields
+from .manifest import read_manifest, write_manifest
+from .release import ONNX_FILE, options_of, release_student
 
 logger = logging.getLogger(__name__)
 
 IMAGES, ADAPTER_FILE = "images", "adapter_config.json"
 
 
-def write_card(student_dir: str | Path, args: ReleaseArguments) -> list[ComparisonRow]:
+def release_with_card(
+    args: ReleaseArguments, options: dict[str, Any] | None = None
+) -> tuple[Path, list[ComparisonRow]]:
+    """
+    The student of a run and its card as one folder, which takes its place when all of it is there.
+
+    Args:
+        args: everything that is said of the student.
+        options: of the run, see [`write_card`].
+
+    Returns:
+        The folder, and the figures of the card.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`~g4i_hf.hub.release_student`] and [`write_card`] do. An earlier release is
+            then still there.
+    """
+    licence_fields(args.license)
+    rows: list[ComparisonRow] = []
+    student = release_student(
+        args.run,
+        args.student_dir,
+        args.weights,
+        aligned=args.aligned,
+        onnx=args.onnx,
+        lora=args.lora,
+        add=lambda folder: rows.extend(write_card(folder, args, options)),
+    )
+    return student, rows
+
+
+def write_card(
+    student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
+) -> list[ComparisonRow]:
     """
     Writes README.md, `.eval_results` and `images` into a released student. Metadata that the Hub would refuse is an
     error before anything is written.
 
     Args:
         student_dir: as [`~g4i_hf.hub.release_student`] has written it.
-        args: the run, its baseline, other seeds, the weights, the Hub id, the licence, whether pictures are shown.
+        args: the run, its baseline, other seeds, the weights, the Hub id, the licence, whether pictures are shown, and
+            whether an ONNX graph is there or about to be.
+        options: of the run; by default those of its `train.yaml`. Where there is none, the card says nothing of them.
 
     Returns:
         The figures, beside the baseline's where one is given.
@@ -47,13 +84,13 @@ def write_card(student_dir: str | Path, args: ReleaseArguments) -> list[Comparis
     pictures = _pictures(run, args)
     card = student_card(
         **_facts(student_dir, run),
-        options=read_options(run),
+        options=options_of(run) if options is None else options,
         rows=rows,
         seeds=seeds,
         lineage=lineage,
         contents=Contents(
             aligned=(student_dir / ALIGNED).is_dir(),
-            onnx=(student_dir / ONNX_FILE).is_file(),
+            onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
             adapter=_adapter(student_dir),
             pictures=list(pictures.values()),
         ),
@@ -71,6 +108,8 @@ def write_card(student_dir: str | Path, args: ReleaseArguments) -> list[Comparis
         (student_dir / IMAGES).mkdir(exist_ok=True)
         shutil.copyfile(file, student_dir / picture.file)
     card.save(student_dir / "README.md")
+    if read_manifest(student_dir) is not None:
+        write_manifest(student_dir)
     return rows
 
 
@@ -78,7 +117,7 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
     """Of the student itself, without loading it: the tensors of the files are counted."""
     config = AlignedImageClassificationConfig.from_pretrained(run).student_config
     is_timm = isinstance(config, TimmWrapperConfig)
-    saved = AutoImageProcessor.from_pretrained(run)
+    saved = saved_processor(run, config)
     return {
         "architecture": config.architecture if is_timm else (config.architectures or [config.model_type])[0],
         "num_labels": config.num_labels,

@@ -1,6 +1,7 @@
 """Image processors: what turns a picture into `pixel_values` at inference."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm.data
@@ -14,6 +15,7 @@ from transformers import (
     TimmWrapperImageProcessor,
 )
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {
     "nearest": Resampling.NEAREST,
     "bilinear": Resampling.BILINEAR,
@@ -110,6 +112,34 @@ def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProce
     if isinstance(student_config, TimmWrapperConfig):
         return TimmWrapperImageProcessor(student_config.pretrained_cfg, architecture=student_config.architecture)
     return fallback
+
+
+def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> BaseImageProcessor:
+    """
+    The processor saved beside a model; where there is none, as after a trainer without `processing_class`, that of
+    [`default_processor`].
+    """
+    if any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
+        return AutoImageProcessor.from_pretrained(folder)
+    return default_processor(student_config)
+
+
+def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
+    """
+    What a student's configuration says of its images: the size, and timm's normalisation or else that of ImageNet.
+
+    Raises:
+        ValueError: when it names no size.
+    """
+    sizes = getattr(student_config, "image_size", None)
+    sizes = set(sizes) if isinstance(sizes, (list, tuple)) else {sizes}
+    if not isinstance(student_config, TimmWrapperConfig) and (None in sizes or len(sizes) != 1):
+        raise ValueError(
+            f"There is no image processor, and the configuration of the student ({student_config.model_type}) does "
+            "not say how large its images are: give the trainer a processing_class, such as "
+            "g4i_hf.modeling.processing.generic_processor(ImageSettings(224))."
+        )
+    return generic_processor(ImageSettings.of(student_config, sizes.pop()))
 
 
 def generic_processor(settings: ImageSettings) -> BaseImageProcessor:
