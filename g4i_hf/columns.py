@@ -10,8 +10,13 @@ IMAGE_ID = "image_id"
 CAPTION = "caption"
 TEXT_EMBEDS = "text_embeds"
 CAPTION_WEIGHT = "caption_weight"
+CAPTION_RAW = "caption_raw"
+CAPTION_STATUS = "caption_status"
+CAPTION_REASON = "caption_reason"
 
 ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS, CAPTION_WEIGHT)
+# What was made of a caption or is said of it: it fits no other one
+OF_CAPTION = (TEXT_EMBEDS, CAPTION_WEIGHT, CAPTION_RAW, CAPTION_STATUS, CAPTION_REASON)
 
 
 def text_embeds_features(dim: int, several: bool = False) -> Features:

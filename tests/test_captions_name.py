@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 from test_embedding import clip_folder, static_folder  # noqa: F401
 
+from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
 from g4i_hf.data.arguments import DataArguments
@@ -157,6 +158,74 @@ def test_columns_are_named_on_the_side_that_has_them(images, tmp_path):
     columns = {"image_column": "picture", "image_id_column": "key", "caption_column": "text"}
     train = joined(str(tmp_path / "own"), embeds, **columns)["train"]
     assert train["caption"][:] == ["own"] * 4 and train["text_embeds"][3] == [3.0] * 3
+
+
+# --- Other captions of data that has embeddings ------------------------------------------------------------------
+
+
+NEW = [f"new {i}" for i in range(4)]
+
+
+def save_embedded(folder: Path) -> str:
+    """Images that lie in Parquet beside their captions, vectors and weights, in a train and a test split."""
+    more = {"image": ([PILImage.new("RGB", (8, 8))] * 4, Image()), "caption_raw": (["OLD"] * 4, Value("string"))}
+    for split in ("train", "test"):
+        save_captions(folder, IDS, split, **more)
+    return str(folder)
+
+
+def new_captions(folder: Path, splits: tuple[str, ...] = ("train",), stage: dict | None = None) -> str:
+    rows = Dataset.from_dict({"image_id": IDS, "caption": NEW})
+    about = {"stage": "captioning", "captioner": {"captioner": "column"}, "source": None}
+    write_stage(folder, dict.fromkeys(splits, rows), about | (stage or {}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test")])
+@pytest.mark.parametrize("way", ["captions_name", "published", "stage", "stage with images"])
+def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way, splits, caplog):
+    embedded, folder = save_embedded(tmp_path / "emb"), tmp_path / "cap"
+    if way == "captions_name":
+        data = DataArguments(dataset_name=embedded, captions_name=new_captions(folder, splits))
+    elif way == "stage with images":
+        own = load_images(embedded)
+        split = Dataset.from_dict({"image_id": IDS, "caption": NEW, "caption_cleaned": [""] * 4})
+        split = split.add_column("caption_status", ["ok"] * 4)
+        write_captions(Captioned(dict.fromkeys(splits, split), {"captioner": "column"}), folder, source=embedded,
+                       images=own)  # fmt: skip
+        data = DataArguments(dataset_name=str(folder))
+    else:
+        stage = {"source": "../emb"} | ({"published": True} if way == "published" else {})
+        data = DataArguments(dataset_name=new_captions(folder, splits, stage))
+    loaded = data.load()
+    for name, split in loaded.items():
+        assert split["caption"][:] == (NEW if name in splits else [f"of {i}" for i in IDS])
+        assert "text_embeds" not in split.column_names
+        assert ("caption_weight" in split.column_names) == ("caption_raw" in split.column_names) == (
+            name not in splits
+        )  # fmt: skip
+    if way != "stage with images":
+        assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text
+    found = with_text_embeds(loaded, args, tmp_path / "e", source=data.source())
+    again = Dataset.from_dict({"image_id": IDS, "caption": NEW})
+    expected = with_text_embeds(DatasetDict(train=again), args, tmp_path / "again", source="x")["train"]
+    assert found["train"]["text_embeds"][:] == expected["text_embeds"][:]
+    assert {split.features["text_embeds"].length for split in found.values()} == {5}
+
+
+def test_captions_that_have_vectors_but_no_weights_take_the_weights_of_others_away(tmp_path):
+    (tmp_path / "cap").mkdir()
+    captions_of(IDS[::-1]).remove_columns("caption_weight").to_parquet(tmp_path / "cap" / "train.parquet")
+    train = joined(save_embedded(tmp_path / "emb"), str(tmp_path / "cap"))["train"]
+    assert train["text_embeds"][3] == [3.0] * 3 and "caption_weight" not in train.column_names
+
+
+def test_vectors_of_the_same_captions_keep_captions_and_weights(tmp_path):
+    (tmp_path / "cap").mkdir()
+    captions_of(IDS).select_columns(["image_id", "text_embeds"]).to_parquet(tmp_path / "cap" / "train.parquet")
+    splits = joined(save_embedded(tmp_path / "emb"), str(tmp_path / "cap"))
+    assert splits["train"]["caption"][:] == [f"of {i}" for i in IDS] and "caption_weight" in splits["train"].features
+    assert "text_embeds" in splits["test"].features  # that of its own caption
 
 
 # --- Stages of such data -----------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from .journal.reader import Journal
 from .questions import SplitQuestions
 from .stream_questions import StreamQuestions
 
-RAW, STATUS, REASON, CLEANED = "caption_raw", "caption_status", "caption_reason", "caption_cleaned"
+RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
+CLEANED = "caption_cleaned"
 MISSING = "missing"  # nobody was asked, or nobody wrote one
 BATCH = 1000
 # Addresses and paths in what servers and libraries say: the journal keeps them, a published column does not

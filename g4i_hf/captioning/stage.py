@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from .. import columns
 from ..data.image_ids import check_image_ids
+from ..data.joining import without_replaced
 from ..data.source import Source
 from ..data.stage import ids_digest, read_stage, write_stage
 from .answers import FAILURES, Captioner
@@ -172,8 +173,7 @@ def write_captions(
         if name in captioned.weights:
             added = added.add_column(columns.CAPTION_WEIGHT, captioned.weights[name], feature=Value("float32"))
         if images is not None:
-            kept = images[name].remove_columns([c for c in added.column_names if c in images[name].column_names])
-            added = concatenate_datasets([kept, added], axis=1)
+            added = concatenate_datasets([without_replaced(images[name], added.column_names), added], axis=1)
         splits[name] = added
     stage = {
         "stage": "captioning",

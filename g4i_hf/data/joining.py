@@ -1,7 +1,7 @@
 """Columns of one data set put beside the images of another, row by row by `image_id`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
@@ -40,24 +40,61 @@ def join_captions(images: DatasetDict, captions: Mapping[str, Dataset], what: st
     kept = [name for name in images if name not in added]
     if kept:
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
-    return DatasetDict(
-        {
-            name: side_by_side(split, added[name], positions[name]) if name in added else split
-            for name, split in images.items()
-        }
-    )
+    return joined_splits(images, added, positions, what)
+
+
+def joined_splits(
+    images: DatasetDict, added: Mapping[str, Dataset], positions: Mapping[str, list[int]], what: str
+) -> DatasetDict:
+    """
+    The columns of each split beside its images, see [`side_by_side`]. Splits to which nothing is added stay as they
+    are, but for `text_embeds` where the others get captions that are still to be embedded: vectors of two encoders
+    would not fit together.
+
+    Args:
+        images: splits with `image_id`.
+        added: of some of them, `image_id` and the columns to add.
+        positions: of the same, for each image the row in `added`.
+        what: what messages call them.
+    """
+    held = {column for split in added.values() for column in split.column_names}
+    to_embed = columns.CAPTION in held and columns.TEXT_EMBEDS not in held
+    joined = {
+        name: side_by_side(split, added[name], positions[name])
+        if name in added
+        else without_replaced(split, [columns.TEXT_EMBEDS] if to_embed else [])
+        for name, split in images.items()
+    }
+    lost = [
+        name
+        for name, split in images.items()
+        if columns.TEXT_EMBEDS in split.column_names and columns.TEXT_EMBEDS not in joined[name].column_names
+    ]
+    if lost:
+        said = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
+        logger.warning(said, what, ", ".join(lost))
+    return DatasetDict(joined)
 
 
 def side_by_side(split: Dataset, added: Dataset, positions: list[int]) -> Dataset:
     """
     Args:
         split: the images.
-        added: `image_id` and columns that replace those of the same name.
+        added: `image_id` and columns that replace those of the same name, see [`without_replaced`].
         positions: for each image the row in `added`, or `NO_ROW` for nulls.
     """
     added = _in_order(added.remove_columns(columns.IMAGE_ID), positions)
-    split = split.remove_columns([column for column in added.column_names if column in split.column_names])
-    return concatenate_datasets([split, added], axis=1)
+    return concatenate_datasets([without_replaced(split, added.column_names), added], axis=1)
+
+
+def without_replaced(split: Dataset, added: Iterable[str]) -> Dataset:
+    """
+    The split without the columns that are added to it, and, where other captions are, without what was made of its
+    earlier ones: their embeddings, weights and statuses.
+    """
+    replaced = set(added)
+    replaced |= set(columns.OF_CAPTION) if columns.CAPTION in replaced else set()
+    return split.remove_columns([column for column in split.column_names if column in replaced])
 
 
 def _in_order(added: Dataset, positions: list[int]) -> Dataset:

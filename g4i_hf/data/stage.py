@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.table import embed_table_storage
 
 from .. import columns
-from .joining import side_by_side
+from .joining import joined_splits
 
 STAGE_FILE = "stage.json"
 
@@ -113,18 +113,19 @@ def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """
-    Adds the columns of a stage to the images' own rows, in place of columns of the same name. The images are not
-    rewritten: rows are matched by `image_id` and the tables are put side by side.
+    Adds the columns of a stage to the images' own rows, in place of columns of the same name and, where it has other
+    captions, of what was made of the earlier ones. The images are not rewritten: rows are matched by `image_id` and
+    the tables are put side by side.
 
     Raises:
         ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
     """
-    joined = dict(images)
-    for name, added in open_stage(folder, stage).items():
-        if name in images:
-            positions = _positions(added[columns.IMAGE_ID][:], images[name][columns.IMAGE_ID][:], folder, name)
-            joined[name] = side_by_side(images[name], added, positions)
-    return DatasetDict(joined)
+    added = {name: split for name, split in open_stage(folder, stage).items() if name in images}
+    positions = {
+        name: _positions(split[columns.IMAGE_ID][:], images[name][columns.IMAGE_ID][:], folder, name)
+        for name, split in added.items()
+    }
+    return joined_splits(images, added, positions, str(folder))
 
 
 def _positions(stage_ids: list[str], image_ids: list[str], folder: str | Path, split: str) -> list[int]:
