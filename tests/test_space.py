@@ -270,7 +270,7 @@ def test_the_copied_code_is_enough(built, explainer):
     assert not list(built[2].rglob("*.pyi"))
 
 
-def test_what_cannot_become_a_space_is_said(built, tmp_path, caplog):
+def test_what_cannot_become_a_space_is_said(built, tmp_path):
     root, run, space = built
     baseline = write_run(root / "baseline", align_weight=0)
     with pytest.raises(ValueError, match=r"baseline is a baseline.*align_weight above 0"):
@@ -286,10 +286,39 @@ def test_what_cannot_become_a_space_is_said(built, tmp_path, caplog):
     with pytest.raises(ValueError, match="has no captions with embeddings"):
         build_space(without, run / "student", tmp_path / "space")
     assert not (tmp_path / "space").exists() and (tmp_path / "mine" / "letter.txt").exists()
-    moved = shutil.copytree(run / "student", tmp_path / "moved")
-    (moved / "aligned" / "text_encoder.json").write_text('{"text_encoder": "my-encoder"}')
+
+
+def said(space: Path) -> str:
+    return " ".join((space / "README.md").read_text().split())
+
+
+def test_an_encoder_that_is_not_on_the_hub_is_not_said_to_be_downloaded(built, tmp_path, caplog, monkeypatch):
+    """And nothing is loaded by the bare name of its folder, which is that of another encoder there."""
+    _, run, space = built
+    assert f"the text encoder `{MINILM}` is downloaded once." in said(space)
+    assert "switched off" not in said(space) and "by their names alone" in said(space)
+    student = shutil.copytree(run / "student", tmp_path / "student")
+    record = student / "aligned" / "text_encoder.json"
+    for known, warning, off in (
+        (
+            {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"},
+            "'all-MiniLM-L6-v2', no Hub id",
+            "the text encoder of the captions, `all-MiniLM-L6-v2`, was a local folder of its maker and is not among",
+        ),
+        (None, "is not known, no Hub id", "it is not known which text encoder"),
+    ):
+        record.write_text(json.dumps(known)) if known else record.unlink()
+        with caplog.at_level(logging.WARNING):
+            build_space(run, student, tmp_path / "space")
+        assert warning in caplog.text
+        text = said(tmp_path / "space")
+        assert f"Classes by their names are switched off: {off}" in text
+        assert "downloaded" not in text and "None" not in text and "by their names alone" not in text
+    monkeypatch.setattr("g4i_hf.zero_shot.encoder.load_encoder", lambda *_, **__: pytest.fail("it was loaded"))
+    (tmp_path / "space" / "model" / "text_encoder.json").write_text(
+        '{"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}'
+    )
+    assert "in a local folder, 'all-MiniLM-L6-v2'" in Explainer(tmp_path / "space", device="cpu").why_no_names
     with caplog.at_level(logging.WARNING):
-        build_space(run, moved, tmp_path / "space")
         build_space(run, run / "student", tmp_path / "space")  # an app is replaced
-    assert "'my-encoder', no Hub id" in caplog.text
-    assert MINILM in (tmp_path / "space" / "README.md").read_text()
+    assert MINILM in said(tmp_path / "space")

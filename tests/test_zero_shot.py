@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,13 @@ import torch
 from datasets import load_dataset
 from hub_client import serving
 from PIL import Image
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from students import aligned_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ViTConfig, ZeroShotImageClassificationPipeline
 
+from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier
@@ -226,6 +231,89 @@ def test_a_plain_student_and_a_wrong_name_are_said(released):
         ZeroShotImageClassifier(released / "student", subfolder="elsewhere")
     with pytest.raises(OSError, match="nowhere"):
         ZeroShotImageClassifier(str(released / "nowhere"))
+
+
+# --- A text encoder that was a local folder -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fine_tuned(tmp_path):
+    """An encoder in a folder that is called like one on the Hub, and what a release keeps of it."""
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "cat": 1, "dog": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(0)
+    folder = tmp_path / "models" / "all-MiniLM-L6-v2"
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=DIM)], device="cpu").save(str(folder))
+    return folder, load_encoder(str(folder)).provenance
+
+
+def changed(folder: Path, place: Path) -> Path:
+    """The same encoder after more training."""
+    model = SentenceTransformer(str(folder), device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    model.save(str(place))
+    return place
+
+
+def test_an_encoder_from_a_folder_is_not_loaded_by_its_bare_name(released, fine_tuned, monkeypatch):
+    """For sentence-transformers a name without a slash is one of its own on the Hub: another encoder."""
+    folder, provenance = fine_tuned
+    assert provenance["text_encoder"] == "all-MiniLM-L6-v2" and provenance["text_encoder_digest"]
+    (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(provenance))
+    image, labels = pictures(1)[0], ["cat", "dog"]
+    with monkeypatch.context() as patched:
+        patched.setattr("g4i_hf.zero_shot.encoder.load_encoder", lambda *_, **__: pytest.fail("it was loaded"))
+        for given in ({}, {"text_encoder": "all-MiniLM-L6-v2"}):
+            with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'.*the folder as text_encoder"):
+                ZeroShotImageClassifier(released / "student", device="cpu", **given)(image, labels)
+    expected = ZeroShotImageClassifier(
+        released / "student", text_encoder=load_encoder(str(folder)), temperature=0.05, device="cpu"
+    )(image, labels)
+    moved = shutil.copytree(folder, released / "elsewhere")
+    for place in (moved, str(moved)):
+        found = ZeroShotImageClassifier(released / "student", text_encoder=place, temperature=0.05, device="cpu")
+        assert found(image, labels) == expected
+    monkeypatch.chdir(released)  # a folder is a folder, however it is named
+    assert ZeroShotImageClassifier("student", text_encoder="elsewhere", device="cpu").texts
+
+
+def test_a_folder_with_another_encoder_is_refused(released, fine_tuned, caplog):
+    folder, provenance = fine_tuned
+    (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(provenance))
+    other = changed(folder, released / "other")
+    for given in (str(other), load_encoder(str(other))):
+        classifier = ZeroShotImageClassifier(released / "student", text_encoder=given, device="cpu")
+        with pytest.raises(ValueError, match=r"is not the text encoder.*others \(blake2b:\w+, not blake2b"):
+            classifier(pictures(1)[0], ["cat"])
+    assert not caplog.text
+    unknown = KnownVectors({"cat": np.eye(DIM)[0]})  # of one that was made elsewhere nothing is known
+    ZeroShotImageClassifier(released / "student", text_encoder=unknown, device="cpu")(pictures(1)[0], ["cat"])
+    assert "Whether KnownVectors is the same cannot be seen" in caplog.text
+
+
+def test_a_run_does_not_take_what_its_folder_has_become(released, fine_tuned):
+    folder, provenance = fine_tuned
+    run = released / "run"
+    (run / "train.yaml").write_text("text_encoder: ../models/all-MiniLM-L6-v2\nalign_temperature: 0.4\n")
+    (run / "lineage.json").write_text(json.dumps({"text_encoder": provenance}))
+    assert ZeroShotImageClassifier(run, device="cpu").texts
+    changed(folder, folder)
+    with pytest.raises(ValueError, match="is not the text encoder"):
+        ZeroShotImageClassifier(run, device="cpu").texts  # noqa: B018
+    (run / "lineage.json").unlink()
+    assert ZeroShotImageClassifier(run, device="cpu").texts  # nothing to compare with
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'"):
+        ZeroShotImageClassifier(run, device="cpu").texts  # noqa: B018
+
+
+def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name():
+    """It lies in a folder too, and has a digest, but its name is that of the Hub."""
+    provenance = load_encoder("sentence-transformers/all-MiniLM-L6-v2").provenance
+    assert provenance["text_encoder_digest"] and not TextSide.from_record(provenance).text_encoder_is_folder
+    assert not TextSide.from_record({"text_encoder": "all-MiniLM-L6-v2"}).text_encoder_is_folder
+    assert TextSide.from_record({"text_encoder": "x", "text_encoder_is_folder": True}).text_encoder_is_folder
 
 
 def test_the_default_encoder_is_found_without_a_connection(tmp_path):

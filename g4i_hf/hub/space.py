@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 
 from .. import __version__
 from ..training.run_folder import read_options
-from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
+from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .space_content import open_data, write_captions, write_gallery
 
 logger = logging.getLogger(__name__)
@@ -103,19 +103,24 @@ def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
             f"{student_dir} has no {ALIGNED}/, without which a Space knows no text. Release the student with "
             "--aligned true, and one with adapters with --lora merged."
         )
-    encoder = _text_encoder(student_dir)
-    if encoder is None or "/" not in encoder:
+    side = _text_side(student_dir)
+    if not _is_found(side):
         logger.warning(
             "The text encoder of %s is %s, no Hub id: in a Space the box for names will say that it cannot be loaded. "
             "The nearest captions are shown all the same.",
             student_dir,
-            f"the folder {encoder!r}" if encoder else "not known",
+            f"the folder {side.text_encoder!r}" if side.text_encoder else "not known",
         )
 
 
-def _text_encoder(student_dir: Path) -> str | None:
+def _text_side(student_dir: Path) -> TextSide:
     path = student_dir / ALIGNED / TEXT_ENCODER_FILE
-    return json.loads(path.read_text(encoding="utf-8")).get("text_encoder") if path.is_file() else None
+    return TextSide.from_record(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else TextSide()
+
+
+def _is_found(side: TextSide) -> bool:
+    """Whether a Space can load the text encoder, by its Hub id."""
+    return side.text_encoder is not None and not side.text_encoder_is_folder
 
 
 def _copy_code(folder: Path) -> None:
@@ -141,6 +146,7 @@ def _versions() -> dict[str, str]:
 
 
 def _card(student_dir: Path, repo_id: str | None, settings: dict, num_captions: int, gradio: str) -> SpaceCard:
+    side = _text_side(student_dir)
     student = ModelCard.load(student_dir / "README.md").data if (student_dir / "README.md").is_file() else None
     data = SpaceCardData(
         title=settings["title"],
@@ -161,7 +167,8 @@ def _card(student_dir: Path, repo_id: str | None, settings: dict, num_captions: 
         template_path=str(TEMPLATE),
         title=settings["title"],
         model_id=repo_id,
-        text_encoder=_text_encoder(student_dir),
+        text_encoder=side.text_encoder,
+        by_names=_is_found(side),
         num_captions=f"{num_captions:,}",
         num_pictures=len(settings["gallery"]),
         gallery_is_new=settings["gallery_is_new"],

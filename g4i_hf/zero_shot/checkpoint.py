@@ -1,7 +1,7 @@
 """Where an aligned model lies, and what was recorded of its text encoder."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..modeling.processing import student_processor
 
 TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
+RUN_LINEAGE = "lineage.json"
 ALIGNED = "aligned"
 
 
@@ -27,6 +28,9 @@ class TextSide:
         text_encoder_revision: branch, tag or commit of it.
         text_encoder_prompt: text before every caption. None: the encoder's own, if it has one.
         text_encoder_prompt_name: name of a prompt that the encoder defines.
+        text_encoder_digest: of its files, see [`~g4i_hf.checkpoints.folder_digest`]. Those of a Hub id came with an
+            installed package.
+        text_encoder_is_folder: whether it was a folder, whose bare name leads to nothing, or to another encoder.
         temperature: that of the alignment, where the model has learned none.
     """
 
@@ -34,6 +38,8 @@ class TextSide:
     text_encoder_revision: str | None = None
     text_encoder_prompt: str | None = None
     text_encoder_prompt_name: str | None = None
+    text_encoder_digest: str | None = None
+    text_encoder_is_folder: bool = False
     temperature: float | None = None
 
     @classmethod
@@ -41,17 +47,35 @@ class TextSide:
         side = cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
         if record.get("text_embed_dim") and side.text_encoder_prompt is None:
             side.text_encoder_prompt = ""  # said by the stage of the embeddings, where null means that there was none
+        if side.text_encoder_digest and is_bare(side.text_encoder):
+            side.text_encoder_is_folder = True
         return side
 
     @classmethod
     def from_run(cls, folder: Path) -> "TextSide":
-        """Of a run that was not released: its options. A local encoder is relative to the run."""
+        """Of a run that was not released: its options, where a local encoder is relative to the run."""
         options = yaml.safe_load((folder / RUN_OPTIONS).read_text(encoding="utf-8"))
         side = cls.from_record(options)
         side.temperature = options.get("align_temperature")
-        if side.text_encoder and side.text_encoder.startswith(".") and (folder / side.text_encoder).is_dir():
-            side.text_encoder = str(folder / side.text_encoder)
+        if side.text_encoder and side.text_encoder.startswith("."):
+            place, lineage = (folder / side.text_encoder).resolve(), folder / RUN_LINEAGE
+            known = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else {}
+            embedded = known.get("text_encoder") or {}
+            if embedded.get("text_encoder") == place.name:
+                side.text_encoder_digest = embedded.get("text_encoder_digest")
+            side.text_encoder, side.text_encoder_is_folder = str(place) if place.is_dir() else place.name, True
         return side
+
+    def moved(self, place: Any) -> "TextSide":
+        """The same encoder under another name, or as an object: its prompt stays, and so does what it must be."""
+        if isinstance(place, (str, Path)):
+            place = str(Path(place).resolve() if Path(place).is_dir() else place)
+        return replace(self, text_encoder=place, text_encoder_revision=None)
+
+
+def is_bare(name: str | None) -> bool:
+    """Whether a name is that of a folder alone, without the ones that it lies in, or the owner on the Hub."""
+    return bool(name) and Path(name).name == name
 
 
 def open_aligned(

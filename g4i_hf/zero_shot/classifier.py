@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageCla
 from transformers.image_utils import load_image
 
 from ..data.images import to_rgb
-from ..embedding.encoders import TextEncoder, load_encoder
+from ..embedding.encoders import TextEncoder
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
 from .checkpoint import TextSide, open_aligned
+from .encoder import open_encoder
 from .label_texts import PLACE_OF_LABEL, LabelTexts, in_text_space
 
 DEFAULT_TEMPERATURE = 0.2  # that of training, `align_temperature`, for models that say nothing of theirs
@@ -36,7 +36,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         model: Hub id or folder of a released student (with `aligned/`), of an aligned model or of a run; or the model.
         subfolder: where in it the aligned model lies; found where none is given.
         revision, token: of the Hub.
-        text_encoder: another name of the captions' encoder, as after moving its folder; or an encoder.
+        text_encoder: another name of the captions' encoder, as after moving its folder; or an encoder. Needed where
+            that was a local folder, and then the files of the one given must be the same.
         temperature: of the scores; by default the learned one, else that of training.
         image_processor: of a model that is given as an object and whose student is none of timm's.
         device: as in `pipeline`: an accelerator where there is one.
@@ -59,7 +60,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         subfolder: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        text_encoder: str | TextEncoder | None = None,
+        text_encoder: str | Path | TextEncoder | None = None,
         temperature: float | None = None,
         image_processor: BaseImageProcessor | None = None,
         device: int | str | torch.device | None = None,
@@ -73,9 +74,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             image_processor = image_processor or found
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be positive.")
-        # another name of the same encoder: its prompt stays
-        renamed = {"text_encoder": text_encoder, "text_encoder_revision": None}
-        self.side = replace(side, **renamed) if text_encoder is not None else side
+        self.side = side.moved(text_encoder) if text_encoder is not None else side
         self._temperature, self._texts = temperature, None
         task = "zero-shot-image-classification"
         super().__init__(model=model, image_processor=image_processor, task=task, device=device, **kwargs)
@@ -90,26 +89,10 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
         Raises:
             OSError: when it cannot be loaded.
-            ValueError: when none is known, or its vectors do not fit.
+            ValueError: when none is known, when it is not the one of the captions, or its vectors do not fit.
         """
         if self._texts is None:
-            encoder, side = self.side.text_encoder, self.side
-            if encoder is None:
-                raise ValueError(
-                    "The model does not say which text encoder its captions were embedded with. Name it as "
-                    "text_encoder."
-                )
-            name = encoder if isinstance(encoder, str) else type(encoder).__name__
-            if isinstance(encoder, str):
-                encoder = load_encoder(
-                    encoder,
-                    side.text_encoder_revision,
-                    self.device,
-                    # a recorded prompt is the text itself, with its name for information
-                    prompt=side.text_encoder_prompt if side.text_encoder_prompt_name is None else None,
-                    prompt_name=side.text_encoder_prompt_name,
-                )
-            self._texts = LabelTexts(self.model, encoder, name)
+            self._texts = LabelTexts(self.model, *open_encoder(self.side, self.device))
         return self._texts
 
     def __call__(
