@@ -39,13 +39,22 @@ def split_metrics(predictions: Predictions, split: Dataset, name: str) -> dict[s
             predictions=predictions.predicted[labelled], references=predictions.labels[labelled]
         )
         metrics[f"{name}_accuracy"] = accuracy["accuracy"]
-    texts = texts_of(split, predictions)
-    if texts is not None:
-        captioned = np.flatnonzero(texts.counts)
-        owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
-        recall = retrieval_recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
-        metrics.update({f"{name}_{key}": value for key, value in recall.items()})
+    metrics.update({f"{name}_{key}": value for key, value in retrieval_metrics(predictions, split).items()})
     return metrics
+
+
+def retrieval_metrics(predictions: Predictions, split: Dataset) -> dict[str, float]:
+    """
+    Returns:
+        `recall_at_1`, `_5`, `chance_at_1`, `_5` and `gallery_size` over rows with a caption; nothing where the split
+        has no text embeddings.
+    """
+    texts = texts_of(split, predictions)
+    if texts is None:
+        return {}
+    captioned = np.flatnonzero(texts.counts)
+    owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
+    return retrieval_recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
 
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""What the results of a grid say: a row a student and variant, and one a variant over all students."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .arguments import CompareArguments
+from .grid import Cell
+from .results import Result
+from .statistics import Difference, estimate_difference, holm
+
+
+@dataclass
+class Labels:
+    """Of one split: classes (n,), and the clusters (n,) of its images."""
+
+    classes: np.ndarray
+    clusters: np.ndarray
+
+
+@dataclass
+class Finding:
+    """
+    Accuracy on one split as fractions: of each seed, and the difference to the variant it is compared with over the
+    seeds that both have. `p_holm`: the p value corrected for the number of students. `student` is None in the
+    row over all of them.
+    """
+
+    split: str
+    student: str | None
+    variant: str
+    compared_with: str | None
+    accuracies: dict[int, float]
+    difference: Difference | None = None
+    p_holm: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean([*self.accuracies.values()]))
+
+    @property
+    def sd(self) -> float:
+        values = [*self.accuracies.values()]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"mean": self.mean, "sd": self.sd}
+
+
+def find(
+    args: CompareArguments, cells: list[Cell], results: dict[str, Result], labels: dict[str, Labels]
+) -> list[Finding]:
+    """
+    Args:
+        args: which variant is compared with which.
+        cells: of the grid.
+        results: by name of the cell; cells that are missing are left out, with the pair they belong to.
+        labels: of the splits that are scored.
+
+    Raises:
+        ValueError: when a split has another number of images than was predicted.
+    """
+    names = list(dict.fromkeys(cell.student for cell in cells))
+    variants = list(dict.fromkeys(cell.variant for cell in cells))
+    findings = []
+    for split, known in labels.items():
+        right = {
+            (cell.student, cell.variant, cell.seed): _right(results[cell.name], split, known)
+            for cell in cells
+            if cell.name in results
+        }
+        for variant in variants:
+            other = args.reference_of(variant)
+            rows = [_of_student(split, name, variant, other, right, known) for name in names]
+            rows = [row for row in rows if row is not None]
+            _correct(rows)
+            findings += rows
+            together = _of_all(split, variant, other, rows, right, known)
+            findings += [together] if together is not None else []
+    return findings
+
+
+def _right(result: Result, split: str, labels: Labels) -> np.ndarray:
+    predicted = result.predicted[split]
+    if len(predicted) != len(labels.classes):
+        raise ValueError(
+            f"{split} has {len(labels.classes)} images, but {result.student}/{result.variant}/{result.seed} predicted "
+            f"{len(predicted)}: the data has changed. Give another file of results (--results)."
+        )
+    return (predicted == labels.classes).astype(float)
+
+
+def _of_student(split, student, variant, other, right, labels: Labels) -> Finding | None:
+    accuracies = {seed: float(rows.mean()) for (s, v, seed), rows in right.items() if (s, v) == (student, variant)}
+    if not accuracies:
+        return None
+    table = _gains(student, variant, other, right)
+    difference = estimate_difference([table], labels.clusters) if len(table) > 1 else None
+    return Finding(split, student, variant, other, accuracies, difference)
+
+
+def _gains(student: str, variant: str, other: str | None, right: dict) -> np.ndarray:
+    """(S, n): right minus right of the variant compared with, for seeds that both have."""
+    seeds = [seed for (s, v, seed) in right if (s, v) == (student, variant) and (student, other, seed) in right]
+    return np.asarray([right[student, variant, seed] - right[student, other, seed] for seed in seeds])
+
+
+def _correct(rows: list[Finding]) -> None:
+    compared = [row for row in rows if row.difference is not None]
+    for row, p in zip(compared, holm([row.difference.p for row in compared]), strict=True):
+        row.p_holm = p
+
+
+def _of_all(split, variant, other, rows: list[Finding], right, labels: Labels) -> Finding | None:
+    """Over the students; of accuracies, the mean over those that have the seed in common."""
+    if len(rows) < 2:
+        return None
+    seeds = set.intersection(*(set(row.accuracies) for row in rows))
+    accuracies = {seed: float(np.mean([row.accuracies[seed] for row in rows])) for seed in sorted(seeds)}
+    tables = [_gains(row.student, variant, other, right) for row in rows]
+    compared = other is not None and all(len(table) > 1 for table in tables)
+    difference = estimate_difference(tables, labels.clusters) if compared else None
+    return Finding(split, None, variant, other, accuracies, difference) if accuracies else None
+
+
+def as_table(findings: Iterable[Finding], bars: dict[str, float]) -> str:
+    """
+    Markdown, in percent and percentage points.
+
+    Args:
+        findings: any.
+        bars: split -> accuracy that a baseline has to reach; students below it are marked.
+    """
+    lines = [
+        "| split | student | variant | accuracy | difference | 95% interval | seeds better | p, Holm |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in findings:
+        spread = f" ± {100 * row.sd:.1f}" if len(row.accuracies) > 1 else ""
+        low = row.compared_with is None and row.mean < bars.get(row.split, 0)
+        cells = [row.split, row.student or "all", row.variant]
+        cells.append(f"{100 * row.mean:.1f}{spread}" + (" (below the nearest neighbour)" if low else ""))
+        if row.difference is None:
+            cells += [""] * 4
+        else:
+            found = row.difference
+            cells += [f"{100 * found.mean:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"]
+            cells += [f"{found.positive} of {found.seeds}", "" if row.p_holm is None else f"{row.p_holm:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

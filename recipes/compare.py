@@ -1,0 +1,301 @@
+"""
+Compares variants of training over students and seeds: every cell of the grid is one training of recipes/train.py, and
+differs from the others only in what is named.
+
+    accelerate launch recipes/compare.py --config recipes/emoji_styles/compare.yaml --dry_run true
+    accelerate launch recipes/compare.py --config recipes/emoji_styles/compare.yaml --processes 2
+    accelerate launch recipes/compare.py --config recipes/emoji_styles/compare.yaml --final true
+
+A cell that ends is a line in the file of results; the same command goes on with those that are missing. The labels of
+`final_splits` are opened by `--final true` alone, which is noted in the file of `openings`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+    if {"-h", "--help"} & set(sys.argv):
+        os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
+
+OPTIONS = ("g4i_hf.comparison.arguments.CompareArguments",)
+
+
+def main() -> None:
+    from g4i_hf.cli import OptionError, parse_options, quiet_libraries
+
+    (args,) = parse_options(
+        OPTIONS, description=__doc__, default_config=Path(__file__).parent / "emoji_styles" / "compare.yaml"
+    )
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise OptionError("Cells are trained by one process each: launch one, and give --processes.")
+    quiet_libraries(True)
+    from g4i_hf.comparison.grid import cells_of
+    from g4i_hf.comparison.results import check_device, finished, read_results
+
+    try:
+        # 1. The grid, and what of it is there
+        cells = cells_of(args)
+        results = finished(cells, read_results(args.results))
+        check_device(results, device_kind())
+        if args.check_cell:
+            check_cell(args, cells, results)
+            return
+        missing = [cell for cell in cells if cell.name not in results]
+        if args.dry_run or missing:
+            print(plan(args, cells, missing, results), flush=True)
+        if args.dry_run:
+            return
+        # 2. The missing cells
+        if args.final and missing:
+            raise ValueError("--final scores a grid that is whole: run it without first.")
+        train_cells(args, missing, results)
+        # 3. What they say
+        report(args, cells, results)
+    except (ImportError, OSError, ValueError) as error:
+        raise OptionError(str(error)) from error
+
+
+def device_kind() -> str:
+    import torch
+
+    if not torch.accelerator.is_available():
+        return "cpu"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else torch.accelerator.current_accelerator().type
+
+
+# --- One cell, in a process of its own -------------------------------------------------------------------------------
+
+
+def prepare_worker(threads: int) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # the bar is that of the cells; read when tqdm is imported
+    import torch
+
+    from g4i_hf.cli import quiet_libraries
+
+    torch.set_num_threads(threads)
+    quiet_libraries(False)
+
+
+def train_cell(cell, train_config: str, splits_read: list[str]):
+    """
+    Trains a cell and predicts the splits.
+
+    Returns:
+        [`~g4i_hf.comparison.results.Result`] without `made`.
+    """
+    import tempfile
+    import time
+
+    from g4i_hf.cli import parse_options
+    from g4i_hf.comparison.results import Result
+    from g4i_hf.evaluation.evaluate import retrieval_metrics
+    from g4i_hf.evaluation.predict import predict
+    from g4i_hf.recipes import train
+    from g4i_hf.training.progress import AlignmentProgress
+
+    start, cpu_start = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        options = parse_options(train.OPTIONS, cell.argv(train_config, folder))
+        run, data, encoder, student, augmentation, args = options
+        splits, id2label, dim, *_ = train.load_data(run, data, encoder, args)
+        missing = [name for name in splits_read if name not in splits]
+        if missing:
+            raise ValueError(f"The data has no split {missing[0]!r}. It has: {', '.join(splits)}.")
+        model, saved, processor = train.build_model(student, augmentation, args, id2label, dim)
+        trainer = train.build_trainer(model, processor, saved, splits, run, augmentation, args)
+        trainer.pop_callback(AlignmentProgress)
+        trained = trainer.train()
+        predicted, retrieval = {}, {}
+        for name in splits_read:
+            unlabelled = splits[name].remove_columns("label")  # nothing here can look at one
+            predictions = predict(trainer.model.eval(), processor, unlabelled, trainer.accelerator)
+            predicted[name] = predictions.predicted
+            retrieval[name] = retrieval_metrics(predictions, unlabelled)
+    training = {name: float(value) for name, value in trained.metrics.items() if name in ("train_loss", "epoch")}
+    training["seconds"] = round(time.perf_counter() - start, 1)
+    training["thread_seconds"] = round(time.process_time() - cpu_start, 1)
+    training["parameters"] = sum(parameter.numel() for parameter in model.student.parameters())
+    return Result(
+        cell.student, cell.variant, cell.seed, cell.digest, cell.options, predicted, retrieval, training, device_kind()
+    )
+
+
+# --- All of them -----------------------------------------------------------------------------------------------------
+
+
+def train_cells(args, missing, results) -> None:
+    """Trains what is missing, `processes` at a time; every result is written when it is there."""
+    from concurrent.futures import as_completed
+
+    from tqdm import tqdm
+
+    from g4i_hf.comparison.provenance import made_by
+    from g4i_hf.comparison.results import append_result
+    from g4i_hf.recipes import compare  # by a name that other processes can import
+
+    if not missing:
+        return
+    made, read = made_by(), [*args.splits, *args.final_splits]
+    embed_captions(args, missing)
+    with workers(args, min(args.processes, len(missing))) as pool:
+        waiting = [pool.submit(compare.train_cell, cell, args.train_config, read) for cell in missing]
+        bar = tqdm(as_completed(waiting), total=len(waiting), desc="Cells", unit="cell")
+        try:
+            for future in bar:
+                result = future.result()
+                result.made = made
+                append_result(args.results, result)
+                results[f"{result.student}/{result.variant}/{result.seed}"] = result
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def embed_captions(args, cells) -> None:
+    """Once, before several processes would all do so."""
+    import tempfile
+
+    from g4i_hf.cli import parse_options
+    from g4i_hf.recipes import train
+
+    embedded = set()
+    for cell in cells:
+        with tempfile.TemporaryDirectory() as folder:
+            run, data, encoder, _, _, training = parse_options(train.OPTIONS, cell.argv(args.train_config, folder))
+            what = repr((data, encoder))
+            if what not in embedded:
+                train.load_data(run, data, encoder, training)
+            embedded.add(what)
+
+
+def workers(args, number: int):
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    import torch
+
+    from g4i_hf.recipes import compare
+
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read when they start
+    if torch.cuda.device_count() > 1:
+        raise ValueError("Several GPUs are visible: show this command one of them (CUDA_VISIBLE_DEVICES).")
+    return ProcessPoolExecutor(
+        number,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=compare.prepare_worker,
+        initargs=(args.threads,),
+    )
+
+
+def check_cell(args, cells, results) -> None:
+    """Trains a cell again and compares every prediction."""
+    import numpy as np
+
+    from g4i_hf.recipes import compare
+
+    chosen = [cell for cell in cells if cell.name == args.check_cell]
+    if not chosen or args.check_cell not in results:
+        raise ValueError(f"check_cell is {args.check_cell!r}, which is no finished cell, student/variant/seed.")
+    before = results[args.check_cell]
+    with workers(args, 1) as pool:
+        again = pool.submit(compare.train_cell, chosen[0], args.train_config, list(before.predicted)).result()
+    differing = {name: int((before.predicted[name] != again.predicted[name]).sum()) for name in before.predicted}
+    same = not any(differing.values()) and before.training["train_loss"] == again.training["train_loss"]
+    figures = ", ".join(
+        f"{number} of {np.size(before.predicted[name])} in {name}" for name, number in differing.items()
+    )
+    print(f"{args.check_cell}: " + ("the same to the bit" if same else f"other predictions: {figures}"))
+    if not same:
+        raise SystemExit(1)
+
+
+def plan(args, cells, missing, results) -> str:
+    """Cells by student and variant, and the time that those of the same student took."""
+    import statistics
+
+    students = dict.fromkeys(cell.student for cell in cells)
+    variants = list(dict.fromkeys(cell.variant for cell in cells))
+    lines = [f"{len(cells)} cells, {len(cells) - len(missing)} of them in {args.results}; finished of all:"]
+    width = max(len(name) for name in students)
+    for student in students:
+        counts = []
+        for variant in variants:
+            of_pair = [cell for cell in cells if (cell.student, cell.variant) == (student, variant)]
+            counts.append(f"{variant} {sum(cell.name in results for cell in of_pair)}/{len(of_pair)}")
+        lines.append(f"  {student:{width}}  " + "  ".join(counts))
+    took = {name: [r.training["seconds"] for r in results.values() if r.student == name] for name in students}
+    known = {name: statistics.median(seconds) for name, seconds in took.items() if seconds}
+    if missing and known:
+        usual = statistics.median(known.values())
+        seconds = sum(known.get(cell.student, usual) for cell in missing) / args.processes
+        guessed = sorted({cell.student for cell in missing} - set(known))
+        unknown = f", guessed for {', '.join(guessed)}" if guessed else ""
+        lines.append(
+            f"About {seconds / 60:.0f} minutes for the missing {len(missing)}, {args.processes} at a time{unknown}."
+        )
+    elif missing:
+        lines.append(
+            "How long a cell takes is known once one is finished; train.py --dry_run true times single steps."
+        )
+    return "\n".join(lines)
+
+
+def report(args, cells, results) -> None:
+    import json
+
+    from g4i_hf.comparison.findings import as_table, find
+    from g4i_hf.comparison.plots import plot_differences
+    from g4i_hf.comparison.provenance import made_by
+
+    labels, bars = open_labels(args, cells[0])
+    findings = find(args, cells, results, labels)
+    print("\n" + as_table(findings, bars))
+    print("\nNearest training image by 16 x 16 pixels: " + ", ".join(f"{n} {100 * v:.1f}" for n, v in bars.items()))
+    if args.summary:
+        found = {"made": made_by(), "seeds": args.seeds, "nearest_neighbour": bars}
+        found["findings"] = [finding.to_dict() for finding in findings]
+        Path(args.summary).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.summary).write_text(json.dumps(found, indent=1) + "\n")
+        print(f"summary: {args.summary}")
+    if args.plot and any(finding.difference for finding in findings):
+        plot_differences(findings, args.plot)
+        print(f"plot: {args.plot}")
+
+
+def open_labels(args, cell):
+    """Labels and clusters of the splits that are scored, and what the nearest neighbour scores on them."""
+    import tempfile
+
+    import numpy as np
+
+    from g4i_hf.cli import parse_options
+    from g4i_hf.comparison.findings import Labels
+    from g4i_hf.comparison.openings import note_opening
+    from g4i_hf.comparison.pixel_neighbours import neighbour_predictions
+    from g4i_hf.data.loading import class_names
+    from g4i_hf.recipes import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        run, data, *_ = parse_options(train.OPTIONS, cell.argv(args.train_config, folder))
+    splits, _ = class_names(data.load())
+    scored = args.splits + (args.final_splits if args.final else [])
+    if args.final and args.final_splits:
+        note_opening(args.openings, args.final_splits, args.results)
+    labels, bars = {}, {}
+    for name in scored:
+        split = splits[name]
+        if args.cluster_column and args.cluster_column not in split.column_names:
+            raise ValueError(f"{name} has no column {args.cluster_column!r} (cluster_column).")
+        classes = np.asarray(split["label"][:])
+        labels[name] = Labels(classes, np.asarray(split[args.cluster_column or "image_id"][:]))
+        bars[name] = float((neighbour_predictions(splits[run.train_split], split) == classes).mean())
+    return labels, bars
+
+
+if __name__ == "__main__":
+    from g4i_hf.cli import end_processes
+
+    main()
+    end_processes()
