@@ -133,6 +133,34 @@ def test_what_is_not_known_of_captions_is_not_claimed():
     assert "as the baseline of an aligned student" in baseline and "Its captions were written" not in baseline
 
 
+def test_a_text_encoder_in_a_folder_is_no_name_on_the_hub():
+    """Its bare name would be that of another encoder there, so the reader has to give it."""
+    record = {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}
+    text = student_card(**NEEDED | EVERYTHING | {"lineage": LINEAGE | {"text_encoder": record}}).text
+    assert 'ZeroShotImageClassifier("me/student", text_encoder="path/to/all-MiniLM-L6-v2")' in text
+    assert "local folder of its maker" in text and "| text encoder | `all-MiniLM-L6-v2`, a local folder |" in text
+    unknown = student_card(**NEEDED | EVERYTHING | {"lineage": {}, "options": {"align_weight": 0.3}}).text
+    assert 'text_encoder="the encoder of its captions")' in unknown and "local folder" not in unknown
+    known = student_card(**NEEDED | EVERYTHING).text
+    assert 'ZeroShotImageClassifier("me/student")' in known and "local folder" not in known
+
+
+def test_the_onnx_snippet_fetches_the_weights_beside_the_graph():
+    """They are where those of a large student lie; the graph alone would not load."""
+    text = student_card(**NEEDED | EVERYTHING).text
+    assert 'folder = snapshot_download("me/student", allow_patterns="onnx/*")' in text
+    assert 'InferenceSession(f"{folder}/onnx/model.onnx")' in text and "hf_hub_download" not in text
+    local = student_card(**NEEDED | EVERYTHING | {"model_id": "path/to/student"}).text
+    assert 'InferenceSession("path/to/student/onnx/model.onnx")' in local and "snapshot_download" not in local
+
+
+def test_a_card_names_no_package_that_the_index_does_not_have():
+    """Anyone could register the name there, and readers would install theirs."""
+    for kind in CARDS.values():
+        assert "pip install g4i_hf" not in (text := student_card(**NEEDED | kind).text)
+        assert ("installed from a clone of its repository (`pip install .`)" in text) == ("ZeroShot" in text)
+
+
 def test_one_run_each_says_what_that_is_worth():
     alone = student_card(**NEEDED | EVERYTHING | {"seeds": None}).text
     assert "A difference between two single runs can be chance" in alone
@@ -312,10 +340,12 @@ print(json.dumps({"blocks": len(blocks), "logits": logits, "results": results}))
 
 
 @pytest.mark.slow
-def test_every_snippet_runs_on_the_hub(tmp_path):
-    """As a stranger copies them from the page of the model."""
+def test_every_snippet_runs_on_the_hub(tmp_path, monkeypatch):
+    """As a stranger copies them from the page of the model, also where the weights of the graph lie beside it."""
+    monkeypatch.setattr("g4i_hf.hub.onnx_export.LARGEST_FILE", 10)
     run = a_run(tmp_path / "run")
     student = release_student(run, onnx=True)
+    assert (student / "onnx" / "model.onnx.data").is_file()
     write_card(student, ReleaseArguments(run=str(run), repo_id="me/student"))
     with hub_client.serving() as hub:
         found = hub.run(f"import os; os.chdir({str(tmp_path)!r})\n{RUN_SNIPPETS}", tmp_path / "home", student)

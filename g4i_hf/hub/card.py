@@ -10,11 +10,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from .. import __version__
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..training.lineage import is_hub_id
+from ..zero_shot.checkpoint import TextSide
 from .card_metadata import check_model_card
 from .eval_results import METRICS, EvaluatedData, model_index_results
 from .figures import Seeds
 from .licences import licence_fields
-from .origin import is_path, limits_of, origin_table, terms_of
+from .origin import bare_name, is_path, limits_of, origin_table, terms_of
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
 SHOWN_OPTIONS = (
@@ -141,13 +142,16 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
     """What the template says of the run."""
     weight, splits = float(options.get("align_weight") or 0), list(dict.fromkeys(row.split for row in rows))
     limits = limits_of(lineage, splits, weight > 0, options.get("train_split") or "train")
+    known = lineage.get("text_encoder") or {}
+    encoder = TextSide.from_record(known if known.get("text_encoder") else options)
     return {
         "align_weight": weight,
         "is_baseline": options.get("align_weight") is not None and not weight,
         "best_by": options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
         "ema_decay": options.get("ema_decay"),
-        "text_encoder": (lineage.get("text_encoder") or {}).get("text_encoder") or options.get("text_encoder"),
+        "text_encoder": encoder.text_encoder,
+        "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
         "seed": options.get("seed", 42) if options else None,
         "training": _options_table(options),
         "limits": "\n".join(f"- {limit}" for limit in limits),

@@ -1,8 +1,10 @@
 """What a card says of where a student comes from, how far it can be trusted, and under which terms."""
 
-import re
-from pathlib import Path
 from typing import Any
+
+from ..data.source import is_path as is_path
+from ..zero_shot.checkpoint import TextSide
+from .public_stage import bare_name
 
 MACHINES = ("local", "endpoint")  # captioners
 GIVEN = {
@@ -60,6 +62,7 @@ def _encoder(lineage: dict[str, Any]) -> list[tuple[str, str]]:
     if not encoder.get("text_encoder"):
         return []
     text = _named(encoder["text_encoder"], {"revision": encoder.get("text_encoder_revision")})
+    text += ", a local folder" if TextSide.from_record(encoder).text_encoder_is_folder else ""
     prompt = encoder.get("text_encoder_prompt")
     return [("text encoder", text + (f", each caption after `{_cell(prompt)}`" if prompt else ""))]
 
@@ -127,18 +130,6 @@ def terms_of(licence: dict[str, str], lineage: dict[str, Any]) -> str:
     if captions.get("captioner") in MACHINES:
         others.append("the captioner")
     return f"{said} The terms of {_listed(others)} may bind it too."
-
-
-def is_path(value: Any) -> bool:
-    """A local folder has no place on a public page."""
-    if not isinstance(value, str):
-        return False
-    return bool(re.match(r"[./~\\]|[A-Za-z]:[\\/]|file:", value)) or Path(value).exists()
-
-
-def bare_name(name: str) -> str:
-    """A Hub id as it is; of a path its last part alone."""
-    return re.split(r"[\\/]", name.rstrip("/\\"))[-1] if is_path(name) else name
 
 
 def _listed(words: list[str]) -> str:
