@@ -232,6 +232,22 @@ def test_a_release_that_cannot_be_put_in_place_leaves_the_earlier_one(tmp_path, 
     assert files_of(run / "student") == before and not list(run.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["vit", "timm-resnet"])
+def test_a_run_without_options_and_image_processor_is_released_and_nothing_is_made_up(tmp_path, name):
+    """As a trainer leaves it that was given neither."""
+    run = a_run(tmp_path / "run", name)
+    results = {"test_samples": 5, "test_accuracy": 0.5}
+    (run / "all_results.json").write_text(json.dumps(results))
+    for file in ("train.yaml", "preprocessor_config.json"):
+        (run / file).unlink()
+    student, rows = release_with_card(ReleaseArguments(run=str(run)))
+    assert ImageSettings.from_processor(AutoImageProcessor.from_pretrained(student)).size == 48
+    card = " ".join((student / "README.md").read_text().split())
+    assert rows and "50.0" in card and "In percent and percentage points; one run." in card
+    for word in ("baseline", "seed", "align_weight", "trained with captions", "last epoch"):
+        assert word not in card
+
+
 # --- aligned/ -------------------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,15 @@
 """What `Trainer` pushes: releases in place of its run folder."""
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
+from transformers import TimmWrapperConfig
+
+from ..modeling.processing import ImageSettings, default_processor
 from .optimizing_trainer import OptimizingTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class Publisher(Protocol):
@@ -25,7 +31,8 @@ class PublishingTrainer(OptimizingTrainer):
         kwargs: everything that `Trainer` takes.
 
     Raises:
-        ValueError: when `push_to_hub` is set without a publisher.
+        ValueError: when `push_to_hub` is set without a publisher, or without a `processing_class` for a student whose
+            configuration does not say how large its images are.
     """
 
     def __init__(self, *args, publisher: Publisher | None = None, **kwargs):
@@ -39,8 +46,22 @@ class PublishingTrainer(OptimizingTrainer):
                 "push_to_hub is set, but a run folder is not what is pushed: give the trainer a "
                 "publisher=g4i_hf.hub.StudentPublisher(args), which pushes the plain student with a card."
             )
+        if self.processing_class is None:
+            self.processing_class = self._processor_of_student()
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.start()
+
+    def _processor_of_student(self):
+        """Nobody can use a student without one, so it is saved with every checkpoint."""
+        config = self.model.config.student_config
+        processor = default_processor(config)
+        if not isinstance(config, TimmWrapperConfig) and self.is_world_process_zero():
+            logger.warning(
+                "There is no processing_class: the students that are pushed will say that their images have %d pixels "
+                "and ImageNet's normalisation. Give the trainer the image processor of its data where that is wrong.",
+                ImageSettings.from_processor(processor).size,
+            )
+        return processor
 
     def push_to_hub(self, commit_message: str | None = "End of training", **kwargs) -> str | None:
         """Saves the run and pushes its release. Returns the address of the commit, on the first process."""
