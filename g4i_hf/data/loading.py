@@ -1,12 +1,15 @@
 """Opening an image data set through one name, with the columns that the other stages expect."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from .. import columns
+from .chain import steps
 from .image_ids import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .image_ids import with_image_ids
 from .joining import join_captions
@@ -58,34 +61,35 @@ def load_images(
         ValueError: when there is no image column, a column that was named is missing, or captions do not fit.
         FileNotFoundError: when nothing of that name exists.
     """
-    names = names or ColumnNames()
-    if captions_name is not None:
-        captions = _open_captions(captions_name, captions_revision, names)
-        images = load_images(
-            dataset_name, config_name=config_name, revision=revision, names=_of_images(names, captions)
-        )
-        return join_captions(images, captions, captions_name)
-    stage = find_stage(dataset_name, revision)
-    if stage is None or stage.get("with_images"):
-        splits = _rows(dataset_name, config_name, revision, stage)
-        return DatasetDict({name: _standardise(split, name, names) for name, split in splits.items()})
-    source = Source.read(stage, dataset_name)
-    if source is None:
-        raise ValueError(
-            f"{dataset_name} was published without its images, and does not say where they are. Name the images with "
-            f"--dataset_name, and with --captions_name {dataset_name}."
-        )
-    images = load_images(
-        source.name,
-        config_name=config_name or source.config,
-        revision=source.revision,
-        names=ColumnNames(**source.columns | {name: ours for name, ours in vars(names).items() if ours}),
-        captions_name=source.captions,
-        captions_revision=source.captions_revision,
+    given = {ours: theirs for ours, theirs in vars(names or ColumnNames()).items() if theirs}
+    joins: list[Callable[[DatasetDict], DatasetDict]] = []
+    for step in steps(Source(dataset_name, revision, config_name, given, captions_name, captions_revision)):
+        source, stage = step.source, step.stage
+        config_name = config_name or source.config
+        given = source.columns | given
+        if source.captions is not None:
+            captions = _open_captions(source.captions, source.captions_revision, ColumnNames(**given))
+            given = _of_images(given, captions)
+            joins.append(partial(join_captions, captions=captions, what=source.captions))
+        if stage is None or stage.get("with_images"):
+            splits = _rows(source.name, config_name, source.revision, stage)
+            names = ColumnNames(**given)
+            images = DatasetDict({name: _standardise(split, name, names) for name, split in splits.items()})
+            for join in reversed(joins):
+                images = join(images)
+            return images
+        joins.append(partial(_join, source=source, stage=stage))
+    raise ValueError(
+        f"{source.name} was published without its images, and does not say where they are. Name the images with "
+        f"--dataset_name, and with --captions_name {source.name}."
     )
-    if stage.get("published"):  # for readers whose images may be other ones by now
-        return join_captions(images, _rows(dataset_name, None, revision, stage), dataset_name)
-    return join_stage(images, dataset_name, stage)
+
+
+def _join(images: DatasetDict, source: Source, stage: dict[str, Any]) -> DatasetDict:
+    """The columns of a stage beside its images, which for readers of a published one may be other ones by now."""
+    if stage.get("published"):
+        return join_captions(images, _rows(source.name, None, source.revision, stage), source.name)
+    return join_stage(images, source.name, stage)
 
 
 def _rows(name: str, config_name: str | None, revision: str | None, stage: dict[str, Any] | None) -> DatasetDict:
@@ -110,11 +114,11 @@ def _open_captions(name: str, revision: str | None, names: ColumnNames) -> Datas
     return DatasetDict(opened)
 
 
-def _of_images(names: ColumnNames, captions: DatasetDict) -> ColumnNames:
+def _of_images(names: dict[str, str], captions: DatasetDict) -> dict[str, str]:
     """Without the names of what the captions hold."""
     held = {column for split in captions.values() for column in split.column_names}
     texts = {columns.CAPTION, columns.TEXT_EMBEDS, columns.CAPTION_WEIGHT} & held
-    return replace(names, **dict.fromkeys(texts))
+    return {ours: theirs for ours, theirs in names.items() if ours not in texts}
 
 
 def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:

@@ -1,9 +1,17 @@
 """Where the rows of a stage come from, as its `stage.json` tells those who open it."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
+
+
+def is_path(value: Any) -> bool:
+    """Whether it is a text of the form of a path, as no Hub id has: what lies in the current folder plays no part."""
+    return isinstance(value, str) and PATH.match(value) is not None
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Source:
         """
         name, captions = stage["source"], stage.get("captions_name")
         is_local = Path(folder).is_dir()
-        if name is None or (not is_local and name.startswith((".", "/", "~"))):  # of the machine where it was made
+        if name is None or (not is_local and is_path(name)):  # of the machine where it was made
             return None
         return cls(
             _found(name, folder),
@@ -73,7 +81,10 @@ class Source:
 
 
 def _portable(name: str, folder: str | Path) -> str:
-    return os.path.relpath(name, folder) if Path(name).is_dir() else name
+    if not Path(name).is_dir():
+        return name
+    inside = os.path.relpath(name, folder)
+    return inside if is_path(inside) else f"./{inside}"  # a Hub id could look like it
 
 
 def _found(name: str, folder: str | Path) -> str:

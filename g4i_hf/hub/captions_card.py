@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
+from ..data.source import is_path
 from .licences import licence_fields
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "captions.md.j2"
@@ -59,7 +60,7 @@ def captions_card(
     captioner = captions.get("captioner") or {"captioner": "column"}
     machine_made = captioner["captioner"] in ("local", "endpoint")
     embedded = columns.TEXT_EMBEDS in stage["columns"]
-    images_id = None if stage["source"] is None or _is_path(stage["source"]) else stage["source"]
+    images_id = None if stage["source"] is None or is_path(stage["source"]) else stage["source"]
     cleaning = {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()}
     return DatasetCard.from_template(
         _metadata(stage, images_id, machine_made, license),
@@ -212,10 +213,6 @@ def _number(value: Any) -> str:
 
 def _cell(text: Any) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _is_path(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or Path(source).exists()
 
 
 def write_card(folder: str | Path, stage: dict[str, Any], *, license: str | None = None) -> None:

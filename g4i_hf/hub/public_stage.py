@@ -1,5 +1,6 @@
 """What a published data set says of how it was made: `stage.json` without anything of the machine it was made on."""
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from .. import columns
 from ..captioning.captioned import PRIVATE
-from ..data.published import find_stage
-from ..data.source import Source
+from ..data.chain import Step, steps
+from ..data.source import Source, is_path
 from ..data.stage import read_stage
+from .publishable import TOKENS
 
 # What a published stage may hold of a stage; a field that is not known here may be anything
 PUBLISHED = (
@@ -22,11 +24,9 @@ MODELS = {"model", "adapter", "text_encoder", "quality_encoder", "clip_scorer", 
 # Fields that say where, with what rights or on whose behalf, and examples of keys, which may be paths
 NOT_PUBLISHED = re.compile(r"url|host|endpoint|user|journal|key|token|secret|password|_env$|examples")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-MODEL_NAME = re.compile(rf"{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
-PATH = re.compile(r"(~|\.{1,2})?[\\/]|[A-Za-z]:[\\/]|\.{1,2}$")
+MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
-TOKEN = re.compile(r"\b(hf|sk|ghp|github_pat)[_-][A-Za-z0-9_-]{16,}")
-MOST_STAGES = 8  # a chain that is longer goes round in a circle
+TOKEN = re.compile(TOKENS.pattern.decode())
 
 
 @dataclass
@@ -45,30 +45,29 @@ class Origin:
     @classmethod
     def of(cls, folder: str | Path) -> "Origin":
         """Follows a stage in a folder back to the images."""
-        place, stage, captions = str(folder), read_stage(folder), None
+        captions: dict[str, Any] | None = None
         named: dict[str, str] = {}
-        for _ in range(MOST_STAGES):
-            captions = captions or _captions_stage(stage)
-            try:
-                source = Source.read(stage, place)
-            except FileNotFoundError:
-                return cls(Source(stage["source"]), True, captions)
-            if source is None:
-                return cls(None, False, captions)
-            if source.captions:
-                joined = find_stage(source.captions, source.captions_revision)
-                captions = captions or _captions_stage(joined or {})
-            named = source.columns | named
-            stage = find_stage(source.name, source.revision)
-            captions = captions or _captions_stage(stage or {})
-            if stage is None or stage.get("source") is None:
-                is_local = Path(source.name).is_dir() or not HUB_ID.fullmatch(source.name)
-                return cls(replace(source, columns=named), is_local, captions)
-            place = source.name
-        raise ValueError(f"{folder} goes back to itself: one of its sources is made of another.")
+        way: list[Step] = []
+        try:
+            for step in steps(Source(str(folder))):
+                captions = captions or _captions_stage(step.joined()) or _captions_stage(step.stage)
+                named = step.source.columns | named
+                way.append(step)
+        except FileNotFoundError:
+            last = way[-1]
+            return cls(Source(os.path.join(last.source.name, last.stage["source"])), True, captions)
+        last = way[-1]
+        holds_images = last.stage is None or last.stage.get("with_images") or last.stage.get("source") is None
+        if len(way) == 1 or not holds_images:
+            return cls(None, False, captions)
+        # By its form: a folder of this name may lie here, and another be meant
+        is_local = not HUB_ID.fullmatch(last.source.name)
+        return cls(replace(last.source, columns=named), is_local, captions)
 
 
-def _captions_stage(stage: dict[str, Any]) -> dict[str, Any] | None:
+def _captions_stage(stage: dict[str, Any] | None) -> dict[str, Any] | None:
+    if stage is None:
+        return None
     return stage if stage.get("stage") == "captioning" else stage.get("captions_stage")
 
 
@@ -116,7 +115,7 @@ def _public(value: Any, name: str) -> Any:
     if isinstance(value, list):
         return [_public(inner, name) for inner in value]
     if isinstance(value, str):
-        return bare_name(value) if name in MODELS or PATH.match(value) else _without_addresses(value)
+        return bare_name(value) if name in MODELS or is_path(value) else _without_addresses(value)
     return value
 
 

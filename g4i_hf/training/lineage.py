@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__, columns
 from ..data.arguments import DataArguments
+from ..data.chain import steps
 from ..data.published import find_stage
 from ..data.source import Source
 from .arguments import StudentArguments
@@ -31,7 +32,6 @@ ENCODER_FACTS = (
     "text_encoder_prompt_name",
     "text_embed_dim",
 )
-MOST_STAGES = 8  # a chain that is longer goes round in a circle
 CACHED_FILES = {  # one of them is opened of every repository
     "model": ("model.safetensors", "config.json", "pytorch_model.bin"),
     "dataset": ("stage.json", "README.md"),
@@ -53,11 +53,10 @@ def lineage_of(
         `name` of a folder. `rows` by split. `captions`: their captioner, its settings and `prompts`; None without
         any. `text_encoder`: None where it is not known. `student`. `versions` of the libraries.
     """
-    chain = _chain(data.source())
+    chain, stages = _chain(data.source())
     sources = [step.described() for step in chain]
     _add_commits(sources, splits)
-    stages = [step.stage for step in chain if step.stage]
-    embedded = find_stage(str(embeddings)) if embeddings is not None else _first(stages, "embedding")
+    embedded = find_stage(str(embeddings)) if embeddings is not None else _embedded(stages)
     return {
         "sources": sources,
         "rows": {name: len(split) for name, split in splits.items()},
@@ -108,28 +107,28 @@ class _Step:
         return known_by | {"images": not self.stage or bool(self.stage.get("with_images"))}
 
 
-def _chain(source: Source) -> list[_Step]:
-    """From what was opened, and the captions that were joined to it, to the images."""
+def _chain(source: Source) -> tuple[list[_Step], list[dict[str, Any]]]:
+    """
+    From what was opened, and the captions that were joined to it, to the images; and the stages among them, the latest
+    first: joined captions took the place of those that were there.
+    """
     chain: list[_Step] = []
-    while len(chain) < MOST_STAGES:
-        stage = find_stage(source.name, source.revision)
-        chain.append(_Step(source.name, source.revision, source.config, stage))
-        if source.captions:
-            joined = find_stage(source.captions, source.captions_revision) or {"stage": "captions"}
-            chain.append(_Step(source.captions, source.captions_revision, None, {**joined, "with_images": False}))
-        if stage is None:
-            break
-        try:
-            further = Source.read(stage, source.name)
-        except FileNotFoundError:  # a folder that is gone has left its name
-            chain.append(_Step(f"./{Path(stage['source']).name}"))
-            break
-        if further is None:
-            if stage.get("source_name"):  # of a published stage, whose images are not
-                chain.append(_Step(f"./{stage['source_name']}"))
-            break
-        source = further
-    return chain
+    stages: list[dict[str, Any]] = []
+    step = None
+    try:
+        for step in steps(source):
+            found, joined = step.source, step.joined()
+            chain.append(_Step(found.name, found.revision, found.config, step.stage))
+            if found.captions:
+                named = {**(joined or {"stage": "captions"}), "with_images": False}
+                chain.append(_Step(found.captions, found.captions_revision, None, named))
+            stages += [stage for stage in (joined, step.stage) if stage]
+    except FileNotFoundError:  # a folder that is gone has left its name
+        chain.append(_Step(f"./{Path(step.stage['source']).name}"))
+    else:
+        unnamed = (step.stage or {}).get("source_name")  # of a published stage, whose images are not
+        chain += [_Step(f"./{unnamed}")] if unnamed else []
+    return chain, stages
 
 
 def _add_commits(sources: list[dict[str, Any]], splits: DatasetDict) -> None:
@@ -143,10 +142,16 @@ def _add_commits(sources: list[dict[str, Any]], splits: DatasetDict) -> None:
             source["revision"] = commits.get(source["id"]) or cached or source["revision"]
 
 
-def _first(stages: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
-    """The nearest stage of a kind; published embeddings have that of their captions within."""
+def _embedded(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The stage of the embeddings; None where captions came later, which no stage has embedded."""
+    latest = _first(stages, "embedding", "captioning")
+    return latest if latest is not None and latest["stage"] == "embedding" else None
+
+
+def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
+    """The latest stage of some kind; published embeddings have that of their captions within."""
     every = [inner for stage in stages for inner in (stage, stage.get("captions_stage")) if inner]
-    return next((stage for stage in every if stage.get("stage") == kind), None)
+    return next((stage for stage in every if stage.get("stage") in kinds), None)
 
 
 def _captions(stage: dict[str, Any] | None, splits: DatasetDict) -> dict[str, Any] | None:
