@@ -83,6 +83,51 @@ def test_runs_that_cannot_be_compared(runs, change, options, message):
         over_seeds(arguments(runs, **options))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"baseline0 is no baseline of .*aligned0: .*another seed \(1, not 0\).*--align_weight 0"),
+        ({"data_seed": 1}, r"another data_seed \(1, not None\)"),
+        ({"num_train_epochs": 30.0}, r"another num_train_epochs \(30\.0, not 3\.0\)"),
+        (
+            {"learning_rate": 0.5, "student": "resnet50"},
+            r"another learning_rate .*, student \('resnet50', not 'resnet18'",
+        ),
+        ({"mixup_alpha": 0.8}, r"another mixup_alpha \(0\.8, not None\)"),
+        ({"dataset_name": "them/others", "lineage": None}, r"another dataset_name \('them/others', not None\)"),
+        (
+            {"lineage": LINEAGE | {"sources": [{"id": "them/others", "images": True}]}},
+            r"another images \('them/others', not 'them/photos'\)",
+        ),
+        ({"lineage": LINEAGE | {"rows": {"train": 9}}}, r"another rows \(\{'train': 9\}"),
+        (
+            {"lineage": LINEAGE | {"sources": [{"id": "them/photos", "images": True, "revision": "b" * 40}]}},
+            r"another revision \('bbb",
+        ),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused(runs, change, message):
+    (runs / "baseline0" / "lineage.json").unlink()
+    a_run(runs / "baseline0", **{"model": False, "seed": 0, "align_weight": 0} | change)
+    with pytest.raises(ValueError, match=message):
+        comparison(arguments(runs, seeds=(), baselines=()))
+
+
+def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
+    """And it may be trained on the images themselves, where the run was on the stage of their captions."""
+    images = LINEAGE | {"sources": [{"id": "them/photos", "images": True}], "captions": None, "text_encoder": None}
+    options = {"align_weight": 0, "align_loss": "siglip", "text_encoder": None, "projector_type": "linear"}
+    options |= {"dataset_name": "them/photos", "caption_column": "text", "logging_steps": 7, "save_total_limit": 1}
+    options |= {"report_to": ["wandb"], "push_to_hub": True, "hub_model_id": "me/x", "output_dir": "elsewhere"}
+    a_run(runs / "aligned0", model=False, seed=0, dataset_name="me/embedded")
+    a_run(runs / "baseline0", model=False, seed=0, lineage=images, **options)
+    rows = comparison(arguments(runs, seeds=(), baselines=()))
+    assert all(row.baseline is not None for row in rows) and rows
+    a_run(runs / "baseline0", model=False, seed=0, lineage=images, label_column="coarse", dataset_name="me/embedded")
+    with pytest.raises(ValueError, match=r"another label_column \('coarse', not None\)"):
+        comparison(arguments(runs, seeds=(), baselines=()))
+
+
 def test_runs_in_other_places_see_the_same_data(runs):
     """A folder in train.yaml is relative to its run."""
     (runs / "data").mkdir()

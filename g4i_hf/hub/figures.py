@@ -15,6 +15,12 @@ from .arguments import ReleaseArguments
 logger = logging.getLogger(__name__)
 
 SEEDS = {"seed", "data_seed"}
+DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
+# Options in which a baseline may differ: those of the text side, which it lacks, and how a run is watched and stored
+OF_TEXTS = ("align_", "projector_", "text_encoder", "captions_", "caption_", "text_embeds_")
+OF_KEEPING = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
+OF_NEITHER = {"long_captions", "with_images", "per_device_eval_batch_size", "eval_on_start"}
+DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 
 
 @dataclass
@@ -30,7 +36,14 @@ class Seeds:
 
 
 def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
-    """Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation."""
+    """
+    Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation.
+
+    Raises:
+        ValueError: when the baseline differs from the run in more than the alignment.
+    """
+    if args.baseline:
+        _check_baseline(args.run, args.baseline)
     results = figures(args.run, args.weights)
     baseline = figures(args.baseline, args.weights) if args.baseline else None
     return compare(results, baseline, _in_order(_splits(results), args.run))
@@ -120,11 +133,55 @@ def _seeds(runs: list[str], option: str) -> list[int]:
                 f"{option}: {run} was trained with another {differing[0]} ({options.get(differing[0])!r}) than "
                 f"{runs[0]} ({first.get(differing[0])!r}). Only the seed may differ."
             )
-        seed = int(read_options(run).get("seed", 42))
+        seed = int(read_options(run).get("seed", DEFAULT_SEED))
         if seed in seeds:
             raise ValueError(f"{option}: {run} has the seed {seed}, as {runs[seeds.index(seed)]} has.")
         seeds.append(seed)
     return seeds
+
+
+def _check_baseline(run: str, baseline: str) -> None:
+    """
+    Raises:
+        ValueError: when they differ in an option that a difference of their figures could come from.
+    """
+    (options, data), (others, other_data) = ((_without_texts(each), _images(each)) for each in (run, baseline))
+    if data and other_data:
+        known = {name for name in data if name != "revision" or (data[name] and other_data[name])}
+        data, other_data = ({name: each[name] for name in known} for each in (data, other_data))
+        if data == other_data and options.get("dataset_name") != others.get("dataset_name"):
+            # the same images, opened as a stage that was made of them, or as a copy
+            options, others = (each | dict.fromkeys(DATA) for each in (options, others))
+        options, others = options | data, others | other_data
+    names = options.keys() | others.keys()
+    differing = sorted(name for name in names if options.get(name) != others.get(name))
+    if differing:
+        shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
+        raise ValueError(
+            f"{baseline} is no baseline of {run}: it was trained with another {shown}. Only what belongs to the "
+            "alignment may differ. Train one with the options of the run and --align_weight 0, or leave baseline out."
+        )
+
+
+def _without_texts(run: str) -> dict[str, Any]:
+    options = {
+        name: value
+        for name, value in _comparable(run).items()
+        if not name.startswith((*OF_TEXTS, *OF_KEEPING)) and name not in OF_NEITHER
+    }
+    recorded = read_options(run)
+    seed = recorded.get("seed", DEFAULT_SEED)
+    return options | {"seed": seed, "data_seed": recorded.get("data_seed")}
+
+
+def _images(run: str) -> dict[str, Any] | None:
+    """Where the images of a run come from in the end, and how many there are; None where it is not known."""
+    lineage = read_lineage(run)
+    found = [source for source in lineage.get("sources") or [] if source.get("images")]
+    if not found or not lineage.get("rows"):
+        return None
+    name = found[-1].get("id") or found[-1].get("name")
+    return {"images": name, "revision": found[-1].get("revision"), "rows": lineage["rows"]}
 
 
 def _comparable(run: str) -> dict[str, Any]:
