@@ -24,6 +24,7 @@ ORDER = {
     "training": 5,
     "evaluation": 6,
     "zero_shot": 6,
+    "comparison": 6,
     "hub": 7,
     "recipes": 8,
 }
@@ -132,7 +133,7 @@ def test_files_and_functions_are_short(module):
 LAUNCHER = RECIPES / "accelerate_configs"  # read by accelerate, see test_all_recipes.py
 YAML_FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.parent != LAUNCHER)
 # Others are called like their script
-SCRIPT_OF = {"baseline": "train", "official": "train", "corrected": "train", "lora": "train"}
+SCRIPT_OF = {"baseline": "train", "official": "train", "corrected": "train", "lora": "train", "tune": "compare"}
 TRAINING_FILES = [path for path in YAML_FILES if SCRIPT_OF.get(path.stem, path.stem) == "train"]
 
 

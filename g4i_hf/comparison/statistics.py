@@ -1,12 +1,12 @@
 """
 Differences between two ways of training, over seeds and images.
 
-A difference has three sources of chance: the seeds, the images (those of one thing, such as an emoji in several styles,
-are one cluster), and how this seed happens to do on that image. The variance of the mean is estimated for rows and
-columns of the table seeds x clusters that vary together: that of the seeds plus that of the clusters minus that of
-single cells, which is in both (two-way clustering; Cameron, Gelbach & Miller, 2011). The interval is Student's, with
-Satterthwaite's degrees of freedom. `bootstrap_interval` resamples seeds and clusters instead; it is known to be wider than
-it should (Owen & Eckles, 2012), as it counts the chance of single cells up to three times.
+A difference has three sources of chance: the seeds, the images (those of one thing, such as an emoji in several
+styles, are one cluster), and how this seed happens to do on that image. The variance of the mean is that of the seeds
+plus that of the clusters minus that of single cells, which is in both (two-way clustering; Cameron, Gelbach & Miller,
+2011), never less than that of the clusters. The interval is Student's, with Satterthwaite's degrees of freedom.
+`bootstrap_interval` resamples seeds and clusters instead; it counts the chance of single cells up to three times
+(Owen & Eckles, 2012) and is so wider than it should be.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,301 @@
+"""Comparisons: what a grid is made of, what is kept of a cell, and what is said of its results."""
+
+import json
+
+import numpy as np
+import pytest
+
+from g4i_hf.cli import OptionError, parse_options
+from g4i_hf.comparison.arguments import CompareArguments
+from g4i_hf.comparison.findings import Labels, as_table, find
+from g4i_hf.comparison.grid import cells_of
+from g4i_hf.comparison.openings import note_opening
+from g4i_hf.comparison.plots import plot_differences
+from g4i_hf.comparison.results import Result, append_result, check_device, finished, pack, read_results, unpack
+from g4i_hf.comparison.statistics import estimate_difference, holm
+
+GRID = {
+    "students": {"small": {"student": "resnet18"}, "other": {"student": "vit"}},
+    "variants": {"baseline": {"align_weight": 0}, "clip": {"align_weight": 0.3}},
+    "seeds": [0, 1, 2],
+}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """Arguments of a grid, with options changed."""
+    (tmp_path / "train.yaml").write_text("learning_rate: 6e-3\nimage_size: 32\noutput_dir: runs/x\n")
+
+    def make(**options) -> CompareArguments:
+        return CompareArguments(**GRID | {"train_config": str(tmp_path / "train.yaml")} | options)
+
+    return make
+
+
+def result_of(cell, predicted, device="cpu") -> Result:
+    training = {"train_loss": 1.0, "seconds": 60.0}
+    return Result(cell.student, cell.variant, cell.seed, cell.digest, cell.options, predicted, {}, training, device)
+
+
+# --- Grid ------------------------------------------------------------------------------------------------------------
+
+
+def test_cells_differ_in_what_is_named_and_in_nothing_else(grid):
+    cells = {cell.name: cell for cell in cells_of(grid())}
+    assert len(cells) == 12 and [*cells][:4] == [
+        "small/baseline/0",
+        "small/clip/0",
+        "other/baseline/0",
+        "other/clip/0",
+    ]
+    for seed in range(3):
+        first = cells[f"small/baseline/{seed}"].argv("train.yaml", "somewhere")
+        second = cells[f"small/clip/{seed}"].argv("train.yaml", "somewhere")
+        differing = {(a, b) for a, b in zip(first, second, strict=True) if a != b}
+        assert differing == {("0", "0.3")}
+
+
+def test_a_cell_is_another_when_any_option_of_it_changes(grid, tmp_path):
+    before = {cell.name: cell.digest for cell in cells_of(grid())}
+    assert len(set(before.values())) == len(before)
+    changed = {cell.name: cell.digest for cell in cells_of(grid(options={"num_train_epochs": 3}))}
+    assert not set(before.values()) & set(changed.values())
+    faster = GRID["students"] | {"small": {"student": "resnet18", "learning_rate": 1e-3}}
+    of_one = {cell.name: cell.digest for cell in cells_of(grid(students=faster))}
+    assert {name for name in before if before[name] != of_one[name]} == {name for name in before if "small" in name}
+    (tmp_path / "train.yaml").write_text("learning_rate: 6e-3\nimage_size: 48\noutput_dir: runs/x\n")
+    assert not set(before.values()) & {cell.digest for cell in cells_of(grid())}
+
+
+def test_neither_the_place_of_a_run_nor_the_order_of_options_makes_another_cell(grid, tmp_path):
+    before = [cell.digest for cell in cells_of(grid())]
+    (tmp_path / "train.yaml").write_text("image_size: 32\noutput_dir: runs/y\nlearning_rate: 0.006\n")
+    assert [cell.digest for cell in cells_of(grid())] == before
+
+
+def test_a_part_of_the_grid_has_the_same_cells(grid):
+    whole = {cell.digest for cell in cells_of(grid())}
+    part = cells_of(grid(only_students=["other"], only_variants=["clip"], seeds=[2]))
+    assert [cell.name for cell in part] == ["other/clip/2"] and part[0].digest in whole
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"students": {}}, "students"),
+        ({"baseline": "none"}, "baseline names 'none'"),
+        ({"against": {"clip": "nothing"}}, "against names 'nothing'"),
+        ({"only_students": ["big"]}, "only_students names 'big'"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"processes": 0}, "processes"),
+        ({"variants": {"baseline": 3}}, "baseline must hold options"),
+        ({"splits": ["test"], "final_splits": ["test"]}, "open, or they are not"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(grid, options, said):
+    with pytest.raises(ValueError, match=said):
+        grid(**options)
+
+
+def test_a_grid_is_read_from_yaml_with_numbers_as_numbers(tmp_path):
+    (tmp_path / "train.yaml").write_text("image_size: 32\n")
+    (tmp_path / "compare.yaml").write_text(
+        "train_config: ./train.yaml\nstudents: {a: {student: resnet18, learning_rate: 6e-3}}\n"
+        "variants: {baseline: {align_weight: 0}}\nseeds: [3]\n"
+    )
+    (args,) = parse_options((CompareArguments,), ["--config", str(tmp_path / "compare.yaml"), "--seeds", "4", "5"])
+    assert args.students["a"]["learning_rate"] == 0.006 and args.seeds == [4, 5]
+    with pytest.raises(OptionError):
+        parse_options((CompareArguments,), ["--config", str(tmp_path / "compare.yaml"), "--seed", "4"])
+
+
+# --- Results ---------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_come_back_as_they_were(tmp_path, grid):
+    classes = np.random.default_rng(0).integers(0, 1000, 5000)
+    assert np.array_equal(unpack(pack(classes)), classes)
+    cell = cells_of(grid())[1]
+    append_result(tmp_path / "new" / "cells.jsonl", result_of(cell, {"validation": classes}))
+    (read,) = read_results(tmp_path / "new" / "cells.jsonl")
+    assert np.array_equal(read.predicted["validation"], classes)
+    assert (read.student, read.variant, read.seed, read.options) == ("small", "clip", 0, cell.options)
+
+
+def test_a_line_that_a_kill_has_cut_is_trained_again_and_harms_no_other(tmp_path, grid):
+    path, cells = tmp_path / "cells.jsonl", cells_of(grid())
+    for cell in cells[:2]:
+        append_result(path, result_of(cell, {"validation": np.arange(3)}))
+    path.write_bytes(path.read_bytes()[:-30])
+    assert [*finished(cells, read_results(path))] == ["small/baseline/0"]
+    append_result(path, result_of(cells[1], {"validation": np.arange(3)}))
+    assert [*finished(cells, read_results(path))] == ["small/baseline/0", "small/clip/0"]
+
+
+def test_a_line_that_is_whole_but_no_result_is_an_error(tmp_path, grid):
+    path, cells = tmp_path / "cells.jsonl", cells_of(grid())
+    path.write_text('{"student": "small"}\n')
+    append_result(path, result_of(cells[0], {"validation": np.arange(3)}))
+    with pytest.raises(ValueError, match="line 1 is no result"):
+        read_results(path)
+
+
+def test_cells_of_other_options_do_not_count_and_the_last_of_equal_ones_does(tmp_path, grid):
+    path, cells = tmp_path / "cells.jsonl", cells_of(grid())
+    for cell in cells_of(grid(options={"num_train_epochs": 3})):
+        append_result(path, result_of(cell, {"validation": np.zeros(3, dtype=int)}))
+    assert finished(cells, read_results(path)) == {}
+    for value in (1, 2):
+        append_result(path, result_of(cells[0], {"validation": np.full(3, value)}))
+    assert finished(cells, read_results(path))["small/baseline/0"].predicted["validation"].tolist() == [2, 2, 2]
+
+
+def test_kinds_of_devices_are_not_mixed(grid):
+    results = {"small/clip/0": result_of(cells_of(grid())[1], {}, device="NVIDIA H100")}
+    check_device(results, "NVIDIA H100")
+    with pytest.raises(ValueError, match="NVIDIA H100, this machine has cpu"):
+        check_device(results, "cpu")
+
+
+def test_an_opening_is_noted_once_a_time(tmp_path, capsys):
+    path = tmp_path / "LOG.md"
+    path.write_text("# Log")
+    for _ in range(2):
+        note_opening(str(path), ["test"], "cells.jsonl")
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3 and all("test opened for `cells.jsonl`" in line for line in lines[1:])
+    note_opening(None, ["test"], "cells.jsonl")
+    assert "test opened" in capsys.readouterr().out
+
+
+# --- Statistics ------------------------------------------------------------------------------------------------------
+
+
+def simulated(rng, *, effect=0.0, of_seeds=0.02, of_clusters=0.1, seeds=5, clusters=150, students=1):
+    """
+    Tables of differences with one image in four decided otherwise, as (students, (seeds, images)) and the clusters.
+    """
+    index = np.repeat(np.arange(clusters), 2)
+    shared = np.repeat(rng.normal(0, of_clusters, clusters), 2)
+    tables = []
+    for _ in range(students):
+        mean = np.clip(effect + rng.normal(0, of_seeds, (seeds, 1)) + shared, -0.25, 0.25)
+        drawn = rng.random((seeds, len(index)))
+        tables.append(np.where(drawn < 0.125 + mean / 2, 1, np.where(drawn > 0.875 + mean / 2, -1, 0)))
+    return tables, index
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {},
+        {"of_seeds": 0.0},
+        {"of_clusters": 0.0},
+        {"seeds": 3},
+        {"students": 8},
+        {"effect": 0.03, "of_clusters": 0.05},
+    ],
+    ids=["both", "no seeds", "no clusters", "three seeds", "eight students", "an effect"],
+)
+def test_the_interval_covers_the_truth_in_about_95_of_100_grids(sources):
+    rng, effect = np.random.default_rng(0), sources.get("effect", 0.0)
+    covered, rejected = [], []
+    for _ in range(1000):
+        found = estimate_difference(*simulated(rng, **sources), resamples=0)
+        covered.append(found.low <= effect <= found.high)
+        rejected.append(found.p < 0.05)
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+    assert 0.93 <= np.mean(covered) <= 0.99
+    assert effect or np.mean(rejected) <= 0.07
+
+
+def test_an_effect_is_found_by_more_seeds_and_not_by_the_bootstraps_wider_interval():
+    rng = np.random.default_rng(1)
+    few, many, wider = [], [], []
+    for _ in range(100):
+        tables, clusters = simulated(rng, effect=0.03, of_seeds=0.01, of_clusters=0.05, seeds=10)
+        found = estimate_difference(tables, clusters, resamples=300)
+        many.append(found.low > 0)
+        few.append(estimate_difference([tables[0][:3]], clusters, resamples=0).low > 0)
+        wider.append(found.bootstrap_high - found.bootstrap_low > found.high - found.low)
+    assert np.mean(many) > np.mean(few) + 0.3 and np.mean(wider) > 0.8
+
+
+def test_images_of_one_thing_count_as_one():
+    """Every image ten times is no more evidence than once."""
+    (table,), clusters = simulated(np.random.default_rng(0), of_seeds=0.0, of_clusters=0.2)
+    once = estimate_difference([table], clusters, resamples=0)
+    tenfold = estimate_difference([np.repeat(table, 10, axis=1)], np.repeat(clusters, 10), resamples=0)
+    assert (tenfold.mean, tenfold.low, tenfold.high) == pytest.approx((once.mean, once.low, once.high))
+    apart = estimate_difference([np.repeat(table, 10, axis=1)], np.arange(10 * len(clusters)), resamples=0)
+    assert apart.high - apart.low < once.high - once.low
+
+
+def test_equal_results_are_no_difference_and_one_seed_is_too_few():
+    same = estimate_difference([np.zeros((3, 10))], np.arange(10), resamples=50)
+    assert (same.mean, same.p, same.positive, same.seeds) == (0, 1, 0, 3) and same.low <= 0 <= same.high
+    with pytest.raises(ValueError, match="two or more seeds"):
+        estimate_difference([np.zeros((1, 10))], np.arange(10))
+
+
+def test_holm_corrects_as_published():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+# --- Findings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(grid):
+    """Findings of a grid whose `clip` has one image in ten more right than its baseline, on every seed."""
+    args, labels = grid(), Labels(np.arange(100) % 7, np.arange(100) // 2)
+    results = {}
+    for cell in cells_of(args):
+        right = 50 + cell.seed + 10 * (cell.variant == "clip")
+        predicted = np.where(np.arange(100) < right, labels.classes, 9)
+        results[cell.name] = result_of(cell, {"validation": predicted})
+    return args, cells_of(args), results, {"validation": labels}
+
+
+def test_findings_hold_every_student_and_all_of_them(found):
+    rows = {(row.student, row.variant): row for row in find(*found)}
+    assert set(rows) == {(student, variant) for student in ("small", "other", None) for variant in GRID["variants"]}
+    clip = rows["small", "clip"]
+    assert clip.accuracies == {0: 0.60, 1: 0.61, 2: 0.62} and clip.mean == pytest.approx(0.61)
+    assert clip.difference.mean == pytest.approx(0.1) and clip.difference.positive == 3
+    assert rows["small", "baseline"].difference is None
+    assert rows[None, "clip"].difference.mean == pytest.approx(0.1)
+    assert rows["small", "clip"].p_holm >= rows["small", "clip"].difference.p
+
+
+def test_pairs_with_a_missing_cell_are_left_out(found):
+    args, cells, results, labels = found
+    del results["small/baseline/1"]
+    row = next(row for row in find(args, cells, results, labels) if (row.student, row.variant) == ("small", "clip"))
+    assert row.difference.seeds == 2 and len(row.accuracies) == 3
+
+
+def test_a_variant_can_be_compared_with_another_one(found):
+    args, cells, results, labels = found
+    args.against = {"baseline": "clip"}
+    rows = {(row.student, row.variant): row for row in find(args, cells, results, labels)}
+    assert rows["small", "baseline"].difference.mean == pytest.approx(-0.1)
+    assert rows["small", "clip"].difference is None
+
+
+def test_predictions_of_other_data_are_refused(found):
+    args, cells, results, labels = found
+    labels["validation"].classes = labels["validation"].classes[:-1]
+    with pytest.raises(ValueError, match="the data has changed"):
+        find(args, cells, results, labels)
+
+
+def test_the_table_and_the_plot_show_them(found, tmp_path):
+    rows = find(*found)
+    table = as_table(rows, {"validation": 0.55})
+    assert "| validation | small | clip | 61.0 ± 1.0 | +10.0 |" in table
+    assert "| validation | all | baseline | 51.0 ± 1.0 (below the nearest neighbour) |" in table
+    plot_differences(rows, tmp_path / "new" / "plot.png")
+    assert (tmp_path / "new" / "plot.png").stat().st_size > 5000
+    json.dumps([row.to_dict() for row in rows])
