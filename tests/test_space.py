@@ -111,6 +111,7 @@ def test_the_folder_is_a_space(built):
     requirements = (space / "requirements.txt").read_text().split()
     assert f"gradio=={data['sdk_version']}" in requirements
     assert all(re.fullmatch(r"[\w-]+==[\d.]+(post\d+)?", line) for line in requirements)
+    assert not [line for line in requirements if "g4i" in line]  # the app has a copy: no index has the package
     assert not [path for path in space.rglob("*") if path.suffix in (".pyc", ".j2") or path.name == "recipes"]
 
 

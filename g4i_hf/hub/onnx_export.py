@@ -65,7 +65,8 @@ def _require(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"ONNX needs {error.name or package}: pip install 'g4i_hf[onnx]'.") from error
+        missing = error.name or package
+        raise ImportError(f"ONNX needs {missing}: pip install '.[onnx]' in a clone of g4i_hf.") from error
 
 
 @torch.no_grad()

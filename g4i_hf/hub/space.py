@@ -142,7 +142,9 @@ def _versions() -> dict[str, str]:
     try:
         return {name: version(name).split("+")[0] for name in REQUIREMENTS}  # 2.9.0+cpu is on no index
     except PackageNotFoundError as error:
-        raise ImportError(f"A Space needs {error.name}, to name its version: pip install 'g4i_hf[space]'.") from error
+        raise ImportError(
+            f"A Space needs {error.name}, to name its version: pip install '.[space]' in a clone of g4i_hf."
+        ) from error
 
 
 def _card(student_dir: Path, repo_id: str | None, settings: dict, num_captions: int, gradio: str) -> SpaceCard:

@@ -173,7 +173,8 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         )
     if not found:
         logger.warning(
-            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install 'g4i_hf[demo]').",
+            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install '.[demo]' in a "
+            "clone of g4i_hf).",
             run,
         )
     return found
