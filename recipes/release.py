@@ -45,8 +45,7 @@ def main() -> None:
         # 1. What is published, each as a folder that is whole or not there
         released = [data_set(args)] if args.stage else student_and_space(args)
         # 2. The list of it, or the push
-        for folder, repo_id, repo_type in released:
-            publish(args, folder, repo_id, repo_type)
+        publish(args, released)
     except (OSError, ValueError, ImportError) as error:
         raise OptionError(str(error)) from error
 
@@ -98,23 +97,34 @@ def student_and_space(args) -> list[tuple[Path, str | None, str]]:
     return released
 
 
-def publish(args, folder: Path, repo_id: str | None, repo_type: str) -> None:
-    """Checks a folder and lists it, or pushes it where that was asked for."""
-    from g4i_hf.hub.publishable import check_publishable
-    from g4i_hf.hub.push import list_files, push_folder
+def publish(args, released: list[tuple[Path, str | None, str]]) -> None:
+    """Checks the folders and lists them, or pushes them where that was asked for: none before all are checked."""
+    from g4i_hf.hub.manifest import list_files, write_manifest
+    from g4i_hf.hub.publishable import check_publishable, private_places
+    from g4i_hf.hub.push import push_folders
 
+    runs = [args.run, args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])]
+    private = private_places(args.stage, *runs, *(folder for folder, _, _ in released))
     if args.dry_run:
-        files = list_files(folder)
-        total = sum(size for _, size in files)
-        where = f"{repo_id or 'a repository that --repo_id names'}, {'private' if args.private else 'public'} if new"
-        print(f"\nWould be pushed as a {repo_type} to {where}: {len(files)} files, {_size(total)}")
-        for name, size in files:
-            print(f"{_size(size):>10}  {name}")
-        check_publishable(folder)
+        for folder, repo_id, repo_type in released:
+            write_manifest(folder)
+            files = list_files(folder)
+            total = sum(size for _, size in files)
+            where = (
+                f"{repo_id or 'a repository that --repo_id names'}, {'private' if args.private else 'public'} if new"
+            )
+            print(f"\nWould be pushed as a {repo_type} to {where}: {len(files)} files, {_size(total)}")
+            for name, size in files:
+                print(f"{_size(size):>10}  {name}")
+        for folder, _, _ in released:
+            check_publishable(folder, private)
         print("No local path, host name or token was found in them. Nothing was pushed.")
     elif args.push_to_hub:
-        url = push_folder(folder, repo_id, repo_type, private=args.private, revision=args.hub_revision)
-        print(f"Pushed {folder} to {url}")
+        pushed = push_folders(
+            released, private=args.private, revision=args.hub_revision, replace=args.replace, folders=private
+        )
+        for (folder, _, _), url in zip(released, pushed, strict=True):
+            print(f"Pushed {folder} to {url}")
 
 
 def _size(size: int) -> str:

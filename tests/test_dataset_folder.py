@@ -362,6 +362,19 @@ def test_a_misspelt_license_is_refused_and_one_of_ones_own_has_a_name(tmp_path):
     assert data.license == "other" and data["license_name"] == "our-terms"
 
 
+@pytest.mark.parametrize("with_images_id", [False, True])
+@pytest.mark.parametrize("repo_id", ["me/pictures", "Me/Pictures", "pictures"])
+def test_captions_are_not_published_as_their_own_images(tmp_path, repo_id, with_images_id):
+    (tmp_path / "photos").mkdir()
+    stage = captions_stage(tmp_path / "stage", ["a"], source="../photos" if with_images_id else "me/pictures")
+    images_id = "me/pictures" if with_images_id else None
+    with pytest.raises(ValueError, match=f"repo_id is {repo_id}, and the images are me/pictures.*point at itself"):
+        build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
+    assert not (tmp_path / "out").exists()
+    build_dataset(stage, tmp_path / "out", repo_id="me/pictures-captions", images_id=images_id)
+    build_dataset(stage, tmp_path / "out", repo_id="other/pictures", images_id=images_id)
+
+
 @pytest.mark.parametrize("image_id", ["/home/ann/1.jpg", "~/1.jpg", "C:\\Users\\ann\\1.jpg", "file:///home/1.jpg"])
 def test_ids_that_are_paths_are_refused(tmp_path, image_id):
     with pytest.raises(ValueError, match="Split 'train', column 'image_id': .* is a path of this machine"):

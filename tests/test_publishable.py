@@ -1,6 +1,8 @@
 """What must not be published is found in every kind of file, and what may be is let through."""
 
 import io
+import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,8 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from g4i_hf.hub.publishable import check_publishable
+from g4i_hf.hub.manifest import list_files
+from g4i_hf.hub.publishable import check_publishable, private_places
 
 HOST = "gpu-box-17.corp"
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -112,8 +115,155 @@ def test_a_finding_across_two_blocks(machine, monkeypatch):
         check_publishable(machine)
 
 
-@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "a.pkl"])
+PICKLES = ["training_args.bin", "optimizer.pt", "a.pkl", "A.PKL", "b.Pth", "c.joblib", "d.npy", "e.npz", "f.CKPT"]
+
+
+@pytest.mark.parametrize("name", PICKLES)
 def test_pickles_are_refused(machine, name):
     torch.save({}, machine / name)
     with pytest.raises(ValueError, match="pickle"):
         check_publishable(machine)
+
+
+# --- Ways to write a path --------------------------------------------------------------------------------------------
+
+WRITTEN = [
+    "file://{}/data",
+    "file://localhost{}/data",
+    "file:{}",
+    "-I{}/include -O2",
+    "(-L{})",
+    "-isystem{}/include",
+    "/{}",
+    "{}",
+    "{}, and more",
+    "in {}.",
+    "in {}.\nThe next line",
+    "({})",
+    "[{}]",
+    "{};",
+    "`{}`",
+    "{}: a folder",
+    "PATH=/bin:{}:/sbin",
+    "{}?x",
+    "<{}>",
+    "{}\\n",
+    "{}\0",
+]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+@pytest.mark.parametrize("place", [HOME, "/mnt/photos", "/data"])
+def test_every_way_to_write_a_path(machine, text, place):
+    text = text.format(place)
+    if place == "/data" and text.endswith("\0"):
+        return  # a short one within bytes may be chance
+    for content in (text, f"see {text}", f"see {text} there"):
+        (machine / "notes.txt").write_text(content)
+        with pytest.raises(ValueError, match=r"notes\.txt holds a path"):
+            check_publishable(machine, ["/mnt/photos", Path("/data")])
+
+
+OTHERS = [
+    "https://example.org{}/data",
+    "https://example.org/~me{}",
+    "{}bel/data",
+    "{}-2/data",
+    "{}_old",
+    "{}.old/data",
+    "../..{}/data",
+    "/backup{}/data",
+    "train{}/x",
+    "ftp:/{}",
+]
+
+
+@pytest.mark.parametrize("text", OTHERS)
+@pytest.mark.parametrize("place", [HOME, "/mnt/photos", "/data"])
+def test_what_only_looks_like_it_passes(machine, text, place):
+    (machine / "notes.txt").write_text(f"see {text.format(place)} there")
+    check_publishable(machine, ["/mnt/photos", "/data"])
+
+
+@pytest.mark.parametrize("place", ["/mnt/Bjørn Å/pictures"])
+@pytest.mark.parametrize("write", [str, json.dumps, lambda text: "file:///mnt/Bj%C3%B8rn%20%C3%85/pictures"])
+def test_letters_that_files_write_otherwise(machine, place, write):
+    (machine / "config.json").write_text(f'{{"path": {write(place)}}}')
+    with pytest.raises(ValueError, match=r"config\.json holds a path"):
+        check_publishable(machine, [place])
+
+
+def test_bytes_of_a_graph_are_no_short_path_by_chance(machine):
+    (machine / "model.onnx").write_bytes(b"\x00/data\xff\x80\x01" * 20)
+    check_publishable(machine, ["/data"])
+
+
+def test_folders_that_every_machine_has_pass(machine, monkeypatch):
+    monkeypatch.setattr("sys.prefix", "/usr")
+    (machine / "run.sh").write_text("#!/usr/bin/env python\n/usr/local/bin\n/bin")
+    check_publishable(machine, ["/", "/usr/local"])
+
+
+@pytest.mark.parametrize("host", ["laptop", "student", "python", "localhost.localdomain"])
+def test_a_machine_that_is_called_like_a_word(machine, monkeypatch, host):
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    (machine / "README.md").write_text(f"the {host} is here")
+    check_publishable(machine)
+
+
+@pytest.mark.parametrize("host", ["ann-laptop", "laptop2", "laptop.lan"])
+def test_a_machine_of_a_name_of_its_own(machine, monkeypatch, host):
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    (machine / "README.md").write_text(f"made on {host}.")
+    with pytest.raises(ValueError, match="the name of this machine"):
+        check_publishable(machine)
+
+
+def test_what_is_pushed_and_what_is_looked_at_are_the_same(machine):
+    names = ["a.pyc", "code/b.PYC", "__pycache__/c.py", ".git/config", ".cache/x.json", ".gradio/y"]
+    for name in names:
+        (machine / name).parent.mkdir(exist_ok=True)
+        (machine / name).write_text(f"{HOME}/data")
+    check_publishable(machine)
+    assert list_files(machine) == []
+    for name in (".hidden", "code/pyc", "cache/z"):
+        (machine / name).parent.mkdir(exist_ok=True)
+        (machine / name).write_text(f"{HOME}/data")
+        assert [found for found, _ in list_files(machine)] == [name]
+        with pytest.raises(ValueError, match="holds a path"):
+            check_publishable(machine)
+        (machine / name).unlink()
+
+
+# --- Folders that a run and a stage name -----------------------------------------------------------------------------
+
+
+def test_places_of_a_run_and_of_its_stages(tmp_path):
+    run, stage, captions = (tmp_path / name for name in ("disk/run", "stages/embeddings", "stages/captions"))
+    for folder in (run / "checkpoint-7", stage, captions, tmp_path / "photos"):
+        folder.mkdir(parents=True)
+    (tmp_path / "words.csv").write_text("")
+    options = {
+        "output_dir": ".",
+        "dataset_name": "../../stages/embeddings",
+        "embeddings_dir": "/mnt/gone/embeddings",
+        "student": "timm/resnet18.a1_in1k",
+        "text_encoder_prompt": "/no_think Describe it: ",
+        "captions_name": str(tmp_path / "words.csv"),
+        "seed": 7,
+        "prompt": "/short",
+        "long": "/" + "x" * 9000,
+    }
+    (run / "train.yaml").write_text(json.dumps(options))
+    (stage / "stage.json").write_text(json.dumps({"source": "../captions", "prompts": ["/a/b"]}))
+    (captions / "stage.json").write_text(json.dumps({"source": os.path.relpath(tmp_path / "photos", captions)}))
+    named = {stage, captions, tmp_path / "photos", tmp_path, Path("/mnt/gone/embeddings")}
+    assert private_places(run) == {run} | named
+    assert private_places(None, run / "checkpoint-7") == {run / "checkpoint-7"} | named
+    assert private_places(stage) == {stage, captions, tmp_path / "photos"}
+    assert private_places() == private_places(None) == set()
+
+
+def test_stages_that_go_round_in_a_circle_end(tmp_path):
+    (tmp_path / "stage.json").write_text('{"source": "./"}')
+    assert private_places(tmp_path) == {tmp_path}

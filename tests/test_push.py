@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,13 @@ from pathlib import Path
 import pytest
 from hub_client import serving
 from hub_server.accounts import ME_READ, ME_WRITE
+from huggingface_hub import HfApi, ModelCard, SpaceCard
+
+from g4i_hf.hub import push as pushing
+from g4i_hf.hub.arguments import ReleaseArguments
+from g4i_hf.hub.manifest import MANIFEST, read_manifest
+from g4i_hf.hub.push_errors import PushError
+from recipes import release
 
 CARD = """---
 license: apache-2.0
@@ -23,10 +31,10 @@ tags:
 class Pusher:
     """A process that pushes: huggingface_hub reads its environment only when imported."""
 
-    def __init__(self, hub, home: Path):
+    def __init__(self, hub, home: Path, **environment: str):
         command = [sys.executable, str(Path(__file__).parent / "workers" / "pusher.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=hub.environment(home), text=True, **pipes)
+        self.process = subprocess.Popen(command, env=hub.environment(home, **environment), text=True, **pipes)
         assert self.process.stdout.readline().strip() == "ready"
 
     def __call__(self, folder: Path, repo_id: str, **more) -> dict:
@@ -76,7 +84,9 @@ def folder(tmp_path):
 def files_of(hub, repo: str, kind: str = "models") -> dict[str, int] | None:
     """What a reader of the main branch sees; None without a repository."""
     found = hub.state().get(f"{kind}/{repo}")
-    return found and {name: size for name, size in found["branches"]["main"]["files"].items() if name[0] != "."}
+    return found and {
+        name: size for name, size in found["branches"]["main"]["files"].items() if name != ".gitattributes"
+    }
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -104,12 +114,175 @@ def test_a_push_of_the_same_sends_and_commits_nothing(hub, push, repo, folder):
     assert hub.state()[f"models/{repo}"]["commits"] == commits and sent(hub) == 0
 
 
+# --- What is somebody else's stays ----------------------------------------------------------------------------------
+
+
 def test_what_a_release_no_longer_has_is_deleted_and_what_others_added_stays(hub, push, repo, folder):
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_text("of an earlier release")
     push(folder, repo)
-    hub.act("commit", repo=repo, files={"NOTES.md": "by hand", "onnx/model.onnx": "of an earlier release"})
+    theirs = ["NOTES.md", "teacher/model.safetensors", "extra-lora.safetensors", "images/logo.png", "onnx/theirs.onnx"]
+    hub.act("commit", repo=repo, files=dict.fromkeys([*theirs, ".eval_results/imagenet-real.yaml"], "by hand"))
     (folder / "aligned" / "model.safetensors").unlink()
+    (folder / "onnx" / "model.onnx").unlink()
     assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder) | {"NOTES.md": 7}
+    assert files_of(hub, repo) == sizes(folder) | dict.fromkeys([*theirs, ".eval_results/imagenet-real.yaml"], 7)
+    assert read_manifest(folder) == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+def test_a_repository_of_somebody_else_is_refused_and_left_alone(hub, push, repo, folder, kind):
+    make(hub, repo, kind)
+    theirs = {f"data/train-0000{i}-of-00009.parquet": "images" for i in range(9)} | {"config.json": "their model"}
+    hub.act("commit", repo=repo, type=kind, files=theirs)
+    card(folder, kind)
+    before = hub.state()[f"{kind}s/{repo}"]
+    answer = push(folder, repo, repo_type=kind)
+    assert answer["error"] == "PushError"
+    words = r"holds files that no release has left there: .*config\.json, .* and \d+ more.*--repo_id.*--replace true"
+    assert re.search(words, answer["message"]), answer
+    assert "pushed" in answer["message"] and hub.state()[f"{kind}s/{repo}"] == before and sent(hub) == 0
+
+
+def test_replace_writes_over_and_deletes_nothing(hub, push, repo, folder):
+    make(hub, repo)
+    hub.act("commit", repo=repo, files={"config.json": "theirs", "data/a.parquet": "theirs", "onnx/b.onnx": "theirs"})
+    assert "url" in push(folder, repo, replace=True)
+    kept = {"data/a.parquet": 6, "onnx/b.onnx": 6}
+    assert files_of(hub, repo) == sizes(folder) | kept
+    (folder / "aligned" / "model.safetensors").unlink()
+    assert "url" in push(folder, repo), "it holds a release now"
+    assert files_of(hub, repo) == sizes(folder) | kept
+
+
+@pytest.mark.parametrize(
+    ("readme", "is_empty"),
+    [
+        ("---\nlicense: mit\n---\n", True),
+        ("---\n---\n\nCheck out the configuration reference at https://huggingface.co/docs\n", True),
+        ("", True),
+        ("---\nlicense: mit\n---\n# My model\n\nIt was trained for years.\n", False),
+        ("# My model\n\nIt was trained for years.\n\n---\nThe end\n\n---\n", False),
+    ],
+)
+def test_a_readme_alone_is_content_when_somebody_has_written_it(hub, push, repo, folder, readme, is_empty):
+    make(hub, repo)
+    hub.act("commit", repo=repo, files={"README.md": readme})
+    answer = push(folder, repo)
+    assert ("url" in answer) == is_empty and ("left there: README.md. " in answer.get("message", "")) != is_empty
+
+
+@pytest.mark.parametrize("text", ["{", '{"files": ["../../config.json"]}', '{"files": ["/etc/passwd"]}'])
+def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder, text):
+    push(folder, repo)
+    hub.act("commit", repo=repo, files={MANIFEST: text})
+    (folder / "config.json").unlink()
+    before = files_of(hub, repo)
+    answer = push(folder, repo)
+    assert answer["error"] == "PushError" and f"its {MANIFEST} does not say" in answer["message"]
+    assert files_of(hub, repo) == before
+    assert "url" in push(folder, repo, replace=True)
+    assert files_of(hub, repo) == sizes(folder) | {"config.json": 2}
+
+
+def test_a_file_that_somebody_has_deleted_meanwhile_is_not_missed(hub, push, repo, folder):
+    push(folder, repo)
+    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": ["config.json", "gone.json"]})})
+    (folder / "config.json").unlink()
+    assert "url" in push(folder, repo)
+    assert files_of(hub, repo) == sizes(folder)
+
+
+def test_a_branch_of_a_foreign_repository_is_not_made(hub, push, repo, folder):
+    make(hub, repo)
+    hub.act("commit", repo=repo, files={"weights.h5": "theirs"})
+    assert "holds files" in push(folder, repo, revision="v2")["message"]
+    assert list(hub.state()[f"models/{repo}"]["branches"]) == ["main"]
+
+
+def test_a_name_without_namespace_is_ones_own(hub, push, repo, folder):
+    bare = repo.split("/")[1]
+    push(folder, bare)
+    hub.act("commit", repo=repo, files={MANIFEST: "{"})
+    assert f"{repo}: its {MANIFEST} does not say" in push(folder, bare)["message"]
+
+
+@pytest.fixture
+def space(tmp_path):
+    """The app of the student, which tells where a data set lies."""
+    (tmp_path / "space").mkdir()
+    card(tmp_path / "space", "space")
+    (tmp_path / "space" / "app.py").write_text("path = '/mnt/photos/cats'")
+    return tmp_path / "space"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What would be asked of the Hub, and is not."""
+    calls = []
+    monkeypatch.setattr(pushing, "check_repository", lambda *args: calls.append("check") or (None, []))
+    monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: calls.append("card"))
+    monkeypatch.setattr(SpaceCard, "validate", lambda *args, **kwargs: calls.append("card"))
+    monkeypatch.setattr(pushing, "_push", lambda api, folder, *args: calls.append(folder.name) or "https://hub")
+    return calls
+
+
+def test_none_is_pushed_before_all_are_checked(asked, folder, space):
+    released = [(folder, "me/student", "model"), (space, "me/space", "space")]
+    with pytest.raises(ValueError, match=r"app\.py holds a path"):
+        pushing.push_folders(released, folders=["/mnt/photos"])
+    assert not asked
+    urls = pushing.push_folders(released)
+    assert asked == ["card", "card", "check", "check"], "before the first one is asked for"
+    assert list(urls) == ["https://hub"] * 2 and asked[4:] == ["student", "space"]
+
+
+def release_args(tmp_path: Path, **more) -> ReleaseArguments:
+    """Of a run whose images lie on another disk."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.yaml").write_text("dataset_name: /mnt/photos\n")
+    return ReleaseArguments(run=str(tmp_path / "run"), repo_id="me/student", space=True, **more)
+
+
+@pytest.mark.parametrize("way", ["dry_run", "push_to_hub"])
+def test_release_looks_for_the_folders_of_the_run_in_all_folders_first(asked, folder, space, tmp_path, capsys, way):
+    args = release_args(tmp_path, **{way: True})
+    released = [(folder, "me/student", "model"), (space, "me/student-space", "space")]
+    with pytest.raises(ValueError, match=r"app\.py holds a path"):
+        release.publish(args, released)
+    assert not asked and "Pushed" not in capsys.readouterr().out
+    (space / "app.py").write_text("path = 'photos'")
+    release.publish(args, released)
+    said = capsys.readouterr().out
+    if way == "push_to_hub":
+        assert said.splitlines() == [f"Pushed {place} to https://hub" for place in (folder, space)]
+        return
+    listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", said, re.M)
+    assert listed == [*sorted(sizes(folder)), *sorted(sizes(space))] and listed.count(MANIFEST) == 2 and not asked
+
+
+def test_release_passes_on_that_files_may_be_written_over(monkeypatch, folder, tmp_path):
+    seen = {}
+    monkeypatch.setattr(pushing, "push_folders", lambda released, **more: seen.update(more) or iter(["https://hub"]))
+    for replace in (False, True):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        args = release_args(tmp_path, push_to_hub=True, replace=replace, hub_revision="v2", private=False)
+        release.publish(args, [(folder, "me/student", "model")])
+        assert (seen["replace"], seen["revision"], seen["private"]) == (replace, "v2", False)
+
+
+def make(hub, repo: str, kind: str = "model") -> None:
+    """A repository as its owner makes it."""
+    value = {"name": repo.split("/")[1], "type": kind} | ({"sdk": "gradio"} if kind == "space" else {})
+    assert hub.ask("POST", "/api/repos/create", value, ME_WRITE)[0] == 200
+
+
+def card(folder: Path, kind: str) -> None:
+    metadata = "sdk: gradio\nsdk_version: 6.31.0\napp_file: app.py" if kind == "space" else "license: mit"
+    (folder / "README.md").write_text(f"---\n{metadata}\n---\n# It\n")
+
+
+# --- Visibility, branches, kinds -------------------------------------------------------------------------------------
 
 
 def test_a_public_repository_on_request_and_one_that_exists_keeps_its_visibility(hub, push, repo, folder):
@@ -129,8 +302,7 @@ def test_a_branch_is_made_and_main_left_alone(hub, push, repo, folder):
 @pytest.mark.parametrize("kind", ["dataset", "space"])
 def test_data_sets_and_spaces(hub, push, repo, tmp_path, kind):
     (tmp_path / "made").mkdir()
-    metadata = "sdk: gradio\nsdk_version: 6.31.0\napp_file: app.py" if kind == "space" else "license: mit"
-    (tmp_path / "made" / "README.md").write_text(f"---\n{metadata}\n---\n# It\n")
+    card(tmp_path / "made", kind)
     assert "url" in push(tmp_path / "made", repo, repo_type=kind)
     assert files_of(hub, repo, f"{kind}s") == sizes(tmp_path / "made")
 
@@ -239,3 +411,64 @@ def test_a_repository_that_went_private_is_not_found_by_others(hub, push, repo, 
     hub.act("add_token", token="hf_of_another", user="another", role="write")
     answer = push(folder, repo, token="hf_of_another")
     assert answer["error"] == "PushError" and hub.state()[f"models/{repo}"]["commits"] == 2
+
+
+# --- The Xet client, which has errors of its own --------------------------------------------------------------------
+
+ROUTE = "domain: https://huggingface.co/api/models/me/student/xet-write-token/main"
+XET = {
+    # in its own words (hf_xet 1.8)
+    f"Network error: Request error: HTTP status client error (401 Unauthorized), {ROUTE}": "expired.*hf auth login",
+    f"Network error: Request error: HTTP status client error (403 Forbidden), {ROUTE}": "may not write.*role `write`",
+    f"Network error: Request error: HTTP status server error (503 Service Unavailable), {ROUTE}": "same command again",
+    "Network error: error sending request for url (https://cas:4010/)": "the connection to the Hub broke",
+}
+
+
+def raising(monkeypatch, error: BaseException) -> None:
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(pushing, "check_repository", lambda *args: (None, []))
+    monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
+    monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: None)
+    monkeypatch.setattr(HfApi, "create_commit", fail)
+
+
+@pytest.mark.parametrize("text", XET, ids=range(len(XET)))
+def test_what_the_xet_client_calls_a_connection_may_be_the_token(monkeypatch, folder, text):
+    raising(monkeypatch, ConnectionError(text))
+    with pytest.raises(PushError, match=f"(?s)me/student: .*{XET[text]}") as error:
+        pushing.push_folder(folder, "me/student")
+    assert "http" not in str(error.value)
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_the_xet_client_is_refused_by_its_storage(monkeypatch, folder, is_wrapped):
+    hf_xet = pytest.importorskip("hf_xet")
+    error = hf_xet.XetAuthenticationError("Authentication error: token of https://cas")
+    if is_wrapped:
+        wrapper = RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+        wrapper.__cause__ = error
+        error = wrapper
+    raising(monkeypatch, error)
+    with pytest.raises(PushError, match=r"may have expired or may not write there.*hf auth login") as error:
+        pushing.push_folder(folder, "me/student")
+    assert "http" not in str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_no_matter_of_tokens(monkeypatch, folder):
+    raising(monkeypatch, PermissionError(13, "Permission denied", "model.safetensors"))
+    with pytest.raises(PermissionError, match=r"model\.safetensors"):
+        pushing.push_folder(folder, "me/student")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "words"), [(401, "may have expired"), (403, "may not write there")])
+def test_the_real_xet_client_and_its_token(hub, repo, folder, tmp_path, status, words):
+    hub.fault("xet-write-token", status, times=None)
+    pusher = Pusher(hub, tmp_path / "home", HF_HUB_DISABLE_XET="0")
+    answer = pusher(folder, repo)
+    pusher.close()
+    assert answer["error"] == "PushError" and words in answer["message"], answer
+    assert files_of(hub, repo) == {}

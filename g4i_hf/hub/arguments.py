@@ -63,6 +63,10 @@ class ReleaseArguments:
     push_to_hub: bool = field(default=False, metadata={"help": "Push what was written to repo_id."})
     private: bool = field(default=True, metadata={"help": "Whether a repository that is made now is private."})
     hub_revision: str | None = field(default=None, metadata={"help": "Branch that is pushed to; main by default."})
+    replace: bool = field(
+        default=False,
+        metadata={"help": "Push to a repository of other files too: those of the same name are written over."},
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Write what would be pushed, list it with sizes, and push nothing."}
     )

@@ -67,7 +67,7 @@ def build_dataset(
 
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path of this
-            machine, the card is not valid, or `output_dir` holds something else.
+            machine, the card is not valid, `repo_id` is that of the images, or `output_dir` holds something else.
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
@@ -82,6 +82,7 @@ def build_dataset(
         "columns": list(features),
         "ids_from": _ids_from(splits),
     }
+    _check_source(public, repo_id)
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
     card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
     with _replacing(output_dir) as folder:
@@ -119,6 +120,19 @@ def _check(stage: Path, output_dir: Path, license: str | None) -> None:
     if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} holds something else than such a data set. Choose another --dataset_dir.")
     licence_fields(license)
+
+
+def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
+    """
+    Raises:
+        ValueError: when a stage would be published as the data set of the images that it belongs to.
+    """
+    ours, theirs = (repo_id or "").lower(), (public["source"] or "").lower()
+    if ours and (ours == theirs or ("/" not in ours and ours == theirs.split("/")[-1])):
+        raise ValueError(
+            f"repo_id is {repo_id}, and the images are {public['source']}: what is published there would point at "
+            "itself. Give it an id of its own, with its namespace, as in me/my-captions."
+        )
 
 
 # --- Rows --------------------------------------------------------------------------------------------------------

@@ -1,95 +1,108 @@
-"""Pushing a released folder: checked first, then one commit, so that it is there as a whole or not at all."""
+"""Pushing released folders: all are checked first, then each is one commit, there as a whole or not at all."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fnmatch import fnmatch
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, SpaceCard
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+from .manifest import MANIFEST, list_files, read_manifest, write_manifest
 from .publishable import check_publishable
+from .push_errors import PushError, clear_errors
 
 CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
-# What an earlier release has left in a repository, and a later one takes away when it does not write it again. Files
-# that somebody else added stay.
-OWNED = {
-    "model": (
-        "*.safetensors",
-        "model.safetensors.index.json",
-        "config.json",
-        "adapter_config.json",
-        "id2label.json",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "aligned/*",
-        "onnx/*",
-        "images/*",
-        ".eval_results/*",
-    ),
-    "dataset": ("data/*.parquet", "stage.json"),
-    "space": ("app.py", "requirements.txt", "g4i_hf/*", "model/*", "gallery/*", "captions*"),
-}
-LEFT_OUT = {"__pycache__", ".cache", ".git", ".gradio"}
+README, OF_THE_HUB = "README.md", {".gitattributes"}
+SHOWN = 3  # names of files in a message
 
 
-class PushError(OSError):
-    """A push that did not happen: what went wrong, what is there now, and what to do."""
-
-
-def list_files(folder: str | Path) -> list[tuple[str, int]]:
-    """Name and size in bytes of every file of a released folder, sorted by name."""
-    root = Path(folder)
-    files = [path for path in root.rglob("*") if path.is_file() and not LEFT_OUT & set(path.relative_to(root).parts)]
-    return sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in files)
-
-
-def push_folder(
-    folder: str | Path,
-    repo_id: str,
-    repo_type: str = "model",
-    *,
-    private: bool = True,
-    revision: str | None = None,
-    message: str | None = None,
-    token: str | None = None,
-) -> str:
+def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **options) -> str:
     """
-    Pushes a released folder as one commit. Large files go up first and are not sent again when the push is repeated;
-    they belong to nothing until the commit, so a reader sees the whole folder or what was there before. Files that
-    an earlier release has left and this one has not are deleted by the same commit.
+    Pushes one released folder, see [`push_folders`].
 
     Args:
         folder: as `release.py` writes it, with a card.
         repo_id: `namespace/name`; without a namespace, that of the token.
         repo_type: `"model"`, `"dataset"` or `"space"`.
+        options: of [`push_folders`].
+
+    Returns:
+        Address of the commit. When nothing has changed, that of the one that is there.
+    """
+    return next(push_folders([(folder, repo_id, repo_type)], **options))
+
+
+def push_folders(
+    released: Sequence[tuple[str | Path, str, str]],
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    replace: bool = False,
+    folders: Collection[str | Path] = (),
+) -> Iterator[str]:
+    """
+    Pushes released folders, each as one commit. All are checked before the first is pushed. Large files go up first
+    and are not sent again when a push is repeated; they belong to nothing until the commit, so a reader sees the whole
+    folder or what was there before. Files that an earlier release has left, by the manifest that is there, and this
+    one has not are deleted by the same commit.
+
+    Args:
+        released: of each its folder, Hub id and kind of repository, as of [`push_folder`].
         private: visibility of a repository that is made now; one that exists keeps its own.
         revision: branch, made where there is none; `main` by default.
         message: of the commit.
         token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
+        replace: push also where files of somebody else are, see [`check_repository`].
+        folders: of this machine, whose paths must not be published either.
 
     Returns:
-        Address of the commit. When nothing has changed, that of the one that is there.
+        Addresses of the commits, one after another: each folder is pushed when its own is asked for.
 
     Raises:
-        ValueError: when a file holds a local path, a host name or a token, or the card is not valid.
-        PushError: when the Hub refuses, or cannot be reached.
+        ValueError: when a file holds a local path, a host name or a token, or a card is not valid.
+        PushError: when the Hub refuses, cannot be reached, or holds something else there.
     """
-    folder = Path(folder)
-    check_publishable(folder)
     api = HfApi(token=token)
+    for folder, _, _ in released:
+        write_manifest(folder)
+        check_publishable(folder, folders)
+    for folder, repo_id, repo_type in released:
+        with clear_errors(repo_id):
+            # The Hub's own opinion of the card, before anything is made there
+            CARDS[repo_type].load(Path(folder) / README).validate(repo_type=repo_type)
+    for _, repo_id, repo_type in released:
+        check_repository(api, repo_id, repo_type, replace, revision)
+    return (
+        _push(api, Path(folder), repo_id, repo_type, private, revision, message, replace)
+        for folder, repo_id, repo_type in released
+    )
+
+
+def _push(
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    repo_type: str,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    replace: bool,
+) -> str:
     with clear_errors(repo_id):
-        # The Hub's own opinion of the card, before anything is made there
-        CARDS[repo_type].load(folder / "README.md").validate(repo_type=repo_type)
         repo_id = create_repository(api, repo_id, repo_type, private)
+        head, earlier = check_repository(api, repo_id, repo_type, replace, revision)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+        names = [name for name, _ in list_files(folder)]
         commit = api.create_commit(
             repo_id,
-            _operations(api, folder, repo_id, repo_type, head),
+            [
+                *(CommitOperationAdd(name, str(folder / name)) for name in names),
+                *(CommitOperationDelete(name) for name in earlier if name not in names),
+            ],
             commit_message=message or f"Release {folder.resolve().name}",
             repo_type=repo_type,
             revision=revision,
@@ -110,61 +123,72 @@ def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", privat
     return url.repo_id
 
 
-def _operations(api: HfApi, folder: Path, repo_id: str, repo_type: str, head: str) -> list:
-    names = [name for name, _ in list_files(folder)]
-    present = api.list_repo_files(repo_id, repo_type=repo_type, revision=head)
-    stale = [
-        name for name in present if name not in names and any(fnmatch(name, pattern) for pattern in OWNED[repo_type])
-    ]
-    return [
-        *(CommitOperationAdd(name, str(folder / name)) for name in names),
-        *(CommitOperationDelete(name) for name in stale),
-    ]
-
-
-@contextmanager
-def clear_errors(repo_id: str) -> Iterator[None]:
+def check_repository(
+    api: HfApi, repo_id: str, repo_type: str = "model", replace: bool = False, revision: str | None = None
+) -> tuple[str | None, list[str]]:
     """
+    Looks whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an
+    earlier release, which its manifest names. The files that come with a new repository do not count, nor does a
+    README of no more than its metadata and a line.
+
+    Args:
+        replace: allow any other too. Files of the same name are written over then, and none is deleted.
+        revision: branch; `main` by default, and where there is no such branch yet.
+
+    Returns:
+        The last commit, and the files that an earlier release has left there. None and no files without repository.
+
     Raises:
-        PushError: in place of the clients' errors, with the remedy.
+        PushError: when the repository holds something else, or cannot be read.
     """
+    with clear_errors(repo_id):
+        try:
+            repo_id = repo_id if "/" in repo_id else api.get_full_repo_name(repo_id)
+            head = _head(api, repo_id, repo_type, revision)
+        except RepositoryNotFoundError:
+            return None, []
+        present = api.list_repo_files(repo_id, repo_type=repo_type, revision=head)
+        if MANIFEST in present:
+            return head, [name for name in _earlier(api, repo_id, repo_type, head, replace) if name in present]
+        others = sorted(set(present) - OF_THE_HUB)
+        if others == [README] and _is_empty_card(api, repo_id, repo_type, head):
+            others = []
+    if others and not replace:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        raise PushError(
+            f"{repo_id} holds files that no release has left there: {', '.join(others[:SHOWN])}{more}. Nothing was "
+            "pushed. Choose another --repo_id, or push with release.py --replace true, which writes over files of the "
+            "same name and deletes none."
+        )
+    return head, []
+
+
+def _head(api: HfApi, repo_id: str, repo_type: str, revision: str | None) -> str:
     try:
-        yield
-    except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, LocalTokenNotFoundError) as error:
-        raise PushError(_message(repo_id, error)) from error
-    except RuntimeError as error:  # in which the client wraps what ended the upload of a file
-        if not isinstance(error.__cause__, (HfHubHTTPError, httpx2.HTTPError, ConnectionError)):
-            raise
-        raise PushError(_message(repo_id, error.__cause__)) from error
+        return api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+    except RevisionNotFoundError:  # a branch that is made later, of main
+        return api.repo_info(repo_id, repo_type=repo_type).sha
 
 
-def _message(repo_id: str, error: BaseException) -> str:
-    if isinstance(error, LocalTokenNotFoundError):
-        return "There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN."
-    if isinstance(error, HfHubHTTPError):
-        return f"{repo_id}: {_remedy(error)} ({_reason(error)})"
-    return (
-        f"{repo_id}: the connection to the Hub broke ({type(error).__name__}). Nothing of this push is visible there; "
-        "give the same command again, what has arrived is not sent twice."
-    )
+def _earlier(api: HfApi, repo_id: str, repo_type: str, head: str, replace: bool) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return read_manifest(_download(api, repo_id, repo_type, head, MANIFEST, folder)) or []
+        except ValueError as error:
+            if replace:
+                return []
+            raise PushError(
+                f"{repo_id}: its {MANIFEST} does not say which files an earlier release has left there. Nothing was "
+                "pushed. Choose another --repo_id, or push with release.py --replace true, which deletes none."
+            ) from error
 
 
-def _remedy(error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else None
-    if status == 401:
-        return "the Hub does not accept the token, which may have expired. Log in again with `hf auth login`"
-    if status == 403:
-        return "the token may not write there. Use one with the role `write`, and a namespace of your own"
-    if status == 404:
-        return "no such repository, or one that this token may not see. It may have been deleted, renamed or closed"
-    if status in (409, 412):
-        return "somebody else has pushed there meanwhile. Nothing of this push is visible; give the same command again"
-    if status == 429 or (status or 0) >= 500:
-        return "the Hub is busy or out of order. Nothing of this push is visible; give the same command again later"
-    return "the Hub refuses. Nothing of this push is visible"
+def _is_empty_card(api: HfApi, repo_id: str, repo_type: str, head: str) -> bool:
+    """Whether a README is no more than what the Hub makes with a repository: metadata, and a line for a Space."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = _download(api, repo_id, repo_type, head, README, folder).read_text(encoding="utf-8", errors="replace")
+    return len(re.sub(r"\A\s*---\n(.*?\n)?---", "", text, flags=re.DOTALL).strip().splitlines()) <= 1
 
 
-def _reason(error: HfHubHTTPError) -> str:
-    """The server's own words on one line, without addresses that lead to an upload."""
-    text = error.server_message or str(error).splitlines()[0]
-    return re.sub(r"https?://\S+", "...", " ".join(text.split()))[:300] or f"status {error.response.status_code}"
+def _download(api: HfApi, repo_id: str, repo_type: str, head: str, name: str, folder: str) -> Path:
+    return Path(api.hf_hub_download(repo_id, name, repo_type=repo_type, revision=head, local_dir=folder))
