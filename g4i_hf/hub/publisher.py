@@ -10,10 +10,13 @@ from transformers.trainer_utils import HubStrategy
 
 from .. import __version__
 from ..training.alignment_arguments import AlignmentArguments
+from ..training.run_folder import resolved_options
 from .arguments import ReleaseArguments
-from .push import clear_errors, create_repository, push_folder
-from .release import release_student
-from .student_folder import write_card
+from .publishable import private_places
+from .push import check_repository, create_repository, push_folder
+from .push_errors import PushError, clear_errors
+from .release import options_of, release_student
+from .student_folder import release_with_card
 
 logger = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "in_progress.md.j2"
@@ -23,8 +26,9 @@ class StudentPublisher:
     """
     What `AlignmentTrainer` pushes with `push_to_hub`: never its run folder, but what a release holds.
 
-    The repository is made before training, so that a token that may not write is noticed then. A push of a checkpoint
-    runs beside training; one that fails is logged and the next one tries again. The last one is waited for.
+    The repository is made before training, so that a token that may not write, or a repository of somebody else's
+    files, is noticed then. A push of a checkpoint runs beside training. Whatever goes wrong with one, a disk that is
+    full included, is logged, and the next one tries again. The last one is waited for.
 
     Args:
         args: `hub_model_id`, `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push`, and `hub_strategy`:
@@ -51,36 +55,64 @@ class StudentPublisher:
 
         Returns:
             Its id, with the namespace.
+
+        Raises:
+            PushError: when the token may not write there, or something else is there than an earlier push.
         """
+        api = HfApi(token=self.args.hub_token)
+        check_repository(api, self.repo_id, revision=self.args.hub_revision)
         with clear_errors(self.repo_id):
-            api = HfApi(token=self.args.hub_token)
             self.repo_id = create_repository(api, self.repo_id, private=self.args.hub_private_repo is not False)
         return self.repo_id
 
     def push_checkpoint(self, checkpoint: str | Path, step: int, max_steps: int) -> None:
-        """The student of a checkpoint, unless an earlier push still goes on and `hub_always_push` is off."""
+        """
+        The student of a checkpoint, unless an earlier push still goes on and `hub_always_push` is off. Nothing is
+        raised: training is worth more than a push, and there will be another.
+        """
         if self.args.hub_strategy == HubStrategy.END:
             return
         if self._is_busy() and not self.args.hub_always_push:
             logger.info("Step %d is not pushed: an earlier push is still under way.", step)
             return
-        # Written now, as the checkpoint may be gone later; only the upload is left to the thread
-        folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-")
-        student = release_student(checkpoint, Path(folder.name) / "student", aligned=False)
-        in_progress_card(step, max_steps).save(student / "README.md")
-        self._under_way = self._thread.submit(self._push_student, folder, student, f"Step {step} of {max_steps}")
+        message, folder = f"Step {step} of {max_steps}", None
+        try:
+            # Written now, as the checkpoint may be gone later; only the upload is left to the thread
+            folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-", ignore_cleanup_errors=True)
+            student = release_student(
+                checkpoint,
+                Path(folder.name) / "student",
+                aligned=False,
+                add=lambda place: in_progress_card(step, max_steps).save(place / "README.md"),
+            )
+            self._under_way = self._thread.submit(self._push_student, folder, student, message)
+        except Exception as error:
+            logger.warning("%s was not pushed: %s", message, _said(error))
+            if folder is not None:
+                folder.cleanup()
 
     def push_run(self, run: str | Path, message: str = "End of training") -> str:
         """
-        The release of a finished run, with its card.
+        The release of a finished run, with its card. Where the run has no `train.yaml`, as one that was started from
+        Python, the options are those of the arguments.
 
         Returns:
             Address of the commit.
+
+        Raises:
+            ValueError: when the release cannot be made, or holds what may not be published.
+            OSError: when it was not written or pushed; as a [`~g4i_hf.hub.push_errors.PushError`] also whatever else
+                failed.
         """
-        student = release_student(run)
-        write_card(student, ReleaseArguments(run=str(run), repo_id=self.repo_id))
         self.wait()
-        return self._push(student, message)
+        args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.align_weight != 0)
+        try:
+            student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
+            return self._push(student, message)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:
+            raise PushError(f"{self.repo_id}: {_said(error)}. Nothing was pushed.") from error
 
     def wait(self) -> None:
         """Until what is being pushed is there."""
@@ -93,8 +125,8 @@ class StudentPublisher:
     def _push_student(self, folder: tempfile.TemporaryDirectory, student: Path, message: str) -> None:
         try:
             self._push(student, message)
-        except (OSError, ValueError) as error:  # training is worth more than a push, and there will be another
-            logger.warning("%s was not pushed: %s", message, error)
+        except Exception as error:
+            logger.warning("%s was not pushed: %s", message, _said(error))
         finally:
             folder.cleanup()
 
@@ -107,7 +139,13 @@ class StudentPublisher:
             revision=self.args.hub_revision,
             message=message,
             token=self.args.hub_token,
+            folders=private_places(self.args.output_dir),
         )
+
+
+def _said(error: Exception) -> str:
+    """Its message, with its kind where that is not one for people to read."""
+    return str(error) if isinstance(error, (PushError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def in_progress_card(step: int, max_steps: int) -> ModelCard:
