@@ -15,7 +15,9 @@ from huggingface_hub import HfApi, ModelCard, SpaceCard
 from g4i_hf.hub import push as pushing
 from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.manifest import MANIFEST, read_manifest
+from g4i_hf.hub.publisher import StudentPublisher
 from g4i_hf.hub.push_errors import PushError
+from g4i_hf.training import AlignmentArguments
 from recipes import release
 
 CARD = """---
@@ -204,7 +206,9 @@ def test_a_name_without_namespace_is_ones_own(hub, push, repo, folder):
     bare = repo.split("/")[1]
     push(folder, bare)
     hub.act("commit", repo=repo, files={MANIFEST: "{"})
+    hub.clear_log()
     assert f"{repo}: its {MANIFEST} does not say" in push(folder, bare)["message"]
+    assert not hub.log("repos/create"), "looked at by its whole name, before it would be made"
 
 
 @pytest.fixture
@@ -259,6 +263,15 @@ def test_release_looks_for_the_folders_of_the_run_in_all_folders_first(asked, fo
         return
     listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", said, re.M)
     assert listed == [*sorted(sizes(folder)), *sorted(sizes(space))] and listed.count(MANIFEST) == 2 and not asked
+
+
+def test_training_looks_for_the_folders_of_its_run_too(monkeypatch, folder, tmp_path):
+    seen = {}
+    monkeypatch.setattr("g4i_hf.hub.publisher.push_folder", lambda *args, **more: seen.update(more))
+    run = Path(release_args(tmp_path).run)
+    publisher = StudentPublisher(AlignmentArguments(str(run), report_to="none", hub_model_id="me/student"))
+    publisher._push(folder, "Step 1")
+    assert seen["folders"] == {run, Path("/mnt/photos")}
 
 
 def test_release_passes_on_that_files_may_be_written_over(monkeypatch, folder, tmp_path):

@@ -157,8 +157,8 @@ def check_repository(
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise PushError(
             f"{repo_id} holds files that no release has left there: {', '.join(others[:SHOWN])}{more}. Nothing was "
-            "pushed. Choose another --repo_id, or push with release.py --replace true, which writes over files of the "
-            "same name and deletes none."
+            "pushed. Choose another --repo_id (in training, --hub_model_id), or push with release.py --replace true, "
+            "which writes over files of the same name and deletes none."
         )
     return head, []
 
