@@ -1,6 +1,8 @@
 """The column `image_id`, where the data has none."""
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from .. import columns
 
 BATCH = 10_000  # rows looked at together
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+CONTENT_ID = re.compile("[0-9a-f]{24}")
 
 
 def with_image_ids(split: Dataset, split_name: str) -> Dataset:
@@ -97,6 +100,14 @@ def _id_of_file(path: str | None) -> str | None:
     if file.suffix.lower() not in IMAGE_SUFFIXES:
         return None
     return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
+
+
+def id_form(image_id: str) -> str:
+    """What an id looks like: one made from a `file` name or from the `content` of an image, or one of a `column`."""
+    base = image_id.partition("#")[0]
+    if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
+        return "file"
+    return "content" if CONTENT_ID.fullmatch(base) else "column"
 
 
 def content_id(image: dict[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """A data set read from start to end, instead of being downloaded first."""
 
 from pathlib import Path
+from typing import Any
 
 from datasets import Image, IterableDataset, IterableDatasetDict, load_dataset
+from datasets.utils.file_utils import is_remote_url, xopen
 
 from .. import columns
 from .loading import ColumnNames, load_images, renamed_columns
@@ -14,6 +16,7 @@ def stream_images(
     config_name: str | None = None,
     revision: str | None = None,
     names: ColumnNames | None = None,
+    read_files: bool = True,
 ) -> dict[str, IterableDataset]:
     """
     Opens a data set as a stream with our column names; what it calls `image_id` is kept, and not made where there is
@@ -22,9 +25,10 @@ def stream_images(
     Args:
         dataset_name: a Hub id, or anything that [`~g4i_hf.data.loading.load_images`] opens.
         config_name, revision, names: as there.
+        read_files: whether the bytes of images that are files of the Hub are read too.
 
     Returns:
-        Splits whose `image` is `{"bytes", "path"}`, not decoded.
+        Splits whose `image` is `{"bytes", "path"}` as it is stored there, not decoded.
 
     Raises:
         ValueError: when there is no image column, or a column that was named is missing.
@@ -35,7 +39,10 @@ def stream_images(
         local = load_images(dataset_name, config_name=config_name, revision=revision, names=names)
         return {name: split.to_iterable_dataset() for name, split in local.items()}
     streamed: IterableDatasetDict = load_dataset(dataset_name, config_name, revision=revision, streaming=True)
-    return {name: _standardised(split, name, names) for name, split in streamed.items()}
+    splits = {name: _standardised(split, name, names) for name, split in streamed.items()}
+    if not read_files:
+        return splits
+    return {name: split.map(_with_bytes, features=split.features) for name, split in splits.items()}
 
 
 def _standardised(split: IterableDataset, split_name: str, names: ColumnNames) -> IterableDataset:
@@ -43,10 +50,19 @@ def _standardised(split: IterableDataset, split_name: str, names: ColumnNames) -
         split = split._resolve_features()
     renamed = renamed_columns(list(split.features), split_name, names)
     in_the_way = [ours for ours in renamed.values() if ours in split.features]
-    split = split.remove_columns(in_the_way).rename_columns(renamed)
+    # First of all: whatever is done to a stream that decodes would encode its images anew, without their paths
+    split = split.decode(False).remove_columns(in_the_way).rename_columns(renamed)
     if not isinstance(split.features.get(columns.IMAGE), Image):
         raise ValueError(
             f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
             "Name the right one with --image_column."
         )
-    return split.cast_column(columns.IMAGE, Image(decode=False))
+    return split
+
+
+def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    image = row[columns.IMAGE]
+    if image is None or image["bytes"] is not None or not is_remote_url(image["path"] or ""):
+        return row
+    with xopen(image["path"], "rb") as file:
+        return row | {columns.IMAGE: {"bytes": file.read(), "path": image["path"]}}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from .. import columns
 from ..captioning.captioned import RAW, REASON, STATUS
-from ..data.image_ids import IMAGE_SUFFIXES, check_image_ids
+from ..data.image_ids import check_image_ids, id_form
 from ..data.loading import class_names, load_images
 from ..data.published import find_stage
 from ..data.source import Source
@@ -29,6 +28,7 @@ from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
 from .captions_card import captions_card
 from .image_metadata import without_metadata
 from .licences import licence_fields
+from .named_images import check_named_images
 from .public_stage import public_stage
 
 TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
@@ -57,7 +57,8 @@ def build_dataset(
         output_dir: where the data set goes; an earlier one is replaced.
         with_images: publish images and labels too, without their metadata (see
             [`~g4i_hf.hub.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
-        images_id: Hub id of the images, where the stage knows them as a local folder.
+        images_id: Hub id of the images, where the stage knows them as a local folder; where it can be read, some ids
+            there are compared with those of the stage.
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: what the card passes to `load_dataset`.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
@@ -67,7 +68,8 @@ def build_dataset(
 
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path of this
-            machine, the card is not valid, `repo_id` is that of the images, or `output_dir` holds something else.
+            machine, the card is not valid, `repo_id` is that of the images, the ids of those in `images_id` are
+            others, or `output_dir` holds something else.
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
@@ -80,9 +82,10 @@ def build_dataset(
     public = public_stage(stage, with_images=with_images, images_id=images_id) | {
         "num_rows": {name: len(split) for name, split in splits.items()},
         "columns": list(features),
-        "ids_from": _ids_from(splits),
     }
     _check_source(public, repo_id)
+    has_ids = check_named_images(public, splits) if images_id and not with_images else None
+    public["ids_from"] = "column" if has_ids else _ids_from(splits)
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
     card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
     with _replacing(output_dir) as folder:
@@ -201,12 +204,16 @@ def _check_ids(split: Dataset, name: str) -> None:
             )
 
 
-def _ids_from(splits: DatasetDict) -> str:
-    """What the first id was made from: `file` names, the `content` of images, or a `column` of the data."""
-    first = next((split[columns.IMAGE_ID][0] for split in splits.values() if len(split)), "")
-    if Path(first.split("#")[0]).suffix.lower() in IMAGE_SUFFIXES:
-        return "file"
-    return "content" if re.fullmatch(r"[0-9a-f]{24}", first) else "column"
+def _ids_from(splits: DatasetDict) -> str | None:
+    """
+    What the ids were made from: `file` names, the `content` of images, or a `column` of the data. None where they were
+    made from both, or where images had the same and had to be told apart: the snippet of the card cannot do that.
+    """
+    ids = {image_id for split in splits.values() for image_id in split[columns.IMAGE_ID][:]}
+    forms = set(map(id_form, ids))
+    if "column" in forms:  # made ids are of the other forms
+        return "column"
+    return forms.pop() if len(forms) == 1 and not any("#" in image_id for image_id in ids) else None
 
 
 # --- Files -------------------------------------------------------------------------------------------------------
