@@ -108,6 +108,14 @@ def test_captions_that_do_not_fit_are_an_error(images, tmp_path, ids, split, mes
         joined(images, save_captions(tmp_path / "captions", ids, split))
 
 
+def test_images_that_have_lost_their_folders_are_seen_in_the_message(tmp_path):
+    rows = {"image": [PILImage.new("RGB", (8, 8), (n, 0, 0)) for n in range(2)], "image_id": ["1.png#ab", "2.png"]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "rows" / "train.parquet")
+    captions = save_captions(tmp_path / "captions", IDS)
+    with pytest.raises(ValueError, match="is 'cat/1.png', that of the images '1.png#ab'.* lost the folders"):
+        joined(str(tmp_path / "rows"), captions)
+
+
 def test_a_data_set_without_ids_or_captions_is_an_error(images, tmp_path):
     captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
     with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*recipes/caption.py"):

@@ -160,9 +160,12 @@ def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], wha
         )
     name = shared[0]
     theirs, ours = _first(captions[name], [0]), _first(images[name], [0])
+    lost = " Images of Parquet files have lost the folders of their names: take the files." * (
+        "/" in theirs and "/" not in ours
+    )
     return (
         f"{what}, split {name!r}: no image_id there is one of the images: the first is {theirs}, that of the images "
-        f"{ours}. Name captions of these images, or the column that holds such ids with --image_id_column."
+        f"{ours}. Name captions of these images, or the column that holds such ids with --image_id_column.{lost}"
     )
 
 

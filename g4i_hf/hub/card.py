@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
+from ..data.source import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
@@ -15,7 +16,7 @@ from .card_metadata import check_model_card
 from .eval_results import METRICS, EvaluatedData, model_index_results
 from .figures import Seeds
 from .licences import licence_fields
-from .origin import bare_name, is_path, limits_of, origin_table, terms_of
+from .origin import bare_name, limits_of, origin_table, terms_of
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
 SHOWN_OPTIONS = (

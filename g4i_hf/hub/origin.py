@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ..data.source import is_path as is_path
 from ..zero_shot.checkpoint import TextSide
 from .public_stage import bare_name
 
