@@ -70,12 +70,23 @@ def device_kind() -> str:
 
 def prepare_worker(threads: int) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # the bar is that of the cells; read when tqdm is imported
+    import threading
+
     import torch
 
     from g4i_hf.cli import quiet_libraries
 
     torch.set_num_threads(threads)
     quiet_libraries(False)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """A cell that nobody waits for is not worth its hour of a processor."""
+    import multiprocessing
+
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def train_cell(cell, train_config: str, splits_read: list[str]):
