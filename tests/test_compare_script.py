@@ -1,4 +1,4 @@
-"""recipes/compare.py with real trainings: cells see the same batches, a kill loses a cell at most, test stays closed."""
+"""recipes/compare.py with real trainings: cells see the same batches, a kill loses one at most, test stays closed."""
 
 import hashlib
 import json
