@@ -188,7 +188,7 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
     configs = [(re.search(r"recipes/(\w+)\.py", line)[1], line.rsplit("--config ")[-1]) for line in commands]
     assert {config for _, config in configs} == {str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")}
     stages = [stage for stage, _ in configs]
-    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release"].index)
+    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "compare"].index)
     assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
