@@ -34,7 +34,7 @@ def _picture(rng: np.random.Generator, label: int, side: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module", params=[48, pytest.param(224, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[48, 224])
 def pictures(request, tmp_path_factory):
     """(side, folder of a data set with splits `train` and `test`, whose pictures are also files)"""
     side, folder = request.param, tmp_path_factory.mktemp(f"pictures{request.param}")
@@ -59,14 +59,12 @@ def _script(name: str, *options) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "student",
     [
         ("resnet18", '{"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 32]}'),
-        pytest.param(
-            ("resnet", '{"embedding_size": 8, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}'),
-            marks=pytest.mark.slow,
-        ),
+        ("resnet", '{"embedding_size": 8, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}'),
     ],
     ids=["timm", "transformers"],
 )
