@@ -166,7 +166,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install '.[demo]' in a clone of g4i_hf.") from error
+        raise ImportError("Pictures need matplotlib: pip install -e '.[demo]' in a clone of g4i_hf.") from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

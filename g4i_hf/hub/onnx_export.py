@@ -66,7 +66,7 @@ def _require(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         missing = error.name or package
-        raise ImportError(f"ONNX needs {missing}: pip install '.[onnx]' in a clone of g4i_hf.") from error
+        raise ImportError(f"ONNX needs {missing}: pip install -e '.[onnx]' in a clone of g4i_hf.") from error
 
 
 @torch.no_grad()

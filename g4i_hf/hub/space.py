@@ -143,7 +143,7 @@ def _versions() -> dict[str, str]:
         return {name: version(name).split("+")[0] for name in REQUIREMENTS}  # 2.9.0+cpu is on no index
     except PackageNotFoundError as error:
         raise ImportError(
-            f"A Space needs {error.name}, to name its version: pip install '.[space]' in a clone of g4i_hf."
+            f"A Space needs {error.name}, to name its version: pip install -e '.[space]' in a clone of g4i_hf."
         ) from error
 
 

@@ -241,7 +241,7 @@ def _gradio() -> Any:
         import gradio
     except ImportError as error:
         raise ImportError(
-            "The app needs gradio: pip install -r requirements.txt beside it, or '.[space]' in a clone of g4i_hf."
+            "The app needs gradio: pip install -r requirements.txt beside it, or -e '.[space]' in a clone of g4i_hf."
         ) from error
     return gradio
 

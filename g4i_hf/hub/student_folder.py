@@ -173,7 +173,7 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         )
     if not found:
         logger.warning(
-            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install '.[demo]' in a "
+            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install -e '.[demo]' in a "
             "clone of g4i_hf).",
             run,
         )

@@ -29,7 +29,7 @@ def require_peft() -> ModuleType:
     try:
         import peft
     except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install '.[lora]' in a clone of g4i_hf.") from error
+        raise ImportError("LoRA needs the package peft: pip install -e '.[lora]' in a clone of g4i_hf.") from error
     return peft
 
 

@@ -15,7 +15,7 @@ def require_matplotlib() -> Any:
         import matplotlib
     except ImportError as error:
         raise ImportError(
-            "The pictures of caption_report.html need matplotlib: pip install '.[demo]' in a clone of g4i_hf, or "
+            "The pictures of caption_report.html need matplotlib: pip install -e '.[demo]' in a clone of g4i_hf, or "
             "go without the page with --report false."
         ) from error
     matplotlib.use("Agg")
