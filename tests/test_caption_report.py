@@ -185,7 +185,7 @@ def test_columns_of_different_lengths_are_refused():
 def test_without_matplotlib_the_numbers_are_there_and_the_message_names_the_extra(tmp_path, monkeypatch):
     """A page and a grid need none."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[demo\]' in a clone.*--report false"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[demo\]' in a clone.*--report false"):
         write_report(tmp_path, {"train": split()})
     assert (tmp_path / JSON).is_file() and not (tmp_path / HTML).exists()
     write_page(tmp_path / "page.html", shown(2), "Dry run")

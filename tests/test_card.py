@@ -375,7 +375,7 @@ def test_without_matplotlib_the_remedy_is_named_and_earlier_pictures_stay(releas
     run, _ = released
     before = {path.name: path.read_bytes() for path in (run / "pictures").iterdir()}
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[demo\]' in a clone"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[demo\]' in a clone"):
         draw(run)
     assert {path.name: path.read_bytes() for path in (run / "pictures").iterdir()} == before
     assert not list(run.glob(".*"))

@@ -461,7 +461,7 @@ def test_layers_that_a_student_does_not_have_are_named(tmp_path):
 
 def test_without_peft_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[lora\]' in a clone"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[lora\]' in a clone"):
         lora_model("vit")
 
 

@@ -119,7 +119,7 @@ def test_a_student_that_cannot_be_exported_is_named(tmp_path):
 
 def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"onnxruntime: pip install '\.\[onnx\]' in a clone"):
+    with pytest.raises(ImportError, match=r"onnxruntime: pip install -e '\.\[onnx\]' in a clone"):
         export_onnx(trained("timm-resnet"), tmp_path / "model.onnx", 48)
 
 

@@ -173,8 +173,8 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         )
     if not found:
         logger.warning(
-            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install -e '.[demo]' in a "
-            "clone of g4i_hf).",
+            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install -e '.[demo]' in "
+            "a clone of g4i_hf).",
             run,
         )
     return found

