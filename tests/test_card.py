@@ -19,14 +19,17 @@ from released_runs import COMMIT, LINEAGE, OPTIONS, RESULTS, a_run, shifted
 from safetensors import safe_open
 from students import ID2LABEL, lora_model
 
+from g4i_hf import __version__
 from g4i_hf.evaluation.card_pictures import draw_card_pictures
 from g4i_hf.evaluation.comparison import compare, compare_seeds
+from g4i_hf.evaluation.pictures import draw_curves
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.card import Adapter, Contents, Picture, student_card
 from g4i_hf.hub.card_metadata import check_model_card
 from g4i_hf.hub.figures import Seeds
 from g4i_hf.hub.licences import licence_fields
+from g4i_hf.hub.plain_pixels import PlainPixels
 from g4i_hf.hub.publishable import check_publishable
 from g4i_hf.hub.release import release_student
 from g4i_hf.hub.student_folder import write_card
@@ -39,8 +42,11 @@ SEEDS = Seeds(
     compare_seeds([RESULTS, shifted(0.02)], [shifted(-0.02), shifted(-0.03)], ["validation", "test"]), [0, 1]
 )
 PICTURES = [Picture("images/curves.png", "Accuracy by epoch", "What was measured.")]
+PIXELS = PlainPixels(224, False, 224, "BICUBIC", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], True)
 EVERYTHING = {
     "image_size": 48,
+    "classes": list(ID2LABEL.values()),
+    "pixels": PIXELS,
     "options": OPTIONS | {"ema_decay": 0.99, "load_best_model_at_end": True, "metric_for_best_model": "accuracy"},
     "rows": ROWS,
     "seeds": SEEDS,
@@ -154,11 +160,64 @@ def test_the_onnx_snippet_fetches_the_weights_beside_the_graph():
     assert 'InferenceSession("path/to/student/onnx/model.onnx")' in local and "snapshot_download" not in local
 
 
-def test_a_card_names_no_package_that_the_index_does_not_have():
-    """Anyone could register the name there, and readers would install theirs."""
+def test_a_graph_whose_pixels_nothing_short_can_make_takes_the_image_processor():
+    text = student_card(**NEEDED | EVERYTHING | {"pixels": None}).text
+    assert "transformers only prepares the picture" in text and "no torch, transformers or timm" not in text
+    block = next(block for block in snippets(student_card(**NEEDED | EVERYTHING).text) if "onnxruntime" in block)
+    assert "transformers" not in block and "torch" not in block and "timm" not in block
+
+
+def test_a_card_says_where_the_package_is_not_and_who_needs_it():
+    """Anyone could register the name on an index, and readers would install theirs."""
     for kind in CARDS.values():
-        assert "pip install g4i_hf" not in (text := student_card(**NEEDED | kind).text)
-        assert ("installed from a clone of its repository (`pip install .`)" in text) == ("ZeroShot" in text)
+        text = " ".join(student_card(**NEEDED | kind).text.split())
+        assert "pip install g4i_hf" not in text
+        said = (
+            f"needs the package `g4i_hf`, version {__version__}, installed from its source (`pip install -e .` there)"
+        )
+        assert (said in text) == ("Loading the student, as above, needs nothing of it" in text) == ("ZeroShot" in text)
+
+
+def test_all_classes_are_listed_and_none_is_markup():
+    names = ["<b>tench</b>", "a `b` | c", "two\nlines", *(f"class {i}" for i in range(1500))]
+    text = student_card(**NEEDED | {"num_labels": len(names), "classes": names}).text
+    (listed,) = re.findall(r"<details>\n.*?\n\n(.*?)\n\nThese are the first 1,000 of 1,503;.*?</details>", text, re.S)
+    assert listed.startswith("`<b>tench</b>`, `` a `b` | c ``, `two lines`, `class 0`,")
+    assert listed.endswith(", `class 996`")
+    few = student_card(**NEEDED | EVERYTHING).text
+    assert "`ant`, `bee`, `cat`, `dog`, `elk`\n\n</details>" in few and "the first" not in few
+    assert "<details>" not in student_card(**NEEDED | {"classes": ["LABEL_0", "LABEL_1"]}).text
+
+
+def test_the_run_can_be_repeated_from_the_table():
+    options = {
+        **{"num_train_epochs": 20.0, "optim": "timm:lamb", "lr_scheduler_type": "cosine", "warmup_steps": 50.0},
+        **{"train_crop": "pad", "crop_min_scale": 0.08, "hflip": 0.0, "align_weight": 0.3, "align_mask": "class"},
+        "student_args": {"layers": [1, 2], "checkpoint_path": "/home/ann/weights", "act": "a|b"},
+    }
+    text = student_card(**NEEDED | {"options": options, "image_size": 48}).text
+    for row in (
+        *("| num_train_epochs | `20` |", "| optim | `timm:lamb` |", "| lr_scheduler_type | `cosine` |"),
+        *("| warmup_steps | `50` |", "| train_crop | `pad` |", "| hflip | `0` |", "| image_size | `48` |"),
+        *("| align_mask | `class` |", "| learning_rate | `5e-05` |", "| seed | `42` |"),
+        r'| student_args | `{"layers": [1, 2], "act": "a\|b"}` |',
+    ):
+        assert row in text, row
+    assert "crop_min_scale" not in text and "ann" not in text.split("## Training")[1].split("## Limits")[0]
+    baseline = student_card(**NEEDED | {"options": options | {"align_weight": 0.0}}).text
+    assert "| align_weight | `0` |" in baseline and "align_mask" not in baseline
+
+
+def test_epochs_are_whole_numbers_on_the_axis(tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    history = [{"epoch": float(i), "eval_accuracy": 0.5, "loss_ce": 1.0} for i in range(1, 21)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    ticks, close = [], pyplot.close
+    monkeypatch.setattr(
+        pyplot, "close", lambda figure: (ticks.extend(t for a in figure.axes for t in a.get_xticks()), close(figure))
+    )
+    draw_curves({"aligned": tmp_path}, tmp_path / "curves.png")
+    assert ticks and all(tick.is_integer() for tick in ticks)
 
 
 def test_one_run_each_says_what_that_is_worth():

@@ -47,6 +47,8 @@ def draw_curves(runs: dict[str, Path], path: Path) -> None:
         for axes, points in ((left, evaluated), (right, trained)):
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, label=label, marker=".", markersize=3)
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epoch", ylabel="accuracy during training, %")
     right.set(xlabel="epoch", ylabel="cross entropy in training")
     _finish(figure, [left, right], path)

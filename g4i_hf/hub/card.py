@@ -13,32 +13,14 @@ from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdow
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
 from .card_metadata import check_model_card
+from .card_tables import class_list, options_table
 from .eval_results import METRICS, EvaluatedData, model_index_results
 from .figures import Seeds
 from .licences import licence_fields
 from .origin import bare_name, limits_of, origin_table, terms_of
+from .plain_pixels import PlainPixels
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
-SHOWN_OPTIONS = (
-    "align_loss",
-    "align_weight",
-    "align_temperature",
-    "text_encoder",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "learning_rate",
-    "weight_decay",
-    "label_smoothing_factor",
-    "mixup_alpha",
-    "cutmix_alpha",
-    "ema_decay",
-    "use_peft",
-    "lora_r",
-    "lora_alpha",
-    "pretrained",
-    "seed",
-)
-ALWAYS_SHOWN = ("align_weight", "seed")
 NO_NAME = "student"
 
 
@@ -75,6 +57,8 @@ def student_card(
     num_labels: int,
     num_parameters: int,
     image_size: int | None = None,
+    classes: list[str] | None = None,
+    pixels: PlainPixels | None = None,
     options: dict[str, Any],
     rows: list[ComparisonRow] = (),
     seeds: Seeds | None = None,
@@ -91,6 +75,8 @@ def student_card(
         num_labels: number of classes.
         num_parameters: of the student.
         image_size: side of its input in pixels.
+        classes: their names, in the order of the logits.
+        pixels: what its image processor does, for the ONNX graph; None where it takes the processor itself.
         options: the run's `train.yaml`; only those that are no paths are shown.
         rows: figures, perhaps beside the baseline's.
         seeds: the same over seeds.
@@ -111,23 +97,24 @@ def student_card(
     card = ModelCard.from_template(
         _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence),
         template_path=str(TEMPLATE),
-        architecture=architecture,
-        num_labels=num_labels,
+        **{"architecture": architecture, "num_labels": num_labels, "image_size": image_size, "is_timm": is_timm},
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
-        image_size=image_size,
-        is_timm=is_timm,
         is_average=weights == "ema",
-        **_names(model_id, is_local),
-        **vars(contents),
-        **_of_training(options, lineage, rows),
-        **_of_figures(rows, seeds),
+        pixels=pixels.code() if pixels is not None else None,
+        training=options_table(options, image_size),
+        **_names(model_id, is_local) | vars(contents) | class_list(classes),
+        **_of_training(options, lineage, rows) | _of_figures(rows, seeds),
         terms=terms_of(licence, lineage),
         version=__version__,
     )
+    return _checked(str(card))
+
+
+def _checked(card: str) -> ModelCard:
     # Conditions of the template leave runs of blank lines
-    card = ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
-    check_model_card(str(card))
-    return card
+    card = re.sub(r"\n{3,}", "\n\n", card).rstrip() + "\n"
+    check_model_card(card)
+    return ModelCard(card)
 
 
 def _names(model_id: str, is_local: bool) -> dict[str, Any]:
@@ -154,7 +141,6 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
         "text_encoder": encoder.text_encoder,
         "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
         "seed": options.get("seed", 42) if options else None,
-        "training": _options_table(options),
         "limits": "\n".join(f"- {limit}" for limit in limits),
         "origin": origin_table(lineage),
     }
@@ -203,11 +189,3 @@ def _metadata(
         tags=["image-classification", *(["g4i_hf", "captions"] if weight else ["g4i_hf"])],
         **fields,
     )
-
-
-def _options_table(options: dict[str, Any]) -> str:
-    """Those that say something: what is off or empty is left out, but for the weight of the alignment."""
-    of_peft = () if options.get("use_peft") else ("lora_r", "lora_alpha")
-    names = [name for name in SHOWN_OPTIONS if options.get(name) is not None and name not in of_peft]
-    shown = [f"| {name} | `{options[name]}` |" for name in names if options[name] or name in ALWAYS_SHOWN]
-    return "\n".join(["| option | value |", "|---|---|", *shown]) if shown else ""

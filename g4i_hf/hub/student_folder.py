@@ -22,6 +22,7 @@ from .eval_results import EvaluatedData, benchmark_tasks, eval_result_entries, w
 from .figures import comparison, over_seeds
 from .licences import licence_fields
 from .manifest import read_manifest, write_manifest
+from .plain_pixels import PlainPixels
 from .release import ONNX_FILE, options_of, release_student
 
 logger = logging.getLogger(__name__)
@@ -117,12 +118,14 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
     """Of the student itself, without loading it: the tensors of the files are counted."""
     config = AlignedImageClassificationConfig.from_pretrained(run).student_config
     is_timm = isinstance(config, TimmWrapperConfig)
-    saved = saved_processor(run, config)
+    processor = student_processor(config, saved_processor(run, config))
     return {
         "architecture": config.architecture if is_timm else (config.architectures or [config.model_type])[0],
         "num_labels": config.num_labels,
         "num_parameters": _num_parameters(student_dir),
-        "image_size": ImageSettings.from_processor(student_processor(config, saved)).size,
+        "image_size": ImageSettings.from_processor(processor).size,
+        "classes": [config.id2label[i] for i in range(config.num_labels)],
+        "pixels": PlainPixels.of(processor),
         "is_timm": is_timm,
     }
 
