@@ -186,3 +186,13 @@ def test_a_stamp_lies_on_white_within_the_centre_crop(built):
 def test_a_folder_without_stamps_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no stamps"):
         build.build(tmp_path, tmp_path / "out")
+
+
+def test_a_folder_without_stamps_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["build.py", "--stamps", "/nope", "--output_dir", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        build.main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "build.py: error: /nope holds no stamps: give usr/share/tuxpaint/stamps of the package."
+    ]

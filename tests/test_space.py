@@ -26,7 +26,7 @@ from g4i_hf import AlignedImageClassification
 from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student
 from g4i_hf.hub.publishable import check_publishable
-from g4i_hf.hub.space import build_space
+from g4i_hf.hub.space import _card, _data, build_space
 from g4i_hf.hub.space_app import Explainer, VisitorError, read_names
 from g4i_hf.hub.space_content import write_captions, write_gallery
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
@@ -291,6 +291,21 @@ def test_what_cannot_become_a_space_is_said(built, tmp_path):
 
 def said(space: Path) -> str:
     return " ".join((space / "README.md").read_text().split())
+
+
+def test_the_data_whose_terms_hold_is_named(built, tmp_path):
+    _, run, space = built
+    assert "those of the data set of the student, whose terms hold for them" in said(space)  # nothing is recorded
+    sources = [
+        {"name": "embeddings", "stage": "embedding", "images": False},
+        {"id": "me/captions", "stage": "captioning", "images": False},
+        {"name": "photos", "images": True},
+    ]
+    (tmp_path / "lineage.json").write_text(json.dumps({"sources": sources}))
+    settings = {"title": "t", "gallery": [], "gallery_is_new": True}
+    card = _card(run / "student", None, settings, 3, "6.0.0", _data(tmp_path))
+    named = "[me/captions](https://huggingface.co/datasets/me/captions) and `photos`"
+    assert f"those of {named}, whose terms hold for them" in card.text
 
 
 def test_an_encoder_that_is_not_on_the_hub_is_not_said_to_be_downloaded(built, tmp_path, caplog, monkeypatch):

@@ -233,6 +233,30 @@ def test_a_plain_student_and_a_wrong_name_are_said(released):
         ZeroShotImageClassifier(str(released / "nowhere"))
 
 
+@pytest.mark.parametrize("name", ["runs/emoji_styles/nope", "./nope", "/nope", "~/nope"])
+def test_a_folder_that_is_not_there_is_said_to_be_none(name, tmp_path, monkeypatch):
+    """And not a Hub id of a wrong form."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"No such folder: {name}"):
+        ZeroShotImageClassifier(name)
+
+
+def test_a_baseline_is_refused_and_what_is_not_known_is_not(released, model):
+    """As by a release, of which its folder has no aligned model."""
+    run = released / "run"
+    (run / "train.yaml").write_text("align_weight: 0.0\n")
+    with pytest.raises(
+        ValueError, match=r"run is a baseline \(align_weight 0\).*Name a run with align_weight above 0"
+    ):
+        ZeroShotImageClassifier(run)
+    shutil.copytree(run, run / "checkpoint-3", ignore=shutil.ignore_patterns("train.yaml"))
+    with pytest.raises(ValueError, match="checkpoint-3 is a baseline"):
+        ZeroShotImageClassifier(run / "checkpoint-3")
+    (run / "train.yaml").write_text("learning_rate: 1\n")
+    for folder in (run, run / "checkpoint-3"):
+        assert ZeroShotImageClassifier(folder, device="cpu").side.text_encoder is None
+
+
 # --- A text encoder that was a local folder -------------------------------------------------------------------------
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 
 from .. import __version__
+from ..training.lineage import read_lineage
 from ..training.run_folder import read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
+from .public_stage import bare_name
 from .space_content import open_data, write_captions, write_gallery
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,8 @@ def build_space(
         }
         _write(staging / "space.json", json.dumps(settings, indent=2, ensure_ascii=False))
         _write(staging / "requirements.txt", "\n".join(f"{name}=={versions[name]}" for name in REQUIREMENTS))
-        _card(student_dir, repo_id, settings, num_captions, versions["gradio"]).save(staging / "README.md")
+        card = _card(student_dir, repo_id, settings, num_captions, versions["gradio"], _data(run))
+        card.save(staging / "README.md")
         shutil.rmtree(output_dir, ignore_errors=True)
         staging.rename(output_dir)
     finally:
@@ -147,7 +150,17 @@ def _versions() -> dict[str, str]:
         ) from error
 
 
-def _card(student_dir: Path, repo_id: str | None, settings: dict, num_captions: int, gradio: str) -> SpaceCard:
+def _data(run: Path) -> str:
+    """The data sets that hold captions and images, by their Hub ids or bare names; empty where none is known."""
+    sources = read_lineage(run).get("sources") or []
+    ids = [f"[{each['id']}](https://huggingface.co/datasets/{each['id']})" for each in sources if each.get("id")]
+    names = [f"`{bare_name(each['name'])}`" for each in sources if each.get("name") and each.get("images")]
+    return " and ".join(dict.fromkeys([*ids, *names]))
+
+
+def _card(
+    student_dir: Path, repo_id: str | None, settings: dict, num_captions: int, gradio: str, of_data: str = ""
+) -> SpaceCard:
     side = _text_side(student_dir)
     student = ModelCard.load(student_dir / "README.md").data if (student_dir / "README.md").is_file() else None
     data = SpaceCardData(
@@ -174,6 +187,7 @@ def _card(student_dir: Path, repo_id: str | None, settings: dict, num_captions: 
         num_captions=f"{num_captions:,}",
         num_pictures=len(settings["gallery"]),
         gallery_is_new=settings["gallery_is_new"],
+        of_data=of_data,
         version=__version__,
     )
 

@@ -9,6 +9,7 @@ import yaml
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
+from ..data.source import is_path
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
 
@@ -94,8 +95,10 @@ def open_aligned(
 
     Raises:
         OSError: when nothing is found under that name.
-        ValueError: when there is no aligned model.
+        ValueError: when there is no aligned model, or that of a baseline.
     """
+    if (is_path(name) or name.count("/") > 1) and not Path(name).is_dir():
+        raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
     place = {"revision": revision, "token": token}
     tried = [subfolder] if subfolder is not None else ["", ALIGNED]
     found = next((folder for folder in tried if _is_aligned(_read(name, "config.json", folder, place))), None)
@@ -105,11 +108,27 @@ def open_aligned(
             f"{name} holds no aligned model (looked in {where}): a plain student knows no text. Name a run, or a "
             "student that was released with --aligned true."
         )
+    _check_aligned(Path(name) / found)
     # transformers looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
     inside, at = (str(Path(name) / found), {}) if Path(name).is_dir() else (name, {"subfolder": found, **place})
     model = AlignedImageClassification.from_pretrained(inside, **at).eval()
     saved = AutoImageProcessor.from_pretrained(inside, **at)
     return model, student_processor(model.config.student_config, saved), _text_side(name, found, place)
+
+
+def _check_aligned(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: for a run without alignment, or one of its checkpoints; without options nothing is known.
+    """
+    inside = folder.name.startswith("checkpoint-") and not (folder / RUN_OPTIONS).is_file()
+    options = (folder.parent if inside else folder) / RUN_OPTIONS
+    known = (yaml.safe_load(options.read_text(encoding="utf-8")) or {}) if options.is_file() else {}
+    if known.get("align_weight") == 0:
+        raise ValueError(
+            f"{folder} is a baseline (align_weight 0): its projector has learned nothing, and its scores of texts "
+            "would be chance. Name a run with align_weight above 0, or its released student."
+        )
 
 
 def _text_side(name: str, folder: str, place: dict[str, Any]) -> TextSide:

@@ -45,7 +45,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
     Raises:
         OSError: when nothing is found under the name.
-        ValueError: when it holds no aligned model.
+        ValueError: when it holds no aligned model, or that of a baseline.
 
     Example:
         >>> classifier = ZeroShotImageClassifier("me/my-student")

@@ -249,7 +249,11 @@ def main() -> None:
         "--output_dir", type=Path, default=Path("runs/stamps/tuxpaint-stamps"), help="folder of Parquet files"
     )
     args = parser.parse_args()
-    print(json.dumps(build(args.stamps, args.output_dir), indent=2))
+    try:
+        made = build(args.stamps, args.output_dir)
+    except FileNotFoundError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(json.dumps(made, indent=2))
 
 
 if __name__ == "__main__":
