@@ -18,6 +18,7 @@ if __name__ == "__main__":
         os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # help is there before torch would be
 
 OPTIONS = ("g4i_hf.hub.arguments.ReleaseArguments",)
+DEFAULT_CONFIG = Path(__file__).parent / "emoji_styles" / "release.yaml"
 
 RUN_PAGE = """# A run of g4i_hf
 
@@ -29,11 +30,7 @@ plain student is in `student/`, with a card; the options are in `train.yaml`, th
 def main() -> None:
     from g4i_hf.cli import OptionError, parse_options, quiet_libraries
 
-    (args,) = parse_options(
-        OPTIONS,
-        description=__doc__,
-        default_config=Path(__file__).parent / "emoji_styles" / "release.yaml",
-    )
+    (args,) = parse_options(OPTIONS, description=__doc__, default_config=DEFAULT_CONFIG)
     import torch
     from accelerate import PartialState
 
@@ -42,6 +39,7 @@ def main() -> None:
     if not state.is_main_process:
         return
     try:
+        check_folder(args)
         # 1. What is published, each as a folder that is whole or not there
         released = [data_set(args)] if args.stage else student_and_space(args)
         # 2. The list of it, or the push
@@ -50,13 +48,35 @@ def main() -> None:
         raise OptionError(str(error)) from error
 
 
+def check_folder(args) -> None:
+    """
+    Raises:
+        ValueError, FileNotFoundError: when there is no such folder, or a stage is given as a run or a run as a stage.
+    """
+    from g4i_hf.data.stage import STAGE_FILE
+
+    kind, folder = ("stage", Path(args.stage)) if args.stage else ("run", Path(args.run))
+    is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
+    if not folder.is_dir():
+        named = any(word.split("=")[0] in ("--config", "--run", "--stage") for word in sys.argv)
+        hint = " It is that of recipes/emoji_styles/release.yaml: name yours with --run, or a stage with --stage."
+        raise FileNotFoundError(f"There is no {kind} {str(folder)!r}: no such folder.{'' if named else hint}")
+    if kind == "run" and is_stage and not is_run:
+        raise ValueError(f"{folder} is a stage, no run. Release it as a data set: --stage {folder} in place of --run.")
+    if kind == "stage" and is_run and not is_stage:
+        raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder} in place of --stage.")
+
+
 def data_set(args) -> tuple[Path, str | None, str]:
     """The folder of the data set that a stage has made, its Hub id, and what kind of repository it is."""
     from g4i_hf.hub.dataset_folder import build_dataset
+    from g4i_hf.hub.licences import licence_line
 
+    stage = Path(args.stage)
+    stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
     folder = build_dataset(
-        args.stage,
-        args.dataset_dir or Path(args.stage).resolve().with_name(f"{Path(args.stage).resolve().name}-dataset"),
+        stage,
+        args.dataset_dir or stage.with_name(f"{stage.name}-dataset"),
         with_images=args.with_images,
         images_id=args.images_id,
         license=args.license,
@@ -64,6 +84,7 @@ def data_set(args) -> tuple[Path, str | None, str]:
         max_shard_size=args.max_shard_size,
     )
     _say("data set", folder, "Parquet files and a card, for datasets.load_dataset")
+    print(f"{'licence':10}{licence_line(args.license)}")
     return folder, args.repo_id, "dataset"
 
 
@@ -71,11 +92,14 @@ def student_and_space(args) -> list[tuple[Path, str | None, str]]:
     """The folders of the student and, where it was asked for, of its Space."""
     from g4i_hf.evaluation.comparison import as_text
     from g4i_hf.evaluation.predict import check_run
+    from g4i_hf.hub.earlier_release import lost_parts, parts_of
+    from g4i_hf.hub.licences import licence_line
     from g4i_hf.hub.student_folder import release_with_card
 
     for baseline in (args.baseline, *(args.seed_baselines or [])):
         if baseline:
             check_run(baseline)
+    earlier = parts_of(args.student_dir or Path(args.run) / "student")
     student, rows = release_with_card(args)
     (Path(args.run) / "README.md").write_text(RUN_PAGE)
     released = [(student, args.repo_id, "model")]
@@ -94,6 +118,7 @@ def student_and_space(args) -> list[tuple[Path, str | None, str]]:
     report = Path(args.run).parent / "report.html"
     if report.exists():
         _say("report", report, "a page with pictures")
+    print(f"{'licence':10}{licence_line(args.license)}", *lost_parts(earlier, student), sep="\n")
     return released
 
 

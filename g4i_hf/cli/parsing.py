@@ -40,7 +40,7 @@ def parse_options(
             only when there is something to parse, so that `--help` is fast.
         argv: the command line; that of the process by default.
         description: first lines of `--help`.
-        default_config: YAML file read when the command line names neither a configuration nor any data.
+        default_config: YAML file read when the command line names neither a configuration nor any data, run or stage.
         run_options: name of the YAML file in the folder given as `run`; its options, as far as they are options here,
             come before those of `--config`. Where other data is named, those of its version are left out.
 
@@ -56,7 +56,7 @@ def parse_options(
         _print_and_exit(help_text(classes, topic, description))
     classes = tuple(class_named(name) if isinstance(name, str) else name for name in classes)
     kinds = {name: kind for cls in classes for name, kind in _kinds(cls).items()}
-    named = any(word.split("=")[0] in ("--dataset_name", "--run") for word in argv)
+    named = any(word.split("=")[0] in ("--dataset_name", "--run", "--stage") for word in argv)
     config = _value_of("--config", argv) or (None if named else default_config)
     values = {} if config is None else _values_of(Path(config), kinds)
     run = _value_of("--run", argv) or values.get("run")

@@ -70,13 +70,18 @@ def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]]
 
 
 def as_text(rows: list[ComparisonRow]) -> str:
-    """The table for a terminal, in percent and percentage points."""
-    lines = [f"{'':28}{'split':12}{'baseline':>10}{'aligned':>10}{'difference':>12}"]
+    """The table for a terminal, in percent and percentage points; without a baseline, only the run's own column."""
+    with_baseline = any(row.baseline is not None for row in rows)
+    head = f"{'baseline':>10}{'aligned':>10}{'difference':>12}" if with_baseline else f"{'value':>10}"
+    lines = [f"{'':28}{'split':12}{head}"]
     for row in rows:
-        baseline = "" if row.baseline is None else f"{100 * row.baseline:.1f}"
-        difference = "" if row.difference is None else f"{100 * row.difference:+.1f}"
+        cells = f"{100 * row.aligned:>10.1f}"
+        if with_baseline:
+            baseline = "" if row.baseline is None else f"{100 * row.baseline:.1f}"
+            difference = "" if row.difference is None else f"{100 * row.difference:+.1f}"
+            cells = f"{baseline:>10}{cells}{difference:>12}"
         chance = f" (chance {100 * row.chance:.1f})" if row.chance is not None else ""
-        lines.append(f"{row.measure:28}{row.split:12}{baseline:>10}{100 * row.aligned:>10.1f}{difference:>12}{chance}")
+        lines.append(f"{row.measure:28}{row.split:12}{cells}{chance}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Options of release."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 
 from huggingface_hub.utils import validate_repo_id
 
@@ -8,6 +9,11 @@ from ..evaluation.arguments import WEIGHTS
 from ..training.arguments import one_of
 
 LORA = ("merged", "adapter")  # what is released of a student that was trained with LoRA
+OF_STUDENT = ("baseline", "seed_runs", "seed_baselines", "student_dir", "weights", "aligned", "onnx", "lora")
+OF_STUDENT += ("card_pictures", "space", "space_dir", "space_repo_id")
+OF_DATA_SET = ("dataset_dir", "with_images", "images_id", "max_shard_size")
+# What stands before an id in the address of a page, and what may follow it there
+ADDRESS = re.compile(r"^(https?://[^/]+/|(www\.)?(huggingface\.co|hf\.co)/)?((datasets|spaces|models)/(?=.+/))?", re.I)
 
 
 @dataclass
@@ -72,14 +78,49 @@ class ReleaseArguments:
     )
 
     def __post_init__(self):
-        if self.stage:
-            self.run = None  # that of the default configuration
-        elif not self.run:
+        if self.stage and self.run:
+            raise ValueError(
+                f"run is {self.run} and stage is {self.stage}: one of them is released at a time, a run as a student "
+                "or a stage as a data set. Leave the other out."
+            )
+        if not self.stage and not self.run:
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
+        self._check_kind()
         one_of(self, "weights", WEIGHTS)
         one_of(self, "lora", LORA)
-        for repo_id in (self.repo_id, self.space_repo_id, self.images_id):
-            if repo_id is not None:
-                validate_repo_id(repo_id)
+        for name in ("repo_id", "space_repo_id", "images_id"):
+            if getattr(self, name) is not None:
+                _check_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` is read as well
         if self.push_to_hub and not self.repo_id:
             raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")
+
+    def _check_kind(self) -> None:
+        """Options of the other kind would have no effect."""
+        others, kind, other = (OF_STUDENT, "stage", "run") if self.stage else (OF_DATA_SET, "run", "stage")
+        given = [
+            each.name for each in fields(self) if each.name in others and getattr(self, each.name) != each.default
+        ]
+        if given:
+            what = "students, which are released with --run" if self.stage else "data sets, released with --stage"
+            raise ValueError(
+                f"{given[0]} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {given[0]} out, or "
+                f"give --{other} in place of --{kind}."
+            )
+
+
+def _check_id(name: str, repo_id: str, with_namespace: bool) -> None:
+    """
+    Raises:
+        ValueError: when it is no id of the Hub. The cards hold it as it stands, so that it must be whole.
+    """
+    plain = ADDRESS.sub("", repo_id.strip())
+    parts = [part for part in plain.split("/") if part]
+    if "/".join(parts[:2]) != repo_id:
+        remedy = f"write it as {'/'.join(parts[:2])}" if len(parts) > 1 else "write it as me/my-student"
+        raise ValueError(f"{name} is {repo_id}, which is an address or a path and no Hub id: {remedy}.")
+    if with_namespace and "/" not in repo_id:
+        raise ValueError(
+            f"{name} is {repo_id}, without the user or organisation that it belongs to: write it as NAME/{repo_id}; "
+            "`hf auth whoami` says your name."
+        )
+    validate_repo_id(repo_id)

@@ -105,6 +105,9 @@ class StudentPublisher:
                 failed.
         """
         self.wait()
+        if "/" not in self.repo_id:  # not started; the card holds the whole id
+            with clear_errors(self.repo_id):
+                self.repo_id = HfApi(token=self.args.hub_token).get_full_repo_name(self.repo_id)
         args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.align_weight != 0)
         try:
             student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))

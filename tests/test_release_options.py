@@ -1,0 +1,221 @@
+"""What release.py is told: ids, licences, options that belong together, and what a release no longer has."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from released_runs import a_run, shifted
+
+from g4i_hf.cli import OptionError
+from g4i_hf.evaluation.comparison import ComparisonRow, as_text
+from g4i_hf.hub import publisher
+from g4i_hf.hub.arguments import OF_DATA_SET, OF_STUDENT, ReleaseArguments
+from g4i_hf.hub.earlier_release import lost_parts, parts_of
+from g4i_hf.hub.licences import HUB_LICENCES, licence_fields, licence_line
+from g4i_hf.hub.student_folder import release_with_card
+from g4i_hf.training import AlignmentArguments
+from recipes import release
+
+# --- Ids -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "remedy"),
+    [
+        ("emoji", "without the user or organisation.*write it as NAME/emoji"),
+        ("https://huggingface.co/me/x", "write it as me/x[.]"),
+        ("https://huggingface.co/datasets/me/x/tree/main", "write it as me/x[.]"),
+        ("huggingface.co/spaces/me/x", "write it as me/x[.]"),
+        ("datasets/me/x", "write it as me/x[.]"),
+        ("me/x/y", "write it as me/x[.]"),
+        ("me/", "write it as me/my-student"),
+    ],
+)
+@pytest.mark.parametrize("name", ["repo_id", "space_repo_id"])
+def test_an_id_is_whole(name, repo_id, remedy):
+    with pytest.raises(ValueError, match=f"^{name} is {re.escape(repo_id)}.*{remedy}"):
+        ReleaseArguments(run="run", dry_run=True, **{name: repo_id})
+
+
+def test_ids_that_are_whole_and_images_of_an_old_name_are_taken():
+    for repo_id in ("me/x", "datasets/x", "huggingface.co-fans/x"):
+        assert ReleaseArguments(run="run", repo_id=repo_id).repo_id == repo_id
+    assert ReleaseArguments(stage="stage", images_id="mnist").images_id == "mnist"
+    with pytest.raises(ValueError, match="images_id is .*write it as me/x"):
+        ReleaseArguments(stage="stage", images_id="https://huggingface.co/datasets/me/x")
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+def test_the_card_of_a_training_has_the_whole_id(tmp_path, monkeypatch, is_started):
+    """As with stock Trainer, a bare hub_model_id is one of the token's owner."""
+    seen = {}
+    monkeypatch.setattr(publisher, "check_repository", lambda *_, **__: (None, []))
+    monkeypatch.setattr(publisher, "create_repository", lambda _, repo_id, **__: f"me/{repo_id}")
+    monkeypatch.setattr(publisher, "push_folder", lambda folder, repo_id, **_: seen.update(id=repo_id, folder=folder))
+    monkeypatch.setattr(HfApi, "get_full_repo_name", lambda _, repo_id: f"me/{repo_id}")
+    run = a_run(tmp_path / "run")
+    pushing = publisher.StudentPublisher(AlignmentArguments(str(run), report_to="none", hub_model_id="emoji"))
+    if is_started:
+        pushing.start()
+    pushing.push_run(run)
+    card = (seen["folder"] / "README.md").read_text()
+    assert seen["id"] == "me/emoji" and 'model="me/emoji"' in card and '"emoji"' not in card
+
+
+# --- Licences --------------------------------------------------------------------------------------------------------
+
+SLIPS = {
+    "apache2": "apache-2.0",
+    "apache": "apache-2.0",
+    "Apache-2": "apache-2.0",
+    "Apache License 2.0": "apache-2.0",
+    "Apache Licence, Version 2.0": "apache-2.0",
+    "MIT License": "mit",
+    "The MIT licence": "mit",
+    "cc-by": "cc-by-4.0",
+    "CC BY 4.0": "cc-by-4.0",
+    "Creative Commons Attribution 4.0 International": "cc-by-4.0",
+    "cc-by-nc-sa": "cc-by-nc-sa-4.0",
+    "cc0": "cc0-1.0",
+    "GPLv3": "gpl-3.0",
+    "gpl2": "gpl-2.0",
+    "GNU General Public License v3.0": "gpl-3.0",
+    "LGPL v2.1": "lgpl-2.1",
+    "agpl": "agpl-3.0",
+    "bsd3": "bsd-3-clause",
+    "3-Clause BSD License": "bsd-3-clause",
+    "mpl": "mpl-2.0",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_licence_of_the_hub_in_other_words_is_a_slip(slip):
+    with pytest.raises(ValueError, match=rf"Did you mean {re.escape(SLIPS[slip])}( or [^?]*)?\?"):
+        licence_fields(slip)
+
+
+@pytest.mark.parametrize("own", ["Ann's own terms", "mit-0", "gpl-2.0-or-later", "UN data terms", "Software v1"])
+def test_a_licence_of_ones_own_is_said_to_be_one(own):
+    assert licence_fields(own)["license"] == "other"
+    assert licence_line(own) == f"a licence of your own: {licence_fields(own)['license_name']}"
+
+
+def test_those_of_the_hub_are_taken_as_they_are_and_none_is_said():
+    assert all(licence_fields(known) == {"license": known} for known in HUB_LICENCES)
+    assert licence_line("MIT") == "mit"
+    assert licence_line(None) == licence_line("other") == "no licence: give one with --license"
+
+
+# --- Options that belong together ------------------------------------------------------------------------------------
+
+VALUES = {"weights": "ema", "lora": "adapter", "aligned": False, "card_pictures": False, "max_shard_size": "1GB"}
+VALUES |= dict.fromkeys(("onnx", "space", "with_images"), True)
+VALUES |= dict.fromkeys(("seed_runs", "seed_baselines"), ["other"])
+
+
+@pytest.mark.parametrize("name", [*OF_STUDENT, *OF_DATA_SET])
+def test_an_option_of_the_other_kind_is_refused(name):
+    value = VALUES.get(name, "me/x")
+    own, other = ("run", "stage") if name in OF_STUDENT else ("stage", "run")
+    assert getattr(ReleaseArguments(**{own: "folder", name: value}), name) == value
+    with pytest.raises(ValueError, match=f"^{name} is an option of .*{other} is folder.*give --{own}"):
+        ReleaseArguments(**{other: "folder", name: value})
+
+
+def test_a_run_and_a_stage_are_two_releases():
+    with pytest.raises(ValueError, match="run is r and stage is s"):
+        ReleaseArguments(run="r", stage="s")
+
+
+def refused(monkeypatch, capsys, *argv: object) -> str:
+    monkeypatch.setattr(sys, "argv", ["release.py", *map(str, argv)])
+    with pytest.raises(OptionError):
+        release.main()
+    return capsys.readouterr().err
+
+
+def test_the_wrong_kind_of_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, file in (("stage", "stage.json"), ("run", "model.safetensors")):
+        Path(name).mkdir()
+        (Path(name) / file).write_text("{}")
+    assert "stage is a stage, no run" in (said := refused(monkeypatch, capsys, "--run", "stage"))
+    assert "--stage stage" in said and "Train one" not in said
+    assert "run is a run, no stage" in (said := refused(monkeypatch, capsys, "--stage", "run"))
+    assert "--run run" in said
+    assert "There is no stage 'nope': no such folder.\n" in refused(monkeypatch, capsys, "--stage", "nope")
+    assert "There is no run 'nope': no such folder.\n" in refused(monkeypatch, capsys, "--run=nope")
+    said = refused(monkeypatch, capsys)
+    assert "There is no run 'runs/emoji_styles/aligned'" in said and "recipes/emoji_styles/release.yaml" in said
+
+
+def test_a_data_set_lies_beside_its_stage_and_its_path_is_as_short(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "captions").mkdir(parents=True)
+    monkeypatch.setattr("g4i_hf.hub.dataset_folder.build_dataset", lambda stage, folder, **_: folder)
+    for stage, expected in (("runs/captions/", Path("runs/captions-dataset")), (".", tmp_path.with_name("x"))):
+        args = ReleaseArguments(stage=stage)
+        folder, _, kind = release.data_set(args)
+        assert kind == "dataset" and folder.parent == expected.parent
+    said = capsys.readouterr().out
+    assert "data set  runs/captions-dataset  (" in said and f"{tmp_path}-dataset" in said
+    assert said.count("licence   no licence: give one with --license\n") == 2
+
+
+# --- What a release no longer has ------------------------------------------------------------------------------------
+
+
+def test_a_release_that_has_less_than_the_earlier_one_says_so(tmp_path, capsys):
+    runs = [a_run(tmp_path / f"aligned-{seed}", model=seed == 0, seed=seed) for seed in (0, 1)]
+    others = [
+        a_run(tmp_path / f"baseline-{seed}", model=False, results=shifted(-0.1), seed=seed, align_weight=0.0)
+        for seed in (0, 1)
+    ]
+    run = str(runs[0])
+    pairs = {"seed_runs": [str(runs[1])], "seed_baselines": [str(others[1])]}
+    student, _ = release_with_card(
+        ReleaseArguments(run=run, baseline=str(others[0]), license="apache-2.0", **pairs),
+    )
+    (student / "onnx").mkdir()
+    (student / "onnx" / "model.onnx").touch()
+    earlier = parts_of(student)
+    assert not lost_parts(earlier, student)
+
+    release.student_and_space(ReleaseArguments(run=run, aligned=False))
+    said = capsys.readouterr().out
+    assert re.findall("The earlier release had (.*); give (.*) to keep it.", said) == [
+        ("figures of a baseline", "--baseline RUN"),
+        ("figures over seeds", "--seed_runs RUN ..."),
+        ("ONNX", "--onnx true"),
+        ("aligned/", "--aligned true"),
+        ("the licence apache-2.0", "--license apache-2.0"),
+    ]
+    assert "no licence: give one" in said and "difference" not in said
+
+    release.student_and_space(ReleaseArguments(run=run, license="mit"))
+    said = capsys.readouterr().out
+    assert "The earlier release" not in said and "licence   mit\n" in said
+
+
+def test_an_adapter_and_a_card_that_somebody_has_changed(tmp_path):
+    student, _ = release_with_card(ReleaseArguments(run=str(a_run(tmp_path / "run"))))
+    earlier = parts_of(student)
+    (student / "adapter_config.json").write_text("{}")
+    (student / "aligned").rename(tmp_path / "gone")
+    assert not lost_parts(earlier, student), "an adapter has no aligned model"
+    adapter = parts_of(student)
+    (student / "adapter_config.json").unlink()
+    assert [line for line in lost_parts(adapter, student) if "LoRA" in line and "--lora adapter" in line]
+    (student / "README.md").write_text("---\n: [\n---\n")
+    assert parts_of(student) == [] == parts_of(tmp_path / "nothing") == parts_of(student / "config.json")
+
+
+def test_the_table_of_a_terminal_has_no_empty_columns():
+    rows = [ComparisonRow("test", "accuracy", 0.5), ComparisonRow("test", "recall", 0.2, chance=0.1)]
+    text = as_text(rows)
+    assert "value" in text and "50.0" in text and "(chance 10.0)" in text
+    assert not re.search("baseline|difference|aligned", text)
+    text = as_text([ComparisonRow("test", "accuracy", 0.5, 0.4)])
+    assert re.search("baseline +aligned +difference\n.* 40.0 +50.0 +[+]10.0$", text)
