@@ -478,15 +478,17 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
 def test_card_says_where_everything_comes_from(embedded, stages, tmp_path):
     card = (embedded / "README.md").read_text()
     for said in (
-        "# Machine-made captions and their embeddings",
+        "# Machine-made captions of pictures and their embeddings",
         'load_dataset("me/embedded", split="train")',
         "`pictures`, a data set of images on its maker's machine",
-        "| model | `captioner` |",
+        "| captioner | a local model (`captioner`) |",
         "| text encoder | `static` |",
         "| dimensions | `5` |",
         "| prompt |",
         "--captions_name me/embedded",
+        "Its maker has not chosen a licence: ask before",
         "bound by the terms of that model",
+        "it is on no package index",
         "Captions can name what is not in the image",
         "fits vectors of that encoder alone",
         "| ok | 12 | 0 |",
@@ -496,14 +498,39 @@ def test_card_says_where_everything_comes_from(embedded, stages, tmp_path):
     ):
         assert said in card, said
     data = DatasetCard.load(embedded / "README.md").data
-    assert data.license == "other" and data.size_categories == ["n<1K"] and "machine-generated" in data.tags
+    assert data.license == "other" and data.size_categories == ["n<1K"] and data.language is None
+    assert data.pretty_name == "Machine-made captions of pictures and their embeddings"
+    assert data.task_categories is None and set(data.tags[2:]) == {"text-embeddings", "machine-generated"}
     folder = build_dataset(stages / "runs" / "captions", tmp_path / "out", with_images=True, license="cc-by-4.0")
     card = (folder / "README.md").read_text()
-    for said in ("Rows with their images: 12 in", "the pixels are the same", "under: cc-by-4.0.", "terms of their own",
-                 "--dataset_name path/to/captions", "--text_encoder"):  # fmt: skip
+    for said in ("Rows with their images: 12 in", "the pixels are the same", "releases it under `cc-by-4.0`.",
+                 "terms of their own", "--dataset_name path/to/captions", "--text_encoder"):  # fmt: skip
         assert said in card, said
     assert "captions_name" not in card and "concatenate" not in card
-    assert DatasetCard.load(folder / "README.md").data.license == "cc-by-4.0"
+    data = DatasetCard.load(folder / "README.md").data
+    assert data.license == "cc-by-4.0" and data.task_categories == ["image-classification", "image-to-text"]
+
+
+def test_a_card_of_captions_that_no_machine_wrote():
+    stage = {"num_rows": {"train": 1}, "columns": ["image_id", "caption"], "source": "me/emoji_styles",
+             "captioner": {"captioner": "column"}}  # fmt: skip
+    card = captions_card(stage, date="2026-01-01")
+    assert card.data.pretty_name == "Captions of emoji_styles" and "# Captions of emoji_styles\n" in card.text
+    assert "has not chosen a licence: ask before" in card.text and card.data.license == "other"
+    assert "those of where they come from" in card.text
+    assert "| captioner | none: the captions are a column of the data |" in card.text
+    unnamed = captions_card(stage | {"source": None, "captioner": {"captioner": "local", "model": "them/vlm"}},
+                            date="2026-01-01")  # fmt: skip
+    assert "# Machine-made captions\n" in unnamed.text and "| captioner | `them/vlm` |" in unnamed.text
+
+
+def test_images_in_a_folder_are_said_to_be_out_of_reach(tmp_path, caplog):
+    (tmp_path / "photos").mkdir()
+    stage = captions_stage(tmp_path / "stage", ["a"], source="../photos")
+    build_dataset(stage, tmp_path / "out", images_id="me/pictures")
+    assert "--images_id" not in caplog.text
+    build_dataset(stage, tmp_path / "out")
+    assert "The images are a local folder (photos)" in caplog.text and "--images_id" in caplog.text
 
 
 def test_card_says_how_many_captions_were_cut(tmp_path):

@@ -9,6 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .. import __version__, columns
 from ..data.source import is_path
 from .licences import licence_fields
+from .origin import licence_said
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "captions.md.j2"
 COLUMNS = {
@@ -38,8 +39,7 @@ FIGURES = {
     "mean_score": "mean score of image and caption",
     "share_of_duplicates": "share of captions that several images have",
 }
-# of a captioner's provenance, what a reader wants to know first
-KNOWN_FACTS = {"captioner": "captioner", "model": "model", "revision": "revision"}
+KNOWN_FACTS = ("captioner", "model", "revision")  # of a captioner's provenance, what has rows of its own
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 SMALL_WINDOW = 0.01  # share of captions cut that is worth a word
 
@@ -65,7 +65,7 @@ def captions_card(
     return DatasetCard.from_template(
         _metadata(stage, images_id, machine_made, license),
         template_path=str(TEMPLATE),
-        title=("Machine-made captions" if machine_made else "Captions") + " and their embeddings" * embedded,
+        title=_title(stage, images_id, machine_made),
         machine_made=machine_made,
         embedded=embedded,
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
@@ -94,17 +94,27 @@ def captions_card(
 def _metadata(
     stage: dict[str, Any], images_id: str | None, machine_made: bool, license: str | None
 ) -> DatasetCardData:
-    splits = stage["num_rows"]
+    """Tasks are those that the rows are enough for. The language of the captions is not known to a stage."""
+    splits, with_images = stage["num_rows"], bool(stage.get("with_images"))
+    tasks = {"image-classification": columns.LABEL, "image-to-text": columns.CAPTION} if with_images else {}
+    tags = {"text-embeddings": columns.TEXT_EMBEDS in stage["columns"], "machine-generated": machine_made}
     where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
     files = [{"split": split, "path": where.format(split)} for split in splits]
     return DatasetCardData(
         **licence_fields(license),
-        task_categories=["image-classification", "image-to-text"],
-        tags=["g4i_hf", "captions", *(["machine-generated"] if machine_made else [])],
+        pretty_name=_title(stage, images_id, machine_made),
+        task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
+        tags=["g4i_hf", "captions", *(tag for tag, is_there in tags.items() if is_there)],
         size_categories=[_size(sum(splits.values()))],
         source_datasets=[images_id] if images_id else None,
         configs=[{"config_name": "default", "data_files": files}],
     )
+
+
+def _title(stage: dict[str, Any], images_id: str | None, machine_made: bool) -> str:
+    name = images_id.split("/")[-1] if images_id else stage.get("source_name")
+    title = ("Machine-made captions" if machine_made else "Captions") + (f" of {_cell(name)}" if name else "")
+    return title + " and their embeddings" * (columns.TEXT_EMBEDS in stage["columns"])
 
 
 def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
@@ -114,7 +124,8 @@ def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
-    facts = [(title, f"`{captioner[name]}`") for name, title in KNOWN_FACTS.items() if captioner.get(name) is not None]
+    facts = [("captioner", _captioner(captioner))]
+    facts += [("revision", f"`{captioner['revision']}`")] if captioner.get("revision") is not None else []
     prompts = stage.get("prompts") or []
     facts += [("prompt" if len(prompts) == 1 else f"prompt {i + 1}", _cell(text)) for i, text in enumerate(prompts)]
     settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
@@ -123,6 +134,15 @@ def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[
     if stage.get("order"):
         facts.append(("order of the list", _cell(stage["order"])))
     return [*facts, ("date", date)]
+
+
+def _captioner(captioner: dict[str, Any]) -> str:
+    kind, model = captioner["captioner"], captioner.get("model")
+    if kind == "local" and model and Path(model).name == model:  # a folder: those of the Hub have an owner
+        return f"a local model (`{model}`)"
+    if model:
+        return f"`{model}`" + (", behind an endpoint" if kind == "endpoint" else "")
+    return f"none: the captions are {ORIGINS[kind]}" if kind in ORIGINS else f"`{kind}`"
 
 
 def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
@@ -160,11 +180,11 @@ def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool,
 
 
 def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:
-    said = f"The maker gives them under: {license}." if license else ""
+    said = licence_said(licence_fields(license))
     if not machine_made:
-        return f"The terms of the captions are those of where they come from. {said}".strip()
-    said = said or "Look them up before you use or publish the captions."
-    return f"What `{captioner['model']}` writes is bound by the terms of that model, and perhaps of its host. {said}"
+        return f"{said} The terms of the captions are those of where they come from."
+    bound = f"What `{captioner['model']}` writes is bound by the terms of that model, and perhaps of its host."
+    return f"{said} {bound}" + ("" if license else " Look them up before you use or publish the captions.")
 
 
 def _unnamed(stage: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """From a stage to a data set for everyone: Parquet files, a card, and what is public of its provenance."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from .image_metadata import without_metadata
 from .licences import licence_fields
 from .named_images import check_named_images
 from .public_stage import public_stage
+
+logger = logging.getLogger(__name__)
 
 TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
 ROWS, ROWS_WITH_IMAGES = 10_000, 100  # of a row group: the Hub's viewer reads one at a time
@@ -135,6 +138,12 @@ def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
         raise ValueError(
             f"repo_id is {repo_id}, and the images are {public['source']}: what is published there would point at "
             "itself. Give it an id of its own, with its namespace, as in me/my-captions."
+        )
+    if public.get("source_name") and not public["with_images"]:
+        logger.warning(
+            "The images are a local folder (%s), which readers cannot open: if the Hub has them, name that data set "
+            "with --images_id.",
+            public["source_name"],
         )
 
 

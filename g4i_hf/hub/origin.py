@@ -116,19 +116,21 @@ def limits_of(lineage: dict[str, Any], splits: list[str], aligned: bool, train_s
 
 def terms_of(licence: dict[str, str], lineage: dict[str, Any]) -> str:
     """What a reader may do with it, and what else may bind them."""
-    name = licence.get("license_name") or licence["license"]
-    said = (
-        "Its maker has not chosen a licence: ask before you use it for more than looking at it."
-        if name == "other"
-        else f"Its maker releases it under `{name}`."
-    )
     student, captions = lineage.get("student") or {}, lineage.get("captions") or {}
     others = ["the images"]
     if student.get("pretrained"):
         others.append("the pretrained weights that it starts from")
     if captions.get("captioner") in MACHINES:
         others.append("the captioner")
-    return f"{said} The terms of {_listed(others)} may bind it too."
+    return f"{licence_said(licence)} The terms of {_listed(others)} may bind it too."
+
+
+def licence_said(licence: dict[str, str]) -> str:
+    """The first sentence of the terms of a student or a data set."""
+    name = licence.get("license_name") or licence["license"]
+    if name == "other":
+        return "Its maker has not chosen a licence: ask before you use it for more than looking at it."
+    return f"Its maker releases it under `{name}`."
 
 
 def _listed(words: list[str]) -> str:
