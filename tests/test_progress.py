@@ -236,7 +236,7 @@ def test_wandb_has_every_term(tmp_path, monkeypatch):
     wanted = [*(f"train/{name}" for name in NAMES), "eval/accuracy", "g4i_hf", "aligned"]
     deadline = time.monotonic() + 60
     while missing := [name for name in wanted if name.encode() not in path.read_bytes()]:
-        assert time.monotonic() < deadline, missing  # a process of the client's writes the file, on a busy machine later
+        assert time.monotonic() < deadline, missing  # the client writes in a process of its own
         time.sleep(0.2)
 
 
