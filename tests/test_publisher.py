@@ -68,7 +68,7 @@ def test_a_run_from_python_is_pushed_with_all_that_a_student_needs(tmp_path, pus
     assert (release / "aligned" / "preprocessor_config.json").is_file() == (weight > 0)
     card = ModelCard.load(release / "README.md")
     assert ("as the baseline of an aligned student" in card.text) == (weight == 0)
-    assert f"| align_weight | `{weight}` |" in card.text and "| seed | `7` |" in card.text
+    assert f"| align_weight | `{weight:g}` |" in card.text and "| seed | `7` |" in card.text
     assert "48 x 48 pixels" in card.text
 
 
