@@ -151,17 +151,24 @@ def train_cells(args, missing, results) -> None:
     made, read = made_by(), [*args.splits, *args.final_splits]
     embed_captions(args, missing)
     with workers(args, min(args.processes, len(missing))) as pool:
-        waiting = [pool.submit(compare.train_cell, cell, args.train_config, read) for cell in missing]
+        waiting = {pool.submit(compare.train_cell, cell, args.train_config, read): cell for cell in missing}
         bar = tqdm(as_completed(waiting), total=len(waiting), desc="Cells", unit="cell")
         try:
             for future in bar:
-                result = future.result()
+                result = result_of(future, waiting[future])
                 result.made = made
                 append_result(args.results, result)
                 results[f"{result.student}/{result.variant}/{result.seed}"] = result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def result_of(future, cell):
+    try:
+        return future.result()
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"cell {cell.name}: {error}") from error
 
 
 def embed_captions(args, cells) -> None:

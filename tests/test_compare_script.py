@@ -160,4 +160,4 @@ def test_a_final_table_of_half_a_grid_and_unknown_cells_are_refused(folder):
     assert "scores a grid that is whole" in done.stderr
     assert "no finished cell" in compare(folder, "--check_cell", "tiny/clip/9", expected=2).stderr
     done = compare(folder, "--only_variants", "clip", "--seeds", "8", "--splits", "valid", expected=2)
-    assert "has no split 'valid'" in done.stderr
+    assert "cell tiny/clip/8: The data has no split 'valid'" in done.stderr
