@@ -37,7 +37,7 @@ def main() -> None:
     try:
         # 1. The grid, and what of it is there
         cells = cells_of(args)
-        results = finished(cells, read_results(args.results))
+        results = finished(cells, read_results(args.results), args.splits + args.final_splits)
         check_device(results, device_kind())
         if args.check_cell:
             check_cell(args, cells, results)

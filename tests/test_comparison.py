@@ -150,6 +150,13 @@ def test_cells_of_other_options_do_not_count_and_the_last_of_equal_ones_does(tmp
     assert finished(cells, read_results(path))["small/baseline/0"].predicted["validation"].tolist() == [2, 2, 2]
 
 
+def test_a_cell_that_did_not_predict_a_split_which_is_wanted_now_is_missing(tmp_path, grid):
+    path, cells = tmp_path / "cells.jsonl", cells_of(grid())
+    append_result(path, result_of(cells[0], {"validation": np.arange(3)}))
+    assert [*finished(cells, read_results(path), ["validation"])] == [cells[0].name]
+    assert finished(cells, read_results(path), ["validation", "test"]) == {}
+
+
 def test_kinds_of_devices_are_not_mixed(grid):
     results = {"small/clip/0": result_of(cells_of(grid())[1], {}, device="NVIDIA H100")}
     check_device(results, "NVIDIA H100")

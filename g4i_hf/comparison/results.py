@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,13 @@ def read_results(path: str | Path) -> list[Result]:
     return results
 
 
-def finished(cells: list[Cell], results: list[Result]) -> dict[str, Result]:
-    """name of a cell -> its result, for cells that were trained with the very same options; the last one counts."""
-    by_digest = {(result.student, result.variant, result.digest): result for result in results}
+def finished(cells: list[Cell], results: list[Result], splits: Iterable[str] = ()) -> dict[str, Result]:
+    """
+    name of a cell -> its result, for cells that were trained with the very same options and predicted all of the
+    splits; the last one counts.
+    """
+    whole = [result for result in results if set(splits) <= set(result.predicted)]
+    by_digest = {(result.student, result.variant, result.digest): result for result in whole}
     found = {cell.name: by_digest.get((cell.student, cell.variant, cell.digest)) for cell in cells}
     return {name: result for name, result in found.items() if result is not None}
 
