@@ -3,8 +3,6 @@
 import glob
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +13,7 @@ from datasets.table import embed_table_storage
 
 from .. import columns
 from .joining import joined_splits
+from .replacing import replacing
 
 STAGE_FILE = "stage.json"
 
@@ -40,25 +39,16 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     """
     folder = Path(folder)
     check_replaceable(folder)
-    staging, earlier = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     stage = {
         **stage,
         "num_rows": {name: len(split) for name, split in splits.items()},
         "columns": next(iter(splits.values())).column_names,
         "versions": {package: version(package) for package in ("datasets", "transformers", "torch")},
     }
-    try:
+    with replacing(folder) as staging:
         for name, split in splits.items():
             _with_bytes(split).to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rename(earlier)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _with_bytes(split: Dataset) -> Dataset:

@@ -3,10 +3,8 @@
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from ..captioning.captioned import RAW, REASON, STATUS
 from ..data.image_ids import check_image_ids, id_form
 from ..data.loading import class_names, load_images
 from ..data.published import find_stage
+from ..data.replacing import replacing
 from ..data.source import Source
 from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
 from .captions_card import captions_card
@@ -91,29 +90,14 @@ def build_dataset(
     public["ids_from"] = "column" if has_ids else _ids_from(splits)
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
     card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
-    with _replacing(output_dir) as folder:
+    with replacing(output_dir) as folder:
+        (folder / "data").mkdir()
         card.save(folder / "README.md")
         for name, split in splits.items():
             _write_split(split, name, features, folder / "data", max_bytes)
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _validate(folder, list(splits))
     return output_dir
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder beside its place, which takes it when all has gone well."""
-    staging, earlier = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / "data").mkdir(parents=True)
-    try:
-        yield staging
-        if folder.exists():
-            folder.rename(earlier)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _check(stage: Path, output_dir: Path, license: str | None) -> None:

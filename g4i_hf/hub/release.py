@@ -1,16 +1,14 @@
 """A trained run -> its student as a plain checkpoint that needs nothing of ours, and the aligned model beside it."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, TimmWrapperConfig
 
+from ..data.replacing import replacing
 from ..evaluation.predict import load_run
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import ImageSettings, saved_processor
@@ -76,7 +74,7 @@ def release_student(
     _forget_origin(model)
     if lora == "adapter" and not _has_adapters(model):
         raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
-    with _replacing(output_dir) as folder:
+    with replacing(output_dir) as folder:
         _write_plain(model, run, folder, lora)
         if aligned and lora != "adapter" and is_aligned(run):
             save_aligned(model, run, folder / ALIGNED)
@@ -84,6 +82,7 @@ def release_student(
             add(folder)
         if onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
+        write_manifest(folder)
     return output_dir
 
 
@@ -101,30 +100,6 @@ def _check_place(folder: Path, run: Path) -> None:
             f"{folder} holds something else than a student that was released: only what has a {MANIFEST} of a release "
             "is replaced. Choose another --student_dir, or remove that folder if nobody needs it."
         )
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder beside its place, which takes it when all has gone well; then the earlier one is removed."""
-    place = folder.resolve()  # of a link, what it leads to
-    staging, earlier = (place.with_name(f".{place.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        write_manifest(staging)
-        if place.exists():
-            shutil.rmtree(earlier, ignore_errors=True)
-            place.rename(earlier)
-        try:
-            staging.rename(place)
-        except OSError:
-            if earlier.exists():
-                earlier.rename(place)
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _write_plain(model: AlignedImageClassification, run: Path, folder: Path, lora: str) -> None:

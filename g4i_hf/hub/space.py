@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 
 from .. import __version__
+from ..data.replacing import replacing
 from ..training.lineage import read_lineage
 from ..training.run_folder import read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
@@ -69,9 +69,7 @@ def build_space(
     _check(run, student_dir, output_dir)
     versions = _versions()
     splits, id2label, train_split = open_data(run)
-    staging = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
-    staging.mkdir(parents=True)
-    try:
+    with replacing(output_dir) as staging:
         shutil.copytree(student_dir / ALIGNED, staging / "model")
         _copy_code(staging)
         num_captions = write_captions(splits[train_split], staging / "captions.parquet")
@@ -86,10 +84,6 @@ def build_space(
         _write(staging / "requirements.txt", "\n".join(f"{name}=={versions[name]}" for name in REQUIREMENTS))
         card = _card(student_dir, repo_id, settings, num_captions, versions["gradio"], _data(run))
         card.save(staging / "README.md")
-        shutil.rmtree(output_dir, ignore_errors=True)
-        staging.rename(output_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return output_dir
 
 

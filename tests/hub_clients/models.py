@@ -108,7 +108,7 @@ def of_cards(id: str) -> None:
     card.validate()
     card.push_to_hub(id)
     found["metric"] = ModelCard.load(id).data.eval_results[0].metric_value
-    data.base_model = "/root/folder"
+    data.base_model = "/home/ann/folder"
     try:
         ModelCard.from_template(data, model_id="A model").push_to_hub(id)
     except ValueError as error:
