@@ -115,7 +115,7 @@ def test_models(hub, tmp_path):
     assert found["shards"] > 2 and found["sharded"]
     assert found["revision"] == [True, True] and found["pull request"]
     assert found["metric"] == 0.5
-    assert '"base_model" with value "/root/folder"' in found["local path"].replace("\\", "")
+    assert '"base_model" with value "/home/ann/folder"' in found["local path"].replace("\\", "")
     assert found["trained"] and found["trainer's card"] == "google/vit-base" and found["trainer's commits"]
     assert found["timm"] and found["adapter"] and found["adapter by its own name"]
 

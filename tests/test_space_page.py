@@ -1,32 +1,23 @@
 """The page of a Space in a real browser, and what its server gives away."""
 
 import contextlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
 import pytest
 from space_browser import browser_page, running
+from trained_emoji import train_emoji
 
 from g4i_hf.hub import release_student
 from g4i_hf.hub.space import build_space
 from g4i_hf.hub.space_app import Explainer
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The app of an Emoji Styles student, trained for three epochs."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "recipes").symlink_to(ROOT / "recipes")
-    command = [sys.executable, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml"]
-    command += ["--num_train_epochs", "3", "--warmup_steps", "20", "--eval_strategy", "no", "--save_strategy", "no"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = folder / "runs" / "emoji_styles" / "aligned"
+    run = train_emoji(folder)
     with contextlib.chdir(folder):  # where the embeddings are
         return build_space(run, release_student(run), run / "space")
 

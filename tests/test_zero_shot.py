@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from students import aligned_model
 from tokenizers import Tokenizer, models, pre_tokenizers
+from trained_emoji import train_emoji
 from transformers import ViTConfig, ZeroShotImageClassificationPipeline
 
 from g4i_hf.embedding import load_encoder
@@ -386,12 +386,7 @@ def test_a_student_on_the_hub_is_found_by_its_name(released, model, tmp_path):
 def trained(tmp_path_factory):
     """Three epochs of the Emoji Styles recipe, released, in a folder that looks like a clone."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "recipes").symlink_to(ROOT / "recipes")
-    command = [sys.executable, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml"]
-    command += ["--num_train_epochs", "3", "--warmup_steps", "20", "--eval_strategy", "no", "--save_strategy", "no"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    release_student(folder / "runs" / "emoji_styles" / "aligned")
+    release_student(train_emoji(folder))
     return folder
 
 
