@@ -286,3 +286,16 @@ def test_policies_run_at_every_strength(policy):
     np.random.seed(0)
     for _ in range(200):
         assert transform(PILImage.fromarray(noise)).isfinite().all()
+
+
+def test_steps_that_draw_nothing_are_done_once_an_image_and_give_the_same_pixels(split):
+    transform = train_transform(AugmentationArguments(image_size=16, train_crop="pad", hflip=0.5), 16, MEAN, STD)
+    whole = CaptionedImages(split, lambda image: transform(image), seed=3)
+    prepared, fixed = [], transform.fixed
+    in_parts = CaptionedImages(split, transform, seed=3)
+    in_parts.prepare = lambda image: prepared.append(image) or fixed(image)
+    for epoch in range(3):
+        for row in range(ROWS):
+            both = [rows.get_draws([Draw(row, epoch)])[0]["pixel_values"] for rows in (whole, in_parts)]
+            assert torch.equal(*both)
+    assert len(prepared) == ROWS

@@ -28,7 +28,8 @@ class CaptionedImages(torch.utils.data.Dataset):
     Args:
         split: rows with `image` (not decoded), `image_id` and, where there are any, `label`, `caption`, `text_embeds`,
             `caption_weight`.
-        transform: PIL image in RGB -> tensor (3, H, W).
+        transform: PIL image in RGB -> tensor (3, H, W). One with `fixed` and `drawn`, as
+            [`~g4i_hf.data.transforms.TrainTransform`], does `fixed` once an image where images are kept in memory.
         seed: of the augmentation.
         captions: what becomes of several captions of an image: `sample` draws one each time, `mean` averages them,
             `all` gives all.
@@ -41,7 +42,8 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
         self.images = split.select_columns([columns.IMAGE])
-        self.transform = transform
+        self.prepare = getattr(transform, "fixed", lambda image: image)
+        self.transform = getattr(transform, "drawn", transform)
         self.seed = seed
         self.epoch = 0
         self.labels = _labels(split)
@@ -152,7 +154,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     def _image(self, row: int) -> Any:
         image = self._decoded.get(row)
         if image is None:
-            image = to_rgb(open_image(self.images[row][columns.IMAGE]))
+            image = self.prepare(to_rgb(open_image(self.images[row][columns.IMAGE])))
             size = image.width * image.height * 3
             if self._decoded_bytes + size <= CACHE_BYTES:
                 self._decoded[row] = image

@@ -4,11 +4,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from PIL import Image as PILImage
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torchvision import transforms
 
 from .arguments import AugmentationArguments
+
+
+class TrainTransform:
+    """
+    Args:
+        fixed: first steps, PIL image -> PIL image. They draw nothing, so what they give may be kept for the next epoch.
+        drawn: further steps, PIL image -> float tensor (3, H, W).
+    """
+
+    def __init__(self, fixed: list[Callable], drawn: list[Callable]):
+        self.fixed = transforms.Compose(fixed)
+        self.drawn = transforms.Compose(drawn)
+
+    def __call__(self, image: PILImage.Image) -> Any:
+        return self.drawn(self.fixed(image))
 
 
 def train_transform(
@@ -17,7 +33,7 @@ def train_transform(
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     interpolation: str = "bicubic",
-) -> Callable:
+) -> TrainTransform:
     """
     PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size`, or 224, by default.
 
@@ -41,15 +57,14 @@ def train_transform(
     for operation in _operations(transform):
         if operation.name.startswith("Posterize"):
             operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
-    if args.train_crop == "pad":
-        crops = [step for step in transform.transforms if isinstance(step, RandomResizedCropAndInterpolation)]
-        position = transform.transforms.index(crops[0])
-        padding = size // 8 if args.crop_padding is None else args.crop_padding
-        transform.transforms[position : position + 1] = [
-            transforms.Resize((size, size), interpolation=str_to_interp_mode(interpolation)),
-            transforms.RandomCrop(size, padding=padding, padding_mode="edge"),
-        ]
-    return transform
+    steps = transform.transforms
+    if args.train_crop != "pad":
+        return TrainTransform([], steps)
+    crop = next(place for place, step in enumerate(steps) if isinstance(step, RandomResizedCropAndInterpolation))
+    padding = size // 8 if args.crop_padding is None else args.crop_padding
+    resize = transforms.Resize((size, size), interpolation=str_to_interp_mode(interpolation))
+    pad = transforms.Pad(padding, padding_mode="edge")
+    return TrainTransform([*steps[:crop], resize, pad], [transforms.RandomCrop(size), *steps[crop + 1 :]])
 
 
 def _operations(transform: transforms.Compose) -> list[Any]:
