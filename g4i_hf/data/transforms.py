@@ -15,7 +15,7 @@ from .arguments import AugmentationArguments
 class TrainTransform:
     """
     Args:
-        fixed: first steps, PIL image -> PIL image. They draw nothing, so what they give may be kept for the next epoch.
+        fixed: first steps, PIL image -> PIL image. They draw nothing, so what they give may be kept.
         drawn: further steps, PIL image -> float tensor (3, H, W).
     """
 
