@@ -32,6 +32,7 @@ def main() -> None:
         raise OptionError("Cells are trained by one process each: launch one, and give --processes.")
     quiet_libraries(True)
     from g4i_hf.comparison.grid import cells_of
+    from g4i_hf.comparison.plan import plan
     from g4i_hf.comparison.results import check_device, finished, read_results
 
     try:
@@ -229,42 +230,11 @@ def check_cell(args, cells, results) -> None:
         raise SystemExit(1)
 
 
-def plan(args, cells, missing, results) -> str:
-    """Cells by student and variant, and the time that those of the same student took."""
-    import statistics
-
-    students = dict.fromkeys(cell.student for cell in cells)
-    variants = list(dict.fromkeys(cell.variant for cell in cells))
-    lines = [f"{len(cells)} cells, {len(cells) - len(missing)} of them in {args.results}; finished of all:"]
-    width = max(len(name) for name in students)
-    for student in students:
-        counts = []
-        for variant in variants:
-            of_pair = [cell for cell in cells if (cell.student, cell.variant) == (student, variant)]
-            counts.append(f"{variant} {sum(cell.name in results for cell in of_pair)}/{len(of_pair)}")
-        lines.append(f"  {student:{width}}  " + "  ".join(counts))
-    took = {name: [r.training["seconds"] for r in results.values() if r.student == name] for name in students}
-    known = {name: statistics.median(seconds) for name, seconds in took.items() if seconds}
-    if missing and known:
-        usual = statistics.median(known.values())
-        seconds = sum(known.get(cell.student, usual) for cell in missing) / args.processes
-        guessed = sorted({cell.student for cell in missing} - set(known))
-        unknown = f", guessed for {', '.join(guessed)}" if guessed else ""
-        lines.append(
-            f"About {seconds / 60:.0f} minutes for the missing {len(missing)}, {args.processes} at a time{unknown}."
-        )
-    elif missing:
-        lines.append(
-            "How long a cell takes is known once one is finished; train.py --dry_run true times single steps."
-        )
-    return "\n".join(lines)
-
-
 def report(args, cells, results) -> None:
     import json
 
     from g4i_hf.comparison.findings import as_table, find
-    from g4i_hf.comparison.plots import plot_differences
+    from g4i_hf.comparison.plots import plot_curves, plot_differences
     from g4i_hf.comparison.provenance import made_by
 
     labels, bars = open_labels(args, cells[0])
@@ -280,6 +250,9 @@ def report(args, cells, results) -> None:
     if args.plot and any(finding.difference for finding in findings):
         plot_differences(findings, args.plot)
         print(f"plot: {args.plot}")
+    if args.curves:
+        plot_curves(findings, cells, args.curve_option, args.curves)
+        print(f"curves: {args.curves}")
 
 
 def open_labels(args, cell):

@@ -10,7 +10,7 @@ from g4i_hf.comparison.arguments import CompareArguments
 from g4i_hf.comparison.findings import Labels, as_table, find
 from g4i_hf.comparison.grid import cells_of
 from g4i_hf.comparison.openings import note_opening
-from g4i_hf.comparison.plots import plot_differences
+from g4i_hf.comparison.plots import lines_of, plot_curves, plot_differences
 from g4i_hf.comparison.results import Result, append_result, check_device, finished, pack, read_results, unpack
 from g4i_hf.comparison.statistics import estimate_difference, holm
 
@@ -306,3 +306,19 @@ def test_the_table_and_the_plot_show_them(found, tmp_path):
     plot_differences(rows, tmp_path / "new" / "plot.png")
     assert (tmp_path / "new" / "plot.png").stat().st_size > 5000
     json.dumps([row.to_dict() for row in rows])
+
+
+def test_curves_join_students_that_differ_in_the_option_alone(grid, tmp_path):
+    students = {"small": {"student": "resnet18"}, "small, 20%": {"student": "resnet18", "label_fraction": 0.2}}
+    args, labels = grid(students=students | {"other": {"student": "vit"}}), Labels(np.arange(50) % 5, np.arange(50))
+    cells = cells_of(args)
+    assert lines_of(cells, "label_fraction", {"small": 1, "small, 20%": 0.2, "other": 1}) == {
+        "small": ["small, 20%", "small"],
+        "other": ["other"],
+    }
+    results = {cell.name: result_of(cell, {"validation": np.arange(50) % 4}) for cell in cells}
+    findings = find(args, cells, results, {"validation": labels})
+    plot_curves(findings, cells, "label_fraction", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="No student has the option 'image_size'"):
+        plot_curves(findings, cells, "image_size", tmp_path / "curves.png")

@@ -45,6 +45,10 @@ class CompareArguments:
     results: str = field(default="runs/compare.jsonl", metadata={"help": "File that gets a line when a cell ends."})
     summary: str | None = field(default=None, metadata={"help": "JSON file for the figures of the tables."})
     plot: str | None = field(default=None, metadata={"help": "PNG file for differences and their intervals."})
+    curves: str | None = field(default=None, metadata={"help": "PNG file for accuracies against curve_option."})
+    curve_option: str = field(
+        default="label_fraction", metadata={"help": "Option of train.py in which students differ, a number."}
+    )
     processes: int = field(default=1, metadata={"help": "Cells at a time; on GPUs, one each in turn."})
     threads: int = field(default=1, metadata={"help": "Threads of each process."})
     dry_run: bool = field(default=False, metadata={"help": "Show the plan and how long it takes; train nothing."})

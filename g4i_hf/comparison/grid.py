@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ class Cell:
     Args:
         student, variant, seed: its place in the grid.
         options: of recipes/train.py, beside those of `train_config`.
+        student_options: those of them that belong to the student.
         digest: of all options: a cell whose options were changed is another cell.
     """
 
@@ -26,6 +27,7 @@ class Cell:
     seed: int
     options: dict[str, Any]
     digest: str
+    student_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ def cells_of(args: CompareArguments) -> list[Cell]:
             for variant in args.only_variants or variants:
                 options = {**args.options, **students[student], **variants[variant]}
                 digest = digest_of({**common, **options, "seed": seed})
-                cells.append(Cell(student, variant, seed, options, digest))
+                cells.append(Cell(student, variant, seed, options, digest, students[student]))
     return cells
 
 

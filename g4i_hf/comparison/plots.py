@@ -1,8 +1,12 @@
 """Pictures of findings."""
 
+import json
 from pathlib import Path
 
 from .findings import Finding
+from .grid import Cell
+
+STYLES = ["--", "-", ":", "-."]  # of the first variant, the second, ...
 
 
 def plot_differences(findings: list[Finding], path: str | Path) -> None:
@@ -44,3 +48,72 @@ def plot_differences(findings: list[Finding], path: str | Path) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: str | Path) -> None:
+    """
+    Mean accuracy and standard deviation over seeds against the value of an option that students differ in, such as
+    the share of labels: a panel a split, a line a student and variant.
+
+    Args:
+        findings: of the cells.
+        cells: their options say which students are one student at several values of `option`.
+        option: of recipes/train.py, a number; of students that do not have it the largest value is taken to be 1.
+        path: PNG file.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: when no student has the option.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    if not any(option in cell.student_options for cell in cells):
+        raise ValueError(f"No student has the option {option!r}, which the curves are drawn against.")
+    values = {cell.student: float(cell.student_options.get(option, 1)) for cell in cells}
+    lines = lines_of(cells, option, values)
+    splits = list(dict.fromkeys(row.split for row in findings))
+    variants = list(dict.fromkeys(row.variant for row in findings))
+    figure, axes = plt.subplots(1, len(splits), figsize=(1 + 4.5 * len(splits), 4), squeeze=False)
+    for axis, split in zip(axes[0], splits, strict=True):
+        found = {(row.student, row.variant): row for row in findings if row.split == split}
+        for colour, (name, students) in enumerate(lines.items()):
+            for variant, style in zip(variants, STYLES * len(variants), strict=False):
+                rows = [(values[student], found.get((student, variant))) for student in students]
+                rows = [(value, row) for value, row in rows if row is not None]
+                axis.errorbar(
+                    [value for value, _ in rows],
+                    [100 * row.mean for _, row in rows],
+                    yerr=[100 * row.sd for _, row in rows],
+                    linestyle=style,
+                    color=f"C{colour}",
+                    marker="o",
+                    markersize=3,
+                    capsize=2,
+                    label=f"{name}, {variant}",
+                )
+        axis.set_title(split)
+        axis.set_xlabel(option.replace("_", " "))
+        axis.set_ylabel("accuracy, %")
+        axis.set_xscale("log")
+        ticks = sorted(set(values.values()))
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def lines_of(cells: list[Cell], option: str, values: dict[str, float]) -> dict[str, list[str]]:
+    """Students that differ in the option alone, in its order, under the name of the one with most of it."""
+    groups: dict[str, set[str]] = {}
+    for cell in cells:
+        others = {name: value for name, value in cell.student_options.items() if name != option}
+        groups.setdefault(json.dumps(others, sort_keys=True), set()).add(cell.student)
+    ordered = [sorted(students, key=values.get) for students in groups.values()]
+    return {students[-1]: students for students in ordered}
