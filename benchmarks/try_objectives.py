@@ -29,7 +29,9 @@ class Idea:
     """
     Args:
         kind: `none`; `clip` within the batch; `bank`: softmax over all captions of the training set; `classes`: the
-            same, but any caption of the right class is right; `prototypes`: softmax over the mean text of each class.
+            same, but any caption of the right class is right; `prototypes`: softmax over the mean text of each class;
+            `teacher`: the classifier's own logits learn which classes have captions like that of the image (captions
+            as privileged information, arXiv 1511.03643), with nothing projected.
         weight, temperature: of the alignment.
         schedule: `constant`, `cosine` (to zero) or `rise` (from zero).
         text: `plain`, `centred` or `whitened`.
@@ -73,6 +75,10 @@ IDEAS = {
     "prototypes, centred": Idea("prototypes", 1.0, text="centred"),
     "prototypes, whitened": Idea("prototypes", 1.0, text="whitened"),
     "classifier from text": Idea(classifier="text"),
+    "teacher, 0.1": Idea("teacher", 1.0, 0.1),
+    "teacher, 0.05": Idea("teacher", 1.0, 0.05),
+    "teacher, centred, 0.1": Idea("teacher", 1.0, 0.1, text="centred"),
+    "teacher, centred, 0.2": Idea("teacher", 1.0, 0.2, text="centred"),
 }
 
 
@@ -166,6 +172,8 @@ class TextHeads:
         self.of_class = torch.nn.functional.one_hot(self.classes, num_classes).float()
         self.prototypes = normalize(self.of_class.T @ self.captions, dim=1)
         self.targets = self.captions @ self.captions.T
+        others = self.targets.masked_fill(torch.eye(len(first), dtype=torch.bool), -1e9)
+        self.teacher = (others / idea.temperature).softmax(1) @ self.of_class
 
     def class_scores(self, idea: Idea, embeds: torch.Tensor) -> torch.Tensor:
         """log p(class) (n, C) of embeddings (n, D): of the prototypes, or added up over the captions of each class."""
@@ -175,8 +183,10 @@ class TextHeads:
         return (captions @ self.of_class).clamp(min=1e-12).log()
 
 
-def alignment(idea: Idea, embeds: torch.Tensor, heads: TextHeads, images: Images, rows: torch.Tensor) -> torch.Tensor:
-    caption, labels = images.caption[rows], images.labels[rows]
+def alignment(idea: Idea, outputs, heads: TextHeads, images: Images, rows: torch.Tensor) -> torch.Tensor:
+    embeds, caption, labels = outputs.image_embeds, images.caption[rows], images.labels[rows]
+    if idea.kind == "teacher":
+        return cross_entropy(outputs.logits, heads.teacher[caption])
     if idea.kind == "clip":
         logits = embeds @ heads.captions[caption].T / idea.temperature
         other = caption[:, None] != caption
@@ -242,9 +252,7 @@ def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, 
             outputs = model(pixel_values=pixels, output_image_embeds=True)
             loss = cross_entropy(outputs.logits, training.labels[rows], label_smoothing=0.1)
             if idea.kind != "none":
-                loss = loss + weight_at(idea, step / steps) * alignment(
-                    idea, outputs.image_embeds, heads, training, rows
-                )
+                loss = loss + weight_at(idea, step / steps) * alignment(idea, outputs, heads, training, rows)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -263,7 +271,7 @@ def score(idea: Idea, model, heads: TextHeads, images: Images) -> dict[str, floa
     outputs = [model(pixel_values=chunk, output_image_embeds=True) for chunk in chunks]
     classifier = torch.cat([output.logits for output in outputs]).log_softmax(1)
     scores = {"classifier": classifier}
-    if idea.kind != "none":
+    if idea.kind not in ("none", "teacher"):
         scores["texts"] = heads.class_scores(idea, torch.cat([output.image_embeds for output in outputs]))
         scores["both"] = classifier + scores["texts"]
     right = {name: (values.argmax(1) == images.labels).float().mean().item() for name, values in scores.items()}
