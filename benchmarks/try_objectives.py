@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import yaml
@@ -90,7 +90,7 @@ class Images:
     """Pixels (N, 3, H, W) uint8, labels (N,), texts (N, D) of unit norm, and which distinct caption each has (N,)."""
 
     pixels: torch.Tensor
-    labels: torch.Tensor
+    labels: torch.Tensor  # -100 where unlabelled
     texts: torch.Tensor
     caption: torch.Tensor
 
@@ -126,6 +126,19 @@ def load(size: int):
 
     training = images(rows(splits["train"], False), PADDING)
     return training, images(rows(splits["train"], True), 0), images(rows(splits["validation"], False), 0), id2label
+
+
+def with_labels(images: Images, share: float) -> Images:
+    """A share of the labels of each class, at least one, the same for every seed."""
+    order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(0))
+    kept = []
+    for label in images.labels.unique():
+        of_class = order[images.labels[order] == label]
+        kept.append(of_class[: max(1, round(share * len(of_class)))])
+    labels = torch.full_like(images.labels, -100)
+    kept = torch.cat(kept)
+    labels[kept] = images.labels[kept]
+    return replace(images, labels=labels)
 
 
 def batches(images: Images, size: int, generator: torch.Generator):
@@ -168,11 +181,15 @@ class TextHeads:
     def __init__(self, idea: Idea, images: Images, num_classes: int):
         first = torch.stack([(images.caption == caption).nonzero()[0, 0] for caption in images.caption.unique()])
         space = TextSpace(idea.text, images.texts[first])
-        self.captions, self.classes = space(images.texts[first]), images.labels[first]
-        self.of_class = torch.nn.functional.one_hot(self.classes, num_classes).float()
+        self.captions = space(images.texts[first])
+        labelled = images.labels >= 0  # a caption has the class of a labelled image that it describes, or none
+        self.of_class = torch.zeros(len(first), num_classes)
+        self.of_class[images.caption[labelled], images.labels[labelled]] = 1
         self.prototypes = normalize(self.of_class.T @ self.captions, dim=1)
         self.targets = self.captions @ self.captions.T
-        others = self.targets.masked_fill(torch.eye(len(first), dtype=torch.bool), -1e9)
+        known = self.of_class.any(1)
+        itself = torch.eye(len(first), dtype=torch.bool) & bool(labelled.all())
+        others = self.targets.masked_fill(itself | ~known, -1e9)
         self.teacher = (others / idea.temperature).softmax(1) @ self.of_class
 
     def class_scores(self, idea: Idea, embeds: torch.Tensor) -> torch.Tensor:
@@ -194,15 +211,19 @@ def alignment(idea: Idea, outputs, heads: TextHeads, images: Images, rows: torch
         target = torch.arange(len(rows))
         return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
     if idea.kind == "prototypes":
-        return cross_entropy(embeds @ heads.prototypes.T / idea.temperature, labels)
+        return cross_entropy(embeds @ heads.prototypes.T / idea.temperature, labels, reduction="sum") / some(labels)
     logits = embeds @ heads.captions.T / idea.temperature
-    by_class = cross_entropy(heads.class_scores(idea, embeds), labels)
+    by_class = cross_entropy(heads.class_scores(idea, embeds), labels, reduction="sum") / some(labels)
     if idea.kind == "classes":
         return by_class
     target = caption
     if idea.target_temperature:
         target = (heads.targets[caption] / idea.target_temperature).softmax(1)
     return idea.mix * by_class + (1 - idea.mix) * cross_entropy(logits, target)
+
+
+def some(labels: torch.Tensor) -> torch.Tensor:
+    return (labels >= 0).sum().clamp(min=1)
 
 
 # --- One run ---------------------------------------------------------------------------------------------------------
@@ -250,7 +271,8 @@ def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, 
     for _ in range(EPOCHS):
         for pixels, rows in batches(training, size, generator):
             outputs = model(pixel_values=pixels, output_image_embeds=True)
-            loss = cross_entropy(outputs.logits, training.labels[rows], label_smoothing=0.1)
+            labels = training.labels[rows]
+            loss = cross_entropy(outputs.logits, labels, label_smoothing=0.1, reduction="sum") / some(labels)
             if idea.kind != "none":
                 loss = loss + weight_at(idea, step / steps) * alignment(idea, outputs, heads, training, rows)
             loss.backward()
@@ -283,17 +305,19 @@ def main() -> None:
     parser.add_argument("--student", required=True, help="of recipes/emoji_styles/compare.yaml")
     parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=list(IDEAS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--labels", type=float, default=1.0, help="share of the training labels that is kept")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     student = yaml.safe_load((RECIPE / "compare.yaml").read_text())["students"][args.student]
-    data, path = load(32), RESULTS / "objective_trials.jsonl"
+    (training, *others), path = load(32), RESULTS / "objective_trials.jsonl"
+    data = [with_labels(training, args.labels), *others]
     lines = path.read_text().splitlines() if path.exists() else []
     done = [json.loads(line)["run"] for line in lines]
     for seed in args.seeds:
         for name in args.ideas:
             run = {"student": args.student, "idea": name, "seed": seed, "learning_rate": args.learning_rate}
-            run |= {"options": asdict(IDEAS[name])}
+            run |= {"options": asdict(IDEAS[name])} | ({"labels": args.labels} if args.labels < 1 else {})
             if run in done:
                 continue
             start = time.process_time()
