@@ -4,7 +4,8 @@ Evaluates a run, and its baseline beside it, on every split but the one trained 
     accelerate launch recipes/evaluate.py --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
 Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
-figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/.
+figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/. Probes of the feature
+and corrupted images, which take longer, come with --measures all.
 """
 
 import os
@@ -37,6 +38,7 @@ def main() -> None:
 
     from g4i_hf.evaluation.comparison import as_text, compare
     from g4i_hf.evaluation.evaluate import results_folder
+    from g4i_hf.evaluation.measures import ALL_MEASURES
     from g4i_hf.evaluation.predict import check_run
     from g4i_hf.training.run_folder import read_options
 
@@ -48,27 +50,28 @@ def main() -> None:
         for run in runs.values():
             check_run(run, args.weights)
         splits, id2label, training = load_splits(args, data, encoder, accelerator)
-        # 2. Predictions and figures of each run
+        # 2. What each run makes of the images, on all processes
         folders = {label: results_folder(run, read_options(run), vars(data)) for label, run in runs.items()}
         evaluated = {
-            label: evaluate_run(run, folders[label], splits, id2label, args, accelerator)
+            label: evaluate_run(run, folders[label], splits, id2label, args, accelerator, training)
             for label, run in runs.items()
         }
+        if not accelerator.is_main_process:
+            return
+        # 3. The figures: nobody waits for the main process, which may fit probes for long
+        results = write_figures(args, encoder, runs, folders, splits, evaluated, id2label, accelerator.device)
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
-    if not accelerator.is_main_process:
-        return
-    # 3. The comparison, as a table and as a page
-    results = {label: results for label, (results, _) in evaluated.items()}
-    rows = compare(results["aligned"], results.get("baseline"), list(splits))
+    # 4. The comparison, as a table and as a page
+    rows = compare(results["aligned"], results.get("baseline"), list(splits), ALL_MEASURES)
     print("\n" + as_text(rows))
     for label, folder in folders.items():
         print(f"{label}: {folder}/all_results.json, {folder}/predictions")
-    draw_pictures(args, runs, folders["aligned"], splits, evaluated["aligned"][1], id2label, training)
+    predictions = {label: found.predictions for label, found in evaluated.items()}
+    draw_pictures(args, runs, folders["aligned"], splits, predictions["aligned"], id2label, training)
     if args.report and args.baseline:
         from g4i_hf.evaluation.report import write_report
 
-        predictions = {label: predicted for label, (_, predicted) in evaluated.items()}
         try:
             write_report(args.report, rows, runs, read_options(args.run), splits, predictions, id2label)
         except (ImportError, OSError) as error:  # the figures are safe; only the pictures are missing
@@ -81,7 +84,8 @@ def draw_pictures(args, runs, folder, splits, predictions, id2label, training) -
     from g4i_hf.evaluation.card_pictures import draw_card_pictures
     from g4i_hf.training.run_folder import read_options
 
-    captions = (args.train_split, training) if training and read_options(args.run).get("align_weight") else None
+    with_captions = training is not None and _has_texts(training) and read_options(args.run).get("align_weight")
+    captions = (args.train_split, training) if with_captions else None
     try:
         drawn = draw_card_pictures(
             folder, runs, splits, predictions, id2label, weights=args.weights, training=captions
@@ -93,7 +97,7 @@ def draw_pictures(args, runs, folder, splits, predictions, id2label, training) -
 
 
 def load_splits(args, data, encoder, accelerator):
-    """The evaluated splits, checked; the class names; the rows that were trained on, where they have captions."""
+    """The evaluated splits, checked; the class names; the rows that were trained on, where the data has them."""
     from datasets import DatasetDict
 
     from g4i_hf.data.checks import check_split
@@ -123,10 +127,15 @@ def load_splits(args, data, encoder, accelerator):
     missing = [name for name in wanted if name not in splits]
     if missing:
         raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
-    splits = DatasetDict({name: splits[name] for name in wanted})
-    for name, split in splits.items():
-        check_split(split, name, num_labels=len(id2label), training=False, require_labels=False)
-    return splits, id2label, embedded.get(args.train_split)
+    if "probe" in args.measures and args.train_split not in splits:
+        raise ValueError(
+            f"The data has no split {args.train_split!r} (train_split), which probes are fitted on. Name the one that "
+            "was trained on, or leave probe out of measures."
+        )
+    checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
+    for name in dict.fromkeys(checked):
+        check_split(splits[name], name, num_labels=len(id2label), training=False, require_labels=False)
+    return DatasetDict({name: splits[name] for name in wanted}), id2label, splits.get(args.train_split)
 
 
 def _has_texts(split) -> bool:
@@ -135,10 +144,11 @@ def _has_texts(split) -> bool:
     return columns.CAPTION in split.column_names or columns.TEXT_EMBEDS in split.column_names
 
 
-def evaluate_run(run, folder, splits, id2label, args, accelerator):
-    """Predictions of every split; the figures, merged into the folder's all_results.json."""
+def evaluate_run(run, folder, splits, id2label, args, accelerator, training=None):
+    """Predictions of every split, which are written; with them what other measures want of the images."""
     from g4i_hf import columns
-    from g4i_hf.evaluation.evaluate import split_metrics, update_results
+    from g4i_hf.evaluation.corruptions import corrupted_accuracies
+    from g4i_hf.evaluation.evaluate import Evaluated
     from g4i_hf.evaluation.nearest import nearest_captions
     from g4i_hf.evaluation.predict import load_run, predict
     from g4i_hf.training.run_folder import read_options
@@ -146,29 +156,54 @@ def evaluate_run(run, folder, splits, id2label, args, accelerator):
     model, processor = load_run(run, args.weights)
     if {int(i): name for i, name in model.config.id2label.items()} != id2label:
         raise ValueError(f"{run} was trained on other classes than those of the data, or on another order of them.")
-    predictions, metrics = {}, {}
+    how = (accelerator, args.eval_batch_size, args.eval_num_workers)
+    probes, found = "probe" in args.measures, Evaluated()
     for name, split in splits.items():
-        predictions[name] = predict(
-            model,
-            processor,
-            split,
-            accelerator,
-            args.eval_batch_size,
-            args.eval_num_workers,
-            description=f"{run.name}, {name}",
-        )
-        metrics.update(split_metrics(predictions[name], split, name) | {f"{name}_weights": args.weights})
+        found.predictions[name] = predict(model, processor, split, *how, f"{run.name}, {name}", output_features=probes)
+        if "robustness" in args.measures:
+            found.corrupted[name] = corrupted_accuracies(model, processor, split, *how, f"{run.name}, {name}")
+    if probes:
+        rows, what = drawn_rows(training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
+        found.training = predict(model, processor, rows, *how, what, output_features=True)
     if accelerator.is_main_process:
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
-        for name, predicted in predictions.items():
+        for name, predicted in found.predictions.items():
             table = predicted.to_dataset(model.config.id2label)
             nearest = nearest_captions(splits[name], predicted) if read_options(run).get("align_weight") else None
             if nearest is not None:
                 table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
             table.to_parquet(folder / "predictions" / f"{name}.parquet")
-        metrics = update_results(folder, metrics, list(splits))
     accelerator.wait_for_everyone()
-    return metrics, predictions
+    return found
+
+
+def drawn_rows(training, number):
+    """The rows of the training split, or so many of them."""
+    import numpy as np
+
+    if number is None or number >= len(training):
+        return training
+    return training.select(np.sort(np.random.default_rng(0).permutation(len(training))[:number]))
+
+
+def write_figures(args, encoder, runs, folders, splits, evaluated, id2label, device):
+    """The figures of each run, merged into its folder's all_results.json."""
+    from g4i_hf.evaluation.evaluate import split_metrics, update_results
+    from g4i_hf.evaluation.probes import Probes
+    from g4i_hf.evaluation.zero_shot import class_name_embeds
+
+    names = class_name_embeds(id2label, encoder, device) if "zero_shot" in args.measures else None
+    results = {}
+    for label, found in evaluated.items():
+        probes = Probes(found.training, runs[label].name) if found.training is not None else None
+        metrics = {}
+        for name, predicted in found.predictions.items():
+            others = None if name == args.train_split else probes  # probes know the rows that they were fitted on
+            metrics |= split_metrics(predicted, splits[name], name, args.measures, name_embeds=names, probes=others)
+            metrics |= {f"{name}_{figure}": value for figure, value in found.corrupted.get(name, {}).items()}
+            metrics[f"{name}_weights"] = args.weights
+        results[label] = update_results(folders[label], metrics, list(splits))
+    return results
 
 
 if __name__ == "__main__":

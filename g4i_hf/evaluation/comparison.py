@@ -1,38 +1,73 @@
 """Baseline against aligned: a table, the same in the terminal and on the page."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .measures import ALL_MEASURES
 from .statistics import PairedSummary, Spread, paired_summary, spread
 
-MEASURES = {"accuracy": "accuracy", "recall_at_1": "caption retrieval R@1", "recall_at_5": "caption retrieval R@5"}
+# Those of a card; evaluate.py shows all of ALL_MEASURES that it took
+MEASURES = {figure: ALL_MEASURES[figure].title for figure in ("accuracy", "recall_at_1", "recall_at_5")}
 
 
 @dataclass
 class ComparisonRow:
-    """One measure of one split, as fractions; `baseline` and `chance` may be missing."""
+    """
+    One measure of one split, as fractions or, where it is no share, the number; `baseline` and `chance` may be
+    missing. `group` is the heading in a table.
+    """
 
     split: str
     measure: str
     aligned: float
     baseline: float | None = None
     chance: float | None = None
+    group: str = ""
+    is_share: bool = True
+    lower_is_better: bool = False
 
     @property
     def difference(self) -> float | None:
         return None if self.baseline is None else self.aligned - self.baseline
 
+    @property
+    def is_better(self) -> bool | None:
+        """Whether the aligned run is better; None where they are equal or there is no baseline."""
+        return (self.difference < 0) == self.lower_is_better if self.difference else None
 
-def compare(aligned: dict[str, Any], baseline: dict[str, Any] | None, splits: list[str]) -> list[ComparisonRow]:
-    """Rows for every measure that the aligned run has, from both runs' `all_results.json`."""
+    @property
+    def title(self) -> str:
+        """The measure, with an arrow where less is better."""
+        return f"{self.measure} ↓" if self.lower_is_better else self.measure
+
+    def text(self, value: float | None, sign: str = "") -> str:
+        """A value of the row as tables show it, in percent where it is a share; `sign` is `+` for differences."""
+        if value is None:
+            return ""
+        return f"{100 * value:{sign}.1f}" if self.is_share else f"{value:{sign}.3f}"
+
+
+def compare(
+    aligned: dict[str, Any], baseline: dict[str, Any] | None, splits: list[str], figures: Iterable[str] = MEASURES
+) -> list[ComparisonRow]:
+    """Rows for each of the figures that the aligned run has, from both runs' `all_results.json`."""
     rows = []
-    for measure, name in MEASURES.items():
+    for figure in figures:
+        known = ALL_MEASURES[figure]
         for split in splits:
-            key = f"{split}_{measure}"
-            if key in aligned:
-                chance = aligned.get(key.replace("recall", "chance"))
-                value = (baseline or {}).get(key)
-                rows.append(ComparisonRow(split, name, aligned[key], value, chance if measure != "accuracy" else None))
+            if f"{split}_{figure}" in aligned:
+                row = ComparisonRow(
+                    split=split,
+                    measure=known.title,
+                    aligned=aligned[f"{split}_{figure}"],
+                    baseline=(baseline or {}).get(f"{split}_{figure}"),
+                    chance=aligned.get(f"{split}_{known.chance}"),
+                    group=known.group,
+                    is_share=known.is_share,
+                    lower_is_better=known.lower_is_better,
+                )
+                rows.append(row)
     return rows
 
 
@@ -70,34 +105,37 @@ def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]]
 
 
 def as_text(rows: list[ComparisonRow]) -> str:
-    """The table for a terminal, in percent and percentage points; without a baseline, only the run's own column."""
+    """
+    The table for a terminal, in percent and percentage points where a measure is a share, under a heading for each
+    group; without a baseline, only the run's own column.
+    """
     with_baseline = any(row.baseline is not None for row in rows)
     head = f"{'baseline':>10}{'aligned':>10}{'difference':>12}" if with_baseline else f"{'value':>10}"
-    lines = [f"{'':28}{'split':12}{head}"]
+    lines, group = [f"{'':28}{'split':12}{head}"], ""
     for row in rows:
-        cells = f"{100 * row.aligned:>10.1f}"
+        if row.group != group:
+            group = row.group
+            lines += ["", group]
+        cells = f"{row.text(row.aligned):>10}"
         if with_baseline:
-            baseline = "" if row.baseline is None else f"{100 * row.baseline:.1f}"
-            difference = "" if row.difference is None else f"{100 * row.difference:+.1f}"
-            cells = f"{baseline:>10}{cells}{difference:>12}"
-        chance = f" (chance {100 * row.chance:.1f})" if row.chance is not None else ""
-        lines.append(f"{row.measure:28}{row.split:12}{cells}{chance}")
+            cells = f"{row.text(row.baseline):>10}{cells}{row.text(row.difference, '+'):>12}"
+        chance = f" (chance {row.text(row.chance)})" if row.chance is not None else ""
+        lines.append(f"{row.title:28}{row.split:12}{cells}{chance}")
+    if any(row.lower_is_better for row in rows):
+        lines += ["", "In percent, except NLL and the Brier score; ↓: less is better."]
     return "\n".join(lines)
 
 
 def as_markdown(rows: list[ComparisonRow]) -> str:
-    """The table for a card, in percent and percentage points; without a baseline, only the run's own column."""
+    """The table for a card, as [`as_text`] without the headings."""
     with_baseline = any(row.baseline is not None for row in rows)
     lines = ["| measure | split | baseline | aligned | difference |", "|---|---|---:|---:|---:|"]
     if not with_baseline:
         lines = ["| measure | split | value |", "|---|---|---:|"]
     for row in rows:
-        cells = [row.measure, row.split]
+        cells = [row.title, row.split, row.text(row.aligned)]
         if with_baseline:
-            cells.append("" if row.baseline is None else f"{100 * row.baseline:.1f}")
-        cells.append(f"{100 * row.aligned:.1f}")
-        if with_baseline:
-            cells.append("" if row.difference is None else f"{100 * row.difference:+.1f}")
+            cells = [*cells[:2], row.text(row.baseline), cells[2], row.text(row.difference, "+")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,46 +1,83 @@
-"""Figures of one split: accuracy and caption retrieval."""
+"""Figures of one split: accuracy, retrieval, and what else is asked for."""
 
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from .metrics import Accuracy, retrieval_recall
+from .calibration import calibration_metrics
+from .measures import FIGURES
+from .metrics import Accuracy, retrieval_recall, text_to_image_recall
 from .predict import Predictions, texts_of
+from .probes import Probes
+from .zero_shot import zero_shot_metrics
 
 RESULTS_FILE = "all_results.json"
-FIGURES = (
-    "samples",
-    "weights",
-    "accuracy",
-    "gallery_size",
-    "recall_at_1",
-    "recall_at_5",
-    "chance_at_1",
-    "chance_at_5",
-)
 
 
-def split_metrics(predictions: Predictions, split: Dataset, name: str) -> dict[str, Any]:
+@dataclass
+class Evaluated:
     """
+    What a run makes of the images.
+
+    Attributes:
+        predictions: by split.
+        corrupted: by split, see [`~g4i_hf.evaluation.corruptions.corrupted_accuracies`]; empty unless asked for.
+        training: with features, of the rows that probes are fitted on; None unless asked for.
+    """
+
+    predictions: dict[str, Predictions] = field(default_factory=dict)
+    corrupted: dict[str, dict[str, float]] = field(default_factory=dict)
+    training: Predictions | None = None
+
+
+def split_metrics(
+    predictions: Predictions,
+    split: Dataset,
+    name: str,
+    measures: Collection[str] = (),
+    *,
+    name_embeds: np.ndarray | None = None,
+    probes: Probes | None = None,
+) -> dict[str, Any]:
+    """
+    Args:
+        predictions: of the split.
+        split: its rows.
+        name: of the split, which all figures begin with.
+        measures: what is wanted beside accuracy and caption retrieval: `text_to_image`, `calibration`, `zero_shot`.
+        name_embeds: text embeddings of the class names, for `zero_shot`.
+        probes: fitted ones, which want `features` in the predictions.
+
     Returns:
-        `{name}_accuracy` over labelled rows and, where the split has text embeddings, `{name}_recall_at_1`, `_5`,
-        `{name}_chance_at_1`, `_5` and `{name}_gallery_size` over rows with a caption.
+        `{name}_samples`, `{name}_accuracy` over labelled rows, the figures of [`retrieval_metrics`] over rows with a
+        caption, and those of [`text_to_image_metrics`], [`~g4i_hf.evaluation.calibration.calibration_metrics`],
+        [`~g4i_hf.evaluation.zero_shot.zero_shot_metrics`] and [`~g4i_hf.evaluation.probes.Probes`], as far as they are
+        wanted and the split has what they need.
     """
     labelled = predictions.labels >= 0
-    metrics: dict[str, Any] = {f"{name}_samples": len(split)}
+    metrics: dict[str, Any] = {"samples": len(split)}
     if labelled.any():
         accuracy = Accuracy().compute(
             predictions=predictions.predicted[labelled], references=predictions.labels[labelled]
         )
-        metrics[f"{name}_accuracy"] = accuracy["accuracy"]
-    metrics.update({f"{name}_{key}": value for key, value in retrieval_metrics(predictions, split).items()})
-    return metrics
+        metrics["accuracy"] = accuracy["accuracy"]
+        if "calibration" in measures:
+            metrics |= calibration_metrics(predictions.logits[labelled], predictions.labels[labelled])
+        if "zero_shot" in measures:
+            metrics |= zero_shot_metrics(predictions, split, name_embeds)
+        if probes is not None:
+            metrics |= probes.metrics(predictions)
+    metrics |= retrieval_metrics(predictions, split)
+    if "text_to_image" in measures:
+        metrics |= text_to_image_metrics(predictions, split)
+    return {f"{name}_{figure}": value for figure, value in metrics.items()}
 
 
 def retrieval_metrics(predictions: Predictions, split: Dataset) -> dict[str, float]:
@@ -49,12 +86,21 @@ def retrieval_metrics(predictions: Predictions, split: Dataset) -> dict[str, flo
         `recall_at_1`, `_5`, `chance_at_1`, `_5` and `gallery_size` over rows with a caption; nothing where the split
         has no text embeddings.
     """
+    return _with_captions(retrieval_recall, predictions, split)
+
+
+def text_to_image_metrics(predictions: Predictions, split: Dataset) -> dict[str, float]:
+    """The other direction, see [`~g4i_hf.evaluation.metrics.text_to_image_recall`]; nothing without texts."""
+    return _with_captions(text_to_image_recall, predictions, split)
+
+
+def _with_captions(recall: Callable, predictions: Predictions, split: Dataset) -> dict[str, float]:
     texts = texts_of(split, predictions)
     if texts is None:
         return {}
     captioned = np.flatnonzero(texts.counts)
     owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
-    return retrieval_recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
+    return recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
 
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:

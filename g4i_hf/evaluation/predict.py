@@ -1,5 +1,6 @@
 """Running an aligned model over the splits of a data set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Predictions:
         logits: (n, num_labels) float32.
         image_embeds: (n, D) float32, unit norm.
         text_mean: (D,) what the model subtracts from text embeddings, if anything.
+        features: (n, F) float32, what enters the classifier; None unless asked for.
     """
 
     image_ids: list[str]
@@ -38,6 +40,7 @@ class Predictions:
     logits: np.ndarray
     image_embeds: np.ndarray
     text_mean: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -104,6 +107,12 @@ def eval_transform(processor: BaseImageProcessor) -> EvalTransform:
     return EvalTransform(processor)
 
 
+def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:
+    """The images and labels of a split."""
+    needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
+    return CaptionedImages(split.select_columns(needed), transform)
+
+
 @torch.no_grad()
 def predict(
     model: AlignedImageClassification,
@@ -113,28 +122,49 @@ def predict(
     batch_size: int = 64,
     num_workers: int = 0,
     description: str = "Evaluating",
+    output_features: bool = False,
 ) -> Predictions:
-    """Logits and image embeddings of every row of a split, in its order, the processes sharing the work."""
-    needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
-    images = CaptionedImages(split.select_columns(needed), eval_transform(processor))
-    loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
-    text_mean = getattr(model, "text_mean", None)
-    model, loader = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(loader)
+    """
+    Logits and image embeddings, on request features too, of every row of a split, in its order, the processes sharing
+    the work.
+    """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
-    logits, embeds = [], []
-    for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
-        outputs = model(batch["pixel_values"], output_image_embeds=True)
-        gathered = accelerator.gather_for_metrics((outputs.logits.float(), outputs.image_embeds.float()))
-        logits.append(gathered[0].cpu())
-        embeds.append(gathered[1].cpu())
+    images = for_prediction(split, eval_transform(processor))
+    text_mean = getattr(model, "text_mean", None)
+    model = accelerator.prepare_model(model, evaluation_mode=True)
+    names = ("logits", "image_embeds", "features") if output_features else ("logits", "image_embeds")
+    outputs = run_batches(model, images, accelerator, batch_size, num_workers, description, names)
     return Predictions(
         image_ids=split[columns.IMAGE_ID][:],
         labels=images.labels,
-        logits=torch.cat(logits).numpy(),
-        image_embeds=torch.cat(embeds).numpy(),
         text_mean=text_mean.float().cpu().numpy() if text_mean is not None else None,
+        **outputs,
     )
+
+
+@torch.no_grad()
+def run_batches(
+    model: torch.nn.Module,
+    images: CaptionedImages,
+    accelerator: Accelerator,
+    batch_size: int,
+    num_workers: int,
+    description: str,
+    names: tuple[str, ...],
+) -> dict[str, np.ndarray]:
+    """
+    The named outputs of a prepared model, (n, ...) float32, for all images in their order and on all processes.
+    """
+    loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
+    loader = accelerator.prepare(loader)
+    wanted = {"output_image_embeds": "image_embeds" in names, "output_features": "features" in names}
+    gathered: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
+        outputs = model(batch["pixel_values"], **wanted)
+        for name, values in accelerator.gather_for_metrics({name: outputs[name].float() for name in names}).items():
+            gathered[name].append(values.cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in gathered.items()}
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
@@ -145,8 +175,14 @@ def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
     texts = Texts.of(split)
     if texts is None or len(texts.embeds) == 0 or texts.embeds.shape[1] != predictions.image_embeds.shape[1]:
         return None
-    texts.embeds = texts.embeds.astype(np.float32)
-    if predictions.text_mean is not None:
-        centred = texts.embeds - predictions.text_mean
-        texts.embeds = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    texts.embeds = centred(texts.embeds, predictions)
     return texts
+
+
+def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
+    """(n, D) float32: text embeddings without the mean that the model subtracts, of unit norm."""
+    text_embeds = text_embeds.astype(np.float32)
+    if predictions.text_mean is None:
+        return text_embeds
+    text_embeds = text_embeds - predictions.text_mean
+    return text_embeds / np.maximum(np.linalg.norm(text_embeds, axis=1, keepdims=True), 1e-12)

@@ -41,6 +41,7 @@ class AlignedImageClassifierOutput(ModelOutput):
         image_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*): the projected features, of unit norm.
         logit_scale (`torch.FloatTensor` of shape `()`, *optional*): the learned inverse temperature, at most 100.
         logit_bias (`torch.FloatTensor` of shape `()`, *optional*): the learned bias of the logits.
+        features (`torch.FloatTensor` of shape `(B, F)`, *optional*): the features, before the projector.
     """
 
     loss: torch.FloatTensor | None = None
@@ -48,6 +49,7 @@ class AlignedImageClassifierOutput(ModelOutput):
     image_embeds: torch.FloatTensor | None = None
     logit_scale: torch.FloatTensor | None = None
     logit_bias: torch.FloatTensor | None = None
+    features: torch.FloatTensor | None = None
 
 
 class _ClassifierInputs:
@@ -210,6 +212,7 @@ class AlignedImageClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         output_image_embeds: bool | None = None,
         return_dict: bool | None = None,
+        output_features: bool = False,
     ) -> AlignedImageClassifierOutput | tuple[torch.Tensor, ...]:
         """
         Args:
@@ -217,14 +220,17 @@ class AlignedImageClassification(PreTrainedModel):
             labels: (B,) class indices, -100 where unlabelled; adds `loss` to the output.
             output_image_embeds: return `image_embeds`; the default is to do so while training.
             return_dict: return a tuple instead of an output object when False.
+            output_features: return `features`.
         """
         with self._classifier_inputs:
             logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
             inputs = self._classifier_inputs.tensors
 
-        image_embeds = None
-        if output_image_embeds or (output_image_embeds is None and self.training):
+        features = image_embeds = None
+        projects = output_image_embeds or (output_image_embeds is None and self.training)
+        if projects or output_features:
             features = inputs[0] if len(inputs) == 1 else torch.stack(inputs).mean(0)
+        if projects:
             frozen = not any(parameter.requires_grad for parameter in self.projector.parameters())
             image_embeds = self.projector(features.detach() if frozen else features)
         loss = None
@@ -235,7 +241,8 @@ class AlignedImageClassification(PreTrainedModel):
             learned["logit_scale"] = _at_most(self.logit_scale.exp(), MAX_LOGIT_SCALE)
         if image_embeds is not None and hasattr(self, "logit_bias"):
             learned["logit_bias"] = self.logit_bias + 0  # an output, not the parameter itself, as FSDP wants it
-        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds, **learned)
+        asked = {"features": features} if output_features else {}
+        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds, **learned, **asked)
         return output if return_dict is not False else output.to_tuple()
 
     def freeze_backbone(self) -> None:
