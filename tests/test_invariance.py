@@ -79,7 +79,7 @@ def test_step_does_not_depend_on_the_number_of_processes(results, objective, kin
 
 
 @several
-@pytest.mark.parametrize("scenario", ["bce, class weights", "centred"])
+@pytest.mark.parametrize("scenario", ["bce, class weights", "centred", "teacher"])
 def test_step_with_other_options_does_not_depend_on_the_number_of_processes(results, scenario, num_processes):
     whole, shared = (results[processes][scenario] for processes in (1, num_processes))
     assert_same_change(shared["change"], whole["change"])
@@ -97,7 +97,8 @@ def test_options_of_the_objective_are_at_work(results, objective):
         assert same == (objective == "cosine"), name
     learned = {"siglip": 2, "cosine": 0}.get(objective, 1)
     assert len(found["learned temperature"].get("logits", ())) == learned
-    assert not torch.equal(results[1]["centred"]["change"]["student"], results[1]["step clip"]["change"]["student"])
+    for other, plain in (("centred", "step clip"), ("teacher", "mixed, several captions clip")):
+        assert not torch.equal(results[1][other]["change"]["student"], results[1][plain]["change"]["student"])
 
 
 @several

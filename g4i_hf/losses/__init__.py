@@ -1,5 +1,6 @@
 """Alignment objectives: pure functions of tensors, one a file."""
 
+from .caption_labels import LabelledTexts, caption_label_loss, caption_labels
 from .classification import UNLABELLED, classification_loss
 from .clip import clip_loss
 from .cosine import cosine_loss
@@ -34,9 +35,12 @@ __all__ = [
     "WITH_BIAS",
     "WITH_TEMPERATURE",
     "BankTexts",
+    "LabelledTexts",
     "LogitSettings",
     "Pairs",
     "alignment_diagnostics",
+    "caption_label_loss",
+    "caption_labels",
     "classification_loss",
     "clip_loss",
     "cosine_loss",

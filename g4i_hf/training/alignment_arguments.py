@@ -70,6 +70,14 @@ class AlignmentArguments(TrainingArguments):
             Epochs in which the weight rises linearly from zero.
         align_off_epochs (`float`, *optional*, defaults to 0.0):
             Last epochs, trained with weight zero.
+        teacher_weight (`float`, *optional*, defaults to 0.0):
+            Weight of a cross entropy between the student's logits and soft labels from captions: the classes whose
+            captions are like the image's own. Pays where labels are few, as unlabelled images learn a class from what
+            their captions say.
+        teacher_temperature (`float`, *optional*, defaults to 0.1):
+            Temperature of the similarities of captions in these soft labels; lower is harder.
+        teacher_captions (`int`, *optional*, defaults to 16384):
+            Captions of labelled images that each caption is compared with; of more a sample is taken.
         classification_loss (`str`, *optional*, defaults to `"cross_entropy"`):
             `"cross_entropy"`, or `"bce"`: a binary cross entropy a class, as in "ResNet strikes back" and DeiT III.
         bce_target_threshold (`float`, *optional*):
@@ -136,6 +144,12 @@ class AlignmentArguments(TrainingArguments):
     align_schedule: str = field(default="constant", metadata={"help": "Course of the weight: constant or cosine."})
     align_warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs in which the weight rises from zero."})
     align_off_epochs: float = field(default=0.0, metadata={"help": "Last epochs, trained with weight zero."})
+    # --- Captions as a teacher of the classifier ---
+    teacher_weight: float = field(default=0.0, metadata={"help": "Weight of the soft labels from captions; 0: none."})
+    teacher_temperature: float = field(default=0.1, metadata={"help": "Of the similarities of captions in them."})
+    teacher_captions: int = field(
+        default=16384, metadata={"help": "Captions of labelled images that each caption is compared with, at most."}
+    )
     # --- Classification ---
     classification_loss: str = field(default="cross_entropy", metadata={"help": "cross_entropy or bce."})
     bce_target_threshold: float | None = field(
@@ -251,10 +265,17 @@ class AlignmentArguments(TrainingArguments):
         one_of(self, "weight_decay_on", WEIGHT_DECAY_GROUPS)
 
     def _check_numbers(self) -> None:
-        never_negative = ("align_weight", "align_warmup_epochs", "align_off_epochs", "mixup_alpha", "cutmix_alpha")
+        never_negative = (
+            "align_weight",
+            "teacher_weight",
+            "align_warmup_epochs",
+            "align_off_epochs",
+            "mixup_alpha",
+            "cutmix_alpha",
+        )
         for name in never_negative:
             self._check(name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("align_temperature", "align_target_temperature"):
+        for name in ("align_temperature", "align_target_temperature", "teacher_temperature", "teacher_captions"):
             self._check(name, getattr(self, name) > 0, "must be positive")
         for name in ("mix_prob", "mix_switch_prob"):
             self._check(name, 0 <= getattr(self, name) <= 1, "must lie between 0 and 1")
@@ -262,6 +283,8 @@ class AlignmentArguments(TrainingArguments):
         self._check("bce_target_threshold", threshold is None or 0 <= threshold < 1, "must be at least 0 and below 1")
         if threshold == 0 and self.label_smoothing_factor > 0:
             raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
+        if self.teacher_weight > 0 and self.classification_loss != "cross_entropy":
+            raise ValueError("teacher_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
         self._check("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "must lie between 0 and 1")
         self._check("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "must lie between 0 and 1")
         self._check("align_text_bank", self.align_text_bank >= -1, "must be -1 (all) or a number of captions")

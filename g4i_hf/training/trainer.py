@@ -21,6 +21,7 @@ from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
+from .caption_teacher import CaptionTeacher
 from .class_weights import class_weights_of
 from .ema import EmaCallback
 from .loss_check import LossCheck
@@ -36,14 +37,15 @@ class AlignmentTrainer(PublishingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
-        total = classification loss + align_weight x alignment loss
+        total = classification loss + align_weight x alignment loss + teacher_weight x loss of captions' soft labels
 
-    Both are means over the rows of the global batch, so that the gradient does not depend on how many processes share
+    All are means over the rows of the global batch, so that the gradient does not depend on how many processes share
     it. With `align_weight=0` the projector is frozen and nothing of the alignment enters the graph: the student learns
     exactly as under stock `Trainer`.
 
     Logs `loss`, and unweighted `loss_ce`, `loss_align`, `align_weight`, `cosine_positive`, `cosine_negative` and
-    `retrieval_top1`, means over all processes since the last log, and a learned `logit_scale` and `logit_bias`.
+    `retrieval_top1`, means over all processes since the last log, a learned `logit_scale` and `logit_bias`, and with a
+    teacher `loss_teacher` and `teacher_accuracy`.
 
     Args:
         model: the aligned model.
@@ -69,6 +71,7 @@ class AlignmentTrainer(PublishingTrainer):
         forget_local_student(model.config)
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
+        self.teacher = self._caption_teacher(args, model, train_dataset)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
@@ -79,6 +82,19 @@ class AlignmentTrainer(PublishingTrainer):
             self.add_callback(self.ema)
         self._sums: dict[str, torch.Tensor] = {}  # of logged terms, on device, since the last log
         self._staging: Path | None = None
+
+    @staticmethod
+    def _caption_teacher(args: AlignmentArguments, model, train_dataset) -> CaptionTeacher | None:
+        if args.teacher_weight == 0 or train_dataset is None:
+            return None
+        return CaptionTeacher(
+            train_dataset.text_bank(),
+            num_labels=model.num_labels,
+            temperature=args.teacher_temperature,
+            size=args.teacher_captions,
+            seed=args.seed,
+            transform=model.text_space,
+        )
 
     def _watch_training(self) -> None:
         """Callbacks that time, show and check training; the stopwatch goes first, as progress reads it."""
@@ -147,11 +163,8 @@ class AlignmentTrainer(PublishingTrainer):
     ):
         training = model.training
         aligning = training and "text_embeds" in inputs
-        if training and self.args.align_weight > 0 and not aligning:
-            raise ValueError(
-                f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
-                f"{', '.join(inputs)}. Embed the captions with recipes/embed.py, or set align_weight to 0."
-            )
+        if training and not aligning:
+            self._check_needs_no_texts(inputs)
         outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
         mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
         weights = self.class_weights
@@ -171,7 +184,22 @@ class AlignmentTrainer(PublishingTrainer):
                 for name, (value, count) in terms.items():
                     self._add(name, value, count)
                 loss = loss if alignment is None else loss + alignment
+                loss = loss if self.teacher is None else loss + self._taught(outputs.logits, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _check_needs_no_texts(self, inputs: dict[str, Any]) -> None:
+        for name in ("align_weight", "teacher_weight"):
+            if getattr(self.args, name) > 0:
+                raise ValueError(
+                    f"{name} is {getattr(self.args, name)}, but the batch has no text_embeds. Its keys: "
+                    f"{', '.join(inputs)}. Embed the captions with recipes/embed.py, or set {name} to 0."
+                )
+
+    def _taught(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        loss, rows, terms = self.teacher(logits, inputs)
+        for name, (value, count) in terms.items():
+            self._add(name, value, count)
+        return self.args.teacher_weight * self._global_mean("loss_teacher", loss, rows)
 
     def _global_mean(self, name: str, local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
         """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""

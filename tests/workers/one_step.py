@@ -43,6 +43,7 @@ def scenarios() -> dict[str, dict[str, Any]]:
         found[f"official {objective}"] = STEP | {"align_loss": objective, "align_gradient": "official"}
     found["bce, class weights"] = STEP | {"classification_loss": "bce", "class_weights": "[1, 2, 0.5, 0.1]"}
     found["centred"] = STEP | {"align_center": True}
+    found["teacher"] = STEP | {"mixed": True, "captions": 2, "teacher_weight": 0.5, "teacher_temperature": 0.3}
     for rows, global_batch in EPOCHS:
         epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
         for objective in OBJECTIVES if global_batch > rows else ["clip"]:

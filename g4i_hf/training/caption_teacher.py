@@ -1,0 +1,76 @@
+"""The captions of labelled images as a teacher of the classifier."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ..losses import UNLABELLED, LabelledTexts, caption_label_loss, caption_labels
+
+Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
+
+
+class CaptionTeacher:
+    """
+    Args:
+        texts: `embeds` (B, D), `text_keys` (B,) and `labels` (B,), as
+            [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them. Those without a label are left out.
+        num_labels: number of classes.
+        temperature: of the softmax over captions.
+        size: captions that an image's own is compared with: where there are more, a sample that stays the same.
+        seed: of the sample.
+        transform: of embeddings (..., D), such as centring.
+
+    Raises:
+        ValueError: when no labelled image has a caption.
+    """
+
+    def __init__(
+        self,
+        texts: dict[str, np.ndarray],
+        *,
+        num_labels: int,
+        temperature: float,
+        size: int,
+        seed: int,
+        transform: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
+    ):
+        rows = np.flatnonzero(texts["labels"] != UNLABELLED)
+        if len(rows) == 0:
+            raise ValueError("teacher_weight is set, but no labelled image of the training split has a caption.")
+        if len(rows) > size:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
+        self.num_labels, self.temperature, self.transform = num_labels, temperature, transform
+        embeds, keys, labels = (torch.from_numpy(texts[name][rows]) for name in ("embeds", "text_keys", "labels"))
+        self.known = LabelledTexts(embeds.float(), keys, labels)
+        self._is_ready = False
+
+    def __call__(
+        self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, Terms]:
+        """
+        Returns:
+            The mean loss over local rows with a caption, the number of these rows, and terms to be logged:
+            `teacher_accuracy`, the share of labelled rows whose class the captions of others tell.
+        """
+        if not self._is_ready:  # on the device of the batch, in the space of the model
+            embeds, keys, labels = (
+                tensor.to(logits.device) for tensor in (self.known.embeds, self.known.text_keys, self.known.labels)
+            )
+            self.known, self._is_ready = LabelledTexts(self.transform(embeds), keys, labels), True
+        labels = inputs["labels"]
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        with torch.autocast(logits.device.type, enabled=False), torch.no_grad():
+            soft, weights = caption_labels(
+                self.transform(inputs["text_embeds"].float()),
+                inputs["text_keys"],
+                inputs["caption_weight"],
+                labels,
+                self.known,
+                num_labels=self.num_labels,
+                temperature=self.temperature,
+            )
+        loss, rows = caption_label_loss(logits, soft, weights, inputs.get("mix_partner"), inputs.get("mix_share"))
+        asked = (labels != UNLABELLED) & (weights > 0)
+        right = (soft.argmax(1) == labels) & asked
+        return loss, rows, {"teacher_accuracy": (right.sum(), asked.sum())}
