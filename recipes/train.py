@@ -117,7 +117,27 @@ def load_data(run, data, encoder, args):
             training=False,
             require_labels=run.require_labels,
         )
+    splits[run.train_split] = supervised(training, run, encoder, id2label, args.seed)
     return splits, id2label, text_embed_dim or dim, to_embed, embeddings
+
+
+def supervised(training, run, encoder, id2label, seed: int):
+    """The training rows with those of their labels and captions that the options leave them."""
+    from g4i_hf.data.labels import keep_label_fraction, labelled_rows
+    from g4i_hf.training.controls import control_captions
+
+    # Labels first: a label that is not kept plays no part in what follows
+    training = keep_label_fraction(training, run.label_fraction, seed if run.label_seed is None else run.label_seed)
+    drop = run.unlabelled == "drop"
+    training = control_captions(
+        training,
+        run.caption_control,
+        seed=seed,
+        class_names=list(id2label.values()),
+        encoder=encoder,
+        leave_out_unlabelled=drop,
+    )
+    return labelled_rows(training) if drop else training
 
 
 def check_lora(student, args) -> None:

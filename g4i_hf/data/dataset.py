@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from .. import columns
 from .images import open_image, to_rgb
+from .labels import labels_of
 from .sampler import Draw
 from .texts import Texts, caption_key_table, is_blank, keys_of
 
@@ -46,7 +47,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.transform = getattr(transform, "drawn", transform)
         self.seed = seed
         self.epoch = 0
-        self.labels = _labels(split)
+        self.labels = labels_of(split)
         self.image_keys = keys_of(split[columns.IMAGE_ID][:])
         self.texts = Texts.of(split, captions)
         self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
@@ -126,7 +127,8 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def text_bank(self) -> dict[str, np.ndarray]:
         """
-        The texts of all rows that have a caption with a weight, each distinct one once a class.
+        The texts of all rows that have a caption with a weight, each distinct one once a class; without a class where
+        no image of it has a label.
 
         Returns:
             `embeds` (B, D) float16, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
@@ -135,7 +137,9 @@ class CaptionedImages(torch.utils.data.Dataset):
             raise ValueError("A text bank needs text_embeds. Embed the captions with recipes/embed.py.")
         rows = np.repeat(np.arange(len(self)), self.texts.counts)
         trusted = np.flatnonzero(self.caption_weight[rows] > 0)
-        what = np.stack([self.texts.text_keys[trusted], self.labels[rows[trusted]]], axis=1)
+        keys, labels = self.texts.text_keys[trusted], self.labels[rows[trusted]]
+        is_first_choice = (labels >= 0) | ~np.isin(keys, keys[labels >= 0])
+        trusted, what = trusted[is_first_choice], np.stack([keys, labels], axis=1)[is_first_choice]
         first = trusted[np.sort(np.unique(what, axis=0, return_index=True)[1])]
         return {
             "embeds": self.texts.embeds[first],
@@ -179,10 +183,3 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         generator.set_state(states[2])
-
-
-def _labels(split: Dataset) -> np.ndarray:
-    if columns.LABEL not in split.column_names:
-        return np.full(len(split), -100)
-    labels = split[columns.LABEL][:]
-    return np.asarray([-100 if label is None or label < 0 else label for label in labels], dtype=np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 from ..data.arguments import AugmentationArguments
 from ..data.source import is_path
 from ..training.alignment_arguments import AlignmentArguments
-from ..training.arguments import StudentArguments
+from ..training.arguments import RunArguments, StudentArguments
 
 # Shown whenever they are known: what it takes to repeat the run. Other options may hold what is not for everyone
 SHOWN_OPTIONS = (
@@ -27,6 +27,7 @@ MORE_OPTIONS = (
     *("max_steps", "gradient_accumulation_steps", "max_grad_norm", "optim_args", "sgd_momentum"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
     *("weight_decay_on", "layer_decay", "label_smoothing_factor", "classification_loss", "bce_target_threshold"),
+    *("label_fraction", "label_seed", "unlabelled", "caption_control"),
     *("class_weights", "ema_decay", "early_stopping_patience", "bf16", "fp16"),
 )
 # A run keeps those of Trainer where they differ from their default
@@ -56,7 +57,7 @@ def options_table(options: dict[str, Any], image_size: int | None = None) -> str
         value = _without_paths(known.get(name))
         if value in (None, "", [], {}) or (name in OF_ADAPTERS and not known.get("use_peft")):
             continue
-        if name.startswith("align_") and name != "align_weight" and not has_text:
+        if name.startswith(("align_", "caption_")) and name != "align_weight" and not has_text:
             continue
         if name in MORE_OPTIONS and name not in OF_ADAPTERS and value == defaults.get(name):
             continue
@@ -89,7 +90,8 @@ def _as_code(name: str) -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    every = [each for kind in (AlignmentArguments, StudentArguments, AugmentationArguments) for each in fields(kind)]
+    kinds = (RunArguments, AlignmentArguments, StudentArguments, AugmentationArguments)
+    every = [each for kind in kinds for each in fields(kind)]
     return {each.name: getattr(each.default, "value", each.default) for each in every}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from ..cli import wrong_choice
 from ..modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 
+CAPTION_CONTROLS = ("none", "class_name", "random", "shuffle_class", "shuffle")
+
 
 @dataclass
 class StudentArguments:
@@ -90,6 +92,34 @@ class RunArguments:
         default=True,
         metadata={"help": "Unlabelled rows (null or -1) are an error; when false they train on alignment alone."},
     )
+    # --- Few labels, and controls ---
+    label_fraction: float = field(
+        default=1.0,
+        metadata={"help": "Share of the training labels of each class that is kept; other rows become unlabelled."},
+    )
+    label_seed: int | None = field(
+        default=None, metadata={"help": "Seed of which are kept; that of the run by default."}
+    )
+    unlabelled: str = field(
+        default="keep",
+        metadata={
+            "help": "Training rows without label: keep them for their captions, or drop them, as for a baseline on "
+            "labelled rows alone; max_steps then gives it as many steps."
+        },
+    )
+    caption_control: str = field(
+        default="none",
+        metadata={
+            "help": "Training captions replaced by a control: class_name, random (a vector for each caption), "
+            "shuffle_class (among rows of a class), shuffle (among all rows), or none."
+        },
+    )
+
+    def __post_init__(self):
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"label_fraction is {self.label_fraction}; it must be above 0 and at most 1.")
+        one_of(self, "unlabelled", ("keep", "drop"))
+        one_of(self, "caption_control", CAPTION_CONTROLS)
 
 
 def one_of(args: Any, name: str, choices: tuple[str, ...]) -> None:
