@@ -133,7 +133,8 @@ def test_files_and_functions_are_short(module):
 LAUNCHER = RECIPES / "accelerate_configs"  # read by accelerate, see test_all_recipes.py
 YAML_FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.parent != LAUNCHER)
 # Others are called like their script
-SCRIPT_OF = {"baseline": "train", "official": "train", "corrected": "train", "lora": "train", "tune": "compare"}
+SCRIPT_OF = dict.fromkeys(["baseline", "official", "corrected", "lora"], "train")
+SCRIPT_OF |= dict.fromkeys(["tune", "few_labels"], "compare")
 TRAINING_FILES = [path for path in YAML_FILES if SCRIPT_OF.get(path.stem, path.stem) == "train"]
 
 
