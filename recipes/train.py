@@ -106,7 +106,7 @@ def load_data(run, data, encoder, args):
         training,
         run.train_split,
         num_labels=len(id2label),
-        text_embed_dim=text_embed_dim or (1 if args.align_weight > 0 and not to_embed else None),
+        text_embed_dim=text_embed_dim or (1 if args.align_weight + args.teacher_weight > 0 and not to_embed else None),
         require_labels=run.require_labels,
     )
     if run.eval_split in splits:

@@ -128,13 +128,15 @@ def _names(model_id: str, is_local: bool) -> dict[str, Any]:
 
 def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[ComparisonRow]) -> dict[str, Any]:
     """What the template says of the run."""
-    weight, splits = float(options.get("align_weight") or 0), list(dict.fromkeys(row.split for row in rows))
-    limits = limits_of(lineage, splits, weight > 0, options.get("train_split") or "train")
+    weight, teacher = (float(options.get(name) or 0) for name in ("align_weight", "teacher_weight"))
+    splits = list(dict.fromkeys(row.split for row in rows))
+    limits = limits_of(lineage, splits, weight + teacher > 0, options.get("train_split") or "train")
     known = lineage.get("text_encoder") or {}
     encoder = TextSide.from_record(known if known.get("text_encoder") else options)
     return {
         "align_weight": weight,
-        "is_baseline": options.get("align_weight") is not None and not weight,
+        "teacher_weight": teacher,
+        "is_baseline": options.get("align_weight") is not None and not weight and not teacher,
         "best_by": options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
         "ema_decay": options.get("ema_decay"),

@@ -20,6 +20,7 @@ SHOWN_OPTIONS = (
 MORE_OPTIONS = (
     *("align_target_temperature", "align_learn_temperature", "align_logit_bias", "align_mask", "align_mix_captions"),
     *("align_gradient", "align_text_bank", "align_captions", "align_center", "align_schedule"),
+    *("teacher_weight", "teacher_temperature", "teacher_captions"),
     *("align_warmup_epochs", "align_off_epochs", "projector_type", "projector_hidden_size", "projector_norm"),
     *("student_args", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze_backbone"),
     *("interpolation", "crop_pct", "crop_min_scale", "crop_padding", "color_jitter", "auto_augment"),
@@ -52,12 +53,15 @@ def options_table(options: dict[str, Any], image_size: int | None = None) -> str
     known = {name: defaults[name] for name in OF_TRAINER if name in defaults} | options
     known["image_size"] = known.get("image_size") or image_size
     has_text = bool(known.get("align_weight"))
+    uses_captions = has_text or bool(known.get("teacher_weight"))
     rows = []
     for name in (*SHOWN_OPTIONS, *MORE_OPTIONS):
         value = _without_paths(known.get(name))
         if value in (None, "", [], {}) or (name in OF_ADAPTERS and not known.get("use_peft")):
             continue
-        if name.startswith(("align_", "caption_")) and name != "align_weight" and not has_text:
+        if name.startswith("align_") and name != "align_weight" and not has_text:
+            continue
+        if name.startswith("caption_") and not uses_captions:
             continue
         if name in MORE_OPTIONS and name not in OF_ADAPTERS and value == defaults.get(name):
             continue

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
 # Options in which a baseline may differ: those of the text side, which it lacks, and how a run is watched and stored
-OF_TEXTS = ("align_", "projector_", "text_encoder", "captions_", "caption_", "text_embeds_")
+OF_TEXTS = ("align_", "teacher_", "projector_", "text_encoder", "captions_", "caption_", "text_embeds_")
 OF_KEEPING = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
 OF_NEITHER = {"long_captions", "with_images", "per_device_eval_batch_size", "eval_on_start"}
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}

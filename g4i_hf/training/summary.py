@@ -42,6 +42,9 @@ def describe_training(
     alignment = "none: a baseline"
     if args.align_weight > 0:
         alignment = f"{args.align_loss}, weight {args.align_weight:g}; projector of {projector_size:,} parameters"
+    if args.teacher_weight > 0:
+        alignment = alignment.removesuffix(": a baseline")
+        alignment += f"; soft labels from captions, weight {args.teacher_weight:g}"
     return [
         f"{student}, {student_size - adapters:,} parameters",
         *_lora(model),
