@@ -110,13 +110,47 @@ def finetune_data() -> str:
     return "\n".join(lines)
 
 
+def few_labels() -> str:
+    return _grid("emoji_styles_few_labels.json", "test")
+
+
+def students() -> str:
+    return _grid("emoji_styles_students.json", "test")
+
+
+def controls() -> str:
+    return _grid("emoji_styles_controls.json", "test")
+
+
+def _grid(file: str, split: str) -> str:
+    """A row a student of a comparison, each variant with its difference to the baseline and the interval."""
+    findings = json.loads((ROOT / "results" / file).read_text())["findings"]
+    rows = [row for row in findings if row["split"] == split]
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    lines = [f"| % | {' | '.join(variants)} |", "|---|" + "---:|" * len(variants)]
+    for student in dict.fromkeys(row["student"] for row in rows):
+        cells = []
+        for variant in variants:
+            row = next(row for row in rows if (row["student"], row["variant"]) == (student, variant))
+            cell, found = f"{100 * row['mean']:.1f} ± {100 * row['sd']:.1f}", row["difference"]
+            if found is not None:
+                mean, low, high = (100 * found[name] for name in ("mean", "low", "high"))
+                cell += f", {mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+            cells.append(cell)
+        lines.append(f"| {student or 'all'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "captioning": captioning,
+    "controls": controls,
     "embed_speed": embed_speed,
     "emoji_styles": emoji_styles,
+    "few_labels": few_labels,
     "finetune": finetune,
     "finetune_data": finetune_data,
     "step_time": step_time,
+    "students": students,
 }
 
 
