@@ -2,6 +2,7 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
 import evaluate
 import numpy as np
@@ -193,16 +194,28 @@ def test_neighbours_are_near_by_angle_and_vote():
 
 
 def test_c_is_chosen_on_rows_that_the_candidates_were_not_fitted_on(monkeypatch):
-    seen = []
-    fitted = probes._fitted
+    """A stand-in that is best at C = 0.01, and remembers rows, which are known by their third feature."""
+    fitted, scored = [], []
 
-    def record(penalty, features, labels):
-        seen.append((penalty, len(labels)))
-        return fitted(penalty, features, labels)
+    class Probe:
+        def __init__(self, penalty, features, labels):
+            fitted.append((penalty, set(features[:, 2])))
+            self.penalty = penalty
 
-    monkeypatch.setattr(probes, "_fitted", record)
-    probe = probes.Probes(separable(100, seed=0))
-    assert seen == [*((c, 80) for c in probes.STRENGTHS_OF_PENALTY), (probe.penalty, 100)]
+        def score(self, features, labels):
+            scored.append(set(features[:, 2]))
+            return 0.9 if self.penalty == 0.01 else 0.8
+
+        def __getitem__(self, _):
+            return SimpleNamespace(n_iter_=np.array([1]))
+
+    monkeypatch.setattr(probes, "_fitted", Probe)
+    training = separable(100, seed=0)
+    probe, rows = probes.Probes(training), set(training.features[:, 2])
+    assert [penalty for penalty, _ in fitted] == [*probes.STRENGTHS_OF_PENALTY, 0.01] and probe.penalty == 0.01
+    for (_, used), held_out in zip(fitted, scored, strict=False):
+        assert len(held_out) == 20 and used == rows - held_out
+    assert fitted[-1][1] == rows
 
 
 def test_probes_without_labels_or_with_a_single_class():
@@ -218,6 +231,8 @@ def test_probes_without_labels_or_with_a_single_class():
 @pytest.mark.parametrize("name", ["timm-resnet", "timm-mobilenetv3", "swin", "deit-two-heads"])
 def test_the_feature_is_an_output_on_request(name):
     model = aligned_model(name).eval()
+    for parameter in model.student.parameters():  # fresh tokens are zero, and both heads would see the same
+        nn.init.normal_(parameter, std=0.1)
     inputs, pixels = [], torch.randn(3, 3, 48, 48)
     for layer in classifier_layers(model.student):
         layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(1)))
@@ -225,8 +240,9 @@ def test_the_feature_is_an_output_on_request(name):
         output = model(pixels, output_features=True)
     torch.testing.assert_close(output.features, sum(inputs) / len(inputs))
     assert output.image_embeds is None and model(pixels).features is None
-    embeds = nn.functional.normalize(model.projector(output.features), dim=-1)
-    torch.testing.assert_close(model(pixels, output_image_embeds=True).image_embeds, embeds)
+    both = model(pixels, output_image_embeds=True)
+    torch.testing.assert_close(both.image_embeds, nn.functional.normalize(model.projector(output.features), dim=-1))
+    assert both.features is None
 
 
 # --- Options, figures and their table -------------------------------------------------------------------------------
