@@ -187,7 +187,9 @@ def build_model(student, augmentation, args, id2label, text_embed_dim):
     return model, saved, student_processor(config, saved)
 
 
-def build_trainer(model, processor, saved_processor, splits, run, augmentation, args):
+def build_trainer(model, processor, saved_processor, splits, run, augmentation, args, one_embedding=False):
+    """`one_embedding`: all captions have the same vector, for a dry run before they are embedded."""
+    from g4i_hf import columns
     from g4i_hf.data.dataset import CaptionedImages
     from g4i_hf.data.transforms import train_transform
     from g4i_hf.evaluation.metrics import accuracy_of_logits
@@ -202,11 +204,14 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
         publisher = StudentPublisher(args)
     settings = ImageSettings.from_processor(processor)
     transform = train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
+    images = CaptionedImages(splits[run.train_split], transform, args.seed, args.align_captions)
+    if one_embedding:
+        images.use_one_embedding(model.config.text_embed_dim, splits[run.train_split][columns.CAPTION][:])
     evaluated = splits.get(run.eval_split)
     return AlignmentTrainer(
         model=model,
         args=args,
-        train_dataset=CaptionedImages(splits[run.train_split], transform, args.seed, args.align_captions),
+        train_dataset=images,
         eval_dataset=CaptionedImages(evaluated, eval_transform(processor)) if evaluated is not None else None,
         processing_class=saved_processor,
         compute_metrics=accuracy_of_logits,
@@ -269,17 +274,13 @@ def plan(model, saved_processor, processor, splits, to_embed: int, options, chec
     """A dry run: what the run would be, with a few steps timed on a trainer whose folder is thrown away."""
     import tempfile
 
-    from g4i_hf import columns
     from g4i_hf.training.dry_run import make_plan, trial_arguments
     from g4i_hf.training.summary import as_block, describe_training
 
     run, _, encoder, student, augmentation, args = options
     with tempfile.TemporaryDirectory() as folder:
         trial = trial_arguments(args, folder)
-        trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, trial)
-        if to_embed:
-            captions = splits[run.train_split][columns.CAPTION][:]
-            trainer.train_dataset.use_one_embedding(model.config.text_embed_dim, captions)
+        trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, trial, bool(to_embed))
         steps = make_plan(trainer, args)
     described = describe_training(student.student, model, trainer.train_dataset, args)
     embedded = f"{to_embed:,} different captions would be embedded first, by {encoder.text_encoder}"
