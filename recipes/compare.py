@@ -239,7 +239,8 @@ def report(args, cells, results) -> None:
 
     labels, bars = open_labels(args, cells[0])
     findings = find(args, cells, results, labels)
-    print("\n" + as_table(findings, bars))
+    few = {cell.student for cell in cells if float(cell.options.get("label_fraction", 1)) < 1}
+    print("\n" + as_table(findings, bars, few | {None} if few else ()))  # None: all of them together
     print("\nNearest training image by 16 x 16 pixels: " + ", ".join(f"{n} {100 * v:.1f}" for n, v in bars.items()))
     if args.summary:
         found = {"made": made_by(), "seeds": args.seeds, "nearest_neighbour": bars}

@@ -303,6 +303,7 @@ def test_the_table_and_the_plot_show_them(found, tmp_path):
     table = as_table(rows, {"validation": 0.55})
     assert "| validation | small | clip | 61.0 ± 1.0 | +10.0 |" in table
     assert "| validation | all | baseline | 51.0 ± 1.0 (below the nearest neighbour) |" in table
+    assert "small | baseline | 51.0 ± 1.0 |" in as_table(rows, {"validation": 0.55}, few_labels={"small"})
     plot_differences(rows, tmp_path / "new" / "plot.png")
     assert (tmp_path / "new" / "plot.png").stat().st_size > 5000
     json.dumps([row.to_dict() for row in rows])

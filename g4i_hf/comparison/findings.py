@@ -1,6 +1,6 @@
 """What the results of a grid say: a row a student and variant, and one a variant over all students."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,13 +125,14 @@ def _of_all(split, variant, other, rows: list[Finding], right, labels: Labels) -
     return Finding(split, None, variant, other, accuracies, difference) if accuracies else None
 
 
-def as_table(findings: Iterable[Finding], bars: dict[str, float]) -> str:
+def as_table(findings: Iterable[Finding], bars: dict[str, float], few_labels: Container[str | None] = ()) -> str:
     """
     Markdown, in percent and percentage points.
 
     Args:
         findings: any.
         bars: split -> accuracy that a baseline has to reach; students below it are marked.
+        few_labels: students that are not, as they had fewer labels than what they would be measured by.
     """
     lines = [
         "| split | student | variant | accuracy | difference | 95% interval | seeds better | p, Holm |",
@@ -139,7 +140,8 @@ def as_table(findings: Iterable[Finding], bars: dict[str, float]) -> str:
     ]
     for row in findings:
         spread = f" ± {100 * row.sd:.1f}" if len(row.accuracies) > 1 else ""
-        low = row.compared_with is None and row.mean < bars.get(row.split, 0)
+        is_measured = row.compared_with is None and row.student not in few_labels
+        low = is_measured and row.mean < bars.get(row.split, 0)
         cells = [row.split, row.student or "all", row.variant]
         cells.append(f"{100 * row.mean:.1f}{spread}" + (" (below the nearest neighbour)" if low else ""))
         if row.difference is None:
