@@ -128,6 +128,17 @@ def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
         comparison(arguments(runs, seeds=(), baselines=()))
 
 
+def test_a_baseline_may_leave_unlabelled_images_out_and_take_as_many_steps(runs):
+    a_run(runs / "aligned0", model=False, seed=0, label_fraction=0.1)
+    fewer = {"label_fraction": 0.1, "max_steps": 920, "lineage": LINEAGE | {"rows": {"train": 9}}}
+    a_run(runs / "baseline0", model=False, seed=0, align_weight=0, unlabelled="drop", **fewer)
+    assert all(row.baseline is not None for row in comparison(arguments(runs, seeds=(), baselines=())))
+    for other in ({"unlabelled": "keep"}, {"label_fraction": 0.2}):
+        a_run(runs / "baseline0", model=False, seed=0, align_weight=0, **{"unlabelled": "drop"} | fewer | other)
+        with pytest.raises(ValueError, match="is no baseline of"):
+            comparison(arguments(runs, seeds=(), baselines=()))
+
+
 def test_runs_in_other_places_see_the_same_data(runs):
     """A folder in train.yaml is relative to its run."""
     (runs / "data").mkdir()

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
+# Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
+OF_UNLABELLED = ("unlabelled", "max_steps", "num_train_epochs")
 # Options in which a baseline may differ: those of the text side, which it lacks, and how a run is watched and stored
 OF_TEXTS = ("align_", "teacher_", "projector_", "text_encoder", "captions_", "caption_", "text_embeds_")
 OF_KEEPING = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
@@ -146,6 +148,9 @@ def _check_baseline(run: str, baseline: str) -> None:
         ValueError: when they differ in an option that a difference of their figures could come from.
     """
     (options, data), (others, other_data) = ((_without_texts(each), _images(each)) for each in (run, baseline))
+    if "drop" in (options.get("unlabelled"), others.get("unlabelled")):
+        options, others = (each | dict.fromkeys(OF_UNLABELLED) for each in (options, others))
+        data, other_data = (each and each | {"rows": None} for each in (data, other_data))
     if data and other_data:
         known = {name for name in data if name != "revision" or (data[name] and other_data[name])}
         data, other_data = ({name: each[name] for name in known} for each in (data, other_data))
