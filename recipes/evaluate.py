@@ -69,12 +69,13 @@ def main() -> None:
         print(f"{label}: {folder}/all_results.json, {folder}/predictions")
     predictions = {label: found.predictions for label, found in evaluated.items()}
     draw_pictures(args, runs, folders["aligned"], splits, predictions["aligned"], id2label, training)
-    if args.report and args.baseline:
+    if args.report:
         from g4i_hf.evaluation.report import write_report
 
+        options = read_options(args.run)
         try:
-            write_report(args.report, rows, runs, read_options(args.run), splits, predictions, id2label)
-        except (ImportError, OSError) as error:  # the figures are safe; only the pictures are missing
+            write_report(args.report, rows, runs, options, splits, predictions, id2label, args.weights)
+        except OSError as error:  # the figures are safe; only the page is missing
             raise OptionError(f"no report: {error}") from error
         print(f"report: {args.report}")
 

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from g4i_hf.evaluation import nearest
-from g4i_hf.evaluation.nearest import nearest_captions
+from g4i_hf.evaluation.nearest import nearest_captions, ranked_captions
 from g4i_hf.evaluation.predict import Predictions
 
 AXES = np.eye(4, dtype=np.float32)
@@ -45,3 +45,32 @@ def test_without_captions_or_with_vectors_of_another_size_there_is_none():
     assert nearest_captions(Dataset.from_dict({"image_id": list("abcd")}), images) is None
     assert nearest_captions(Dataset.from_dict({"text_embeds": list(AXES)}), images) is None
     assert nearest_captions(split(list("abcd"), list(AXES[:, :3])), images) is None
+
+
+def test_ranked_captions_are_distinct_and_mark_the_own_one():
+    """Cosines of image i with text k are k / 10; "b" is the caption of two rows."""
+    captions = ["a", "b", "b", "c", None, "d"]
+    vectors = [k / 10 * AXES[0] if caption else None for k, caption in enumerate(captions)]
+    data, images = split(captions, vectors), predictions(AXES[[0] * 6])
+    first, second, last = ranked_captions(data, images, [0, 1, 4], most=2)
+    assert [(one.caption, one.rank, one.is_own) for one in first] == [("d", 1, False), ("c", 2, False), ("a", 4, True)]
+    assert [one.cosine for one in first] == pytest.approx([0.5, 0.3, 0.0], abs=1e-3)
+    assert [(one.caption, one.rank, one.is_own) for one in second] == [
+        ("d", 1, False),
+        ("c", 2, False),
+        ("b", 3, True),
+    ]
+    assert second[2].cosine == pytest.approx(0.2, abs=1e-3)  # the nearer of its two vectors
+    assert [(one.caption, one.is_own) for one in last] == [("d", False), ("c", False)]  # it has no caption of its own
+    (all_four,) = ranked_captions(data, images, [0], most=4)
+    assert [(one.caption, one.rank) for one in all_four] == [("d", 1), ("c", 2), ("b", 3), ("a", 4)]
+    assert all_four[2].cosine == pytest.approx(0.2, abs=1e-3)
+    own = ranked_captions(data, images, [5], most=2)[0]
+    assert [(one.caption, one.rank, one.is_own) for one in own] == [("d", 1, True), ("c", 2, False)]
+    assert ranked_captions(data.remove_columns("caption"), images, [0]) is None
+
+
+def test_of_several_own_captions_the_nearest_is_ranked():
+    data = split([["a", "b"], ["c"], ["d"]], [[0.1 * AXES[0], 0.2 * AXES[0]], [AXES[0]], [0.5 * AXES[0]]])
+    (found,) = ranked_captions(data, predictions(AXES[[0] * 3]), [0], most=1)
+    assert [(one.caption, one.rank, one.is_own) for one in found] == [("c", 1, False), ("b", 3, True)]

@@ -1,4 +1,4 @@
-"""A page for people who would rather look than read."""
+"""One page a run for people who would rather look than read: a file of HTML that needs no other."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,17 @@ import jinja2
 from datasets import DatasetDict
 
 from .comparison import ComparisonRow
-from .pictures import draw_bars, draw_class_gains, draw_curves, draw_examples
 from .predict import Predictions
+from .report_sections import (
+    ShownSplit,
+    caption_cards,
+    confusion_tables,
+    curve_pictures,
+    differing_cards,
+    gain_bars,
+    map_cards,
+    mistake_cards,
+)
 
 
 def write_report(
@@ -19,36 +28,50 @@ def write_report(
     splits: DatasetDict,
     predictions: dict[str, dict[str, Predictions]],
     id2label: dict[int, str],
+    weights: str = "raw",
 ) -> None:
     """
+    What compares two runs is left out where there is no baseline; what needs a package that is not installed says so.
+
     Args:
-        path: the HTML file; its pictures go into a folder of the same name.
+        path: the HTML file; its pictures are in it.
         rows: the comparison.
-        runs: run folders, `aligned` and `baseline`.
+        runs: run folders, `aligned` and perhaps `baseline`.
         options: those of the aligned run.
-        splits: the evaluated splits.
+        splits: the evaluated splits. Pictures are of `test`, else of the first, of those with labels.
         predictions: of each run, of each split.
         id2label: class names.
+        weights: `"raw"` or `"ema"`, those that predicted.
     """
-    path = Path(path)
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_bars(rows, folder / "accuracy.png")
-    draw_curves(runs, folder / "curves.png")
-    shown = next((name for name in ("test", *splits) if name in splits), None)
-    if shown is not None:
-        of_split = {run: by_split[shown] for run, by_split in predictions.items()}
-        draw_examples(splits[shown], of_split, id2label, folder / "examples.png")
-        draw_class_gains(of_split, id2label, folder / "classes.png")
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("g4i_hf", "evaluation"), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        title="Baseline and aligned student",
-        rows=rows,
-        folder=folder.name,
-        examples=shown,
-        options=options,
-        seed=options.get("seed", 42),
-        percent=lambda value: "" if value is None else f"{100 * value:.1f}",
-        points=lambda value: "" if value is None else f"{100 * value:+.1f}",
+    labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
+    name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
+    order = [run for run in ("baseline", "aligned") if run in runs]
+    shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label)
+    both = "baseline" in runs and bool(labelled)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("g4i_hf", "evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    path.write_text(page)
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    environment.filters["cosine"] = lambda value: "" if value is None else f"{value:z.2f}"
+    page = environment.get_template("report.html.j2").render(
+        title="Baseline and aligned student" if "baseline" in runs else f"The student {runs['aligned'].name}",
+        rows=rows,
+        accuracies=[row for row in rows if row.measure == "accuracy"],
+        runs=order,
+        split=name,
+        images=len(splits[name]),
+        classes=len(id2label),
+        maps=map_cards(shown, {run: runs[run] for run in order}, weights),
+        captions=caption_cards(shown) if options.get("align_weight") else None,
+        differing=differing_cards(shown) if both else None,
+        mistakes=mistake_cards(shown) if labelled else None,
+        confusions=confusion_tables(shown) if both else None,
+        gains=gain_bars(shown) if both else None,
+        curves=curve_pictures(runs),
+        options=options,
+        weights=weights,
+        seed=options.get("seed", 42),
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8", errors="replace")

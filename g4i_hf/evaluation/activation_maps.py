@@ -1,0 +1,163 @@
+"""What a student looks at: the places of an image that speak for a class, by captum."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..modeling import AlignedImageClassification
+
+CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "(B, C, h, w)", "(B, h, w, C)", "(B, tokens, C)"
+COPIES = 5  # of an image: an output of another first dimension is of no images; few models have five of anything
+MOST_EXTRA_TOKENS = 8  # class tokens, distillation tokens, registers
+FINE = 6  # cells a side: of small images, hiding what a finer map marks costs the class more of its score
+
+
+@dataclass
+class SpatialLayer:
+    """
+    A layer whose output is laid out over the image.
+
+    Attributes:
+        name: of the module within the student.
+        module: its output is one tensor.
+        layout: of the output, one of the three above.
+        grid: (h, w) cells.
+    """
+
+    name: str
+    module: nn.Module
+    layout: str
+    grid: tuple[int, int]
+
+    def on_grid(self, values: torch.Tensor) -> torch.Tensor:
+        """Values like the layer's output -> (B, h, w, C); extra tokens, which come first, are dropped."""
+        if self.layout == CHANNELS_FIRST:
+            return values.permute(0, 2, 3, 1)
+        if self.layout == TOKENS:
+            height, width = self.grid
+            return values[:, values.shape[1] - height * width :].unflatten(1, self.grid)
+        return values
+
+
+def find_spatial_layer(model: AlignedImageClassification, pixel_values: torch.Tensor) -> SpatialLayer | None:
+    """
+    The deepest block with a map of at least [`FINE`] cells a side, else the deepest with more than one cell. It is
+    found by what the modules give in one pass, whatever they are called. The prediction has to depend on its cells:
+    behind the last attention only the class token counts. What lies within a block is no block.
+
+    Args:
+        model: in evaluation mode.
+        pixel_values: (1, 3, H, W).
+
+    Returns:
+        None for a student without such a layer.
+    """
+    outputs = _outputs(model, pixel_values.repeat(COPIES, 1, 1, 1))
+    layers = _spatial_layers([output[:3] for output in outputs], pixel_values.shape[2:])
+    blocks = {layer.name for layer in layers if layer is not None and not isinstance(layer.module, nn.Sequential)}
+    found = []
+    for layer, (*_, gradient) in zip(layers, outputs, strict=True):
+        if layer is None or gradient is None or any(layer.name.startswith(f"{block}.") for block in blocks):
+            continue
+        if layer.on_grid(gradient).any():
+            found.append(layer)
+    fine = [layer for layer in found if min(layer.grid) >= FINE]
+    return (fine or found or [None])[-1]
+
+
+def _outputs(
+    model: AlignedImageClassification, images: torch.Tensor
+) -> list[tuple[str, nn.Module, torch.Size, torch.Tensor | None]]:
+    """
+    Name, module, shape of the output, and gradient of a logit with respect to it, of each module in the order in which
+    they finish. There is no gradient where captum could not tell which tensor is meant.
+    """
+    calls: Counter[str] = Counter()
+    found: list[tuple[str, nn.Module, torch.Tensor, bool]] = []
+
+    def watch(name: str, module: nn.Module):
+        def note(_, __, output):
+            calls[name] += 1
+            first = output[0] if isinstance(output, tuple) and output else output
+            if isinstance(first, torch.Tensor) and first.requires_grad and len(first) == len(images):
+                found.append((name, module, first, first is output))
+
+        return module.register_forward_hook(note)
+
+    handles = [watch(name, module) for name, module in model.student.named_modules() if name]
+    try:
+        with torch.enable_grad():
+            logits = _logits(model, images.requires_grad_())
+            gradients = torch.autograd.grad(logits.max(), [output for _, _, output, _ in found], allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        (name, module, output.shape, gradient if alone and calls[name] == 1 else None)
+        for (name, module, output, alone), gradient in zip(found, gradients, strict=True)
+    ]
+
+
+def _spatial_layers(
+    outputs: list[tuple[str, nn.Module, torch.Size]], size: tuple[int, int]
+) -> list[SpatialLayer | None]:
+    """
+    Of the outputs for images of `size`, those that are laid out over them. Tokens are the cells of the last feature
+    map before them, perhaps behind some extra ones, or of that map halved.
+    """
+    layers: list[SpatialLayer | None] = []
+    grid = None
+    for name, module, shape in outputs:
+        layout, cells = None, None
+        if len(shape) == 4:
+            for kind, (height, width) in ((CHANNELS_FIRST, shape[2:]), (CHANNELS_LAST, shape[1:3])):
+                if layout is None and height * width > 1 and abs(height * size[1] - width * size[0]) < max(size):
+                    layout, cells = kind, (height, width)
+                    grid = cells
+        elif len(shape) == 3 and shape[2] > 1 and grid is not None:
+            for halvings in range(5):
+                height, width = (-(-side // 2**halvings) for side in grid)
+                most = 0 if halvings else MOST_EXTRA_TOKENS
+                if layout is None and height * width > 1 and 0 <= shape[1] - height * width <= most:
+                    layout, cells = TOKENS, (height, width)
+        layers.append(SpatialLayer(name, module, layout, cells) if layout else None)
+    return layers
+
+
+def activation_maps(
+    model: AlignedImageClassification, layer: SpatialLayer, pixel_values: torch.Tensor, classes: list[int]
+) -> np.ndarray:
+    """
+    Gradient times activation of each cell, summed over the channels: HiResCAM (arXiv 2011.08891), which is Grad-CAM
+    where nothing but pooling and a linear classifier follows. What speaks against the class is left out.
+
+    Args:
+        model: in evaluation mode.
+        layer: of [`find_spatial_layer`].
+        pixel_values: (B, 3, H, W).
+        classes: B indices.
+
+    Returns:
+        (B, h, w) in [0, 1], each over its own 95th percentile, so that no single cell hides the others; zero where
+        nothing speaks for the class.
+
+    Raises:
+        ImportError: without captum.
+    """
+    try:
+        from captum.attr import LayerGradientXActivation
+    except ImportError as error:
+        raise ImportError("captum is missing: pip install -e '.[report]' in a clone of g4i_hf") from error
+    method = LayerGradientXActivation(lambda pixels: _logits(model, pixels), layer.module)
+    values = method.attribute(pixel_values.clone().requires_grad_(), target=torch.as_tensor(classes))
+    maps = layer.on_grid(values.detach().float()).sum(-1).relu()
+    limits = torch.quantile(maps.flatten(1), 0.95, dim=1)
+    limits = torch.where(limits > 0, limits, maps.amax((1, 2)).clamp(min=torch.finfo(torch.float32).tiny))
+    return (maps / limits.view(-1, 1, 1)).clamp(max=1).numpy()
+
+
+def _logits(model: AlignedImageClassification, pixel_values: torch.Tensor) -> torch.Tensor:
+    return model(pixel_values, output_image_embeds=False).logits

@@ -1,0 +1,253 @@
+"""The page of an evaluation: one file, escaped, with pictures; what cannot be shown is left out."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+from released_runs import OPTIONS, a_run
+from space_browser import browser_page
+
+from g4i_hf.evaluation import report, report_sections
+from g4i_hf.evaluation.comparison import ComparisonRow
+from g4i_hf.evaluation.predict import Predictions
+from g4i_hf.evaluation.report import write_report
+
+NAMES = {0: "<script>alert(1)</script>", 1: '" onerror="alert(2)', 2: "cat & dog", 3: "$x^", 4: "elk"}
+HEADINGS = ["What the student looks at", "Nearest captions", "Images on which the two differ", "Worst mistakes"]
+HEADINGS += ["Confusions", "Classes", "Figures", "During training", "The runs"]
+ROWS = [
+    ComparisonRow("validation", "accuracy", aligned=0.5, baseline=0.4),
+    ComparisonRow("validation", "wobble", aligned=0.1, baseline=0.3, chance=0.2, group="<Steadiness>"),
+    ComparisonRow("validation", "blunders", 7.25, 9.5, group="<Steadiness>", is_share=False, lower_is_better=True),
+]
+LABELS = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+BASELINE = np.array([1, 1, 1, 2, 2, 0, 3, 3, 4, 4])
+ALIGNED = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3, 2])
+
+
+class Page(HTMLParser):
+    """Tags, attributes of images, headings and text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.images, self.headings, self.text, self._in = set(), [], [], "", ""
+        self.attributes = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self._in = tag
+        self.images += [dict(attrs)] if tag in ("img", "source") else []
+
+    def handle_data(self, data):
+        if self._in == "style":
+            return
+        self.text += f"{data} "
+        self.headings += [data] if self._in == "h2" and data.strip() else []
+
+
+def picture(number: int, side: int) -> PILImage.Image:
+    pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    return PILImage.fromarray(pixels)
+
+
+def a_split(side: int = 48, captions: bool = True) -> Dataset:
+    columns = {"image": [picture(i, side) for i in range(10)], "image_id": [str(i) for i in range(10)]}
+    features = {"image": Image(), "image_id": Value("string")}
+    if captions:
+        columns["caption"] = [f"<b>caption</b> {i}" for i in range(10)]
+        features["caption"] = Value("string")
+    split = Dataset.from_dict(columns, features=Features(features))
+    return split.add_column("text_embeds", list(np.eye(10, 384, dtype=np.float32))) if captions else split
+
+
+def a_prediction(predicted: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
+    logits = np.eye(5, dtype=np.float32)[predicted] * np.arange(1, 11, dtype=np.float32)[:, None]
+    return Predictions([str(i) for i in range(10)], labels, logits, np.eye(10, 384, dtype=np.float32)[::-1])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    found = {"aligned": a_run(folder / "aligned"), "baseline": a_run(folder / "baseline", "vit", align_weight=0)}
+    history = [{"epoch": 1.0, "eval_accuracy": 0.5}, {"epoch": 1.0, "loss_ce": 1.0}]
+    for run in found.values():
+        (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    return found
+
+
+def write(folder, runs, split=None, rows=ROWS, options=OPTIONS, splits=None, **labels) -> str:
+    """The page of a folder in which it is the only file."""
+    predicted = {"aligned": ALIGNED, "baseline": BASELINE}
+    splits = splits or DatasetDict(validation=split or a_split())
+    predictions = {run: {name: a_prediction(predicted[run], **labels) for name in splits} for run in runs}
+    write_report(folder / "report.html", rows, runs, options, splits, predictions, NAMES)
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
+    return (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("page"), runs)
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Leaves out what takes time: maps and curves."""
+    for section in ("map_cards", "curve_pictures"):
+        monkeypatch.setattr(report, section, lambda *_: {"why": "not drawn"})
+
+
+def test_the_page_is_one_file_that_needs_no_other(page):
+    parsed = Page(page)
+    assert parsed.headings == HEADINGS
+    assert len(parsed.images) > 40
+    for image in parsed.images:
+        assert re.match(r"data:image/(png|jpeg);base64,", image.get("src") or image["srcset"])
+    assert not {"script", "link", "iframe", "object"} & parsed.tags
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert all(image.get("alt") for image in parsed.images if "src" in image)
+
+
+def test_names_and_captions_are_text_whatever_they_hold(page):
+    parsed = Page(page)
+    allowed = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "code", "div", "span", "b"}
+    allowed |= {"figure", "figcaption", "img", "picture", "source", "ol", "li", "table", "tr", "th", "td"}
+    assert parsed.tags <= allowed
+    assert not {name for name in parsed.attributes if name.startswith("on")}
+    assert set(NAMES.values()) <= {name for name in NAMES.values() if name in parsed.text}
+    assert "<b>caption</b> 3" in parsed.text and "<Steadiness>" in parsed.text
+    assert any(NAMES[1] in image["alt"] for image in parsed.images if "alt" in image)
+
+
+def test_small_images_are_kept_to_the_pixel_and_shown_enlarged(page, runs, tmp_path, no_drawing):
+    assert re.search(r"img\.small \{ image-rendering: pixelated", page)
+    small = [image for image in Page(page).images if "small" in image.get("class", "")]
+    shown = {base64.b64decode(image["src"].split(",")[1]) for image in small}
+    expected = {picture(number, 48).tobytes() for number in range(10)}
+    assert shown and {PILImage.open(io.BytesIO(png)).tobytes() for png in shown} <= expected
+    large = write(tmp_path, {"aligned": runs["aligned"]}, a_split(side=250))
+    sizes = [PILImage.open(io.BytesIO(base64.b64decode(i["src"].split(",")[1]))).size for i in Page(large).images]
+    assert not any("small" in image.get("class", "") for image in Page(large).images) and max(sizes) == (192, 192)
+
+
+def test_any_measure_is_a_row_of_the_table(page):
+    table = page.split("<h2>Figures</h2>")[1]
+    cells = [re.sub(r"<[^>]*>|\s+", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)]
+    assert ["accuracy", "validation", "40.0", "50.0", "+10.0"] in cells
+    assert ["&lt;Steadiness&gt;"] in cells and cells.count(["&lt;Steadiness&gt;"]) == 1
+    assert ["wobble", "validation", "30.0", "10.0", "-20.0", "20.0"] in cells
+    assert ["blunders", "↓", "validation", "9.500", "7.250", "-2.250"] in cells
+    assert re.search(r'class="number wrong">-20\.0', table) and re.search(r'class="number right">-2\.250', table)
+
+
+def test_the_sections_say_what_the_runs_predict(page):
+    text = re.sub(r"\s+", " ", Page(page).text)
+    assert "right and the baseline wrong on 4 images, the reverse on 2" in text
+    worst = text.split("Worst mistakes")[1].split("Confusions")[0]
+    before, after = worst.split("After, the aligned student")
+    # The higher the row, the surer; rows 5, 3, 1 and 0 of the baseline, 9 and 8 of the aligned run
+    assert re.findall(r"baseline: (\S.*?) ✗", before) == [NAMES[0], NAMES[2], NAMES[1], NAMES[1]]
+    assert re.findall(r"aligned: (\S.*?) ✗", after) == [NAMES[2], NAMES[3]]
+    pairs = text.split("Confusions")[1].split("Classes")[0]
+    fallen, risen = pairs.split("More often")
+    assert f"{NAMES[0]} {NAMES[1]} 2 0 0.00" in fallen and f"{NAMES[4]} {NAMES[2]} 0 1 0.00" in risen
+    assert "3 pairs of classes are confused less often than by the baseline, 2 more often" in pairs
+    gains = text.split("Confusions")[1].split("Figures")[0]
+    assert f"{NAMES[0]} (2)" in gains and "+2" in gains and "elk (2) -2" in gains
+    nearest = text.split("Nearest captions")[1]
+    assert (
+        "1.00 <b>caption</b> 7 0.00 <b>caption</b> 0 0.00 <b>caption</b> 1 0.00 <b>caption</b> 2 own, rank 4"
+        in nearest
+    )
+
+
+def test_mended_and_broken_images_are_shown_as_often_as_they_occur(monkeypatch):
+    monkeypatch.setattr(report_sections, "DIFFERING", 3)
+    runs = {"baseline": a_prediction(BASELINE), "aligned": a_prediction(ALIGNED)}
+    found = report_sections.differing_cards(report_sections.ShownSplit(a_split(), runs, NAMES))
+    assert (found["mended"], found["broken"]) == (4, 2)
+    assert [[said["right"] for said in card["said"]] for card in found["cards"]] == 2 * [[False, True]] + [
+        [True, False]
+    ]
+
+
+def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):
+    page = write(tmp_path, {"aligned": runs["aligned"]})
+    parsed = Page(page)
+    assert parsed.headings == [*HEADINGS[:2], "Worst mistakes", "Figures", "During training", "The run"]
+    assert "difference</th>" not in page and "--baseline" in parsed.text
+    assert len([image for image in parsed.images if "what speaks for" in image.get("alt", "")]) >= 6
+
+
+def test_a_run_without_alignment_has_no_nearest_captions(runs, tmp_path, no_drawing):
+    page = write(tmp_path, {"aligned": runs["baseline"]}, options=OPTIONS | {"align_weight": 0})
+    assert "Nearest captions" not in Page(page).headings and "No alignment." in page
+
+
+def test_a_split_without_captions_says_so(runs, tmp_path, no_drawing):
+    text = Page(write(tmp_path, runs, a_split(captions=False))).text
+    assert "The split validation has no captions" in text and "cosine of captions" not in text
+
+
+def test_without_captum_and_curves_the_page_says_why(runs, tmp_path, monkeypatch):
+    bare = {}
+    for name, run in runs.items():
+        bare[name] = tmp_path / name
+        shutil.copytree(run, bare[name])
+        (bare[name] / "trainer_state.json").unlink()
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    (tmp_path / "page").mkdir()
+    parsed = Page(write(tmp_path / "page", bare))
+    assert parsed.headings == HEADINGS
+    assert "There is no map, as captum is missing: pip install -e '.[report]'" in parsed.text
+    assert "There are no curves, as trainer_state.json is missing in a run folder." in parsed.text
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = Page(write(tmp_path / "page", runs)).text
+    assert "There are no curves, as pictures need matplotlib" in text
+
+
+def test_pictures_are_of_a_split_with_labels(runs, tmp_path, no_drawing):
+    splits = DatasetDict(test=a_split(), validation=a_split())
+    unlabelled = {"test": np.full(10, -100), "validation": LABELS}
+    predictions = {
+        run: {name: a_prediction(predicted, labels) for name, labels in unlabelled.items()}
+        for run, predicted in (("aligned", ALIGNED), ("baseline", BASELINE))
+    }
+    write_report(tmp_path / "labelled.html", ROWS, runs, OPTIONS, splits, predictions, NAMES)
+    assert "the split <code>validation</code>" in (tmp_path / "labelled.html").read_text()
+    del splits["validation"]
+    write_report(tmp_path / "none.html", ROWS, runs, OPTIONS, splits, predictions, NAMES)
+    parsed = Page((tmp_path / "none.html").read_text())
+    assert parsed.headings == [*HEADINGS[:2], "Figures", "During training", "The runs"]
+    assert "unlabelled" in parsed.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it_without_script_and_network_at_any_width(page, scheme):
+    options = {"viewport": {"width": 1180, "height": 900}, "color_scheme": scheme, "java_script_enabled": False}
+    with browser_page(**options) as (shown, outside):
+        shown.set_content(page)
+        for width in (1180, 700, 360):
+            shown.set_viewport_size({"width": width, "height": 900})
+            for image in shown.locator("img").all():
+                box = image.bounding_box()
+                assert box["width"] > 20 and box["height"] > 20 and box["x"] >= 0
+                assert box["x"] + box["width"] <= width or width < 700  # tables scroll on a phone
+        assert not outside
+        style = shown.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+        )
+        paper, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in style)
+    assert (min(paper) > 200 and max(ink) < 80) if scheme == "light" else (max(paper) < 80 and min(ink) > 180)
