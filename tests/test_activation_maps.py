@@ -7,7 +7,7 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from students import ID2LABEL, STUDENTS, TINY_VIT, aligned_model
-from transformers import ViTConfig
+from transformers import PoolFormerConfig, ViTConfig
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.evaluation.activation_maps import (
@@ -35,11 +35,14 @@ FAST = {
 def trained(name: str, **kwargs) -> AlignedImageClassification:
     """With weights that are not zero anywhere, as those of fresh heads and branches may be."""
     torch.manual_seed(0)
-    model = aligned_model(name, **kwargs).eval()
+    return shaken(aligned_model(name, **kwargs))
+
+
+def shaken(model: AlignedImageClassification) -> AlignedImageClassification:
     with torch.no_grad():
         for parameter in model.student.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
-    return model
+    return model.eval()
 
 
 def check(model: AlignedImageClassification) -> SpatialLayer:
@@ -59,6 +62,12 @@ def check(model: AlignedImageClassification) -> SpatialLayer:
 def test_the_layer_is_found_by_what_it_gives(name):
     layer = check(trained(name))
     assert (layer.name, layer.layout, layer.grid) == (*FAST[name][:2], (FAST[name][2],) * 2)
+
+
+def test_a_block_may_give_a_tuple_of_one_map():
+    config = PoolFormerConfig(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4)
+    model = AlignedImageClassification.from_student(config, id2label=ID2LABEL, text_embed_dim=12, image_size=48)
+    assert check(shaken(model)).name == "poolformer.encoder.block.1.0"
 
 
 @pytest.mark.slow

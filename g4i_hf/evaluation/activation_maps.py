@@ -22,7 +22,7 @@ class SpatialLayer:
 
     Attributes:
         name: of the module within the student.
-        module: its output is one tensor.
+        module: its output is one tensor, or a tuple of one.
         layout: of the output, one of the three above.
         grid: (h, w) cells.
     """
@@ -83,7 +83,7 @@ def _outputs(
             calls[name] += 1
             first = output[0] if isinstance(output, tuple) and output else output
             if isinstance(first, torch.Tensor) and first.requires_grad and len(first) == len(images):
-                found.append((name, module, first, first is output))
+                found.append((name, module, first, first is output or len(output) == 1))
 
         return module.register_forward_hook(note)
 
