@@ -79,8 +79,8 @@ def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: s
     figure, axes = plt.subplots(1, len(splits), figsize=(1 + 4.5 * len(splits), 4), squeeze=False)
     for axis, split in zip(axes[0], splits, strict=True):
         found = {(row.student, row.variant): row for row in findings if row.split == split}
-        for colour, (name, students) in enumerate(lines.items()):
-            for variant, style in zip(variants, STYLES * len(variants), strict=False):
+        for number, (name, students) in enumerate(lines.items()):
+            for place, (variant, style) in enumerate(zip(variants, STYLES * len(variants), strict=False)):
                 rows = [(values[student], found.get((student, variant))) for student in students]
                 rows = [(value, row) for value, row in rows if row is not None]
                 axis.errorbar(
@@ -88,7 +88,7 @@ def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: s
                     [100 * row.mean for _, row in rows],
                     yerr=[100 * row.sd for _, row in rows],
                     linestyle=style,
-                    color=f"C{colour}",
+                    color=f"C{number if len(lines) > 1 else place}",
                     marker="o",
                     markersize=3,
                     capsize=2,
