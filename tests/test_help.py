@@ -120,6 +120,8 @@ def test_help_has_every_group(capsys):
         "Encoder: Which text encoder turns captions into vectors, and how",
         "Student: Which student is trained, and the projector it is given",
         "Augmentation: How training images are cropped and changed",
+        "Few labels, and controls",
+        "Captions as a teacher of the classifier",
     ]
     source = Path(sys.modules[TrainingArguments.__module__].__file__).read_text(encoding="utf-8")
     banners = re.findall(r"^    # --- (.+) ---$", source, re.M)
