@@ -33,7 +33,7 @@ class Idea:
             `teacher`: the classifier's own logits learn which classes have captions like that of the image (captions
             as privileged information, arXiv 1511.03643), with nothing projected.
         weight, temperature: of the alignment.
-        schedule: `constant`, `cosine` (to zero) or `rise` (from zero).
+        schedule: `constant` or `cosine` (to zero).
         text: `plain`, `centred` or `whitened`.
         target_temperature: of soft targets of `bank`, from the similarity of texts; 0 for the caption itself alone.
         mix: share of `classes` in the alignment, where the rest is `bank`.
@@ -233,7 +233,7 @@ def weight_at(idea: Idea, progress: float) -> float:
     import math
 
     falling = (1 + math.cos(math.pi * progress)) / 2
-    return idea.weight * {"constant": 1.0, "cosine": falling, "rise": 1 - falling}[idea.schedule]
+    return idea.weight * {"constant": 1.0, "cosine": falling}[idea.schedule]
 
 
 def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, float]:

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from ..losses import UNLABELLED, LabelledTexts, caption_label_loss, caption_labels
-
-Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
+from .alignment_term import Terms
 
 
 class CaptionTeacher:
