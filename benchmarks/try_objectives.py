@@ -39,6 +39,10 @@ class Idea:
         mix: share of `classes` in the alignment, where the rest is `bank`.
         classifier: `linear`, or `text`: a cosine classifier that starts from the prototypes.
         projector: `mlp` or `linear`.
+        feature: what is aligned: the `pooled` feature that the classifier is given, the same `before_norm`, or every
+            place of a `spatial` map, of which the most similar one counts for a text (as in FILIP, arXiv 2111.07783).
+        curriculum: whether the captions most like the mean of their class come first: 30% of them, all from the
+            middle of training on.
     """
 
     kind: str = "none"
@@ -50,8 +54,14 @@ class Idea:
     mix: float = 0.0
     classifier: str = "linear"
     projector: str = "mlp"
+    feature: str = "pooled"
+    curriculum: bool = False
 
 
+LATER = {"feature": "pooled", "curriculum": False}  # fields that the first runs do not name
+# Last map of more than one pixel, and last norm before the classifier, at 32 px
+SPATIAL = {"resnet": "resnet.encoder.stages.2", "regnet": "regnet.encoder.stages.2", "convnext": "timm_model.stages.2"}
+LAST_NORM = {"convnext": "timm_model.head.norm", "deit": "deit.layernorm", "swin": "swin.layernorm"}
 PAPER = {"kind": "clip", "weight": 0.3, "temperature": 0.2}
 WHITE = {"kind": "bank", "weight": 1.0, "text": "whitened"}
 IDEAS = {
@@ -61,6 +71,9 @@ IDEAS = {
     "clip, centred": Idea("clip", 1.0, 0.1, text="centred"),
     "clip, whitened": Idea("clip", 1.0, 0.1, text="whitened"),
     "bank": Idea("bank", 1.0),
+    "bank, spatial": Idea("bank", 1.0, feature="spatial"),
+    "bank, before the last norm": Idea("bank", 1.0, feature="before_norm"),
+    "bank, curriculum": Idea("bank", 1.0, curriculum=True),
     "bank, centred": Idea("bank", 1.0, text="centred"),
     "bank, whitened": Idea(**WHITE),
     "bank, whitened, weight 0.3": Idea(**WHITE | {"weight": 0.3}),
@@ -191,6 +204,7 @@ class TextHeads:
         itself = torch.eye(len(first), dtype=torch.bool) & bool(labelled.all())
         others = self.targets.masked_fill(itself | ~known, -1e9)
         self.teacher = (others / idea.temperature).softmax(1) @ self.of_class
+        self.typical = typical(self, images)
 
     def class_scores(self, idea: Idea, embeds: torch.Tensor) -> torch.Tensor:
         """log p(class) (n, C) of embeddings (n, D): of the prototypes, or added up over the captions of each class."""
@@ -200,7 +214,14 @@ class TextHeads:
         return (captions @ self.of_class).clamp(min=1e-12).log()
 
 
-def alignment(idea: Idea, outputs, heads: TextHeads, images: Images, rows: torch.Tensor) -> torch.Tensor:
+def typical(heads: TextHeads, images: Images) -> torch.Tensor:
+    """(N,) between 0 and 1: the share of images whose captions are liker the mean of their class."""
+    similarity = (heads.captions[images.caption] * heads.prototypes[images.labels]).sum(1)
+    return similarity.argsort(descending=True).argsort() / len(similarity)
+
+
+def alignment(idea: Idea, outputs, heads: TextHeads, images: Images, rows: torch.Tensor, progress: float):
+    """0-d; `outputs.image_embeds` (n, D), or (n, places, D) of a spatial map; `progress` from 0 to 1."""
     embeds, caption, labels = outputs.image_embeds, images.caption[rows], images.labels[rows]
     if idea.kind == "teacher":
         return cross_entropy(outputs.logits, heads.teacher[caption])
@@ -213,12 +234,17 @@ def alignment(idea: Idea, outputs, heads: TextHeads, images: Images, rows: torch
     if idea.kind == "prototypes":
         return cross_entropy(embeds @ heads.prototypes.T / idea.temperature, labels, reduction="sum") / some(labels)
     logits = embeds @ heads.captions.T / idea.temperature
+    if idea.feature == "spatial":
+        return cross_entropy(logits.amax(1), caption)
     by_class = cross_entropy(heads.class_scores(idea, embeds), labels, reduction="sum") / some(labels)
     if idea.kind == "classes":
         return by_class
     target = caption
     if idea.target_temperature:
         target = (heads.targets[caption] / idea.target_temperature).softmax(1)
+    if idea.curriculum:
+        weight = (heads.typical[rows] <= 0.3 + 1.4 * progress).float()
+        return (weight * cross_entropy(logits, target, reduction="none")).mean()
     return idea.mix * by_class + (1 - idea.mix) * cross_entropy(logits, target)
 
 
@@ -236,7 +262,41 @@ def weight_at(idea: Idea, progress: float) -> float:
     return idea.weight * {"constant": 1.0, "cosine": falling}[idea.schedule]
 
 
+class Feature:
+    """Gives the model's output other image embeddings than those of the pooled feature, where the idea wants them."""
+
+    def __init__(self, idea: Idea, student_name: str, model):
+        from g4i_hf.modeling.projector import Projector
+
+        self.idea, self.model, self.seen = idea, model, None
+        self.projector = model.projector
+        if idea.feature == "spatial":
+            stage = model.student.get_submodule(SPATIAL[student_name])
+            stage.register_forward_hook(lambda module, inputs, output: self.see(output))
+            with torch.no_grad():
+                model(pixel_values=torch.zeros(2, 3, 32, 32))
+            dim = model.config.text_embed_dim
+            model.projector = self.projector = Projector(self.seen.shape[-1], dim, "mlp", 2 * dim, "none")
+        elif idea.feature == "before_norm":
+            norm = model.student.get_submodule(LAST_NORM[student_name])
+            norm.register_forward_pre_hook(lambda module, inputs: self.see(inputs[0]))
+        self.is_first_token = student_name == "deit"
+
+    def see(self, maps: torch.Tensor) -> None:
+        """(n, C, H, W) or (n, tokens, C) -> (n, places, C)."""
+        self.seen = maps.flatten(2).transpose(1, 2) if maps.ndim == 4 else maps
+
+    def __call__(self, pixels: torch.Tensor):
+        outputs = self.model(pixel_values=pixels, output_image_embeds=self.idea.feature == "pooled")
+        if self.idea.feature == "spatial":
+            outputs.image_embeds = self.projector(self.seen)
+        elif self.idea.feature == "before_norm":
+            outputs.image_embeds = self.projector(self.seen[:, 0] if self.is_first_token else self.seen.mean(1))
+        return outputs
+
+
 def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, float]:
+    """`student`: with its `name`, `student` and `student_args`."""
     from g4i_hf import AlignedImageClassification
     from g4i_hf.modeling.student import classifier_layers
 
@@ -258,6 +318,7 @@ def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, 
         into = torch.randn(training.texts.shape[1], layer.in_features, generator=generator)
         centred = heads.prototypes - heads.prototypes.mean(0)
         layer.weight.data = normalize(centred @ into, dim=1) * layer.weight.norm(dim=1).mean()
+    feature = Feature(idea, student["name"], model)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -270,11 +331,12 @@ def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, 
     model.train()
     for _ in range(EPOCHS):
         for pixels, rows in batches(training, size, generator):
-            outputs = model(pixel_values=pixels, output_image_embeds=True)
-            labels = training.labels[rows]
+            outputs, labels = feature(pixels), training.labels[rows]
             loss = cross_entropy(outputs.logits, labels, label_smoothing=0.1, reduction="sum") / some(labels)
             if idea.kind != "none":
-                loss = loss + weight_at(idea, step / steps) * alignment(idea, outputs, heads, training, rows)
+                loss = loss + weight_at(idea, step / steps) * alignment(
+                    idea, outputs, heads, training, rows, step / steps
+                )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -282,18 +344,19 @@ def train(idea: Idea, student: dict, rate: float, seed: int, data) -> dict[str, 
             if step < steps - 1:
                 schedule.step()
             step += 1
-    found = score(idea, model.eval(), heads, left_out)
-    return found | {f"validation_{name}": value for name, value in score(idea, model, heads, validation).items()}
+    model.eval()
+    found = score(idea, feature, heads, left_out)
+    return found | {f"validation_{name}": value for name, value in score(idea, feature, heads, validation).items()}
 
 
 @torch.no_grad()
-def score(idea: Idea, model, heads: TextHeads, images: Images) -> dict[str, float]:
+def score(idea: Idea, feature: Feature, heads: TextHeads, images: Images) -> dict[str, float]:
     """Accuracy of the classifier; with alignment also of the texts, and of both together (mean of log p)."""
     chunks = scaled(images.pixels).split(256)
-    outputs = [model(pixel_values=chunk, output_image_embeds=True) for chunk in chunks]
+    outputs = [feature(chunk) for chunk in chunks]
     classifier = torch.cat([output.logits for output in outputs]).log_softmax(1)
     scores = {"classifier": classifier}
-    if idea.kind not in ("none", "teacher"):
+    if idea.kind not in ("none", "teacher") and idea.feature != "spatial":
         scores["texts"] = heads.class_scores(idea, torch.cat([output.image_embeds for output in outputs]))
         scores["both"] = classifier + scores["texts"]
     right = {name: (values.argmax(1) == images.labels).float().mean().item() for name, values in scores.items()}
@@ -310,6 +373,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     student = yaml.safe_load((RECIPE / "compare.yaml").read_text())["students"][args.student]
+    student["name"] = args.student
     (training, *others), path = load(32), RESULTS / "objective_trials.jsonl"
     data = [with_labels(training, args.labels), *others]
     lines = path.read_text().splitlines() if path.exists() else []
@@ -317,7 +381,10 @@ def main() -> None:
     for seed in args.seeds:
         for name in args.ideas:
             run = {"student": args.student, "idea": name, "seed": seed, "learning_rate": args.learning_rate}
-            run |= {"options": asdict(IDEAS[name])} | ({"labels": args.labels} if args.labels < 1 else {})
+            options = {
+                key: value for key, value in asdict(IDEAS[name]).items() if key not in LATER or value != LATER[key]
+            }
+            run |= {"options": options} | ({"labels": args.labels} if args.labels < 1 else {})
             if run in done:
                 continue
             start = time.process_time()
