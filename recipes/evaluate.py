@@ -191,9 +191,9 @@ def write_figures(args, encoder, runs, folders, splits, evaluated, id2label, dev
     """The figures of each run, merged into its folder's all_results.json."""
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
     from g4i_hf.evaluation.probes import Probes
-    from g4i_hf.evaluation.zero_shot import class_name_embeds
+    from g4i_hf.evaluation.zero_shot import embeds_of_class_names
 
-    names = class_name_embeds(id2label, encoder, device) if "zero_shot" in args.measures else None
+    names = embeds_of_class_names(id2label, encoder, device) if "zero_shot" in args.measures else None
     results = {}
     for label, found in evaluated.items():
         probes = Probes(found.training, runs[label].name) if found.training is not None else None

@@ -10,10 +10,10 @@ from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
 from g4i_hf.data import CaptionedImages
-from g4i_hf.embedding import EncoderArguments
+from g4i_hf.embedding import EncoderArguments, encoders
+from g4i_hf.embedding.class_names import name_as_text
 from g4i_hf.recipes import train
-from g4i_hf.training import controls
-from g4i_hf.training.controls import control_captions, name_as_text
+from g4i_hf.training.controls import control_captions
 
 DIM = 8
 NAMES = ["animal-bird", "hot_dog", "sky"]
@@ -43,7 +43,7 @@ def vector_of(text: str) -> np.ndarray:
 
 @pytest.fixture
 def encoder(monkeypatch):
-    monkeypatch.setattr(controls, "load_encoder", Letters)
+    monkeypatch.setattr(encoders, "load_encoder", Letters)
     return ENCODER
 
 
@@ -124,7 +124,7 @@ def test_class_names_take_the_place_of_captions_where_the_class_is_known(encoder
 
 def test_the_encoder_is_asked_for_as_that_of_the_captions(monkeypatch):
     asked = []
-    monkeypatch.setattr(controls, "load_encoder", lambda *args, **kwargs: asked.append((args, kwargs)) or Letters())
+    monkeypatch.setattr(encoders, "load_encoder", lambda *args, **kwargs: asked.append((args, kwargs)) or Letters())
     named = EncoderArguments(text_encoder="letters", text_encoder_revision="v2", text_encoder_prompt="passage: ")
     controlled(made_up(), "class_name", encoder=named)
     ((name, revision, _), prompts), *more = asked

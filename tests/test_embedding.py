@@ -374,7 +374,7 @@ def test_few_or_no_captions(encoder, tmp_path, captions):
 
 def test_images_are_never_replaced_by_their_embeddings(encoder, tmp_path, monkeypatch):
     """Said before any work is done."""
-    monkeypatch.setattr("g4i_hf.embedding.embed.load_encoder", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("g4i_hf.embedding.embed.encoder_from", lambda *_: pytest.fail("too late"))
     images = images_with(["owl", "car"], tmp_path / "images")
     before = modification_times(tmp_path / "images")
     with pytest.raises(ValueError, match="images holds other files, which a stage would replace. Choose a folder"):

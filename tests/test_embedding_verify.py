@@ -10,8 +10,7 @@ from datasets import DatasetDict, List, Value
 from test_embedding import clip_folder, images_with, static_folder  # noqa: F401  (fixtures)
 
 from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.embedding import EncoderArguments, embed_captions, verify_embeddings
-from g4i_hf.embedding.embed import load_encoder
+from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder, verify_embeddings
 
 ROOT = Path(__file__).parent.parent
 CAPTIONS = ["a red car", "owl", None, "a blue bird a red owl", "long", "a a", "car car car", "owl bird", "red", "blue"]

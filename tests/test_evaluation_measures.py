@@ -12,7 +12,7 @@ from datasets import Dataset
 from students import aligned_model
 from torch import nn
 
-from g4i_hf.embedding import EncoderArguments
+from g4i_hf.embedding import EncoderArguments, encoders
 from g4i_hf.evaluation import calibration, probes, zero_shot
 from g4i_hf.evaluation.arguments import CHEAP_MEASURES, EvaluateArguments
 from g4i_hf.evaluation.comparison import as_markdown, as_text, compare
@@ -142,24 +142,29 @@ def test_classes_by_names_are_those_that_the_split_shows():
 
 def test_class_names_are_embedded_as_captions_are(monkeypatch, caplog):
     class Encoder:
-        def encode(self, texts):
-            return np.array([[len(text), 1] for text in texts])
+        dim, max_tokens = 2, None
+
+        def count_tokens(self, captions):
+            return [len(caption) for caption in captions]
+
+        def encode(self, captions):
+            return np.array([[len(caption), caption.count(" ")] for caption in captions])
 
     def load(name, revision, device, *, prompt, prompt_name):
         assert (name, prompt) == ("an/encoder", "p: ")
         return Encoder()
 
     args = EncoderArguments(text_encoder="an/encoder", text_encoder_prompt="p: ", text_encoder_batch_size=1)
-    monkeypatch.setattr(zero_shot, "load_encoder", load)
-    assert zero_shot.class_name_embeds({1: "bb", 0: "a"}, args, "cpu").tolist() == [[1, 1], [2, 1]]
+    monkeypatch.setattr(encoders, "load_encoder", load)
+    assert zero_shot.embeds_of_class_names({1: "hot-dog", 0: "a"}, args, "cpu").tolist() == [[1, 0], [7, 1]]
 
     def fail(*_, **__):
         raise OSError("no connection")
 
-    monkeypatch.setattr(zero_shot, "load_encoder", fail)
+    monkeypatch.setattr(encoders, "load_encoder", fail)
     with caplog.at_level(logging.INFO):
-        assert zero_shot.class_name_embeds({0: "a"}, args, "cpu") is None
-        assert zero_shot.class_name_embeds({0: "a"}, EncoderArguments(), "cpu") is None
+        assert zero_shot.embeds_of_class_names({0: "a"}, args, "cpu") is None
+        assert zero_shot.embeds_of_class_names({0: "a"}, EncoderArguments(), "cpu") is None
     assert "no connection" in caplog.text and "text_encoder" in caplog.text
 
 

@@ -21,7 +21,7 @@ from ..data.stage import check_replaceable, ids_digest, join_stage, read_stage, 
 from .arguments import EncoderArguments
 from .captions import Captions, read_captions
 from .encode import Vectors, encode_captions
-from .encoders import TextEncoder, load_encoder
+from .encoders import TextEncoder, encoder_from
 from .long_captions import long_captions_report
 
 logger = logging.getLogger(__name__)
@@ -137,13 +137,7 @@ def captions_to_embed(
 def _prepare(images: DatasetDict, args: EncoderArguments) -> tuple[Captions, TextEncoder, dict[str, Any]]:
     """The captions, the encoder, and what decides whether embeddings are the same."""
     captions = read_captions(images)
-    encoder = load_encoder(
-        args.text_encoder,
-        args.text_encoder_revision,
-        PartialState().device,
-        prompt=args.text_encoder_prompt,
-        prompt_name=args.text_encoder_prompt_name,
-    )
+    encoder = encoder_from(args, PartialState().device)
     wanted = {
         "with_images": args.with_images,
         **encoder.provenance,

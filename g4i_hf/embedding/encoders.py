@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..checkpoints import commit_of, folder_digest
+from .arguments import EncoderArguments
 from .towers import count_tokens, tower_of
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,17 @@ def load_encoder(
         "max_tokens": encoder.max_tokens,
     }
     return encoder
+
+
+def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEncoder:
+    """The encoder that options name; errors as in [`load_encoder`]."""
+    return load_encoder(
+        args.text_encoder,
+        args.text_encoder_revision,
+        device,
+        prompt=args.text_encoder_prompt,
+        prompt_name=args.text_encoder_prompt_name,
+    )
 
 
 def _transformers_config(place: str, revision: str | None) -> Any:

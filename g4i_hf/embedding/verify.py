@@ -15,7 +15,7 @@ from ..data.stage import ids_digest, join_stage, read_stage
 from .arguments import EncoderArguments
 from .captions import Captions, read_captions
 from .encode import encode_captions
-from .encoders import TextEncoder, load_encoder
+from .encoders import TextEncoder, encoder_from
 
 # Of the cosine: float16, other batches and other machines change less, an edited caption more
 TOLERANCE = 1e-3
@@ -88,13 +88,7 @@ def _read_stage(embeddings_dir: str | Path, captions: Captions) -> dict[str, Any
 
 
 def _load(args: EncoderArguments, stage: dict[str, Any], embeddings_dir: str | Path) -> TextEncoder:
-    encoder = load_encoder(
-        args.text_encoder,
-        args.text_encoder_revision,
-        PartialState().device,
-        prompt=args.text_encoder_prompt,
-        prompt_name=args.text_encoder_prompt_name,
-    )
+    encoder = encoder_from(args, PartialState().device)
     if stage["text_embed_dim"] != encoder.dim:
         raise ValueError(
             f"{embeddings_dir}: its vectors have {stage['text_embed_dim']} dimensions, but those of "

@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+import scipy.special
 
 NUM_BINS = 15  # as in Guo et al.
 _GUO = "Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599"
@@ -75,8 +76,7 @@ def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     Returns:
         `ece`, `adaptive_ece`, `nll` and `brier`.
     """
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
     return {
         "ece": expected_calibration_error(probabilities, labels),
         "adaptive_ece": adaptive_calibration_error(probabilities, labels),

@@ -4,21 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from .predict import Predictions, texts_of
 
 
-def class_scores(predictions: Predictions) -> np.ndarray:
-    """(n, num_labels) softmax of the logits."""
-    return torch.from_numpy(predictions.logits).softmax(-1).numpy()
-
-
 def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
     """At most `most` rows that are classified wrongly, the highest score first; unlabelled rows are none."""
     wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.predicted != predictions.labels))
-    scores = class_scores(predictions)[wrong].max(-1)
+    scores = predictions.scores[wrong].max(-1)
     return wrong[np.argsort(-scores, kind="stable")[:most]]
 
 

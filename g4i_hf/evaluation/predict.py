@@ -46,15 +46,19 @@ class Predictions:
     def predicted(self) -> np.ndarray:
         return self.logits.argmax(-1)
 
+    @property
+    def scores(self) -> np.ndarray:
+        """(n, num_labels) softmax of the logits, as in a pipeline."""
+        return torch.from_numpy(self.logits).softmax(-1).numpy()
+
     def to_dataset(self, id2label: dict[int, str]) -> Dataset:
         """A row an image: `image_id`, `label`, `prediction` (names) and `score` (softmax)."""
-        probabilities = torch.from_numpy(self.logits).softmax(-1).numpy()
         return Dataset.from_dict(
             {
                 columns.IMAGE_ID: self.image_ids,
                 "label": [id2label[int(label)] if label >= 0 else None for label in self.labels],
                 "prediction": [id2label[int(label)] for label in self.predicted],
-                "score": probabilities.max(-1),
+                "score": self.scores.max(-1),
             }
         )
 

@@ -13,7 +13,7 @@ from .. import columns
 from ..data.images import open_image, to_rgb
 from ..modeling.processing import ImageSettings
 from .activation_maps import activation_maps, find_spatial_layer
-from .mistakes import ClassTexts, Confusion, changed_confusions, class_gains, class_scores, worst_mistakes
+from .mistakes import ClassTexts, Confusion, changed_confusions, class_gains, worst_mistakes
 from .nearest import ranked_captions
 from .page_pictures import heat_picture, pixel_picture, png_uri, row_picture
 from .pictures import curves
@@ -40,7 +40,7 @@ class ShownSplit:
 
     def __post_init__(self):
         self.labels = next(iter(self.predictions.values())).labels
-        self.scores = {run: class_scores(predictions) for run, predictions in self.predictions.items()}
+        self.scores = {run: predictions.scores for run, predictions in self.predictions.items()}
 
     def name(self, label: int) -> str:
         return self.id2label.get(int(label), "unlabelled")

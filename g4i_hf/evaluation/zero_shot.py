@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..embedding import EncoderArguments, load_encoder
+from ..embedding import EncoderArguments, encoder_from
+from ..embedding.class_names import class_name_embeds
 from .metrics import recall_at
 from .predict import Predictions, centred, texts_of
 
@@ -27,7 +28,7 @@ def zero_shot_metrics(
     Args:
         predictions: of the split.
         split: with text embeddings, for `captions`.
-        name_embeds: (num_labels, D) of the class names, see [`class_name_embeds`], for `names`.
+        name_embeds: (num_labels, D) of the class names, see [`embeds_of_class_names`], for `names`.
 
     Returns:
         `zero_shot_captions_accuracy`, `zero_shot_captions_chance`, `zero_shot_names_accuracy` and
@@ -60,27 +61,20 @@ def _accuracy(predictions: Predictions, classes: np.ndarray, embeds: np.ndarray,
     return {f"zero_shot_{kind}_accuracy": found["recall_at_1"], f"zero_shot_{kind}_chance": found["chance_at_1"]}
 
 
-def class_name_embeds(
+def embeds_of_class_names(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device
 ) -> np.ndarray | None:
     """
-    (num_labels, D) float32 of unit norm: the class names as they stand, by the text encoder of the captions. None
+    (num_labels, D) float32 of unit norm: the class names as words, by the text encoder of the captions. None
     where it is not known or not to be had, which is said.
     """
     if args.text_encoder is None:
         logger.info("No zero-shot accuracy by class names: text_encoder, that of the captions, is not given.")
         return None
     try:
-        encoder = load_encoder(
-            args.text_encoder,
-            args.text_encoder_revision,
-            device,
-            prompt=args.text_encoder_prompt,
-            prompt_name=args.text_encoder_prompt_name,
-        )
+        encoder = encoder_from(args, device)
     except OSError as error:
         logger.warning("No zero-shot accuracy by class names: %s", error)
         return None
-    names, size = [id2label[index] for index in sorted(id2label)], args.text_encoder_batch_size
-    batches = [encoder.encode(names[start : start + size]) for start in range(0, len(names), size)]
-    return np.concatenate(batches).astype(np.float32)
+    names = [id2label[index] for index in sorted(id2label)]
+    return class_name_embeds(names, encoder, args).astype(np.float32)

@@ -13,8 +13,8 @@ from .. import columns
 from ..data.joining import NO_ROW, side_by_side
 from ..data.labels import labels_of
 from ..data.texts import Texts
-from ..embedding import EncoderArguments, load_encoder
-from ..embedding.encode import encode_captions
+from ..embedding import EncoderArguments, encoder_from
+from ..embedding.class_names import class_name_embeds, name_as_text
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +65,6 @@ def control_captions(
     return _shuffled(split, np.where(takes_part, groups, NO_ROW), seed)
 
 
-def name_as_text(class_name: str) -> str:
-    """`animal-bird` -> `animal bird`."""
-    return " ".join(class_name.replace("_", " ").replace("-", " ").split())
-
-
 def _with_class_names(split: Dataset, labels: np.ndarray, names: list[str], encoder: EncoderArguments) -> Dataset:
     """labels (rows,), negative for rows that are given no text."""
     if encoder.text_encoder is None:
@@ -77,21 +72,14 @@ def _with_class_names(split: Dataset, labels: np.ndarray, names: list[str], enco
             "caption_control is 'class_name', but text_encoder is not set: name the encoder of the captions, with the "
             "prompt that it had."
         )
-    loaded = load_encoder(
-        encoder.text_encoder,
-        encoder.text_encoder_revision,
-        PartialState().device,
-        prompt=encoder.text_encoder_prompt,
-        prompt_name=encoder.text_encoder_prompt_name,
-    )
+    loaded = encoder_from(encoder, PartialState().device)
     dim = columns.text_embed_dim_of(split.features[columns.TEXT_EMBEDS])
     if loaded.dim != dim:
         raise ValueError(
             f"caption_control is 'class_name', but the text_encoder {encoder.text_encoder} gives vectors of "
             f"{loaded.dim} numbers and the captions have vectors of {dim}. Name the encoder of the captions."
         )
-    texts = [name_as_text(name) for name in names]
-    vectors = encode_captions(sorted(set(texts)), loaded, encoder).of(texts)
+    texts, vectors = [name_as_text(name) for name in names], class_name_embeds(names, loaded, encoder)
     captions = [texts[label] if label >= 0 else None for label in labels]
     split = _replaced(split, columns.CAPTION, captions, Value("string"))
     return _replaced(split, columns.TEXT_EMBEDS, _taken(vectors, labels), List(Value("float16"), length=dim))
