@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "recipes/efficientnet_lite0/README.md")
+PAGES = ("README.md", "docs/imagenet_cost.md", "recipes/efficientnet_lite0/README.md")
 NAMES = {
     "validation_accuracy": "accuracy, `validation`",
     "test_accuracy": "accuracy, `test` (unseen style)",
@@ -141,6 +141,40 @@ def _grid(file: str, split: str) -> str:
     return "\n".join(lines)
 
 
+def imagenet_captioning() -> str:
+    rows = json.loads((ROOT / "results" / "imagenet_plan.json").read_text())["captioning"]
+    lines = ["| captioner | operations an image | 1 GPU | 8 GPUs | 64 GPUs | cost |", "|---|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        lines.append(f"| {row['captioner']} | {row['operations'] / 1e12:.1f} T | {_hours(row)} | {row['cost']:,.0f} |")
+    return "\n".join(lines)
+
+
+def imagenet_training() -> str:
+    rows = json.loads((ROOT / "results" / "imagenet_plan.json").read_text())["training"]
+    lines = ["| student | GPU | 1 GPU | 8 GPUs | 64 GPUs | cost on 8 |", "|---|---|---:|---:|---:|---:|"]
+    lines += [f"| {row['student']} | {row['gpu']} | {_hours(row)} | {row['cost']:,.0f} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _hours(row: dict) -> str:
+    return " | ".join(f"{row[f'hours_{count}']:,.1f} h" for count in (1, 8, 64))
+
+
+def imagenet_network() -> str:
+    rows = json.loads((ROOT / "results" / "imagenet_plan.json").read_text())["network"]
+    lines = [
+        "| student | processes | global batch | gradients | alignment | share |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        share = row["alignment_mb"] / row["gradients_mb"]
+        lines.append(
+            f"| {row['student']} | {row['processes']} | {row['global_batch']:,} | {row['gradients_mb']:.0f} MB "
+            f"| {row['alignment_mb']:.1f} MB | {share:.1%} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES = {
     "captioning": captioning,
     "controls": controls,
@@ -149,6 +183,9 @@ TABLES = {
     "few_labels": few_labels,
     "finetune": finetune,
     "finetune_data": finetune_data,
+    "imagenet_captioning": imagenet_captioning,
+    "imagenet_network": imagenet_network,
+    "imagenet_training": imagenet_training,
     "step_time": step_time,
     "students": students,
 }
