@@ -91,17 +91,24 @@ def one_step(trainer: AlignmentTrainer, batch: dict) -> float:
     return time.process_time() - start
 
 
-def measure(spec: dict, steps: int, options: dict) -> dict:
+def captioned_batch(spec: dict) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    n = spec["batch"]
+    n, keys = spec["batch"], torch.arange(spec["batch"]).unsqueeze(1)
     texts = torch.nn.functional.normalize(torch.randn(n, 1, spec["dim"], generator=generator), dim=-1)
-    plain = {
+    return {
         "pixel_values": torch.randn(n, 3, spec["size"], spec["size"], generator=generator),
         "labels": torch.randint(0, spec["classes"], (n,), generator=generator),
+        "text_embeds": texts,
+        "caption_weight": torch.ones(n, 1),
+        "image_keys": keys,
+        "caption_keys": keys,
+        "text_keys": keys,
     }
-    keys = torch.arange(n).unsqueeze(1)
-    captioned = {**plain, "text_embeds": texts, "caption_weight": torch.ones(n, 1)}
-    captioned |= {"image_keys": keys, "caption_keys": keys, "text_keys": keys}
+
+
+def measure(spec: dict, steps: int, options: dict) -> dict:
+    captioned = captioned_batch(spec)
+    plain = {name: captioned[name] for name in ("pixel_values", "labels")}
     with tempfile.TemporaryDirectory() as folder:
         # the baseline has no texts at all: it does not even measure how far they are
         baseline, aligned = trainer_for(spec, folder, align_weight=0.0), trainer_for(spec, folder, **options)
@@ -114,7 +121,7 @@ def measure(spec: dict, steps: int, options: dict) -> dict:
                     times_of.append(seconds)
     ratios = [aligned / baseline for baseline, aligned in zip(*times, strict=True)]
     return {
-        "batch_size": n,
+        "batch_size": spec["batch"],
         "steps": steps,
         "baseline_ms": 1000 * statistics.median(times[0]),
         "aligned_ms": 1000 * statistics.median(times[1]),
