@@ -127,6 +127,17 @@ def test_a_card_of_nothing():
     assert "## Results" not in card.text and "## Where it comes from" not in card.text and "images/" not in card.text
 
 
+def test_a_control_and_few_labels_are_said():
+    options = {"align_weight": 0.3, "caption_control": "shuffle", "label_fraction": 0.05}
+    card = str(student_card(**NEEDED | {"options": options}))
+    assert "captions were replaced by captions of other images." in card
+    assert "the labels of 5% of the training images" in card
+    plain = str(
+        student_card(**NEEDED | {"options": {"align_weight": 0.3, "caption_control": "none", "label_fraction": 1.0}})
+    )
+    assert "control:" not in plain and "It learned from the labels" not in plain
+
+
 def test_what_is_not_known_of_captions_is_not_claimed():
     for captions, said in (
         ({"captioner": "column", "prompts": []}, "taken from a column of the data"),

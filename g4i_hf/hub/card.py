@@ -22,6 +22,12 @@ from .plain_pixels import PlainPixels
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
 NO_NAME = "student"
+CONTROLS = {
+    "class_name": "by the names of the classes",
+    "random": "by a random vector for each distinct caption",
+    "shuffle_class": "by captions of other images of the class",
+    "shuffle": "by captions of other images",
+}
 
 
 @dataclass
@@ -136,6 +142,8 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
     return {
         "align_weight": weight,
         "teacher_weight": teacher,
+        "caption_control": CONTROLS.get(options.get("caption_control")),
+        "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": options.get("align_weight") is not None and not weight and not teacher,
         "best_by": options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
