@@ -47,6 +47,45 @@ def step_time() -> str:
     return "\n".join(lines)
 
 
+def input_pipeline() -> str:
+    found = json.loads((ROOT / "results" / "input_pipeline.json").read_text())
+    modes = list(found["speed"])
+    lines = ["| images a second of the processor; times ours, quartiles |" + "".join(f" {mode} |" for mode in modes)]
+    lines.append("|---|" + "---:|" * len(modes))
+    for name in next(iter(found["speed"].values())):
+        cells = []
+        for mode in modes:
+            row = found["speed"][mode][name]
+            low, high = row["ratio_quartiles"]
+            times = "" if name == "g4i_hf" else f"; {row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+            cells.append(f"{row['images_per_processor_second']:.0f}{times}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def input_fidelity() -> str:
+    found = json.loads((ROOT / "results" / "input_pipeline.json").read_text())["fidelity"]
+    lines = [
+        "| crops of | filter | mean difference, of 255 | largest of a crop | same class |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for mode, kinds in found.items():
+        for kind, row in kinds.items():
+            same = f"{row['top1_agreement']:.1%} of {row['images']}" if "top1_agreement" in row else ""
+            mean, most = row["mean_absolute_difference"], row["largest_mean_of_an_image"]
+            lines.append(f"| {kind} | {mode} | {mean:.2f} | {most:.2f} | {same} |")
+    return "\n".join(lines)
+
+
+def fed_from_memory() -> str:
+    found = json.loads((ROOT / "results" / "fed_from_memory.json").read_text())
+    lines = ["| student | batch | from files / from memory, median | quartiles |", "|---|---:|---:|---:|"]
+    for row in found["measured"]:
+        low, high = row["ratio_quartiles"]
+        lines.append(f"| {row['student']} | {row['batch_size']} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines)
+
+
 def embed_speed() -> str:
     found = json.loads((ROOT / "results" / "embed_speed.json").read_text())
     lines = ["| captions | tokens, mean | ours / `encode`, median | quartiles |", "|---|---:|---:|---:|"]
@@ -180,12 +219,15 @@ TABLES = {
     "controls": controls,
     "embed_speed": embed_speed,
     "emoji_styles": emoji_styles,
+    "fed_from_memory": fed_from_memory,
     "few_labels": few_labels,
     "finetune": finetune,
     "finetune_data": finetune_data,
     "imagenet_captioning": imagenet_captioning,
     "imagenet_network": imagenet_network,
     "imagenet_training": imagenet_training,
+    "input_fidelity": input_fidelity,
+    "input_pipeline": input_pipeline,
     "step_time": step_time,
     "students": students,
 }

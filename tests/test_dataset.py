@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
 from g4i_hf.data.arguments import AugmentationArguments
-from g4i_hf.data.collator import AlignmentCollator
+from g4i_hf.data.collator import AlignmentCollator, finish_batch
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.sampler import Draw, DrawnRows, GlobalBatchSampler
 from g4i_hf.data.transforms import train_transform
@@ -296,6 +296,6 @@ def test_steps_that_draw_nothing_are_done_once_an_image_and_give_the_same_pixels
     in_parts.prepare = lambda image: prepared.append(image) or fixed(image)
     for epoch in range(3):
         for row in range(ROWS):
-            both = [rows.get_draws([Draw(row, epoch)])[0]["pixel_values"] for rows in (whole, in_parts)]
-            assert torch.equal(*both)
+            both = [AlignmentCollator()(rows.get_draws([Draw(row, epoch)])) for rows in (whole, in_parts)]
+            assert torch.equal(*(finish_batch(batch)["pixel_values"] for batch in both))
     assert len(prepared) == ROWS

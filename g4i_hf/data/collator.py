@@ -1,6 +1,7 @@
-"""From items to a batch, mixing images where asked."""
+"""From items to a batch, and from 8-bit pixels to the normalised and, where asked, mixed ones of training."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from timm.data import Mixup
 
 from .dataset import own_randomness
+from .normalization import Normalization
 
 
 @dataclass
@@ -25,6 +27,10 @@ class AlignmentCollator:
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), `caption_weight` (B, K) and `text_keys` (B, K), and when mixed
     `mix_partner` (B,) and `mix_share` (B,).
+
+    Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
+    `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
+    on the device of training: a quarter of the bytes goes there.
     """
 
     mixup_alpha: float = 0.0
@@ -46,7 +52,11 @@ class AlignmentCollator:
             if "text_keys" in items[0]:
                 batch["text_keys"] = _stack(items, "text_keys", np.int64)
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
-            self._mix(batch, items[0].get("draw_seed"))
+            batch["mix"] = partial(self._mix, seed=items[0].get("draw_seed"))
+        if "normalization" not in items[0]:
+            return finish_batch(batch)
+        normalization = items[0]["normalization"]
+        batch["pixel_mean"], batch["pixel_std"] = normalization.mean.flatten(), normalization.std.flatten()
         return batch
 
     def _mix(self, batch: dict[str, torch.Tensor], seed: int | None) -> None:
@@ -54,7 +64,8 @@ class AlignmentCollator:
         timm mixes the batch with its reverse. Given row numbers as labels of as many classes, its soft labels are the
         shares: entry (i, i) is what is left of image i. Of an odd batch the last row stays as it is.
         """
-        even = len(batch["labels"]) // 2 * 2
+        pixels = batch["pixel_values"]
+        even = len(pixels) // 2 * 2
         if even == 0:
             return
         mixup = Mixup(
@@ -68,13 +79,24 @@ class AlignmentCollator:
         with own_randomness() as seed_all:
             if seed is not None:
                 seed_all(seed)
-            mixed, shares = mixup(batch["pixel_values"][:even].clone(), torch.arange(even))
-        batch["pixel_values"] = torch.cat([mixed, batch["pixel_values"][even:]])
+            mixed, shares = mixup(pixels[:even].clone(), torch.arange(even, device=pixels.device))
+        batch["pixel_values"] = torch.cat([mixed, pixels[even:]])
         share = shares.diagonal().to(torch.float32)
-        batch["mix_share"] = torch.cat([share, torch.ones(len(batch["labels"]) - even)])
-        partner = torch.arange(len(batch["labels"]))
+        batch["mix_share"] = torch.cat([share, share.new_ones(len(pixels) - even)])
+        partner = torch.arange(len(pixels), device=pixels.device)
         partner[:even] = partner[:even].flip(0)
         batch["mix_partner"] = partner
+
+
+def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """Of a batch of [`AlignmentCollator`], pixels normalised and then mixed, where they are not yet."""
+    batch = dict(batch)
+    mean, std, mix = (batch.pop(name, None) for name in ("pixel_mean", "pixel_std", "mix"))
+    if mean is not None:
+        batch["pixel_values"] = Normalization(mean, std)(batch["pixel_values"])
+    if mix is not None:
+        mix(batch)
+    return batch
 
 
 def _stack(items: list[dict[str, Any]], name: str, dtype: type, dims: int = 1) -> torch.Tensor:

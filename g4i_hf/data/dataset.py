@@ -11,10 +11,11 @@ import torch
 from datasets import Dataset
 
 from .. import columns
-from .images import open_image, to_rgb
+from .jpeg import StoredJpeg
 from .labels import labels_of
 from .sampler import Draw
 from .texts import Texts, caption_key_table, is_blank, keys_of
+from .transforms import TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
 
@@ -29,8 +30,9 @@ class CaptionedImages(torch.utils.data.Dataset):
     Args:
         split: rows with `image` (not decoded), `image_id` and, where there are any, `label`, `caption`, `text_embeds`,
             `caption_weight`.
-        transform: PIL image in RGB -> tensor (3, H, W). One with `fixed` and `drawn`, as
-            [`~g4i_hf.data.transforms.TrainTransform`], does `fixed` once an image where images are kept in memory.
+        transform: PIL image in RGB -> tensor (3, H, W). One in parts, as
+            [`~g4i_hf.data.transforms.TrainTransform`], does `fixed` once an image where images are kept in memory, and
+            leaves `normalization` of 8-bit pixels to those who have the whole batch.
         seed: of the augmentation.
         captions: what becomes of several captions of an image: `sample` draws one each time, `mean` averages them,
             `all` gives all.
@@ -38,12 +40,15 @@ class CaptionedImages(torch.utils.data.Dataset):
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), `image_key` (an integer) and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, `draw_seed`, and with embeddings
     `text_embeds` (K, D), `text_keys` (K,) and `caption_weight` (K,), which adds up to the weight of the row; K is 1
-    except for `all`.
+    except for `all`. With a [`~g4i_hf.data.transforms.TrainTransform`] that leaves it to others, `pixel_values` are
+    uint8 and the item has their `normalization`.
     """
 
     def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
         self.images = split.select_columns([columns.IMAGE])
+        self.open_stored = getattr(transform, "open_stored", open_rgb)
         self.prepare = getattr(transform, "fixed", lambda image: image)
+        self.normalization = transform.normalization if isinstance(transform, TrainTransform) else None
         self.transform = getattr(transform, "drawn", transform)
         self.seed = seed
         self.epoch = 0
@@ -91,14 +96,17 @@ class CaptionedImages(torch.utils.data.Dataset):
         return self.get_draws([Draw(row, self.epoch) for row in rows])
 
     def get_draws(self, draws: list[Draw]) -> list[dict[str, Any]]:
+        # One look into the table for all: half of what a small image costs would go into asking for each
+        rows = [row for row in dict.fromkeys(draw.row for draw in draws) if row not in self._decoded]
+        stored = dict(zip(rows, self.images[rows][columns.IMAGE], strict=True)) if rows else {}
         with own_randomness() as seed_all:
-            return [self._item(draw, seed_all) for draw in draws]
+            return [self._item(draw, stored, seed_all) for draw in draws]
 
-    def _item(self, draw: Draw, seed_all: Callable[[int], None]) -> dict[str, Any]:
+    def _item(self, draw: Draw, stored: dict[int, Any], seed_all: Callable[[int], None]) -> dict[str, Any]:
         row = draw.row
         what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
-        image = self._image(row)
+        image = self._image(row, stored)
         seed_all(draw_seed)
         item = {
             "pixel_values": self.transform(image),
@@ -107,6 +115,8 @@ class CaptionedImages(torch.utils.data.Dataset):
             "caption_keys": self.caption_keys[row],
             "draw_seed": draw_seed,
         }
+        if self.normalization is not None:
+            item["normalization"] = self.normalization
         if self.texts is not None:
             item.update(self._texts_of(row, draw_seed))
         return item
@@ -155,15 +165,21 @@ class CaptionedImages(torch.utils.data.Dataset):
             return np.take_along_axis(keys, (texts - self.texts.starts[rows])[:, None], axis=1)
         return keys
 
-    def _image(self, row: int) -> Any:
+    def _image(self, row: int, stored: dict[int, Any]) -> Any:
         image = self._decoded.get(row)
         if image is None:
-            image = self.prepare(to_rgb(open_image(self.images[row][columns.IMAGE])))
-            size = image.width * image.height * 3
+            image = self.prepare(self.open_stored(stored[row]))
+            size = _bytes_of(image)
             if self._decoded_bytes + size <= CACHE_BYTES:
                 self._decoded[row] = image
                 self._decoded_bytes += size
         return image
+
+
+def _bytes_of(image: Any) -> int:
+    if isinstance(image, StoredJpeg):
+        return image.num_bytes
+    return image.nbytes if isinstance(image, torch.Tensor) else image.width * image.height * 3
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
-from ..data.collator import AlignmentCollator
+from ..data.collator import AlignmentCollator, finish_batch
 from ..data.dataset import CaptionedImages
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification
@@ -165,7 +165,7 @@ def run_batches(
     wanted = {"output_image_embeds": "image_embeds" in names, "output_features": "features" in names}
     gathered: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
-        outputs = model(batch["pixel_values"], **wanted)
+        outputs = model(finish_batch(batch)["pixel_values"], **wanted)
         for name, values in accelerator.gather_for_metrics({name: outputs[name].float() for name in names}).items():
             gathered[name].append(values.cpu())
     return {name: torch.cat(parts).numpy() for name, parts in gathered.items()}

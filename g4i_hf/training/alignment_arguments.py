@@ -28,10 +28,10 @@ class AlignmentArguments(TrainingArguments):
 
     Differs from its parent in these defaults: `remove_unused_columns=False`, as rows are read by our own data set;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `save_total_limit=2`; `hub_private_repo=True`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True`
-    where there is no accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with
-    `optim_args`) and `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of
-    `timm.scheduler.create_scheduler_v2`).
+    `dataloader_persistent_workers=True`, as far as there are workers; `save_total_limit=2`;
+    `hub_private_repo=True`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no
+    accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with `optim_args`) and
+    `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
 
     Args:
         align_weight (`float`, *optional*, defaults to 0.3):
@@ -189,6 +189,9 @@ class AlignmentArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter takes part in every step."}
     )
+    dataloader_persistent_workers: bool = field(
+        default=True, metadata={"help": "Whether workers live on from one epoch to the next."}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "Whether a repository that push_to_hub makes is private."}
@@ -198,6 +201,8 @@ class AlignmentArguments(TrainingArguments):
     def __post_init__(self):
         # Without a GPU, processes only find each other over gloo when they are told to use the CPU
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        # A data loader without workers refuses it
+        self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         self._read_class_weights()
         timm_names = {name: getattr(self, name) for name in ("optim", "lr_scheduler_type")}
         timm_names = {name: value for name, value in timm_names.items() if str(value).startswith(TIMM)}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..data.collator import AlignmentCollator, collator_from
+from ..data.collator import AlignmentCollator, collator_from, finish_batch
 from ..data.sampler import DrawnRows, GlobalBatchSampler
 from ..losses import classification_loss
 from ..losses.gather import gather_counts, reduce_sum, world_size
@@ -133,7 +133,7 @@ class AlignmentTrainer(PublishingTrainer):
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory and self.accelerator.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         )
 
@@ -155,6 +155,10 @@ class AlignmentTrainer(PublishingTrainer):
             yield
         finally:
             self.data_collator = collator
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device, 8-bit pixels are normalised and mixed."""
+        return finish_batch(super()._prepare_inputs(inputs))
 
     # --- Loss --------------------------------------------------------------------------------------------------------
 
