@@ -49,7 +49,7 @@ def main() -> None:
         # 1. The data of the run, with its embeddings
         for run in runs.values():
             check_run(run, args.weights)
-        splits, id2label, training = load_splits(args, data, encoder, accelerator)
+        splits, id2label, training, left_out = load_splits(args, data, encoder, accelerator)
         # 2. What each run makes of the images, on all processes
         folders = {label: results_folder(run, read_options(run), vars(data)) for label, run in runs.items()}
         evaluated = {
@@ -59,7 +59,9 @@ def main() -> None:
         if not accelerator.is_main_process:
             return
         # 3. The figures: nobody waits for the main process, which may fit probes for long
-        results = write_figures(args, encoder, runs, folders, splits, evaluated, id2label, accelerator.device)
+        results = write_figures(
+            args, encoder, runs, folders, splits, evaluated, id2label, accelerator.device, left_out
+        )
     except (OSError, ValueError) as error:
         raise OptionError(str(error)) from error
     # 4. The comparison, as a table and as a page
@@ -98,9 +100,13 @@ def draw_pictures(args, runs, folder, splits, predictions, id2label, training) -
 
 
 def load_splits(args, data, encoder, accelerator):
-    """The evaluated splits, checked; the class names; the rows that were trained on, where the data has them."""
+    """
+    The evaluated splits, checked; the class names; the rows that were trained on, where the data has them; by split,
+    how many images cannot be read and are left out.
+    """
     from datasets import DatasetDict
 
+    from g4i_hf.data.bad_images import readable_rows
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names
     from g4i_hf.embedding import with_text_embeds
@@ -134,9 +140,13 @@ def load_splits(args, data, encoder, accelerator):
             "was trained on, or leave probe out of measures."
         )
     checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
+    left_out = {}
     for name in dict.fromkeys(checked):
+        if args.on_bad_images == "skip":
+            splits[name], bad = readable_rows(splits[name], name)
+            left_out[name] = len(bad)
         check_split(splits[name], name, num_labels=len(id2label), training=False, require_labels=False)
-    return DatasetDict({name: splits[name] for name in wanted}), id2label, splits.get(args.train_split)
+    return DatasetDict({name: splits[name] for name in wanted}), id2label, splits.get(args.train_split), left_out
 
 
 def _has_texts(split) -> bool:
@@ -187,8 +197,8 @@ def drawn_rows(training, number):
     return training.select(np.sort(np.random.default_rng(0).permutation(len(training))[:number]))
 
 
-def write_figures(args, encoder, runs, folders, splits, evaluated, id2label, device):
-    """The figures of each run, merged into its folder's all_results.json."""
+def write_figures(args, encoder, runs, folders, splits, evaluated, id2label, device, left_out):
+    """The figures of each run, merged into its folder's all_results.json; `left_out`: images by split."""
     from g4i_hf.evaluation.evaluate import split_metrics, update_results
     from g4i_hf.evaluation.probes import Probes
     from g4i_hf.evaluation.zero_shot import embeds_of_class_names
@@ -203,6 +213,8 @@ def write_figures(args, encoder, runs, folders, splits, evaluated, id2label, dev
             metrics |= split_metrics(predicted, splits[name], name, args.measures, name_embeds=names, probes=others)
             metrics |= {f"{name}_{figure}": value for figure, value in found.corrupted.get(name, {}).items()}
             metrics[f"{name}_weights"] = args.weights
+            if args.on_bad_images == "skip":
+                metrics[f"{name}_bad_images"] = left_out[name]
         results[label] = update_results(folders[label], metrics, list(splits))
     return results
 

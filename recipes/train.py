@@ -80,6 +80,7 @@ def load_data(run, data, encoder, args):
     from accelerate import PartialState
 
     from g4i_hf import columns
+    from g4i_hf.data.bad_images import readable_rows
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names
     from g4i_hf.data.stage import join_stage, read_stage
@@ -108,8 +109,11 @@ def load_data(run, data, encoder, args):
         num_labels=len(id2label),
         text_embed_dim=text_embed_dim or (1 if args.align_weight + args.teacher_weight > 0 and not to_embed else None),
         require_labels=run.require_labels,
+        on_bad_images=run.on_bad_images,
     )
     if run.eval_split in splits:
+        if run.on_bad_images == "skip":
+            splits[run.eval_split], _ = readable_rows(splits[run.eval_split], run.eval_split)
         check_split(
             splits[run.eval_split],
             run.eval_split,
@@ -204,7 +208,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
         publisher = StudentPublisher(args)
     settings = ImageSettings.from_processor(processor)
     transform = train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
-    images = CaptionedImages(splits[run.train_split], transform, args.seed, args.align_captions)
+    images = CaptionedImages(splits[run.train_split], transform, args.seed, args.align_captions, run.on_bad_images)
     if one_embedding:
         images.use_one_embedding(model.config.text_embed_dim, splits[run.train_split][columns.CAPTION][:])
     evaluated = splits.get(run.eval_split)
@@ -224,6 +228,8 @@ def train(trainer, resolved, state, checkpoint, lineage) -> None:
     from g4i_hf.training.run_folder import clear_run, write_options
 
     args = trainer.args
+    if checkpoint is not None:
+        trainer.check_resumable(checkpoint)  # before anything of the earlier run is replaced
     if args.should_save:
         if state == "fresh":
             clear_run(args.output_dir)
@@ -233,11 +239,8 @@ def train(trainer, resolved, state, checkpoint, lineage) -> None:
     if checkpoint is not None:
         _say(f"Going on from {checkpoint}")
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(_internal_call=True)  # else it would be pushed now, before its evaluation
-    if args.should_save and trainer.ema is not None:
-        trainer.ema.save(args.output_dir)
-    trainer.save_state()
-    trainer.train_metrics = result.metrics | trainer.stopwatch.metrics()
+    trainer.save_run()
+    trainer.train_metrics = result.metrics | trainer.stopwatch.metrics() | trainer.left_out()
 
 
 def finish(trainer, processor, splits, run, student: str) -> None:

@@ -269,14 +269,94 @@ def test_training_ends_with_the_step_and_the_term(tmp_path, part, named, remedy,
     trainer = trainer_of(tmp_path, callbacks=[Spoil(3, part)], logging_steps=logging_steps, **options)
     with pytest.raises(NonFiniteLoss, match=f"In step 3 of 6 {named} NaN or infinite.*{remedy}.*stop_on_nan") as error:
         trainer.train()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]  # none of lost weights
+    # None of lost weights
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "nan_batch.json"]
     assert "checkpoint-2 is from before that" in str(error.value)
+    # The third step has what is left of the ten rows in the order of the first epoch
+    batch = json.loads((tmp_path / "nan_batch.json").read_text())
+    last = [f"row {row}" for row in trainer.get_train_dataloader().batch_sampler.sampler][8:]
+    assert (batch["step"], batch["image_ids"]) == (3, last)
+    assert f"Its images: {last[0]}, {last[1]}." in str(error.value)
 
 
 def test_stop_on_nan_can_be_turned_off(tmp_path):
     trainer = trainer_of(tmp_path, callbacks=[Spoil(3, "projector")], stop_on_nan=False)
     trainer.train()
     assert trainer.state.global_step == 6 and math.isnan(trainer.state.log_history[-3]["loss_ce"])
+
+
+def with_nan(row: int) -> list[dict]:
+    data = rows(12)
+    data[row]["pixel_values"] = torch.full_like(data[row]["pixel_values"], math.nan)
+    return data
+
+
+STEADY = {
+    "train_sampling_strategy": "sequential",
+    "lr_scheduler_type": "constant",
+    "optim": "sgd",
+    "weight_decay": 0.1,
+}
+STEADY |= {"per_device_train_batch_size": 4, "learning_rate": 0.05, "logging_steps": 3}
+
+
+def trained(folder: Path, data: list[dict], model: str = "timm-resnet", **options) -> AlignmentTrainer:
+    torch.manual_seed(0)
+    options = STEADY | {"num_train_epochs": 1} | options
+    trainer = AlignmentTrainer(aligned_model(model), arguments(folder, **options), data)
+    trainer.train()
+    return trainer
+
+
+def test_a_step_that_is_left_out_leaves_nothing(tmp_path, caplog):
+    """Neither weight decay nor momentum nor running statistics nor logs know of it."""
+    ours, data = trained(tmp_path / "a", with_nan(5), max_nan_steps=1), rows(12)
+    theirs = trained(tmp_path / "b", data[:4] + data[8:], logging_steps=2)
+    assert (ours.state.global_step, theirs.state.global_step) == (3, 2)
+    expected = theirs.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in ours.model.state_dict().items())
+    logs, expected = ours.state.log_history[0], theirs.state.log_history[0]
+    assert logs["nan_steps"] == 1 and "nan_steps" not in expected
+    assert all(logs[name] == expected[name] for name in ("loss_ce", "loss_align", "cosine_positive"))
+    assert "Step 2 of 3 is left out, 1 of max_nan_steps 1: loss_align and loss_ce NaN" in caplog.text
+    assert "Its images: row 4, row 5, row 6, row 7." in caplog.text
+
+
+def test_too_many_steps_that_would_be_left_out_end_training(tmp_path):
+    """Those before an interruption count."""
+    options = {"num_train_epochs": 3, "max_nan_steps": 2, "save_strategy": "epoch"}
+    message = "In step 8 of 9 loss_align and loss_ce became NaN.*ended after 2 steps were left out .max_nan_steps."
+    with pytest.raises(NonFiniteLoss, match=message):
+        trained(tmp_path, with_nan(5), **options)
+    again = AlignmentTrainer(aligned_model("timm-resnet"), arguments(tmp_path, **STEADY | options), with_nan(5))
+    with pytest.raises(NonFiniteLoss, match="after 2 steps"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+
+
+class SpoilGradient(TrainerCallback):
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        weight = next(model.projector.parameters())
+        self.hook = weight.register_hook(lambda grad: grad * math.nan if state.global_step == 1 else grad)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.hook.remove()
+
+
+def test_a_gradient_that_is_no_number_is_left_out_though_the_loss_is_one(tmp_path, caplog):
+    trainer = AlignmentTrainer(
+        aligned_model("vit"),
+        arguments(tmp_path, **STEADY, num_train_epochs=1, max_nan_steps=1),
+        rows(12),
+        callbacks=[SpoilGradient()],
+    )
+    trainer.train()
+    assert "Step 2 of 3 is left out, 1 of max_nan_steps 1: the gradient NaN" in caplog.text
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_steps_cannot_be_left_out_where_training_goes_on_regardless(tmp_path):
+    with pytest.raises(ValueError, match="max_nan_steps is 2, but stop_on_nan is false"):
+        arguments(tmp_path, max_nan_steps=2, stop_on_nan=False)
 
 
 def test_alignment_that_is_only_measured_does_not_end_a_baseline(tmp_path):
@@ -303,7 +383,7 @@ def test_looking_for_nan_does_not_wait_for_the_device():
         check.note("cosine_positive", torch.tensor(math.nan), 1)
     assert any("isfinite" in name or "abs" in name for name in called)
     assert not any("_local_scalar_dense" in name for name in called)
-    assert {name: step.item() for name, step in check._first.items()} == {"loss_ce": 2}
+    assert {name: step.item() for name, step in check.first_steps.items()} == {"loss_ce": 2}
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +414,13 @@ def test_a_nan_on_one_process_ends_all(processes):
     (error,) = errors
     assert error.startswith("In step 2 of 4 the term loss_align became NaN")
     assert not list((processes[0] / "spoiled").iterdir())
+
+
+@pytest.mark.slow
+def test_all_processes_leave_out_the_same_step(processes):
+    """The row that is no number was on the first alone."""
+    (steps, first), (_, second) = (process["left_out"] for process in processes[1])
+    assert steps == 1 and first == second and all(math.isfinite(value) for value in first)
 
 
 # --- Times, summary, dry run -----------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def check_split(
     text_embed_dim: int | None = None,
     training: bool = True,
     require_labels: bool = True,
+    on_bad_images: str = "error",
 ) -> dict[str, int]:
     """
     Checks ids, labels, text embeddings and images of a split.
@@ -59,6 +60,7 @@ def check_split(
         text_embed_dim: what the model expects; when given, the split must have text embeddings.
         training: whether it is trained on, so that lacking examples and captions matter.
         require_labels: whether an unlabelled row (null or -1) is an error.
+        on_bad_images: whether an image that cannot be read is an `error`, or is counted (`skip`).
 
     Returns:
         Counts of what is unusual but can be used; each is also logged as a warning.
@@ -73,7 +75,7 @@ def check_split(
     if text_embed_dim is not None or columns.TEXT_EMBEDS in split.column_names:
         _check_captions(split, name, of_training)
         _check_text_embeds(split, name, text_embed_dim, of_training)
-    _check_images(split, name, unusual_rows)
+    _check_images(split, name, unusual_rows, on_bad_images)
     unusual_rows.warn(name)
     return unusual_rows.counts
 
@@ -207,7 +209,7 @@ def _fixed_width(feature: FeatureType | Features) -> int | None:
     return None
 
 
-def _check_images(split: Dataset, name: str, unusual_rows: Unusual) -> None:
+def _check_images(split: Dataset, name: str, unusual_rows: Unusual, on_bad_images: str) -> None:
     images = split.select_columns([columns.IMAGE])
     rows = range(len(split))
     if len(split) > CHECK_ALL_BELOW:
@@ -218,10 +220,14 @@ def _check_images(split: Dataset, name: str, unusual_rows: Unusual) -> None:
             reasons = unusual(image)
             to_rgb(image)
         except Exception as error:
+            if on_bad_images == "skip":
+                what = "images that cannot be read, trained on neither label nor caption"
+                unusual_rows.add(what, f"column 'image' (first: row {row}, {split[row][columns.IMAGE_ID]})")
+                continue
             why = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
             raise DataError(
                 f"Split {name!r}, column 'image', row {row} ({split[row][columns.IMAGE_ID]}): cannot be decoded "
-                f"({why}). Replace the file or remove the row."
+                f"({why}). Replace the file or remove the row, or leave such images out with --on_bad_images skip."
             ) from error
         for reason in reasons:
             unusual_rows.add(f"{reason} images, converted to upright RGB", f"column 'image' (first: row {row})")

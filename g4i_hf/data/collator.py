@@ -26,7 +26,8 @@ class AlignmentCollator:
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), `caption_weight` (B, K) and `text_keys` (B, K), and when mixed
-    `mix_partner` (B,) and `mix_share` (B,).
+    `mix_partner` (B,) and `mix_share` (B,); in training also `rows` (B,), a NumPy array, -1 for padding, and
+    `bad_images`, row -> why its image could not be read.
 
     Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
     `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
@@ -43,6 +44,10 @@ class AlignmentCollator:
             "pixel_values": torch.stack([item["pixel_values"] for item in items]),
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
+        if "row" in items[0]:  # an array, which stays where it is: nobody computes with it
+            batch["rows"] = np.asarray([item["row"] for item in items])
+        if bad := {item["row"]: item["bad_image"] for item in items if "row" in item and "bad_image" in item}:
+            batch["bad_images"] = bad
         if "image_key" in items[0]:
             batch["image_keys"] = _stack(items, "image_key", np.int64)
             batch["caption_keys"] = _stack(items, "caption_keys", np.int64)

@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset
 
 from .. import columns
+from .bad_images import bad_image, error_of, stand_in, why_bad
 from .jpeg import StoredJpeg
-from .labels import labels_of
+from .labels import UNLABELLED, labels_of
 from .sampler import Draw
 from .texts import Texts, caption_key_table, is_blank, keys_of
 from .transforms import TrainTransform, open_rgb
@@ -36,21 +37,35 @@ class CaptionedImages(torch.utils.data.Dataset):
         seed: of the augmentation.
         captions: what becomes of several captions of an image: `sample` draws one each time, `mean` averages them,
             `all` gives all.
+        on_bad_images: `error`, or `skip`: a row whose image cannot be read shows a grey one and counts for nothing, as
+            neither its label nor its caption does; its item says why in `bad_image`.
 
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), `image_key` (an integer) and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, `draw_seed`, and with embeddings
     `text_embeds` (K, D), `text_keys` (K,) and `caption_weight` (K,), which adds up to the weight of the row; K is 1
     except for `all`. With a [`~g4i_hf.data.transforms.TrainTransform`] that leaves it to others, `pixel_values` are
     uint8 and the item has their `normalization`.
+
+    Raises:
+        BadImageError: when an image cannot be read, unless these are skipped.
     """
 
-    def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
+    def __init__(
+        self,
+        split: Dataset,
+        transform: Callable,
+        seed: int = 0,
+        captions: str = "sample",
+        on_bad_images: str = "error",
+    ):
         self.images = split.select_columns([columns.IMAGE])
         self.open_stored = getattr(transform, "open_stored", open_rgb)
+        self.image_ids = split.select_columns([columns.IMAGE_ID])
         self.prepare = getattr(transform, "fixed", lambda image: image)
         self.normalization = transform.normalization if isinstance(transform, TrainTransform) else None
         self.transform = getattr(transform, "drawn", transform)
         self.seed = seed
+        self.on_bad_images = on_bad_images
         self.epoch = 0
         self.labels = labels_of(split)
         self.image_keys = keys_of(split[columns.IMAGE_ID][:])
@@ -106,10 +121,9 @@ class CaptionedImages(torch.utils.data.Dataset):
         row = draw.row
         what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
-        image = self._image(row, stored)
-        seed_all(draw_seed)
+        pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
         item = {
-            "pixel_values": self.transform(image),
+            "pixel_values": pixels,
             "labels": self.labels[row],
             "image_key": self.image_keys[row],
             "caption_keys": self.caption_keys[row],
@@ -119,6 +133,9 @@ class CaptionedImages(torch.utils.data.Dataset):
             item["normalization"] = self.normalization
         if self.texts is not None:
             item.update(self._texts_of(row, draw_seed))
+        if reason is not None:
+            item |= {"bad_image": reason, "labels": UNLABELLED}
+            item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))
         return item
 
     def _texts_of(self, row: int, draw_seed: int) -> dict[str, Any]:
@@ -164,6 +181,24 @@ class CaptionedImages(torch.utils.data.Dataset):
         if np.array_equal((keys >= 0).sum(1), self.texts.counts[rows]):
             return np.take_along_axis(keys, (texts - self.texts.starts[rows])[:, None], axis=1)
         return keys
+
+    def _pixels(
+        self, row: int, stored: dict[int, Any], draw_seed: int, seed_all: Callable[[int], None]
+    ) -> tuple[torch.Tensor, str | None]:
+        """The augmented image; of one that cannot be read, a stand-in and why."""
+        try:
+            image = self._image(row, stored)
+            seed_all(draw_seed)
+            return self.transform(image), None  # a JPEG is decoded here
+        except Exception as error:
+            reason = why_bad(self.images[row][columns.IMAGE])
+            if reason is None:  # the image is not at fault
+                raise
+            if self.on_bad_images == "error":
+                raise error_of(bad_image(self.images, self.image_ids, row, reason)) from error
+        image = self.prepare(stand_in())
+        seed_all(draw_seed)
+        return self.transform(image), reason
 
     def _image(self, row: int, stored: dict[int, Any]) -> Any:
         image = self._decoded.get(row)

@@ -1,4 +1,4 @@
-"""A folder is there as a whole or not at all."""
+"""A folder or a file is there as a whole or not at all."""
 
 import os
 import shutil
@@ -31,3 +31,14 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def replace_text(path: str | Path, text: str) -> None:
+    """Writes a file in one step, in UTF-8: after an error, such as a full disk, the earlier one is where it was."""
+    path = Path(path)
+    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        staging.write_text(text, encoding="utf-8")
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)

@@ -106,6 +106,7 @@ class DrawnRows(Dataset):
         else:
             items = [dict(self.dataset[draw.row]) for draw in draws]
         for draw, item in zip(draws, items, strict=True):
+            item["row"] = -1 if draw.padding else draw.row
             if draw.padding:
                 item["labels"] = -100
                 item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..cli import wrong_choice
+from ..data.bad_images import ON_BAD_IMAGES
 from ..training.arguments import one_of
 
 WEIGHTS = ("raw", "ema")  # those of the last or best step, or their moving average
@@ -20,6 +21,10 @@ class EvaluateArguments:
         default=None, metadata={"help": "Splits to evaluate; by default all but the one trained on."}
     )
     train_split: str = field(default="train", metadata={"help": "Split that was trained on."})
+    on_bad_images: str = field(
+        default="error",
+        metadata={"help": "Images that cannot be read: error, or skip, which leaves them out and reports them."},
+    )
     weights: str = field(default="raw", metadata={"help": "raw, or ema: the moving average of ema_decay."})
     measures: list[str] | None = field(
         default=None,
@@ -41,6 +46,7 @@ class EvaluateArguments:
         if not self.run:
             raise ValueError("run is missing: give the run folder with --run.")
         one_of(self, "weights", WEIGHTS)
+        one_of(self, "on_bad_images", ON_BAD_IMAGES)
         given = CHEAP_MEASURES if self.measures is None else self.measures
         words = [name for word in given for name in word.split(",") if name]
         unknown = [word for word in words if word not in (*MEASURES, "all", "none")]

@@ -50,6 +50,7 @@ ALL_MEASURES = {
 # All of a split, with what no table shows
 FIGURES = (
     "samples",
+    "bad_images",
     "weights",
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),

@@ -113,6 +113,9 @@ class AlignmentArguments(TrainingArguments):
             `load_best_model_at_end` and an `eval_strategy`; the metric is then `accuracy` unless another is named.
         stop_on_nan (`bool`, *optional*, defaults to `True`):
             Whether training ends with an error when a term of the loss is NaN or infinite, found at the next log.
+        max_nan_steps (`int`, *optional*, defaults to 0):
+            Steps whose loss or gradient is NaN or infinite that are left out, on all processes alike, before training
+            ends. Needs `stop_on_nan`, and waits for the device once a step.
     """
 
     # --- Alignment ---
@@ -184,6 +187,9 @@ class AlignmentArguments(TrainingArguments):
         default=None, metadata={"help": "Evaluations without a better metric before training ends."}
     )
     stop_on_nan: bool = field(default=True, metadata={"help": "End training when the loss is NaN or infinite."})
+    max_nan_steps: int = field(
+        default=0, metadata={"help": "Steps with a NaN loss or gradient that are left out before training ends."}
+    )
     # --- Defaults that differ from the parent's ---
     remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are read by our own data set."})
     ddp_find_unused_parameters: bool | None = field(
@@ -275,6 +281,7 @@ class AlignmentArguments(TrainingArguments):
             "teacher_weight",
             "align_warmup_epochs",
             "align_off_epochs",
+            "max_nan_steps",
             "mixup_alpha",
             "cutmix_alpha",
         )
@@ -288,6 +295,11 @@ class AlignmentArguments(TrainingArguments):
         self._check("bce_target_threshold", threshold is None or 0 <= threshold < 1, "must be at least 0 and below 1")
         if threshold == 0 and self.label_smoothing_factor > 0:
             raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
+        if self.max_nan_steps and not self.stop_on_nan:
+            raise ValueError(
+                f"max_nan_steps is {self.max_nan_steps}, but stop_on_nan is false, so that none would be left out: "
+                "set it to true."
+            )
         if self.teacher_weight > 0 and self.classification_loss != "cross_entropy":
             raise ValueError("teacher_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
         self._check("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "must lie between 0 and 1")

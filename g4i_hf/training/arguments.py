@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cli import wrong_choice
+from ..data.bad_images import ON_BAD_IMAGES
 from ..modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 
 CAPTION_CONTROLS = ("none", "class_name", "random", "shuffle_class", "shuffle")
@@ -92,6 +93,10 @@ class RunArguments:
         default=True,
         metadata={"help": "Unlabelled rows (null or -1) are an error; when false they train on alignment alone."},
     )
+    on_bad_images: str = field(
+        default="error",
+        metadata={"help": "Images that cannot be read: error, or skip, which leaves them out and reports them."},
+    )
     # --- Few labels, and controls ---
     label_fraction: float = field(
         default=1.0,
@@ -118,6 +123,7 @@ class RunArguments:
     def __post_init__(self):
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction is {self.label_fraction}; it must be above 0 and at most 1.")
+        one_of(self, "on_bad_images", ON_BAD_IMAGES)
         one_of(self, "unlabelled", ("keep", "drop"))
         one_of(self, "caption_control", CAPTION_CONTROLS)
 

@@ -19,6 +19,7 @@ from .. import __version__, columns
 from ..data.arguments import DataArguments
 from ..data.chain import steps
 from ..data.published import find_stage
+from ..data.replacing import replace_text
 from ..data.source import Source
 from .arguments import StudentArguments
 
@@ -69,7 +70,7 @@ def lineage_of(
 
 def write_lineage(run: str | Path, lineage: dict[str, Any]) -> None:
     text = json.dumps(lineage, indent=2, ensure_ascii=False) + "\n"
-    (Path(run) / LINEAGE_FILE).write_text(text, encoding="utf-8")
+    replace_text(Path(run) / LINEAGE_FILE, text)
 
 
 def read_lineage(run: str | Path) -> dict[str, Any]:

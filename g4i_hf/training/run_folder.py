@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..cli import NOT_RECORDED, is_secret
-from .trainer import STAGING
+from ..data.replacing import replace_text
+from .checkpoint import newest_checkpoint
+from .checkpointing_trainer import STAGING
+from .loss_check import BATCH_FILE
+from .skipped_images import BAD_IMAGES_FILE
 
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
-NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm", "stop_on_nan"}
+NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
+NOT_COMPARED |= {"stop_on_nan", "max_nan_steps", "on_bad_images"}
 NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
 NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", "tensorboard", STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json")
+WRITTEN_FILES += (BATCH_FILE, BAD_IMAGES_FILE)
 PATHS = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir")
 
 
@@ -60,7 +65,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
 def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     text = "# The options of this run; repeat it with --config on this file.\n" + yaml.safe_dump(options)
-    (Path(output_dir) / OPTIONS_FILE).write_text(text)
+    replace_text(Path(output_dir) / OPTIONS_FILE, text)
 
 
 def read_options(run: str | Path) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def read_options(run: str | Path) -> dict[str, Any]:
     path = Path(run) / OPTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def is_finished(run: str | Path) -> bool:
@@ -114,12 +119,14 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
         )
     if is_finished(folder):
         return "finished", None
-    checkpoint = get_last_checkpoint(str(folder))
+    checkpoint = newest_checkpoint(folder)
     return ("resume", checkpoint) if checkpoint else ("fresh", None)
 
 
 def clear_run(output_dir: str | Path) -> None:
     """Removes what an earlier run left, but nothing that a run does not write."""
+    # First, so that what is left of a run after a kill passes for none
+    (Path(output_dir) / OPTIONS_FILE).unlink(missing_ok=True)
     for path in _written(Path(output_dir)):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -10,6 +10,7 @@ from transformers.trainer_callback import TrainerState
 from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
 from .alignment_arguments import AlignmentArguments
+from .skipped_images import BAD_IMAGES_FILE
 from .stopwatch import Stopwatch
 from .trackers import tracker_places
 
@@ -82,6 +83,10 @@ def summary_of_run(
             f"resumed from checkpoint-{stopwatch.first_step} (epoch {stopwatch.first_epoch:.3g}): the times are those "
             f"of the {state.global_step - stopwatch.first_step} steps since then"
         )
+    if metrics.get("train_nan_steps"):
+        steps.append(f"{metrics['train_nan_steps']} steps left out, whose loss or gradient was NaN or infinite")
+    if metrics.get("train_bad_images"):
+        steps.append(f"{metrics['train_bad_images']} images left out, which could not be read: {BAD_IMAGES_FILE}")
     return {
         "Trained": [*described, *steps],
         "Result": _results(metrics),

@@ -2,17 +2,13 @@
 
 import contextlib
 import math
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.collator import AlignmentCollator, collator_from, finish_batch
 from ..data.sampler import DrawnRows, GlobalBatchSampler
@@ -22,18 +18,18 @@ from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
 from .caption_teacher import CaptionTeacher
+from .checkpointing_trainer import CheckpointingTrainer
 from .class_weights import class_weights_of
 from .ema import EmaCallback
 from .loss_check import LossCheck
+from .nan_steps import SkipNanSteps
 from .progress import replace_progress
-from .publishing_trainer import PublishingTrainer
+from .skipped_images import SkippedImages
 from .stopwatch import Stopwatch
 from .trackers import forget_local_student, name_run, use_run_folder
 
-STAGING = ".tmp-checkpoint"
 
-
-class AlignmentTrainer(PublishingTrainer):
+class AlignmentTrainer(CheckpointingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
@@ -80,8 +76,7 @@ class AlignmentTrainer(PublishingTrainer):
         self.ema = EmaCallback(model.student, args.ema_decay) if args.ema_decay is not None else None
         if self.ema is not None:
             self.add_callback(self.ema)
-        self._sums: dict[str, torch.Tensor] = {}  # of logged terms, on device, since the last log
-        self._staging: Path | None = None
+        self.logged_sums: dict[str, torch.Tensor] = {}  # of terms, on device, since the last log
 
     @staticmethod
     def _caption_teacher(args: AlignmentArguments, model, train_dataset) -> CaptionTeacher | None:
@@ -104,8 +99,20 @@ class AlignmentTrainer(PublishingTrainer):
         progress = replace_progress(self, self.stopwatch)
         self.loss_check: LossCheck | None = None
         if self.args.stop_on_nan:
-            self.loss_check = LossCheck(before_raising=progress.close if progress is not None else None)
+            before_raising = progress.close if progress is not None else None
+            self.loss_check = LossCheck(self.train_dataset, before_raising)
             self.add_callback(self.loss_check)
+        self.skipped_images = SkippedImages(self.train_dataset)
+        if self._may_skip_images:
+            self.add_callback(self.skipped_images)
+        self.nan_steps: SkipNanSteps | None = None
+        if self.args.max_nan_steps:
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                raise ValueError(
+                    "max_nan_steps is set, but gradients that are sharded cannot be taken back: leave it out."
+                )
+            self.nan_steps = SkipNanSteps(self, self.args.max_nan_steps)
+            self.add_callback(self.nan_steps)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -166,6 +173,10 @@ class AlignmentTrainer(PublishingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ):
         training = model.training
+        if training:
+            self.skipped_images.note(inputs.get("bad_images"))
+        if training and self.loss_check is not None:
+            self.loss_check.note_rows(inputs.get("rows"), self.state.global_step + 1)
         aligning = training and "text_embeds" in inputs
         if training and not aligning:
             self._check_needs_no_texts(inputs)
@@ -219,89 +230,26 @@ class AlignmentTrainer(PublishingTrainer):
     def _add(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
         """Sums up without waiting for the device."""
         entry = torch.stack([value.detach().to(torch.float32), count.to(torch.float32)])
-        self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        self.logged_sums[name] = self.logged_sums[name] + entry if name in self.logged_sums else entry
         if self.loss_check is not None:
             self.loss_check.note(name, value, self.state.global_step + 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer logs on every process at the same steps, so all of them come here to add up their sums
-        if "loss" in logs and self._sums:
-            names = list(self._sums)
-            sums = reduce_sum(torch.stack([self._sums[name] for name in names])).tolist()
+        if "loss" in logs and self.logged_sums:
+            names = list(self.logged_sums)
+            sums = reduce_sum(torch.stack([self.logged_sums[name] for name in names])).tolist()
             logs.update({name: total / max(count, 1.0) for name, (total, count) in zip(names, sums, strict=True)})
-            self._sums = {}
+            self.logged_sums = {}
+            if self.nan_steps is not None:
+                logs["nan_steps"] = self.nan_steps.steps
         super().log(logs, start_time)
 
-    # --- Checkpoints -------------------------------------------------------------------------------------------------
+    def left_out(self) -> dict[str, int]:
+        """For `all_results.json`: what training did without, where it was allowed to."""
+        found = {} if self.nan_steps is None else {"train_nan_steps": self.nan_steps.steps}
+        return found | ({"train_bad_images": self.skipped_images.total} if self._may_skip_images else {})
 
-    def _get_output_dir(self, trial) -> str:
-        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """
-        Writes the whole checkpoint, the EMA included, to a temporary folder and renames it: a run killed at any moment
-        leaves either a whole checkpoint or none.
-        """
-        run_dir = Path(super()._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = run_dir / STAGING
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        if self.args.should_save and self.ema is not None:
-            self.ema.save(staging / name)
-        self.accelerator.wait_for_everyone()
-        self._settle_best_checkpoint(staging, run_dir)
-        if self.args.should_save:
-            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-            (staging / name).rename(run_dir / name)
-            shutil.rmtree(staging)
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        self.accelerator.wait_for_everyone()
-        self.publish_checkpoint(run_dir / name)
-
-    def _settle_best_checkpoint(self, staging: Path, run_dir: Path) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best).parent == staging:
-            self.state.best_model_checkpoint = str(run_dir / Path(best).name)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._load_weights(resume_from_checkpoint)
-        if self.ema is not None:
-            self.ema.load(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            self._load_weights(self.state.best_model_checkpoint)
-        if self.ema is not None:
-            self.ema.load(self.state.best_model_checkpoint)
-
-    def _load_weights(self, checkpoint: str) -> None:
-        """
-        By `from_pretrained`: a checkpoint has the names that the Hub knows, which for ViT, DeiT, BEiT and others are
-        not those of the modules. Trainer looks for the latter, warns, and goes on with the weights it has.
-        """
-        saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        # A pickle with the paths of this machine; train.yaml keeps the options
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    @property
+    def _may_skip_images(self) -> bool:
+        return getattr(self.train_dataset, "on_bad_images", "error") == "skip"

@@ -1,6 +1,7 @@
 """
-Trains on several processes, the last batch of an epoch leaving some without rows; then with a loss that becomes NaN on
-one process alone. Each process writes FOLDER/RANK.json: what it logged, and the error it met.
+Trains on several processes, the last batch of an epoch leaving some without rows; with a loss that becomes NaN on one
+process alone; and with a row that makes it NaN, in a step that is left out. Each process writes FOLDER/RANK.json: what
+it logged, and the error it met.
 
     accelerate launch --num_processes W tests/workers/terms_of_processes.py FOLDER
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from test_progress import Spoil, trainer_of
+from test_progress import Spoil, trained, trainer_of, with_nan
 
 from g4i_hf.cli import end_processes
 
@@ -34,8 +35,12 @@ def main() -> None:
         error = None
     except ValueError as raised:
         error = str(raised)
+    options = {"per_device_train_batch_size": 2, "max_nan_steps": 1}
+    left_out = trained(folder / "left_out", with_nan(5), "vit", **options)
+    weights = [value.double().sum().item() for value in left_out.model.state_dict().values()]
     # A file each: lines that two processes print at once can run into each other
     found = {"rank": rank, "history": trainer.state.log_history, "error": error}
+    found["left_out"] = [left_out.nan_steps.steps, weights]
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 

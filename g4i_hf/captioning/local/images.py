@@ -6,6 +6,7 @@ from itertools import groupby, islice
 
 from PIL import Image as PILImage
 
+from ...data.bad_images import why_unreadable
 from ...data.images import open_image, to_rgb
 from ..answers import Question
 
@@ -76,7 +77,7 @@ def decode(question: Question, max_side: int) -> PILImage.Image | Unreadable:
             size = shrunk(*image.size, max_side)
             return image if size == image.size else image.resize(size, PILImage.Resampling.LANCZOS)
     except Exception as error:  # as above; one broken file must not end the run
-        return Unreadable(f"The image cannot be read: {_reason(error)}")
+        return Unreadable(f"The image cannot be read: {why_unreadable(error)}")
 
 
 def _opened(question: Question) -> PILImage.Image:
@@ -94,14 +95,3 @@ def _opened(question: Question) -> PILImage.Image:
 def _is_remote(question: Question) -> bool:
     """On a server, or within an archive."""
     return question.image.get("bytes") is None and "://" in (question.image.get("path") or "")
-
-
-def _reason(error: Exception) -> str:
-    """Without the address of a buffer or the path of the file, which say nothing to the reader of a table."""
-    if isinstance(error, PILImage.UnidentifiedImageError):
-        return "no known image format"
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -1,0 +1,114 @@
+"""Images that cannot be read: an error, or left out and reported."""
+
+import logging
+from typing import Any
+
+from datasets import Dataset
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+from tqdm import tqdm
+
+from .. import columns
+from .images import open_image, to_rgb
+
+logger = logging.getLogger(__name__)
+
+ON_BAD_IMAGES = ("error", "skip")
+# More than this is no matter of a few bad files, but of a disk or a folder that is gone
+MOST_BAD, MOST_BAD_SHARE = 10, 0.01
+SHOWN = 10  # images named in a warning
+GREY = (124, 116, 104)  # ImageNet's mean
+
+
+class BadImageError(ValueError):
+    """
+    An image cannot be read, or too many cannot.
+
+    A data loader's process hands an error on with its traceback in front of the message, which is cut off here.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+def why_unreadable(error: Exception) -> str:
+    """Without the address of a buffer or the path of the file, which say nothing to the reader of a table."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known image format"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
+    """Decodes an image as a data set holds it. Returns why that cannot be done, None when it can."""
+    try:
+        to_rgb(open_image(stored))
+    except Exception as error:  # Pillow's readers raise about anything on a broken file
+        return why_unreadable(error)
+    return None
+
+
+def stand_in() -> PILImage.Image:
+    """What a row shows whose image cannot be read; the row counts for nothing."""
+    return PILImage.new("RGB", (64, 64), GREY)
+
+
+def bad_image(images: Dataset, image_ids: Dataset, row: int, reason: str) -> dict[str, str | None]:
+    """For reports: `image_id`, `file` (None where the bytes lie in a table) and `reason`."""
+    image = images[row][columns.IMAGE]
+    file = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
+    return {"image_id": image_ids[row][columns.IMAGE_ID], "file": file, "reason": reason}
+
+
+def described(bad: dict[str, str | None]) -> str:
+    return f"{bad['image_id']!r}" + (f" ({bad['file']})" if bad["file"] else "") + f": {bad['reason']}"
+
+
+def error_of(bad: dict[str, str | None]) -> BadImageError:
+    return BadImageError(
+        f"The image {described(bad)}. Replace the file or remove the row, or leave such images out with "
+        "--on_bad_images skip."
+    )
+
+
+def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -> None:
+    """
+    Raises:
+        BadImageError: when so many images of so many rows are bad that something else must be wrong.
+    """
+    if number > max(MOST_BAD, MOST_BAD_SHARE * rows):
+        raise BadImageError(
+            f"{number:,} of {rows:,} images cannot be read, too many to be left out (at most {MOST_BAD_SHARE:.0%}, or "
+            f"{MOST_BAD}). The last: {described(example)}. Is the folder of the images there, and the disk well?"
+        )
+
+
+def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
+    """
+    The rows of a split whose image can be read, for evaluation: every image is decoded once to find out.
+
+    Returns:
+        These rows, and the others as [`bad_image`] tells of them, which are also named in a warning.
+
+    Raises:
+        BadImageError: when too many cannot be read.
+    """
+    images, bad = split.select_columns([columns.IMAGE]), {}
+    for row in tqdm(range(len(split)), desc=f"Reading images of {name}", unit="image", leave=False, disable=None):
+        reason = why_bad(images[row][columns.IMAGE])
+        if reason is not None:
+            bad[row] = bad_image(images, split, row, reason)
+            check_not_too_many(len(bad), len(split), bad[row])
+    if not bad:
+        return split, []
+    warn_of(f"Split {name!r}", list(bad.values()), len(split))
+    return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
+
+
+def warn_of(what: str, bad: list[dict[str, Any]], rows: int, place: str = "") -> None:
+    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    named = "; ".join(map(described, bad[:SHOWN])) + more
+    logger.warning("%s: %d of %d images cannot be read and are left out%s: %s", what, len(bad), rows, place, named)

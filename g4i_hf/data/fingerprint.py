@@ -1,0 +1,85 @@
+"""What tells the data that a training saw from any other: a digest of each of its parts."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+from .. import columns
+from .dataset import CaptionedImages
+
+SAMPLE = 4096  # images whose bytes are read; of larger splits these, evenly spaced
+BATCH = 10_000  # rows or vectors looked at together
+PARTS = {
+    "rows": "number of rows",
+    "image_ids": "image ids or their order",
+    "labels": "labels",
+    "captions": "which captions are equal",
+    "text_embeds": "text embeddings",
+    "caption_weight": "caption weights",
+    "images": "bytes of the images",
+}
+
+
+def fingerprint(dataset: Any) -> dict[str, int | str]:
+    """
+    Digests of what is trained on, in the order of the rows: after `label_fraction`, `caption_control` and the like.
+
+    All but the images is read whole: at ImageNet's size that is one pass over about a gigabyte of embeddings. Of a
+    split with more than `SAMPLE` images so many are read, evenly spaced: images that were all encoded anew are seen,
+    one that was replaced may not be.
+
+    Args:
+        dataset: [`CaptionedImages`]; of anything else only the length is known.
+
+    Returns:
+        A digest by part, see `PARTS`.
+    """
+    if not isinstance(dataset, CaptionedImages):
+        return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
+    found: dict[str, int | str] = {"rows": len(dataset), "image_ids": _digest_of_ids(dataset.image_ids)}
+    found["labels"] = _digest_of_array(dataset.labels)
+    if dataset.texts is not None:
+        found["captions"] = _digest_of_array(dataset.caption_keys)
+        found["text_embeds"] = _digest_of_array(dataset.texts.embeds)
+        found["caption_weight"] = _digest_of_array(dataset.caption_weight)
+    return found | {"images": _digest_of_images(dataset.images)}
+
+
+def _digest_of_ids(rows: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in rows.iter(batch_size=BATCH):
+        digest.update("".join(f"{image_id}\0" for image_id in batch[columns.IMAGE_ID]).encode())
+    return digest.hexdigest()
+
+
+def _digest_of_array(array: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    for start in range(0, len(array), BATCH):
+        digest.update(np.ascontiguousarray(array[start : start + BATCH]).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _digest_of_images(rows: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for row in np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int).tolist():
+        content = _content(rows[row][columns.IMAGE])
+        digest.update(f"{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _content(image: dict[str, Any] | PILImage.Image | None) -> bytes:
+    """As it is stored, not decoded; empty where there is none."""
+    if image is None:
+        return b""
+    if isinstance(image, PILImage.Image):
+        return image.tobytes()
+    if image["bytes"] is not None:
+        return image["bytes"]
+    try:
+        with open(image["path"], "rb") as file:
+            return file.read()
+    except OSError:  # that it cannot be read is for training to say
+        return b""
