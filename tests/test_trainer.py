@@ -85,7 +85,8 @@ def global_batch(model: AlignedImageClassification, batch: dict[str, torch.Tenso
     """Logits, and the alignment's view of a collated batch, in NumPy."""
     with torch.no_grad():
         output = model.train()(batch["pixel_values"])
-    batch = {k: (tensor.double() if tensor.is_floating_point() else tensor).numpy() for k, tensor in batch.items()}
+    tensors = {k: value for k, value in batch.items() if isinstance(value, torch.Tensor)}
+    batch = {k: (tensor.double() if tensor.is_floating_point() else tensor).numpy() for k, tensor in tensors.items()}
     mix = {"partner": batch.get("mix_partner"), "share": batch.get("mix_share")}
     keys = [batch["image_keys"], batch["caption_keys"]]
     alignment = reference.Batch(
