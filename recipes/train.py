@@ -86,6 +86,10 @@ def load_data(run, data, encoder, args):
     from g4i_hf.data.stage import join_stage, read_stage
     from g4i_hf.embedding import captions_to_embed, text_embeds_folder
 
+    if run.streaming:
+        from g4i_hf.training.streamed_run import load_streamed
+
+        return *load_streamed(run, data, args), 0, None
     with PartialState().main_process_first():  # the first fills the cache that the others read
         splits = data.load()
     if run.train_split not in splits:
@@ -200,6 +204,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     from g4i_hf.evaluation.predict import eval_transform
     from g4i_hf.modeling.processing import ImageSettings
     from g4i_hf.training import AlignmentTrainer
+    from g4i_hf.training.streamed_run import training_images
 
     publisher = None
     if args.push_to_hub:
@@ -208,7 +213,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
         publisher = StudentPublisher(args)
     settings = ImageSettings.from_processor(processor)
     transform = train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
-    images = CaptionedImages(splits[run.train_split], transform, args.seed, args.align_captions, run.on_bad_images)
+    images = training_images(splits[run.train_split], transform, run, args, list(model.config.id2label.values()))
     if one_embedding:
         images.use_one_embedding(model.config.text_embed_dim, splits[run.train_split][columns.CAPTION][:])
     evaluated = splits.get(run.eval_split)

@@ -1,13 +1,17 @@
 """Options of the data: where it is, what its columns are called, how images are augmented."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
-from .loading import ColumnNames, load_images
+from .loading import ColumnNames, load_images, with_class_names
+from .row_streams import RowStream, load_one_split, open_rows
 from .source import Source
 from .streaming import stream_images
+
+NO_JOIN = "captions_name is set, but a stream has no rows that captions could be joined to."
 
 
 @dataclass
@@ -42,6 +46,14 @@ class DataArguments:
         default=None, metadata={"help": "Name of the column `caption_weight` in the data."}
     )
 
+    class_names_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with the name of a class in each line, in the order of the labels: for labels without "
+            "names, and for a stream whose labels are texts."
+        },
+    )
+
     def __post_init__(self):
         if not self.dataset_name:
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
@@ -50,7 +62,7 @@ class DataArguments:
 
     def load(self) -> DatasetDict:
         """The splits, see [`~g4i_hf.data.loading.load_images`]."""
-        return load_images(
+        splits = load_images(
             self.dataset_name,
             config_name=self.dataset_config_name,
             revision=self.dataset_revision,
@@ -58,6 +70,55 @@ class DataArguments:
             captions_name=self.captions_name,
             captions_revision=self.captions_revision,
         )
+        return splits if self.class_names_file is None else with_class_names(splits, self.read_class_names())
+
+    def load_split(self, split: str) -> Dataset | None:
+        """One split alone, where the others need not be copied for it; None where there is none of that name."""
+        loaded = load_one_split(
+            self.dataset_name,
+            split,
+            config_name=self.dataset_config_name,
+            revision=self.dataset_revision,
+            names=self.column_names(),
+        )
+        if loaded is None or self.class_names_file is None:
+            return loaded
+        return with_class_names(DatasetDict({split: loaded}), self.read_class_names())[split]
+
+    def open_rows(self, split: str, num_processes: int) -> RowStream:
+        """
+        A split to be trained on as a stream, see [`~g4i_hf.data.row_streams.open_rows`].
+
+        Raises:
+            ValueError: with `captions_name`.
+        """
+        if self.captions_name:
+            raise ValueError(NO_JOIN)
+        return open_rows(
+            self.dataset_name,
+            split,
+            config_name=self.dataset_config_name,
+            revision=self.dataset_revision,
+            names=self.column_names(),
+            num_processes=num_processes,
+        )
+
+    def read_class_names(self) -> list[str] | None:
+        """
+        The names of the classes in `class_names_file`.
+
+        Raises:
+            OSError: when the file cannot be read.
+            ValueError: when it holds a name twice, or none.
+        """
+        if self.class_names_file is None:
+            return None
+        names = Path(self.class_names_file).read_text(encoding="utf-8").splitlines()
+        if not names or len(set(names)) < len(names):
+            raise ValueError(
+                f"class_names_file is {self.class_names_file}: give every class a line with a name of its own."
+            )
+        return names
 
     def stream(self) -> dict[str, IterableDataset]:
         """
@@ -67,7 +128,7 @@ class DataArguments:
             ValueError: with `captions_name`.
         """
         if self.captions_name:
-            raise ValueError("captions_name is set, but a stream has no rows that captions could be joined to.")
+            raise ValueError(NO_JOIN)
         return stream_images(
             self.dataset_name,
             config_name=self.dataset_config_name,

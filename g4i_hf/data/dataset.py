@@ -50,6 +50,8 @@ class CaptionedImages(torch.utils.data.Dataset):
         BadImageError: when an image cannot be read, unless these are skipped.
     """
 
+    keys_of = staticmethod(keys_of)  # makes keys of ids and captions
+
     def __init__(
         self,
         split: Dataset,
@@ -68,15 +70,15 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.on_bad_images = on_bad_images
         self.epoch = 0
         self.labels = labels_of(split)
-        self.image_keys = keys_of(split[columns.IMAGE_ID][:])
-        self.texts = Texts.of(split, captions)
+        self.image_keys = self.keys_of(split[columns.IMAGE_ID][:])
+        self.texts = Texts.of(split, captions, self.keys_of)
         self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
         self.caption_weight = np.zeros(len(split), dtype=np.float32)
         if self.texts is not None:
             self.caption_weight[self.texts.counts > 0] = 1.0
             self.caption_keys = self.texts.caption_keys
         elif columns.CAPTION in split.column_names:
-            self.caption_keys = caption_key_table(split[columns.CAPTION][:])
+            self.caption_keys = caption_key_table(split[columns.CAPTION][:], self.keys_of)
         else:
             self.caption_keys = self.image_keys[:, None]
         if columns.CAPTION_WEIGHT in split.column_names:
@@ -117,9 +119,13 @@ class CaptionedImages(torch.utils.data.Dataset):
         with own_randomness() as seed_all:
             return [self._item(draw, stored, seed_all) for draw in draws]
 
+    def name_of(self, row: int) -> int | str:
+        """What tells a row from the others wherever it is drawn."""
+        return row
+
     def _item(self, draw: Draw, stored: dict[int, Any], seed_all: Callable[[int], None]) -> dict[str, Any]:
         row = draw.row
-        what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
+        what = f"{self.seed} {draw.epoch} {self.name_of(row)}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
         item = {

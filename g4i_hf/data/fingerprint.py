@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 
 from .. import columns
 from .dataset import CaptionedImages
+from .streamed_images import StreamedImages
 
 SAMPLE = 4096  # images whose bytes are read; of larger splits these, evenly spaced
 BATCH = 10_000  # rows or vectors looked at together
@@ -36,6 +37,8 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
     Returns:
         A digest by part, see `PARTS`.
     """
+    if isinstance(dataset, StreamedImages):
+        return {} if dataset.stream.num_rows is None else {"rows": dataset.stream.num_rows}
     if not isinstance(dataset, CaptionedImages):
         return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
     found: dict[str, int | str] = {"rows": len(dataset), "image_ids": _digest_of_ids(dataset.image_ids)}

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from .. import columns
 from .chain import steps
@@ -17,6 +17,8 @@ from .opening import check_dataset_name, open_data
 from .published import find_stage
 from .source import Source
 from .stage import join_stage, open_stage
+
+WEBDATASET_KEY, WEBDATASET_URL = "__key__", "__url__"  # columns that `datasets` gives a WebDataset
 
 
 @dataclass
@@ -74,7 +76,7 @@ def load_images(
         if stage is None or stage.get("with_images"):
             splits = _rows(source.name, config_name, source.revision, stage)
             names = ColumnNames(**given)
-            images = DatasetDict({name: _standardise(split, name, names) for name, split in splits.items()})
+            images = DatasetDict({name: standardise(split, name, names) for name, split in splits.items()})
             for join in reversed(joins):
                 images = join(images)
             return images
@@ -121,9 +123,15 @@ def _of_images(names: dict[str, str], captions: DatasetDict) -> dict[str, str]:
     return {ours: theirs for ours, theirs in names.items() if ours not in texts}
 
 
-def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:
+def standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:
+    """The split with our column names, its images not decoded, and `image_id`; see [`load_images`]."""
+    names, is_webdataset = webdataset_names(split.features, names), WEBDATASET_URL in split.features
+    if fields := json_fields(split.features, names):
+        flat = split.select_columns(list({column for column, _ in fields.values()})).flatten()
+        split = concatenate_datasets([split, flat.select_columns(list(fields))], axis=1)
     renamed = renamed_columns(split.column_names, split_name, names)
     in_the_way = [ours for ours in renamed.values() if ours in split.column_names]
+    in_the_way += [WEBDATASET_URL] * (WEBDATASET_URL in split.column_names)
     split = split.remove_columns(in_the_way).rename_columns(renamed)
     if columns.IMAGE not in split.column_names:
         raise ValueError(
@@ -137,7 +145,40 @@ def _standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset
             f"Split {split_name!r}, column 'image': {split.features[columns.IMAGE]} is no image. Name the right "
             "column with --image_column."
         ) from error
-    return with_image_ids(split, split_name)
+    return with_image_ids(_with_fixed_length(split) if is_webdataset else split, split_name)
+
+
+def _with_fixed_length(split: Dataset) -> Dataset:
+    """With `text_embeds` as vectors of one length, which JSON cannot declare."""
+    feature = split.features.get(columns.TEXT_EMBEDS)
+    if not isinstance(feature, List) or feature.length > 0 or isinstance(feature.feature, List):
+        return split
+    vectors = split[columns.TEXT_EMBEDS][:]
+    dim = next((len(vector) for vector in vectors if vector), -1)
+    feature = List(Value("float16"), length=dim)
+    return split.remove_columns(columns.TEXT_EMBEDS).add_column(columns.TEXT_EMBEDS, vectors, feature=feature)
+
+
+def webdataset_names(features: Features, names: ColumnNames) -> ColumnNames:
+    """Columns of a WebDataset that has the usual names: an image of any type, `cls`, `txt`; the key is the id."""
+    if not {WEBDATASET_KEY, WEBDATASET_URL} <= set(features):
+        return names
+    images = [column for column, feature in features.items() if isinstance(feature, Image)]
+    usual = {columns.IMAGE: images[0] if len(images) == 1 else None, columns.LABEL: "cls", columns.CAPTION: "txt"}
+    usual[columns.IMAGE_ID] = WEBDATASET_KEY
+    found = {ours: theirs for ours, theirs in usual.items() if theirs in features and ours not in features}
+    return ColumnNames(**found | {ours: theirs for ours, theirs in vars(names).items() if theirs})
+
+
+def json_fields(features: Features, names: ColumnNames) -> dict[str, tuple[str, str]]:
+    """Of the names that are fields of a column, as in `json.caption`, the column and the field."""
+    parts = {theirs: theirs.partition(".") for theirs in vars(names).values() if theirs and theirs not in features}
+    of_columns = {theirs: (column, field) for theirs, (column, _, field) in parts.items()}
+    return {
+        theirs: (column, field)
+        for theirs, (column, field) in of_columns.items()
+        if isinstance(features.get(column), dict) and field in features[column]
+    }
 
 
 def renamed_columns(available: list[str], split_name: str, names: ColumnNames) -> dict[str, str]:
@@ -205,6 +246,20 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
         }
     )
     return splits, dict(enumerate(names))
+
+
+def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
+    """
+    The splits with `label` as a ClassLabel of these names; a split without labels stays as it is.
+
+    Raises:
+        ValueError: for a label that is none of them.
+    """
+    feature = ClassLabel(names=names)
+    named = {name: columns.LABEL in split.column_names for name, split in splits.items()}
+    return DatasetDict(
+        {name: _cast_label(split, name, feature) if named[name] else split for name, split in splits.items()}
+    )
 
 
 def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset:

@@ -5,7 +5,15 @@ import logging
 import re
 from pathlib import Path
 
-from datasets import ClassLabel, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import (
+    ClassLabel,
+    DatasetBuilder,
+    DatasetDict,
+    Image,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 
 from .. import columns
 from .stage import STAGE_FILE
@@ -18,6 +26,8 @@ SPLIT_FOLDERS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+
+SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:
@@ -39,20 +49,46 @@ def open_data(name: str, config_name: str | None, revision: str | None) -> Datas
         return load_from_disk(name)
     if (folder / "state.json").is_file():
         return DatasetDict(train=load_from_disk(name))
-    readme = folder / "README.md"
-    if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):
+    if _names_its_files(folder):
         return load_dataset(name, config_name)
-    parquet = _parquet_splits(folder)
-    return load_dataset("parquet", data_files=parquet) if parquet else _open_imagefolder(folder)
+    for kind, suffix in SHARDED.items():
+        if files := _split_files(folder, suffix):
+            return load_dataset(kind, data_files=files)
+    return _open_imagefolder(folder)
 
 
-def _parquet_splits(folder: Path) -> dict[str, list[str]]:
+def builder_of(name: str, config_name: str | None, revision: str | None) -> DatasetBuilder | None:
+    """
+    What reads the files of a data set.
+
+    Returns:
+        None for a folder that holds neither Parquet files nor WebDataset archives, nor says what its files are.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return load_dataset_builder(name, config_name, revision=revision)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return None
+    if _names_its_files(folder):
+        return load_dataset_builder(name, config_name)
+    for kind, suffix in SHARDED.items():
+        if files := _split_files(folder, suffix):
+            return load_dataset_builder(kind, data_files=files)
+    return None
+
+
+def _names_its_files(folder: Path) -> bool:
+    readme = folder / "README.md"
+    return readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M) is not None
+
+
+def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
     """
     The files of each split: one split a file name without the number of its shard, or a folder name where the files
     only have numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
     """
     files: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in sorted(folder.rglob(f"*{suffix}")):
         inside = path.relative_to(folder)
         of_stage = len(inside.parts) > 1 and (path.parent / STAGE_FILE).is_file()
         if of_stage or path.name == "metadata.parquet" or any(part.startswith(".") for part in inside.parts):
@@ -70,7 +106,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
     when there are at least two of them in a split.
     """
-    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tar", ".tgz", ".zip"))
+    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
         raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
     try:

@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from datasets import Image, IterableDataset, IterableDatasetDict, load_dataset
+from datasets import Features, Image, IterableDataset, IterableDatasetDict, load_dataset
 from datasets.utils.file_utils import is_remote_url, xopen
 
 from .. import columns
-from .loading import ColumnNames, load_images, renamed_columns
+from .loading import (
+    WEBDATASET_URL,
+    ColumnNames,
+    json_fields,
+    load_images,
+    renamed_columns,
+    webdataset_names,
+)
 
 
 def stream_images(
@@ -42,16 +49,23 @@ def stream_images(
     splits = {name: _standardised(split, name, names) for name, split in streamed.items()}
     if not read_files:
         return splits
-    return {name: split.map(_with_bytes, features=split.features) for name, split in splits.items()}
+    return {name: split.map(with_bytes, features=split.features) for name, split in splits.items()}
 
 
 def _standardised(split: IterableDataset, split_name: str, names: ColumnNames) -> IterableDataset:
+    """The stream with our column names, its images not decoded, see [`stream_images`]."""
     if split.features is None:
         split = split._resolve_features()
+    # First of all: whatever is done to a stream that decodes would encode its images anew, without their paths
+    split, names = split.decode(False), webdataset_names(split.features, names)
+    if fields := json_fields(split.features, names):
+        added = {theirs: split.features[column][field] for theirs, (column, field) in fields.items()}
+        split = split.map(_with_fields, fn_kwargs={"fields": fields}, features=Features(split.features | added))
     renamed = renamed_columns(list(split.features), split_name, names)
     in_the_way = [ours for ours in renamed.values() if ours in split.features]
-    # First of all: whatever is done to a stream that decodes would encode its images anew, without their paths
-    split = split.decode(False).remove_columns(in_the_way).rename_columns(renamed)
+    in_the_way += [WEBDATASET_URL] * (WEBDATASET_URL in split.features)
+    split = split.remove_columns(in_the_way) if in_the_way else split  # by `map`, row by row: slow
+    split = split.rename_columns(renamed) if renamed else split
     if not isinstance(split.features.get(columns.IMAGE), Image):
         raise ValueError(
             f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
@@ -60,7 +74,12 @@ def _standardised(split: IterableDataset, split_name: str, names: ColumnNames) -
     return split
 
 
-def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+def _with_fields(row: dict[str, Any], fields: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    return row | {name: (row[column] or {}).get(field) for name, (column, field) in fields.items()}
+
+
+def with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the bytes of its image where that is a file of the Hub."""
     image = row[columns.IMAGE]
     if image is None or image["bytes"] is not None or not is_remote_url(image["path"] or ""):
         return row

@@ -1,7 +1,7 @@
 """The texts of a split: embeddings, one or several a row, and what tells equal ones."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,20 @@ from datasets import Dataset
 from .. import columns
 
 CHUNK = 65536  # texts converted at once
+Key = Callable[[Iterable[Any]], np.ndarray]  # values -> integers, equal for equal ones
+
+
+def keys_of(values: Iterable[Any]) -> np.ndarray:
+    """Equal values get equal integers; a null gets -1."""
+    numbers: dict[Any, int] = {}
+    keys = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
+    return np.asarray(keys, dtype=np.int64)
+
+
+def hashed_keys(values: Iterable[Any]) -> np.ndarray:
+    """As [`keys_of`], by the value alone: 63 bits of its digest. For rows of which nobody sees all."""
+    keys = [-1 if value is None else _hash(value) for value in values]
+    return np.asarray(keys, dtype=np.int64)
 
 
 @dataclass
@@ -31,11 +45,12 @@ class Texts:
     caption_keys: np.ndarray
 
     @classmethod
-    def of(cls, split: Dataset, choice: str = "sample") -> "Texts | None":
+    def of(cls, split: Dataset, choice: str = "sample", key: Key = keys_of) -> "Texts | None":
         """
         Args:
             split: rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`.
             choice: what becomes of several captions: `sample` and `all` keep them, `mean` averages them.
+            key: gives equal values equal integers; [`keys_of`] by default.
 
         Returns:
             None for a split without text embeddings.
@@ -45,27 +60,27 @@ class Texts:
         embeds, counts = _embeddings(split)
         captions = split[columns.CAPTION][:] if columns.CAPTION in split.column_names else None
         if captions is None:
-            text_keys, starts = keys_of(map(_digest, embeds)), _starts(counts)
+            text_keys, starts = key(map(_digest, embeds)), _starts(counts)
             caption_keys = _padded(text_keys, starts)
         else:
             blank = np.asarray([is_blank(caption) for caption in captions], dtype=bool)
             if (counts[blank] > 0).any():
                 embeds = embeds[np.repeat(~blank, counts)]
                 counts = np.where(blank, 0, counts)
-            starts, caption_keys = _starts(counts), caption_key_table(captions)
+            starts, caption_keys = _starts(counts), caption_key_table(captions, key)
             text_keys = _caption_of_each_text(caption_keys, counts)
             if text_keys is None:  # which vector is of which caption cannot be told
-                text_keys = keys_of(map(_digest, embeds))
+                text_keys = key(map(_digest, embeds))
         texts = cls(embeds, starts, text_keys, caption_keys)
-        return texts.averaged() if choice == "mean" else texts
+        return texts.averaged(key) if choice == "mean" else texts
 
     @property
     def counts(self) -> np.ndarray:
         """(rows,) number of texts."""
         return np.diff(self.starts)
 
-    def averaged(self) -> "Texts":
-        """One text a row, the mean of its texts, of unit norm."""
+    def averaged(self, key: Key) -> "Texts":
+        """One text a row, the mean of its texts, of unit norm; `key` as in [`Texts.of`]."""
         if self.counts.max(initial=0) <= 1:
             return self
         captioned = self.counts > 0
@@ -79,7 +94,7 @@ class Texts:
         return Texts(
             embeds=means,
             starts=_starts(captioned),
-            text_keys=keys_of(map(_digest, means)),
+            text_keys=key(map(_digest, means)),
             caption_keys=self.caption_keys,
         )
 
@@ -94,12 +109,12 @@ class Texts:
         return total.astype(np.float32)
 
 
-def caption_key_table(captions: list) -> np.ndarray:
+def caption_key_table(captions: list, key: Key = keys_of) -> np.ndarray:
     """(rows, C) integers, equal for equal captions, -1 where a row has fewer than the most; a null is no caption."""
     lists = [caption if isinstance(caption, list) else [caption] for caption in captions]
     flat = [caption for row in lists for caption in row if not is_blank(caption)]
     counts = [sum(not is_blank(caption) for caption in row) for row in lists]
-    return _padded(keys_of(flat), _starts(counts))
+    return _padded(key(flat), _starts(counts))
 
 
 def is_blank(caption: str | list[str] | None) -> bool:
@@ -108,11 +123,9 @@ def is_blank(caption: str | list[str] | None) -> bool:
     return not any(text and text.strip() for text in texts)
 
 
-def keys_of(values: Iterable[Any]) -> np.ndarray:
-    """Equal values get equal integers; a null gets -1."""
-    numbers: dict[Any, int] = {}
-    keys = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
-    return np.asarray(keys, dtype=np.int64)
+def _hash(value: str | bytes) -> int:
+    content = value.encode() if isinstance(value, str) else value
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
 def _padded(keys: np.ndarray, starts: np.ndarray) -> np.ndarray:

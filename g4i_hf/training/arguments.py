@@ -97,6 +97,14 @@ class RunArguments:
         default="error",
         metadata={"help": "Images that cannot be read: error, or skip, which leaves them out and reports them."},
     )
+    # --- Streaming ---
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the training split from start to end, instead of downloading or copying it first."},
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Streamed rows that are shuffled together; 0 shuffles shards alone."}
+    )
     # --- Few labels, and controls ---
     label_fraction: float = field(
         default=1.0,
@@ -124,6 +132,8 @@ class RunArguments:
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction is {self.label_fraction}; it must be above 0 and at most 1.")
         one_of(self, "on_bad_images", ON_BAD_IMAGES)
+        if self.shuffle_buffer_size < 0:
+            raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; it must not be negative.")
         one_of(self, "unlabelled", ("keep", "drop"))
         one_of(self, "caption_control", CAPTION_CONTROLS)
 

@@ -11,6 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.fingerprint import fingerprint
+from ..data.streamed_images import StreamedImages
 from .checkpoint import check_resumable, telling_what_remains, write_record
 from .ema import EmaCallback
 from .publishing_trainer import PublishingTrainer
@@ -44,6 +45,10 @@ class CheckpointingTrainer(PublishingTrainer):
             "repeated_augmentation",
         )
         order = {name: getattr(args, name) for name in (*names, "dataloader_drop_last")}
+        if isinstance(self.train_dataset, StreamedImages):
+            stream = self.train_dataset.stream
+            order |= {"shuffle_buffer_size": self.train_dataset.block, "processes": args.world_size}
+            order |= {"shards": stream.rows.num_shards}
         return {"per_device_train_batch_size x processes": args.train_batch_size * args.world_size} | order
 
     def check_resumable(self, checkpoint: str | Path) -> None:

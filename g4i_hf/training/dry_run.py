@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, has_length
 
 from .alignment_arguments import AlignmentArguments
 from .progress import AlignmentProgress
@@ -22,20 +22,22 @@ TIMED_STEPS = 6  # the first one or two are slower and do not count in the media
 class Plan:
     """
     Args:
-        steps_per_epoch: optimizer steps.
+        steps_per_epoch: optimizer steps; None for a stream of unknown length.
         max_steps: optimizer steps in all.
         num_epochs: may be a fraction.
         global_batch: images a step, of all processes.
         seconds_per_step: median of a few steps, on this machine.
     """
 
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     max_steps: int
-    num_epochs: float
+    num_epochs: float | None
     global_batch: int
     seconds_per_step: float
 
     def steps(self) -> list[str]:
+        if self.steps_per_epoch is None:
+            return [f"{self.max_steps:,}, {self.global_batch} images a step"]
         return [
             f"{self.max_steps:,}: {self.num_epochs:.3g} epochs of {self.steps_per_epoch:,} steps, "
             f"{self.global_batch} images a step"
@@ -92,8 +94,9 @@ def make_plan(trainer: AlignmentTrainer, args: AlignmentArguments) -> Plan:
         trainer: made with [`trial_arguments`] of `args`; its weights are changed.
         args: of the training that would be.
     """
-    batches = len(trainer.get_train_dataloader())
-    steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    batches, steps_per_epoch = trainer.get_train_dataloader(), None
+    if has_length(batches):
+        steps_per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
     times = _StepTimes()
     trainer.add_callback(times)
@@ -102,7 +105,7 @@ def make_plan(trainer: AlignmentTrainer, args: AlignmentArguments) -> Plan:
     return Plan(
         steps_per_epoch=steps_per_epoch,
         max_steps=max_steps,
-        num_epochs=max_steps / steps_per_epoch,
+        num_epochs=None if steps_per_epoch is None else max_steps / steps_per_epoch,
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         seconds_per_step=statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False)),
     )

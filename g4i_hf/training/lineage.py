@@ -4,13 +4,14 @@ import json
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import timm
-from datasets import DatasetDict
+from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -20,10 +21,12 @@ from ..data.arguments import DataArguments
 from ..data.chain import steps
 from ..data.published import find_stage
 from ..data.replacing import replace_text
+from ..data.row_streams import RowStream
 from ..data.source import Source
 from .arguments import StudentArguments
 
 LINEAGE_FILE = "lineage.json"
+Splits = Mapping[str, Dataset | RowStream]
 PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
 ENCODER_FACTS = (
     "text_encoder",
@@ -40,7 +43,7 @@ CACHED_FILES = {  # one of them is opened of every repository
 
 
 def lineage_of(
-    splits: DatasetDict, data: DataArguments, student: StudentArguments, embeddings: str | Path | None = None
+    splits: Splits, data: DataArguments, student: StudentArguments, embeddings: str | Path | None = None
 ) -> dict[str, Any]:
     """
     Args:
@@ -51,8 +54,9 @@ def lineage_of(
 
     Returns:
         `sources`: from what was opened to the images, each with the `id` of the Hub and its `revision`, or the bare
-        `name` of a folder. `rows` by split. `captions`: their captioner, its settings and `prompts`; None without
-        any. `text_encoder`: None where it is not known. `student`. `versions` of the libraries.
+        `name` of a folder. `rows` by split, where they are known. `captions`: their captioner, its settings and
+        `prompts`; None without any. `text_encoder`: None where it is not known. `student`. `versions` of the
+        libraries.
     """
     chain, stages = _chain(data.source())
     sources = [step.described() for step in chain]
@@ -60,7 +64,7 @@ def lineage_of(
     embedded = find_stage(str(embeddings)) if embeddings is not None else _embedded(stages)
     return {
         "sources": sources,
-        "rows": {name: len(split) for name, split in splits.items()},
+        "rows": {name: split.num_rows for name, split in splits.items() if split.num_rows is not None},
         "captions": _captions(_first(stages, "captioning"), splits),
         "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if embedded else None,
         "student": student_source(student),
@@ -132,7 +136,7 @@ def _chain(source: Source) -> tuple[list[_Step], list[dict[str, Any]]]:
     return chain, stages
 
 
-def _add_commits(sources: list[dict[str, Any]], splits: DatasetDict) -> None:
+def _add_commits(sources: list[dict[str, Any]], splits: Splits) -> None:
     """In place of branches, the commits that `datasets` has noted of the files that it downloaded."""
     downloaded = {url for split in splits.values() for url in split.info.download_checksums or {}}
     found = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]
@@ -155,7 +159,7 @@ def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
     return next((stage for stage in every if stage.get("stage") in kinds), None)
 
 
-def _captions(stage: dict[str, Any] | None, splits: DatasetDict) -> dict[str, Any] | None:
+def _captions(stage: dict[str, Any] | None, splits: Splits) -> dict[str, Any] | None:
     if stage is not None:
         return {**stage.get("captioner", {}), "prompts": stage.get("prompts", [])}
     has_column = any(columns.CAPTION in split.column_names for split in splits.values())

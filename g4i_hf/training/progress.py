@@ -7,7 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .stopwatch import Stopwatch
+from .stopwatch import Stopwatch, knows_epochs
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 # Endings of what a line leaves to the trackers and trainer_state.json
@@ -127,6 +127,8 @@ def replace_progress(trainer, stopwatch: Stopwatch) -> AlignmentProgress | None:
 
 def _epoch(state) -> str:
     total = state.num_train_epochs
+    if not knows_epochs(state):
+        return "?"
     return f"{state.epoch or 0:.1f}" + (f"/{total}" if total else "")
 
 

@@ -1,12 +1,19 @@
 """Where the time of training goes."""
 
+import sys
 import time
 from typing import Any
 
-from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import has_length
 
 PARTS = ("data", "step", "evaluation", "saving", "other")
+
+
+def knows_epochs(state: TrainerState) -> bool:
+    """False for a stream of unknown length: Trainer then takes the whole training for one epoch."""
+    return state.num_train_epochs != sys.maxsize
 
 
 class Stopwatch(TrainerCallback):
@@ -22,6 +29,7 @@ class Stopwatch(TrainerCallback):
         self.first_epoch = self.last_epoch = 0.0
         self.images = 0.0
         self._images_an_epoch: int | None = None
+        self._knows_epochs = True
         self._last = time.perf_counter()
 
     @property
@@ -37,9 +45,9 @@ class Stopwatch(TrainerCallback):
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """With evaluation and saving; None before the first step."""
+        """With evaluation and saving; None before the first step, and where nobody knows what an epoch is."""
         epochs = self.last_epoch - self.first_epoch
-        return self.total / epochs if epochs > 0 else None
+        return self.total / epochs if epochs > 0 and self._knows_epochs else None
 
     def remaining(self, max_steps: int) -> float | None:
         """Seconds left if everything goes on as fast as until now, evaluation and saving included."""
@@ -69,8 +77,9 @@ class Stopwatch(TrainerCallback):
         self.__init__()
         self.first_step = self.last_step = state.global_step
         self.first_epoch = self.last_epoch = float(state.epoch or 0.0)
+        self._knows_epochs = knows_epochs(state)
         dataset: Any = getattr(train_dataloader, "dataset", None)
-        if dataset is not None and not isinstance(dataset, IterableDataset):
+        if dataset is not None and has_length(dataset):
             self._images_an_epoch = len(dataset)
 
     def on_epoch_begin(self, args, state, control, **kwargs):

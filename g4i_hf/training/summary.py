@@ -6,12 +6,14 @@ from typing import Any
 
 from tqdm import tqdm
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import has_length
 
+from ..data.streamed_images import StreamedImages
 from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
 from .alignment_arguments import AlignmentArguments
 from .skipped_images import BAD_IMAGES_FILE
-from .stopwatch import Stopwatch
+from .stopwatch import Stopwatch, knows_epochs
 from .trackers import tracker_places
 
 LABEL_WIDTH = 13
@@ -33,7 +35,8 @@ def describe_training(
     Args:
         student: what the user called it.
         model: the aligned model.
-        dataset: [`~g4i_hf.data.dataset.CaptionedImages`] that is trained on.
+        dataset: [`~g4i_hf.data.dataset.CaptionedImages`] or [`~g4i_hf.data.streamed_images.StreamedImages`] that is
+            trained on.
         args: of the training.
     """
     adapters = sum(p.numel() for name, p in model.student.named_parameters() if is_adapter(name))
@@ -49,10 +52,16 @@ def describe_training(
     return [
         f"{student}, {student_size - adapters:,} parameters",
         *_lora(model),
-        f"{len(dataset):,} images of {len(model.config.id2label)} classes, "
-        f"{(dataset.caption_weight > 0).mean():.0%} with a caption",
+        _images(dataset, len(model.config.id2label)),
         f"alignment: {alignment}",
     ]
+
+
+def _images(dataset: Any, num_classes: int) -> str:
+    number = f"{len(dataset):,} images" if has_length(dataset) else "images"
+    if isinstance(dataset, StreamedImages):
+        return f"{number} of {num_classes} classes, streamed from {dataset.stream.rows.num_shards:,} shards"
+    return f"{number} of {num_classes} classes, {(dataset.caption_weight > 0).mean():.0%} with a caption"
 
 
 def _lora(model: AlignedImageClassification) -> list[str]:
@@ -77,7 +86,7 @@ def summary_of_run(
     Returns:
         Rows of the block about a finished run; [`next_steps`] come after it.
     """
-    steps = [f"{state.global_step} steps, {state.epoch or 0:.3g} epochs"]
+    steps = [f"{state.global_step} steps" + (f", {state.epoch or 0:.3g} epochs" if knows_epochs(state) else "")]
     if stopwatch.first_step:
         steps.append(
             f"resumed from checkpoint-{stopwatch.first_step} (epoch {stopwatch.first_epoch:.3g}): the times are those "

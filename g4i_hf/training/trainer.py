@@ -9,9 +9,10 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
 
 from ..data.collator import AlignmentCollator, collator_from, finish_batch
-from ..data.sampler import DrawnRows, GlobalBatchSampler
+from ..data.streamed_images import StreamedImages
 from ..losses import classification_loss
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
@@ -26,7 +27,9 @@ from .nan_steps import SkipNanSteps
 from .progress import replace_progress
 from .skipped_images import SkippedImages
 from .stopwatch import Stopwatch
+from .stream_position import StreamPosition
 from .trackers import forget_local_student, name_run, use_run_folder
+from .train_batches import train_batches
 
 
 class AlignmentTrainer(CheckpointingTrainer):
@@ -46,7 +49,8 @@ class AlignmentTrainer(CheckpointingTrainer):
     Args:
         model: the aligned model.
         args: [`AlignmentArguments`].
-        train_dataset: map-style; items as those of [`~g4i_hf.data.dataset.CaptionedImages`].
+        train_dataset: map-style, with items as those of [`~g4i_hf.data.dataset.CaptionedImages`]; or
+            [`~g4i_hf.data.streamed_images.StreamedImages`].
         kwargs: `publisher`, a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`; and everything that `Trainer`
             takes.
 
@@ -113,28 +117,22 @@ class AlignmentTrainer(CheckpointingTrainer):
                 )
             self.nan_steps = SkipNanSteps(self, self.args.max_nan_steps)
             self.add_callback(self.nan_steps)
+        if isinstance(self.train_dataset, StreamedImages):
+            self.add_callback(StreamPosition())
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Rows in global batches, see [`~g4i_hf.data.sampler.GlobalBatchSampler`]; draws carry the epoch."""
+        """Rows in global batches, see [`~g4i_hf.training.train_batches.train_batches`]; they carry the epoch."""
         if isinstance(self.train_dataset, torch.utils.data.IterableDataset):
             return super().get_train_dataloader()
         args = self.args
-        sampler = GlobalBatchSampler(
-            len(self.train_dataset),
-            self._train_batch_size,
-            num_processes=self.accelerator.num_processes,
-            process_index=self.accelerator.process_index,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
-            shuffle=args.train_sampling_strategy != "sequential",
-            drop_last=args.dataloader_drop_last,
-            repeats=args.repeated_augmentation,
-        )
-        self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
+        rows, sampler = train_batches(self.train_dataset, self._train_batch_size, args, self.accelerator)
+        if has_length(sampler):
+            self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
         workers = args.dataloader_num_workers
         return DataLoaderShard(
-            DrawnRows(self.train_dataset),
+            rows,
             device=self.accelerator.device,
             batch_sampler=sampler,
             collate_fn=self.data_collator,

@@ -3,7 +3,7 @@ Runs recipes/train.py in forked processes: once undisturbed, then killed by SIGK
 resumed. Prints a JSON line a point: whether it was killed there, what lay in the run folder, and whether weights and
 EMA are those of the undisturbed run.
 
-    python kill_and_resume.py FOLDER DATA POINT...
+    python kill_and_resume.py FOLDER DATA POINT... [-- OPTIONS OF TRAIN.PY]
 
 A point is `step:N` (after optimizer step N), `write` (weights written, optimizer not), `ema` (before the EMA) or
 `rename` (all written, not yet renamed).
@@ -24,6 +24,10 @@ from g4i_hf.training.trainer import AlignmentTrainer
 
 torch.set_num_threads(1)
 STUDENT_ARGS = '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1, "drop_path_rate": 0.1}'
+
+GIVEN, MORE = sys.argv, []
+if "--" in GIVEN:
+    GIVEN, MORE = GIVEN[: GIVEN.index("--")], GIVEN[GIVEN.index("--") + 1 :]
 
 
 def die(*_, **__) -> None:
@@ -81,6 +85,7 @@ def run(output_dir: Path, data: str, point: str | None = None) -> int:
         sys.argv += ["--save_steps", "3", "--learning_rate", "1e-3", "--save_total_limit", "10"]
         sys.argv += ["--align_schedule", "cosine", "--align_warmup_epochs", "1", "--align_text_bank", "8"]
         sys.argv += ["--teacher_weight", "0.5", "--align_loss", "siglip", "--lr_scheduler_type", "cosine"]
+        sys.argv += MORE
         try:
             train.main()
         except BaseException:
@@ -93,7 +98,7 @@ def run(output_dir: Path, data: str, point: str | None = None) -> int:
 
 
 def main() -> None:
-    folder, data, points = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    folder, data, points = Path(GIVEN[1]), GIVEN[2], GIVEN[3:]
     undisturbed = folder / "undisturbed"
     assert run(undisturbed, data) == 0, (folder / "undisturbed.log").read_text()[-3000:]
     for number, point in enumerate(points):

@@ -1,0 +1,221 @@
+"""A training split that is read from start to end: found, with our column names, and with the sizes of its shards."""
+
+import glob
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import ArrowBasedBuilder, Dataset, DatasetInfo, Features, Image, IterableDataset, load_dataset
+from datasets.utils.file_utils import xopen
+
+from .. import columns
+from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
+from .opening import builder_of, check_dataset_name
+from .published import find_stage
+from .streaming import with_bytes
+
+READ_ROWS = 64  # read together
+LOCAL_SHARDS = 64  # of a split that is on this machine in any other form
+READERS = 16  # footers of Parquet files read at once
+ENOUGH_SHARDS = 8  # a process: one more or less for some of them then matters little
+
+
+@dataclass
+class RowStream:
+    """
+    Args:
+        rows: with `image` (`{"bytes", "path"}`, not decoded) and others, by the names that they have there; in shards,
+            which are read in any order.
+        shard_rows: rows of each shard; None where only reading tells.
+        names: our columns, and what they are called there: a column, or the field of one as in `json.caption`.
+        features: of our columns.
+        holds_tables: whether rows are stored in tables; else they are made one by one.
+    """
+
+    rows: IterableDataset
+    shard_rows: list[int] | None
+    names: dict[str, str]
+    features: Features
+    holds_tables: bool
+
+    def read(self, shard: int) -> Iterator[pa.Table]:
+        """Our columns of a shard, some rows at a time."""
+        rows = self.rows.shard(num_shards=self.rows.num_shards, index=shard)
+        schema = self.features.arrow_schema
+        if self.holds_tables:
+            for table in rows.with_format("arrow").iter(batch_size=READ_ROWS):
+                yield pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()}).cast(schema)
+            return
+        rows = iter(rows)
+        while together := list(islice(rows, READ_ROWS)):
+            values = {ours: [_value(row, theirs) for row in together] for ours, theirs in self.names.items()}
+            values[columns.IMAGE] = [
+                with_bytes({columns.IMAGE: image})[columns.IMAGE] for image in values[columns.IMAGE]
+            ]
+            yield pa.table(self.features.encode_batch(values), schema=schema)
+
+    @property
+    def num_rows(self) -> int | None:
+        return None if self.shard_rows is None else sum(self.shard_rows)
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.names)
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.rows.info
+
+    def shards_of(self, num_processes: int) -> list[list[int]] | None:
+        """
+        The shards of each process.
+
+        Returns:
+            None where there are too few of them to be dealt out: every process then reads all, and uses its part.
+        """
+        number = self.rows.num_shards
+        if number % num_processes and number < ENOUGH_SHARDS * num_processes:
+            return None
+        return [list(range(process, number, num_processes)) for process in range(num_processes)]
+
+
+def open_rows(
+    dataset_name: str,
+    split: str,
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    names: ColumnNames | None = None,
+    num_processes: int = 1,
+) -> RowStream:
+    """
+    Opens a split as a stream. Parquet files and WebDataset archives, in a folder or on the Hub, are read as they are;
+    anything else that [`~g4i_hf.data.loading.load_images`] opens in a folder is opened by it.
+
+    Args:
+        dataset_name, config_name, revision, names: as there.
+        split: its name.
+        num_processes: Parquet files that are too few for them are read by row groups.
+
+    Raises:
+        FileNotFoundError: when nothing of that name exists.
+        ValueError: when there is no such split or no image column, a column that was named is missing, or the data is
+            a stage without images on the Hub.
+    """
+    check_dataset_name(dataset_name)
+    names = names or ColumnNames()
+    is_local = Path(dataset_name).is_dir()
+    stage = find_stage(dataset_name, revision)
+    if stage is not None and not stage.get("with_images") and not is_local:
+        raise ValueError(
+            f"{dataset_name} was published without its images, which a stream cannot look up by their ids. Publish it "
+            "with them (--with_images true), or train without streaming."
+        )
+    builder = None if stage is not None and is_local else builder_of(dataset_name, config_name, revision)
+    if builder is None:
+        return _local_rows(dataset_name, split, config_name, revision, names)
+    files = builder.config.data_files or {}
+    _check_split(split, list(files))
+    stream = _named(builder.as_streaming_dataset(split=split), split, names, isinstance(builder, ArrowBasedBuilder))
+    if builder.name == "parquet":
+        groups = _row_groups(files[split])
+        stream.shard_rows = [sum(group) for group in groups]
+        if stream.shards_of(num_processes) is None:
+            stream.rows = stream.rows.reshard()
+            stream.shard_rows = [number for group in groups for number in group]
+    return stream
+
+
+def load_one_split(
+    dataset_name: str,
+    split: str,
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    names: ColumnNames | None = None,
+) -> Dataset | None:
+    """
+    One split as [`~g4i_hf.data.loading.load_images`] gives it. The files of the others are not touched where they are
+    Parquet or WebDataset.
+
+    Returns:
+        None where there is no split of that name.
+    """
+    names = names or ColumnNames()
+    is_local = Path(dataset_name).is_dir()
+    builder = None
+    if not is_local or find_stage(dataset_name) is None:
+        builder = builder_of(dataset_name, config_name, revision)
+    if builder is None:
+        return load_images(dataset_name, config_name=config_name, revision=revision, names=names).get(split)
+    files = (builder.config.data_files or {}).get(split)
+    if files is None:
+        return None
+    loaded = load_dataset(builder.name, data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
+    return standardise(loaded, split, names)
+
+
+def _named(rows: IterableDataset, split: str, names: ColumnNames, holds_tables: bool) -> RowStream:
+    rows = (rows if rows.features is not None else rows._resolve_features()).decode(False)
+    names = webdataset_names(rows.features, names)
+    features = rows.features | {
+        theirs: rows.features[column][field] for theirs, (column, field) in json_fields(rows.features, names).items()
+    }
+    renamed = {ours: theirs for theirs, ours in renamed_columns(list(features), split, names).items()}
+    ours = {name: renamed.get(name, name) for name in columns.ALL if renamed.get(name, name) in features}
+    if not isinstance(features.get(ours.get(columns.IMAGE)), Image):
+        raise ValueError(
+            f"Split {split!r} has no column of images called 'image'. Its columns: {', '.join(rows.features)}. Name "
+            "the right one with --image_column."
+        )
+    read = dict.fromkeys(theirs if theirs in rows.features else theirs.partition(".")[0] for theirs in ours.values())
+    features = Features({name: features[theirs] for name, theirs in ours.items()})
+    return RowStream(rows.select_columns(list(read)), None, ours, features, holds_tables)
+
+
+def _local_rows(dataset_name: str, split: str, config_name, revision, names: ColumnNames) -> RowStream:
+    splits = load_images(dataset_name, config_name=config_name, revision=revision, names=names)
+    _check_split(split, list(splits))
+    rows = splits[split]
+    shards = max(1, min(LOCAL_SHARDS, len(rows)))
+    share, extra = divmod(len(rows), shards)
+    stream = _named(rows.to_iterable_dataset(num_shards=shards), split, ColumnNames(), holds_tables=True)
+    stream.shard_rows = [share + (shard < extra) for shard in range(shards)]
+    return stream
+
+
+def _check_split(split: str, known: list[str]) -> None:
+    if split not in known:
+        raise ValueError(f"The data has no split {split!r}. It has: {', '.join(known)}.")
+
+
+def _row_groups(files: list[str]) -> list[list[int]]:
+    """Rows of each row group of each Parquet file, from their last bytes."""
+
+    def read(file: str) -> list[int]:
+        with xopen(file, "rb") as opened:
+            footer = pq.ParquetFile(opened).metadata
+        return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(read, map(str, files)))
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    if name in table.column_names:
+        return table[name]
+    column, _, field = name.partition(".")
+    return pc.struct_field(table[column], field)
+
+
+def _value(row: dict[str, Any], name: str) -> Any:
+    if name in row:
+        return row[name]
+    column, _, field = name.partition(".")
+    return (row[column] or {}).get(field)

@@ -1,0 +1,152 @@
+"""The data of a run whose training split is a stream: what it is, and what it cannot do."""
+
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import PartialState
+from datasets import ClassLabel, Dataset
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from .. import columns
+from ..data.arguments import DataArguments
+from ..data.checks import check_split
+from ..data.dataset import CaptionedImages
+from ..data.loading import with_class_names
+from ..data.row_streams import RowStream
+from ..data.stream_order import batch_of, rows_in_order
+from ..data.streamed_images import StreamedImages
+from .alignment_arguments import AlignmentArguments
+from .arguments import RunArguments
+from .optimization import timm_name
+
+# What is made of all rows before the first step, or of a row that is looked up: option -> what it is without
+NEEDS_ALL_ROWS = {
+    "align_text_bank": 0,
+    "align_center": False,
+    "teacher_weight": 0,
+    "label_fraction": 1,
+    "unlabelled": "keep",
+    "caption_control": "none",
+}
+NOT_STREAMED = {"repeated_augmentation": 1, "dataloader_drop_last": False, "on_bad_images": "error"}
+
+
+def check_streamed(run: RunArguments, data: DataArguments, args: AlignmentArguments) -> None:
+    """
+    Raises:
+        ValueError: for an option that needs all rows at once, which a stream has not.
+    """
+    options = vars(run) | vars(data) | vars(args)
+    for name, default in NEEDS_ALL_ROWS.items():
+        if options[name] != default:
+            raise ValueError(
+                f"{name} is {options[name]!r}, which needs the whole training split; with streaming its rows are only "
+                f"read one after the other. Leave it out, or train without streaming."
+            )
+    for name, default in NOT_STREAMED.items():
+        if options[name] != default:
+            raise ValueError(f"{name} is {options[name]!r}: that is not done with streaming. Leave one of them out.")
+    if args.class_weights == "balanced":
+        raise ValueError(
+            "class_weights is 'balanced', but nobody knows how many images a stream has of each class. Give the "
+            "weights as a list, or train without streaming."
+        )
+    if args.align_captions == "all":
+        raise ValueError("align_captions is 'all': with streaming choose sample or mean.")
+
+
+def load_streamed(
+    run: RunArguments, data: DataArguments, args: AlignmentArguments
+) -> tuple[dict[str, RowStream | Dataset], dict[int, str], int | None]:
+    """
+    Returns:
+        The training split as a stream and the evaluated one, checked, as a data set; the names of the classes by
+        index; the size of the text embeddings, None without any.
+
+    Raises:
+        ValueError: for options that do not go together with a stream, labels without names, or captions that are not
+            embedded.
+    """
+    check_streamed(run, data, args)
+    state = PartialState()
+    stream = data.open_rows(run.train_split, state.num_processes)
+    names = _class_names(stream, data)
+    if stream.num_rows is None:
+        _check_without_length(args)
+    dim = _text_embed_dim(stream)
+    for name in ("align_weight", "teacher_weight"):
+        if dim is None and getattr(args, name) > 0:
+            raise ValueError(
+                f"{name} is {getattr(args, name)}, but the stream has no column 'text_embeds'. Embed the captions "
+                "with recipes/embed.py --with_images true, which leaves Parquet files of images and embeddings, or "
+                f"name the column with --text_embeds_column; {name} 0 trains without."
+            )
+    splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
+    with state.main_process_first():  # the first fills the cache that the others read
+        evaluated = data.load_split(run.eval_split)
+    if evaluated is not None:
+        evaluated = with_class_names({run.eval_split: evaluated}, names)[run.eval_split]
+        check_split(
+            evaluated, run.eval_split, num_labels=len(names), training=False, require_labels=run.require_labels
+        )
+        splits[run.eval_split] = evaluated
+    return splits, dict(enumerate(names)), dim
+
+
+def training_images(
+    split: Dataset | RowStream,
+    transform: Callable,
+    run: RunArguments,
+    args: AlignmentArguments,
+    class_names: list[str],
+) -> CaptionedImages | StreamedImages:
+    """The training examples of a split, at hand or streamed."""
+    common = (split, transform, args.seed, args.align_captions)
+    if isinstance(split, RowStream):
+        return StreamedImages(*common, block=run.shuffle_buffer_size, class_names=class_names)
+    return CaptionedImages(*common, run.on_bad_images)
+
+
+def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
+    feature: Any = stream.features.get(columns.LABEL)
+    if feature is None:
+        raise ValueError(
+            f"The stream has no column 'label'. Its columns: {', '.join(stream.column_names)}. Name the right one "
+            "with --label_column."
+        )
+    if isinstance(feature, ClassLabel):
+        return feature.names
+    named = data.read_class_names()
+    if named is None:
+        raise ValueError(
+            f"Column 'label' of the stream holds {feature.dtype}: how many classes there are is only known once all "
+            "is read. Name them in a file, one a line in the order of the labels, with --class_names_file."
+        )
+    return named
+
+
+def _text_embed_dim(stream: RowStream) -> int | None:
+    feature = stream.features.get(columns.TEXT_EMBEDS)
+    if feature is None or columns.text_embed_dim_of(feature) is not None:
+        return columns.text_embed_dim_of(feature)
+    # A list of any length: the first row that has one tells
+    for row in rows_in_order(stream, list(range(stream.rows.num_shards)), seed=None, block=0):
+        found = batch_of([row])[columns.TEXT_EMBEDS][0].as_py()
+        if found:
+            return len(found[0] if isinstance(found[0], list) else found)
+    return None
+
+
+def _check_without_length(args: AlignmentArguments) -> None:
+    """Of a stream whose number of rows is unknown, nobody knows what an epoch is."""
+    why = "the number of rows of the stream is not known (it is of Parquet files)"
+    if args.max_steps <= 0:
+        raise ValueError(f"max_steps is {args.max_steps}, but {why}: say how many steps are to be trained.")
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if getattr(args, name) in (IntervalStrategy.EPOCH, SaveStrategy.EPOCH):
+            raise ValueError(f"{name} is epoch, but {why}: set it to steps.")
+    for name in ("align_warmup_epochs", "align_off_epochs"):
+        if getattr(args, name) > 0:
+            raise ValueError(f"{name} is {getattr(args, name)}, but {why}, so that nobody knows what an epoch is.")
+    if timm_name(args.lr_scheduler_type) is not None:
+        raise ValueError(f"lr_scheduler_type is {args.lr_scheduler_type}, which counts epochs, but {why}.")

@@ -1,0 +1,314 @@
+"""Streams of training rows: the items of a data set at hand, every row once an epoch, from any place on the same."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Image
+from streams import CLASSES, example_rows, save_parquet, save_webdataset
+from torch.utils.data import DataLoader
+from torchvision.transforms.functional import pil_to_tensor
+
+from g4i_hf.data.arguments import AugmentationArguments, DataArguments
+from g4i_hf.data.bad_images import BadImageError
+from g4i_hf.data.collator import AlignmentCollator
+from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.image_ids import image_id_of
+from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.data.row_streams import open_rows
+from g4i_hf.data.sampler import Draw
+from g4i_hf.data.stream_batches import StreamBatch, StreamBatches
+from g4i_hf.data.stream_order import read_ahead, rows_in_order
+from g4i_hf.data.streamed_images import StreamedImages
+from g4i_hf.data.transforms import train_transform
+
+SIZES = [9, 1, 14, 6]  # 30 rows
+AUGMENTATION = AugmentationArguments(image_size=24, train_crop="pad", color_jitter=0.4, random_erasing=0.5)
+IN_JSON = ColumnNames(text_embeds="json.vector", caption_weight="json.weight")
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("parquet")
+    save_parquet(folder, SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("webdataset")
+    save_webdataset(folder, SIZES)
+    return folder
+
+
+def ids(batch: StreamBatch) -> list[str]:
+    return batch.table["image_id"].to_pylist()
+
+
+def ids_of_batches(batches) -> list[list[str]]:
+    return [ids(batch) for batch in batches if not batch.padding]
+
+
+def whole(image) -> torch.Tensor:
+    return pil_to_tensor(image)
+
+
+def assert_items_of_rows(streamed: StreamedImages, rows: CaptionedImages) -> None:
+    """Equal but for the keys, which are other integers that are equal for equal things."""
+    batches = list(islice(streamed.batches(7, shuffle=False), 5))  # one epoch
+    ours = [item for batch in batches for item in streamed.__getitems__(batch)]
+    theirs = rows.get_draws([Draw(row, 0) for row in range(len(rows))])
+    assert len(ours) == len(theirs) == sum(SIZES)
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.keys() == their.keys()
+        for name in ("pixel_values", "labels", "text_embeds", "caption_weight"):
+            assert np.array_equal(our[name], their[name]), name
+    for name in ("image_key", "caption_keys", "text_keys"):
+        pairs = {
+            (int(np.ravel(our[name])[0]), int(np.ravel(their[name])[0]))
+            for our, their in zip(ours, theirs, strict=True)
+        }
+        assert len(pairs) == len({our for our, _ in pairs}) == len({their for _, their in pairs})
+        assert {our for our, their in pairs if their == -1} <= {-1}
+
+
+# --- Items ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_gives_the_items_of_a_data_set(parquet):
+    rows = load_images(str(parquet))["train"]
+    assert_items_of_rows(StreamedImages(open_rows(str(parquet), "train"), whole), CaptionedImages(rows, whole))
+
+
+def test_a_webdataset_gives_the_items_of_a_data_set(archives):
+    """By its usual columns, and by fields of its JSON; streamed, and read as a whole."""
+    stream, rows = open_rows(str(archives), "train", names=IN_JSON), load_images(str(archives), names=IN_JSON)
+    assert stream.shard_rows is None
+    assert_items_of_rows(StreamedImages(stream, whole), CaptionedImages(rows["train"], whole))
+    assert "__url__" not in rows["train"].column_names  # a path of this machine
+    assert rows["train"]["image_id"][:3] == ["id-0", "id-1", "id-2"]
+    data = DataArguments(str(archives), class_names_file=str(class_file(archives)))
+    assert data.load()["train"].features["label"].names == data.load_split("validation").features["label"].names
+    assert data.load_split("validation").features["label"].names == CLASSES
+
+
+def class_file(folder: Path) -> Path:
+    path = folder / "classes.txt"
+    path.write_text("\n".join(CLASSES) + "\n")
+    return path
+
+
+def test_labels_may_be_texts_and_ids_are_made_where_there_are_none(tmp_path):
+    rows = example_rows(4).remove_columns(["label", "image_id"]).add_column("kind", ["c", "a", None, "b"])
+    (tmp_path / "rows").mkdir()
+    rows.to_parquet(tmp_path / "rows" / "train.parquet")
+    stream = open_rows(str(tmp_path / "rows"), "train", names=ColumnNames(label="kind"))
+    images = StreamedImages(stream, whole, class_names=CLASSES)
+    (batch,) = images.batches(4, shuffle=False)
+    assert [item["labels"] for item in images.__getitems__(batch)] == [2, 0, -100, 1]
+    stored = load_images(str(tmp_path / "rows"))["train"]["image"]
+    assert images._split_of(batch)["image_id"][:] == [image_id_of(image) for image in stored]
+    with pytest.raises(ValueError, match="'c', which is none of the 2 classes"):
+        StreamedImages(stream, whole, class_names=CLASSES[:2]).__getitems__(batch)
+
+
+def test_augmentation_depends_on_seed_epoch_and_id_alone(parquet):
+    """Not on workers, on other rows of the batch, or on the order."""
+    stream = open_rows(str(parquet), "train")
+
+    def pixels(epoch: int, batch_size: int, workers: int = 0, seed: int = 0, shuffle: bool = True) -> dict:
+        images = StreamedImages(stream, train_transform(AUGMENTATION), seed, block=5)
+        batches = images.batches(batch_size, shuffle=shuffle)
+        batches.set_epoch(epoch)
+        loader = DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=AlignmentCollator())
+        found = [pair for batch in loader for pair in zip(batch["image_keys"], batch["pixel_values"], strict=True)]
+        assert len(found) == sum(SIZES)
+        return {int(key): image for key, image in found}
+
+    first = pixels(2, 8)
+    for same in (pixels(2, 3, workers=2), pixels(2, 8, shuffle=False)):
+        assert all(torch.equal(first[key], image) for key, image in same.items())
+    for other in (pixels(1, 8), pixels(2, 8, seed=1)):
+        assert not any(torch.equal(first[key], image) for key, image in other.items())
+
+
+# --- Order ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [0, 7])
+def test_what_comes_after_some_rows_does_not_depend_on_reading_them(parquet, archives, block):
+    for name in (parquet, archives):
+        stream = open_rows(str(name), "train")
+        shards = list(range(len(SIZES)))
+
+        def order(skip: int, seed: int = 3, stream=stream, shards=shards) -> list[str]:
+            rows = rows_in_order(stream, shards, seed=[seed], block=block, skip=skip)
+            return [table["image_id"][place].as_py() for table, place in rows]
+
+        every = order(0)
+        assert Counter(every) == Counter(f"id-{row}" for row in range(sum(SIZES)))
+        assert order(0, seed=4) != every != sorted(every)
+        assert all(order(skip) == every[skip:] for skip in (1, 6, 7, 8, 15, 29, 30, 99))
+
+
+def test_shards_before_the_place_are_not_opened(parquet, monkeypatch):
+    stream, opened = open_rows(str(parquet), "train"), []
+    read = stream.read
+    monkeypatch.setattr(stream, "read", lambda shard: opened.append(shard) or read(shard))
+    assert len(list(rows_in_order(stream, [0, 1, 2, 3], seed=None, block=0, skip=11))) == 19
+    assert opened == [2, 3]
+
+
+def test_what_a_thread_reads_ahead_fails_where_it_is_used():
+    def items():
+        yield from range(3)
+        raise OSError("the disk is gone")
+
+    found = read_ahead(items(), 2)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(found)
+
+
+# --- Processes ------------------------------------------------------------------------------------------------------
+
+
+def batches_of_processes(stream, number: int, batch_size: int, epoch: int = 0, **options) -> list[list[StreamBatch]]:
+    """The batches of one epoch on each process."""
+    found = []
+    for process in range(number):
+        batches = StreamBatches(stream, batch_size, num_processes=number, process_index=process, **options)
+        batches.set_epoch(epoch)
+        found.append(list(batches))
+    return found
+
+
+@pytest.mark.parametrize(
+    "row_group, sizes, number", [(None, SIZES, 2), (1, SIZES, 3), (None, SIZES, 3), (None, [3], 4)]
+)
+@pytest.mark.parametrize("block", [0, 7])
+def test_processes_use_every_row_once_in_as_many_steps(tmp_path, row_group, sizes, number, block):
+    """Shards for each; row groups where there are too few; parts of every batch where there are none of these."""
+    save_parquet(tmp_path, sizes, row_group)
+    stream = open_rows(str(tmp_path), "train", num_processes=number)
+    assert (stream.shards_of(number) is None) == (row_group is None and number > 2)
+    epochs = []
+    for epoch in range(2):
+        found = batches_of_processes(stream, number, 4, block=block, epoch=epoch)
+        assert len({len(batches) for batches in found}) == 1
+        assert len(found[0]) == len(StreamBatches(stream, 4, num_processes=number))
+        used = [name for batches in found for batch in ids_of_batches(batches) for name in batch]
+        assert Counter(used) == Counter(f"id-{row}" for row in range(sum(sizes)))
+        assert all(batch.table.num_rows == 1 for batches in found for batch in batches if batch.padding)
+        epochs.append([ids_of_batches(batches) for batches in found])
+    assert epochs[0] != epochs[1] or block == 0 or sizes == [3]
+
+
+def test_a_global_batch_is_the_same_for_any_number_of_processes_that_read_all(parquet):
+    stream = open_rows(str(parquet), "train")
+    whole_batches = [ids(batch) for batch in StreamBatches(stream, 12, block=7)]
+    shared = batches_of_processes(stream, 3, 4, block=7)
+    together = [
+        [name for batch in parts if not batch.padding for name in ids(batch)] for parts in zip(*shared, strict=True)
+    ]
+    assert together == whole_batches
+
+
+@pytest.mark.parametrize("passed_over", [0, 1, 3, 4, 5, 8, 9])
+def test_batches_that_were_trained_on_are_passed_over(parquet, passed_over):
+    stream = open_rows(str(parquet), "train")
+    for process in range(2):
+        options = {"num_processes": 2, "process_index": process, "block": 3}
+        whole_epoch = list(StreamBatches(stream, 4, **options))
+        batches = StreamBatches(stream, 4, **options)
+        batches.pass_over(passed_over)
+        rest = list(batches)
+        assert rest[:passed_over] == [None] * passed_over
+        assert [(ids(batch), batch.padding) for batch in rest[passed_over:]] == [
+            (ids(batch), batch.padding) for batch in whole_epoch[passed_over:]
+        ]
+        assert [ids(batch) for batch in batches] == [ids(batch) for batch in whole_epoch]  # once
+
+
+def in_step(stream, number: int, length: int, passed_over: int = 0, starts: list[int] | None = None):
+    """So many batches of processes, here threads, which tell each other how many rows they have."""
+    barrier, told = threading.Barrier(number, timeout=30), [0] * number
+
+    def run(process: int) -> tuple[list[StreamBatch | None], list[int]]:
+        def exchange(rows: int) -> list[int]:
+            told[process] = rows
+            barrier.wait()
+            of_all = list(told)
+            barrier.wait()
+            return of_all
+
+        who = {"num_processes": number, "process_index": process}
+        batches = StreamBatches(stream, 4, block=3, exchange=exchange, **who)
+        batches.pass_over(passed_over, starts)
+        return list(islice(batches, length)), batches.epoch_starts
+
+    with ThreadPoolExecutor(number) as processes:
+        return list(processes.map(run, range(number)))
+
+
+@pytest.mark.parametrize(
+    "number", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_one_epoch_follows_another_where_nobody_knows_how_long_they_are(archives, number):
+    stream, all_ids = open_rows(str(archives), "train"), [f"id-{row}" for row in range(sum(SIZES))]
+    assert (stream.shards_of(number) is None) == (number == 3)
+    found = in_step(stream, number, 20)
+    starts = found[0][1]
+    assert all(of_process[1] == starts for of_process in found) and len(starts) > 2
+    for epoch, (start, end) in enumerate(pairwise(starts)):
+        batches = [batch for of_process, _ in found for batch in of_process[start:end]]
+        assert all(batch.epoch == epoch for batch in batches)
+        assert sorted(name for batch in ids_of_batches(batches) for name in batch) == sorted(all_ids)
+    for passed_over in (0, 3, starts[1] - 1, starts[1], starts[1] + 2):
+        known = [start for start in starts if start < passed_over] or None  # the next one was not yet seen
+        again = in_step(stream, number, 20, passed_over, known)
+        for (before, _), (after, _) in zip(found, again, strict=True):
+            assert after[:passed_over] == [None] * passed_over
+            assert [ids(batch) for batch in after[passed_over:]] == [ids(batch) for batch in before[passed_over:]]
+            assert [batch.epoch for batch in after[passed_over:]] == [batch.epoch for batch in before[passed_over:]]
+
+
+def test_a_stream_without_rows_is_no_endless_one(archives):
+    stream = open_rows(str(archives), "train")
+    stream.rows = stream.rows.take(0)
+    with pytest.raises(ValueError, match="has no rows"):
+        next(iter(StreamBatches(stream, 4)))
+
+
+# --- Errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_streamed_says_so(parquet, archives):
+    with pytest.raises(ValueError, match="no split 'test'. It has: train, validation"):
+        open_rows(str(parquet), "test")
+    with pytest.raises(ValueError, match=r"no column of images called 'image'.*--image_column"):
+        open_rows(str(parquet), "train", names=ColumnNames(image="caption"))
+    with pytest.raises(ValueError, match=r"no column 'json.nothing'"):
+        open_rows(str(archives), "train", names=ColumnNames(caption="json.nothing"))
+    with pytest.raises(FileNotFoundError):
+        open_rows(str(parquet / "nowhere"), "train")
+    data = DataArguments(str(parquet), captions_name=str(parquet))
+    with pytest.raises(ValueError, match="captions_name is set"):
+        data.open_rows("train", 1)
+    assert data.load_split("test") is None
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    rows = example_rows(3).cast_column("image", Image(decode=False))
+    broken = [image | {"bytes": image["bytes"][:40]} if row == 1 else image for row, image in enumerate(rows["image"])]
+    rows = rows.remove_columns("image").add_column("image", broken, feature=Image(decode=False))
+    rows.to_parquet(tmp_path / "train.parquet")
+    images = StreamedImages(open_rows(str(tmp_path), "train"), whole)
+    (batch,) = images.batches(4)
+    with pytest.raises(BadImageError, match="'id-1'"):
+        images.__getitems__(batch)

@@ -1,0 +1,120 @@
+"""Training from streams: killed and resumed, on several processes, and what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from streams import CLASSES, save_parquet, save_webdataset
+
+from g4i_hf.data.arguments import DataArguments
+from g4i_hf.training.alignment_arguments import AlignmentArguments
+from g4i_hf.training.arguments import RunArguments
+from g4i_hf.training.streamed_run import load_streamed
+
+WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
+SIZES = [9, 1, 14, 6]  # 30 rows: 4 steps an epoch
+IN_ARCHIVES = ["--text_embeds_column", "json.vector", "--caption_weight_column", "json.weight", "--max_steps", "12"]
+STREAMED = ["--streaming", "true", "--require_labels", "false"]
+STREAMED += ["--align_text_bank", "0", "--teacher_weight", "0", "--align_warmup_epochs", "0"]  # others need all rows
+
+
+def class_file(folder: Path) -> str:
+    path = folder / "classes.txt"
+    path.write_text("\n".join(CLASSES) + "\n")
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, block, accumulation", [("parquet", 5, 1), ("parquet", 0, 3), ("webdataset", 5, 1), ("webdataset", 0, 3)]
+)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind, block, accumulation):
+    """Killed in the middle of an epoch, and resumed from a checkpoint of the one before; of archives, too."""
+    if kind == "parquet":
+        save_parquet(tmp_path / "data", SIZES)
+        more = []
+    else:
+        save_webdataset(tmp_path / "data", SIZES)
+        more = [*IN_ARCHIVES, "--class_names_file", class_file(tmp_path)]
+    more += [*STREAMED, "--shuffle_buffer_size", str(block), "--gradient_accumulation_steps", str(accumulation)]
+    more += ["--max_steps", "12", "--dataloader_num_workers", str(int(accumulation == 3))]
+    command = [sys.executable, str(WORKER), str(tmp_path), str(tmp_path / "data"), "step:2", "step:11", "--", *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [outcome["killed"] for outcome in found] == [True, True]
+    assert [outcome["went_on_from"] for outcome in found] == [False, True]
+    for outcome in found:
+        assert outcome["resumed"] == 0, outcome["log"]
+        assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}
+
+
+# --- What is refused ------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "align_text_bank": {"align_text_bank": 5},
+    "align_center": {"align_center": True},
+    "teacher_weight": {"teacher_weight": 1.0},
+    "label_fraction": {"label_fraction": 0.5},
+    "unlabelled": {"unlabelled": "drop"},
+    "caption_control": {"caption_control": "shuffle"},
+    "repeated_augmentation": {"repeated_augmentation": 3},
+    "on_bad_images": {"on_bad_images": "skip"},
+    "dataloader_drop_last": {"dataloader_drop_last": True},
+    "class_weights": {"class_weights": "balanced"},
+    "align_captions": {"align_captions": "all"},
+}
+
+
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streams")
+    save_parquet(folder / "parquet", SIZES)
+    save_webdataset(folder / "archives", SIZES)
+    names = {"text_embeds_column": "json.vector", "class_names_file": class_file(folder)}
+    return {
+        "parquet": DataArguments(str(folder / "parquet")),
+        "archives": DataArguments(str(folder / "archives"), **names),
+        "without embeddings": DataArguments(str(folder / "archives"), class_names_file=names["class_names_file"]),
+        "without names": DataArguments(str(folder / "archives")),
+    }
+
+
+def loaded(data: DataArguments, **options):
+    run = {name: options.pop(name) for name in list(options) if name in RunArguments.__dataclass_fields__}
+    args = AlignmentArguments("nowhere", use_cpu=True, report_to="none", **options)
+    return load_streamed(RunArguments(streaming=True, require_labels=False, **run), data, args)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_all_rows_is_refused(data_of, name):
+    with pytest.raises(ValueError, match=rf"^{name} is .*stream"):
+        loaded(data_of["parquet"], **REFUSED[name])
+
+
+def test_splits_of_a_stream_are_opened(data_of):
+    splits, id2label, dim = loaded(data_of["parquet"])
+    assert (splits["train"].num_rows, len(splits["validation"])) == (30, 6)
+    assert list(id2label.values()) == CLASSES and dim == 8
+    splits, id2label, dim = loaded(data_of["archives"], max_steps=3)
+    assert (splits["train"].num_rows, len(splits["validation"])) == (None, 6)
+    assert list(id2label.values()) == CLASSES and dim == 8
+    assert loaded(data_of["without embeddings"], max_steps=3, align_weight=0)[2] is None
+
+
+@pytest.mark.parametrize(
+    "data, options, message",
+    [
+        ("without names", {"max_steps": 3}, "Name them in a file"),
+        ("without embeddings", {"max_steps": 3}, "align_weight is 0.3, but the stream has no column 'text_embeds'"),
+        ("archives", {}, "max_steps is -1, but the number of rows"),
+        ("archives", {"max_steps": 3, "save_strategy": "epoch"}, "save_strategy is epoch, but"),
+        ("archives", {"max_steps": 3, "align_off_epochs": 1.0}, "align_off_epochs is 1.0, but"),
+        ("archives", {"max_steps": 3, "lr_scheduler_type": "timm:cosine"}, "lr_scheduler_type is timm:cosine, which"),
+    ],
+)
+def test_what_a_stream_does_not_tell_is_asked_for(data_of, data, options, message):
+    with pytest.raises(ValueError, match=message):
+        loaded(data_of[data], **options)
