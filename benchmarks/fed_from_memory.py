@@ -53,11 +53,11 @@ def cases(photographs: str) -> dict[str, dict]:
                 "student": student,
                 "student_args": None,
                 "augmentation": AugmentationArguments(image_size=224),
-                "batch": 16,
+                "batch": 8,
                 "steps": steps,
                 "kept": 0,
             }
-            for title, student, steps in (("ResNet-18", "resnet18", 8), ("ResNet-50", "resnet50", 4))
+            for title, student, steps in (("ResNet-18", "resnet18", 6), ("ResNet-50", "resnet50", 3))
         },
     }
 
@@ -117,7 +117,7 @@ def measure(case: dict) -> dict:
         for _ in range(warm):
             batch = next(loaded)
         memory = in_memory(trainer._prepare_inputs(batch))  # as the model takes it
-        pairs = [(one_step(trainer, memory), one_step(trainer, loaded)) for _ in range(case["steps"] + 2)][2:]
+        pairs = [(one_step(trainer, memory), one_step(trainer, loaded)) for _ in range(case["steps"] + 1)][1:]
     ratios = [fed / kept for kept, fed in pairs]
     return {
         "batch_size": case["batch"],

@@ -165,8 +165,8 @@ def seconds_of(epoch: Callable[[], Iterator[torch.Tensor]]) -> tuple[float, floa
     return processor() - start, time.perf_counter() - start_clock, images
 
 
-def speeds(folder: Path, interpolation: str, rounds: int) -> dict:
-    ways = {name: way(folder, interpolation) for name, way in WAYS.items()}
+def speeds(folder: Path, interpolation: str, rounds: int, names: tuple[str, ...] = tuple(WAYS)) -> dict:
+    ways = {name: WAYS[name](folder, interpolation) for name in names}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for round_ in range(rounds + 1):
         for name, epoch in ways.items():
@@ -228,9 +228,9 @@ def agreement(model: torch.nn.Module, theirs: torch.Tensor, ours: torch.Tensor) 
     return (classes[0] == classes[1]).float().mean().item()
 
 
-def fidelity(folder: Path, large: Path, interpolation: str) -> dict[str, dict]:
+def fidelity(folder: Path, large: Path, interpolation: str, model: torch.nn.Module) -> dict[str, dict]:
     """Of photographs as they are; of large ones, which are decoded at a part of their size; of originals."""
-    model, found = efficientnet_lite0(), {}
+    found = {}
     for name, where in (("500 x 375", folder), ("2000 x 1500", large)):
         files = [path.read_bytes() for path in sorted(where.rglob("*.jpg"))]
         found[name], pixels = differences(files * 2, SIZE, interpolation)
@@ -258,11 +258,12 @@ def main() -> None:
         found["images"] = args.images
         found["photographs"] = len(photographs())
         found["mean_bytes"] = round(write_photographs(folder, args.images))
-        write_photographs(large, 48, 2000, 1500)
-        found["fidelity"] = {mode: fidelity(folder, large, mode) for mode in ("bicubic", "bilinear")}
-        print(json.dumps(found["fidelity"], indent=1), flush=True)
+        write_photographs(large, BATCH, 2000, 1500)
         found["speed"] = {mode: speeds(folder, mode, args.rounds) for mode in ("bicubic", "bilinear")}
-        found["speed of large images"] = speeds(large, "bicubic", max(2, args.rounds // 2))
+        found["speed of large images"] = speeds(large, "bicubic", 2, ("torchvision ImageFolder", "g4i_hf"))
+        model = efficientnet_lite0()
+        found["fidelity"] = {mode: fidelity(folder, large, mode, model) for mode in ("bicubic", "bilinear")}
+        print(json.dumps(found["fidelity"], indent=1), flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "input_pipeline.json").write_text(json.dumps(found, indent=2) + "\n")
 

@@ -29,7 +29,7 @@ class StoredJpeg:
 
     - a crop of many more pixels than are wanted is decoded at a part of its size (Pillow's `draft`);
     - an upright RGB or grey image is decoded by torchvision, to the same pixels as by Pillow, and resized by torch:
-      the same filters, about one pixel in a hundred differs by one step of 255;
+      the same filters, some values in a thousand differ by one step of 255;
     - others (CMYK, rotated by EXIF) go through Pillow.
 
     Args:
