@@ -10,7 +10,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 	--num_cpu_threads_per_process 1
 TRAIN := $(LAUNCH) recipes/train.py --disable_tqdm true
 
-.PHONY: venv demo caption-demo hub-demo test test-slow browser lint clean
+.PHONY: venv demo caption-demo hub-demo test test-slow test-minimum browser lint clean
 
 venv: $(VENV)/.installed
 
@@ -48,6 +48,13 @@ test: lint
 
 test-slow: venv browser
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+
+# The fast tests with the lowest version of everything that setup.cfg admits, in an environment of their own
+test-minimum:
+	@test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
+	.venv-minimum/bin/python tests/minimum_versions.py setup.cfg > .venv-minimum/constraints.txt
+	.venv-minimum/bin/python -m pip install --quiet -c .venv-minimum/constraints.txt -e '.[test]'
+	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of the Space click through it in a real browser
 browser:

@@ -59,3 +59,9 @@ def test_captions_of_the_hub_are_joined_to_their_images(found):
 
 def test_a_data_set_of_the_hub_that_is_no_stage_is_none(found):
     assert found["none"] == [None, None] and found["without stage"] is None
+
+
+def test_a_data_set_of_the_hub_cannot_have_files_of_this_machine_opened(found):
+    assert len(found["pointing"]) == 4
+    for message in found["pointing"]:
+        assert "names the file" in message and "secret.png" in message

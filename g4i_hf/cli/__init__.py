@@ -4,6 +4,7 @@ from .errors import OptionError, wrong_choice
 from .libraries import end_processes, quiet_libraries
 from .parsing import parse_options
 from .resolved import NOT_RECORDED, is_secret
+from .yaml_files import read_mapping
 
 __all__ = [
     "NOT_RECORDED",
@@ -12,5 +13,6 @@ __all__ = [
     "is_secret",
     "parse_options",
     "quiet_libraries",
+    "read_mapping",
     "wrong_choice",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from .errors import wrong_choice
+from .errors import brief, wrong_choice
 from .yaml_files import construct
 
 NULL = "tag:yaml.org,2002:null"
@@ -69,7 +69,7 @@ class Kind:
                     return None
                 raise ArgumentTypeError(f"has no value; {self.wanted()} is wanted.")
             if node.tag not in yaml.SafeLoader.yaml_constructors:
-                raise ArgumentTypeError(f"has the tag {node.tag!r}, which is not read here.")
+                raise ArgumentTypeError(f"has the tag {brief(node.tag)}, which is not read here.")
             text = node.value
             if float in self.scalars and text.lower().lstrip("+-") in (".inf", ".nan"):
                 text = text.replace(".", "", 1)
@@ -95,8 +95,8 @@ class Kind:
     def _from_json(self, text: str) -> dict:
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ArgumentTypeError(f"is {text!r}, which is not JSON: {error}.") from error
+        except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
+            raise ArgumentTypeError(f"is {brief(text)}, which is not JSON: {error}.") from error
         if not isinstance(value, dict):
             raise ArgumentTypeError(self._wrong(text))
         return value
@@ -104,7 +104,7 @@ class Kind:
     def _wrong(self, value: Any) -> str:
         if self.choices and isinstance(value, str):
             return wrong_choice("", value, self.choices).lstrip()
-        return f"is {value!r}; {self.wanted()} is wanted."
+        return f"is {brief(value)}; {self.wanted()} is wanted."
 
 
 def kind_of(hint: Any, metadata: Mapping[str, Any] = types.MappingProxyType({})) -> Kind:

@@ -7,9 +7,12 @@ from typing import Any
 
 import yaml
 
-from .errors import OptionError
+from .errors import OptionError, brief
 
 FLOAT = "tag:yaml.org,2002:float"
+MAX_CHARACTERS = 1 << 20  # of a file, with what its aliases stand for written out
+MAX_DEPTH = 50
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what escapes can write and no UTF-8 holds, or no file name
 # YAML 1.1, which PyYAML speaks, takes 5e-4 and 1e5 for text
 SCIENTIFIC = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 
@@ -31,29 +34,67 @@ def read_nodes(path: Path) -> dict[str, yaml.Node]:
     The values of a file as nodes of the parser, which know their text and their line.
 
     Raises:
-        OptionError: when it is no YAML file of `name: value` lines, or holds a key twice.
+        OptionError: when it is no YAML file of `name: value` lines, or holds a key twice, a list in a list in a list
+            and so on, or aliases that would fill the memory.
     """
     if not path.is_file():
         what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
         raise OptionError(f"--config {path}: {what}.")
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return _nodes(path, _Loader)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """
+    The values of a file that this package or a user wrote.
+
+    Raises:
+        OSError: when it cannot be opened.
+        ValueError: as [`read_nodes`].
+    """
+    values = {}
+    for name, node in _nodes(path, yaml.SafeLoader).items():
+        try:
+            values[name] = construct(node)
+        except (yaml.YAMLError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise ValueError(f"{path}, line {node.start_mark.line + 1}: {name} cannot be read: {why}") from error
+    return values
+
+
+def _nodes(path: Path, loader: type[yaml.SafeLoader]) -> dict[str, yaml.Node]:
+    if path.stat().st_size > MAX_CHARACTERS:
+        raise ValueError(f"{path} is larger than a MiB, which no file of options is. Name another one.")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         tabs = " Use spaces instead of tabs." if "\\t" in str(error) else ""
-        raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}{tabs}") from error
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}{tabs}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply. Write its values in fewer levels.") from None
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise OptionError(f"{path} must hold `name: value` lines.")
+        raise ValueError(f"{path} must hold `name: value` lines.")
+    _check_contents(root, path)
     _refuse_duplicates(root, path)
     return {str(key.value): value for key, value in root.value}
 
 
 def construct(node: yaml.Node) -> Any:
-    """What YAML itself makes of a node, and of what is in it."""
+    """
+    What YAML itself makes of a node, and of what is in it.
+
+    Raises:
+        ValueError or yaml.YAMLError: for what it cannot read, such as `!!int x`.
+    """
     loader = _Loader("")
     try:
         return loader.construct_object(node, deep=True)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # PyYAML looks at no text before it
+        raise ValueError("holds a value that is not what its tag says.") from error
     finally:
         loader.dispose()
 
@@ -82,6 +123,40 @@ def starts_with_a_dot(value: str) -> bool:
     return value in (".", "..") or value.startswith(("./", "../"))
 
 
+def _check_contents(root: yaml.Node, path: Path) -> None:
+    """
+    An alias stands for a whole node, and aliases of aliases for more than any memory holds once they are written out,
+    as a merge or a message would.
+    """
+    known: dict[int, tuple[int, int] | None] = {}
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """Characters and depth. As aliases only point back, one level more is one call more."""
+        if isinstance(node, yaml.ScalarNode):
+            if NO_TEXT.search(node.value):
+                where = f"{path}, line {node.start_mark.line + 1}"
+                raise ValueError(f"{where}: \\0 or half of a character, which no file name or caption can hold.")
+            return len(node.value) + 1, 0
+        if id(node) not in known:
+            known[id(node)] = None
+            inside = [child for value in node.value for child in (value if isinstance(value, tuple) else (value,))]
+            measured = [measure(child) for child in inside]
+            known[id(node)] = (
+                1 + sum(size for size, _ in measured),
+                1 + max((depth for _, depth in measured), default=0),
+            )
+        if known[id(node)] is None:
+            where = f"{path}, line {node.start_mark.line + 1}"
+            raise ValueError(f"{where}: a value holds itself. Write it without alias.")
+        return known[id(node)]
+
+    size, depth = measure(root)
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{path} is nested too deeply. Write its values in fewer levels.")
+    if size > MAX_CHARACTERS:
+        raise ValueError(f"{path} holds aliases of aliases for more than a MiB of values. Write them out.")
+
+
 def _refuse_duplicates(root: yaml.MappingNode, path: Path) -> None:
     seen: set[int] = set()
     waiting: list[yaml.Node] = [root]
@@ -98,8 +173,9 @@ def _refuse_duplicates(root: yaml.MappingNode, path: Path) -> None:
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode):
                 if key.value in lines:
-                    raise OptionError(
-                        f"{path}, line {line}: {key.value} is given twice, first in line {lines[key.value]}. Keep one."
+                    name = key.value if key.value.isprintable() and len(key.value) < 60 else brief(key.value)
+                    raise ValueError(
+                        f"{path}, line {line}: {name} is given twice, first in line {lines[key.value]}. Keep one."
                     )
                 lines[key.value] = line
             waiting.append(value)

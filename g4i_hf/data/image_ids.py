@@ -28,7 +28,7 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
         return split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"))
     images = split.select_columns([columns.IMAGE])
     image_ids = []
-    for row, (name, has_bytes) in enumerate(_paths(images)):
+    for row, (name, has_bytes) in enumerate(image_paths(images)):
         if not has_bytes and not Path(name or "").is_file():
             what = f"there is no file {name!r}" if name else "null"
             raise ValueError(
@@ -81,12 +81,13 @@ def check_image_ids(split: Dataset, split_name: str) -> None:
         seen[image_id] = row
 
 
-def _paths(images: Dataset) -> Iterator[tuple[str | None, bool]]:
+def image_paths(split: Dataset, column: str = columns.IMAGE) -> Iterator[tuple[str | None, bool]]:
     """Path of each image, and whether its bytes are in the table: they are not read for it."""
-    for start in range(0, len(images), BATCH):
-        column = images.with_format("arrow")[start : start + BATCH][columns.IMAGE]
-        has_bytes = pc.struct_field(column, "bytes").is_valid().to_pylist()
-        yield from zip(pc.struct_field(column, "path").to_pylist(), has_bytes, strict=True)
+    images = split.select_columns([column]).with_format("arrow")
+    for start in range(0, len(split), BATCH):
+        found = images[start : start + BATCH][column]
+        has_bytes = pc.struct_field(found, "bytes").is_valid().to_pylist()
+        yield from zip(pc.struct_field(found, "path").to_pylist(), has_bytes, strict=True)
 
 
 def image_id_of(image: dict[str, Any]) -> str:

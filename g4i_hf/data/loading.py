@@ -15,7 +15,7 @@ from .image_ids import with_image_ids
 from .joining import join_captions
 from .opening import check_dataset_name, open_data
 from .published import find_stage
-from .source import Source
+from .source import Source, check_relative
 from .stage import join_stage, open_stage
 
 WEBDATASET_KEY, WEBDATASET_URL = "__key__", "__url__"  # columns that `datasets` gives a WebDataset
@@ -60,7 +60,8 @@ def load_images(
         Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`].
 
     Raises:
-        ValueError: when there is no image column, a column that was named is missing, or captions do not fit.
+        ValueError: when there is no image column, a column that was named is missing, captions do not fit, or a
+            `stage.json` names an absolute path.
         FileNotFoundError: when nothing of that name exists.
     """
     given = {ours: theirs for ours, theirs in vars(names or ColumnNames()).items() if theirs}
@@ -80,6 +81,7 @@ def load_images(
             for join in reversed(joins):
                 images = join(images)
             return images
+        check_relative(stage, source.name)
         joins.append(partial(_join, source=source, stage=stage))
     raise ValueError(
         f"{source.name} was published without its images, and does not say where they are. Name the images with "

@@ -2,11 +2,13 @@
 
 import glob
 import logging
+import os
 import re
 from pathlib import Path
 
 from datasets import (
     ClassLabel,
+    Dataset,
     DatasetBuilder,
     DatasetDict,
     Image,
@@ -14,8 +16,12 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
+from datasets.exceptions import DatasetsError
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from .. import columns
+from .image_ids import image_paths
 from .stage import STAGE_FILE
 
 logger = logging.getLogger(__name__)
@@ -41,8 +47,51 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
 
 
 def open_data(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
-    folder = Path(name)
+    """
+    Raises:
+        FileNotFoundError: when nothing of that name exists.
+        ValueError: for files that `datasets` cannot read; the message has the first cause.
+    """
     check_dataset_name(name)
+    try:
+        splits = _opened(name, config_name, revision)
+    except DatasetsError as error:
+        if isinstance(error, (OSError, ValueError)):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {why}") from error
+    if not Path(name).is_dir():
+        for split_name, split in splits.items():
+            for column in [column for column, feature in split.features.items() if isinstance(feature, Image)]:
+                check_files(split.cast_column(column, Image(decode=False)), split_name, column, name)
+    return splits
+
+
+def check_files(split: Dataset, split_name: str, column: str, name: str) -> None:
+    """
+    Raises:
+        ValueError: for an image of the Hub that is a file of this machine: `datasets` opens whatever a row names.
+    """
+    caches = (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    for row, (path, has_bytes) in enumerate(image_paths(split, column)):
+        if has_bytes or not path or "://" in path:
+            continue
+        if not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache)) for cache in caches):
+            raise ValueError(foreign_file(name, split_name, column, row, path))
+
+
+def foreign_file(name: str, split_name: str, column: str, row: int, path: str) -> str:
+    return (
+        f"{name}, split {split_name!r}, column {column!r}, row {row}: names the file {path!r} of this machine in "
+        "place of an image. It is not opened. If you trust the data set, open a copy of it in a folder."
+    )
+
+
+def _opened(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
+    folder = Path(name)
     if not folder.is_dir():
         return load_dataset(name, config_name, revision=revision)
     if (folder / "dataset_dict.json").is_file():

@@ -16,7 +16,7 @@ from datasets.utils.file_utils import xopen
 
 from .. import columns
 from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
-from .opening import builder_of, check_dataset_name
+from .opening import builder_of, check_dataset_name, check_files
 from .published import find_stage
 from .streaming import with_bytes
 
@@ -36,6 +36,7 @@ class RowStream:
         names: our columns, and what they are called there: a column, or the field of one as in `json.caption`.
         features: of our columns.
         holds_tables: whether rows are stored in tables; else they are made one by one.
+        hub_id: of a data set of the Hub, whose rows may name no file of this machine.
     """
 
     rows: IterableDataset
@@ -43,9 +44,21 @@ class RowStream:
     names: dict[str, str]
     features: Features
     holds_tables: bool
+    hub_id: str | None = None
 
     def read(self, shard: int) -> Iterator[pa.Table]:
-        """Our columns of a shard, some rows at a time."""
+        """
+        Our columns of a shard, some rows at a time.
+
+        Raises:
+            ValueError: for a row of the Hub that names a file of this machine in place of an image.
+        """
+        for table in self._tables(shard):
+            if self.hub_id is not None:
+                _refuse_files(table[columns.IMAGE], self.hub_id)
+            yield table
+
+    def _tables(self, shard: int) -> Iterator[pa.Table]:
         rows = self.rows.shard(num_shards=self.rows.num_shards, index=shard)
         schema = self.features.arrow_schema
         if self.holds_tables:
@@ -123,6 +136,7 @@ def open_rows(
     files = builder.config.data_files or {}
     _check_split(split, list(files))
     stream = _named(builder.as_streaming_dataset(split=split), split, names, isinstance(builder, ArrowBasedBuilder))
+    stream.hub_id = None if is_local else dataset_name
     if builder.name == "parquet":
         groups = _row_groups(files[split])
         stream.shard_rows = [sum(group) for group in groups]
@@ -158,7 +172,20 @@ def load_one_split(
     if files is None:
         return None
     loaded = load_dataset(builder.name, data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
-    return standardise(loaded, split, names)
+    loaded = standardise(loaded, split, names)
+    if not is_local:
+        check_files(loaded, split, columns.IMAGE, dataset_name)
+    return loaded
+
+
+def _refuse_files(images: pa.ChunkedArray, hub_id: str) -> None:
+    without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
+    for path in pc.struct_field(without_bytes, "path").to_pylist():
+        if path and "://" not in path:
+            raise ValueError(
+                f"{hub_id}: a row names the file {path!r} of this machine in place of an image. It is not opened. If "
+                "you trust the data set, open a copy of it in a folder."
+            )
 
 
 def _named(rows: IterableDataset, split: str, names: ColumnNames, holds_tables: bool) -> RowStream:

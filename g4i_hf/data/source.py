@@ -61,14 +61,14 @@ class Source:
             folder: where that lies.
 
         Returns:
-            None where the images are nowhere on the Hub, for a stage that is.
+            None where the images are nowhere on the Hub, for a stage that is or was there.
 
         Raises:
             FileNotFoundError: for a folder that is gone.
         """
-        name, captions = stage["source"], stage.get("captions_name")
-        is_local = Path(folder).is_dir()
-        if name is None or (not is_local and is_path(name)):  # of the machine where it was made
+        name, captions = stage.get("source"), stage.get("captions_name")
+        is_published = bool(stage.get("published")) or not Path(folder).is_dir()
+        if name is None or (is_published and is_path(name)):  # of the machine where it was made
             return None
         return cls(
             _found(name, folder),
@@ -78,6 +78,20 @@ class Source:
             captions and _found(captions, folder),
             stage.get("captions_revision"),
         )
+
+
+def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
+    """
+    Raises:
+        ValueError: for a `stage.json` that names a folder other than relative to its own: no stage writes that, and
+            what somebody else wrote could lead anywhere on this machine.
+    """
+    for name in (stage.get("source"), stage.get("captions_name")):
+        if is_path(name) and not name.startswith(".") and not stage.get("published"):
+            raise ValueError(
+                f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder. Run the "
+                "stage again, or correct the file if you trust where it comes from."
+            )
 
 
 def _portable(name: str, folder: str | Path) -> str:

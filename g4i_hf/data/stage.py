@@ -3,11 +3,13 @@
 import glob
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.table import embed_table_storage
 
@@ -15,13 +17,32 @@ from .. import columns
 from .joining import joined_splits
 from .replacing import replacing
 
+# Otherwise `datasets` (5.2) tells a server whenever files are opened, those of this machine too
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+
 STAGE_FILE = "stage.json"
+SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of the names of files
 
 
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
-    """The `stage.json` of a finished stage, or None where there is none."""
+    """
+    The `stage.json` of a finished stage, or None where there is none.
+
+    Raises:
+        ValueError: when it is none, or names a split by a path, whose files would lie elsewhere.
+    """
     path = Path(folder) / STAGE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        stage = json.loads(path.read_text(encoding="utf-8"))
+        splits = stage.get("num_rows", {})
+        is_stage = isinstance(stage.get("source"), str | None) and all(map(SPLIT_NAME.fullmatch, splits.keys()))
+    except (AttributeError, RecursionError, TypeError, ValueError):  # no JSON, or not of that form
+        is_stage = False
+    if not is_stage:
+        raise ValueError(f"{path} is not what a stage writes. Run the stage again, or remove the file.")
+    return stage
 
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:

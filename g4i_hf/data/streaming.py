@@ -1,5 +1,6 @@
 """A data set read from start to end, instead of being downloaded first."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .loading import (
     renamed_columns,
     webdataset_names,
 )
+from .opening import foreign_file
 
 
 def stream_images(
@@ -38,7 +40,8 @@ def stream_images(
         Splits whose `image` is `{"bytes", "path"}` as it is stored there, not decoded.
 
     Raises:
-        ValueError: when there is no image column, or a column that was named is missing.
+        ValueError: when there is no image column, a column that was named is missing, or while reading, when a row of
+            the Hub names a file of this machine.
         FileNotFoundError: when nothing of that name exists.
     """
     names = names or ColumnNames()
@@ -49,7 +52,10 @@ def stream_images(
     splits = {name: _standardised(split, name, names) for name, split in streamed.items()}
     if not read_files:
         return splits
-    return {name: split.map(with_bytes, features=split.features) for name, split in splits.items()}
+    return {
+        name: split.map(partial(_of_hub, where=(dataset_name, name)), with_indices=True, features=split.features)
+        for name, split in splits.items()
+    }
 
 
 def _standardised(split: IterableDataset, split_name: str, names: ColumnNames) -> IterableDataset:
@@ -85,3 +91,12 @@ def with_bytes(row: dict[str, Any]) -> dict[str, Any]:
         return row
     with xopen(image["path"], "rb") as file:
         return row | {columns.IMAGE: {"bytes": file.read(), "path": image["path"]}}
+
+
+def _of_hub(row: dict[str, Any], number: int, where: tuple[str, str]) -> dict[str, Any]:
+    """The row with the bytes of its image; one that names a file of this machine is refused."""
+    row = with_bytes(row)
+    image = row[columns.IMAGE]
+    if image is not None and image["bytes"] is None and image["path"]:
+        raise ValueError(foreign_file(*where, columns.IMAGE, number, image["path"]))
+    return row

@@ -1,5 +1,6 @@
 """The card of captions and embeddings: a pure function of the stage's `stage.json`."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
-from ..data.source import is_path
+from ..training.lineage import is_hub_id
 from .licences import licence_fields
+from .markdown import code, code_cell, plain
 from .origin import licence_said
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "captions.md.j2"
@@ -60,7 +62,7 @@ def captions_card(
     captioner = captions.get("captioner") or {"captioner": "column"}
     machine_made = captioner["captioner"] in ("local", "endpoint")
     embedded = columns.TEXT_EMBEDS in stage["columns"]
-    images_id = None if stage["source"] is None or is_path(stage["source"]) else stage["source"]
+    images_id = stage["source"] if stage["source"] and is_hub_id(stage["source"]) else None
     cleaning = {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()}
     return DatasetCard.from_template(
         _metadata(stage, images_id, machine_made, license),
@@ -69,7 +71,7 @@ def captions_card(
         machine_made=machine_made,
         embedded=embedded,
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
-        num_rows=", ".join(f"{count:,} in `{split}`" for split, count in splits.items()),
+        num_rows=", ".join(f"{count:,} in {code(split)}" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
         images_of=f"[`{images_id}`](https://huggingface.co/datasets/{images_id})" if images_id else _unnamed(stage),
         columns=_columns(stage),
@@ -113,7 +115,7 @@ def _metadata(
 
 def _title(stage: dict[str, Any], images_id: str | None, machine_made: bool) -> str:
     name = images_id.split("/")[-1] if images_id else stage.get("source_name")
-    title = ("Machine-made captions" if machine_made else "Captions") + (f" of {_cell(name)}" if name else "")
+    title = ("Machine-made captions" if machine_made else "Captions") + (f" of {plain(name)}" if name else "")
     return title + " and their embeddings" * (columns.TEXT_EMBEDS in stage["columns"])
 
 
@@ -125,24 +127,24 @@ def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
     facts = [("captioner", _captioner(captioner))]
-    facts += [("revision", f"`{captioner['revision']}`")] if captioner.get("revision") is not None else []
+    facts += [("revision", code_cell(captioner["revision"]))] if captioner.get("revision") is not None else []
     prompts = stage.get("prompts") or []
-    facts += [("prompt" if len(prompts) == 1 else f"prompt {i + 1}", _cell(text)) for i, text in enumerate(prompts)]
+    facts += [("prompt" if len(prompts) == 1 else f"prompt {i + 1}", plain(text)) for i, text in enumerate(prompts)]
     settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
     if settings:
-        facts.append(("settings", _cell(", ".join(f"{name} {value}" for name, value in settings.items()))))
+        facts.append(("settings", plain(", ".join(f"{name} {value}" for name, value in settings.items()))))
     if stage.get("order"):
-        facts.append(("order of the list", _cell(stage["order"])))
+        facts.append(("order of the list", plain(stage["order"])))
     return [*facts, ("date", date)]
 
 
 def _captioner(captioner: dict[str, Any]) -> str:
     kind, model = captioner["captioner"], captioner.get("model")
     if kind == "local" and model and Path(model).name == model:  # a folder: those of the Hub have an owner
-        return f"a local model (`{model}`)"
+        return f"a local model ({code_cell(model)})"
     if model:
-        return f"`{model}`" + (", behind an endpoint" if kind == "endpoint" else "")
-    return f"none: the captions are {ORIGINS[kind]}" if kind in ORIGINS else f"`{kind}`"
+        return code_cell(model) + (", behind an endpoint" if kind == "endpoint" else "")
+    return f"none: the captions are {ORIGINS[kind]}" if kind in ORIGINS else code_cell(kind)
 
 
 def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
@@ -155,7 +157,7 @@ def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
         "max_tokens": "window in tokens",
         "long_captions": "captions beyond it",
     }
-    return [(title, f"`{_cell(stage[name])}`") for name, title in names.items() if stage.get(name) is not None]
+    return [(title, code_cell(stage[name])) for name, title in names.items() if stage.get(name) is not None]
 
 
 def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
@@ -172,7 +174,7 @@ def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool,
         over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
         cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
         if cut and stage.get("long_captions") == "truncate":
-            shares = ", ".join(f"{share:.0%} of `{split}`" for split, share in cut.items())
+            shares = ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
             limits.append(f"Captions longer than the encoder's window were cut there: {shares}.")
     if not stage.get("with_images"):
         limits.append("The rows are of use only with the very images that were described.")
@@ -183,19 +185,19 @@ def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -
     said = licence_said(licence_fields(license))
     if not machine_made:
         return f"{said} The terms of the captions are those of where they come from."
-    bound = f"What `{captioner['model']}` writes is bound by the terms of that model, and perhaps of its host."
+    bound = f"What {code(captioner['model'])} writes is bound by the terms of that model, and perhaps of its host."
     return f"{said} {bound}" + ("" if license else " Look them up before you use or publish the captions.")
 
 
 def _unnamed(stage: dict[str, Any]) -> str:
     name = stage.get("source_name")
-    return (f"`{name}`, " if name else "") + "a data set of images on its maker's machine"
+    return (f"{code_cell(name)}, " if name else "") + "a data set of images on its maker's machine"
 
 
 def _options(stage: dict[str, Any]) -> str:
     """Of `load_dataset`, for the images."""
     config, revision = stage.get("source_config"), stage.get("source_revision")
-    return (f', "{config}"' if config else "") + (f', revision="{revision}"' if revision else "")
+    return (f", {json.dumps(config)}" if config else "") + (f", revision={json.dumps(revision)}" if revision else "")
 
 
 def _size(rows: int) -> str:
@@ -208,9 +210,10 @@ def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = Fal
     if not rows:
         return ""
     heads = list(dict.fromkeys(head for inner in rows.values() for head in inner))
-    lines = [f"| {first} | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    lines = [f"| {first} | {' | '.join(map(plain, heads))} |", "|---|" + "---:|" * len(heads)]
     lines += [
-        f"| {name} | " + " | ".join(f"{inner.get(head, 0):,}" for head in heads) + " |" for name, inner in rows.items()
+        f"| {plain(name)} | " + " | ".join(f"{inner.get(head, 0):,}" for head in heads) + " |"
+        for name, inner in rows.items()
     ]
     return "\n".join(lines)
 
@@ -220,19 +223,15 @@ def _quality(quality: dict[str, dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for figures in quality.values() for name in figures))
     if not names:
         return ""
-    lines = [f"| | {' | '.join(f'`{split}`' for split in quality)} |", "|---|" + "---:|" * len(quality)]
+    lines = [f"| | {' | '.join(map(code_cell, quality))} |", "|---|" + "---:|" * len(quality)]
     for name in names:
         cells = [_number(figures.get(name)) for figures in quality.values()]
-        lines.append(f"| {FIGURES.get(name, name.replace('_', ' '))} | {' | '.join(cells)} |")
+        lines.append(f"| {FIGURES.get(name, plain(name.replace('_', ' ')))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _cell(text: Any) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def write_card(folder: str | Path, stage: dict[str, Any], *, license: str | None = None) -> None:

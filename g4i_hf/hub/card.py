@@ -17,6 +17,7 @@ from .card_tables import class_list, options_table
 from .eval_results import METRICS, EvaluatedData, model_index_results
 from .figures import Seeds
 from .licences import licence_fields
+from .markdown import plain
 from .origin import bare_name, limits_of, origin_table, terms_of
 from .plain_pixels import PlainPixels
 
@@ -103,7 +104,8 @@ def student_card(
     card = ModelCard.from_template(
         _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence),
         template_path=str(TEMPLATE),
-        **{"architecture": architecture, "num_labels": num_labels, "image_size": image_size, "is_timm": is_timm},
+        architecture=plain(architecture),
+        **{"num_labels": num_labels, "image_size": image_size, "is_timm": is_timm},
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
         is_average=weights == "ema",
         pixels=pixels.code() if pixels is not None else None,
@@ -145,12 +147,12 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": options.get("align_weight") is not None and not weight and not teacher,
-        "best_by": options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None,
+        "best_by": plain(options.get("metric_for_best_model")) if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
-        "ema_decay": options.get("ema_decay"),
+        "ema_decay": plain(options["ema_decay"]) if options.get("ema_decay") else None,
         "text_encoder": encoder.text_encoder,
         "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
-        "seed": options.get("seed", 42) if options else None,
+        "seed": plain(options.get("seed", 42)) if options else None,
         "limits": "\n".join(f"- {limit}" for limit in limits),
         "origin": origin_table(lineage),
     }

@@ -9,6 +9,7 @@ from ..data.arguments import AugmentationArguments
 from ..data.source import is_path
 from ..training.alignment_arguments import AlignmentArguments
 from ..training.arguments import RunArguments, StudentArguments
+from .markdown import code, code_cell
 
 # Shown whenever they are known: what it takes to repeat the run. Other options may hold what is not for everyone
 SHOWN_OPTIONS = (
@@ -66,7 +67,7 @@ def options_table(options: dict[str, Any], image_size: int | None = None) -> str
         if name in MORE_OPTIONS and name not in OF_ADAPTERS and value == defaults.get(name):
             continue
         if value or name in OFF_IS_SAID or name in MORE_OPTIONS:
-            rows.append(f"| {name} | `{_shown(value)}` |")
+            rows.append(f"| {name} | {code_cell(_shown(value))} |")
     return "\n".join(["| option | value |", "|---|---|", *rows])
 
 
@@ -79,18 +80,9 @@ def class_list(names: list[str] | None) -> dict[str, Any]:
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return {"classes": "", "more_classes": False}
     return {
-        "classes": ", ".join(_as_code(name) for name in names[:MOST_CLASSES]),
+        "classes": ", ".join(code(name) for name in names[:MOST_CLASSES]),
         "more_classes": len(names) > MOST_CLASSES,
     }
-
-
-def _as_code(name: str) -> str:
-    text = " ".join(str(name).split())
-    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
-    if not text or not longest:
-        return f"`{text or ' '}`"
-    fence = "`" * (longest + 1)
-    return f"{fence} {text} {fence}"
 
 
 def _defaults() -> dict[str, Any]:
@@ -111,5 +103,4 @@ def _without_paths(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from ..cli import read_mapping
 from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, mean_and_sd
 from .figures import Seeds
 from .origin import bare_name
@@ -173,8 +174,10 @@ def benchmark_tasks(data: EvaluatedData) -> list[dict[str, Any]] | None:
         path = hf_hub_download(data.id, "eval.yaml", repo_type="dataset", revision=data.revision)
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
         return None
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    tasks = content.get("tasks") if isinstance(content, dict) else None
+    try:
+        tasks = read_mapping(Path(path)).get("tasks")
+    except ValueError:  # somebody else's file, and no reason to stop
+        return None
     return [task for task in tasks if isinstance(task, dict) and "id" in task] if isinstance(tasks, list) else None
 
 

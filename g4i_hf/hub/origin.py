@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..zero_shot.checkpoint import TextSide
+from .markdown import code_cell, plain
 from .public_stage import bare_name
 
 MACHINES = ("local", "endpoint")  # captioners
@@ -36,7 +37,7 @@ def _data(lineage: dict[str, Any]) -> list[tuple[str, str]]:
         (names.get(source.get("stage"), "data"), _named(source.get("id") or source.get("name"), source))
         for source in lineage.get("sources") or []
     ]
-    counts = ", ".join(f"{count:,} of `{_cell(split)}`" for split, count in (lineage.get("rows") or {}).items())
+    counts = ", ".join(f"{count:,} of {code_cell(split)}" for split, count in (lineage.get("rows") or {}).items())
     return [*rows, *([("rows", counts)] if counts else [])]
 
 
@@ -49,10 +50,14 @@ def _captions(lineage: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         rows = [("captions", GIVEN.get(captions.get("captioner"), "from elsewhere"))]
     prompts = captions.get("prompts") or []
-    rows += [("prompt" if len(prompts) == 1 else f"prompt {i + 1}", _cell(text)) for i, text in enumerate(prompts)]
+    rows += [
+        ("prompt" if len(prompts) == 1 else f"prompt {i + 1}", plain(text, LONGEST)) for i, text in enumerate(prompts)
+    ]
     settings = {name: captions[name] for name in SETTINGS if captions.get(name) is not None}
     if settings:
-        rows.append(("captioner's settings", _cell(", ".join(f"{name} {value}" for name, value in settings.items()))))
+        rows.append(
+            ("captioner's settings", plain(", ".join(f"{name} {value}" for name, value in settings.items()), LONGEST))
+        )
     return rows
 
 
@@ -63,7 +68,7 @@ def _encoder(lineage: dict[str, Any]) -> list[tuple[str, str]]:
     text = _named(encoder["text_encoder"], {"revision": encoder.get("text_encoder_revision")})
     text += ", a local folder" if TextSide.from_record(encoder).text_encoder_is_folder else ""
     prompt = encoder.get("text_encoder_prompt")
-    return [("text encoder", text + (f", each caption after `{_cell(prompt)}`" if prompt else ""))]
+    return [("text encoder", text + (f", each caption after {code_cell(prompt, LONGEST)}" if prompt else ""))]
 
 
 def _student(lineage: dict[str, Any]) -> list[tuple[str, str]]:
@@ -77,7 +82,7 @@ def _student(lineage: dict[str, Any]) -> list[tuple[str, str]]:
 def _libraries(lineage: dict[str, Any]) -> list[tuple[str, str]]:
     versions = lineage.get("versions") or {}
     shown = ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions)
-    return [("libraries", shown)] if shown else []
+    return [("libraries", plain(shown))] if shown else []
 
 
 def limits_of(lineage: dict[str, Any], splits: list[str], aligned: bool, train_split: str = "train") -> list[str]:
@@ -142,10 +147,4 @@ def _named(name: Any, facts: dict[str, Any]) -> str:
     if not name:
         return "unnamed"
     revision = facts.get("revision")
-    return f"`{_cell(bare_name(str(name)))}`" + (f" at `{_cell(revision)}`" if revision else "")
-
-
-def _cell(text: Any) -> str:
-    """One line of a table, which a pipe would end."""
-    line = " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    return code_cell(bare_name(str(name))) + (f" at {code_cell(revision)}" if revision else "")

@@ -11,9 +11,10 @@ from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 
 from .. import __version__
 from ..data.replacing import replacing
-from ..training.lineage import read_lineage
+from ..training.lineage import is_hub_id, read_lineage
 from ..training.run_folder import read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
+from .markdown import code
 from .public_stage import bare_name
 from .space_content import open_data, write_captions, write_gallery
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent.parent
 TEMPLATE = PACKAGE / "hub_cards" / "space.md.j2"
 APP = Path(__file__).with_name("space_app.py")
-CODE = ("__init__.py", "columns.py", "checkpoints.py", "data", "embedding", "modeling", "zero_shot")
+CODE = ("__init__.py", "columns.py", "checkpoints.py", "cli", "data", "embedding", "modeling", "zero_shot")
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (
     "accelerate",
@@ -147,8 +148,12 @@ def _versions() -> dict[str, str]:
 def _data(run: Path) -> str:
     """The data sets that hold captions and images, by their Hub ids or bare names; empty where none is known."""
     sources = read_lineage(run).get("sources") or []
-    ids = [f"[{each['id']}](https://huggingface.co/datasets/{each['id']})" for each in sources if each.get("id")]
-    names = [f"`{bare_name(each['name'])}`" for each in sources if each.get("name") and each.get("images")]
+    ids = [
+        f"[{each['id']}](https://huggingface.co/datasets/{each['id']})"
+        for each in sources
+        if is_hub_id(each.get("id") or "")
+    ]
+    names = [code(bare_name(each["name"])) for each in sources if each.get("name") and each.get("images")]
     return " and ".join(dict.fromkeys([*ids, *names]))
 
 

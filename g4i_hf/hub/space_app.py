@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import pipeline
 
 from g4i_hf.data.images import to_rgb
@@ -122,7 +122,9 @@ def read_picture(path: str | None) -> Image.Image:
         return to_rgb(image)
     except Image.DecompressionBombError as error:
         raise VisitorError(f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+    except VisitorError:
+        raise
+    except Exception as error:  # whatever a broken file makes of Pillow
         raise VisitorError(f"This file cannot be read as a picture: use {', '.join(FORMATS)}.") from error
 
 

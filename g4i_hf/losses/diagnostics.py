@@ -4,6 +4,8 @@ import torch
 
 from .pairs import Pairs
 
+DIAGNOSTICS = ("cosine_positive", "cosine_negative", "retrieval_top1")
+
 
 @torch.no_grad()
 def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
@@ -18,15 +20,13 @@ def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
     in_batch = slice(len(pairs.all_text_embeds) - pairs.num_bank)  # comparable with and without a bank
     cosines = pairs.image_embeds.detach() @ pairs.all_text_embeds[in_batch].T  # (n, M)
     weights = pairs.image_to_text_weights[:, in_batch]
+    if cosines.numel() == 0:
+        return dict.fromkeys(DIAGNOSTICS, cosines.sum())
     has_pair = weights.sum(1) > 0
     is_pair = weights == weights.amax(1, keepdim=True)  # of a mixed image, the larger part
     positive = (cosines * is_pair).sum(1) / is_pair.sum(1)
     negatives = pairs.image_to_text_allowed[:, in_batch] & (weights == 0)
     negative = (cosines * negatives).sum(1) / negatives.sum(1).clamp(min=1)
     nearest_negative = cosines.masked_fill(~negatives, -2.0).amax(1)
-    values = {
-        "cosine_positive": positive,
-        "cosine_negative": negative,
-        "retrieval_top1": (positive > nearest_negative).to(cosines.dtype),
-    }
-    return {name: (value * has_pair).sum() for name, value in values.items()}
+    values = (positive, negative, (positive > nearest_negative).to(cosines.dtype))
+    return {name: (value * has_pair).sum() for name, value in zip(DIAGNOSTICS, values, strict=True)}

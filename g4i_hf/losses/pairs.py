@@ -80,7 +80,7 @@ def make_pairs(
     shapes, and all or none with a bank.
 
     Args:
-        image_embeds: (n, D) projected features of unit norm.
+        image_embeds: (n, D) projected features of unit norm; n may be 0.
         text_embeds: (n, D), or (n, K, D) for several texts an image, of unit norm; no gradient.
         text_weights: (n,) or (n, K), in [0, 1]; 0 takes a text out of the alignment, as positive and as negative. The
             K weights of a row add up to the weight of the row.
@@ -91,9 +91,9 @@ def make_pairs(
         text_keys: (n, K) integers, equal for equal texts; needed with a bank.
         bank: further negatives of the images.
     """
-    text_weights = text_weights.reshape(len(text_weights), -1).to(image_embeds.dtype)
+    text_weights = (text_weights if text_weights.ndim == 2 else text_weights.unsqueeze(1)).to(image_embeds.dtype)
     n, texts_per_row = text_weights.shape
-    text_embeds = text_embeds.reshape(n * texts_per_row, -1)
+    text_embeds = text_embeds.reshape(n * texts_per_row, text_embeds.shape[-1])  # -1 would be any number of no rows
     present = text_weights > 0
     rows, shares = _slots(image_embeds, mix_partner, mix_share)
     num_mixed = (shares[:, 1] > 0).sum()

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..cli import NOT_RECORDED, is_secret
+from ..cli import NOT_RECORDED, is_secret, read_mapping
 from ..data.replacing import replace_text
 from .checkpoint import newest_checkpoint
 from .checkpointing_trainer import STAGING
@@ -72,11 +72,12 @@ def read_options(run: str | Path) -> dict[str, Any]:
     """
     Raises:
         FileNotFoundError: when the folder is no run.
+        ValueError: when the file is not what a run writes.
     """
     path = Path(run) / OPTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_mapping(path)
 
 
 def is_finished(run: str | Path) -> bool:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
+from ..cli import read_mapping
 from ..data.source import is_path
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
@@ -55,7 +55,7 @@ class TextSide:
     @classmethod
     def from_run(cls, folder: Path) -> "TextSide":
         """Of a run that was not released: its options, where a local encoder is relative to the run."""
-        options = yaml.safe_load((folder / RUN_OPTIONS).read_text(encoding="utf-8"))
+        options = read_mapping(folder / RUN_OPTIONS)
         side = cls.from_record(options)
         side.temperature = options.get("align_temperature")
         if side.text_encoder and side.text_encoder.startswith("."):
@@ -123,7 +123,7 @@ def _check_aligned(folder: Path) -> None:
     """
     inside = folder.name.startswith("checkpoint-") and not (folder / RUN_OPTIONS).is_file()
     options = (folder.parent if inside else folder) / RUN_OPTIONS
-    known = (yaml.safe_load(options.read_text(encoding="utf-8")) or {}) if options.is_file() else {}
+    known = read_mapping(options) if options.is_file() else {}
     if known.get("align_weight") == 0:
         raise ValueError(
             f"{folder} is a baseline (align_weight 0): its projector has learned nothing, and its scores of texts "

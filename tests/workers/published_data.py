@@ -2,14 +2,20 @@
 
 import json
 import sys
+from pathlib import Path
 
-from datasets import load_dataset
+from datasets import Dataset, Features, Value, load_dataset
+from datasets import Image as ImageFeature
 from huggingface_hub import HfApi
+from PIL import Image
 
 from g4i_hf.data import DataArguments, load_images
 from g4i_hf.data.published import find_stage
+from g4i_hf.data.row_streams import load_one_split, stream_rows
+from g4i_hf.data.streaming import stream_images
 from g4i_hf.hub.push import push_folder
 
+IMAGES = Features({"image": ImageFeature(decode=False), "image_id": Value("string")})
 pictures, images, captions = sys.argv[1:]
 api = HfApi()
 push_folder(images, "me/images", "dataset")
@@ -42,6 +48,26 @@ found = {
     "source": find_stage("me/captions", first)["source"],
     "none": [find_stage("me/nothing"), find_stage("me/captions", "no-such-branch")],
 }
+# Rows that name a file of whoever opens them
+secret = Path(pictures).resolve() / "secret.png"
+Image.new("RGB", (4, 4)).save(secret)
+rows_of_files = {"image": [{"bytes": None, "path": str(secret)}], "image_id": ["a"]}
+pointing = Path(pictures).with_name("pointing")
+pointing.mkdir()
+Dataset.from_dict(rows_of_files, features=IMAGES).to_parquet(pointing / "train.parquet")
+api.create_repo("me/pointing", repo_type="dataset")
+api.upload_folder(repo_id="me/pointing", repo_type="dataset", folder_path=pointing)  # ours would refuse
+found["pointing"] = []
+for opened in (
+    load_images,
+    lambda name: list(stream_images(name)["train"]),
+    lambda name: [list(stream.read(0)) for stream in [stream_rows(name, "train", num_processes=1)]],
+    lambda name: load_one_split(name, "train"),
+):
+    try:
+        found["pointing"].append(f"opened {opened('me/pointing')}")
+    except ValueError as error:
+        found["pointing"].append(str(error))
 api.delete_file("stage.json", "me/captions", repo_type="dataset")
 found["without stage"] = find_stage("me/captions")
 print(json.dumps(found))

@@ -23,7 +23,7 @@ STEPS = {
     "min_caption_words": "shorter than allowed",
 }
 _MOST_PASSES = 6
-_INVISIBLE = re.compile("[\u0000-\u0008\u000e-\u001b\u007f\u00ad\u200b\u2060\ufeff\ufffd]")
+_INVISIBLE = re.compile("[\u0000-\u0008\u000e-\u001b\u007f\u00ad\u200b\u2060\ufeff\ufffd\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,7 @@ KEY_FIELDS = (
 CAPTION_FIELDS = ("caption", "captions", "text", "texts", "description", "descriptions")
 LIST_SUFFIXES = {".txt", ".json", ".pth", ".pt"}
 DELIMITERS = ",;\t"
+HALF = re.compile("[\ud800-\udfff]")  # JSON can write them
 
 
 class Entry(NamedTuple):
@@ -153,8 +155,13 @@ def checked(caption: Any) -> Caption:
     A caption as it is; None for an empty one, and without the empty ones of a list.
 
     Raises:
-        TypeError: for anything but text, a list of texts and None.
+        TypeError: for anything but text, a list of texts and None, and for text that no table takes.
     """
+    texts = caption if isinstance(caption, list) else [caption]
+    if any(isinstance(text, str) and HALF.search(text) for text in texts):
+        raise TypeError(
+            "the caption holds half of a character, as of an emoji that was cut in two, which no table takes"
+        )
     if isinstance(caption, str):
         return caption if caption.strip() else None
     if caption is None:

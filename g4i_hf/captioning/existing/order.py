@@ -12,6 +12,7 @@ from datasets import Dataset
 from PIL import Image as PILImage
 
 from ... import columns
+from ...data.bad_images import why_unreadable
 from ...data.images import open_image
 
 logger = logging.getLogger(__name__)
@@ -34,14 +35,21 @@ class ImagesInOrder(Sequence):
     """
 
     def __init__(self, split: Dataset, rows: list[int]):
-        self._images, self._rows = split.select_columns([columns.IMAGE]), rows
+        self._images, self._rows = split.select_columns([columns.IMAGE, columns.IMAGE_ID]), rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, place: int) -> PILImage.Image:
-        image = open_image(self._images[self._rows[place]][columns.IMAGE])
-        image.load()
+        row = self._images[self._rows[place]]
+        try:
+            image = open_image(row[columns.IMAGE])
+            image.load()
+        except Exception as error:  # whatever a broken file makes of Pillow
+            raise ValueError(
+                f"Column 'image', row {self._rows[place]} ({row[columns.IMAGE_ID]}): cannot be decoded "
+                f"({why_unreadable(error)}). Replace the file or remove the row."
+            ) from error
         return image
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
+
+from ...cli import read_mapping
 
 UNKNOWN, NOT_NAMED, NAMED = -1, 0, 1
 
@@ -29,11 +30,9 @@ def read_synonyms(path: str | Path, names: Sequence[str]) -> dict[str, list[str]
         ValueError: when it is no such file, or names a class that there is not.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = read_mapping(Path(path))
+    except (OSError, ValueError) as error:
         raise ValueError(f"synonyms_file {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"synonyms_file {str(path)!r} must hold `class name: [word, other word]` lines.")
     by_text = {str(name): name for name in names}
     synonyms: dict[str, list[str]] = {}
     for name, words in found.items():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +172,7 @@ def _lines(one: Shown, most: int) -> list[tuple[str, str]]:
 
 def wrapped(text: str, most: int, width: int = SIDE) -> list[str]:
     """Lines of at most `width` pixels; the last of `most` ends in an ellipsis where there are more."""
+    text = text[: most * width]  # no letter is narrower than a pixel
     font = _font(text)
     lines, line = [], ""
     for word in text.split():
@@ -179,9 +181,7 @@ def wrapped(text: str, most: int, width: int = SIDE) -> list[str]:
             lines.append(line)
             longer = word
         while font.getlength(longer) > width and len(lines) <= most:  # a long word, or a script without spaces
-            fitting = next(
-                end for end in range(len(longer), 0, -1) if end == 1 or font.getlength(longer[:end]) <= width
-            )
+            fitting = max(1, bisect(range(1, len(longer) + 1), width, key=lambda end: font.getlength(longer[:end])))
             lines.append(longer[:fitting])
             longer = longer[fitting:]
         line = longer

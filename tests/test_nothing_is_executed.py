@@ -1,0 +1,119 @@
+"""No file of somebody else is run: what the sources call, and every lower bound of what they stand on."""
+
+import ast
+import configparser
+from pathlib import Path
+
+import pytest
+from minimum_versions import lower_bounds
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [
+    path
+    for top in ("g4i_hf", "recipes", "benchmarks")
+    for path in sorted((ROOT / top).rglob("*.py"))
+    if not any(parent.is_symlink() for parent in path.parents)
+]
+TEMPLATES = sorted((ROOT / "hub_cards").glob("*.j2"))
+MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "_pickle", "shelve"}
+# `pickle` is imported for the name of an error: torch refuses code with it
+ONLY_ERRORS = {"g4i_hf/captioning/existing/caption_files.py": "pickle.UnpicklingError"}
+BUILTINS = {"eval", "exec", "compile", "__import__"}
+ATTRIBUTES = {"os.system", "os.popen", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"}
+ATTRIBUTES |= {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.hub.load"}
+ATTRIBUTES |= {"pd.read_pickle", "pandas.read_pickle", "jinja2.Template.from_string", "subprocess.getoutput"}
+
+
+def found_in(tree: ast.Module, file: str = "") -> list[str]:
+    """What would run code of a file, or hand text to a shell."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [f"import {name}" for name in names if name.split(".")[0] in MODULES and file not in ONLY_ERRORS]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ATTRIBUTES:
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle."):
+            found += [] if ONLY_ERRORS.get(file) == ast.unparse(node) else [ast.unparse(node)]
+        elif isinstance(node, ast.Call):
+            found += _of_call(node)
+    return found
+
+
+def _of_call(node: ast.Call) -> list[str]:
+    name, said = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
+    is_true = {arg for arg, value in said.items() if isinstance(value, ast.Constant) and value.value is True}
+    found = [name] if isinstance(node.func, ast.Name) and name in BUILTINS else []
+    found += [f"{arg}=True" for arg in ("allow_pickle", "shell", "trust_remote_code") if arg in is_true]
+    if name == "torch.load" and "weights_only" not in is_true:
+        found.append("torch.load without weights_only=True")
+    if name in ("np.load", "numpy.load") and "allow_pickle" not in said:
+        found.append("np.load without allow_pickle=False")
+    return found
+
+
+def test_the_sources_are_found():
+    assert len(SOURCES) > 150 and len(TEMPLATES) >= 4
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_unpickles_evaluates_or_calls_a_shell(path):
+    file = str(path.relative_to(ROOT))
+    assert found_in(ast.parse(path.read_text(encoding="utf-8")), file) == []
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_card_tells_its_readers_to(path):
+    text = path.read_text(encoding="utf-8")
+    assert not [word for word in ("trust_remote_code", "pickle", "weights_only=False", "torch.load") if word in text]
+
+
+FORBIDDEN = [
+    "import pickle",
+    "from joblib import load",
+    "import dill as d",
+    "torch.load(path)",
+    "torch.load(path, weights_only=False)",
+    "np.load(path)",
+    "np.load(path, allow_pickle=True)",
+    "yaml.load(text, Loader)",
+    "yaml.unsafe_load(text)",
+    "eval(text)",
+    "exec(text)",
+    "subprocess.run(text, shell=True)",
+    "os.system(text)",
+    "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    "pickle.loads(data)",
+]
+
+
+@pytest.mark.parametrize("code", FORBIDDEN)
+def test_what_is_forbidden_would_be_seen(code):
+    assert found_in(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["model.eval()", "np.load(path, allow_pickle=False)", "torch.load(path, weights_only=True)", "yaml.safe_load(x)"],
+)
+def test_what_is_allowed_passes(code):
+    assert not found_in(ast.parse(code))
+
+
+# --- Lower bounds ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_is_required_has_one_lower_bound():
+    bounds = lower_bounds(ROOT / "setup.cfg")
+    assert {"torch", "transformers", "datasets", "hypothesis"} <= set(bounds)
+
+
+@pytest.mark.parametrize("line", ["torch", "torch==2.6", "torch>=2.6,<3", "torch>2", "numpy>=1"])
+def test_another_bound_is_refused(tmp_path, line):
+    config = configparser.ConfigParser()
+    config["options"] = {"install_requires": f"\nnumpy>=2.0\n{line}"}
+    config["options.extras_require"] = {"test": "\npytest>=8"}
+    with (tmp_path / "setup.cfg").open("w") as file:
+        config.write(file)
+    with pytest.raises(ValueError, match="lower bounds" if line == "numpy>=1" else "is no `name>=version`"):
+        lower_bounds(tmp_path / "setup.cfg")

@@ -1,0 +1,283 @@
+"""Captions, names and prompts that try to be something else: in cleaning, keys, pages and cards they stay text."""
+
+import ast
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from datasets import Dataset, Features, Value
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image as PILImage
+from test_report import NAMES, OPTIONS, a_split, no_drawing, runs, write  # noqa: F401
+
+from g4i_hf.captioning.answers import FAILURES, OK
+from g4i_hf.captioning.arguments import CleaningArguments
+from g4i_hf.captioning.cleaning.clean import clean
+from g4i_hf.captioning.existing.caption_files import checked
+from g4i_hf.captioning.report import page
+from g4i_hf.captioning.report.gallery import Shown, draw_grid, write_page
+from g4i_hf.captioning.report.page import CaptionedSplit
+from g4i_hf.data.texts import caption_key_table, is_blank
+from g4i_hf.embedding.captions import read_captions
+from g4i_hf.hub.captions_card import captions_card
+from g4i_hf.hub.card import student_card
+
+INJECTIONS = [
+    "<script>alert(1)</script>",
+    "</div></td></table><img src=x onerror=alert(1)>",
+    '" onload="alert(1)',
+    "' onmouseover='alert(1)",
+    "{{ 7 * 7 }}{% for x in y %}{# #}{{ self.__init__.__globals__ }}",
+    "]]><!-- <style>* { display: none }</style>",
+    "![x](https://example.org/pixel.png) [x](javascript:alert(1)) <https://example.org>",
+    "| a | b |\n|---|---|\n| c | d |",
+    "a \\| b `c | d` ``e` \\",
+    "---\nlicense: mit\n---\n# Title\n- item\n\n    code",
+    "```python\nimport os\n```",
+    'x"); import os; os.system("true") #',
+    "\x00\x07\x1b[31m\x7f\x85\u2028\u2029",
+    "\u202egnp.exe\u202c \u2067\u05e9\u05dc\u05d5\u05dd\u2069 \u0645\u0631\u062d\u0628\u0627",
+    "e" + "\u0301" * 200,
+    "&lt;b&gt; &amp; &#60;script&#62;",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \uffff",
+]
+LONG = "x" * 100_000
+readable = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+hostile = st.sampled_from(INJECTIONS) | st.builds("{}{}{}".format, readable, st.sampled_from(INJECTIONS), readable)
+
+
+EVERY = " ".join(INJECTIONS)
+HARMLESS = "harmless"
+
+
+class Structure(HTMLParser):
+    """Elements and the names of their attributes, in order; comments and declarations too."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, [name for name, _ in attrs]))
+
+    def handle_endtag(self, tag):
+        self.found.append(f"/{tag}")
+
+    def handle_comment(self, data):
+        self.found.append("comment")
+
+    def handle_decl(self, decl):
+        self.found.append(decl)
+
+    def handle_pi(self, data):
+        self.found.append("instruction")
+
+
+# --- Cleaning and keys -----------------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(), max_size=80) | hostile, st.sampled_from([None, "stop", "length"]))
+@example("half \ud83d of a character.", None)
+def test_any_answer_is_a_caption_or_none(text, finish_reason):
+    cleaned = clean(text, finish_reason, CleaningArguments())
+    assert cleaned.status == OK or cleaned.status in FAILURES
+    assert (cleaned.caption is None) == (cleaned.status != OK)
+    if cleaned.caption is not None:
+        assert cleaned.caption == " ".join(cleaned.caption.split()) != ""
+        assert not re.search("[\0-\x1f\x7f\ud800-\udfff]", cleaned.caption)
+        cleaned.caption.encode()
+
+
+@pytest.mark.parametrize("text", [LONG, "a b " * 25_000, "<b>" * 33_000, "\u202e" * 100_000, "**" * 50_000])
+def test_a_long_answer_takes_no_longer_than_its_length(text):
+    start = time.process_time()
+    clean(text, None, CleaningArguments())
+    assert time.process_time() - start < 5
+
+
+@given(st.lists(st.none() | readable | st.lists(readable, max_size=3), max_size=6))
+def test_keys_are_equal_where_captions_are(captions):
+    table = caption_key_table(captions)
+    keys = [[key for key in row if key >= 0] for row in table.tolist()]
+    lists = [each if isinstance(each, list) else [each] for each in captions]
+    texts = [[text for text in each if not is_blank(text)] for each in lists]
+    flat = [(key, text) for row, own in zip(keys, texts, strict=True) for key, text in zip(row, own, strict=True)]
+    assert len({key for key, _ in flat}) == len({text for _, text in flat}) == len(set(flat))
+
+
+@given(st.lists(st.lists(readable, max_size=3), min_size=1, max_size=4))
+def test_captions_go_through_a_table_as_they_are(rows):
+    split = Dataset.from_dict({"caption": rows}, features=Features({"caption": [Value("string")]}))
+    assert read_captions({"train": split}).rows["train"] == [[text for text in row if text.strip()] for row in rows]
+
+
+@pytest.mark.parametrize("caption", ["half \ud83d", ["whole", "half \udc00"]])
+def test_half_a_character_is_refused_where_it_is_read(caption):
+    with pytest.raises(TypeError, match="half of a character"):
+        checked(caption)
+
+
+# --- Pages -----------------------------------------------------------------------------------------------------------
+
+
+def caption_page(folder, text: str) -> str:
+    n = 4
+    split = CaptionedSplit(
+        image_ids=[f"{text}{row}" for row in range(n)],
+        image_of=lambda position: PILImage.new("RGB", (4, 4)),
+        captions=[text, f"{text}.", None, text],
+        raw=[f"{text} raw", f"{text} raw.", text, None],
+        statuses=[OK, OK, text, OK],
+        reasons=[None, None, text, None],
+        applied=[["boilerplate"], [], [], []],
+        labels=[0, 1, 0, 1],
+        label_names=[f"{text}a", f"{text}b"],
+    )
+    return page.write_report(folder, {"train": split}, {"model": text, "prompts": [text, text]}, text).read_text(
+        "utf-8"
+    )
+
+
+@given(hostile)
+@example(EVERY)
+def test_the_report_of_captions_has_the_elements_that_it_has_of_any(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(page, "_draw", lambda *_: [])
+    assert Structure(caption_page(tmp_path, text)).found == Structure(caption_page(tmp_path, "harmless")).found
+
+
+@given(hostile)
+@example(EVERY)
+def test_the_page_of_a_dry_run_too_and_its_picture_is_drawn(tmp_path, text):
+    found = []
+    for shown in (text, "harmless"):
+        one = Shown(None, shown, shown, [shown], [shown], f"{shown} raw")
+        write_page(tmp_path / "page.html", [one], shown, [shown])
+        found.append(Structure((tmp_path / "page.html").read_text("utf-8")).found)
+    assert found[0] == found[1]
+    draw_grid(tmp_path / "grid.png", [Shown(None, text, text)])
+
+
+def test_the_report_of_a_run_too(tmp_path, runs, no_drawing, monkeypatch):  # noqa: F811
+    found = []
+    for number, texts in enumerate((INJECTIONS, [f"{HARMLESS} {i}" for i in range(len(INJECTIONS))])):
+        split = a_split().remove_columns("caption").add_column("caption", [f"c {text}" for text in texts[:10]])
+        monkeypatch.setattr("test_report.NAMES", {label: f"n {texts[10 + label]}" for label in NAMES})
+        options = OPTIONS | {"student": texts[0], "text_encoder": texts[1]}
+        (tmp_path / str(number)).mkdir()
+        found.append(Structure(write(tmp_path / str(number), runs, split, options=options)).found)
+    assert found[0] == found[1] and len(found[0]) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [LONG, "<b>" * 30_000, "\u202e" * 100_000, "\u0e01" * 100_000])
+def test_texts_of_any_length_are_text_too(tmp_path, monkeypatch, text):
+    for test in (
+        test_the_report_of_captions_has_the_elements_that_it_has_of_any,
+        test_the_page_of_a_dry_run_too_and_its_picture_is_drawn,
+    ):
+        arguments = (tmp_path, monkeypatch, text) if "report" in test.__name__ else (tmp_path, text)
+        test.hypothesis.inner_test(*arguments)
+    test_the_card_of_captions_has_the_blocks_that_it_has_of_any.hypothesis.inner_test(text)
+    test_the_card_of_a_student_has_the_blocks_that_it_has_of_any.hypothesis.inner_test(text)
+
+
+# --- Cards -----------------------------------------------------------------------------------------------------------
+
+
+def stage_of(text: str) -> dict:
+    return {
+        "stage": "embedding",
+        "source": None,
+        "source_name": text,
+        "source_columns": {"image": text, "image_id": text},
+        "columns": ["image_id", "caption", "text_embeds"],
+        "num_rows": {"train": 2, "test": 1},
+        "with_images": False,
+        "ids_from": "file",
+        "text_encoder": text,
+        "text_encoder_revision": text,
+        "text_encoder_prompt": text,
+        "captions_stage": {
+            "captioner": {"captioner": "local", "model": f"org/{text}", "revision": text, "seed": text},
+            "prompts": [text, text],
+            "order": text,
+            "status": {"train": {"ok": 2, text: 1}},
+            "cleaning": {text: 3},
+            "quality": {"train": {text: 0.5}},
+        },
+    }
+
+
+def lineage_of(text: str) -> dict:
+    return {
+        "sources": [{"name": text, "stage": "captioning", "images": True}],
+        "rows": {text: 3},
+        "captions": {"captioner": "local", "model": text, "revision": text, "prompts": [text, text], "seed": text},
+        "text_encoder": {"text_encoder": text, "text_encoder_prompt": text, "text_encoder_digest": "x"},
+        "student": {"name": text, "pretrained": True, "revision": text},
+        "versions": {"torch": text},
+    }
+
+
+def outline(card: str) -> list:
+    """Blocks, cells, links, pictures, tags and code of the text below the metadata; emphasis is no harm."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1])
+    inner = [child for token in tokens for child in (token.children or [])]
+    harmless = ("text", "softbreak", "text_special", "em_open", "em_close", "strong_open", "strong_close")
+    kept = [child for child in inner if child.type not in harmless]
+    return [token.type for token in tokens] + [(child.type, child.attrs.get("href")) for child in kept]
+
+
+def check_card(card: str, harmless: str) -> None:
+    """
+    Blocks and tables are those of a harmless one, the metadata are YAML of the same fields, and the snippets parse to
+    the same statements.
+    """
+    metadata, expected = (yaml.safe_load(each.split("---\n")[1]) for each in (card, harmless))
+    assert list(metadata) == list(expected)
+    assert outline(card) == outline(harmless)
+    snippets, others = (re.findall(r"^```python\n(.*?)^```", each, re.M | re.S) for each in (card, harmless))
+    for snippet, other in zip(snippets, others, strict=True):
+        assert [type(node) for node in ast.walk(ast.parse(snippet))] == [
+            type(node) for node in ast.walk(ast.parse(other))
+        ]
+    assert not re.search("[\0-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]", card)
+
+
+@given(hostile)
+@example(EVERY)
+def test_the_card_of_captions_has_the_blocks_that_it_has_of_any(text):
+    cards = [str(captions_card(stage_of(each), date="2026-01-01")) for each in (text, "harmless")]
+    check_card(*cards)
+
+
+@pytest.mark.parametrize("source", ['me/x"); import os; os.system("true', "me/<b>", "me/a b", "x/y/z", "--help"])
+def test_a_source_that_is_no_id_of_the_hub_is_not_named(source):
+    stage = stage_of("harmless") | {"source": source}
+    assert source not in str(captions_card(stage, date="2026-01-01"))
+
+
+@given(hostile)
+@example(EVERY)
+def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
+    found = []
+    for each in (text, "harmless"):
+        options = {"align_weight": 1, "student": each, "optim_args": each, "seed": each, "ema_decay": each}
+        options |= {"text_encoder": each, "load_best_model_at_end": True, "metric_for_best_model": each}
+        options |= {"student_args": {each: each}}
+        card = student_card(
+            architecture=each,
+            num_labels=2,
+            num_parameters=10,
+            classes=[f"{each}a", f"{each}b"],
+            options=options,
+            lineage=lineage_of(each),
+        )
+        found.append(str(card))
+    check_card(*found)

@@ -1,0 +1,151 @@
+"""Files that call themselves images: decoded, or refused with a message that names the image; nothing else."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, Value
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+
+from g4i_hf.captioning.answers import Question
+from g4i_hf.captioning.endpoint.payload import UndecodableImage, clean_jpeg
+from g4i_hf.captioning.local.images import Unreadable, decode, size_of
+from g4i_hf.captioning.report.gallery import opened
+from g4i_hf.data.checks import DataError, check_split
+from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.images import open_image
+from g4i_hf.hub.image_metadata import without_metadata
+from g4i_hf.hub.space_app import VisitorError, read_picture
+
+ID = "cats/1.jpg"
+FEATURES = Features({"image": Image(decode=False), "image_id": Value("string"), "label": Value("int64")})
+SAVED = {
+    "JPEG": ("RGB", {}),
+    "JPEG, CMYK": ("CMYK", {"format": "JPEG"}),
+    "JPEG, progressive": ("RGB", {"format": "JPEG", "progressive": True}),
+    "PNG": ("RGB", {}),
+    "PNG, palette": ("P", {"format": "PNG"}),
+    "PNG, 16 bits": ("I;16", {"format": "PNG"}),
+    "PNG, one bit": ("1", {"format": "PNG"}),
+    "WEBP": ("RGBA", {}),
+    "WEBP, lossless": ("RGB", {"format": "WEBP", "lossless": True}),
+    "GIF": ("P", {}),
+    "TIFF": ("RGB", {}),
+    "BMP": ("RGB", {}),
+}
+# Pixels of two frames, for the formats that can move
+MOVING = {"GIF, moving": "GIF", "WEBP, moving": "WEBP", "PNG, moving": "PNG"}
+
+
+def file_of(kind: str, side: int = 24) -> bytes:
+    rng = np.random.default_rng(0)
+    frames = [PILImage.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in range(2)]
+    buffer = io.BytesIO()
+    if kind in MOVING:
+        frames[0].save(buffer, MOVING[kind], save_all=True, append_images=frames[1:], duration=40)
+    else:
+        mode, options = SAVED[kind]
+        frame = (
+            PILImage.fromarray(np.full((side, side), 40_000, np.uint16)) if mode == "I;16" else frames[0].convert(mode)
+        )
+        frame.save(buffer, **{"format": kind.split(",")[0]} | options)
+    return buffer.getvalue()
+
+
+FILES = {kind: file_of(kind) for kind in (*SAVED, *MOVING)}
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG of any size in a few bytes, all of it one colour as far as it is there."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def look(content: bytes, folder) -> bool:
+    """Takes a file through all that opens images; whether it is one."""
+    image = {"bytes": content, "path": None}
+    rows = {"image": [image], "image_id": [ID], "label": [0]}
+    split = Dataset.from_dict(rows, features=FEATURES)
+    is_image = True
+    try:
+        check_split(split, "train", num_labels=1)
+    except DataError as error:
+        is_image = False
+        assert ID in str(error) and "cannot be decoded" in str(error)
+    examples = CaptionedImages(split, lambda picture: np.asarray(picture))
+    if is_image:
+        pixels = examples[0]["pixel_values"]
+        assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    else:
+        with pytest.raises(ValueError, match=ID):
+            examples[0]
+    question = Question(ID, image, "What is it?", "0" * 32, "", "0" * 32, len(content))
+    size_of(question, 64)
+    described = decode(question, 64)
+    assert isinstance(described, Unreadable) != is_image and "/" not in getattr(described, "reason", "")
+    assert (opened(lambda _: open_image(image), 0) is not None) == is_image
+    try:
+        sent = clean_jpeg(image, 64)
+        PILImage.open(io.BytesIO(sent)).load()
+    except UndecodableImage:
+        assert not is_image
+    try:
+        without_metadata(image)
+    except ValueError as error:
+        assert str(error)
+    (folder / "picture").write_bytes(content)
+    try:
+        read_picture(str(folder / "picture"))
+    except VisitorError as error:
+        assert str(error)
+    return is_image
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_of_image_is_decoded(tmp_path, kind):
+    assert look(FILES[kind], tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
+def test_a_row_of_pixels_is_an_image(tmp_path, size):
+    buffer = io.BytesIO()
+    PILImage.new("L", size).save(buffer, "PNG")
+    assert look(buffer.getvalue(), tmp_path)
+
+
+@pytest.mark.parametrize("side", [20_000, 2**31 - 1])
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path, side):
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not look(png_of(side, side), tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@given(st.sampled_from(sorted(FILES)), st.data())
+def test_broken_files_are_decoded_or_named(tmp_path, kind, data):
+    content = bytearray(FILES[kind])
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        start = data.draw(st.integers(0, len(content)))
+        del content[start : data.draw(st.integers(start, len(content)))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        look(bytes(content), tmp_path)
+
+
+@given(st.binary(max_size=40))
+def test_what_is_no_file_of_an_image_is_named(tmp_path, content):
+    assert not look(content, tmp_path)

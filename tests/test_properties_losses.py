@@ -1,0 +1,165 @@
+"""What holds of every objective and batch: finite, zero without captions, the same in any order of the rows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g4i_hf.losses import (
+    OBJECTIVES,
+    UNLABELLED,
+    BankTexts,
+    LabelledTexts,
+    LogitSettings,
+    alignment_diagnostics,
+    caption_label_loss,
+    caption_labels,
+    classification_loss,
+    make_pairs,
+)
+
+DIM, CLASSES = 4, 3
+settings_of = st.builds(
+    LogitSettings,
+    temperature=st.sampled_from([0.005, 0.07, 1.0, 100.0]),
+    bias=st.sampled_from([-20.0, 0.0, 5.0]),
+    target_temperature=st.sampled_from([0.01, 0.1, 1.0]),
+)
+
+
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    vectors = rng.normal(size=(*shape, DIM))
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float64)
+
+
+@st.composite
+def batches(draw) -> dict:
+    """Arguments of `make_pairs` as arrays: rows 0 to 7, texts 1 to 3, weights of which many or all are 0, any keys."""
+    n, k = draw(st.integers(0, 7)), draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weights = rng.uniform(size=(n, k)) * (rng.uniform(size=(n, k)) < draw(st.sampled_from([0.0, 0.4, 1.0]))) / k
+    kinds = draw(st.sampled_from([1, 2, 100]))  # of keys: all rows alike, two kinds of them, all different
+    found = {
+        "image_embeds": unit(rng, n),
+        "text_embeds": unit(rng, n, k) * draw(st.sampled_from([0.0, 1.0])),
+        "text_weights": weights,
+        "keys": [rng.integers(-1, kinds, (n, 1)), rng.integers(-1, kinds, (n, k))],
+        "text_keys": rng.integers(0, 100, (n, k)),
+    }
+    if draw(st.booleans()):
+        partner = np.arange(n)
+        even = n // 2 * 2
+        partner[:even] = partner[:even][::-1]
+        share = np.where(partner == np.arange(n), 1.0, rng.choice([0.0, 0.3, 1.0], n))
+        found |= {"mix_partner": partner, "mix_share": share}
+    if draw(st.booleans()):
+        size = draw(st.integers(0, 5))
+        keys = [np.full((size, 1), -1), rng.integers(-1, kinds, (size, 1))]
+        found["bank"] = (unit(rng, size), rng.integers(0, 100, size), keys)
+    return found
+
+
+def tensors(value):
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return [tensors(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def pairs_of(batch: dict):
+    arguments = {name: tensors(value) for name, value in batch.items()}
+    arguments["image_embeds"].requires_grad_()
+    if "bank" in arguments:
+        arguments["bank"] = BankTexts(*arguments["bank"])
+    return arguments["image_embeds"], make_pairs(**arguments)
+
+
+def permuted(batch: dict, order: np.ndarray) -> dict:
+    back = np.argsort(order)
+    moved = {name: value[order] for name, value in batch.items() if isinstance(value, np.ndarray)}
+    moved["keys"] = [group[order] for group in batch["keys"]]
+    if "mix_partner" in batch:
+        moved["mix_partner"] = back[batch["mix_partner"][order]]
+    return batch | moved
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@given(batch=batches(), settings=settings_of)
+def test_loss_and_gradient_are_finite_and_those_of_any_order(objective, batch, settings):
+    image_embeds, pairs = pairs_of(batch)
+    loss = OBJECTIVES[objective](pairs, settings)
+    loss.backward()
+    assert loss.ndim == 0 and torch.isfinite(loss) and loss >= -1e-6
+    assert torch.isfinite(image_embeds.grad).all()
+    if not batch["text_weights"].any():
+        assert loss == 0 and not image_embeds.grad.any() and pairs.num_captions == 0
+
+    order = np.random.default_rng(0).permutation(len(batch["text_weights"]))
+    moved_embeds, moved_pairs = pairs_of(permuted(batch, order))
+    moved = OBJECTIVES[objective](moved_pairs, settings)
+    moved.backward()
+    torch.testing.assert_close(moved, loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moved_embeds.grad, image_embeds.grad[order], rtol=1e-5, atol=1e-6)
+
+
+@given(batch=batches())
+def test_diagnostics_are_cosines_and_shares(batch):
+    _, pairs = pairs_of(batch)
+    found = alignment_diagnostics(pairs)
+    number = float(pairs.num_captions)
+    shown = len(batch["text_weights"])  # a mixed image may show a caption without having one
+    for name, value in found.items():
+        assert torch.isfinite(value) and abs(value) <= shown + 1e-6, name
+        assert number or "mix_share" in batch or value == 0, name
+
+
+@st.composite
+def labelled(draw) -> dict:
+    n = draw(st.integers(0, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = rng.integers(0, CLASSES, n)
+    labels[rng.uniform(size=n) < draw(st.sampled_from([0.0, 0.5, 1.0]))] = UNLABELLED
+    scale = draw(st.sampled_from([0.0, 1.0, 1e4]))
+    found = {"logits": (scale * rng.normal(size=(n, CLASSES))).astype(np.float32), "labels": labels}
+    if draw(st.booleans()):
+        found |= {"mix_partner": np.arange(n)[::-1], "mix_share": rng.choice([0.0, 0.25, 1.0], n).astype(np.float32)}
+    return found
+
+
+@given(
+    batch=labelled(),
+    smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    kind=st.sampled_from(["cross_entropy", "bce"]),
+    threshold=st.none() | st.sampled_from([0.0, 0.2]),
+    weighted=st.booleans(),
+)
+def test_classification_is_finite_and_zero_without_labels(batch, smoothing, kind, threshold, weighted):
+    arguments = {name: tensors(value) for name, value in batch.items()}
+    arguments["logits"].requires_grad_()
+    weights = torch.tensor([0.0, 0.5, 2.0]) if weighted else None
+    more = {"kind": kind, "bce_target_threshold": threshold, "class_weights": weights}
+    loss, divisor = classification_loss(**arguments, label_smoothing=smoothing, **more)
+    loss.backward()
+    assert torch.isfinite(loss) and loss >= 0 and torch.isfinite(arguments["logits"].grad).all()
+    if "mix_share" not in batch and (batch["labels"] == UNLABELLED).all():
+        assert loss == 0 and divisor == 0 and not arguments["logits"].grad.any()
+
+
+@given(
+    batch=batches(), labels=st.lists(st.integers(0, CLASSES - 1), max_size=5), temperature=st.sampled_from([1e-3, 1])
+)
+def test_soft_labels_of_captions_are_shares_or_nothing(batch, labels, temperature):
+    rng = np.random.default_rng(len(labels))
+    known = LabelledTexts(
+        tensors(unit(rng, len(labels))), torch.arange(len(labels)), torch.tensor(labels, dtype=torch.long)
+    )
+    n, k = batch["text_weights"].shape
+    own = tensors(rng.choice([UNLABELLED, 0, 1], n))
+    texts, keys, weights = (tensors(batch[name]) for name in ("text_embeds", "text_keys", "text_weights"))
+    soft, total = caption_labels(texts, keys, weights, own, known, num_labels=CLASSES, temperature=temperature)
+    assert soft.shape == (n, CLASSES) and (soft >= 0).all()
+    torch.testing.assert_close(soft.sum(1), (total > 0).to(soft.dtype), rtol=1e-6, atol=1e-6)
+    logits = torch.zeros(n, CLASSES, dtype=torch.float64, requires_grad=True)
+    loss, rows = caption_label_loss(logits, soft, total)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all() and rows == (total > 0).sum()

@@ -1,0 +1,20 @@
+"""The properties again, with many more examples."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+FILES = sorted(path.name for path in HERE.glob("test_properties_*.py") if path.name != Path(__file__).name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_the_properties_hold_for_many_examples(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file)]
+    profile = {"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "slow")}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | profile, cwd=HERE.parent)
+    assert done.returncode == 0, done.stdout[-5000:]

@@ -1,0 +1,123 @@
+"""
+A run on local data, every stage of it, in processes that are watched: no network, no pickle of a file, nothing read
+outside the folders that were named. See tests/watched/sitecustomize.py.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SYSTEM = ("/dev/", "/etc/", "/lib", "/opt/", "/proc/", "/sys/", "/usr/", "/var/", "/bin/")
+TINY = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
+
+
+def watched(folder: Path, *command: str) -> tuple[list[str], str]:
+    """Runs a command in the folder: what was noted, and what it printed."""
+    log = folder.parent / "watched.log"
+    log.unlink(missing_ok=True)
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    roots = [*SYSTEM, sys.prefix, sys.base_prefix, str(ROOT), str(folder), str(home), tempfile.gettempdir() + "/tmp"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    watching = {
+        "WATCHED": str(log),
+        "WATCHED_ROOTS": os.pathsep.join(roots),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "watched"), str(ROOT)]),
+        "HF_HOME": str(home),
+        "HOME": str(home),
+    }
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=kept | watching)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return (log.read_text().splitlines() if log.is_file() else []), done.stdout + done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Pictures of two classes with captions, and a file beside the folder that nobody has named."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "work"
+    for split, count in (("train", 12), ("validation", 4)):
+        rows = []
+        for number in range(count):
+            name = f"{'red' if number % 2 else 'blue'}/{number}.png"
+            path = folder / "pictures" / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+            rows.append(json.dumps({"file_name": name, "caption": f"a {name[:3]} picture, number {number}"}))
+        (folder / "pictures" / split / "metadata.jsonl").write_text("\n".join(rows))
+    (tmp_path / "secret.png").write_bytes(b"nobody has named it")
+    return folder
+
+
+def test_the_watch_sees_what_it_is_for(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "work" / "a.pkl").write_bytes(pickle.dumps(Path))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "work" / "a.pt")
+    code = """
+import pickle, socket, torch
+torch.load("a.pt", weights_only=True)
+open("../secret").read()
+pickle.load(open("a.pkl", "rb"))
+for host in ("203.0.113.1", "localhost", "example.org"):
+    try:
+        socket.create_connection((host, 9), timeout=1)
+    except OSError as error:
+        print(error)
+"""
+    noted, said = watched(tmp_path / "work", "-c", code)
+    assert [line.split()[0] for line in noted] == ["open", "pickle", "network", "network"]
+    assert noted[0].endswith("/secret") and "pathlib.Path" in noted[1] and "example.org" in noted[3]
+    assert said.count("the network is closed") == 2
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_run_on_local_data_stays_within_its_folders_and_this_machine(folder):
+    data = ["--dataset_name", "pictures", "--text_encoder", "sentence-transformers/all-MiniLM-L6-v2"]
+    more = ["--embeddings_dir", "runs/embeddings"]
+    run = ["--output_dir", "runs/aligned", "--student", "resnet18", *TINY, "--per_device_train_batch_size", "4"]
+    run += [
+        "--max_steps",
+        "4",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+        "--use_cpu",
+        "true",
+        "--ema_decay",
+        "0.9",
+    ]
+    (folder / "train.yaml").write_text("dataset_name: ./pictures\noutput_dir: runs/grid\nstudent: resnet18\n")
+    grid = "{train_config: ./train.yaml, students: {a: {}}, variants: {b: {align_weight: 0}}, seeds: [0]}"
+    (folder / "compare.yaml").write_text(grid)
+    commands = {
+        "embed": [*data, *more],
+        "train": [*data, *more, *run],
+        "train, resumed": [*data, *more, *run],
+        "evaluate": ["--run", "runs/aligned", "--report", "runs/report.html"],
+        "release": ["--run", "runs/aligned", "--aligned", "true"],
+        "compare": ["--config", "compare.yaml", "--dry_run", "true"],
+    }
+    for name, options in commands.items():
+        if "resumed" in name:  # from the first checkpoint: state of the optimizer, of the schedule and of chance
+            (folder / "runs" / "aligned" / "all_results.json").unlink()
+            shutil.rmtree(folder / "runs" / "aligned" / "checkpoint-4", ignore_errors=True)
+            assert (folder / "runs" / "aligned" / "checkpoint-2" / "optimizer.pt").is_file()
+        script = ROOT / "recipes" / f"{name.split(',')[0]}.py"
+        noted, said = watched(folder, str(script), *options)
+        assert not noted, f"{name}: {noted[:5]}"
+        if "resumed" in name:
+            assert "checkpoint-2" in said
+    assert (folder / "runs" / "aligned" / "student" / "model.safetensors").is_file()
