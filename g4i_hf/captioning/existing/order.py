@@ -35,7 +35,8 @@ class ImagesInOrder(Sequence):
     """
 
     def __init__(self, split: Dataset, rows: list[int]):
-        self._images, self._rows = split.select_columns([columns.IMAGE, columns.IMAGE_ID]), rows
+        kept = [name for name in (columns.IMAGE, columns.IMAGE_ID) if name in split.column_names]
+        self._images, self._rows = split.select_columns(kept), rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -47,7 +48,7 @@ class ImagesInOrder(Sequence):
             image.load()
         except Exception as error:  # whatever a broken file makes of Pillow
             raise ValueError(
-                f"Column 'image', row {self._rows[place]} ({row[columns.IMAGE_ID]}): cannot be decoded "
+                f"Column 'image', row {self._rows[place]} ({row.get(columns.IMAGE_ID)}): cannot be decoded "
                 f"({why_unreadable(error)}). Replace the file or remove the row."
             ) from error
         return image
