@@ -80,7 +80,7 @@ def test_synonyms_of_the_user_count(tmp_path):
     [
         ("dgo: [hound]", r"class 'dgo', which does not exist\. Did you mean 'dog'\?"),
         ("dog: {a: b}", r"class 'dog': give a list of words"),
-        ("- dog", r"must hold `class name: \[word, other word\]` lines"),
+        ("- dog", r"it must hold `class name: \[word, other word\]` lines"),
         ("dog: [", "cannot be read"),
     ],
 )

@@ -32,7 +32,9 @@ def read_synonyms(path: str | Path, names: Sequence[str]) -> dict[str, list[str]
     try:
         found = read_mapping(Path(path))
     except (OSError, ValueError) as error:
-        raise ValueError(f"synonyms_file {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
+        wanted = "it must hold `class name: [word, other word]` lines"
+        why = " ".join(str(error).split())
+        raise ValueError(f"synonyms_file {str(path)!r} cannot be read; {wanted}: {why}") from error
     by_text = {str(name): name for name in names}
     synonyms: dict[str, list[str]] = {}
     for name, words in found.items():
