@@ -11,7 +11,7 @@ from PIL import Image
 
 from g4i_hf.data import DataArguments, load_images
 from g4i_hf.data.published import find_stage
-from g4i_hf.data.row_streams import load_one_split, stream_rows
+from g4i_hf.data.row_streams import load_one_split, open_rows
 from g4i_hf.data.streaming import stream_images
 from g4i_hf.hub.push import push_folder
 
@@ -61,7 +61,7 @@ found["pointing"] = []
 for opened in (
     load_images,
     lambda name: list(stream_images(name)["train"]),
-    lambda name: [list(stream.read(0)) for stream in [stream_rows(name, "train", num_processes=1)]],
+    lambda name: list(open_rows(name, "train").read(0)),
     lambda name: load_one_split(name, "train"),
 ):
     try:
