@@ -24,7 +24,7 @@ def run(command: list[str], folder: Path, script: str | None = None) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "recipes/efficientnet_lite0/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/input_pipeline.md", "recipes/efficientnet_lite0/README.md"])
 def test_tables_are_those_of_the_results(page):
     from readme_tables import with_tables
 
