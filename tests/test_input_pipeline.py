@@ -261,7 +261,7 @@ PHOTOGRAPHS = [encoded(CHINA), oriented_jpeg(CHINA), encoded(CHINA.convert("L"))
 
 
 def epochs(workers: int) -> list[torch.Tensor]:
-    transform = train_transform(AugmentationArguments(image_size=32), 32, MEAN, STD)
+    transform = train_transform(AugmentationArguments(image_size=48), 48, MEAN, STD)
     sampler = GlobalBatchSampler(len(PHOTOGRAPHS), 3)
     loader = DataLoader(
         DrawnRows(CaptionedImages(split_of(PHOTOGRAPHS), transform)),
@@ -271,7 +271,7 @@ def epochs(workers: int) -> list[torch.Tensor]:
         persistent_workers=workers > 0,
     )
     batches = []
-    for epoch in range(3):
+    for epoch in range(8):
         sampler.set_epoch(epoch)
         batches += [finish_batch(batch)["pixel_values"] for batch in loader]
     return batches
