@@ -169,13 +169,16 @@ def evaluate_run(run, folder, splits, id2label, args, accelerator, training=None
         raise ValueError(f"{run} was trained on other classes than those of the data, or on another order of them.")
     how = (accelerator, args.eval_batch_size, args.eval_num_workers)
     probes, found = "probe" in args.measures, Evaluated()
+    # Image embeddings are compared with texts: those of the split, of the training split for pictures, of class names
+    texts = "zero_shot" in args.measures or any(map(_has_texts, [*splits.values(), *([training] if training else [])]))
+    outputs = {"output_features": probes, "output_image_embeds": texts}
     for name, split in splits.items():
-        found.predictions[name] = predict(model, processor, split, *how, f"{run.name}, {name}", output_features=probes)
+        found.predictions[name] = predict(model, processor, split, *how, f"{run.name}, {name}", **outputs)
         if "robustness" in args.measures:
             found.corrupted[name] = corrupted_accuracies(model, processor, split, *how, f"{run.name}, {name}")
     if probes:
         rows, what = drawn_rows(training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
-        found.training = predict(model, processor, rows, *how, what, output_features=True)
+        found.training = predict(model, processor, rows, *how, what, output_features=True, output_image_embeds=False)
     if accelerator.is_main_process:
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         for name, predicted in found.predictions.items():

@@ -200,7 +200,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
     from g4i_hf import columns
     from g4i_hf.data.dataset import CaptionedImages
     from g4i_hf.data.transforms import train_transform
-    from g4i_hf.evaluation.metrics import accuracy_of_logits
+    from g4i_hf.evaluation.metrics import accuracy_of_logits, predicted_classes
     from g4i_hf.evaluation.predict import eval_transform
     from g4i_hf.modeling.processing import ImageSettings
     from g4i_hf.training import AlignmentTrainer
@@ -224,6 +224,7 @@ def build_trainer(model, processor, saved_processor, splits, run, augmentation, 
         eval_dataset=CaptionedImages(evaluated, eval_transform(processor)) if evaluated is not None else None,
         processing_class=saved_processor,
         compute_metrics=accuracy_of_logits,
+        preprocess_logits_for_metrics=predicted_classes,
         publisher=publisher,
     )
 
@@ -254,10 +255,9 @@ def finish(trainer, processor, splits, run, student: str) -> None:
     from g4i_hf.training.summary import as_block, describe_training, next_steps, summary_of_run
 
     args, metrics = trainer.args, dict(trainer.train_metrics)
-    if run.eval_split in splits:
-        split = splits[run.eval_split]
+    if (split := splits.get(run.eval_split)) is not None:
         predictions = predict(trainer.model.eval(), processor, split, trainer.accelerator)
-        metrics.update(split_metrics(predictions, split, run.eval_split))
+        metrics |= split_metrics(predictions, split, run.eval_split) if predictions else {}  # of the main process
     if args.should_save:
         update_results(args.output_dir, metrics)
     trained = describe_training(student, trainer.model, trainer.train_dataset, args)

@@ -76,6 +76,8 @@ def test_several_captions_of_an_image_are_stacked_as_the_texts_of_its_row():
     rows = [row | {"caption_keys": np.array([3, -1, 4])} for row in items(4)]
     texts = {"text_embeds": np.ones((2, 5), np.float16), "caption_weight": np.array([0.5, 0.25]), "text_keys": [7, 8]}
     batch = AlignmentCollator()([row | texts for row in rows])
-    assert batch["text_embeds"].shape == (4, 2, 5) and batch["text_embeds"].dtype == torch.float32
+    assert batch["text_embeds"].shape == (4, 2, 5) and batch["text_embeds"].dtype == torch.float16
+    doubles = AlignmentCollator()([row | texts | {"text_embeds": np.ones((2, 5))} for row in rows])
+    assert doubles["text_embeds"].dtype == torch.float32
     assert batch["caption_weight"].tolist() == [[0.5, 0.25]] * 4 and batch["text_keys"].tolist() == [[7, 8]] * 4
     assert batch["caption_keys"].tolist() == [[3, -1, 4]] * 4

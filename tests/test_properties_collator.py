@@ -61,7 +61,7 @@ def test_a_batch_is_its_rows_and_shares_add_up(rows, mixup, cutmix, prob, switch
         pairs = make_pairs(torch.ones(n, 4), batch["text_embeds"], weights, [batch["image_keys"]], partner, share)
         of_rows = weights.sum(1)
         expected = share * of_rows + (1 - share) * of_rows[partner]
-        torch.testing.assert_close(pairs.image_to_text_weights.sum(1), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pairs.weights.sum(1), expected, rtol=1e-5, atol=1e-6)
 
 
 def plain(rows: list[dict]) -> torch.Tensor:

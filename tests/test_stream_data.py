@@ -65,7 +65,7 @@ def assert_items_of_rows(streamed: StreamedImages, rows: CaptionedImages) -> Non
     theirs = rows.get_draws([Draw(row, 0) for row in range(len(rows))])
     assert len(ours) == len(theirs) == sum(SIZES)
     for our, their in zip(ours, theirs, strict=True):
-        assert our.keys() == their.keys()
+        assert our.keys() == their.keys() - {"text_rows"}  # a stream has no texts to be found again
         for name in ("pixel_values", "labels", "text_embeds", "caption_weight"):
             assert np.array_equal(our[name], their[name]), name
     for name in ("image_key", "caption_keys", "text_keys"):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from .. import columns
 from .images import open_image, to_rgb, unusual
 from .texts import is_blank
+from .values import values_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def check_split(
 
 def _check_image_ids(split: Dataset, name: str) -> None:
     seen: dict[str, int] = {}
-    for row, image_id in enumerate(split[columns.IMAGE_ID][:]):
+    for row, image_id in enumerate(values_of(split, columns.IMAGE_ID)):
         if image_id is None:
             raise DataError(f"Split {name!r}, column 'image_id', row {row}: null. Give every image an id of its own.")
         if image_id in seen:
@@ -102,8 +103,9 @@ def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unus
             f"Split {name!r} has no column 'label'. Its columns: {', '.join(split.column_names)}. Name the right one "
             "with --label_column."
         )
-    labels = split[columns.LABEL][:]
-    for row, label in enumerate(labels):
+    seen = set()
+    for row, label in enumerate(values_of(split, columns.LABEL)):
+        seen.add(label)
         if label is None or label == -1:
             if not require_labels:
                 what = "rows without label, trained on their caption alone"
@@ -118,7 +120,7 @@ def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unus
                 f"Split {name!r}, column 'label', row {row}: {label} is out of range, there are {num_labels} classes "
                 f"(0 to {num_labels - 1}). Correct the label or the class names."
             )
-    empty = sorted(set(range(num_labels)) - set(labels))
+    empty = sorted(set(range(num_labels)) - seen)
     if empty:
         feature = split.features[columns.LABEL]
         first = repr(feature.int2str(empty[0])) if isinstance(feature, ClassLabel) else f"class {empty[0]}"
@@ -127,12 +129,12 @@ def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unus
 
 def _check_captions(split: Dataset, name: str, unusual_rows: Unusual) -> None:
     if columns.CAPTION in split.column_names:
-        for row, caption in enumerate(split[columns.CAPTION][:]):
+        for row, caption in enumerate(values_of(split, columns.CAPTION)):
             if is_blank(caption):
                 what = "rows without caption, trained on their label alone"
                 unusual_rows.add(what, f"column 'caption' (first: row {row})")
     if columns.CAPTION_WEIGHT in split.column_names:
-        for row, weight in enumerate(split[columns.CAPTION_WEIGHT][:]):
+        for row, weight in enumerate(values_of(split, columns.CAPTION_WEIGHT)):
             if weight is not None and not 0 <= weight <= 1:
                 raise DataError(
                     f"Split {name!r}, column 'caption_weight', row {row}: {weight}. Give weights from 0 (train the "

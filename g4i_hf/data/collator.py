@@ -25,9 +25,9 @@ class AlignmentCollator:
         mix_switch_prob: probability of CutMix where both are on.
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
-    with embeddings `text_embeds` (B, K, D), `caption_weight` (B, K) and `text_keys` (B, K), and when mixed
-    `mix_partner` (B,) and `mix_share` (B,); in training also `rows` (B,), a NumPy array, -1 for padding, and
-    `bad_images`, row -> why its image could not be read.
+    with embeddings `text_embeds` (B, K, D), of float16 where the items' are, `caption_weight` (B, K), `text_keys` and
+    `text_rows` (B, K), and when mixed `mix_partner` (B,) and `mix_share` (B,); in training also `rows` (B,), a NumPy
+    array, -1 for padding, and `bad_images`, row -> why its image could not be read.
 
     Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
     `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
@@ -52,10 +52,14 @@ class AlignmentCollator:
             batch["image_keys"] = _stack(items, "image_key", np.int64)
             batch["caption_keys"] = _stack(items, "caption_keys", np.int64)
         if "text_embeds" in items[0]:
-            batch["text_embeds"] = _stack(items, "text_embeds", np.float32, dims=2)
+            # Of float16, as they are stored, half as much goes to the device and to other processes
+            is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
+            batch["text_embeds"] = _stack(items, "text_embeds", np.float16 if is_half else np.float32, dims=2)
             batch["caption_weight"] = _stack(items, "caption_weight", np.float32)
             if "text_keys" in items[0]:
                 batch["text_keys"] = _stack(items, "text_keys", np.int64)
+            if "text_rows" in items[0]:
+                batch["text_rows"] = _stack(items, "text_rows", np.int64)
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
             batch["mix"] = partial(self._mix, seed=items[0].get("draw_seed"))
         if "normalization" not in items[0]:

@@ -12,11 +12,13 @@ from datasets import Dataset
 
 from .. import columns
 from .bad_images import bad_image, error_of, stand_in, why_bad
+from .embeddings import Selected
 from .jpeg import StoredJpeg
 from .labels import UNLABELLED, labels_of
 from .sampler import Draw
 from .texts import Texts, caption_key_table, is_blank, keys_of
 from .transforms import TrainTransform, open_rgb
+from .values import values_of
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
 
@@ -42,9 +44,10 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), `image_key` (an integer) and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, `draw_seed`, and with embeddings
-    `text_embeds` (K, D), `text_keys` (K,) and `caption_weight` (K,), which adds up to the weight of the row; K is 1
-    except for `all`. With a [`~g4i_hf.data.transforms.TrainTransform`] that leaves it to others, `pixel_values` are
-    uint8 and the item has their `normalization`.
+    `text_embeds` (K, D) float16, `text_keys` (K,), `text_rows` (K,), by which any process finds them in `texts`, and
+    `caption_weight` (K,), which adds up to the weight of the row; K is 1 except for `all`. With a
+    [`~g4i_hf.data.transforms.TrainTransform`] that leaves it to others, `pixel_values` are uint8 and the item has
+    their `normalization`.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
@@ -70,7 +73,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.on_bad_images = on_bad_images
         self.epoch = 0
         self.labels = labels_of(split)
-        self.image_keys = self.keys_of(split[columns.IMAGE_ID][:])
+        self.image_keys = self.keys_of(values_of(split, columns.IMAGE_ID))
         self.texts = Texts.of(split, captions, self.keys_of)
         self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
         self.caption_weight = np.zeros(len(split), dtype=np.float32)
@@ -78,12 +81,12 @@ class CaptionedImages(torch.utils.data.Dataset):
             self.caption_weight[self.texts.counts > 0] = 1.0
             self.caption_keys = self.texts.caption_keys
         elif columns.CAPTION in split.column_names:
-            self.caption_keys = caption_key_table(split[columns.CAPTION][:], self.keys_of)
+            self.caption_keys = caption_key_table(values_of(split, columns.CAPTION), self.keys_of)
         else:
             self.caption_keys = self.image_keys[:, None]
         if columns.CAPTION_WEIGHT in split.column_names:
-            weights = split[columns.CAPTION_WEIGHT][:]
-            self.caption_weight *= np.asarray([weight or 0.0 for weight in weights], dtype=np.float32)
+            weights = (weight or 0.0 for weight in values_of(split, columns.CAPTION_WEIGHT))
+            self.caption_weight *= np.fromiter(weights, dtype=np.float32)
         self._decoded: dict[int, Any] = {}
         self._decoded_bytes = 0
 
@@ -117,7 +120,10 @@ class CaptionedImages(torch.utils.data.Dataset):
         rows = [row for row in dict.fromkeys(draw.row for draw in draws) if row not in self._decoded]
         stored = dict(zip(rows, self.images[rows][columns.IMAGE], strict=True)) if rows else {}
         with own_randomness() as seed_all:
-            return [self._item(draw, stored, seed_all) for draw in draws]
+            items = [self._item(draw, stored, seed_all) for draw in draws]
+        if self.texts is not None:
+            self._add_texts(items, np.asarray([draw.row for draw in draws]))
+        return items
 
     def name_of(self, row: int) -> int | str:
         """What tells a row from the others wherever it is drawn."""
@@ -137,26 +143,20 @@ class CaptionedImages(torch.utils.data.Dataset):
         }
         if self.normalization is not None:
             item["normalization"] = self.normalization
-        if self.texts is not None:
-            item.update(self._texts_of(row, draw_seed))
         if reason is not None:
-            item |= {"bad_image": reason, "labels": UNLABELLED}
-            item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))
+            item |= {"bad_image": reason, "labels": UNLABELLED, "caption_weight": np.float32(0)}
         return item
 
-    def _texts_of(self, row: int, draw_seed: int) -> dict[str, Any]:
-        texts, k = self.texts, self.texts_per_row
-        first = texts.starts[row]
-        count = texts.starts[row + 1] - first
-        chosen = range(first, first + count)
-        if count > k:
-            chosen = [first + draw_seed % int(count)]
-        embeds = np.zeros((k, texts.embeds.shape[1]), dtype=np.float16)
-        weights, keys = np.zeros(k, dtype=np.float32), np.full(k, -1, dtype=np.int64)
-        for place, text in enumerate(chosen):
-            embeds[place], keys[place] = texts.embeds[text], texts.text_keys[text]
-            weights[place] = self.caption_weight[row] / len(chosen)
-        return {"text_embeds": embeds, "text_keys": keys, "caption_weight": weights}
+    def _add_texts(self, items: list[dict[str, Any]], rows: np.ndarray) -> None:
+        """Of a whole batch at once."""
+        seeds = np.asarray([item["draw_seed"] for item in items])
+        numbers = self.texts.chosen(rows, seeds, self.texts_per_row)
+        embeds, is_there, keys = self.texts.read(numbers), numbers >= 0, np.full_like(numbers, -1)
+        keys[is_there] = self.texts.text_keys[numbers[is_there]]
+        weights = self.caption_weight[rows, None] * is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
+        for place, item in enumerate(items):
+            item["text_embeds"], item["text_keys"], item["text_rows"] = embeds[place], keys[place], numbers[place]
+            item["caption_weight"] = weights[place].astype(np.float32) * ("bad_image" not in item)
 
     def text_bank(self) -> dict[str, np.ndarray]:
         """
@@ -164,7 +164,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         no image of it has a label.
 
         Returns:
-            `embeds` (B, D) float16, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
+            `embeds` (B, D) float16, where they lie, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
         """
         if self.texts is None:
             raise ValueError("A text bank needs text_embeds. Embed the captions with recipes/embed.py.")
@@ -175,7 +175,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         trusted, what = trusted[is_first_choice], np.stack([keys, labels], axis=1)[is_first_choice]
         first = trusted[np.sort(np.unique(what, axis=0, return_index=True)[1])]
         return {
-            "embeds": self.texts.embeds[first],
+            "embeds": Selected(self.texts.embeds, first),
             "text_keys": self.texts.text_keys[first],
             "caption_keys": self._caption_keys_of_texts(first, rows[first]),
             "labels": self.labels[rows[first]],

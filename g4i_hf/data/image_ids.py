@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Value
 
 from .. import columns
 
 BATCH = 10_000  # rows looked at together
+NO_ROW = -1
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 CONTENT_ID = re.compile("[0-9a-f]{24}")
 
@@ -38,6 +41,16 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
     return split.add_column(
         columns.IMAGE_ID, told_apart(image_ids, lambda row: content_id(images[row][columns.IMAGE]))
     )
+
+
+def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
+    """(rows,) for each `image_id` of one data set its row in another, `NO_ROW` where it is none there."""
+    wanted, there = (
+        split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:][columns.IMAGE_ID].cast(pa.large_string())
+        for split in (image_ids, among)
+    )
+    found = pc.index_in(wanted, value_set=there.combine_chunks())
+    return found.fill_null(NO_ROW).to_numpy().astype(np.int64)
 
 
 def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[str]:

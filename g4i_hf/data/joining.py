@@ -1,18 +1,18 @@
 """Columns of one data set put beside the images of another, row by row by `image_id`."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 from datasets.table import InMemoryTable
 
 from .. import columns
-from .image_ids import check_image_ids
+from .image_ids import NO_ROW, check_image_ids, positions_of
 
 logger = logging.getLogger(__name__)
 
-NO_ROW = -1
 EXAMPLES = 3
 IN_MEMORY = 1 << 26  # bytes: larger tables in another order are written to the cache of `datasets`
 
@@ -32,8 +32,8 @@ def join_captions(images: DatasetDict, captions: Mapping[str, Dataset], what: st
         ValueError: when no split has a row in common, or captions lack an `image_id` or hold one twice.
     """
     added = {name: _without_images(captions[name], name, what) for name in images if name in captions}
-    positions = {name: _positions(images[name], split) for name, split in added.items()}
-    if all(position == NO_ROW for of_split in positions.values() for position in of_split):
+    positions = {name: positions_of(images[name], split) for name, split in added.items()}
+    if all((of_split == NO_ROW).all() for of_split in positions.values()):
         raise ValueError(_nothing_in_common(images, captions, what))
     for name, split in added.items():
         _report(images[name], split, positions[name], f"{what}, split {name!r}")
@@ -44,7 +44,7 @@ def join_captions(images: DatasetDict, captions: Mapping[str, Dataset], what: st
 
 
 def joined_splits(
-    images: DatasetDict, added: Mapping[str, Dataset], positions: Mapping[str, list[int]], what: str
+    images: DatasetDict, added: Mapping[str, Dataset], positions: Mapping[str, np.ndarray], what: str
 ) -> DatasetDict:
     """
     The columns of each split beside its images, see [`side_by_side`]. Splits to which nothing is added stay as they
@@ -76,12 +76,12 @@ def joined_splits(
     return DatasetDict(joined)
 
 
-def side_by_side(split: Dataset, added: Dataset, positions: list[int]) -> Dataset:
+def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Dataset:
     """
     Args:
         split: the images.
         added: `image_id` and columns that replace those of the same name, see [`without_replaced`].
-        positions: for each image the row in `added`, or `NO_ROW` for nulls.
+        positions: (rows,) for each image the row in `added`, or `NO_ROW` for nulls.
     """
     added = _in_order(added.remove_columns(columns.IMAGE_ID), positions)
     return concatenate_datasets([without_replaced(split, added.column_names), added], axis=1)
@@ -97,17 +97,17 @@ def without_replaced(split: Dataset, added: Iterable[str]) -> Dataset:
     return split.remove_columns([column for column in split.column_names if column in replaced])
 
 
-def _in_order(added: Dataset, positions: list[int]) -> Dataset:
-    if positions == list(range(len(added))):
+def _in_order(added: Dataset, positions: np.ndarray) -> Dataset:
+    if np.array_equal(positions, np.arange(len(added))):
         return added
-    if NO_ROW in positions:
+    if (positions == NO_ROW).any():
         nulls = pa.table(
             {name: pa.nulls(1, kind) for name, kind in _types(added).items()}, schema=added.features.arrow_schema
         )
         # A fingerprint of its own would be a random one, and the cache would grow with every run
         info, fingerprint = DatasetInfo(features=added.features), f"{added._fingerprint}-nulls"
         added = concatenate_datasets([added, Dataset(InMemoryTable(nulls), info=info, fingerprint=fingerprint)])
-        positions = [len(added) - 1 if position == NO_ROW else position for position in positions]
+        positions = np.where(positions == NO_ROW, len(added) - 1, positions)
     # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
     return added.select(positions).flatten_indices(keep_in_memory=added.data.nbytes < IN_MEMORY)
 
@@ -134,21 +134,16 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
     return captions
 
 
-def _positions(split: Dataset, added: Dataset) -> list[int]:
-    rows = {image_id: row for row, image_id in enumerate(added[columns.IMAGE_ID][:])}
-    return [rows.get(image_id, NO_ROW) for image_id in split[columns.IMAGE_ID][:]]
-
-
-def _report(split: Dataset, added: Dataset, positions: list[int], where: str) -> None:
+def _report(split: Dataset, added: Dataset, positions: np.ndarray, where: str) -> None:
     """What has no counterpart on the other side."""
-    without = [row for row, position in enumerate(positions) if position == NO_ROW]
-    if without:
+    without = np.flatnonzero(positions == NO_ROW)
+    if len(without):
         said = "%s: %d of %d images have no row there and are used without caption: %s"
         logger.warning(said, where, len(without), len(split), _first(split, without))
-    left_over = set(range(len(added))).difference(positions)
-    if left_over:
+    left_over = np.setdiff1d(np.arange(len(added)), positions)
+    if len(left_over):
         said = "%s: %d of %d rows there belong to no image and are left out: %s"
-        logger.warning(said, where, len(left_over), len(added), _first(added, sorted(left_over)))
+        logger.warning(said, where, len(left_over), len(added), _first(added, left_over))
 
 
 def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> str:
@@ -169,6 +164,6 @@ def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], wha
     )
 
 
-def _first(split: Dataset, rows: list[int]) -> str:
+def _first(split: Dataset, rows: Sequence[int]) -> str:
     image_ids = split.select_columns([columns.IMAGE_ID]).select(rows[:EXAMPLES])[columns.IMAGE_ID][:]
     return ", ".join(map(repr, image_ids)) + (", ..." if len(rows) > EXAMPLES else "")

@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
+from .values import values_of
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +18,8 @@ def labels_of(split: Dataset) -> np.ndarray:
     """(rows,) int64, -100 where a row has no label: null or negative, or no column at all."""
     if columns.LABEL not in split.column_names:
         return np.full(len(split), UNLABELLED)
-    labels = split[columns.LABEL][:]
-    return np.asarray([UNLABELLED if label is None or label < 0 else label for label in labels], dtype=np.int64)
+    labels = values_of(split, columns.LABEL)
+    return np.fromiter((UNLABELLED if label is None or label < 0 else label for label in labels), dtype=np.int64)
 
 
 def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:

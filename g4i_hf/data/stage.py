@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.table import embed_table_storage
 
 from .. import columns
+from .image_ids import NO_ROW, positions_of
 from .joining import joined_splits
 from .replacing import replacing
 
@@ -132,25 +134,25 @@ def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -
         ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
     """
     added = {name: split for name, split in open_stage(folder, stage).items() if name in images}
-    positions = {
-        name: _positions(split[columns.IMAGE_ID][:], images[name][columns.IMAGE_ID][:], folder, name)
-        for name, split in added.items()
-    }
+    positions = {name: _positions(images[name], split, folder, name) for name, split in added.items()}
     return joined_splits(images, added, positions, str(folder))
 
 
-def _positions(stage_ids: list[str], image_ids: list[str], folder: str | Path, split: str) -> list[int]:
-    positions = {image_id: position for position, image_id in enumerate(stage_ids)}
-    if len(positions) < len(stage_ids):
-        row = next(row for row, image_id in enumerate(stage_ids) if positions[image_id] != row)
+def _positions(images: Dataset, added: Dataset, folder: str | Path, split: str) -> np.ndarray:
+    of_stage = positions_of(added, added)  # the first row of each id
+    again = np.flatnonzero(of_stage != np.arange(len(added)))
+    if len(again):
+        row = int(of_stage[again[0]])
         raise ValueError(
-            f"{folder}, split {split!r}, column 'image_id', row {row}: {stage_ids[row]!r} occurs again in row "
-            f"{positions[stage_ids[row]]}. Run the stage again on data with unique ids."
+            f"{folder}, split {split!r}, column 'image_id', row {row}: {added[row][columns.IMAGE_ID]!r} occurs again "
+            f"in row {again[0]}. Run the stage again on data with unique ids."
         )
-    missing = [image_id for image_id in image_ids if image_id not in positions]
-    if missing:
+    positions = positions_of(images, added)
+    missing = np.flatnonzero(positions == NO_ROW)
+    if len(missing):
+        first = images.select_columns([columns.IMAGE_ID])[int(missing[0])][columns.IMAGE_ID]
         raise ValueError(
-            f"{folder}, split {split!r}: {len(missing)} of {len(image_ids)} images have no row there, the first is "
-            f"{missing[0]!r}. Run the stage again on this data set."
+            f"{folder}, split {split!r}: {len(missing)} of {len(images)} images have no row there, the first is "
+            f"{first!r}. Run the stage again on this data set."
         )
-    return [positions[image_id] for image_id in image_ids]
+    return positions

@@ -68,6 +68,7 @@ class StreamedImages(torch.utils.data.Dataset):
         items = DrawnRows(rows).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(rows))])
         for item in items:
             del item["row"]  # a place in the batch, which names no row of the stream
+            item.pop("text_rows", None)  # nor a text
         return items
 
     def _split_of(self, batch: StreamBatch) -> Dataset:

@@ -1,7 +1,7 @@
 """The texts of a split: embeddings, one or several a row, and what tells equal ones."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,22 +9,33 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
+from .embeddings import Embeddings, Selected
+from .values import values_of
 
 CHUNK = 65536  # texts converted at once
-Key = Callable[[Iterable[Any]], np.ndarray]  # values -> integers, equal for equal ones
+NO_TEXT = -1
+Key = Callable[[Iterable[str | bytes | None]], np.ndarray]  # values -> integers, equal for equal ones
 
 
-def keys_of(values: Iterable[Any]) -> np.ndarray:
-    """Equal values get equal integers; a null gets -1."""
-    numbers: dict[Any, int] = {}
-    keys = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
-    return np.asarray(keys, dtype=np.int64)
+def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
+    """
+    Equal values get equal integers, counted from the first; a null gets -1. Values are known by a digest of 63 bits,
+    so that they need not stay in memory: of two million, two different ones are taken for equal once in four million
+    data sets.
+    """
+    digests = hashed_keys(values)
+    is_null = digests < 0
+    _, first, inverse = np.unique(digests[~is_null], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    keys = np.full(len(digests), -1)
+    keys[~is_null] = rank[inverse]
+    return keys
 
 
-def hashed_keys(values: Iterable[Any]) -> np.ndarray:
+def hashed_keys(values: Iterable[str | bytes | None]) -> np.ndarray:
     """As [`keys_of`], by the value alone: 63 bits of its digest. For rows of which nobody sees all."""
-    keys = [-1 if value is None else _hash(value) for value in values]
-    return np.asarray(keys, dtype=np.int64)
+    return np.fromiter((-1 if value is None else _hash(value) for value in values), dtype=np.int64)
 
 
 @dataclass
@@ -33,13 +44,14 @@ class Texts:
     T text embeddings of a split's rows, one after the other; rows without a caption have none.
 
     Args:
-        embeds: (T, D) float16.
+        embeds: (T, D) float16, indexed by a number, a slice or an array; those of a data set stay on the disk, see
+            [`~g4i_hf.data.embeddings.Embeddings`].
         starts: (rows + 1,) where the texts of each row start.
         text_keys: (T,) integers, equal for equal texts.
         caption_keys: (rows, C) integers of all captions of a row, equal for equal captions, -1 where there are fewer.
     """
 
-    embeds: np.ndarray
+    embeds: "np.ndarray | Embeddings | Selected | _Averaged"
     starts: np.ndarray
     text_keys: np.ndarray
     caption_keys: np.ndarray
@@ -57,20 +69,20 @@ class Texts:
         """
         if columns.TEXT_EMBEDS not in split.column_names:
             return None
-        embeds, counts = _embeddings(split)
-        captions = split[columns.CAPTION][:] if columns.CAPTION in split.column_names else None
-        if captions is None:
-            text_keys, starts = key(map(_digest, embeds)), _starts(counts)
+        embeds = Embeddings(split)
+        counts = embeds.counts
+        if columns.CAPTION not in split.column_names:
+            text_keys, starts = _keys_of_vectors(embeds, key), _starts(counts)
             caption_keys = _padded(text_keys, starts)
         else:
-            blank = np.asarray([is_blank(caption) for caption in captions], dtype=bool)
+            caption_keys = caption_key_table(values_of(split, columns.CAPTION), key)
+            blank = (caption_keys < 0).all(1)
             if (counts[blank] > 0).any():
-                embeds = embeds[np.repeat(~blank, counts)]
+                embeds = Selected(embeds, np.flatnonzero(np.repeat(~blank, counts)))
                 counts = np.where(blank, 0, counts)
-            starts, caption_keys = _starts(counts), caption_key_table(captions, key)
-            text_keys = _caption_of_each_text(caption_keys, counts)
+            starts, text_keys = _starts(counts), _caption_of_each_text(caption_keys, counts)
             if text_keys is None:  # which vector is of which caption cannot be told
-                text_keys = key(map(_digest, embeds))
+                text_keys = _keys_of_vectors(embeds, key)
         texts = cls(embeds, starts, text_keys, caption_keys)
         return texts.averaged(key) if choice == "mean" else texts
 
@@ -83,20 +95,33 @@ class Texts:
         """One text a row, the mean of its texts, of unit norm; `key` as in [`Texts.of`]."""
         if self.counts.max(initial=0) <= 1:
             return self
-        captioned = self.counts > 0
-        first = self.starts[:-1][captioned]
-        means = np.empty((len(first), self.embeds.shape[1]), dtype=np.float16)
-        for start in range(0, len(first), CHUNK):
-            ends = np.append(first, self.starts[-1])[start : start + CHUNK + 1]
-            vectors = self.embeds[ends[0] : ends[-1]].astype(np.float32)
-            sums = np.add.reduceat(vectors, ends[:-1] - ends[0], axis=0)
-            means[start : start + CHUNK] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        means = _Averaged(self.embeds, self.starts)
         return Texts(
             embeds=means,
-            starts=_starts(captioned),
-            text_keys=key(map(_digest, means)),
+            starts=_starts(self.counts > 0),
+            text_keys=_keys_of_vectors(means, key),
             caption_keys=self.caption_keys,
         )
+
+    def chosen(self, rows: np.ndarray, draw_seeds: np.ndarray, per_row: int) -> np.ndarray:
+        """
+        (n, `per_row`) numbers of the texts of rows (n,), and `NO_TEXT` where there are fewer; of more, one that the
+        seed of the draw (n,) decides.
+        """
+        counts, first = self.counts_of(rows)[:, None], self.starts[rows][:, None]
+        place = np.arange(per_row)
+        drawn = draw_seeds[:, None] % np.maximum(counts, 1)
+        is_there = np.where(counts > per_row, place == 0, place < counts)
+        return np.where(is_there, first + np.where(counts > per_row, drawn, place), NO_TEXT)
+
+    def counts_of(self, rows: np.ndarray) -> np.ndarray:
+        return self.starts[rows + 1] - self.starts[rows]
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """(..., D) float16 of texts (...), zeros for `NO_TEXT`."""
+        embeds = np.zeros((*numbers.shape, self.embeds.shape[1]), dtype=np.float16)
+        embeds[numbers >= 0] = self.embeds[numbers[numbers >= 0]]
+        return embeds
 
     def mean(self) -> np.ndarray:
         """(D,) float32: the mean over the rows with a text of the mean of their texts."""
@@ -109,12 +134,46 @@ class Texts:
         return total.astype(np.float32)
 
 
-def caption_key_table(captions: list, key: Key = keys_of) -> np.ndarray:
+class _Averaged:
+    """(rows with a text, D) float16: the mean of the texts of each, of unit norm, made when it is read."""
+
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, embeds: np.ndarray | Embeddings | Selected, starts: np.ndarray):
+        self._embeds = embeds
+        captioned = np.diff(starts) > 0
+        self._first, self._counts = starts[:-1][captioned], np.diff(starts)[captioned]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._embeds.shape[1]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        first, counts = np.atleast_1d(self._first[rows]), np.atleast_1d(self._counts[rows])
+        ends = np.cumsum(counts)
+        numbers = np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + counts, counts)
+        if len(numbers) == 0:
+            return np.zeros((0, self.shape[1]), dtype=np.float16)
+        sums = np.add.reduceat(self._embeds[numbers].astype(np.float32), ends - counts, axis=0)
+        means = (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float16)
+        return means.reshape(*np.shape(self._first[rows]), -1)
+
+
+def caption_key_table(captions: Iterable[Any], key: Key = keys_of) -> np.ndarray:
     """(rows, C) integers, equal for equal captions, -1 where a row has fewer than the most; a null is no caption."""
-    lists = [caption if isinstance(caption, list) else [caption] for caption in captions]
-    flat = [caption for row in lists for caption in row if not is_blank(caption)]
-    counts = [sum(not is_blank(caption) for caption in row) for row in lists]
-    return _padded(key(flat), _starts(counts))
+    counts: list[int] = []
+
+    def present() -> Iterator[str]:
+        for caption in captions:
+            texts = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
+            counts.append(len(texts))
+            yield from texts
+
+    keys = key(present())
+    return _padded(keys, _starts(counts))
 
 
 def is_blank(caption: str | list[str] | None) -> bool:
@@ -128,6 +187,11 @@ def _hash(value: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
+def _keys_of_vectors(embeds: Any, key: Key) -> np.ndarray:
+    chunks = (embeds[start : start + CHUNK] for start in range(0, len(embeds), CHUNK))
+    return key(vector.tobytes() for chunk in chunks for vector in chunk)
+
+
 def _padded(keys: np.ndarray, starts: np.ndarray) -> np.ndarray:
     counts = np.diff(starts)
     table = np.full((len(counts), max(1, counts.max(initial=1))), -1, dtype=np.int64)
@@ -136,28 +200,8 @@ def _padded(keys: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return table
 
 
-def _embeddings(split: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """(T, D) float16 and the number of vectors of each row."""
-    table = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:]
-    array = table[columns.TEXT_EMBEDS].combine_chunks()
-    is_null = np.asarray(array.is_null())
-    several = hasattr(array.type.value_type, "value_type")
-    vectors = array.drop_null()
-    counts = np.zeros(len(split), dtype=np.int64)
-    counts[~is_null] = np.asarray(vectors.value_lengths()) if several else 1
-    if several:
-        vectors = vectors.flatten()
-    dim = vectors.value_lengths()[0].as_py() if len(vectors) else 0
-    embeds = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), dim)
-    return embeds.astype(np.float16, copy=False), counts
-
-
 def _starts(counts: np.ndarray | list[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def _digest(vector: np.ndarray) -> bytes:
-    return hashlib.blake2b(vector.tobytes(), digest_size=8).digest()
 
 
 def _caption_of_each_text(caption_keys: np.ndarray, counts: np.ndarray) -> np.ndarray | None:

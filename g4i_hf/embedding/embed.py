@@ -18,6 +18,7 @@ from .. import columns
 from ..data.published import find_stage
 from ..data.source import Source
 from ..data.stage import check_replaceable, ids_digest, join_stage, read_stage, write_stage
+from ..data.values import values_of
 from .arguments import EncoderArguments
 from .captions import Captions, read_captions
 from .encode import Vectors, encode_captions
@@ -144,7 +145,9 @@ def _prepare(images: DatasetDict, args: EncoderArguments) -> tuple[Captions, Tex
         "long_captions": args.long_captions,
         "normalised": True,
         "several_captions": captions.several,
-        "image_ids_digest": {name: ids_digest(images[name][columns.IMAGE_ID][:]) for name in captions.rows},
+        "image_ids_digest": {
+            name: ids_digest(values_of(split, columns.IMAGE_ID)) for name, split in captions.splits.items()
+        },
         "captions_digest": captions.digests(),
     }
     return captions, encoder, wanted
@@ -186,7 +189,9 @@ def _embed(
     if state.is_main_process:
         over = long_captions_report(captions, vectors.lengths, vectors.chunks, encoder.max_tokens)
         stage = {**wanted, **source.recorded(output_dir), "captions_over_window": over, "captions": captions.counts()}
-        splits = {name: _with_column(images[name], captions, name, vectors, wanted) for name in captions.rows}
+        splits = {
+            name: _with_column(split, captions, name, vectors, wanted) for name, split in captions.splits.items()
+        }
         _write(output_dir, splits, stage, wanted)
     state.wait_for_everyone()
     return read_stage(output_dir)

@@ -5,6 +5,8 @@ import evaluate
 import numpy as np
 import scipy.special
 
+from .outputs import blocks
+
 NUM_BINS = 15  # as in Guo et al.
 _GUO = "Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599"
 _MUKHOTI = "Mukhoti et al., Calibrating Deep Neural Networks using Focal Loss, arXiv 2002.09437"
@@ -76,12 +78,16 @@ def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     Returns:
         `ece`, `adaptive_ece`, `nll` and `brier`.
     """
-    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    parts = []
+    for rows in blocks(len(labels)):
+        probabilities = scipy.special.softmax(logits[rows].astype(np.float64), axis=1)
+        parts.append((*_confidence(probabilities, labels[rows]), *_of_rows(probabilities, labels[rows])))
+    confidence, is_right, nll, brier = map(np.concatenate, zip(*parts, strict=True))
     return {
-        "ece": expected_calibration_error(probabilities, labels),
-        "adaptive_ece": adaptive_calibration_error(probabilities, labels),
-        "nll": negative_log_likelihood(probabilities, labels),
-        "brier": brier_score(probabilities, labels),
+        "ece": _error_in_bins(confidence, is_right, _equal_widths(NUM_BINS)),
+        "adaptive_ece": _error_in_bins(confidence, is_right, _equal_masses(confidence, NUM_BINS)),
+        "nll": float(nll.mean()),
+        "brier": float(brier.mean()),
     }
 
 
@@ -95,7 +101,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
         labels: (n,) class indices.
         num_bins: M.
     """
-    return _error_in_bins(probabilities, labels, np.linspace(0, 1, num_bins + 1)[1:-1])
+    return _error_in_bins(*_confidence(probabilities, labels), _equal_widths(num_bins))
 
 
 def adaptive_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> float:
@@ -108,16 +114,34 @@ def adaptive_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
         labels: (n,) class indices.
         num_bins: how many bins.
     """
-    edges = np.quantile(probabilities.max(1), np.arange(1, num_bins) / num_bins, method="inverted_cdf")
-    return _error_in_bins(probabilities, labels, edges)
+    confidence, is_right = _confidence(probabilities, labels)
+    return _error_in_bins(confidence, is_right, _equal_masses(confidence, num_bins))
 
 
-def _error_in_bins(probabilities: np.ndarray, labels: np.ndarray, edges: np.ndarray) -> float:
+def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) probability of the predicted class, and whether it is the right one."""
+    return probabilities.max(1), probabilities.argmax(1) == labels
+
+
+def _equal_widths(num_bins: int) -> np.ndarray:
+    return np.linspace(0, 1, num_bins + 1)[1:-1]
+
+
+def _equal_masses(confidence: np.ndarray, num_bins: int) -> np.ndarray:
+    return np.quantile(confidence, np.arange(1, num_bins) / num_bins, method="inverted_cdf")
+
+
+def _error_in_bins(confidence: np.ndarray, is_right: np.ndarray, edges: np.ndarray) -> float:
     """edges: the upper ones of all bins but the last, which they belong to."""
-    confidence = probabilities.max(1)
-    surplus = (probabilities.argmax(1) == labels) - confidence
-    sums = np.bincount(np.digitize(confidence, edges, right=True), weights=surplus)
-    return float(np.abs(sums).sum() / len(labels))
+    sums = np.bincount(np.digitize(confidence, edges, right=True), weights=is_right - confidence)
+    return float(np.abs(sums).sum() / len(confidence))
+
+
+def _of_rows(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) negative log-likelihood and Brier score of each row."""
+    right = probabilities[np.arange(len(labels)), labels]
+    nll = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
+    return nll, np.einsum("nc,nc->n", probabilities, probabilities) - 2 * right + 1
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -128,8 +152,7 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
         probabilities: (n, classes); one of 0 counts as the smallest positive float64.
         labels: (n,) class indices.
     """
-    right = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
+    return float(_of_rows(probabilities, labels)[0].mean())
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -140,5 +163,4 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
         probabilities: (n, classes).
         labels: (n,) class indices.
     """
-    right = probabilities[np.arange(len(labels)), labels]
-    return float((np.einsum("nc,nc->n", probabilities, probabilities) - 2 * right + 1).mean())
+    return float(_of_rows(probabilities, labels)[1].mean())

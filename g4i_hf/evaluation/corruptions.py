@@ -114,7 +114,8 @@ def corrupted_accuracies(
 
     Returns:
         `{kind}_{strength}_accuracy` of all kinds and strengths, `{kind}_accuracy`, the mean over strengths, and
-        `corrupted_accuracy`, the mean over all; nothing where no row is labelled.
+        `corrupted_accuracy`, the mean over all; nothing where no row is labelled, and in processes other than the main
+        one.
     """
     transform = CorruptingTransform(processor)
     images = for_prediction(split, transform)
@@ -141,7 +142,11 @@ def _accuracies(
         for strength in STRENGTHS:
             transform.kind, transform.strength = kind, strength
             what = f"{description}, {kind} {strength}"
-            outputs = run_batches(model, images, accelerator, batch_size, num_workers, what, ("logits",))
-            found[f"{kind}_{strength}_accuracy"] = float(np.mean(outputs["logits"].argmax(-1) == images.labels))
+            outputs = run_batches(model, images, accelerator, batch_size, num_workers, what, ("predicted",))
+            if outputs is not None:
+                found[f"{kind}_{strength}_accuracy"] = float(np.mean(outputs["predicted"] == images.labels))
+    if not found:
+        return {}
+    for kind in CORRUPTIONS:
         found[f"{kind}_accuracy"] = float(np.mean([found[f"{kind}_{strength}_accuracy"] for strength in STRENGTHS]))
     return found | {"corrupted_accuracy": float(np.mean([found[f"{kind}_accuracy"] for kind in CORRUPTIONS]))}

@@ -69,7 +69,8 @@ def split_metrics(
         )
         metrics["accuracy"] = accuracy["accuracy"]
         if "calibration" in measures:
-            metrics |= calibration_metrics(predictions.logits[labelled], predictions.labels[labelled])
+            rows = slice(None) if labelled.all() else labelled  # a mask would copy the logits
+            metrics |= calibration_metrics(predictions.logits[rows], predictions.labels[rows])
         if "zero_shot" in measures:
             metrics |= zero_shot_metrics(predictions, split, name_embeds)
         if probes is not None:

@@ -5,6 +5,7 @@ import math
 import datasets
 import evaluate
 import numpy as np
+import torch
 
 BLOCK = 1024  # images compared with the gallery at once
 _CITATION = "Ding et al., GPT4Image, arXiv 2306.00693"
@@ -158,8 +159,14 @@ def recall_at(
     return results
 
 
+def predicted_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`preprocess_logits_for_metrics` of Trainer: a number an image is gathered and kept rather than one a class."""
+    return logits.argmax(-1)
+
+
 def accuracy_of_logits(prediction) -> dict[str, float]:
-    """`compute_metrics` of Trainer."""
+    """`compute_metrics` of Trainer, on logits or what [`predicted_classes`] makes of them."""
     labelled = prediction.label_ids >= 0
-    predicted = np.argmax(prediction.predictions, axis=-1)
+    predicted = prediction.predictions
+    predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
     return Accuracy().compute(predictions=predicted[labelled], references=prediction.label_ids[labelled])

@@ -12,8 +12,7 @@ from .predict import Predictions, texts_of
 def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
     """At most `most` rows that are classified wrongly, the highest score first; unlabelled rows are none."""
     wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.predicted != predictions.labels))
-    scores = predictions.scores[wrong].max(-1)
-    return wrong[np.argsort(-scores, kind="stable")[:most]]
+    return wrong[np.argsort(-predictions.score[wrong], kind="stable")[:most]]
 
 
 @dataclass

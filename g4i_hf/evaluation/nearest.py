@@ -9,7 +9,9 @@ from datasets import Dataset
 from .. import columns
 from ..data.texts import Texts, is_blank
 from .metrics import BLOCK
-from .predict import Predictions, texts_of
+from .predict import Predictions, centred, stored_texts_of, texts_of
+
+TEXTS = 16_384  # compared with a block of images at once
 
 
 def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[int] | None = None) -> list[str] | None:
@@ -23,16 +25,20 @@ def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[in
         The nearest caption of the split for each image; None for a split without captions, or with embeddings of
         another size than the model's.
     """
-    texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
+    texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None
-    described = _caption_of_each_text(split, texts)
     embeds = predictions.image_embeds if rows is None else predictions.image_embeds[list(rows)]
-    nearest = [
-        (embeds[start : start + BLOCK] @ texts.embeds.T).argmax(1)  # all at once would be gigabytes
-        for start in range(0, len(embeds), BLOCK)
-    ]
-    return [described[position] for position in np.concatenate(nearest)] if nearest else []
+    best, nearest = np.full(len(embeds), -np.inf, dtype=np.float32), np.zeros(len(embeds), dtype=np.int64)
+    for first in range(0, len(texts.embeds), TEXTS):  # those of a whole training set would be gigabytes
+        block = centred(texts.embeds[first : first + TEXTS], predictions)
+        for start in range(0, len(embeds), BLOCK):
+            images = slice(start, start + BLOCK)
+            cosines = embeds[images] @ block.T
+            is_nearer = cosines.max(1) > best[images]
+            nearest[images] = np.where(is_nearer, first + cosines.argmax(1), nearest[images])
+            best[images] = np.where(is_nearer, cosines.max(1), best[images])
+    return _captions_of_texts(split, texts, nearest)
 
 
 @dataclass
@@ -85,11 +91,19 @@ def ranked_captions(
     return found
 
 
+def _captions_of_texts(split: Dataset, texts: Texts, numbers: np.ndarray) -> list[str]:
+    """The captions of texts (n,) alone."""
+    rows = np.searchsorted(texts.starts, numbers, side="right") - 1
+    captions = split.select_columns([columns.CAPTION])[rows.tolist()][columns.CAPTION] if len(rows) else []
+    return [_of_row(caption, k) for caption, k in zip(captions, (numbers - texts.starts[rows]).tolist(), strict=True)]
+
+
+def _of_row(caption: str | list[str], k: int) -> str:
+    """The k-th caption of a row that is not blank; the last where its texts are more."""
+    several = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
+    return several[min(k, len(several) - 1)]
+
+
 def _caption_of_each_text(split: Dataset, texts: Texts) -> list[str]:
-    captions = [caption if isinstance(caption, list) else [caption] for caption in split[columns.CAPTION][:]]
-    captions = [[caption for caption in several if not is_blank(caption)] for several in captions]
-    return [
-        several[min(k, len(several) - 1)]
-        for several, count in zip(captions, texts.counts, strict=True)
-        for k in range(count)
-    ]
+    captions = zip(split[columns.CAPTION][:], texts.counts, strict=True)
+    return [_of_row(caption, k) for caption, count in captions for k in range(count)]

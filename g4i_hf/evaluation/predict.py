@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from .. import columns
 from ..data.collator import AlignmentCollator, finish_batch
 from ..data.dataset import CaptionedImages
 from ..data.texts import Texts
-from ..modeling import AlignedImageClassification
+from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from ..modeling.processing import saved_processor, student_processor
 from ..training.ema import EMA_FILE
+from .outputs import OutputFile, blocks
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Predictions:
         image_ids: n of them.
         labels: (n,) class indices, -100 where unlabelled.
         logits: (n, num_labels) float32.
-        image_embeds: (n, D) float32, unit norm.
+        image_embeds: (n, D) float32, unit norm; None where there is no text to compare them with.
         text_mean: (D,) what the model subtracts from text embeddings, if anything.
         features: (n, F) float32, what enters the classifier; None unless asked for.
     """
@@ -38,18 +40,23 @@ class Predictions:
     image_ids: list[str]
     labels: np.ndarray
     logits: np.ndarray
-    image_embeds: np.ndarray
+    image_embeds: np.ndarray | None
     text_mean: np.ndarray | None = None
     features: np.ndarray | None = None
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
-        return self.logits.argmax(-1)
+        """(n,) class indices."""
+        return np.concatenate([self.logits[rows].argmax(-1) for rows in blocks(len(self.logits))])
 
-    @property
-    def scores(self) -> np.ndarray:
-        """(n, num_labels) softmax of the logits, as in a pipeline."""
-        return torch.from_numpy(self.logits).softmax(-1).numpy()
+    @cached_property
+    def score(self) -> np.ndarray:
+        """(n,) softmax of the predicted class, as in a pipeline."""
+        return np.concatenate([self.scores_of(rows).max(-1) for rows in blocks(len(self.logits))])
+
+    def scores_of(self, rows: slice | int) -> np.ndarray:
+        """(m, num_labels) softmax of the logits of some rows, or (num_labels,) of one."""
+        return torch.from_numpy(np.asarray(self.logits[rows])).softmax(-1).numpy()
 
     def to_dataset(self, id2label: dict[int, str]) -> Dataset:
         """A row an image: `image_id`, `label`, `prediction` (names) and `score` (softmax)."""
@@ -58,7 +65,7 @@ class Predictions:
                 columns.IMAGE_ID: self.image_ids,
                 "label": [id2label[int(label)] if label >= 0 else None for label in self.labels],
                 "prediction": [id2label[int(label)] for label in self.predicted],
-                "score": self.scores.max(-1),
+                "score": self.score,
             }
         )
 
@@ -127,18 +134,28 @@ def predict(
     num_workers: int = 0,
     description: str = "Evaluating",
     output_features: bool = False,
-) -> Predictions:
+    output_image_embeds: bool | None = None,
+) -> Predictions | None:
     """
-    Logits and image embeddings, on request features too, of every row of a split, in its order, the processes sharing
-    the work.
+    Logits, image embeddings where the split has texts or on request, and on request features of every row of a split,
+    in its order, the processes sharing the work. They lie in temporary files and are mapped, so that memory does not
+    grow with the split.
+
+    Returns:
+        None in processes other than the main one.
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
     images = for_prediction(split, eval_transform(processor))
     text_mean = getattr(model, "text_mean", None)
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    names = ("logits", "image_embeds", "features") if output_features else ("logits", "image_embeds")
+    if output_image_embeds is None:
+        output_image_embeds = columns.TEXT_EMBEDS in split.column_names
+    names = ("logits", *["image_embeds"] * output_image_embeds, *["features"] * output_features)
     outputs = run_batches(model, images, accelerator, batch_size, num_workers, description, names)
+    if outputs is None:
+        return None
+    outputs.setdefault("image_embeds", None)
     return Predictions(
         image_ids=split[columns.IMAGE_ID][:],
         labels=images.labels,
@@ -156,19 +173,26 @@ def run_batches(
     num_workers: int,
     description: str,
     names: tuple[str, ...],
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray] | None:
     """
-    The named outputs of a prepared model, (n, ...) float32, for all images in their order and on all processes.
+    The named outputs of a prepared model, (n, ...) float32, for all images in their order, in the main process alone.
+    `predicted` is the class with the largest logit: (n,) integers, so that no logits cross processes.
     """
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     loader = accelerator.prepare(loader)
     wanted = {"output_image_embeds": "image_embeds" in names, "output_features": "features" in names}
-    gathered: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    files = {name: OutputFile() for name in names}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
         outputs = model(finish_batch(batch)["pixel_values"], **wanted)
-        for name, values in accelerator.gather_for_metrics({name: outputs[name].float() for name in names}).items():
-            gathered[name].append(values.cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in gathered.items()}
+        local = {name: _output(outputs, name) for name in names}
+        for name, values in accelerator.gather_for_metrics(local).items():
+            if accelerator.is_main_process:
+                files[name].append(values.cpu().numpy())
+    return {name: file.mapped() for name, file in files.items()} if accelerator.is_main_process else None
+
+
+def _output(outputs: AlignedImageClassifierOutput, name: str) -> torch.Tensor:
+    return outputs.logits.argmax(-1) if name == "predicted" else outputs[name].float()
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
@@ -176,10 +200,17 @@ def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
     The texts of a split as its image embeddings are compared with them: float32, centred where the model is. None
     without any, or where they have another size than the image embeddings, as those of a baseline may.
     """
-    texts = Texts.of(split)
+    texts = stored_texts_of(split, predictions)
+    if texts is not None:
+        texts.embeds = centred(texts.embeds[:], predictions)
+    return texts
+
+
+def stored_texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
+    """The same as they are stored: where they lie, and not centred."""
+    texts = Texts.of(split) if predictions.image_embeds is not None else None
     if texts is None or len(texts.embeds) == 0 or texts.embeds.shape[1] != predictions.image_embeds.shape[1]:
         return None
-    texts.embeds = centred(texts.embeds, predictions)
     return texts
 
 

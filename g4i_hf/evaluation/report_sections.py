@@ -40,7 +40,6 @@ class ShownSplit:
 
     def __post_init__(self):
         self.labels = next(iter(self.predictions.values())).labels
-        self.scores = {run: predictions.scores for run, predictions in self.predictions.items()}
 
     def name(self, label: int) -> str:
         return self.id2label.get(int(label), "unlabelled")
@@ -52,7 +51,7 @@ class ShownSplit:
         """What a run says of an image: `run`, `name` of the class, `score`, and whether it is `right`."""
         predicted, label = int(self.predictions[run].predicted[row]), int(self.labels[row])
         right = None if label < 0 else predicted == label
-        score = float(self.scores[run][row, predicted])
+        score = float(self.predictions[run].score[row])
         return {"run": run, "name": self.name(predicted), "score": score, "right": right}
 
     def card(self, row: int, first: str = "") -> dict[str, Any]:
@@ -93,7 +92,7 @@ def map_cards(shown: ShownSplit, runs: dict[str, Path], weights: str) -> dict[st
             said["picture"] = heat_picture(pixels[number], maps[number], alt)
             if said["right"] is False:
                 alt = f"what speaks for {card['label']} to the student {run}"
-                said["own_score"] = float(shown.scores[run][row, shown.labels[row]])
+                said["own_score"] = float(shown.predictions[run].scores_of(row)[shown.labels[row]])
                 said["own_picture"] = heat_picture(pixels[number], own_maps[number], alt)
             card.setdefault("picture", pixel_picture(pixels[number], f"image of class {card['label']} as it is seen"))
             card["said"].append(said)

@@ -44,7 +44,8 @@ def zero_shot_metrics(
         sums = np.zeros((len(classes), texts.embeds.shape[1]), dtype=np.float32)
         np.add.at(sums, members, texts.embeds[first])
         found |= _accuracy(predictions, classes, sums, "captions")
-    if name_embeds is not None and name_embeds.shape[1] == predictions.image_embeds.shape[1]:
+    comparable = name_embeds is not None and predictions.image_embeds is not None
+    if comparable and name_embeds.shape[1] == predictions.image_embeds.shape[1]:
         classes = np.unique(predictions.labels[predictions.labels >= 0])
         found |= _accuracy(predictions, classes, centred(name_embeds[classes], predictions), "names")
     return found

@@ -6,7 +6,7 @@ from .clip import clip_loss
 from .cosine import cosine_loss
 from .diagnostics import alignment_diagnostics
 from .infonce import infonce_loss
-from .pairs import BankTexts, Pairs, make_pairs
+from .pairs import BankTexts, Pairs, StoredTexts, make_pairs
 from .settings import LogitSettings
 from .siglip import siglip_loss
 from .soft_clip import soft_clip_loss
@@ -38,6 +38,7 @@ __all__ = [
     "LabelledTexts",
     "LogitSettings",
     "Pairs",
+    "StoredTexts",
     "alignment_diagnostics",
     "caption_label_loss",
     "caption_labels",

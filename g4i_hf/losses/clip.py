@@ -2,10 +2,9 @@
 
 import torch
 
-from .infonce import infonce_loss
 from .pairs import Pairs
 from .settings import LogitSettings
-from .softmax import weighted_cross_entropy
+from .softmax import cross_entropy_of_columns, pair_logits, weighted_cross_entropy
 
 
 def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -15,15 +14,14 @@ def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
         1/2 w_ij (-s_ij + log sum_k exp s_ik) + 1/2 w_ij (-s_ij + log sum_k exp s_kj)
 
     where k runs over the allowed texts of image i in the first half and the allowed images of text j in the second,
-    over all processes. Each process computes n x M and m x N logits, never N x M. Texts of a bank are among the first
-    k alone.
+    over all processes. Each process computes n x M logits once, for both halves, never N x M: the sums of the second
+    half are put together from those of every process, and no image crosses processes. Texts of a bank are among the
+    first k alone.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
     """
-    text_to_image = weighted_cross_entropy(
-        pairs.text_embeds @ pairs.all_image_embeds.T / settings.temperature,
-        pairs.text_to_image_weights,
-        pairs.text_to_image_allowed,
-    )
-    return (infonce_loss(pairs, settings) + text_to_image) / 2
+    logits, in_batch = pair_logits(pairs, settings.temperature), pairs.in_batch
+    image_to_text = weighted_cross_entropy(logits, pairs.weights)
+    text_to_image = cross_entropy_of_columns(logits[:, in_batch], pairs.weights[:, in_batch])
+    return (image_to_text + text_to_image) / 2

@@ -17,15 +17,15 @@ def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
         `cosine_negative`, its mean cosine with the texts of the batch that are its negatives; `retrieval_top1`, 1
         where its own text is nearer than all of those.
     """
-    in_batch = slice(len(pairs.all_text_embeds) - pairs.num_bank)  # comparable with and without a bank
+    in_batch = pairs.in_batch  # comparable with and without a bank
     cosines = pairs.image_embeds.detach() @ pairs.all_text_embeds[in_batch].T  # (n, M)
-    weights = pairs.image_to_text_weights[:, in_batch]
+    weights = pairs.weights[:, in_batch]
     if cosines.numel() == 0:
         return dict.fromkeys(DIAGNOSTICS, cosines.sum())
     has_pair = weights.sum(1) > 0
     is_pair = weights == weights.amax(1, keepdim=True)  # of a mixed image, the larger part
     positive = (cosines * is_pair).sum(1) / is_pair.sum(1)
-    negatives = pairs.image_to_text_allowed[:, in_batch] & (weights == 0)
+    negatives = pairs.allowed[:, in_batch] & (weights == 0)
     negative = (cosines * negatives).sum(1) / negatives.sum(1).clamp(min=1)
     nearest_negative = cosines.masked_fill(~negatives, -2.0).amax(1)
     values = (positive, negative, (positive > nearest_negative).to(cosines.dtype))

@@ -23,8 +23,7 @@ def gather_counts(counts: torch.Tensor) -> torch.Tensor:
 
 def gather_rows(local: torch.Tensor, num_rows: list[int]) -> torch.Tensor:
     """
-    Rows of all processes in rank order. The backward pass sums the gradient over all processes and hands each its own
-    rows, so that a loss of local rows against global columns has the gradient of the global loss.
+    Rows of all processes in rank order; no gradient.
 
     Args:
         local: (n, ...), where n may differ between processes and may be 0.
@@ -33,7 +32,26 @@ def gather_rows(local: torch.Tensor, num_rows: list[int]) -> torch.Tensor:
     Returns:
         (sum of n, ...)
     """
-    return local if world_size() == 1 else _GatherRows.apply(local, num_rows)
+    if world_size() == 1:
+        return local
+    longest = max(num_rows)
+    padded = local.new_zeros(longest, *local.shape[1:])  # collectives want equal shapes
+    padded[: local.shape[0]] = local
+    parts = [torch.empty_like(padded) for _ in num_rows]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:n] for part, n in zip(parts, num_rows, strict=True)])
+
+
+def global_logsumexp(local: torch.Tensor) -> torch.Tensor:
+    """
+    log sum_r exp(local of process r), elementwise and on every process. The backward pass adds up the gradients of all
+    processes, so that a softmax over rows that no process has all of has the gradient of the global loss. What crosses
+    processes is three times `local`, not the rows.
+
+    Args:
+        local: (M,) log sum exp over the own rows; finite.
+    """
+    return local if world_size() == 1 else _GlobalLogsumexp.apply(local)
 
 
 def reduce_sum(values: torch.Tensor) -> torch.Tensor:
@@ -44,20 +62,20 @@ def reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-class _GatherRows(torch.autograd.Function):
+class _GlobalLogsumexp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, local: torch.Tensor, num_rows: list[int]) -> torch.Tensor:
-        ctx.num_rows = num_rows
-        longest = max(num_rows)
-        padded = local.new_zeros(longest, *local.shape[1:])  # collectives want equal shapes
-        padded[: local.shape[0]] = local
-        parts = [torch.empty_like(padded) for _ in num_rows]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:n] for part, n in zip(parts, num_rows, strict=True)])
+    def forward(ctx, local: torch.Tensor) -> torch.Tensor:
+        peak = local.clone()
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+        total = (local - peak).exp()
+        dist.all_reduce(total)
+        result = peak + total.log()
+        ctx.save_for_backward(local, result)
+        return result
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        local, result = ctx.saved_tensors
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
-        start = sum(ctx.num_rows[: dist.get_rank()])
-        return grad[start : start + ctx.num_rows[dist.get_rank()]], None
+        return grad * (local - result).exp()

@@ -4,7 +4,7 @@ import torch
 
 from .pairs import Pairs
 from .settings import LogitSettings
-from .softmax import weighted_cross_entropy
+from .softmax import pair_logits, weighted_cross_entropy
 
 
 def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -18,5 +18,4 @@ def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
     """
-    logits = pairs.image_embeds @ pairs.all_text_embeds.T / settings.temperature
-    return weighted_cross_entropy(logits, pairs.image_to_text_weights, pairs.image_to_text_allowed)
+    return weighted_cross_entropy(pair_logits(pairs, settings.temperature), pairs.weights)

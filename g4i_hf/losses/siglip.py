@@ -13,15 +13,14 @@ def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
 
         sum_j w_ij log(1 + exp(-s_ij)) + w_i sum_k log(1 + exp(s_ik)),    w_i = sum_j w_ij
 
-    where k runs over the negatives of image i over all processes, and those of a bank. Only images need a gradient, so
-    no image crosses processes.
+    where k runs over the negatives of image i over all processes, and those of a bank. No image crosses processes.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
     """
-    logits = pairs.image_embeds @ pairs.all_text_embeds.T / settings.temperature + settings.bias
-    weights = pairs.image_to_text_weights
+    logits = (pairs.image_embeds / settings.temperature) @ pairs.all_text_embeds.T + settings.bias
+    weights = pairs.weights
     positive = weights * nn.functional.softplus(-logits)
-    is_negative = pairs.image_to_text_allowed & (weights == 0)
+    is_negative = pairs.allowed & (weights == 0)
     negative = weights.sum(1, keepdim=True) * is_negative * nn.functional.softplus(logits)
     return (positive + negative).sum()

@@ -2,9 +2,10 @@
 
 import torch
 
+from .gather import reduce_sum
 from .pairs import Pairs
 from .settings import LogitSettings
-from .softmax import masked_logits, weighted_cross_entropy
+from .softmax import cross_entropy_of_columns, logsumexp_of_columns, masked_logits, pair_logits, weighted_cross_entropy
 
 
 def soft_clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -23,34 +24,24 @@ def soft_clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
     """
-    image_to_text = weighted_cross_entropy(
-        pairs.image_embeds @ pairs.all_text_embeds.T / settings.temperature,
-        _targets_of_images(pairs, settings.target_temperature),
-        pairs.image_to_text_allowed,
-    )
-    text_to_image = weighted_cross_entropy(
-        pairs.text_embeds @ pairs.all_image_embeds.T / settings.temperature,
-        _targets_of_texts(pairs, settings.target_temperature),
-        pairs.text_to_image_allowed,
-    )
-    return (image_to_text + text_to_image) / 2
+    of_images, of_texts = _targets(pairs, settings.target_temperature)
+    logits = pair_logits(pairs, settings.temperature)
+    image_to_text = weighted_cross_entropy(logits, of_images)
+    return (image_to_text + cross_entropy_of_columns(logits[:, pairs.in_batch], of_texts)) / 2
 
 
 @torch.no_grad()
-def _targets_of_images(pairs: Pairs, temperature: float) -> torch.Tensor:
-    """(n, M)"""
-    targets = torch.zeros_like(pairs.image_to_text_weights)
-    for own_text, weight in zip(pairs.own_texts.unbind(1), pairs.own_weights.unbind(1), strict=True):
-        similarity = pairs.text_embeds[own_text] @ pairs.all_text_embeds.T / temperature
-        targets += weight.unsqueeze(1) * masked_logits(similarity, pairs.image_to_text_allowed).softmax(1)
-    return targets * pairs.image_to_text_allowed
-
-
-@torch.no_grad()
-def _targets_of_texts(pairs: Pairs, temperature: float) -> torch.Tensor:
-    """(m, N)"""
-    similarity = pairs.text_embeds @ pairs.all_text_embeds.T / temperature
-    similarity = similarity[:, pairs.all_own_texts] + pairs.all_own_shares.log()  # (m, N, P), -inf for a share of zero
-    similarity = masked_logits(similarity.logsumexp(2), pairs.text_to_image_allowed)
-    weights = pairs.text_to_image_weights.sum(1, keepdim=True)
-    return weights * similarity.softmax(1) * pairs.text_to_image_allowed
+def _targets(pairs: Pairs, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, M) of the local images over all texts, and (n, M - B) of all texts of the batch over the local images."""
+    of_images = torch.zeros_like(pairs.weights)
+    to_texts = torch.full_like(pairs.weights[:, pairs.in_batch], -torch.inf)
+    own = (pairs.own_texts, pairs.own_weights, pairs.own_shares)
+    for text, weight, share in zip(*(values.unbind(1) for values in own), strict=True):
+        similarity = pairs.text_embeds[text] @ pairs.all_text_embeds.T / temperature
+        of_images += weight.unsqueeze(1) * masked_logits(similarity, pairs.allowed).softmax(1)
+        to_texts = torch.logaddexp(to_texts, similarity[:, pairs.in_batch] + share.log().unsqueeze(1))
+    allowed = pairs.allowed[:, pairs.in_batch]
+    to_texts = masked_logits(to_texts, allowed)
+    over_images = (to_texts - logsumexp_of_columns(to_texts)).exp()
+    weights = reduce_sum(pairs.weights[:, pairs.in_batch].sum(0))  # pairs never cross processes
+    return of_images * pairs.allowed, weights * over_images * allowed

@@ -58,6 +58,8 @@ class AlignmentArguments(TrainingArguments):
         align_gradient (`str`, *optional*, defaults to `"invariant"`):
             `"invariant"`: the gradient does not depend on the number of processes. `"official"`: that of `clip` is
             divided by it, as in the official code.
+        align_gather_texts (`bool`, *optional*):
+            Whether processes exchange texts, or each reads those of all; by default the first on accelerators alone.
         align_text_bank (`int`, *optional*, defaults to 0):
             Captions of the training set drawn every step as further negatives of every image; -1 for all of them.
         align_captions (`str`, *optional*, defaults to `"sample"`):
@@ -137,6 +139,7 @@ class AlignmentArguments(TrainingArguments):
         default="invariant",
         metadata={"help": "invariant, or official: clip's gradient divided by the number of processes."},
     )
+    align_gather_texts: bool | None = field(default=None, metadata={"help": "Exchange texts, or each reads all."})
     align_text_bank: int = field(
         default=0, metadata={"help": "Training captions drawn every step as further negatives; -1: all."}
     )

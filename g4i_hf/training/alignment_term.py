@@ -12,6 +12,7 @@ from ..losses import (
     WITH_TEMPERATURE,
     BankTexts,
     LogitSettings,
+    StoredTexts,
     alignment_diagnostics,
     make_pairs,
 )
@@ -41,11 +42,13 @@ class AlignmentTerm:
         self.is_baseline = args.align_weight == 0
         self.objective = OBJECTIVES[args.align_loss]
         self.steps_per_epoch: int | None = None
-        self.text_bank = None
+        self.text_bank = self.texts = None
         self._batch_of_step = (-1, 0)  # optimizer step, and which batch of it
         self.learned_logits = self._prepare_logits()
         if train_dataset is None:
             return
+        texts = getattr(train_dataset, "texts", None)
+        self.texts = texts if hasattr(texts, "read") else None  # else only a process itself knows its own
         if args.align_center:
             model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
         if args.align_text_bank and not self.is_baseline:
@@ -79,7 +82,7 @@ class AlignmentTerm:
         weight = self.weight_at(state)
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
         terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
-        local_pairs = (pairs.image_to_text_weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
         terms.update({name: (value, local_pairs) for name, value in alignment_diagnostics(pairs).items()})
         if self.is_baseline:
             return None, terms
@@ -104,13 +107,30 @@ class AlignmentTerm:
         mixed = self.args.align_mix_captions
         return make_pairs(
             image_embeds,
-            self.model.text_space(inputs["text_embeds"].to(image_embeds.dtype)),
+            inputs["text_embeds"],
             inputs["caption_weight"],
             self._keys(inputs),
             mix_partner=inputs.get("mix_partner") if mixed else None,
             mix_share=inputs.get("mix_share") if mixed else None,
             text_keys=inputs["text_keys"] if bank is not None else None,
             bank=bank,
+            stored=self._stored_texts(inputs),
+            text_space=self.model.text_space,
+        )
+
+    def _stored_texts(self, inputs: dict[str, torch.Tensor]) -> StoredTexts | None:
+        """
+        Read by every process, the texts of the others cost 8 bytes of the network each instead of 2 D. But an
+        accelerator then has to be sent N texts rather than its own n: as many bytes as gathering moves, over a slower
+        way. So by default processes without an accelerator read, those with one gather.
+        """
+        device, gathers = inputs["text_embeds"].device, self.args.align_gather_texts
+        if gathers is None:
+            gathers = device.type != "cpu"
+        if gathers or world_size() == 1 or self.texts is None or "text_rows" not in inputs:
+            return None
+        return StoredTexts(
+            inputs["text_rows"], lambda rows: torch.from_numpy(self.texts.read(rows.cpu().numpy())).to(device)
         )
 
     def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ from accelerate import PartialState
 from datasets import Dataset, List, Value
 
 from .. import columns
-from ..data.joining import NO_ROW, side_by_side
+from ..data.image_ids import NO_ROW
+from ..data.joining import side_by_side
 from ..data.labels import labels_of
 from ..data.texts import Texts
 from ..embedding import EncoderArguments, encoder_from
@@ -111,7 +112,7 @@ def _shuffled(split: Dataset, groups: np.ndarray, seed: int) -> Dataset:
         rows = np.flatnonzero(groups == group)
         positions[rows] = generator.permutation(rows)
     of_texts = [name for name in (columns.CAPTION, *columns.OF_CAPTION) if name in split.column_names]
-    return side_by_side(split, split.select_columns([columns.IMAGE_ID, *of_texts]), positions.tolist())
+    return side_by_side(split, split.select_columns([columns.IMAGE_ID, *of_texts]), positions)
 
 
 def _taken(vectors: np.ndarray, rows: np.ndarray) -> pa.Array:
