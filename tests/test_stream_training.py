@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from streams import CLASSES, save_parquet, save_webdataset
+from torchvision.transforms.functional import pil_to_tensor
 
 from g4i_hf.data.arguments import DataArguments
+from g4i_hf.data.streamed_images import StreamedImages
 from g4i_hf.training.alignment_arguments import AlignmentArguments
 from g4i_hf.training.arguments import RunArguments
 from g4i_hf.training.streamed_run import load_streamed
@@ -118,3 +121,14 @@ def test_splits_of_a_stream_are_opened(data_of):
 def test_what_a_stream_does_not_tell_is_asked_for(data_of, data, options, message):
     with pytest.raises(ValueError, match=message):
         loaded(data_of[data], **options)
+
+
+@pytest.mark.parametrize("data", ["parquet", "archives"])
+def test_texts_of_a_batch_without_captions_have_the_shape_of_others(data_of, data):
+    """Else processes could not exchange them; in JSON it is only known from other rows."""
+    stream = loaded(data_of[data], max_steps=3)[0]["train"]
+    images = StreamedImages(stream, pil_to_tensor)
+    batches = list(islice(images.batches(5, shuffle=False), 1)) + list(islice(images.batches(1, shuffle=False), 1))
+    first, alone = (images.__getitems__(batch) for batch in batches)
+    assert [item["text_embeds"].shape for item in first + alone] == [(1, 8)] * 6
+    assert not alone[0]["caption_weight"].any()

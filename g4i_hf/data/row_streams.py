@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ArrowBasedBuilder, Dataset, DatasetInfo, Features, Image, IterableDataset, load_dataset
+from datasets.table import table_cast
 from datasets.utils.file_utils import xopen
 
 from .. import columns
@@ -63,7 +64,8 @@ class RowStream:
         schema = self.features.arrow_schema
         if self.holds_tables:
             for table in rows.with_format("arrow").iter(batch_size=READ_ROWS):
-                yield pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()}).cast(schema)
+                named = pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()})
+                yield table_cast(named, schema)
             return
         rows = iter(rows)
         while together := list(islice(rows, READ_ROWS)):

@@ -21,13 +21,7 @@ from .lora import add_adapters, keep_statistics, lora_fields
 from .processing import ImageSettings
 from .projector import Projector
 from .recomputation import Recomputation
-from .student import (
-    classifier_layers,
-    feature_size,
-    new_student,
-    pretrained_student,
-    student_config_from,
-)
+from .student import classifier_layers, feature_size, new_student, pretrained_student, student_config_from
 
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
 
@@ -304,6 +298,9 @@ class AlignedImageClassification(PreTrainedModel):
     def activation_checkpointing_disable(self) -> None:
         self.student.activation_checkpointing_disable()
         self._recomputation.unwatch()
+
+    def get_input_embeddings(self) -> None:
+        """None: those are tables of tokens. accelerate asks for them before it spreads weights by FSDP2."""
 
     def _init_weights(self, module: nn.Module) -> None:
         # Only reached for weights that a checkpoint lacks; torch's initialisation, as in the projector

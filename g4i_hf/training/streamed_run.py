@@ -133,7 +133,11 @@ def _text_embed_dim(stream: RowStream) -> int | None:
     for row in rows_in_order(stream, list(range(stream.rows.num_shards)), seed=None, block=0):
         found = batch_of([row])[columns.TEXT_EMBEDS][0].as_py()
         if found:
-            return len(found[0] if isinstance(found[0], list) else found)
+            several = isinstance(found[0], list)
+            dim = len(found[0] if several else found)
+            # Rows that are read later are of that length, also those of a batch without any captions
+            stream.features |= {columns.TEXT_EMBEDS: columns.text_embeds_features(dim, several)[columns.TEXT_EMBEDS]}
+            return dim
     return None
 
 
