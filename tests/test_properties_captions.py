@@ -184,14 +184,14 @@ def test_texts_of_any_length_are_text_too(tmp_path, monkeypatch, text):
     ):
         arguments = (tmp_path, monkeypatch, text) if "report" in test.__name__ else (tmp_path, text)
         test.hypothesis.inner_test(*arguments)
-    test_the_card_of_captions_has_the_blocks_that_it_has_of_any.hypothesis.inner_test(text)
+    test_the_card_of_captions_has_the_blocks_that_it_has_of_any.hypothesis.inner_test(text, "column")
     test_the_card_of_a_student_has_the_blocks_that_it_has_of_any.hypothesis.inner_test(text)
 
 
 # --- Cards -----------------------------------------------------------------------------------------------------------
 
 
-def stage_of(text: str) -> dict:
+def stage_of(text: str, ids_from: str = "file") -> dict:
     return {
         "stage": "embedding",
         "source": None,
@@ -200,7 +200,7 @@ def stage_of(text: str) -> dict:
         "columns": ["image_id", "caption", "text_embeds"],
         "num_rows": {"train": 2, "test": 1},
         "with_images": False,
-        "ids_from": "file",
+        "ids_from": ids_from,
         "text_encoder": text,
         "text_encoder_revision": text,
         "text_encoder_prompt": text,
@@ -251,10 +251,11 @@ def check_card(card: str, harmless: str) -> None:
     assert not re.search("[\0-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]", card)
 
 
-@given(hostile)
-@example(EVERY)
-def test_the_card_of_captions_has_the_blocks_that_it_has_of_any(text):
-    cards = [str(captions_card(stage_of(each), date="2026-01-01")) for each in (text, "harmless")]
+@given(hostile, st.sampled_from(["file", "content", "column"]))
+@example(EVERY, "file")
+@example(EVERY, "column")
+def test_the_card_of_captions_has_the_blocks_that_it_has_of_any(text, ids_from):
+    cards = [str(captions_card(stage_of(each, ids_from), date="2026-01-01")) for each in (text, HARMLESS)]
     check_card(*cards)
 
 

@@ -25,27 +25,25 @@ flow = "[]{}&*!|>'\"%@`#,?:- \n\t" + string.ascii_lowercase + string.digits
 tagged = st.builds("{}: {} {}".format, st.sampled_from(NAMES), st.sampled_from(TAGS), st.text(flow, max_size=12))
 
 
-def bomb(text: str, levels: int = 12, fan: int = 10) -> str:
-    """Ten of ten of ten ..., in a file of a few lines."""
-    lines = [f"a0: &a0 [{text}]"]
-    return "\n".join(lines + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * fan)}]" for i in range(1, levels)])
+def bomb(name: str, levels: int = 12, fan: int = 10) -> str:
+    """Ten of ten of ten ..., in a file of a line."""
+    lists = [f"&a{i} [{', '.join([f'*a{i - 1}'] * fan)}]" for i in range(1, levels)]
+    return f"{name}: [&a0 [x], {', '.join(lists)}]"
 
 
 NESTED = "[" * 400
-MERGES = "\n".join(
-    ["m0: &m0 {a: 1}", *(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}" for i in range(1, 10))]
-)
-CHAIN = "\n".join(["b0: &b0 [1]", *(f"b{i}: &b{i} [*b{i - 1}]" for i in range(1, 500))])
+MERGES = ", ".join(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}" for i in range(1, 10))
+CHAIN = ", ".join(f"&b{i} [*b{i - 1}]" for i in range(1, 500))
 HOSTILE = {
-    "aliases of aliases": bomb("x") + "\nsteps: *a11",
-    "in a mapping": bomb("x") + "\nnames: {x: *a11}",
-    "in a list": bomb("x") + "\nsplits: *a11",
-    "long text, often": f"a: &a {'x' * 100_000}\nsplits: [{', '.join(['*a'] * 20)}]",
-    "merges of merges": MERGES + "\nnames: {<<: *m9}",
+    "aliases of aliases": bomb("steps"),
+    "in a list": bomb("splits"),
+    "in a mapping": "names: {" + bomb("x") + "}",
+    "long text, often": f"splits: [&a {'x' * 100_000}, {', '.join(['*a'] * 20)}]",
+    "merges of merges": f"names: {{m0: &m0 {{a: 1}}, {MERGES}}}",
     "a list in a list in a list": "splits: " + NESTED,
     "the same in a mapping": "names: " + "{a: " * 2_000,
     "the same in blocks": "names:\n" + "".join(" " * i + "a:\n" for i in range(1, 600)),
-    "the same by aliases": CHAIN + "\nsplits: *b499",
+    "the same by aliases": f"splits: [&b0 [1], {CHAIN}]",
     "a list that holds itself": "splits: &a [*a]",
     "a mapping that holds itself": "names: &a {b: *a}",
     "a key that is a mapping": "{a: 1}: 2",
@@ -107,6 +105,12 @@ def test_what_would_fill_the_memory_or_the_screen_is_refused(tmp_path, capsys, w
     assert message_of(HOSTILE[what], tmp_path, capsys)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200_000, f"{grown} KiB"
+
+
+def test_a_name_of_a_file_cannot_move_the_cursor(capsys):
+    with pytest.raises(SystemExit):
+        parse_options((Options,), ["--config", "\x1b[2J\x07.yaml"])
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize("what", HOSTILE)
