@@ -19,7 +19,7 @@ from typing import Any
 from provenance import RESULTS, ROOT
 
 # What is measured beside a peer; trainings, and what needs gigabytes of disk or a quarter of an hour, go by name
-USUAL = ("step_time", "embed_speed", "embed_fixed_length", "input_pipeline")
+USUAL = ("step_time", "embed_speed", "embed_fixed_length", "input_pipeline", "fed_from_memory")
 LONGER = ("alignment_scale", "endpoint_saturation", "caption_resume", "journal_scale")
 COMPARED = ("ratio", "share_of_capacity")
 

@@ -23,6 +23,7 @@ def split(captions: list, embeds: list) -> Dataset:
 @pytest.mark.parametrize("block", [1024, 2, 1])
 def test_each_image_has_the_caption_that_is_nearest(monkeypatch, block):
     monkeypatch.setattr(nearest, "BLOCK", block)
+    monkeypatch.setattr(nearest, "TEXTS", block)
     data = split(["a", "b", "c: d"], list(AXES[:3]))
     images = predictions(AXES[[2, 0, 1]] + 0.1)
     assert nearest_captions(data, images) == ["c: d", "a", "b"]
