@@ -31,17 +31,19 @@ def class_file(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind, block, accumulation", [("parquet", 5, 1), ("parquet", 0, 3), ("webdataset", 5, 1), ("webdataset", 0, 3)]
+    "kind, block, accumulation",
+    [("parquet", 5, 1), ("parquet", 0, 3), ("webdataset", 5, 1), ("webdataset", 0, 3), ("at hand", 0, 3)],
 )
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind, block, accumulation):
-    """Killed in the middle of an epoch, and resumed from a checkpoint of the one before; of archives, too."""
-    if kind == "parquet":
+    """Killed in the middle of an epoch, and resumed from a checkpoint; with workers, also of rows at hand."""
+    if kind != "webdataset":
         save_parquet(tmp_path / "data", SIZES)
         more = []
     else:
         save_webdataset(tmp_path / "data", SIZES)
         more = [*IN_ARCHIVES, "--class_names_file", class_file(tmp_path)]
-    more += [*STREAMED, "--shuffle_buffer_size", str(block), "--gradient_accumulation_steps", str(accumulation)]
+    streamed = [*STREAMED, "--streaming", str(kind != "at hand").lower()]
+    more += [*streamed, "--shuffle_buffer_size", str(block), "--gradient_accumulation_steps", str(accumulation)]
     more += ["--max_steps", "12", "--dataloader_num_workers", str(int(accumulation == 3))]
     command = [sys.executable, str(WORKER), str(tmp_path), str(tmp_path / "data"), "step:2", "step:11", "--", *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)

@@ -1,9 +1,11 @@
 """Which rows make a training batch: of a data set at hand, or of a stream."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from torch.utils.data import BatchSampler, Dataset
 
 from ..data.sampler import DrawnRows, GlobalBatchSampler
@@ -38,3 +40,15 @@ def train_batches(
         len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common
     )
     return DrawnRows(data), sampler
+
+
+class TrainLoader(DataLoaderShard):
+    """
+    Takes from torch's randomness in every epoch what a loader takes that starts its workers anew. Workers that live on
+    would only do so once, and a run that goes on from a checkpoint once more: dropout would then draw something else.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.persistent_workers:
+            torch.empty((), dtype=torch.int64).random_()
+        yield from super().__iter__()

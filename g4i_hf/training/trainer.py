@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import has_length
@@ -29,7 +28,7 @@ from .skipped_images import SkippedImages
 from .stopwatch import Stopwatch
 from .stream_position import StreamPosition
 from .trackers import forget_local_student, name_run, use_run_folder
-from .train_batches import train_batches
+from .train_batches import TrainLoader, train_batches
 
 
 class AlignmentTrainer(CheckpointingTrainer):
@@ -131,7 +130,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         if has_length(sampler):
             self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
         workers = args.dataloader_num_workers
-        return DataLoaderShard(
+        return TrainLoader(
             rows,
             device=self.accelerator.device,
             batch_sampler=sampler,
@@ -139,6 +138,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory and self.accelerator.device.type == "cuda",
             persistent_workers=args.dataloader_persistent_workers,
+            generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
             prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         )
 
