@@ -28,7 +28,7 @@ from g4i_hf.captioning.prompts import Prompts
 from g4i_hf.captioning.questions import SplitQuestions
 from g4i_hf.captioning.rows import ImageFacts
 from g4i_hf.captioning.sharing import Heartbeat, Share
-from g4i_hf.data.image_ids import _paths
+from g4i_hf.data.image_ids import image_paths
 from g4i_hf.data.loading import load_images
 
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
@@ -341,7 +341,7 @@ def test_tables_of_large_images_are_not_copied():
     table = pa.table({"image": pa.chunked_array([chunk] * 10)}).cast(features.arrow_schema)
     split = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint="large")
     assert ImageFacts.of(split).sizes.tolist() == [220_000] * 10_000
-    assert [*_paths(split)] == [("a.png", True)] * 10_000
+    assert [*image_paths(split)] == [("a.png", True)] * 10_000
 
 
 @pytest.mark.slow

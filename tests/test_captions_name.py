@@ -190,7 +190,7 @@ def new_captions(folder: Path, splits: tuple[str, ...] = ("train",), stage: dict
 
 
 @pytest.mark.parametrize("splits", [("train",), ("train", "test")])
-@pytest.mark.parametrize("way", ["captions_name", "published", "stage", "stage with images"])
+@pytest.mark.parametrize("way", ["captions_name", "stage", "stage with images"])
 def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way, splits, caplog):
     embedded, folder = save_embedded(tmp_path / "emb"), tmp_path / "cap"
     if way == "captions_name":
@@ -203,8 +203,7 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way,
                        images=own)  # fmt: skip
         data = DataArguments(dataset_name=str(folder))
     else:
-        stage = {"source": "../emb"} | ({"published": True} if way == "published" else {})
-        data = DataArguments(dataset_name=new_captions(folder, splits, stage))
+        data = DataArguments(dataset_name=new_captions(folder, splits, {"source": "../emb"}))
     loaded = data.load()
     for name, split in loaded.items():
         assert split["caption"][:] == (NEW if name in splits else [f"of {i}" for i in IDS])

@@ -273,7 +273,9 @@ def test_all_figures_of_a_split_are_known_and_replaced(tmp_path):
     labelled = predictions(EYE, [0, 1, 2, -100], features=EYE)
     found = split_metrics(labelled, split, "test", CHEAP_MEASURES, name_embeds=EYE, probes=probes.Probes(labelled))
     figures = {name.removeprefix("test_") for name in found}
-    not_of_split_metrics = {figure for figure in FIGURES if re.match("weights|blur|noise|contrast|jpeg|corr", figure)}
+    not_of_split_metrics = {
+        figure for figure in FIGURES if re.match("weights|bad|blur|noise|contrast|jpeg|corr", figure)
+    }
     assert figures == set(FIGURES) - not_of_split_metrics
     assert found["test_ece"] == pytest.approx(1 / 3 - 1 / 4)  # unlabelled rows do not count
     update_results(tmp_path, {f"test_{figure}": 0.5 for figure in FIGURES} | {"test_novel_ece": 0.1})
