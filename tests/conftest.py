@@ -25,6 +25,6 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 settings.register_profile(
     "fast", max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-settings.register_profile("slow", settings.get_profile("fast"), max_examples=300)
+settings.register_profile("slow", settings.get_profile("fast"), max_examples=100)
 settings.register_profile("search", settings.get_profile("slow"), derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

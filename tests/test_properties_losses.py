@@ -62,7 +62,7 @@ def batches(draw) -> dict:
 
 def tensors(value):
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.tensor(value)
     return [tensors(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -122,7 +122,7 @@ def labelled(draw) -> dict:
     scale = draw(st.sampled_from([0.0, 1.0, 1e4]))
     found = {"logits": (scale * rng.normal(size=(n, CLASSES))).astype(np.float32), "labels": labels}
     if draw(st.booleans()):
-        found |= {"mix_partner": np.arange(n)[::-1], "mix_share": rng.choice([0.0, 0.25, 1.0], n).astype(np.float32)}
+        found |= {"mix_partner": np.flip(np.arange(n)).copy(), "mix_share": rng.choice([0.0, 0.25, 1.0], n).astype(np.float32)}
     return found
 
 
