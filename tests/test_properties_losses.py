@@ -122,7 +122,8 @@ def labelled(draw) -> dict:
     scale = draw(st.sampled_from([0.0, 1.0, 1e4]))
     found = {"logits": (scale * rng.normal(size=(n, CLASSES))).astype(np.float32), "labels": labels}
     if draw(st.booleans()):
-        found |= {"mix_partner": np.flip(np.arange(n)).copy(), "mix_share": rng.choice([0.0, 0.25, 1.0], n).astype(np.float32)}
+        found["mix_partner"] = np.flip(np.arange(n)).copy()
+        found["mix_share"] = rng.choice([0.0, 0.25, 1.0], n).astype(np.float32)
     return found
 
 
