@@ -452,7 +452,8 @@ def test_errors_of_the_caller_come_back(serve):
 
 
 INTERRUPTED = """
-import json, sys, types
+import json, signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
 sys.path[:0] = {path!r}
 from test_caption_endpoint import captioner, questions
 found = []
