@@ -37,6 +37,8 @@ def captioning(args) -> list[dict]:
         operations = 2 * (parameters * tokens + IMAGE_TOWER * 4 * image_tokens)
         hours = IMAGES * operations / (PEAK * args.utilisation) / 3600
         rows.append({"captioner": name, "operations": operations, "tokens": tokens, **spread(hours, args)})
+        rows[-1]["million_tokens_read"] = IMAGES * (tokens - args.answer_tokens) / 1e6
+        rows[-1]["million_tokens_written"] = IMAGES * args.answer_tokens / 1e6
     return rows
 
 
