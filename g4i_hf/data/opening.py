@@ -80,13 +80,14 @@ def check_files(split: Dataset, split_name: str, column: str, name: str) -> None
         if has_bytes or not path or "://" in path:
             continue
         if not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache)) for cache in caches):
-            raise ValueError(foreign_file(name, split_name, column, row, path))
+            where = f"{name}, split {split_name!r}, column {column!r}, row {row}"
+            raise ValueError(foreign_file(where, path))
 
 
-def foreign_file(name: str, split_name: str, column: str, row: int, path: str) -> str:
+def foreign_file(where: str, path: str) -> str:
     return (
-        f"{name}, split {split_name!r}, column {column!r}, row {row}: names the file {path!r} of this machine in "
-        "place of an image. It is not opened. If you trust the data set, open a copy of it in a folder."
+        f"{where}: names the file {path!r} of this machine in place of an image. It is not opened. If you trust the "
+        "data set, open a copy of it in a folder."
     )
 
 

@@ -17,7 +17,7 @@ from datasets.utils.file_utils import xopen
 
 from .. import columns
 from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
-from .opening import builder_of, check_dataset_name, check_files
+from .opening import builder_of, check_dataset_name, check_files, foreign_file
 from .published import find_stage
 from .streaming import with_bytes
 
@@ -184,10 +184,7 @@ def _refuse_files(images: pa.ChunkedArray, hub_id: str) -> None:
     without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
     for path in pc.struct_field(without_bytes, "path").to_pylist():
         if path and "://" not in path:
-            raise ValueError(
-                f"{hub_id}: a row names the file {path!r} of this machine in place of an image. It is not opened. If "
-                "you trust the data set, open a copy of it in a folder."
-            )
+            raise ValueError(foreign_file(f"{hub_id}, a row of the stream", path))
 
 
 def _named(rows: IterableDataset, split: str, names: ColumnNames, holds_tables: bool) -> RowStream:

@@ -53,7 +53,9 @@ def stream_images(
     if not read_files:
         return splits
     return {
-        name: split.map(partial(_of_hub, where=(dataset_name, name)), with_indices=True, features=split.features)
+        name: split.map(
+            partial(_of_hub, where=f"{dataset_name}, split {name!r}"), with_indices=True, features=split.features
+        )
         for name, split in splits.items()
     }
 
@@ -93,10 +95,10 @@ def with_bytes(row: dict[str, Any]) -> dict[str, Any]:
         return row | {columns.IMAGE: {"bytes": file.read(), "path": image["path"]}}
 
 
-def _of_hub(row: dict[str, Any], number: int, where: tuple[str, str]) -> dict[str, Any]:
+def _of_hub(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
     """The row with the bytes of its image; one that names a file of this machine is refused."""
     row = with_bytes(row)
     image = row[columns.IMAGE]
     if image is not None and image["bytes"] is None and image["path"]:
-        raise ValueError(foreign_file(*where, columns.IMAGE, number, image["path"]))
+        raise ValueError(foreign_file(f"{where}, row {number}", image["path"]))
     return row
