@@ -270,7 +270,7 @@ def test_a_source_that_is_no_id_of_the_hub_is_not_named(source):
 def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
     found = []
     for each in (text, "harmless"):
-        options = {"align_weight": 1, "student": each, "optim_args": each, "seed": each, "ema_decay": each}
+        options = {"align_weight": 1, "student": each, "optim_args": each, "seed": each, "ema_decay": f"0.9{each}"}
         options |= {"text_encoder": each, "load_best_model_at_end": True, "metric_for_best_model": each}
         options |= {"student_args": {each: each}}
         card = student_card(

@@ -41,7 +41,8 @@ def watch(event: str, args: tuple) -> None:
             note("pickle", f"{args[0]}.{args[1]} {' '.join(files[:4])}")
     elif event == "open" and isinstance(args[0], str) and not args[2] & os.O_EXCL:  # a new file holds nothing yet
         path = os.path.abspath(args[0])
-        if path != LOG and not path.startswith(ROOTS):
+        # a temporary file without a name is made by opening its folder
+        if path != LOG and not path.startswith(ROOTS) and not os.path.isdir(path):
             note("open", path)
 
 
