@@ -21,6 +21,13 @@ class Draw(NamedTuple):
     repeat: int = 0
 
 
+def share_of(count: int, num_processes: int, process_index: int) -> range:
+    """Which of `count` places of a global batch are those of a process: as evenly as it goes, the first get more."""
+    share, extra = divmod(count, num_processes)
+    first = process_index * share + min(process_index, extra)
+    return range(first, first + share + (process_index < extra))
+
+
 class GlobalBatchSampler(BatchSampler):
     """
     Cuts the epoch's order into global batches and gives each process its part. On one process the order is that of
@@ -81,10 +88,9 @@ class GlobalBatchSampler(BatchSampler):
         epoch, order = self.epoch, list(self.sampler)
         size = self.batch_size * self.num_processes
         for start in range(0, len(self) * size, size):
-            share, extra = divmod(min(size, self.num_rows - start), self.num_processes)
-            first = start + self.process_index * share + min(self.process_index, extra)
-            mine = range(first, first + share + (self.process_index < extra))
-            draws = [Draw(order[i // self.repeats], epoch, repeat=i % self.repeats) for i in mine]
+            mine = share_of(min(size, self.num_rows - start), self.num_processes, self.process_index)
+            uses = (start + place for place in mine)
+            draws = [Draw(order[use // self.repeats], epoch, repeat=use % self.repeats) for use in uses]
             yield draws or [Draw(order[start // self.repeats], epoch, padding=True)]
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from torch.utils.data import BatchSampler
 
 from .row_streams import RowStream
+from .sampler import share_of
 from .stream_order import Row, batch_of, rows_in_order
 
 
@@ -146,9 +147,7 @@ class StreamBatches(BatchSampler):
     def _share(self, together: list[Row]) -> list[Row]:
         if self.shards is not None:
             return together
-        share, extra = divmod(len(together), self.num_processes)
-        first = self.process_index * share + min(self.process_index, extra)
-        return together[first : first + share + (self.process_index < extra)]
+        return [together[place] for place in share_of(len(together), self.num_processes, self.process_index)]
 
     def _first_row(self, shards: list[int]) -> list[Row]:
         return list(islice(rows_in_order(self.stream, shards, seed=None, block=0), 1))
