@@ -134,9 +134,8 @@ LAUNCHER = RECIPES / "accelerate_configs"  # read by accelerate, see test_all_re
 YAML_FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.parent != LAUNCHER)
 # Others are called like their script
 SCRIPT_OF = dict.fromkeys(["baseline", "official", "corrected", "lora"], "train")
-SCRIPT_OF |= dict.fromkeys(
-    ["tune", "longer", "few_labels", "controls", "ablations", "ablations_few_labels"], "compare"
-)
+GRIDS = ["tune", "longer", "few_labels", "students_few_labels", "controls", "ablations", "ablations_few_labels"]
+SCRIPT_OF |= dict.fromkeys(GRIDS, "compare")
 TRAINING_FILES = [path for path in YAML_FILES if SCRIPT_OF.get(path.stem, path.stem) == "train"]
 
 
