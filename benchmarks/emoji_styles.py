@@ -1,7 +1,7 @@
 """
 Baseline against aligned student on Emoji Styles over several seeds, in the demo's own setting: the same YAML files,
-the same scripts, last epoch, raw weights. Two runs at a time by
 the same scripts, last epoch, raw weights. Two runs at a time unless told otherwise, one thread each.
+
     python benchmarks/emoji_styles.py --seeds 0 1 2 3 4
     python benchmarks/emoji_styles.py --seeds 0 1 2 --measures all
 
