@@ -84,6 +84,10 @@ def module_of(file: str, function: str) -> str:
     return parts[-1]
 
 
+def milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
 def draw(profiles: dict[str, dict]) -> None:
     import matplotlib
 
@@ -95,7 +99,7 @@ def draw(profiles: dict[str, dict]) -> None:
         names, values = zip(*reversed(found["largest"]), strict=True)
         bars = axis.barh(names, [100 * value / found["total_ms"] for value in values], color="#4477aa")
         axis.bar_label(bars, fmt="%.0f%%", padding=3)
-        axis.set_title(f"{name}: {found['total_ms']:.3g} ms", loc="left", fontsize="medium")
+        axis.set_title(f"{name}: {milliseconds(found['total_ms'])}", loc="left", fontsize="medium")
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.set_xticks([])
     figure.savefig(PICTURE, dpi=110)
@@ -121,9 +125,9 @@ def main() -> None:
     RESULTS.joinpath("profiles.json").write_text(json.dumps(provenance() | {"profiles": profiles}, indent=2) + "\n")
     draw(profiles)
     for name, profiled in profiles.items():
-        print(f"{name}: {profiled['total_ms']:.3g} ms")
-        for what, milliseconds in profiled["largest"]:
-            print(f"  {100 * milliseconds / profiled['total_ms']:5.1f}%  {what}")
+        print(f"{name}: {milliseconds(profiled['total_ms'])}")
+        for what, cost in profiled["largest"]:
+            print(f"  {100 * cost / profiled['total_ms']:5.1f}%  {what}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
+    "docs/evidence.md",
     "docs/imagenet_cost.md",
     "docs/input_pipeline.md",
     "docs/scale.md",

@@ -18,7 +18,7 @@ LEFT_IS_END, TOP_IS_END = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations whose left 
 # A JPEG can be decoded at one part in 8, 4 or 2 of its size. At a half it takes as long as the whole, as most of the
 # time goes into its entropy code.
 REDUCTIONS = (8, 4)
-MARGIN = 1.25  # the reduced crop has so many pixels a pixel that is wanted: about 1/255 from the exact result
+MARGIN = 1.5  # the reduced crop has so many pixels a pixel that is wanted: less than 1/255 from the exact result
 SMOOTH = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
 PILLOW = {mode: PILImage.Resampling[mode.name] for mode in (*SMOOTH, InterpolationMode.LANCZOS)}
 
