@@ -21,6 +21,7 @@ import json
 import random
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from pathlib import Path
 import timm
 import torch
 from PIL import Image
-from provenance import RESULTS, provenance
+from provenance import RESULTS, ROOT, provenance
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -214,6 +215,7 @@ def differences(files: list[bytes], size: int, interpolation: str) -> tuple[dict
 
 
 def efficientnet_lite0() -> torch.nn.Module:
+    sys.path.insert(0, str(ROOT))
     from recipes.efficientnet_lite0.convert import ARCHITECTURE, convert, source_file
 
     model = timm.create_model(ARCHITECTURE)
