@@ -77,7 +77,8 @@ def _speeds(speed: dict) -> str:
         for mode in modes:
             row = speed[mode][name]
             low, high = row["ratio_quartiles"]
-            times = "" if name == "g4i_hf" else f"; {row['ratio']:.2f} ({low:.2f} to {high:.2f}), {row['clock_ratio']:.2f}"
+            times = f"; {row['ratio']:.2f} ({low:.2f} to {high:.2f}), {row['clock_ratio']:.2f}"
+            times = "" if name == "g4i_hf" else times
             cells.append(f"{row['images_per_processor_second']:.0f}{times}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
