@@ -50,6 +50,11 @@ def test_without_a_caption_or_another_to_compare_with_the_weight_is_zero():
     assert (loss.item(), rows.item()) == (0, 0) and not logits.grad.any()
 
 
+def test_a_labelled_image_whose_class_no_other_caption_knows_is_not_told_that_it_is_of_others():
+    _, weights = labels_of(TEXTS[[0, 0, 1]], [0, 0, 1], [0, -100, 1], temperature=0.01)
+    assert weights.tolist() == [0, 1, 1]  # of class 0 there is caption 0 alone; of class 1 there are two
+
+
 def test_several_captions_are_averaged_by_their_weights():
     soft, weights = labels_of(TEXTS[[0, 1]], [7, 8], [-100], weight=[0.75, 0.25], temperature=0.01)
     torch.testing.assert_close(soft, torch.tensor([[0.75, 0.25, 0]]))

@@ -42,7 +42,8 @@ def caption_labels(
 
     Captions are privileged information (Vapnik; arXiv 1511.03643): the student learns from what they say of the
     classes, and needs none at inference. A labelled image is not told by its own caption what its label already says,
-    so equal captions are left out for it; an unlabelled image takes the class of an equal caption.
+    so equal captions are left out for it, and where no other caption of its class is known it learns nothing from them;
+    an unlabelled image takes the class of an equal caption.
 
     Args:
         text_embeds: (B, K, D) unit norm.
@@ -54,13 +55,15 @@ def caption_labels(
         temperature: of the softmax over known captions.
 
     Returns:
-        The soft labels (B, C), and a weight (B,) that is zero for images without a caption, or without another one to
-        compare it with. Of several captions of an image the soft labels are averaged by their weights.
+        The soft labels (B, C), and a weight (B,) that is zero for images without a caption, and for labelled ones
+        without another known caption of their class. Of several captions of an image the soft labels are averaged by
+        their weights.
     """
-    own = (text_keys.unsqueeze(2) == known.text_keys) & (labels != UNLABELLED)[:, None, None]
+    unlabelled = (labels == UNLABELLED)[:, None, None]
+    own = (text_keys.unsqueeze(2) == known.text_keys) & ~unlabelled
     shares = masked_logits(text_embeds @ known.embeds.T / temperature, ~own).softmax(2)
     of_captions = shares.new_zeros(*shares.shape[:2], num_labels).index_add_(2, known.labels, shares)
-    weights = caption_weight * (~own).any(2)
+    weights = caption_weight * (~own & (unlabelled | (known.labels == labels[:, None, None]))).any(2)
     total = weights.sum(1)
     soft = (weights.unsqueeze(2) * of_captions).sum(1) / torch.where(total > 0, total, 1).unsqueeze(1)
     return soft, total
