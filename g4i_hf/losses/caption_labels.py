@@ -41,9 +41,9 @@ def caption_labels(
         q_i(c) = sum of p_ij over the j of class c,    p_ij = exp(s_ij / temperature) / sum_k exp(s_ik / temperature)
 
     Captions are privileged information (Vapnik; arXiv 1511.03643): the student learns from what they say of the
-    classes, and needs none at inference. A labelled image is not told by its own caption what its label already says,
-    so equal captions are left out for it, and where no other caption of its class is known it learns nothing from them;
-    an unlabelled image takes the class of an equal caption.
+    classes, and needs none at inference. A labelled image is not told by its own caption what its label already says:
+    equal captions are left out for it, and where no other caption of its class is known, it learns nothing. An
+    unlabelled image takes the class of an equal caption.
 
     Args:
         text_embeds: (B, K, D) unit norm.
