@@ -1,5 +1,5 @@
 """
-What the captions of Emoji Styles tell of the classes before any training: of the images that have no label when a share
+What the captions of Emoji Styles tell of the classes before any training: of the images without a label when a share
 of the labels is kept, how many have the class that the captions of labelled images name by their similarity, as
 `teacher_weight` uses them, and how many have a caption equal to that of a labelled image.
 
