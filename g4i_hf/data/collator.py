@@ -27,7 +27,7 @@ class AlignmentCollator:
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), of float16 where the items' are, `caption_weight` (B, K), `text_keys` and
     `text_rows` (B, K), and when mixed `mix_partner` (B,) and `mix_share` (B,); in training also `rows` (B,), a NumPy
-    array, -1 for padding, and `bad_images`, row -> why its image could not be read.
+    array, -1 for padding, and `bad_images`, row -> why its image could not be read, without padding.
 
     Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
     `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
@@ -46,7 +46,8 @@ class AlignmentCollator:
         }
         if "row" in items[0]:  # an array, which stays where it is: nobody computes with it
             batch["rows"] = np.asarray([item["row"] for item in items])
-        if bad := {item["row"]: item["bad_image"] for item in items if "row" in item and "bad_image" in item}:
+        bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
+        if bad:  # without padding: the process that trains on that row reports it
             batch["bad_images"] = bad
         if "image_key" in items[0]:
             batch["image_keys"] = _stack(items, "image_key", np.int64)
