@@ -180,16 +180,14 @@ def test_an_opening_is_noted_once_a_time(tmp_path, capsys):
 
 def simulated(rng, *, effect=0.0, of_seeds=0.02, of_clusters=0.1, seeds=5, clusters=150, students=1):
     """
-    Tables of differences with one image in four decided otherwise, as (students, (seeds, images)) and the clusters.
+    Gains (seeds, images) with one image in four decided otherwise, the mean of students that have the chance of a seed
+    and of an image in common; the clusters.
     """
     index = np.repeat(np.arange(clusters), 2)
     shared = np.repeat(rng.normal(0, of_clusters, clusters), 2)
-    tables = []
-    for _ in range(students):
-        mean = np.clip(effect + rng.normal(0, of_seeds, (seeds, 1)) + shared, -0.25, 0.25)
-        drawn = rng.random((seeds, len(index)))
-        tables.append(np.where(drawn < 0.125 + mean / 2, 1, np.where(drawn > 0.875 + mean / 2, -1, 0)))
-    return tables, index
+    mean = np.clip(effect + rng.normal(0, of_seeds, (seeds, 1)) + shared, -0.25, 0.25)
+    drawn = rng.random((students, seeds, len(index)))
+    return np.where(drawn < 0.125 + mean / 2, 1, np.where(drawn > 0.875 + mean / 2, -1, 0)).mean(0), index
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def simulated(rng, *, effect=0.0, of_seeds=0.02, of_clusters=0.1, seeds=5, clust
         {"of_seeds": 0.0},
         {"of_clusters": 0.0},
         {"seeds": 3},
-        {"students": 8},
+        {"students": 8, "seeds": 3},
         {"effect": 0.03, "of_clusters": 0.05},
     ],
     ids=["both", "no seeds", "no clusters", "three seeds", "eight students", "an effect"],
@@ -220,29 +218,29 @@ def test_an_effect_is_found_by_more_seeds_and_not_by_the_bootstraps_wider_interv
     rng = np.random.default_rng(1)
     few, many, wider = [], [], []
     for _ in range(100):
-        tables, clusters = simulated(rng, effect=0.03, of_seeds=0.01, of_clusters=0.05, seeds=10)
-        found = estimate_difference(tables, clusters, resamples=300)
+        gains, clusters = simulated(rng, effect=0.03, of_seeds=0.01, of_clusters=0.05, seeds=10)
+        found = estimate_difference(gains, clusters, resamples=300)
         many.append(found.low > 0)
-        few.append(estimate_difference([tables[0][:3]], clusters, resamples=0).low > 0)
+        few.append(estimate_difference(gains[:3], clusters, resamples=0).low > 0)
         wider.append(found.bootstrap_high - found.bootstrap_low > found.high - found.low)
     assert np.mean(many) > np.mean(few) + 0.3 and np.mean(wider) > 0.8
 
 
 def test_images_of_one_thing_count_as_one():
     """Every image ten times is no more evidence than once."""
-    (table,), clusters = simulated(np.random.default_rng(0), of_seeds=0.0, of_clusters=0.2)
-    once = estimate_difference([table], clusters, resamples=0)
-    tenfold = estimate_difference([np.repeat(table, 10, axis=1)], np.repeat(clusters, 10), resamples=0)
+    table, clusters = simulated(np.random.default_rng(0), of_seeds=0.0, of_clusters=0.2)
+    once = estimate_difference(table, clusters, resamples=0)
+    tenfold = estimate_difference(np.repeat(table, 10, axis=1), np.repeat(clusters, 10), resamples=0)
     assert (tenfold.mean, tenfold.low, tenfold.high) == pytest.approx((once.mean, once.low, once.high))
-    apart = estimate_difference([np.repeat(table, 10, axis=1)], np.arange(10 * len(clusters)), resamples=0)
+    apart = estimate_difference(np.repeat(table, 10, axis=1), np.arange(10 * len(clusters)), resamples=0)
     assert apart.high - apart.low < once.high - once.low
 
 
 def test_equal_results_are_no_difference_and_one_seed_is_too_few():
-    same = estimate_difference([np.zeros((3, 10))], np.arange(10), resamples=50)
+    same = estimate_difference(np.zeros((3, 10)), np.arange(10), resamples=50)
     assert (same.mean, same.p, same.positive, same.seeds) == (0, 1, 0, 3) and same.low <= 0 <= same.high
     with pytest.raises(ValueError, match="two or more seeds"):
-        estimate_difference([np.zeros((1, 10))], np.arange(10))
+        estimate_difference(np.zeros((1, 10)), np.arange(10))
 
 
 def test_holm_corrects_as_published():

@@ -1,7 +1,7 @@
 """What the results of a grid say: a row a student and variant, and one a variant over all students."""
 
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,15 +96,15 @@ def _of_student(split, student, variant, other, right, labels: Labels) -> Findin
     accuracies = {seed: float(rows.mean()) for (s, v, seed), rows in right.items() if (s, v) == (student, variant)}
     if not accuracies:
         return None
-    table = _gains(student, variant, other, right)
-    difference = estimate_difference([table], labels.clusters) if len(table) > 1 else None
+    gains = _gains(student, variant, other, right)
+    difference = estimate_difference(np.stack([*gains.values()]), labels.clusters) if len(gains) > 1 else None
     return Finding(split, student, variant, other, accuracies, difference)
 
 
-def _gains(student: str, variant: str, other: str | None, right: dict) -> np.ndarray:
-    """(S, n): right minus right of the variant compared with, for seeds that both have."""
+def _gains(student: str, variant: str, other: str | None, right: dict) -> dict[int, np.ndarray]:
+    """By seed that both have, (n,): right minus right of the variant compared with."""
     seeds = [seed for (s, v, seed) in right if (s, v) == (student, variant) and (student, other, seed) in right]
-    return np.asarray([right[student, variant, seed] - right[student, other, seed] for seed in seeds])
+    return {seed: right[student, variant, seed] - right[student, other, seed] for seed in seeds}
 
 
 def _correct(rows: list[Finding]) -> None:
@@ -114,14 +114,20 @@ def _correct(rows: list[Finding]) -> None:
 
 
 def _of_all(split, variant, other, rows: list[Finding], right, labels: Labels) -> Finding | None:
-    """Over the students; of accuracies, the mean over those that have the seed in common."""
+    """Over the students, of the seeds that all of them have."""
     if len(rows) < 2:
         return None
     seeds = set.intersection(*(set(row.accuracies) for row in rows))
     accuracies = {seed: float(np.mean([row.accuracies[seed] for row in rows])) for seed in sorted(seeds)}
-    tables = [_gains(row.student, variant, other, right) for row in rows]
-    compared = other is not None and all(len(table) > 1 for table in tables)
-    difference = estimate_difference(tables, labels.clusters) if compared else None
+    gains = [_gains(row.student, variant, other, right) for row in rows]
+    paired = sorted(set.intersection(*map(set, gains)))
+    difference = None
+    if len(paired) > 1:
+        means = np.stack([np.mean([of_student[seed] for of_student in gains], axis=0) for seed in paired])
+        positive = sum(of_student[seed].sum() > 0 for of_student in gains for seed in paired)
+        difference = replace(
+            estimate_difference(means, labels.clusters), positive=int(positive), seeds=len(paired) * len(gains)
+        )
     return Finding(split, None, variant, other, accuracies, difference) if accuracies else None
 
 

@@ -17,8 +17,8 @@ import numpy as np
 @dataclass
 class Difference:
     """
-    As fractions: mean, 95% interval, two-sided p value; in how many of the seeds it was positive; the interval by
-    bootstrap.
+    As fractions: mean, 95% interval, two-sided p value; in how many of the seeds (over several students: of the pairs
+    of student and seed) it was positive; the interval by bootstrap.
     """
 
     mean: float
@@ -32,12 +32,13 @@ class Difference:
 
 
 def estimate_difference(
-    tables: list[np.ndarray], clusters: np.ndarray, *, resamples: int = 2000, seed: int = 0
+    gains: np.ndarray, clusters: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> Difference:
     """
     Args:
-        tables: one a student, each (S, n): what a seed gained on an image, such as right minus right of the baseline.
-            Seeds of different students are independent, the images are the same.
+        gains: (S, n) what a seed gained on an image, such as right minus right of the baseline; over several students,
+            the mean of theirs. Students of one seed may have much in common (which labels are kept, the order of the
+            data), so that their seeds are no more seeds than those of one student.
         clusters: (n,) which cluster an image belongs to.
         resamples: draws of the bootstrap; 0 for none.
         seed: of the bootstrap.
@@ -47,63 +48,53 @@ def estimate_difference(
     """
     from scipy import stats
 
-    sums, sizes = _by_cluster(tables, clusters)
-    if min(len(table) for table in sums) < 2 or len(sizes) < 2:
+    sums, sizes = _by_cluster(gains, clusters)
+    if len(sums) < 2 or len(sizes) < 2:
         raise ValueError("An interval needs two or more seeds, and two or more clusters of images.")
-    mean = float(np.mean([table.sum() / (len(table) * sizes.sum()) for table in sums]))
+    mean = float(sums.sum() / (len(sums) * sizes.sum()))
     variance, degrees = _variance(sums, sizes)
     error = np.sqrt(variance)
     half = stats.t.ppf(0.975, degrees) * error
     p = float(2 * stats.t.sf(abs(mean) / error, degrees)) if error > 0 else float(mean == 0)
-    per_seed = np.concatenate([table.sum(1) for table in sums])
     low, high = bootstrap_interval(sums, sizes, resamples, seed) if resamples else (np.nan, np.nan)
-    return Difference(
-        mean, mean - half, mean + half, p, int((per_seed > 0).sum()), len(per_seed), float(low), float(high)
-    )
+    positive = int((sums.sum(1) > 0).sum())
+    return Difference(mean, mean - half, mean + half, p, positive, len(sums), float(low), float(high))
 
 
-def _by_cluster(tables: list[np.ndarray], clusters: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def _by_cluster(gains: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums (S, C) over the images of each cluster, and their number (C,)."""
     names, index = np.unique(clusters, return_inverse=True)
     member = np.zeros((len(index), len(names)))
     member[np.arange(len(index)), index.reshape(-1)] = 1
-    return [np.asarray(table, dtype=float) @ member for table in tables], member.sum(0)
+    return np.asarray(gains, dtype=float) @ member, member.sum(0)
 
 
-def _variance(sums: list[np.ndarray], sizes: np.ndarray) -> tuple[float, float]:
-    """Variance of the mean over students, seeds and images, and its degrees of freedom."""
-    total, num_clusters = sizes.sum(), len(sizes)
+def _variance(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """Variance of the mean over seeds and images, and its degrees of freedom."""
+    total, (num_seeds, num_clusters) = sizes.sum(), sums.shape
     # Contributions to the mean: residuals of a ratio, as the number of images is by chance too
-    rests = [table - table.sum() / (len(table) * total) * sizes for table in sums]
-    of_seeds = sum(np.var(rest.sum(1) / total, ddof=1) / len(rest) for rest in rests) / len(rests) ** 2
-    together = np.mean([rest.mean(0) for rest in rests], axis=0) * num_clusters / total
-    of_clusters = np.var(together, ddof=1) / num_clusters
-    of_cells = 0.0
-    for rest in rests:
-        num_seeds = len(rest)
-        cells = rest - rest.mean(0) - rest.mean(1, keepdims=True) + rest.mean()
-        spread = (cells**2).sum() / ((num_seeds - 1) * (num_clusters - 1))
-        of_cells += spread * num_clusters / (num_seeds * total**2) / len(rests) ** 2
+    rest = sums - sums.sum() / (num_seeds * total) * sizes
+    of_seeds = np.var(rest.sum(1) / total, ddof=1) / num_seeds
+    of_clusters = np.var(rest.mean(0) * num_clusters / total, ddof=1) / num_clusters
+    cells = rest - rest.mean(0) - rest.mean(1, keepdims=True) + rest.mean()
+    spread = (cells**2).sum() / ((num_seeds - 1) * (num_clusters - 1))
+    of_cells = spread * num_clusters / (num_seeds * total**2)
     variance = max(of_seeds + of_clusters - of_cells, of_clusters, 1e-30)
-    seed_degrees = sum(len(rest) - 1 for rest in rests)
-    uncertain = of_seeds**2 / seed_degrees + of_clusters**2 / (num_clusters - 1)
-    return float(variance), float(max(seed_degrees, variance**2 / max(uncertain, 1e-60)))
+    uncertain = of_seeds**2 / (num_seeds - 1) + of_clusters**2 / (num_clusters - 1)
+    return float(variance), float(max(num_seeds - 1, variance**2 / max(uncertain, 1e-60)))
 
 
 def bootstrap_interval(
-    sums: list[np.ndarray], sizes: np.ndarray, resamples: int, seed: int, level: float = 0.95
+    sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentiles over draws of seeds (each student's own) and clusters (the same for all students)."""
+    """Percentiles over draws of seeds and clusters."""
     rng = np.random.default_rng(seed)
-    num_clusters = len(sizes)
+    num_seeds, num_clusters = sums.shape
     clusters = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=resamples)
-    images = clusters @ sizes
-    drawn = np.zeros(resamples)
-    for table in sums:
-        seeds = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=resamples)
-        drawn += ((seeds @ table) * clusters).sum(1) / (len(table) * images)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
+    drawn = ((seeds @ sums) * clusters).sum(1) / (num_seeds * (clusters @ sizes))
     tail = (1 - level) / 2
-    return tuple(np.quantile(drawn / len(sums), [tail, 1 - tail]))
+    return tuple(np.quantile(drawn, [tail, 1 - tail]))
 
 
 def holm(p_values: list[float]) -> list[float]:
