@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 MARK = "--- end of block {} ---"
 BY_NAME = re.compile(r"""(install|add)\s+(-\S+\s+)*["'`]?g4i[-_]hf\b""")
 PARTS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", flags=re.S)
 
 
+@pytest.mark.slow
 def test_the_walkthrough_prints_what_it_shows(tmp_path):
     page = (ROOT / "docs" / "walkthrough.md").read_text()
     parts = PARTS.findall(page)

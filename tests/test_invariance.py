@@ -13,10 +13,11 @@ import torch
 from g4i_hf.losses import OBJECTIVES
 
 WORKER = Path(__file__).parent / "workers" / "one_step.py"
-PROCESSES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
+PROCESSES = [1, 2, 4]
 TIMEOUT = 240  # seconds; a collective that some process never joins hangs for ever
 EPOCHS = [(10, 8), (10, 16), (9, 8)]  # rows, global batch
 TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
+pytestmark = pytest.mark.slow  # a minute for all scenarios; test_alignment_scale.py has a fast one of gradients
 several = pytest.mark.parametrize("num_processes", PROCESSES[1:])
 
 
