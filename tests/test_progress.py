@@ -322,6 +322,19 @@ def test_a_step_that_is_left_out_leaves_nothing(tmp_path, caplog):
     assert "Its images: row 4, row 5, row 6, row 7." in caplog.text
 
 
+def test_a_step_that_is_left_out_right_before_a_checkpoint_is_known_after_it(tmp_path):
+    """Its log has nothing but the step to tell of, and no loss."""
+    options = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 2, "max_nan_steps": 1}
+    ours = trained(tmp_path, with_nan(5), "vit", **options)
+    of_step = ours.state.log_history[1]
+    assert of_step["nan_steps"] == 1 and math.isnan(of_step["loss"]) and "loss_ce" not in of_step
+    assert all(math.isfinite(ours.state.log_history[place]["loss"]) for place in (0, 2))
+    args = arguments(tmp_path, **STEADY | options, num_train_epochs=1)
+    again = AlignmentTrainer(aligned_model("vit"), args, with_nan(5))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.left_out()["train_nan_steps"] == ours.left_out()["train_nan_steps"] == 1
+
+
 def test_too_many_steps_that_would_be_left_out_end_training(tmp_path):
     """Those before an interruption count."""
     options = {"num_train_epochs": 3, "max_nan_steps": 2, "save_strategy": "epoch"}

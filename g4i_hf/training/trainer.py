@@ -239,8 +239,10 @@ class AlignmentTrainer(CheckpointingTrainer):
             sums = reduce_sum(torch.stack([self.logged_sums[name] for name in names])).tolist()
             logs.update({name: total / max(count, 1.0) for name, (total, count) in zip(names, sums, strict=True)})
             self.logged_sums = {}
-            if self.nan_steps is not None:
-                logs["nan_steps"] = self.nan_steps.steps
+        elif "loss" in logs and self.nan_steps is not None:  # every step since the last log was left out
+            logs["loss"] = math.nan  # Trainer has 0.0 there
+        if "loss" in logs and self.nan_steps is not None:
+            logs["nan_steps"] = self.nan_steps.steps
         super().log(logs, start_time)
 
     def left_out(self) -> dict[str, int]:
