@@ -7,6 +7,7 @@ import pytest
 from hub_client import serving
 from test_captions_name import IDS, captions_of, save_images
 
+from g4i_hf.data.opening import is_remote
 from g4i_hf.data.published import find_stage
 from g4i_hf.data.stage import write_stage
 from g4i_hf.hub.dataset_folder import build_dataset
@@ -62,6 +63,22 @@ def test_a_data_set_of_the_hub_that_is_no_stage_is_none(found):
 
 
 def test_a_data_set_of_the_hub_cannot_have_files_of_this_machine_opened(found):
-    assert len(found["pointing"]) == 4
+    assert len(found["pointing"]) == 8
     for message in found["pointing"]:
         assert "names the file" in message and "secret.png" in message
+
+
+@pytest.mark.parametrize(
+    "path", ["hf://datasets/me/images/a.png", "http://a.org/a", "zip://a.png::https://a.org/b.zip"]
+)
+def test_images_on_servers_are_opened(path):
+    assert is_remote(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a.png", "/a.png", "file:///a.png", "file:/a.png", "local://a.png", "zip://a.png::/b.zip"]
+    + ["zip://a.png::file:///b.zip", "file:///a.png::https://a.org/b", "/a.png::https://a.org/b", "s3://a/b.png"],
+)
+def test_files_and_what_may_lead_to_them_are_not(path):
+    assert not is_remote(path)

@@ -33,6 +33,9 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 
+# Addresses that a row of the Hub may name in place of an image, and archives that the image may lie in there
+SERVERS = ("hf://", "http://", "https://")
+ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "lz4://", "xz://", "zstd://")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
 
 
@@ -77,17 +80,26 @@ def check_files(split: Dataset, split_name: str, column: str, name: str) -> None
     """
     caches = (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
     for row, (path, has_bytes) in enumerate(image_paths(split, column)):
-        if has_bytes or not path or "://" in path:
+        if has_bytes or not path or is_remote(path):
             continue
         if not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache)) for cache in caches):
             where = f"{name}, split {split_name!r}, column {column!r}, row {row}"
             raise ValueError(foreign_file(where, path))
 
 
+def is_remote(path: str) -> bool:
+    """
+    Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`. Not so `file://...`:
+    what a file has in front of it may lead back to this machine.
+    """
+    *archives, address = path.split("::")
+    return address.startswith(SERVERS) and all(archive.startswith(ARCHIVES) for archive in archives)
+
+
 def foreign_file(where: str, path: str) -> str:
     return (
-        f"{where}: names the file {path!r} of this machine in place of an image. It is not opened. If you trust the "
-        "data set, open a copy of it in a folder."
+        f"{where}: names the file {path!r} in place of an image, which is on this machine or at no address that is "
+        "opened (hf, http, https). It is not opened. If you trust the data set, open a copy of it in a folder."
     )
 
 

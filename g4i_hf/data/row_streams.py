@@ -17,7 +17,7 @@ from datasets.utils.file_utils import xopen
 
 from .. import columns
 from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
-from .opening import builder_of, check_dataset_name, check_files, foreign_file
+from .opening import builder_of, check_dataset_name, check_files, foreign_file, is_remote
 from .published import find_stage
 from .streaming import with_bytes
 
@@ -183,7 +183,7 @@ def load_one_split(
 def _refuse_files(images: pa.ChunkedArray, hub_id: str) -> None:
     without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
     for path in pc.struct_field(without_bytes, "path").to_pylist():
-        if path and "://" not in path:
+        if path and not is_remote(path):
             raise ValueError(foreign_file(f"{hub_id}, a row of the stream", path))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Features, Image, IterableDataset, IterableDatasetDict, load_dataset
-from datasets.utils.file_utils import is_remote_url, xopen
+from datasets.utils.file_utils import xopen
 
 from .. import columns
 from .loading import (
@@ -16,7 +16,7 @@ from .loading import (
     renamed_columns,
     webdataset_names,
 )
-from .opening import foreign_file
+from .opening import foreign_file, is_remote
 
 
 def stream_images(
@@ -87,9 +87,9 @@ def _with_fields(row: dict[str, Any], fields: dict[str, tuple[str, str]]) -> dic
 
 
 def with_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the bytes of its image where that is a file of the Hub."""
+    """The row with the bytes of its image where that is a file on a server."""
     image = row[columns.IMAGE]
-    if image is None or image["bytes"] is not None or not is_remote_url(image["path"] or ""):
+    if image is None or image["bytes"] is not None or not is_remote(image["path"] or ""):
         return row
     with xopen(image["path"], "rb") as file:
         return row | {columns.IMAGE: {"bytes": file.read(), "path": image["path"]}}

@@ -51,23 +51,24 @@ found = {
 # Rows that name a file of whoever opens them
 secret = Path(pictures).resolve() / "secret.png"
 Image.new("RGB", (4, 4)).save(secret)
-rows_of_files = {"image": [{"bytes": None, "path": str(secret)}], "image_id": ["a"]}
-pointing = Path(pictures).with_name("pointing")
-pointing.mkdir()
-Dataset.from_dict(rows_of_files, features=IMAGES).to_parquet(pointing / "train.parquet")
-api.create_repo("me/pointing", repo_type="dataset")
-api.upload_folder(repo_id="me/pointing", repo_type="dataset", folder_path=pointing)  # ours would refuse
 found["pointing"] = []
-for opened in (
-    load_images,
-    lambda name: list(stream_images(name)["train"]),
-    lambda name: list(open_rows(name, "train").read(0)),
-    lambda name: load_one_split(name, "train"),
-):
-    try:
-        found["pointing"].append(f"opened {opened('me/pointing')}")
-    except ValueError as error:
-        found["pointing"].append(str(error))
+for name, path in {"me/path": str(secret), "me/address": f"file://{secret}"}.items():
+    pointing = Path(pictures).with_name(name.replace("/", "-"))
+    pointing.mkdir()
+    rows_of_files = {"image": [{"bytes": None, "path": path}], "image_id": ["a"]}
+    Dataset.from_dict(rows_of_files, features=IMAGES).to_parquet(pointing / "train.parquet")
+    api.create_repo(name, repo_type="dataset")
+    api.upload_folder(repo_id=name, repo_type="dataset", folder_path=pointing)  # ours would refuse
+    for opened in (
+        load_images,
+        lambda name: list(stream_images(name)["train"]),
+        lambda name: list(open_rows(name, "train").read(0)),
+        lambda name: load_one_split(name, "train"),
+    ):
+        try:
+            found["pointing"].append(f"opened {opened(name)}")
+        except ValueError as error:
+            found["pointing"].append(str(error))
 api.delete_file("stage.json", "me/captions", repo_type="dataset")
 found["without stage"] = find_stage("me/captions")
 print(json.dumps(found))
