@@ -35,6 +35,16 @@ def test_another_data_set_or_option_is_another_run(tmp_path, name, value):
         open_run(tmp_path, {**same, name: value}, overwrite=False)
 
 
+def test_checkpoints_of_which_none_is_whole_are_not_cleared(tmp_path):
+    """As a copy leaves them that was interrupted: to begin again would remove them."""
+    write_options(tmp_path, options(tmp_path))
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(ValueError, match="none that is whole; of the newest, checkpoint-10: it holds no"):
+        open_run(tmp_path, options(tmp_path), overwrite=False)
+    assert open_run(tmp_path, options(tmp_path), overwrite=True) == ("fresh", None)
+
+
 def test_clearing_leaves_other_files(tmp_path):
     for name in ("model.safetensors", "notes.txt"):
         (tmp_path / name).touch()

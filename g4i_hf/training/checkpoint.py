@@ -56,10 +56,15 @@ def missing_of(checkpoint: str | Path) -> str | None:
     return None
 
 
+def checkpoints_of(run: str | Path) -> list[Path]:
+    """The folders of a run's checkpoints, whole or not, the newest first."""
+    found = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if re.search(r"-\d+$", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+
+
 def newest_checkpoint(run: str | Path) -> str | None:
     """The newest whole checkpoint of a run; those that are not whole are named in a warning."""
-    found = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if re.search(r"-\d+$", path.name)]
-    for path in sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True):
+    for path in checkpoints_of(run):
         missing = missing_of(path)
         if missing is None:
             return str(path)

@@ -10,7 +10,7 @@ import yaml
 
 from ..cli import NOT_RECORDED, is_secret, read_mapping
 from ..data.replacing import replace_text
-from .checkpoint import newest_checkpoint
+from .checkpoint import AFRESH, checkpoints_of, missing_of, newest_checkpoint
 from .checkpointing_trainer import STAGING
 from .loss_check import BATCH_FILE
 from .skipped_images import BAD_IMAGES_FILE
@@ -93,7 +93,8 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
         `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`.
 
     Raises:
-        ValueError: when it holds a run with other options and `overwrite` is False.
+        ValueError: when it holds a run with other options, or checkpoints of which none is whole, and `overwrite` is
+            False.
     """
     folder = Path(output_dir)
     if overwrite:
@@ -121,7 +122,14 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
     if is_finished(folder):
         return "finished", None
     checkpoint = newest_checkpoint(folder)
-    return ("resume", checkpoint) if checkpoint else ("fresh", None)
+    if checkpoint is not None:
+        return "resume", checkpoint
+    if damaged := checkpoints_of(folder):  # a fresh run would remove them
+        raise ValueError(
+            f"{folder} holds checkpoints, but none that is whole; of the newest, {damaged[0].name}: "
+            f"{missing_of(damaged[0])}. Bring back what is missing, or {AFRESH}, which removes them."
+        )
+    return "fresh", None
 
 
 def clear_run(output_dir: str | Path) -> None:
