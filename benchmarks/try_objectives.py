@@ -204,7 +204,7 @@ class TextHeads:
         itself = torch.eye(len(first), dtype=torch.bool) & bool(labelled.all())
         others = self.targets.masked_fill(itself | ~known, -1e9)
         self.teacher = (others / idea.temperature).softmax(1) @ self.of_class
-        self.typical = typical(self, images)
+        self.typical = typical(self, images) if idea.curriculum else None
 
     def class_scores(self, idea: Idea, embeds: torch.Tensor) -> torch.Tensor:
         """log p(class) (n, C) of embeddings (n, D): of the prototypes, or added up over the captions of each class."""
@@ -215,7 +215,7 @@ class TextHeads:
 
 
 def typical(heads: TextHeads, images: Images) -> torch.Tensor:
-    """(N,) between 0 and 1: the share of images whose captions are liker the mean of their class."""
+    """(N,) between 0 and 1: the share of images whose captions are liker the mean of their class; all have a label."""
     similarity = (heads.captions[images.caption] * heads.prototypes[images.labels]).sum(1)
     return similarity.argsort(descending=True).argsort() / len(similarity)
 
@@ -366,11 +366,14 @@ def score(idea: Idea, feature: Feature, heads: TextHeads, images: Images) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", required=True, help="of recipes/emoji_styles/compare.yaml")
-    parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=list(IDEAS))
+    parser.add_argument("--ideas", nargs="+", choices=list(IDEAS), help="all that fit --labels by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--labels", type=float, default=1.0, help="share of the training labels that is kept")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     args = parser.parse_args()
+    fitting = [name for name, idea in IDEAS.items() if args.labels == 1 or not idea.curriculum]
+    if unfit := set(args.ideas or fitting) - set(fitting):
+        parser.error(f"{', '.join(sorted(unfit))}: how typical a caption is of its class needs --labels 1")
     torch.set_num_threads(1)
     student = yaml.safe_load((RECIPE / "compare.yaml").read_text())["students"][args.student]
     student["name"] = args.student
@@ -379,7 +382,7 @@ def main() -> None:
     lines = path.read_text().splitlines() if path.exists() else []
     done = [json.loads(line)["run"] for line in lines]
     for seed in args.seeds:
-        for name in args.ideas:
+        for name in args.ideas or fitting:
             run = {"student": args.student, "idea": name, "seed": seed, "learning_rate": args.learning_rate}
             options = {
                 key: value for key, value in asdict(IDEAS[name]).items() if key not in LATER or value != LATER[key]

@@ -18,7 +18,14 @@ from transformers import TrainerCallback
 from g4i_hf.data import AugmentationArguments, CaptionedImages, train_transform
 from g4i_hf.data.fingerprint import fingerprint
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint
+from g4i_hf.training.checkpoint import (
+    CheckpointError,
+    OtherDataError,
+    missing_of,
+    newest_checkpoint,
+    telling_what_remains,
+    write_record,
+)
 
 FEATURES = Features(
     {
@@ -130,10 +137,48 @@ def test_the_newest_whole_checkpoint_is_found(stopped, tmp_path, caplog):
     with (tmp_path / "checkpoint-9" / "optimizer.pt").open("r+b") as file:
         file.truncate(100)
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert "checkpoint-10 is not whole and is left out: it holds no checkpoint.json" in caplog.text
-    assert "checkpoint-9 is not whole and is left out: optimizer.pt has 100 bytes of" in caplog.text
+    named = "is not whole and is left out"
+    assert f"checkpoint-10 {named}: its checkpoint.json, which is written last, is missing" in caplog.text
+    assert f"checkpoint-9 {named}: optimizer.pt has 100 bytes of" in caplog.text
     (tmp_path / "checkpoint-2" / "rng_state.pth").unlink()
     assert newest_checkpoint(tmp_path) is None
+
+
+def test_files_in_folders_of_a_checkpoint_count(stopped, tmp_path):
+    """FSDP and DeepSpeed write their part of a checkpoint into folders of it."""
+    checkpoint, record = tmp_path / "checkpoint-2", {"data": {}, "order": {}}
+    shutil.copytree(stopped / "run" / "checkpoint-2", checkpoint)
+    (checkpoint / "global_step2").mkdir()
+    (checkpoint / "global_step2" / "states.pt").write_bytes(bytes(2**20))
+    write_record(checkpoint, **record)
+    assert missing_of(checkpoint) is None
+    with pytest.raises(CheckpointError) as error, telling_what_remains("checkpoint-4", tmp_path):
+        raise OSError("no room")
+    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    assert f"{checkpoint} ({size / 2**20:,.1f} MiB) is whole" in str(error.value)
+    shutil.rmtree(checkpoint / "global_step2")
+    assert missing_of(checkpoint) == "global_step2/states.pt is missing"
+
+
+DAMAGED = [b'{"files": "\xff"}', b"[1]", b"null", b'{"data": {}, "order": {}}']
+DAMAGED += [b'{"files": {"a": "b"}, "data": {}, "order": {}}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_one_with_a_damaged_record_is_left_out(stopped, tmp_path, caplog, content):
+    for step in (2, 4):
+        shutil.copytree(stopped / "run" / "checkpoint-2", tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-4" / "checkpoint.json").write_bytes(content)
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "checkpoint-4 is not whole and is left out: its checkpoint.json, which is written last, is " in caplog.text
+
+
+def test_a_record_without_the_number_of_rows_is_of_other_data(stopped, tmp_path):
+    shutil.copytree(stopped / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    path = tmp_path / "checkpoint-2" / "checkpoint.json"
+    path.write_text(path.read_text().replace('"rows"', '"roms"'))
+    with pytest.raises(OtherDataError, match="number of rows"):
+        trainer_of(tmp_path, images(stopped / "images")).check_resumable(tmp_path / "checkpoint-2")
 
 
 def test_one_that_is_named_and_not_whole_is_refused(stopped, tmp_path):

@@ -267,6 +267,19 @@ def test_ema_is_the_moving_average_of_parameters_and_buffers(tmp_path):
     assert not torch.equal(averaged["timm_model.conv1.weight"], model.student.timm_model.conv1.weight)
 
 
+def test_an_average_that_deepspeed_would_lose_is_refused(tmp_path, vit, monkeypatch):
+    """DeepSpeed itself is not needed for it: what Trainer found out when it made the accelerator is enough."""
+    create = AlignmentTrainer.create_accelerator_and_postprocess
+
+    def found_deepspeed(trainer: AlignmentTrainer) -> None:
+        create(trainer)
+        trainer.is_deepspeed_enabled = True
+
+    monkeypatch.setattr(AlignmentTrainer, "create_accelerator_and_postprocess", found_deepspeed)
+    with pytest.raises(ValueError, match="ema_decay is 0.9, but with DeepSpeed the average would start anew"):
+        AlignmentTrainer(vit, arguments(tmp_path, ema_decay=0.9), None)
+
+
 def test_training_without_ema_decay_keeps_no_average(tmp_path, vit):
     assert AlignmentTrainer(vit, arguments(tmp_path), train_dataset=rows(4)).ema is None
 

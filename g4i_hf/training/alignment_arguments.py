@@ -107,7 +107,8 @@ class AlignmentArguments(TrainingArguments):
             Trains the classifier and the projector alone. The rest stays as it is, in evaluation mode: running
             statistics do not move, and nothing is dropped out.
         ema_decay (`float`, *optional*):
-            Decay of the moving average of the student's weights, kept beside the raw ones; none by default.
+            Decay of the moving average of the student's weights, kept beside the raw ones; none by default, nor with
+            DeepSpeed.
         sgd_momentum (`float`, *optional*, defaults to 0.9):
             Momentum of `optim: sgd`, which has none in transformers unless `optim_args` gives it.
         early_stopping_patience (`int`, *optional*):

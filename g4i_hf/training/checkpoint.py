@@ -36,17 +36,17 @@ def write_record(checkpoint: str | Path, data: dict[str, Any], order: dict[str, 
         data: see [`~g4i_hf.data.fingerprint.fingerprint`].
         order: option -> value, of all that the order of the data depends on.
     """
-    folder = Path(checkpoint)
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {name: size for name, size in _sizes(checkpoint).items() if name != RECORD_FILE}
     record = {"files": files, "data": data, "order": order}
-    (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (Path(checkpoint) / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def missing_of(checkpoint: str | Path) -> str | None:
     """What a checkpoint lacks, in words; None when it is whole."""
     record = _record(checkpoint)
     if record is None:
-        return f"it holds no {RECORD_FILE}, which is written last"
+        is_there = (Path(checkpoint) / RECORD_FILE).is_file()
+        return f"its {RECORD_FILE}, which is written last, is {'damaged' if is_there else 'missing'}"
     for name, size in record["files"].items():
         path = Path(checkpoint) / name
         if not path.is_file():
@@ -84,17 +84,19 @@ def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[st
     """
     record = _record(checkpoint)
     if record is None:
-        logger.warning("%s holds no %s: whether the data has changed is not known.", checkpoint, RECORD_FILE)
+        logger.warning("%s holds no readable %s: whether the data has changed is not known.", checkpoint, RECORD_FILE)
         return
     missing = missing_of(checkpoint)
     if missing is not None:
         raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Go on from another checkpoint.")
     changed = [name for name in record["data"] | data if record["data"].get(name) != data.get(name)]
     if changed:
-        rows = [f" ({record['data']['rows']:,} there, {data['rows']:,} here)"] if "rows" in changed else [""]
+        rows = [each.get("rows") for each in (record["data"], data)]
+        is_told = "rows" in changed and None not in rows
+        numbers = f" ({rows[0]:,} there, {rows[1]:,} here)" if is_told else ""
         what = ", ".join(PARTS[name] for name in PARTS if name in changed)
         raise OtherDataError(
-            f"The training data is not what {checkpoint} was trained on. What differs: {what}{rows[0]}. Bring back "
+            f"The training data is not what {checkpoint} was trained on. What differs: {what}{numbers}. Bring back "
             f"that data, or {AFRESH}."
         )
     differing = [name for name in record["order"] | order if record["order"].get(name) != order.get(name)]
@@ -126,7 +128,7 @@ def telling_what_remains(what: str, run: str | Path, staging: Path | None = None
         newest = newest_checkpoint(run)
         remains = "There is no earlier checkpoint."
         if newest is not None:
-            size = sum(path.stat().st_size for path in Path(newest).iterdir())
+            size = sum(_sizes(newest).values())
             remains = (
                 f"{newest} ({size / 2**20:,.1f} MiB) is whole: the same command goes on from it when there is room."
             )
@@ -135,9 +137,21 @@ def telling_what_remains(what: str, run: str | Path, staging: Path | None = None
         raise CheckpointError(f"{what} could not be written: {cause}. {free:,.0f} MiB are free. {remains}") from error
 
 
+def _sizes(checkpoint: str | Path) -> dict[str, int]:
+    """Path relative to a checkpoint -> bytes; FSDP and DeepSpeed write into folders of it."""
+    files = sorted(path for path in Path(checkpoint).rglob("*") if path.is_file())
+    return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+
+
 def _record(checkpoint: str | Path) -> dict[str, Any] | None:
+    """What [`write_record`] wrote; None where there is none, or what is there is none."""
     path = Path(checkpoint) / RECORD_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    if not isinstance(record, dict):
+        return None
+    if not all(isinstance(record.get(name), dict) for name in ("files", "data", "order")):
+        return None
+    return record if all(isinstance(size, int) for size in record["files"].values()) else None

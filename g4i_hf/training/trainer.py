@@ -54,7 +54,8 @@ class AlignmentTrainer(CheckpointingTrainer):
             takes.
 
     Raises:
-        ValueError: when `push_to_hub` is set without a publisher.
+        ValueError: when `push_to_hub` is set without a publisher, or `ema_decay` or `max_nan_steps` with DeepSpeed, or
+            `max_nan_steps` with FSDP.
     """
 
     def __init__(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset=None, **kwargs):
@@ -76,8 +77,13 @@ class AlignmentTrainer(CheckpointingTrainer):
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
-        self.ema = EmaCallback(model.student, args.ema_decay) if args.ema_decay is not None else None
-        if self.ema is not None:
+        if args.ema_decay is not None:
+            if self.is_deepspeed_enabled:  # Trainer loads its checkpoints without `_load_from_checkpoint`
+                raise ValueError(
+                    f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training "
+                    "goes on from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
+                )
+            self.ema = EmaCallback(model.student, args.ema_decay)
             self.add_callback(self.ema)
         self.logged_sums: dict[str, torch.Tensor] = {}  # of terms, on device, since the last log
 
