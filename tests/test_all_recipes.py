@@ -271,7 +271,10 @@ def test_pages_name_launcher_files_that_exist():
 
 @pytest.mark.parametrize(
     "name, more, processes, backend",
-    [("cpu", [], 1, None), ("ddp", ["--num_processes", "2", "--main_process_port", "0"], 2, "gloo")],
+    [
+        pytest.param("cpu", [], 1, None, marks=pytest.mark.slow),
+        ("ddp", ["--num_processes", "2", "--main_process_port", "0"], 2, "gloo"),
+    ],
 )
 def test_the_launcher_starts_what_its_file_says(name, more, processes, backend, tmp_path):
     """cpu.yaml as it stands; ddp.yaml on two processes without a GPU."""

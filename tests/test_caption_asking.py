@@ -388,6 +388,7 @@ def test_a_second_signal_is_ignored_and_a_third_is_not():
     assert written
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_what_was_answered(folder, tmp_path):
     """A real process, terminated in the middle."""
     script = f"""

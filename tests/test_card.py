@@ -332,6 +332,7 @@ def snippets(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.S)
 
 
+@pytest.mark.slow
 def test_every_snippet_runs(released, tmp_path, monkeypatch):
     _, student = released
     PILImage.new("RGB", (60, 50), (200, 30, 30)).save(tmp_path / "picture.png")

@@ -207,6 +207,7 @@ def train(folder: Path, split: Dataset, **options) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", SCRIPT_ERRORS)
 def test_train_stops_without_traceback_and_leaves_an_earlier_run_alone(tmp_path, finished_run, fault):
     split, message = SCRIPT_ERRORS[fault]
@@ -219,6 +220,7 @@ def test_train_stops_without_traceback_and_leaves_an_earlier_run_alone(tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["däta", "rün", "träin.yaml"]
 
 
+@pytest.mark.slow
 def test_train_warns_of_unusual_rows_and_goes_on(tmp_path):
     grey = encoded(PILImage.new("L", (40, 30), 99))
     split = split_with(row=2, image=grey, caption=None, text_embeds=None, label=1)

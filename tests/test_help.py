@@ -76,6 +76,7 @@ def test_help_imports_nothing_heavy(name):
     assert wanted[re.split(r"[/.]", name.removesuffix(".py"))[-1]] in done.stdout
 
 
+@pytest.mark.slow
 def test_an_import_of_the_package_still_registers_the_model():
     code = "import g4i_hf, sys; assert g4i_hf.AlignedImageClassification; print('transformers' in sys.modules)"
     register = "from transformers import AutoConfig; AutoConfig.for_model('aligned-image-classification')"
@@ -83,6 +84,7 @@ def test_an_import_of_the_package_still_registers_the_model():
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
 
 
+@pytest.mark.slow
 def test_without_it_the_classes_are_there_when_asked_for():
     code = "import g4i_hf, sys; print('torch' in sys.modules, g4i_hf.AlignedImageClassification.__name__)"
     done = run("-c", code, G4I_HF_LAZY_IMPORT="1")

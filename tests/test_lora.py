@@ -338,7 +338,8 @@ def found_beside_its_base(tmp_path_factory):
     return Found()
 
 
-@pytest.mark.parametrize("name", [*FAST, *slow(*(name for name in OTHERS if name != NO_PEFT_OF_ITS_OWN))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in [*FAST, *OTHERS] if name != NO_PEFT_OF_ITS_OWN])
 def test_an_adapter_beside_its_base_is_the_student(found_beside_its_base, name):
     model, folder, found = found_beside_its_base[name]
     expected = logits(model)

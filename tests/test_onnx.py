@@ -13,7 +13,7 @@ from g4i_hf.hub import onnx_export
 from g4i_hf.hub.onnx_export import export_onnx
 from g4i_hf.hub.publishable import check_publishable
 
-QUICK = ("vit", "deit-two-heads", "timm-resnet", "timm-deit-two-heads")
+QUICK = ("vit",)
 
 
 def trained(name: str):
@@ -55,6 +55,7 @@ def exported(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_graph_has_one_input_and_one_output_of_any_batch_size(exported):
     graph = onnx.load(exported).graph
     shapes = {
@@ -68,6 +69,7 @@ def test_the_graph_has_one_input_and_one_output_of_any_batch_size(exported):
     }
 
 
+@pytest.mark.slow
 def test_the_file_holds_nothing_of_this_machine(exported):
     data = exported.read_bytes()
     assert b"site-packages" not in data and b".py" not in data
@@ -76,6 +78,7 @@ def test_the_file_holds_nothing_of_this_machine(exported):
     check_publishable(exported.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "said"),
     [("other weights", "resnet18: the ONNX graph gives other logits"), ("one batch size", "does not take 1 images")],
@@ -98,6 +101,7 @@ def test_a_graph_that_differs_is_refused_and_not_left(tmp_path, monkeypatch, bro
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "LARGEST_FILE", 10)
     student = trained("timm-resnet")
@@ -123,6 +127,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
         export_onnx(trained("timm-resnet"), tmp_path / "model.onnx", 48)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(tmp_path, capsys):
     export_onnx(trained("timm-resnet"), tmp_path / "model.onnx", 48)
     assert capsys.readouterr().out == ""
