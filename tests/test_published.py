@@ -68,6 +68,12 @@ def test_a_data_set_of_the_hub_cannot_have_files_of_this_machine_opened(found):
         assert "names the file" in message and "secret.png" in message
 
 
+def test_a_stream_of_the_hub_is_known_by_what_is_in_its_files(found):
+    first, after_another_file, after_one_of_its_own = found["known by"]
+    assert first == after_another_file and first[0].startswith("data/train-00000-of-00001.parquet ")
+    assert first[0].split()[:2] != after_one_of_its_own[0].split()[:2]  # name and hash, whatever its rows
+
+
 @pytest.mark.parametrize(
     "path", ["hf://datasets/me/images/a.png", "http://a.org/a", "zip://a.png::https://a.org/b.zip"]
 )

@@ -1,5 +1,6 @@
 """Streams of training rows: the items of a data set at hand, every row once an epoch, from any place on the same."""
 
+import shutil
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Image
+from datasets import DatasetDict, Image
 from streams import CLASSES, example_rows, save_parquet, save_webdataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
@@ -18,6 +19,7 @@ from g4i_hf.data.arguments import AugmentationArguments, DataArguments
 from g4i_hf.data.bad_images import BadImageError
 from g4i_hf.data.collator import AlignmentCollator
 from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.fingerprint import fingerprint
 from g4i_hf.data.image_ids import image_id_of
 from g4i_hf.data.loading import ColumnNames, load_images
 from g4i_hf.data.row_streams import open_rows
@@ -173,6 +175,38 @@ def test_what_a_thread_reads_ahead_fails_where_it_is_used():
     assert [next(found) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
         next(found)
+
+
+# --- Which data -----------------------------------------------------------------------------------------------------
+
+
+def known(folder: Path, processes: int = 1) -> dict:
+    return fingerprint(StreamedImages(open_rows(str(folder), "train", num_processes=processes), whole))
+
+
+@pytest.mark.parametrize("save", [save_parquet, save_webdataset])
+def test_a_stream_is_known_by_its_files(tmp_path, save):
+    """What is read in another order, or is other rows, is not the same; where it lies does not matter."""
+    save(tmp_path / "rows", SIZES)
+    ours = known(tmp_path / "rows")
+    assert set(ours) == ({"rows", "files"} if save is save_parquet else {"files"})
+    shutil.copytree(tmp_path / "rows", tmp_path / "moved")
+    assert known(tmp_path / "moved") == ours
+    assert known(tmp_path / "moved", processes=3) == ours  # which `processes` tells, beside the data
+    save(tmp_path / "other order", [14, 9, 1, 6])
+    assert known(tmp_path / "other order").get("rows") == ours.get("rows")
+    first = next((tmp_path / "moved").glob("train-00000*"))
+    renamed = first.rename(first.with_name(first.name.replace("train-00000", "train-00009")))
+    assert {known(tmp_path / name)["files"] for name in ("other order", "moved")}.isdisjoint([ours["files"]])
+    shutil.copy(next((tmp_path / "rows").glob("train-00002*")), renamed.rename(first))
+    assert known(tmp_path / "moved")["files"] != ours["files"]
+
+
+def test_a_stream_of_rows_at_hand_is_known_by_their_ids(tmp_path):
+    rows = example_rows(9)
+    for name, split in {"rows": rows, "same": rows, "turned": rows.select(range(9)[::-1])}.items():
+        DatasetDict(train=split).save_to_disk(str(tmp_path / name))
+    assert known(tmp_path / "rows") == known(tmp_path / "same") != known(tmp_path / "turned")
 
 
 # --- Processes ------------------------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from PIL import Image as PILImage
 
 from .. import columns
 from .dataset import CaptionedImages
+from .row_streams import RowStream
 from .streamed_images import StreamedImages
 
 SAMPLE = 4096  # images whose bytes are read; of larger splits these, evenly spaced
 BATCH = 10_000  # rows or vectors looked at together
 PARTS = {
     "rows": "number of rows",
+    "files": "files of the stream (names, sizes, rows) or their order",
     "image_ids": "image ids or their order",
     "labels": "labels",
     "captions": "which captions are equal",
@@ -32,13 +34,15 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
     one that was replaced may not be.
 
     Args:
-        dataset: [`CaptionedImages`]; of anything else only the length is known.
+        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.streamed_images.StreamedImages`] it is known which files are
+            read, in which order, and how many rows lie where, or which ids, and nothing of what is in the rows; of
+            anything else only the length.
 
     Returns:
         A digest by part, see `PARTS`.
     """
     if isinstance(dataset, StreamedImages):
-        return {} if dataset.stream.num_rows is None else {"rows": dataset.stream.num_rows}
+        return _of_stream(dataset.stream)
     if not isinstance(dataset, CaptionedImages):
         return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
     found: dict[str, int | str] = {"rows": len(dataset), "image_ids": _digest_of_ids(dataset.image_ids)}
@@ -48,6 +52,13 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
         found["text_embeds"] = _digest_of_array(dataset.texts.embeds)
         found["caption_weight"] = _digest_of_array(dataset.caption_weight)
     return found | {"images": _digest_of_images(dataset.images)}
+
+
+def _of_stream(stream: RowStream) -> dict[str, int | str]:
+    found = {} if stream.num_rows is None else {"rows": stream.num_rows}
+    if stream.image_ids is not None:
+        return found | {"image_ids": _digest_of_ids(stream.image_ids)}
+    return found | {"files": hashlib.blake2b("\0".join(stream.files).encode(), digest_size=16).hexdigest()}
 
 
 def _digest_of_ids(rows: Any) -> str:

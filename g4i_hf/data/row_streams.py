@@ -2,28 +2,25 @@
 
 import glob
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import ArrowBasedBuilder, Dataset, DatasetInfo, Features, Image, IterableDataset, load_dataset
 from datasets.table import table_cast
-from datasets.utils.file_utils import xopen
 
 from .. import columns
 from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
 from .opening import builder_of, check_dataset_name, check_files, foreign_file, is_remote
 from .published import find_stage
+from .stream_files import known_by, row_groups
 from .streaming import with_bytes
 
 READ_ROWS = 64  # read together
 LOCAL_SHARDS = 64  # of a split that is on this machine in any other form
-READERS = 16  # footers of Parquet files read at once
 ENOUGH_SHARDS = 8  # a process: one more or less for some of them then matters little
 
 
@@ -38,6 +35,9 @@ class RowStream:
         features: of our columns.
         holds_tables: whether rows are stored in tables; else they are made one by one.
         hub_id: of a data set of the Hub, whose rows may name no file of this machine.
+        files: what each file is known by, in their order, see [`~g4i_hf.data.stream_files.known_by`], with the rows of
+            its row groups where only reading would not tell.
+        image_ids: `image_id` of rows that are at hand in any other form.
     """
 
     rows: IterableDataset
@@ -46,6 +46,8 @@ class RowStream:
     features: Features
     holds_tables: bool
     hub_id: str | None = None
+    files: list[str] = field(default_factory=list)
+    image_ids: Dataset | None = None
 
     def read(self, shard: int) -> Iterator[pa.Table]:
         """
@@ -139,8 +141,10 @@ def open_rows(
     _check_split(split, list(files))
     stream = _named(builder.as_streaming_dataset(split=split), split, names, isinstance(builder, ArrowBasedBuilder))
     stream.hub_id = None if is_local else dataset_name
+    stream.files = known_by(files[split], dataset_name)
     if builder.name == "parquet":
-        groups = _row_groups(files[split])
+        groups = row_groups(files[split])
+        stream.files = [f"{file} {rows}" for file, rows in zip(stream.files, groups, strict=True)]
         stream.shard_rows = [sum(group) for group in groups]
         if stream.shards_of(num_processes) is None:
             stream.rows = stream.rows.reshard()
@@ -213,24 +217,13 @@ def _local_rows(dataset_name: str, split: str, config_name, revision, names: Col
     share, extra = divmod(len(rows), shards)
     stream = _named(rows.to_iterable_dataset(num_shards=shards), split, ColumnNames(), holds_tables=True)
     stream.shard_rows = [share + (shard < extra) for shard in range(shards)]
+    stream.image_ids = rows.select_columns([columns.IMAGE_ID])
     return stream
 
 
 def _check_split(split: str, known: list[str]) -> None:
     if split not in known:
         raise ValueError(f"The data has no split {split!r}. It has: {', '.join(known)}.")
-
-
-def _row_groups(files: list[str]) -> list[list[int]]:
-    """Rows of each row group of each Parquet file, from their last bytes."""
-
-    def read(file: str) -> list[int]:
-        with xopen(file, "rb") as opened:
-            footer = pq.ParquetFile(opened).metadata
-        return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-
-    with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(read, map(str, files)))
 
 
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:

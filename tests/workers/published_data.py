@@ -69,6 +69,13 @@ for name, path in {"me/path": str(secret), "me/address": f"file://{secret}"}.ite
             found["pointing"].append(f"opened {opened(name)}")
         except ValueError as error:
             found["pointing"].append(str(error))
+
+# What a stream of the Hub is known by, after a commit that leaves its files alone, and after one that does not
+found["known by"] = []
+for path, content in {"notes.txt": b"text", "data/train-00000-of-00001.parquet": pointing / "train.parquet"}.items():
+    found["known by"].append(open_rows("me/images", "train").files)
+    api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="me/images", repo_type="dataset")
+found["known by"].append(open_rows("me/images", "train").files)
 api.delete_file("stage.json", "me/captions", repo_type="dataset")
 found["without stage"] = find_stage("me/captions")
 print(json.dumps(found))
