@@ -86,8 +86,8 @@ def measure(captions: list[str], encoder, batch_size: int, rounds: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--captions", type=int, default=128, help="of each kind; a quarter of it for the longer ones")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--captions", type=int, default=48, help="of each kind; a quarter of it for the longer ones")
+    parser.add_argument("--batch_size", type=int, default=16)
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()

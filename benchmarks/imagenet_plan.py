@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from alignment_scale import received_bytes
 from provenance import RESULTS, provenance
 
 IMAGES = 1_281_167  # training images of ILSVRC 2012
@@ -68,17 +69,18 @@ def storage() -> list[dict]:
 
 def network(args) -> list[dict]:
     """
-    What a process sends in a step where rings carry the collectives: W - 1 parts of W of what is gathered, twice that
-    of what is added up. Gradients in float32; alignment gathers the image embeddings of the global batch forwards and
-    adds up their gradient backwards, text is not sent.
+    What a process receives in a step where rings carry the collectives: W - 1 parts of W of what is gathered, twice
+    that of what is added up. Gradients in float32; what alignment exchanges is counted in alignment_scale.py: texts
+    are gathered in float16, as on GPUs, images are not.
     """
     rows = []
     for student, parameters in STUDENTS.items():
         for processes in (8, 64):
             part = (processes - 1) / processes
-            gradients, embeds = 4 * parameters, 4 * BATCH[student] * TEXT_DIM
+            exchanged = received_bytes(BATCH[student] // processes, processes, TEXT_DIM)
             rows.append({"student": student, "processes": processes, "global_batch": BATCH[student]})
-            rows[-1] |= {"gradients_mb": 2 * part * gradients / 1e6, "alignment_mb": 3 * part * embeds / 1e6}
+            rows[-1] |= {"gradients_mb": 2 * part * 4 * parameters / 1e6}
+            rows[-1] |= {"alignment_mb": exchanged["texts gathered"] / 1e6}
     return rows
 
 

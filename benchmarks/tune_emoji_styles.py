@@ -19,6 +19,7 @@ import time
 from provenance import RESULTS, ROOT, provenance
 
 HELD_OUT = "fluent-emoji-flat"
+TRAINED_ON = "train without Fluent"  # other lines of the file are of runs on all of `train`
 
 
 def run_cell(cell: dict) -> dict:
@@ -78,16 +79,16 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / "emoji_styles_tuning.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
-    done = [json.loads(line)["cell"] for line in lines]
+    done = [(line["trained_on"], line["cell"]) for line in map(json.loads, lines)]
     made = {name: value for name, value in provenance().items() if name != "command"}
     for cell in args.cell:
-        if cell in done:
+        if (TRAINED_ON, cell) in done:
             print(f"already there: {json.dumps(cell)}", file=sys.stderr)
             continue
         start = time.time()
         found = {
             "cell": cell,
-            "trained_on": "train without Fluent",
+            "trained_on": TRAINED_ON,
             **run_cell(cell),
             "seconds": round(time.time() - start),
             **made,

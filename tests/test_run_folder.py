@@ -40,7 +40,10 @@ def test_checkpoints_of_which_none_is_whole_are_not_cleared(tmp_path):
     write_options(tmp_path, options(tmp_path))
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    with pytest.raises(ValueError, match="none that is whole; of the newest, checkpoint-10: it holds no"):
+    message = (
+        "none that is whole; of the newest, checkpoint-10: its checkpoint.json, which is written last, is missing"
+    )
+    with pytest.raises(ValueError, match=message):
         open_run(tmp_path, options(tmp_path), overwrite=False)
     assert open_run(tmp_path, options(tmp_path), overwrite=True) == ("fresh", None)
 
