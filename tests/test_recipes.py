@@ -112,6 +112,7 @@ def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
         evaluate_run(emoji_run[1], emoji_run[1], {}, {0: "another"}, args=args, accelerator=None)
 
 
+@pytest.mark.slow
 def test_figures_of_other_data_do_not_pass_for_the_runs_own(emoji_run):
     """Some of the same pictures, those of one split without captions, under another name."""
     folder, run = emoji_run
@@ -143,6 +144,7 @@ def test_card_states_the_size_that_the_student_takes(emoji_run):
     assert "at 32 x 32 pixels" in (emoji_run[1] / "student" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_embeddings_are_made_once(emoji_run):
     folder, _ = emoji_run
     stage = folder / "runs" / "emoji_styles" / "embeddings" / "stage.json"
