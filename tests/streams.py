@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
@@ -44,8 +45,10 @@ def save_parquet(folder: Path, sizes: Sequence[int], row_group: int | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     rows, first = example_rows(sum(sizes)), 0
     for number, size in enumerate(sizes):
-        shard = rows.select(range(first, first + size))
-        shard.to_parquet(folder / f"train-{number:05d}-of-{len(sizes):05d}.parquet", batch_size=row_group)
+        path = folder / f"train-{number:05d}-of-{len(sizes):05d}.parquet"
+        rows.select(range(first, first + size) if size else []).to_parquet(path, batch_size=row_group)
+        if size == 0:  # with an empty row group, as most leave it
+            pq.write_table(pq.read_table(path), path)
         first += size
     rows.select(range(min(6, len(rows)))).to_parquet(folder / "validation.parquet")
     return rows
@@ -57,7 +60,7 @@ def save_webdataset(folder: Path, sizes: Sequence[int]) -> Dataset:
     rows, first = example_rows(sum(sizes)), 0
     shards = {f"train-{number:05d}.tar": size for number, size in enumerate(sizes)}
     for name, size in shards.items():
-        _archive(folder / name, rows.select(range(first, first + size)))
+        _archive(folder / name, rows.select(range(first, first + size) if size else []))
         first += size
     _archive(folder / "validation-00000.tar", rows.select(range(min(6, len(rows)))))
     return rows

@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,15 +223,19 @@ def batches_of_processes(stream, number: int, batch_size: int, epoch: int = 0, *
     return found
 
 
+ALL_READ = [(None, SIZES, 3), (None, [3], 4), (None, [5, 0], 2)]
+
+
 @pytest.mark.parametrize(
-    "row_group, sizes, number", [(None, SIZES, 2), (1, SIZES, 3), (None, SIZES, 3), (None, [3], 4)]
+    "row_group, sizes, number",
+    [(None, SIZES, 2), (1, SIZES, 3), (None, SIZES, 3), (None, [3], 4), (None, [5, 0], 2), (None, [9, 0, 5, 6], 3)],
 )
 @pytest.mark.parametrize("block", [0, 7])
 def test_processes_use_every_row_once_in_as_many_steps(tmp_path, row_group, sizes, number, block):
-    """Shards for each; row groups where there are too few; parts of every batch where there are none of these."""
+    """Shards for each; row groups where these are too uneven; parts of every batch where these are too."""
     save_parquet(tmp_path, sizes, row_group)
-    stream = open_rows(str(tmp_path), "train", num_processes=number)
-    assert (stream.shards_of(number) is None) == (row_group is None and number > 2)
+    stream = open_rows(str(tmp_path), "train", num_processes=number, batch_size=4)
+    assert (stream.shards_of(number, 4) is None) == ((row_group, sizes, number) in ALL_READ)
     epochs = []
     for epoch in range(2):
         found = batches_of_processes(stream, number, 4, block=block, epoch=epoch)
@@ -238,9 +243,36 @@ def test_processes_use_every_row_once_in_as_many_steps(tmp_path, row_group, size
         assert len(found[0]) == len(StreamBatches(stream, 4, num_processes=number))
         used = [name for batches in found for batch in ids_of_batches(batches) for name in batch]
         assert Counter(used) == Counter(f"id-{row}" for row in range(sum(sizes)))
-        assert all(batch.table.num_rows == 1 for batches in found for batch in batches if batch.padding)
+        assert sum(batch.padding for batches in found for batch in batches) <= number - 1
         epochs.append([ids_of_batches(batches) for batches in found])
     assert epochs[0] != epochs[1] or block == 0 or sizes == [3]
+
+
+@pytest.mark.parametrize(
+    "sizes, dealt",
+    [
+        ([8, 80], None),  # by 4: 2 batches and 20
+        ([400, 440], None),
+        ([796, 804], [[1], [0]]),  # 199 batches and 201: a hundredth
+        ([30, 7, 21, 8], [[0], [1, 2, 3]]),
+        ([9, 8, 0], [[0], [1, 2]]),
+        ([5, 0], None),
+    ],
+)
+def test_shards_are_dealt_out_where_that_is_even(parquet, sizes, dealt):
+    stream = open_rows(str(parquet), "train")
+    stream.rows, stream.shard_rows = SimpleNamespace(num_shards=len(sizes)), sizes
+    assert stream.shards_of(2, 4) == dealt
+
+
+def test_padding_is_a_batch_of_what_the_process_reads(archives):
+    """One row would be all that BatchNorm sees, as often as it comes."""
+    stream = open_rows(str(archives), "train")
+    for process, (batches, starts) in enumerate(in_step(stream, 2, 12)):
+        own = {name for batch in batches[: starts[1]] if not batch.padding for name in ids(batch)}
+        padding = [ids(batch) for batch in batches[: starts[1]] if batch.padding]
+        assert bool(padding) == (process == 1)  # 7 rows beside 23
+        assert all(names == padding[0] and len(names) == 4 and own.issuperset(names) for names in padding)
 
 
 def test_a_global_batch_is_the_same_for_any_number_of_processes_that_read_all(parquet):
@@ -333,7 +365,7 @@ def test_what_cannot_be_streamed_says_so(parquet, archives):
         open_rows(str(parquet / "nowhere"), "train")
     data = DataArguments(str(parquet), captions_name=str(parquet))
     with pytest.raises(ValueError, match="captions_name is set"):
-        data.open_rows("train", 1)
+        data.open_rows("train", 1, 4)
     assert data.load_split("test") is None
 
 

@@ -85,7 +85,7 @@ class DataArguments:
             return loaded
         return with_class_names(DatasetDict({split: loaded}), self.read_class_names())[split]
 
-    def open_rows(self, split: str, num_processes: int) -> RowStream:
+    def open_rows(self, split: str, num_processes: int, batch_size: int) -> RowStream:
         """
         A split to be trained on as a stream, see [`~g4i_hf.data.row_streams.open_rows`].
 
@@ -101,6 +101,7 @@ class DataArguments:
             revision=self.dataset_revision,
             names=self.column_names(),
             num_processes=num_processes,
+            batch_size=batch_size,
         )
 
     def read_class_names(self) -> list[str] | None:

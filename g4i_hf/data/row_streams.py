@@ -1,6 +1,7 @@
 """A training split that is read from start to end: found, with our column names, and with the sizes of its shards."""
 
 import glob
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,8 +21,9 @@ from .stream_files import known_by, row_groups
 from .streaming import with_bytes
 
 READ_ROWS = 64  # read together
-LOCAL_SHARDS = 64  # of a split that is on this machine in any other form
-ENOUGH_SHARDS = 8  # a process: one more or less for some of them then matters little
+LOCAL_SHARDS = 64  # at least, of a split that is on this machine in any other form
+ENOUGH_SHARDS = 8  # a process, of unknown sizes: one more or less for some of them then matters little
+UNEVEN = 0.01  # of its batches a process may do without, of known sizes; one more in any case
 
 
 @dataclass
@@ -89,17 +91,32 @@ class RowStream:
     def info(self) -> DatasetInfo:
         return self.rows.info
 
-    def shards_of(self, num_processes: int) -> list[list[int]] | None:
+    def shards_of(self, num_processes: int, batch_size: int = 1) -> list[list[int]] | None:
         """
-        The shards of each process.
+        The shards of each process. Where their sizes are known, the largest are dealt out first, each to the process
+        that has the fewest rows.
+
+        Args:
+            batch_size: rows of a process.
 
         Returns:
-            None where there are too few of them to be dealt out: every process then reads all, and uses its part.
+            None where a process would have no batch, or would wait for more than `UNEVEN` of them and more than one,
+            or where shards of unknown sizes are few: every process then reads all, and uses its part.
         """
         number = self.rows.num_shards
-        if number % num_processes and number < ENOUGH_SHARDS * num_processes:
+        if self.shard_rows is None:
+            if number % num_processes and number < ENOUGH_SHARDS * num_processes:
+                return None
+            return [list(range(process, number, num_processes)) for process in range(num_processes)]
+        dealt, fewest = [[] for _ in range(num_processes)], [(0, process) for process in range(num_processes)]
+        for shard in sorted(range(number), key=self.shard_rows.__getitem__, reverse=True):
+            rows, process = heapq.heappop(fewest)
+            dealt[process].append(shard)
+            heapq.heappush(fewest, (rows + self.shard_rows[shard], process))
+        batches = [-(-rows // batch_size) for rows, _ in fewest]
+        if num_processes > 1 and (min(batches) == 0 or max(batches) - min(batches) > max(1, UNEVEN * max(batches))):
             return None
-        return [list(range(process, number, num_processes)) for process in range(num_processes)]
+        return [sorted(shards) for shards in dealt]
 
 
 def open_rows(
@@ -110,6 +127,7 @@ def open_rows(
     revision: str | None = None,
     names: ColumnNames | None = None,
     num_processes: int = 1,
+    batch_size: int = 1,
 ) -> RowStream:
     """
     Opens a split as a stream. Parquet files and WebDataset archives, in a folder or on the Hub, are read as they are;
@@ -118,7 +136,8 @@ def open_rows(
     Args:
         dataset_name, config_name, revision, names: as there.
         split: its name.
-        num_processes: Parquet files that are too few for them are read by row groups.
+        num_processes, batch_size: Parquet files that give them no equal numbers of batches, see
+            [`RowStream.shards_of`], are read by row groups.
 
     Raises:
         FileNotFoundError: when nothing of that name exists.
@@ -136,7 +155,7 @@ def open_rows(
         )
     builder = None if stage is not None and is_local else builder_of(dataset_name, config_name, revision)
     if builder is None:
-        return _local_rows(dataset_name, split, config_name, revision, names)
+        return _local_rows(dataset_name, split, config_name, revision, names, num_processes)
     files = builder.config.data_files or {}
     _check_split(split, list(files))
     stream = _named(builder.as_streaming_dataset(split=split), split, names, isinstance(builder, ArrowBasedBuilder))
@@ -146,7 +165,7 @@ def open_rows(
         groups = row_groups(files[split])
         stream.files = [f"{file} {rows}" for file, rows in zip(stream.files, groups, strict=True)]
         stream.shard_rows = [sum(group) for group in groups]
-        if stream.shards_of(num_processes) is None:
+        if stream.shards_of(num_processes, batch_size) is None:
             stream.rows = stream.rows.reshard()
             stream.shard_rows = [number for group in groups for number in group]
     return stream
@@ -209,11 +228,13 @@ def _named(rows: IterableDataset, split: str, names: ColumnNames, holds_tables: 
     return RowStream(rows.select_columns(list(read)), None, ours, features, holds_tables)
 
 
-def _local_rows(dataset_name: str, split: str, config_name, revision, names: ColumnNames) -> RowStream:
+def _local_rows(
+    dataset_name: str, split: str, config_name, revision, names: ColumnNames, num_processes: int
+) -> RowStream:
     splits = load_images(dataset_name, config_name=config_name, revision=revision, names=names)
     _check_split(split, list(splits))
     rows = splits[split]
-    shards = max(1, min(LOCAL_SHARDS, len(rows)))
+    shards = max(1, min(LOCAL_SHARDS + -LOCAL_SHARDS % num_processes, len(rows)))
     share, extra = divmod(len(rows), shards)
     stream = _named(rows.to_iterable_dataset(num_shards=shards), split, ColumnNames(), holds_tables=True)
     stream.shard_rows = [share + (shard < extra) for shard in range(shards)]

@@ -1,6 +1,7 @@
 """Which rows of a stream make a batch, on which process."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from .stream_order import Row, batch_of, rows_in_order
 class StreamBatch(NamedTuple):
     """
     Rows that travel through the data loader in place of indices. Images are decoded where they arrive, in the workers.
-    `padding` rows fill a process that has none: they count for nothing.
+    `padding` rows fill a process that has none: they count for nothing in the loss, only BatchNorm sees them.
     """
 
     table: pa.Table
@@ -27,9 +28,10 @@ class StreamBatches(BatchSampler):
     """
     Reads a stream and cuts it into batches, in an order that depends on `seed` and the epoch alone.
 
-    Where shards can be dealt out, each process reads its own, and those that are done first wait with a padding row in
-    every batch, so that no collective hangs. Where there are too few, every process reads all and takes its part of
-    each global batch, as in [`~g4i_hf.data.sampler.GlobalBatchSampler`]. No row is repeated or dropped.
+    Where shards can be dealt out evenly, each process reads its own, and those that are done first wait with padding,
+    so that no collective hangs: batches of their first rows, which BatchNorm sees as it sees any others. Elsewhere
+    every process reads all and takes its part of each global batch, as in
+    [`~g4i_hf.data.sampler.GlobalBatchSampler`]. No row is repeated or dropped.
 
     Of a stream of unknown length the batches do not end: one epoch follows another.
 
@@ -61,7 +63,7 @@ class StreamBatches(BatchSampler):
         self.stream, self.batch_size, self.block = stream, batch_size, block
         self.num_processes, self.process_index = num_processes, process_index
         self.seed, self.shuffle, self.exchange = seed, shuffle, exchange
-        self.shards = stream.shards_of(num_processes)
+        self.shards = stream.shards_of(num_processes, batch_size)
         self.epoch = 0
         self.epoch_starts = [0]  # of a stream of unknown length: batches before each epoch that is known
         self._passed_over = 0
@@ -80,7 +82,7 @@ class StreamBatches(BatchSampler):
         self._passed_over = batches
         self.epoch_starts = epoch_starts or self.epoch_starts
 
-    @property
+    @cached_property
     def batches_per_epoch(self) -> int | None:
         sizes = self.stream.shard_rows
         if sizes is None:
@@ -123,7 +125,7 @@ class StreamBatches(BatchSampler):
         who = self.process_index if self.shards is not None else 0
         seed = [self.seed, epoch, who] if self.shuffle else None
         rows = rows_in_order(self.stream, own, seed=seed, block=self.block, skip=skip * size)
-        number, first = skip, None
+        number, first_rows = skip, []
         while True:
             together = list(islice(rows, size))
             if not self._goes_on(number, len(together)):
@@ -132,8 +134,8 @@ class StreamBatches(BatchSampler):
             if mine:
                 yield StreamBatch(batch_of(mine), epoch)
             else:
-                first = first or together[:1] or self._first_row(own)
-                yield StreamBatch(batch_of(first), epoch, padding=True)
+                first_rows = first_rows or together[:1] or self._first_rows(own, seed)
+                yield StreamBatch(batch_of(first_rows), epoch, padding=True)
             number += 1
 
     def _goes_on(self, number: int, num_rows: int) -> bool:
@@ -149,5 +151,6 @@ class StreamBatches(BatchSampler):
             return together
         return [together[place] for place in share_of(len(together), self.num_processes, self.process_index)]
 
-    def _first_row(self, shards: list[int]) -> list[Row]:
-        return list(islice(rows_in_order(self.stream, shards, seed=None, block=0), 1))
+    def _first_rows(self, shards: list[int], seed: list[int] | None) -> list[Row]:
+        """Of the epoch: a batch, which does not depend on where the epoch was taken up again."""
+        return list(islice(rows_in_order(self.stream, shards, seed=seed, block=0), self.batch_size))

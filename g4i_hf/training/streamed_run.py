@@ -69,7 +69,7 @@ def load_streamed(
     """
     check_streamed(run, data, args)
     state = PartialState()
-    stream = data.open_rows(run.train_split, state.num_processes)
+    stream = data.open_rows(run.train_split, state.num_processes, args.train_batch_size)
     names = _class_names(stream, data)
     if stream.num_rows is None:
         _check_without_length(args)
