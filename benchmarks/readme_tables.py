@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 
+from g4i_hf.evaluation.measures import ALL_MEASURES, PROBE, ROBUSTNESS, ZERO_SHOT
+
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
@@ -17,6 +19,12 @@ PAGES = (
     "docs/scale.md",
     "recipes/efficientnet_lite0/README.md",
 )
+KINDS = ("baseline", "aligned")
+GROUPS = {
+    ZERO_SHOT: ", zero-shot accuracy",
+    PROBE: ", accuracy of a probe",
+    ROBUSTNESS: ", accuracy on corrupted images",
+}
 NAMES = {
     "validation_accuracy": "accuracy, `validation`",
     "test_accuracy": "accuracy, `test` (unseen style)",
@@ -224,6 +232,43 @@ def students() -> str:
     return _grid("emoji_styles_students.json", "test")
 
 
+def students_few_labels() -> str:
+    return _grid("emoji_styles_students_few_labels.json", "test")
+
+
+def caption_knowledge() -> str:
+    """A row a share of labels, means over the seeds."""
+    found = json.loads((ROOT / "results" / "emoji_styles_caption_knowledge.json").read_text())["rows"]
+    lines = [
+        "| labels | class of an unlabelled image is told by captions | it has the caption of a labelled image |",
+        "|---|---:|---:|",
+    ]
+    for share in dict.fromkeys(row["share"] for row in found):
+        rows = [row for row in found if row["share"] == share]
+        known, equal = (sum(row[name] for row in rows) / len(rows) for name in ("class_known", "equal_caption"))
+        lines.append(f"| {share:.0%} | {known:.0%} | {equal:.0%} |")
+    return "\n".join(lines)
+
+
+def measures() -> str:
+    """A row a figure of `test`, and of `test_novel`, with the paired difference over the seeds."""
+    summary = json.loads((ROOT / "results" / "emoji_styles_measures.json").read_text())["summary"]
+    lines = ["| measure | split | baseline | aligned | difference, 95% interval |", "|---|---|---:|---:|---:|"]
+    for name, measure in ALL_MEASURES.items():
+        for split in ("test", "test_novel"):
+            row = summary.get(f"{split}_{name}")
+            if row is None:
+                continue
+            scale, digits = (100, 1) if measure.is_share else (1, 3)
+            cells = [
+                f"{scale * row[f'{kind}_mean']:.{digits}f} ± {scale * row[f'{kind}_sd']:.{digits}f}" for kind in KINDS
+            ]
+            mean, low, high = (scale * row[key] for key in ("difference", "low", "high"))
+            cells.append(f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
+            lines.append(f"| {measure.title}{GROUPS.get(measure.group, '')} | `{split}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def controls() -> str:
     return _grid("emoji_styles_controls.json", "test")
 
@@ -285,6 +330,7 @@ TABLES = {
     "alignment_memory": alignment_memory,
     "alignment_step": alignment_step,
     "embed_fixed_length": embed_fixed_length,
+    "caption_knowledge": caption_knowledge,
     "captioning": captioning,
     "controls": controls,
     "embed_speed": embed_speed,
@@ -299,8 +345,10 @@ TABLES = {
     "input_fidelity": input_fidelity,
     "input_large": input_large,
     "input_pipeline": input_pipeline,
+    "measures": measures,
     "step_time": step_time,
     "students": students,
+    "students_few_labels": students_few_labels,
 }
 
 
