@@ -275,6 +275,20 @@ def test_padding_is_a_batch_of_what_the_process_reads(archives):
         assert all(names == padding[0] and len(names) == 4 and own.issuperset(names) for names in padding)
 
 
+def test_a_process_without_rows_waits_with_those_of_others(tmp_path):
+    save_webdataset(tmp_path, [5, 0])
+    stream = open_rows(str(tmp_path), "train")
+    (mine, _), (none, _) = in_step(stream, 2, 4)
+    assert sorted(name for batch in mine[:2] for name in ids(batch)) == [f"id-{row}" for row in range(5)]
+    assert all(batch.padding and set(ids(batch)) <= {f"id-{row}" for row in range(5)} for batch in none)
+
+
+def test_an_empty_shard_is_read(tmp_path):
+    save_parquet(tmp_path, [5, 0])
+    stream = open_rows(str(tmp_path), "train")
+    assert [sum(map(len, stream.read(shard))) for shard in range(2)] == [5, 0]
+
+
 def test_a_global_batch_is_the_same_for_any_number_of_processes_that_read_all(parquet):
     stream = open_rows(str(parquet), "train")
     whole_batches = [ids(batch) for batch in StreamBatches(stream, 12, block=7)]

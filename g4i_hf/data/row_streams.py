@@ -66,6 +66,8 @@ class RowStream:
     def _tables(self, shard: int) -> Iterator[pa.Table]:
         rows = self.rows.shard(num_shards=self.rows.num_shards, index=shard)
         schema = self.features.arrow_schema
+        if self.shard_rows is not None and self.shard_rows[shard] == 0:  # which `datasets` cannot read
+            return
         if self.holds_tables:
             for table in rows.with_format("arrow").iter(batch_size=READ_ROWS):
                 named = pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()})

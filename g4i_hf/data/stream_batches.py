@@ -152,5 +152,8 @@ class StreamBatches(BatchSampler):
         return [together[place] for place in share_of(len(together), self.num_processes, self.process_index)]
 
     def _first_rows(self, shards: list[int], seed: list[int] | None) -> list[Row]:
-        """Of the epoch: a batch, which does not depend on where the epoch was taken up again."""
-        return list(islice(rows_in_order(self.stream, shards, seed=seed, block=0), self.batch_size))
+        """A batch of the epoch, whatever row it was taken up again at; of all shards where ours have no rows."""
+        for read in (shards, list(range(self.stream.rows.num_shards))):
+            if rows := list(islice(rows_in_order(self.stream, read, seed=seed, block=0), self.batch_size)):
+                break
+        return rows
