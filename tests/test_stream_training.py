@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from streams import CLASSES, save_parquet, save_webdataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
 from g4i_hf.data.arguments import DataArguments
+from g4i_hf.data.bad_images import BadRowError
 from g4i_hf.data.streamed_images import StreamedImages
 from g4i_hf.training.alignment_arguments import AlignmentArguments
 from g4i_hf.training.arguments import RunArguments
-from g4i_hf.training.streamed_run import load_streamed
+from g4i_hf.training.streamed_run import load_streamed, training_images
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SIZES = [9, 1, 14, 6]  # 30 rows: 4 steps an epoch
@@ -54,6 +56,24 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind, block, accumulation):
     for outcome in found:
         assert outcome["resumed"] == 0, outcome["log"]
         assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}
+
+
+@pytest.mark.parametrize("data", ["parquet", "archives"])
+def test_labels_of_a_stream_are_checked_as_they_come(data_of, data):
+    """Rows 0 to 6, of which the last is unlabelled; the third class is number 2."""
+    stream = loaded(data_of[data], max_steps=3)[0]["train"]
+    args = AlignmentArguments("nowhere", use_cpu=True, report_to="none")
+
+    def labels(class_names: list[str], require_labels: bool) -> list[int]:
+        images = training_images(stream, pil_to_tensor, RunArguments(require_labels=require_labels), args, class_names)
+        loader = DataLoader(images, batch_sampler=images.batches(7, shuffle=False), num_workers=1, collate_fn=list)
+        return [item["labels"] for item in next(iter(loader))]
+
+    assert labels(CLASSES, False) == [0, 1, 2, 0, 1, 2, -100]
+    with pytest.raises(BadRowError, match=r"^The image 'id-6' is unlabelled \((None|-1)\).*--require_labels false"):
+        labels(CLASSES, True)
+    with pytest.raises(BadRowError, match=r"^The image 'id-2' has the label 2, but there are 2 classes \(0 to 1\)"):
+        labels(CLASSES[:2], False)
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------

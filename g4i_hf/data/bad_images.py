@@ -20,15 +20,19 @@ SHOWN = 10  # images named in a warning
 GREY = (124, 116, 104)  # ImageNet's mean
 
 
-class BadImageError(ValueError):
+class BadRowError(ValueError):
     """
-    An image cannot be read, or too many cannot.
+    A row cannot be trained on.
 
     A data loader's process hands an error on with its traceback in front of the message, which is cut off here.
     """
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+class BadImageError(BadRowError):
+    """An image cannot be read, or too many cannot."""
 
 
 def why_unreadable(error: Exception) -> str:

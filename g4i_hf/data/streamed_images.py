@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetInfo, List, Value
 from datasets.table import InMemoryTable
 
 from .. import columns
+from .bad_images import BadRowError
 from .dataset import CaptionedImages
 from .image_ids import image_id_of
 from .row_streams import RowStream
@@ -31,7 +32,12 @@ class StreamedImages(torch.utils.data.Dataset):
             `text_embeds`, `caption_weight`. Without `image_id` it is made of file names, or else of the content.
         transform, seed, captions: as there; `captions` is `sample` or `mean`.
         block: rows that are shuffled together, see [`~g4i_hf.data.stream_order.rows_in_order`].
-        class_names: where labels are strings, what they are numbered by.
+        class_names: by number; labels that are strings are numbered by them.
+        require_labels: whether an unlabelled row (null or -1) is an error.
+
+    Raises:
+        BadRowError: for a row without label where these are required, or with one that is no class; it names the row.
+        BadImageError: when an image cannot be read.
     """
 
     def __init__(
@@ -43,9 +49,10 @@ class StreamedImages(torch.utils.data.Dataset):
         *,
         block: int = 0,
         class_names: list[str] | None = None,
+        require_labels: bool = False,
     ):
         self.stream, self.transform, self.seed, self.captions = stream, transform, seed, captions
-        self.block = block
+        self.block, self.class_names, self.require_labels = block, class_names, require_labels
         self.features = stream.features
         label = self.features.get(columns.LABEL)
         is_text = isinstance(label, Value) and label.dtype in ("string", "large_string")
@@ -77,19 +84,35 @@ class StreamedImages(torch.utils.data.Dataset):
         if columns.IMAGE_ID not in self.features:
             image_ids = [image_id_of(image) for image in split[columns.IMAGE]]
             split = split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"), new_fingerprint="named")
+        if columns.LABEL not in self.features:
+            return split
+        labels = list(map(self._number_of, split[columns.LABEL], split[columns.IMAGE_ID]))
         if self.numbers is not None:
-            labels = [self._number_of(label) for label in split[columns.LABEL]]
             split = split.remove_columns(columns.LABEL, new_fingerprint="unlabelled")
             split = split.add_column(columns.LABEL, labels, feature=Value("int64"), new_fingerprint="numbered")
         return split
 
-    def _number_of(self, label: str | None) -> int | None:
-        if label is not None and label not in self.numbers:
-            raise ValueError(
-                f"Column 'label' holds {label!r}, which is none of the {len(self.numbers)} classes. "
-                "Correct the label, or add the class to class_names_file."
+    def _number_of(self, label: int | str | None, image_id: str) -> int | None:
+        if label is None or label == -1:
+            if self.require_labels:
+                raise BadRowError(
+                    f"The image {image_id!r} is unlabelled ({label}). Label it, remove it, or train it on its caption "
+                    "alone with --require_labels false."
+                )
+            return label
+        if self.numbers is not None:
+            if label not in self.numbers:
+                raise BadRowError(
+                    f"The image {image_id!r} has the label {label!r}, which is none of the {len(self.numbers)} "
+                    "classes. Correct the label, or add the class to class_names_file."
+                )
+            return self.numbers[label]
+        if self.class_names is not None and not 0 <= label < len(self.class_names):
+            raise BadRowError(
+                f"The image {image_id!r} has the label {label}, but there are {len(self.class_names)} classes (0 to "
+                f"{len(self.class_names) - 1}). Correct the label or the class names."
             )
-        return None if label is None else self.numbers[label]
+        return label
 
 
 class _BatchImages(CaptionedImages):

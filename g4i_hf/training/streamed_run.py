@@ -103,7 +103,8 @@ def training_images(
     """The training examples of a split, at hand or streamed."""
     common = (split, transform, args.seed, args.align_captions)
     if isinstance(split, RowStream):
-        return StreamedImages(*common, block=run.shuffle_buffer_size, class_names=class_names)
+        options = {"block": run.shuffle_buffer_size, "require_labels": run.require_labels}
+        return StreamedImages(*common, class_names=class_names, **options)
     return CaptionedImages(*common, run.on_bad_images)
 
 
