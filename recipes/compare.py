@@ -231,22 +231,23 @@ def check_cell(args, cells, results) -> None:
 
 
 def report(args, cells, results) -> None:
-    import json
-
     from g4i_hf.comparison.findings import as_table, find
     from g4i_hf.comparison.plots import plot_curves, plot_differences
-    from g4i_hf.comparison.provenance import made_by
+    from g4i_hf.comparison.summary import unscored_splits, write_summary
 
     labels, bars = open_labels(args, cells[0])
     findings = find(args, cells, results, labels)
     few = {cell.student for cell in cells if float(cell.options.get("label_fraction", 1)) < 1}
     print("\n" + as_table(findings, bars, few | {None} if few else ()))  # None: all of them together
     print("\nNearest training image by 16 x 16 pixels: " + ", ".join(f"{n} {100 * v:.1f}" for n, v in bars.items()))
+    if args.summary and (unscored := unscored_splits(args.summary, findings)):
+        print(
+            f"{args.summary} has figures of {', '.join(unscored)}, which were not scored now: it and the pictures are "
+            "left as they are. Score these splits too (--final true), or name another file (--summary)."
+        )
+        return
     if args.summary:
-        found = {"made": made_by(), "seeds": args.seeds, "nearest_neighbour": bars}
-        found["findings"] = [finding.to_dict() for finding in findings]
-        Path(args.summary).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.summary).write_text(json.dumps(found, indent=1) + "\n")
+        write_summary(args.summary, results, findings, bars, args.seeds)
         print(f"summary: {args.summary}")
     if args.plot and any(finding.difference for finding in findings):
         plot_differences(findings, args.plot)

@@ -153,6 +153,13 @@ def test_a_grid_is_killed_resumed_checked_and_opened(folder):
     assert "| test | tiny | clip |" in done.stdout and "test opened for" in (folder / "LOG.md").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     assert {row["split"] for row in summary["findings"]} == {"validation", "test"} and (folder / "plot.png").is_file()
+    assert summary["made"]["commits_of_cells"] == sorted({result.made["commit"] for result in results})
+    assert summary["made"]["command"].endswith("recipes/compare.py --config compare.yaml --final true")
+
+    kept = [(folder / name).read_bytes() for name in ("summary.json", "plot.png")]
+    done = compare(folder)
+    assert "has figures of test, which were not scored now: it and the pictures are left as they are" in done.stdout
+    assert kept == [(folder / name).read_bytes() for name in ("summary.json", "plot.png")]
 
 
 @pytest.mark.slow

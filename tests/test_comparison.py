@@ -1,6 +1,8 @@
 """Comparisons: what a grid is made of, what is kept of a cell, and what is said of its results."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from g4i_hf.comparison.openings import note_opening
 from g4i_hf.comparison.plots import lines_of, plot_curves, plot_differences
 from g4i_hf.comparison.results import Result, append_result, check_device, finished, pack, read_results, unpack
 from g4i_hf.comparison.statistics import estimate_difference, holm
+from g4i_hf.comparison.summary import command, unscored_splits, write_summary
 
+ROOT = Path(__file__).parent.parent
 GRID = {
     "students": {"small": {"student": "resnet18"}, "other": {"student": "vit"}},
     "variants": {"baseline": {"align_weight": 0}, "clip": {"align_weight": 0.3}},
@@ -305,6 +309,33 @@ def test_the_table_and_the_plot_show_them(found, tmp_path):
     plot_differences(rows, tmp_path / "new" / "plot.png")
     assert (tmp_path / "new" / "plot.png").stat().st_size > 5000
     json.dumps([row.to_dict() for row in rows])
+
+
+def test_a_summary_says_how_it_was_made_and_from_what(found, tmp_path, monkeypatch):
+    config = ROOT / "recipes" / "emoji_styles" / "compare.yaml"
+    words = ["--config", str(config), "--final", "true", f"--summary={tmp_path / 'figures.json'}"]
+    monkeypatch.setattr("sys.argv", [str(ROOT / "g4i_hf" / "recipes" / "compare.py"), *words])
+    for number, result in enumerate(found[2].values()):
+        result.made = {"commit": "ab"[number % 2]}
+    write_summary(tmp_path / "figures.json", found[2], find(*found), {"validation": 0.5}, [0, 1, 2])
+    summary = json.loads((tmp_path / "figures.json").read_text())
+    assert list(summary) == ["made", "seeds", "nearest_neighbour", "findings"]
+    made = summary["made"]
+    assert set(made) == {"command", "date", "commit", "commits_of_cells", "versions", "python", "machine"}
+    assert made["commits_of_cells"] == ["a", "b"] and len(made["date"]) == 10
+    compared = "python recipes/compare.py --config recipes/emoji_styles/compare.yaml --final true"
+    assert made["command"] == f"{compared} --summary=figures.json"
+    monkeypatch.chdir(config.parent)
+    assert command(["../compare.py", "--config", "compare.yaml", "--final", "true"]) == compared
+    assert command(["x.py", "--only_students", "resnet, 5%"]) == "python x.py --only_students 'resnet, 5%'"
+
+
+def test_splits_of_a_summary_that_are_not_scored_now_are_named(found, tmp_path):
+    path, validation = tmp_path / "figures.json", find(*found)
+    assert unscored_splits(path, validation) == []
+    test = [replace(finding, split="test") for finding in validation]
+    write_summary(path, found[2], validation + test, {}, [0, 1, 2])
+    assert unscored_splits(path, validation) == ["test"] and unscored_splits(path, validation + test) == []
 
 
 def test_curves_join_students_that_differ_in_the_option_alone(grid, tmp_path):

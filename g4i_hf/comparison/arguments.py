@@ -43,7 +43,9 @@ class CompareArguments:
     )
     # --- Work and output ---
     results: str = field(default="runs/compare.jsonl", metadata={"help": "File that gets a line when a cell ends."})
-    summary: str | None = field(default=None, metadata={"help": "JSON file for the figures of the tables."})
+    summary: str | None = field(
+        default=None, metadata={"help": "JSON file for the figures; kept where it has splits that are not scored now."}
+    )
     plot: str | None = field(default=None, metadata={"help": "PNG file for differences and their intervals."})
     curves: str | None = field(default=None, metadata={"help": "PNG file for accuracies against curve_option."})
     curve_option: str = field(
