@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 from streams import CLASSES, save_parquet, save_webdataset
+from students import aligned_model
+from test_progress import Spoil
+from test_trainer import arguments
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
 from g4i_hf.data.arguments import DataArguments
 from g4i_hf.data.bad_images import BadRowError
 from g4i_hf.data.streamed_images import StreamedImages
+from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.alignment_arguments import AlignmentArguments
 from g4i_hf.training.arguments import RunArguments
+from g4i_hf.training.loss_check import NonFiniteLoss
 from g4i_hf.training.streamed_run import load_streamed, training_images
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
@@ -74,6 +79,23 @@ def test_labels_of_a_stream_are_checked_as_they_come(data_of, data):
         labels(CLASSES, True)
     with pytest.raises(BadRowError, match=r"^The image 'id-2' has the label 2, but there are 2 classes \(0 to 1\)"):
         labels(CLASSES[:2], False)
+
+
+def test_images_of_a_step_that_is_no_number_are_named(data_of, tmp_path):
+    """Five rows a step: the second one ends training."""
+    stream = loaded(data_of["parquet"])[0]["train"]
+    options = {"train_sampling_strategy": "sequential", "per_device_train_batch_size": 5, "logging_steps": 1}
+    options |= {"num_train_epochs": 1, "dataloader_num_workers": 1}
+    trainer = AlignmentTrainer(
+        aligned_model("timm-resnet", text_embed_dim=8),
+        arguments(tmp_path, **options),
+        train_dataset=StreamedImages(stream, lambda image: pil_to_tensor(image) / 255),
+        callbacks=[Spoil(2, "projector")],
+    )
+    with pytest.raises(
+        NonFiniteLoss, match="In step 2 of 6 the term loss_align.*Its images: id-5, id-6, id-7, id-8, id-9"
+    ):
+        trainer.train()
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     """
 
     keys_of = staticmethod(keys_of)  # makes keys of ids and captions
+    bad_images_can_be_left_out = True
 
     def __init__(
         self,
@@ -201,7 +202,8 @@ class CaptionedImages(torch.utils.data.Dataset):
             if reason is None:  # the image is not at fault
                 raise
             if self.on_bad_images == "error":
-                raise error_of(bad_image(self.images, self.image_ids, row, reason)) from error
+                bad = bad_image(self.images, self.image_ids, row, reason)
+                raise error_of(bad, self.bad_images_can_be_left_out) from error
         image = self.prepare(stand_in())
         seed_all(draw_seed)
         return self.transform(image), reason

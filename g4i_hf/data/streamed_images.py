@@ -23,7 +23,8 @@ MOST_CAPTIONS = 16  # of a row: the keys of all batches have one shape, on every
 class StreamedImages(torch.utils.data.Dataset):
     """
     What [`~g4i_hf.data.dataset.CaptionedImages`] makes of rows, of a stream: the same items, with keys that are
-    digests of ids and captions, and augmentation drawn from (seed, epoch, `image_id`) alone.
+    digests of ids and captions, augmentation drawn from (seed, epoch, `image_id`) alone, and the `image_id` as `row`,
+    empty for padding.
 
     Its indices are batches of [`StreamBatches`], see `batches`. It has a length where that of the stream is known.
 
@@ -73,9 +74,10 @@ class StreamedImages(torch.utils.data.Dataset):
     def __getitems__(self, batch: StreamBatch) -> list[dict[str, Any]]:
         rows = _BatchImages(self._split_of(batch), self.transform, self.seed, self.captions, self.num_keys)
         items = DrawnRows(rows).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(rows))])
-        for item in items:
-            del item["row"]  # a place in the batch, which names no row of the stream
-            item.pop("text_rows", None)  # nor a text
+        for row, item in enumerate(items):
+            # A place in the batch names no row of the stream, nor a text; the row is only told of, by its id
+            item["row"] = "" if batch.padding else str(rows.name_of(row))
+            item.pop("text_rows", None)
         return items
 
     def _split_of(self, batch: StreamBatch) -> Dataset:
@@ -117,6 +119,7 @@ class StreamedImages(torch.utils.data.Dataset):
 
 class _BatchImages(CaptionedImages):
     keys_of = staticmethod(hashed_keys)
+    bad_images_can_be_left_out = False
 
     def __init__(self, split: Dataset, transform: Callable, seed: int, captions: str, num_keys: int):
         super().__init__(split, transform, seed, captions)

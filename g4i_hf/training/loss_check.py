@@ -59,9 +59,9 @@ class LossCheck(TrainerCallback):
             self.first_steps[name] = bad if known is None else torch.minimum(known, bad)
 
     def note_rows(self, rows: np.ndarray | None, step: int) -> None:
-        """Rows (n,) of a batch, negative for padding; None where nothing is known of them."""
+        """Rows (n,) of a batch, negative for padding, or ids, empty for it; None where nothing is known of them."""
         if rows is not None:
-            self._rows.setdefault(step, []).append(rows[rows >= 0])
+            self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
 
     def is_bad(self, step: int, args) -> torch.Tensor:
         """(), bool, on the device: whether a term became NaN or infinite on this process in that step."""
@@ -134,5 +134,7 @@ class LossCheck(TrainerCallback):
         return [name for name in self.first_steps if name != "loss_align" or args.align_weight > 0]
 
     def _names(self, rows: np.ndarray) -> list[str]:
+        if rows.dtype.kind == "U":
+            return rows.tolist()
         ids = getattr(self.dataset, "image_ids", None)
         return [f"row {row}" for row in rows] if ids is None else list(ids[rows.tolist()]["image_id"])
