@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from g4i_hf.data.loading import ColumnNames, load_images
 from g4i_hf.data.row_streams import open_rows
 from g4i_hf.data.sampler import Draw
 from g4i_hf.data.stream_batches import StreamBatch, StreamBatches
-from g4i_hf.data.stream_order import read_ahead, rows_in_order
+from g4i_hf.data.stream_order import _shuffled, read_ahead, rows_in_order
 from g4i_hf.data.streamed_images import StreamedImages
 from g4i_hf.data.transforms import train_transform
 
@@ -159,6 +160,24 @@ def test_what_comes_after_some_rows_does_not_depend_on_reading_them(parquet, arc
         assert Counter(every) == Counter(in_the_data)
         assert order(0, seed=4) != every != in_the_data
         assert all(order(skip) == every[skip:] for skip in (1, 6, 7, 8, 15, 29, 30, 99))
+
+
+def test_rows_of_a_block_are_let_go_as_they_are_taken():
+    class Row:
+        pass
+
+    alive, most = WeakSet(), 0
+
+    def rows():
+        nonlocal most
+        for _ in range(40):
+            row = Row()
+            alive.add(row)
+            most = max(most, len(alive))
+            yield row
+
+    assert sum(1 for _ in _shuffled(rows(), [0], 10, 0)) == 40
+    assert most <= 10 + 2  # one that was just made, and one in use
 
 
 def test_shards_before_the_place_are_not_opened(parquet, monkeypatch):

@@ -78,5 +78,6 @@ def _shuffled(rows: Iterator[Row], seed: list[int], block: int, first: int) -> I
     number = first
     while together := list(islice(rows, block)):
         for place in np.random.default_rng([*seed, number]).permutation(len(together)):
-            yield together[place]
+            row, together[place] = together[place], None  # else all would be there until the next block is
+            yield row
         number += 1
