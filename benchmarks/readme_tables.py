@@ -228,6 +228,10 @@ def few_labels() -> str:
     return _grid("emoji_styles_few_labels.json", "test")
 
 
+def few_labels_novel() -> str:
+    return _grid("emoji_styles_few_labels.json", "test_novel")
+
+
 def students() -> str:
     return _grid("emoji_styles_students.json", "test")
 
@@ -271,6 +275,10 @@ def measures() -> str:
 
 def controls() -> str:
     return _grid("emoji_styles_controls.json", "test")
+
+
+def controls_novel() -> str:
+    return _grid("emoji_styles_controls.json", "test_novel")
 
 
 def _grid(file: str, split: str) -> str:
@@ -333,10 +341,12 @@ TABLES = {
     "caption_knowledge": caption_knowledge,
     "captioning": captioning,
     "controls": controls,
+    "controls_novel": controls_novel,
     "embed_speed": embed_speed,
     "emoji_styles": emoji_styles,
     "fed_from_memory": fed_from_memory,
     "few_labels": few_labels,
+    "few_labels_novel": few_labels_novel,
     "finetune": finetune,
     "finetune_data": finetune_data,
     "imagenet_captioning": imagenet_captioning,
