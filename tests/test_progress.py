@@ -72,6 +72,16 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     assert lines[4].startswith("trained 6 steps in 00:0")
 
 
+def test_a_training_shorter_than_its_intervals_is_told_so(tmp_path, caplog):
+    caplog.set_level("INFO", logger="g4i_hf")
+    trainer_of(tmp_path / "short", save_strategy="steps", save_steps=500, logging_steps=3).train()
+    assert "save_steps is 500, and training has 6: there is no checkpoint before the end" in caplog.text
+    assert "logging_steps" not in caplog.text
+    caplog.clear()
+    trainer_of(tmp_path / "saved", save_strategy="epoch", logging_steps=3).train()
+    assert "before the end" not in caplog.text
+
+
 def test_a_terminal_shows_a_bar_with_the_terms(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "150")

@@ -27,10 +27,12 @@ def test_a_folder_that_is_no_run_is_not_cleared(tmp_path):
 
 
 @pytest.mark.parametrize("name, value", [("dataset_name", "other"), ("learning_rate", 0.5)])
-def test_another_data_set_or_option_is_another_run(tmp_path, name, value):
+def test_another_data_set_or_option_is_another_run(tmp_path, name, value, caplog):
+    caplog.set_level("INFO", logger="g4i_hf")
     write_options(tmp_path, {**options(tmp_path), "dataset_name": "one"})
     same = {**options(tmp_path), "dataset_name": "one"}
     assert open_run(tmp_path, same, overwrite=False) == ("fresh", None)
+    assert "has written no checkpoint: it begins anew" in caplog.text
     with pytest.raises(ValueError, match=name):
         open_run(tmp_path, {**same, name: value}, overwrite=False)
 

@@ -1,13 +1,17 @@
 """What a user sees of training: a bar with the terms of the loss, or a line an event where there is no terminal."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from .stopwatch import Stopwatch, knows_epochs
+
+logger = logging.getLogger(__name__)
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 # Endings of what a line leaves to the trackers and trainer_state.json
@@ -34,6 +38,8 @@ class AlignmentProgress(ProgressCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step
         self._last, self._accuracy = {}, None
+        if state.is_world_process_zero:
+            _tell_what_comes_late(args, state)
         if state.is_world_process_zero and shows_bars(args):
             self.training_bar = tqdm(
                 desc=f"epoch {_epoch(state)}",
@@ -109,6 +115,18 @@ class AlignmentProgress(ProgressCallback):
         shown = {"loss", "learning_rate"} | {name for name in logs if name.startswith("loss_")}
         others = _others({name: value for name, value in logs.items() if name not in shown})
         return "  ".join([where, _loss(logs), *others, *rate, *self._pace(state)])
+
+
+def _tell_what_comes_late(args, state) -> None:
+    """A kill of a training that is shorter than `save_steps` loses all of it, and nobody sees how it goes."""
+    due = {"checkpoint": ("save", state.save_steps), "log": ("logging", state.logging_steps)}
+    for what, (option, steps) in due.items():
+        if getattr(args, f"{option}_strategy") == IntervalStrategy.STEPS and steps >= state.max_steps > 1:
+            logger.info(
+                "%s_steps is %d, and training has %d: there is no %s before the end. --%s_strategy epoch gives one an "
+                "epoch.",
+                *(option, steps, state.max_steps, what, option),
+            )
 
 
 def shows_bars(args) -> bool:

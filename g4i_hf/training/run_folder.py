@@ -1,5 +1,6 @@
 """The folder of a run: its options, whether it is finished, where to go on."""
 
+import logging
 import os
 import shutil
 from dataclasses import fields
@@ -14,6 +15,8 @@ from .checkpoint import AFRESH, checkpoints_of, missing_of, newest_checkpoint
 from .checkpointing_trainer import STAGING
 from .loss_check import BATCH_FILE
 from .skipped_images import BAD_IMAGES_FILE
+
+logger = logging.getLogger(__name__)
 
 OPTIONS_FILE = "train.yaml"
 # Options that say where and how a run goes on, not what it computes
@@ -129,6 +132,7 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
             f"{folder} holds checkpoints, but none that is whole; of the newest, {damaged[0].name}: "
             f"{missing_of(damaged[0])}. Bring back what is missing, or {AFRESH}, which removes them."
         )
+    logger.info("%s holds a run that has written no checkpoint: it begins anew.", folder)
     return "fresh", None
 
 
