@@ -113,8 +113,8 @@ def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
     if feature is None:
         raise ValueError(
             f"The stream has no column 'label'. Its columns: {', '.join(stream.column_names)}. Name the right one "
-            "with --label_column. (datasets leaves out the names of folders beside a metadata.jsonl: give such a folder "
-            "itself to recipes/embed.py --with_images true, which keeps them as labels.)"
+            "with --label_column. (datasets leaves out the names of folders beside a metadata.jsonl: give such a "
+            "folder itself to recipes/embed.py --with_images true, which keeps them as labels.)"
         )
     if isinstance(feature, ClassLabel):
         return feature.names
