@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from datasets.utils.file_utils import xopen
 from huggingface_hub import HfFileSystem
 
-READERS = 16  # footers of Parquet files read at once
+READERS = 16  # files asked for at once
 
 
 def known_by(files: list[str], folder: str | Path) -> list[str]:
@@ -17,7 +17,8 @@ def known_by(files: list[str], folder: str | Path) -> list[str]:
     folder and the size; of one on the Hub the name in the data set and git's hash, which a commit that only changes
     other files leaves alone; of any other its address.
     """
-    return [_known_by(str(file), folder) for file in files]
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(lambda file: _known_by(str(file), folder), files))
 
 
 def _known_by(file: str, folder: str | Path) -> str:
