@@ -1,7 +1,8 @@
 """
 What the captions of Emoji Styles tell of the classes before any training: of the images without a label when a share
 of the labels is kept, how many have the class that the captions of labelled images name by their similarity, as
-`teacher_weight` uses them, and how many have a caption equal to that of a labelled image.
+`teacher_weight` uses them, how many a logistic regression on the same embeddings gets right, and how many have a
+caption equal to that of a labelled image.
 
     python benchmarks/caption_knowledge.py
 
@@ -15,6 +16,7 @@ import tempfile
 import numpy as np
 import torch
 from provenance import RESULTS, ROOT, provenance
+from sklearn.linear_model import LogisticRegression
 
 from g4i_hf.cli import parse_options
 from g4i_hf.data.labels import keep_label_fraction, labels_of
@@ -49,11 +51,14 @@ def known_of(split, num_labels: int, share: float, seed: int) -> dict[str, float
         temperature=TEMPERATURE,
     )
     right = soft.argmax(1) == truth
+    regression = LogisticRegression(C=100, max_iter=1000).fit(embeds[kept].numpy(), labels[kept].numpy())
+    by_regression = torch.from_numpy(regression.predict(embeds[~kept].numpy())) == truth[~kept]
     return {
         "share": share,
         "seed": seed,
         "unlabelled": int((~kept).sum()),
         "class_known": right[~kept].float().mean().item(),
+        "class_known_by_logistic_regression": by_regression.float().mean().item(),
         "equal_caption": torch.isin(keys[~kept], keys[kept]).float().mean().item(),
         "labelled_without_another_caption": (weights[kept] == 0).float().mean().item(),
     }
