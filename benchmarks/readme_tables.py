@@ -240,6 +240,10 @@ def students_few_labels() -> str:
     return _grid("emoji_styles_students_few_labels.json", "test")
 
 
+def stamps_few_labels() -> str:
+    return _grid("stamps_few_labels.json", "test")
+
+
 def caption_knowledge() -> str:
     """A row a share of labels, means over the seeds."""
     found = json.loads((ROOT / "results" / "emoji_styles_caption_knowledge.json").read_text())["rows"]
@@ -358,6 +362,7 @@ TABLES = {
     "input_large": input_large,
     "input_pipeline": input_pipeline,
     "measures": measures,
+    "stamps_few_labels": stamps_few_labels,
     "step_time": step_time,
     "students": students,
     "students_few_labels": students_few_labels,
