@@ -306,6 +306,30 @@ def _grid(file: str, split: str) -> str:
     return "\n".join(lines)
 
 
+def ablations_few_labels() -> str:
+    return _variants("emoji_styles_ablations_few_labels.json", "validation")
+
+
+def ablations() -> str:
+    return _variants("emoji_styles_ablations.json", "validation")
+
+
+def _variants(file: str, split: str) -> str:
+    """A row a variant of a comparison of one student, the best first."""
+    found = json.loads((ROOT / "results" / file).read_text())["findings"]
+    rows = [row for row in found if row["split"] == split and row["student"] is not None]
+    lines = ["| % | accuracy | difference, 95% interval | seeds better |", "|---|---:|---:|---:|"]
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        cells = ["", ""]
+        if (difference := row["difference"]) is not None:
+            mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+            other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
+            better = f"{difference['positive']} of {difference['seeds']}"
+            cells = [f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{other}", better]
+        lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def imagenet_captioning() -> str:
     rows = json.loads((ROOT / "results" / "imagenet_plan.json").read_text())["captioning"]
     lines = ["| captioner | operations an image | 1 GPU | 8 GPUs | 64 GPUs | cost |", "|---|---:|---:|---:|---:|---:|"]
@@ -341,6 +365,8 @@ def imagenet_network() -> str:
 
 
 TABLES = {
+    "ablations": ablations,
+    "ablations_few_labels": ablations_few_labels,
     "alignment_memory": alignment_memory,
     "alignment_step": alignment_step,
     "embed_fixed_length": embed_fixed_length,
