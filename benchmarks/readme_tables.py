@@ -236,6 +236,10 @@ def students() -> str:
     return _grid("emoji_styles_students.json", "test")
 
 
+def longer() -> str:
+    return _grid("emoji_styles_longer.json", "test")
+
+
 def students_few_labels() -> str:
     return _grid("emoji_styles_students_few_labels.json", "test")
 
@@ -387,6 +391,7 @@ TABLES = {
     "input_fidelity": input_fidelity,
     "input_large": input_large,
     "input_pipeline": input_pipeline,
+    "longer": longer,
     "measures": measures,
     "stamps_few_labels": stamps_few_labels,
     "step_time": step_time,
