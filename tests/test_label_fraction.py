@@ -17,6 +17,7 @@ from g4i_hf.recipes import train
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer, RunArguments
 from g4i_hf.training.class_weights import class_weights_of
 from g4i_hf.training.run_folder import open_run, resolved_options, write_options
+from g4i_hf.training.summary import describe_training
 
 SIZES = (40, 10, 3, 1)  # images of each class
 TO_TENSOR = lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255  # noqa: E731
@@ -151,6 +152,25 @@ def test_the_loss_is_the_mean_over_labelled_rows_and_zero_without_any(tmp_path):
     logits = trainer.model.train()(pixel_values=pixels).logits
     assert first["loss_ce"] == pytest.approx(-logits.log_softmax(1)[1, 0].item(), rel=1e-4)
     assert second["loss_ce"] == second["loss"] == 0 and second["grad_norm"] == 0
+
+
+@pytest.mark.parametrize(
+    "options, is_told",
+    [
+        ({}, True),
+        ({"teacher_weight": 1.0}, False),
+        ({"align_weight": 0.0}, False),
+        ({"classification_loss": "bce"}, False),
+        ({"keep": 1.0}, False),
+    ],
+)
+def test_captions_that_could_teach_and_do_not_are_told_of(split, tmp_path, options, is_told):
+    kept = options.pop("keep", 0.1)
+    images = CaptionedImages(keep_label_fraction(split, kept, seed=0), TO_TENSOR)
+    args = AlignmentArguments(str(tmp_path), report_to=[], **options)
+    described = "\n".join(describe_training("tiny", aligned_model("vit"), images, args))
+    assert ("47 images have a caption and no label" in described) == is_told
+    assert ("54 images of 5 classes, 100% with a caption, 13% with a label" in described) == (kept < 1)
 
 
 # --- The recipe ------------------------------------------------------------------------------------------------------

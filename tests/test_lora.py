@@ -279,7 +279,7 @@ def test_the_summary_counts_what_is_trained(tmp_path):
     base = sum(p.numel() for p in merged_student(trainer.model).parameters())
 
     class Captioned(list):
-        caption_weight = np.ones(1)
+        caption_weight, labels = np.ones(1), np.zeros(1)
 
     first, second, *_ = describe_training("tiny", trainer.model, Captioned([1]), trainer.args)
     assert first == f"tiny, {base:,} parameters"
