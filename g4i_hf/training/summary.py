@@ -70,7 +70,7 @@ def _advice(dataset: Any, args: AlignmentArguments) -> list[str]:
         return []
     return [
         f"{silent:,} images have a caption and no label: the classifier learns nothing from them. "
-        "With --teacher_weight 3 --align_weight 1 it does (docs/evidence.md)"
+        "With --teacher_weight it does (docs/evidence.md says which weights helped)"
     ]
 
 
