@@ -155,22 +155,26 @@ def test_the_loss_is_the_mean_over_labelled_rows_and_zero_without_any(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, is_told",
+    "options, kept, captioned, is_told",
     [
-        ({}, True),
-        ({"teacher_weight": 1.0}, False),
-        ({"align_weight": 0.0}, False),
-        ({"classification_loss": "bce"}, False),
-        ({"keep": 1.0}, False),
+        ({}, 0.1, "all", True),
+        ({}, 0.1, "labelled", False),
+        ({}, 0.1, "unlabelled", False),  # nobody knows what they tell of classes
+        ({}, 1.0, "all", False),
+        ({"teacher_weight": 1.0}, 0.1, "all", False),
+        ({"align_weight": 0.0}, 0.1, "all", False),
+        ({"classification_loss": "bce"}, 0.1, "all", False),
     ],
 )
-def test_captions_that_could_teach_and_do_not_are_told_of(split, tmp_path, options, is_told):
-    kept = options.pop("keep", 0.1)
+def test_captions_that_could_teach_and_do_not_are_told_of(split, tmp_path, caplog, options, kept, captioned, is_told):
     images = CaptionedImages(keep_label_fraction(split, kept, seed=0), TO_TENSOR)
+    if captioned != "all":
+        images.caption_weight[(images.labels == -100) == (captioned == "labelled")] = 0
     args = AlignmentArguments(str(tmp_path), report_to=[], **options)
-    described = "\n".join(describe_training("tiny", aligned_model("vit"), images, args))
-    assert ("47 images have a caption and no label" in described) == is_told
-    assert ("54 images of 5 classes, 100% with a caption, 13% with a label" in described) == (kept < 1)
+    trainer = AlignmentTrainer(aligned_model("vit"), args, train_dataset=images)
+    assert ("47 of 54 training images have a caption and no label" in caplog.text) == is_told
+    described = "\n".join(describe_training("tiny", trainer.model, images, args))
+    assert ("54 images of 5 classes" in described) and (", 7 with a label" in described) == (kept < 1)
 
 
 # --- The recipe ------------------------------------------------------------------------------------------------------

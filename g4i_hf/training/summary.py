@@ -55,22 +55,6 @@ def describe_training(
         *_lora(model),
         _images(dataset, len(model.config.id2label)),
         f"alignment: {alignment}",
-        *_advice(dataset, args),
-    ]
-
-
-def _advice(dataset: Any, args: AlignmentArguments) -> list[str]:
-    """On images whose captions could teach the classifier, and do not."""
-    silent_by_choice = args.align_weight == 0 or args.teacher_weight > 0 or args.classification_loss != "cross_entropy"
-    if silent_by_choice or isinstance(dataset, StreamedImages):
-        return []
-    labelled, captioned = dataset.labels != UNLABELLED, dataset.caption_weight > 0
-    silent = (captioned & ~labelled).sum()
-    if silent == 0 or not (captioned & labelled).any():
-        return []
-    return [
-        f"{silent:,} images have a caption and no label: the classifier learns nothing from them. "
-        "With --teacher_weight it does (docs/evidence.md says which weights helped)"
     ]
 
 
@@ -78,9 +62,9 @@ def _images(dataset: Any, num_classes: int) -> str:
     number = f"{len(dataset):,} images" if has_length(dataset) else "images"
     if isinstance(dataset, StreamedImages):
         return f"{number} of {num_classes} classes, streamed from {dataset.stream.rows.num_shards:,} shards"
-    labelled = (dataset.labels != UNLABELLED).mean()
     shares = f"{(dataset.caption_weight > 0).mean():.0%} with a caption"
-    shares += f", {labelled:.0%} with a label" if labelled < 1 else ""
+    labelled = (dataset.labels != UNLABELLED).sum()
+    shares += f", {labelled:,} with a label" if labelled < len(dataset) else ""
     return f"{number} of {num_classes} classes, {shares}"
 
 

@@ -17,7 +17,7 @@ from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
-from .caption_teacher import CaptionTeacher
+from .caption_teacher import CaptionTeacher, warn_of_silent_captions
 from .checkpointing_trainer import CheckpointingTrainer
 from .class_weights import class_weights_of
 from .ema import EmaCallback
@@ -72,6 +72,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
         self.teacher = self._caption_teacher(args, model, train_dataset)
+        warn_of_silent_captions(train_dataset, args)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
