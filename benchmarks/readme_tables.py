@@ -224,12 +224,13 @@ def finetune_data() -> str:
     return "\n".join(lines)
 
 
-def few_labels() -> str:
-    return _grid("emoji_styles_few_labels.json", "test")
+def few_labels(split: str = "test") -> str:
+    table = _grid("emoji_styles_few_labels.json", split, with_all=False)
+    return table.replace("| resnet |", "| resnet, 100% |")
 
 
 def few_labels_novel() -> str:
-    return _grid("emoji_styles_few_labels.json", "test_novel")
+    return few_labels("test_novel")
 
 
 def students() -> str:
@@ -245,7 +246,7 @@ def students_few_labels() -> str:
 
 
 def stamps_few_labels() -> str:
-    return _grid("stamps_few_labels.json", "test")
+    return _grid("stamps_few_labels.json", "test", with_all=False)
 
 
 def caption_knowledge() -> str:
@@ -291,10 +292,10 @@ def controls_novel() -> str:
     return _grid("emoji_styles_controls.json", "test_novel")
 
 
-def _grid(file: str, split: str) -> str:
+def _grid(file: str, split: str, with_all: bool = True) -> str:
     """A row a student of a comparison, each variant with its difference to the baseline and the interval."""
     findings = json.loads((ROOT / "results" / file).read_text())["findings"]
-    rows = [row for row in findings if row["split"] == split]
+    rows = [row for row in findings if row["split"] == split and (with_all or row["student"] is not None)]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     lines = [f"| % | {' | '.join(variants)} |", "|---|" + "---:|" * len(variants)]
     for student in dict.fromkeys(row["student"] for row in rows):
@@ -303,8 +304,7 @@ def _grid(file: str, split: str) -> str:
             row = next(row for row in rows if (row["student"], row["variant"]) == (student, variant))
             cell, found = f"{100 * row['mean']:.1f} ± {100 * row['sd']:.1f}", row["difference"]
             if found is not None:
-                mean, low, high = (100 * found[name] for name in ("mean", "low", "high"))
-                cell += f", {mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+                cell += f", {_difference(found)}"
             cells.append(cell)
         lines.append(f"| {student or 'all'} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -326,12 +326,17 @@ def _variants(file: str, split: str) -> str:
     for row in sorted(rows, key=lambda row: -row["mean"]):
         cells = ["", ""]
         if (difference := row["difference"]) is not None:
-            mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
             other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
             better = f"{difference['positive']} of {difference['seeds']}"
-            cells = [f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{other}", better]
+            cells = [f"{_difference(difference)}{other}", better]
         lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _difference(found: dict) -> str:
+    """Points with their interval; no minus before what is zero but for rounding errors."""
+    mean, low, high = (round(100 * found[name], 9) + 0.0 for name in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def imagenet_captioning() -> str:

@@ -75,7 +75,7 @@ class AlignmentArguments(TrainingArguments):
         teacher_weight (`float`, *optional*, defaults to 0.0):
             Weight of a cross entropy between the student's logits and soft labels from captions: the classes whose
             captions are like the image's own. Pays where labels are few, as unlabelled images learn a class from what
-            their captions say: 3 with an `align_weight` of 1 helped students from scratch. Nothing was gained with all labels.
+            their captions say: 3 with an `align_weight` of 1 helped from scratch. With all labels nothing was gained.
         teacher_temperature (`float`, *optional*, defaults to 0.05):
             Temperature of the similarities of captions in these soft labels; lower is harder.
         teacher_captions (`int`, *optional*, defaults to 16384):

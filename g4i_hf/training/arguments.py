@@ -91,7 +91,7 @@ class RunArguments:
     eval_split: str = field(default="validation", metadata={"help": "Split that is evaluated during training."})
     require_labels: bool = field(
         default=True,
-        metadata={"help": "Unlabelled rows (null or -1) are an error; when false they train on alignment alone."},
+        metadata={"help": "Unlabelled rows (null or -1) are an error; when false they train on their caption."},
     )
     on_bad_images: str = field(
         default="error",
