@@ -315,20 +315,22 @@ def ablations_few_labels() -> str:
 
 
 def ablations() -> str:
-    return _variants("emoji_styles_ablations.json", "validation")
+    return _variants("emoji_styles_ablations.json", "validation", with_interval=False)  # of two seeds
 
 
-def _variants(file: str, split: str) -> str:
+def _variants(file: str, split: str, with_interval: bool = True) -> str:
     """A row a variant of a comparison of one student, the best first."""
-    found = json.loads((ROOT / "results" / file).read_text())["findings"]
-    rows = [row for row in found if row["split"] == split and row["student"] is not None]
-    lines = ["| % | accuracy | difference, 95% interval | seeds better |", "|---|---:|---:|---:|"]
+    findings = json.loads((ROOT / "results" / file).read_text())["findings"]
+    rows = [row for row in findings if row["split"] == split and row["student"] is not None]
+    interval = ", 95% interval" if with_interval else ""
+    lines = [f"| % | accuracy | difference{interval} | seeds better |", "|---|---:|---:|---:|"]
     for row in sorted(rows, key=lambda row: -row["mean"]):
         cells = ["", ""]
         if (difference := row["difference"]) is not None:
             other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
             better = f"{difference['positive']} of {difference['seeds']}"
-            cells = [f"{_difference(difference)}{other}", better]
+            found = _difference(difference) if with_interval else f"{100 * difference['mean']:+.1f}"
+            cells = [found + other, better]
         lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
