@@ -210,6 +210,29 @@ def test_baseline_and_aligned_run_keep_the_same_labels_and_resume_with_them(data
     assert labels_of(of_label_seed["train"]).tolist() == labels_of(aligned["train"]).tolist()
 
 
+def test_metadata_of_a_folder_says_which_images_have_no_label(tmp_path):
+    """The README's way: `label` in metadata.jsonl is the name of the class, or null."""
+    for split, labels in (("train", ["cats", None, "dogs", None]), ("validation", ["dogs", "cats"])):
+        folder = tmp_path / "pictures" / split
+        (folder / "any").mkdir(parents=True)
+        for row in range(len(labels)):
+            PILImage.new("RGB", (8, 8), (row, row, row)).save(folder / "any" / f"{row}.png")
+        lines = [
+            {"file_name": f"any/{row}.png", "caption": f"picture {row}", "label": label}
+            for row, label in enumerate(labels)
+        ]
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    argv = ["--dataset_name", str(tmp_path / "pictures"), "--output_dir", str(tmp_path / "run"), "--align_weight", "0"]
+    run, source, encoder, _, _, args = parse_options(train.OPTIONS, [*argv, "--require_labels", "false"])
+    splits, id2label, *_ = train.load_data(run, source, encoder, args)
+    assert list(id2label.values()) == ["cats", "dogs"]
+    assert labels_of(splits["train"]).tolist() == [0, -100, 1, -100]
+    assert labels_of(splits["validation"]).tolist() == [1, 0]
+    run, source, encoder, _, _, args = parse_options(train.OPTIONS, argv)
+    with pytest.raises(ValueError, match="row 1: unlabelled"):
+        train.load_data(run, source, encoder, args)
+
+
 def test_rows_without_label_can_be_dropped(data):
     _, splits = loaded(data, "--label_fraction", "0.1", "--unlabelled", "drop", "--align_weight", "0")
     assert len(splits["train"]) == 7 and len(splits["validation"]) == 8
