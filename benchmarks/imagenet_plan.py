@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from alignment_scale import received_bytes
-from provenance import RESULTS, provenance
+from provenance import RESULTS, provenance, read_result
 
 IMAGES = 1_281_167  # training images of ILSVRC 2012
 IMAGE_SIDES = (500, 375)  # the usual size of them
@@ -51,7 +51,7 @@ def embedding(args) -> dict:
 
 def training(args) -> list[dict]:
     """On 64 GPUs, as on eight machines of eight that lose as much together as is said."""
-    overhead = json.loads((RESULTS / "step_time.json").read_text())["measured"][0]["ratio"]
+    overhead = read_result("step_time.json")["measured"][0]["ratio"]
     rows = []
     for precision, (one, eight) in RESNET_SPEED.items():
         work = 120 * IMAGES * overhead / 3600

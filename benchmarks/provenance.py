@@ -1,5 +1,6 @@
 """What every file in results/ says of how it was made."""
 
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,3 +16,7 @@ def provenance() -> dict:
     script = Path(sys.argv[0]).resolve().relative_to(ROOT)
     command = " ".join(["python", str(script), *sys.argv[1:]])
     return {"command": command, "date": datetime.now(UTC).date().isoformat(), **made_by()}
+
+
+def read_result(name: str) -> dict:
+    return json.loads((RESULTS / name).read_text())

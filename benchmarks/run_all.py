@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from provenance import RESULTS, ROOT
+from provenance import ROOT, read_result
 
 # What is measured beside a peer; trainings, and what needs gigabytes of disk or a quarter of an hour, go by name
 USUAL = ("step_time", "embed_speed", "embed_fixed_length", "input_pipeline", "fed_from_memory")
@@ -47,7 +47,7 @@ def committed(name: str) -> dict[str, float]:
 
 def compared(name: str) -> list[str]:
     before = committed(name)
-    now = dict(ratios(json.loads((RESULTS / f"{name}.json").read_text())))
+    now = dict(ratios(read_result(f"{name}.json")))
     lines = []
     for path in dict.fromkeys([*before, *now]):
         old, new = (f"{values[path]:.3f}" if path in values else "-" for values in (before, now))

@@ -1,0 +1,177 @@
+"""What it costs: tables of time, memory and traffic, from the files in results/."""
+
+from provenance import read_result
+
+
+def step_time() -> str:
+    found = read_result("step_time.json")
+    lines = ["| student | batch | objective | aligned / baseline, median | quartiles |", "|---|---:|---|---:|---:|"]
+    for row in found["measured"]:
+        low, high = row["ratio_quartiles"]
+        bank = row["options"].get("align_text_bank")
+        objective = f"`{row['options']['align_loss']}`" + (f", bank of {bank:,} texts" if bank else "")
+        lines.append(
+            f"| {row['student']} | {row['batch_size']} | {objective} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def input_pipeline() -> str:
+    return _speeds(read_result("input_pipeline.json")["speed"])
+
+
+def input_large() -> str:
+    return _speeds({"bicubic": read_result("input_pipeline.json")["speed of large images"]})
+
+
+def _speeds(speed: dict) -> str:
+    """A row a way of loading: images a second, its time over ours."""
+    modes = list(speed)
+    lines = [
+        "| images a second of the processor; time over ours (quartiles), by the clock |"
+        + "".join(f" {mode} |" for mode in modes)
+    ]
+    lines.append("|---|" + "---:|" * len(modes))
+    for name in next(iter(speed.values())):
+        cells = []
+        for mode in modes:
+            row = speed[mode][name]
+            low, high = row["ratio_quartiles"]
+            times = f"; {row['ratio']:.2f} ({low:.2f} to {high:.2f}), {row['clock_ratio']:.2f}"
+            times = "" if name == "g4i_hf" else times
+            cells.append(f"{row['images_per_processor_second']:.0f}{times}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def input_fidelity() -> str:
+    found = read_result("input_pipeline.json")["fidelity"]
+    lines = [
+        "| crops of | filter | mean difference, of 255 | largest of a crop | same class |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for mode, kinds in found.items():
+        for kind, row in kinds.items():
+            same = f"{row['top1_agreement']:.1%} of {row['images']}" if "top1_agreement" in row else ""
+            mean, most = row["mean_absolute_difference"], row["largest_mean_of_an_image"]
+            lines.append(f"| {kind} | {mode} | {mean:.2f} | {most:.2f} | {same} |")
+    return "\n".join(lines)
+
+
+def fed_from_memory() -> str:
+    found = read_result("fed_from_memory.json")
+    lines = ["| student | batch | from files / from memory, median | quartiles |", "|---|---:|---:|---:|"]
+    for row in found["measured"]:
+        low, high = row["ratio_quartiles"]
+        lines.append(f"| {row['student']} | {row['batch_size']} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines)
+
+
+def embed_speed() -> str:
+    found = read_result("embed_speed.json")
+    lines = ["| captions | tokens, mean | ours / `encode`, median | quartiles |", "|---|---:|---:|---:|"]
+    for name, row in found["captions"].items():
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['captions']}, {name} | {row['tokens_mean']:.0f} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def embed_fixed_length() -> str:
+    found = read_result("embed_fixed_length.json")
+    lines = ["| captions | tokens, mean | times as fast, median | range |", "|---|---:|---:|---:|"]
+    for name, row in found["captions"].items():
+        low, high = row["speed_ratio_range"]
+        cells = f"{row['tokens_mean']:.0f} | {row['speed_ratio']:.2f} | {low:.2f} to {high:.2f}"
+        lines.append(f"| {row['captions']}, {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def alignment_memory() -> str:
+    found = read_result("alignment_scale.json")
+    measured, gb = found["measured"], 1e9
+    without, ours, official = (measured[name] for name in ("without", "ours", "official_embeddings"))
+    read, image = ours["read_seconds_a_row"], measured["resnet_step"]["seconds_an_image"]
+    more = {name: ours["memory"][name] - without["memory"][name] for name in ("own", "all")}
+    later = ours["memory_after_reading"]["own"] - without["memory"]["own"]
+    opening = f"opening {found['rows']:,} embeddings of {found['dim']:,} numbers, official way"
+    rows = {
+        opening: f"{official['own_more'] / gb:.2f} GB",
+        "the same here": f"{more['own'] / gb:.3f} GB",
+        "the same, with what is mapped": f"{more['all'] / gb:.3f} GB",
+        "after 102,400 rows were read and a text bank of all was made": f"{later / gb:.3f} GB",
+        "time of the processor to open images, labels, captions and embeddings": f"{ours['seconds']:.1f} s",
+        f"reading a row, {found['read_together']} at once": f"{1e6 * read:.1f} µs",
+        "reading over forward and backward of a ResNet-50, on the same thread": f"{read / image:.5%}",
+        "images a second and process up to which reading stays under 1%": f"{0.01 / read:,.0f}",
+    }
+    return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
+
+
+def alignment_step() -> str:
+    found = read_result("alignment_scale.json")
+    ours, official = found["measured"]["our_loss"], found["measured"]["official_loss"]
+    lines = ["| | official way | texts gathered | texts read |", "|---|---:|---:|---:|"]
+    shape = [" × ".join(f"{size:,}" for size in way["logits"]) for way in (official, ours)]
+    lines.append(f"| logits of a process | {shape[0]} | {shape[1]} | {shape[1]} |")
+    for what, key, form in (("peak memory of the loss, GB", "bytes", 1e-9), ("seconds", "seconds", 1)):
+        lines.append(f"| {what} | {official[key] * form:.2f} | {ours[key] * form:.2f} | |")
+    for batch, received in found["received_bytes"].items():
+        local, processes = (int(number) for number in batch.split(" x "))
+        cells = " | ".join(f"{received[way] / 1e6:.2f}" for way in ("official", "texts gathered", "texts read"))
+        lines.append(f"| MB received a step, {local:,} images on each of {processes} processes | {cells} |")
+    return "\n".join(lines)
+
+
+def captioning() -> str:
+    server = read_result("endpoint_saturation.json")
+    resume = read_result("caption_resume.json")
+    ours, naive = server["ours"], server["naive"]
+    capacity = server["capacity"] / server["latency_seconds"]
+    share = f"{ours['requests']:,} requests, a server that can answer {capacity:.0f} a second: share of that"
+    again = f"resuming with {resume['rows']:,} rows in the journal"
+    rows = {
+        f"{share}, ramp-up included": f"{ours['share_of_capacity']:.1%}",
+        "the same by `datasets.map` with an async function, which keeps nothing when it stops": (
+            f"{naive['share_of_capacity']:.1%}"
+        ),
+        "processor time of the client a request": f"{ours['processor_ms_per_request']:.1f} ms",
+        f"{again}: to the first request": f"{resume['seconds_to_first_request']:.0f} s",
+        f"{again}: most memory until then": f"{resume['peak_memory_mb']:,.0f} MB",
+    }
+    return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
+
+
+def imagenet_captioning() -> str:
+    rows = read_result("imagenet_plan.json")["captioning"]
+    lines = ["| captioner | operations an image | 1 GPU | 8 GPUs | 64 GPUs | cost |", "|---|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        lines.append(f"| {row['captioner']} | {row['operations'] / 1e12:.1f} T | {_hours(row)} | {row['cost']:,.0f} |")
+    return "\n".join(lines)
+
+
+def imagenet_training() -> str:
+    rows = read_result("imagenet_plan.json")["training"]
+    lines = ["| student | GPU | 1 GPU | 8 GPUs | 64 GPUs | cost on 8 |", "|---|---|---:|---:|---:|---:|"]
+    lines += [f"| {row['student']} | {row['gpu']} | {_hours(row)} | {row['cost']:,.0f} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _hours(row: dict) -> str:
+    return " | ".join(f"{row[f'hours_{count}']:,.1f} h" for count in (1, 8, 64))
+
+
+def imagenet_network() -> str:
+    rows = read_result("imagenet_plan.json")["network"]
+    lines = [
+        "| student | processes | global batch | gradients | alignment | share |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        share = row["alignment_mb"] / row["gradients_mb"]
+        lines.append(
+            f"| {row['student']} | {row['processes']} | {row['global_batch']:,} | {row['gradients_mb']:.0f} MB "
+            f"| {row['alignment_mb']:.1f} MB | {share:.1%} |"
+        )
+    return "\n".join(lines)

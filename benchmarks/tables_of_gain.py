@@ -1,0 +1,184 @@
+"""What it brings: tables of accuracy and other measures with their differences, from the files in results/."""
+
+from provenance import read_result
+
+from g4i_hf.evaluation.measures import ALL_MEASURES, PROBE, ROBUSTNESS, ZERO_SHOT
+
+KINDS = ("baseline", "aligned")
+GROUPS = {
+    ZERO_SHOT: ", zero-shot accuracy",
+    PROBE: ", accuracy of a probe",
+    ROBUSTNESS: ", accuracy on corrupted images",
+}
+NAMES = {
+    "validation_accuracy": "accuracy, `validation`",
+    "test_accuracy": "accuracy, `test` (unseen style)",
+    "test_novel_accuracy": "accuracy, `test_novel` (unseen style and concepts)",
+    "test_novel_recall_at_1": "caption retrieval R@1, `test_novel`",
+    "test_novel_recall_at_5": "caption retrieval R@5, `test_novel`",
+}
+
+
+def emoji_styles() -> str:
+    found = read_result("emoji_styles.json")
+    lines = ["| % | baseline | aligned | difference, 95% interval | chance |", "|---|---:|---:|---:|---:|"]
+    for key, name in NAMES.items():
+        row = {field: 100 * value for field, value in found["summary"][key].items()}
+        chance_key = key.replace("recall", "chance")
+        chance = f"{100 * found['runs'][0][chance_key]:.1f}" if chance_key != key else ""
+        lines.append(
+            f"| {name} | {row['baseline_mean']:.1f} ± {row['baseline_sd']:.1f} "
+            f"| {row['aligned_mean']:.1f} ± {row['aligned_sd']:.1f} "
+            f"| {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}] | {chance} |"
+        )
+    return "\n".join(lines)
+
+
+def measures() -> str:
+    """A row a figure of `test`, and of `test_novel`, with the paired difference over the seeds."""
+    summary = read_result("emoji_styles_measures.json")["summary"]
+    lines = ["| measure | split | baseline | aligned | difference, 95% interval |", "|---|---|---:|---:|---:|"]
+    for name, measure in ALL_MEASURES.items():
+        for split in ("test", "test_novel"):
+            row = summary.get(f"{split}_{name}")
+            if row is None:
+                continue
+            scale, digits = (100, 1) if measure.is_share else (1, 3)
+            cells = [
+                f"{scale * row[f'{kind}_mean']:.{digits}f} ± {scale * row[f'{kind}_sd']:.{digits}f}" for kind in KINDS
+            ]
+            mean, low, high = (scale * row[key] for key in ("difference", "low", "high"))
+            cells.append(f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
+            lines.append(f"| {measure.title}{GROUPS.get(measure.group, '')} | `{split}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def finetune() -> str:
+    found = read_result("finetune.json")
+    lines = [
+        "| trained on | parameters | % | without captions | with captions | difference, 95% interval | better |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    names = {"frozen": "classifier", "lora": "classifier and LoRA adapters", "full": "all layers"}
+    chance = f"caption retrieval R@5, `test` (chance {100 * found['test_chance_at_5']:.1f})"
+    measures = {"test_accuracy": "accuracy, `test`", "test_recall_at_5": chance}
+    for method, name in names.items():
+        for measure, measured in measures.items():
+            row = found["summary"][method][measure]
+            percent = {field: 100 * value for field, value in row.items()}
+            lines.append(
+                f"| {name} | {found['summary'][method]['trained_parameters'] / 1e6:.2f} M | {measured} "
+                f"| {percent['baseline_mean']:.1f} ± {percent['baseline_sd']:.1f} "
+                f"| {percent['aligned_mean']:.1f} ± {percent['aligned_sd']:.1f} "
+                f"| {percent['difference']:+.1f} [{percent['low']:+.1f}, {percent['high']:+.1f}] "
+                f"| {row['improved']} of {row['seeds']} |"
+            )
+    return "\n".join(lines)
+
+
+def finetune_data() -> str:
+    found = read_result("finetune.json")
+    lines = [f"| class | {' | '.join(f'`{split}`' for split in found['images'])} |", "|---|" + "---:|" * 3]
+    classes = sorted(found["images"]["train"])
+    rows = {name: [counts.get(name, 0) for counts in found["images"].values()] for name in classes}
+    rows["all"] = [sum(counts.values()) for counts in found["images"].values()]
+    lines += [f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in rows.items()]
+    return "\n".join(lines)
+
+
+def students() -> str:
+    return _grid("emoji_styles_students.json", "test")
+
+
+def longer() -> str:
+    return _grid("emoji_styles_longer.json", "test")
+
+
+def students_few_labels() -> str:
+    return _grid("emoji_styles_students_few_labels.json", "test")
+
+
+def few_labels(split: str = "test") -> str:
+    table = _grid("emoji_styles_few_labels.json", split, with_all=False)
+    return table.replace("| resnet |", "| resnet, 100% |")
+
+
+def few_labels_novel() -> str:
+    return few_labels("test_novel")
+
+
+def stamps_few_labels() -> str:
+    return _grid("stamps_few_labels.json", "test", with_all=False)
+
+
+def controls() -> str:
+    return _grid("emoji_styles_controls.json", "test")
+
+
+def controls_novel() -> str:
+    return _grid("emoji_styles_controls.json", "test_novel")
+
+
+def ablations() -> str:
+    return _variants("emoji_styles_ablations.json", "validation", with_interval=False)  # of two seeds
+
+
+def ablations_few_labels() -> str:
+    return _variants("emoji_styles_ablations_few_labels.json", "validation")
+
+
+def caption_knowledge() -> str:
+    """A row a share of labels, means over the seeds."""
+    found = read_result("emoji_styles_caption_knowledge.json")["rows"]
+    lines = [
+        "| labels | class of an unlabelled image is told by captions | by a logistic regression on them "
+        "| it has the caption of a labelled image |",
+        "|---|---:|---:|---:|",
+    ]
+    for share in dict.fromkeys(row["share"] for row in found):
+        rows = [row for row in found if row["share"] == share]
+        names = ("class_known", "class_known_by_logistic_regression", "equal_caption")
+        shares = [f"{sum(row[name] for row in rows) / len(rows):.0%}" for name in names]
+        lines.append(f"| {share:.0%} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def _grid(file: str, split: str, with_all: bool = True) -> str:
+    """A row a student of a comparison, each variant with its difference to the baseline and the interval."""
+    findings = read_result(file)["findings"]
+    rows = [row for row in findings if row["split"] == split and (with_all or row["student"] is not None)]
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    lines = [f"| % | {' | '.join(variants)} |", "|---|" + "---:|" * len(variants)]
+    for student in dict.fromkeys(row["student"] for row in rows):
+        cells = []
+        for variant in variants:
+            row = next(row for row in rows if (row["student"], row["variant"]) == (student, variant))
+            cell, found = f"{100 * row['mean']:.1f} ± {100 * row['sd']:.1f}", row["difference"]
+            if found is not None:
+                cell += f", {_difference(found)}"
+            cells.append(cell)
+        lines.append(f"| {student or 'all'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _variants(file: str, split: str, with_interval: bool = True) -> str:
+    """A row a variant of a comparison of one student, the best first."""
+    findings = read_result(file)["findings"]
+    rows = [row for row in findings if row["split"] == split and row["student"] is not None]
+    interval = ", 95% interval" if with_interval else ""
+    lines = [f"| % | accuracy | difference{interval} | seeds better |", "|---|---:|---:|---:|"]
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        cells = ["", ""]
+        if (difference := row["difference"]) is not None:
+            other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
+            better = f"{difference['positive']} of {difference['seeds']}"
+            found = _difference(difference) if with_interval else f"{100 * difference['mean']:+.1f}"
+            cells = [found + other, better]
+        lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _difference(found: dict) -> str:
+    """Points with their interval; no minus before what is zero but for rounding errors."""
+    mean, low, high = (round(100 * found[name], 9) + 0.0 for name in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
