@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from transformers.trainer_utils import has_length
 
 from ..data.collator import AlignmentCollator, collator_from, finish_batch
+from ..data.sampler import Draw, GlobalBatchSampler
 from ..data.streamed_images import StreamedImages
 from ..losses import classification_loss
 from ..losses.gather import gather_counts, reduce_sum, world_size
@@ -21,6 +22,7 @@ from .caption_teacher import CaptionTeacher, warn_of_silent_captions
 from .checkpointing_trainer import CheckpointingTrainer
 from .class_weights import class_weights_of
 from .ema import EmaCallback
+from .lone_images import check_trains_on_one_image, smallest_batch
 from .loss_check import LossCheck
 from .nan_steps import SkipNanSteps
 from .progress import replace_progress
@@ -136,6 +138,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         rows, sampler = train_batches(self.train_dataset, self._train_batch_size, args, self.accelerator)
         if has_length(sampler):
             self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
+        self._check_lone_images(rows, sampler)
         workers = args.dataloader_num_workers
         return TrainLoader(
             rows,
@@ -148,6 +151,15 @@ class AlignmentTrainer(CheckpointingTrainer):
             generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
             prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         )
+
+    def _check_lone_images(self, rows: Dataset, sampler: BatchSampler) -> None:
+        """Before training, not at the end of its first epoch."""
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled  # may have no whole model here
+        if sharded or not isinstance(sampler, GlobalBatchSampler) or smallest_batch(sampler) > 1:
+            return
+        with self._whole_images():
+            batch = self._prepare_inputs(self.data_collator([rows[Draw(0, 0)]]))
+        check_trains_on_one_image(self.model, batch["pixel_values"], with_projector="text_embeds" in batch)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         with self._whole_images():
