@@ -134,7 +134,16 @@ LAUNCHER = RECIPES / "accelerate_configs"  # read by accelerate, see test_all_re
 YAML_FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.parent != LAUNCHER)
 # Others are called like their script
 SCRIPT_OF = dict.fromkeys(["baseline", "official", "corrected", "lora"], "train")
-GRIDS = ["tune", "longer", "few_labels", "students_few_labels", "controls", "ablations", "ablations_few_labels"]
+GRIDS = [
+    "tune",
+    "longer",
+    "few_labels",
+    "students_few_labels",
+    "controls",
+    "heavier_all_labels",
+    "ablations",
+    "ablations_few_labels",
+]
 SCRIPT_OF |= dict.fromkeys(GRIDS, "compare")
 TRAINING_FILES = [path for path in YAML_FILES if SCRIPT_OF.get(path.stem, path.stem) == "train"]
 
