@@ -138,6 +138,7 @@ GRIDS = [
     "tune",
     "longer",
     "few_labels",
+    "few_labels_others",
     "students_few_labels",
     "controls",
     "heavier_all_labels",
