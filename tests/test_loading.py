@@ -9,6 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from g4i_hf.data.checks import DataError, check_split
 from g4i_hf.data.loading import ColumnNames, check_dataset_name, class_names, load_images
 from g4i_hf.data.stage import write_stage
 
@@ -149,6 +150,57 @@ def test_a_class_or_file_called_train_is_no_split(tmp_path):
     splits = load_images(str(tmp_path / "split"))
     assert labels_by_id(splits) == {"bus/1.png": "bus", "train/2.png": "train"}
     assert labels_by_id(splits, "test") == {"bus/3.png": "bus", "train/4.png": "train"}
+
+
+def test_captions_are_needed_of_the_training_images_alone(tmp_path):
+    """Metadata in one split; `datasets` wants the same columns, and the same kind of files, in all."""
+    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
+    save_pictures(tmp_path, ["validation/cat/3.png", "validation/dog/4.png"])
+    splits = load_images(str(tmp_path))
+    assert splits["train"]["caption"][:] == ["that of cat/1.png", "that of dog/2.png"]
+    assert "caption" not in splits["validation"].column_names
+    assert labels_by_id(splits) == {"cat/1.png": "cat", "dog/2.png": "dog"}
+    assert labels_by_id(splits, "validation") == {"cat/3.png": "cat", "dog/4.png": "dog"}
+
+
+@pytest.mark.parametrize("others", ["dog", "elk"])
+def test_labels_of_metadata_beside_class_folders(tmp_path, others):
+    """The classes of both, also where the folders are of one class."""
+    save_pictures(tmp_path, ["train/1.png", "train/2.png", "train/3.png", f"validation/{others}/4.png"])
+    lines = [{"file_name": "1.png", "label": "dog"}, {"file_name": "2.png", "label": "cat"}, {"file_name": "3.png"}]
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    if others == "elk":  # no name that the metadata knows, and a single folder: no class
+        assert "label" not in load_images(str(tmp_path))["validation"].column_names
+        return
+    splits, id2label = class_names(load_images(str(tmp_path)))
+    assert list(id2label.values()) == ["cat", "dog"]
+    assert dict(zip(splits["train"]["image_id"], splits["train"]["label"], strict=True)) == {
+        **{"train/1.png": 1, "train/2.png": 0, "train/3.png": None}
+    }
+    assert splits["validation"]["label"][:] == [1]
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
+def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
+    files = ["train/cat/1.png", "train/dog/2.png", f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"]
+    save_pictures(tmp_path, files)
+    splits, id2label = class_names(load_images(str(tmp_path)))
+    assert list(id2label.values()) == ["cat", "dog"]
+    train = splits["train"]
+    assert dict(zip(train["image_id"], train["label"], strict=True)) == {
+        **{"cat/1.png": 0, "dog/2.png": 1, f"{name}/3.png": None}
+    }
+    with pytest.raises(DataError, match="--require_labels false"):
+        check_split(train, "train", num_labels=2)
+
+
+def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
+    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
+    load_images(str(tmp_path))
+    assert "left out" not in caplog.text
+    save_pictures(tmp_path, ["train/dog/3.png"])
+    assert sizes(load_images(str(tmp_path))) == {"train": 2}
+    assert "Split 'train': 1 of 3 images are in no line of its metadata file" in caplog.text
 
 
 def test_archives_are_to_be_unpacked(tmp_path):

@@ -12,6 +12,7 @@ from datasets import (
     DatasetBuilder,
     DatasetDict,
     Image,
+    Value,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
@@ -21,7 +22,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from .. import columns
-from .image_ids import image_paths
+from .image_ids import IMAGE_SUFFIXES, image_paths
 from .stage import STAGE_FILE
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ SPLIT_FOLDERS = {
 # Addresses that a row of the Hub may name in place of an image, and archives that the image may lie in there
 SERVERS = ("hf://", "http://", "https://")
 ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "lz4://", "xz://", "zstd://")
+UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
 
 
@@ -166,30 +168,64 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     """
     Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, and so does a split with
     images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
-    when there are at least two of them in a split.
+    when there are at least two of them in a split; a folder called `unlabelled` gives null. Splits are read one by
+    one, as captions are wanted for training alone, and `datasets` wants the same columns in all of them.
     """
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
         raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
-    try:
-        splits = load_dataset("imagefolder", data_files=_folder_splits(folder), drop_labels=True)
-    except ValueError as error:
-        raise FileNotFoundError(
-            f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
-        ) from error
-    splits = splits.cast_column("image", Image(decode=False))
-    classes = {}
-    for name, split in splits.items():
-        if columns.LABEL not in split.column_names:
-            classes[name] = [Path(image["path"]).parent.name for image in split["image"]]
-    names = sorted({label for labels in classes.values() if len(set(labels)) > 1 for label in labels})
-    for name, split in splits.items():
-        labels = classes.get(name, [])
-        if labels and set(labels) <= set(names):
-            logger.info("Split %s: %d class names taken from the folders.", name, len(set(labels)))
-            labels = [names.index(label) for label in labels]
-            splits[name] = split.add_column(columns.LABEL, labels, feature=ClassLabel(names=names))
+    splits = DatasetDict()
+    for name, files in _folder_splits(folder).items():
+        try:
+            split = load_dataset("imagefolder", data_files={name: files}, drop_labels=True, split=name)
+        except ValueError as error:
+            raise FileNotFoundError(
+                f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
+            ) from error
+        splits[name] = split.cast_column("image", Image(decode=False))
+        _warn_of_unlisted(splits[name], name, files)
+    return _with_folder_labels(splits)
+
+
+def _with_folder_labels(splits: DatasetDict) -> DatasetDict:
+    """With `label`, where the files say nothing of it: a ClassLabel, or a string where other splits have names."""
+    folders = {
+        name: [Path(image["path"]).parent.name for image in split["image"]]
+        for name, split in splits.items()
+        if columns.LABEL not in split.column_names
+    }
+    labels = {name: [None if is_unlabelled(label) else label for label in found] for name, found in folders.items()}
+    classes = {name: set(found) - {None} for name, found in labels.items()}
+    names = sorted({label for found in classes.values() if len(found) > 1 for label in found})
+    if told := [split for name, split in splits.items() if name not in folders]:
+        names += [label for split in told for label in split.unique(columns.LABEL) if isinstance(label, str)]
+    feature = Value("string") if told else ClassLabel(names=names)
+    for name, found in labels.items():
+        if classes[name] and classes[name] <= set(names):
+            logger.info("Split %s: %d class names taken from the folders.", name, len(classes[name]))
+            if isinstance(feature, ClassLabel):
+                found = [None if label is None else names.index(label) for label in found]
+            splits[name] = splits[name].add_column(columns.LABEL, found, feature=feature)
     return splits
+
+
+def is_unlabelled(folder: str) -> bool:
+    """Whether a folder is called as one of images without a label is."""
+    return folder.lower() in UNLABELLED_FOLDERS
+
+
+def _warn_of_unlisted(split: Dataset, name: str, patterns: list[str]) -> None:
+    """`datasets` leaves out images that a metadata file of their split does not name."""
+    found = {path for pattern in patterns for path in glob.iglob(pattern, recursive=True)}
+    count = sum(Path(path).suffix.lower() in IMAGE_SUFFIXES for path in found)
+    if count > len(split):
+        logger.warning(
+            "Split %r: %s of %s images are in no line of its metadata file, and are left out. A line needs the "
+            "file_name alone; null stands for what is not known.",
+            name,
+            f"{count - len(split):,}",
+            f"{count:,}",
+        )
 
 
 def _folder_splits(folder: Path) -> dict[str, list[str]]:
