@@ -40,7 +40,7 @@ def main() -> None:
     from g4i_hf.evaluation.evaluate import results_folder
     from g4i_hf.evaluation.measures import ALL_MEASURES
     from g4i_hf.evaluation.predict import check_run
-    from g4i_hf.training.run_folder import read_options
+    from g4i_hf.training.run_folder import learned_from_captions, read_options
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     quiet_libraries(accelerator.is_main_process)
@@ -67,6 +67,8 @@ def main() -> None:
     # 4. The comparison, as a table and as a page
     rows = compare(results["aligned"], results.get("baseline"), list(splits), ALL_MEASURES)
     print("\n" + as_text(rows))
+    if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
+        print(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
     for label, folder in folders.items():
         print(f"{label}: {folder}/all_results.json, {folder}/predictions")
     predictions = {label: found.predictions for label, found in evaluated.items()}

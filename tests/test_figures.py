@@ -113,6 +113,14 @@ def test_a_baseline_that_is_none_is_refused(runs, change, message):
         comparison(arguments(runs, seeds=(), baselines=()))
 
 
+@pytest.mark.parametrize("weights", [{"align_weight": 0.3}, {"align_weight": 0, "teacher_weight": 1}])
+def test_a_baseline_that_learned_from_captions_is_refused(runs, weights):
+    a_run(runs / "baseline0", model=False, seed=0, **weights)
+    shown = ", ".join(f"{name} {weight}" for name, weight in weights.items() if weight)
+    with pytest.raises(ValueError, match=rf"learned from captions too \({shown}\).*--teacher_weight 0"):
+        comparison(arguments(runs, seeds=(), baselines=()))
+
+
 def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
     """And it may be trained on the images themselves, where the run was on the stage of their captions."""
     images = LINEAGE | {"sources": [{"id": "them/photos", "images": True}], "captions": None, "text_encoder": None}
@@ -123,7 +131,14 @@ def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
     a_run(runs / "baseline0", model=False, seed=0, lineage=images, **options)
     rows = comparison(arguments(runs, seeds=(), baselines=()))
     assert all(row.baseline is not None for row in rows) and rows
-    a_run(runs / "baseline0", model=False, seed=0, lineage=images, label_column="coarse", dataset_name="me/embedded")
+    a_run(
+        runs / "baseline0",
+        model=False,
+        seed=0,
+        lineage=images,
+        label_column="coarse",
+        **options | {"dataset_name": "me/embedded"},
+    )
     with pytest.raises(ValueError, match=r"another label_column \('coarse', not None\)"):
         comparison(arguments(runs, seeds=(), baselines=()))
 

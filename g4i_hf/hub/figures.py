@@ -9,7 +9,7 @@ from typing import Any
 from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, compare, compare_seeds
 from ..evaluation.evaluate import RESULTS_FILE
 from ..training.lineage import read_lineage
-from ..training.run_folder import NOT_COMPARED, PATHS, read_options
+from ..training.run_folder import NOT_COMPARED, PATHS, learned_from_captions, read_options
 from .arguments import ReleaseArguments
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
     Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation.
 
     Raises:
-        ValueError: when the baseline differs from the run in more than the alignment.
+        ValueError: when the baseline learned from captions, or differs from the run in more than the alignment.
     """
     if args.baseline:
         _check_baseline(args.run, args.baseline)
@@ -147,6 +147,11 @@ def _check_baseline(run: str, baseline: str) -> None:
     Raises:
         ValueError: when they differ in an option that a difference of their figures could come from.
     """
+    if weights := learned_from_captions(read_options(baseline)):
+        raise ValueError(
+            f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with the options of the "
+            "run and --align_weight 0 --teacher_weight 0, or leave baseline out."
+        )
     (options, data), (others, other_data) = ((_without_texts(each), _images(each)) for each in (run, baseline))
     if "drop" in (options.get("unlabelled"), others.get("unlabelled")):
         options, others = (each | dict.fromkeys(OF_UNLABELLED) for each in (options, others))
@@ -164,7 +169,8 @@ def _check_baseline(run: str, baseline: str) -> None:
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
             f"{baseline} is no baseline of {run}: it was trained with another {shown}. Only what belongs to the "
-            "alignment may differ. Train one with the options of the run and --align_weight 0, or leave baseline out."
+            "alignment may differ. Train one with the options of the run, --align_weight 0 and --teacher_weight 0, or "
+            "leave baseline out."
         )
 
 

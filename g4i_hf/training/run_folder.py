@@ -83,6 +83,12 @@ def read_options(run: str | Path) -> dict[str, Any]:
     return read_mapping(path)
 
 
+def learned_from_captions(options: dict[str, Any]) -> str | None:
+    """The weights of a run by which it learned from captions, as a message shows them; None for a baseline."""
+    weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
+    return ", ".join(f"{name} {weight}" for name, weight in weights.items() if weight) or None
+
+
 def is_finished(run: str | Path) -> bool:
     """`all_results.json` is written last."""
     return (Path(run) / "all_results.json").is_file()
