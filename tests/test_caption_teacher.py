@@ -61,6 +61,38 @@ def test_several_captions_are_averaged_by_their_weights():
     assert weights.tolist() == [1]
 
 
+def test_a_labelled_image_is_not_told_by_captions_of_its_own_that_were_not_drawn():
+    """Captions 0 and 1 are of one image, of class 1; caption 2 of another one of that class, caption 3 of class 0."""
+    embeds, keys = torch.eye(4), torch.arange(4)
+    known = LabelledTexts(embeds, keys, torch.tensor([1, 1, 1, 0]), torch.tensor([[0, -1], [1, -1], [2, -1], [3, -1]]))
+    drawn = {"text_keys": torch.tensor([[0], [0]]), "caption_weight": torch.ones(2, 1), "num_labels": 2}
+    soft, weights = caption_labels(
+        embeds[[1, 1]].unsqueeze(1),  # like its other caption
+        **drawn,
+        labels=torch.tensor([1, -100]),
+        known=known,
+        temperature=0.01,
+        caption_keys=torch.tensor([[0, 1], [0, 1]]),
+    )
+    torch.testing.assert_close(soft, torch.tensor([[0.5, 0.5], [0, 1]]))  # as like to 2 as to 3; the other may know
+    assert weights.tolist() == [1, 1]
+
+
+def test_the_teacher_leaves_all_captions_of_a_labelled_image_out():
+    texts = bank(3, [0, 0, 1])
+    texts["caption_keys"] = np.asarray([[0, -1], [1, -1], [2, -1]])
+    inputs = {
+        "labels": torch.tensor([0]),
+        "text_embeds": torch.from_numpy(texts["embeds"][[0]]).unsqueeze(1),
+        "text_keys": torch.tensor([[0]]),
+        "caption_weight": torch.ones(1, 1),
+    }
+    for captions, expected in (([[0, -1]], 1), ([[0, 1]], 0)):
+        keys = {"caption_keys": torch.tensor(captions)}
+        _, rows, _ = teacher(texts)(torch.zeros(1, 3, requires_grad=True), inputs | keys)
+        assert rows == expected  # with both its captions left out, no other knows its class
+
+
 def test_the_loss_is_the_cross_entropy_of_the_rows_that_have_a_weight():
     logits, soft = torch.randn(3, 3), torch.tensor([[0.2, 0.8, 0], [1, 0, 0], [0, 0, 1]])
     loss, rows = caption_label_loss(logits, soft, torch.tensor([1.0, 0.0, 0.5]))
@@ -91,7 +123,8 @@ def bank(number: int, labels) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     embeds = rng.normal(size=(number, 8))
     embeds = (embeds / np.linalg.norm(embeds, axis=1, keepdims=True)).astype(np.float16)
-    return {"embeds": embeds, "text_keys": np.arange(number), "labels": np.asarray(labels)}
+    keys = np.arange(number)
+    return {"embeds": embeds, "text_keys": keys, "labels": np.asarray(labels), "caption_keys": keys[:, None]}
 
 
 def teacher(texts, size=100, seed=0) -> CaptionTeacher:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
 
 from g4i_hf.cli import OptionError, parse_options
 from g4i_hf.comparison.arguments import CompareArguments
 from g4i_hf.comparison.findings import Labels, as_table, find
 from g4i_hf.comparison.grid import cells_of
 from g4i_hf.comparison.openings import note_opening
+from g4i_hf.comparison.pixel_neighbours import neighbour_predictions
 from g4i_hf.comparison.plots import lines_of, plot_curves, plot_differences
 from g4i_hf.comparison.results import Result, append_result, check_device, finished, pack, read_results, unpack
 from g4i_hf.comparison.statistics import estimate_difference, holm
@@ -352,3 +355,15 @@ def test_curves_join_students_that_differ_in_the_option_alone(grid, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="No student has the option 'image_size'"):
         plot_curves(findings, cells, "image_size", tmp_path / "curves.png")
+
+
+def test_the_nearest_neighbour_is_a_labelled_image():
+    greys, labels = [0, 60, 200], [1, None, 0]
+    train, asked = (
+        Dataset.from_dict(
+            {"image": [PILImage.new("RGB", (8, 8), (grey,) * 3) for grey in shown], "label": labels[: len(shown)]},
+            features=Features({"image": Image(), "label": ClassLabel(names=["dark", "light"][::-1])}),
+        ).cast_column("image", Image(decode=False))
+        for shown in (greys, [70, 190])
+    )
+    assert neighbour_predictions(train, asked).tolist() == [1, 0]

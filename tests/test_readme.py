@@ -98,7 +98,7 @@ def test_fifteen_lines_of_python(clone):
 
 
 @pytest.mark.slow
-def test_three_commands_on_ones_own_images_then_the_student_in_four_lines(clone):
+def test_commands_on_ones_own_images_then_the_student_in_four_lines(clone):
     """The commands as they stand, on a folder of classes with captions; epochs are cut by a shorter option."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("validation", 4)):
@@ -110,12 +110,14 @@ def test_three_commands_on_ones_own_images_then_the_student_in_four_lines(clone)
                 pixels = np.array(color) + rng.normal(0, 20, (40, 50, 3))
                 PILImage.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
                 lines.append(f'{{"file_name": "{name}/{number}.png", "caption": "a {name} picture, number {number}"}}')
-        (clone / "pictures" / split / "metadata.jsonl").write_text("\n".join(lines))
+        if split == "train":  # others need no captions
+            (clone / "pictures" / split / "metadata.jsonl").write_text("\n".join(lines))
     script = block("own images").replace("--image_size 224", "--image_size 64 --use_cpu true")
     script = script.replace("--num_train_epochs 50", "--num_train_epochs 1")
     binaries = Path(sys.executable).parent
     printed = run(["bash", "-euc", f'PATH="{binaries}:$PATH"\n{script}'], clone)
-    assert "validation" in printed
+    assert "validation" in printed and "no baseline" not in printed
+    assert "align_weight: 0.0" in (clone / "runs" / "pictures-baseline" / "train.yaml").read_text()
     student = block("student").replace("runs/emoji_styles/aligned/student", "runs/pictures/student")
     student = student.replace("recipes/emoji_styles/grid.png", "pictures/validation/red/0.png")
     assert "score" in run([sys.executable, "-"], clone, script=student)

@@ -5,6 +5,7 @@ from datasets import Dataset
 
 from .. import columns
 from ..data.images import open_image, to_rgb
+from ..data.labels import UNLABELLED, labels_of
 
 
 def pixels_of(split: Dataset, side: int = 16) -> np.ndarray:
@@ -16,8 +17,9 @@ def pixels_of(split: Dataset, side: int = 16) -> np.ndarray:
 
 
 def neighbour_predictions(train: Dataset, split: Dataset, side: int = 16) -> np.ndarray:
-    """(n,) class of the training image with the least squared difference, which needs no training."""
-    known, asked = pixels_of(train, side), pixels_of(split, side)
-    labels = np.asarray(train[columns.LABEL][:])
+    """(n,) class of the labelled training image with the least squared difference, which needs no training."""
+    labels = labels_of(train)
+    rows = np.flatnonzero(labels != UNLABELLED)
+    known, asked = pixels_of(train.select(rows), side), pixels_of(split, side)
     distances = (known**2).sum(1) - 2 * asked @ known.T
-    return labels[distances.argmin(1)]
+    return labels[rows[distances.argmin(1)]]

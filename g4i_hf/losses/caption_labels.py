@@ -18,11 +18,13 @@ class LabelledTexts:
         embeds: (L, D) float32, unit norm.
         text_keys: (L,) equal for equal captions.
         labels: (L,) class indices.
+        caption_keys: (L, C) of the captions that a text is of, negative for none; where images have several.
     """
 
     embeds: torch.Tensor
     text_keys: torch.Tensor
     labels: torch.Tensor
+    caption_keys: torch.Tensor | None = None
 
 
 def caption_labels(
@@ -34,6 +36,7 @@ def caption_labels(
     *,
     num_labels: int,
     temperature: float,
+    caption_keys: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     With cosine s_ij of caption i and the known caption j, the probability of class c is
@@ -41,8 +44,8 @@ def caption_labels(
         q_i(c) = sum of p_ij over the j of class c,    p_ij = exp(s_ij / temperature) / sum_k exp(s_ik / temperature)
 
     Captions are privileged information (Vapnik; arXiv 1511.03643): the student learns from what they say of the
-    classes, and needs none at inference. A labelled image is not told by its own caption what its label already says:
-    equal captions are left out for it, and where no other caption of its class is known, it learns nothing. An
+    classes, and needs none at inference. A labelled image is not told by its own captions what its label already says:
+    equal ones are left out for it, drawn or not, and where no other caption of its class is known, it learns nothing. An
     unlabelled image takes the class of an equal caption.
 
     Args:
@@ -53,6 +56,7 @@ def caption_labels(
         known: what the classes are known by.
         num_labels: C.
         temperature: of the softmax over known captions.
+        caption_keys: (B, C) all captions of each image, of which `text_keys` may be a draw; negative for none.
 
     Returns:
         The soft labels (B, C), and a weight (B,) that is zero for images without a caption, and for labelled ones
@@ -60,7 +64,11 @@ def caption_labels(
         their weights.
     """
     unlabelled = (labels == UNLABELLED)[:, None, None]
-    own = (text_keys.unsqueeze(2) == known.text_keys) & ~unlabelled
+    own = text_keys.unsqueeze(2) == known.text_keys
+    if caption_keys is not None and known.caption_keys is not None:
+        for keys in known.caption_keys.unbind(1):
+            own |= ((caption_keys.unsqueeze(2) == keys) & (keys >= 0)).any(1, keepdim=True)
+    own &= ~unlabelled
     shares = masked_logits(text_embeds @ known.embeds.T / temperature, ~own).softmax(2)
     of_captions = shares.new_zeros(*shares.shape[:2], num_labels).index_add_(2, known.labels, shares)
     weights = caption_weight * (~own & (unlabelled | (known.labels == labels[:, None, None]))).any(2)

@@ -34,7 +34,7 @@ def warn_of_silent_captions(dataset: Any, args: AlignmentArguments) -> None:
 class CaptionTeacher:
     """
     Args:
-        texts: `embeds` (B, D), `text_keys` (B,) and `labels` (B,), as
+        texts: `embeds` (B, D), `text_keys` (B,), `labels` (B,) and `caption_keys` (B, C), as
             [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them. Those without a label are left out.
         num_labels: number of classes.
         temperature: of the softmax over captions.
@@ -62,8 +62,9 @@ class CaptionTeacher:
         if len(rows) > size:
             rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
         self.num_labels, self.temperature, self.transform = num_labels, temperature, transform
-        embeds, keys, labels = (torch.from_numpy(texts[name][rows]) for name in ("embeds", "text_keys", "labels"))
-        self.known = LabelledTexts(embeds.float(), keys, labels)
+        names = ("embeds", "text_keys", "labels", "caption_keys")
+        embeds, keys, labels, captions = (torch.from_numpy(texts[name][rows]) for name in names)
+        self.known = LabelledTexts(embeds.float(), keys, labels, captions)
         self._is_ready = False
 
     def __call__(
@@ -75,11 +76,10 @@ class CaptionTeacher:
             `teacher_accuracy`, the share of labelled rows whose class the captions of others tell.
         """
         if not self._is_ready:  # on the device of the batch, in the space of the model
-            embeds, keys, labels = (
-                tensor.to(logits.device) for tensor in (self.known.embeds, self.known.text_keys, self.known.labels)
-            )
-            self.known, self._is_ready = LabelledTexts(self.transform(embeds), keys, labels), True
-        labels = inputs["labels"]
+            embeds, *others = (tensor.to(logits.device) for tensor in vars(self.known).values())
+            self.known, self._is_ready = LabelledTexts(self.transform(embeds), *others), True
+        labels, captions = inputs["labels"], inputs.get("caption_keys")
+        several = captions is not None and captions.ndim == 2 and captions.shape[1] > 1
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         with torch.autocast(logits.device.type, enabled=False), torch.no_grad():
             soft, weights = caption_labels(
@@ -90,6 +90,7 @@ class CaptionTeacher:
                 self.known,
                 num_labels=self.num_labels,
                 temperature=self.temperature,
+                caption_keys=captions if several else None,
             )
         loss, rows = caption_label_loss(logits, soft, weights, inputs.get("mix_partner"), inputs.get("mix_share"))
         asked = (labels != UNLABELLED) & (weights > 0)
