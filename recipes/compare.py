@@ -100,8 +100,8 @@ def train_cell(cell, train_config: str, splits_read: list[str]):
     import tempfile
     import time
 
-    from g4i_hf.cli import parse_options
-    from g4i_hf.comparison.results import Result
+    from g4i_hf.comparison.results import Result, digest_of_rows
+    from g4i_hf.data.bad_images import rows_to_use
     from g4i_hf.evaluation.evaluate import retrieval_metrics
     from g4i_hf.evaluation.predict import predict
     from g4i_hf.recipes import train
@@ -109,19 +109,19 @@ def train_cell(cell, train_config: str, splits_read: list[str]):
 
     start, cpu_start = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        options = parse_options(train.OPTIONS, cell.argv(train_config, folder))
-        run, data, encoder, student, augmentation, args = options
+        run, data, encoder, student, augmentation, args = options_of(cell, train_config, folder)
         splits, id2label, dim, *_ = train.load_data(run, data, encoder, args)
         missing = [name for name in splits_read if name not in splits]
         if missing:
             raise ValueError(f"The data has no split {missing[0]!r}. It has: {', '.join(splits)}.")
+        scored = {name: rows_to_use(splits[name], name, run.on_bad_images) for name in splits_read}
         model, saved, processor = train.build_model(student, augmentation, args, id2label, dim)
         trainer = train.build_trainer(model, processor, saved, splits, run, augmentation, args)
         trainer.pop_callback(AlignmentProgress)
         trained = trainer.train()
         predicted, retrieval = {}, {}
-        for name in splits_read:
-            unlabelled = splits[name].remove_columns("label")  # nothing here can look at one
+        for name, split in scored.items():
+            unlabelled = split.remove_columns("label")  # nothing here can look at one
             predictions = predict(trainer.model.eval(), processor, unlabelled, trainer.accelerator)
             predicted[name] = predictions.predicted
             retrieval[name] = retrieval_metrics(predictions, unlabelled)
@@ -129,9 +129,23 @@ def train_cell(cell, train_config: str, splits_read: list[str]):
     training["seconds"] = round(time.perf_counter() - start, 1)
     training["thread_seconds"] = round(time.process_time() - cpu_start, 1)
     training["parameters"] = sum(parameter.numel() for parameter in model.student.parameters())
-    return Result(
-        cell.student, cell.variant, cell.seed, cell.digest, cell.options, predicted, retrieval, training, device_kind()
-    )
+    place = (cell.student, cell.variant, cell.seed, cell.digest, cell.options)
+    images = {name: digest_of_rows(split["image_id"], id2label.values()) for name, split in scored.items()}
+    return Result(*place, predicted, retrieval, training, device_kind(), images=images)
+
+
+def options_of(cell, train_config: str, folder: str):
+    """The options of recipes/train.py, with a folder of embeddings for every data set and text encoder."""
+    import hashlib
+
+    from g4i_hf.cli import parse_options
+    from g4i_hf.recipes import train
+
+    options = parse_options(train.OPTIONS, cell.argv(train_config, folder))
+    _, data, encoder, *_ = options
+    place = encoder.embeddings_dir or "runs/embeddings"
+    encoder.embeddings_dir = f"{place}-{hashlib.sha256(repr((data, encoder)).encode()).hexdigest()[:8]}"
+    return options
 
 
 # --- All of them -----------------------------------------------------------------------------------------------------
@@ -176,17 +190,15 @@ def embed_captions(args, cells) -> None:
     """Once, before several processes would all do so."""
     import tempfile
 
-    from g4i_hf.cli import parse_options
     from g4i_hf.recipes import train
 
     embedded = set()
     for cell in cells:
         with tempfile.TemporaryDirectory() as folder:
-            run, data, encoder, _, _, training = parse_options(train.OPTIONS, cell.argv(args.train_config, folder))
-            what = repr((data, encoder))
-            if what not in embedded:
+            run, data, encoder, _, _, training = options_of(cell, args.train_config, folder)
+            if encoder.embeddings_dir not in embedded:
                 train.load_data(run, data, encoder, training)
-            embedded.add(what)
+            embedded.add(encoder.embeddings_dir)
 
 
 def workers(args, number: int):
@@ -221,10 +233,12 @@ def check_cell(args, cells, results) -> None:
     with workers(args, 1) as pool:
         again = pool.submit(compare.train_cell, chosen[0], args.train_config, list(before.predicted)).result()
     differing = {name: int((before.predicted[name] != again.predicted[name]).sum()) for name in before.predicted}
-    same = not any(differing.values()) and before.training["train_loss"] == again.training["train_loss"]
+    losses = [result.training["train_loss"] for result in (before, again)]
+    same = not any(differing.values()) and losses[0] == losses[1]
     figures = ", ".join(
         f"{number} of {np.size(before.predicted[name])} in {name}" for name, number in differing.items()
     )
+    figures += f"; train_loss {losses[1]}, which was {losses[0]}" if losses[0] != losses[1] else ""
     print(f"{args.check_cell}: " + ("the same to the bit" if same else f"other predictions: {figures}"))
     if not same:
         raise SystemExit(1)
@@ -233,17 +247,20 @@ def check_cell(args, cells, results) -> None:
 def report(args, cells, results) -> None:
     from g4i_hf.comparison.findings import as_table, find
     from g4i_hf.comparison.plots import plot_curves, plot_differences
-    from g4i_hf.comparison.summary import unscored_splits, write_summary
+    from g4i_hf.comparison.summary import left_out, write_summary
 
     labels, bars = open_labels(args, cells[0])
     findings = find(args, cells, results, labels)
     few = {cell.student for cell in cells if float(cell.options.get("label_fraction", 1)) < 1}
     print("\n" + as_table(findings, bars, few | {None} if few else ()))  # None: all of them together
-    print("\nNearest training image by 16 x 16 pixels: " + ", ".join(f"{n} {100 * v:.1f}" for n, v in bars.items()))
-    if args.summary and (unscored := unscored_splits(args.summary, findings)):
+    if bars:
+        shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in bars.items())
+        print(f"\nNearest training image by 16 x 16 pixels: {shown}")
+    if args.summary and (others := left_out(args.summary, findings, args.seeds)):
         print(
-            f"{args.summary} has figures of {', '.join(unscored)}, which were not scored now: it and the pictures are "
-            "left as they are. Score these splits too (--final true), or name another file (--summary)."
+            f"{args.summary} has figures of {', '.join(others)}, which were not scored now: it and the pictures are "
+            "left as they are. Score these too (--final true for the final splits), name another file (--summary), or "
+            "remove it."
         )
         return
     if args.summary:
@@ -263,27 +280,32 @@ def open_labels(args, cell):
 
     import numpy as np
 
-    from g4i_hf.cli import parse_options
     from g4i_hf.comparison.findings import Labels
     from g4i_hf.comparison.openings import note_opening
-    from g4i_hf.comparison.pixel_neighbours import neighbour_predictions
+    from g4i_hf.comparison.pixel_neighbours import MOST, neighbour_predictions
+    from g4i_hf.comparison.results import digest_of_rows
+    from g4i_hf.data.bad_images import rows_to_use
+    from g4i_hf.data.labels import labels_of
     from g4i_hf.data.loading import class_names
-    from g4i_hf.recipes import train
 
     with tempfile.TemporaryDirectory() as folder:
-        run, data, *_ = parse_options(train.OPTIONS, cell.argv(args.train_config, folder))
-    splits, _ = class_names(data.load())
+        run, data, *_ = options_of(cell, args.train_config, folder)
+    splits, id2label = class_names(data.load())
     scored = args.splits + (args.final_splits if args.final else [])
     if args.final and args.final_splits:
         note_opening(args.openings, args.final_splits, args.results)
     labels, bars = {}, {}
+    training = splits[run.train_split]
+    known = rows_to_use(training, run.train_split, run.on_bad_images) if len(training) <= MOST else None
     for name in scored:
-        split = splits[name]
+        split = rows_to_use(splits[name], name, run.on_bad_images)
         if args.cluster_column and args.cluster_column not in split.column_names:
             raise ValueError(f"{name} has no column {args.cluster_column!r} (cluster_column).")
-        classes = np.asarray(split["label"][:])
-        labels[name] = Labels(classes, np.asarray(split[args.cluster_column or "image_id"][:]))
-        bars[name] = float((neighbour_predictions(splits[run.train_split], split) == classes).mean())
+        classes = labels_of(split)
+        clusters = np.asarray(split[args.cluster_column or "image_id"][:])
+        labels[name] = Labels(classes, clusters, digest_of_rows(split["image_id"], id2label.values()))
+        if known is not None:
+            bars[name] = float((neighbour_predictions(known, split) == classes)[classes >= 0].mean())
     return labels, bars
 
 

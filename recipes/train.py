@@ -80,7 +80,7 @@ def load_data(run, data, encoder, args):
     from accelerate import PartialState
 
     from g4i_hf import columns
-    from g4i_hf.data.bad_images import readable_rows
+    from g4i_hf.data.bad_images import rows_to_use
     from g4i_hf.data.checks import check_split
     from g4i_hf.data.loading import class_names
     from g4i_hf.data.stage import join_stage, read_stage
@@ -116,8 +116,7 @@ def load_data(run, data, encoder, args):
         on_bad_images=run.on_bad_images,
     )
     if run.eval_split in splits:
-        if run.on_bad_images == "skip":
-            splits[run.eval_split], _ = readable_rows(splits[run.eval_split], run.eval_split)
+        splits[run.eval_split] = rows_to_use(splits[run.eval_split], run.eval_split, run.on_bad_images)
         check_split(
             splits[run.eval_split],
             run.eval_split,

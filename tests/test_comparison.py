@@ -16,9 +16,18 @@ from g4i_hf.comparison.grid import cells_of
 from g4i_hf.comparison.openings import note_opening
 from g4i_hf.comparison.pixel_neighbours import neighbour_predictions
 from g4i_hf.comparison.plots import lines_of, plot_curves, plot_differences
-from g4i_hf.comparison.results import Result, append_result, check_device, finished, pack, read_results, unpack
+from g4i_hf.comparison.results import (
+    Result,
+    append_result,
+    check_device,
+    digest_of_rows,
+    finished,
+    pack,
+    read_results,
+    unpack,
+)
 from g4i_hf.comparison.statistics import estimate_difference, holm
-from g4i_hf.comparison.summary import command, unscored_splits, write_summary
+from g4i_hf.comparison.summary import command, left_out, write_summary
 
 ROOT = Path(__file__).parent.parent
 GRID = {
@@ -96,12 +105,29 @@ def test_a_part_of_the_grid_has_the_same_cells(grid):
         ({"seeds": [1, 1]}, "seeds"),
         ({"processes": 0}, "processes"),
         ({"variants": {"baseline": 3}}, "baseline must hold options"),
+        ({"variants": {"baseline": {"ema_decay": None}}}, "baseline: ema_decay has no value"),
+        ({"options": {"text_encoder": None}}, "options: text_encoder has no value"),
         ({"splits": ["test"], "final_splits": ["test"]}, "open, or they are not"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(grid, options, said):
     with pytest.raises(ValueError, match=said):
         grid(**options)
+
+
+def test_lists_reach_the_training_as_lists(grid, tmp_path):
+    from g4i_hf.recipes import train
+
+    options = {
+        "use_peft": True,
+        "lora_target_modules": ["attn.qkv", "attn.proj"],
+        "class_weights": [1, 2.5],
+        "dataset_name": "x",
+    }
+    cell = cells_of(grid(variants={"baseline": options}))[0]
+    _, _, _, student, _, args = parse_options(train.OPTIONS, cell.argv(str(tmp_path / "train.yaml"), tmp_path / "run"))
+    assert student.lora_target_modules == ["attn.qkv", "attn.proj"]
+    assert args.class_weights == [1, 2.5]
 
 
 def test_a_grid_is_read_from_yaml_with_numbers_as_numbers(tmp_path):
@@ -296,6 +322,37 @@ def test_a_variant_can_be_compared_with_another_one(found):
     assert rows["small", "clip"].difference is None
 
 
+def test_what_a_variant_is_compared_with_keeps_its_own_comparison(grid):
+    variants = {name: {} for name in ("baseline", "mixup", "mixup without captions")}
+    args = grid(variants=variants, against={"mixup": "mixup without captions"})
+    assert {name: args.reference_of(name) for name in variants} == {
+        "baseline": None,
+        "mixup": "mixup without captions",
+        "mixup without captions": "baseline",
+    }
+
+
+def test_images_without_a_label_are_not_scored(found):
+    args, cells, results, labels = found
+    labels["validation"].classes[50:] = -100  # of these the baseline has none right
+    rows = {(row.student, row.variant): row for row in find(args, cells, results, labels)}
+    assert rows["small", "baseline"].mean == 1 and rows["small", "clip"].difference.mean == 0
+
+
+def test_predictions_of_images_in_another_order_are_refused(found):
+    args, cells, results, labels = found
+    ids = [str(row) for row in range(100)]
+    labels["validation"].digest = digest_of_rows(ids, ["a", "b"])
+    assert find(args, cells, results, labels)  # of results that do not say
+    for result in results.values():
+        result.images = {"validation": labels["validation"].digest}
+    assert find(args, cells, results, labels)
+    for other in (digest_of_rows(ids[::-1], ["a", "b"]), digest_of_rows(ids, ["b", "a"])):
+        results["small/clip/1"].images = {"validation": other}
+        with pytest.raises(ValueError, match="small/clip/1 predicted other images of validation"):
+            find(args, cells, results, labels)
+
+
 def test_predictions_of_other_data_are_refused(found):
     args, cells, results, labels = found
     labels["validation"].classes = labels["validation"].classes[:-1]
@@ -335,10 +392,19 @@ def test_a_summary_says_how_it_was_made_and_from_what(found, tmp_path, monkeypat
 
 def test_splits_of_a_summary_that_are_not_scored_now_are_named(found, tmp_path):
     path, validation = tmp_path / "figures.json", find(*found)
-    assert unscored_splits(path, validation) == []
+    assert left_out(path, validation, [0]) == []
     test = [replace(finding, split="test") for finding in validation]
     write_summary(path, found[2], validation + test, {}, [0, 1, 2])
-    assert unscored_splits(path, validation) == ["test"] and unscored_splits(path, validation + test) == []
+    assert left_out(path, validation, [0, 1, 2]) == ["test"] and left_out(path, validation + test, [0, 1, 2, 3]) == []
+
+
+def test_a_part_of_a_grid_does_not_replace_the_figures_of_the_whole(found, tmp_path):
+    """As of `--only_students small --seeds 0 1`."""
+    path, whole = tmp_path / "figures.json", find(*found)
+    write_summary(path, found[2], whole, {}, [0, 1, 2])
+    part = [row for row in whole if row.student == "small" and row.variant == "baseline"]
+    assert left_out(path, part, [0, 1]) == ["other", "clip", "seed 2"]
+    assert left_out(path, whole, [0, 1, 2]) == []
 
 
 def test_curves_join_students_that_differ_in_the_option_alone(grid, tmp_path):

@@ -82,3 +82,4 @@ def test_trainer_keeps_classes_rather_than_logits():
     assert classes.tolist() == [1, 0, 1]
     for predictions in (logits.numpy(), classes.numpy()):
         assert accuracy_of_logits(EvalPrediction(predictions, labels)) == {"accuracy": 0.5}
+        assert accuracy_of_logits(EvalPrediction(predictions, np.full_like(labels, -100))) == {}

@@ -11,7 +11,7 @@ from g4i_hf.data.sampler import GlobalBatchSampler
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.lone_images import smallest_batch
 
-REMEDY = "a batch of a single image.*--dataloader_drop_last true.*--per_device_train_batch_size"
+REMEDY = "a batch of a single image.*--per_device_train_batch_size.*--dataloader_drop_last true"
 BATCH = {"num_train_epochs": 1, "per_device_train_batch_size": 4}
 
 

@@ -229,6 +229,13 @@ def test_every_schedule_is_tested():
     assert {name for name, _ in COURSES} == set(SCHEDULES)
 
 
+@pytest.mark.parametrize("kwargs", [{"cooldown_epochs": 3}, {"warmup_epochs": 5, "warmup_prefix": True}])
+def test_a_timm_schedule_of_warm_up_and_cool_down_alone_is_refused(tmp_path, kwargs):
+    options = {"lr_scheduler_type": "timm:cosine", "lr_scheduler_kwargs": kwargs, "num_train_epochs": 3}
+    with pytest.raises(ValueError, match=r"cool-down and of warm-up before the schedule, and training has 3:"):
+        trainer_of(tmp_path, "vit", **options).train()
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"warmup_epochs": 1, "warmup_prefix": True}, {"cooldown_epochs": 1}])
 def test_schedule_ends_with_the_run(tmp_path, kwargs):
     rates = Rates()

@@ -289,6 +289,14 @@ def test_training_ends_with_the_step_and_the_term(tmp_path, part, named, remedy,
     assert f"Its images: {last[0]}, {last[1]}." in str(error.value)
 
 
+@pytest.mark.parametrize("logging", [{"logging_strategy": "no"}, {"logging_steps": 5}])
+def test_training_that_logs_nothing_after_it_ends_with_an_error_too(tmp_path, logging):
+    options = {"save_strategy": "no", "eval_strategy": "no", **logging}
+    trainer = trainer_of(tmp_path, callbacks=[Spoil(6, "student.classifier")], **options)
+    with pytest.raises(NonFiniteLoss, match="In step 6 of 6 the term loss_ce became NaN"):
+        trainer.train()
+
+
 def test_stop_on_nan_can_be_turned_off(tmp_path):
     trainer = trainer_of(tmp_path, callbacks=[Spoil(3, "projector")], stop_on_nan=False)
     trainer.train()

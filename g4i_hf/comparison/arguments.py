@@ -65,6 +65,13 @@ class CompareArguments:
             wrong = [key for key, options in group.items() if options is not None and not isinstance(options, dict)]
             if wrong:
                 raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
+        for group in ({"options": self.options}, self.students, self.variants):
+            for name, options in group.items():
+                for option in (option for option, value in (options or {}).items() if value is None):
+                    raise ValueError(
+                        f"{name}: {option} has no value, and what train_config sets cannot be unset here: leave it "
+                        "out there, and give it where it is wanted."
+                    )
         self.baseline = self.baseline or next(iter(self.variants))
         named = {"baseline": [self.baseline], "against": [*self.against, *self.against.values()]}
         for option, names in (named | {"only_variants": self.only_variants or []}).items():
@@ -84,6 +91,6 @@ class CompareArguments:
             raise ValueError(f"{option} names {wrong[0]!r}, which is none of {', '.join(known)}.")
 
     def reference_of(self, variant: str) -> str | None:
-        """The variant that this one is compared with; None for one that is only a reference."""
+        """The variant that this one is compared with; None for the baseline, unless `against` says another."""
         other = self.against.get(variant, self.baseline)
-        return None if other == variant or variant in self.against.values() else other
+        return None if other == variant or self.against.get(other) == variant else other

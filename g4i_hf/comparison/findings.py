@@ -14,10 +14,14 @@ from .statistics import Difference, estimate_difference, holm
 
 @dataclass
 class Labels:
-    """Of one split: classes (n,), and the clusters (n,) of its images."""
+    """
+    Of one split: classes (n,), negative for unlabelled images, which are not scored; the clusters (n,) of its images;
+    and which images they are, see [`~g4i_hf.comparison.results.digest_of_rows`].
+    """
 
     classes: np.ndarray
     clusters: np.ndarray
+    digest: str | None = None
 
 
 @dataclass
@@ -60,17 +64,19 @@ def find(
         labels: of the splits that are scored.
 
     Raises:
-        ValueError: when a split has another number of images than was predicted.
+        ValueError: when a split has other images, or other numbers of its classes, than were predicted.
     """
     names = list(dict.fromkeys(cell.student for cell in cells))
     variants = list(dict.fromkeys(cell.variant for cell in cells))
     findings = []
-    for split, known in labels.items():
+    for split, every in labels.items():
         right = {
-            (cell.student, cell.variant, cell.seed): _right(results[cell.name], split, known)
+            (cell.student, cell.variant, cell.seed): _right(results[cell.name], split, every)
             for cell in cells
             if cell.name in results
         }
+        labelled = every.classes >= 0
+        known = Labels(every.classes[labelled], every.clusters[labelled])
         for variant in variants:
             other = args.reference_of(variant)
             rows = [_of_student(split, name, variant, other, right, known) for name in names]
@@ -89,7 +95,13 @@ def _right(result: Result, split: str, labels: Labels) -> np.ndarray:
             f"{split} has {len(labels.classes)} images, but {result.student}/{result.variant}/{result.seed} predicted "
             f"{len(predicted)}: the data has changed. Give another file of results (--results)."
         )
-    return (predicted == labels.classes).astype(float)
+    if labels.digest != result.images.get(split, labels.digest):
+        raise ValueError(
+            f"{result.student}/{result.variant}/{result.seed} predicted other images of {split} than the data of the "
+            "first cell has, or in another order, or classes with other numbers. Give all variants the same data, or "
+            "another file of results (--results)."
+        )
+    return (predicted == labels.classes)[labels.classes >= 0].astype(float)
 
 
 def _of_student(split, student, variant, other, right, labels: Labels) -> Finding | None:

@@ -39,7 +39,10 @@ class Cell:
         options = self.options | quiet | {"output_dir": str(output_dir), "seed": self.seed}
         words = ["--config", str(train_config)]
         for name, value in options.items():
-            words += [f"--{name}", json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)]
+            if isinstance(value, list) and all(isinstance(item, str) for item in value):
+                words += [f"--{name}", *value]
+            else:
+                words += [f"--{name}", json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)]
         return words
 
 

@@ -7,6 +7,9 @@ from .. import columns
 from ..data.images import open_image, to_rgb
 from ..data.labels import UNLABELLED, labels_of
 
+MOST = 100_000  # training images that are opened for it
+BLOCK = 256  # images whose distances to all others are there at once
+
 
 def pixels_of(split: Dataset, side: int = 16) -> np.ndarray:
     """(n, 3 side²) float32 of the images, resized to a square."""
@@ -21,5 +24,6 @@ def neighbour_predictions(train: Dataset, split: Dataset, side: int = 16) -> np.
     labels = labels_of(train)
     rows = np.flatnonzero(labels != UNLABELLED)
     known, asked = pixels_of(train.select(rows), side), pixels_of(split, side)
-    distances = (known**2).sum(1) - 2 * asked @ known.T
-    return labels[rows[distances.argmin(1)]]
+    squares = (known**2).sum(1)
+    nearest = [(squares - 2 * part @ known.T).argmin(1) for part in np.array_split(asked, -(-len(asked) // BLOCK))]
+    return labels[rows[np.concatenate(nearest)]]

@@ -1,6 +1,7 @@
 """What cells left: a file with a line of JSON a cell, appended the moment it ends."""
 
 import base64
+import hashlib
 import json
 import os
 import zlib
@@ -25,6 +26,7 @@ class Result:
         training: terms of the loss over the last epoch, seconds and the like.
         device: kind of device, such as `cpu` or the name of a GPU.
         made: commit, versions and machine.
+        images: split -> [`digest_of_rows`] of what was predicted; results of earlier versions have none.
     """
 
     student: str
@@ -37,6 +39,7 @@ class Result:
     training: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     made: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
 
     def to_line(self) -> str:
         fields = vars(self) | {"predicted": {name: pack(values) for name, values in self.predicted.items()}}
@@ -46,6 +49,11 @@ class Result:
     def from_line(cls, line: str) -> "Result":
         fields = json.loads(line)
         return cls(**fields | {"predicted": {name: unpack(text) for name, text in fields["predicted"].items()}})
+
+
+def digest_of_rows(image_ids: Iterable[str], class_names: Iterable[str]) -> str:
+    """Of the images of a split in their order, and of the classes in theirs."""
+    return hashlib.sha256(json.dumps([list(image_ids), list(class_names)]).encode()).hexdigest()[:16]
 
 
 def pack(classes: np.ndarray) -> str:

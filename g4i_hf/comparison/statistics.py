@@ -64,9 +64,9 @@ def estimate_difference(
 def _by_cluster(gains: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums (S, C) over the images of each cluster, and their number (C,)."""
     names, index = np.unique(clusters, return_inverse=True)
-    member = np.zeros((len(index), len(names)))
-    member[np.arange(len(index)), index.reshape(-1)] = 1
-    return np.asarray(gains, dtype=float) @ member, member.sum(0)
+    index = index.reshape(-1)
+    sums = np.stack([np.bincount(index, weights=row, minlength=len(names)) for row in np.asarray(gains, dtype=float)])
+    return sums, np.bincount(index, minlength=len(names)).astype(float)
 
 
 def _variance(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:

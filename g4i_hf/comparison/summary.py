@@ -15,14 +15,21 @@ from .results import Result
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def unscored_splits(path: str | Path, findings: list[Finding]) -> list[str]:
-    """Splits that a summary has figures of and `findings` have not; none where there is no summary."""
+def left_out(path: str | Path, findings: list[Finding], seeds: list[int]) -> list[str]:
+    """
+    What a summary has figures of and `findings` have not: splits, students, variants or seeds; none where there is no
+    summary.
+    """
+    names = ("split", "student", "variant")
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))["findings"]
-        known = dict.fromkeys(row["split"] for row in rows)
+        known = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = [tuple(row[name] for name in names) for row in known["findings"]]
+        more = [f"seed {seed}" for seed in known["seeds"] if seed not in seeds]
     except (OSError, ValueError, LookupError, TypeError):
         return []
-    return [split for split in known if split not in {row.split for row in findings}]
+    now = {name: {getattr(row, name) for row in findings} for name in names}
+    placed = [(name, value) for row in rows for name, value in zip(names, row, strict=True) if value is not None]
+    return [*dict.fromkeys(value for name, value in placed if value not in now[name]), *more]
 
 
 def write_summary(

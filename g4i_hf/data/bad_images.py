@@ -112,6 +112,11 @@ def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, An
     return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
 
 
+def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
+    """All rows, or with `skip` those of [`readable_rows`]."""
+    return readable_rows(split, name)[0] if on_bad_images == "skip" else split
+
+
 def warn_of(what: str, bad: list[dict[str, Any]], rows: int, place: str = "") -> None:
     more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     named = "; ".join(map(described, bad[:SHOWN])) + more

@@ -165,8 +165,10 @@ def predicted_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 
 def accuracy_of_logits(prediction) -> dict[str, float]:
-    """`compute_metrics` of Trainer, on logits or what [`predicted_classes`] makes of them."""
+    """`compute_metrics` of Trainer, on logits or what [`predicted_classes`] makes of them; nothing without labels."""
     labelled = prediction.label_ids >= 0
+    if not labelled.any():
+        return {}
     predicted = prediction.predictions
     predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
     return Accuracy().compute(predictions=predicted[labelled], references=prediction.label_ids[labelled])

@@ -45,8 +45,8 @@ def caption_labels(
 
     Captions are privileged information (Vapnik; arXiv 1511.03643): the student learns from what they say of the
     classes, and needs none at inference. A labelled image is not told by its own captions what its label already says:
-    equal ones are left out for it, drawn or not, and where no other caption of its class is known, it learns nothing. An
-    unlabelled image takes the class of an equal caption.
+    equal ones are left out for it, drawn or not, and where no other caption of its class is known, it learns nothing.
+    An unlabelled image takes the class of an equal caption.
 
     Args:
         text_embeds: (B, K, D) unit norm.

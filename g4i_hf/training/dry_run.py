@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, has_length
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
 from .alignment_arguments import AlignmentArguments
+from .optimization import timm_name
 from .progress import AlignmentProgress
 from .trainer import AlignmentTrainer
 
@@ -83,6 +84,8 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False
     trial.early_stopping_patience, trial.report_to = None, []
+    if timm_name(args.lr_scheduler_type) is not None:  # whose warm-up and cool-down may be longer than the trial
+        trial.lr_scheduler_type, trial.lr_scheduler_kwargs = SchedulerType.CONSTANT, {}
     return trial
 
 

@@ -41,8 +41,9 @@ def check_trains_on_one_image(model: nn.Module, pixel_values: torch.Tensor, with
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "A process will have a batch of a single image, the last of an epoch, on which BatchNorm cannot train. "
-            "Leave it out with --dataloader_drop_last true, or choose another --per_device_train_batch_size."
+            "A process will have a batch of a single image, on which BatchNorm cannot train: choose another "
+            "--per_device_train_batch_size, or where it is the last batch of an epoch, leave it out with "
+            "--dataloader_drop_last true."
         ) from error
     finally:
         model.train(was_training)

@@ -31,8 +31,8 @@ class NonFiniteLoss(ValueError):
 class LossCheck(TrainerCallback):
     """
     Notes on the device in which step a term of the loss became NaN or infinite, and looks at it when the terms are
-    logged, so that it makes no step wait for the device. Logs before every checkpoint: none is written of weights
-    that are lost, and a resumed run has the log of the uninterrupted one.
+    logged and when training ends, so that it makes no step wait for the device. Logs before every checkpoint: none is
+    written of weights that are lost, and a resumed run has the log of the uninterrupted one.
 
     Args:
         dataset: whose rows are trained on; with `image_ids`, as [`~g4i_hf.data.dataset.CaptionedImages`] has them,
@@ -103,7 +103,23 @@ class LossCheck(TrainerCallback):
                 self._rows = {}
             return
         # Every process has the same sums in its logs, so all of them come here
-        step = min(int(gather_counts(self.first_steps[name].reshape(1)).min()) for name in terms)
+        self._raise(self._first_step(args), args, state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """
+        Looks at the steps since the last log, if there was any: what is saved next are the weights.
+
+        Raises:
+            NonFiniteLoss: as in [`on_log`].
+        """
+        if self.first_steps and (step := self._first_step(args)) != NEVER:
+            self._raise(step, args, state)
+
+    def _first_step(self, args) -> int:
+        """In which a term that is trained on became bad on any process; to be called by all of them."""
+        return min(int(gather_counts(self.first_steps[name].reshape(1)).min()) for name in self._terms(args))
+
+    def _raise(self, step: int, args, state) -> None:
         bad, image_ids = self.found(step, args)
         if self.before_raising is not None:
             self.before_raising()

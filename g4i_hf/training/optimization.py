@@ -128,7 +128,8 @@ class TimmSchedule(LRScheduler):
             the run, warm-up and cool-down included.
 
     Raises:
-        ValueError: for cycles without `num_epochs`, the length of the first.
+        ValueError: for cycles without `num_epochs`, the length of the first; when nothing is left between warm-up and
+            cool-down.
     """
 
     def __init__(
@@ -149,6 +150,11 @@ class TimmSchedule(LRScheduler):
             outside = options.get("cooldown_epochs", 0)
             outside += options.get("warmup_epochs", 0) if options.get("warmup_prefix") else 0
             options["num_epochs"] = num_steps / steps_per_epoch - outside
+            if options["num_epochs"] <= 0:
+                raise ValueError(
+                    f"lr_scheduler_kwargs has {outside:g} epochs of cool-down and of warm-up before the schedule, and "
+                    f"training has {num_steps / steps_per_epoch:.3g}: give fewer, or train for longer."
+                )
         for group in optimizer.param_groups:
             group["initial_lr"] = learning_rate if "lr_scale" in group else group.get("initial_lr", group["lr"])
         self.schedule, _ = create_scheduler_v2(
