@@ -120,6 +120,7 @@ def test_lists_reach_the_training_as_lists(grid, tmp_path):
 
     options = {
         "use_peft": True,
+        "pretrained": True,
         "lora_target_modules": ["attn.qkv", "attn.proj"],
         "class_weights": [1, 2.5],
         "dataset_name": "x",
