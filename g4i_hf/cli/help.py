@@ -81,7 +81,7 @@ def help_text(classes: tuple[type | str, ...], topic: str, description: str) -> 
     lines = [f"usage: {script} [--config YAML] [--NAME VALUE ...]", "", description.strip(), ""]
     lines += textwrap.wrap(
         "Options come from defaults, then from the YAML file, then from the command line. Defaults are in brackets; "
-        "an option without is unset. BOOL alone means true.",
+        "one without brackets is unset. BOOL alone means true.",
         width,
     )
     own = {"This script": list(SCRIPT_GROUP)} | own
