@@ -7,9 +7,9 @@ from pathlib import Path
 
 def note_opening(path: str | None, splits: list[str], results: str) -> None:
     """Appends to a Markdown file a line with date, splits, results and command; without a file, prints it."""
-    words = " ".join(sys.argv[1:])
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     date = datetime.now(UTC).date().isoformat()
-    line = f"- {date}: {', '.join(splits)} opened for `{results}` by `compare.py {words}`"
+    line = f"- {date}: {', '.join(splits)} opened for `{results}` by `{command}`"
     if path is None:
         print(line)
         return
