@@ -64,7 +64,7 @@ def test_several_captions_are_averaged_by_their_weights():
 def test_a_labelled_image_is_not_told_by_captions_of_its_own_that_were_not_drawn():
     """Captions 0 and 1 are of one image, of class 1; caption 2 of another one of that class, caption 3 of class 0."""
     embeds, keys = torch.eye(4), torch.arange(4)
-    known = LabelledTexts(embeds, keys, torch.tensor([1, 1, 1, 0]), torch.tensor([[0, -1], [1, -1], [2, -1], [3, -1]]))
+    known = LabelledTexts(embeds, keys, torch.tensor([1, 1, 1, 0]), keys)
     drawn = {"text_keys": torch.tensor([[0], [0]]), "caption_weight": torch.ones(2, 1), "num_labels": 2}
     soft, weights = caption_labels(
         embeds[[1, 1]].unsqueeze(1),  # like its other caption
@@ -80,7 +80,6 @@ def test_a_labelled_image_is_not_told_by_captions_of_its_own_that_were_not_drawn
 
 def test_the_teacher_leaves_all_captions_of_a_labelled_image_out():
     texts = bank(3, [0, 0, 1])
-    texts["caption_keys"] = np.asarray([[0, -1], [1, -1], [2, -1]])
     inputs = {
         "labels": torch.tensor([0]),
         "text_embeds": torch.from_numpy(texts["embeds"][[0]]).unsqueeze(1),
@@ -91,6 +90,12 @@ def test_the_teacher_leaves_all_captions_of_a_labelled_image_out():
         keys = {"caption_keys": torch.tensor(captions)}
         _, rows, _ = teacher(texts)(torch.zeros(1, 3, requires_grad=True), inputs | keys)
         assert rows == expected  # with both its captions left out, no other knows its class
+    # Means of several captions are others where they share but one of them
+    texts["caption_keys"] = np.asarray([[0, 5], [1, 5], [2, 6]])
+    _, rows, _ = teacher(texts)(
+        torch.zeros(1, 3, requires_grad=True), inputs | {"caption_keys": torch.tensor([[0, 5]])}
+    )
+    assert rows == 1
 
 
 def test_the_loss_is_the_cross_entropy_of_the_rows_that_have_a_weight():

@@ -38,6 +38,14 @@ def test_a_last_batch_of_one_is_refused_before_training(tmp_path, weight):
     assert trainer.state.global_step == 2
 
 
+@pytest.mark.parametrize("shorter", [{"max_steps": 2}, {"num_train_epochs": 0.5}])
+def test_training_that_never_reaches_the_last_batch_is_not_refused(tmp_path, shorter):
+    model = aligned_model("vit", text_embed_dim=TEXT_DIM, projector_norm="batch")
+    assert train(tmp_path, model, rows(9), **BATCH | shorter).state.global_step == 2
+    with pytest.raises(ValueError, match=REMEDY):
+        train(tmp_path, model, rows(9), **BATCH | shorter | {"per_device_train_batch_size": 1})
+
+
 def test_a_student_that_can_train_on_one_image_is_left_as_it_is(tmp_path):
     model = aligned_model("timm-resnet", text_embed_dim=TEXT_DIM)  # its maps have several pixels
     trainer = AlignmentTrainer(model, arguments(tmp_path, **BATCH), train_dataset=rows(9))

@@ -503,6 +503,11 @@ def test_next_steps_quote_the_run(tmp_path):
         ({"num_train_epochs": 5, "save_strategy": "epoch"}, 15, "5 checkpoints, of which the last 2 are kept"),
         ({"max_steps": 7, "save_strategy": "steps", "save_steps": 7}, 7, "1 checkpoints"),
         ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, 8, "no checkpoints"),
+        (
+            {"num_train_epochs": 4, "lr_scheduler_type": "timm:cosine", "lr_scheduler_kwargs": {"cooldown_epochs": 3}},
+            12,
+            "no checkpoints",
+        ),
     ],
 )
 def test_a_plan_counts_what_training_would_do(tmp_path, capsys, options, steps, saved):
@@ -519,6 +524,28 @@ def test_a_plan_counts_what_training_would_do(tmp_path, capsys, options, steps, 
     real.args.save_strategy = "no"
     real.train()
     assert real.state.global_step == steps
+
+
+@pytest.mark.parametrize(
+    "options, message, number",
+    [
+        ({"lr_scheduler_type": "timm:cosine", "lr_scheduler_kwargs": {"cooldown_epochs": 3}}, "cool-down", 10),
+        (
+            {"num_train_epochs": 9},
+            "a batch of a single image",
+            29,
+        ),  # in the eighth step, which the trial does not reach
+    ],
+)
+def test_a_plan_refuses_what_training_would_refuse(tmp_path, options, message, number):
+    args = arguments(tmp_path / "run", per_device_train_batch_size=4, **{"num_train_epochs": 3} | options)
+    trainer = AlignmentTrainer(
+        aligned_model("vit", projector_norm="batch"),
+        trial_arguments(args, str(tmp_path)),
+        train_dataset=rows(number),
+    )
+    with pytest.raises(ValueError, match=message):
+        make_plan(trainer, args)
 
 
 def test_a_dry_run_writes_nothing_and_the_run_does_what_it_said(tmp_path, monkeypatch, capsys):

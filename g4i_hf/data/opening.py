@@ -168,8 +168,8 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     """
     Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, and so does a split with
     images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
-    when there are at least two of them in a split; a folder called `unlabelled` gives null. Splits are read one by
-    one, as captions are wanted for training alone, and `datasets` wants the same columns in all of them.
+    when there are at least two of them in a split; what lies in a folder called `unlabelled` has null. Splits are read
+    one by one, as captions are wanted for training alone, and `datasets` wants the same columns in all of them.
     """
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
@@ -184,47 +184,52 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
             ) from error
         splits[name] = split.cast_column("image", Image(decode=False))
         _warn_of_unlisted(splits[name], name, files)
-    return _with_folder_labels(splits)
+    return _with_folder_labels(splits, folder)
 
 
-def _with_folder_labels(splits: DatasetDict) -> DatasetDict:
+def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
     """With `label`, where the files say nothing of it: a ClassLabel, or a string where other splits have names."""
-    folders = {
-        name: [Path(image["path"]).parent.name for image in split["image"]]
+    labels = {
+        name: [_folder_label(image["path"], os.path.abspath(root)) for image in split["image"]]
         for name, split in splits.items()
         if columns.LABEL not in split.column_names
     }
-    labels = {name: [None if is_unlabelled(label) else label for label in found] for name, found in folders.items()}
     classes = {name: set(found) - {None} for name, found in labels.items()}
     names = sorted({label for found in classes.values() if len(found) > 1 for label in found})
-    if told := [split for name, split in splits.items() if name not in folders]:
+    if told := [split for name, split in splits.items() if name not in labels]:
         names += [label for split in told for label in split.unique(columns.LABEL) if isinstance(label, str)]
     feature = Value("string") if told else ClassLabel(names=names)
+    numbers = {None: None} | {label: number for number, label in enumerate(names)}
     for name, found in labels.items():
         if classes[name] and classes[name] <= set(names):
             logger.info("Split %s: %d class names taken from the folders.", name, len(classes[name]))
             if isinstance(feature, ClassLabel):
-                found = [None if label is None else names.index(label) for label in found]
+                found = [numbers[label] for label in found]
             splits[name] = splits[name].add_column(columns.LABEL, found, feature=feature)
     return splits
 
 
-def is_unlabelled(folder: str) -> bool:
-    """Whether a folder is called as one of images without a label is."""
-    return folder.lower() in UNLABELLED_FOLDERS
+def _folder_label(path: str, root: str) -> str | None:
+    """The folder of an image; None anywhere below one of `UNLABELLED_FOLDERS`."""
+    *folders, folder = os.path.dirname(path.removeprefix(root)).split(os.sep)
+    return None if any(each.lower() in UNLABELLED_FOLDERS for each in (*folders, folder)) else folder
 
 
 def _warn_of_unlisted(split: Dataset, name: str, patterns: list[str]) -> None:
     """`datasets` leaves out images that a metadata file of their split does not name."""
-    found = {path for pattern in patterns for path in glob.iglob(pattern, recursive=True)}
-    count = sum(Path(path).suffix.lower() in IMAGE_SUFFIXES for path in found)
-    if count > len(split):
+    if split.column_names == ["image"]:  # without such a file
+        return
+    roots = [root for pattern in patterns for root in glob.glob(pattern.removesuffix("/**"))]
+    count = 0
+    for _, folders, files in (found for root in roots for found in os.walk(root)):
+        folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
+        count += sum(os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES for file in files if not file.startswith("."))
+    forgotten = count - len({image["path"] for image in split["image"]})
+    if forgotten > 0:
         logger.warning(
             "Split %r: %s of %s images are in no line of its metadata file, and are left out. A line needs the "
             "file_name alone; null stands for what is not known.",
-            name,
-            f"{count - len(split):,}",
-            f"{count:,}",
+            *(name, f"{forgotten:,}", f"{count:,}"),
         )
 
 
@@ -244,6 +249,8 @@ def _folder_splits(folder: Path) -> dict[str, list[str]]:
     if files and len(named) < len(folders):
         ignored = sorted(path.name for path in folders if path not in named)
         logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
+        if any(name.lower() in UNLABELLED_FOLDERS for name in ignored):
+            logger.warning("Images without a label belong into a folder of that name within train.")
     return files or {"train": [f"{glob.escape(str(folder))}/**"]}
 
 

@@ -18,7 +18,7 @@ class LabelledTexts:
         embeds: (L, D) float32, unit norm.
         text_keys: (L,) equal for equal captions.
         labels: (L,) class indices.
-        caption_keys: (L, C) of the captions that a text is of, negative for none; where images have several.
+        caption_keys: (L,) which caption a text is; none where texts are means of several.
     """
 
     embeds: torch.Tensor
@@ -66,9 +66,8 @@ def caption_labels(
     unlabelled = (labels == UNLABELLED)[:, None, None]
     own = text_keys.unsqueeze(2) == known.text_keys
     if caption_keys is not None and known.caption_keys is not None:
-        for keys in known.caption_keys.unbind(1):
-            own |= ((caption_keys.unsqueeze(2) == keys) & (keys >= 0)).any(1, keepdim=True)
-    own &= ~unlabelled
+        own = own | (caption_keys.unsqueeze(2) == known.caption_keys).any(1, keepdim=True)
+    own = own & ~unlabelled
     shares = masked_logits(text_embeds @ known.embeds.T / temperature, ~own).softmax(2)
     of_captions = shares.new_zeros(*shares.shape[:2], num_labels).index_add_(2, known.labels, shares)
     weights = caption_weight * (~own & (unlabelled | (known.labels == labels[:, None, None]))).any(2)

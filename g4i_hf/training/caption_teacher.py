@@ -64,7 +64,8 @@ class CaptionTeacher:
         self.num_labels, self.temperature, self.transform = num_labels, temperature, transform
         names = ("embeds", "text_keys", "labels", "caption_keys")
         embeds, keys, labels, captions = (torch.from_numpy(texts[name][rows]) for name in names)
-        self.known = LabelledTexts(embeds.float(), keys, labels, captions)
+        single = captions.shape[1] == 1  # else texts are means, which are known by their keys
+        self.known = LabelledTexts(embeds.float(), keys, labels, captions[:, 0] if single else None)
         self._is_ready = False
 
     def __call__(
@@ -76,10 +77,11 @@ class CaptionTeacher:
             `teacher_accuracy`, the share of labelled rows whose class the captions of others tell.
         """
         if not self._is_ready:  # on the device of the batch, in the space of the model
-            embeds, *others = (tensor.to(logits.device) for tensor in vars(self.known).values())
-            self.known, self._is_ready = LabelledTexts(self.transform(embeds), *others), True
+            known = {name: each if each is None else each.to(logits.device) for name, each in vars(self.known).items()}
+            known["embeds"] = self.transform(known["embeds"])
+            self.known, self._is_ready = LabelledTexts(**known), True
         labels, captions = inputs["labels"], inputs.get("caption_keys")
-        several = captions is not None and captions.ndim == 2 and captions.shape[1] > 1
+        several = captions is not None and captions.shape[1] > 1
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         with torch.autocast(logits.device.type, enabled=False), torch.no_grad():
             soft, weights = caption_labels(

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
 from .alignment_arguments import AlignmentArguments
-from .optimization import timm_name
+from .optimization import TimmSchedule, timm_name
 from .progress import AlignmentProgress
 from .trainer import AlignmentTrainer
 
@@ -84,6 +84,7 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False
     trial.early_stopping_patience, trial.report_to = None, []
+    trial.stop_on_nan, trial.max_nan_steps = False, 0  # times alone count
     if timm_name(args.lr_scheduler_type) is not None:  # whose warm-up and cool-down may be longer than the trial
         trial.lr_scheduler_type, trial.lr_scheduler_kwargs = SchedulerType.CONSTANT, {}
     return trial
@@ -101,6 +102,10 @@ def make_plan(trainer: AlignmentTrainer, args: AlignmentArguments) -> Plan:
     if has_length(batches):
         steps_per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    if steps_per_epoch is not None and (name := timm_name(args.lr_scheduler_type)) is not None:  # refuses what it must
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
+        TimmSchedule(optimizer, name, args.learning_rate, max_steps, steps_per_epoch, args.lr_scheduler_kwargs)
+    trainer.check_lone_images(batches.dataset, batches.batch_sampler, max_steps)
     times = _StepTimes()
     trainer.add_callback(times)
     trainer.pop_callback(AlignmentProgress)

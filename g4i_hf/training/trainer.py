@@ -138,7 +138,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         rows, sampler = train_batches(self.train_dataset, self._train_batch_size, args, self.accelerator)
         if has_length(sampler):
             self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
-        self._check_lone_images(rows, sampler)
+            steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * self.alignment.steps_per_epoch
+            self.check_lone_images(rows, sampler, steps)
         workers = args.dataloader_num_workers
         return TrainLoader(
             rows,
@@ -152,10 +153,21 @@ class AlignmentTrainer(CheckpointingTrainer):
             prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         )
 
-    def _check_lone_images(self, rows: Dataset, sampler: BatchSampler) -> None:
-        """Before training, not at the end of its first epoch."""
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled  # may have no whole model here
-        if sharded or not isinstance(sampler, GlobalBatchSampler) or smallest_batch(sampler) > 1:
+    def check_lone_images(self, rows: Dataset, sampler: BatchSampler, steps: float) -> None:
+        """
+        Before training, not at the end of its first epoch.
+
+        Args:
+            rows, sampler: of the loader.
+            steps: optimizer steps of the training.
+
+        Raises:
+            ValueError: when a batch of a single image will come that the model cannot train on.
+        """
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(sampler, GlobalBatchSampler):
+            return  # there may be no whole model here, or no known number of rows
+        reaches_last = steps * self.args.gradient_accumulation_steps >= len(sampler) or sampler.batch_size == 1
+        if smallest_batch(sampler) > 1 or not reaches_last:
             return
         with self._whole_images():
             batch = self._prepare_inputs(self.data_collator([rows[Draw(0, 0)]]))
