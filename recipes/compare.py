@@ -135,16 +135,21 @@ def train_cell(cell, train_config: str, splits_read: list[str]):
 
 
 def options_of(cell, train_config: str, folder: str):
-    """The options of recipes/train.py, with a folder of embeddings for every data set and text encoder."""
-    import hashlib
-
+    """
+    The options of recipes/train.py. A cell that names data or a text encoder of its own has a folder of embeddings
+    beside that of the others, which would replace each other's.
+    """
     from g4i_hf.cli import parse_options
+    from g4i_hf.comparison.grid import digest_of
     from g4i_hf.recipes import train
 
     options = parse_options(train.OPTIONS, cell.argv(train_config, folder))
     _, data, encoder, *_ = options
-    place = encoder.embeddings_dir or "runs/embeddings"
-    encoder.embeddings_dir = f"{place}-{hashlib.sha256(repr((data, encoder)).encode()).hexdigest()[:8]}"
+    own = {name: value for name, value in cell.options.items() if hasattr(data, name) or hasattr(encoder, name)}
+    if encoder.embeddings_dir is None:
+        own, encoder.embeddings_dir = vars(data) | vars(encoder), "runs/embeddings/grid"
+    if own:
+        encoder.embeddings_dir += f"-{digest_of(own)[:8]}"
     return options
 
 
@@ -222,8 +227,7 @@ def workers(args, number: int):
 
 def check_cell(args, cells, results) -> None:
     """Trains a cell again and compares every prediction."""
-    import numpy as np
-
+    from g4i_hf.comparison.results import other_than
     from g4i_hf.recipes import compare
 
     chosen = [cell for cell in cells if cell.name == args.check_cell]
@@ -232,15 +236,9 @@ def check_cell(args, cells, results) -> None:
     before = results[args.check_cell]
     with workers(args, 1) as pool:
         again = pool.submit(compare.train_cell, chosen[0], args.train_config, list(before.predicted)).result()
-    differing = {name: int((before.predicted[name] != again.predicted[name]).sum()) for name in before.predicted}
-    losses = [result.training["train_loss"] for result in (before, again)]
-    same = not any(differing.values()) and losses[0] == losses[1]
-    figures = ", ".join(
-        f"{number} of {np.size(before.predicted[name])} in {name}" for name, number in differing.items()
-    )
-    figures += f"; train_loss {losses[1]}, which was {losses[0]}" if losses[0] != losses[1] else ""
-    print(f"{args.check_cell}: " + ("the same to the bit" if same else f"other predictions: {figures}"))
-    if not same:
+    other = other_than(before, again)
+    print(f"{args.check_cell}: {other or 'the same to the bit'}")
+    if other:
         raise SystemExit(1)
 
 
@@ -282,7 +280,7 @@ def open_labels(args, cell):
 
     from g4i_hf.comparison.findings import Labels
     from g4i_hf.comparison.openings import note_opening
-    from g4i_hf.comparison.pixel_neighbours import MOST, neighbour_predictions
+    from g4i_hf.comparison.pixel_neighbours import MOST, labelled_pixels, neighbour_predictions
     from g4i_hf.comparison.results import digest_of_rows
     from g4i_hf.data.bad_images import rows_to_use
     from g4i_hf.data.labels import labels_of
@@ -292,11 +290,14 @@ def open_labels(args, cell):
         run, data, *_ = options_of(cell, args.train_config, folder)
     splits, id2label = class_names(data.load())
     scored = args.splits + (args.final_splits if args.final else [])
+    labels, bars = {}, {}
+    if unlabelled := [name for name in scored if not (labels_of(splits[name]) >= 0).any()]:
+        raise ValueError(f"{unlabelled[0]} has no labelled image, and cannot be scored.")
     if args.final and args.final_splits:
         note_opening(args.openings, args.final_splits, args.results)
-    labels, bars = {}, {}
     training = splits[run.train_split]
-    known = rows_to_use(training, run.train_split, run.on_bad_images) if len(training) <= MOST else None
+    few_enough = len(training) <= MOST
+    known = labelled_pixels(rows_to_use(training, run.train_split, run.on_bad_images)) if few_enough else None
     for name in scored:
         split = rows_to_use(splits[name], name, run.on_bad_images)
         if args.cluster_column and args.cluster_column not in split.column_names:

@@ -16,7 +16,10 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
-from g4i_hf.comparison.results import read_results
+from g4i_hf.comparison.arguments import CompareArguments
+from g4i_hf.comparison.grid import Cell
+from g4i_hf.comparison.results import digest_of_rows, read_results
+from g4i_hf.recipes import compare as compare_script
 from g4i_hf.recipes import train
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +94,49 @@ def test_a_baseline_and_an_aligned_run_see_the_same_batches_and_begin_with_the_s
     assert aligned == baseline and also == began
 
 
+def cell_of(folder, **options):
+    grid = json.loads((folder / "compare.yaml").read_text())
+    args = CompareArguments(**{name: value for name, value in grid.items() if name not in ("processes", "plot")})
+    return args, Cell("tiny", "clip", 0, STUDENT | options, "")
+
+
+def test_cells_with_data_or_an_encoder_of_their_own_have_a_folder_of_embeddings_of_their_own(folder, tmp_path):
+    """Two cells at a time would replace each other's."""
+    config = tmp_path / "train.yaml"
+
+    def place(given: str, **options) -> str:
+        config.write_text((folder / "train.yaml").read_text().replace("./data", str(folder / "data")) + given)
+        _, cell = cell_of(folder, **options)
+        return compare_script.options_of(cell, str(config), str(tmp_path / "run"))[2].embeddings_dir
+
+    kept = "embeddings_dir: runs/kept\ntext_encoder: one\n"
+    assert place(kept, align_weight=1) == "runs/kept"  # as recipes/embed.py may have left it
+    others = [{"text_encoder": "two"}, {"dataset_name": "x"}, {"dataset_name": "x", "text_encoder": "two"}]
+    found = [place(kept, **other) for other in others] + [place("", text_encoder=name) for name in ("one", "two")]
+    assert len({*found, "runs/kept"}) == 6 and found[0] == place(kept, **others[0])
+
+
+def test_labels_are_opened_with_the_rows_they_belong_to(folder, tmp_path, monkeypatch):
+    args, cell = cell_of(folder)
+    labels, bars = compare_script.open_labels(args, cell)
+    assert set(labels) == set(bars) == {"validation"} and not (folder / "LOG.md").exists()
+    assert labels["validation"].classes.tolist() == [0, 1] * 16
+    ids = [f"validation-{number}" for number in range(32)]
+    assert labels["validation"].digest == digest_of_rows(ids, ["dark", "light"])
+    assert bars["validation"] > 0.9
+    monkeypatch.setattr("g4i_hf.comparison.pixel_neighbours.MOST", 63)
+    assert compare_script.open_labels(args, cell)[1] == {}
+    args.splits, args.final, args.openings = ["unknown"], True, str(tmp_path / "LOG.md")
+    split = Dataset.from_parquet(str(folder / "data" / "validation.parquet"))
+    unlabelled = split.remove_columns("label").add_column("label", [None] * 32, feature=split.features["label"])
+    for name, each in (("train", split), ("unknown", unlabelled), ("test", split)):
+        each.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    cell.options["dataset_name"] = str(tmp_path / "data")
+    with pytest.raises(ValueError, match="unknown has no labelled image"):
+        compare_script.open_labels(args, cell)
+    assert not (tmp_path / "LOG.md").exists()  # nothing was opened
+
+
 def compare(folder, *options, expected: int | None = 0, **kwargs) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "recipes" / "compare.py"), "--config", str(folder / "compare.yaml")]
     environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
@@ -153,6 +199,7 @@ def test_a_grid_is_killed_resumed_checked_and_opened(folder):
     assert "| test | tiny | clip |" in done.stdout and "test opened for" in (folder / "LOG.md").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     assert {row["split"] for row in summary["findings"]} == {"validation", "test"} and (folder / "plot.png").is_file()
+    assert {split for result in results for split in result.images} == {"validation", "test"}
     assert summary["made"]["commits_of_cells"] == sorted({result.made["commit"] for result in results})
     assert summary["made"]["command"].endswith("recipes/compare.py --config compare.yaml --final true")
 

@@ -14,7 +14,7 @@ from g4i_hf.comparison.arguments import CompareArguments
 from g4i_hf.comparison.findings import Labels, as_table, find
 from g4i_hf.comparison.grid import cells_of
 from g4i_hf.comparison.openings import note_opening
-from g4i_hf.comparison.pixel_neighbours import neighbour_predictions
+from g4i_hf.comparison.pixel_neighbours import labelled_pixels, neighbour_predictions
 from g4i_hf.comparison.plots import lines_of, plot_curves, plot_differences
 from g4i_hf.comparison.results import (
     Result,
@@ -433,4 +433,4 @@ def test_the_nearest_neighbour_is_a_labelled_image():
         ).cast_column("image", Image(decode=False))
         for shown in (greys, [70, 190])
     )
-    assert neighbour_predictions(train, asked).tolist() == [1, 0]
+    assert neighbour_predictions(labelled_pixels(train), asked).tolist() == [1, 0]

@@ -44,7 +44,7 @@ class CompareArguments:
     # --- Work and output ---
     results: str = field(default="runs/compare.jsonl", metadata={"help": "File that gets a line when a cell ends."})
     summary: str | None = field(
-        default=None, metadata={"help": "JSON file for the figures; kept where it has splits that are not scored now."}
+        default=None, metadata={"help": "JSON file for the figures; kept where it has some of what is not scored now."}
     )
     plot: str | None = field(default=None, metadata={"help": "PNG file for differences and their intervals."})
     curves: str | None = field(default=None, metadata={"help": "PNG file for accuracies against curve_option."})
@@ -67,7 +67,7 @@ class CompareArguments:
                 raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
         for group in ({"options": self.options}, self.students, self.variants):
             for name, options in group.items():
-                for option in (option for option, value in (options or {}).items() if value is None):
+                for option in (option for option, value in (options or {}).items() if value is None or value == []):
                     raise ValueError(
                         f"{name}: {option} has no value, and what train_config sets cannot be unset here: leave it "
                         "out there, and give it where it is wanted."

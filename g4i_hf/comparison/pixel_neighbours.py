@@ -19,11 +19,16 @@ def pixels_of(split: Dataset, side: int = 16) -> np.ndarray:
     return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in images])
 
 
-def neighbour_predictions(train: Dataset, split: Dataset, side: int = 16) -> np.ndarray:
-    """(n,) class of the labelled training image with the least squared difference, which needs no training."""
+def labelled_pixels(train: Dataset, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """[`pixels_of`] the training images that have a label, and their labels."""
     labels = labels_of(train)
     rows = np.flatnonzero(labels != UNLABELLED)
-    known, asked = pixels_of(train.select(rows), side), pixels_of(split, side)
+    return pixels_of(train.select(rows), side), labels[rows]
+
+
+def neighbour_predictions(labelled: tuple[np.ndarray, np.ndarray], split: Dataset, side: int = 16) -> np.ndarray:
+    """(n,) class of the one of [`labelled_pixels`] with the least squared difference, which needs no training."""
+    (known, labels), asked = labelled, pixels_of(split, side)
     squares = (known**2).sum(1)
     nearest = [(squares - 2 * part @ known.T).argmin(1) for part in np.array_split(asked, -(-len(asked) // BLOCK))]
-    return labels[rows[np.concatenate(nearest)]]
+    return labels[np.concatenate(nearest)]

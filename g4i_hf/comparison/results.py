@@ -65,6 +65,16 @@ def unpack(text: str) -> np.ndarray:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u2").astype(np.int64)
 
 
+def other_than(before: Result, again: Result) -> str:
+    """In what a second training of a cell differs from the first; empty for none."""
+    differing = {name: (before.predicted[name] != again.predicted[name]) for name in before.predicted}
+    other = [f"{rows.sum()} of {rows.size} in {name}" for name, rows in differing.items() if rows.any()]
+    said = [f"other predictions: {', '.join(other)}"] if other else []
+    losses = [result.training["train_loss"] for result in (before, again)]
+    said += [f"train_loss {losses[1]}, which was {losses[0]}"] if losses[0] != losses[1] else []
+    return "; ".join(said)
+
+
 def append_result(path: str | Path, result: Result) -> None:
     """One write and on the disk, so that a kill leaves whole lines, or a last one that is skipped on reading."""
     path = Path(path)
