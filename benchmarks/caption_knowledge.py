@@ -27,13 +27,13 @@ SHARES = (0.05, 0.1, 0.2, 0.5)
 TEMPERATURE = 0.05
 
 
-def splits_of_recipe():
+def training_split():
     """With `label`, `image_id`, `caption` and `text_embeds`."""
     with tempfile.TemporaryDirectory() as folder:
         config = str(ROOT / "recipes" / "emoji_styles" / "baseline.yaml")
         run, data, encoder, _, _, args = parse_options(train.OPTIONS, ["--config", config, "--output_dir", folder])
         splits, id2label, *_ = train.load_data(run, data, encoder, args)
-    return splits, len(id2label)
+    return splits["train"], len(id2label)
 
 
 def known_of(split, num_labels: int, share: float, seed: int) -> dict[str, float]:
@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    splits, num_labels = splits_of_recipe()
-    rows = [known_of(splits["train"], num_labels, share, seed) for share in SHARES for seed in args.seeds]
+    split, num_labels = training_split()
+    rows = [known_of(split, num_labels, share, seed) for share in SHARES for seed in args.seeds]
     found = provenance() | {"temperature": TEMPERATURE, "rows": rows}
     (RESULTS / "emoji_styles_caption_knowledge.json").write_text(json.dumps(found, indent=2) + "\n")
     for row in rows:

@@ -85,6 +85,7 @@ def load_data(run, data, encoder, args):
     from g4i_hf.data.loading import class_names
     from g4i_hf.data.stage import join_stage, read_stage
     from g4i_hf.embedding import captions_to_embed, text_embeds_folder
+    from g4i_hf.training.supervision import supervised
 
     if run.streaming:
         from g4i_hf.training.streamed_run import load_streamed
@@ -124,27 +125,8 @@ def load_data(run, data, encoder, args):
             training=False,
             require_labels=run.require_labels,
         )
-    splits[run.train_split] = supervised(training, run, encoder, id2label, args.seed)
+    splits[run.train_split] = supervised(training, run, encoder, list(id2label.values()), args.seed)
     return splits, id2label, text_embed_dim or dim, to_embed, embeddings
-
-
-def supervised(training, run, encoder, id2label, seed: int):
-    """The training rows with those of their labels and captions that the options leave them."""
-    from g4i_hf.data.labels import keep_label_fraction, labelled_rows
-    from g4i_hf.training.controls import control_captions
-
-    # Labels first: a label that is not kept plays no part in what follows
-    training = keep_label_fraction(training, run.label_fraction, seed if run.label_seed is None else run.label_seed)
-    drop = run.unlabelled == "drop"
-    training = control_captions(
-        training,
-        run.caption_control,
-        seed=seed,
-        class_names=list(id2label.values()),
-        encoder=encoder,
-        leave_out_unlabelled=drop,
-    )
-    return labelled_rows(training) if drop else training
 
 
 def check_lora(student, args) -> None:
@@ -259,7 +241,7 @@ def finish(trainer, processor, splits, run, student: str) -> None:
         metrics |= split_metrics(predictions, split, run.eval_split) if predictions else {}  # of the main process
     if args.should_save:
         update_results(args.output_dir, metrics)
-    trained = describe_training(student, trainer.model, trainer.train_dataset, args)
+    trained = describe_training(student, trainer.model, trainer.train_dataset, args, run.unlabelled)
     rows = summary_of_run(trained, args, trainer.state, trainer.stopwatch, metrics)
     _say("\n" + as_block(rows | {"Next": next_steps(args, _launch())}))
 
@@ -289,7 +271,7 @@ def plan(model, saved_processor, processor, splits, to_embed: int, options, chec
         trial = trial_arguments(args, folder)
         trainer = build_trainer(model, processor, saved_processor, splits, run, augmentation, trial, bool(to_embed))
         steps = make_plan(trainer, args)
-    described = describe_training(student.student, model, trainer.train_dataset, args)
+    described = describe_training(student.student, model, trainer.train_dataset, args, run.unlabelled)
     embedded = f"{to_embed:,} different captions would be embedded first, by {encoder.text_encoder}"
     going_on = [f"would go on from {checkpoint}"] if checkpoint else []
     rows = {"Would train": described, "Captions": [embedded if to_embed else ""], "Steps": [*steps.steps(), *going_on]}

@@ -148,6 +148,10 @@ def test_what_is_not_known_of_captions_is_not_claimed():
         assert "written by a machine" not in text
     baseline = student_card(**NEEDED | EVERYTHING | {"options": OPTIONS | {"align_weight": 0}}).text
     assert "as the baseline of an aligned student" in baseline and "Its captions were written" not in baseline
+    options = OPTIONS | {"align_weight": 0, "label_fraction": 0.1, "unlabelled": "pseudo_label"}
+    taught = student_card(**NEEDED | EVERYTHING | {"options": options}).text
+    assert ", taught by captions" in taught and "had pseudo-labels: the class that a logistic regression" in taught
+    assert "as the baseline" not in taught and "labels of 10% of the training images" in taught
 
 
 def test_a_text_encoder_in_a_folder_is_no_name_on_the_hub():

@@ -11,6 +11,7 @@ from .. import __version__
 from ..data.source import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..training.lineage import is_hub_id
+from ..training.run_folder import learned_from_captions
 from ..zero_shot.checkpoint import TextSide
 from .card_metadata import check_model_card
 from .card_tables import class_list, options_table
@@ -138,15 +139,18 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
     """What the template says of the run."""
     weight, teacher = (float(options.get(name) or 0) for name in ("align_weight", "teacher_weight"))
     splits = list(dict.fromkeys(row.split for row in rows))
-    limits = limits_of(lineage, splits, weight + teacher > 0, options.get("train_split") or "train")
+    limits = limits_of(
+        lineage, splits, learned_from_captions(options) is not None, options.get("train_split") or "train"
+    )
     known = lineage.get("text_encoder") or {}
     encoder = TextSide.from_record(known if known.get("text_encoder") else options)
     return {
         "align_weight": weight,
         "teacher_weight": teacher,
+        "pseudo_labels": options.get("unlabelled") == "pseudo_label",
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
-        "is_baseline": options.get("align_weight") is not None and not weight and not teacher,
+        "is_baseline": options.get("align_weight") is not None and learned_from_captions(options) is None,
         "best_by": plain(options.get("metric_for_best_model")) if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
         "ema_decay": plain(options["ema_decay"]) if options.get("ema_decay") else None,

@@ -9,6 +9,7 @@ from ..data.arguments import AugmentationArguments
 from ..data.source import is_path
 from ..training.alignment_arguments import AlignmentArguments
 from ..training.arguments import RunArguments, StudentArguments
+from ..training.run_folder import learned_from_captions
 from .markdown import code, code_cell
 
 # Shown whenever they are known: what it takes to repeat the run. Other options may hold what is not for everyone
@@ -54,7 +55,7 @@ def options_table(options: dict[str, Any], image_size: int | None = None) -> str
     known = {name: defaults[name] for name in OF_TRAINER if name in defaults} | options
     known["image_size"] = known.get("image_size") or image_size
     has_text = bool(known.get("align_weight"))
-    uses_captions = has_text or bool(known.get("teacher_weight"))
+    uses_captions = learned_from_captions(known) is not None
     rows = []
     for name in (*SHOWN_OPTIONS, *MORE_OPTIONS):
         value = _without_paths(known.get(name))

@@ -116,8 +116,8 @@ class RunArguments:
     unlabelled: str = field(
         default="keep",
         metadata={
-            "help": "Training rows without label: keep them for their captions, or drop them, as for a baseline on "
-            "labelled rows alone; max_steps then gives it as many steps."
+            "help": "Training rows without label: keep them for their captions; drop them, as for a baseline on "
+            "labelled rows alone (max_steps then gives it as many steps); or pseudo_label them by their captions."
         },
     )
     caption_control: str = field(
@@ -134,7 +134,7 @@ class RunArguments:
         one_of(self, "on_bad_images", ON_BAD_IMAGES)
         if self.shuffle_buffer_size < 0:
             raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; it must not be negative.")
-        one_of(self, "unlabelled", ("keep", "drop"))
+        one_of(self, "unlabelled", ("keep", "drop", "pseudo_label"))
         one_of(self, "caption_control", CAPTION_CONTROLS)
 
 

@@ -25,7 +25,7 @@ def warn_of_silent_captions(dataset: Any, args: AlignmentArguments) -> None:
     if silent and (captioned & labelled).any():
         logger.warning(
             "%s of %s training images have a caption and no label: the classifier learns nothing from them. Their "
-            "captions can teach it: --align_weight 1 --teacher_weight 3 helped students from scratch.",
+            "captions can teach it: --unlabelled pseudo_label --align_weight 1, or --teacher_weight.",
             f"{silent:,}",
             f"{len(dataset):,}",
         )

@@ -84,9 +84,11 @@ def read_options(run: str | Path) -> dict[str, Any]:
 
 
 def learned_from_captions(options: dict[str, Any]) -> str | None:
-    """The weights of a run by which it learned from captions, as a message shows them; None for a baseline."""
+    """By what a run learned from captions, as a message shows it; None for a baseline."""
     weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
-    return ", ".join(f"{name} {weight}" for name, weight in weights.items() if weight) or None
+    found = [f"{name} {weight}" for name, weight in weights.items() if weight]
+    found += ["unlabelled pseudo_label"] if options.get("unlabelled") == "pseudo_label" else []
+    return ", ".join(found) or None
 
 
 def is_finished(run: str | Path) -> bool:

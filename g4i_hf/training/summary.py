@@ -30,7 +30,11 @@ def as_block(rows: dict[str, list[str]]) -> str:
 
 
 def describe_training(
-    student: str, model: AlignedImageClassification, dataset: Any, args: AlignmentArguments
+    student: str,
+    model: AlignedImageClassification,
+    dataset: Any,
+    args: AlignmentArguments,
+    unlabelled: str = "keep",
 ) -> list[str]:
     """
     Args:
@@ -39,6 +43,7 @@ def describe_training(
         dataset: [`~g4i_hf.data.dataset.CaptionedImages`] or [`~g4i_hf.data.streamed_images.StreamedImages`] that is
             trained on.
         args: of the training.
+        unlabelled: what became of rows without a label, see [`~g4i_hf.training.arguments.RunArguments`].
     """
     adapters = sum(p.numel() for name, p in model.student.named_parameters() if is_adapter(name))
     student_size, projector_size = (
@@ -50,6 +55,8 @@ def describe_training(
     if args.teacher_weight > 0:
         alignment = alignment.removesuffix(": a baseline")
         alignment += f"; soft labels from captions, weight {args.teacher_weight:g}"
+    if unlabelled == "pseudo_label":
+        alignment = f"{alignment.removesuffix(': a baseline')}; pseudo-labels from captions"
     return [
         f"{student}, {student_size - adapters:,} parameters",
         *_lora(model),

@@ -1,0 +1,95 @@
+"""Pseudo-labels from captions: what gets one, what stays without, and that the recipe and the card say so."""
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+from students import aligned_model
+from test_label_fraction import TO_TENSOR, data, loaded, made_up  # noqa: F401  (data is a fixture)
+
+from g4i_hf.data import CaptionedImages
+from g4i_hf.data.labels import keep_label_fraction, labels_of
+from g4i_hf.training import AlignmentArguments
+from g4i_hf.training.pseudo_labels import with_pseudo_labels
+from g4i_hf.training.run_folder import learned_from_captions
+from g4i_hf.training.summary import describe_training
+
+
+def rows(labels: list, vectors: list, **more) -> Dataset:
+    """Vectors in the plane, by their angles in degrees; None for a row without a caption, a list for several."""
+    several = any(isinstance(angle, list) for angle in vectors)
+
+    def vector(angle):
+        return None if angle is None else [np.cos(np.radians(angle)), np.sin(np.radians(angle))]
+
+    kind = List(Value("float16"), length=2)
+    embeds = [[vector(one) for one in angle] if isinstance(angle, list) else vector(angle) for angle in vectors]
+    if several:
+        kind, embeds = (
+            List(kind),
+            [one if isinstance(v, list) else [one] for one, v in zip(embeds, vectors, strict=True)],
+        )
+    features = {"label": ClassLabel(names=["right", "up", "left"]), "text_embeds": kind}
+    features |= {name: Value("float32") for name in more}
+    return Dataset.from_dict({"label": labels, "text_embeds": embeds, **more}, features=Features(features))
+
+
+def test_rows_take_the_class_of_captions_like_theirs():
+    split = rows([0, 0, 1, 1, None, None, None], [0, 10, 90, 80, 20, 70, None])
+    found = with_pseudo_labels(split, seed=0)
+    assert found["label"][:] == [0, 0, 1, 1, 0, 1, None]  # without a caption there is nothing to go by
+    assert found.features["label"] == split.features["label"]
+    assert with_pseudo_labels(split.select([0, 2]), seed=0)["label"][:] == [0, 1]
+
+
+def test_captions_without_a_weight_neither_teach_nor_tell():
+    split = rows([0, 1, 1, None, None], [0, 90, 5, 5, 85], caption_weight=[1, None, 0, 0.2, 0])
+    assert with_pseudo_labels(split, seed=0)["label"][:] == [0, 1, 1, 0, None]
+
+
+def test_several_captions_count_by_their_mean():
+    split = rows([0, 1, 2, None], [[0, 0], [90], [180, 180], [120, 200]])
+    assert with_pseudo_labels(split, seed=0)["label"][:] == [0, 1, 2, 2]
+
+
+def test_of_very_many_labelled_rows_a_sample_is_learned_from(monkeypatch, caplog):
+    monkeypatch.setattr("g4i_hf.training.pseudo_labels.MOST", 10)
+    split = rows([0, 1] * 20 + [None] * 3, [0, 90] * 20 + [10, 80, 20])
+    with caplog.at_level("INFO"):
+        assert with_pseudo_labels(split, seed=0)["label"][-3:] == [0, 1, 0]
+    assert "3 rows take the class that a logistic regression on 10 labelled captions gives theirs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (rows([0, 0, None], [0, 10, 20]), "fewer than two classes"),
+        (rows([0, 1, None], [None, 90, 20]), "fewer than two classes"),
+        (rows([0, 1, None], [0, 90, 20]).remove_columns("text_embeds"), "no text_embeds"),
+    ],
+)
+def test_without_anything_to_learn_from_it_is_an_error(split, message):
+    with pytest.raises(ValueError, match=f"unlabelled is 'pseudo_label', but .*{message}"):
+        with_pseudo_labels(split, seed=0)
+
+
+def test_the_recipe_labels_by_the_labels_that_are_kept(data):  # noqa: F811
+    """Equal captions are of one class in the made-up data, so that a labelled one tells it for certain."""
+    split = made_up()
+    truth, captions = labels_of(split), np.asarray(split["caption"][:])
+    kept = labels_of(keep_label_fraction(split, 0.5, seed=42)) >= 0
+    told = np.isin(captions, captions[kept])
+    assert 0 < kept.sum() < told.sum() < len(split)
+    few = ("--label_fraction", "0.5", "--unlabelled", "pseudo_label", "--align_weight", "0")
+    options, splits = loaded(data, *few)
+    assert (labels_of(splits["train"])[told] == truth[told]).all() and (labels_of(splits["train"]) >= 0).all()
+    _, shuffled = loaded(data, *few, "--caption_control", "shuffle")  # it goes by what stands in place of captions
+    assert (labels_of(shuffled["train"]) >= 0).all() and (labels_of(shuffled["train"])[told] != truth[told]).any()
+
+
+def test_a_run_with_pseudo_labels_is_no_baseline(tmp_path):
+    assert learned_from_captions({"align_weight": 0.0, "unlabelled": "pseudo_label"}) == "unlabelled pseudo_label"
+    assert learned_from_captions({"align_weight": 0.0, "unlabelled": "drop"}) is None
+    images = CaptionedImages(keep_label_fraction(made_up(), 0.5, seed=0), TO_TENSOR)
+    for weight, shown in ((0.0, "alignment: none; pseudo-labels"), (1.0, "parameters; pseudo-labels from captions")):
+        args = AlignmentArguments(str(tmp_path), report_to=[], align_weight=weight)
+        assert shown in "\n".join(describe_training("tiny", aligned_model("vit"), images, args, "pseudo_label"))
