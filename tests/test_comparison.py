@@ -26,7 +26,7 @@ from g4i_hf.comparison.results import (
     read_results,
     unpack,
 )
-from g4i_hf.comparison.statistics import estimate_difference, holm
+from g4i_hf.comparison.statistics import Difference, estimate_difference, holm
 from g4i_hf.comparison.summary import command, left_out, write_summary
 
 ROOT = Path(__file__).parent.parent
@@ -365,6 +365,8 @@ def test_the_table_and_the_plot_show_them(found, tmp_path):
     rows = find(*found)
     table = as_table(rows, {"validation": 0.55})
     assert "| validation | small | clip | 61.0 ± 1.0 | +10.0 |" in table
+    nothing = replace(rows[0], difference=Difference(-1e-17, -1e-16, 1e-16, 1.0, 0, 3, 0.0, 0.0))
+    assert "| +0.0 | +0.0 to +0.0 |" in as_table([nothing], {})
     assert "| validation | all | baseline | 51.0 ± 1.0 (below the nearest neighbour) |" in table
     assert "small | baseline | 51.0 ± 1.0 |" in as_table(rows, {"validation": 0.55}, few_labels={"small"})
     plot_differences(rows, tmp_path / "new" / "plot.png")
