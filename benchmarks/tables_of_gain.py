@@ -2,6 +2,7 @@
 
 from provenance import read_result
 
+from g4i_hf.comparison.findings import points
 from g4i_hf.evaluation.measures import ALL_MEASURES, PROBE, ROBUSTNESS, ZERO_SHOT
 
 KINDS = ("baseline", "aligned")
@@ -179,6 +180,6 @@ def _variants(file: str, split: str, with_interval: bool = True) -> str:
 
 
 def _difference(found: dict) -> str:
-    """Points with their interval; no minus before what is zero but for rounding errors."""
-    mean, low, high = (round(100 * found[name], 9) + 0.0 for name in ("mean", "low", "high"))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    """Points with their interval."""
+    mean, low, high = (points(found[name]) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -192,6 +192,11 @@ def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
         check_split(train, "train", num_labels=2)
 
 
+def test_images_beside_class_folders_are_of_the_class_called_as_the_folder(tmp_path):
+    save_pictures(tmp_path / "pets", ["1.png", "cat/2.png"])
+    assert sorted(labels_by_id(load_images(str(tmp_path / "pets"))).values()) == ["cat", "pets"]
+
+
 def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
     save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
     load_images(str(tmp_path))

@@ -166,13 +166,13 @@ def as_table(findings: Iterable[Finding], bars: dict[str, float], few_labels: Co
             cells += [""] * 4
         else:
             found = row.difference
-            mean, low, high = (_points(value) for value in (found.mean, found.low, found.high))
+            mean, low, high = (points(value) for value in (found.mean, found.low, found.high))
             cells += [mean, f"{low} to {high}"]
             cells += [f"{found.positive} of {found.seeds}", "" if row.p_holm is None else f"{row.p_holm:.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
     """Percentage points; no minus before what is zero but for rounding errors."""
     return f"{round(100 * value, 9) + 0.0:+.1f}"

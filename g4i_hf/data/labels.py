@@ -22,6 +22,13 @@ def labels_of(split: Dataset) -> np.ndarray:
     return np.fromiter((UNLABELLED if label is None or label < 0 else label for label in labels), dtype=np.int64)
 
 
+def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
+    """The split with other labels (rows,) of the same feature; null where they are negative."""
+    values = [label if label >= 0 else None for label in labels.tolist()]
+    feature = split.features[columns.LABEL]
+    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
+
+
 def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
     """
     Keeps the labels of a share of each class, rounded, of at least one row; the labels of the others become null.
@@ -47,9 +54,7 @@ def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
         "label_fraction is %g: %d of %d labels of training are kept, the other rows are unlabelled.",
         *(fraction, (kept >= 0).sum(), (labels >= 0).sum()),
     )
-    values = [label if label >= 0 else None for label in kept.tolist()]
-    feature = split.features[columns.LABEL]
-    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
+    return with_labels(split, kept)
 
 
 def labelled_rows(split: Dataset) -> Dataset:

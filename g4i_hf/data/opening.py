@@ -211,8 +211,8 @@ def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
 
 def _folder_label(path: str, root: str) -> str | None:
     """The folder of an image; None anywhere below one of `UNLABELLED_FOLDERS`."""
-    *folders, folder = os.path.dirname(path.removeprefix(root)).split(os.sep)
-    return None if any(each.lower() in UNLABELLED_FOLDERS for each in (*folders, folder)) else folder
+    inside = os.path.dirname(path.removeprefix(root)).lower().split(os.sep)
+    return None if set(inside) & set(UNLABELLED_FOLDERS) else Path(path).parent.name
 
 
 def _warn_of_unlisted(split: Dataset, name: str, patterns: list[str]) -> None:

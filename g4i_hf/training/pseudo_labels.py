@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
-from ..data.labels import UNLABELLED, labels_of
+from ..data.labels import UNLABELLED, labels_of, with_labels
 from ..data.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ def with_pseudo_labels(split: Dataset, seed: int) -> Dataset:
     """
     Labels the rows of a training split that have a caption and no label, by a logistic regression on the text
     embeddings of those that have both (Lee, 2013, with captions in the place of images). Several captions of a row are
-    averaged; a row whose captions all have a weight of zero takes no part and keeps its null.
+    averaged; a row whose `caption_weight` is zero takes no part and keeps its null.
 
     Args:
         split: with `text_embeds`, and perhaps `caption_weight`.
@@ -64,6 +64,4 @@ def with_pseudo_labels(split: Dataset, seed: int) -> Dataset:
         *(len(asked), len(known), 100 * np.concatenate([shares.max(1) for shares in found]).mean()),
         (labels == UNLABELLED).sum(),
     )
-    values = [label if label >= 0 else None for label in labels.tolist()]
-    feature = split.features[columns.LABEL]
-    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
+    return with_labels(split, labels)
