@@ -193,7 +193,7 @@ def test_a_grid_is_killed_resumed_checked_and_opened(folder):
     changed["training"]["train_loss"] += 1e-6
     path.write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
     name = f"tiny/{changed['variant']}/{changed['seed']}"
-    assert "other predictions" in compare(folder, "--check_cell", name, expected=1).stdout
+    assert f"{name}: train_loss " in compare(folder, "--check_cell", name, expected=1).stdout
 
     done = compare(folder, "--final", "true")
     assert "| test | tiny | clip |" in done.stdout and "test opened for" in (folder / "LOG.md").read_text()

@@ -22,6 +22,7 @@ from g4i_hf.comparison.results import (
     check_device,
     digest_of_rows,
     finished,
+    other_than,
     pack,
     read_results,
     unpack,
@@ -154,6 +155,15 @@ def test_predictions_come_back_as_they_were(tmp_path, grid):
     (read,) = read_results(tmp_path / "new" / "cells.jsonl")
     assert np.array_equal(read.predicted["validation"], classes)
     assert (read.student, read.variant, read.seed, read.options) == ("small", "clip", 0, cell.options)
+
+
+def test_a_cell_trained_again_is_told_by_its_predictions_and_by_its_loss(grid):
+    before = result_of(cells_of(grid())[0], {"validation": np.arange(4), "test": np.arange(3)})
+    assert other_than(before, replace(before)) == ""
+    again = replace(before, predicted=before.predicted | {"test": np.array([0, 2, 1])})
+    assert other_than(before, again) == "other predictions: 2 of 3 in test"
+    again = replace(again, training={"train_loss": 1.5})
+    assert other_than(before, again) == "other predictions: 2 of 3 in test; train_loss 1.5, which was 1.0"
 
 
 def test_a_line_that_a_kill_has_cut_is_trained_again_and_harms_no_other(tmp_path, grid):

@@ -16,6 +16,11 @@ def smallest_batch(sampler: GlobalBatchSampler) -> int:
     return max(1, rest // sampler.num_processes)
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Which is what may be unable to train on one image."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
 def check_trains_on_one_image(model: nn.Module, pixel_values: torch.Tensor, with_projector: bool) -> None:
     """
     Runs the model once as in training, on copies of its statistics, so that nothing of it changes.
@@ -28,8 +33,6 @@ def check_trains_on_one_image(model: nn.Module, pixel_values: torch.Tensor, with
     Raises:
         ValueError: when BatchNorm would have a single value a channel, which torch refuses.
     """
-    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
-        return
     was_training = model.training
     model.train()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -22,7 +22,7 @@ from .caption_teacher import CaptionTeacher, warn_of_silent_captions
 from .checkpointing_trainer import CheckpointingTrainer
 from .class_weights import class_weights_of
 from .ema import EmaCallback
-from .lone_images import check_trains_on_one_image, smallest_batch
+from .lone_images import check_trains_on_one_image, has_batch_norm, smallest_batch
 from .loss_check import LossCheck
 from .nan_steps import SkipNanSteps
 from .progress import replace_progress
@@ -167,7 +167,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(sampler, GlobalBatchSampler):
             return  # there may be no whole model here, or no known number of rows
         reaches_last = steps * self.args.gradient_accumulation_steps >= len(sampler) or sampler.batch_size == 1
-        if smallest_batch(sampler) > 1 or not reaches_last:
+        if smallest_batch(sampler) > 1 or not reaches_last or not has_batch_norm(self.model):
             return
         with self._whole_images():
             batch = self._prepare_inputs(self.data_collator([rows[Draw(0, 0)]]))
