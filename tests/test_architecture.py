@@ -144,6 +144,8 @@ GRIDS = [
     "heavier_all_labels",
     "ablations",
     "ablations_few_labels",
+    "mlp_mixer_tune",
+    "mlp_mixer",
 ]
 SCRIPT_OF |= dict.fromkeys(GRIDS, "compare")
 TRAINING_FILES = [path for path in YAML_FILES if SCRIPT_OF.get(path.stem, path.stem) == "train"]

@@ -73,6 +73,7 @@ def student_card(
     lineage: dict[str, Any] | None = None,
     contents: Contents | None = None,
     is_timm: bool = False,
+    module: str | None = None,
     model_id: str = "path/to/student",
     weights: str = "raw",
     license: str | None = None,
@@ -80,8 +81,7 @@ def student_card(
     """
     Args:
         architecture: name of the student's architecture.
-        num_labels: number of classes.
-        num_parameters: of the student.
+        num_labels, num_parameters: how many the student has.
         image_size: side of its input in pixels.
         classes: their names, in the order of the logits.
         pixels: what its image processor does, for the ONNX graph; None where it takes the processor itself.
@@ -91,6 +91,7 @@ def student_card(
         lineage: the run's `lineage.json`.
         contents: what the release holds beside the plain checkpoint.
         is_timm: whether timm loads it too.
+        module: of its maker's own, which registers the architecture; None for one of timm or transformers.
         model_id: what a reader passes to `from_pretrained`.
         weights: `"raw"` or `"ema"`, see [`~g4i_hf.hub.release_student`].
         license: of what is released; `other` by default.
@@ -106,7 +107,7 @@ def student_card(
         _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence),
         template_path=str(TEMPLATE),
         architecture=plain(architecture),
-        **{"num_labels": num_labels, "image_size": image_size, "is_timm": is_timm},
+        **{"num_labels": num_labels, "image_size": image_size, "is_timm": is_timm, "module": module},
         number_of_parameters=f"{num_parameters / 1e6:.1f}",
         is_average=weights == "ema",
         pixels=pixels.code() if pixels is not None else None,

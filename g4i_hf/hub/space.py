@@ -11,6 +11,8 @@ from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 
 from .. import __version__
 from ..data.replacing import replacing
+from ..modeling import AlignedImageClassificationConfig
+from ..modeling.student import own_module
 from ..training.lineage import is_hub_id, read_lineage
 from ..training.run_folder import read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
@@ -100,6 +102,12 @@ def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
         raise ValueError(
             f"{student_dir} has no {ALIGNED}/, without which a Space knows no text. Release the student with "
             "--aligned true, and one with adapters with --lora merged."
+        )
+    module = own_module(AlignedImageClassificationConfig.from_pretrained(student_dir / ALIGNED).student_config)
+    if module is not None:
+        raise ValueError(
+            f"The architecture of {student_dir} is registered by the module {module}, which a Space does not have: "
+            "leave --space out."
         )
     side = _text_side(student_dir)
     if not _is_found(side):

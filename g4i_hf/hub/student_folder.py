@@ -14,6 +14,7 @@ from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
 from ..modeling import AlignedImageClassificationConfig
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
+from ..modeling.student import own_module
 from ..training.lineage import read_lineage
 from ..zero_shot.checkpoint import ALIGNED
 from .arguments import ReleaseArguments
@@ -127,6 +128,7 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
         "classes": [config.id2label[i] for i in range(config.num_labels)],
         "pixels": PlainPixels.of(processor),
         "is_timm": is_timm,
+        "module": own_module(config),
     }
 
 

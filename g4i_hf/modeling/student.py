@@ -1,5 +1,6 @@
 """Building a student, and finding the layer whose input is its feature."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def student_config_from(
     elif Path(name_or_config).is_dir():
         config = AutoConfig.from_pretrained(name_or_config)
     elif timm.is_model(name_or_config):
-        known = timm.get_pretrained_cfg(name_or_config)
-        if image_size is not None and known.fixed_input_size and known.input_size[-1] != image_size:
+        known = timm.get_pretrained_cfg(name_or_config)  # None of a model that its user has registered without one
+        if image_size and known is not None and known.fixed_input_size and known.input_size[-1] != image_size:
             student_args.setdefault("img_size", image_size)
         return TimmWrapperConfig(architecture=name_or_config, model_args=student_args or None)
     elif name_or_config in CONFIG_MAPPING:
@@ -109,6 +110,7 @@ PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "in
 
 
 def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Module:
+    _check_is_known(name)
     try:
         return timm.create_model(
             name, pretrained=pretrained, num_classes=config.num_labels, **(config.model_args or {})
@@ -122,6 +124,34 @@ def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForIma
         student = TimmWrapperForImageClassification(config)
     student.timm_model = timm_model
     return student
+
+
+def own_module(config: PreTrainedConfig) -> str | None:
+    """
+    Where a user has registered the architecture of a student, see docs/own_architectures.md.
+
+    Returns:
+        Name of the module, as it is imported; None for an architecture of timm or transformers.
+
+    Raises:
+        ValueError: when timm knows no such architecture.
+    """
+    if isinstance(config, TimmWrapperConfig):
+        _check_is_known(config.architecture)
+        module = timm.models.model_entrypoint(config.architecture).__module__
+    else:
+        module = type(config).__module__
+    if module in ("__main__", "__mp_main__"):  # it is what was started
+        module = Path(getattr(sys.modules[module], "__file__", module)).stem
+    return None if module.split(".")[0] in ("timm", "transformers") else module
+
+
+def _check_is_known(architecture: str) -> None:
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f"timm {timm.__version__} knows no architecture {architecture!r}. If it is your own, import the module "
+            "that registers it first (docs/own_architectures.md)."
+        )
 
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
