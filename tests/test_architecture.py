@@ -143,6 +143,7 @@ GRIDS = [
     "controls",
     "heavier_all_labels",
     "ablations",
+    "ablations_others",
     "ablations_few_labels",
     "mlp_mixer_tune",
     "mlp_mixer",
