@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from datasets import load_dataset
 from provenance import RESULTS, ROOT, provenance
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ from g4i_hf.comparison.grid import cells_of
 from g4i_hf.comparison.provenance import made_by
 from g4i_hf.comparison.results import append_result, finished, other_than, read_results
 from g4i_hf.data.labels import keep_label_fraction, labels_of, with_labels
-from g4i_hf.recipes import compare
+from g4i_hf.recipes import compare, train
 
 STUDENTS = ["resnet, 10%", "regnet, 10%", "swin, 10%"]
 SPLITS = ["validation", "test", "test_novel"]
@@ -38,17 +37,18 @@ VARIANT, BY_CAPTIONS = "self-training", ["pseudo-labels, aligned"]
 
 def teach_itself(cell, train_config: str) -> tuple:
     """Both trainings of a cell: what the first and the second predict, and the share of right pseudo-labels."""
-    emoji = load_dataset(str(ROOT / "recipes" / "emoji_styles"))
-    for name in emoji:
-        emoji[name] = emoji[name].remove_columns("caption")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        run, data, encoder, _, _, args = parse_options(
+            train.OPTIONS, ["--config", train_config, "--output_dir", folder]
+        )
+        emoji, *_ = train.load_data(run, data, encoder, args)  # embedded, which spares the cells to do it
         first = trained(cell, cell.options, train_config, emoji | {SEEN: emoji["train"]}, place / "first", [SEEN])
         truth, kept = labels_of(emoji["train"]), labels_of(keep_label_fraction(emoji["train"], 0.1, cell.seed))
         labels = np.where(kept >= 0, kept, first.predicted[SEEN])
         options = {name: value for name, value in cell.options.items() if name not in ("label_fraction", "unlabelled")}
-        data = emoji | {"train": with_labels(emoji["train"], labels)}
-        second = trained(cell, options, train_config, data, place / "second", [])
+        emoji["train"] = with_labels(emoji["train"], labels)
+        second = trained(cell, options, train_config, emoji, place / "second", [])
     return first, second, float((labels == truth)[kept < 0].mean())
 
 
