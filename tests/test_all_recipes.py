@@ -187,8 +187,7 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
     commands = re.findall(
         r"^accelerate launch .*\.yaml$", (folder / "README.md").read_text(encoding="utf-8"), flags=re.M
     )
-    # the script, or the word that says it to a file of an architecture of one's own
-    script = re.compile(r"recipes/(?:\w+/\w+\.py )?(\w+)(?:\.py)? ")
+    script = re.compile(r"recipes/(?:with_module\.py \S+ )?(\w+)(?:\.py)? ")
     configs = [(script.search(line)[1], line.rsplit("--config ")[-1]) for line in commands]
     assert {config for _, config in configs} == {str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")}
     stages = [stage for stage, _ in configs]

@@ -1,5 +1,6 @@
 """Architectures that a user has registered, as docs/own_architectures.md says: trained, compared, released, loaded."""
 
+import importlib
 import json
 import os
 import re
@@ -15,23 +16,34 @@ from released_runs import a_run
 from students import ID2LABEL
 from test_card import snippets
 from test_compare_script import folder  # noqa: F401, a fixture
-from transformers import RegNetConfig, TimmWrapperConfig
+from transformers import RegNetConfig, TimmWrapperConfig, ViTConfig
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.comparison.results import read_results
-from g4i_hf.modeling.student import new_student, own_module
+from g4i_hf.modeling.own_architecture import own_module
+from g4i_hf.modeling.student import new_student, student_config_from
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "own_architectures.md").read_text(encoding="utf-8")
-MODULE, RUNNER = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.M | re.S)
+OF_TIMM, OF_TRANSFORMERS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.M | re.S)
 COMMANDS = re.search(r"^```sh\n(.*?)^```$", PAGE, flags=re.M | re.S)[1].replace("\\\n", " ").splitlines()
+MODULES = {"tiny_net": OF_TIMM, "tiny-net": OF_TRANSFORMERS}
+BUILD = {"id2label": ID2LABEL, "text_embed_dim": 8, "image_size": 24}
+FIXED = '{"tiny_net": {"input_size": (3, 24, 24), "fixed_input_size": True}}'
 
 
 @pytest.fixture
-def place(tmp_path):
-    (tmp_path / "my_student.py").write_text(MODULE)
-    (tmp_path / "mine.py").write_text(RUNNER)
-    return tmp_path
+def module(tmp_path, monkeypatch):
+    """Writes a module and imports it, under a name of its own in each test."""
+
+    def write(text: str, name: str = "my_student"):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+    return write
 
 
 def run(place: Path, *command: str, expected: int = 0) -> subprocess.CompletedProcess:
@@ -41,30 +53,124 @@ def run(place: Path, *command: str, expected: int = 0) -> subprocess.CompletedPr
     return done
 
 
-def test_the_module_of_a_student_is_known_and_an_unknown_architecture_said(place, monkeypatch):
-    monkeypatch.syspath_prepend(place)
-    import my_student
-
-    build = {"id2label": ID2LABEL, "text_embed_dim": 8, "image_size": 24}
-    model = AlignedImageClassification.from_student("tiny_net", **build, student_args={"width": 16})
+def test_a_model_registered_with_timm_is_a_student(module):
+    module(OF_TIMM)
+    model = AlignedImageClassification.from_student("tiny_net", **BUILD, student_args={"width": 16})
     config = model.config.student_config
     assert model.projector(torch.rand(2, 16)).shape == (2, 8) and config.pretrained_cfg["input_size"] == [3, 24, 24]
-    assert own_module(config) == my_student.__name__ == "my_student"
+    assert own_module(config) == "my_student" and model.training
     assert own_module(RegNetConfig()) is own_module(TimmWrapperConfig(architecture="resnet18.a1_in1k")) is None
     config.architecture = "tiny_nets"
     with pytest.raises(ValueError, match="no architecture 'tiny_nets'. If it is your own, import the module"):
         new_student(config)
 
 
-BUILD = """
+@pytest.mark.parametrize("size", [24, 32])
+def test_a_model_that_must_know_the_size_of_images_is_told_it_as_a_number(module, size):
+    text = OF_TIMM.replace("width: int = 32)", "width: int = 32, img_size: int = 0)")
+    text = text.replace("super().__init__()", "super().__init__()\n        self.size = img_size // 8")
+    text = text.replace("build_model_with_cfg, register", "build_model_with_cfg, generate_default_cfgs, register")
+    module(text.replace("@register_model", f"default_cfgs = generate_default_cfgs({FIXED})\n\n\n@register_model"))
+    model = AlignedImageClassification.from_student("tiny_net", **BUILD | {"image_size": size})
+    assert model.student.timm_model.size == size // 8
+    assert model.config.student_config.model_args == {"img_size": size}
+
+
+def test_a_model_registered_with_transformers_is_a_student(module):
+    mine = module(OF_TRANSFORMERS.replace('"tiny-net"', '"tiny-net-2"'))  # registered once in a process
+    model = AlignedImageClassification.from_student("tiny-net-2", **BUILD, student_args={"width": 16})
+    assert own_module(model.config.student_config) == "my_student" and model.config.student_config.width == 16
+    assert model.student.stem[0].weight.std() > 0.05  # not N(0, 0.02)
+    with pytest.raises(ValueError, match="'widht', which TinyNetConfig has no field for. Did you mean 'width'"):
+        AlignedImageClassification.from_student("tiny-net-2", **BUILD, student_args={"widht": 16})
+    # configuration and model in two files: what is imported is what registers
+    mine.TinyNetForImageClassification.__module__ = "other_file"
+    assert own_module(model.config.student_config) == "other_file"
+
+
+LOST = "gives other logits after it was saved and loaded.*Register buffers without persistent=False"
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ('self.register_buffer("scale", torch.full((1,), 3.0), persistent=False)', LOST),
+        ("self.scale = torch.tensor(3.0)", "or when it was saved and loaded, it fails with"),
+        ("self.scale = lambda: 0", "cannot be used: with two images of 24 x 24 pixels.*TypeError"),
+    ],
+)
+def test_what_would_fail_later_is_said_before_training(module, line, said):
+    text = OF_TIMM.replace("super().__init__()", f"super().__init__()\n        {line}")
+    module(text.replace(".mean((2, 3)))", ".mean((2, 3)) * self.scale)"))
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=said):
+        AlignedImageClassification.from_student("tiny_net", **BUILD)
+    module(text)  # where it is not used
+    torch.random.set_rng_state(state)
+    AlignedImageClassification.from_student("tiny_net", **BUILD)
+
+
+def test_trying_a_model_changes_neither_it_nor_what_is_drawn_next(module, monkeypatch):
+    module(OF_TIMM)
+    found = []
+    for tried in (True, False):
+        if not tried:
+            monkeypatch.setattr("g4i_hf.modeling.modeling_aligned.check_own", lambda *_: None)
+        torch.manual_seed(0)
+        model = AlignedImageClassification.from_student("tiny_net", **BUILD)
+        found.append((model.state_dict(), torch.rand(3)))
+    (tried, drawn), (untried, also) = found
+    assert torch.equal(drawn, also) and all(torch.equal(tried[name], untried[name]) for name in untried)
+
+
+def test_ordinary_python_in_a_model_is_no_error(module):
+    depth = "self.rates = [x.item() for x in torch.linspace(0, 0.1, 3)]"  # fails on a model without memory
+    module(OF_TIMM.replace("super().__init__()", f"super().__init__()\n        {depth}"))
+    assert AlignedImageClassification.from_student("tiny_net", **BUILD).student.timm_model.rates[2] > 0.09
+
+
+def test_unknown_students_are_said_with_what_is_near(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
+    with pytest.raises(OSError, match="'resnet_18' is no folder, no model of timm.*Did you mean 'resnet18'.*your own"):
+        student_config_from("resnet_18")
+    with pytest.raises(OSError, match="^no such repository"):
+        student_config_from("me/resnet_18")
+    with pytest.raises(ValueError, match="'hiden_size', which ViTConfig has no field for. Did you mean 'hidden_size'"):
+        student_config_from(ViTConfig(), {"hiden_size": 3})
+    with pytest.raises(ValueError, match="No pretrained weights exist.*Leave --pretrained out"):
+        AlignedImageClassification.from_student("mixer_s32_224", **BUILD | {"image_size": 224}, pretrained=True)
+
+
+def test_a_timm_student_of_no_given_size_can_be_released(tmp_path):
+    args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+    model = AlignedImageClassification.from_student("resnet18", id2label=ID2LABEL, text_embed_dim=8, student_args=args)
+    assert model.config.student_config.pretrained_cfg["input_size"] == [3, 224, 224]
+
+
+RUN = """
+import torch
 import my_student
 from g4i_hf import AlignedImageClassification
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-model = AlignedImageClassification.from_student(
-    "tiny_net", id2label=ID2LABEL, text_embed_dim=8, student_args={"width": 16}, image_size=24
-)
+torch.manual_seed(0)
+model = AlignedImageClassification.from_student(NAME, **BUILD, student_args={"width": 16}).eval()
 model.save_pretrained("run")
 generic_processor(ImageSettings(24)).save_pretrained("run")
+torch.save(model(torch.ones(2, 3, 24, 24)).logits.detach(), "logits.pt")
+"""
+LOAD = """
+import torch
+import my_student
+from g4i_hf import AlignedImageClassification
+from transformers import AutoModelForImageClassification
+for loaded in (
+    AlignedImageClassification.from_pretrained("run"), AutoModelForImageClassification.from_pretrained("run/student")
+):
+    logits = loaded.eval()(torch.ones(2, 3, 24, 24)).logits
+    assert torch.equal(logits, torch.load("logits.pt", weights_only=True))
 """
 RELEASE = """
 import sys
@@ -72,7 +178,7 @@ import my_student
 from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.space import build_space
 from g4i_hf.hub.student_folder import release_with_card
-student, _ = release_with_card(ReleaseArguments(run="run", repo_id=None))
+student, _ = release_with_card(ReleaseArguments(run="run", onnx=True))
 try:
     build_space("run", student, "space")
 except ValueError as error:
@@ -81,48 +187,74 @@ except ValueError as error:
 
 
 @pytest.mark.slow
-def test_a_run_is_released_with_the_name_of_its_module_and_loads_after_it_alone(place):
-    run(place, "-c", BUILD.replace("ID2LABEL", repr(ID2LABEL)))
-    a_run(place / "run", model=False, results=None, lineage=None, student="tiny_net")
-    done = run(place, "-c", RELEASE)
+@pytest.mark.parametrize("name", MODULES)
+def test_a_run_is_released_with_the_name_of_its_module_and_loads_after_it_alone(tmp_path, name):
+    (tmp_path / "my_student.py").write_text(MODULES[name])
+    run(tmp_path, "-c", RUN.replace("NAME", repr(name)).replace("BUILD", repr(BUILD)))
+    a_run(tmp_path / "run", model=False, results=None, lineage=None, student=name)
+    done = run(tmp_path, "-c", RELEASE)
     assert "registered by the module my_student, which a Space does not have" in done.stdout
-    student = place / "run" / "student"
+    run(tmp_path, "-c", LOAD)
+    student = tmp_path / "run" / "student"
     card = (student / "README.md").read_text()
     assert "neither timm nor transformers before the module `my_student` registers it" in card
     assert "my_student.py" not in {path.name for path in student.rglob("*")}
-    Image.new("RGB", (30, 40), (200, 30, 30)).save(place / "picture.png")
-    pipeline, plain, timm_alone, _ = [block.replace("path/to/student", str(student)) for block in snippets(card)]
-    for block in (pipeline, plain, timm_alone):
-        assert block.startswith("import my_student\n")
-        run(place, "-c", block)
-    bare = timm_alone.removeprefix("import my_student\n")
-    assert "Unknown model" in run(place, "-c", bare, expected=1).stderr
+    Image.new("RGB", (30, 40), (200, 30, 30)).save(tmp_path / "picture.png")
+    *blocks, zero_shot = [block.replace("path/to/student", str(student)) for block in snippets(card)]
+    own = [block for block in blocks if "onnxruntime" not in block]
+    assert len(own) == (3 if name == "tiny_net" else 2) and len(blocks) == len(own) + 1
+    assert all(block.startswith("import my_student\n") for block in [*own, zero_shot])
+    for block in blocks:
+        run(tmp_path, "-c", block)
+    (tmp_path / "my_student.py").rename(tmp_path / "another.py")
+    assert run(tmp_path, "-c", own[0].removeprefix("import my_student\n"), expected=1)
     load = "from g4i_hf import AlignedImageClassification; AlignedImageClassification.from_pretrained('run')"
-    assert (
-        "no architecture 'tiny_net'. If it is your own, import the module" in run(place, "-c", load, expected=1).stderr
-    )
+    said = run(tmp_path, "-c", load, expected=1).stderr
+    assert re.search(rf"knows no (architecture|model type) '{name}'. If it is your own, import the module", said)
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_train_evaluate_and_release(place, folder):  # noqa: F811
-    smaller = ["--image_size", "16", "--num_train_epochs", "1", "--per_device_train_batch_size", "16"]
+def test_the_commands_of_the_page_train_evaluate_and_release(tmp_path, folder):  # noqa: F811
+    (tmp_path / "my_student.py").write_text(OF_TIMM)
+    (tmp_path / "evaluate.py").write_text("raise SystemExit('not the package evaluate')")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    smaller = ["--image_size", "16", "--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
     for command in COMMANDS:
-        script, *options = shlex.split(command)[3:]
+        script, *options = shlex.split(command)[4:]
         if script == "train":
-            options += ["--dataset_name", str(folder / "data"), *smaller, "--report_to", "none"]
-        run(place, "-m", "accelerate.commands.launch", "--num_processes", "1", "mine.py", script, *options)
-    saved = json.loads((place / "runs" / "mine" / "student" / "config.json").read_text())
+            options += ["--dataset_name", str(folder / "data"), *smaller, "--report_to", "none", "--use_cpu", "true"]
+        launched = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", *shlex.split(command)[2:4], script]
+        done = run(tmp_path, "-m", *launched, *options)
+        if script == "train":
+            assert "accelerate launch recipes/with_module.py my_student.py evaluate --run runs/mine" in done.stdout
+    saved = json.loads((tmp_path / "runs" / "mine" / "student" / "config.json").read_text())
     assert (saved["architecture"], saved["model_args"]) == ("tiny_net", {"width": 64})
-    assert json.loads((place / "runs" / "mine" / "all_results.json").read_text())["test_accuracy"] > 0
+    assert json.loads((tmp_path / "runs" / "mine" / "all_results.json").read_text())["test_accuracy"] > 0
 
 
 @pytest.mark.slow
 def test_processes_of_a_comparison_know_the_architecture(tmp_path, folder):  # noqa: F811
-    script = ROOT / "recipes" / "emoji_styles" / "mlp_mixer.py"
     options = {"student": "mlp_mixer", "student_args": {"patch_size": 8, "num_blocks": 1, "embed_dim": 16}}
     grid = {"train_config": str(folder / "train.yaml"), "students": {"mixer": options}, "seeds": [0]}
     grid |= {"variants": {"baseline": {"align_weight": 0}}, "results": str(tmp_path / "cells.jsonl"), "processes": 1}
     (tmp_path / "grid.yaml").write_text(json.dumps(grid))
-    run(tmp_path, str(script), "compare", "--config", "grid.yaml")
+    module = str(ROOT / "recipes" / "emoji_styles" / "mlp_mixer.py")
+    run(tmp_path, str(ROOT / "recipes" / "with_module.py"), module, "compare", "--config", "grid.yaml")
     (result,) = read_results(tmp_path / "cells.jsonl")
     assert result.training["parameters"] > 0 and set(result.predicted) == {"validation"}
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        ([], 2, "accelerate launch recipes/with_module.py my_student.py train"),
+        (["--help"], 0, "or a name that Python can import"),
+        (["json", "trian"], 1, "the script is 'trian'; choose one of.*Did you mean 'train'"),
+        (["no/such.py", "train"], 1, "there is no file no/such.py"),
+        (["json.py", "train"], 1, "json.py cannot be imported as 'json': give the file another name"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said(tmp_path, words, code, said):
+    (tmp_path / "json.py").touch()
+    done = run(tmp_path, str(ROOT / "recipes" / "with_module.py"), *words, expected=code)
+    assert re.search(said, done.stdout + done.stderr)

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 from .. import __version__
 from ..data.replacing import replacing
 from ..modeling import AlignedImageClassificationConfig
-from ..modeling.student import own_module
+from ..modeling.own_architecture import own_module
 from ..training.lineage import is_hub_id, read_lineage
 from ..training.run_folder import read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide

@@ -13,8 +13,8 @@ from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
 from ..modeling import AlignedImageClassificationConfig
+from ..modeling.own_architecture import own_module
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
-from ..modeling.student import own_module
 from ..training.lineage import read_lineage
 from ..zero_shot.checkpoint import ALIGNED
 from .arguments import ReleaseArguments

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from .own_architecture import HINT
 
 PROJECTOR_TYPES = ("mlp", "linear")
 PROJECTOR_NORMS = ("batch", "layer", "none")
@@ -65,7 +67,9 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         if isinstance(student_config, dict):
             # `from_dict`, not the constructor: timm's wrapper translates `num_classes` and `label_names` only there
             fields = dict(student_config)
-            student_config = type(AutoConfig.for_model(fields["model_type"])).from_dict(fields)
+            if fields["model_type"] not in CONFIG_MAPPING:
+                raise ValueError(f"transformers knows no model type {fields['model_type']!r}. {HINT}")
+            student_config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
         if projector_type not in PROJECTOR_TYPES:
             raise ValueError(f"projector_type is {projector_type!r}; choose one of {', '.join(PROJECTOR_TYPES)}.")
         if projector_norm not in PROJECTOR_NORMS:

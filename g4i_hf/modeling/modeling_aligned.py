@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_aligned import AlignedImageClassificationConfig
 from .lora import add_adapters, keep_statistics, lora_fields
+from .own_architecture import check_own, own_module
 from .processing import ImageSettings
 from .projector import Projector
 from .recomputation import Recomputation
@@ -167,17 +168,19 @@ class AlignedImageClassification(PreTrainedModel):
             student = new_student(config)
         if isinstance(student.config, TimmWrapperConfig):
             known = getattr(student.config, "pretrained_cfg", None) or {}
-            sized = {"input_size": [3, image_size, image_size]} if image_size is not None else {}
-            if known or sized:
-                defaults = ImageSettings(image_size or known["input_size"][-1]).pretrained_cfg()
-                student.config.pretrained_cfg = {**defaults, **known, **sized, **(image_settings or {})}
+            size = image_size or known.get("input_size", student.timm_model.pretrained_cfg["input_size"])[-1]
+            sized = {"input_size": [3, size, size]} if image_size is not None else {}
+            defaults = ImageSettings(size).pretrained_cfg()
+            student.config.pretrained_cfg = {**defaults, **known, **sized, **(image_settings or {})}
         # AutoModelForImageClassification chooses between DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
         if lora is not None:
             config_kwargs["lora"] = lora_fields(student, lora, name_or_config, revision)
-        return cls(
-            AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs), student
-        )
+        aligned = AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs)
+        model = cls(aligned, student)
+        if own_module(student.config) is not None:
+            check_own(model, image_size)
+        return model
 
     def learn_logits(self, temperature: float, bias: float | None = None) -> None:
         """Makes the temperature, and where one is given the bias, parameters of the model; keeps those that it has."""

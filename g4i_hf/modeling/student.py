@@ -1,6 +1,5 @@
 """Building a student, and finding the layer whose input is its feature."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from transformers import (
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
 )
+
+from .own_architecture import check_is_known, nearest, own_module, unknown_name
 
 # What transformers' image classifiers call their last layers; two entries in a tuple for models with two heads.
 CLASSIFIER_NAMES = (
@@ -55,26 +56,43 @@ def student_config_from(
     elif Path(name_or_config).is_dir():
         config = AutoConfig.from_pretrained(name_or_config)
     elif timm.is_model(name_or_config):
+        config = TimmWrapperConfig(architecture=name_or_config)
         known = timm.get_pretrained_cfg(name_or_config)  # None of a model that its user has registered without one
-        if image_size and known is not None and known.fixed_input_size and known.input_size[-1] != image_size:
+        is_fixed = image_size is not None and known is not None and known.fixed_input_size
+        # A user's own would have its usual size from timm as a pair, any other from here as a number
+        if is_fixed and (known.input_size[-1] != image_size or own_module(config) is not None):
             student_args.setdefault("img_size", image_size)
-        return TimmWrapperConfig(architecture=name_or_config, model_args=student_args or None)
+        config.model_args = student_args or None
+        return config
     elif name_or_config in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[name_or_config]
+        _check_fields(config_class(), student_args)
         if image_size is not None and hasattr(config_class(), "image_size"):
             student_args.setdefault("image_size", image_size)
         return config_class(**student_args)
     else:
-        config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
+        try:
+            config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
+        except OSError as error:
+            raise error if "/" in name_or_config else OSError(unknown_name(name_or_config, error)) from error
     if isinstance(config, TimmWrapperConfig):
         config.model_args = {**(config.model_args or {}), **student_args} or None
         # The checkpoint's classes: written beside the student's own, they would be read back in their place
         for name in ("label_names", "label_descriptions"):
             vars(config).pop(name, None)
     else:
+        _check_fields(config, student_args)
         for name, value in student_args.items():
             setattr(config, name, value)
     return config
+
+
+def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> None:
+    """A configuration of transformers takes any name, also a misspelt one."""
+    for name in student_args:
+        if not hasattr(config, name):
+            near = nearest(name, sorted(config.to_dict()))
+            raise ValueError(f"student_args names {name!r}, which {type(config).__name__} has no field for.{near}")
 
 
 def new_student(config: PreTrainedConfig) -> PreTrainedModel:
@@ -110,48 +128,26 @@ PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "in
 
 
 def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Module:
-    _check_is_known(name)
+    check_is_known(name)
     try:
         return timm.create_model(
             name, pretrained=pretrained, num_classes=config.num_labels, **(config.model_args or {})
         )
     except TypeError as error:
-        raise ValueError(f"student_args {config.model_args}: {error}.") from error
+        given = f"student_args {config.model_args}" if config.model_args else f"student {name!r}"
+        raise ValueError(f"{given}: {error}.") from error
+    except RuntimeError as error:
+        if "No pretrained weights" not in str(error):
+            raise
+        raise ValueError(f"{error} Leave --pretrained out, or name a checkpoint.") from error
 
 
 def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForImageClassification:
-    with torch.device("meta"):  # a shell without memory, whose weights are then replaced by timm's
+    # A shell without memory, whose weights are then replaced by timm's; not every user's own can be built so
+    with torch.device("meta") if own_module(config) is None else torch.random.fork_rng([]):
         student = TimmWrapperForImageClassification(config)
     student.timm_model = timm_model
     return student
-
-
-def own_module(config: PreTrainedConfig) -> str | None:
-    """
-    Where a user has registered the architecture of a student, see docs/own_architectures.md.
-
-    Returns:
-        Name of the module, as it is imported; None for an architecture of timm or transformers.
-
-    Raises:
-        ValueError: when timm knows no such architecture.
-    """
-    if isinstance(config, TimmWrapperConfig):
-        _check_is_known(config.architecture)
-        module = timm.models.model_entrypoint(config.architecture).__module__
-    else:
-        module = type(config).__module__
-    if module in ("__main__", "__mp_main__"):  # it is what was started
-        module = Path(getattr(sys.modules[module], "__file__", module)).stem
-    return None if module.split(".")[0] in ("timm", "transformers") else module
-
-
-def _check_is_known(architecture: str) -> None:
-    if not timm.is_model(architecture):
-        raise ValueError(
-            f"timm {timm.__version__} knows no architecture {architecture!r}. If it is your own, import the module "
-            "that registers it first (docs/own_architectures.md)."
-        )
 
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:

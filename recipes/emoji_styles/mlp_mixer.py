@@ -2,13 +2,9 @@
 An MLP-Mixer (Tolstikhin et al., arXiv 2105.01601) as small as the other students, whose sizes timm does not have: an
 example of an architecture of one's own, see docs/own_architectures.md.
 
-    accelerate launch recipes/emoji_styles/mlp_mixer.py compare --config recipes/emoji_styles/mlp_mixer.yaml
-
-runs a script of recipes/, here compare.py, with the architecture known to it.
+    accelerate launch recipes/with_module.py recipes/emoji_styles/mlp_mixer.py compare \\
+        --config recipes/emoji_styles/mlp_mixer.yaml
 """
-
-import sys
-from importlib import import_module
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
@@ -21,7 +17,3 @@ default_cfgs = generate_default_cfgs({"mlp_mixer": {"input_size": (3, 224, 224),
 def mlp_mixer(pretrained: bool = False, **kwargs) -> MlpMixer:
     """`patch_size`, `num_blocks`, `embed_dim` and `mlp_ratio` are given as `student_args`."""
     return build_model_with_cfg(MlpMixer, "mlp_mixer", pretrained, **kwargs)
-
-
-if __name__ == "__main__":
-    import_module(f"g4i_hf.recipes.{sys.argv.pop(1)}").main()

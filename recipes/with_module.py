@@ -1,0 +1,60 @@
+"""
+Runs a script of this folder after a module of your own, which registers an architecture with timm or transformers:
+
+    accelerate launch recipes/with_module.py my_student.py train --student tiny_net --output_dir runs/mine
+    accelerate launch recipes/with_module.py my_package.students evaluate --run runs/mine
+
+The module is a file or a name that Python can import; the script is caption, embed, train, evaluate, release or
+compare, with its options. See docs/own_architectures.md.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+MODULE = "G4I_HF_MODULE"  # for the processes that compare.py starts, which import this file, and for hints of train.py
+SCRIPTS = ("caption", "embed", "train", "evaluate", "release", "compare")
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:3]) or len(sys.argv) < 3:
+        print(__doc__.strip())
+        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    module, script = sys.argv[1:3]
+    if script not in SCRIPTS:
+        from g4i_hf.cli import wrong_choice
+
+        raise SystemExit(f"error: {wrong_choice('the script', script, SCRIPTS)}")
+    import_own(module)
+    os.environ[MODULE] = module
+    del sys.argv[1:3]
+    importlib.import_module(f"g4i_hf.recipes.{script}").main()
+
+
+def import_own(module: str) -> None:
+    """A file under its bare name, as `import` would find it beside the one that asks; what lies there comes last."""
+    path = Path(module)
+    if path.suffix != ".py":
+        importlib.import_module(module)
+        return
+    if not path.is_file():
+        raise SystemExit(f"error: there is no file {module}.")
+    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    if not path.stem.isidentifier() or (found is not None and found.origin != str(path.resolve())):
+        raise SystemExit(f"error: {module} cannot be imported as {path.stem!r}: give the file another name.")
+    sys.path.append(str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[path.stem])
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder holds evaluate.py, which would hide the package evaluate
+    main()
+    from g4i_hf.cli import end_processes
+
+    end_processes()
+elif MODULE in os.environ and __name__ == "__mp_main__":
+    import_own(os.environ[MODULE])
