@@ -64,7 +64,7 @@ def commands_of(page: Path) -> list[tuple[str, list[str]]]:
     lines = [line for text in blocks for line in text.replace("\\\n", " ").splitlines()]
     found = []
     for line in lines:
-        script = re.search(r"\brecipes/(\w+)\.py\b(.*)", line.split(" #")[0])
+        script = re.search(r"\brecipes/(?:with_module\.py \S+ )?(\w+)(?:\.py\b| )(.*)", line.split(" #")[0])
         if script:
             found.append((script[1], re.findall(r"--(\w+)", script[2])))
     return found
