@@ -72,6 +72,17 @@ def test_cells_differ_in_what_is_named_and_in_nothing_else(grid):
         assert differing == {("0", "0.3")}
 
 
+def test_data_can_differ_by_student_and_seed(grid):
+    options = {"dataset_name": "runs/of {student}/{seed}", "student_args": {"name": "{seed}"}}
+    cells = cells_of(grid(variants={"baseline": {}, "own": options}, seeds=[3, 4]))
+    found = [cell.argv("train.yaml", "out") for cell in cells if cell.variant == "own"]
+    assert [words[words.index("--dataset_name") + 1] for words in found] == [
+        f"runs/of {student}/{seed}" for seed in (3, 4) for student in ("small", "other")
+    ]
+    assert all(words[words.index("--student_args") + 1] == '{"name": "{seed}"}' for words in found)
+    assert all(cell.options == options | cell.student_options for cell in cells if cell.variant == "own")
+
+
 def test_a_cell_is_another_when_any_option_of_it_changes(grid, tmp_path):
     before = {cell.name: cell.digest for cell in cells_of(grid())}
     assert len(set(before.values())) == len(before)

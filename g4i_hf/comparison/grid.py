@@ -17,7 +17,8 @@ class Cell:
 
     Args:
         student, variant, seed: its place in the grid.
-        options: of recipes/train.py, beside those of `train_config`.
+        options: of recipes/train.py, beside those of `train_config`. `{seed}` and `{student}` in a text stand for
+            those of the cell, for data or checkpoints that differ.
         student_options: those of them that belong to the student.
         digest: of all options: a cell whose options were changed is another cell.
     """
@@ -42,8 +43,14 @@ class Cell:
             if isinstance(value, list) and all(isinstance(item, str) for item in value):
                 words += [f"--{name}", *value]
             else:
-                words += [f"--{name}", json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)]
+                words += [
+                    f"--{name}",
+                    json.dumps(value) if isinstance(value, (dict, list, bool)) else self._own(value),
+                ]
         return words
+
+    def _own(self, value: Any) -> str:
+        return str(value).replace("{seed}", str(self.seed)).replace("{student}", self.student)
 
 
 def cells_of(args: CompareArguments) -> list[Cell]:
