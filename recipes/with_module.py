@@ -36,14 +36,26 @@ def main() -> None:
 def import_own(module: str) -> None:
     """A file under its bare name, as `import` would find it beside the one that asks; what lies there comes last."""
     path = Path(module)
-    if path.suffix != ".py":
-        importlib.import_module(module)
+    if path.suffix == ".py":
+        import_file(path)
         return
+    sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # of something that it imports itself
+        raise SystemExit(f"error: there is no module {module}. A file is named with its .py.") from error
+
+
+def import_file(path: Path) -> None:
     if not path.is_file():
-        raise SystemExit(f"error: there is no file {module}.")
-    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
-    if not path.stem.isidentifier() or (found is not None and found.origin != str(path.resolve())):
-        raise SystemExit(f"error: {module} cannot be imported as {path.stem!r}: give the file another name.")
+        raise SystemExit(f"error: there is no file {path}.")
+    can_be_named = path.stem.isidentifier() and path.stem != "__main__"
+    found = importlib.util.find_spec(path.stem) if can_be_named else None
+    is_other = found is not None and not (found.has_location and os.path.samefile(found.origin, path))
+    if is_other or not can_be_named:
+        raise SystemExit(f"error: {path} cannot be imported as {path.stem!r}: give the file another name.")
     sys.path.append(str(path.parent.resolve()))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     sys.modules[path.stem] = importlib.util.module_from_spec(spec)

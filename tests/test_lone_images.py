@@ -62,6 +62,18 @@ def test_a_student_that_can_train_on_one_image_is_left_as_it_is(tmp_path):
     assert trainer.state.global_step == 3
 
 
+def test_no_image_is_read_for_a_student_that_normalises_over_no_batch(tmp_path):
+    class Counted(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    read = []
+    model = aligned_model("vit", text_embed_dim=TEXT_DIM)
+    AlignmentTrainer(model, arguments(tmp_path, **BATCH), train_dataset=Counted(rows(9))).get_train_dataloader()
+    assert not read
+
+
 def test_a_student_with_maps_of_one_pixel_is_refused(tmp_path):
     model = aligned_model("timm-resnet", text_embed_dim=TEXT_DIM)
     data = [row | {"pixel_values": row["pixel_values"][:, :16, :16]} for row in rows(9)]

@@ -16,11 +16,22 @@ from released_runs import a_run
 from students import ID2LABEL
 from test_card import snippets
 from test_compare_script import folder  # noqa: F401, a fixture
-from transformers import RegNetConfig, TimmWrapperConfig, ViTConfig
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    RegNetConfig,
+    TimmWrapperConfig,
+    ViTConfig,
+)
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.comparison.results import read_results
+from g4i_hf.hub.arguments import ReleaseArguments
+from g4i_hf.hub.card import Adapter, Contents, student_card
+from g4i_hf.hub.release import release_student
+from g4i_hf.hub.student_folder import release_with_card
 from g4i_hf.modeling.own_architecture import own_module
+from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import new_student, student_config_from
 
 ROOT = Path(__file__).parent.parent
@@ -92,21 +103,21 @@ LOST = "gives other logits after it was saved and loaded.*Register buffers witho
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, factor, said",
     [
-        ('self.register_buffer("scale", torch.full((1,), 3.0), persistent=False)', LOST),
-        ("self.scale = torch.tensor(3.0)", "or when it was saved and loaded, it fails with"),
-        ("self.scale = lambda: 0", "cannot be used: with two images of 24 x 24 pixels.*TypeError"),
+        ('self.register_buffer("scale", torch.full((1,), 3.0), persistent=False)', "self.scale", LOST),
+        # memory that nobody has filled is zero, most of the time
+        ('self.register_buffer("zeros", torch.zeros(1 << 22), persistent=False)', "(1 + self.zeros[-1])", LOST),
+        ("self.scale = torch.tensor(3.0)", "self.scale", "cannot be used: .* it fails with RuntimeError: .*meta"),
+        ("", "self.scale", "with two images of 24 x 24 pixels.* it fails with AttributeError: "),
     ],
 )
-def test_what_would_fail_later_is_said_before_training(module, line, said):
+def test_what_would_fail_later_is_said_before_training(module, line, factor, said):
     text = OF_TIMM.replace("super().__init__()", f"super().__init__()\n        {line}")
-    module(text.replace(".mean((2, 3)))", ".mean((2, 3)) * self.scale)"))
-    state = torch.random.get_rng_state()
+    module(text.replace(".mean((2, 3)))", f".mean((2, 3)) * {factor})"))
     with pytest.raises(ValueError, match=said):
         AlignedImageClassification.from_student("tiny_net", **BUILD)
     module(text)  # where it is not used
-    torch.random.set_rng_state(state)
     AlignedImageClassification.from_student("tiny_net", **BUILD)
 
 
@@ -145,10 +156,80 @@ def test_unknown_students_are_said_with_what_is_near(monkeypatch):
         AlignedImageClassification.from_student("mixer_s32_224", **BUILD | {"image_size": 224}, pretrained=True)
 
 
-def test_a_timm_student_of_no_given_size_can_be_released(tmp_path):
-    args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
-    model = AlignedImageClassification.from_student("resnet18", id2label=ID2LABEL, text_embed_dim=8, student_args=args)
-    assert model.config.student_config.pretrained_cfg["input_size"] == [3, 224, 224]
+@pytest.mark.parametrize(
+    "name, student_args, size",
+    [
+        ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, 224),
+        ("vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}, 32),
+    ],
+)
+def test_a_timm_student_of_no_given_size_can_be_released(tmp_path, name, student_args, size):
+    build = {"id2label": ID2LABEL, "text_embed_dim": 8, "student_args": student_args}
+    AlignedImageClassification.from_student(name, **build).save_pretrained(tmp_path / "run")
+    student = release_student(tmp_path / "run", aligned=False)
+    inputs = AutoImageProcessor.from_pretrained(student)(Image.new("RGB", (60, 50)), return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, size, size)
+    logits = AutoModelForImageClassification.from_pretrained(student)(**inputs).logits
+    assert logits.shape == (1, len(ID2LABEL))
+
+
+def test_what_was_released_is_a_student_to_start_from(module, tmp_path):
+    """Of a size that timm does not expect, which the released folder knows."""
+    text = OF_TIMM.replace("width: int = 32)", "width: int = 32, img_size: int = 0)")
+    text = text.replace(
+        "def forward(",
+        "def forward(self, x):\n        assert x.shape[-1] == 16\n"
+        "        return self.forward_any(x)\n\n    def forward_any(",
+    )
+    module(text)
+    first = AlignedImageClassification.from_student("tiny_net", **BUILD | {"image_size": 16})
+    first.save_pretrained(tmp_path / "run")
+    student = str(release_student(tmp_path / "run", aligned=False))
+    again = AlignedImageClassification.from_student(
+        student, id2label={0: "a", 1: "b"}, text_embed_dim=8, pretrained=True
+    )
+    assert torch.equal(again.student.timm_model.stem[0].weight, first.student.timm_model.stem[0].weight)
+    adapted = AlignedImageClassification.from_student(
+        student,
+        id2label=ID2LABEL,
+        text_embed_dim=8,
+        pretrained=True,
+        lora={"r": 2, "lora_alpha": 2, "lora_dropout": 0.0, "target_modules": ["body.0"]},
+    )
+    assert adapted.config.lora["r"] == 2
+    from timm.models import _registry
+
+    for known in (_registry._model_entrypoints, _registry._model_to_module):
+        known.pop("tiny_net")
+    with pytest.raises(ValueError, match="no architecture 'tiny_net'. If it is your own"):
+        student_config_from(student)
+
+
+def test_the_card_of_an_adapter_imports_the_module_and_a_script_is_no_module(module, tmp_path):
+    adapter = Contents(adapter=Adapter("me/base"))
+    facts = {"architecture": "tiny_net", "num_labels": 2, "num_parameters": 9, "options": {}, "module": "my_student"}
+    (block,) = snippets(str(student_card(**facts, contents=adapter)))
+    assert block.startswith("import my_student\nimport torch\nfrom peft")
+    mine = module(OF_TIMM)
+    AlignedImageClassification.from_student("tiny_net", **BUILD).save_pretrained(tmp_path / "run")
+    generic_processor(ImageSettings(24)).save_pretrained(tmp_path / "run")
+    mine.tiny_net.__module__ = "__main__"
+    with pytest.raises(ValueError, match="registered by the script or notebook itself"):
+        release_with_card(ReleaseArguments(run=str(tmp_path / "run"), license="mit"))
+
+
+def test_a_model_that_draws_at_any_time_or_gives_no_numbers_is_let_through(module):
+    """What is no fault of saving and loading."""
+    for noise in ("torch.rand(len(x), 1)", "float('nan')"):
+        module(OF_TIMM.replace(".mean((2, 3)))", f".mean((2, 3))) * {noise}"))
+        AlignedImageClassification.from_student("tiny_net", **BUILD)
+
+
+def test_attention_of_a_student_can_be_chosen():
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    for student, more in (("vit", size), (ViTConfig(**size), {})):
+        config = student_config_from(student, more | {"attn_implementation": "eager"})
+        assert config._attn_implementation == "eager"
 
 
 RUN = """
@@ -239,8 +320,9 @@ def test_processes_of_a_comparison_know_the_architecture(tmp_path, folder):  # n
     grid = {"train_config": str(folder / "train.yaml"), "students": {"mixer": options}, "seeds": [0]}
     grid |= {"variants": {"baseline": {"align_weight": 0}}, "results": str(tmp_path / "cells.jsonl"), "processes": 1}
     (tmp_path / "grid.yaml").write_text(json.dumps(grid))
-    module = str(ROOT / "recipes" / "emoji_styles" / "mlp_mixer.py")
-    run(tmp_path, str(ROOT / "recipes" / "with_module.py"), module, "compare", "--config", "grid.yaml")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mixer.py").symlink_to(ROOT / "recipes" / "emoji_styles" / "mlp_mixer.py")
+    run(tmp_path, "-m", "g4i_hf.recipes.with_module", "mine.mixer", "compare", "--config", "grid.yaml")
     (result,) = read_results(tmp_path / "cells.jsonl")
     assert result.training["parameters"] > 0 and set(result.predicted) == {"validation"}
 
@@ -252,6 +334,7 @@ def test_processes_of_a_comparison_know_the_architecture(tmp_path, folder):  # n
         (["--help"], 0, "or a name that Python can import"),
         (["json", "trian"], 1, "the script is 'trian'; choose one of.*Did you mean 'train'"),
         (["no/such.py", "train"], 1, "there is no file no/such.py"),
+        (["no_such.module", "train"], 1, "there is no module no_such.module. A file is named with its .py"),
         (["json.py", "train"], 1, "json.py cannot be imported as 'json': give the file another name"),
     ],
 )

@@ -118,7 +118,12 @@ def write_card(
 def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
     """Of the student itself, without loading it: the tensors of the files are counted."""
     config = AlignedImageClassificationConfig.from_pretrained(run).student_config
-    is_timm = isinstance(config, TimmWrapperConfig)
+    is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
+    if module == "__main__":
+        raise ValueError(
+            "The architecture of this student is registered by the script or notebook itself, which nobody else can "
+            "import: put it into a module."
+        )
     processor = student_processor(config, saved_processor(run, config))
     return {
         "architecture": config.architecture if is_timm else (config.architectures or [config.model_type])[0],
@@ -128,7 +133,7 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
         "classes": [config.id2label[i] for i in range(config.num_labels)],
         "pixels": PlainPixels.of(processor),
         "is_timm": is_timm,
-        "module": own_module(config),
+        "module": module,
     }
 
 

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 from .configuration_aligned import AlignedImageClassificationConfig
 from .lora import add_adapters, keep_statistics, lora_fields
 from .own_architecture import check_own, own_module
-from .processing import ImageSettings
+from .processing import timm_pretrained_cfg
 from .projector import Projector
 from .recomputation import Recomputation
 from .student import classifier_layers, feature_size, new_student, pretrained_student, student_config_from
@@ -167,11 +167,7 @@ class AlignedImageClassification(PreTrainedModel):
         else:
             student = new_student(config)
         if isinstance(student.config, TimmWrapperConfig):
-            known = getattr(student.config, "pretrained_cfg", None) or {}
-            size = image_size or known.get("input_size", student.timm_model.pretrained_cfg["input_size"])[-1]
-            sized = {"input_size": [3, size, size]} if image_size is not None else {}
-            defaults = ImageSettings(size).pretrained_cfg()
-            student.config.pretrained_cfg = {**defaults, **known, **sized, **(image_settings or {})}
+            student.config.pretrained_cfg = timm_pretrained_cfg(student, image_size, image_settings)
         # AutoModelForImageClassification chooses between DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
         if lora is not None:

@@ -1,14 +1,16 @@
 """Architectures that a user has registered with timm or transformers, see docs/own_architectures.md."""
 
+import contextlib
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 import timm
 import torch
 import transformers
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 PAGE = "docs/own_architectures.md"
 HINT = f"If it is your own, import the module that registers it first ({PAGE})."
@@ -63,35 +65,77 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     """
     Tries an architecture of a user's own, before it is trained for hours: that it takes images, and is the same after
     it was saved and loaded. transformers loads into a model that was built without memory, where what is neither a
-    parameter nor a saved buffer is lost.
+    parameter nor a saved buffer is lost. Not under DeepSpeed's ZeRO-3, where there is no whole model.
 
     Args:
         model: the aligned model; left as it is.
-        image_size: side of its images in pixels; 224 where it is not known.
+        image_size: side of its images in pixels; where it is not known, what its configuration says.
 
     Raises:
         ValueError: when it fails, or gives other logits after loading.
     """
+    if is_deepspeed_zero3_enabled():
+        return
     config = model.config.student_config
-    size = image_size or getattr(config, "image_size", 224)
+    size = image_size or _size_of(config)
     name = f"student {getattr(config, 'architecture', config.model_type)!r}, of {own_module(config)},"
-    was_training = model.training
-    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng([]):
+    was_training, place, where = model.training, model.device, _accelerator()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _same_draws(where):
         try:
-            before = model.eval()(pixels, output_image_embeds=True)
+            pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(where)
+            before, again = (_outputs(model.to(where).eval(), pixels) for _ in range(2))
             model.save_pretrained(folder)
-            after = type(model).from_pretrained(folder).eval()(pixels, output_image_embeds=True)
+            with _unfilled_is_nan():
+                loaded = type(model).from_pretrained(folder)
+            after = _outputs(loaded.to(where).eval(), pixels)
         except Exception as error:  # of code that is not ours
+            said = str(error).rstrip(".")
             raise ValueError(
                 f"{name} cannot be used: with two images of {size} x {size} pixels, or when it was saved and loaded, "
-                f"it fails with {type(error).__name__}: {error}. {PAGE} says what it has to do."
+                f"it fails with {type(error).__name__}: {said}. {PAGE} says what it has to do."
             ) from error
         finally:
-            model.train(was_training)
-    same = torch.allclose(before.logits, after.logits, 1e-4, 1e-5)
-    if not same or not torch.allclose(before.image_embeds, after.image_embeds, 1e-4, 1e-5):
+            model.to(place).train(was_training)
+    if _equal(before, again) and not _equal(before, after):  # some draw random numbers at any time
         raise ValueError(
             f"{name} gives other logits after it was saved and loaded: it holds something that is neither a parameter "
             f"nor a saved buffer. Register buffers without persistent=False ({PAGE})."
         )
+
+
+def _size_of(config: PreTrainedConfig) -> int:
+    known = getattr(config, "pretrained_cfg", None)
+    size = known["input_size"][-1] if known else getattr(config, "image_size", 224)
+    return size if isinstance(size, int) else size[-1]
+
+
+def _accelerator() -> torch.device:
+    """Where it will be trained: some architectures have no kernels for the CPU."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def _same_draws(where: torch.device) -> contextlib.AbstractContextManager:
+    devices = [] if where.type == "cpu" else [torch.accelerator.current_device_index()]
+    return torch.random.fork_rng(devices, device_type="cuda" if where.type == "cpu" else where.type)
+
+
+@contextlib.contextmanager
+def _unfilled_is_nan() -> Iterator[None]:
+    """Memory that nobody fills is NaN, and not by chance what was expected."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _outputs(model: PreTrainedModel, pixels: torch.Tensor) -> list[torch.Tensor]:
+    dtype = next(model.student.parameters()).dtype
+    with torch.autocast(pixels.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+        output = model(pixels, output_image_embeds=True)
+    return [output.logits, output.image_embeds]
+
+
+def _equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.allclose(*pair, 1e-4, 1e-5, equal_nan=True) for pair in zip(one, other, strict=True))

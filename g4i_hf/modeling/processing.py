@@ -12,6 +12,7 @@ from transformers import (
     BitImageProcessor,
     PreTrainedConfig,
     TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     TimmWrapperImageProcessor,
 )
 
@@ -156,3 +157,22 @@ def generic_processor(settings: ImageSettings) -> BaseImageProcessor:
         image_std=list(settings.std),
         do_convert_rgb=True,
     )
+
+
+def timm_pretrained_cfg(
+    student: TimmWrapperForImageClassification, image_size: int | None, settings: dict[str, Any] | None
+) -> dict[str, Any]:
+    """
+    Where the image processor of a timm student finds size and normalisation.
+
+    Args:
+        image_size: side in pixels; by default what the student was built for.
+        settings: other entries, such as `crop_pct`.
+    """
+    known = getattr(student.config, "pretrained_cfg", None) or {}
+    usual = known or getattr(student.timm_model, "pretrained_cfg", None) or {}
+    given = image_size or (student.config.model_args or {}).get("img_size")
+    size = given or usual.get("input_size", 224)
+    size = size if isinstance(size, int) else size[-1]
+    sized = {"input_size": [3, size, size]} if given else {}
+    return {**ImageSettings(size).pretrained_cfg(), **known, **sized, **(settings or {})}

@@ -1,5 +1,6 @@
 """Building a student, and finding the layer whose input is its feature."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
     TimmWrapperForImageClassification,
 )
 
-from .own_architecture import check_is_known, nearest, own_module, unknown_name
+from .own_architecture import HINT, check_is_known, nearest, own_module, unknown_name
 
 # What transformers' image classifiers call their last layers; two entries in a tuple for models with two heads.
 CLASSIFIER_NAMES = (
@@ -54,19 +55,16 @@ def student_config_from(
     if isinstance(name_or_config, PreTrainedConfig):
         config = type(name_or_config).from_dict(name_or_config.to_dict())
     elif Path(name_or_config).is_dir():
-        config = AutoConfig.from_pretrained(name_or_config)
+        try:
+            config = AutoConfig.from_pretrained(name_or_config)
+        except ValueError as error:  # a model type that was not registered
+            raise ValueError(f"{error} {HINT}") from error
     elif timm.is_model(name_or_config):
-        config = TimmWrapperConfig(architecture=name_or_config)
-        known = timm.get_pretrained_cfg(name_or_config)  # None of a model that its user has registered without one
-        is_fixed = image_size is not None and known is not None and known.fixed_input_size
-        # A user's own would have its usual size from timm as a pair, any other from here as a number
-        if is_fixed and (known.input_size[-1] != image_size or own_module(config) is not None):
-            student_args.setdefault("img_size", image_size)
-        config.model_args = student_args or None
-        return config
+        return _timm_config(name_or_config, student_args, image_size)
     elif name_or_config in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[name_or_config]
-        _check_fields(config_class(), student_args)
+        with contextlib.suppress(TypeError):  # a user's own may have fields without a default
+            _check_fields(config_class(), student_args)
         if image_size is not None and hasattr(config_class(), "image_size"):
             student_args.setdefault("image_size", image_size)
         return config_class(**student_args)
@@ -74,8 +72,11 @@ def student_config_from(
         try:
             config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
         except OSError as error:
-            raise error if "/" in name_or_config else OSError(unknown_name(name_or_config, error)) from error
+            if "/" in name_or_config:
+                raise
+            raise OSError(unknown_name(name_or_config, error)) from error
     if isinstance(config, TimmWrapperConfig):
+        check_is_known(config.architecture)
         config.model_args = {**(config.model_args or {}), **student_args} or None
         # The checkpoint's classes: written beside the student's own, they would be read back in their place
         for name in ("label_names", "label_descriptions"):
@@ -83,14 +84,25 @@ def student_config_from(
     else:
         _check_fields(config, student_args)
         for name, value in student_args.items():
-            setattr(config, name, value)
+            setattr(config, "_attn_implementation" if name == "attn_implementation" else name, value)
+    return config
+
+
+def _timm_config(name: str, student_args: dict[str, Any], image_size: int | None) -> TimmWrapperConfig:
+    config = TimmWrapperConfig(architecture=name)
+    known = timm.get_pretrained_cfg(name)  # None of a model that its user has registered without one
+    is_fixed = image_size is not None and known is not None and known.fixed_input_size
+    # A user's own would have its usual size from timm as a pair, any other from here as a number
+    if is_fixed and (known.input_size[-1] != image_size or own_module(config) is not None):
+        student_args.setdefault("img_size", image_size)
+    config.model_args = student_args or None
     return config
 
 
 def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> None:
     """A configuration of transformers takes any name, also a misspelt one."""
     for name in student_args:
-        if not hasattr(config, name):
+        if not hasattr(config, name) and name != "attn_implementation":
             near = nearest(name, sorted(config.to_dict()))
             raise ValueError(f"student_args names {name!r}, which {type(config).__name__} has no field for.{near}")
 
