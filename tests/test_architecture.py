@@ -142,6 +142,7 @@ GRIDS = [
     "students_few_labels",
     "controls",
     "heavier_all_labels",
+    "weights_all_labels",
     "pseudo_labels",
     "ablations",
     "ablations_others",
