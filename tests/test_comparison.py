@@ -1,6 +1,7 @@
 """Comparisons: what a grid is made of, what is kept of a cell, and what is said of its results."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +229,18 @@ def test_an_opening_is_noted_once_a_time(tmp_path, capsys):
     assert len(lines) == 3 and all("test opened for `cells.jsonl`" in line for line in lines[1:])
     note_opening(None, ["test"], "cells.jsonl")
     assert "test opened" in capsys.readouterr().out
+
+
+def test_the_command_of_a_module_of_ones_own_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["recipes/with_module.py", "--config", "compare.yaml"]
+    )  # as with_module leaves it
+    monkeypatch.setenv("G4I_HF_MODULE", "my_student.py")
+    note_opening(str(tmp_path / "LOG.md"), ["test"], "cells.jsonl")
+    whole = "with_module.py my_student.py compare --config compare.yaml"
+    assert (tmp_path / "LOG.md").read_text().endswith(f"by `{whole}`\n")
+    write_summary(tmp_path / "summary.json", {}, [], {}, [0])
+    assert json.loads((tmp_path / "summary.json").read_text())["made"]["command"] == f"python recipes/{whole}"
 
 
 # --- Statistics ------------------------------------------------------------------------------------------------------

@@ -52,6 +52,10 @@ def test_links_and_paths_of_every_page_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), flags=re.M)
+        slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert anchor in slugs, f"{target}#{anchor}"
     for script in re.findall(r"(?:launch|python) ((?:recipes|benchmarks)/\S+\.py)", text):
         assert (ROOT / script).exists(), script
     for config in re.findall(r"--config (recipes/\S+\.yaml)", text):

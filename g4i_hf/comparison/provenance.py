@@ -3,12 +3,19 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from .. import __version__
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
+
+
+def started_as() -> list[str]:
+    """The words of the command, with those that recipes/with_module.py took away for itself."""
+    module = os.environ.get("G4I_HF_MODULE")
+    return [sys.argv[0], *([module, "compare"] if module else []), *sys.argv[1:]]
 
 
 def made_by() -> dict[str, object]:

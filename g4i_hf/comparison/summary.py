@@ -3,13 +3,12 @@
 import json
 import os
 import shlex
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .findings import Finding
-from .provenance import made_by
+from .provenance import made_by, started_as
 from .results import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,7 +42,11 @@ def write_summary(
         bars: split -> accuracy of the nearest training image.
         seeds: of the grid.
     """
-    made: dict[str, Any] = {"command": command(sys.argv), "date": datetime.now(UTC).date().isoformat(), **made_by()}
+    made: dict[str, Any] = {
+        "command": command(started_as()),
+        "date": datetime.now(UTC).date().isoformat(),
+        **made_by(),
+    }
     made["commits_of_cells"] = sorted({result.made.get("commit") or "unknown" for result in results.values()})
     found = {"made": made, "seeds": seeds, "nearest_neighbour": bars}
     found["findings"] = [finding.to_dict() for finding in findings]
