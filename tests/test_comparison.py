@@ -232,9 +232,7 @@ def test_an_opening_is_noted_once_a_time(tmp_path, capsys):
 
 
 def test_the_command_of_a_module_of_ones_own_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        sys, "argv", ["recipes/with_module.py", "--config", "compare.yaml"]
-    )  # as with_module leaves it
+    monkeypatch.setattr(sys, "argv", ["recipes/with_module.py", "--config", "compare.yaml"])
     monkeypatch.setenv("G4I_HF_MODULE", "my_student.py")
     note_opening(str(tmp_path / "LOG.md"), ["test"], "cells.jsonl")
     whole = "with_module.py my_student.py compare --config compare.yaml"
