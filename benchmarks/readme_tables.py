@@ -45,6 +45,7 @@ TABLES = {
     "longer": tables_of_gain.longer,
     "mlp_mixer": tables_of_gain.mlp_mixer,
     "measures": tables_of_gain.measures,
+    "pseudo_labels": tables_of_gain.pseudo_labels,
     "stamps_few_labels": tables_of_gain.stamps_few_labels,
     "step_time": tables_of_cost.step_time,
     "students": tables_of_gain.students,

@@ -132,33 +132,16 @@ def controls_novel() -> str:
 
 
 def ablations() -> str:
-    """A row a variant, its difference in points for each student over the seeds that there are, the best first."""
-    files = ("emoji_styles_ablations.json", "emoji_styles_ablations_others.json")
-    rows = [row for file in files for row in read_result(file)["findings"] if row["split"] == "validation"]
-    found = {(row["student"], row["variant"]): row for row in rows if row["student"] is not None}
-    students = list(dict.fromkeys(student for student, _ in found))
-    differences = {}
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        other = found[students[0], variant]["compared_with"]
-        if other is not None:
-            name = variant if other == "baseline" else f"{variant}, to {other}"
-            differences[name] = [_gain(found[student, variant], found[student, other]) for student in students]
-    counts = [len(found[student, "paper"]["accuracies"]) for student in students]
-    heads = [f"{student}, {count} seed{'s' * (count > 1)}" for student, count in zip(students, counts, strict=True)]
-    lines = [f"| points | {' | '.join(heads)} | mean of students |", "|---|" + "---:|" * (len(students) + 1)]
-    for name, gains in sorted(differences.items(), key=lambda item: -sum(item[1])):
-        lines.append(f"| {name} | {' | '.join(map(points, gains))} | {points(sum(gains) / len(gains))} |")
-    return "\n".join(lines)
-
-
-def _gain(row: dict, other: dict) -> float:
-    """Mean difference over the seeds of both."""
-    seeds = row["accuracies"].keys() & other["accuracies"].keys()
-    return sum(row["accuracies"][seed] - other["accuracies"][seed] for seed in seeds) / len(seeds)
+    return _variants("emoji_styles_ablations.json", "validation", with_interval=False)  # of two seeds
 
 
 def ablations_few_labels() -> str:
     return _variants("emoji_styles_ablations_few_labels.json", "validation")
+
+
+def pseudo_labels() -> str:
+    head = "| pseudo-labels, difference to self-training |"
+    return _grid("emoji_styles_pseudo_labels.json", "test").replace("| pseudo-labels |", head, 1)
 
 
 def caption_knowledge() -> str:
@@ -195,17 +178,19 @@ def _grid(file: str, split: str, with_all: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _variants(file: str, split: str) -> str:
+def _variants(file: str, split: str, with_interval: bool = True) -> str:
     """A row a variant of a comparison of one student, the best first."""
     findings = read_result(file)["findings"]
     rows = [row for row in findings if row["split"] == split and row["student"] is not None]
-    lines = ["| % | accuracy | difference, 95% interval | seeds better |", "|---|---:|---:|---:|"]
+    interval = ", 95% interval" if with_interval else ""
+    lines = [f"| % | accuracy | difference{interval} | seeds better |", "|---|---:|---:|---:|"]
     for row in sorted(rows, key=lambda row: -row["mean"]):
         cells = ["", ""]
         if (difference := row["difference"]) is not None:
             other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
             better = f"{difference['positive']} of {difference['seeds']}"
-            cells = [_difference(difference) + other, better]
+            found = _difference(difference) if with_interval else f"{100 * difference['mean']:+.1f}"
+            cells = [found + other, better]
         lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -145,7 +145,6 @@ GRIDS = [
     "weights_all_labels",
     "pseudo_labels",
     "ablations",
-    "ablations_others",
     "ablations_few_labels",
     "mlp_mixer_tune",
     "mlp_mixer",
