@@ -33,7 +33,6 @@ TABLES = {
     "fed_from_memory": tables_of_cost.fed_from_memory,
     "few_labels": tables_of_gain.few_labels,
     "few_labels_novel": tables_of_gain.few_labels_novel,
-    "few_labels_others": tables_of_gain.few_labels_others,
     "finetune": tables_of_gain.finetune,
     "finetune_data": tables_of_gain.finetune_data,
     "imagenet_captioning": tables_of_cost.imagenet_captioning,

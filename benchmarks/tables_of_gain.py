@@ -1,7 +1,5 @@
 """What it brings: tables of accuracy and other measures with their differences, from the files in results/."""
 
-import re
-
 from provenance import read_result
 
 from g4i_hf.comparison.findings import points
@@ -108,11 +106,6 @@ def students_few_labels() -> str:
 def few_labels(split: str = "test") -> str:
     table = _grid("emoji_styles_few_labels.json", split, with_all=False)
     return table.replace("| resnet |", "| resnet, 100% |")
-
-
-def few_labels_others() -> str:
-    table = _grid("emoji_styles_few_labels_others.json", "test", with_all=False)
-    return re.sub(r"\| (regnet|swin) \|", r"| \1, 100% |", table)
 
 
 def few_labels_novel() -> str:

@@ -282,7 +282,9 @@ def plan(model, saved_processor, processor, splits, to_embed: int, options, chec
 
 def _launch() -> str:
     """How the scripts beside this one are started, as this one was."""
-    if module := os.environ.get("G4I_HF_MODULE"):  # by with_module.py, from a clone or an installed package
+    from g4i_hf.cli import OWN_MODULE
+
+    if module := os.environ.get(OWN_MODULE):  # by with_module.py, from a clone or an installed package
         is_path = not os.path.isabs(sys.argv[0])
         return f"accelerate launch {sys.argv[0] if is_path else '-m g4i_hf.recipes.with_module'} {module} {{}}"
     script = f"-m {__package__}.{{}}" if __package__ else str(Path(sys.argv[0]).with_name("{}.py"))

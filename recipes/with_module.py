@@ -14,7 +14,6 @@ import os
 import sys
 from pathlib import Path
 
-MODULE = "G4I_HF_MODULE"  # for the processes that compare.py starts, which import this file, and for hints of train.py
 SCRIPTS = ("caption", "embed", "train", "evaluate", "release", "compare")
 
 
@@ -28,7 +27,9 @@ def main() -> None:
 
         raise SystemExit(f"error: {wrong_choice('the script', script, SCRIPTS)}")
     import_own(module)
-    os.environ[MODULE] = module
+    from g4i_hf.cli import OWN_MODULE
+
+    os.environ[OWN_MODULE] = module
     del sys.argv[1:3]
     importlib.import_module(f"g4i_hf.recipes.{script}").main()
 
@@ -68,5 +69,7 @@ if __name__ == "__main__":
     from g4i_hf.cli import end_processes
 
     end_processes()
-elif MODULE in os.environ and __name__ == "__mp_main__":
-    import_own(os.environ[MODULE])
+elif __name__ == "__mp_main__":  # a process that compare.py has started, which imports this file again
+    from g4i_hf.cli import OWN_MODULE
+
+    import_own(os.environ[OWN_MODULE])

@@ -3,6 +3,9 @@
 import gc
 import logging
 
+# Set by recipes/with_module.py: the module that it has imported, for processes that start again and for what is said
+OWN_MODULE = "G4I_HF_MODULE"
+
 
 def end_processes() -> None:
     """
