@@ -27,7 +27,8 @@ class Idea:
             as privileged information, arXiv 1511.03643), with nothing projected.
         weight, temperature: of the alignment.
         schedule: `constant` or `cosine` (to zero).
-        text: `plain`, `centred` or `whitened`.
+        text: `plain`, `centred`, `whitened`, or `random`: a random direction for each distinct caption, which then
+            says nothing (a control: what is left is that of a second head).
         target_temperature: of soft targets of `bank`, from the similarity of texts; 0 for the caption itself alone.
         mix: share of `classes` in the alignment, where the rest is `bank`.
         classifier: `linear`, or `text`: a cosine classifier that starts from the prototypes.
@@ -63,6 +64,7 @@ IDEAS = {
     "bank, spatial": Idea("bank", 1.0, feature="spatial"),
     "bank, before the last norm": Idea("bank", 1.0, feature="before_norm"),
     "bank, curriculum": Idea("bank", 1.0, curriculum=True),
+    "bank, random texts": Idea("bank", 1.0, text="random"),
     "bank, centred": Idea("bank", 1.0, text="centred"),
     "bank, whitened": Idea(**WHITE),
     "bank, whitened, weight 0.3": Idea(**WHITE | {"weight": 0.3}),
@@ -91,13 +93,16 @@ class TextSpace:
     """Fitted on the distinct captions of the training set."""
 
     def __init__(self, kind: str, texts: torch.Tensor):
-        self.mean = torch.zeros(texts.shape[1]) if kind == "plain" else texts.mean(0)
+        self.kind = kind
+        self.mean = torch.zeros(texts.shape[1]) if kind in ("plain", "random") else texts.mean(0)
         self.rotation = None
         if kind == "whitened":  # with some shrinking, as there are few more captions than dimensions
             values, vectors = torch.linalg.eigh(torch.cov((texts - self.mean).T))
             self.rotation = vectors * (values + values.mean()).rsqrt()
 
     def __call__(self, texts: torch.Tensor) -> torch.Tensor:
+        if self.kind == "random":
+            return normalize(torch.randn(texts.shape, generator=torch.Generator().manual_seed(0)), dim=1)
         texts = texts - self.mean
         return normalize(texts if self.rotation is None else texts @ self.rotation, dim=1)
 
