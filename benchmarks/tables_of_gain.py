@@ -1,5 +1,7 @@
 """What it brings: tables of accuracy and other measures with their differences, from the files in results/."""
 
+import re
+
 from provenance import read_result
 
 from g4i_hf.comparison.findings import points
@@ -108,6 +110,11 @@ def few_labels(split: str = "test") -> str:
     return table.replace("| resnet |", "| resnet, 100% |")
 
 
+def few_labels_others() -> str:
+    table = _grid("emoji_styles_few_labels_others.json", "test", with_all=False)
+    return re.sub(r"\| (regnet|swin) \|", r"| \1, 100% |", table)
+
+
 def few_labels_novel() -> str:
     return few_labels("test_novel")
 
@@ -125,7 +132,18 @@ def controls_novel() -> str:
 
 
 def ablations() -> str:
-    return _variants("emoji_styles_ablations.json", "validation", with_interval=False)  # of two seeds
+    """A row a variant, its difference for each student and over all, the best first; seeds are too few for intervals."""
+    rows = [row for row in read_result("emoji_styles_ablations.json")["findings"] if row["split"] == "validation"]
+    found = {(row["student"], row["variant"]): row["difference"] for row in rows}
+    students = [student for student in dict.fromkeys(student for student, _ in found) if student is not None]
+    others = {row["variant"]: row["compared_with"] for row in rows if row["difference"] is not None}
+    lines = [f"| points | {' | '.join(students)} | all | pairs better |", "|---|" + "---:|" * (len(students) + 2)]
+    for variant, other in sorted(others.items(), key=lambda item: -found[None, item[0]]["mean"]):
+        gains = [points(found[student, variant]["mean"]) for student in (*students, None)]
+        pairs = found[None, variant]
+        name = variant if other == "baseline" else f"{variant}, to {other}"
+        lines.append(f"| {name} | {' | '.join(gains)} | {pairs['positive']} of {pairs['seeds']} |")
+    return "\n".join(lines)
 
 
 def ablations_few_labels() -> str:
@@ -171,19 +189,17 @@ def _grid(file: str, split: str, with_all: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _variants(file: str, split: str, with_interval: bool = True) -> str:
+def _variants(file: str, split: str) -> str:
     """A row a variant of a comparison of one student, the best first."""
     findings = read_result(file)["findings"]
     rows = [row for row in findings if row["split"] == split and row["student"] is not None]
-    interval = ", 95% interval" if with_interval else ""
-    lines = [f"| % | accuracy | difference{interval} | seeds better |", "|---|---:|---:|---:|"]
+    lines = ["| % | accuracy | difference, 95% interval | seeds better |", "|---|---:|---:|---:|"]
     for row in sorted(rows, key=lambda row: -row["mean"]):
         cells = ["", ""]
         if (difference := row["difference"]) is not None:
             other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
             better = f"{difference['positive']} of {difference['seeds']}"
-            found = _difference(difference) if with_interval else f"{100 * difference['mean']:+.1f}"
-            cells = [found + other, better]
+            cells = [_difference(difference) + other, better]
         lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
