@@ -1,8 +1,9 @@
 """
 What the captions of Emoji Styles tell of the classes before any training: of the images without a label when a share
 of the labels is kept, how many have the class that the captions of labelled images name by their similarity, as
-`teacher_weight` uses them, how many a logistic regression on the same embeddings gets right, and how many have a
-caption equal to that of a labelled image.
+`teacher_weight` uses them, how many a logistic regression on the same embeddings gets right, as `unlabelled:
+pseudo_label` uses them, how many it had been expected to, and how many have a caption equal to that of a labelled
+image. With a tenth of the labels also for captions that say nothing.
 
     python benchmarks/caption_knowledge.py
 
@@ -16,14 +17,17 @@ import tempfile
 import numpy as np
 import torch
 from provenance import RESULTS, ROOT, provenance
-from sklearn.linear_model import LogisticRegression
 
 from g4i_hf.cli import parse_options
 from g4i_hf.data.labels import keep_label_fraction, labels_of
 from g4i_hf.losses import UNLABELLED, LabelledTexts, caption_labels
 from g4i_hf.recipes import train
+from g4i_hf.training.controls import control_captions
+from g4i_hf.training.pseudo_labels import expected_right, with_pseudo_labels
 
 SHARES = (0.05, 0.1, 0.2, 0.5)
+CONTROLS = ("random", "shuffle")
+CONTROLLED = 0.1  # share of the labels
 TEMPERATURE = 0.05
 
 
@@ -33,11 +37,23 @@ def training_split():
         config = str(ROOT / "recipes" / "emoji_styles" / "baseline.yaml")
         run, data, encoder, _, _, args = parse_options(train.OPTIONS, ["--config", config, "--output_dir", folder])
         splits, id2label, *_ = train.load_data(run, data, encoder, args)
-    return splits["train"], len(id2label)
+    return splits["train"], list(id2label.values()), encoder
+
+
+def pseudo_labelled(split, few, seed: int) -> dict[str, float]:
+    """How many labels that captions give are right, and how many were expected to be."""
+    truth, kept = labels_of(split), labels_of(few) >= 0
+    embeds = np.asarray(few["text_embeds"][:], dtype=np.float32)[kept]
+    right = labels_of(with_pseudo_labels(few, seed)) == truth
+    return {
+        "class_known_by_logistic_regression": right[~kept].mean().item(),
+        "expected_by_cross_validation": expected_right(embeds, truth[kept], seed),
+    }
 
 
 def known_of(split, num_labels: int, share: float, seed: int) -> dict[str, float]:
-    truth, labels = (torch.from_numpy(labels_of(each)) for each in (split, keep_label_fraction(split, share, seed)))
+    few = keep_label_fraction(split, share, seed)
+    truth, labels = (torch.from_numpy(labels_of(each)) for each in (split, few))
     embeds = torch.nn.functional.normalize(torch.tensor(np.asarray(split["text_embeds"][:], dtype=np.float32)), dim=1)
     keys = torch.from_numpy(np.unique(split["caption"][:], return_inverse=True)[1])
     kept = labels != UNLABELLED
@@ -51,14 +67,12 @@ def known_of(split, num_labels: int, share: float, seed: int) -> dict[str, float
         temperature=TEMPERATURE,
     )
     right = soft.argmax(1) == truth
-    regression = LogisticRegression(C=100, max_iter=1000).fit(embeds[kept].numpy(), labels[kept].numpy())
-    by_regression = torch.from_numpy(regression.predict(embeds[~kept].numpy())) == truth[~kept]
     return {
         "share": share,
         "seed": seed,
         "unlabelled": int((~kept).sum()),
         "class_known": right[~kept].float().mean().item(),
-        "class_known_by_logistic_regression": by_regression.float().mean().item(),
+        **pseudo_labelled(split, few, seed),
         "equal_caption": torch.isin(keys[~kept], keys[kept]).float().mean().item(),
         "labelled_without_another_caption": (weights[kept] == 0).float().mean().item(),
     }
@@ -69,12 +83,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    split, num_labels = training_split()
-    rows = [known_of(split, num_labels, share, seed) for share in SHARES for seed in args.seeds]
-    found = provenance() | {"temperature": TEMPERATURE, "rows": rows}
+    split, names, encoder = training_split()
+    rows = [known_of(split, len(names), share, seed) for share in SHARES for seed in args.seeds]
+    controls = []
+    for control in CONTROLS:
+        for seed in args.seeds:
+            few = keep_label_fraction(split, CONTROLLED, seed)
+            few = control_captions(few, control, seed=seed, class_names=names, encoder=encoder)
+            controls.append({"control": control, "seed": seed, **pseudo_labelled(split, few, seed)})
+    found = provenance() | {"temperature": TEMPERATURE, "rows": rows, "controls": controls}
     (RESULTS / "emoji_styles_caption_knowledge.json").write_text(json.dumps(found, indent=2) + "\n")
-    for row in rows:
-        print(", ".join(f"{name} {value:.3g}" for name, value in row.items()))
+    for row in [*rows, *controls]:
+        print(
+            ", ".join(f"{name} {value if name == 'control' else format(value, '.3g')}" for name, value in row.items())
+        )
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def controls_novel() -> str:
 
 
 def ablations() -> str:
-    """A row a variant, its difference for each student and over all, the best first; seeds are too few for intervals."""
+    """A row a variant: its difference for each student and over all, the best first. Two seeds give no intervals."""
     rows = [row for row in read_result("emoji_styles_ablations.json")["findings"] if row["split"] == "validation"]
     found = {(row["student"], row["variant"]): row["difference"] for row in rows}
     students = [student for student in dict.fromkeys(student for student, _ in found) if student is not None]

@@ -8,8 +8,8 @@ from test_label_fraction import TO_TENSOR, data, loaded, made_up  # noqa: F401  
 
 from g4i_hf.data import CaptionedImages
 from g4i_hf.data.labels import keep_label_fraction, labels_of
-from g4i_hf.training import AlignmentArguments
-from g4i_hf.training.pseudo_labels import with_pseudo_labels
+from g4i_hf.training import AlignmentArguments, pseudo_labels
+from g4i_hf.training.pseudo_labels import expected_right, with_pseudo_labels
 from g4i_hf.training.run_folder import learned_from_captions
 from g4i_hf.training.summary import describe_training
 
@@ -57,6 +57,51 @@ def test_of_very_many_labelled_rows_a_sample_is_learned_from(monkeypatch, caplog
     with caplog.at_level("INFO"):
         assert with_pseudo_labels(split, seed=0)["label"][-3:] == [0, 1, 0]
     assert "3 rows take the class that a logistic regression on 10 labelled captions gives theirs" in caplog.text
+
+
+def around(label: int, count: int) -> list[float]:
+    """Angles near that of a class."""
+    return [90 * label + angle for angle in np.linspace(-20, 20, count)]
+
+
+def test_it_says_how_many_labels_will_be_right(caplog):
+    """Of twelve captions two are of the other class than all those near them, and no others are mistaken for it."""
+    labels, vectors = [0] * 5 + [1] + [1] * 5 + [0], around(0, 6) + around(1, 6)
+    split = rows([*labels, None, None], [*vectors, 0, 90])
+    with caplog.at_level("INFO"):
+        with_pseudo_labels(split, seed=0)
+    assert "2 rows take the class" in caplog.text and "about 83% or more will be right" in caplog.text
+    assert "little of the classes" not in caplog.text
+
+
+def test_it_warns_of_captions_that_do_not_tell_the_class(caplog):
+    labels = np.random.default_rng(0).integers(3, size=60).tolist()
+    split = rows([*labels, None], [*around(0, 60), 0])
+    with caplog.at_level("WARNING"):
+        with_pseudo_labels(split, seed=0)
+    assert "Captions say little of the classes" in caplog.text and "--unlabelled drop" in caplog.text
+
+
+def test_of_few_captions_it_says_that_it_does_not_know(caplog):
+    with caplog.at_level("INFO"):
+        with_pseudo_labels(rows([0, 1] * 4 + [0, None], [0, 90] * 4 + [0, 10]), seed=0)
+    assert "how many are right is not known" in caplog.text
+
+
+def test_a_class_of_one_caption_is_never_told_without_it():
+    vectors = np.eye(2)[[0] * 9 + [1]]
+    assert expected_right(vectors, np.asarray([0] * 9 + [1]), seed=0) == pytest.approx(0.9)
+
+
+def test_of_many_captions_a_tenth_is_left_out_once(monkeypatch):
+    monkeypatch.setattr("g4i_hf.training.pseudo_labels.ONCE", 20)
+    fitted = []
+    real = pseudo_labels._fitted
+    monkeypatch.setattr(pseudo_labels, "_fitted", lambda X, y: fitted.append(len(y)) or real(X, y))
+    for count, sizes in ((20, [18] * 10), (21, [18])):
+        fitted.clear()
+        expected_right(np.eye(2)[np.arange(count) % 2], np.arange(count) % 2, seed=0)
+        assert fitted == sizes
 
 
 @pytest.mark.parametrize(
