@@ -46,6 +46,24 @@ def test_captions_without_a_weight_neither_teach_nor_tell():
     assert with_pseudo_labels(split, seed=0)["label"][:] == [0, 1, 1, 0, None]
 
 
+def test_below_the_threshold_a_row_stays_unlabelled():
+    split = rows([0, 0, 1, 1, None, None, None], [0, 10, 90, 80, 5, 45, 85])
+    assert with_pseudo_labels(split, seed=0, threshold=0.9)["label"][4:] == [0, None, 1]
+    assert None not in with_pseudo_labels(split, seed=0, threshold=0.5)["label"][:]  # of two classes one has a half
+
+
+def test_with_a_threshold_it_says_what_those_above_it_will_be(caplog):
+    """Captions half-way between two classes are told wrongly, and not at all when it must be sure."""
+    labels, vectors = [0] * 6 + [1] * 6 + [0, 1] * 3, around(0, 6) + around(1, 6) + [44.9, 45.1] * 3
+    labels[-6:] = [1, 0] * 3
+    split = rows([*labels, None, None], [*vectors, 0, 45])
+    for threshold, share, told in ((0.0, 67, 2), (0.9, 100, 1)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            with_pseudo_labels(split, seed=0, threshold=threshold)
+        assert f"{told} rows take the class" in caplog.text and f"about {share}% or more" in caplog.text
+
+
 def test_several_captions_count_by_their_mean():
     split = rows([0, 1, 2, None], [[0, 0], [90], [180, 180], [120, 200]])
     assert with_pseudo_labels(split, seed=0)["label"][:] == [0, 1, 2, 2]
@@ -129,6 +147,21 @@ def test_the_recipe_labels_by_the_labels_that_are_kept(data):  # noqa: F811
     assert (labels_of(splits["train"])[told] == truth[told]).all() and (labels_of(splits["train"]) >= 0).all()
     _, shuffled = loaded(data, *few, "--caption_control", "shuffle")  # it goes by what stands in place of captions
     assert (labels_of(shuffled["train"]) >= 0).all() and (labels_of(shuffled["train"])[told] != truth[told]).any()
+
+
+def test_the_recipe_leaves_captions_below_the_threshold_without_label(data):  # noqa: F811
+    few = ("--label_fraction", "0.5", "--unlabelled", "pseudo_label", "--align_weight", "0")
+    _, every = loaded(data, *few)
+    _, sure = loaded(data, *few, "--pseudo_label_threshold", "0.99")
+    all_labels, sure_labels = labels_of(every["train"]), labels_of(sure["train"])
+    assert 0 < (sure_labels < 0).sum() < len(sure_labels) and (all_labels >= 0).all()
+    assert (sure_labels == all_labels)[sure_labels >= 0].all()
+
+
+def test_a_threshold_is_a_probability(data, capsys):  # noqa: F811
+    with pytest.raises(SystemExit):
+        loaded(data, "--pseudo_label_threshold", "1.5")
+    assert "pseudo_label_threshold is 1.5; it must be from 0 to 1" in capsys.readouterr().err
 
 
 def test_a_run_with_pseudo_labels_is_no_baseline(tmp_path):

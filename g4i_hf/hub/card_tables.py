@@ -30,7 +30,7 @@ MORE_OPTIONS = (
     *("max_steps", "gradient_accumulation_steps", "max_grad_norm", "optim_args", "sgd_momentum"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
     *("weight_decay_on", "layer_decay", "label_smoothing_factor", "classification_loss", "bce_target_threshold"),
-    *("label_fraction", "label_seed", "unlabelled", "caption_control"),
+    *("label_fraction", "label_seed", "unlabelled", "pseudo_label_threshold", "caption_control"),
     *("class_weights", "ema_decay", "early_stopping_patience", "bf16", "fp16"),
 )
 # A run keeps those of Trainer where they differ from their default

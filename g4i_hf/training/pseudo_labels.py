@@ -1,6 +1,7 @@
 """Pseudo-labels: images without a label take the class that their captions tell."""
 
 import logging
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -21,16 +22,17 @@ DOUBTFUL = 1 / 3  # share of right labels: with fewer nothing was gained, see do
 BLOCK = 8192  # rows predicted at once
 
 
-def with_pseudo_labels(split: Dataset, seed: int) -> Dataset:
+def with_pseudo_labels(split: Dataset, seed: int, threshold: float = 0.0) -> Dataset:
     """
     Labels the rows of a training split that have a caption and no label, by a logistic regression on the text
     embeddings of those that have both (Lee, 2013, with captions in the place of images). Several captions of a row are
     averaged; a row whose `caption_weight` is zero takes no part and keeps its null. The log says how many of these
-    labels will be right, and warns where that is a third or less.
+    labels will be right, and warns where that is less than a third.
 
     Args:
         split: with `text_embeds`, and perhaps `caption_weight`.
         seed: of the sample where there are very many labelled rows.
+        threshold: probability below which a row keeps its null, from 0 to 1.
 
     Raises:
         ValueError: without text embeddings, or when captions of fewer than two classes are labelled.
@@ -58,14 +60,16 @@ def with_pseudo_labels(split: Dataset, seed: int) -> Dataset:
     def vectors(rows: np.ndarray) -> np.ndarray:
         return np.asarray(texts.embeds[texts.starts[rows]], dtype=np.float32)
 
-    expected = expected_right(vectors(known), labels[known], seed)
-    classifier = _fitted(vectors(known), labels[known])
-    found = [classifier.predict_proba(vectors(rows)) for rows in np.array_split(asked, -(-len(asked) // BLOCK))]
-    labels[asked] = np.concatenate([classifier.classes_[shares.argmax(1)] for shares in found])
+    expected = expected_right(vectors(known), labels[known], seed, threshold)
+    classifier, told = _fitted(vectors(known), labels[known]), 0
+    for rows in np.array_split(asked, -(-len(asked) // BLOCK)):
+        found, sure = _told(classifier, vectors(rows), threshold)
+        labels[rows[sure]] = found[sure]
+        told += sure.sum()
     logger.info(
         "unlabelled is pseudo_label: %d rows take the class that a logistic regression on %d labelled captions gives "
         "theirs; %s; %d rows stay without.",
-        *(len(asked), len(known)),
+        *(told, len(known)),
         "how many are right is not known" if expected is None else f"about {expected:.0%} or more will be right",
         (labels == UNLABELLED).sum(),
     )
@@ -73,35 +77,45 @@ def with_pseudo_labels(split: Dataset, seed: int) -> Dataset:
         logger.warning(
             "Captions say little of the classes: of those that are labelled, left out in turn, %.0f%% tell theirs. "
             "Labels as wrong as that can cost more than they bring. Look at some captions, compare with "
-            "--unlabelled drop on validation, or label more images.",
+            "--unlabelled drop on validation, set --pseudo_label_threshold, or label more images.",
             100 * expected,
         )
     return with_labels(split, labels)
 
 
-def expected_right(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float | None:
+def expected_right(vectors: np.ndarray, labels: np.ndarray, seed: int, threshold: float = 0.0) -> float | None:
     """
-    How often captions without a label will be given the right one, by cross-validation among those that have one. This
-    learns from fewer, and never tells the only caption of a class, so that it is low where there are few. None for
-    fewer than ten rows.
+    How often captions that are given a label will be given the right one, by cross-validation among those that have
+    one. This learns from fewer, and never tells the only caption of a class, so that it is low where there are few.
+    None for fewer than ten rows, or if none is told with the threshold's probability.
 
     Args:
         vectors: (rows, D) text embeddings.
         labels: (rows,)
         seed: of the folds.
+        threshold: probability below which a caption is given none.
     """
     from sklearn.model_selection import KFold
 
     if len(labels) < FEW:
         return None
-    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(vectors))[: None if len(labels) <= ONCE else 1]
-    right = [
-        _fitted(vectors[kept], labels[kept]).predict(vectors[left_out]) == labels[left_out] for kept, left_out in folds
-    ]
-    return float(np.concatenate(right).mean())
+    right = []
+    for kept, left_out in KFold(FOLDS, shuffle=True, random_state=seed).split(vectors):
+        found, sure = _told(_fitted(vectors[kept], labels[kept]), vectors[left_out], threshold)
+        right.append(found[sure] == labels[left_out[sure]])
+        if len(labels) > ONCE:
+            break
+    right = np.concatenate(right)
+    return float(right.mean()) if len(right) else None
 
 
-def _fitted(vectors: np.ndarray, labels: np.ndarray):
+def _told(classifier: Any, vectors: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of captions (rows,), and which are as probable as the threshold (rows,)."""
+    shares = classifier.predict_proba(vectors)
+    return classifier.classes_[shares.argmax(1)], shares.max(1) >= threshold
+
+
+def _fitted(vectors: np.ndarray, labels: np.ndarray) -> Any:
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
 

@@ -16,7 +16,7 @@ def supervised(
     """
     Args:
         training: the rows, with their embeddings, which a dry run may lack.
-        run: `label_fraction`, `label_seed`, `caption_control` and `unlabelled`.
+        run: `label_fraction`, `label_seed`, `caption_control`, `unlabelled` and `pseudo_label_threshold`.
         encoder: that of the captions.
         class_names: by label.
         seed: of the run.
@@ -34,5 +34,5 @@ def supervised(
     )
     is_embedded = columns.TEXT_EMBEDS in training.column_names
     if run.unlabelled == "pseudo_label" and (is_embedded or not run.dry_run):
-        training = with_pseudo_labels(training, seed)
+        training = with_pseudo_labels(training, seed, run.pseudo_label_threshold)
     return labelled_rows(training) if drop else training
