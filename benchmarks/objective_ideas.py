@@ -28,7 +28,7 @@ class Idea:
         weight, temperature: of the alignment.
         schedule: `constant` or `cosine` (to zero).
         text: `plain`, `centred`, `whitened`, or `random`: a random direction for each distinct caption, which then
-            says nothing (a control: what is left is that of a second head).
+            tells no more than which images have the same (a control).
         target_temperature: of soft targets of `bank`, from the similarity of texts; 0 for the caption itself alone.
         mix: share of `classes` in the alignment, where the rest is `bank`.
         classifier: `linear`, or `text`: a cosine classifier that starts from the prototypes.
@@ -94,7 +94,7 @@ class TextSpace:
 
     def __init__(self, kind: str, texts: torch.Tensor):
         self.kind = kind
-        self.mean = torch.zeros(texts.shape[1]) if kind in ("plain", "random") else texts.mean(0)
+        self.mean = texts.mean(0) if kind in ("centred", "whitened") else torch.zeros(texts.shape[1])
         self.rotation = None
         if kind == "whitened":  # with some shrinking, as there are few more captions than dimensions
             values, vectors = torch.linalg.eigh(torch.cov((texts - self.mean).T))

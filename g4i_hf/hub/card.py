@@ -149,6 +149,7 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
         "align_weight": weight,
         "teacher_weight": teacher,
         "pseudo_labels": options.get("unlabelled") == "pseudo_label",
+        "pseudo_label_threshold": float(options.get("pseudo_label_threshold") or 0),
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": options.get("align_weight") is not None and learned_from_captions(options) is None,

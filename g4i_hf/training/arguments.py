@@ -122,7 +122,7 @@ class RunArguments:
     )
     pseudo_label_threshold: float = field(
         default=0.0,
-        metadata={"help": "Probability below which captions give no pseudo-label, and a row stays unlabelled."},
+        metadata={"help": "Probability below which captions give no pseudo-label, and a row is kept for its caption."},
     )
     caption_control: str = field(
         default="none",
@@ -139,8 +139,8 @@ class RunArguments:
         if self.shuffle_buffer_size < 0:
             raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; it must not be negative.")
         one_of(self, "unlabelled", ("keep", "drop", "pseudo_label"))
-        if not 0 <= self.pseudo_label_threshold <= 1:
-            raise ValueError(f"pseudo_label_threshold is {self.pseudo_label_threshold}; it must be from 0 to 1.")
+        if not 0 <= self.pseudo_label_threshold < 1:
+            raise ValueError(f"pseudo_label_threshold is {self.pseudo_label_threshold}; it must be from 0 to below 1.")
         one_of(self, "caption_control", CAPTION_CONTROLS)
 
 
