@@ -91,7 +91,7 @@ def main() -> None:
             few = keep_label_fraction(split, CONTROLLED, seed)
             few = control_captions(few, control, seed=seed, class_names=names, encoder=encoder)
             controls.append({"control": control, "seed": seed, **pseudo_labelled(split, few, seed)})
-    found = provenance() | {"temperature": TEMPERATURE, "rows": rows, "controls": controls}
+    found = provenance() | {"temperature": TEMPERATURE, "rows": rows, "controlled": CONTROLLED, "controls": controls}
     (RESULTS / "emoji_styles_caption_knowledge.json").write_text(json.dumps(found, indent=2) + "\n")
     for row in [*rows, *controls]:
         print(

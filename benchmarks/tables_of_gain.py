@@ -154,23 +154,24 @@ def pseudo_labels() -> str:
 
 
 def caption_knowledge() -> str:
-    """A row a share of labels, means over the seeds."""
-    found = read_result("emoji_styles_caption_knowledge.json")["rows"]
+    """A row a share of labels, or a control of a share of them; means over the seeds."""
+    found = read_result("emoji_styles_caption_knowledge.json")
+    names = ("class_known", "class_known_by_logistic_regression", "expected_by_cross_validation", "equal_caption")
     lines = [
-        "| labels | class of an unlabelled image is told by captions | by a logistic regression on them "
-        "| of these, expected before training | it has the caption of a labelled image |",
-        "|---|---:|---:|---:|---:|",
+        "| labels | told by the most similar captions | by a logistic regression | expected of the latter "
+        "| has the caption of a labelled image |",
+        "|---|" + "---:|" * len(names),
     ]
-    for share in dict.fromkeys(row["share"] for row in found):
-        rows = [row for row in found if row["share"] == share]
-        names = (
-            "class_known",
-            "class_known_by_logistic_regression",
-            "expected_by_cross_validation",
-            "equal_caption",
-        )
-        shares = [f"{sum(row[name] for row in rows) / len(rows):.0%}" for name in names]
-        lines.append(f"| {share:.0%} | {' | '.join(shares)} |")
+    rows: dict[str, list[dict]] = {}
+    for row in found["rows"]:
+        rows.setdefault(f"{row['share']:.0%}", []).append(row)
+    for row in found["controls"]:
+        rows.setdefault(f"{found['controlled']:.0%}, `{row['control']}`", []).append(row)
+    for name, of_seeds in rows.items():
+        means = [
+            f"{sum(row[key] for row in of_seeds) / len(of_seeds):.0%}" if key in of_seeds[0] else "" for key in names
+        ]
+        lines.append(f"| {name} | {' | '.join(means)} |")
     return "\n".join(lines)
 
 
