@@ -22,7 +22,7 @@ MAX_ITER = 1000
 MOST = 50_000  # labelled rows that the classifier is fitted on; of more a sample is taken
 FOLDS = 10  # of cross-validation, for which there must be as many rows
 ONCE = 2_000  # labelled rows; of more one fold is left out, not each in turn
-DOUBTFUL = 1 / 3  # of what naming the most frequent class leaves to be told: between 13% and 51% nothing was measured
+DOUBTFUL = 1 / 3  # of what naming the most frequent class leaves to be told: between 13 and 56% nothing was measured
 BLOCK = 8192  # rows predicted at once
 
 
@@ -73,12 +73,18 @@ def with_pseudo_labels(split: Dataset, seed: int, threshold: float = 0.0) -> Dat
         found, sure = _told(classifier, vectors(rows), threshold)
         labels[rows[sure]] = found[sure]
         told += sure.sum()
+    _report(int(told), int((labels == UNLABELLED).sum()), truth, expected, threshold)
+    return with_labels(split, labels)
+
+
+def _report(told: int, without: int, truth: np.ndarray, expected: float | None, threshold: float) -> None:
+    """What came of it, before it is trained on; `truth` are the labels that were learned from."""
     logger.info(
         "unlabelled is pseudo_label: %d rows take the class that a logistic regression on %d labelled captions gives "
         "theirs; %s; %d rows stay without.",
-        *(told, len(known)),
+        *(told, len(truth)),
         "how many are right is not known" if expected is None else f"about {expected:.0%} of them will be right",
-        (labels == UNLABELLED).sum(),
+        without,
     )
     if told == 0:
         logger.warning(
@@ -93,7 +99,6 @@ def with_pseudo_labels(split: Dataset, seed: int, threshold: float = 0.0) -> Dat
             "or label more images.",
             *(100 * expected, 100 * by_chance),
         )
-    return with_labels(split, labels)
 
 
 def expected_right(vectors: np.ndarray, labels: np.ndarray, seed: int, threshold: float = 0.0) -> float | None:
