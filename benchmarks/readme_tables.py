@@ -32,6 +32,7 @@ TABLES = {
     "emoji_styles": tables_of_gain.emoji_styles,
     "fed_from_memory": tables_of_cost.fed_from_memory,
     "few_labels": tables_of_gain.few_labels,
+    "few_labels_others": tables_of_gain.few_labels_others,
     "few_labels_novel": tables_of_gain.few_labels_novel,
     "finetune": tables_of_gain.finetune,
     "finetune_data": tables_of_gain.finetune_data,
