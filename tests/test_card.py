@@ -152,6 +152,10 @@ def test_what_is_not_known_of_captions_is_not_claimed():
     taught = student_card(**NEEDED | EVERYTHING | {"options": options}).text
     assert ", taught by captions" in taught and "had pseudo-labels: the class that a logistic regression" in taught
     assert "as the baseline" not in taught and "labels of 10% of the training images" in taught
+    options |= {"pseudo_label_threshold": 0.2}
+    sure = student_card(**NEEDED | EVERYTHING | {"options": options}).text
+    of_some = "where it does so with a probability of 0.2 or more"
+    assert of_some in sure and of_some not in taught and "| pseudo_label_threshold | `0.2` |" in sure
 
 
 def test_a_text_encoder_in_a_folder_is_no_name_on_the_hub():
