@@ -47,10 +47,12 @@ def test_captions_without_a_weight_neither_teach_nor_tell():
 
 
 @pytest.mark.parametrize("block", [2, 8192])
-def test_below_the_threshold_a_row_stays_unlabelled(block, monkeypatch):
+def test_below_the_threshold_a_row_stays_unlabelled(block, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setattr(pseudo_labels, "BLOCK", block)
     split = rows([0, 0, 1, 1, None, None, None], [0, 10, 90, 80, 5, 45, 85])
     assert with_pseudo_labels(split, seed=0, threshold=0.9)["label"][4:] == [0, None, 1]
+    assert "2 rows take the class" in caplog.text and "1 rows stay without" in caplog.text
     assert None not in with_pseudo_labels(split, seed=0, threshold=0.5)["label"][:]  # of two classes one has a half
 
 
