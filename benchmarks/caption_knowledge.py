@@ -3,7 +3,7 @@ What the captions of Emoji Styles tell of the classes before any training: of th
 of the labels is kept, how many have the class that the captions of labelled images name by their similarity, as
 `teacher_weight` uses them, how many a logistic regression on the same embeddings gets right, as `unlabelled:
 pseudo_label` uses them, how many it had been expected to, and how many have a caption equal to that of a labelled
-image. With a tenth of the labels also for captions that say nothing.
+image. With a tenth of the labels also for controls in the place of captions.
 
     python benchmarks/caption_knowledge.py
 
@@ -94,9 +94,7 @@ def main() -> None:
     found = provenance() | {"temperature": TEMPERATURE, "rows": rows, "controlled": CONTROLLED, "controls": controls}
     (RESULTS / "emoji_styles_caption_knowledge.json").write_text(json.dumps(found, indent=2) + "\n")
     for row in [*rows, *controls]:
-        print(
-            ", ".join(f"{name} {value if name == 'control' else format(value, '.3g')}" for name, value in row.items())
-        )
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":

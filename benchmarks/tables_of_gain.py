@@ -153,6 +153,25 @@ def pseudo_labels() -> str:
     return _grid("emoji_styles_pseudo_labels.json", "test").replace("| pseudo-labels |", head, 1)
 
 
+def thresholds() -> str:
+    """A row a threshold of pseudo-labels: the ResNet's difference in points, with captions and with random vectors."""
+    found = {
+        row["variant"]: row["difference"]
+        for file in ("emoji_styles_pseudo_labels.json", "emoji_styles_ablations_few_labels.json")
+        for row in read_result(file)["findings"]
+        if (row["split"], row["student"], row["compared_with"]) == ("validation", "resnet, 10%", "baseline")
+    }
+    lines = ["| `pseudo_label_threshold` | captions | random vectors |", "|---|---:|---:|"]
+    for threshold, name in (
+        (0, "pseudo-labels"),
+        (0.2, "pseudo-labels, threshold 0.2"),
+        (0.4, "pseudo-labels, threshold 0.4"),
+    ):
+        random = f"{name}, random" if threshold else "random"
+        lines.append(f"| {threshold} | {_difference(found[name])} | {_difference(found[random])} |")
+    return "\n".join(lines)
+
+
 def caption_knowledge() -> str:
     """A row a share of labels, or a control of a share of them; means over the seeds."""
     found = read_result("emoji_styles_caption_knowledge.json")
