@@ -144,6 +144,7 @@ GRIDS = [
     "heavier_all_labels",
     "weights_all_labels",
     "pseudo_labels",
+    "thresholds",
     "ablations",
     "ablations_few_labels",
     "mlp_mixer_tune",
