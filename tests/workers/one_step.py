@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from ending import end_and_look
 from transformers import ViTConfig
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.cli import end_processes
 from g4i_hf.data.collator import AlignmentCollator
 from g4i_hf.losses import OBJECTIVES
 from g4i_hf.losses.gather import rank
@@ -168,7 +168,7 @@ def main() -> None:
         results = {name: measure(folder, **options) for name, options in scenarios().items()}
     if rank() == 0:
         torch.save(results, sys.argv[1])
-    end_processes()
+    end_and_look()
 
 
 if __name__ == "__main__":

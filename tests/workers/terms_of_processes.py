@@ -13,11 +13,10 @@ import sys
 from pathlib import Path
 
 import torch
+from ending import end_and_look
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from test_progress import Spoil, trained, trainer_of, with_nan
-
-from g4i_hf.cli import end_processes
 
 HANGS_AFTER = 120  # seconds
 
@@ -46,4 +45,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    end_processes()
+    end_and_look()

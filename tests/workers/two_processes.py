@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ending import end_and_look
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from students import aligned_model, lora_model
 
-from g4i_hf.cli import end_processes
 from g4i_hf.losses.gather import rank
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
@@ -70,7 +70,7 @@ def main() -> None:
         results = {name: measure(folder, name, **options) for name, options in RUNS.items()}
     if rank() == 0:
         torch.save(results, sys.argv[1])
-    end_processes()
+    end_and_look()
 
 
 if __name__ == "__main__":
