@@ -3,7 +3,7 @@ What the captions of Emoji Styles tell of the classes before any training: of th
 of the labels is kept, how many have the class that the captions of labelled images name by their similarity, as
 `teacher_weight` uses them, how many a logistic regression on the same embeddings gets right, as `unlabelled:
 pseudo_label` uses them, how many it had been expected to, and how many have a caption equal to that of a labelled
-image. With a tenth of the labels also for controls in the place of captions.
+image. With a tenth of the labels also for controls in the place of captions, and of the labels above a threshold.
 
     python benchmarks/caption_knowledge.py
 
@@ -26,7 +26,8 @@ from g4i_hf.training.controls import control_captions
 from g4i_hf.training.pseudo_labels import expected_right, with_pseudo_labels
 
 SHARES = (0.05, 0.1, 0.2, 0.5)
-CONTROLS = ("random", "shuffle")
+CONTROLS = ("none", "random", "shuffle")
+THRESHOLDS = (0.0, 0.2, 0.4)
 CONTROLLED = 0.1  # share of the labels
 TEMPERATURE = 0.05
 
@@ -40,14 +41,16 @@ def training_split():
     return splits["train"], list(id2label.values()), encoder
 
 
-def pseudo_labelled(split, few, seed: int) -> dict[str, float]:
-    """How many labels that captions give are right, and how many were expected to be."""
+def pseudo_labelled(split, few, seed: int, threshold: float = 0.0) -> dict[str, float]:
+    """How many labels captions give, which share of them is right, and which was expected to be."""
     truth, kept = labels_of(split), labels_of(few) >= 0
     embeds = np.asarray(few["text_embeds"][:], dtype=np.float32)[kept]
-    right = labels_of(with_pseudo_labels(few, seed)) == truth
+    labels = labels_of(with_pseudo_labels(few, seed, threshold))
+    given = ~kept & (labels != UNLABELLED)
     return {
-        "class_known_by_logistic_regression": right[~kept].mean().item(),
-        "expected_by_cross_validation": expected_right(embeds, truth[kept], seed),
+        "given": int(given.sum()),
+        "class_known_by_logistic_regression": (labels == truth)[given].mean().item(),
+        "expected_by_cross_validation": expected_right(embeds, truth[kept], seed, threshold),
     }
 
 
@@ -89,8 +92,11 @@ def main() -> None:
     for control in CONTROLS:
         for seed in args.seeds:
             few = keep_label_fraction(split, CONTROLLED, seed)
-            few = control_captions(few, control, seed=seed, class_names=names, encoder=encoder)
-            controls.append({"control": control, "seed": seed, **pseudo_labelled(split, few, seed)})
+            if control != "none":
+                few = control_captions(few, control, seed=seed, class_names=names, encoder=encoder)
+            for threshold in THRESHOLDS:
+                row = {"control": control, "threshold": threshold, "seed": seed}
+                controls.append(row | pseudo_labelled(split, few, seed, threshold))
     found = provenance() | {"temperature": TEMPERATURE, "rows": rows, "controlled": CONTROLLED, "controls": controls}
     (RESULTS / "emoji_styles_caption_knowledge.json").write_text(json.dumps(found, indent=2) + "\n")
     for row in [*rows, *controls]:

@@ -42,6 +42,7 @@ TABLES = {
     "input_fidelity": tables_of_cost.input_fidelity,
     "input_large": tables_of_cost.input_large,
     "input_pipeline": tables_of_cost.input_pipeline,
+    "labels_above_thresholds": tables_of_gain.labels_above_thresholds,
     "longer": tables_of_gain.longer,
     "mlp_mixer": tables_of_gain.mlp_mixer,
     "measures": tables_of_gain.measures,

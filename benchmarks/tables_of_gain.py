@@ -2,7 +2,8 @@
 
 import re
 
-from provenance import read_result
+import yaml
+from provenance import ROOT, read_result
 
 from g4i_hf.comparison.findings import points
 from g4i_hf.evaluation.measures import ALL_MEASURES, PROBE, ROBUSTNESS, ZERO_SHOT
@@ -135,17 +136,34 @@ def ablations() -> str:
     found = {(row["student"], row["variant"]): row["difference"] for row in rows}
     students = [student for student in dict.fromkeys(student for student, _ in found) if student is not None]
     others = {row["variant"]: row["compared_with"] for row in rows if row["difference"] is not None}
-    lines = [f"| points | {' | '.join(students)} | all | pairs better |", "|---|" + "---:|" * (len(students) + 2)]
+    changed = _changed("ablations", "paper")
+    lines = [f"| points | {' | '.join(students)} | all | pairs better | changed from the paper's objective |"]
+    lines.append("|---|" + "---:|" * (len(students) + 2) + "---|")
     for variant, other in sorted(others.items(), key=lambda item: -found[None, item[0]]["mean"]):
         gains = [points(found[student, variant]["mean"]) for student in (*students, None)]
         pairs = found[None, variant]
         name = variant if other == "baseline" else f"{variant}, to {other}"
-        lines.append(f"| {name} | {' | '.join(gains)} | {pairs['positive']} of {pairs['seeds']} |")
+        better = f"{pairs['positive']} of {pairs['seeds']}"
+        lines.append(f"| {name} | {' | '.join(gains)} | {better} | {changed[variant]} |")
     return "\n".join(lines)
 
 
 def ablations_few_labels() -> str:
-    return _variants("emoji_styles_ablations_few_labels.json", "validation")
+    """A row a variant, the best first."""
+    findings = read_result("emoji_styles_ablations_few_labels.json")["findings"]
+    rows = [row for row in findings if row["split"] == "validation" and row["student"] is not None]
+    changed = _changed("ablations_few_labels", "with teacher")
+    head = '| % | accuracy | difference, 95% interval | seeds better | changed from "with teacher" |'
+    lines = [head, "|---|---:|---:|---:|---|"]
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        cells = ["", ""]
+        if (difference := row["difference"]) is not None:
+            other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
+            better = f"{difference['positive']} of {difference['seeds']}"
+            cells = [_difference(difference) + other, better]
+        name, accuracy = row["variant"], f"{100 * row['mean']:.1f} ± {100 * row['sd']:.1f}"
+        lines.append(f"| {name} | {accuracy} | {' | '.join(cells)} | {changed[name]} |")
+    return "\n".join(lines)
 
 
 def pseudo_labels() -> str:
@@ -154,21 +172,18 @@ def pseudo_labels() -> str:
 
 
 def thresholds() -> str:
-    """A row a threshold of pseudo-labels: the ResNet's difference in points, with captions and with random vectors."""
-    found = {
-        row["variant"]: row["difference"]
-        for file in ("emoji_styles_pseudo_labels.json", "emoji_styles_ablations_few_labels.json")
-        for row in read_result(file)["findings"]
-        if (row["split"], row["student"], row["compared_with"]) == ("validation", "resnet, 10%", "baseline")
-    }
-    lines = ["| `pseudo_label_threshold` | captions | random vectors |", "|---|---:|---:|"]
-    for threshold, name in (
-        (0, "pseudo-labels"),
-        (0.2, "pseudo-labels, threshold 0.2"),
-        (0.4, "pseudo-labels, threshold 0.4"),
-    ):
-        random = f"{name}, random" if threshold else "random"
-        lines.append(f"| {threshold} | {_difference(found[name])} | {_difference(found[random])} |")
+    """A row a student and threshold: points to the baseline with captions, and with two controls in their place."""
+    rows = [row for row in read_result("emoji_styles_thresholds.json")["findings"] if row["split"] == "validation"]
+    found = {(row["student"], row["variant"]): row["difference"] for row in rows}
+    lines = ["| student | `pseudo_label_threshold` | captions | random vectors | shuffled captions |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for student in dict.fromkeys(student for student, _ in found):
+        for threshold in (0, 0.2, 0.4):
+            names = ["pseudo-labels", "random", "shuffle"]
+            if threshold:
+                names = [f"threshold {threshold}", *(f"threshold {threshold}, {control}" for control in names[1:])]
+            cells = [_difference(found[student, name]) for name in names]
+            lines.append(f"| {student or 'all'} | {threshold} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -185,13 +200,32 @@ def caption_knowledge() -> str:
     for row in found["rows"]:
         rows.setdefault(f"{row['share']:.0%}", []).append(row)
     for row in found["controls"]:
-        rows.setdefault(f"{found['controlled']:.0%}, `{row['control']}`", []).append(row)
+        if row["control"] != "none" and not row["threshold"]:
+            rows.setdefault(f"{found['controlled']:.0%}, `{row['control']}`", []).append(row)
     for name, of_seeds in rows.items():
-        means = [
-            f"{sum(row[key] for row in of_seeds) / len(of_seeds):.0%}" if key in of_seeds[0] else "" for key in names
-        ]
+        means = [f"{_mean(of_seeds, key):.0%}" if key in of_seeds[0] else "" for key in names]
         lines.append(f"| {name} | {' | '.join(means)} |")
     return "\n".join(lines)
+
+
+def labels_above_thresholds() -> str:
+    """A row a threshold of pseudo-labels, with captions and with controls; means over the seeds."""
+    found: dict[float, dict[str, list[dict]]] = {}
+    for row in read_result("emoji_styles_caption_knowledge.json")["controls"]:
+        found.setdefault(row["threshold"], {}).setdefault(row["control"], []).append(row)
+    lines = ["| `pseudo_label_threshold` | captions | random vectors | shuffled captions |", "|---:|---|---|---|"]
+    for threshold, controls in found.items():
+        cells = [
+            f"{_mean(rows, 'given'):,.0f} labels, {_mean(rows, 'expected_by_cross_validation'):.0%} expected right, "
+            f"{_mean(rows, 'class_known_by_logistic_regression'):.0%} are"
+            for rows in (controls[name] for name in ("none", "random", "shuffle"))
+        ]
+        lines.append(f"| {threshold:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(rows: list[dict], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
 
 
 def _grid(file: str, split: str, with_all: bool = True) -> str:
@@ -217,19 +251,19 @@ def _curve(file: str, split: str) -> str:
     return re.sub(r"^\| (\w+) \|", r"| \1, 100% |", _grid(file, split, with_all=False), flags=re.M)
 
 
-def _variants(file: str, split: str) -> str:
-    """A row a variant of a comparison of one student, the best first."""
-    findings = read_result(file)["findings"]
-    rows = [row for row in findings if row["split"] == split and row["student"] is not None]
-    lines = ["| % | accuracy | difference, 95% interval | seeds better |", "|---|---:|---:|---:|"]
-    for row in sorted(rows, key=lambda row: -row["mean"]):
-        cells = ["", ""]
-        if (difference := row["difference"]) is not None:
-            other = "" if row["compared_with"] == "baseline" else f" to {row['compared_with']}"
-            better = f"{difference['positive']} of {difference['seeds']}"
-            cells = [_difference(difference) + other, better]
-        lines.append(f"| {row['variant']} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _changed(grid: str, reference: str) -> dict[str, str]:
+    """The options that each variant of a grid of Emoji Styles sets otherwise than `reference` does."""
+    variants = yaml.safe_load((ROOT / "recipes" / "emoji_styles" / f"{grid}.yaml").read_text())["variants"]
+    changed = {}
+    for name, options in variants.items():
+        if not options["align_weight"] and not options.get("teacher_weight"):  # an objective without effect
+            options = {key: value for key, value in options.items() if not key.startswith("align_") or not value}
+        told = {key: value for key, value in options.items() if variants[reference].get(key) != value}
+        if variants[reference].get("teacher_weight") and "teacher_weight" not in options:
+            told["teacher_weight"] = 0
+        words = [f"--{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items()]
+        changed[name] = f"`{' '.join(words)}`" if words else ""
+    return changed
 
 
 def _difference(found: dict) -> str:

@@ -94,9 +94,9 @@ def _report(told: int, without: int, truth: np.ndarray, expected: float | None, 
     if expected is not None and expected - by_chance < DOUBTFUL * (1 - by_chance):
         logger.warning(
             "Captions say little of the classes: by cross-validation they tell %.0f%% of them, where always naming "
-            "the most frequent one is right for %.0f%%. Labels as wrong as that can cost more than they bring. Look "
-            "at some captions, compare with --unlabelled drop on validation, set a higher --pseudo_label_threshold, "
-            "or label more images.",
+            "the most frequent one is right for %.0f%%. Labels as wrong as that can cost more than they bring. Do "
+            "captions belong to their images? Compare with --unlabelled drop on validation, label more images, or see "
+            "whether a higher --pseudo_label_threshold makes this figure a better one.",
             *(100 * expected, 100 * by_chance),
         )
 
