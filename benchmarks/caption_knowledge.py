@@ -26,7 +26,7 @@ from g4i_hf.training.controls import control_captions
 from g4i_hf.training.pseudo_labels import expected_right, with_pseudo_labels
 
 SHARES = (0.05, 0.1, 0.2, 0.5)
-CONTROLS = ("none", "random", "shuffle")
+CONTROLS = ("none", "random", "shuffle")  # none: the captions themselves
 THRESHOLDS = (0.0, 0.2, 0.4)
 CONTROLLED = 0.1  # share of the labels
 TEMPERATURE = 0.05
@@ -42,15 +42,16 @@ def training_split():
 
 
 def pseudo_labelled(split, few, seed: int, threshold: float = 0.0) -> dict[str, float]:
-    """How many labels captions give, which share of them is right, and which was expected to be."""
+    """How many labels captions give; which share is right, was expected to be, and has a labelled image's caption."""
     truth, kept = labels_of(split), labels_of(few) >= 0
     embeds = np.asarray(few["text_embeds"][:], dtype=np.float32)[kept]
     labels = labels_of(with_pseudo_labels(few, seed, threshold))
-    given = ~kept & (labels != UNLABELLED)
+    given, captions = ~kept & (labels != UNLABELLED), np.asarray(few["caption"][:], dtype=object)
     return {
         "given": int(given.sum()),
         "class_known_by_logistic_regression": (labels == truth)[given].mean().item(),
         "expected_by_cross_validation": expected_right(embeds, truth[kept], seed, threshold),
+        "equal_caption_of_given": np.isin(captions[given].astype(str), captions[kept].astype(str)).mean().item(),
     }
 
 
@@ -92,8 +93,7 @@ def main() -> None:
     for control in CONTROLS:
         for seed in args.seeds:
             few = keep_label_fraction(split, CONTROLLED, seed)
-            if control != "none":
-                few = control_captions(few, control, seed=seed, class_names=names, encoder=encoder)
+            few = control_captions(few, control, seed=seed, class_names=names, encoder=encoder)
             for threshold in THRESHOLDS:
                 row = {"control": control, "threshold": threshold, "seed": seed}
                 controls.append(row | pseudo_labelled(split, few, seed, threshold))

@@ -137,7 +137,7 @@ def ablations() -> str:
     students = [student for student in dict.fromkeys(student for student, _ in found) if student is not None]
     others = {row["variant"]: row["compared_with"] for row in rows if row["difference"] is not None}
     changed = _changed("ablations", "paper")
-    lines = [f"| points | {' | '.join(students)} | all | pairs better | changed from the paper's objective |"]
+    lines = [f"| points | {' | '.join(students)} | all | pairs better | changed from `paper` |"]
     lines.append("|---|" + "---:|" * (len(students) + 2) + "---|")
     for variant, other in sorted(others.items(), key=lambda item: -found[None, item[0]]["mean"]):
         gains = [points(found[student, variant]["mean"]) for student in (*students, None)]
@@ -153,7 +153,7 @@ def ablations_few_labels() -> str:
     findings = read_result("emoji_styles_ablations_few_labels.json")["findings"]
     rows = [row for row in findings if row["split"] == "validation" and row["student"] is not None]
     changed = _changed("ablations_few_labels", "with teacher")
-    head = '| % | accuracy | difference, 95% interval | seeds better | changed from "with teacher" |'
+    head = "| % | accuracy | difference to the baseline, 95% interval | seeds better | changed from `with teacher` |"
     lines = [head, "|---|---:|---:|---:|---|"]
     for row in sorted(rows, key=lambda row: -row["mean"]):
         cells = ["", ""]
@@ -200,7 +200,7 @@ def caption_knowledge() -> str:
     for row in found["rows"]:
         rows.setdefault(f"{row['share']:.0%}", []).append(row)
     for row in found["controls"]:
-        if row["control"] != "none" and not row["threshold"]:
+        if row["control"] != "none" and not row["threshold"]:  # captions themselves are among the rows above
             rows.setdefault(f"{found['controlled']:.0%}, `{row['control']}`", []).append(row)
     for name, of_seeds in rows.items():
         means = [f"{_mean(of_seeds, key):.0%}" if key in of_seeds[0] else "" for key in names]
@@ -256,8 +256,6 @@ def _changed(grid: str, reference: str) -> dict[str, str]:
     variants = yaml.safe_load((ROOT / "recipes" / "emoji_styles" / f"{grid}.yaml").read_text())["variants"]
     changed = {}
     for name, options in variants.items():
-        if not options["align_weight"] and not options.get("teacher_weight"):  # an objective without effect
-            options = {key: value for key, value in options.items() if not key.startswith("align_") or not value}
         told = {key: value for key, value in options.items() if variants[reference].get(key) != value}
         if variants[reference].get("teacher_weight") and "teacher_weight" not in options:
             told["teacher_weight"] = 0

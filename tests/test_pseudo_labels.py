@@ -137,10 +137,31 @@ def test_of_few_captions_it_says_that_it_does_not_know(caplog):
 
 def test_the_only_caption_of_a_class_counts_neither_as_right_nor_as_wrong():
     """Nothing else could tell its class."""
-    vectors = np.eye(2)[[0] * 9 + [1]]
-    assert expected_right(vectors, np.asarray([0] * 9 + [1]), seed=0) == 1
+    vectors = np.eye(2)[[0] * 10 + [1]]
+    assert expected_right(vectors, np.asarray([0] * 10 + [1]), seed=0) == 1
     assert expected_right(np.eye(20), np.arange(20), seed=0) is None
     assert expected_right(np.eye(20), np.arange(20) // 2, seed=0, threshold=0.99) is None  # nothing is told
+
+
+def test_a_threshold_raises_the_estimate_unless_captions_are_of_other_images():
+    """Pairs of equal captions among captions that tell nothing, and pairs whose labels have been shuffled."""
+    random = np.random.default_rng(0)
+    pairs, alone = np.repeat(np.arange(20), 2), np.arange(20, 60)
+    labels, vectors = (
+        np.concatenate([pairs % 4, random.integers(4, size=40)]),
+        np.eye(60)[np.concatenate([pairs, alone])],
+    )
+    assert expected_right(vectors, labels, seed=0) < 0.75
+    assert expected_right(vectors, labels, seed=0, threshold=0.6) > 0.95
+    labels, vectors = random.permutation(pairs % 4), np.eye(20)[pairs]
+    assert expected_right(vectors, labels, seed=0) < 0.4
+    assert expected_right(vectors, labels, seed=0, threshold=0.6) < 0.4
+
+
+def test_an_estimate_wants_ten_captions_above_the_threshold():
+    vectors, labels = np.eye(6)[[0] * 8 + [1, 2, 3, 4]], np.asarray([0] * 8 + [0, 1, 0, 1])
+    assert expected_right(vectors, labels, seed=0) is not None
+    assert expected_right(vectors, labels, seed=0, threshold=0.99) is None
 
 
 def test_of_many_captions_a_tenth_is_left_out_once(monkeypatch):

@@ -25,8 +25,8 @@ def warn_of_silent_captions(dataset: Any, args: AlignmentArguments) -> None:
     if silent and (captioned & labelled).any():
         logger.warning(
             "%s of %s training images have a caption and no label: the classifier learns nothing from them. Their "
-            "captions can teach it: --unlabelled pseudo_label --align_weight 1, with a lower "
-            "--pseudo_label_threshold where there is one, or --teacher_weight.",
+            "captions can teach it: --unlabelled pseudo_label --align_weight 1, or --teacher_weight. Those below a "
+            "--pseudo_label_threshold are left out by it.",
             f"{silent:,}",
             f"{len(dataset):,}",
         )
