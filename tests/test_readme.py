@@ -58,14 +58,14 @@ def test_links_and_paths_of_every_page_exist(page):
         assert anchor in slugs, f"{target}#{anchor}"
     for script in re.findall(r"(?:launch|python) ((?:recipes|benchmarks)/\S+\.py)", text):
         assert (ROOT / script).exists(), script
+    for config in re.findall(r"--config (recipes/\S+\.yaml)", text):
+        assert (ROOT / config).exists(), config
 
 
 def test_every_picture_is_on_a_page():
     pages = "".join(page.read_text() for page in PAGES)
     tracked = subprocess.check_output(["git", "ls-files", "docs/images"], cwd=ROOT, text=True).split()
     assert tracked and not [path for path in tracked if f"images/{Path(path).name}" not in pages]
-    for config in re.findall(r"--config (recipes/\S+\.yaml)", text):
-        assert (ROOT / config).exists(), config
 
 
 def commands_of(page: Path) -> list[tuple[str, list[str]]]:
