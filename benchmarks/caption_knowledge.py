@@ -46,12 +46,13 @@ def pseudo_labelled(split, few, seed: int, threshold: float = 0.0) -> dict[str, 
     truth, kept = labels_of(split), labels_of(few) >= 0
     embeds = np.asarray(few["text_embeds"][:], dtype=np.float32)[kept]
     labels = labels_of(with_pseudo_labels(few, seed, threshold))
-    given, captions = ~kept & (labels != UNLABELLED), np.asarray(few["caption"][:], dtype=object)
+    given = ~kept & (labels != UNLABELLED)
+    captions = np.asarray(few["caption"][:]).astype(str)
     return {
         "given": int(given.sum()),
         "class_known_by_logistic_regression": (labels == truth)[given].mean().item(),
         "expected_by_cross_validation": expected_right(embeds, truth[kept], seed, threshold),
-        "equal_caption_of_given": np.isin(captions[given].astype(str), captions[kept].astype(str)).mean().item(),
+        "equal_caption_of_given": np.isin(captions[given], captions[kept]).mean().item(),
     }
 
 

@@ -50,8 +50,8 @@ TABLES = {
     "stamps_few_labels": tables_of_gain.stamps_few_labels,
     "step_time": tables_of_cost.step_time,
     "students": tables_of_gain.students,
-    "thresholds": tables_of_gain.thresholds,
     "students_few_labels": tables_of_gain.students_few_labels,
+    "thresholds": tables_of_gain.thresholds,
 }
 
 

@@ -147,10 +147,8 @@ def test_a_threshold_raises_the_estimate_unless_captions_are_of_other_images():
     """Pairs of equal captions among captions that tell nothing, and pairs whose labels have been shuffled."""
     random = np.random.default_rng(0)
     pairs, alone = np.repeat(np.arange(20), 2), np.arange(20, 60)
-    labels, vectors = (
-        np.concatenate([pairs % 4, random.integers(4, size=40)]),
-        np.eye(60)[np.concatenate([pairs, alone])],
-    )
+    labels = np.concatenate([pairs % 4, random.integers(4, size=40)])
+    vectors = np.eye(60)[np.concatenate([pairs, alone])]
     assert expected_right(vectors, labels, seed=0) < 0.75
     assert expected_right(vectors, labels, seed=0, threshold=0.6) > 0.95
     labels, vectors = random.permutation(pairs % 4), np.eye(20)[pairs]

@@ -20,11 +20,10 @@ logger = logging.getLogger(__name__)
 C = 100.0  # of scikit-learn: weak, as for embeddings of unit norm
 MAX_ITER = 1000
 MOST = 50_000  # labelled rows that the classifier is fitted on; of more a sample is taken
-FOLDS = 10  # of cross-validation, for which there must be as many rows
+FOLDS = 10  # of cross-validation, which wants as many rows, and as many that are given a label
 ONCE = 2_000  # labelled rows; of more one fold is left out, not each in turn
-DOUBTFUL = (
-    1 / 3
-)  # of what naming the most frequent class leaves: harm was measured at 13%, perhaps at 40%, gain from 56%
+# Of what naming the most frequent class leaves. Harm was measured at 13% right, perhaps at 40%, gain from 56%
+DOUBTFUL = 1 / 3
 BLOCK = 8192  # rows predicted at once
 
 

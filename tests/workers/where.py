@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from ending import end_and_look
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     if state.is_main_process:
         found = {"processes": processes, "distributed_type": state.distributed_type.value, "backend": state.backend}
         Path(sys.argv[1]).write_text(json.dumps(found))
-    state.destroy_process_group()
+    end_and_look()
 
 
 if __name__ == "__main__":
