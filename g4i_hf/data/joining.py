@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 from datasets.table import InMemoryTable
 
 from .. import columns
+from .hub_rows import file_columns
 from .image_ids import NO_ROW, check_image_ids, positions_of
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
             f"{', '.join(captions.column_names)}. Rename the one that names the images, or take the captions over "
             "with recipes/caption.py."
         )
-    own = [column for column in (columns.IMAGE, columns.LABEL) if column in captions.column_names]
-    captions = captions.remove_columns(own)
+    own = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
+    captions = captions.remove_columns([column for column in captions.column_names if column in own])
     if len(captions.column_names) < 2:
         raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a data set with captions.")
     try:

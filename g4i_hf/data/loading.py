@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 
 from .. import columns
 from .chain import steps
+from .hub_rows import check_files, file_columns
 from .image_ids import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .image_ids import with_image_ids
 from .joining import join_captions
@@ -57,11 +58,13 @@ def load_images(
         captions_revision: branch, tag or commit of theirs.
 
     Returns:
-        Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`].
+        Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`]. Of a data set of the Hub,
+        further columns of images, sound or other files are left out.
 
     Raises:
-        ValueError: when there is no image column, a column that was named is missing, captions do not fit, or a
-            `stage.json` names an absolute path.
+        ValueError: when there is no image column, a column that was named is missing, captions do not fit, a
+            `stage.json` names an absolute path, or a row of the Hub names a file of this machine or an address of its
+            network.
         FileNotFoundError: when nothing of that name exists.
     """
     given = {ours: theirs for ours, theirs in vars(names or ColumnNames()).items() if theirs}
@@ -77,7 +80,8 @@ def load_images(
         if stage is None or stage.get("with_images"):
             splits = _rows(source.name, config_name, source.revision, stage)
             names = ColumnNames(**given)
-            images = DatasetDict({name: standardise(split, name, names) for name, split in splits.items()})
+            hub_id = None if Path(source.name).is_dir() else source.name
+            images = DatasetDict({name: standardise(split, name, names, hub_id) for name, split in splits.items()})
             for join in reversed(joins):
                 images = join(images)
             return images
@@ -125,11 +129,16 @@ def _of_images(names: dict[str, str], captions: DatasetDict) -> dict[str, str]:
     return {ours: theirs for ours, theirs in names.items() if ours not in texts}
 
 
-def standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:
-    """The split with our column names, its images not decoded, and `image_id`; see [`load_images`]."""
+def standardise(split: Dataset, split_name: str, names: ColumnNames, hub_id: str | None = None) -> Dataset:
+    """
+    The split with our column names, its images not decoded, and `image_id`; see [`load_images`].
+
+    Args:
+        hub_id: of a data set of the Hub, see [`~g4i_hf.data.hub_rows.check_files`].
+    """
     names, is_webdataset = webdataset_names(split.features, names), WEBDATASET_URL in split.features
     if fields := json_fields(split.features, names):
-        flat = split.select_columns(list({column for column, _ in fields.values()})).flatten()
+        flat = split.select_columns(list({column for column, _ in fields.values()})).flatten(max_depth=2)
         split = concatenate_datasets([split, flat.select_columns(list(fields))], axis=1)
     renamed = renamed_columns(split.column_names, split_name, names)
     in_the_way = [ours for ours in renamed.values() if ours in split.column_names]
@@ -147,6 +156,9 @@ def standardise(split: Dataset, split_name: str, names: ColumnNames) -> Dataset:
             f"Split {split_name!r}, column 'image': {split.features[columns.IMAGE]} is no image. Name the right "
             "column with --image_column."
         ) from error
+    if hub_id is not None:
+        split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
+        check_files(split, split_name, hub_id)
     return with_image_ids(_with_fixed_length(split) if is_webdataset else split, split_name)
 
 

@@ -17,12 +17,10 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
-from huggingface_hub.constants import HF_HUB_CACHE
 
 from .. import columns
-from .image_ids import IMAGE_SUFFIXES, image_paths
+from .image_ids import IMAGE_SUFFIXES
 from .stage import STAGE_FILE
 
 logger = logging.getLogger(__name__)
@@ -34,9 +32,6 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 
-# Addresses that a row of the Hub may name in place of an image, and archives that the image may lie in there
-SERVERS = ("hf://", "http://", "https://")
-ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "lz4://", "xz://", "zstd://")
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
 
@@ -59,7 +54,7 @@ def open_data(name: str, config_name: str | None, revision: str | None) -> Datas
     """
     check_dataset_name(name)
     try:
-        splits = _opened(name, config_name, revision)
+        return _opened(name, config_name, revision)
     except DatasetsError as error:
         if isinstance(error, (OSError, ValueError)):
             raise
@@ -68,41 +63,6 @@ def open_data(name: str, config_name: str | None, revision: str | None) -> Datas
             cause = cause.__cause__
         why = (str(cause).splitlines() or [type(cause).__name__])[0]
         raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {why}") from error
-    if not Path(name).is_dir():
-        for split_name, split in splits.items():
-            for column in [column for column, feature in split.features.items() if isinstance(feature, Image)]:
-                check_files(split.cast_column(column, Image(decode=False)), split_name, column, name)
-    return splits
-
-
-def check_files(split: Dataset, split_name: str, column: str, name: str) -> None:
-    """
-    Raises:
-        ValueError: for an image of the Hub that is a file of this machine: `datasets` opens whatever a row names.
-    """
-    caches = (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
-    for row, (path, has_bytes) in enumerate(image_paths(split, column)):
-        if has_bytes or not path or is_remote(path):
-            continue
-        if not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache)) for cache in caches):
-            where = f"{name}, split {split_name!r}, column {column!r}, row {row}"
-            raise ValueError(foreign_file(where, path))
-
-
-def is_remote(path: str) -> bool:
-    """
-    Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`. Not so `file://...`:
-    what a file has in front of it may lead back to this machine.
-    """
-    *archives, address = path.split("::")
-    return address.startswith(SERVERS) and all(archive.startswith(ARCHIVES) for archive in archives)
-
-
-def foreign_file(where: str, path: str) -> str:
-    return (
-        f"{where}: names the file {path!r} in place of an image, which is on this machine or at no address that is "
-        "opened (hf, http, https). It is not opened. If you trust the data set, open a copy of it in a folder."
-    )
 
 
 def _opened(name: str, config_name: str | None, revision: str | None) -> DatasetDict:

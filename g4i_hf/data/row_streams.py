@@ -14,8 +14,9 @@ from datasets import ArrowBasedBuilder, Dataset, DatasetInfo, Features, Image, I
 from datasets.table import table_cast
 
 from .. import columns
+from .hub_rows import check_path
 from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
-from .opening import builder_of, check_dataset_name, check_files, foreign_file, is_remote
+from .opening import builder_of, check_dataset_name
 from .published import find_stage
 from .stream_files import known_by, row_groups
 from .streaming import with_bytes
@@ -36,7 +37,7 @@ class RowStream:
         names: our columns, and what they are called there: a column, or the field of one as in `json.caption`.
         features: of our columns.
         holds_tables: whether rows are stored in tables; else they are made one by one.
-        hub_id: of a data set of the Hub, whose rows may name no file of this machine.
+        hub_id: of a data set of the Hub, see [`~g4i_hf.data.hub_rows.check_path`].
         files: what each file is known by, in their order, see [`~g4i_hf.data.stream_files.known_by`], with the rows of
             its row groups where only reading would not tell.
         image_ids: `image_id` of rows that are at hand in any other form.
@@ -56,14 +57,10 @@ class RowStream:
         Our columns of a shard, some rows at a time.
 
         Raises:
-            ValueError: for a row of the Hub that names a file of this machine in place of an image.
+            ValueError: for a row of the Hub that names a file of this machine, or an address of its network, in place
+                of an image.
         """
-        for table in self._tables(shard):
-            if self.hub_id is not None:
-                _refuse_files(table[columns.IMAGE], self.hub_id)
-            yield table
-
-    def _tables(self, shard: int) -> Iterator[pa.Table]:
+        where = None if self.hub_id is None else f"{self.hub_id}, a row of the stream"
         rows = self.rows.shard(num_shards=self.rows.num_shards, index=shard)
         schema = self.features.arrow_schema
         if self.shard_rows is not None and self.shard_rows[shard] == 0:  # which `datasets` cannot read
@@ -71,14 +68,15 @@ class RowStream:
         if self.holds_tables:
             for table in rows.with_format("arrow").iter(batch_size=READ_ROWS):
                 named = pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()})
-                yield table_cast(named, schema)
+                cast = table_cast(named, schema)
+                if where is not None:
+                    _check_paths(cast[columns.IMAGE], where)
+                yield cast
             return
         rows = iter(rows)
         while together := list(islice(rows, READ_ROWS)):
             values = {ours: [_value(row, theirs) for row in together] for ours, theirs in self.names.items()}
-            values[columns.IMAGE] = [
-                with_bytes({columns.IMAGE: image})[columns.IMAGE] for image in values[columns.IMAGE]
-            ]
+            values[columns.IMAGE] = [with_bytes(image, where) for image in values[columns.IMAGE]]
             yield pa.table(self.features.encode_batch(values), schema=schema)
 
     @property
@@ -199,17 +197,13 @@ def load_one_split(
     if files is None:
         return None
     loaded = load_dataset(builder.name, data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
-    loaded = standardise(loaded, split, names)
-    if not is_local:
-        check_files(loaded, split, columns.IMAGE, dataset_name)
-    return loaded
+    return standardise(loaded, split, names, None if is_local else dataset_name)
 
 
-def _refuse_files(images: pa.ChunkedArray, hub_id: str) -> None:
+def _check_paths(images: pa.ChunkedArray, where: str) -> None:
     without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
-    for path in pc.struct_field(without_bytes, "path").to_pylist():
-        if path and not is_remote(path):
-            raise ValueError(foreign_file(f"{hub_id}, a row of the stream", path))
+    for path in filter(None, pc.struct_field(without_bytes, "path").to_pylist()):
+        check_path(path, where)
 
 
 def _named(rows: IterableDataset, split: str, names: ColumnNames, holds_tables: bool) -> RowStream:

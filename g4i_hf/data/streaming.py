@@ -8,6 +8,7 @@ from datasets import Features, Image, IterableDataset, IterableDatasetDict, load
 from datasets.utils.file_utils import xopen
 
 from .. import columns
+from .hub_rows import check_path, is_remote
 from .loading import (
     WEBDATASET_URL,
     ColumnNames,
@@ -16,7 +17,6 @@ from .loading import (
     renamed_columns,
     webdataset_names,
 )
-from .opening import foreign_file, is_remote
 
 
 def stream_images(
@@ -41,7 +41,7 @@ def stream_images(
 
     Raises:
         ValueError: when there is no image column, a column that was named is missing, or while reading, when a row of
-            the Hub names a file of this machine.
+            the Hub names a file of this machine or an address of its network.
         FileNotFoundError: when nothing of that name exists.
     """
     names = names or ColumnNames()
@@ -86,19 +86,23 @@ def _with_fields(row: dict[str, Any], fields: dict[str, tuple[str, str]]) -> dic
     return row | {name: (row[column] or {}).get(field) for name, (column, field) in fields.items()}
 
 
-def with_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the bytes of its image where that is a file on a server."""
-    image = row[columns.IMAGE]
-    if image is None or image["bytes"] is not None or not is_remote(image["path"] or ""):
-        return row
+def with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, Any] | None:
+    """
+    The image with its bytes where it is a file on a server.
+
+    Args:
+        where: a row of the Hub names it, see [`~g4i_hf.data.hub_rows.check_path`]; None for local data.
+    """
+    if image is None or image["bytes"] is not None or not image["path"]:
+        return image
+    if where is not None:
+        check_path(image["path"], where)
+    if not is_remote(image["path"]):
+        return image
     with xopen(image["path"], "rb") as file:
-        return row | {columns.IMAGE: {"bytes": file.read(), "path": image["path"]}}
+        return {"bytes": file.read(), "path": image["path"]}
 
 
 def _of_hub(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
-    """The row with the bytes of its image; one that names a file of this machine is refused."""
-    row = with_bytes(row)
-    image = row[columns.IMAGE]
-    if image is not None and image["bytes"] is None and image["path"]:
-        raise ValueError(foreign_file(f"{where}, row {number}", image["path"]))
-    return row
+    """The row with the bytes of its image, see [`~g4i_hf.data.hub_rows.check_path`]."""
+    return row | {columns.IMAGE: with_bytes(row[columns.IMAGE], f"{where}, row {number}")}

@@ -1,22 +1,28 @@
 """Pushes data sets that were made of stages, and opens them by name as others would; prints JSON."""
 
+import contextlib
+import io
 import json
+import os
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as ImageFeature
 from huggingface_hub import HfApi
 from PIL import Image
 
 from g4i_hf.data import DataArguments, load_images
+from g4i_hf.data.loading import ColumnNames
 from g4i_hf.data.published import find_stage
 from g4i_hf.data.row_streams import load_one_split, open_rows
 from g4i_hf.data.streaming import stream_images
 from g4i_hf.hub.push import push_folder
+from g4i_hf.recipes import caption
 
 IMAGES = Features({"image": ImageFeature(decode=False), "image_id": Value("string")})
-pictures, images, captions = sys.argv[1:]
+pictures, images, captions, server = sys.argv[1:]
 api = HfApi()
 push_folder(images, "me/images", "dataset")
 push_folder(captions, "me/captions", "dataset")
@@ -48,31 +54,79 @@ found = {
     "source": find_stage("me/captions", first)["source"],
     "none": [find_stage("me/nothing"), find_stage("me/captions", "no-such-branch")],
 }
-# Rows that name a file of whoever opens them
+# Rows that name, in place of an image, a file of whoever opens them or an address of its network
 secret = Path(pictures).resolve() / "secret.png"
 Image.new("RGB", (4, 4)).save(secret)
-found["pointing"] = []
-for name, path in {"me/path": str(secret), "me/address": f"file://{secret}"}.items():
-    pointing = Path(pictures).with_name(name.replace("/", "-"))
-    pointing.mkdir()
-    rows_of_files = {"image": [{"bytes": None, "path": path}], "image_id": ["a"]}
-    Dataset.from_dict(rows_of_files, features=IMAGES).to_parquet(pointing / "train.parquet")
-    api.create_repo(name, repo_type="dataset")
-    api.upload_folder(repo_id=name, repo_type="dataset", folder_path=pointing)  # ours would refuse
-    for opened in (
-        load_images,
-        lambda name: list(stream_images(name)["train"]),
-        lambda name: list(open_rows(name, "train").read(0)),
-        lambda name: load_one_split(name, "train"),
-    ):
+loopback = f"{api.endpoint}/secret.png"
+as_struct = [{"bytes": None, "path": str(secret)}]
+TRAPS = {
+    "image": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}, features=IMAGES),
+    "address": Dataset.from_dict({"image": [{"bytes": None, "path": f"file://{secret}"}], "image_id": ["a"]}, IMAGES),
+    "string": Dataset.from_dict({"image": [str(secret)], "image_id": ["a"]}),
+    "string without id": Dataset.from_dict({"image": [str(secret)]}),
+    "struct": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}),
+    "field": Dataset.from_dict({"json": [{"pic": str(secret), "id": 1}], "image_id": ["a"]}),
+    "struct in a field": Dataset.from_dict({"json": [{"pic": as_struct[0], "id": 1}], "image_id": ["a"]}),
+    "image of loopback": Dataset.from_dict({"image": [{"bytes": None, "path": loopback}], "image_id": ["a"]}, IMAGES),
+    "string of loopback": Dataset.from_dict({"image": [loopback], "image_id": ["a"]}),
+}
+
+
+def described(name: str, **options) -> None:
+    """By the script that asks a server for captions, whose error it raises."""
+    options |= {"dataset_name": name, "captions_dir": f"{os.environ['HF_HOME']}/of/{name}"}
+    options |= {"base_url": server, "captioner_model": "tiny"}
+    sys.argv = ["caption.py", *(word for option, value in options.items() for word in (f"--{option}", value))]
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
         try:
-            found["pointing"].append(f"opened {opened(name)}")
-        except ValueError as error:
-            found["pointing"].append(str(error))
+            caption.main()
+        except SystemExit:
+            raise ValueError(said.getvalue()) from None
+
+
+found["traps"] = {}
+for kind, split in TRAPS.items():
+    name = f"me/{kind.replace(' ', '-')}"
+    api.create_repo(name, repo_type="dataset")
+    file = io.BytesIO()
+    pq.write_table(split.data.table.replace_schema_metadata(split.features.arrow_schema.metadata), file)
+    api.upload_file(path_or_fileobj=file.getvalue(), path_in_repo="train.parquet", repo_id=name, repo_type="dataset")
+    names = ColumnNames(image="json.pic" if "json" in split.features else None)
+    doors = {
+        "load_images": lambda name, names: load_images(name, names=names)["train"],
+        "load_one_split": lambda name, names: load_one_split(name, "train", names=names),
+        "stream_images": lambda name, names: list(stream_images(name, names=names)["train"]),
+        "open_rows": lambda name, names: list(open_rows(name, "train", names=names).read(0)),
+        "caption.py": lambda name, names: described(name, **({"image_column": names.image} if names.image else {})),
+    }
+    for door, opened in doors.items():
+        try:
+            found["traps"][f"{kind}, {door}"] = f"opened {opened(name, names)}"
+        except Exception as error:  # also of a server that was asked
+            found["traps"][f"{kind}, {door}"] = str(error)
+
+# Columns of files beside the images and the captions, which nothing asks for
+further = {"image_id": ["cat/1.png"], "caption": ["a cat"], "more": as_struct, "nested": [{"more": as_struct}]}
+features = Features({name: Value("string") for name in ("image_id", "caption")})
+features |= {"more": ImageFeature(), "nested": {"more": [ImageFeature()]}}
+whole = Dataset.from_dict(further | {"image": [{"bytes": secret.read_bytes(), "path": None}]},
+                          features=Features(features | {"image": ImageFeature()}))  # fmt: skip
+for name, split in {"images-and-more": whole, "captions-and-more": whole.remove_columns("image")}.items():
+    api.create_repo(f"me/{name}", repo_type="dataset")
+    split.to_parquet(path := Path(os.environ["HF_HOME"]) / f"{name}.parquet")
+    api.upload_file(path_or_fileobj=path, path_in_repo="train.parquet", repo_id=f"me/{name}", repo_type="dataset")
+for beside, options in {
+    "images": {"dataset_name": "me/images-and-more"},
+    "captions": {"dataset_name": pictures, "captions_name": "me/captions-and-more"},
+}.items():
+    try:
+        found[f"beside {beside}"] = load_images(**options)["train"].column_names
+    except ValueError as error:
+        found[f"beside {beside}"] = [str(error)]
 
 # What a stream of the Hub is known by, after a commit that leaves its files alone, and after one that does not
 found["known by"] = []
-for path, content in {"notes.txt": b"text", "data/train-00000-of-00001.parquet": pointing / "train.parquet"}.items():
+for path, content in {"notes.txt": b"text", "data/train-00000-of-00001.parquet": file.getvalue()}.items():
     found["known by"].append(open_rows("me/images", "train").files)
     api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="me/images", repo_type="dataset")
 found["known by"].append(open_rows("me/images", "train").files)

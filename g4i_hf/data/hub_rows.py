@@ -1,0 +1,108 @@
+"""What a row of the Hub may name in place of an image: never a file of this machine, nor an address of its network."""
+
+import ipaddress
+import os
+import socket
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from datasets import Dataset
+from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
+from datasets.features.features import require_storage_embed
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from .. import columns
+from .image_ids import image_paths
+
+# Addresses that a row of the Hub may name in place of an image, and archives that the image may lie in there
+SERVERS = ("hf://", "http://", "https://")
+ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "lz4://", "xz://", "zstd://")
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Of IPv6, the last 32 bits are an IPv4 address: mapped, compatible (with :: and ::1), translated by NAT64
+HOLD_IPV4 = [ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "::/96", "64:ff9b::/96")]
+
+
+def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
+    """
+    Checks the images of a split of the Hub, see [`check_path`]. Files in the caches of `datasets` and
+    `huggingface_hub` may be named, as those of the data set itself lie there.
+
+    Args:
+        split: with `image`, not decoded.
+
+    Raises:
+        ValueError: for the first row that names a file of this machine, or an address of its network.
+    """
+    caches = [os.path.abspath(cache) for cache in (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]
+    caches.append(os.path.abspath(HF_HUB_CACHE))
+    for row, (path, has_bytes) in enumerate(image_paths(split)):
+        if has_bytes or not path:
+            continue
+        if is_remote(path) or not any(Path(os.path.abspath(path)).is_relative_to(cache) for cache in caches):
+            check_path(path, f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}")
+
+
+def file_columns(split: Dataset) -> list[str]:
+    """Columns that hold images, sound or other files, which `datasets` opens with any row, or writes with all."""
+    return [column for column, feature in split.features.items() if require_storage_embed(feature)]
+
+
+def check_path(path: str, where: str) -> None:
+    """
+    Checks what a row of the Hub names in place of an image, before it is opened: `datasets` opens whatever it is.
+
+    Not covered: redirects and links that a public server answers with; a host name that resolves to another address
+    when the image is opened, or that only a proxy can resolve; and `hf://`, which is opened with the user's token.
+
+    Args:
+        path: of the image.
+        where: it is named, for the error.
+
+    Raises:
+        ValueError: for a file of this machine, an address of a host in its network (loopback, private, link-local and
+            all others that are not global, by number or by name), or one that is not opened at all.
+    """
+    if not is_remote(path) or not _is_public(path):
+        raise ValueError(
+            f"{where}: names the file {path!r} in place of an image, which is on this machine, in its network, or at "
+            "no address that is opened (hf, http, https). It is not opened. If you trust the data set, open a copy of "
+            "it in a folder."
+        )
+
+
+def is_remote(path: str) -> bool:
+    """
+    Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`. Not so `file://...`:
+    what a file has in front of it may lead back to this machine.
+    """
+    *archives, address = path.split("::")
+    return address.startswith(SERVERS) and all(archive.startswith(ARCHIVES) for archive in archives)
+
+
+def _is_public(path: str) -> bool:
+    address = path.split("::")[-1]
+    if address.startswith("hf://"):
+        return True
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        return False
+    return host is not None and all(map(_is_global, _addresses_of(host.rstrip("."))))
+
+
+@lru_cache(maxsize=100_000)
+def _addresses_of(host: str) -> frozenset[str]:
+    """Of a host as it is resolved when it is opened: also numbers of other forms, as in 2130706433 or 0x7f.1."""
+    try:
+        return frozenset(found[4][0] for found in socket.getaddrinfo(host, None))
+    except (OSError, UnicodeError):  # there is none
+        return frozenset()
+
+
+def _is_global(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    if found.version == 6:
+        holds_ipv4 = any(found in network for network in HOLD_IPV4)
+        found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if holds_ipv4 else found.sixtofour or found
+    return found.is_global and not found.is_multicast and (found.version == 4 or found in GLOBAL_UNICAST)
