@@ -153,12 +153,30 @@ def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
         ('{"content": ""}', "content_filter", "refused", "filter"),
         ('{"content": [{"type": "text", "text": "a "}, {"type": "text", "text": "cat"}]}', "stop", "ok", None),
         ('{"content": "a cat", "reasoning": "hm"}', "length", "ok", None),
+        (r'{"content": null, "refusal": "I must \ud83d"}', "stop", "refused", "I must \ufffd"),
     ],
 )
 def test_kinds_of_messages(serve, message, finish_reason, status, said):
     [(_, answer)] = ask(captioner(serve("--message", message, "--finish_reason", finish_reason)), questions(1))
     assert (answer.status, answer.finish_reason, answer.attempts) == (status, finish_reason, 1)
     assert answer.text == "a cat" if status == "ok" else said in answer.reason
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [(r'"a cat \ud83d"', "a cat \ufffd"), (r'"\ude00\ud83d!"', "\ufffd\ufffd!"), (r'"a \ud83d\ude00"', "a 😀")]
+    + [(r'[{"type": "text", "text": "a \ud83d"}, {"type": "text", "text": "\ude00"}]', "a 😀")],
+)
+def test_half_a_character_is_replaced(serve, content, text):
+    [(_, answer)] = ask(captioner(serve("--message", f'{{"content": {content}}}')), questions(1))
+    assert answer.text == text
+
+
+def test_half_a_character_in_an_error_is_replaced(serve):
+    server = serve("--reject", 0, "--say", r"bad \ud83d half")
+    found = {question.image_id: answer for question, answer in ask(captioner(server), questions(2))}
+    assert (found["0"].status, found["0"].reason) == ("rejected", "400: bad \ufffd half")
+    assert found["1"].status == "ok"
 
 
 def test_an_image_that_cannot_be_read_ends_no_run(serve):

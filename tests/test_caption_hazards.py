@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
+from test_caption_endpoint import picture_of, serve  # noqa: F401
 from test_caption_recipe import CAPTIONER, caption, shapes
 from test_recipes import ROOT
 
@@ -145,6 +147,28 @@ def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_pat
         server.kill()
     assert "None of 3 images got a caption" in message and "wrong model" in message and "127.0.0.1" in message
     assert not list((tmp_path / "captions.journal").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_half_a_character_of_a_server_keeps_no_stage_from_its_end(tmp_path, serve, kept):  # noqa: F811
+    """Also one that a journal holds since it was kept as it came."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        picture_of(number).save(tmp_path / "pictures" / f"{number}.png")
+    half = "?" if kept else r"\ud83d"
+    server = serve("--message", f'{{"content": "a cat {half}"}}', "--reject", 1, "--say", f"bad {half} picture")
+    options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", "tiny"]
+    options += ["--base_url", f"{server.url}/v1"]
+    caption(tmp_path, *options)
+    if kept:
+        [segment] = (tmp_path / "captions.journal").glob("*.jsonl")
+        segment.write_text(segment.read_text().replace(" ?", r" \ud83d"))
+        shutil.rmtree(tmp_path / "captions")
+        caption(tmp_path, *options)
+    rows = pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()
+    assert [row["caption_raw"] for row in rows] == ["a cat \ufffd", None, "a cat \ufffd"]
+    assert rows[1]["caption_reason"] == "400: bad \ufffd picture"
+    assert server.stats()["requests"] == 3
 
 
 def test_a_mistyped_name_of_a_prompt_is_noticed(tmp_path):

@@ -55,7 +55,6 @@ def test_an_answer_is_found_by_key_and_by_place(tmp_path):
 def test_texts_come_back_as_they_were(tmp_path):
     texts = [
         "😀 𝛼",
-        "\ud83d alone",
         "two\nlines\r\n",
         "\u2028\u2029\x85\x0b",
         '"quoted" \\',
@@ -70,6 +69,14 @@ def test_texts_come_back_as_they_were(tmp_path):
     journal = Journal.load(tmp_path)
     assert [text(journal, question.key) for question in asked] == texts
     assert journal.find(asked[0].place).read()["image_id"] == "😀 𝛼-0"
+
+
+def test_half_a_character_in_an_earlier_answer_is_replaced(tmp_path):
+    kept, failed = question_of("a", 1), question_of("a", 2)
+    write(tmp_path, (kept, Answer(OK, "\ud83d alone")), (failed, Answer("rejected", reason="no \ude00")))
+    journal = Journal.load(tmp_path)
+    assert text(journal, kept.key) == "\ufffd alone"
+    assert answer_of(journal.find(failed.key).read()).reason == "no \ufffd"
 
 
 def test_a_journal_that_is_not_there_is_empty(tmp_path):

@@ -182,6 +182,7 @@ def test_what_becomes_of_a_status(status, treatment):
         (b'{"message": "busy", "code": 3}', "busy"),
         (b"<html><style>a{}</style><h1>502 Bad Gateway</h1></html>", "502 Bad Gateway"),
         (b"\xff\xfe oops", "\ufffd\ufffd oops"),
+        (b'{"error": "half \\ud83d"}', "half \ufffd"),
         (b"", ""),
         (b"[]", "[]"),
         (b'{"error": "wrong key sk-secret"}', "wrong key ***"),

@@ -64,6 +64,14 @@ class Answer:
     attempts: int = 1
 
 
+def whole_characters(text: str) -> str:
+    """
+    The text with U+FFFD for each half of a character (a lone surrogate), as servers send of an emoji that they cut in
+    two: no table can hold that.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 Deliver = Callable[[Question, Answer], None]
 
 

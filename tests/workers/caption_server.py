@@ -77,7 +77,7 @@ class CaptionServer:
             answer += f" {text['text']} { ({name: asked[name] for name in sorted(asked) if name != 'messages'}) }"
         number = int(answer.split()[1]) if answer.startswith("number") else -1
         if number in self.args.reject:
-            return error(400, "this picture is not allowed: " + image["image_url"]["url"])
+            return error(400, self.args.say or "this picture is not allowed: " + image["image_url"]["url"])
         if number in self.args.crash:
             return error(500, "this picture breaks the model")
         message = {"role": "assistant", "content": answer}
@@ -92,6 +92,11 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> R
     return Reply(status, json.dumps({"error": {"message": message}}).encode(), headers or {})
 
 
+def in_quotes(text: str) -> str:
+    """A text of JSON, which may hold what no command line can."""
+    return json.loads(f'"{text}"')
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
@@ -101,7 +106,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--token", help="wanted, else 401")
     parser.add_argument("--always", type=int, default=0, help="status of every reply")
-    parser.add_argument("--say", help="the message of --always")
+    parser.add_argument("--say", type=in_quotes, help="the message of --always and --reject, with escapes of JSON")
     parser.add_argument("--echo", action="store_true", help="answers also hold the prompt and the options")
     parser.add_argument("--reject", type=int, nargs="*", default=[], help="numbers that get a 400")
     parser.add_argument("--crash", type=int, nargs="*", default=[], help="numbers that always get a 500")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..answers import OK, Answer
+from ..answers import OK, Answer, whole_characters
 from .retries import UselessReply, server_message
 
 
@@ -19,13 +19,13 @@ def answer_in(reply: Any) -> Answer:
     message = getattr(choice, "message", None)
     if message is None or isinstance(message, (str, list)):
         error = getattr(reply, "error", None)
-        said = f" ({server_message(str(error).encode())})" if error else ""
+        said = f" ({server_message(str(error))})" if error else ""
         raise UselessReply(f"a reply without choices{said}")
     content = getattr(message, "content", None)
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         content = "".join(part for part in parts if isinstance(part, str))
-    text = content if isinstance(content, str) else None
+    text = whole_characters(content) if isinstance(content, str) else None
     finish_reason = choice.finish_reason if isinstance(choice.finish_reason, str) else None
     answer = Answer(OK, text, finish_reason=finish_reason)
     usage = reply.usage
@@ -40,7 +40,7 @@ def answer_in(reply: Any) -> Answer:
 
 def _why_empty(message: Any, finish_reason: str | None, refusal: Any) -> tuple[str, str]:
     if isinstance(refusal, str) and refusal.strip():
-        return "refused", server_message(refusal.encode())
+        return "refused", server_message(refusal)
     if finish_reason == "content_filter":
         return "refused", "the server's content filter"
     thought = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-from ..answers import Answer
+from ..answers import Answer, whole_characters
 
 RETRY, REJECTED, FATAL = "retry", "rejected", "fatal"
 # Conflict and "too early" pass by themselves; the others are of this request alone, or of the whole set-up
@@ -58,7 +58,7 @@ class UselessReply(Exception):
     """A reply with status 200 that holds no answer: no JSON, or no choices."""
 
 
-def server_message(body: bytes, secrets: tuple[str, ...] = (), limit: int = 300) -> str:
+def server_message(body: bytes | str, secrets: tuple[str, ...] = (), limit: int = 300) -> str:
     """
     What a server says of an error, in a line.
 
@@ -67,7 +67,8 @@ def server_message(body: bytes, secrets: tuple[str, ...] = (), limit: int = 300)
         secrets: are blotted out.
         limit: characters.
     """
-    text = body[:100_000].decode("utf-8", errors="replace")
+    text = body[:100_000]
+    text = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
     try:
         found = json.loads(text)
     except ValueError:
@@ -83,7 +84,7 @@ def server_message(body: bytes, secrets: tuple[str, ...] = (), limit: int = 300)
     text = _IMAGE_DATA.sub("(image)", text)
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = " ".join(text.split())
+    text = " ".join(whole_characters(text).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

@@ -213,7 +213,7 @@ class Server:
         if isinstance(error, (Refusal, UselessReply)):
             return str(error)
         kind = "no connection" if is_unreachable(error) else "the connection was lost"
-        return server_message(f"{kind} ({str(error) or type(error).__name__})".encode(), self._secrets)
+        return server_message(f"{kind} ({str(error) or type(error).__name__})", self._secrets)
 
     async def models(self) -> list[str]:
         """Names of the models that it says it has; empty if it does not say."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..answers import OK, Answer
+from ..answers import OK, Answer, whole_characters
 from .index import IS_KEY, Batch, DigestIndex, pack, unpack
 from .writer import JournalWriter
 
@@ -139,7 +139,8 @@ class Journal:
 
     def read(self, entry: Entry) -> dict[str, Any]:
         """
-        The whole record, see [`answer_of`].
+        The whole record, see [`answer_of`]. Records of earlier versions may hold halves of characters in what a server
+        said, see [`~g4i_hf.captioning.answers.whole_characters`].
 
         Raises:
             OSError: when the segment cannot be read.
@@ -149,7 +150,8 @@ class Journal:
         try:
             record = json.loads(self._line(entry, path))
             if entry.digest in (record["key"], record["place"]):
-                return record
+                said = {name: record[name] for name in ("text", "reason") if isinstance(record.get(name), str)}
+                return record | {name: whole_characters(text) for name, text in said.items()}
         except (ValueError, TypeError, KeyError):
             pass
         raise ValueError(
