@@ -1,0 +1,123 @@
+"""
+The product as a user meets it: its commands, as processes. Every contract test starts them here, so that one place
+changes when a command gets another name.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+COMMANDS = ("caption", "embed", "train", "evaluate", "compare", "release")
+WAIT = 300  # seconds that a command may take
+ACCELERATE = str(Path(sys.executable).parent / "accelerate")
+ONE_PROCESS = ("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+# Another number of processes would be read from a configuration of the launcher
+FOREIGN = ("ACCELERATE_CONFIG_FILE",)
+
+
+@dataclass
+class Done:
+    """What a command left: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def command_line(command: str, words: tuple, launcher: tuple | None = None) -> list[str]:
+    """
+    Args:
+        command: one of COMMANDS.
+        words: options and values; a mapping stands for `--name value` of each.
+        launcher: options of `accelerate launch`, to start the command with it.
+    """
+    start = [sys.executable] if launcher is None else [ACCELERATE, "launch", *launcher]
+    return [*start, str(ROOT / "recipes" / f"{command}.py"), *spelled(words)]
+
+
+def spelled(words: tuple) -> list[str]:
+    found = []
+    for word in words:
+        pairs = word.items() if isinstance(word, dict) else ()
+        found += [str(part) for name, value in pairs for part in (f"--{name}", value)] or [str(word)]
+    return found
+
+
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """The variables of a command; `more` replaces, and a value of None removes."""
+    variables = {name: value for name, value in os.environ.items() if name not in FOREIGN} | (more or {})
+    return {name: value for name, value in variables.items() if value is not None}
+
+
+def start(command: str, *words, env: dict | None = None, cwd: Path = ROOT, launcher: tuple | None = None):
+    """A command that runs on; its output is read with `communicate`."""
+    return subprocess.Popen(
+        command_line(command, words, launcher),
+        cwd=cwd,
+        env=environment(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, launcher: tuple | None = None) -> Done:
+    """A command to its end, whatever that is."""
+    done = subprocess.run(
+        command_line(command, words, launcher),
+        cwd=cwd,
+        env=environment(env),
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def succeed(command: str, *words, **kwargs) -> Done:
+    done = run(command, *words, **kwargs)
+    assert done.code == 0, f"{command} {spelled(words)} ended with {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
+    return done
+
+
+def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT) -> str:
+    """What a Python process without any of our commands prints."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=WAIT)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@contextlib.contextmanager
+def caption_server(*options: str) -> Iterator[str]:
+    """Address of an OpenAI-compatible server on this machine, see tests/workers/caption_server.py."""
+    command = [sys.executable, str(ROOT / "tests" / "workers" / "caption_server.py"), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def server_stats(server: str) -> dict:
+    with urllib.request.urlopen(f"{server}/stats") as reply:
+        return json.load(reply)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}

@@ -1,0 +1,45 @@
+"""Small images with captions, drawn by the tests themselves: filled shapes of 32 x 32 pixels."""
+
+import json
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+CLASSES = ("circle", "cross", "square")
+COLOURS = ("red", "green", "blue", "orange", "purple")
+
+
+def drawing(number: int) -> Image.Image:
+    """The shape is the class of `number % 3`; colour, size and place differ."""
+    image = Image.new("RGB", (32, 32), (235, 235, 225 - number))
+    draw, colour = ImageDraw.Draw(image), COLOURS[number % 5]
+    side, left, top = 14 + number % 4 * 2, 2 + number % 7, 2 + number % 6
+    right, low = left + side, top + side
+    if number % 3 == 0:
+        draw.ellipse((left, top, right, low), fill=colour)
+    elif number % 3 == 1:
+        draw.line((left, top, right, low), fill=colour, width=4)
+        draw.line((left, low, right, top), fill=colour, width=4)
+    else:
+        draw.rectangle((left, top, right, low), fill=colour)
+    return image
+
+
+def caption(number: int) -> str:
+    return f"a {COLOURS[number % 5]} {CLASSES[number % 3]} on paper, number {number}"
+
+
+def draw_folder(folder: Path, captions: bool = True, **sizes: int) -> Path:
+    """An image folder: a folder for each split, in it one for each class; captions in a metadata.jsonl a split."""
+    number = 0
+    for split, size in sizes.items():
+        lines = []
+        for _ in range(size):
+            file = Path(CLASSES[number % 3]) / f"{number}.png"
+            (folder / split / file).parent.mkdir(parents=True, exist_ok=True)
+            drawing(number).save(folder / split / file)
+            lines.append(json.dumps({"file_name": file.as_posix(), "caption": caption(number)}))
+            number += 1
+        if captions:
+            (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

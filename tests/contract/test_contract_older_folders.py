@@ -1,0 +1,132 @@
+"""Folders that version 0.1 wrote open in this one, with the same predictions, rows and columns."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from doors import ROOT, files_in, python, succeed
+
+FIXTURES = Path(__file__).parent / "fixtures_0_1"
+EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+PRIVATE = re.compile(rb"/(home|root|tmp|work|Users)/|localhost|127\.0\.0\.1|hf_[A-Za-z]{30}")
+TRAINING = {"student": "resnet18", "student_args": '{"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}'}
+TRAINING |= {"image_size": 32, "max_steps": 1, "per_device_train_batch_size": 6, "save_strategy": "no"}
+TRAINING |= {"use_cpu": "true", "disable_tqdm": "true"}
+
+
+@pytest.fixture
+def older(tmp_path) -> Path:
+    """A copy, which commands may write into."""
+    return shutil.copytree(FIXTURES, tmp_path / "older")
+
+
+def same_predictions(run: Path, name: str) -> None:
+    rows = pq.read_table(run / "predictions" / "validation.parquet").to_pylist()
+    found = {row["image_id"]: row for row in rows}
+    expected = {row["image_id"]: row for row in EXPECTED[name]["predictions"]}
+    assert set(found) == set(expected)
+    for image_id, row in expected.items():
+        assert found[image_id]["prediction"] == row["prediction"] and found[image_id]["label"] == row["label"]
+        assert found[image_id]["score"] == pytest.approx(row["score"], abs=1e-4)
+
+
+def test_nothing_private_is_in_them():
+    for name in sorted(files_in(FIXTURES)):
+        assert not PRIVATE.search((FIXTURES / name).read_bytes()), name
+
+
+def test_a_run_and_its_baseline_are_evaluated_with_the_same_predictions(older):
+    for run in ("aligned", "baseline"):
+        shutil.rmtree(older / run / "predictions")
+        results = json.loads((older / run / "all_results.json").read_text())
+        kept = {name: value for name, value in results.items() if not name.startswith("validation")}
+        (older / run / "all_results.json").write_text(json.dumps(kept))
+    done = succeed("evaluate", {"run": older / "aligned", "baseline": older / "baseline"})
+    assert "accuracy" in done.out
+    for run in ("aligned", "baseline"):
+        same_predictions(older / run, run)
+        results = json.loads((older / run / "all_results.json").read_text())
+        for name, value in EXPECTED[run]["results"].items():
+            assert results[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-3)), name
+        assert results["train_loss"] > 0, "figures that were there stay"
+
+
+@pytest.mark.slow
+def test_the_moving_average_of_a_run_is_evaluated(older):
+    succeed("evaluate", {"run": older / "aligned", "weights": "ema", "measures": "none"})
+    results = json.loads((older / "aligned" / "all_results.json").read_text())
+    assert results["validation_weights"] == "ema" and results["validation_samples"] == 9
+
+
+@pytest.mark.slow
+def test_a_run_is_released_and_loads_without_this_package(older):
+    succeed("release", {"run": older / "aligned", "baseline": older / "baseline"})
+    student = older / "aligned" / "student"
+    assert {"README.md", "config.json", "model.safetensors"} <= files_in(student)
+    code = (
+        "import json, sys; sys.modules['g4i_hf'] = None\n"
+        "from pathlib import Path; from transformers import pipeline\n"
+        "ask = pipeline('image-classification', model=sys.argv[1], device='cpu')\n"
+        "paths = sorted(Path(sys.argv[2]).glob('*/*.png'))\n"
+        "print(json.dumps({'/'.join(path.parts[-2:]): ask(str(path), top_k=1)[0] for path in paths}))\n"
+    )
+    found = json.loads(python(code, student, older / "pictures" / "validation").splitlines()[-1])
+    for row in EXPECTED["aligned"]["predictions"]:
+        assert found[row["image_id"]]["label"] == row["prediction"]
+        assert found[row["image_id"]]["score"] == pytest.approx(row["score"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_aligned_model_of_a_run_loads_by_its_public_name(older):
+    code = (
+        "import sys, torch; from g4i_hf import AlignedImageClassification\n"
+        "model = AlignedImageClassification.from_pretrained(sys.argv[1]).eval()\n"
+        "found = model(torch.zeros(2, 3, 32, 32), output_image_embeds=True)\n"
+        "print(tuple(found.logits.shape), tuple(found.image_embeds.shape), model.config.id2label)\n"
+    )
+    printed = python(code, older / "aligned").splitlines()[-1]
+    assert printed == "(2, 3) (2, 384) {0: 'circle', 1: 'cross', 2: 'square'}"
+
+
+@pytest.mark.slow
+def test_the_same_command_finds_a_run_of_earlier_finished(older):
+    before = (older / "aligned" / "model.safetensors").read_bytes()
+    done = succeed("train", {"config": older / "aligned" / "train.yaml"})
+    assert "finished" in done.out
+    assert (older / "aligned" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_stage_of_embeddings_is_trained_on(older):
+    succeed("train", {"dataset_name": older / "embeddings", "output_dir": older / "new"}, TRAINING)
+    state = json.loads((older / "new" / "trainer_state.json").read_text())
+    assert state["global_step"] == 1
+    assert any("loss_align" in entry or "train_loss" in entry for entry in state["log_history"])
+    lineage = (older / "new" / "train.yaml").read_text()
+    assert "embeddings" in lineage and str(ROOT) not in lineage
+
+
+@pytest.mark.slow
+def test_a_stage_of_captions_is_embedded_with_the_same_rows(older):
+    encoder = {"text_encoder": "sentence-transformers/all-MiniLM-L6-v2"}
+    succeed("embed", {"dataset_name": older / "captions", "embeddings_dir": older / "again"}, encoder)
+    again = pq.read_table(older / "again" / "train.parquet")
+    assert again.column_names == EXPECTED["embeddings"]["columns"]
+    assert again["image_id"].to_pylist() == EXPECTED["embeddings"]["image_id"]
+    before = pq.read_table(older / "embeddings" / "train.parquet")
+    for one, other in zip(again["text_embeds"].to_pylist(), before["text_embeds"].to_pylist(), strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_stage_is_released_as_a_data_set(older):
+    made = older / "made"
+    done = succeed("release", {"stage": older / "captions", "dataset_dir": made, "dry_run": "true"})
+    assert "README.md" in done.out
+    assert {"README.md", "stage.json"} <= files_in(made)
+    rows = pq.read_table(next((made / "data").glob("train-*.parquet")))
+    assert set(EXPECTED["captions"]["columns"]) <= set(rows.column_names)
+    assert rows["image_id"].to_pylist() == EXPECTED["captions"]["image_id"]
