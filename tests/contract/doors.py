@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ def command_line(command: str, words: tuple, launcher: tuple | None = None) -> l
 def spelled(words: tuple) -> list[str]:
     found = []
     for word in words:
-        pairs = word.items() if isinstance(word, dict) else ()
-        found += [str(part) for name, value in pairs for part in (f"--{name}", value)] or [str(word)]
+        pairs = [(f"--{name}", value) for name, value in word.items()] if isinstance(word, dict) else [(word,)]
+        found += [str(part) for pair in pairs for part in pair]
     return found
 
 
@@ -89,7 +90,10 @@ def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, launche
 
 
 def succeed(command: str, *words, **kwargs) -> Done:
-    done = run(command, *words, **kwargs)
+    return succeeded(run(command, *words, **kwargs), command, words)
+
+
+def succeeded(done: Done, command: str, words: tuple) -> Done:
     assert done.code == 0, f"{command} {spelled(words)} ended with {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
     return done
 
@@ -100,6 +104,50 @@ def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=WAIT)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+class Preloaded:
+    """
+    Commands without the seconds that every process takes to import torch and transformers: one process imports them
+    and forks for each command, which runs the same script with the same words as a process of its own.
+
+    What depends on imports, signals or variables that libraries read when imported takes [`run`] instead.
+    """
+
+    def __init__(self, env: dict | None = None):
+        command = [sys.executable, str(Path(__file__).with_name("preload.py"))]
+        self.env = environment(env)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env, cwd=ROOT
+        )
+
+    def run(self, command: str, *words, env: dict | None = None, cwd: Path = ROOT) -> Done:
+        return self._run(command_line(command, words)[1:], env, cwd)
+
+    def succeed(self, command: str, *words, **kwargs) -> Done:
+        return succeeded(self.run(command, *words, **kwargs), command, words)
+
+    def python(self, code: str, *words, cwd: Path = ROOT) -> str:
+        with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+            script.write(code)
+            script.flush()
+            return succeeded(self._run([script.name, *map(str, words)], None, cwd), "python", words).out
+
+    def _run(self, words: list[str], env: dict | None, cwd: Path) -> Done:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            where = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
+            asked = {"argv": words, "env": self.env | (env or {}), "cwd": str(cwd), "out": where[0], "err": where[1]}
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+            code = int(self.process.stdout.readline())
+            out.seek(0)
+            err.seek(0)
+            return Done(code, out.read(), err.read())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=WAIT)
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager

@@ -43,3 +43,19 @@ def draw_folder(folder: Path, captions: bool = True, **sizes: int) -> Path:
         if captions:
             (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+# A student and a training as small as they can be; an encoder that is installed with the tests
+STUDENT = {
+    "student": "resnet18",
+    "student_args": '{"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}',
+    "image_size": 32,
+}
+TRAINING = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 6,
+    "save_strategy": "no",
+    "use_cpu": "true",
+    "disable_tqdm": "true",
+}
+ENCODER = {"text_encoder": "sentence-transformers/all-MiniLM-L6-v2"}

@@ -1,0 +1,174 @@
+"""A likely mistake ends with code 2 and one line that names it and what to do; nothing is made."""
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from doors import run
+from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder, drawing
+
+
+@dataclass
+class Mistake:
+    """
+    Attributes:
+        command: what is started.
+        words: options and values; `{...}` are folders of `places`.
+        says: what the line must hold: the mistake, and the remedy or the nearest right name.
+        lines: of the message, where it is more than one today.
+    """
+
+    command: str
+    words: dict = field(default_factory=dict)
+    says: tuple[str, ...] = ()
+    lines: int = 1
+
+
+TRAIN = {"output_dir": "{out}"} | STUDENT | TRAINING | ENCODER
+EMBED = {"embeddings_dir": "{out}"} | ENCODER
+CAPTION = {"captions_dir": "{out}"}
+MISTAKES = {
+    # --- Names and values of options
+    "option": Mistake("embed", {"embedings_dir": "x"}, ("embedings_dir", "embeddings_dir")),
+    "option of train": Mistake("train", {"lerning_rate": 1}, ("lerning_rate", "learning_rate")),
+    "option of caption": Mistake("caption", {"promt": "x"}, ("promt", "'prompt'")),
+    "option of evaluate": Mistake("evaluate", {"run": "{aligned}", "mesures": "x"}, ("mesures", "measures")),
+    "option of release": Mistake("release", {"pus_to_hub": "true"}, ("pus_to_hub", "push_to_hub")),
+    "option of compare": Mistake("compare", {"seed": 1}, ("'seed'", "seeds")),
+    "unknown option": Mistake("train", {"lr": 1}, ("'lr'",)),  # `learning_rate` is not what it names as near
+    "key of a YAML file": Mistake("embed", {"config": "{misspelt.yaml}"}, ("text_encodr", "text_encoder", "line 2")),
+    "key given twice": Mistake("embed", {"config": "{twice.yaml}"}, ("verify", "line 3", "line 1")),
+    "no such YAML file": Mistake("embed", {"config": "{gone}"}, ("{gone}", "--config")),
+    "no YAML": Mistake("embed", {"config": "{broken.yaml}"}, ("{broken.yaml}", "YAML")),
+    "kind of value": Mistake("train", {"learning_rate": "fast"}, ("learning_rate", "'fast'", "number")),
+    "kind of value in YAML": Mistake("embed", {"config": "{kind.yaml}"}, ("verify", "'many'", "line 2")),
+    "JSON": Mistake("train", {"student_args": "{{"}, ("student_args", "JSON")),
+    "choice": Mistake("train", {"align_loss": "clop"}, ("align_loss", "'clop'", "'clip'")),
+    "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "probes"}, ("probes", "'probe'")),
+    "range": Mistake("train", {"align_weight": -1}, ("align_weight", "-1")),
+    "option without value": Mistake("embed", {"verify": ""}, ("--verify",)),
+    # --- Data
+    "no such folder": Mistake("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
+    "empty folder": Mistake("train", TRAIN | {"dataset_name": "{empty}"}, ("dataset_name", "{empty}")),
+    "folder without images": Mistake("train", TRAIN | {"dataset_name": "{texts}"}, ("dataset_name", "{texts}")),
+    "split": Mistake("train", TRAIN | {"train_split": "trian"}, ("'trian'", "train_split", "validation")),
+    "split to evaluate": Mistake("evaluate", {"run": "{aligned}", "splits": "tset"}, ("'tset'", "validation")),
+    "caption column": Mistake(
+        "embed", EMBED | {"caption_column": "captoin"}, ("captoin", "caption_column", "caption,")
+    ),
+    "label column": Mistake("train", TRAIN | {"label_column": "lable"}, ("lable", "label_column", " label")),
+    "no captions to train on": Mistake("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
+    "no captions to embed": Mistake("embed", EMBED | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
+    "label out of range": Mistake(
+        "train",
+        TRAIN | {"dataset_name": "{labels}"},
+        ("label", "row 4", "7", "3 classes"),
+    ),
+    "no label": Mistake("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--require_labels")),
+    "unreadable image": Mistake("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
+    # --- Models
+    "student": Mistake("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'"), lines=2),
+    "argument of the student": Mistake("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
+    "no text encoder": Mistake("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
+    "text encoder that is not there": Mistake("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",), lines=2),
+    "no captioner": Mistake("caption", CAPTION, ("--captioner_model", "--base_url")),
+    "endpoint without its model": Mistake("caption", CAPTION | {"captioner": "endpoint"}, ("captioner_model",)),
+    "captioner that is not there": Mistake("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
+    # --- Folders
+    "run of other options": Mistake(
+        "train",
+        STUDENT | TRAINING | {"dataset_name": "{embeddings}", "output_dir": "{aligned}"},
+        ("{aligned}", "ema_decay", "--output_dir", "--overwrite"),
+    ),
+    "captions over the images": Mistake(
+        "caption", {"captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
+    ),
+    "no run to evaluate": Mistake("evaluate", {}, ("run", "no such folder")),
+    "evaluate no such run": Mistake("evaluate", {"run": "{gone}"}, ("run", "{gone}")),
+    "evaluate images": Mistake("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
+    "evaluate a stage": Mistake("evaluate", {"run": "{captions}"}, ("{captions}", "no run")),
+    "no such baseline": Mistake("evaluate", {"run": "{aligned}", "baseline": "{gone}"}, ("{gone}",)),
+    "nothing to release": Mistake("release", {}, ("--run", "--stage")),
+    "release a stage as a run": Mistake("release", {"run": "{captions}"}, ("{captions}", "--stage")),
+    "release a run as a stage": Mistake("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
+    "release both": Mistake("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
+    "push without a name": Mistake("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
+    "grid of no such file": Mistake("compare", {"train_config": "{gone}"}, ("{gone}",)),
+}
+YAML = {
+    "misspelt.yaml": "embeddings_dir: x\ntext_encodr: y\n",
+    "twice.yaml": "verify: 1\nembeddings_dir: x\nverify: 2\n",
+    "kind.yaml": "dataset_name: x\nverify: many\n",
+    "broken.yaml": "verify: [\n",
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, folders, pictures) -> dict[str, Path]:
+    """Folders with something wrong, and right ones; `gone` and `out` are not there."""
+    root = tmp_path_factory.mktemp("places")
+    found = {name: root / name for name in ("gone", "empty", "texts", "labels", *YAML)}
+    found |= {name: folders / name for name in ("aligned", "captions", "embeddings")} | {"pictures": pictures}
+    found["empty"].mkdir()
+    (found["texts"] / "train" / "circle").mkdir(parents=True)
+    (found["texts"] / "train" / "circle" / "note.txt").write_text("no image")
+    for name, text in YAML.items():
+        found[name].write_text(text)
+    found["bare"] = draw_folder(root / "bare", captions=False, train=6)
+    found["corrupt"] = draw_folder(root / "corrupt", train=6)
+    (found["corrupt"] / "train" / "cross" / "1.png").write_bytes(b"no image")
+    found["unlabelled"] = draw_folder(root / "unlabelled", train=6)
+    (found["unlabelled"] / "train" / "unlabelled").mkdir()
+    (found["unlabelled"] / "train" / "circle" / "0.png").rename(found["unlabelled"] / "train" / "unlabelled" / "0.png")
+    metadata = found["unlabelled"] / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("circle/0.png", "unlabelled/0.png"))
+    labelled(found["labels"], [0, 1, 2, 0, 7, 2])
+    return found
+
+
+def labelled(folder: Path, labels: list[int]) -> None:
+    """Parquet of drawings with these numbers as labels."""
+    folder.mkdir()
+    images = []
+    for row in range(len(labels)):
+        buffer = io.BytesIO()
+        drawing(row).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": f"{row}.png"})
+    columns = {"image": images, "label": labels, "caption": [f"caption {row}" for row in range(len(labels))]}
+    features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
+    features["caption"] = {"dtype": "string", "_type": "Value"}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, folder / "train.parquet")
+
+
+def placed(text: object, places: dict[str, Path]) -> str:
+    return next((str(place) for name, place in places.items() if text == f"{{{name}}}"), str(text))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_code_2(quick, places, tmp_path, name):
+    mistake, places = MISTAKES[name], places | {"out": tmp_path / "out"}
+    words = {option: placed(value, places) for option, value in mistake.words.items()}
+    if mistake.command in ("train", "embed", "caption") and str(places["out"]) in words.values():
+        words = {"dataset_name": places["pictures"]} | words
+    done = quick.run(mistake.command, "--verify" if name == "option without value" else words)
+    assert done.code == 2, done.said[-3000:]
+    assert len(done.errors()) == 1 and "Traceback" not in done.said and done.out == "", done.said[-3000:]
+    lines = done.err.splitlines()
+    assert lines[-mistake.lines].startswith("error: "), lines[-5:]
+    message = "\n".join(lines[-mistake.lines :])
+    for part in mistake.says:
+        assert placed(part, places) in message
+    assert not places["out"].exists() and not places["gone"].exists()
+
+
+@pytest.mark.parametrize("command", ["caption", "train"])
+def test_a_process_of_its_own_says_the_same(command):
+    """What the table tries without the time of imports, as a user would start it."""
+    done = run(command, {"no_such_option": 1})
+    assert done.code == 2 and done.out == ""
+    assert len(done.err.splitlines()) == 1 and done.err.startswith("error: ") and "no_such_option" in done.err
