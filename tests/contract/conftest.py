@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from doors import Preloaded
-from drawings import draw_folder
+from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 
 FIXTURES = Path(__file__).parent / "fixtures_0_1"
 
@@ -28,3 +28,24 @@ def pictures(tmp_path_factory) -> Path:
 def folders(tmp_path_factory) -> Path:
     """A copy of the fixtures (stages `captions`, `embeddings`; runs `aligned`, `baseline`); read only."""
     return shutil.copytree(FIXTURES, tmp_path_factory.mktemp("folders") / "folders")
+
+
+@pytest.fixture(scope="session")
+def loop(quick, tmp_path_factory) -> Path:
+    """
+    The whole road in one folder, each command once: `pictures`, the stages `captions` and `embeddings`, the runs
+    `aligned` and `baseline`, `report.html`, the student in `aligned/student`, `captions-dataset`. Read only.
+    """
+    folder = tmp_path_factory.mktemp("loop")
+    draw_folder(folder / "pictures", train=18, validation=9)
+    captions = {"dataset_name": "./pictures", "captions_dir": "captions", "captioner": "column"}
+    quick.succeed("caption", captions, cwd=folder)
+    quick.succeed("embed", {"dataset_name": "./captions", "embeddings_dir": "embeddings"}, ENCODER, cwd=folder)
+    for run, weight in (("aligned", 0.3), ("baseline", 0)):
+        data = {"dataset_name": "./embeddings", "output_dir": run, "align_weight": weight}
+        quick.succeed("train", data, STUDENT, TRAINING, cwd=folder)
+    runs = {"run": "aligned", "baseline": "baseline"}
+    quick.succeed("evaluate", runs, {"report": "report.html"}, cwd=folder)
+    quick.succeed("release", runs, {"license": "apache-2.0"}, cwd=folder)
+    quick.succeed("release", {"stage": "captions"}, cwd=folder)
+    return folder

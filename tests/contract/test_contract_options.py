@@ -1,0 +1,169 @@
+"""Help, printed configurations, and where the value of an option comes from."""
+
+import re
+import time
+
+import pytest
+import yaml
+from doors import COMMANDS, ONE_PROCESS, ROOT, succeed
+from goldens import golden
+
+QUICK = 3  # seconds; without torch it takes a tenth of one
+DATA = {"dataset_name": "./pictures", "output_dir": "run"}
+# Of each command, options that the README or a page of docs/ names
+PROMISED = {
+    "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input min_caption_words",
+    "embed": "text_encoder embeddings_dir verify long_captions with_images text_encoder_prompt",
+    "train": "align_weight align_loss align_text_bank teacher_weight unlabelled student pretrained ema_decay",
+    "evaluate": "run baseline splits measures report weights probe_samples",
+    "compare": "train_config students variants seeds splits final processes results",
+    "release": "run stage baseline repo_id push_to_hub dry_run onnx space license with_images",
+}
+
+
+def options_in(page: str) -> list[str]:
+    return re.findall(r"^  --(\w+)", page, flags=re.MULTILINE)
+
+
+def groups_in(page: str) -> list[str]:
+    """Titles of the groups; what follows a colon explains them."""
+    lines = page.splitlines()
+    titles = [
+        line for line, below in zip(lines, lines[1:], strict=False) if re.match(r"\S", line) and below[:4] == "  --"
+    ]
+    return [title.partition(":")[0] for title in titles]
+
+
+# --- Help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_there_at_once_and_names_groups_and_options(command):
+    began = time.monotonic()
+    page = succeed(command, "--help").out
+    assert time.monotonic() - began < QUICK
+    assert {"config", "print_config", "help", *PROMISED[command].split()} <= set(options_in(page))
+    assert len(options_in(page)) == len(set(options_in(page)))
+    found = [f"group {title}" for title in groups_in(page)] + [f"--{name}" for name in options_in(page)]
+    missing = set(golden(f"help_{command}", found)) - set(found)
+    assert not missing, "an option or group that was there is gone"
+    assert f"{command}" in page.splitlines()[0] and "recipes/" in page, "a command to copy"
+
+
+def test_help_all_has_every_option_of_trainer_too(quick):
+    brief, full = (options_in(quick.succeed("train", "--help", *topic).out) for topic in ((), ("all",)))
+    assert set(brief) < set(full)
+    assert {"learning_rate", "gradient_accumulation_steps", "seed", "bf16"} <= set(brief)
+    assert {"fsdp", "deepspeed", "torch_compile_mode", "ddp_timeout"} <= set(full) - set(brief)
+
+
+def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
+    found = options_in(quick.succeed("train", "--help", "warmup").out)
+    assert "warmup_steps" in found and all("warmup" in name for name in found)
+    pages = [
+        quick.succeed("train", *words).out for words in (("--help", "early-stopping"), ("--help=early_stopping",))
+    ]
+    assert options_in(pages[0]) == options_in(pages[1]) != []
+    done = quick.run("train", "--help", "align_wieght")
+    assert done.code == 2 and len(done.errors()) == 1 and "align_weight" in done.err
+
+
+# --- Printed configurations ------------------------------------------------------------------------------------------
+
+
+def words_of(command: str, folders) -> tuple:
+    return ({"run": folders / "aligned"},) if command == "evaluate" else ()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_printed_configuration_says_the_same_again(quick, folders, tmp_path, command):
+    before = set(tmp_path.rglob("*"))
+    first = quick.succeed(command, *words_of(command, folders), "--print_config", cwd=tmp_path)
+    assert set(tmp_path.rglob("*")) == before, "nothing is written"
+    (tmp_path / "printed.yaml").write_text(first.out, encoding="utf-8")
+    values = yaml.safe_load(first.out)
+    assert set(values) >= set(PROMISED[command].split()) - {"dry_run", "final", "pretrained"}
+    again = quick.succeed(command, {"config": "printed.yaml"}, "--print_config", cwd=tmp_path)
+    assert yaml.safe_load(again.out) == values
+    assert again.out == first.out
+
+
+def test_secrets_are_not_printed(quick, tmp_path):
+    printed = quick.succeed("train", DATA, {"hub_token": "hf_confidential"}, "--print_config", cwd=tmp_path).out
+    assert "confidential" not in printed and "hub_token" not in printed
+
+
+@pytest.mark.slow
+def test_the_launcher_alone_has_the_emoji_styles_recipe(tmp_path):
+    """`accelerate launch recipes/train.py`; test_recipes.py trains with it."""
+    printed = succeed("train", "--print_config", launcher=ONE_PROCESS, cwd=tmp_path).out
+    values = yaml.safe_load(printed[printed.index("# The") :])
+    recipe = yaml.safe_load((ROOT / "recipes" / "emoji_styles" / "train.yaml").read_text())
+    assert (tmp_path / values["dataset_name"]).resolve() == (ROOT / "recipes" / "emoji_styles").resolve()
+    same = {name: value for name, value in recipe.items() if name not in ("dataset_name", "seed", "optim")}
+    assert {name: values.get(name) for name in same} | {"learning_rate": 6e-3} == same | {"learning_rate": 6e-3}
+
+
+# --- Defaults < YAML < command line ----------------------------------------------------------------------------------
+
+
+def printed(quick, folder, *words) -> dict:
+    return yaml.safe_load(quick.succeed("train", *words, "--print_config", cwd=folder).out)
+
+
+def test_defaults_that_the_readme_promises(quick, tmp_path):
+    values = printed(quick, tmp_path, DATA)
+    expected = {"align_weight": 0.3, "align_loss": "clip", "teacher_weight": 0, "unlabelled": "keep"}
+    expected |= {"pretrained": False, "align_text_bank": 0, "label_fraction": 1, "caption_control": "none"}
+    expected |= {"on_bad_images": "error", "require_labels": True, "streaming": False, "train_split": "train"}
+    assert {name: values[name] for name in expected} == expected
+
+
+def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_path):
+    (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\nalign_weight: 1\nhflip: 0.25\n")
+    values = printed(quick, tmp_path, {"config": "o.yaml"})
+    assert (values["align_weight"], values["hflip"], values["align_loss"]) == (1, 0.25, "clip")
+    values = printed(quick, tmp_path, {"config": "o.yaml", "align_weight": 0.5})
+    assert (values["align_weight"], values["hflip"]) == (0.5, 0.25)
+
+
+def test_an_option_alone_changes_the_recipe_and_data_or_a_file_replace_it(quick, tmp_path):
+    values = printed(quick, tmp_path, {"align_weight": 0})
+    assert values["align_weight"] == 0 and values["student_args"]["channels"] == [32, 64, 128, 256]
+    assert printed(quick, tmp_path, DATA)["student_args"] is None
+    (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\n")
+    assert printed(quick, tmp_path, {"config": "o.yaml"})["student_args"] is None
+
+
+def test_numbers_with_an_exponent_and_other_kinds_of_values(quick, tmp_path):
+    lines = "dataset_name: x\noutput_dir: y\nlearning_rate: 5e-4\nclass_weights: [1, 2.5]\nema_decay:\nbf16: off\n"
+    (tmp_path / "o.yaml").write_text(lines + "student_args: {layers: [1, 1], act: '1e5'}\nrequire_labels: no\n")
+    values = printed(quick, tmp_path, {"config": "o.yaml", "weight_decay": "5e-2", "label_seed": 7})
+    assert values["learning_rate"] == 5e-4 and values["weight_decay"] == 0.05 and values["label_seed"] == 7
+    assert values["class_weights"] == [1, 2.5] and values["ema_decay"] is None
+    assert values["student_args"] == {"layers": [1, 1], "act": "1e5"} and values["require_labels"] is False
+
+
+def test_a_path_with_a_dot_is_relative_to_the_file(quick, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "o.yaml").write_text("dataset_name: ../data\noutput_dir: runs/x\nembeddings_dir: ./e\n")
+    values = printed(quick, tmp_path, {"config": "a/b/o.yaml"})
+    assert (tmp_path / values["dataset_name"]).resolve() == (tmp_path / "a" / "data").resolve()
+    assert (tmp_path / values["embeddings_dir"]).resolve() == (tmp_path / "a" / "b" / "e").resolve()
+    assert (tmp_path / values["output_dir"]).resolve() == (tmp_path / "runs" / "x").resolve()
+    values = printed(quick, tmp_path, {"dataset_name": "./here", "output_dir": "y"})
+    assert (tmp_path / values["dataset_name"]).resolve() == (tmp_path / "here").resolve()
+
+
+def test_hyphens_and_underscores_are_alike(quick, tmp_path):
+    words = ("--dataset-name", "x", "--output-dir=y", "--align-weight=0.5", "--use_cpu", "--learning-rate", "1e-3")
+    values = printed(quick, tmp_path, *words)
+    assert values["align_weight"] == 0.5 and values["learning_rate"] == 1e-3
+
+
+def test_bool_alone_is_true_and_lists_take_several_words(quick, folders, tmp_path):
+    values = printed(quick, tmp_path, DATA, "--align_center", "--hflip", "0")
+    assert values["align_center"] is True and values["hflip"] == 0
+    words = ({"run": folders / "aligned"}, "--measures", "probe", "calibration", "--print_config")
+    done = quick.succeed("evaluate", *words, cwd=tmp_path)
+    assert yaml.safe_load(done.out)["measures"] == ["probe", "calibration"]
