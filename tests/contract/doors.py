@@ -114,9 +114,10 @@ class Preloaded:
     What depends on imports, signals or variables that libraries read when imported takes [`run`] instead.
     """
 
-    def __init__(self, env: dict | None = None):
+    def __init__(self, env: dict[str, str] | None = None):
+        """`env`: all variables of the commands; by default those of this process."""
         command = [sys.executable, str(Path(__file__).with_name("preload.py"))]
-        self.env = environment(env)
+        self.env = environment() if env is None else env
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env, cwd=ROOT
         )

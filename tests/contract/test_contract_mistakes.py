@@ -166,7 +166,7 @@ def test_a_mistake_is_one_line_and_code_2(quick, places, tmp_path, name):
     assert not places["out"].exists() and not places["gone"].exists()
 
 
-@pytest.mark.parametrize("command", ["caption", "train"])
+@pytest.mark.parametrize("command", ["caption", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_process_of_its_own_says_the_same(command):
     """What the table tries without the time of imports, as a user would start it."""
     done = run(command, {"no_such_option": 1})

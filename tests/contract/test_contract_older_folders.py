@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from doors import ROOT, files_in, python, succeed
+from doors import ROOT, files_in
+from drawings import ENCODER, STUDENT, TRAINING
 
 FIXTURES = Path(__file__).parent / "fixtures_0_1"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
 PRIVATE = re.compile(rb"/(home|root|tmp|work|Users)/|localhost|127\.0\.0\.1|hf_[A-Za-z]{30}")
-TRAINING = {"student": "resnet18", "student_args": '{"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}'}
-TRAINING |= {"image_size": 32, "max_steps": 1, "per_device_train_batch_size": 6, "save_strategy": "no"}
-TRAINING |= {"use_cpu": "true", "disable_tqdm": "true"}
 
 
 @pytest.fixture
@@ -38,13 +36,13 @@ def test_nothing_private_is_in_them():
         assert not PRIVATE.search((FIXTURES / name).read_bytes()), name
 
 
-def test_a_run_and_its_baseline_are_evaluated_with_the_same_predictions(older):
+def test_a_run_and_its_baseline_are_evaluated_with_the_same_predictions(quick, older):
     for run in ("aligned", "baseline"):
         shutil.rmtree(older / run / "predictions")
         results = json.loads((older / run / "all_results.json").read_text())
         kept = {name: value for name, value in results.items() if not name.startswith("validation")}
         (older / run / "all_results.json").write_text(json.dumps(kept))
-    done = succeed("evaluate", {"run": older / "aligned", "baseline": older / "baseline"})
+    done = quick.succeed("evaluate", {"run": older / "aligned", "baseline": older / "baseline"})
     assert "accuracy" in done.out
     for run in ("aligned", "baseline"):
         same_predictions(older / run, run)
@@ -54,16 +52,14 @@ def test_a_run_and_its_baseline_are_evaluated_with_the_same_predictions(older):
         assert results["train_loss"] > 0, "figures that were there stay"
 
 
-@pytest.mark.slow
-def test_the_moving_average_of_a_run_is_evaluated(older):
-    succeed("evaluate", {"run": older / "aligned", "weights": "ema", "measures": "none"})
+def test_the_moving_average_of_a_run_is_evaluated(quick, older):
+    quick.succeed("evaluate", {"run": older / "aligned", "weights": "ema", "measures": "none"})
     results = json.loads((older / "aligned" / "all_results.json").read_text())
     assert results["validation_weights"] == "ema" and results["validation_samples"] == 9
 
 
-@pytest.mark.slow
-def test_a_run_is_released_and_loads_without_this_package(older):
-    succeed("release", {"run": older / "aligned", "baseline": older / "baseline"})
+def test_a_run_is_released_and_loads_without_this_package(quick, older):
+    quick.succeed("release", {"run": older / "aligned", "baseline": older / "baseline"})
     student = older / "aligned" / "student"
     assert {"README.md", "config.json", "model.safetensors"} <= files_in(student)
     code = (
@@ -73,46 +69,41 @@ def test_a_run_is_released_and_loads_without_this_package(older):
         "paths = sorted(Path(sys.argv[2]).glob('*/*.png'))\n"
         "print(json.dumps({'/'.join(path.parts[-2:]): ask(str(path), top_k=1)[0] for path in paths}))\n"
     )
-    found = json.loads(python(code, student, older / "pictures" / "validation").splitlines()[-1])
+    found = json.loads(quick.python(code, student, older / "pictures" / "validation").splitlines()[-1])
     for row in EXPECTED["aligned"]["predictions"]:
         assert found[row["image_id"]]["label"] == row["prediction"]
         assert found[row["image_id"]]["score"] == pytest.approx(row["score"], abs=1e-4)
 
 
-@pytest.mark.slow
-def test_the_aligned_model_of_a_run_loads_by_its_public_name(older):
+def test_the_aligned_model_of_a_run_loads_by_its_public_name(quick, older):
     code = (
         "import sys, torch; from g4i_hf import AlignedImageClassification\n"
         "model = AlignedImageClassification.from_pretrained(sys.argv[1]).eval()\n"
         "found = model(torch.zeros(2, 3, 32, 32), output_image_embeds=True)\n"
         "print(tuple(found.logits.shape), tuple(found.image_embeds.shape), model.config.id2label)\n"
     )
-    printed = python(code, older / "aligned").splitlines()[-1]
+    printed = quick.python(code, older / "aligned").splitlines()[-1]
     assert printed == "(2, 3) (2, 384) {0: 'circle', 1: 'cross', 2: 'square'}"
 
 
-@pytest.mark.slow
-def test_the_same_command_finds_a_run_of_earlier_finished(older):
+def test_the_same_command_finds_a_run_of_earlier_finished(quick, older):
     before = (older / "aligned" / "model.safetensors").read_bytes()
-    done = succeed("train", {"config": older / "aligned" / "train.yaml"})
+    done = quick.succeed("train", {"config": older / "aligned" / "train.yaml"})
     assert "finished" in done.out
     assert (older / "aligned" / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_a_stage_of_embeddings_is_trained_on(older):
-    succeed("train", {"dataset_name": older / "embeddings", "output_dir": older / "new"}, TRAINING)
+def test_a_stage_of_embeddings_is_trained_on(quick, older):
+    quick.succeed("train", {"dataset_name": older / "embeddings", "output_dir": older / "new"}, STUDENT, TRAINING)
     state = json.loads((older / "new" / "trainer_state.json").read_text())
-    assert state["global_step"] == 1
+    assert state["global_step"] == TRAINING["max_steps"]
     assert any("loss_align" in entry or "train_loss" in entry for entry in state["log_history"])
     lineage = (older / "new" / "train.yaml").read_text()
     assert "embeddings" in lineage and str(ROOT) not in lineage
 
 
-@pytest.mark.slow
-def test_a_stage_of_captions_is_embedded_with_the_same_rows(older):
-    encoder = {"text_encoder": "sentence-transformers/all-MiniLM-L6-v2"}
-    succeed("embed", {"dataset_name": older / "captions", "embeddings_dir": older / "again"}, encoder)
+def test_a_stage_of_captions_is_embedded_with_the_same_rows(quick, older):
+    quick.succeed("embed", {"dataset_name": older / "captions", "embeddings_dir": older / "again"}, ENCODER)
     again = pq.read_table(older / "again" / "train.parquet")
     assert again.column_names == EXPECTED["embeddings"]["columns"]
     assert again["image_id"].to_pylist() == EXPECTED["embeddings"]["image_id"]
@@ -121,10 +112,9 @@ def test_a_stage_of_captions_is_embedded_with_the_same_rows(older):
         assert one == pytest.approx(other, abs=2e-3)
 
 
-@pytest.mark.slow
-def test_a_stage_is_released_as_a_data_set(older):
+def test_a_stage_is_released_as_a_data_set(quick, older):
     made = older / "made"
-    done = succeed("release", {"stage": older / "captions", "dataset_dir": made, "dry_run": "true"})
+    done = quick.succeed("release", {"stage": older / "captions", "dataset_dir": made, "dry_run": "true"})
     assert "README.md" in done.out
     assert {"README.md", "stage.json"} <= files_in(made)
     rows = pq.read_table(next((made / "data").glob("train-*.parquet")))

@@ -1,0 +1,102 @@
+"""
+Captions out and in by name, a student out and in by name, against the test Hub: one commit each, private, without
+paths of this machine. test_hub_loop.py does the same as `make hub-demo`, in an environment without this package.
+"""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from doors import Preloaded, caption_server
+from drawings import ENCODER, STUDENT, TRAINING, draw_folder
+from hub_client import serving
+from hub_server.accounts import ME_WRITE
+
+pytestmark = pytest.mark.slow
+PUSHED = {"license": "apache-2.0", "push_to_hub": "true"}
+LOADED = """
+import json, sys
+sys.modules["g4i_hf"] = None
+from datasets import load_dataset
+from transformers import pipeline
+
+rows = load_dataset("me/drawings", split="validation")
+answers = pipeline("image-classification", model="me/student", device="cpu")(list(rows["image"]), top_k=1)
+print(json.dumps({name: answer[0] for name, answer in zip(rows["image_id"], answers)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory):
+    """The folder of the road, of which every part that is read has been pushed and loaded by name."""
+    folder = tmp_path_factory.mktemp("pushed")
+    draw_folder(folder / "pictures", captions=False, train=18, validation=9)
+    commands = Preloaded(hub.environment(folder / "home"))
+
+    def go(command, *words):
+        return commands.succeed(command, *words, cwd=folder)
+
+    with caption_server("--answer", "digest") as server:
+        asked = {"dataset_name": "./pictures", "captions_dir": "captions", "base_url": f"{server}/v1"}
+        go("caption", asked, {"captioner_model": "tiny", "report": "false"})
+    go("release", {"stage": "captions", "with_images": "true", "repo_id": "me/drawings"}, PUSHED)
+    go("embed", {"dataset_name": "me/drawings", "embeddings_dir": "embeddings"}, ENCODER)
+    go("release", {"stage": "embeddings", "repo_id": "me/embedded"}, PUSHED)
+    go("train", {"dataset_name": "me/embedded", "output_dir": "aligned"}, STUDENT, TRAINING)
+    joined = {"dataset_name": "./pictures", "captions_name": "me/embedded", "output_dir": "joined"}
+    go("train", joined, STUDENT, TRAINING)
+    go("evaluate", {"run": "aligned"})
+    go("release", {"run": "aligned", "repo_id": "me/student", "dry_run": "true"}, {"license": "apache-2.0"})
+    assert "models/me/student" not in hub.state(), "a dry run pushes nothing"
+    go("release", {"run": "aligned", "repo_id": "me/student"}, PUSHED)
+    yield folder, commands
+    commands.close()
+
+
+def test_everything_is_private_and_one_commit(hub, pushed):
+    state = hub.state()
+    assert set(state) == {"datasets/me/drawings", "datasets/me/embedded", "models/me/student"}
+    for name, repository in state.items():
+        assert repository["private"], name
+        assert repository["commits"] == 2, f"{name}: the first, which the Hub makes, and the push"
+    files = {name: set(repository["branches"]["main"]["files"]) for name, repository in state.items()}
+    data = {"README.md", "stage.json", "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"}
+    assert files["datasets/me/embedded"] >= data <= files["datasets/me/drawings"]
+    assert files["models/me/student"] >= {"README.md", "config.json", "model.safetensors", "aligned/model.safetensors"}
+    assert not [name for name in files["models/me/student"] if name.endswith((".bin", ".pt", "train.yaml"))]
+
+
+def test_no_path_or_token_was_pushed(hub, pushed):
+    folder, _ = pushed
+    for name, repository in hub.state().items():
+        for path in repository["branches"]["main"]["files"]:
+            place = f"/{name.removeprefix('models/')}/resolve/main/{path}"
+            status, headers, body = hub.ask("GET", place, token=ME_WRITE)
+            if status == 302:
+                status, _, body = hub.ask("GET", "/" + headers["Location"].split("/", 3)[3])
+            assert status == 200
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            assert str(folder).encode() not in content and ME_WRITE.encode() not in content, (name, path)
+
+
+def test_captions_joined_by_name_train_the_same_student(pushed):
+    folder, _ = pushed
+    assert (folder / "aligned" / "model.safetensors").read_bytes() == (
+        folder / "joined" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed):
+    folder, commands = pushed
+    found = json.loads(commands.python(LOADED).splitlines()[-1])
+    rows = pq.read_table(folder / "aligned" / "predictions" / "validation.parquet").to_pylist()
+    assert set(found) == {row["image_id"] for row in rows} and len(rows) == 9
+    for row in rows:
+        assert found[row["image_id"]]["label"] == row["prediction"]
+        assert found[row["image_id"]]["score"] == pytest.approx(row["score"], abs=1e-5)
