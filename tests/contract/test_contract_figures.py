@@ -1,0 +1,115 @@
+"""What is measured, released and compared beyond the plain road of test_contract_loop.py."""
+
+import json
+import shutil
+
+import pytest
+from doors import files_in
+from drawings import ENCODER, STUDENT, TRAINING, draw_folder
+
+pytestmark = pytest.mark.slow
+
+
+# --- Figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_measures_and_a_page_of_a_run_alone(quick, folders, tmp_path):
+    folder = shutil.copytree(folders, tmp_path / "folders")
+    alone = {
+        "run": folder / "aligned",
+        "measures": "all",
+        "probe_samples": 12,
+        "report": folder / "page.html",
+    } | ENCODER
+    quick.succeed("evaluate", alone)
+    results = json.loads((folder / "aligned" / "all_results.json").read_text())
+    found = " ".join(results)
+    for part in (
+        "accuracy",
+        "recall_at_1",
+        "text_to_image_recall_at_5",
+        "ece",
+        "nll",
+        "brier",
+        "zero_shot",
+        "knn",
+        "probe",
+    ):
+        assert part in found, part
+    assert any(word in found for word in ("corrupt", "blur", "robust")), found
+    assert (folder / "page.html").stat().st_size > 1e4
+
+
+def test_figures_of_other_data_do_not_pass_for_the_runs_own(quick, folders, tmp_path):
+    folder = shutil.copytree(folders, tmp_path / "folders")
+    before = (folder / "aligned" / "all_results.json").read_text()
+    other = draw_folder(folder / "other", validation=6)
+    quick.succeed("evaluate", {"run": folder / "aligned", "dataset_name": other, "measures": "none"} | ENCODER)
+    assert (folder / "aligned" / "all_results.json").read_text() == before
+    found = list((folder / "aligned" / "evaluations").rglob("all_results.json"))
+    assert len(found) == 1 and json.loads(found[0].read_text())["validation_samples"] == 6
+
+
+# --- Releases --------------------------------------------------------------------------------------------------------
+
+
+def test_onnx_moving_average_space_and_no_aligned_model(quick, folders, tmp_path):
+    folder = shutil.copytree(folders, tmp_path / "folders")
+    run = {"run": folder / "aligned"}
+    quick.succeed(
+        "release", run, {"onnx": "true", "aligned": "false", "weights": "ema", "student_dir": folder / "student"}
+    )
+    files = files_in(folder / "student")
+    assert "onnx/model.onnx" in files and not [name for name in files if name.startswith("aligned/")]
+    ema, raw = (folder / "student" / "model.safetensors"), (folder / "aligned" / "ema.safetensors")
+    code = (
+        "import sys, torch; from safetensors.torch import load_file\n"
+        "one, other = ({n.removeprefix('timm_model.'): t for n, t in load_file(f).items()} for f in sys.argv[1:])\n"
+        "assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one); print('same')\n"
+    )
+    assert "same" in quick.python(code, ema, raw)
+    quick.succeed("release", run, {"space": "true", "space_dir": folder / "space"})
+    assert files_in(folder / "space") >= {"app.py", "README.md", "requirements.txt", "captions.parquet"}
+
+
+def test_lora_is_merged_or_an_adapter(quick, loop, folders, tmp_path):
+    folder = shutil.copytree(folders, tmp_path / "folders")
+    student = {"student": loop / "aligned" / "student", "pretrained": "true", "use_peft": "true", "lora_r": 2}
+    options = STUDENT | {"dataset_name": folder / "embeddings", "output_dir": folder / "lora"} | student
+    del options["student_args"]
+    quick.succeed("train", options, TRAINING)
+    quick.succeed("release", {"run": folder / "lora"})
+    names = quick.python(
+        "import sys; from safetensors.torch import load_file; print(list(load_file(sys.argv[1])))",
+        folder / "lora" / "student" / "model.safetensors",
+    )
+    assert "lora" not in names and "layer4" in names
+    done = quick.run("release", {"run": folder / "lora", "lora": "adapter", "student_dir": folder / "adapter"})
+    assert done.code == 2 and len(done.errors()) == 1, "its base is a folder, which nobody else has"
+
+
+# --- Comparisons ------------------------------------------------------------------------------
+
+
+def test_a_grid_is_trained_cell_by_cell_and_goes_on(quick, folders, tmp_path):
+    folder = shutil.copytree(folders, tmp_path / "folders")
+    (folder / "grid.yaml").write_text(
+        f"""
+train_config: {folder}/aligned/train.yaml
+options: {{max_steps: 2, output_dir: {folder}/cell}}
+students: {{small: {{student: resnet18}}}}
+variants: {{baseline: {{align_weight: 0}}, paper: {{align_weight: 0.3}}}}
+seeds: [0, 1]
+splits: [validation]
+results: {folder}/results.jsonl
+summary: {folder}/summary.json
+"""
+    )
+    done = quick.succeed("compare", {"config": folder / "grid.yaml"}, cwd=folder)
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and "paper" in done.out and "small" in done.out
+    assert json.loads((folder / "summary.json").read_text())
+    (folder / "results.jsonl").write_text("\n".join(lines[:3]) + "\n")
+    quick.succeed("compare", {"config": folder / "grid.yaml"}, cwd=folder)
+    again = (folder / "results.jsonl").read_text().splitlines()
+    assert again[:3] == lines[:3] and len(again) == 4
