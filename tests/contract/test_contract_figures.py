@@ -88,10 +88,10 @@ def test_lora_is_merged_or_an_adapter(quick, loop, folders, tmp_path):
     assert done.code == 2 and len(done.errors()) == 1, "its base is a folder, which nobody else has"
 
 
-# --- Comparisons ------------------------------------------------------------------------------
+# --- Comparisons -----------------------------------------------------------------------------------------------------
 
 
-def test_a_grid_is_trained_cell_by_cell_and_goes_on(quick, folders, tmp_path):
+def test_a_grid_is_trained_cell_by_cell_and_once(quick, folders, tmp_path):
     folder = shutil.copytree(folders, tmp_path / "folders")
     (folder / "grid.yaml").write_text(
         f"""
@@ -99,7 +99,7 @@ train_config: {folder}/aligned/train.yaml
 options: {{max_steps: 2, output_dir: {folder}/cell}}
 students: {{small: {{student: resnet18}}}}
 variants: {{baseline: {{align_weight: 0}}, paper: {{align_weight: 0.3}}}}
-seeds: [0, 1]
+seeds: [0]
 splits: [validation]
 results: {folder}/results.jsonl
 summary: {folder}/summary.json
@@ -107,9 +107,7 @@ summary: {folder}/summary.json
     )
     done = quick.succeed("compare", {"config": folder / "grid.yaml"}, cwd=folder)
     lines = (folder / "results.jsonl").read_text().splitlines()
-    assert len(lines) == 4 and "paper" in done.out and "small" in done.out
+    assert len(lines) == 2 and "paper" in done.out and "small" in done.out
     assert json.loads((folder / "summary.json").read_text())
-    (folder / "results.jsonl").write_text("\n".join(lines[:3]) + "\n")
     quick.succeed("compare", {"config": folder / "grid.yaml"}, cwd=folder)
-    again = (folder / "results.jsonl").read_text().splitlines()
-    assert again[:3] == lines[:3] and len(again) == 4
+    assert (folder / "results.jsonl").read_text().splitlines() == lines, "whole: no cell is trained again"

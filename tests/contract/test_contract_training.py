@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from doors import files_in
+from doors import TWO_PROCESSES, files_in, succeed
 from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder
 
 ONE_EPOCH = TRAINING | {"max_steps": 3, "logging_steps": 1, "learning_rate": "1e-2"}
@@ -188,6 +188,27 @@ def test_a_baseline_does_not_depend_on_captions(quick, places, folders):
         "assert len(one) > 10 and all(torch.equal(other[n], one[n]) for other in others for n in one); print('same')\n"
     )
     assert "same" in quick.python(code, *runs)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(quick, places, tmp_path):
+    """Half a batch each, started by the launcher: the gradient is that of the whole batch on one process."""
+    options = TRAINING | {"max_steps": 4, "logging_steps": 1, "learning_rate": 0.1, "optim": "sgd"} | VIT
+    options |= {"dataset_name": places["embeddings"], "align_weight": 1, "save_strategy": "no"}
+    quick.succeed("train", options, {"output_dir": tmp_path / "one"})
+    halves = {"output_dir": tmp_path / "two", "per_device_train_batch_size": 3}
+    del options["use_cpu"]  # which accelerate takes for one process
+    succeed("train", options, halves, launcher=TWO_PROCESSES)
+    runs = [json.loads((tmp_path / run / "trainer_state.json").read_text()) for run in ("one", "two")]
+    assert [run["global_step"] for run in runs] == [4, 4]
+    losses = [[entry["loss_align"] for entry in run["log_history"] if "loss_align" in entry] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and len(losses[0]) == 4
+    code = (
+        "import sys; from safetensors.torch import load_file\n"
+        "one, two = (load_file(run + '/model.safetensors') for run in sys.argv[1:])\n"
+        "print(max((one[n] - two[n]).abs().max().item() for n in one))\n"
+    )
+    assert float(quick.python(code, tmp_path / "one", tmp_path / "two")) < 1e-4
 
 
 @pytest.mark.slow
