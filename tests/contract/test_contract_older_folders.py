@@ -76,14 +76,20 @@ def test_a_run_is_released_and_loads_without_this_package(quick, older):
 
 
 def test_the_aligned_model_of_a_run_loads_by_its_public_name(quick, older):
-    code = (
-        "import sys, torch; from g4i_hf import AlignedImageClassification\n"
-        "model = AlignedImageClassification.from_pretrained(sys.argv[1]).eval()\n"
-        "found = model(torch.zeros(2, 3, 32, 32), output_image_embeds=True)\n"
-        "print(tuple(found.logits.shape), tuple(found.image_embeds.shape), model.config.id2label)\n"
-    )
-    printed = quick.python(code, older / "aligned").splitlines()[-1]
-    assert printed == "(2, 3) (2, 384) {0: 'circle', 1: 'cross', 2: 'square'}"
+    code = """
+import sys
+import torch
+from g4i_hf import AlignedImageClassification
+from transformers import AutoModelForImageClassification
+
+for cls in (AlignedImageClassification, AutoModelForImageClassification):
+    model = cls.from_pretrained(sys.argv[1]).eval()
+    assert type(model) is AlignedImageClassification
+    found = model(torch.zeros(2, 3, 32, 32), output_image_embeds=True)
+    print(tuple(found.logits.shape), tuple(found.image_embeds.shape), model.config.id2label)
+"""
+    printed = quick.python(code, older / "aligned").splitlines()
+    assert printed[-2:] == ["(2, 3) (2, 384) {0: 'circle', 1: 'cross', 2: 'square'}"] * 2
 
 
 def test_the_same_command_finds_a_run_of_earlier_finished(quick, older):

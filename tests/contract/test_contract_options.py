@@ -157,8 +157,8 @@ def test_a_path_with_a_dot_is_relative_to_the_file(quick, tmp_path):
 
 def test_hyphens_and_underscores_are_alike(quick, tmp_path):
     words = ("--dataset-name", "x", "--output-dir=y", "--align-weight=0.5", "--use_cpu", "--learning-rate", "1e-3")
-    values = printed(quick, tmp_path, *words)
-    assert values["align_weight"] == 0.5 and values["learning_rate"] == 1e-3
+    values = printed(quick, tmp_path, *words, "--pseudo_label-threshold", "0.25")
+    assert (values["align_weight"], values["learning_rate"], values["pseudo_label_threshold"]) == (0.5, 1e-3, 0.25)
 
 
 def test_bool_alone_is_true_and_lists_take_several_words(quick, folders, tmp_path):

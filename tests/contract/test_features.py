@@ -1,0 +1,30 @@
+"""FEATURES.md names tests that exist."""
+
+from pathlib import Path
+
+from goldens import front_matter, outline_of_card, outline_of_page
+
+HERE = Path(__file__).parent
+
+
+def test_every_test_that_is_named_exists():
+    rows = [line.split("|") for line in (HERE / "FEATURES.md").read_text().splitlines() if line.count("|") == 5]
+    named = 0
+    for cells in rows:
+        for word in cells[3].replace("**", "").split(","):
+            name, _, test = word.strip().split(" (")[0].partition("::")
+            own = HERE / f"test_contract_{name}.py"
+            file = own if own.is_file() else HERE.parent / name
+            if name.startswith("`") or not name or set(name) <= {"-"} or name == "test that holds it":
+                continue
+            assert file.is_file(), word
+            assert not test or f"def {test}(" in file.read_text(), word
+            named += 1
+    assert named > 150
+
+
+def test_outlines_leave_the_prose_out():
+    card = "---\nlicense: mit\ntags: [a]\n---\n\n# One\n\nsome words\n\n## Two\n\n```python\nx = 1\n```\n"
+    assert outline_of_card(card) == ["key license", "key tags", "# One", "## Two", "```python"]
+    assert front_matter(card) == {"license": "mit", "tags": ["a"]}
+    assert outline_of_page("<h1 class='x'>A <b>b</b></h1><p>c</p>\n<h2>\nD</h2>") == ["h1 A b", "h2 D"]
