@@ -8,7 +8,7 @@ the labelled images alone (the baseline), against all images with pseudo-labels 
 The first command trains the baseline with the settings in `TRIALS` and chooses by `validation`; it writes
 results/cifar10_few_labels_tuning.json. The second trains both variants with what was chosen, evaluates each of them
 once on `test`, and writes results/cifar10_few_labels.json. A finished run is not trained or evaluated again.
-One thread; a training takes about two minutes.
+One thread; a training takes about three minutes.
 
 `--photos` is a folder of three Parquet files, named train, validation and test, with the columns image, label,
 image_id and caption (a list of texts). The images are those of CIFAR-10 (Hub: uoft-cs/cifar10). The captions are the

@@ -13,6 +13,7 @@ from provenance import ROOT
 PAGES = (
     "README.md",
     "docs/evidence.md",
+    "docs/few_labels.md",
     "docs/imagenet_cost.md",
     "docs/input_pipeline.md",
     "docs/scale.md",
@@ -25,6 +26,7 @@ TABLES = {
     "alignment_step": tables_of_cost.alignment_step,
     "caption_knowledge": tables_of_gain.caption_knowledge,
     "captioning": tables_of_cost.captioning,
+    "cifar10_few_labels": tables_of_gain.cifar10_few_labels,
     "controls": tables_of_gain.controls,
     "controls_novel": tables_of_gain.controls_novel,
     "embed_fixed_length": tables_of_cost.embed_fixed_length,
