@@ -52,6 +52,7 @@ def test_a_run_and_its_baseline_are_evaluated_with_the_same_predictions(quick, o
         assert results["train_loss"] > 0, "figures that were there stay"
 
 
+@pytest.mark.slow
 def test_the_moving_average_of_a_run_is_evaluated(quick, older):
     quick.succeed("evaluate", {"run": older / "aligned", "weights": "ema", "measures": "none"})
     results = json.loads((older / "aligned" / "all_results.json").read_text())
@@ -108,6 +109,7 @@ def test_a_stage_of_embeddings_is_trained_on(quick, older):
     assert "embeddings" in lineage and str(ROOT) not in lineage
 
 
+@pytest.mark.slow
 def test_a_stage_of_captions_is_embedded_with_the_same_rows(quick, older):
     quick.succeed("embed", {"dataset_name": older / "captions", "embeddings_dir": older / "again"}, ENCODER)
     again = pq.read_table(older / "again" / "train.parquet")
@@ -118,6 +120,7 @@ def test_a_stage_of_captions_is_embedded_with_the_same_rows(quick, older):
         assert one == pytest.approx(other, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_stage_is_released_as_a_data_set(quick, older):
     made = older / "made"
     done = quick.succeed("release", {"stage": older / "captions", "dataset_dir": made, "dry_run": "true"})

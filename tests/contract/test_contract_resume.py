@@ -79,6 +79,7 @@ def undisturbed(quick, loop, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_training_killed_in_the_middle_ends_with_the_same_bits(quick, loop, undisturbed, tmp_path):
     options = TRAINED | {"dataset_name": loop / "embeddings", "output_dir": tmp_path / "run"}
     process = start("train", options)
@@ -91,6 +92,7 @@ def test_training_killed_in_the_middle_ends_with_the_same_bits(quick, loop, undi
     assert {"all_results.json", "trainer_state.json", "train.yaml"} <= files_in(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_same_command_trains_the_same_bits_and_a_finished_run_no_more(quick, loop, undisturbed, tmp_path):
     options = TRAINED | {"dataset_name": loop / "embeddings", "output_dir": tmp_path / "run"}
     quick.succeed("train", options)
