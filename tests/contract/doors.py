@@ -137,15 +137,16 @@ class Preloaded:
             return succeeded(self._run([script.name, *map(str, words)], None, cwd), "python", words).out
 
     def _run(self, words: list[str], env: dict | None, cwd: Path) -> Done:
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            where = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-            asked = {"argv": words, "env": self.env | (env or {}), "cwd": str(cwd), "out": where[0], "err": where[1]}
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = (Path(folder) / name for name in ("out", "err"))
+            out.touch()
+            err.touch()
+            asked = {"argv": words, "env": self.env | (env or {}), "cwd": str(cwd), "out": str(out), "err": str(err)}
             self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
-            code = int(self.process.stdout.readline())
-            out.seek(0)
-            err.seek(0)
-            return Done(code, out.read(), err.read())
+            code = self.process.stdout.readline()
+            assert code, "the process that forks for each command is gone"
+            return Done(int(code), out.read_text(), err.read_text())
 
     def close(self) -> None:
         self.process.stdin.close()
