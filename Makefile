@@ -4,11 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE := recipes/emoji_styles
 SHELL := bash
-# What accelerate chooses without a configuration; said here, it does not warn. One thread a process: the two runs of the
-# demo take a core each, and two threads on a core that is busy can be several times slower than one
-LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-	--num_cpu_threads_per_process 1
-TRAIN := $(LAUNCH) recipes/train.py --disable_tqdm true
+# One thread a process: the two runs of the demo take a core each, and two threads on a core that is busy can be several
+# times slower than one
+G4I := OMP_NUM_THREADS=1 $(BIN)/g4i
+TRAIN := $(G4I) train --disable_tqdm true
 
 .PHONY: venv demo caption-demo hub-demo test test-slow test-minimum browser lint clean
 
@@ -22,17 +21,18 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 demo: venv
-	$(LAUNCH) recipes/embed.py --config $(RECIPE)/embed.yaml
+	$(G4I) embed --config $(RECIPE)/embed.yaml
 	@echo "Training the baseline and the aligned student side by side; a line an epoch"
 	@(set -o pipefail; $(TRAIN) --config $(RECIPE)/baseline.yaml 2>&1 | sed -u 's/^/baseline  /') & baseline=$$!; \
 	(set -o pipefail; $(TRAIN) --config $(RECIPE)/train.yaml 2>&1 | sed -u 's/^/aligned   /') & aligned=$$!; \
 	wait $$baseline && wait $$aligned
-	$(LAUNCH) recipes/evaluate.py --config $(RECIPE)/evaluate.yaml
-	$(LAUNCH) recipes/release.py --config $(RECIPE)/release.yaml
+	$(G4I) evaluate --config $(RECIPE)/evaluate.yaml
+	$(G4I) release --config $(RECIPE)/release.yaml
+	$(if $(findstring emoji_styles,$(RECIPE)),@$(BIN)/python benchmarks/demo_over_seeds.py)
 
 # Images without captions: described by the small model that the recipe brings, then as in `demo`
 caption-demo: venv
-	$(LAUNCH) recipes/caption.py --config recipes/shapes/caption.yaml
+	$(G4I) caption --config recipes/shapes/caption.yaml
 	$(MAKE) --no-print-directory demo RECIPE=recipes/shapes
 
 # To the Hub and back, against the server of the tests on this machine

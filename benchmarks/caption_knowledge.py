@@ -19,11 +19,12 @@ import torch
 from provenance import RESULTS, ROOT, provenance
 
 from g4i_hf.cli import parse_options
+from g4i_hf.commands import train
 from g4i_hf.data.labels import keep_label_fraction, labels_of
 from g4i_hf.losses import UNLABELLED, LabelledTexts, caption_labels
-from g4i_hf.recipes import train
 from g4i_hf.training.controls import control_captions
 from g4i_hf.training.pseudo_labels import expected_right, with_pseudo_labels
+from g4i_hf.workflows.train import TrainingRun
 
 SHARES = (0.05, 0.1, 0.2, 0.5)
 CONTROLS = ("none", "random", "shuffle")  # none: the captions themselves
@@ -36,9 +37,9 @@ def training_split():
     """With `label`, `image_id`, `caption` and `text_embeds`."""
     with tempfile.TemporaryDirectory() as folder:
         config = str(ROOT / "recipes" / "emoji_styles" / "baseline.yaml")
-        run, data, encoder, _, _, args = parse_options(train.OPTIONS, ["--config", config, "--output_dir", folder])
-        splits, id2label, *_ = train.load_data(run, data, encoder, args)
-    return splits["train"], list(id2label.values()), encoder
+        run = TrainingRun(*parse_options(train.OPTIONS, ["--config", config, "--output_dir", folder]))
+        run.load()
+    return run.splits["train"], list(run.id2label.values()), run.encoder
 
 
 def pseudo_labelled(split, few, seed: int, threshold: float = 0.0) -> dict[str, float]:

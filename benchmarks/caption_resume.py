@@ -60,9 +60,9 @@ def write_journal(data: Path, journal: Path, base_url: str) -> None:
     from g4i_hf.captioning.journal.reader import JournalWriter
     from g4i_hf.captioning.prompts import Prompts
     from g4i_hf.captioning.questions import SplitQuestions
-    from g4i_hf.data import load_images
+    from g4i_hf.data import open_images
 
-    split = load_images(str(data))["train"]
+    split = open_images(str(data))["train"]
     keys = Keys(EndpointCaptioner("tiny", base_url).provenance)
     questions = SplitQuestions(split, "train", Prompts(["plain"], split.features, "train"), keys)
     answer = Answer("ok", CAPTION, finish_reason="stop", prompt_tokens=300, completion_tokens=80, seconds=1.0)

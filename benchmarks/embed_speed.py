@@ -23,8 +23,8 @@ import transformers
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from provenance import RESULTS, ROOT, provenance
 
-from g4i_hf.data.loading import load_images
-from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder
+from g4i_hf.data.loading import open_images
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder
 from g4i_hf.embedding.encode import encode_captions
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -33,7 +33,7 @@ TOLERANCE = 1e-3  # of the vectors; ours are float16
 
 def captions_of(limit: int) -> dict[str, list[str]]:
     """Name -> captions: as in the data, the same without duplicates, and longer texts, all different."""
-    splits = load_images(str(ROOT / "recipes" / "emoji_styles"))
+    splits = open_images(str(ROOT / "recipes" / "emoji_styles"))
     rows = [caption for split in splits.values() for caption in split["caption"]]
     distinct = list(dict.fromkeys(rows))
     generator = random.Random(0)
@@ -59,7 +59,7 @@ def measure(captions: list[str], batch_size: int, rounds: int) -> dict:
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            embed_captions(DatasetDict(train=images), args, Path(folder) / "embeddings", source="captions")
+            embed_stage(DatasetDict(train=images), args, Path(folder) / "embeddings", source="captions")
 
     difference = float(np.abs(ours().astype(np.float32) - peer()).max())
     if difference > TOLERANCE:

@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path("runs/emoji_styles_seeds"), help="where the runs go")
-    parser.add_argument("--measures", nargs="+", default=[], help="of recipes/evaluate.py, beside its default")
+    parser.add_argument("--measures", nargs="+", default=[], help="of evaluate, beside its default")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
     args = parser.parse_args()
     made = provenance()

@@ -33,8 +33,8 @@ from provenance import RESULTS, ROOT, provenance
 from sklearn.datasets import load_sample_images
 
 from g4i_hf.captioning.answers import OK, Answer, Question
-from g4i_hf.captioning.arguments import EndpointArguments
 from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+from g4i_hf.options import EndpointArguments
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 95
 PIECES = 200

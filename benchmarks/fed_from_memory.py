@@ -26,7 +26,8 @@ from provenance import RESULTS, ROOT, provenance
 
 import g4i_hf.data.dataset
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data import AugmentationArguments, CaptionedImages, class_names, load_images, train_transform
+from g4i_hf.data import CaptionedImages, class_names, open_images, train_transform
+from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 PHOTOGRAPHS = 64
@@ -64,7 +65,7 @@ def cases(photographs: str) -> dict[str, dict]:
 
 def trainer_for(case: dict, folder: str) -> AlignmentTrainer:
     torch.manual_seed(0)
-    splits, id2label = class_names(load_images(case["data"]))
+    splits, id2label = class_names(open_images(case["data"]))
     model = AlignedImageClassification.from_student(
         case["student"], id2label=id2label, text_embed_dim=384, student_args=case["student_args"]
     )

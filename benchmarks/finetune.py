@@ -47,9 +47,10 @@ def run_cell(cell: dict, splits_read: tuple[str, ...]) -> dict:
     import torch
 
     from g4i_hf.cli import parse_options
+    from g4i_hf.commands import train
     from g4i_hf.evaluation.evaluate import split_metrics
     from g4i_hf.evaluation.predict import predict
-    from g4i_hf.recipes import train
+    from g4i_hf.workflows.train import TrainingRun
 
     with tempfile.TemporaryDirectory() as folder:
         options = METHODS[cell["method"]] | {name: cell[name] for name in ("learning_rate", "align_weight", "seed")}
@@ -57,16 +58,16 @@ def run_cell(cell: dict, splits_read: tuple[str, ...]) -> dict:
         options |= {"output_dir": folder, "disable_tqdm": "true"}
         argv = ["--config", str(ROOT / "recipes" / "efficientnet_lite0" / "train.yaml")]
         argv += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        run, data, encoder, student, augmentation, args = parse_options(train.OPTIONS, argv)
-        splits, id2label, dim, *_ = train.load_data(run, data, encoder, args)
-        model, saved, processor = train.build_model(student, augmentation, args, id2label, dim)
+        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run.load()
+        model = run.built.model
         model.to(memory_format=torch.channels_last)  # half the time on a CPU, the same result but for rounding
-        trainer = train.build_trainer(model, processor, saved, splits, run, augmentation, args)
+        trainer = run.build_trainer()
         trainer.train()
         found = {}
         for name in splits_read:
-            predictions = predict(trainer.model.eval(), processor, splits[name], trainer.accelerator)
-            found.update(split_metrics(predictions, splits[name], name))
+            predictions = predict(trainer.model.eval(), run.built.processor, run.splits[name], trainer.accelerator)
+            found.update(split_metrics(predictions, run.splits[name], name))
             found[f"{name}_loss"] = cross_entropy(predictions.logits, predictions.labels)
     found["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return found
@@ -164,9 +165,9 @@ def compare(seeds: list[int], chosen: dict[str, dict]) -> None:
 
 def count_images() -> dict[str, dict[str, int]]:
     """Images of every split and class."""
-    from g4i_hf.data.loading import class_names, load_images
+    from g4i_hf.data.loading import class_names, open_images
 
-    splits, id2label = class_names(load_images("runs/stamps/tuxpaint-stamps"))
+    splits, id2label = class_names(open_images("runs/stamps/tuxpaint-stamps"))
     return {name: dict(Counter(id2label[label] for label in split["label"])) for name, split in splits.items()}
 
 

@@ -38,11 +38,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import g4i_hf.data.dataset
-from g4i_hf.data import AugmentationArguments, CaptionedImages, load_images, train_transform
+from g4i_hf.data import CaptionedImages, open_images, train_transform
 from g4i_hf.data.collator import AlignmentCollator, finish_batch
 from g4i_hf.data.jpeg import open_for_crop
 from g4i_hf.data.sampler import DrawnRows, GlobalBatchSampler
 from g4i_hf.data.transforms import CropOfStored, to_pixels
+from g4i_hf.options import AugmentationArguments
 
 SIZE, BATCH, QUALITY = 224, 64, 95
 PLACES = {"sklearn": ("datasets/images", ("china.jpg", "flower.jpg"))}
@@ -133,7 +134,7 @@ def of_g4i_hf(
     folder: Path, interpolation: str, finish: Callable[[dict], dict] = finish_batch
 ) -> Callable[[], Iterator[torch.Tensor]]:
     steps = train_transform(AugmentationArguments(), SIZE, MEAN, STD, interpolation)
-    images = CaptionedImages(load_images(str(folder))["train"], steps)
+    images = CaptionedImages(open_images(str(folder))["train"], steps)
     loader = torch.utils.data.DataLoader(
         DrawnRows(images),
         batch_sampler=GlobalBatchSampler(len(images), BATCH),

@@ -27,8 +27,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # what talks to an endpoint needs no torch
-
 from g4i_hf.captioning.answers import OK, Answer, Question
 from g4i_hf.captioning.journal.keys import Keys
 from g4i_hf.captioning.journal.reader import Journal, JournalWriter

@@ -130,23 +130,26 @@ def pseudo_labels(run: Path) -> dict[str, float]:
     import numpy as np
 
     from g4i_hf.cli import parse_options
+    from g4i_hf.commands.train import OPTIONS
+    from g4i_hf.data.from_options import load_data
     from g4i_hf.data.labels import keep_label_fraction, labels_of
-    from g4i_hf.recipes import train
     from g4i_hf.training.pseudo_labels import expected_right
+    from g4i_hf.workflows.train import TrainingRun
 
     options = ["--config", str(run / "train.yaml")]
-    settings, data, encoder, _, _, args = parse_options(train.OPTIONS, options)
-    learned_from = train.load_data(settings, data, encoder, args)[0]["train"]
-    everything = data.load()["train"]
+    training_run = TrainingRun(*parse_options(OPTIONS, options))
+    training_run.load()
+    learned_from, seed = training_run.splits["train"], training_run.args.seed
+    everything = load_data(training_run.data)["train"]
     if learned_from["image_id"][:] != everything["image_id"][:]:
         raise SystemExit(f"{run} was trained on other rows than there are.")
     truth, given = labels_of(everything), labels_of(learned_from)
-    kept = labels_of(keep_label_fraction(everything, settings.label_fraction, args.seed)) >= 0
+    kept = labels_of(keep_label_fraction(everything, training_run.run.label_fraction, seed)) >= 0
     embeds = np.asarray(learned_from["text_embeds"][:], dtype=np.float32)[kept, 0]  # one caption each
     return {
         "pseudo_labels": int((given[~kept] >= 0).sum()),
         "pseudo_labels_right": float((given == truth)[~kept & (given >= 0)].mean()),
-        "pseudo_labels_expected_right": expected_right(embeds, truth[kept], args.seed),
+        "pseudo_labels_expected_right": expected_right(embeds, truth[kept], seed),
     }
 
 

@@ -25,8 +25,8 @@ from provenance import RESULTS, ROOT, provenance
 from step_time import captioned_batch, students, trainer_for
 from torch.profiler import ProfilerActivity, profile
 
-from g4i_hf.captioning.arguments import EndpointArguments
 from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+from g4i_hf.options import EndpointArguments
 
 SHOWN = 8
 PICTURE = ROOT / "docs" / "images" / "profiles.png"

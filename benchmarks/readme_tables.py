@@ -14,6 +14,7 @@ PAGES = (
     "README.md",
     "docs/evidence.md",
     "docs/few_labels.md",
+    "docs/overview.md",
     "docs/imagenet_cost.md",
     "docs/input_pipeline.md",
     "docs/scale.md",

@@ -3,7 +3,7 @@ What pseudo-labels from captions are compared with: the baseline with a tenth of
 images of Emoji Styles by what it sees (self-training; Yarowsky, 1995). One round, every image, as the captions do.
 
     python benchmarks/self_training.py
-    accelerate launch recipes/compare.py --config recipes/emoji_styles/pseudo_labels.yaml
+    g4i compare --config recipes/emoji_styles/pseudo_labels.yaml
 
 The first command trains the baselines of that grid again and writes a data set for each student and seed into
 `runs/self_training`, and results/emoji_styles_self_training.json: how many of these labels are right, and whether the
@@ -22,10 +22,11 @@ from provenance import RESULTS, ROOT, provenance
 from tqdm import tqdm
 
 from g4i_hf.cli import parse_options
-from g4i_hf.comparison.grid import cells_of
-from g4i_hf.comparison.results import check_device, finished, other_than, read_results
+from g4i_hf.commands import compare, train
+from g4i_hf.comparison.results import other_than
 from g4i_hf.data.labels import keep_label_fraction, labels_of, with_labels
-from g4i_hf.recipes import compare, train
+from g4i_hf.workflows.compare import Study, train_cell
+from g4i_hf.workflows.train import TrainingRun
 
 CONFIG = ROOT / "recipes" / "emoji_styles" / "pseudo_labels.yaml"
 FOLDER = Path("runs/self_training")
@@ -40,13 +41,12 @@ def write_labels(cell, train_config: str, splits: list[str]):
         What the baseline predicts, and how many of the labels that were not kept it has right.
     """
     with tempfile.TemporaryDirectory() as place:
-        run, data, encoder, _, _, args = parse_options(
-            train.OPTIONS, ["--config", train_config, "--output_dir", place]
-        )
-        emoji, *_ = train.load_data(run, data, encoder, args)
+        run = TrainingRun(*parse_options(train.OPTIONS, ["--config", train_config, "--output_dir", place]))
+        run.load()
+        emoji = run.splits
         write(emoji | {SEEN: emoji["train"]}, Path(place))
         copy = replace(cell, options=cell.options | {"dataset_name": place})
-        result = compare.train_cell(copy, train_config, [*splits, SEEN])
+        result = train_cell(copy, train_config, [*splits, SEEN])
     truth = labels_of(emoji["train"])
     kept = labels_of(keep_label_fraction(emoji["train"], cell.options["label_fraction"], cell.seed))
     labels = np.where(kept >= 0, kept, result.predicted[SEEN])
@@ -64,11 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     (args,) = parse_options(compare.OPTIONS, ["--config", str(CONFIG), "--only_variants", "baseline"])
-    cells, splits = cells_of(args), args.splits + args.final_splits
-    known = finished(cells, read_results(args.results), splits)
-    check_device(known, compare.device_kind())
+    study, splits = Study(args), args.splits + args.final_splits
+    cells, known = study.cells, study.results
     rows = []
-    with compare.workers(args, args.processes) as pool:
+    with study._workers(args.processes) as pool:
         waiting = {pool.submit(write_labels, cell, args.train_config, splits): cell for cell in cells}
         for future in tqdm(as_completed(waiting), total=len(waiting), desc="Baselines", unit="cell"):
             cell, (result, right) = waiting[future], future.result()

@@ -5,7 +5,7 @@ test split is read. A short loop without Trainer, images in memory, so that an i
     python benchmarks/try_objectives.py --student levit --seeds 0 1 --ideas baseline paper bank
 
 Appends a line a run to results/objective_trials.jsonl; runs that are there already are not made again. LOG.md says
-what came of them; what won is an option of recipes/train.py, which the comparison of students then measured.
+what came of them; what won is an option of `train`, which the comparison of students then measured.
 """
 
 import argparse
@@ -38,13 +38,15 @@ def load(size: int):
     from torchvision import transforms
 
     from g4i_hf.cli import parse_options
+    from g4i_hf.commands import train
     from g4i_hf.data.images import open_image, to_rgb
-    from g4i_hf.recipes import train
+    from g4i_hf.workflows.train import TrainingRun
 
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--config", str(RECIPE / "baseline.yaml"), "--output_dir", folder]
-        run, data, encoder, _, _, args = parse_options(train.OPTIONS, argv)
-        splits, id2label, *_ = train.load_data(run, data, encoder, args)
+        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run.load()
+    splits = run.splits
     fixed = transforms.Resize((size, size), interpolation=transforms.InterpolationMode.BICUBIC)
 
     def images(split, padding: int) -> Images:
@@ -62,7 +64,7 @@ def load(size: int):
         return split.select([row for row, style in enumerate(split["style"][:]) if (style == STYLE) == left_out])
 
     training = images(rows(splits["train"], False), PADDING)
-    return training, images(rows(splits["train"], True), 0), images(rows(splits["validation"], False), 0), id2label
+    return training, images(rows(splits["train"], True), 0), images(rows(splits["validation"], False), 0), run.id2label
 
 
 def with_labels(images: Images, share: float) -> Images:

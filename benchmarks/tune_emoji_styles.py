@@ -5,7 +5,7 @@ beside it on `validation`.
 
     python benchmarks/tune_emoji_styles.py --cell '{"align_weight": 0, "seed": 0}' --cell '{"seed": 0}'
 
-A cell holds options of recipes/train.py that differ from the recipe. Appends a line a cell to
+A cell holds options of `train` that differ from the recipe. Appends a line a cell to
 results/emoji_styles_tuning.jsonl; cells that are there already are not run again.
 """
 
@@ -24,21 +24,11 @@ TRAINED_ON = "train without Fluent"  # other lines of the file are of runs on al
 
 def run_cell(cell: dict) -> dict:
     from g4i_hf.cli import parse_options
-    from g4i_hf.data.arguments import AugmentationArguments, DataArguments
-    from g4i_hf.embedding import EncoderArguments
+    from g4i_hf.commands import train
     from g4i_hf.evaluation.evaluate import split_metrics
     from g4i_hf.evaluation.predict import predict
-    from g4i_hf.recipes import train
-    from g4i_hf.training import AlignmentArguments, RunArguments, StudentArguments
+    from g4i_hf.workflows.train import TrainingRun
 
-    classes = (
-        RunArguments,
-        DataArguments,
-        EncoderArguments,
-        StudentArguments,
-        AugmentationArguments,
-        AlignmentArguments,
-    )
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--config", str(ROOT / "recipes" / "emoji_styles" / "train.yaml"), "--output_dir", folder]
         argv += [
@@ -53,17 +43,17 @@ def run_cell(cell: dict) -> dict:
         ]
         for name, value in cell.items():
             argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-        run, data, encoder, student, augmentation, args = parse_options(classes, argv)
-        splits, id2label, dim, *_ = train.load_data(run, data, encoder, args)
+        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run.load()
+        splits = run.splits
         styles = splits["train"]["style"][:]
         held_out = splits["train"].select([i for i, style in enumerate(styles) if style == HELD_OUT])
         splits["train"] = splits["train"].select([i for i, style in enumerate(styles) if style != HELD_OUT])
-        model, saved, processor = train.build_model(student, augmentation, args, id2label, dim)
-        trainer = train.build_trainer(model, processor, saved, splits, run, augmentation, args)
+        trainer = run.build_trainer()
         trainer.train()
         metrics = {}
         for name, split in (("held_out", held_out), ("validation", splits["validation"])):
-            predictions = predict(trainer.model.eval(), processor, split, trainer.accelerator)
+            predictions = predict(trainer.model.eval(), run.built.processor, split, trainer.accelerator)
             metrics.update(split_metrics(predictions, split, name))
     kept = ("held_out_accuracy", "held_out_recall_at_5", "validation_accuracy")
     return {name: metrics[name] for name in kept}

@@ -23,8 +23,6 @@ from hub_client import ServedHub, serving
 
 ROOT = Path(__file__).parent.parent
 USER = "me"
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
-LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 # In an environment of its own: datasets and transformers, but not this package
@@ -49,8 +47,8 @@ class Demo:
     environment: dict[str, str]
 
     def script(self, name: str, *options) -> str:
-        command = [*LAUNCH, str(ROOT / "recipes" / f"{name}.py"), *map(str, options)]
-        shown = [f"accelerate launch recipes/{name}.py", *(str(option) for option in options)]
+        command = [sys.executable, "-m", "g4i_hf", name, *map(str, options)]
+        shown = [f"g4i {name}", *(str(option) for option in options)]
         return self.run(command, " ".join(shown))
 
     def run(self, command: list[str], shown: str, cwd: Path = ROOT) -> str:

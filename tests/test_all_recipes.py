@@ -21,9 +21,10 @@ from test_architecture import LAUNCHER, RECIPES, ROOT, TRAINING_FILES, YAML_FILE
 from transformers import CONFIG_MAPPING
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.data.loading import ColumnNames, open_images
 from g4i_hf.hub import save_student
-from g4i_hf.recipes.train import build_model, build_trainer
+from g4i_hf.running import main
+from g4i_hf.workflows.train import TrainingRun
 
 TINY_TIMM_VIT = {"img_size": 48, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
@@ -101,7 +102,7 @@ def tiny_weights(folder: Path, name: str, student_args: dict) -> str:
 
 
 @pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
-def test_every_recipe_takes_its_first_steps(path, monkeypatch, tmp_path):
+def test_every_recipe_takes_its_first_steps(path, tmp_path):
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     changed = SHORT | {
         "image_size": min(written["image_size"], 48),
@@ -109,17 +110,17 @@ def test_every_recipe_takes_its_first_steps(path, monkeypatch, tmp_path):
         "pretrained": str(written.get("use_peft", False)).lower(),  # LoRA wants weights
     }
     more = [str(word) for name, value in changed.items() for word in (f"--{name}", value)]
-    run, _, encoder, student, augmentation, args = parsed_options(path, monkeypatch, *more)
+    run = TrainingRun(*parsed_options(path, *more))
+    student, args = run.student, run.args
     student.student = MADE_STUDENTS.get(student.student, student.student)
     student.student_args = (student.student_args or {}) | SHRUNK[path.parent.name]
     if student.pretrained:  # no network
         student.student = tiny_weights(tmp_path / "weights", student.student, student.student_args)
 
-    dim = EMBED_DIMS[encoder.text_encoder]
-    splits = tiny_images(dim)
-    id2label = dict(enumerate(splits["train"].features["label"].names))
-    model, saved, processor = build_model(student, augmentation, args, id2label, dim)
-    trainer = build_trainer(model, processor, saved, splits, run, augmentation, args)
+    dim = EMBED_DIMS[run.encoder.text_encoder]
+    run.splits, run.text_embed_dim = tiny_images(dim), dim
+    run.id2label = dict(enumerate(run.splits["train"].features["label"].names))
+    trainer, model = run.build_trainer(), run.built.model
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     trainer.train()
@@ -185,9 +186,9 @@ def test_stages_of_a_recipe_hand_on_what_the_next_one_reads(folder):
 def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
     """In the order of the stages, variations (options after the file) apart; the table of recipes names the folder."""
     commands = re.findall(
-        r"^accelerate launch .*\.yaml$", (folder / "README.md").read_text(encoding="utf-8"), flags=re.M
+        r"^(?:accelerate launch|g4i) .*\.yaml$", (folder / "README.md").read_text(encoding="utf-8"), flags=re.M
     )
-    script = re.compile(r"recipes/(?:with_module\.py \S+ )?(\w+)(?:\.py)? ")
+    script = re.compile(r"(?:recipes/|g4i )(\w+)(?:\.py)? ")
     configs = [(script.search(line)[1], line.rsplit("--config ")[-1]) for line in commands]
     assert {config for _, config in configs} == {str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")}
     stages = [stage for stage, _ in configs]
@@ -199,16 +200,13 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
 
 
 def caption_command(place: str) -> list[str]:
-    """The command of the page whose captions go to a folder, without its launcher."""
+    """The options of the command of the page whose captions go to a folder."""
     page = (RECIPES / "README.md").read_text(encoding="utf-8")
-    return re.search(rf"^accelerate launch (recipes/caption.py .*{place}.*)$", page, flags=re.M)[1].split()
+    return re.search(rf"^g4i caption (.*{place}.*)$", page, flags=re.M)[1].split()
 
 
-def run_caption(command: list[str], monkeypatch) -> None:
-    from g4i_hf.recipes import caption
-
-    monkeypatch.setattr(sys, "argv", [*command, "--report", "false"])
-    caption.main()
+def run_caption(options: list[str]) -> None:
+    main(["caption", *options, "--report", "false"])
 
 
 def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
@@ -218,8 +216,8 @@ def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
         path.parent.mkdir(parents=True)
         PILImage.new("RGB", (8, 8), (50 * number, 9, 9)).save(path)
     Path("captions.jsonl").write_text('{"image_id": "n2/a.JPEG", "caption": "a fish"}\n')
-    run_caption(caption_command("runs/imagenet/captions"), monkeypatch)
-    splits = load_images("runs/imagenet/captions")
+    run_caption(caption_command("runs/imagenet/captions"))
+    splits = open_images("runs/imagenet/captions")
     assert dict(zip(splits["train"]["image_id"], splits["train"]["caption"], strict=True)) == {
         "n1/a.JPEG": None,
         "n2/a.JPEG": "a fish",
@@ -236,13 +234,13 @@ def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
     stand_in = Dataset.from_dict({"img": pictures, "fine_label": [1, 0]}, features=features)
     stand_in.to_parquet("cifar/train.parquet")
     names = ColumnNames(image="img", label="fine_label")
-    image_ids = load_images("cifar", names=names)["train"]["image_id"][:]
+    image_ids = open_images("cifar", names=names)["train"]["image_id"][:]
     Path("captions.jsonl").write_text(json.dumps({"image_id": image_ids[1], "caption": "an apple"}) + "\n")
     command = caption_command("runs/cifar100/captions")
-    run_caption([word.replace("uoft-cs/cifar100", "cifar") for word in command], monkeypatch)
+    run_caption([word.replace("uoft-cs/cifar100", "cifar") for word in command])
     recipe = yaml.safe_load((RECIPES / "cifar100" / "train.yaml").read_text(encoding="utf-8"))
     names = ColumnNames(image=recipe["image_column"], label=recipe["label_column"])
-    split = load_images(recipe["dataset_name"], names=names)["train"]
+    split = open_images(recipe["dataset_name"], names=names)["train"]
     assert split["caption"][:] == [None, "an apple"] and split["label"][:] == [1, 0]
 
 

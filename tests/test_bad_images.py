@@ -17,10 +17,11 @@ from test_optimization import StopAfter
 from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 from test_trainer import ONE_STEP, arguments, change
 
-from g4i_hf.data import AugmentationArguments, CaptionedImages, train_transform
+from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data.bad_images import BadImageError, readable_rows
 from g4i_hf.data.collator import AlignmentCollator
 from g4i_hf.data.sampler import DrawnRows, GlobalBatchSampler
+from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
 
 CORRUPT = b"\x89PNG\r\n\x1a\n and no picture"

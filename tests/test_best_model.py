@@ -9,13 +9,12 @@ from students import aligned_model
 from test_optimization import StopAfter, arguments, rows
 from transformers import AutoModelForImageClassification
 
-from g4i_hf.evaluation.arguments import EvaluateArguments
 from g4i_hf.evaluation.comparison import ComparisonRow
 from g4i_hf.evaluation.predict import load_run
-from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.card import student_card
 from g4i_hf.hub.release import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.options import EvaluateArguments, ReleaseArguments
 from g4i_hf.training import AlignmentTrainer
 
 BEST = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1}

@@ -18,7 +18,6 @@ from PIL import Image as PILImage
 
 from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.arguments import CleaningArguments
 from g4i_hf.captioning.asking import Asking, _interrupted_once
 from g4i_hf.captioning.captioned import RAW, REASON, STATUS, given_columns, journal_columns, needs_another_try
 from g4i_hf.captioning.journal.keys import Keys
@@ -29,7 +28,8 @@ from g4i_hf.captioning.questions import SplitQuestions
 from g4i_hf.captioning.rows import ImageFacts
 from g4i_hf.captioning.sharing import Heartbeat, Share
 from g4i_hf.data.image_ids import image_paths
-from g4i_hf.data.loading import load_images
+from g4i_hf.data.loading import open_images
+from g4i_hf.options import CleaningArguments
 
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
 
@@ -79,7 +79,7 @@ def folder(tmp_path):
 
 
 def opened(folder: Path) -> Dataset:
-    return load_images(str(folder))["train"]
+    return open_images(str(folder))["train"]
 
 
 def in_a_table(split: Dataset) -> Dataset:
@@ -354,9 +354,9 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from g4i_hf.captioning.journal.reader import Journal
-from g4i_hf.data import load_images
+from g4i_hf.data import open_images
 from test_caption_asking import ask, questions_of
-split, journal = load_images({str(tmp_path / "data")!r})["train"], Path({str(tmp_path / "journal")!r})
+split, journal = open_images({str(tmp_path / "data")!r})["train"], Path({str(tmp_path / "journal")!r})
 print(questions_of(split)["train"].count_answered(Journal.load(journal), lambda row: True, lambda entry: False))
 ask(split, journal)
 """

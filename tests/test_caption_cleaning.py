@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from g4i_hf.captioning.arguments import CleaningArguments
 from g4i_hf.captioning.cleaning.clean import STEPS, Cleaned, clean
 from g4i_hf.captioning.cleaning.sentences import count_words, split_sentences
+from g4i_hf.options import CleaningArguments
 
 ARGS = CleaningArguments()
 OFF = CleaningArguments(**{f.name: False for f in dataclasses.fields(CleaningArguments) if f.default is True})

@@ -4,8 +4,8 @@ import dataclasses
 import random
 import time
 
-from g4i_hf.captioning.arguments import CleaningArguments
 from g4i_hf.captioning.cleaning.clean import clean
+from g4i_hf.options import CleaningArguments
 
 ARGS = CleaningArguments()
 LONG = (

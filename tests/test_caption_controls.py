@@ -9,11 +9,12 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
+from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
 from g4i_hf.embedding import EncoderArguments, encoders
 from g4i_hf.embedding.class_names import name_as_text
-from g4i_hf.recipes import train
 from g4i_hf.training.controls import control_captions
+from g4i_hf.workflows.train import TrainingRun
 
 DIM = 8
 NAMES = ["animal-bird", "hot_dog", "sky"]
@@ -233,12 +234,13 @@ def test_the_recipe_changes_the_training_split_alone_and_after_the_labels(tmp_pa
         full.to_parquet(tmp_path / "data" / f"{name}.parquet")
     argv = ["--dataset_name", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"), "--seed", "5"]
     argv += ["--text_encoder", "letters", "--caption_control", control, "--label_fraction", "0.3"]
-    run, data, encoder, _, _, args = parse_options(train.OPTIONS, argv)
-    loaded = [train.load_data(run, data, encoder, args)[0] for _ in range(2)]
-    splits = loaded[0]
+    runs = [TrainingRun(*parse_options(train.OPTIONS, argv)) for _ in range(2)]
+    for run in runs:
+        run.load()
+    splits, again = (run.splits for run in runs)
     assert splits["validation"]["caption"][:] == full["caption"][:]
-    assert splits["train"]["caption"][:] == loaded[1]["train"]["caption"][:]
-    assert splits["train"]["text_embeds"][:] == loaded[1]["train"]["text_embeds"][:] != full["text_embeds"][:]
+    assert splits["train"]["caption"][:] == again["train"]["caption"][:]
+    assert splits["train"]["text_embeds"][:] == again["train"]["text_embeds"][:] != full["text_embeds"][:]
     labelled = [label is not None for label in splits["train"]["label"][:]]
     captioned = [caption is not None for caption in splits["train"]["caption"][:]]
     assert sum(labelled) == 10  # of 11, 11 and 12

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from g4i_hf.captioning.answers import Answer, CaptionerError, Question
-from g4i_hf.captioning.arguments import EndpointArguments
 from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
 from g4i_hf.captioning.endpoint.retries import Breaker
+from g4i_hf.options import EndpointArguments
 
 WORKERS = Path(__file__).parent / "workers"
 sys.path.insert(0, str(WORKERS))
@@ -487,8 +487,7 @@ except KeyboardInterrupt:
 def test_ctrl_c_ends_the_run_and_what_came_is_delivered(serve):
     server = serve("--latency", 0.1)
     code = INTERRUPTED.format(path=[str(WORKERS.parent), str(WORKERS.parent.parent)])
-    lean = os.environ | {"G4I_HF_LAZY_IMPORT": "1"}
-    client = subprocess.Popen([sys.executable, "-c", code, server.url], stdout=subprocess.PIPE, text=True, env=lean)
+    client = subprocess.Popen([sys.executable, "-c", code, server.url], stdout=subprocess.PIPE, text=True)
     assert client.stdout.readline() == "ready\n"
     while server.stats()["whole"] < 40:
         time.sleep(0.1)

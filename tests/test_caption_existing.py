@@ -10,10 +10,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 from torchvision.datasets import ImageFolder
 
-from g4i_hf.captioning.arguments import ExistingCaptionsArguments
 from g4i_hf.captioning.existing.caption_files import CaptionFile
 from g4i_hf.captioning.existing.joining import column_captions, existing_captions, join_captions, list_captions
-from g4i_hf.data.loading import load_images
+from g4i_hf.data.loading import open_images
+from g4i_hf.options import ExistingCaptionsArguments
 
 
 def splits(**image_ids) -> DatasetDict:
@@ -199,7 +199,7 @@ def image_folder(tmp_path_factory):
 def test_a_list_is_paired_in_the_order_of_torchvision(image_folder, tmp_path):
     theirs = [path for path, _ in ImageFolder(image_folder).samples]
     captions = ["/".join(path.split("/")[-2:]) for path in theirs]  # says which image it is of
-    data = load_images(str(image_folder.parent))
+    data = open_images(str(image_folder.parent))
     shuffled = DatasetDict(train=data["train"].shuffle(seed=1))
     for rows in (data, shuffled):
         result = list_captions(rows, captions, "c.txt")
@@ -258,7 +258,7 @@ def test_folders_inside_class_folders_are_refused(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         PILImage.new("RGB", (4, 4)).save(tmp_path / name)
     with pytest.raises(ValueError, match="a/z/1.png lies in a folder inside another one"):
-        list_captions(load_images(str(tmp_path)), ["x"] * 4, "c")
+        list_captions(open_images(str(tmp_path)), ["x"] * 4, "c")
 
 
 # --- The whole ---

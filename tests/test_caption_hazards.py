@@ -16,7 +16,7 @@ from test_caption_recipe import CAPTIONER, caption, shapes
 from test_recipes import ROOT
 
 from g4i_hf.captioning.captioned import PRIVATE
-from g4i_hf.data import load_images
+from g4i_hf.data import open_images
 
 
 def saved(folder: Path, **columns) -> str:
@@ -51,7 +51,7 @@ def test_neither_journal_nor_images_are_replaced_by_the_stage(tmp_path):
     assert "answers would be lost" in caption(tmp_path, "--dataset_name", "pictures", *LOCAL, *inside, fails=True)
     caption(tmp_path, "--dataset_name", "pictures", *LOCAL, "--with_images")
     assert "another folder" in caption(tmp_path, "--dataset_name", "./captions", *LOCAL, fails=True)
-    assert len(load_images(str(tmp_path / "captions"))["train"]) == 2
+    assert len(open_images(str(tmp_path / "captions"))["train"]) == 2
 
 
 def test_numbers_are_no_names_of_classes(tmp_path):
@@ -84,9 +84,9 @@ def test_some_splits_of_a_stream_with_equal_images_and_a_row_without_class(tmp_p
     caption(tmp_path, *options)
     rows = pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()
     assert [row["caption_status"] for row in rows] == ["ok", "ok", "missing", "ok"]
-    assert [row["image_id"] for row in rows] == load_images(str(tmp_path / "data"))["train"]["image_id"][:]
+    assert [row["image_id"] for row in rows] == open_images(str(tmp_path / "data"))["train"]["image_id"][:]
     assert not (tmp_path / "captions" / "test.parquet").exists()
-    assert load_images(str(tmp_path / "captions"))["train"]["caption"][0] == rows[0]["caption"]
+    assert open_images(str(tmp_path / "captions"))["train"]["caption"][0] == rows[0]["caption"]
 
 
 def test_a_limit_with_partial_writes_what_there_is(tmp_path):

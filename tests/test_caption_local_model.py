@@ -14,10 +14,10 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, BertConfig, BertModel
 
 from g4i_hf.captioning.answers import CaptionerError
-from g4i_hf.captioning.arguments import LocalCaptionerArguments
 from g4i_hf.captioning.journal.keys import Keys
 from g4i_hf.captioning.local.captioner import LocalCaptioner
 from g4i_hf.captioning.local.model import dtype_of
+from g4i_hf.options import LocalCaptionerArguments
 
 QUESTIONS = [question(number, picture(number)) for number in range(4)]
 COMMITS = ("1" * 40, "2" * 40)
@@ -134,7 +134,8 @@ def test_missing_weights_and_processors_are_named(llava, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, message", [({"caption_batch_size": 0}, "at least 1"), ({"captioner_dtype": "int8"}, "bfloat16, float32")]
+    "given, message",
+    [({"caption_batch_size": 0}, "must be positive"), ({"captioner_dtype": "int8"}, "bfloat16, float32")],
 )
 def test_options_are_checked(given, message):
     with pytest.raises(ValueError, match=f"{next(iter(given))} is .*{message}"):

@@ -1,4 +1,4 @@
-"""`recipes/caption.py` as people start it: its own small model, captions that exist, a server that fails."""
+"""`caption` as people start it: its own small model, captions that exist, a server that fails."""
 
 import contextlib
 import io
@@ -19,8 +19,9 @@ from PIL import Image as PILImage
 from served_captioner import Server, served_captioner  # noqa: F401
 from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES, launch
 
-from g4i_hf.data import load_images
+from g4i_hf.data import open_images
 from g4i_hf.hub.captions_card import captions_card
+from g4i_hf.running import main
 
 CAPTIONER = ROOT / "recipes" / "shapes" / "captioner"
 CANARY = "hf_canary" + "x" * 20
@@ -28,18 +29,10 @@ CANARY = "hf_canary" + "x" * 20
 
 def caption(folder: Path, *options: str, fails: bool = False) -> str:
     """What the script prints, run in this process: starting one takes longer than most of the work."""
-    from g4i_hf.recipes import caption as script
-
     printed = io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-        pytest.MonkeyPatch.context() as patched,
-    ):
-        patched.setattr(sys, "argv", ["recipes/caption.py", *options])
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            script.main()
+            main(["caption", *options])
             code = 0
         except SystemExit as end:
             code = end.code
@@ -83,7 +76,7 @@ def test_every_image_is_described_in_its_own_row(captioned):
 
 
 def test_the_folder_opens_as_images_with_captions(captioned):
-    split = load_images(str(captioned / "runs" / "captions"))["train"]
+    split = open_images(str(captioned / "runs" / "captions"))["train"]
     assert {"image", "label", "image_id", "caption", "caption_weight"} <= set(split.column_names)
     names = split.features["label"].names
     assert all(f" {names[row['label']]} " in row["caption"] for row in split)
@@ -272,7 +265,7 @@ def test_images_can_be_written_too(tmp_path):
     caption(tmp_path, "--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", str(CAPTIONER),
             "--max_new_tokens", "16", "--with_images", "--report", "false")  # fmt: skip
     shutil.rmtree(tmp_path / "pictures")
-    split = load_images(str(tmp_path / "captions"))["train"]
+    split = open_images(str(tmp_path / "captions"))["train"]
     assert len(split) == 4 and {"image", "label", "caption"} <= set(split.column_names)
     assert split[0]["image"]["path"] == "train-0002.png"  # no path of this machine
     assert PILImage.open(io.BytesIO(split[0]["image"]["bytes"])).size == (32, 32)

@@ -14,14 +14,14 @@ from test_embedding import clip_folder, static_folder  # noqa: F401
 from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
-from g4i_hf.data.arguments import DataArguments
-from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.data.from_options import load_data, source_of, stream_data
+from g4i_hf.data.loading import ColumnNames, open_images
 from g4i_hf.data.published import find_stage
 from g4i_hf.data.source import Source
 from g4i_hf.data.stage import write_stage
-from g4i_hf.embedding import EncoderArguments, embed_captions, with_text_embeds
-from g4i_hf.evaluation.arguments import EvaluateArguments
+from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
 from g4i_hf.evaluation.evaluate import results_folder
+from g4i_hf.options import DataArguments, EvaluateArguments
 
 ROOT = Path(__file__).parent.parent
 IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
@@ -64,7 +64,7 @@ def save_captions(folder: Path, ids: list[str | None], split: str = "train", **m
 
 
 def joined(images: str, captions: str, **more) -> DatasetDict:
-    return DataArguments(dataset_name=images, captions_name=captions, **more).load()
+    return load_data(DataArguments(dataset_name=images, captions_name=captions, **more))
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 26], ids=["on disk", "in memory"])
@@ -118,7 +118,7 @@ def test_images_that_have_lost_their_folders_are_seen_in_the_message(tmp_path):
 
 def test_a_data_set_without_ids_or_captions_is_an_error(images, tmp_path):
     captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
-    with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*recipes/caption.py"):
+    with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*g4i caption"):
         joined(images, str(tmp_path / "a"))
     captions_of(IDS).select_columns(["image_id"]).to_parquet(tmp_path / "b" / "train.parquet")
     with pytest.raises(ValueError, match="nothing there but 'image_id'"):
@@ -130,7 +130,7 @@ def test_a_data_set_without_ids_or_captions_is_an_error(images, tmp_path):
 def test_images_are_not_written_again(images, tmp_path, monkeypatch):
     monkeypatch.setattr(joining, "IN_MEMORY", 0)
     train = joined(images, save_captions(tmp_path / "captions", IDS[::-1]))["train"]
-    alone = load_images(images)["train"]
+    alone = open_images(images)["train"]
     cached = {Path(file["filename"]) for file in train.cache_files} - {
         Path(file["filename"]) for file in alone.cache_files
     }
@@ -196,7 +196,7 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way,
     if way == "captions_name":
         data = DataArguments(dataset_name=embedded, captions_name=new_captions(folder, splits))
     elif way == "stage with images":
-        own = load_images(embedded)
+        own = open_images(embedded)
         split = Dataset.from_dict({"image_id": IDS, "caption": NEW, "caption_cleaned": [""] * 4})
         split = split.add_column("caption_status", ["ok"] * 4)
         write_captions(Captioned(dict.fromkeys(splits, split), {"captioner": "column"}), folder, source=embedded,
@@ -204,7 +204,7 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way,
         data = DataArguments(dataset_name=str(folder))
     else:
         data = DataArguments(dataset_name=new_captions(folder, splits, {"source": "../emb"}))
-    loaded = data.load()
+    loaded = load_data(data)
     for name, split in loaded.items():
         assert split["caption"][:] == (NEW if name in splits else [f"of {i}" for i in IDS])
         assert "text_embeds" not in split.column_names
@@ -213,7 +213,7 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way,
         )  # fmt: skip
     if way != "stage with images":
         assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text
-    found = with_text_embeds(loaded, args, tmp_path / "e", source=data.source())
+    found = with_text_embeds(loaded, args, tmp_path / "e", source=source_of(data))
     again = Dataset.from_dict({"image_id": IDS, "caption": NEW})
     expected = with_text_embeds(DatasetDict(train=again), args, tmp_path / "again", source="x")["train"]
     assert found["train"]["text_embeds"][:] == expected["text_embeds"][:]
@@ -247,15 +247,15 @@ def test_embeddings_of_joined_captions_are_joined_right_again(images, tmp_path, 
     (tmp_path / "captions").mkdir()
     captions_of(IDS[::-1]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
     data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
-    splits = data.load()
-    stage = embed_captions(splits, args, tmp_path / "embeddings", source=data.source())
+    splits = load_data(data)
+    stage = embed_stage(splits, args, tmp_path / "embeddings", source=source_of(data))
     assert (stage["source"], stage["captions_name"]) == ("../pictures", "../captions")
     assert stage["num_rows"] == {"train": 4}  # the split without captions has no embeddings
     (tmp_path / "moved").mkdir()
     for name in ("pictures", "captions", "embeddings"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
     monkeypatch.chdir(tmp_path / "moved")
-    opened = load_images("embeddings")
+    opened = open_images("embeddings")
     assert opened["train"]["caption"][:] == [f"of {i}" for i in IDS]
     expected = with_text_embeds(splits, args, tmp_path / "again", source="x")["train"]
     assert opened["train"]["text_embeds"][:] == expected["text_embeds"][:]
@@ -269,13 +269,13 @@ def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, args):
     )
     own.to_parquet(tmp_path / "data" / "train.parquet")
     data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text")
-    embed_captions(data.load(), args, tmp_path / "e", source=data.source())
-    assert load_images(str(tmp_path / "e"))["train"]["caption"][:] == ["owl", "car"]
+    embed_stage(load_data(data), args, tmp_path / "e", source=source_of(data))
+    assert open_images(str(tmp_path / "e"))["train"]["caption"][:] == ["owl", "car"]
     data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text",
                          label_column="picture")  # fmt: skip
-    with_other_names = embed_captions(
-        load_images(str(tmp_path / "data"), names=ColumnNames(image="picture", caption="text")),
-        args, tmp_path / "e", source=data.source(),
+    with_other_names = embed_stage(
+        open_images(str(tmp_path / "data"), names=ColumnNames(image="picture", caption="text")),
+        args, tmp_path / "e", source=source_of(data),
     )  # fmt: skip
     assert with_other_names["reused"]  # of the same captions
 
@@ -286,12 +286,12 @@ def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path
     )
     data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
     with pytest.raises(ValueError, match="captions was embedded by other/one, but text_encoder is"):
-        with_text_embeds(data.load(), args, tmp_path / "e", source=data.source())
+        with_text_embeds(load_data(data), args, tmp_path / "e", source=source_of(data))
 
 
 def test_a_stream_cannot_be_joined():
     with pytest.raises(ValueError, match="captions_name is set, but a stream"):
-        DataArguments(dataset_name="user/pictures", captions_name="user/captions").stream()
+        stream_data(DataArguments(dataset_name="user/pictures", captions_name="user/captions"))
     with pytest.raises(ValueError, match="captions_revision is set, but captions_name is not"):
         DataArguments(dataset_name="user/pictures", captions_revision="v1")
 

@@ -24,7 +24,6 @@ from g4i_hf.evaluation.card_pictures import draw_card_pictures
 from g4i_hf.evaluation.comparison import compare, compare_seeds
 from g4i_hf.evaluation.pictures import draw_curves
 from g4i_hf.evaluation.predict import Predictions
-from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.card import Adapter, Contents, Picture, student_card
 from g4i_hf.hub.card_metadata import check_model_card
 from g4i_hf.hub.figures import Seeds
@@ -35,6 +34,7 @@ from g4i_hf.hub.release import release_student
 from g4i_hf.hub.student_folder import write_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.options import ReleaseArguments
 
 NEEDED = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 1_300_000, "options": {}}
 ROWS = compare(RESULTS, shifted(-0.02), ["validation", "test"])
@@ -475,7 +475,7 @@ def test_pictures_of_other_weights_or_unwanted_ones_are_left_out(tmp_path, caplo
         images = student / "images"
         assert {path.name for path in images.glob("*")} == wanted
         if drawn is None:
-            assert "has no pictures: evaluate.py --run" in caplog.text
+            assert "has no pictures: g4i evaluate --run" in caplog.text
 
 
 def test_figures_go_to_leaderboards_of_data_on_the_hub_only(tmp_path):

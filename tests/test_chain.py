@@ -8,16 +8,15 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from test_captions_name import IDS, NEW, captions_of, new_captions, save_images
 
-from g4i_hf.data.arguments import DataArguments
 from g4i_hf.data.chain import steps
-from g4i_hf.data.loading import load_images
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.source import Source, is_path
 from g4i_hf.data.stage import write_stage
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.dataset_folder import build_dataset
 from g4i_hf.hub.origin import bare_name as bare_name_of_cards
 from g4i_hf.hub.public_stage import bare_name, public_stage
-from g4i_hf.training.arguments import StudentArguments
+from g4i_hf.options import DataArguments, StudentArguments
 from g4i_hf.training.lineage import lineage_of
 
 
@@ -40,7 +39,7 @@ def test_stages_that_name_each_other_for_their_images_have_none(ring):
     for name, further in zip(ring, [*ring[1:], ring[0]], strict=True):
         published(name, further)
     with pytest.raises(ValueError, match="holds no images and names .*, which leads back to .*--captions_name me/"):
-        load_images("me/a")
+        open_images("me/a")
     new_captions(Path("e"), stage={"source": "../me/a"})
     with pytest.raises(ValueError, match="which leads back to"):
         public_stage("e")
@@ -52,9 +51,9 @@ def test_a_ring_in_which_one_holds_images_ends_there(here):
     whole = {"train": Dataset.from_dict(rows, features=features)}
     stage = {"stage": "captioning", "captioner": {"captioner": "column"}, "published": True, "source": "me/whole"}
     write_stage(here / "me" / "whole", whole, stage | {"with_images": True})
-    assert load_images("me/whole")["train"]["caption"][:] == NEW
+    assert open_images("me/whole")["train"]["caption"][:] == NEW
     assert [step.source.name for step in steps(Source("me/whole"))] == ["me/whole"]
-    found = lineage_of(load_images("me/whole"), DataArguments(dataset_name="me/whole"), StudentArguments())
+    found = lineage_of(open_images("me/whole"), DataArguments(dataset_name="me/whole"), StudentArguments())
     assert [source["images"] for source in found["sources"]] == [True]
     new_captions(Path("e"), stage={"source": "me/whole"})
     assert public_stage("e")["source"] == "me/whole"

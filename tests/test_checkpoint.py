@@ -15,8 +15,9 @@ from test_optimization import StopAfter
 from test_trainer import arguments
 from transformers import TrainerCallback
 
-from g4i_hf.data import AugmentationArguments, CaptionedImages, train_transform
+from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data.fingerprint import fingerprint
+from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.checkpoint import (
     CheckpointError,

@@ -71,7 +71,7 @@ ERRORS = {
     "no label": (split_with(drop="label"), r"has no column 'label'. Its columns: image, .*--label_column"),
     "no text_embeds": (
         split_with(drop="text_embeds"),
-        r"has no column 'text_embeds'. Its columns: image, .*recipes/embed.py.*--text_embeds_column",
+        r"has no column 'text_embeds'. Its columns: image, .*g4i embed.*--text_embeds_column",
     ),
     "text_embeds of text": (
         split_with(text_embeds=["x"] * 6, features={"text_embeds": Value("string")}),

@@ -1,427 +1,306 @@
-"""Options come from defaults, then YAML, then the command line; a mistake is named and nothing starts."""
+"""Options come from defaults, a run, YAML, then the command line; a mistake is one line, and nothing starts."""
 
-import json
+import importlib
 import os
+import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import get_args, get_type_hints
 
 import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from hypothesis import example, given
+from hypothesis import strategies as st
+from transformers import TrainingArguments
 
-from g4i_hf.cli import OptionError, parse_options
-from g4i_hf.cli.errors import did_you_mean
-from g4i_hf.data.arguments import AugmentationArguments, DataArguments
-from g4i_hf.embedding import EncoderArguments
-from g4i_hf.evaluation.arguments import EvaluateArguments
-from g4i_hf.training import AlignmentArguments, RunArguments, StudentArguments
+from g4i_hf import cli, losses, options
+from g4i_hf.captioning.existing.order import MIN_SAMPLE
+from g4i_hf.cli import parse_options
+from g4i_hf.data.bad_images import ON_BAD_IMAGES
+from g4i_hf.files import did_you_mean
+from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
+from g4i_hf.modeling.processing import INTERPOLATIONS
+from g4i_hf.running import COMMANDS, LAUNCHER_OPTIONS, main
+from g4i_hf.training import AlignmentArguments
+from g4i_hf.training.run_folder import resolved_options
 
 ROOT = Path(__file__).parent.parent
-ALL = (RunArguments, DataArguments, EncoderArguments, StudentArguments, AugmentationArguments, AlignmentArguments)
+OF = {name: importlib.import_module(f"g4i_hf.commands.{name}") for name in COMMANDS}
+TRAIN, DATA = OF["train"].OPTIONS, (options.DataArguments,)
+BASE = "dataset_name: x\noutput_dir: o\n"
 
 
-@dataclass
-class Options:
-    """A few kinds of fields."""
-
-    rate: float = field(default=0.1, metadata={"help": "A float."})
-    steps: int = field(default=5, metadata={"help": "An integer."})
-    decay: float | None = field(default=None, metadata={"help": "Perhaps a float."})
-    quick: bool = field(default=False, metadata={"help": "A switch."})
-    thorough: bool = field(default=True, metadata={"help": "A switch that is on."})
-    name: str = field(default="x", metadata={"help": "Text."})
-    folder: str | None = field(default=None, metadata={"help": "A path."})
-    splits: list[str] | None = field(default=None, metadata={"help": "A list."})
-    sizes: list[int] = field(default_factory=list, metadata={"help": "A list of integers."})
-    mode: Literal["fast", "slow"] = field(default="slow", metadata={"help": "One of two."})
-    names: dict[str, str] | None = field(default=None, metadata={"help": "A mapping."})
-    maybe: bool | None = field(default=None, metadata={"help": "A switch that may be unset."})
-
-    def __post_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps is {self.steps};\n  it must be positive.")
-
-
-@dataclass
-class Required:
-    """A field without default."""
-
-    dataset_name: str = field(metadata={"help": "Must be given."})
-
-
-def parse(tmp_path: Path, yaml: str | None, *argv: str, classes: tuple[type, ...] = (Options,), **kwargs):
-    if yaml is not None:
-        (tmp_path / "öptions.yaml").write_text(yaml, encoding="utf-8")
-        argv = ("--config", str(tmp_path / "öptions.yaml"), *argv)
+def parse(*argv: str, classes=TRAIN, **kwargs) -> dict:
+    """What the command line says, as values by name."""
     parsed = parse_options(classes, list(argv), **kwargs)
-    return parsed[0] if len(classes) == 1 else parsed
+    return {name: value for each in parsed for name, value in ({"others": None} | vars(each)).items()}
 
 
-# --- Precedence -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def written(tmp_path):
+    """Parses a file of options, its first two lines given, with more on the command line."""
+
+    def parse_file(text: str, *argv: str, base: str = BASE, **kwargs) -> dict:
+        (tmp_path / "öptions.yaml").write_text(base + text, encoding="utf-8")
+        return parse("--config", str(tmp_path / "öptions.yaml"), *argv, **kwargs)
+
+    return parse_file
 
 
-def test_defaults_then_yaml_then_command_line(tmp_path):
-    assert parse(tmp_path, None) == Options()
-    options = parse(tmp_path, "rate: 0.2\nsteps: 6\n", "--steps", "7")
-    assert options == Options(rate=0.2, steps=7)
+def refused(parse_it, *args, **kwargs) -> str:
+    with pytest.raises(ValueError) as error:
+        parse_it(*args, **kwargs)
+    return str(error.value)
 
 
-def test_the_command_line_can_say_what_the_default_is(tmp_path):
-    assert parse(tmp_path, "rate: 0.2\nquick: true\n", "--rate", "0.1", "--quick", "false") == Options()
+def printed(capsys, name: str, *argv: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([name, *argv])
+    assert end.value.code == 0
+    return capsys.readouterr().out
 
 
-def test_config_can_be_given_with_an_equals_sign(tmp_path):
-    (tmp_path / "o.yaml").write_text("steps: 6")
-    assert parse(tmp_path, None, f"--config={tmp_path / 'o.yaml'}").steps == 6
+def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
 
 
-def test_a_required_field_can_come_from_yaml(tmp_path):
-    assert parse(tmp_path, "dataset_name: pictures", classes=(Required,)).dataset_name == "pictures"
-    with pytest.raises(SystemExit) as error:
-        parse(tmp_path, "", classes=(Required,))
-    assert error.value.code == 2
+# --- Precedence ------------------------------------------------------------------------------------------------------
 
 
-def test_the_default_recipe_is_read_only_when_neither_config_nor_data_is_named(tmp_path):
-    recipe = {"default_config": tmp_path / "recipe.yaml", "classes": (Options, DataArguments)}
-    (tmp_path / "recipe.yaml").write_text("name: of the recipe\ndataset_name: emoji\n")
-    assert parse(tmp_path, None, "--steps", "1", **recipe)[0] == Options(name="of the recipe", steps=1)
-    assert parse(tmp_path, None, "--dataset_name", "mine", **recipe)[0].name == "x"
-    assert parse(tmp_path, None, "--dataset_name=mine", **recipe)[0].name == "x"
-    assert parse(tmp_path, "dataset_name: mine", **recipe)[0].name == "x"
-
-
-def test_options_of_a_run_come_before_those_of_the_config(tmp_path):
-    """evaluate.py takes data and encoder from the run; what is no option here is skipped there, and only there."""
+def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
+    evaluate = {"classes": OF["evaluate"].OPTIONS, "run_options": "train.yaml"}
+    of_run = "dataset_name: ./data\ntext_encoder: of run\nlong_captions: chunk_mean\nlabel_column: l\n"
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "train.yaml").write_text("dataset_name: ./data\ntext_encoder: of the run\nlearning_rate: 1\n")
-    classes = (EvaluateArguments, DataArguments, EncoderArguments)
-    options = {"classes": classes, "run_options": "train.yaml"}
-    _, data, encoder = parse(tmp_path, "text_encoder: mine", "--run", str(tmp_path / "run"), **options)
-    assert encoder.text_encoder == "mine"
-    assert Path(data.dataset_name).resolve() == tmp_path / "run" / "data"
-    evaluation, *_ = parse(tmp_path, "run: " + str(tmp_path / "run"), **options)
-    assert evaluation.run == str(tmp_path / "run")
+    (tmp_path / "run" / "train.yaml").write_text(of_run + "captions_name: c\nlearning_rate: 1\n")
+    found = written("text_encoder: of file\nrun: ./run\nweights: ema\n", "--weights", "raw", base="", **evaluate)
+    assert (found["text_encoder"], found["weights"], found["long_captions"]) == ("of file", "raw", "chunk_mean")
+    assert Path(found["dataset_name"]).resolve() == tmp_path / "run" / "data" and found["captions_name"] == "c"
+    other = parse("--run", str(tmp_path / "run"), "--dataset_name", "other", **evaluate)  # has captions of its own
+    assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, "l")
+    for run_folder, said in ((tmp_path / "gone", "there is no such folder"), (tmp_path, "holds no train.yaml")):
+        assert said in refused(parse, "--run", str(run_folder), **evaluate)
 
 
-# --- Kinds of values ------------------------------------------------------------------------------------------------
+def test_the_recipe_is_read_when_neither_config_nor_data_is_named(tmp_path, written):
+    (tmp_path / "recipe.yaml").write_text("label_column: l\ndataset_name: emoji\n")
+    recipe = {"default_config": tmp_path / "recipe.yaml", "classes": DATA}
+    assert parse("--caption_column", "c", **recipe)["label_column"] == "l"
+    for argv in (("--dataset_name", "mine"), ("--dataset_name=mine",)):
+        assert parse(*argv, **recipe)["label_column"] is None
+    assert written("", base="dataset_name: mine", **recipe)["label_column"] is None
 
 
-@pytest.mark.parametrize(
-    "text, expected", [("5e-4", 5e-4), ("1e-12", 1e-12), ("1", 1.0), ("-2E+3", -2000.0), ("'0.5'", 0.5), (".5", 0.5)]
-)
-@pytest.mark.parametrize("name", ["rate", "decay"])
-def test_numbers_in_yaml_arrive_as_floats(tmp_path, name, text, expected):
-    value = getattr(parse(tmp_path, f"{name}: {text}"), name)
-    assert value == expected and type(value) is float
+def test_the_last_of_the_same_option_counts(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(f"dataset_name: {name}")
+    argv = ["--config", str(tmp_path / "a.yaml"), f"--config={tmp_path / 'b.yaml'}"]
+    assert parse(*argv)["dataset_name"] == "b"
+    assert parse("--dataset_name", "x", "--seed", "1", "--seed=2")["seed"] == 2
 
 
-def test_numbers_of_trainer_arrive_as_floats_too(tmp_path):
-    text = "dataset_name: x\noutput_dir: o\nuse_cpu: true\nlearning_rate: 5e-4\nadam_epsilon: 1e-12\nweight_decay: 1\n"
-    args = parse(tmp_path, text + "lr_scheduler_kwargs: {min_lr: 1e-5, nested: [2e-3, a1e5, 1e5b]}\n", classes=ALL)[-1]
-    assert (args.learning_rate, args.adam_epsilon, args.weight_decay) == (5e-4, 1e-12, 1.0)
-    assert type(args.weight_decay) is float
-    assert args.lr_scheduler_kwargs == {"min_lr": 1e-5, "nested": [2e-3, "a1e5", "1e5b"]}
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+VALUES = [
+    *[(f"learning_rate: {text}", float(text.strip("'"))) for text in ("5e-4", "1e-12", "1", "-2E+3", "'0.5'", ".5")],
+    *[(f"crop_min_scale: {text}", float(text.replace(".", ""))) for text in (".inf", "-.inf")],
+    *[(f"dataset_revision: {text}", text) for text in ("012", "1e5", "no", "on", "1_000", "0x1f", "2020-01-01", "ö")],
+    *[(f"bf16: {text}", True) for text in ("yes", "true", "on", "1", "True", "y", "'true'")],
+    *[(f"require_labels: {text}", False) for text in ("no", "false", "off", "0", "False", "n", "'no'")],
+    *[(f"dataset_revision: {text}", None) for text in ("", "null", "~")],
+    ("dataset_revision: ''", ""),
+    ("dataset_revision: 'null'", "null"),
+    ("align_learn_temperature: no", False),
+    ("eval_strategy: no", "no"),
+    ("max_steps: '3'", 3),
+    ("splits: test", ["test"]),
+    ("splits:\n- test", ["test"]),
+    ("seeds: [1, '2']", [1, 2]),
+    ("class_weights: [1, 0.5]", [1, 0.5]),
+    ("class_weights: balanced", "balanced"),
+    ("student_args: {a: 1e-3, b: '1e-3', c: [2e-3, a1e5]}", {"a": 1e-3, "b": "1e-3", "c": [2e-3, "a1e5"]}),
+    ("student_args: '{\"a\": [1]}'", {"a": [1]}),
+]  # fmt: skip
+GRID = "train_config: t\nstudents: {a: {}}\nvariants: {b: {}}\n"
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [("123", "123"), ("1e5", "1e5"), ("größer", "größer"), ("''", ""), ("0123456", "0123456"), ("2020-01-01",) * 2]
-    + [(word, word) for word in ("yes", "no", "on", "1_000", "0x1f", "'null'")],
-)
-def test_text_stays_text(tmp_path, text, expected):
-    """A revision of digits is no octal number, and a split called `on` no switch."""
-    assert parse(tmp_path, f"name: {text}").name == expected.strip("'")
+@pytest.mark.parametrize("text, expected", VALUES, ids=[text for text, _ in VALUES])
+def test_a_value_in_yaml_has_the_type_of_its_option(written, text, expected):
+    """A revision of digits is no octal number, a split called `on` no switch, and 5e-4 no text."""
+    of_study = {"base": GRID, "classes": OF["compare"].OPTIONS} if text.startswith(("splits", "seeds")) else {}
+    value = written(text, **of_study)[text.split(":")[0]]
+    assert value == expected and type(value) is type(expected)
 
 
-SWITCHES = [(word, True) for word in ("yes", "true", "on", "1", "True", "ON", "y")]
-SWITCHES += [(word, False) for word in ("no", "false", "off", "0", "False", "OFF", "n")]
+WORDS = [
+    (("--learning_rate", "-1e-3"), "learning_rate", -1e-3),
+    (("--learning-rate=-.5",), "learning_rate", -0.5),
+    (("--output-dir", "my-run/a-b"), "output_dir", "my-run/a-b"),
+    (("--student_args", '{"a-b": "c-d=e"}'), "student_args", {"a-b": "c-d=e"}),
+    (("--bf16", "--max_steps", "3"), "bf16", True),
+    (("--bf16", "no"), "bf16", False),
+    (("--no_require_labels",), "require_labels", False),
+    (("--no-require-labels",), "require_labels", False),
+    (("--use_peft", "--pretrained", "--lora_target_modules", "a", "b"), "lora_target_modules", ["a", "b"]),
+    (("--caption_column", ""), "caption_column", ""),
+    (("--student=-x",), "student", "-x"),
+]
 
 
-@pytest.mark.parametrize("text, expected", SWITCHES)
-@pytest.mark.parametrize("name", ["quick", "thorough", "maybe"])
-def test_switches(tmp_path, name, text, expected):
-    assert getattr(parse(tmp_path, f"{name}: {text}"), name) is expected
-    assert getattr(parse(tmp_path, f"{name}: '{text}'"), name) is expected
-    assert getattr(parse(tmp_path, None, f"--{name}", text), name) is expected
-    assert getattr(parse(tmp_path, f"{name}: {not expected}", f"--{name}={text}"), name) is expected
-
-
-def test_a_switch_alone_means_true(tmp_path):
-    options = parse(tmp_path, "quick: off\nthorough: off\n", "--quick", "--thorough", "--maybe", "--steps", "1")
-    assert (options.quick, options.thorough, options.maybe) == (True, True, True)
-    assert parse(tmp_path, None, "--no_thorough").thorough is False
-    assert parse(tmp_path, None, "--no-thorough").thorough is False
-
-
-@pytest.mark.parametrize("text, expected", [("-1e-3", -1e-3), ("-.5", -0.5), ("-2", -2.0), ("-2.E+3", -2000.0)])
-def test_a_negative_number_is_a_value_and_no_option(tmp_path, text, expected):
-    options = parse(tmp_path, None, "--decay", text, "--steps", "3")
-    assert (options.decay, options.steps) == (expected, 3)
-
-
-def test_infinity_in_yaml(tmp_path):
-    assert parse(tmp_path, "decay: -.inf").decay == float("-inf")
-
-
-def test_hyphens_may_stand_for_underscores(tmp_path):
-    classes = {"default_config": tmp_path / "none.yaml", "classes": (DataArguments,)}
-    assert parse(tmp_path, None, "--dataset-name", "my-data", **classes).dataset_name == "my-data"
-
-
-def test_the_last_config_counts(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.yaml").write_text(f"name: {name}")
-    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
-    for argv in (("--config", a, "--config", b), (f"--config={a}", "--config", b), ("--config", a, f"--config={b}")):
-        assert parse(tmp_path, None, *argv).name == "b"
-
-
-def test_mappings_keep_their_kinds(tmp_path):
-    assert parse(tmp_path, "names: {a: 1e-3, b: '1e-3', c: [x]}").names == {"a": 1e-3, "b": "1e-3", "c": ["x"]}
-    assert parse(tmp_path, None, "--names", '{"a": "b"}').names == {"a": "b"}
-
-
-def test_values_of_trainer_that_take_text_or_a_list(tmp_path):
-    base = "dataset_name: x\noutput_dir: o\nuse_cpu: true\n"
-    assert parse(tmp_path, base + "class_weights: [1, 0.5]", classes=ALL)[-1].class_weights == [1, 0.5]
-    assert parse(tmp_path, base + "class_weights: balanced", classes=ALL)[-1].class_weights == "balanced"
-    assert parse(tmp_path, base + "label_names: [a, b]", classes=ALL)[-1].label_names == ["a", "b"]
-    seen = parse(tmp_path, base + "include_num_input_tokens_seen: non_padding", classes=ALL)[-1]
-    assert seen.include_num_input_tokens_seen == "non_padding"
-
-
-def test_null_is_none(tmp_path):
-    assert parse(tmp_path, "decay:\nfolder: null\n") == Options()
-
-
-def test_lists_hold_values_of_their_kind(tmp_path):
-    assert parse(tmp_path, "sizes: [1, '2']").sizes == [1, 2]
-    assert parse(tmp_path, "splits: [1, no]").splits == ["1", "no"]
-    assert parse(tmp_path, "splits: []\nsizes: []") == Options(splits=[])
-
-
-@pytest.mark.parametrize("text", ["test", "[test]", "\n- test"])
-def test_a_list_may_be_one_value(tmp_path, text):
-    assert parse(tmp_path, f"splits: {text}").splits == ["test"]
-    assert parse(tmp_path, None, "--splits", "a", "b").splits == ["a", "b"]
-
-
-def test_no_is_the_strategy_no_and_not_false(tmp_path):
-    text = "dataset_name: x\noutput_dir: o\nuse_cpu: true\nsave_strategy: no\neval_strategy: no\n"
-    args = parse(tmp_path, text, classes=ALL)[-1]
-    assert args.save_strategy == "no" and args.eval_strategy == "no"
-
-
-@pytest.mark.parametrize("where", ["yaml", "command line"])
-def test_student_args_are_a_mapping_or_json(tmp_path, where):
-    base = "dataset_name: x\noutput_dir: o\nuse_cpu: true\n"
-    expected = {"layers": [1, 2], "drop_path_rate": 0.1, "act": "gelu"}
-    if where == "yaml":
-        parsed = parse(tmp_path, base + "student_args: {layers: [1, 2], drop_path_rate: 1e-1, act: gelu}", classes=ALL)
-    else:
-        parsed = parse(tmp_path, base, "--student_args", json.dumps(expected), classes=ALL)
-    assert parsed[3].student_args == expected
-
-
-# --- Paths ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("argv, name, expected", WORDS)
+def test_a_value_on_the_command_line(argv, name, expected):
+    assert parse("--dataset_name", "x", *argv)[name] == expected
 
 
 @pytest.mark.parametrize("text", [".", "./data", "../data", "./däta/x"])
-def test_a_path_that_starts_with_a_dot_is_relative_to_the_yaml_file(tmp_path, monkeypatch, text):
+def test_a_path_that_starts_with_a_dot_is_relative_to_its_file(tmp_path, monkeypatch, text):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "o.yaml").write_text(f"folder: {text}", encoding="utf-8")
+    (tmp_path / "a" / "b" / "o.yaml").write_text(f"dataset_name: {text}\nlabel_column: runs/x", encoding="utf-8")
     for start, config in ((tmp_path, "a/b/o.yaml"), (tmp_path / "a" / "b", "o.yaml"), (tmp_path / "a", "b/o.yaml")):
         monkeypatch.chdir(start)
-        folder = parse(tmp_path, None, "--config", config).folder
-        assert Path(folder).resolve() == (tmp_path / "a" / "b" / text).resolve()
-        assert folder.startswith(".")  # a folder, whether it exists or not, and no Hub id
+        found = parse("--config", config, "--caption_column", "./here", classes=DATA)
+        assert Path(found["dataset_name"]).resolve() == (tmp_path / "a" / "b" / text).resolve()
+        assert found["dataset_name"].startswith(".")  # a folder, whether it exists or not, and no Hub id
+        assert (found["label_column"], found["caption_column"]) == ("runs/x", "./here")
 
 
-@pytest.mark.parametrize("text", ["runs/x", "user/name", "/abs/x", ".5"])
-def test_other_text_is_left_alone(tmp_path, text):
-    assert parse(tmp_path, f"folder: '{text}'").folder == text
+OTHERS = [
+    (("--adam_beta1", "0.8"), "adam_beta1", 0.8),
+    (("--adam-epsilon=1e-12",), "adam_epsilon", 1e-12),
+    (("--label_names", "a", "b"), "label_names", ["a", "b"]),
+    (("--logging_first_step",), "logging_first_step", True),
+    (("--dataloader_drop_last", "true"), "dataloader_drop_last", True),
+    (("--accelerator_config", '{"even_batches": false}'), "accelerator_config", {"even_batches": False}),
+]
 
 
-def test_paths_on_the_command_line_are_relative_to_where_one_is(tmp_path):
-    assert parse(tmp_path, "folder: ./there", "--folder", "./here").folder == "./here"
+def of_trainer(written, tmp_path, text: str, *argv: str):
+    base = f"dataset_name: x\noutput_dir: {tmp_path}\n"
+    (tmp_path / "o.yaml").write_text(base + text)
+    return AlignmentArguments.from_options(parse_options(TRAIN, ["--config", str(tmp_path / "o.yaml"), *argv])[-1])
 
 
-# --- Mistakes -------------------------------------------------------------------------------------------------------
-
-
-def message_of(capsys, tmp_path, yaml, *argv, **kwargs) -> str:
-    with pytest.raises(SystemExit) as error:
-        parse(tmp_path, yaml, *argv, **kwargs)
-    assert error.value.code == 2
-    return capsys.readouterr().err
-
-
-@pytest.mark.parametrize("key, near", [("stpes", "steps"), ("Rate", "rate"), ("split", "splits")])
-def test_an_unknown_key_names_the_nearest_known_one(tmp_path, capsys, key, near):
-    expected = f"unknown option '{key}' in {tmp_path / 'öptions.yaml'}, line 1. Did you mean '{near}'?"
-    assert expected in message_of(capsys, tmp_path, f"{key}: 1")
-    for argv in ((f"--{key}", "1"), (f"--{key}=1",)):
-        expected = f"unknown option '{key}' in the command line. Did you mean '{near}'?"
-        assert expected in message_of(capsys, tmp_path, None, *argv)
-
-
-def test_a_key_like_no_other_is_named_alone(tmp_path, capsys):
-    message = message_of(capsys, tmp_path, "zzz: 1")
-    assert "unknown option 'zzz'" in message and "Did you mean" not in message
-
-
-@pytest.mark.parametrize("key", ["config", "help", "1"])
-def test_what_is_no_field_is_no_key(tmp_path, capsys, key):
-    assert f"unknown option '{key}'" in message_of(capsys, tmp_path, f"{key}: x")
-
-
-def test_abbreviations_are_not_guessed(tmp_path, capsys):
-    assert "unknown option 'step'" in message_of(capsys, tmp_path, None, "--step", "3")
+@pytest.mark.parametrize("argv, name, expected", OTHERS)
+def test_other_options_of_trainer_pass_through(written, tmp_path, argv, name, expected):
+    text = f"{name}: {expected if isinstance(expected, list) else yaml.safe_dump(expected, default_flow_style=True)}"
+    text = text.replace("\n...", "")
+    for args in (of_trainer(written, tmp_path, "", *argv), of_trainer(written, tmp_path, text)):
+        found = getattr(args, name)
+        found = found.to_dict() | expected if name == "accelerator_config" else found
+        assert found == (found | expected if isinstance(expected, dict) else expected), name
+        assert type(found) is type(expected) and args.learning_rate == 5e-5
 
 
 @pytest.mark.parametrize(
-    "yaml, expected",
-    [
-        ("steps: many", "steps is 'many'; a whole number is wanted."),
-        ("steps: 1.5", "steps is '1.5'; a whole number is wanted."),
-        ("steps: [1, 2]", "steps is [1, 2]; a whole number is wanted."),
-        ("steps: {a: 1}", "steps is {'a': 1}; a whole number is wanted."),
-        ("rate: true", "rate is 'true'; a number is wanted."),
-        ("decay: fast", "decay is 'fast'; a number is wanted."),
-        ("quick: maybe", "quick is 'maybe'; true or false is wanted."),
-        ("thorough: maybe", "thorough is 'maybe'; true or false is wanted."),
-        ("name: [a, b]", "name is ['a', 'b']; text is wanted."),
-        ("name: {a: b}", "name is {'a': 'b'}; text is wanted."),
-        ("sizes: [1, two]", "sizes is 'two'; a whole number is wanted."),
-        ("mode: fats", "mode is 'fats'; choose one of fast, slow. Did you mean 'fast'?"),
-        ("names: [1, 2]", "names is [1, 2]; a mapping (JSON) is wanted."),
-        ("name: !!python/name:os.system x", "name has the tag 'tag:yaml.org,2002:python/name:os.system'"),
-        ("names: {a: !!python/name:os.system x}", "could not determine a constructor"),
-    ],
+    "text", ["adam_beta1: much", "optim: adam", "lr_scheduler_type: cosin", "ddp_timeout: [1, 2]"]
 )
-def test_a_value_of_the_wrong_kind_names_file_line_field_and_value(tmp_path, capsys, yaml, expected):
-    message = message_of(capsys, tmp_path, "# first\n" + yaml)
-    assert message.startswith(f"error: {tmp_path / 'öptions.yaml'}, line 2: ")
-    assert expected in message and message.count("\n") == 1
+def test_a_wrong_value_for_trainer_names_its_option(written, tmp_path, text):
+    assert text.split(":")[0] in refused(of_trainer, written, tmp_path, text)
 
 
-@pytest.mark.parametrize(
-    "argv, expected",
-    [
-        (("--steps", "many"), "--steps is 'many'; a whole number is wanted."),
-        (("--steps=many",), "--steps is 'many'; a whole number is wanted."),
-        (("--rate", "x", "--steps", "1"), "--rate is 'x'; a number is wanted."),
-        (("--quick", "maybe"), "--quick is 'maybe'; true or false is wanted."),
-        (("--mode", "fats"), "--mode is 'fats'; choose one of fast, slow. Did you mean 'fast'?"),
-        (("--sizes", "1", "two"), "--sizes is 'two'; a whole number is wanted."),
-        (("--names", "{1"), "--names is '{1', which is not JSON"),
-        (("--names", "[1]"), "--names is '[1]'; a mapping (JSON) is wanted."),
-        (("--steps",), "--steps needs a value: a whole number.\n"),
-        (("--steps", "--quick"), "--steps needs a value: a whole number.\n"),
-        (("--mode",), "--mode needs a value: one of fast, slow.\n"),
-        (("--name", "-x"), "--name needs a value: text. (Write one that starts with a dash as --name=VALUE.)"),
-        (("--splits",), "--splits needs a value: a list of which each is text."),
-        (("--config",), "--config needs a value: the path of a YAML file."),
-        (("--no_thorough=1",), "--no_thorough takes no value."),
-        (("--steps", "1", "2"), "'2' in the command line belongs to no option."),
-        (("-steps", "1"), "unknown option '-steps' in the command line; names start with two dashes. Did you mean"),
-    ],
-)
-def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys, argv, expected):
-    message = message_of(capsys, tmp_path, None, *argv)
-    assert message.startswith(f"error: {expected}") and message.count("\n") == 1
+# --- Mistakes --------------------------------------------------------------------------------------------------------
+
+LOSSES = "choose one of clip, infonce, soft_clip, siglip, cosine. Did you mean 'clip'?"
+WRONG_LINES = [
+    ("learning_rat: 1", "unknown option 'learning_rat' in FILE, line 3. Did you mean 'learning_rate'?"),
+    ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),
+    ("zzz: 1", "unknown option 'zzz' in FILE, line 3."),
+    ("1: x", "unknown option '1' in FILE, line 3."),
+    ("max_steps: many", "FILE, line 3: max_steps is 'many'; a whole number is wanted."),
+    ("max_steps: 1.5", "FILE, line 3: max_steps is '1.5'; a whole number is wanted."),
+    ("max_steps: [1, 2]", "FILE, line 3: max_steps is ['1', '2']; a whole number is wanted."),
+    ("max_steps: {a: 1}", "FILE, line 3: max_steps is {'a': 1}; a whole number is wanted."),
+    ("max_steps:", "FILE, line 3: max_steps has no value; a whole number is wanted."),
+    ("student: null", "FILE, line 3: student has no value; text is wanted."),
+    ("learning_rate: true", "FILE, line 3: learning_rate is 'true'; a number is wanted."),
+    ("layer_decay: fast", "FILE, line 3: layer_decay is 'fast'; a number is wanted."),
+    ("bf16: maybe", "FILE, line 3: bf16 is 'maybe'; true or false is wanted."),
+    ("student: [a, b]", "FILE, line 3: student is ['a', 'b']; text is wanted."),
+    ("align_loss: clop", f"FILE, line 3: align_loss is 'clop'; {LOSSES}"),
+    ("student: !!python/name:os.system x", "tag:yaml.org,2002:python/name:os.system"),
+    ("seed: 1\nbf16: no\nseed: 2", "line 5: seed is given twice, first in line 3. Keep one."),
+    ("student_args: {a: 1,\n b: 2, a: 3}", "line 4: a is given twice, first in line 3. Keep one."),
+    ("max_steps: [", "FILE is not valid YAML: while parsing"),
+    ("a:\n\tb: 1", "Use spaces instead of tabs."),
+    ("student_args: '{\"a\"'", "student_args is '{\"a\"', which is not JSON"),
+    ("align_weight: -1", "align_weight is -1.0; it must not be negative."),
+    ("image_size: 0", "image_size is 0; it must be positive."),
+    ("captions_revision: x", "captions_revision is set, but captions_name is not"),
+    ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
+]
 
 
-@pytest.mark.parametrize("key, wanted", [("steps", "a whole number"), ("rate", "a number"), ("name", "text")])
-@pytest.mark.parametrize("null", ["", " null", " ~"])
-def test_a_key_without_value_is_an_error_where_none_is_not_admitted(tmp_path, capsys, key, wanted, null):
-    expected = f"{tmp_path / 'öptions.yaml'}, line 2: {key} has no value; {wanted} is wanted."
-    assert expected in message_of(capsys, tmp_path, f"quick: on\n{key}:{null}\n")
+@pytest.mark.parametrize("text, expected", WRONG_LINES, ids=[text for text, _ in WRONG_LINES])
+def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, text, expected):
+    message = refused(written, text)
+    assert expected.replace("FILE", str(tmp_path / "öptions.yaml")) in message and "\n" not in message
 
 
-@pytest.mark.parametrize("yaml", ["steps: 1\nrate: 2\nsteps: 3", "names: {steps: 1,\n rate: 2, steps: 3}"])
-def test_a_key_given_twice_is_an_error_that_names_it_and_its_lines(tmp_path, capsys, yaml):
-    lines = (3, 1) if yaml.startswith("steps") else (2, 1)
-    expected = f"öptions.yaml, line {lines[0]}: steps is given twice, first in line {lines[1]}. Keep one."
-    assert expected in message_of(capsys, tmp_path, yaml)
+@pytest.mark.parametrize("text", ["- steps", "steps", "3"])
+def test_a_file_without_lines_of_options(written, text):
+    assert "holds `name: value` lines" in refused(written, text, base="")
+    assert "dataset_name is missing: give a Hub id or a folder" in refused(written, "# nothing yet\n", base="")
 
 
-def test_what_a_class_refuses_is_one_line(tmp_path, capsys):
-    assert message_of(capsys, tmp_path, "steps: -1") == "error: steps is -1; it must be positive.\n"
+WRONG_WORDS = [
+    (("--max_step", "3"), "unknown option '--max_step' in the command line. Did you mean '--max_steps'?"),
+    (("--lr=3",), "unknown option '--lr' in the command line. Did you mean '--learning_rate'?"),
+    (("--batch-size", "3"), "Did you mean '--per_device_train_batch_size'?"),
+    (("-max_steps", "1"), "unknown option '-max_steps' in the command line; names start with two dashes."),
+    (("--max_steps", "many"), "--max_steps is 'many'; a whole number is wanted."),
+    (("--max_steps",), "--max_steps needs a value: a whole number."),
+    (("--max_steps", "--bf16"), "--max_steps needs a value: a whole number."),
+    (("--max_steps", "1", "2"), "'2' in the command line belongs to no option."),
+    (("--bf16", "maybe"), "--bf16 is 'maybe'; true or false is wanted."),
+    (("--align_loss", "clop"), f"--align_loss is 'clop'; {LOSSES}"),
+    (("--config",), "--config needs a value: text."),
+    (("--config", "gone.yaml"), "--config gone.yaml: there is no such file."),
+    (("--config", "."), "--config .: this is a folder; name a YAML file in it."),
+    (("--help", "align_wieght"), "no option has that in its name. Did you mean 'align_weight'?"),
+]
 
 
-@pytest.mark.parametrize(
-    "option, expected",
-    [
-        ("align_weight: -1", "align_weight is -1.0; it must not be negative"),
-        ("align_temperature: 0", "align_temperature is 0.0; it must be positive"),
-        ("align_loss: clop", "align_loss is 'clop'; choose one of clip"),
-        ("align_loss: clop", "Did you mean 'clip'?"),
-        ("lr_scheduler_type: cosin", "lr_scheduler_type is 'cosin'; choose one of linear, cosine"),
-        ("train_crop: centre", "train_crop is 'centre'; choose resized or pad"),
-        ("image_size: 0", "image_size is 0; it must be positive"),
-        ("projector_type: conv", "projector_type is 'conv'; choose one of"),
-        ("optim: adam", "optim is 'adam'; choose one of adamw_torch"),
-        ("student_args: '{\"a\"'", "student_args is '{\"a\"', which is not JSON"),
-    ],
-)
-def test_a_value_out_of_range_names_field_and_value(tmp_path, capsys, option, expected):
-    base = "dataset_name: x\noutput_dir: o\nuse_cpu: true\n"
-    assert expected in message_of(capsys, tmp_path, base + option, classes=ALL)
+@pytest.mark.parametrize("argv, expected", WRONG_WORDS)
+def test_a_wrong_word_is_named(argv, expected):
+    assert expected in refused(parse, "--dataset_name", "x", *argv)
 
 
-def test_data_that_is_not_named_is_asked_for(tmp_path, capsys):
-    message = message_of(capsys, tmp_path, "dataset_config_name: x", classes=(DataArguments,))
-    assert "dataset_name is missing: give a Hub id or a folder with --dataset_name" in message
+COMMAND_LINES = [
+    ([], 2, "usage: g4i COMMAND"),
+    (["trian"], 2, "the command is 'trian'; choose one of caption, embed, .*Did you mean 'train'"),
+    (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),
+    (["train", "--dataset_name", "./gone"], 2, "dataset_name is './gone', but there is no such folder"),
+    (["release", "--run", "gone"], 2, "There is no run 'gone': no such folder"),
+    (["compare", "--num_processes=2"], 2, "compare runs in one process: leave --num_processes out"),
+    (["embed", "--dataset_name", "x"], 2, "give --text_encoder and --embeddings_dir"),
+    (["caption", "--dataset_name", "x", "--captions_dir", "c"], 2, "Nothing says where captions come from"),
+    (["train", "--module", "gone.py"], 2, "--module gone.py: there is no such file"),
+    (["train", "--module", "no_such.module"], 2, "there is no such module. A file is named with its .py"),
+    (["train", "--module", "json.py"], 2, "it cannot be imported as 'json'; give the file another name"),
+    (["train", "--module", "my-net.py"], 2, "it cannot be imported as 'my-net'; give the file another name"),
+    (["--help"], 0, "train +Train an aligned student"),
+    (["--version"], 0, version("g4i_hf")),
+]
 
 
-@pytest.mark.parametrize(
-    "yaml, expected",
-    [
-        ("- steps", "must hold `name: value` lines"),
-        ("steps", "must hold `name: value` lines"),
-        ("steps: [", "is not valid YAML"),
-    ],
-)
-def test_a_file_that_holds_no_options_is_an_error(tmp_path, capsys, yaml, expected):
-    assert expected in message_of(capsys, tmp_path, yaml)
-
-
-def test_an_empty_file_changes_nothing(tmp_path):
-    assert parse(tmp_path, "# nothing yet\n") == Options()
-
-
-def test_a_missing_config_file_is_an_error(tmp_path, capsys):
-    missing = str(tmp_path / "gone.yaml")
-    assert f"--config {missing}: there is no such file" in message_of(capsys, tmp_path, None, "--config", missing)
-    assert "this is a folder; name a YAML file in it" in message_of(capsys, tmp_path, None, "--config", str(tmp_path))
-    (tmp_path / "tab.yaml").write_text("a:\n\tb: 1\n")
-    message = message_of(capsys, tmp_path, None, "--config", str(tmp_path / "tab.yaml"))
-    assert "is not valid YAML" in message and "Use spaces instead of tabs" in message
-    assert issubclass(OptionError, SystemExit)  # no traceback
-
-
-def test_a_missing_run_folder_is_an_error(tmp_path, capsys):
-    options = {"classes": (EvaluateArguments, DataArguments), "run_options": "train.yaml"}
-    assert "run is './gone', but there is no such folder" in message_of(
-        capsys, tmp_path, None, "--run", "./gone", **options
-    )
-
-
-# --- A real process -------------------------------------------------------------------------------------------------
-
-
-def test_a_script_exits_with_2_and_one_line(tmp_path):
-    (tmp_path / "my.yaml").write_text("dataset_name: x\nembedings_dir: y\n")
-    command = [sys.executable, str(ROOT / "recipes" / "embed.py"), "--config", str(tmp_path / "my.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 2
-    expected = (
-        f"error: unknown option 'embedings_dir' in {tmp_path / 'my.yaml'}, line 2. Did you mean 'embeddings_dir'?"
-    )
-    assert done.stderr.strip() == expected and done.stdout == ""
+@pytest.mark.parametrize("argv, code, said", COMMAND_LINES)
+def test_what_is_wrong_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argv, code, said):
+    for name in ("json.py", "my-net.py"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(options.OWN_MODULE, "")  # put back at the end
+    try:
+        main(argv)
+        ended = 0
+    except SystemExit as end:
+        ended = end.code
+    out, err = capsys.readouterr()
+    assert ended == code and re.search(said, out + err), (ended, out, err)
+    if code and argv:
+        assert err.startswith("error: ") and err.count("\n") == 1 and err[:-1].isprintable() and not out
 
 
 def test_a_mistyped_beginning_finds_the_longer_name():
@@ -429,3 +308,247 @@ def test_a_mistyped_beginning_finds_the_longer_name():
     assert did_you_mean("adamm", names) == " Did you mean 'adamw_torch'?"
     assert did_you_mean("SGDD", names, "--") == " Did you mean '--sgd'?"
     assert did_you_mean("lion_8bit_paged", names) == ""
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+LIGHT = """
+import sys
+from g4i_hf.running import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("heavy:", sorted({"torch", "datasets", "accelerate", "timm", "pandas"} & set(sys.modules)), file=sys.stderr)
+"""
+LIGHT_LINES = [*([name, "--help"] for name in COMMANDS), ["train", "--help", "all"], ["train", "--lr", "1"]]
+LIGHT_LINES += [["train", "--dataset_name", "x", "--print_config"], ["caption", "--dataset_name", "./gone"]]
+
+
+@pytest.mark.parametrize("argv", LIGHT_LINES, ids=" ".join)
+def test_help_and_mistakes_wait_for_nothing_heavy(argv):
+    done = run("-c", LIGHT, *argv)
+    assert done.stderr.endswith("heavy: []\n") and done.returncode in (0, 2), done.stderr
+
+
+PUBLIC = """
+import sys
+import g4i_hf
+assert "torch" not in sys.modules
+assert all(getattr(g4i_hf, name) for name in g4i_hf.__all__) and sorted(g4i_hf.__all__) == dir(g4i_hf)
+from transformers import AutoConfig
+assert AutoConfig.for_model("aligned-image-classification")
+g4i_hf.nothing
+"""
+
+
+def test_public_names_are_imported_when_they_are_asked_for():
+    assert run("-c", PUBLIC).stderr.endswith("AttributeError: module 'g4i_hf' has no attribute 'nothing'\n")
+
+
+@pytest.mark.parametrize("start", [["-m", "g4i_hf", "embed"], ["recipes/embed.py"]])
+def test_a_process_ends_with_2_and_one_line(tmp_path, start):
+    (tmp_path / "my.yaml").write_text("dataset_name: x\nembedings_dir: y\n")
+    done = run(*start, "--config", str(tmp_path / "my.yaml"))
+    file = f"{tmp_path / 'my.yaml'}, line 2"
+    assert done.stderr == f"error: unknown option 'embedings_dir' in {file}. Did you mean 'embeddings_dir'?\n"
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_launcher_options_are_those_of_accelerate():
+    known = {word: action.nargs for action in launch_command_parser()._actions for word in action.option_strings}
+    for name, number in LAUNCHER_OPTIONS.items():
+        assert known[f"--{name}"] == (0 if number == 0 else None), name
+    ours = {name for command in OF.values() for cls in command.OPTIONS for name in cls.__dataclass_fields__}
+    assert not ours & set(LAUNCHER_OPTIONS)
+
+
+# --- Help and print_config -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("width", [60, 100])
+def test_help_has_every_option_under_the_title_of_its_class(capsys, monkeypatch, name, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    page = printed(capsys, name, "--help")
+    listed = re.findall(r"^  --(\w+)", page, flags=re.M)
+    declared = {each.name for cls in OF[name].OPTIONS for each in fields(cls) if each.init}
+    assert set(listed) == declared | {"config", "print_config", "module", "help"}
+    titles = {declaring.__doc__.splitlines()[0] for declaring in cli.grouped(OF[name].OPTIONS)}
+    assert titles | {"This command"} <= set(page.splitlines())
+    assert page.splitlines()[0].startswith("usage: g4i") and OF[name].__doc__.strip() in page
+    assert all(len(line) <= width for line in page.splitlines() if line.startswith(" " * 34))
+
+
+def test_help_shows_defaults_and_choices_and_finds_words(capsys):
+    page = " ".join(printed(capsys, "train", "--help").split())
+    assert "0 is the baseline. [0.3]" in page and "Training split. [train]" in page
+    assert "When to evaluate. One of: no, steps, epoch. [no]" in page and "Checkpoints to keep. [2]" in page
+    listed = re.findall(r"^  --(\w+)", printed(capsys, "train", "--help", "all"), flags=re.M)
+    assert len(listed) == len(set(listed)) and {"adam_beta1", "align_weight"} <= set(listed)
+    for argv, found in ((["--help", "warmup"], {"warmup_steps", "align_warmup_epochs"}),
+                        (["--help=early-stopping"], {"early_stopping_patience"})):  # fmt: skip
+        assert set(re.findall(r"^  --(\w+)", printed(capsys, "train", *argv), flags=re.M)) == found
+
+
+ARGUMENTS = {"evaluate": ["--run", "run", "--dataset_name", "x"], "release": ["--run", "run"]}
+TRICKY = [
+    "--student_revision",
+    "1e5",
+    "--caption_column",
+    "größe: x",
+    "--dataset_revision",
+    "012",
+    "--adam_beta1",
+    "0.8",
+]
+TRICKY += ["--student_args", '{"a": "1e5", "b": [1, null]}', "--hub_token", "my-secret", "--use_cpu", "--seed", "3"]
+
+
+@pytest.mark.parametrize("name, more", [*((name, []) for name in COMMANDS), ("train", TRICKY)])
+def test_print_config_repeats_itself_wherever_it_is_kept(tmp_path, capsys, monkeypatch, name, more):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.yaml").write_text("image_size: 32\ntext_encoder: e\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = [*ARGUMENTS.get(name, []), *more, "--print_config"]
+    first = printed(capsys, name, *given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "run"]  # nothing was written
+    (tmp_path / "elsewhere" / "again.yaml").write_text(first, encoding="utf-8")
+    assert printed(capsys, name, "--config", "elsewhere/again.yaml", "--print_config") == first
+    values = yaml.safe_load(first)
+    own = {each.name for cls in OF[name].OPTIONS for each in fields(cls)}
+    own -= options.NOT_RECORDED | {each.name for each in fields(options.TrainingOptions)} - {"align_weight"}
+    assert own <= set(values) and not {"hub_token", "use_cpu", "dry_run", "config", "module"} & set(values)
+    monkeypatch.setenv("RANK", "1")  # of several processes, the first prints
+    assert printed(capsys, name, *given) == printed(capsys, name, "--help") == ""
+
+
+# --- The tables of options -------------------------------------------------------------------------------------------
+
+
+def plain(value):
+    return getattr(value, "value", value)
+
+
+def test_options_of_trainer_are_those_of_the_installed_one():
+    theirs = {each.name: plain(cli.default_of(each)) for each in fields(TrainingArguments) if each.init}
+    ours = {each.name: cli.default_of(each) for each in fields(options.TrainingOptions)}
+    usual = {name for cls, group in cli.grouped((options.TrainingOptions,)).items() for name in group
+             if issubclass(cls, options.TrainerGroup)}  # fmt: skip
+    assert usual == set(ours) & set(theirs) and len(usual) > 30
+    assert {name for name in usual if ours[name] != theirs[name]} == set(options.OWN_DEFAULTS)
+    assert version("transformers").startswith(options.OTHER_TRAINER_OPTIONS_OF) is (
+        set(options.OTHER_TRAINER_OPTIONS.split()) == set(theirs) - set(ours)
+    )
+
+
+TRAINERS = get_type_hints(TrainingArguments)
+CHOICES = [
+    (options.TrainingOptions, "align_loss", losses.OBJECTIVES),
+    (options.TrainingOptions, "eval_strategy", ("no", "steps", "epoch")),
+    (options.TrainingOptions, "save_strategy", ("no", "steps", "epoch", "best")),
+    (options.TrainingOptions, "hub_strategy", ("end", "every_save", "checkpoint", "all_checkpoints")),
+    (options.StudentArguments, "projector_type", PROJECTOR_TYPES),
+    (options.StudentArguments, "projector_norm", PROJECTOR_NORMS),
+    (options.AugmentationArguments, "interpolation", INTERPOLATIONS),
+    (options.RunArguments, "on_bad_images", ON_BAD_IMAGES),
+    (options.ReleaseArguments, "lora", options.LORA),
+]
+
+
+@pytest.mark.parametrize("cls, name, choices", CHOICES)
+def test_choices_are_those_of_the_library(cls, name, choices):
+    hint = get_type_hints(cls)[name]
+    found = {choice for member in (hint, *get_args(hint)) for choice in get_args(member) if isinstance(choice, str)}
+    assert found == set(choices)
+    if cls is options.TrainingOptions and name != "align_loss":
+        assert found == {member.value for member in get_args(TRAINERS[name])[0]}
+    assert MIN_SAMPLE == 8  # of order_sample
+
+
+RECORDED = """
+adam_beta1 align_captions align_center align_gather_texts align_gradient align_learn_temperature align_logit_bias
+align_loss align_mask align_mix_captions align_off_epochs align_schedule align_target_temperature align_temperature
+align_text_bank align_warmup_epochs align_weight auto_augment bce_target_threshold caption_column caption_control
+caption_weight_column captions_name captions_revision class_names_file class_weights classification_loss color_jitter
+crop_min_scale crop_padding crop_pct cutmix_alpha dataloader_persistent_workers dataset_config_name dataset_name
+dataset_revision ddp_find_unused_parameters disable_tqdm early_stopping_patience ema_decay embeddings_dir eval_split
+freeze_backbone hflip hub_private_repo image_column image_id_column image_size interpolation label_column
+label_fraction label_seed layer_decay long_captions lora_alpha lora_dropout lora_r lora_target_modules
+lr_scheduler_type max_nan_steps mix_prob mix_switch_prob mixup_alpha on_bad_images optim output_dir overwrite
+pretrained project projector_hidden_size projector_norm projector_type pseudo_label_threshold random_erasing
+remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum shuffle_buffer_size
+stop_on_nan streaming student student_args student_revision teacher_captions teacher_temperature teacher_weight
+text_embeds_column text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_prompt_name
+text_encoder_revision train_crop train_split unlabelled use_peft weight_decay_on with_images
+"""
+# Set by transformers beside what it is given
+OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing", "include_for_metrics", "report_to"}
+
+
+def test_a_run_records_the_options_that_it_always_did():
+    """Runs of earlier versions resume: an option more or less would make theirs another run."""
+    argv = ["--dataset_name", "x", "--output_dir", "o", "--adam_beta1", "0.8", "--hub_token", "s", "--use_cpu"]
+    *parsed, training = parse_options(TRAIN, argv)
+    recorded = resolved_options((*parsed, AlignmentArguments.from_options(training)), "o")
+    assert set(recorded) - OF_TRANSFORMERS == set(RECORDED.split())
+    assert recorded["adam_beta1"] == 0.8 and recorded["output_dir"] == "."
+
+
+# --- Files that nobody sane has written ------------------------------------------------------------------------------
+
+NAMES = ["learning_rate", "max_steps", "bf16", "student", "student_args", "class_weights", "report_to", "adam_beta1"]
+NAMES += ["lora_target_modules", "use_peft", "pretrained", "layer_decay", "align_loss", "image_size", "label_names"]
+TAGS = [
+    "!!int",
+    "!!float",
+    "!!bool",
+    "!!null",
+    "!!binary",
+    "!!timestamp",
+    "!!set",
+    "!!omap",
+    "!!str",
+    "!mine",
+    "!!merge",
+]
+TAGS += ["!!python/object/apply:os.system", "!!python/name:os.system"]
+texts = st.text(max_size=20)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+structures = st.dictionaries(st.sampled_from(NAMES) | texts, values, max_size=4).map(
+    lambda found: yaml.safe_dump({"dataset_name": "x", "output_dir": "o"} | found, allow_unicode=True)
+)
+flow = st.text("[]{}&*!|>'\"%@`#,?:- \n\tabenostu0123456789", max_size=40)
+tagged = st.builds((BASE + "{}: {} {}").format, st.sampled_from(NAMES), st.sampled_from(TAGS), flow)
+
+
+@given(structures | tagged | flow | st.binary(max_size=40))
+@example(BASE + "max_steps: !!int ''")
+@example(BASE + "student_args: {a: !!timestamp x}")
+@example(BASE + "student_args: &a {b: *a}")
+@example(BASE + "class_weights: &a [*a]")
+@example(BASE + "student_args: " + "{a: " * 2_000)
+@example(BASE + "max_steps: " + "9" * 10_000)
+@example(BASE + "? [x, {y: z}]\n: 1")
+@example(BASE + "max_steps: 1\n---\nmax_steps: 2")
+@example(BASE + f"student: !!python/object/apply:os.system ['touch {os.devnull}x']")
+def test_any_file_is_read_and_printed_alike_or_refused_in_one_line(tmp_path, content):
+    path, again = tmp_path / "options.yaml", tmp_path / "again.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogatepass"))
+
+    def resolved(config: Path) -> str:
+        parser = cli.Parser(TRAIN)
+        found = parser.yaml_file(config)
+        for cls in TRAIN:
+            cli._build(cls, found)
+        return cli.resolved_yaml(TRAIN, found)
+
+    try:
+        printed_once = resolved(path)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1500
+        return
+    again.write_text(printed_once, encoding="utf-8")
+    assert resolved(again) == printed_once
+    assert not Path(f"{os.devnull}x").exists()

@@ -1,4 +1,4 @@
-"""recipes/compare.py with real trainings: cells see the same batches, a kill loses one at most, test stays closed."""
+"""`compare` with real trainings: cells see the same batches, a kill loses one at most, test stays closed."""
 
 import hashlib
 import json
@@ -16,11 +16,12 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
-from g4i_hf.comparison.arguments import CompareArguments
+from g4i_hf.commands import train
 from g4i_hf.comparison.grid import Cell
 from g4i_hf.comparison.results import digest_of_rows, read_results
-from g4i_hf.recipes import compare as compare_script
-from g4i_hf.recipes import train
+from g4i_hf.options import CompareArguments
+from g4i_hf.workflows.compare import Study, run_of
+from g4i_hf.workflows.train import TrainingRun
 
 ROOT = Path(__file__).parent.parent
 STUDENT = {"student": "resnet18", "student_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}}
@@ -67,10 +68,9 @@ def batches_of(folder, tmp_path, weight: str) -> tuple[list[str], str]:
     argv = ["--config", str(folder / "train.yaml"), "--output_dir", str(tmp_path / weight), "--align_weight", weight]
     argv += ["--student", "resnet18", "--student_args", json.dumps(STUDENT["student_args"]), "--report_to", "none"]
     argv += ["--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true", "--seed", "3"]
-    run, data, encoder, student, augmentation, args = parse_options(train.OPTIONS, argv)
-    splits, id2label, dim, *_ = train.load_data(run, data, encoder, args)
-    model, saved, processor = train.build_model(student, augmentation, args, id2label, dim)
-    trainer = train.build_trainer(model, processor, saved, splits, run, augmentation, args)
+    run = TrainingRun(*parse_options(train.OPTIONS, argv))
+    run.load()
+    trainer = run.build_trainer()
     seen = []
 
     def digest(tensors) -> str:
@@ -83,7 +83,7 @@ def batches_of(folder, tmp_path, weight: str) -> tuple[list[str], str]:
         return inputs
 
     original, trainer._prepare_inputs = trainer._prepare_inputs, prepared
-    began = digest(model.student.state_dict().values())
+    began = digest(trainer.model.student.state_dict().values())
     trainer.train()
     return seen, began
 
@@ -107,7 +107,7 @@ def test_cells_with_data_or_an_encoder_of_their_own_have_a_folder_of_embeddings_
     def place(given: str, **options) -> str:
         config.write_text((folder / "train.yaml").read_text().replace("./data", str(folder / "data")) + given)
         _, cell = cell_of(folder, **options)
-        return compare_script.options_of(cell, str(config), str(tmp_path / "run"))[2].embeddings_dir
+        return run_of(cell, str(config), str(tmp_path / "run")).encoder.embeddings_dir
 
     kept = "embeddings_dir: runs/kept\ntext_encoder: one\n"
     assert place(kept, align_weight=1) == "runs/kept"  # as recipes/embed.py may have left it
@@ -116,16 +116,22 @@ def test_cells_with_data_or_an_encoder_of_their_own_have_a_folder_of_embeddings_
     assert len({*found, "runs/kept"}) == 6 and found[0] == place(kept, **others[0])
 
 
+def open_labels(args, cell):
+    study = Study(args)
+    study.cells = [cell]
+    return study._open_labels()
+
+
 def test_labels_are_opened_with_the_rows_they_belong_to(folder, tmp_path, monkeypatch):
     args, cell = cell_of(folder)
-    labels, bars = compare_script.open_labels(args, cell)
+    labels, bars = open_labels(args, cell)
     assert set(labels) == set(bars) == {"validation"} and not (folder / "LOG.md").exists()
     assert labels["validation"].classes.tolist() == [0, 1] * 16
     ids = [f"validation-{number}" for number in range(32)]
     assert labels["validation"].digest == digest_of_rows(ids, ["dark", "light"])
     assert bars["validation"] > 0.9
-    monkeypatch.setattr("g4i_hf.comparison.pixel_neighbours.MOST", 63)
-    assert compare_script.open_labels(args, cell)[1] == {}
+    monkeypatch.setattr("g4i_hf.workflows.compare.MOST", 63)
+    assert open_labels(args, cell)[1] == {}
     args.splits, args.final, args.openings = ["unknown"], True, str(tmp_path / "LOG.md")
     split = Dataset.from_parquet(str(folder / "data" / "validation.parquet"))
     unlabelled = split.remove_columns("label").add_column("label", [None] * 32, feature=split.features["label"])
@@ -133,7 +139,7 @@ def test_labels_are_opened_with_the_rows_they_belong_to(folder, tmp_path, monkey
         each.to_parquet(tmp_path / "data" / f"{name}.parquet")
     cell.options["dataset_name"] = str(tmp_path / "data")
     with pytest.raises(ValueError, match="unknown has no labelled image"):
-        compare_script.open_labels(args, cell)
+        open_labels(args, cell)
     assert not (tmp_path / "LOG.md").exists()  # nothing was opened
 
 

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
 from g4i_hf.cli import OptionError, parse_options
-from g4i_hf.comparison.arguments import CompareArguments
+from g4i_hf.commands import train
 from g4i_hf.comparison.findings import Labels, as_table, find
 from g4i_hf.comparison.grid import cells_of
 from g4i_hf.comparison.openings import note_opening
@@ -30,6 +30,8 @@ from g4i_hf.comparison.results import (
 )
 from g4i_hf.comparison.statistics import Difference, estimate_difference, holm
 from g4i_hf.comparison.summary import command, left_out, write_summary
+from g4i_hf.options import CompareArguments
+from g4i_hf.workflows.train import TrainingRun
 
 ROOT = Path(__file__).parent.parent
 GRID = {
@@ -129,8 +131,6 @@ def test_a_grid_that_makes_no_sense_is_refused(grid, options, said):
 
 
 def test_lists_reach_the_training_as_lists(grid, tmp_path):
-    from g4i_hf.recipes import train
-
     options = {
         "use_peft": True,
         "pretrained": True,
@@ -139,9 +139,9 @@ def test_lists_reach_the_training_as_lists(grid, tmp_path):
         "dataset_name": "x",
     }
     cell = cells_of(grid(variants={"baseline": options}))[0]
-    _, _, _, student, _, args = parse_options(train.OPTIONS, cell.argv(str(tmp_path / "train.yaml"), tmp_path / "run"))
-    assert student.lora_target_modules == ["attn.qkv", "attn.proj"]
-    assert args.class_weights == [1, 2.5]
+    run = TrainingRun(*parse_options(train.OPTIONS, cell.argv(str(tmp_path / "train.yaml"), tmp_path / "run")))
+    assert run.student.lora_target_modules == ["attn.qkv", "attn.proj"]
+    assert run.args.class_weights == [1, 2.5]
 
 
 def test_a_grid_is_read_from_yaml_with_numbers_as_numbers(tmp_path):
@@ -231,14 +231,13 @@ def test_an_opening_is_noted_once_a_time(tmp_path, capsys):
     assert "test opened" in capsys.readouterr().out
 
 
-def test_the_command_of_a_module_of_ones_own_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["recipes/with_module.py", "--config", "compare.yaml"])
-    monkeypatch.setenv("G4I_HF_MODULE", "my_student.py")
+def test_the_command_is_noted_as_it_can_be_given_again(tmp_path, monkeypatch):
+    whole = "g4i compare --module my_student.py --config compare.yaml"
+    monkeypatch.setattr(sys, "argv", [str(Path(sys.executable).with_name("g4i")), *whole.split()[1:]])
     note_opening(str(tmp_path / "LOG.md"), ["test"], "cells.jsonl")
-    whole = "with_module.py my_student.py compare --config compare.yaml"
     assert (tmp_path / "LOG.md").read_text().endswith(f"by `{whole}`\n")
     write_summary(tmp_path / "summary.json", {}, [], {}, [0])
-    assert json.loads((tmp_path / "summary.json").read_text())["made"]["command"] == f"python recipes/{whole}"
+    assert json.loads((tmp_path / "summary.json").read_text())["made"]["command"] == whole
 
 
 # --- Statistics ------------------------------------------------------------------------------------------------------

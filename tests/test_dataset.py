@@ -10,11 +10,11 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from g4i_hf.data.arguments import AugmentationArguments
 from g4i_hf.data.collator import AlignmentCollator, finish_batch
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.sampler import Draw, DrawnRows, GlobalBatchSampler
 from g4i_hf.data.transforms import train_transform
+from g4i_hf.options import AugmentationArguments
 
 ROWS, SIZE = 10, 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

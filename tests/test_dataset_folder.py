@@ -19,17 +19,18 @@ from test_caption_recipe import CAPTIONER, caption, shapes
 from test_embedding import clip_folder, images_with, static_folder  # noqa: F401
 
 from g4i_hf.cli import parse_options
-from g4i_hf.data.arguments import DataArguments
-from g4i_hf.data.loading import load_images
+from g4i_hf.commands import train
+from g4i_hf.data.from_options import load_data, source_of
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.published import find_stage
 from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.embedding import EncoderArguments, embed_captions
+from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub import dataset_folder
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.dataset_folder import build_dataset
 from g4i_hf.hub.public_stage import bare_name, public_stage
 from g4i_hf.hub.publishable import check_publishable
-from g4i_hf.recipes import train
+from g4i_hf.options import DataArguments
 
 EMBEDS = List(Value("float16"), length=5)
 
@@ -58,7 +59,7 @@ def stages(tmp_path_factory, static_folder) -> Path:  # noqa: F811
     caption(folder, *options, "--captions_dir", "runs/captions", "--caption_splits", "train", "--prompt", "class")
     data = DataArguments(dataset_name=str(folder / "runs" / "captions"))
     args = EncoderArguments(text_encoder=str(static_folder))
-    embed_captions(data.load(), args, folder / "runs" / "embeddings", source=data.source())
+    embed_stage(load_data(data), args, folder / "runs" / "embeddings", source=source_of(data))
     return folder
 
 
@@ -96,7 +97,7 @@ def embedded(stages) -> Path:
 
 def test_one_data_set_holds_captions_and_embeddings(stages, embedded):
     splits = load_dataset(str(embedded))
-    expected = load_images(str(stages / "runs" / "embeddings"))
+    expected = open_images(str(stages / "runs" / "embeddings"))
     assert {name: len(split) for name, split in splits.items()} == {"train": 12, "validation": 4}
     names = ["image_id", "caption", "caption_weight", "caption_status", "caption_reason", "caption_raw", "text_embeds"]
     for name, split in splits.items():
@@ -118,7 +119,7 @@ def test_one_data_set_holds_captions_and_embeddings(stages, embedded):
 def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
     for number, stage in enumerate(("captions", "embeddings")):
         folder = build_dataset(stages / "runs" / stage, tmp_path / str(number), with_images=True)
-        expected = load_images(str(stages / "runs" / stage))
+        expected = open_images(str(stages / "runs" / stage))
         splits = load_dataset(str(folder))
         for name, split in splits.items():
             assert split["label"][:] == expected[name]["label"][:]
@@ -130,7 +131,7 @@ def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
         assert (20, 32) in {row["image"].size for row in splits["train"]}  # turned, as before
         raw = splits.cast_column("image", Image(decode=False))
         assert all(Path(row["image"]["path"]).name == row["image"]["path"] for row in raw["train"])
-        reopened = load_images(str(folder))
+        reopened = open_images(str(folder))
         assert reopened["train"]["caption"][:] == expected["train"]["caption"][:]
 
 
@@ -140,7 +141,7 @@ def test_captions_of_a_column_of_the_data_come_along(tmp_path, static_folder):  
     renamed.save_to_disk(tmp_path / "images")
     data = DataArguments(dataset_name=str(tmp_path / "images"), caption_column="text", image_column="img")
     args = EncoderArguments(text_encoder=str(static_folder))
-    embed_captions(data.load(), args, tmp_path / "e", source=data.source())
+    embed_stage(load_data(data), args, tmp_path / "e", source=source_of(data))
     split = load_dataset(str(build_dataset(tmp_path / "e", tmp_path / "out")), split="train")
     assert split.column_names == ["image_id", "caption", "text_embeds"]
     assert split["caption"][:] == ["owl", None, "car"] and split["text_embeds"][1] is None
@@ -291,14 +292,14 @@ def test_a_chain_of_stages_goes_back_to_images_and_captioner(stages, embedded):
 
 def test_a_set_without_images_is_joined_to_those_that_are_named(stages, embedded):
     with pytest.raises(ValueError, match="published without its images.*--dataset_name, and with --captions_name"):
-        load_images(str(embedded))
+        open_images(str(embedded))
     data = DataArguments(dataset_name=str(stages / "pictures"), captions_name=str(embedded))
-    expected = load_images(str(stages / "runs" / "embeddings"))
-    for name, split in data.load().items():
+    expected = open_images(str(stages / "runs" / "embeddings"))
+    for name, split in load_data(data).items():
         for column in ("image_id", "image", "label", "caption", "caption_weight", "text_embeds"):
             assert split[column][:] == expected[name][column][:], column
     stage = DataArguments(dataset_name=str(stages / "pictures"), captions_name=str(stages / "runs" / "embeddings"))
-    assert stage.load()["train"]["text_embeds"][:] == expected["train"]["text_embeds"][:]
+    assert load_data(stage)["train"]["text_embeds"][:] == expected["train"]["text_embeds"][:]
 
 
 def test_a_set_whose_images_have_a_name_is_joined_by_its_own(stages, tmp_path, monkeypatch):
@@ -308,7 +309,7 @@ def test_a_set_whose_images_have_a_name_is_joined_by_its_own(stages, tmp_path, m
     shutil.copytree(stages / "pictures", tmp_path / "me" / "pictures")
     gone = next((tmp_path / "me" / "pictures" / "train").rglob("*.png"))
     gone.rename(gone.with_name("new.png"))
-    split = load_images("captions")["train"]
+    split = open_images("captions")["train"]
     captions = {row["image_id"]: row["caption"] for row in load_dataset("captions", split="train")}
     assert len(split) == 12
     for row in split:
@@ -330,11 +331,11 @@ def test_published_captions_can_be_embedded_and_published_again(stages, tmp_path
         )
     ):
         place = f"e{number}"
-        embed_captions(data.load(), EncoderArguments(text_encoder=str(static_folder)), place, source=data.source())
+        embed_stage(load_data(data), EncoderArguments(text_encoder=str(static_folder)), place, source=source_of(data))
         folder = build_dataset(place, f"out{number}", images_id="me/pictures")
         stage = read_stage(folder)
         assert stage["source"] == "me/pictures" and stage["captions_stage"]["captioner"]["model"] == "captioner"
-        expected = load_images(str(stages / "runs" / "embeddings"))["train"]
+        expected = open_images(str(stages / "runs" / "embeddings"))["train"]
         assert load_dataset(str(folder), split="train")["text_embeds"][:] == expected["text_embeds"][:]
 
 
@@ -427,7 +428,7 @@ def data_without_names(folder: Path, count: int = 4) -> DatasetDict:
     features = Features({"image": Image(), "caption": Value("string")})
     rows = {"image": [PILImage.fromarray(pixels) for pixels in noise], "caption": [f"no. {i}" for i in range(count)]}
     Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
-    return load_images(str(folder))
+    return open_images(str(folder))
 
 
 @pytest.mark.parametrize("kind", ["file", "content", "column"])
@@ -446,13 +447,13 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
         stage = Path("e")
         data = DataArguments(dataset_name=str(pictures))
         args = EncoderArguments(text_encoder=str(static_folder))
-        embed_captions(data.load(), args, stage, source=data.source())
+        embed_stage(load_data(data), args, stage, source=source_of(data))
     build_dataset(stage, "me/captions", images_id=images_id, repo_id="me/captions")
     card = Path("me/captions/README.md").read_text()
     assert not re.search(r"\n\n\n|\|\n\n+\|", card)
     place = images_id or "path/to/images"
     shutil.copytree(pictures, place)
-    opened = load_images(place)["train"]
+    opened = open_images(place)["train"]
     first, joining = snippets(card)
     exec(first, {})
     assert opened["image_id"][0] in capsys.readouterr().out or kind == "file"
@@ -468,9 +469,9 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
         assert row["caption"] == expected[image_id]["caption"]
     (command,) = snippets(card, "sh")
     words = shlex.split(command.replace("\\\n", " "))
-    assert words[:3] == ["accelerate", "launch", "recipes/train.py"]
-    _, data, *_ = parse_options(train.OPTIONS, words[3:])
-    joined = data.load()["train"]
+    assert words[:2] == ["g4i", "train"]
+    _, data, *_ = parse_options(train.OPTIONS, words[2:])
+    joined = load_data(data)["train"]
     assert joined["image_id"][:] == opened["image_id"][:]
     assert joined["text_embeds"][:] == [expected[image_id]["text_embeds"] for image_id in joined["image_id"]]
 

@@ -117,5 +117,5 @@ def test_fsdp2_trains_what_one_process_trains_and_goes_on(tmp_path):
     for name in ("all_results.json", "model.safetensors", "result.pt"):
         (run / name).unlink()
     again = launch([fsdp], tmp_path / "two", *mine)
-    assert "Going on from" in again["log"] and "checkpoint-2" in again["log"]
+    assert "Resuming from" in again["log"] and "checkpoint-2" in again["log"]
     assert_same_weights(again["weights"], two["weights"], 0.0)

@@ -20,8 +20,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from g4i_hf.data.loading import load_images
-from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder, with_text_embeds
+from g4i_hf.data.loading import open_images
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, with_text_embeds
 from g4i_hf.embedding.encoders import SentenceEncoder
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def images_with(captions: list[str | None], folder: Path, first: int = 0) -> Dat
     }
     split = Dataset.from_dict(rows, features=features)
     DatasetDict(train=split, test_novel=split.select(range(2))).save_to_disk(folder)
-    return load_images(str(folder))
+    return open_images(str(folder))
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +113,11 @@ def encoder(static_folder, tmp_path) -> EncoderArguments:
 
 
 def embed(images: DatasetDict, args: EncoderArguments, folder: Path, source: str = "images") -> dict:
-    return embed_captions(images, args, folder / "embeddings", source=str(folder / source))
+    return embed_stage(images, args, folder / "embeddings", source=str(folder / source))
 
 
 def vectors_of(folder: Path, split: str = "train") -> list:
-    return load_images(str(folder))[split]["text_embeds"][:]
+    return open_images(str(folder))[split]["text_embeds"][:]
 
 
 def modification_times(folder: Path) -> dict[Path, int]:
@@ -143,7 +143,7 @@ def test_vectors_are_those_of_the_library(minilm):
     expected = SentenceTransformer(str(place), device="cpu").encode(
         [CAPTIONS[row] for row in known], normalize_embeddings=True
     )
-    train = load_images(str(folder / "embeddings"))["train"]
+    train = open_images(str(folder / "embeddings"))["train"]
     assert train.features["text_embeds"] == List(Value("float16"), length=384)
     actual = np.asarray([train["text_embeds"][row] for row in known])
     np.testing.assert_allclose(actual, expected, rtol=2**-11, atol=1e-6)  # float16 has 11 bits
@@ -190,7 +190,7 @@ def test_batches_and_their_order_change_nothing(clip_folder, tmp_path):
     found = []
     for size in (1, 4, 64):
         args = EncoderArguments(text_encoder=str(clip_folder), text_encoder_batch_size=size)
-        embed_captions(images, args, tmp_path / str(size), source=str(tmp_path / "images"))
+        embed_stage(images, args, tmp_path / str(size), source=str(tmp_path / "images"))
         found.append(vectors_of(tmp_path / str(size)))
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
     np.testing.assert_allclose(found[0], found[2], atol=1e-3)
@@ -259,7 +259,7 @@ def test_the_stage_holds_ids_and_vectors_but_no_image(minilm):
         assert pyarrow.parquet.read_schema(file).names == ["image_id", "text_embeds"]
         assert pyarrow.parquet.read_metadata(file).num_rows == stage["num_rows"][split]
     image_bytes = sum(
-        len(image["bytes"]) for split in load_images(str(folder / "images")).values() for image in split["image"]
+        len(image["bytes"]) for split in open_images(str(folder / "images")).values() for image in split["image"]
     )
     distinct = len({caption for caption in CAPTIONS if caption})
     # Vectors of 2 bytes a number, every distinct one once a file; ids; what Parquet says about itself
@@ -283,7 +283,7 @@ def test_with_images_carries_everything_and_needs_no_source(encoder, tmp_path):
     encoder.with_images = True
     embed(images, encoder, tmp_path)
     shutil.rmtree(tmp_path / "images")
-    whole = load_images(str(tmp_path / "embeddings"))
+    whole = open_images(str(tmp_path / "embeddings"))
     images_again = images_with(CAPTIONS, tmp_path / "again")
     for name in ("train", "test_novel"):
         assert set(whole[name].column_names) == {"image", "label", "image_id", "caption", "text_embeds"}
@@ -302,7 +302,7 @@ def test_a_second_run_computes_and_writes_nothing(encoder, tmp_path, monkeypatch
     first = embed(images, encoder, tmp_path)
     before = modification_times(tmp_path)
     monkeypatch.setattr("g4i_hf.embedding.encoders.SentenceEncoder.encode", lambda *_: pytest.fail("encoded again"))
-    again = embed(load_images(str(tmp_path / "images")), encoder, tmp_path)
+    again = embed(open_images(str(tmp_path / "images")), encoder, tmp_path)
     assert again == {**first, "reused": True} and "reused" not in first
     assert modification_times(tmp_path) == before
 
@@ -378,7 +378,7 @@ def test_images_are_never_replaced_by_their_embeddings(encoder, tmp_path, monkey
     images = images_with(["owl", "car"], tmp_path / "images")
     before = modification_times(tmp_path / "images")
     with pytest.raises(ValueError, match="images holds other files, which a stage would replace. Choose a folder"):
-        embed_captions(images, encoder, tmp_path / "images", source=str(tmp_path / "images"))
+        embed_stage(images, encoder, tmp_path / "images", source=str(tmp_path / "images"))
     assert modification_times(tmp_path / "images") == before
 
 
@@ -464,8 +464,8 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
 def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for(encoder, tmp_path):
     images = images_with(["a cat", "a dog"], tmp_path / "data")
     folder = tmp_path / "embeddings"
-    embed_captions(images, encoder, folder, source=str(tmp_path / "data"))
-    embedded = load_images(str(folder))
+    embed_stage(images, encoder, folder, source=str(tmp_path / "data"))
+    embedded = open_images(str(folder))
     same = with_text_embeds(embedded, encoder, tmp_path / "other", source=str(folder))
     assert same["train"].features == embedded["train"].features
     other = EncoderArguments(text_encoder="someone/else")

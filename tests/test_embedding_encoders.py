@@ -24,7 +24,7 @@ from transformers import (
     SiglipConfig,
 )
 
-from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "car", "owl", "long", "bird", "query", "photo", "of", ":"]
 CAPTIONS = ["a red car", "owl", "a blue bird a red owl", "long long car a"]
@@ -116,7 +116,7 @@ def test_a_siglip_tower_alone_has_the_same_vectors(siglip_folder, tmp_path):
 
 def test_siglip_through_the_whole_stage(siglip_folder, tmp_path):
     images = images_with([*CAPTIONS, None], tmp_path / "images")
-    embed_captions(images, EncoderArguments(text_encoder=str(siglip_folder)), tmp_path / "e", source="images")
+    embed_stage(images, EncoderArguments(text_encoder=str(siglip_folder)), tmp_path / "e", source="images")
     vectors = load_images_column(tmp_path, images)
     np.testing.assert_allclose(vectors[:-1], features_of(siglip_folder, CAPTIONS), atol=1e-3)
     assert vectors[-1] is None
@@ -244,8 +244,8 @@ def test_another_prompt_makes_another_stage(bert_folder, tmp_path):
     stages = []
     for options in ({}, {"text_encoder_prompt": "query: "}, {"text_encoder_prompt_name": "photo"}):
         args = EncoderArguments(text_encoder=str(bert_folder), **options)
-        stages.append(embed_captions(images, args, tmp_path / "e", source="images"))
+        stages.append(embed_stage(images, args, tmp_path / "e", source="images"))
         assert "reused" not in stages[-1]
-        assert embed_captions(images, args, tmp_path / "e", source="images")["reused"]
+        assert embed_stage(images, args, tmp_path / "e", source="images")["reused"]
     assert [stage["text_encoder_prompt"] for stage in stages] == [None, "query: ", "a photo of "]
     assert [stage["text_encoder_prompt_name"] for stage in stages] == [None, None, "photo"]

@@ -10,7 +10,7 @@ from test_embedding import images_with
 from test_embedding_encoders import DECODER, decoder
 from transformers import BertConfig
 
-from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder
 from g4i_hf.embedding.long_captions import split_captions
 
 SHORT = ["a red car", "owl", "a blue bird: a red owl", "long long car a", "bird " * 15]
@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def vectors_of(captions: list, args: EncoderArguments, place: Path, folder: Path) -> tuple[dict, list]:
-    stage = embed_captions(images_with(captions, folder / f"images of {place.name}"), args, place, source="images")
+    stage = embed_stage(images_with(captions, folder / f"images of {place.name}"), args, place, source="images")
     return stage, load_dataset("parquet", data_files=str(place / "train.parquet"), split="train")["text_embeds"][:]
 
 
@@ -83,8 +83,8 @@ def test_another_mode_makes_another_stage(folder, tmp_path):
     images = images_with(SHORT, tmp_path / "images")
     for mode in ("truncate", "chunk_mean"):
         args = EncoderArguments(text_encoder=str(folder), long_captions=mode)
-        assert "reused" not in embed_captions(images, args, tmp_path / "e", source="images")
-        assert embed_captions(images, args, tmp_path / "e", source="images")["reused"]
+        assert "reused" not in embed_stage(images, args, tmp_path / "e", source="images")
+        assert embed_stage(images, args, tmp_path / "e", source="images")["reused"]
 
 
 @pytest.mark.parametrize("mode", ["truncate", "chunk_mean"])

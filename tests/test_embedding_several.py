@@ -10,7 +10,7 @@ from test_embedding import clip_folder, images_with, static_folder  # noqa: F401
 
 from g4i_hf import columns
 from g4i_hf.data.checks import DataError, Unusual, _check_text_embeds
-from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder, verify_embeddings, with_text_embeds
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, verify_embeddings, with_text_embeds
 from g4i_hf.embedding.encoders import SentenceEncoder
 
 SEVERAL = [["a red car", "owl"], ["bird"], [], None, ["", "  ", None], [None, "owl", "a a"], ["red", "red"]]
@@ -49,7 +49,7 @@ def test_every_caption_of_a_row_has_its_vector(args, tmp_path, monkeypatch):
             assert vectors is None
             continue
         np.testing.assert_allclose(vectors, encoder.encode(texts), atol=1e-3)
-    stage = embed_captions(images, args, tmp_path / "e", source="images")
+    stage = embed_stage(images, args, tmp_path / "e", source="images")
     assert stage["reused"] and stage["captions"] == {"train": 7, "validation": 2}
     assert stage["num_rows"] == {"train": 7, "validation": 2}
 
@@ -57,30 +57,30 @@ def test_every_caption_of_a_row_has_its_vector(args, tmp_path, monkeypatch):
 def test_with_images_keeps_the_lists(args, tmp_path):
     args.with_images = True
     images = several_images(SEVERAL, tmp_path / "images")
-    embed_captions(images, args, tmp_path / "e", source="images")
+    embed_stage(images, args, tmp_path / "e", source="images")
     train = read(tmp_path / "e")
     assert train["caption"][:] == SEVERAL
     assert [None if v is None else len(v) for v in train["text_embeds"]] == [len(texts) or None for texts in KEPT]
 
 
 def test_one_caption_in_a_list_is_another_stage_than_one_caption(args, tmp_path):
-    embed_captions(several_images([["owl"], ["car"], [], []], tmp_path / "a"), args, tmp_path / "e", source="images")
+    embed_stage(several_images([["owl"], ["car"], [], []], tmp_path / "a"), args, tmp_path / "e", source="images")
     assert read(tmp_path / "e").features["text_embeds"] == List(List(Value("float16"), length=5))
     train = images_with(["owl", "car", None, None], tmp_path / "b")["train"]
     images = DatasetDict(train=train, validation=train.select([0, 3]))  # the same texts in the same rows
-    embed_captions(images, args, tmp_path / "e", source="images")
+    embed_stage(images, args, tmp_path / "e", source="images")
     assert read(tmp_path / "e").features["text_embeds"] == List(Value("float16"), length=5)
 
 
 def test_a_caption_moved_within_its_list_or_to_another_row_is_embedded_again(args, tmp_path):
     for number, captions in enumerate([[["owl", "car"], ["a"]], [["car", "owl"], ["a"]], [["car"], ["owl", "a"]]]):
         images = several_images([*captions, [], []], tmp_path / str(number))
-        assert "reused" not in embed_captions(images, args, tmp_path / "e", source="images")
+        assert "reused" not in embed_stage(images, args, tmp_path / "e", source="images")
 
 
 def test_lists_are_verified_too(args, tmp_path):
     images = several_images(SEVERAL, tmp_path / "images")
-    embed_captions(images, args, tmp_path / "e", source="images")
+    embed_stage(images, args, tmp_path / "e", source="images")
     found = verify_embeddings(images, args, tmp_path / "e", num_captions=99)
     assert found["checked"] == found["captions"] == 9
     edited = several_images([["a red car", "bird"], *SEVERAL[1:]], tmp_path / "edited")
@@ -92,7 +92,7 @@ def test_lists_are_verified_too(args, tmp_path):
 
 
 def test_lists_without_any_caption_stay_a_column_of_lists(args, tmp_path):
-    embed_captions(several_images([None] * 4, tmp_path / "images"), args, tmp_path / "e", source="images")
+    embed_stage(several_images([None] * 4, tmp_path / "images"), args, tmp_path / "e", source="images")
     assert read(tmp_path / "e").features["text_embeds"] == List(List(Value("float16"), length=5))
     assert read(tmp_path / "e")["text_embeds"][:] == [None] * 4
 
@@ -181,7 +181,7 @@ def test_two_runs_at_once_into_one_folder(args, tmp_path, monkeypatch):
 
     def run() -> None:
         try:
-            embed_captions(images, args, tmp_path / "e", source="images")
+            embed_stage(images, args, tmp_path / "e", source="images")
         except BaseException as error:
             failures.append(error)
 

@@ -10,7 +10,7 @@ from datasets import DatasetDict, List, Value
 from test_embedding import clip_folder, images_with, static_folder  # noqa: F401  (fixtures)
 
 from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.embedding import EncoderArguments, embed_captions, load_encoder, verify_embeddings
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, verify_embeddings
 
 ROOT = Path(__file__).parent.parent
 CAPTIONS = ["a red car", "owl", None, "a blue bird a red owl", "long", "a a", "car car car", "owl bird", "red", "blue"]
@@ -22,7 +22,7 @@ def made(clip_folder, tmp_path):  # noqa: F811
     """(images, arguments, folder of their embeddings)"""
     images = DatasetDict(train=images_with(CAPTIONS, tmp_path / "images")["train"])
     args = EncoderArguments(text_encoder=str(clip_folder))
-    embed_captions(images, args, tmp_path / "e", source=str(tmp_path / "images"))
+    embed_stage(images, args, tmp_path / "e", source=str(tmp_path / "images"))
     return images, args, tmp_path / "e"
 
 
@@ -135,7 +135,7 @@ def test_the_script_prints_what_was_checked_and_fails_with_the_row(made):
     images_with(CAPTIONS, place / "images")  # both splits; only one was embedded
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=place)
     assert done.returncode == 2 and "error: e has no embeddings of the split 'test_novel'" in done.stderr
-    embed_captions(images_with(CAPTIONS, place / "images2"), args, folder, source=str(place / "images2"))
+    embed_stage(images_with(CAPTIONS, place / "images2"), args, folder, source=str(place / "images2"))
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=place)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (

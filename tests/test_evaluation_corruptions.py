@@ -17,15 +17,15 @@ from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 from transformers import TimmWrapperImageProcessor
 
 from g4i_hf import columns
-from g4i_hf.cli import OptionError
 from g4i_hf.embedding import encoders
 from g4i_hf.evaluation import corruptions
 from g4i_hf.evaluation.corruptions import CorruptingTransform, corrupted, corrupted_accuracies, parameter
 from g4i_hf.evaluation.measures import ALL_MEASURES, CORRUPTIONS, FIGURES, STRENGTHS
-from g4i_hf.evaluation.predict import eval_transform, predict
-from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.recipes import evaluate as recipe
+from g4i_hf.evaluation.predict import predict
+from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
+from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options, write_options
+from g4i_hf.workflows.evaluate import Evaluation
 
 
 def picture(size: int, seed: int = 0) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_it_is_done_to_the_image_as_the_student_sees_it(kind, monkeypatch):
         processor = TimmWrapperImageProcessor(settings.pretrained_cfg(), architecture="resnet18")
     image = PILImage.fromarray(picture(96).permute(1, 2, 0).numpy()).resize((120, 80))
     transform = CorruptingTransform(processor, "contrast", 5)
-    expected = eval_transform(processor)(image)
+    expected = EvalTransform(processor)(image)
     pale = transform.drawn(transform.fixed(image))
     assert pale.shape == (3, 48, 48) and (pale.std((1, 2)) < 0.3 * expected.std((1, 2))).all()
     monkeypatch.setattr(corruptions, "corrupted", lambda pixels, *_: pixels)
@@ -134,7 +134,7 @@ def test_features_of_predictions_are_in_the_order_of_the_split():
     model, processor = aligned_model("timm-resnet").eval(), generic_processor(ImageSettings(48))
     split = images(5)
     found = predict(model, processor, split, Accelerator(cpu=True), batch_size=2, output_features=True)
-    pixels = torch.stack([eval_transform(processor)(image) for image in split["image"]])
+    pixels = torch.stack([EvalTransform(processor)(image) for image in split["image"]])
     with torch.no_grad():
         expected = model(pixels, output_features=True).features
     torch.testing.assert_close(torch.from_numpy(found.features), expected)
@@ -158,10 +158,9 @@ def run(tmp_path_factory):
 
 
 def evaluated(monkeypatch, run, *options: str) -> dict:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--run", str(run), *options])
-    monkeypatch.setattr(recipe, "draw_pictures", lambda *_: None)  # they take longer than all the rest
+    monkeypatch.setattr(Evaluation, "draw_card_pictures", lambda _: None)  # they take longer than all the rest
     monkeypatch.setattr(encoders, "load_encoder", lambda *_, **__: Encoder())
-    recipe.main()
+    main(["evaluate", "--run", str(run), *options])
     return json.loads((run / "all_results.json").read_text())
 
 
@@ -199,12 +198,9 @@ def test_all_measures_of_splits_that_lack_labels_or_captions(run, monkeypatch, c
     assert not {"validation_ece", "validation_knn_1_accuracy", "validation_corrupted_accuracy"} & set(again)
 
 
-def test_probes_want_the_training_split(run, monkeypatch, capsys):
-    monkeypatch.setattr(
-        sys, "argv", ["evaluate.py", "--run", str(run), "--train_split", "training", "--measures", "probe"]
-    )
-    with pytest.raises(OptionError):
-        recipe.main()
+def test_probes_want_the_training_split(run, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run", str(run), "--train_split", "training", "--measures", "probe"])
     assert "no split 'training' (train_split), which probes are fitted on" in capsys.readouterr().err
 
 

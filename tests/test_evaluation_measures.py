@@ -14,13 +14,13 @@ from torch import nn
 
 from g4i_hf.embedding import EncoderArguments, encoders
 from g4i_hf.evaluation import calibration, probes, zero_shot
-from g4i_hf.evaluation.arguments import CHEAP_MEASURES, EvaluateArguments
 from g4i_hf.evaluation.comparison import as_markdown, as_text, compare
 from g4i_hf.evaluation.evaluate import split_metrics, update_results
 from g4i_hf.evaluation.measures import ALL_MEASURES, FIGURES
 from g4i_hf.evaluation.metrics import Accuracy, RetrievalRecall, TextToImageRecall, text_to_image_recall
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.modeling.student import classifier_layers
+from g4i_hf.options import CHEAP_MEASURES, EvaluateArguments
 
 EYE = np.eye(4, dtype=np.float32)
 

@@ -9,9 +9,9 @@ from test_evaluation_corruptions import Answer, images
 from transformers import EvalPrediction
 
 from g4i_hf.evaluation.calibration import calibration_metrics
-from g4i_hf.evaluation.metrics import accuracy_of_logits, predicted_classes
 from g4i_hf.evaluation.outputs import OutputFile
 from g4i_hf.evaluation.predict import Predictions, for_prediction, run_batches
+from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 
 
 class Counting:

@@ -113,7 +113,7 @@ def test_a_push_that_fails_in_training_does_not_end_it_and_the_last_one_says_how
     run = demo.folder / "unlucky"
     assert (run / "all_results.json").is_file()
     assert set(hub.state()["models/me/unlucky"]["branches"]["main"]["files"]) <= {".gitattributes"}
-    assert f"release.py --run {run} --repo_id me/unlucky --push_to_hub true" in message
+    assert f"g4i release --run {run} --repo_id me/unlucky --push_to_hub true" in message
     demo.script("release", "--run", run, "--repo_id", "me/unlucky", "--push_to_hub", "true")
     assert "model.safetensors" in hub.state()["models/me/unlucky"]["branches"]["main"]["files"]
 

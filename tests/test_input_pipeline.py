@@ -15,7 +15,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from g4i_hf.data import AugmentationArguments, CaptionedImages, jpeg, train_transform
+from g4i_hf.data import CaptionedImages, jpeg, train_transform
 from g4i_hf.data import dataset as dataset_module
 from g4i_hf.data.collator import AlignmentCollator, finish_batch
 from g4i_hf.data.dataset import own_randomness
@@ -24,6 +24,7 @@ from g4i_hf.data.jpeg import StoredJpeg, open_for_crop
 from g4i_hf.data.normalization import Normalization
 from g4i_hf.data.sampler import Draw, DrawnRows, GlobalBatchSampler
 from g4i_hf.data.transforms import CropOfStored, to_pixels
+from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -10,14 +10,16 @@ from PIL import Image as PILImage
 from students import aligned_model
 
 from g4i_hf.cli import parse_options
+from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
 from g4i_hf.data.labels import keep_label_fraction, labelled_rows, labels_of
 from g4i_hf.hub.card_tables import options_table
-from g4i_hf.recipes import train
-from g4i_hf.training import AlignmentArguments, AlignmentTrainer, RunArguments
+from g4i_hf.options import RunArguments
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.class_weights import class_weights_of
-from g4i_hf.training.run_folder import open_run, resolved_options, write_options
+from g4i_hf.training.run_folder import open_run, write_options
 from g4i_hf.training.summary import describe_training
+from g4i_hf.workflows.train import TrainingRun
 
 SIZES = (40, 10, 3, 1)  # images of each class
 TO_TENSOR = lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255  # noqa: E731
@@ -189,12 +191,14 @@ def data(tmp_path_factory):
     return folder
 
 
+def run_of(*argv: str) -> TrainingRun:
+    return TrainingRun(*parse_options(train.OPTIONS, list(argv)))
+
+
 def loaded(data, *argv: str):
-    options = parse_options(
-        train.OPTIONS, ["--dataset_name", str(data / "data"), "--output_dir", str(data / "run"), *argv]
-    )
-    run, source, encoder, _, _, args = options
-    return options, train.load_data(run, source, encoder, args)[0]
+    run = run_of("--dataset_name", str(data / "data"), "--output_dir", str(data / "run"), *argv)
+    run.load()
+    return run, run.splits
 
 
 def test_baseline_and_aligned_run_keep_the_same_labels_and_resume_with_them(data):
@@ -223,14 +227,14 @@ def test_metadata_of_a_folder_says_which_images_have_no_label(tmp_path):
         ]
         (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     argv = ["--dataset_name", str(tmp_path / "pictures"), "--output_dir", str(tmp_path / "run"), "--align_weight", "0"]
-    run, source, encoder, _, _, args = parse_options(train.OPTIONS, [*argv, "--require_labels", "false"])
-    splits, id2label, *_ = train.load_data(run, source, encoder, args)
-    assert list(id2label.values()) == ["cats", "dogs"]
+    run = run_of(*argv, "--require_labels", "false")
+    run.load()
+    splits = run.splits
+    assert list(run.id2label.values()) == ["cats", "dogs"]
     assert labels_of(splits["train"]).tolist() == [0, -100, 1, -100]
     assert labels_of(splits["validation"]).tolist() == [1, 0]
-    run, source, encoder, _, _, args = parse_options(train.OPTIONS, argv)
     with pytest.raises(ValueError, match="row 1: unlabelled"):
-        train.load_data(run, source, encoder, args)
+        run_of(*argv).load()
 
 
 def test_rows_without_label_can_be_dropped(data):
@@ -239,8 +243,8 @@ def test_rows_without_label_can_be_dropped(data):
 
 
 def test_the_options_are_recorded_compared_and_on_the_card(data, tmp_path):
-    options, _ = loaded(data, "--label_fraction", "0.1", "--unlabelled", "drop")
-    recorded = resolved_options(options, tmp_path)
+    run, _ = loaded(data, "--label_fraction", "0.1", "--unlabelled", "drop")
+    recorded = run.resolved
     assert {name: recorded[name] for name in ("label_fraction", "label_seed", "unlabelled", "caption_control")} == {
         **{"label_fraction": 0.1, "label_seed": None, "unlabelled": "drop", "caption_control": "none"}
     }

@@ -9,9 +9,8 @@ import timm
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from g4i_hf.data.arguments import DataArguments
 from g4i_hf.data.stage import write_stage
-from g4i_hf.training.arguments import StudentArguments
+from g4i_hf.options import DataArguments, StudentArguments
 from g4i_hf.training.lineage import is_hub_id, lineage_of, read_lineage, write_lineage
 
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"

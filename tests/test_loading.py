@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 
 from g4i_hf.data.checks import DataError, check_split
-from g4i_hf.data.loading import ColumnNames, check_dataset_name, class_names, load_images
+from g4i_hf.data.loading import ColumnNames, check_dataset_name, class_names, open_images
 from g4i_hf.data.stage import write_stage
 
 EMOJI_STYLES = Path(__file__).parent.parent / "recipes" / "emoji_styles"
@@ -75,7 +75,7 @@ def test_folder_of_parquet_has_one_split_a_name(tmp_path, files, expected):
         path = tmp_path / f"{file}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows(number + 1, first=10 * number).to_parquet(path)
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert sizes(splits) == expected
     for split in splits.values():
         assert split.features["label"] == FEATURES["label"]
@@ -83,7 +83,7 @@ def test_folder_of_parquet_has_one_split_a_name(tmp_path, files, expected):
 
 
 def test_emoji_styles_has_its_four_splits():
-    splits = load_images(str(EMOJI_STYLES))
+    splits = open_images(str(EMOJI_STYLES))
     assert sizes(splits) == {"train": 2897, "validation": 316, "test": 1192, "test_novel": 222}
     _, id2label = class_names(splits)
     assert len(id2label) == 58 and "animal-bird" in id2label.values()
@@ -97,7 +97,7 @@ def test_stage_and_hidden_folders_inside_are_no_data(tmp_path):
     write_stage(tmp_path / "embeddings", {"train": Dataset.from_dict({"image_id": ["a"]})}, {"source": ".."})
     (tmp_path / ".embeddings.parts").mkdir()
     Dataset.from_dict({"caption": ["a"]}).to_parquet(tmp_path / ".embeddings.parts" / "0.parquet")
-    assert sizes(load_images(str(tmp_path))) == {"train": 2}
+    assert sizes(open_images(str(tmp_path))) == {"train": 2}
 
 
 # --- Imagefolders ------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_stage_and_hidden_folders_inside_are_no_data(tmp_path):
 def test_imagefolder_has_classes_from_folders_and_captions_from_metadata(tmp_path, captions):
     files = ["cat/1.png", "cat/2.png", "dög/1.png", "dög/ß 3.png"]
     save_pictures(tmp_path, files, captions_in="." if captions else None)
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert labels_by_id(splits) == {"cat/1.png": "cat", "cat/2.png": "cat", "dög/1.png": "dög", "dög/ß 3.png": "dög"}
     if captions:
         train = splits["train"]
@@ -118,7 +118,7 @@ def test_imagefolder_takes_captions_from_metadata_in_parquet(tmp_path):
     save_pictures(tmp_path, ["cat/1.png", "dog/2.png"])
     table = {"file_name": ["dog/2.png", "cat/1.png"], "caption": ["of dog", "of cat"]}
     Dataset.from_dict(table).to_parquet(tmp_path / "metadata.parquet")
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert labels_by_id(splits) == {"cat/1.png": "cat", "dog/2.png": "dog"}
     captions = dict(zip(splits["train"]["image_id"], splits["train"]["caption"], strict=True))
     assert captions == {"cat/1.png": "of cat", "dog/2.png": "of dog"}
@@ -131,7 +131,7 @@ def test_split_folders_share_one_list_of_classes(tmp_path, train, test, captions
     for folder, classes in ((train, ("cat", "dog", "elk")), (test, ("elk",))):
         files = [f"{folder}/{name}/{number}.png" for name in classes for number in (1, 2)]
         save_pictures(tmp_path, files, captions_in=folder if captions else None)
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert sizes(splits) == {"train": 6, test: 2}
     splits, id2label = class_names(splits)
     assert list(id2label.values()) == ["cat", "dog", "elk"]
@@ -144,10 +144,10 @@ def test_a_class_or_file_called_train_is_no_split(tmp_path):
     """`datasets` would load the pictures of that class, or that one file, and leave out all others."""
     save_pictures(tmp_path / "flat", ["bus/1.png", "car/a test of brakes.png", "train/1.png"])
     expected = {"bus/1.png": "bus", "car/a test of brakes.png": "car", "train/1.png": "train"}
-    assert labels_by_id(load_images(str(tmp_path / "flat"))) == expected
+    assert labels_by_id(open_images(str(tmp_path / "flat"))) == expected
 
     save_pictures(tmp_path / "split", ["train/bus/1.png", "train/train/2.png", "test/bus/3.png", "test/train/4.png"])
-    splits = load_images(str(tmp_path / "split"))
+    splits = open_images(str(tmp_path / "split"))
     assert labels_by_id(splits) == {"bus/1.png": "bus", "train/2.png": "train"}
     assert labels_by_id(splits, "test") == {"bus/3.png": "bus", "train/4.png": "train"}
 
@@ -156,7 +156,7 @@ def test_captions_are_needed_of_the_training_images_alone(tmp_path):
     """Metadata in one split; `datasets` wants the same columns, and the same kind of files, in all."""
     save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
     save_pictures(tmp_path, ["validation/cat/3.png", "validation/dog/4.png"])
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert splits["train"]["caption"][:] == ["that of cat/1.png", "that of dog/2.png"]
     assert "caption" not in splits["validation"].column_names
     assert labels_by_id(splits) == {"cat/1.png": "cat", "dog/2.png": "dog"}
@@ -170,9 +170,9 @@ def test_labels_of_metadata_beside_class_folders(tmp_path, others):
     lines = [{"file_name": "1.png", "label": "dog"}, {"file_name": "2.png", "label": "cat"}, {"file_name": "3.png"}]
     (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     if others == "elk":  # no name that the metadata knows, and a single folder: no class
-        assert "label" not in load_images(str(tmp_path))["validation"].column_names
+        assert "label" not in open_images(str(tmp_path))["validation"].column_names
         return
-    splits, id2label = class_names(load_images(str(tmp_path)))
+    splits, id2label = class_names(open_images(str(tmp_path)))
     assert list(id2label.values()) == ["cat", "dog"]
     labels = dict(zip(splits["train"]["image_id"], splits["train"]["label"], strict=True))
     assert labels == {"train/1.png": 1, "train/2.png": 0, "train/3.png": None}
@@ -183,7 +183,7 @@ def test_labels_of_metadata_beside_class_folders(tmp_path, others):
 def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
     files = ["train/cat/1.png", "train/dog/2.png", f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"]
     save_pictures(tmp_path, files)
-    splits, id2label = class_names(load_images(str(tmp_path)))
+    splits, id2label = class_names(open_images(str(tmp_path)))
     assert list(id2label.values()) == ["cat", "dog"]
     train = splits["train"]
     labels = dict(zip(train["image_id"], train["label"], strict=True))
@@ -194,17 +194,17 @@ def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
 
 def test_images_beside_class_folders_are_of_the_class_called_as_the_folder(tmp_path):
     save_pictures(tmp_path / "pets", ["1.png", "cat/2.png"])
-    assert sorted(labels_by_id(load_images(str(tmp_path / "pets"))).values()) == ["cat", "pets"]
+    assert sorted(labels_by_id(open_images(str(tmp_path / "pets"))).values()) == ["cat", "pets"]
 
 
 def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
     save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
-    load_images(str(tmp_path))
+    open_images(str(tmp_path))
     assert "left out" not in caplog.text
     save_pictures(tmp_path, ["train/dog/3.png", "train/__MACOSX/4.png"])
     metadata = tmp_path / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text() + "\n" + metadata.read_text().splitlines()[0])  # one of them twice
-    assert sizes(load_images(str(tmp_path))) == {"train": 3}
+    assert sizes(open_images(str(tmp_path))) == {"train": 3}
     assert "Split 'train': 1 of 3 images are in no line of its metadata file" in caplog.text
 
 
@@ -212,7 +212,7 @@ def test_archives_are_to_be_unpacked(tmp_path):
     save_pictures(tmp_path / "loose", ["cat/1.png", "dog/2.png"])
     shutil.make_archive(str(tmp_path / "archived" / "pictures"), "zip", tmp_path / "loose")
     with pytest.raises(ValueError, match=r"unpack pictures\.zip"):
-        load_images(str(tmp_path / "archived"))
+        open_images(str(tmp_path / "archived"))
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_archives_are_to_be_unpacked(tmp_path):
 )
 def test_imagefolder_with_a_stage_inside_opens_as_before(tmp_path, files):
     save_pictures(tmp_path, files)
-    before = load_images(str(tmp_path))
+    before = open_images(str(tmp_path))
     write_stage(tmp_path / "embeddings", {"train": Dataset.from_dict({"image_id": ["a"]})}, {"source": ".."})
-    after = load_images(str(tmp_path))
+    after = open_images(str(tmp_path))
     assert sizes(after) == sizes(before) == ({"train": 2} if files[0] == "cat/1.png" else {"test": 1, "train": 1})
     assert after["train"][:] == before["train"][:]
 
@@ -232,7 +232,7 @@ def test_imagefolder_with_a_stage_inside_opens_as_before(tmp_path, files):
 
 def test_save_to_disk_folder_of_a_dataset_is_the_split_train(tmp_path):
     rows(3).save_to_disk(tmp_path)
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert sizes(splits) == {"train": 3}
     assert [row["bytes"] for row in splits["train"]["image"]] == [
         row["bytes"] for row in rows(3).cast_column("image", Image(decode=False))["image"]
@@ -241,7 +241,7 @@ def test_save_to_disk_folder_of_a_dataset_is_the_split_train(tmp_path):
 
 def test_save_to_disk_folder_of_several_splits(tmp_path):
     DatasetDict(train=rows(3), test_novel=rows(2, first=5)).save_to_disk(tmp_path)
-    splits = load_images(str(tmp_path))
+    splits = open_images(str(tmp_path))
     assert sizes(splits) == {"train": 3, "test_novel": 2}
     assert class_names(splits)[1] == {0: "cat", 1: "dög"}
 
@@ -255,7 +255,7 @@ def test_columns_are_renamed_to_ours(tmp_path):
     theirs.save_to_disk(tmp_path)
     names = ColumnNames(image="Bild", label="Klasse", caption="text", image_id="number")
     files = sorted(tmp_path.rglob("*"))
-    train = load_images(str(tmp_path), names=names)["train"]
+    train = open_images(str(tmp_path), names=names)["train"]
     assert sorted(tmp_path.rglob("*")) == files  # the images are not written again
     assert set(train.column_names) == {"image", "label", "caption", "image_id"}
     assert train["label"][:] == [0, 1, 0] and train["caption"][:] == ["caption 0", "caption 1", "caption 2"]
@@ -267,7 +267,7 @@ def test_a_named_column_that_is_missing_is_an_error(tmp_path, column):
     rows(1).save_to_disk(tmp_path)
     message = rf"Split 'train' has no column 'oops' \(given as {column}_column\). Its columns: image, label, caption"
     with pytest.raises(ValueError, match=message):
-        load_images(str(tmp_path), names=ColumnNames(**{column: "oops"}))
+        open_images(str(tmp_path), names=ColumnNames(**{column: "oops"}))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_named_column_that_is_missing_is_an_error(tmp_path, column):
 def test_a_column_without_images_is_an_error_that_names_it(tmp_path, column, values, message):
     Dataset.from_dict({column: values}).save_to_disk(tmp_path)
     with pytest.raises(ValueError, match=message):
-        load_images(str(tmp_path))
+        open_images(str(tmp_path))
 
 
 def test_a_null_image_is_an_error_that_names_its_row(tmp_path):
@@ -290,19 +290,19 @@ def test_a_null_image_is_an_error_that_names_its_row(tmp_path):
     with pytest.raises(
         ValueError, match="Split 'train', column 'image', row 1: null. Add the image or remove the row"
     ):
-        load_images(str(tmp_path))
+        open_images(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["./pictures", "/nowhere/pictures", "pictures/", "my/own/pictures"])
 def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(name):
     with pytest.raises(FileNotFoundError, match=f"dataset_name is '{name}', but there is no such folder"):
-        load_images(name)
+        open_images(name)
 
 
 def test_a_folder_without_images_is_an_error_that_says_so(tmp_path):
     (tmp_path / "notes.txt").write_text("no pictures")
     with pytest.raises(FileNotFoundError, match="neither Parquet nor images"):
-        load_images(str(tmp_path))
+        open_images(str(tmp_path))
 
 
 # --- Class names -------------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_made_ids_are_unique_and_stay_with_their_image_under_reordering(tmp_path
     ids = {}
     for name, order in (("forward", [0, 1, 2, 3, 4]), ("shuffled", [3, 1, 4, 0, 2])):
         data.select(order).save_to_disk(tmp_path / name)
-        train = load_images(str(tmp_path / name))["train"]
+        train = open_images(str(tmp_path / name))["train"]
         assert len(set(train["image_id"][:])) == 5
         ids[name] = dict(zip(train["seed"], train["image_id"], strict=True))
     assert ids["forward"] == ids["shuffled"]
@@ -408,13 +408,13 @@ def test_made_ids_are_unique_and_stay_with_their_image_under_reordering(tmp_path
 
 def test_the_same_image_twice_gets_two_ids(tmp_path):
     named_images([None, None, None, "a.png", "a.png"], seeds=[1, 1, 0, 1, 1]).save_to_disk(tmp_path)
-    assert len(set(load_images(str(tmp_path))["train"]["image_id"])) == 5
+    assert len(set(open_images(str(tmp_path))["train"]["image_id"])) == 5
 
 
 def test_ids_of_an_imagefolder_do_not_depend_on_where_it_lies(tmp_path):
     save_pictures(tmp_path / "here", ["cat/1.png", "dog/1.png"])
     (tmp_path / "here").rename(tmp_path / "there")
-    assert load_images(str(tmp_path / "there"))["train"]["image_id"][:] == ["cat/1.png", "dog/1.png"]
+    assert open_images(str(tmp_path / "there"))["train"]["image_id"][:] == ["cat/1.png", "dog/1.png"]
 
 
 # --- Stages ------------------------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def images_and_stage(tmp_path):
 @pytest.mark.parametrize("ids", ["0123", "3102", "9031x2"], ids=["same-order", "other-order", "more-rows"])
 def test_a_stage_is_joined_by_image_id(images_and_stage, ids):
     _, stage = images_and_stage
-    splits = load_images(stage(list(ids)))
+    splits = open_images(stage(list(ids)))
     assert splits["train"]["image_id"][:] == list("0123")
     assert [embed[0] for embed in splits["train"]["text_embeds"]] == [float(ord(i)) for i in "0123"]
     assert splits["train"].features["text_embeds"] == List(Value("float16"), length=2)
@@ -454,7 +454,7 @@ def test_joining_reads_the_images_from_where_they_are(images_and_stage):
     """Nothing is copied: the joined table still lies in the file of the images."""
     images, stage = images_and_stage
     before = {path: path.stat().st_mtime_ns for path in images.rglob("*")}
-    train = load_images(stage(list("2310")))["train"]
+    train = open_images(stage(list("2310")))["train"]
     files = {file["filename"] for file in train.cache_files}
     assert str(next((images / "train").glob("*.arrow"))) in files
     assert {path: path.stat().st_mtime_ns for path in images.rglob("*")} == before
@@ -462,7 +462,7 @@ def test_joining_reads_the_images_from_where_they_are(images_and_stage):
 
 def test_a_stage_replaces_columns_of_the_same_name(images_and_stage):
     _, stage = images_and_stage
-    train = load_images(stage(list("0123"), caption=["new 0", "new 1", "new 2", "new 3"]))["train"]
+    train = open_images(stage(list("0123"), caption=["new 0", "new 1", "new 2", "new 3"]))["train"]
     assert train["caption"][:] == ["new 0", "new 1", "new 2", "new 3"]
 
 
@@ -477,7 +477,7 @@ def test_a_stage_replaces_columns_of_the_same_name(images_and_stage):
 def test_a_stage_that_does_not_fit_is_an_error(images_and_stage, ids, message):
     _, stage = images_and_stage
     with pytest.raises(ValueError, match=message):
-        load_images(stage(list(ids)))
+        open_images(stage(list(ids)))
 
 
 def test_a_stage_moves_together_with_its_images(images_and_stage, tmp_path):
@@ -486,7 +486,7 @@ def test_a_stage_moves_together_with_its_images(images_and_stage, tmp_path):
     (tmp_path / "moved").mkdir()
     for name in ("images", "stage"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
-    assert "text_embeds" in load_images(str(tmp_path / "moved" / "stage"))["train"].column_names
+    assert "text_embeds" in open_images(str(tmp_path / "moved" / "stage"))["train"].column_names
 
 
 def test_a_stage_without_its_images_says_where_they_were(images_and_stage, tmp_path):
@@ -494,7 +494,7 @@ def test_a_stage_without_its_images_says_where_they_were(images_and_stage, tmp_p
     folder = stage(list("0123"))
     images.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"those of \.\./images, .*that folder is gone. Put it back"):
-        load_images(folder)
+        open_images(folder)
 
 
 def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):

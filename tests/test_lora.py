@@ -23,9 +23,9 @@ from g4i_hf.hub import release_student
 from g4i_hf.modeling.lora import find_target_modules, is_adapter, merged_student, save_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import classifier_layers
-from g4i_hf.recipes.train import build_model
+from g4i_hf.options import AugmentationArguments, StudentArguments
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.arguments import StudentArguments
+from g4i_hf.training.build import build_student
 from g4i_hf.training.parameter_groups import layer_factors
 from g4i_hf.training.summary import describe_training
 
@@ -366,8 +366,8 @@ def options_of(**changes) -> StudentArguments:
     return StudentArguments(**{"student": on_hub("vit"), "pretrained": True, "use_peft": True, "lora_r": 4} | changes)
 
 
-class NoAugmentation:
-    image_size, image_settings = 48, {}
+def built_model(student: StudentArguments) -> AlignedImageClassification:
+    return build_student(student, AugmentationArguments(image_size=48), 42, {0: "x", 1: "y"}, 12).model
 
 
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", None])
@@ -375,7 +375,7 @@ def test_an_adapter_names_the_commit_of_its_base(tmp_path, name):
     """timm's names stand for a repository too; its settings, here of a small network, are part of the base."""
     base = on_hub("timm-resnet", "timm/resnet18.a1_in1k") if name else on_hub("vit")
     student = options_of(student=name or base, student_args=STUDENTS["timm-resnet"][1] if name else None)
-    model, *_ = build_model(student, NoAugmentation, arguments(tmp_path), {0: "x", 1: "y"}, 12)
+    model = built_model(student)
     assert (model.config.lora["base_model_name_or_path"], model.config.lora["revision"]) == (base, COMMIT)
     save_adapter(with_learned_adapters(model), tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -408,7 +408,7 @@ def test_an_adapter_of_a_base_that_was_changed_is_refused(tmp_path, name, timm_n
 
 def test_a_local_base_is_not_released_as_the_base_of_an_adapter(tmp_path):
     local = Path(HF_HUB_CACHE) / f"models--{on_hub('vit').replace('/', '--')}" / "snapshots" / COMMIT
-    model, *_ = build_model(options_of(student=str(local)), NoAugmentation, arguments(tmp_path), {0: "x", 1: "y"}, 12)
+    model = built_model(options_of(student=str(local)))
     assert model.config.lora["base_model_name_or_path"] is None
     with pytest.raises(ValueError, match=r"checkpoint in a local folder.*--lora merged.*Hub id"):
         save_adapter(model, tmp_path / "adapter")
@@ -428,8 +428,8 @@ def test_a_local_base_is_not_released_as_the_base_of_an_adapter(tmp_path):
     [
         ({"pretrained": False}, "use_peft adapts pretrained weights, but pretrained is false.*Set pretrained to true"),
         ({"use_peft": False, "lora_target_modules": ["qkv"]}, "lora_target_modules is set, but use_peft is false"),
-        ({"lora_r": 0}, r"lora_r \(0\) and lora_alpha"),
-        ({"lora_dropout": 1.0}, r"lora_dropout \(1.0\) from 0 to below 1"),
+        ({"lora_r": 0}, "lora_r is 0; it must be positive"),
+        ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must be from 0 to below 1"),
     ],
 )
 def test_options_that_make_no_sense_are_errors(changes, message):

@@ -9,10 +9,11 @@ from datasets import Dataset
 from PIL import Image as PILImage
 
 from g4i_hf.evaluation.evaluate import results_folder, split_metrics, update_results
-from g4i_hf.evaluation.metrics import accuracy_of_logits, retrieval_recall
-from g4i_hf.evaluation.predict import Predictions, eval_transform, texts_of
+from g4i_hf.evaluation.metrics import retrieval_recall
+from g4i_hf.evaluation.predict import Predictions, texts_of
 from g4i_hf.evaluation.statistics import paired_summary
-from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
+from g4i_hf.training.build import accuracy_of_logits
 
 EYE = np.eye(4, dtype=np.float32)
 
@@ -81,7 +82,7 @@ def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
 
 
 def test_transform_of_evaluation_can_go_to_other_processes():
-    transform = pickle.loads(pickle.dumps(eval_transform(generic_processor(ImageSettings(16)))))
+    transform = pickle.loads(pickle.dumps(EvalTransform(generic_processor(ImageSettings(16)))))
     assert transform(PILImage.new("RGB", (20, 30))).shape == (3, 16, 16)
 
 

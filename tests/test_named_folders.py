@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from g4i_hf.data import load_images
+from g4i_hf.data import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.hub.dataset_folder import build_dataset
 
@@ -33,7 +33,7 @@ def test_metadata_that_name_a_file_elsewhere_are_refused(pictures, tmp_path, nam
     lines = [{"file_name": "cats/1.png", "caption": "a"}, {"file_name": name.format(tmp_path), "caption": "b"}]
     (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match=r"its files cannot be read: .*secret\.png") as error:
-        load_images(str(pictures))
+        open_images(str(pictures))
     assert str(pictures) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -43,19 +43,19 @@ def test_metadata_that_name_a_file_elsewhere_are_refused(pictures, tmp_path, nam
 def test_metadata_that_are_broken_are_named(pictures, text):
     (pictures / "metadata.jsonl").write_text(text)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        load_images(str(pictures))
+        open_images(str(pictures))
     assert str(pictures) in str(error.value)
 
 
 def test_a_link_is_a_name_that_the_owner_of_the_folder_gave(pictures):
     """As in collections that are made of links to a store of images."""
     os.symlink("../../secret.png", pictures / "cats" / "2.png")
-    assert sorted(load_images(str(pictures))["train"]["image_id"][:]) == ["cats/1.png", "cats/2.png"]
+    assert sorted(open_images(str(pictures))["train"]["image_id"][:]) == ["cats/1.png", "cats/2.png"]
 
 
 def test_a_stage_lies_anywhere_beside_its_images(pictures, tmp_path):
     stage_in(tmp_path / "runs" / "captions", "../../pictures")
-    assert load_images(str(tmp_path / "runs" / "captions"))["train"]["caption"][:] == ["a cat"]
+    assert open_images(str(tmp_path / "runs" / "captions"))["train"]["caption"][:] == ["a cat"]
 
 
 @pytest.mark.parametrize("field", ["source", "captions_name"])
@@ -63,14 +63,14 @@ def test_a_stage_lies_anywhere_beside_its_images(pictures, tmp_path):
 def test_a_stage_that_names_an_absolute_path_is_refused(pictures, tmp_path, field, form):
     stage_in(tmp_path / "captions", "../pictures", **{field: form.format(pictures)})
     with pytest.raises(ValueError, match="not relative to its folder"):
-        load_images(str(tmp_path / "captions"))
+        open_images(str(tmp_path / "captions"))
 
 
 def test_what_was_published_leads_to_no_folder(pictures, tmp_path):
     """A data set of the Hub that was downloaded: a path in it is of another machine, or a trap."""
     stage_in(tmp_path / "captions", "../pictures", published=True)
     with pytest.raises(ValueError, match="does not say where they are"):
-        load_images(str(tmp_path / "captions"))
+        open_images(str(tmp_path / "captions"))
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "", ".hidden", "a\nb"])

@@ -12,7 +12,7 @@ from test_dataset_folder import fresh_cache, snippets  # noqa: F401
 
 from g4i_hf.data import streaming
 from g4i_hf.data.image_ids import image_id_of
-from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.data.loading import ColumnNames, open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.hub import named_images
 from g4i_hf.hub.dataset_folder import build_dataset
@@ -140,7 +140,7 @@ def test_images_of_a_stream_are_as_they_were_stored(hub, tmp_path, monkeypatch, 
     rows.rename_columns({"image": column}).to_parquet(hub / "rows" / "train.parquet")
     names = ColumnNames(image=column)
     streamed = list(streaming.stream_images("hf://datasets/me/rows", names=names)["train"])
-    stored = load_images(str(hub / "rows"), names=names)["train"]
+    stored = open_images(str(hub / "rows"), names=names)["train"]
     assert [row["image"] for row in streamed] == stored["image"][:]
     assert [image_id_of(row["image"]) for row in streamed] == stored["image_id"][:] == ["0.jpg", "1.png"]
     with pytest.raises(ValueError, match="has no column 'label'"):
@@ -154,7 +154,7 @@ def test_ids_that_are_numbers_are_joined_by_the_snippet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = rows_of([f"pictures/{number}.png" for number in range(4)]).add_column("image_id", [7, 5, 3, 1])
     rows.to_parquet(tmp_path / "path" / "to" / "images" / "train.parquet")
-    images = load_images("path/to/images")
+    images = open_images("path/to/images")
     assert images["train"]["image_id"][:] == ["7", "5", "3", "1"]
     captions = captions_of(IDS).remove_columns("image_id").add_column("image_id", ["1", "3", "5", "7"])
     write_stage(tmp_path / "s", {"train": captions}, {"stage": "captioning", "source": "path/to/images"})

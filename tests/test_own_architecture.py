@@ -26,15 +26,16 @@ from transformers import (
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.comparison.results import read_results
-from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.card import Adapter, Contents, student_card
 from g4i_hf.hub.release import release_student
 from g4i_hf.hub.student_folder import release_with_card
 from g4i_hf.modeling.own_architecture import own_module
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import new_student, student_config_from
+from g4i_hf.options import ReleaseArguments
 
 ROOT = Path(__file__).parent.parent
+G4I = Path(sys.executable).with_name("g4i")
 PAGE = (ROOT / "docs" / "own_architectures.md").read_text(encoding="utf-8")
 OF_TIMM, OF_TRANSFORMERS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.M | re.S)
 COMMANDS = re.search(r"^```sh\n(.*?)^```$", PAGE, flags=re.M | re.S)[1].replace("\\\n", " ").splitlines()
@@ -205,7 +206,7 @@ def test_what_was_released_is_a_student_to_start_from(module, tmp_path):
         student_config_from(student)
 
 
-def test_the_card_of_an_adapter_imports_the_module_and_a_script_is_no_module(module, tmp_path):
+def test_the_card_of_an_adapter_imports_the_module_and_a_script_is_no_module(module, tmp_path, monkeypatch):
     adapter = Contents(adapter=Adapter("me/base"))
     facts = {"architecture": "tiny_net", "num_labels": 2, "num_parameters": 9, "options": {}, "module": "my_student"}
     (block,) = snippets(str(student_card(**facts, contents=adapter)))
@@ -214,6 +215,7 @@ def test_the_card_of_an_adapter_imports_the_module_and_a_script_is_no_module(mod
     AlignedImageClassification.from_student("tiny_net", **BUILD).save_pretrained(tmp_path / "run")
     generic_processor(ImageSettings(24)).save_pretrained(tmp_path / "run")
     mine.tiny_net.__module__ = "__main__"
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # not `python -m pytest`
     with pytest.raises(ValueError, match="registered by the script or notebook itself"):
         release_with_card(ReleaseArguments(run=str(tmp_path / "run"), license="mit"))
 
@@ -257,7 +259,7 @@ for loaded in (
 RELEASE = """
 import sys
 import my_student
-from g4i_hf.hub.arguments import ReleaseArguments
+from g4i_hf.options import ReleaseArguments
 from g4i_hf.hub.space import build_space
 from g4i_hf.hub.student_folder import release_with_card
 student, _ = release_with_card(ReleaseArguments(run="run", onnx=True))
@@ -301,14 +303,15 @@ def test_the_commands_of_the_page_train_evaluate_and_release(tmp_path, folder): 
     (tmp_path / "evaluate.py").write_text("raise SystemExit('not the package evaluate')")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     smaller = ["--image_size", "16", "--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
-    for command in COMMANDS:
-        script, *options = shlex.split(command)[4:]
-        if script == "train":
+    assert [command.split()[:2] for command in COMMANDS] == [["g4i", "train"], ["g4i", "evaluate"], ["g4i", "release"]]
+    for line in COMMANDS:
+        command, *options = shlex.split(line)[1:]
+        if command == "train":
             options += ["--dataset_name", str(folder / "data"), *smaller, "--report_to", "none", "--use_cpu", "true"]
-        launched = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", *shlex.split(command)[2:4], script]
-        done = run(tmp_path, "-m", *launched, *options)
-        if script == "train":
-            assert "accelerate launch recipes/with_module.py my_student.py evaluate --run runs/mine" in done.stdout
+        launcher = ["--num_processes", "2"] if command != "release" else []
+        done = run(tmp_path, str(G4I), command, *launcher, *options)
+        if command == "train":
+            assert "g4i evaluate --run runs/mine --module my_student.py" in done.stdout
     saved = json.loads((tmp_path / "runs" / "mine" / "student" / "config.json").read_text())
     assert (saved["architecture"], saved["model_args"]) == ("tiny_net", {"width": 64})
     assert json.loads((tmp_path / "runs" / "mine" / "all_results.json").read_text())["test_accuracy"] > 0
@@ -322,23 +325,19 @@ def test_processes_of_a_comparison_know_the_architecture(tmp_path, folder):  # n
     (tmp_path / "grid.yaml").write_text(json.dumps(grid))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mixer.py").symlink_to(ROOT / "recipes" / "emoji_styles" / "mlp_mixer.py")
-    run(tmp_path, "-m", "g4i_hf.recipes.with_module", "mine.mixer", "compare", "--config", "grid.yaml")
+    run(tmp_path, "-m", "g4i_hf", "compare", "--module", "mine.mixer", "--config", "grid.yaml")
     (result,) = read_results(tmp_path / "cells.jsonl")
     assert result.training["parameters"] > 0 and set(result.predicted) == {"validation"}
 
 
-@pytest.mark.parametrize(
-    "words, code, said",
-    [
-        ([], 2, "accelerate launch recipes/with_module.py my_student.py train"),
-        (["--help"], 0, "or a name that Python can import"),
-        (["json", "trian"], 1, "the script is 'trian'; choose one of.*Did you mean 'train'"),
-        (["no/such.py", "train"], 1, "there is no file no/such.py"),
-        (["no_such.module", "train"], 1, "there is no module no_such.module. A file is named with its .py"),
-        (["json.py", "train"], 1, "json.py cannot be imported as 'json': give the file another name"),
-    ],
-)
-def test_what_is_wrong_with_the_words_is_said(tmp_path, words, code, said):
-    (tmp_path / "json.py").touch()
-    done = run(tmp_path, str(ROOT / "recipes" / "with_module.py"), *words, expected=code)
-    assert re.search(said, done.stdout + done.stderr)
+@pytest.mark.parametrize("name", ["my_student.py", "my_student", "evaluate.py"])
+def test_the_module_is_imported_before_a_command_reads_its_options(tmp_path, name):
+    """A file under its bare name, also one that is named in a file of options; not beside a package of that name."""
+    (tmp_path / "my_student.py").write_text("print('registered')")
+    (tmp_path / "evaluate.py").touch()
+    (tmp_path / "options.yaml").write_text(f"dataset_name: x\nmodule: {name}\n")
+    fails = name == "evaluate.py"
+    for words in (["--dataset_name", "x", "--module", name], ["--config", "options.yaml"]):
+        done = run(tmp_path, str(G4I), "train", *words, "--print_config", expected=2 * fails)
+        assert done.stdout.startswith("registered\n# The resolved options") != fails
+        assert "cannot be imported as 'evaluate'; give the file another name" in done.stderr or not fails

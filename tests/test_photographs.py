@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from g4i_hf.data.loading import class_names, load_images
+from g4i_hf.data.loading import class_names, open_images
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "efficientnet_lite0"
 BIRDS = ("crow", "duck", "heron", "lark", "owl", "swan", "tern", "wren", "kite", "rook")
@@ -82,7 +82,7 @@ def built(stamps, tmp_path_factory):
 
 
 def rows_of(folder: Path) -> dict[str, dict]:
-    splits = load_images(str(folder))
+    splits = open_images(str(folder))
     return {row["image_id"]: row | {"split": split} for split, rows in splits.items() for row in rows}
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_photograph_of_its_own_with_a_caption_is_left_out(built):
 
 def test_the_library_reads_images_classes_and_captions(built):
     folder, said = built
-    splits, id2label = class_names(load_images(str(folder)))
+    splits, id2label = class_names(open_images(str(folder)))
     assert id2label == {0: "bird", 1: "fruit"}
     assert {split: sum(counts.values()) for split, counts in said["images"].items()} == {
         split: len(rows) for split, rows in splits.items()

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.recipes import train
+from g4i_hf.running import main
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.dry_run import TIMED_STEPS, make_plan, trial_arguments
 from g4i_hf.training.loss_check import LossCheck, NonFiniteLoss
@@ -492,9 +492,9 @@ def test_times_are_divided_among_data_steps_evaluation_and_saving(tmp_path):
 
 def test_next_steps_quote_the_run(tmp_path):
     args = arguments(tmp_path / "my run")
-    evaluate, release = next_steps(args, "accelerate launch recipes/{}.py")
-    assert evaluate == f"accelerate launch recipes/evaluate.py --run '{tmp_path}/my run'"
-    assert release.startswith("accelerate launch recipes/release.py --run")
+    evaluate, release = next_steps(args)
+    assert evaluate == f"g4i evaluate --run '{tmp_path}/my run'"
+    assert release.startswith("g4i release --run")
 
 
 @pytest.mark.parametrize(
@@ -553,12 +553,11 @@ def test_a_dry_run_writes_nothing_and_the_run_does_what_it_said(tmp_path, monkey
     for name in ("train", "validation"):
         split.to_parquet(tmp_path / "data" / f"{name}.parquet")
     monkeypatch.chdir(tmp_path)
-    command = ["train.py", "--dataset_name", "data", "--output_dir", "runs/mine", "--use_cpu", "true", "--image_size"]
+    command = ["train", "--dataset_name", "data", "--output_dir", "runs/mine", "--use_cpu", "true", "--image_size"]
     command += ["32", "--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--max_steps", "3"]
     command += ["--text_encoder", "sentence-transformers/all-MiniLM-L6-v2", "--per_device_train_batch_size", "16"]
     command += ["--teacher_weight", "1", "--align_text_bank", "8", "--align_center", "true"]  # these need all texts
-    monkeypatch.setattr(sys, "argv", [*command, "--dry_run", "true"])
-    train.main()
+    main([*command, "--dry_run", "true"])
     said = capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     different = len(set(split["caption"][:]))
@@ -567,11 +566,10 @@ def test_a_dry_run_writes_nothing_and_the_run_does_what_it_said(tmp_path, monkey
     assert "resnet50, " in described and "40 images of 58 classes, 100% with a caption" in described
     assert "soft labels from captions, weight 1" in described
 
-    monkeypatch.setattr(sys, "argv", command)
-    train.main()
+    main(command)
     did = capsys.readouterr().out
     assert did.split("Trained ")[1].strip().startswith(described)
-    assert "accelerate launch -m g4i_hf.recipes.evaluate --run runs/mine" in did
+    assert "g4i evaluate --run runs/mine" in did
     results = json.loads((tmp_path / "runs" / "mine" / "all_results.json").read_text())
     assert {"train_data_seconds", "train_seconds_per_epoch", "train_images_per_second"} <= set(results)
     assert f"validation: accuracy {results['validation_accuracy']:.1%}" in did

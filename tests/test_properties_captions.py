@@ -15,7 +15,6 @@ from PIL import Image as PILImage
 from test_report import NAMES, OPTIONS, a_split, no_drawing, runs, write  # noqa: F401
 
 from g4i_hf.captioning.answers import FAILURES, OK
-from g4i_hf.captioning.arguments import CleaningArguments
 from g4i_hf.captioning.cleaning.clean import clean
 from g4i_hf.captioning.existing.caption_files import checked
 from g4i_hf.captioning.report import page
@@ -25,6 +24,7 @@ from g4i_hf.data.texts import caption_key_table, is_blank
 from g4i_hf.embedding.captions import read_captions
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.card import student_card
+from g4i_hf.options import CleaningArguments
 
 INJECTIONS = [
     "<script>alert(1)</script>",

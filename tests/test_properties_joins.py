@@ -7,10 +7,10 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from g4i_hf.captioning.arguments import ExistingCaptionsArguments
 from g4i_hf.captioning.existing.joining import existing_captions
 from g4i_hf.data.image_ids import told_apart
 from g4i_hf.data.joining import join_captions
+from g4i_hf.options import ExistingCaptionsArguments
 
 # All that a string of Arrow can hold: no halves of characters
 ids_of = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), unique=True, min_size=1, max_size=6)

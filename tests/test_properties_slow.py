@@ -9,6 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in HERE.glob("test_properties_*.py") if path.name != Path(__file__).name)
+FILES += ["test_cli.py::test_any_file_is_read_and_printed_alike_or_refused_in_one_line"]
 
 
 @pytest.mark.slow

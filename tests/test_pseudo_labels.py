@@ -209,10 +209,9 @@ def test_the_recipe_leaves_captions_below_the_threshold_without_label(data):  # 
     assert (sure_labels == all_labels)[sure_labels >= 0].all()
 
 
-def test_a_threshold_is_a_probability(data, capsys):  # noqa: F811
-    with pytest.raises(SystemExit):
+def test_a_threshold_is_a_probability(data):  # noqa: F811
+    with pytest.raises(ValueError, match="pseudo_label_threshold is 1.5; it must be from 0 to below 1"):
         loaded(data, "--pseudo_label_threshold", "1.5")
-    assert "pseudo_label_threshold is 1.5; it must be from 0 to below 1" in capsys.readouterr().err
 
 
 def test_a_run_with_pseudo_labels_is_no_baseline(tmp_path):

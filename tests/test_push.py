@@ -13,12 +13,12 @@ from hub_server.accounts import ME_READ, ME_WRITE
 from huggingface_hub import HfApi, ModelCard, SpaceCard
 
 from g4i_hf.hub import push as pushing
-from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.manifest import MANIFEST, read_manifest
 from g4i_hf.hub.publisher import StudentPublisher
 from g4i_hf.hub.push_errors import PushError
+from g4i_hf.options import ReleaseArguments
 from g4i_hf.training import AlignmentArguments
-from recipes import release
+from g4i_hf.workflows import release
 
 CARD = """---
 license: apache-2.0
@@ -249,19 +249,22 @@ def release_args(tmp_path: Path, **more) -> ReleaseArguments:
 
 
 @pytest.mark.parametrize("way", ["dry_run", "push_to_hub"])
-def test_release_looks_for_the_folders_of_the_run_in_all_folders_first(asked, folder, space, tmp_path, capsys, way):
-    args = release_args(tmp_path, **{way: True})
-    released = [(folder, "me/student", "model"), (space, "me/student-space", "space")]
+def test_release_looks_for_the_folders_of_the_run_in_all_folders_first(asked, folder, space, tmp_path, way):
+    of_run = release.Release(release_args(tmp_path, **{way: True}))
+    of_run.released = [
+        release.Released(folder, "me/student", "model"),
+        release.Released(space, "me/student-space", "space"),
+    ]
+    publish = of_run.listed if way == "dry_run" else of_run.push
     with pytest.raises(ValueError, match=r"app\.py holds a path"):
-        release.publish(args, released)
-    assert not asked and "Pushed" not in capsys.readouterr().out
+        publish()
+    assert not asked
     (space / "app.py").write_text("path = 'photos'")
-    release.publish(args, released)
-    said = capsys.readouterr().out
+    said = publish()
     if way == "push_to_hub":
-        assert said.splitlines() == [f"Pushed {place} to https://hub" for place in (folder, space)]
+        assert said == [f"Pushed {place} to https://hub" for place in (folder, space)]
         return
-    listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", said, re.M)
+    listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", "\n".join(said), re.M)
     assert listed == [*sorted(sizes(folder)), *sorted(sizes(space))] and listed.count(MANIFEST) == 2 and not asked
 
 
@@ -276,11 +279,13 @@ def test_training_looks_for_the_folders_of_its_run_too(monkeypatch, folder, tmp_
 
 def test_release_passes_on_that_files_may_be_written_over(monkeypatch, folder, tmp_path):
     seen = {}
-    monkeypatch.setattr(pushing, "push_folders", lambda released, **more: seen.update(more) or iter(["https://hub"]))
+    monkeypatch.setattr(release, "push_folders", lambda released, **more: seen.update(more) or iter(["https://hub"]))
     for replace in (False, True):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         args = release_args(tmp_path, push_to_hub=True, replace=replace, hub_revision="v2", private=False)
-        release.publish(args, [(folder, "me/student", "model")])
+        of_run = release.Release(args)
+        of_run.released = [release.Released(folder, "me/student", "model")]
+        of_run.push()
         assert (seen["replace"], seen["revision"], seen["private"]) == (replace, "v2", False)
 
 

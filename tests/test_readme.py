@@ -3,11 +3,15 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+
+from g4i_hf.cli import Parser
+from g4i_hf.running import LAUNCHER_OPTIONS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -69,12 +73,12 @@ def test_every_picture_is_on_a_page():
 
 
 def commands_of(page: Path) -> list[tuple[str, list[str]]]:
-    """Script and options of every command of a page that starts one of ours."""
+    """Command and options of every command of a page that starts one of ours."""
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S)
     lines = [line for text in blocks for line in text.replace("\\\n", " ").splitlines()]
     found = []
     for line in lines:
-        script = re.search(r"\brecipes/(?:with_module\.py \S+ )?(\w+)(?:\.py\b| )(.*)", line.split(" #")[0])
+        script = re.search(r"(?:\brecipes/|\bg4i )(\w+)(?:\.py\b| )(.*)", line.split(" #")[0])
         if script:
             found.append((script[1], re.findall(r"--(\w+)", script[2])))
     return found
@@ -84,14 +88,10 @@ def commands_of(page: Path) -> list[tuple[str, list[str]]]:
     "page", [page for page in PAGES if commands_of(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_options_in_the_commands_of_every_page_exist(page):
-    from importlib import import_module
-
-    from g4i_hf.cli.option_sources import options_of
-
-    for script, names in commands_of(page):
-        classes = import_module(f"g4i_hf.recipes.{script}").OPTIONS
-        known = {option.name for name in classes for option in options_of(name)} | {"config", "print_config", "help"}
-        assert set(names) <= known, (script, set(names) - known)
+    for command, names in commands_of(page):
+        known = set(Parser(import_module(f"g4i_hf.commands.{command}").OPTIONS).kinds) | {"print_config", "help"}
+        known |= set(LAUNCHER_OPTIONS)
+        assert set(names) <= known, (command, set(names) - known)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import yaml
 from datasets import Dataset, DatasetDict, load_dataset
 from transformers import pipeline
 
+from g4i_hf import evaluate_run
+
 ROOT = Path(__file__).parent.parent
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 SMALL = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
@@ -104,12 +106,11 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoj
 
 
 def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
-    from g4i_hf.evaluation.arguments import EvaluateArguments
-    from g4i_hf.recipes.evaluate import evaluate_run
-
-    args = EvaluateArguments(run=str(emoji_run[1]))
+    folder, run = emoji_run
+    other = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(4))
+    DatasetDict(validation=other).save_to_disk(folder / "shapes")
     with pytest.raises(ValueError, match="trained on other classes"):
-        evaluate_run(emoji_run[1], emoji_run[1], {}, {0: "another"}, args=args, accelerator=None)
+        evaluate_run(run, dataset_name=str(folder / "shapes"), text_encoder=None)
 
 
 @pytest.mark.slow
@@ -154,8 +155,8 @@ def test_embeddings_are_made_once(emoji_run):
 
 
 def test_evaluator_and_pipeline_take_the_run_folder(emoji_run):
-    """`evaluate.evaluator` on the path of a run, after `import g4i_hf`, finds the accuracy that evaluate.py wrote."""
-    import g4i_hf  # noqa: F401, registers the model with the Auto classes
+    """`evaluate.evaluator` on the path of a run finds the accuracy that `g4i evaluate` wrote."""
+    import g4i_hf.modeling  # noqa: F401, registers the model with the Auto classes
     from g4i_hf.evaluation.metrics import Accuracy
 
     _, run = emoji_run
@@ -175,8 +176,8 @@ def test_evaluator_and_pipeline_take_the_run_folder(emoji_run):
 
 @pytest.mark.slow
 def test_packaged_recipe_is_the_same(tmp_path):
-    """A pip-installed user has `g4i_hf.recipes.train`; its default is the Emoji Styles recipe too."""
-    command = [sys.executable, "-m", "g4i_hf.recipes.train", *SMALL, "--max_steps", "1", "--use_cpu", "true"]
+    """A pip-installed user has `g4i train`; its default is the Emoji Styles recipe too."""
+    command = [sys.executable, "-m", "g4i_hf", "train", *SMALL, "--max_steps", "1", "--use_cpu", "true"]
     launch(tmp_path, *command, "--eval_strategy", "no", "--save_strategy", "no")
     options = yaml.safe_load((tmp_path / "runs" / "emoji_styles" / "aligned" / "train.yaml").read_text())
     assert options["dataset_name"].endswith("recipes/emoji_styles")

@@ -12,15 +12,15 @@ from students import ID2LABEL, STUDENTS, aligned_model, lora_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.hub.arguments import ReleaseArguments
 from g4i_hf.hub.manifest import read_manifest, write_manifest
 from g4i_hf.hub.release import release_student
 from g4i_hf.hub.student_folder import release_with_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.recipes.release import student_and_space
+from g4i_hf.options import ReleaseArguments
 from g4i_hf.training.lineage import write_lineage
 from g4i_hf.training.run_folder import write_options
+from g4i_hf.workflows.release import Release
 
 WITH_ALIGNED = ("vit", "timm-resnet")
 
@@ -111,7 +111,7 @@ def test_layout_suits_both_libraries(released, name):
 
 
 def test_release_of_no_run_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"recipes/train\.py"):
+    with pytest.raises(FileNotFoundError, match="g4i train"):
         release_student(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_a_card_that_cannot_be_made_leaves_the_earlier_release(tmp_path, monkeyp
         write_lineage(run, {"student": {"name": "x", "pretrained": True, "id": "/home/ann"}})
     monkeypatch.setattr("g4i_hf.hub.release.export_onnx", lambda *_: pytest.fail("the graph was made before the card"))
     with pytest.raises(ValueError, match=message):
-        student_and_space(ReleaseArguments(run=str(run), onnx=True, **options))
+        Release(ReleaseArguments(run=str(run), onnx=True, **options)).build()
     assert {name: (student / name).read_bytes() for name in files_of(student)} == before
     assert not list(run.glob(".*"))
 

@@ -1,22 +1,22 @@
-"""What release.py is told: ids, licences, options that belong together, and what a release no longer has."""
+"""What `release` is told: ids, licences, options that belong together, and what a release no longer has."""
 
 import re
-import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
 from released_runs import a_run, shifted
 
-from g4i_hf.cli import OptionError
 from g4i_hf.evaluation.comparison import ComparisonRow, as_text
 from g4i_hf.hub import publisher
-from g4i_hf.hub.arguments import OF_DATA_SET, OF_STUDENT, ReleaseArguments
 from g4i_hf.hub.earlier_release import lost_parts, parts_of
 from g4i_hf.hub.licences import HUB_LICENCES, licence_fields, licence_line
 from g4i_hf.hub.student_folder import release_with_card
+from g4i_hf.options import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
+from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments
-from recipes import release
+from g4i_hf.workflows.release import Release
 
 # --- Ids -------------------------------------------------------------------------------------------------------------
 
@@ -113,9 +113,12 @@ def test_those_of_the_hub_are_taken_as_they_are_and_none_is_said():
 VALUES = {"weights": "ema", "lora": "adapter", "aligned": False, "card_pictures": False, "max_shard_size": "1GB"}
 VALUES |= dict.fromkeys(("onnx", "space", "with_images"), True)
 VALUES |= dict.fromkeys(("seed_runs", "seed_baselines"), ["other"])
+OF_STUDENT = [each.name for group in (ReleasedStudentOptions, SpaceOptions) for each in fields(group)]
+OF_STUDENT += ["baseline", "seed_runs", "seed_baselines"]
+OF_DATASET = [each.name for each in fields(ReleasedDatasetOptions)]
 
 
-@pytest.mark.parametrize("name", [*OF_STUDENT, *OF_DATA_SET])
+@pytest.mark.parametrize("name", [*OF_STUDENT, *OF_DATASET])
 def test_an_option_of_the_other_kind_is_refused(name):
     value = VALUES.get(name, "me/x")
     own, other = ("run", "stage") if name in OF_STUDENT else ("stage", "run")
@@ -129,10 +132,10 @@ def test_a_run_and_a_stage_are_two_releases():
         ReleaseArguments(run="r", stage="s")
 
 
-def refused(monkeypatch, capsys, *argv: object) -> str:
-    monkeypatch.setattr(sys, "argv", ["release.py", *map(str, argv)])
-    with pytest.raises(OptionError):
-        release.main()
+def refused(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["release", *argv])
+    assert ended.value.code == 2
     return capsys.readouterr().err
 
 
@@ -141,33 +144,40 @@ def test_the_wrong_kind_of_folder(tmp_path, monkeypatch, capsys):
     for name, file in (("stage", "stage.json"), ("run", "model.safetensors")):
         Path(name).mkdir()
         (Path(name) / file).write_text("{}")
-    assert "stage is a stage, no run" in (said := refused(monkeypatch, capsys, "--run", "stage"))
+    assert "stage is a stage, no run" in (said := refused(capsys, "--run", "stage"))
     assert "--stage stage" in said and "Train one" not in said
-    assert "run is a run, no stage" in (said := refused(monkeypatch, capsys, "--stage", "run"))
+    assert "run is a run, no stage" in (said := refused(capsys, "--stage", "run"))
     assert "--run run" in said
-    assert "There is no stage 'nope': no such folder.\n" in refused(monkeypatch, capsys, "--stage", "nope")
-    assert "There is no run 'nope': no such folder.\n" in refused(monkeypatch, capsys, "--run=nope")
-    said = refused(monkeypatch, capsys)
-    assert "There is no run 'runs/emoji_styles/aligned'" in said and "recipes/emoji_styles/release.yaml" in said
+    remedy = "no such folder. Name yours with --run or --stage.\n"
+    assert f"There is no stage 'nope': {remedy}" in refused(capsys, "--stage", "nope")
+    assert f"There is no run 'nope': {remedy}" in refused(capsys, "--run=nope")
+    assert "There is no run 'runs/emoji_styles/aligned'" in refused(capsys)  # of the recipe
 
 
-def test_a_data_set_lies_beside_its_stage_and_its_path_is_as_short(tmp_path, monkeypatch, capsys):
+def test_a_dataset_lies_beside_its_stage_and_its_path_is_as_short(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "captions").mkdir(parents=True)
-    monkeypatch.setattr("g4i_hf.hub.dataset_folder.build_dataset", lambda stage, folder, **_: folder)
+    monkeypatch.setattr("g4i_hf.workflows.release.build_dataset", lambda stage, folder, **_: folder)
     for stage, expected in (("runs/captions/", Path("runs/captions-dataset")), (".", tmp_path.with_name("x"))):
-        args = ReleaseArguments(stage=stage)
-        folder, _, kind = release.data_set(args)
-        assert kind == "dataset" and folder.parent == expected.parent
-    said = capsys.readouterr().out
-    assert "data set  runs/captions-dataset  (" in said and f"{tmp_path}-dataset" in said
-    assert said.count("licence   no licence: give one with --license\n") == 2
+        release = Release(ReleaseArguments(stage=stage))
+        release.build()
+        (made,) = release.released
+        assert made.repo_type == "dataset" and made.folder.parent == expected.parent
+        assert made.folder.name == ("captions-dataset" if stage != "." else f"{tmp_path.name}-dataset")
+        assert release.lines[0].startswith(f"dataset   {made.folder}  (")
+        assert release.lines[1] == "licence   no licence: give one with --license"
 
 
 # --- What a release no longer has ------------------------------------------------------------------------------------
 
 
-def test_a_release_that_has_less_than_the_earlier_one_says_so(tmp_path, capsys):
+def said_of(**options) -> str:
+    release = Release(ReleaseArguments(**options))
+    release.build()
+    return "\n".join([*release.lines, ""])
+
+
+def test_a_release_that_has_less_than_the_earlier_one_says_so(tmp_path):
     runs = [a_run(tmp_path / f"aligned-{seed}", model=seed == 0, seed=seed) for seed in (0, 1)]
     others = [
         a_run(tmp_path / f"baseline-{seed}", model=False, results=shifted(-0.1), seed=seed, align_weight=0.0)
@@ -183,8 +193,7 @@ def test_a_release_that_has_less_than_the_earlier_one_says_so(tmp_path, capsys):
     earlier = parts_of(student)
     assert not lost_parts(earlier, student)
 
-    release.student_and_space(ReleaseArguments(run=run, aligned=False))
-    said = capsys.readouterr().out
+    said = said_of(run=run, aligned=False)
     assert re.findall("The earlier release had (.*); give (.*) to keep it.", said) == [
         ("figures of a baseline", "--baseline RUN"),
         ("figures over seeds", "--seed_runs RUN ..."),
@@ -194,8 +203,7 @@ def test_a_release_that_has_less_than_the_earlier_one_says_so(tmp_path, capsys):
     ]
     assert "no licence: give one" in said and "difference" not in said
 
-    release.student_and_space(ReleaseArguments(run=run, license="mit"))
-    said = capsys.readouterr().out
+    said = said_of(run=run, license="mit")
     assert "The earlier release" not in said and "licence   mit\n" in said
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from g4i_hf.data.replacing import replacing
+from g4i_hf.files import replacing
 
 
 @pytest.fixture

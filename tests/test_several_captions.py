@@ -1,7 +1,6 @@
 """Several captions an image, all the way: lists in the data, K x D embeddings, training, retrieval."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 
 from g4i_hf.evaluation.predict import load_run
-from g4i_hf.recipes import train
+from g4i_hf.running import main
 
 CAPTIONS = [["a red square", "something red"], ["a blue square"], None, ["a green square", "", "green all over"]]
 
@@ -37,15 +36,14 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("choice", ["sample", "mean", "all"])
-def test_lists_of_captions_are_embedded_trained_on_and_retrieved(data, tmp_path, monkeypatch, choice):
+def test_lists_of_captions_are_embedded_trained_on_and_retrieved(data, tmp_path, choice):
     """Row 0 is unlabelled; the aligned model keeps the mean of the texts, which evaluation subtracts too."""
-    command = ["train.py", "--dataset_name", str(data), "--text_encoder", "sentence-transformers/all-MiniLM-L6-v2"]
+    command = ["train", "--dataset_name", str(data), "--text_encoder", "sentence-transformers/all-MiniLM-L6-v2"]
     command += ["--student", "resnet18", "--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}']
     command += ["--image_size", "32", "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
     command += ["--per_device_train_batch_size", "4", "--require_labels", "false", "--align_captions", choice]
     command += ["--align_text_bank", "2", "--align_center", "true", "--report_to", "none"]
-    monkeypatch.setattr(sys, "argv", command)
-    train.main()
+    main(command)
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["validation_gallery_size"] == 5  # distinct captions
     assert results["validation_chance_at_1"] == pytest.approx(13 / 8 / 5)  # 13 own captions of 8 images

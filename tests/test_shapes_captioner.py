@@ -15,7 +15,7 @@ from served_captioner import CAPTIONER, Server, served_captioner  # noqa: F401
 from g4i_hf.captioning.answers import Answer, Question
 from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
 from g4i_hf.captioning.local.captioner import LocalCaptioner
-from g4i_hf.data.loading import load_images
+from g4i_hf.data.loading import open_images
 
 SHAPES = Path(__file__).parent.parent / "recipes" / "shapes"
 PLAIN = "Describe this image in detail."
@@ -45,7 +45,7 @@ def test_the_data_set_loads_as_its_card_says():
         assert split.features["label"].names == list(build.SHAPES)
         assert set(split["label"]) == set(range(len(build.SHAPES)))
     assert splits["train"][0]["image"].size == (32, 32)
-    image_ids = [image_id for split in load_images(str(SHAPES)).values() for image_id in split["image_id"]]
+    image_ids = [image_id for split in open_images(str(SHAPES)).values() for image_id in split["image_id"]]
     assert len(set(image_ids)) == sum(build.SPLITS.values())
 
 

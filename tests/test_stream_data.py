@@ -17,19 +17,20 @@ from streams import CLASSES, example_rows, save_parquet, save_webdataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from g4i_hf.data.arguments import AugmentationArguments, DataArguments
 from g4i_hf.data.bad_images import BadImageError
 from g4i_hf.data.collator import AlignmentCollator
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.fingerprint import fingerprint
+from g4i_hf.data.from_options import load_data, load_split, stream_split
 from g4i_hf.data.image_ids import image_id_of
-from g4i_hf.data.loading import ColumnNames, load_images
+from g4i_hf.data.loading import ColumnNames, open_images
 from g4i_hf.data.row_streams import open_rows
 from g4i_hf.data.sampler import Draw
 from g4i_hf.data.stream_batches import StreamBatch, StreamBatches
 from g4i_hf.data.stream_order import _shuffled, read_ahead, rows_in_order
 from g4i_hf.data.streamed_images import StreamedImages
 from g4i_hf.data.transforms import train_transform
+from g4i_hf.options import AugmentationArguments, DataArguments
 
 SIZES = [9, 1, 14, 6]  # 30 rows
 AUGMENTATION = AugmentationArguments(image_size=24, train_crop="pad", color_jitter=0.4, random_erasing=0.5)
@@ -85,20 +86,20 @@ def assert_items_of_rows(streamed: StreamedImages, rows: CaptionedImages) -> Non
 
 
 def test_a_stream_gives_the_items_of_a_data_set(parquet):
-    rows = load_images(str(parquet))["train"]
+    rows = open_images(str(parquet))["train"]
     assert_items_of_rows(StreamedImages(open_rows(str(parquet), "train"), whole), CaptionedImages(rows, whole))
 
 
 def test_a_webdataset_gives_the_items_of_a_data_set(archives):
     """By its usual columns, and by fields of its JSON; streamed, and read as a whole."""
-    stream, rows = open_rows(str(archives), "train", names=IN_JSON), load_images(str(archives), names=IN_JSON)
+    stream, rows = open_rows(str(archives), "train", names=IN_JSON), open_images(str(archives), names=IN_JSON)
     assert stream.shard_rows is None
     assert_items_of_rows(StreamedImages(stream, whole), CaptionedImages(rows["train"], whole))
     assert "__url__" not in rows["train"].column_names  # a path of this machine
     assert rows["train"]["image_id"][:3] == ["id-0", "id-1", "id-2"]
     data = DataArguments(str(archives), class_names_file=str(class_file(archives)))
-    assert data.load()["train"].features["label"].names == data.load_split("validation").features["label"].names
-    assert data.load_split("validation").features["label"].names == CLASSES
+    assert load_data(data)["train"].features["label"].names == load_split(data, "validation").features["label"].names
+    assert load_split(data, "validation").features["label"].names == CLASSES
 
 
 def class_file(folder: Path) -> Path:
@@ -115,7 +116,7 @@ def test_labels_may_be_texts_and_ids_are_made_where_there_are_none(tmp_path):
     images = StreamedImages(stream, whole, class_names=CLASSES)
     (batch,) = images.batches(4, shuffle=False)
     assert [item["labels"] for item in images.__getitems__(batch)] == [2, 0, -100, 1]
-    stored = load_images(str(tmp_path / "rows"))["train"]["image"]
+    stored = open_images(str(tmp_path / "rows"))["train"]["image"]
     assert images._split_of(batch)["image_id"][:] == [image_id_of(image) for image in stored]
     with pytest.raises(ValueError, match="'c', which is none of the 2 classes"):
         StreamedImages(stream, whole, class_names=CLASSES[:2]).__getitems__(batch)
@@ -400,8 +401,8 @@ def test_what_cannot_be_streamed_says_so(parquet, archives):
         open_rows(str(parquet / "nowhere"), "train")
     data = DataArguments(str(parquet), captions_name=str(parquet))
     with pytest.raises(ValueError, match="captions_name is set"):
-        data.open_rows("train", 1, 4)
-    assert data.load_split("test") is None
+        stream_split(data, "train", 1, 4)
+    assert load_split(data, "test") is None
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):

@@ -138,7 +138,7 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path, 
     before = number_of(run)
     assert before < STEPS
     finish(start(tmp_path, "killed", processes), tmp_path, "killed")
-    assert f"Going on from {run}/checkpoint-{before}\n" in (tmp_path / "killed.log").read_text()
+    assert f"Resuming from {run}/checkpoint-{before}\n" in (tmp_path / "killed.log").read_text()
     assert not (run / STAGING).exists()
     for name in ("model.safetensors", "ema.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name

@@ -8,8 +8,8 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from .. import columns
+from ..options import CleaningArguments
 from .answers import FAILURES, OK
-from .arguments import CleaningArguments
 from .cleaning.clean import clean
 from .journal.reader import Journal
 from .questions import SplitQuestions

@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import columns
 from ..data.images import open_image
+from ..options import CaptionArguments, CleaningArguments
 from .answers import OK, Captioner, CaptionerError
-from .arguments import CaptionArguments, CleaningArguments
 from .asking import Asking
 from .captioned import CLEANED, MISSING, RAW, REASON, STATUS, journal_columns
 from .projection import Budget, Projection, project

@@ -15,8 +15,8 @@ from ..data.image_ids import check_image_ids
 from ..data.joining import without_replaced
 from ..data.source import Source
 from ..data.stage import ids_digest, read_stage, write_stage
+from ..options import CaptionArguments, CleaningArguments
 from .answers import FAILURES, Captioner
-from .arguments import CaptionArguments, CleaningArguments
 from .captioned import CLEANED, MISSING, STATUS, caption_features, given_columns, journal_columns
 from .cleaning.clean import STEPS
 from .existing.joining import ExistingCaptions

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import CompareArguments
+from ..options import CompareArguments
 from .grid import Cell
 from .results import Result
 from .statistics import Difference, estimate_difference, holm

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cli.yaml_files import construct, read_nodes
-from .arguments import CompareArguments
+from ..files import read_mapping
+from ..options import CompareArguments
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Cell:
 
     Args:
         student, variant, seed: its place in the grid.
-        options: of recipes/train.py, beside those of `train_config`. `{seed}` and `{student}` in a text stand for
+        options: of g4i train, beside those of `train_config`. `{seed}` and `{student}` in a text stand for
             those of the cell, for data or checkpoints that differ.
         student_options: those of them that belong to the student.
         digest: of all options: a cell whose options were changed is another cell.
@@ -35,7 +35,7 @@ class Cell:
         return f"{self.student}/{self.variant}/{self.seed}"
 
     def argv(self, train_config: str, output_dir: str | Path) -> list[str]:
-        """The command line of recipes/train.py for this cell; nothing is saved, logged or evaluated on the way."""
+        """The command line of g4i train for this cell; nothing is saved, logged or evaluated on the way."""
         quiet = dict.fromkeys(("save_strategy", "eval_strategy", "logging_strategy"), "no") | {"disable_tqdm": True}
         options = self.options | quiet | {"output_dir": str(output_dir), "seed": self.seed}
         words = ["--config", str(train_config)]
@@ -58,9 +58,9 @@ def cells_of(args: CompareArguments) -> list[Cell]:
     All cells, seed by seed, so that what is finished first is whole for some seeds.
 
     Raises:
-        OptionError: for a `train_config` that cannot be read.
+        ValueError, OSError: for a `train_config` that cannot be read.
     """
-    common = {name: construct(node) for name, node in read_nodes(Path(args.train_config)).items()}
+    common = read_mapping(args.train_config)
     students = {name: options or {} for name, options in args.students.items()}
     variants = {name: options or {} for name, options in args.variants.items()}
     cells = []

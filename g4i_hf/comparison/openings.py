@@ -1,15 +1,13 @@
 """Whenever labels are opened that choices must not depend on, a line says so."""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-
-from .provenance import started_as
 
 
 def note_opening(path: str | None, splits: list[str], results: str) -> None:
     """Appends to a Markdown file a line with date, splits, results and command; without a file, prints it."""
-    script, *words = started_as()
-    command = " ".join([Path(script).name, *words])
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     date = datetime.now(UTC).date().isoformat()
     line = f"- {date}: {', '.join(splits)} opened for `{results}` by `{command}`"
     if path is None:

@@ -2,7 +2,7 @@
 
 import statistics
 
-from .arguments import CompareArguments
+from ..options import CompareArguments
 from .grid import Cell
 from .results import Result
 
@@ -30,7 +30,5 @@ def plan(args: CompareArguments, cells: list[Cell], missing: list[Cell], results
             f"About {seconds / 60:.0f} minutes for the missing {len(missing)}, {args.processes} at a time{unknown}."
         )
     elif missing:
-        lines.append(
-            "How long a cell takes is known once one is finished; train.py --dry_run true times single steps."
-        )
+        lines.append("How long a cell takes is known once one is finished; g4i train --dry_run times single steps.")
     return "\n".join(lines)

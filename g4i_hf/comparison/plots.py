@@ -58,7 +58,7 @@ def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: s
     Args:
         findings: of the cells.
         cells: their options say which students are one student at several values of `option`.
-        option: of recipes/train.py, a number; of students that do not have it the largest value is taken to be 1.
+        option: of g4i train, a number; of students that do not have it the largest value is taken to be 1.
         path: PNG file.
 
     Raises:

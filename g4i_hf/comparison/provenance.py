@@ -3,20 +3,12 @@
 import os
 import platform
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from .. import __version__
-from ..cli import OWN_MODULE
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
-
-
-def started_as() -> list[str]:
-    """The words of the command, with those that recipes/with_module.py took away for itself."""
-    module = os.environ.get(OWN_MODULE)
-    return [sys.argv[0], *([module, "compare"] if module else []), *sys.argv[1:]]
 
 
 def made_by() -> dict[str, object]:

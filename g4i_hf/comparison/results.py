@@ -20,7 +20,7 @@ class Result:
     """
     Args:
         student, variant, seed, digest: of the cell.
-        options: of recipes/train.py beside the common ones.
+        options: of g4i train beside the common ones.
         predicted: split -> (n,) predicted classes, in the order of the split. No label is among it.
         retrieval: split -> figures of caption retrieval.
         training: terms of the loss over the last epoch, seconds and the like.

@@ -3,12 +3,13 @@
 import json
 import os
 import shlex
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .findings import Finding
-from .provenance import made_by, started_as
+from .provenance import made_by
 from .results import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,7 +44,7 @@ def write_summary(
         seeds: of the grid.
     """
     made: dict[str, Any] = {
-        "command": command(started_as()),
+        "command": command(sys.argv),
         "date": datetime.now(UTC).date().isoformat(),
         **made_by(),
     }
@@ -56,7 +57,8 @@ def write_summary(
 
 def command(argv: list[str]) -> str:
     """As it can be given in the root of a clone: files in it by their path from there, others by their name alone."""
-    return shlex.join(["python", *map(_from_root, argv)])
+    start = ["g4i"] if Path(argv[0]).name == "g4i" else ["python", _from_root(argv[0])]
+    return shlex.join([*start, *map(_from_root, argv[1:])])
 
 
 def _from_root(word: str) -> str:

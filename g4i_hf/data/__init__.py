@@ -4,11 +4,11 @@ from importlib import import_module
 
 # Where each is. Read when it is asked for: stages that only open images need no torch, which takes seconds
 _PLACES = {
-    "AugmentationArguments": "arguments",
     "CaptionedImages": "dataset",
-    "DataArguments": "arguments",
     "class_names": "loading",
-    "load_images": "loading",
+    "load_data": "from_options",
+    "load_images": "from_options",
+    "open_images": "loading",
     "train_transform": "transforms",
 }
 __all__ = list(_PLACES)

@@ -146,14 +146,14 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows:
     if columns.TEXT_EMBEDS not in split.column_names:
         raise DataError(
             f"Split {name!r} has no column 'text_embeds'. Its columns: {', '.join(split.column_names)}. Make it with "
-            "recipes/embed.py, name it with --text_embeds_column, or give --text_encoder."
+            "g4i embed, name it with --text_embeds_column, or give --text_encoder."
         )
     feature = split.features[columns.TEXT_EMBEDS]
     width = _fixed_width(feature)
     if width is None:
         raise DataError(
             f"Split {name!r}, column 'text_embeds', every row: {feature} is no list of floats of fixed length. Store "
-            "it as List(Value('float16'), length=D), as recipes/embed.py does; several a row as a List of these."
+            "it as List(Value('float16'), length=D), as g4i embed does; several a row as a List of these."
         )
     if width != (dim or width):
         raise DataError(

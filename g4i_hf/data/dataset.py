@@ -168,7 +168,7 @@ class CaptionedImages(torch.utils.data.Dataset):
             `embeds` (B, D) float16, where they lie, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
         """
         if self.texts is None:
-            raise ValueError("A text bank needs text_embeds. Embed the captions with recipes/embed.py.")
+            raise ValueError("A text bank needs text_embeds. Embed the captions with g4i embed.")
         rows = np.repeat(np.arange(len(self)), self.texts.counts)
         trusted = np.flatnonzero(self.caption_weight[rows] > 0)
         keys, labels = self.texts.text_keys[trusted], self.labels[rows[trusted]]

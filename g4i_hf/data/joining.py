@@ -122,7 +122,7 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
         raise ValueError(
             f"{what}, split {name!r}: no column 'image_id', by which captions are joined to images. Its columns: "
             f"{', '.join(captions.column_names)}. Rename the one that names the images, or take the captions over "
-            "with recipes/caption.py."
+            "with g4i caption."
         )
     own = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
     captions = captions.remove_columns([column for column in captions.column_names if column in own])

@@ -14,7 +14,8 @@ from .hub_rows import check_files, file_columns
 from .image_ids import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .image_ids import with_image_ids
 from .joining import join_captions
-from .opening import check_dataset_name, open_data
+from .naming import check_dataset_name
+from .opening import open_data
 from .published import find_stage
 from .source import Source, check_relative
 from .stage import join_stage, open_stage
@@ -34,7 +35,7 @@ class ColumnNames:
     caption_weight: str | None = None
 
 
-def load_images(
+def open_images(
     dataset_name: str,
     *,
     config_name: str | None = None,
@@ -131,10 +132,10 @@ def _of_images(names: dict[str, str], captions: DatasetDict) -> dict[str, str]:
 
 def standardise(split: Dataset, split_name: str, names: ColumnNames, hub_id: str | None = None) -> Dataset:
     """
-    The split with our column names, its images not decoded, and `image_id`; see [`load_images`].
+    The split with our column names, its images not decoded, and `image_id`; see [`open_images`].
 
     Args:
-        hub_id: of a data set of the Hub, see [`~g4i_hf.data.hub_rows.check_files`].
+        hub_id: of a dataset of the Hub, see [`~g4i_hf.data.hub_rows.check_files`].
     """
     names, is_webdataset = webdataset_names(split.features, names), WEBDATASET_URL in split.features
     if fields := json_fields(split.features, names):

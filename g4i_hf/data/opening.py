@@ -21,6 +21,7 @@ from datasets.exceptions import DatasetsError
 
 from .. import columns
 from .image_ids import IMAGE_SUFFIXES
+from .naming import check_dataset_name
 from .stage import STAGE_FILE
 
 logger = logging.getLogger(__name__)
@@ -34,16 +35,6 @@ SPLIT_FOLDERS = {
 
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
-
-
-def check_dataset_name(name: str, option: str = "dataset_name") -> None:
-    """
-    Raises:
-        FileNotFoundError: for a folder that is not there; whether the Hub has a data set is not asked.
-    """
-    looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
-    if looks_local and not Path(name).is_dir():
-        raise FileNotFoundError(f"{option} is {name!r}, but there is no such folder.")
 
 
 def open_data(name: str, config_name: str | None, revision: str | None) -> DatasetDict:

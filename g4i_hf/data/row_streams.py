@@ -15,8 +15,9 @@ from datasets.table import table_cast
 
 from .. import columns
 from .hub_rows import check_path
-from .loading import ColumnNames, json_fields, load_images, renamed_columns, standardise, webdataset_names
-from .opening import builder_of, check_dataset_name
+from .loading import ColumnNames, json_fields, open_images, renamed_columns, standardise, webdataset_names
+from .naming import check_dataset_name
+from .opening import builder_of
 from .published import find_stage
 from .stream_files import known_by, row_groups
 from .streaming import with_bytes
@@ -131,7 +132,7 @@ def open_rows(
 ) -> RowStream:
     """
     Opens a split as a stream. Parquet files and WebDataset archives, in a folder or on the Hub, are read as they are;
-    anything else that [`~g4i_hf.data.loading.load_images`] opens in a folder is opened by it.
+    anything else that [`~g4i_hf.data.loading.open_images`] opens in a folder is opened by it.
 
     Args:
         dataset_name, config_name, revision, names: as there.
@@ -180,7 +181,7 @@ def load_one_split(
     names: ColumnNames | None = None,
 ) -> Dataset | None:
     """
-    One split as [`~g4i_hf.data.loading.load_images`] gives it. The files of the others are not touched where they are
+    One split as [`~g4i_hf.data.loading.open_images`] gives it. The files of the others are not touched where they are
     Parquet or WebDataset.
 
     Returns:
@@ -192,7 +193,7 @@ def load_one_split(
     if not is_local or find_stage(dataset_name) is None:
         builder = builder_of(dataset_name, config_name, revision)
     if builder is None:
-        return load_images(dataset_name, config_name=config_name, revision=revision, names=names).get(split)
+        return open_images(dataset_name, config_name=config_name, revision=revision, names=names).get(split)
     files = (builder.config.data_files or {}).get(split)
     if files is None:
         return None
@@ -227,7 +228,7 @@ def _named(rows: IterableDataset, split: str, names: ColumnNames, holds_tables: 
 def _local_rows(
     dataset_name: str, split: str, config_name, revision, names: ColumnNames, num_processes: int
 ) -> RowStream:
-    splits = load_images(dataset_name, config_name=config_name, revision=revision, names=names)
+    splits = open_images(dataset_name, config_name=config_name, revision=revision, names=names)
     _check_split(split, list(splits))
     rows = splits[split]
     shards = max(1, min(LOCAL_SHARDS + -LOCAL_SHARDS % num_processes, len(rows)))

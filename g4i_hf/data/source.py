@@ -22,7 +22,7 @@ class Source:
         revision, config: of a Hub data set.
         columns: what it calls its columns, by our names, where that differs.
         captions, captions_revision: data set whose captions were joined to the images, see
-            [`~g4i_hf.data.loading.load_images`].
+            [`~g4i_hf.data.loading.open_images`].
     """
 
     name: str

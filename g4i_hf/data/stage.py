@@ -15,9 +15,9 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.table import embed_table_storage
 
 from .. import columns
+from ..files import replacing
 from .image_ids import NO_ROW, positions_of
 from .joining import joined_splits
-from .replacing import replacing
 
 # Otherwise `datasets` (5.2) tells a server whenever files are opened, those of this machine too
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False

@@ -13,7 +13,7 @@ from .loading import (
     WEBDATASET_URL,
     ColumnNames,
     json_fields,
-    load_images,
+    open_images,
     renamed_columns,
     webdataset_names,
 )
@@ -32,7 +32,7 @@ def stream_images(
     none (see [`~g4i_hf.data.image_ids.image_id_of`]).
 
     Args:
-        dataset_name: a Hub id, or anything that [`~g4i_hf.data.loading.load_images`] opens.
+        dataset_name: a Hub id, or anything that [`~g4i_hf.data.loading.open_images`] opens.
         config_name, revision, names: as there.
         read_files: whether the bytes of images that are files of the Hub are read too.
 
@@ -46,7 +46,7 @@ def stream_images(
     """
     names = names or ColumnNames()
     if Path(dataset_name).is_dir():
-        local = load_images(dataset_name, config_name=config_name, revision=revision, names=names)
+        local = open_images(dataset_name, config_name=config_name, revision=revision, names=names)
         return {name: split.to_iterable_dataset() for name, split in local.items()}
     streamed: IterableDatasetDict = load_dataset(dataset_name, config_name, revision=revision, streaming=True)
     splits = {name: _standardised(split, name, names) for name, split in streamed.items()}

@@ -12,7 +12,7 @@ from timm.data.transforms import MaybeToTensor, RandomResizedCropAndInterpolatio
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from .arguments import AugmentationArguments
+from ..options import AugmentationArguments
 from .images import open_image, to_rgb
 from .jpeg import StoredJpeg, open_for_crop
 from .normalization import Normalization

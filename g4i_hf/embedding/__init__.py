@@ -1,7 +1,8 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
-from .arguments import EncoderArguments, VerifyArguments
-from .embed import captions_to_embed, embed_captions, text_embeds_folder, with_text_embeds
+from ..options import EncoderArguments, VerifyArguments
+from .described import described_embeddings, described_verification
+from .embed import captions_to_embed, embed_captions, embed_stage, text_embeds_folder, with_text_embeds
 from .encoders import encoder_from, load_encoder
 from .verify import verify_embeddings
 
@@ -9,7 +10,10 @@ __all__ = [
     "EncoderArguments",
     "VerifyArguments",
     "captions_to_embed",
+    "described_embeddings",
+    "described_verification",
     "embed_captions",
+    "embed_stage",
     "encoder_from",
     "load_encoder",
     "text_embeds_folder",

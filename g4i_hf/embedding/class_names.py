@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arguments import EncoderArguments
+from ..options import EncoderArguments
 from .encode import encode_captions
 from .encoders import TextEncoder
 

@@ -13,13 +13,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 from datasets.table import InMemoryTable
+from huggingface_hub.constants import HF_HOME
 
 from .. import columns
 from ..data.published import find_stage
 from ..data.source import Source
 from ..data.stage import check_replaceable, ids_digest, join_stage, read_stage, write_stage
 from ..data.values import values_of
-from .arguments import EncoderArguments
+from ..options import EncoderArguments
 from .captions import Captions, read_captions
 from .encode import Vectors, encode_captions
 from .encoders import TextEncoder, encoder_from
@@ -28,7 +29,7 @@ from .long_captions import long_captions_report
 logger = logging.getLogger(__name__)
 
 
-def embed_captions(
+def embed_stage(
     images: DatasetDict,
     args: EncoderArguments,
     output_dir: str | Path,
@@ -55,6 +56,30 @@ def embed_captions(
     check_replaceable(output_dir)
     captions, encoder, wanted = _prepare(images, args)
     return _embed(images, captions, encoder, args, Path(output_dir), wanted, Source.of(source))
+
+
+def embed_captions(
+    images: DatasetDict,
+    text_encoder: str = "sentence-transformers/all-MiniLM-L6-v2",
+    embeddings_dir: str | Path | None = None,
+    **options: Any,
+) -> DatasetDict:
+    """
+    Adds the column `text_embeds` to every split that has captions; images are not copied.
+
+    Args:
+        images: splits with `image_id` and `caption`, as [`~g4i_hf.open_images`] opens them.
+        text_encoder: Hub id or folder of a sentence-transformers, CLIP, SigLIP or SigLIP 2 model.
+        embeddings_dir: folder of the embeddings; by default one in the cache of Hugging Face, named by what is in it,
+            so that the same captions are embedded once.
+        options: others of [`~g4i_hf.options.EncoderArguments`], such as `long_captions`.
+
+    Raises:
+        ValueError: when no split has captions, or the images have embeddings already.
+    """
+    args = EncoderArguments(text_encoder, **options)
+    folder = embeddings_dir or Path(HF_HOME) / "g4i_hf" / "embeddings"
+    return with_text_embeds(images, args, folder, source="images", shared=embeddings_dir is None)
 
 
 def with_text_embeds(

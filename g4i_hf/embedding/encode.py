@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from datasets.utils.logging import is_progress_bar_enabled
 from tqdm import tqdm
 
-from .arguments import EncoderArguments
+from ..options import EncoderArguments
 from .encoders import TextEncoder
 from .long_captions import mean_of_chunks, split_captions
 

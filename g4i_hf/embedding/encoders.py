@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..checkpoints import commit_of, folder_digest
-from .arguments import EncoderArguments
+from ..options import EncoderArguments
 from .towers import count_tokens, tower_of
 
 logger = logging.getLogger(__name__)

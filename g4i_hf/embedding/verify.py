@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..data.stage import ids_digest, join_stage, read_stage
-from .arguments import EncoderArguments
+from ..options import EncoderArguments
 from .captions import Captions, read_captions
 from .encode import encode_captions
 from .encoders import TextEncoder, encoder_from

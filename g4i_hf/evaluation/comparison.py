@@ -7,7 +7,7 @@ from typing import Any
 from .measures import ALL_MEASURES
 from .statistics import PairedSummary, Spread, paired_summary, spread
 
-# Those of a card; evaluate.py shows all of ALL_MEASURES that it took
+# Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took
 MEASURES = {figure: ALL_MEASURES[figure].title for figure in ("accuracy", "recall_at_1", "recall_at_5")}
 
 

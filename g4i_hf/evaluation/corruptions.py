@@ -19,8 +19,9 @@ from transformers import BaseImageProcessor
 
 from ..data.dataset import CaptionedImages, own_randomness
 from ..modeling import AlignedImageClassification
+from ..modeling.processing import EvalTransform
 from .measures import CORRUPTIONS, STRENGTHS
-from .predict import eval_transform, for_prediction, run_batches
+from .predict import for_prediction, run_batches
 
 SIDES = (32, 224)
 # Strengths 1 to 5 at these sides
@@ -82,7 +83,7 @@ class CorruptingTransform:
     """
 
     def __init__(self, processor: BaseImageProcessor, kind: str = "blur", strength: int = 1):
-        self.transform = eval_transform(processor)
+        self.transform = EvalTransform(processor)
         self.kind, self.strength = kind, strength
         black, white = (self.transform(Image.new("RGB", (64, 64), color)) for color in ("black", "white"))
         self.black = black.mean((1, 2), keepdim=True)

@@ -5,7 +5,6 @@ import math
 import datasets
 import evaluate
 import numpy as np
-import torch
 
 BLOCK = 1024  # images compared with the gallery at once
 _CITATION = "Ding et al., GPT4Image, arXiv 2306.00693"
@@ -157,18 +156,3 @@ def recall_at(
         results[f"chance_at_{k}"] = 1 - float(np.mean([misses[right] for right in num_right]))
     results["gallery_size"] = len(gallery)
     return results
-
-
-def predicted_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`preprocess_logits_for_metrics` of Trainer: a number an image is gathered and kept rather than one a class."""
-    return logits.argmax(-1)
-
-
-def accuracy_of_logits(prediction) -> dict[str, float]:
-    """`compute_metrics` of Trainer, on logits or what [`predicted_classes`] makes of them; nothing without labels."""
-    labelled = prediction.label_ids >= 0
-    if not labelled.any():
-        return {}
-    predicted = prediction.predictions
-    predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
-    return Accuracy().compute(predictions=predicted[labelled], references=prediction.label_ids[labelled])

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from PIL.Image import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from ..data.collator import AlignmentCollator, finish_batch
 from ..data.dataset import CaptionedImages
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
-from ..modeling.processing import saved_processor, student_processor
+from ..modeling.processing import EvalTransform, saved_processor, student_processor
 from ..training.ema import EMA_FILE
 from .outputs import OutputFile, blocks
 
@@ -98,24 +97,9 @@ def check_run(run: str | Path, weights: str = "raw") -> None:
     if not Path(run).is_dir():
         raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
     if not (Path(run) / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{run} holds no trained model. Train one with recipes/train.py --output_dir {run}.")
+        raise FileNotFoundError(f"{run} holds no trained model. Train one with g4i train --output_dir {run}.")
     if weights == "ema" and not (Path(run) / EMA_FILE).is_file():
         raise FileNotFoundError(f"{run} holds no {EMA_FILE}: it was trained without ema_decay. Use --weights raw.")
-
-
-@dataclass
-class EvalTransform:
-    """A class rather than a function within one, so that processes of a data loader can take it along."""
-
-    processor: BaseImageProcessor
-
-    def __call__(self, image: Image) -> torch.Tensor:
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-
-
-def eval_transform(processor: BaseImageProcessor) -> EvalTransform:
-    """PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit."""
-    return EvalTransform(processor)
 
 
 def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:
@@ -146,7 +130,7 @@ def predict(
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
-    images = for_prediction(split, eval_transform(processor))
+    images = for_prediction(split, EvalTransform(processor))
     text_mean = getattr(model, "text_mean", None)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     if output_image_embeds is None:

@@ -11,13 +11,13 @@ from PIL import Image as PILImage
 
 from .. import columns
 from ..data.images import open_image, to_rgb
-from ..modeling.processing import ImageSettings
+from ..modeling.processing import EvalTransform, ImageSettings
 from .activation_maps import activation_maps, find_spatial_layer
 from .mistakes import ClassTexts, Confusion, changed_confusions, class_gains, worst_mistakes
 from .nearest import ranked_captions
 from .page_pictures import heat_picture, pixel_picture, png_uri, row_picture
 from .pictures import curves
-from .predict import Predictions, eval_transform, load_run
+from .predict import Predictions, load_run
 
 # How many are shown of each
 MAPS, CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 6, 18, 6, 6, 3, 8
@@ -103,7 +103,7 @@ def _maps_of_run(folder: Path, weights: str, images: list[PILImage.Image], *clas
     """The layer, what the student sees of n images (n, H, W, 3) in [0, 1], and maps for each of `classes` (n,)."""
     model, processor = load_run(folder, weights)
     settings = ImageSettings.from_processor(processor)
-    transform = eval_transform(processor)
+    transform = EvalTransform(processor)
     pixel_values = torch.stack([transform(image) for image in images])
     layer = find_spatial_layer(model, pixel_values[:1])
     if layer is None:

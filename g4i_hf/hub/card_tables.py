@@ -5,10 +5,9 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from ..data.arguments import AugmentationArguments
 from ..data.source import is_path
+from ..options import AugmentationArguments, RunArguments, StudentArguments
 from ..training.alignment_arguments import AlignmentArguments
-from ..training.arguments import RunArguments, StudentArguments
 from ..training.run_folder import learned_from_captions
 from .markdown import code, code_cell
 

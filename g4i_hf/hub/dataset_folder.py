@@ -20,11 +20,11 @@ from tqdm import tqdm
 from .. import columns
 from ..captioning.captioned import RAW, REASON, STATUS
 from ..data.image_ids import check_image_ids, id_form
-from ..data.loading import class_names, load_images
+from ..data.loading import class_names, open_images
 from ..data.published import find_stage
-from ..data.replacing import replacing
 from ..data.source import Source
 from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
+from ..files import replacing
 from .captions_card import captions_card
 from .image_metadata import without_metadata
 from .licences import licence_fields
@@ -138,7 +138,7 @@ def _rows(folder: Path, with_images: bool) -> DatasetDict:
     """What is published of every row. The images are not looked for where they are not needed."""
     wanted = (columns.IMAGE_ID, *TEXTS)
     if with_images:
-        splits = load_images(str(folder))
+        splits = open_images(str(folder))
         labels = {repr(split.features[columns.LABEL]) for split in splits.values() if columns.LABEL in split.features}
         splits = class_names(splits)[0] if len(labels) > 1 else splits
         wanted = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
@@ -163,7 +163,7 @@ def _texts(folder: Path) -> DatasetDict:
         rows = open_stage(source.name, behind) if behind else DatasetDict()
         if any(columns.CAPTION in split.column_names for split in rows.values()):
             return join_stage(DatasetDict({name: rows[name] for name in own}), folder, stage)
-    whole = load_images(str(folder))
+    whole = open_images(str(folder))
     return DatasetDict({name: whole[name] for name in own})
 
 

@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from ..cli import read_mapping
 from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, mean_and_sd
+from ..files import read_mapping
 from .figures import Seeds
 from .origin import bare_name
 

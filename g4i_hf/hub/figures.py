@@ -8,9 +8,9 @@ from typing import Any
 
 from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, compare, compare_seeds
 from ..evaluation.evaluate import RESULTS_FILE
+from ..options import ReleaseArguments
 from ..training.lineage import read_lineage
 from ..training.run_folder import NOT_COMPARED, PATHS, learned_from_captions, read_options
-from .arguments import ReleaseArguments
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
     for split in _splits(found):
         if found.get(f"{split}_weights", "raw") != weights:
             logger.warning(
-                "%s: %s was not evaluated with the %s weights, see --weights of evaluate.py.", run, split, weights
+                "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate.", run, split, weights
             )
             others = {f"{split}_{name}" for name in (*MEASURES, "samples")}
             found = {key: value for key, value in found.items() if key not in others}
@@ -100,7 +100,7 @@ def over_seeds(args: ReleaseArguments) -> Seeds | None:
     for run in (*runs, *baselines):
         missing = [split for split in splits if f"{split}_accuracy" in found[runs[0]].keys() - found[run].keys()]
         if missing:
-            raise ValueError(f"{run} has no figures of {missing[0]!r}: evaluate it with evaluate.py --run {run}.")
+            raise ValueError(f"{run} has no figures of {missing[0]!r}: evaluate it with g4i evaluate --run {run}.")
     results, others = ([found[run] for run in several] for several in (runs, baselines))
     return Seeds(compare_seeds(results, others, _in_order(splits, args.run)), seeds)
 

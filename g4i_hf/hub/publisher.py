@@ -9,9 +9,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers.trainer_utils import HubStrategy
 
 from .. import __version__
+from ..options import ReleaseArguments
 from ..training.alignment_arguments import AlignmentArguments
 from ..training.run_folder import resolved_options
-from .arguments import ReleaseArguments
 from .publishable import private_places
 from .push import check_repository, create_repository, push_folder
 from .push_errors import PushError, clear_errors

@@ -22,7 +22,7 @@ def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **op
     Pushes one released folder, see [`push_folders`].
 
     Args:
-        folder: as `release.py` writes it, with a card.
+        folder: as `g4i release` writes it, with a card.
         repo_id: `namespace/name`; without a namespace, that of the token.
         repo_type: `"model"`, `"dataset"` or `"space"`.
         options: of [`push_folders`].
@@ -157,7 +157,7 @@ def check_repository(
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise PushError(
             f"{repo_id} holds files that no release has left there: {', '.join(others[:SHOWN])}{more}. Nothing was "
-            "pushed. Choose another --repo_id (in training, --hub_model_id), or push with release.py --replace true, "
+            "pushed. Choose another --repo_id (in training, --hub_model_id), or push with g4i release --replace true, "
             "which writes over files of the same name and deletes none."
         )
     return head, []
@@ -179,7 +179,7 @@ def _earlier(api: HfApi, repo_id: str, repo_type: str, head: str, replace: bool)
                 return []
             raise PushError(
                 f"{repo_id}: its {MANIFEST} does not say which files an earlier release has left there. Nothing was "
-                "pushed. Choose another --repo_id, or push with release.py --replace true, which deletes none."
+                "pushed. Choose another --repo_id, or push with g4i release --replace true, which deletes none."
             ) from error
 
 

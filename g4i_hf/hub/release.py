@@ -8,15 +8,15 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, TimmWrapperConfig
 
-from ..data.replacing import replacing
 from ..evaluation.predict import load_run
+from ..files import replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import PRETRAINED_CFG_KEYS
+from ..options import LORA
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .arguments import LORA
 from .manifest import MANIFEST, read_manifest, write_manifest
 from .onnx_export import export_onnx
 from .origin import bare_name

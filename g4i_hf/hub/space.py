@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 
 from .. import __version__
-from ..data.replacing import replacing
+from ..files import replacing
 from ..modeling import AlignedImageClassificationConfig
 from ..modeling.own_architecture import own_module
 from ..training.lineage import is_hub_id, read_lineage
@@ -25,7 +25,17 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent.parent
 TEMPLATE = PACKAGE / "hub_cards" / "space.md.j2"
 APP = Path(__file__).with_name("space_app.py")
-CODE = ("__init__.py", "columns.py", "checkpoints.py", "cli", "data", "embedding", "modeling", "zero_shot")
+CODE = (
+    "__init__.py",
+    "columns.py",
+    "checkpoints.py",
+    "files.py",
+    "options.py",
+    "data",
+    "embedding",
+    "modeling",
+    "zero_shot",
+)
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (
     "accelerate",

@@ -12,12 +12,12 @@ from PIL import Image
 
 from .. import columns
 from ..cli import parse_options
-from ..data.arguments import DataArguments
+from ..data.from_options import load_data, source_of
 from ..data.images import open_image, to_rgb
 from ..data.loading import class_names
 from ..data.texts import is_blank
 from ..embedding import EncoderArguments, with_text_embeds
-from ..evaluation.arguments import EvaluateArguments
+from ..options import DataArguments, EvaluateArguments
 from ..training.run_folder import OPTIONS_FILE
 
 MOST_CAPTIONS = 20_000
@@ -27,7 +27,7 @@ LONGEST_SIDE = 512  # pixels of a picture in the gallery
 
 def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     """
-    The data of a run, opened as evaluate.py does: all splits, with their embeddings where they have captions.
+    The data of a run, opened as `g4i evaluate` does: all splits, with their embeddings where they have captions.
 
     Returns:
         The splits, the class names, and the name of the split that was trained on.
@@ -38,7 +38,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     args, data, encoder = parse_options(
         (EvaluateArguments, DataArguments, EncoderArguments), ["--run", str(run)], run_options=OPTIONS_FILE
     )
-    splits, id2label = class_names(data.load())
+    splits, id2label = class_names(load_data(data))
     captioned = DatasetDict(
         {
             name: split
@@ -50,7 +50,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
         captioned,
         encoder,
         encoder.embeddings_dir or run.parent / "embeddings",
-        source=data.source(),
+        source=source_of(data),
         shared=encoder.embeddings_dir is None,
     )
     training = embedded.get(args.train_split)
@@ -90,7 +90,7 @@ def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int
         if position < len(of_row):
             kept[caption] = of_row[position]
     if not kept:
-        raise ValueError("The captions of the data have no embeddings of their own: embed them with recipes/embed.py.")
+        raise ValueError("The captions of the data have no embeddings of their own: embed them with g4i embed.")
     flat = np.asarray(list(kept.values()), dtype=np.float16)
     table = {
         columns.CAPTION: pa.array(kept),

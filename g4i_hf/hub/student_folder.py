@@ -15,9 +15,9 @@ from ..evaluation.evaluate import RESULTS_FILE
 from ..modeling import AlignedImageClassificationConfig
 from ..modeling.own_architecture import own_module
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
+from ..options import ReleaseArguments
 from ..training.lineage import read_lineage
 from ..zero_shot.checkpoint import ALIGNED
-from .arguments import ReleaseArguments
 from .card import Adapter, Contents, Picture, student_card
 from .eval_results import EvaluatedData, benchmark_tasks, eval_result_entries, write_entries
 from .figures import comparison, over_seeds
@@ -163,7 +163,7 @@ def _adapter(folder: Path) -> Adapter | None:
 
 
 def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
-    """The pictures that evaluate.py has left in the run: where they are, and what they are in the card."""
+    """The pictures that `g4i evaluate` has left in the run: where they are, and what they are in the card."""
     if not args.card_pictures:
         return {}
     folder, found = run / PICTURES, {}
@@ -183,7 +183,7 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         )
     if not found:
         logger.warning(
-            "The card has no pictures: evaluate.py --run %s draws them, with matplotlib (pip install -e '.[demo]' in "
+            "The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (pip install -e '.[demo]' in "
             "a clone of g4i_hf).",
             run,
         )

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import timm.data
-from PIL.Image import Resampling
+import torch
+from PIL.Image import Image, Resampling
 from transformers import (
     AutoImageProcessor,
     BaseImageProcessor,
@@ -176,3 +177,16 @@ def timm_pretrained_cfg(
     size = size if isinstance(size, int) else size[-1]
     sized = {"input_size": [3, size, size]} if given else {}
     return {**ImageSettings(size).pretrained_cfg(), **known, **sized, **(settings or {})}
+
+
+@dataclass
+class EvalTransform:
+    """
+    PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit. A class, so
+    that processes of a data loader can take it along.
+    """
+
+    processor: BaseImageProcessor
+
+    def __call__(self, image: Image) -> torch.Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]

@@ -1,7 +1,6 @@
 """Training with an alignment term: arguments, Trainer, EMA."""
 
 from .alignment_arguments import AlignmentArguments
-from .arguments import RunArguments, StudentArguments
 from .trainer import AlignmentTrainer
 
-__all__ = ["AlignmentArguments", "AlignmentTrainer", "RunArguments", "StudentArguments"]
+__all__ = ["AlignmentArguments", "AlignmentTrainer"]

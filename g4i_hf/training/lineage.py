@@ -17,13 +17,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__, columns
-from ..data.arguments import DataArguments
 from ..data.chain import steps
+from ..data.from_options import source_of
 from ..data.published import find_stage
-from ..data.replacing import replace_text
 from ..data.row_streams import RowStream
 from ..data.source import Source
-from .arguments import StudentArguments
+from ..files import replace_text
+from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
 Splits = Mapping[str, Dataset | RowStream]
@@ -58,7 +58,7 @@ def lineage_of(
         `prompts`; None without any. `text_encoder`: None where it is not known. `student`. `versions` of the
         libraries.
     """
-    chain, stages = _chain(data.source())
+    chain, stages = _chain(source_of(data))
     sources = [step.described() for step in chain]
     _add_commits(sources, splits)
     embedded = find_stage(str(embeddings)) if embeddings is not None else _embedded(stages)

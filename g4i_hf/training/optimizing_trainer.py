@@ -24,7 +24,7 @@ class OptimizingTrainer(Trainer):
         if self.args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
             raise ValueError(
                 f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
-                "g4i_hf.evaluation.metrics.accuracy_of_logits, or set metric_for_best_model to loss."
+                "g4i_hf.training.build.accuracy_of_logits, or set metric_for_best_model to loss."
             )
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))

@@ -45,7 +45,7 @@ def with_pseudo_labels(split: Dataset, seed: int, threshold: float = 0.0) -> Dat
     if columns.TEXT_EMBEDS not in split.column_names:
         raise ValueError(
             "unlabelled is 'pseudo_label', but the training split has no text_embeds. Give --text_encoder, or embed "
-            "the captions with recipes/embed.py."
+            "the captions with g4i embed."
         )
     labels, texts = labels_of(split), Texts.of(split, "mean")
     trusted = texts.counts > 0

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..cli import NOT_RECORDED, is_secret, read_mapping
-from ..data.replacing import replace_text
+from ..files import read_mapping, replace_text
+from ..options import NOT_RECORDED, is_secret, recorded_options
 from .checkpoint import AFRESH, checkpoints_of, missing_of, newest_checkpoint
 from .checkpointing_trainer import STAGING
 from .loss_check import BATCH_FILE
@@ -38,8 +38,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
     """
     options: dict[str, Any] = {}
     for arguments in parsed:
-        ours = type(arguments).__module__.startswith("g4i_hf")
-        own = set(type(arguments).__annotations__) if ours else set()
+        own = recorded_options(type(arguments))
         for field in fields(arguments):
             value = getattr(arguments, field.name)
             value = getattr(value, "value", value)  # enumerations

@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from ..data.bad_images import bad_image, check_not_too_many, warn_of
-from ..data.replacing import replace_text
+from ..files import replace_text
 
 BAD_IMAGES_FILE = "bad_images.json"
 

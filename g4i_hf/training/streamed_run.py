@@ -8,15 +8,15 @@ from datasets import ClassLabel, Dataset
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .. import columns
-from ..data.arguments import DataArguments
 from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
+from ..data.from_options import load_split, read_class_names, stream_split
 from ..data.loading import with_class_names
 from ..data.row_streams import RowStream
 from ..data.stream_order import batch_of, rows_in_order
 from ..data.streamed_images import StreamedImages
+from ..options import DataArguments, RunArguments
 from .alignment_arguments import AlignmentArguments
-from .arguments import RunArguments
 from .optimization import timm_name
 
 # What is made of all rows before the first step, or of a row that is looked up: option -> what it is without
@@ -69,7 +69,7 @@ def load_streamed(
     """
     check_streamed(run, data, args)
     state = PartialState()
-    stream = data.open_rows(run.train_split, state.num_processes, args.train_batch_size)
+    stream = stream_split(data, run.train_split, state.num_processes, args.train_batch_size)
     names = _class_names(stream, data)
     if stream.num_rows is None:
         _check_without_length(args)
@@ -78,12 +78,12 @@ def load_streamed(
         if dim is None and getattr(args, name) > 0:
             raise ValueError(
                 f"{name} is {getattr(args, name)}, but the stream has no column 'text_embeds'. Embed the captions "
-                "with recipes/embed.py --with_images true, which leaves Parquet files of images and embeddings, or "
+                "with g4i embed --with_images true, which leaves Parquet files of images and embeddings, or "
                 f"name the column with --text_embeds_column; {name} 0 trains without."
             )
     splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
     with state.main_process_first():  # the first fills the cache that the others read
-        evaluated = data.load_split(run.eval_split)
+        evaluated = load_split(data, run.eval_split)
     if evaluated is not None:
         evaluated = with_class_names({run.eval_split: evaluated}, names)[run.eval_split]
         check_split(
@@ -114,11 +114,11 @@ def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
         raise ValueError(
             f"The stream has no column 'label'. Its columns: {', '.join(stream.column_names)}. Name the right one "
             "with --label_column. (datasets leaves out the names of folders beside a metadata.jsonl: give such a "
-            "folder itself to recipes/embed.py --with_images true, which keeps them as labels.)"
+            "folder itself to g4i embed --with_images true, which keeps them as labels.)"
         )
     if isinstance(feature, ClassLabel):
         return feature.names
-    named = data.read_class_names()
+    named = read_class_names(data)
     if named is None:
         raise ValueError(
             f"Column 'label' of the stream holds {feature.dtype}: how many classes there are is only known once all "

@@ -1,5 +1,6 @@
 """What a run was or would be, in a compact block for people to read."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..data.streamed_images import StreamedImages
 from ..losses import UNLABELLED
 from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
+from ..options import OWN_MODULE
 from .alignment_arguments import AlignmentArguments
 from .skipped_images import BAD_IMAGES_FILE
 from .stopwatch import Stopwatch, knows_epochs
@@ -43,7 +45,7 @@ def describe_training(
         dataset: [`~g4i_hf.data.dataset.CaptionedImages`] or [`~g4i_hf.data.streamed_images.StreamedImages`] that is
             trained on.
         args: of the training.
-        unlabelled: what became of rows without a label, see [`~g4i_hf.training.arguments.RunArguments`].
+        unlabelled: what became of rows without a label, see [`~g4i_hf.options.RunArguments`].
     """
     adapters = sum(p.numel() for name, p in model.student.named_parameters() if is_adapter(name))
     student_size, projector_size = (
@@ -115,10 +117,12 @@ def summary_of_run(
     }
 
 
-def next_steps(args: AlignmentArguments, launch: str) -> list[str]:
-    """Commands that go on from a run; `launch` is the command of a script, with `{}` where its name belongs."""
-    run = shlex.quote(args.output_dir)
-    return [f"{launch.format(script)} --run {run}" for script in ("evaluate", "release")]
+def next_steps(args: AlignmentArguments) -> list[str]:
+    """The commands that follow a run."""
+    words = ["--run", shlex.quote(args.output_dir)]
+    if module := os.environ.get(OWN_MODULE):
+        words += ["--module", shlex.quote(module)]
+    return [f"g4i {command} {' '.join(words)}" for command in ("evaluate", "release")]
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from datasets import Dataset
 from .. import columns
 from ..data.labels import keep_label_fraction, labelled_rows
 from ..embedding import EncoderArguments
-from .arguments import RunArguments
+from ..options import RunArguments
 from .controls import control_captions
 from .pseudo_labels import with_pseudo_labels
 

@@ -18,6 +18,7 @@ from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
+from .build import from_name
 from .caption_teacher import CaptionTeacher, warn_of_silent_captions
 from .checkpointing_trainer import CheckpointingTrainer
 from .class_weights import class_weights_of
@@ -48,19 +49,30 @@ class AlignmentTrainer(CheckpointingTrainer):
     teacher `loss_teacher` and `teacher_accuracy`.
 
     Args:
-        model: the aligned model.
+        model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type),
+            which is built for the classes and embeddings of `train_dataset`.
         args: [`AlignmentArguments`].
-        train_dataset: map-style, with items as those of [`~g4i_hf.data.dataset.CaptionedImages`]; or
-            [`~g4i_hf.data.streamed_images.StreamedImages`].
-        kwargs: `publisher`, a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`; and everything that `Trainer`
-            takes.
+        train_dataset: beside a name, a dataset with `image`, `label` and `text_embeds`, as [`~g4i_hf.load_images`] and
+            [`~g4i_hf.embed_captions`] give it. Beside a model, map-style with items as those of
+            [`~g4i_hf.data.dataset.CaptionedImages`]; or [`~g4i_hf.data.streamed_images.StreamedImages`].
+        kwargs: everything that `Trainer` takes; `publisher`, a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`;
+            and beside a name, options of [`~g4i_hf.options.StudentArguments`] and `AugmentationArguments`, such as
+            `pretrained=True`, `image_size=32` and `train_crop="pad"`.
 
     Raises:
         ValueError: when `push_to_hub` is set without a publisher, or `ema_decay` or `max_nan_steps` with DeepSpeed, or
             `max_nan_steps` with FSDP.
     """
 
-    def __init__(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset=None, **kwargs):
+    def __init__(
+        self,
+        model: AlignedImageClassification | str,
+        args: AlignmentArguments,
+        train_dataset=None,
+        **kwargs,
+    ):
+        if isinstance(model, str):
+            model, train_dataset, kwargs = from_name(model, args, train_dataset, kwargs)
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = collator_from(args)
         model.freeze_unused()
@@ -236,7 +248,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             if getattr(self.args, name) > 0:
                 raise ValueError(
                     f"{name} is {getattr(self.args, name)}, but the batch has no text_embeds. Its keys: "
-                    f"{', '.join(inputs)}. Embed the captions with recipes/embed.py, or set {name} to 0."
+                    f"{', '.join(inputs)}. Embed the captions with g4i embed, or set {name} to 0."
                 )
 
     def _taught(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

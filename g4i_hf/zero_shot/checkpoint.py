@@ -8,8 +8,8 @@ from typing import Any
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
-from ..cli import read_mapping
 from ..data.source import is_path
+from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
 

@@ -142,7 +142,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         Args:
             images: as in a call.
             captions: to choose from.
-            text_embeds: (n, D) their vectors as embed.py writes them; without, they are embedded now.
+            text_embeds: (n, D) their vectors as `g4i embed` writes them; without, they are embedded now.
             top_k: how many.
             kwargs: `batch_size`, `num_workers`, `timeout`.
 

@@ -26,9 +26,8 @@ def commands_of(target: str) -> list[tuple[str, list[str]]]:
     found = []
     for line in shown.stdout.splitlines():
         words = shlex.split(line.partition("2>&1")[0].replace("(", " ").replace(")", " "), comments=True)
-        scripts = [word for word in words if word.startswith("recipes/") and word.endswith(".py")]
-        if scripts:
-            found.append((Path(scripts[0]).stem, words[words.index(scripts[0]) + 1 :]))
+        if starts := [place for place, word in enumerate(words) if Path(word).name == "g4i"]:
+            found.append((words[starts[0] + 1], words[starts[0] + 2 :]))
     return found
 
 

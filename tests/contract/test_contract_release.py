@@ -108,12 +108,12 @@ def test_every_python_snippet_of_the_card_runs(quick, loop):
 def test_the_run_folder_is_taken_by_the_auto_classes(quick, loop):
     code = """
 import sys
-import g4i_hf
+from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig
 from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
 model = AutoModelForImageClassification.from_pretrained(sys.argv[1])
-assert isinstance(model, g4i_hf.AlignedImageClassification), type(model)
-assert isinstance(AutoConfig.from_pretrained(sys.argv[1]), g4i_hf.AlignedImageClassificationConfig)
+assert isinstance(model, AlignedImageClassification), type(model)
+assert isinstance(AutoConfig.from_pretrained(sys.argv[1]), AlignedImageClassificationConfig)
 print(pipeline("image-classification", model=sys.argv[1], device="cpu")(sys.argv[2], top_k=3))
 """
     image = next((loop / "pictures" / "validation").glob("*/*.png"))

@@ -23,8 +23,9 @@ from ending import end_and_look
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.utils._pytree import tree_map
 
-from g4i_hf.cli import end_processes
-from g4i_hf.recipes import train
+from g4i_hf.cli import end_processes, parse_options
+from g4i_hf.commands import train
+from g4i_hf.training import AlignmentTrainer
 
 STUDENT_ARGS = '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}'
 
@@ -42,8 +43,8 @@ def main() -> None:
 
 def train_and_save() -> None:
     output_dir, data, *more = sys.argv[1:]
-    sys.argv = ["train.py", "--dataset_name", data, "--output_dir", output_dir, "--student", "vit_tiny_patch16_224"]
-    sys.argv += [
+    argv = ["--dataset_name", data, "--output_dir", output_dir, "--student", "vit_tiny_patch16_224"]
+    argv += [
         "--student_args",
         STUDENT_ARGS,
         "--image_size",
@@ -53,19 +54,19 @@ def train_and_save() -> None:
         "--learning_rate",
         "1e-2",
     ]
-    sys.argv += ["--require_labels", "false", "--logging_steps", "1", "--save_strategy", "no", "--optim", "sgd", *more]
+    argv += ["--require_labels", "false", "--logging_steps", "1", "--save_strategy", "no", "--optim", "sgd", *more]
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
     held = {}
-    original = train.finish
+    original = AlignmentTrainer.save_run
 
-    def finish(trainer, *args):
+    def save_run(trainer):
+        original(trainer)
         held["trainer"] = trainer
-        held["shard"] = sum(p.numel() for p in map(_local, trainer.model.parameters()))
-        original(trainer, *args)
+        held["shard"] = sum(p.numel() for p in map(_local, trainer.model.parameters()))  # before it predicts
 
-    train.finish = finish
-    train.main()
+    AlignmentTrainer.save_run = save_run
+    train.run(*parse_options(train.OPTIONS, argv))
     trainer = held.pop("trainer")
     shards = gather_object([held["shard"]])
     if PartialState().is_main_process:

@@ -13,9 +13,6 @@ import resource
 import sys
 import time
 
-if __name__ == "__main__":
-    os.environ["G4I_HF_LAZY_IMPORT"] = "1"  # torch would take seconds
-
 from g4i_hf.captioning.answers import OK, Answer, Question
 from g4i_hf.captioning.journal.keys import Keys
 from g4i_hf.captioning.journal.reader import JournalWriter

@@ -1,9 +1,9 @@
 """
-Runs recipes/train.py in forked processes: once undisturbed, then killed by SIGKILL at each of the points given, and
+Runs `train` in forked processes: once undisturbed, then killed by SIGKILL at each of the points given, and
 resumed. Prints a JSON line a point: whether it was killed there, what lay in the run folder, and whether weights and
 EMA are those of the undisturbed run.
 
-    python kill_and_resume.py FOLDER DATA POINT... [-- OPTIONS OF TRAIN.PY]
+    python kill_and_resume.py FOLDER DATA POINT... [-- OPTIONS OF TRAIN]
 
 A point is `step:N` (after optimizer step N), `write` (weights written, optimizer not), `ema` (before the EMA) or
 `rename` (all written, not yet renamed).
@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from g4i_hf.recipes import train
+from g4i_hf.running import main as g4i
 from g4i_hf.training.ema import EmaCallback
 from g4i_hf.training.trainer import AlignmentTrainer
+from g4i_hf.workflows.train import TrainingRun
 
 torch.set_num_threads(1)
 STUDENT_ARGS = '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1, "drop_path_rate": 0.1}'
@@ -45,14 +46,14 @@ class DieAfter(TrainerCallback):
 
 def arm(point: str) -> None:
     if point.startswith("step:"):
-        build = train.build_trainer
+        build = TrainingRun.build_trainer
 
         def build_mortal(*args, **kwargs):
             trainer = build(*args, **kwargs)
             trainer.add_callback(DieAfter(int(point[5:])))
             return trainer
 
-        train.build_trainer = build_mortal
+        TrainingRun.build_trainer = build_mortal
         return
     # The second checkpoint is the one that is disturbed
     owner, name = {
@@ -78,16 +79,16 @@ def run(output_dir: Path, data: str, point: str | None = None) -> int:
         os.dup2(log, 2)
         if point is not None:
             arm(point)
-        sys.argv = ["train.py", "--dataset_name", data, "--output_dir", str(output_dir), "--use_cpu", "true"]
-        sys.argv += ["--student", "vit_tiny_patch16_224", "--student_args", STUDENT_ARGS, "--image_size", "32"]
-        sys.argv += ["--train_crop", "pad", "--color_jitter", "0.3", "--mixup_alpha", "0.2", "--ema_decay", "0.9"]
-        sys.argv += ["--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--save_strategy", "steps"]
-        sys.argv += ["--save_steps", "3", "--learning_rate", "1e-3", "--save_total_limit", "10"]
-        sys.argv += ["--align_schedule", "cosine", "--align_warmup_epochs", "1", "--align_text_bank", "8"]
-        sys.argv += ["--teacher_weight", "0.5", "--align_loss", "siglip", "--lr_scheduler_type", "cosine"]
-        sys.argv += MORE
+        argv = ["train", "--dataset_name", data, "--output_dir", str(output_dir), "--use_cpu", "true"]
+        argv += ["--student", "vit_tiny_patch16_224", "--student_args", STUDENT_ARGS, "--image_size", "32"]
+        argv += ["--train_crop", "pad", "--color_jitter", "0.3", "--mixup_alpha", "0.2", "--ema_decay", "0.9"]
+        argv += ["--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--save_strategy", "steps"]
+        argv += ["--save_steps", "3", "--learning_rate", "1e-3", "--save_total_limit", "10"]
+        argv += ["--align_schedule", "cosine", "--align_warmup_epochs", "1", "--align_text_bank", "8"]
+        argv += ["--teacher_weight", "0.5", "--align_loss", "siglip", "--lr_scheduler_type", "cosine"]
+        argv += MORE
         try:
-            train.main()
+            g4i(argv)
         except BaseException:
             import traceback
 
@@ -115,7 +116,7 @@ def main() -> None:
         log = (folder / f"{output_dir.name}.log").read_text()
         found = {"point": point, "killed": os.WIFSIGNALED(killed) and os.WTERMSIG(killed) == signal.SIGKILL}
         found |= {"checkpoints": checkpoints, "whole": whole, "resumed": resumed, "same": same}
-        found |= {"went_on_from": "Going on from" in log, "log": log[-1500:] if resumed else ""}
+        found |= {"went_on_from": "Resuming from" in log, "log": log[-1500:] if resumed else ""}
         found["leftovers"] = [path.name for path in output_dir.glob(".tmp*")]
         print(json.dumps(found), flush=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
-from g4i_hf.data import load_images
+from g4i_hf.data import open_images
 from g4i_hf.data.image_ids import image_id_of
 from g4i_hf.data.streaming import stream_images
 from g4i_hf.hub.dataset_folder import build_dataset
@@ -34,7 +34,7 @@ for name in ("rows", "files", "whole", "nothing"):
     found[name] = json.loads((built / "stage.json").read_text())["ids_from"]
     if name != "nothing":
         push_folder(built, f"me/captions-of-{name}", "dataset")
-        train = load_images(f"me/captions-of-{name}")["train"]
+        train = open_images(f"me/captions-of-{name}")["train"]
         found[f"{name} joined"] = dict(zip(train["image_id"][:], train["caption"][:], strict=True))
         card = (built / "README.md").read_text()
         seen: dict = {}

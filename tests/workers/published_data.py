@@ -13,13 +13,14 @@ from datasets import Image as ImageFeature
 from huggingface_hub import HfApi
 from PIL import Image
 
-from g4i_hf.data import DataArguments, load_images
-from g4i_hf.data.loading import ColumnNames
+from g4i_hf.data.from_options import load_data
+from g4i_hf.data.loading import ColumnNames, open_images
 from g4i_hf.data.published import find_stage
 from g4i_hf.data.row_streams import load_one_split, open_rows
 from g4i_hf.data.streaming import stream_images
 from g4i_hf.hub.push import push_folder
-from g4i_hf.recipes import caption
+from g4i_hf.options import DataArguments
+from g4i_hf.running import run_command
 
 IMAGES = Features({"image": ImageFeature(decode=False), "image_id": Value("string")})
 pictures, images, captions, server = sys.argv[1:]
@@ -42,15 +43,15 @@ def rows(splits) -> dict:
 
 
 alone = load_dataset("me/captions")
-joined = load_images("me/captions")
-named = DataArguments(dataset_name=pictures, captions_name="me/captions", captions_revision=first).load()
+joined = open_images("me/captions")
+named = load_data(DataArguments(dataset_name=pictures, captions_name="me/captions", captions_revision=first))
 found = {
     "unchanged": api.dataset_info("me/captions").sha == first,
     "files": sorted(api.list_repo_files("me/captions", repo_type="dataset")),
     "alone": {split: alone[split].column_names for split in alone},
     "joined": rows(joined),
     "named": rows(named),
-    "with images": rows(load_images("me/images")),
+    "with images": rows(open_images("me/images")),
     "source": find_stage("me/captions", first)["source"],
     "none": [find_stage("me/nothing"), find_stage("me/captions", "no-such-branch")],
 }
@@ -73,13 +74,13 @@ TRAPS = {
 
 
 def described(name: str, **options) -> None:
-    """By the script that asks a server for captions, whose error it raises."""
+    """By the command that asks a server for captions, whose error it raises."""
     options |= {"dataset_name": name, "captions_dir": f"{os.environ['HF_HOME']}/of/{name}"}
     options |= {"base_url": server, "captioner_model": "tiny"}
-    sys.argv = ["caption.py", *(word for option, value in options.items() for word in (f"--{option}", value))]
+    words = [word for option, value in options.items() for word in (f"--{option}", value)]
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
         try:
-            caption.main()
+            run_command("caption", words, None)
         except SystemExit:
             raise ValueError(said.getvalue()) from None
 
@@ -93,7 +94,7 @@ for kind, split in TRAPS.items():
     api.upload_file(path_or_fileobj=file.getvalue(), path_in_repo="train.parquet", repo_id=name, repo_type="dataset")
     names = ColumnNames(image="json.pic" if "json" in split.features else None)
     doors = {
-        "load_images": lambda name, names: load_images(name, names=names)["train"],
+        "load_images": lambda name, names: open_images(name, names=names)["train"],
         "load_one_split": lambda name, names: load_one_split(name, "train", names=names),
         "stream_images": lambda name, names: list(stream_images(name, names=names)["train"]),
         "open_rows": lambda name, names: list(open_rows(name, "train", names=names).read(0)),
@@ -120,7 +121,7 @@ for beside, options in {
     "captions": {"dataset_name": pictures, "captions_name": "me/captions-and-more"},
 }.items():
     try:
-        found[f"beside {beside}"] = load_images(**options)["train"].column_names
+        found[f"beside {beside}"] = open_images(**options)["train"].column_names
     except ValueError as error:
         found[f"beside {beside}"] = [str(error)]
 

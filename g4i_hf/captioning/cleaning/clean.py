@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from ...options import CleaningArguments
 from ..answers import OK
-from ..arguments import CleaningArguments
 from .loops import cut_loops
 from .markup import cut_closings, cut_markup, has_closing
 from .openings import cut_openings

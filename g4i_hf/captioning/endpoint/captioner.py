@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints import folder_digest
+from ...options import EndpointArguments
 from ..answers import Deliver, Question
-from ..arguments import EndpointArguments
 from ..decoding import decoding_provenance
 from .run import EndpointRun
 from .servers import Server, addresses_of, token_for

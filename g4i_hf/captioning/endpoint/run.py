@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx2
 
+from ...options import EndpointArguments
 from ..answers import Answer, CaptionerError, Question
-from ..arguments import EndpointArguments
 from .giving_up import nothing_works, refused_for_all, wait_too_long
 from .handover import Handover
 from .payload import UndecodableImage, data_uri

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from ... import columns
-from ..arguments import ExistingCaptionsArguments
+from ...options import ExistingCaptionsArguments
 from .caption_files import LIST_SUFFIXES, Caption, CaptionFile, Entry, checked, read_list
 from .folder_order import folder_order
 from .matching import NO_ROW, SEVERAL, Rows, match
@@ -40,7 +40,7 @@ def existing_captions(
 ) -> ExistingCaptions:
     """
     Args:
-        splits: with `image_id`, as [`~g4i_hf.data.loading.load_images`] gives them, those to caption.
+        splits: with `image_id`, as [`~g4i_hf.data.loading.open_images`] gives them, those to caption.
         arguments: which file, and how it is read.
         captioner: `column`, `file` or `list`; by default what the file is, or `column` without one.
 

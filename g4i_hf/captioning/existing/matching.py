@@ -13,7 +13,7 @@ from ...data.opening import SPLIT_FOLDERS
 
 NO_ROW, SEVERAL = -1, -2
 _SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
-# Where two files have one name, `load_images` adds the hash of the content
+# Where two files have one name, `open_images` adds the hash of the content
 _CONTENT = re.compile(r"#[0-9a-f]{24}(#\d+)?$")
 # ILSVRC/imagenet-1k calls n01440764/n01440764_10026.JPEG of image-net.org n01440764_10026_n01440764.JPEG
 _IMAGENET = re.compile(r"((?:n\d{8}|ILSVRC2012_val)_\d+)_(n\d{8})")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
+from ...options import LocalCaptionerArguments
 from ..answers import Answer, CaptionerError, Deliver, Question
-from ..arguments import LocalCaptionerArguments
 from ..decoding import decoding_provenance
 from .images import Unreadable, batches_of_similar_size, decode
 from .model import Source

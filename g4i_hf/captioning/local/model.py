@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints import commit_of, folder_digest
+from ...options import LocalCaptionerArguments
 from ..answers import CaptionerError
-from ..arguments import LocalCaptionerArguments
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ... import columns
 from ...data.images import open_image
-from ..arguments import QualityArguments
+from ...options import QualityArguments
 from ..captioned import CLEANED, RAW, REASON, STATUS
 from ..report.page import CaptionedSplit
 from ..stage import Captioned

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...cli import read_mapping
+from ...files import read_mapping
 
 UNKNOWN, NOT_NAMED, NAMED = -1, 0, 1
 

@@ -1,0 +1,465 @@
+"""
+The options of a command as instances of its classes: defaults < options of a run < YAML file < command line.
+
+Nothing here imports torch: `--help`, a wrong option and a missing folder are answered within a second.
+"""
+
+import gc
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import textwrap
+from argparse import SUPPRESS, ArgumentError, ArgumentTypeError
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
+
+from .data.naming import check_dataset_exists
+from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
+from .options import (
+    NOT_RECORDED,
+    OTHER_TRAINER_OPTIONS,
+    OTHER_TRAINER_OPTIONS_OF,
+    OWN_MODULE,
+    DataArguments,
+    TrainerGroup,
+    TrainingOptions,
+    is_secret,
+    option,
+)
+
+# What users of other tools type for one of our options
+ALIASES = {
+    **{"lr": "learning_rate", "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "wd": "weight_decay"},
+    **{"batch_size": "per_device_train_batch_size", "output": "output_dir", "workers": "dataloader_num_workers"},
+    **{"dataset": "dataset_name", "data": "dataset_name", "encoder": "text_encoder", "size": "image_size"},
+    **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
+}
+# Options of the dataset that a run was trained with, and of no other
+OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
+WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
+
+
+class OptionError(ValueError):
+    """A wrong option."""
+
+
+# --- Parsing ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class CommonOptions:
+    """This command"""
+
+    config: str | None = option(None, "YAML file of options; paths that start with a dot are relative to it.")
+    print_config: bool = option(False, "Print the resolved options as such a file, and stop.")
+    module: str | None = option(None, "Python file or module to import first, which registers a student of yours.")
+
+
+class Parser(HfArgumentParser):
+    """Reads the command line as text; [`Parser.typed`] gives it, and values of a YAML file, their types."""
+
+    def __init__(self, classes: tuple[type, ...]):
+        super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
+        if TrainingOptions in classes:
+            for name in other_trainer_options():
+                self.add_argument(f"--{name}", nargs="*")
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
+        self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
+        self.kinds = {action.dest: (action.type, action.choices) for action in self._actions if action.nargs != 0}
+        for action in self._actions:
+            if action.type is string_to_bool:
+                action.nargs, action.const = "?", "true"
+            action.default, action.required, action.type, action.choices = SUPPRESS, False, None, None
+
+    def command_line(self, argv: list[str]) -> dict[str, Any]:
+        try:
+            given, unknown = self.parse_known_args(argv)
+        except ArgumentError as error:
+            name = (error.argument_name or "").split("/")[0]
+            wanted = WANTED.get(self.kinds.get(name.removeprefix("--"), (None, None))[0], "a value")
+            raise OptionError(f"{name} needs a value: {wanted}.") from error
+        if unknown:
+            raise OptionError(self._unknown_word(unknown[0]))
+        values = {name: self.typed(name, value, f"--{name}") for name, value in vars(given).items()}
+        for name in [name for name in values if name not in self.hints and len(values[name]) < 2]:
+            values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone
+        return values
+
+    def typed(self, name: str, value: Any, where: str) -> Any:
+        """
+        Args:
+            value: text or a list of texts, or from YAML also None, a list or a mapping.
+            where: what a message calls the option.
+        """
+        kind, choices = self.kinds[name]
+        hint = self.hints.get(name, str | None)
+        union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        members = {getattr(member, "__origin__", member) for member in union}
+        if value is None:
+            if type(None) not in members:
+                raise OptionError(f"{where} has no value; {WANTED.get(kind, 'a value')} is wanted.")
+            return None
+        if name not in self.hints:  # of TrainingArguments: `AlignmentArguments` gives it its type
+            return value
+        if list in members and str not in members and not isinstance(value, dict):
+            return [self._one(kind, choices, item, where) for item in (value if isinstance(value, list) else [value])]
+        if isinstance(value, (dict, list)):
+            if type(value) not in members:
+                raise OptionError(f"{where} is {brief(value)}; {WANTED.get(kind, 'one value')} is wanted.")
+            return (
+                [scalar(item) if isinstance(item, str) else item for item in value] if list is type(value) else value
+            )
+        return self._one(kind, choices, value, where)
+
+    def _one(self, kind: Any, choices: Any, value: Any, where: str) -> Any:
+        text = value if isinstance(value, str) else str(value)
+        if choices is not None:
+            if text not in choices:
+                raise OptionError(wrong_choice(where, text, choices))
+            return text
+        if kind is string_to_bool and text.lower() in ("on", "off"):  # as YAML knows them too
+            return text.lower() == "on"
+        try:
+            if kind is float and text.lstrip("+-").lower() in (".inf", ".nan"):  # as YAML writes them
+                text = text.replace(".", "", 1)
+            value = json.loads(text) if kind is dict else kind(text)
+            if kind is dict and not isinstance(value, dict):
+                raise ValueError(text)
+            return value
+        except (ValueError, TypeError, ArgumentTypeError) as error:
+            raise OptionError(f"{where} is {brief(text)}; {WANTED.get(kind, 'another value')} is wanted.") from error
+
+    def unknown(self, name: str, where: str, prefix: str = "") -> str:
+        name = name.replace("-", "_")
+        alias = ALIASES.get(name)
+        near = f" Did you mean {prefix + alias!r}?" if alias in self.kinds else did_you_mean(name, self.kinds, prefix)
+        return f"unknown option {brief(prefix + name)} in {where}.{near}"
+
+    def _unknown_word(self, word: str) -> str:
+        if word.startswith("--"):
+            return self.unknown(word[2:].split("=")[0], "the command line", "--")
+        if word.startswith("-"):
+            return f"unknown option {word!r} in the command line; names start with two dashes."
+        return f"{word!r} in the command line belongs to no option. Put a value with spaces in quotes."
+
+    def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
+        """The options in a file; without `strict`, those among them that are options here."""
+        if not path.is_file():
+            what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
+            raise OptionError(f"--config {path}: {what}.")
+        values = {}
+        for name, (value, line) in read_lines(path).items():
+            where = f"{path}, line {line}"
+            if name in self.kinds and name not in ("config", "print_config"):
+                typed = self.typed(name, value, f"{where}: {name}")
+                values[name] = relative_to_file(typed, path) if isinstance(typed, str) else typed
+            elif strict:
+                raise OptionError(self.unknown(name, where))
+        return values
+
+
+def other_trainer_options() -> list[str]:
+    """Options of `TrainingArguments` beside ours. Of a newer transformers than the tested one they are asked for."""
+    if version("transformers").startswith(f"{OTHER_TRAINER_OPTIONS_OF}."):
+        return OTHER_TRAINER_OPTIONS.split()
+    from transformers import TrainingArguments
+
+    return [each.name for each in fields(TrainingArguments) if each.init and each.name not in _names(TrainingOptions)]
+
+
+def parse_options(
+    classes: tuple[type, ...],
+    argv: list[str] | None = None,
+    *,
+    command: str = "COMMAND",
+    description: str = "",
+    default_config: Path | None = None,
+    run_options: str | None = None,
+) -> tuple[Any, ...]:
+    """
+    Reads dataclasses from a YAML file (`--config`) and the command line. `--help` and `--print_config` print and exit.
+
+    Args:
+        classes: dataclasses whose fields are the options.
+        argv: the command line; that of the process by default.
+        command, description: for `--help`.
+        default_config: YAML file for a command line that names no configuration, dataset, run or stage.
+        run_options: name of the YAML file in the folder given as `run`; its options, as far as they are options here,
+            come before those of `--config`. Where another dataset is named, those of the dataset are left out.
+
+    Returns:
+        One instance per class; one of `TrainingOptions` has further options of Trainer in its attribute `others`.
+
+    Raises:
+        OptionError: for an unknown option, naming the nearest one, or a value of the wrong type.
+        ValueError: for values that a class refuses.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & {word.split("=")[0] for word in argv}:
+        print_and_exit(help_text(classes, argv, command, description))
+    parser = Parser(classes)
+    given = parser.command_line([with_underscores(word) for word in argv])
+    print_config, config = given.pop("print_config", False), given.pop("config", None)
+    if config is None and not {"dataset_name", "run", "stage"} & set(given):
+        config = default_config
+    in_file = {} if config is None else parser.yaml_file(Path(config))
+    values = with_options_of_run(parser, in_file | given, run_options)
+    if values.get("module"):
+        import_module(values["module"])
+    options = tuple(_build(cls, values) for cls in classes)
+    if print_config:
+        print_and_exit(resolved_yaml(classes, values))
+    return options
+
+
+def with_underscores(word: str) -> str:
+    """`--learning-rate=1` as `--learning_rate=1`; anything but an option as it is."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
+
+
+def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options: str | None = None) -> tuple[Any, ...]:
+    """
+    The same from Python: one instance per class, from the options of `given["run"]` and those that are given.
+
+    Raises:
+        TypeError: for an unknown option, naming the nearest one.
+    """
+    parser = Parser(classes)
+    for name in given:
+        if name not in parser.kinds or hasattr(CommonOptions, name):
+            raise TypeError(parser.unknown(name, "the arguments"))
+    for name, value in given.items():
+        as_it_is = value is None or isinstance(value, (str, list, dict))
+        given = given | {name: parser.typed(name, value if as_it_is else str(value), name)}
+    values = with_options_of_run(parser, given, run_options)
+    return tuple(_build(cls, values) for cls in classes)
+
+
+def with_options_of_run(parser: Parser, values: dict[str, Any], run_options: str | None) -> dict[str, Any]:
+    """Those of the run folder `run` first; where another dataset is named, without those of its own dataset."""
+    if run_options is None or not values.get("run"):
+        return values
+    run = Path(values["run"])
+    if not run.is_dir():
+        raise OptionError(f"run is {str(run)!r}, but there is no such folder.")
+    if not (run / run_options).is_file():
+        raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
+    of_run = parser.yaml_file(run / run_options, strict=False)
+    if "dataset_name" in values:
+        of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
+    return of_run | values
+
+
+def _build(cls: type, values: dict[str, Any]) -> Any:
+    built = cls(**{name: value for name, value in values.items() if name in _names(cls)})
+    if cls is TrainingOptions:
+        built.others = {name: values[name] for name in other_trainer_options() if name in values}
+    return built
+
+
+def _names(cls: type) -> dict[str, Any]:
+    return {each.name: each for each in fields(cls) if each.init}
+
+
+# --- Printing --------------------------------------------------------------------------------------------------------
+
+
+def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
+    """The fields of each class, by the class that declares them; those of the class itself before its parents'."""
+    groups: dict[type, dict[str, Any]] = {}
+    for cls in classes:
+        known = _names(cls)
+        for declaring in cls.__mro__:
+            own = {name: known[name] for name in inspect.get_annotations(declaring) if name in known}
+            if own:
+                groups.setdefault(declaring, {}).update(own)
+    return groups
+
+
+def default_of(field: Any) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
+    """All options of ours, and those of Trainer that differ from their defaults, as a file for `--config`."""
+    blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
+    if values.get("module"):
+        blocks.append(yaml_lines({"module": portable(values["module"])}))
+    known = other_trainer_options() if TrainingOptions in classes else []
+    others = {name: values[name] for name in known if name in values}
+    for declaring, group in [*grouped(classes).items(), (TrainerGroup, others)]:
+        shown = {}
+        for name, field in group.items():
+            value = field if declaring is TrainerGroup else values.get(name, default_of(field))
+            is_default = declaring is not TrainerGroup and value == default_of(field)
+            if name in NOT_RECORDED or is_secret(name) or (issubclass(declaring, TrainerGroup) and is_default):
+                continue
+            shown[name] = portable(value)
+        if shown:
+            blocks.append(f"# --- {declaring.__doc__.splitlines()[0]} ---\n{yaml_lines(shown)}")
+    return "\n".join(blocks).rstrip()
+
+
+def help_text(classes: tuple[type, ...], argv: list[str], command: str, description: str) -> str:
+    """`--help`: all options in groups; `--help all`: every option of Trainer too; `--help WORD`: with the word."""
+    place = next(i for i, word in enumerate(argv) if word.split("=")[0] in ("-h", "--help"))
+    following = [argv[place].partition("=")[2], *argv[place + 1 : place + 2]]
+    topic = next((word for word in following if word and not word.startswith("-")), "")
+    groups = {
+        declaring.__doc__.splitlines()[0]: {name: help_line(field) for name, field in group.items()}
+        for declaring, group in grouped((CommonOptions, *classes)).items()
+    }
+    groups["This command"]["help"] = (
+        "This page; `--help all`: every option; `--help WORD`: those with WORD in their name."
+    )
+    if TrainingOptions in classes and topic:
+        see = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
+        groups[TrainerGroup.__doc__] = see
+    if topic not in ("", "all"):
+        part = topic.lower().replace("-", "_")
+        found = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
+        if not any(found.values()):  # a word of a title
+            found = {title: group for title, group in groups.items() if part in title.lower()}
+        if not found:
+            near = did_you_mean(part, [name for group in groups.values() for name in group])
+            raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
+        return "\n".join(help_page(found))
+    usage = f"usage: g4i {command} [--config YAML] [--NAME VALUE ...], or accelerate launch recipes/{command}.py"
+    about = "Defaults are in brackets; an option without them is unset. `--NAME` alone means true for true or false."
+    return "\n".join([usage, "", description.strip(), "", about, *help_page(groups)])
+
+
+def help_line(field: Any) -> str:
+    default, text = default_of(field), field.metadata["help"]
+    members = (field.type, *get_args(field.type))
+    choices = [choice for member in members for choice in get_args(member) if isinstance(choice, str)]
+    if choices and not all(choice in text for choice in choices):
+        text += f" One of: {', '.join(choices)}."
+    if default in (None, "", [], {}):
+        return text
+    shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    return f"{text} [{shown.lower() if isinstance(default, bool) else shown}]"
+
+
+def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+    for title, group in groups.items():
+        if group:
+            yield f"\n{title}"
+        for name, text in group.items():
+            lines = textwrap.wrap(text, width - 34, break_on_hyphens=False)
+            first = f"  --{name}".ljust(34)
+            yield first + lines.pop(0) if len(first) == 34 else first
+            yield from (" " * 34 + line for line in lines)
+
+
+def print_and_exit(text: str) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:  # `accelerate launch` starts several processes
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(0)
+
+
+# --- What all commands do --------------------------------------------------------------------------------------------
+
+
+def check_data(data: DataArguments) -> None:
+    """
+    Raises:
+        FileNotFoundError: for images or captions that are nowhere, before torch is imported.
+    """
+    check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
+    if data.captions_name:
+        check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
+
+
+def check_paths(**paths: str | None) -> None:
+    """
+    Raises:
+        FileNotFoundError: for a file or folder that an option names and that does not exist.
+    """
+    for name, path in paths.items():
+        if path and not Path(path).exists():
+            raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
+
+
+def say(text: str) -> None:
+    """Prints, on the first of several processes."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(text, flush=True)
+
+
+def import_module(name: str) -> None:
+    """
+    Imports the module of `--module`: a file under its bare name, or a module by its name.
+
+    Raises:
+        OptionError: when there is none, or the file's name is taken.
+    """
+    os.environ[OWN_MODULE] = name
+    path = Path(name)
+    if path.suffix != ".py":
+        sys.path.append(os.getcwd())
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            raise OptionError(f"--module {name}: there is no such module. A file is named with its .py.")
+        _import(name, name)
+        return
+    if not path.is_file():
+        raise OptionError(f"--module {name}: there is no such file.")
+    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() and path.stem != "__main__" else None
+    is_other = found is not None and not (found.has_location and os.path.samefile(found.origin, path))
+    if is_other or not path.stem.isidentifier():
+        raise OptionError(f"--module {name}: it cannot be imported as {path.stem!r}; give the file another name.")
+    sys.path.append(str(path.parent.resolve()))
+    _import(path.stem, name)
+
+
+def _import(module: str, name: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # the user's own code
+        raise OptionError(f"--module {name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def quiet_libraries(main_process: bool) -> None:
+    """Our own messages and progress bars from the main process; from the libraries only warnings."""
+    import datasets
+    import transformers
+
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    for name in ("httpx", "httpx2", "sentence_transformers", "datasets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every dataset
+    transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()
+    if not main_process:
+        datasets.disable_progress_bars()
+
+
+def end_processes() -> None:
+    """
+    At the end of a command, when what it made is out of use: threads of a process group that is still there can abort
+    a process as it leaves, and a model that outlives its group can keep it from leaving (torch 2.13, gloo).
+    """
+    if "accelerate" not in sys.modules:
+        return
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        gc.collect()
+        PartialState().destroy_process_group()

@@ -1,0 +1,53 @@
+"""Caption every image of a dataset, or take over captions that exist.
+
+    g4i caption --dataset_name pictures --captions_dir runs/pictures/captions \\
+        --captioner_model Qwen/Qwen2.5-VL-3B-Instruct --dry_run 8
+    g4i caption --dataset_name pictures --captions_dir runs/pictures/captions \\
+        --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
+
+Answers are saved as they arrive; the same command again asks only for what is missing. Without any option it captions
+the Shapes recipe, by its own small model.
+"""
+
+import sys
+from functools import partial
+
+from ..cli import check_data, check_paths, quiet_libraries
+from ..options import (
+    CaptionArguments,
+    CleaningArguments,
+    DataArguments,
+    EndpointArguments,
+    ExistingCaptionsArguments,
+    LocalCaptionerArguments,
+    QualityArguments,
+)
+
+OPTIONS = (
+    CaptionArguments,
+    DataArguments,
+    LocalCaptionerArguments,
+    EndpointArguments,
+    ExistingCaptionsArguments,
+    CleaningArguments,
+    QualityArguments,
+)
+DEFAULT_CONFIG = "shapes/caption.yaml"
+
+
+def check(args, data, local, endpoint, existing, *others) -> None:
+    args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
+    check_paths(captions_file=existing.captions_file)
+    check_data(data)
+
+
+def run(*options) -> None:
+    from ..workflows.caption import Captioning
+
+    captioning = Captioning(*options, say=partial(print, flush=True))
+    quiet_libraries(captioning.share.is_first)
+    try:
+        captioning.run()
+    except KeyboardInterrupt:
+        print("Interrupted. Every answer so far is kept; the same command resumes.", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,47 @@
+"""Evaluate a run, and its baseline beside it, on every split but the one trained on.
+
+    g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+
+Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
+figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/. Probes of the feature
+and corrupted images, which take longer, come with --measures all.
+"""
+
+from ..cli import OptionError, check_data, check_paths, quiet_libraries
+from ..options import DataArguments, EncoderArguments, EvaluateArguments
+
+OPTIONS = (EvaluateArguments, DataArguments, EncoderArguments)
+DEFAULT_CONFIG = "emoji_styles/evaluate.yaml"
+RUN_OPTIONS = "train.yaml"
+
+
+def check(args, data, encoder) -> None:
+    check_paths(baseline=args.baseline)
+    check_data(data)
+
+
+def run(args, data, encoder) -> None:
+    from ..evaluation.comparison import as_text
+    from ..training.run_folder import learned_from_captions, read_options
+    from ..workflows.evaluate import Evaluation
+
+    evaluation = Evaluation(args, data, encoder)
+    quiet_libraries(evaluation.accelerator.is_main_process)
+    evaluation.evaluate()
+    if not evaluation.results:  # not the main process
+        return
+    print("\n" + as_text(evaluation.rows))
+    if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
+        print(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
+    for name, folder in evaluation.folders.items():
+        print(f"{name}: {folder}/all_results.json, {folder}/predictions")
+    try:
+        print(f"pictures for a card: {evaluation.draw_card_pictures()}")
+    except (ImportError, OSError) as error:
+        print(f"no pictures for a card: {error}")
+    if args.report:
+        try:
+            evaluation.write_report()
+        except OSError as error:  # the figures are safe; only the page is missing
+            raise OptionError(f"no report: {error}") from error
+        print(f"report: {args.report}")

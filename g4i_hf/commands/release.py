@@ -1,0 +1,45 @@
+"""Release the student of a run as a plain checkpoint with a card, or a stage as a dataset.
+
+    g4i release --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+    g4i release --stage runs/emoji_styles/embeddings --repo_id me/emoji-captions
+
+transformers loads the student without this package, and so does timm when it is one of its models. Nothing is pushed
+without --push_to_hub; --dry_run lists what would be.
+"""
+
+from pathlib import Path
+
+from ..cli import check_paths, quiet_libraries
+from ..options import ReleaseArguments
+
+OPTIONS = (ReleaseArguments,)
+DEFAULT_CONFIG = "emoji_styles/release.yaml"
+
+
+def check(args) -> None:
+    kind, folder = ("stage", args.stage) if args.stage else ("run", args.run)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage.")
+    for each in (args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])):
+        check_paths(baseline=each)
+
+
+def run(args) -> None:
+    import torch
+    from accelerate import PartialState
+
+    from ..workflows.release import Release
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    quiet_libraries(state.is_main_process)
+    if not state.is_main_process:
+        return
+    release = Release(args)
+    release.build()
+    print(*release.lines, sep="\n")
+    if args.dry_run:
+        print(*release.listed(), sep="\n", flush=True)
+        release.look_through()
+        print("No local path, host name or token was found in them. Nothing was pushed.")
+    elif args.push_to_hub:
+        print(*release.push(), sep="\n")

@@ -1,0 +1,56 @@
+"""Train an aligned student, or with `--align_weight 0` its baseline.
+
+    g4i train --dataset_name pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2 \\
+        --student resnet18 --output_dir runs/pictures
+    g4i train --num_processes 4 --config recipes/imagenet_resnet50/corrected.yaml
+
+To resume an interrupted run, give the same command again. Without any option it trains the Emoji Styles recipe.
+"""
+
+from ..cli import check_data, quiet_libraries, say
+from ..options import (
+    AugmentationArguments,
+    DataArguments,
+    EncoderArguments,
+    RunArguments,
+    StudentArguments,
+    TrainingOptions,
+)
+
+OPTIONS = (
+    RunArguments,
+    DataArguments,
+    EncoderArguments,
+    StudentArguments,
+    AugmentationArguments,
+    TrainingOptions,
+)
+DEFAULT_CONFIG = "emoji_styles/train.yaml"
+
+
+def check(run, data, *others) -> None:
+    check_data(data)
+
+
+def run(run, data, encoder, student, augmentation, training) -> None:
+    from ..workflows.train import TrainingRun
+
+    training_run = TrainingRun(run, data, encoder, student, augmentation, training)
+    output_dir, pushes = training_run.args.output_dir, training_run.args.push_to_hub
+    quiet_libraries(training_run.args.should_log)
+    state, checkpoint = training_run.open()
+    if state == "finished":
+        say(f"{output_dir} holds this very run, finished. Train it again with --overwrite true.")
+        if pushes:
+            say("It was not pushed now: that is what g4i release does.")
+        return
+    training_run.load()
+    if run.dry_run:
+        say(f"\n{training_run.plan(checkpoint)}\nNothing was written; the same command without dry_run trains.")
+        return
+    if checkpoint is not None:
+        say(f"Resuming from {checkpoint}")
+    metrics = training_run.train(state, checkpoint)
+    say(f"\n{training_run.summary(metrics)}")
+    if pushes:
+        say(f"Pushed: {training_run.publish()}")

@@ -1,0 +1,188 @@
+"""Files and folders that are written as a whole or not at all; YAML and paths in it; nearest names."""
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@contextmanager
+def replacing(folder: str | Path) -> Iterator[Path]:
+    """
+    Gives an empty folder beside the place, which takes it when all has gone well; then the earlier one is removed.
+    After an error, whenever it comes, the earlier one is where it was.
+    """
+    place = Path(folder).resolve()  # of a link, what it leads to
+    staging, earlier = (place.with_name(f".{place.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if place.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            place.rename(earlier)
+        try:
+            staging.rename(place)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(place)
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def replace_text(path: str | Path, text: str) -> None:
+    """Writes a file in one step, in UTF-8: after an error, such as a full disk, the earlier one is where it was."""
+    path = Path(path)
+    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        staging.write_text(text, encoding="utf-8")
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped one is most like; None when none is near."""
+
+    def alike(other: str) -> float:
+        whole, begun = (
+            difflib.SequenceMatcher(None, name.lower(), text).ratio() for text in (other, other[: len(name)])
+        )
+        return max(whole, 0.95 * begun)  # `adamm` is rather a mistyped beginning of adamw_torch than adalomo
+
+    if len(name) > 60:  # the comparison takes time
+        return None
+    most = max(known, key=lambda other: alike(other.lower()), default="")
+    return most if alike(most.lower()) > 0.6 else None
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """` Did you mean 'clip'?`, or nothing when no known name is near."""
+    near = nearest(name, known)
+    return "" if near is None else f" Did you mean {prefix + near!r}?"
+
+
+def wrong_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """`align_loss is 'clop'; choose one of clip, infonce. Did you mean 'clip'?`"""
+    choices = [str(choice) for choice in choices]
+    return f"{name} is {brief(value)}; choose one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"
+
+
+def brief(value: object, longest: int = 200) -> str:
+    """The value as Python writes it, up to `longest` characters."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 5e-4 as a number, which YAML 1.1 takes for text, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise ValueError(
+                    f"line {line}: {key.value} is given twice, first in line {lines[key.value]}. Keep one."
+                )
+            lines[getattr(key, "value", "") if isinstance(key, yaml.ScalarNode) else f"{line}"] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """
+    The `name: value` lines of a YAML file.
+
+    Raises:
+        OSError: when it cannot be opened.
+        ValueError: when it is something else, or holds a key twice.
+    """
+    return {name: value for name, (value, _) in read_lines(path, as_text=False).items()}
+
+
+def read_lines(path: str | Path, as_text: bool = True) -> dict[str, tuple[Any, int]]:
+    """
+    The values of a YAML file, each with its line. `as_text` leaves single values, also in lists, as they are written:
+    then the type of an option decides what 012, no or 5e-4 is, and not YAML.
+    """
+    try:
+        loader = _Loader(Path(path).read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError("a file of options holds `name: value` lines.")
+        values = loader.construct_document(root)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
+        tabs = " Use spaces instead of tabs." if "\\t" in str(error) else ""
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}{tabs}") from error
+    nodes = {str(key.value): value for key, value in root.value}
+    lines = {}
+    for (name, node), value in zip(nodes.items(), values.values(), strict=True):
+        lines[name] = (_text(node, value) if as_text else value, node.start_mark.line + 1)
+    return lines
+
+
+def _text(node: yaml.Node, value: Any) -> Any:
+    """Single values, and those of a list, as they are written; null as None."""
+    nodes, values = (node.value, value) if isinstance(node, yaml.SequenceNode) else ([node], [value])
+    texts = [
+        each.value if isinstance(each, yaml.ScalarNode) and inside is not None else inside
+        for each, inside in zip(nodes, values, strict=True)
+    ]
+    return texts if isinstance(node, yaml.SequenceNode) else texts[0]
+
+
+def scalar(text: str) -> Any:
+    """What YAML makes of a single value."""
+    return yaml.load(text, _Loader)
+
+
+def yaml_lines(values: dict[str, Any]) -> str:
+    """`name: value` lines, a list or mapping in the line of its name."""
+    style = {"Dumper": _Dumper, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
+    return "".join(
+        f"{name}: {yaml.dump(value, default_flow_style=True, **style)}"
+        if isinstance(value, (list, dict))
+        else yaml.dump({name: value}, default_flow_style=False, **style)
+        for name, value in values.items()
+    )
+
+
+def relative_to_file(value: str, path: Path) -> str:
+    """A path that starts with a dot is relative to the file it is written in."""
+    if not starts_with_a_dot(value):
+        return value
+    relative = os.path.relpath(path.parent / value)
+    return relative if relative.startswith((".", "/")) else f"./{relative}"  # never taken for a Hub id
+
+
+def starts_with_a_dot(value: str) -> bool:
+    return value in (".", "..") or value.startswith(("./", "../"))
+
+
+def portable(value: Any) -> Any:
+    """A path that starts with a dot, which in YAML is relative to the file, without the dot."""
+    if not isinstance(value, str) or not starts_with_a_dot(value):
+        return value
+    inside = os.path.relpath(value)
+    is_found = not starts_with_a_dot(inside) and Path(inside).exists()
+    return inside if is_found else os.path.abspath(value)  # what is not there could be taken for a Hub id

@@ -1,0 +1,966 @@
+"""
+The options of all commands.
+
+Imports nothing heavy, so that `--help` and a message about a wrong option need no torch. `--help` groups the
+options by the class that declares them, under its docstring. `Literal` lists choices; `__post_init__` checks the rest.
+"""
+
+import inspect
+import json
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from .files import wrong_choice
+
+LORA = ("merged", "adapter")
+MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness")
+CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
+
+# Options of the machine: they are not written into files
+NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "dry_run"}
+# Environment variable with the module of `--module`, for processes that start again
+OWN_MODULE = "G4I_HF_MODULE"
+
+BadImages = Literal["error", "skip"]
+Strategy = Literal["no", "steps", "epoch"]
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of an options class; a list or dict as `default` is copied for each instance."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def recorded_options(cls: type) -> set[str]:
+    """Options that a run records whatever their value; others of Trainer are recorded where it is not the default."""
+    own = [base for base in cls.__mro__ if base.__module__.startswith("g4i_hf") and TrainerGroup not in base.__bases__]
+    always = {*OWN_DEFAULTS, "optim", "lr_scheduler_type"}
+    return {name for base in own for name in inspect.get_annotations(base)} | always
+
+
+def is_secret(name: str) -> bool:
+    return name.endswith(("token", "api_key", "password", "secret"))
+
+
+def check_choices(options: Any) -> None:
+    """
+    Raises:
+        ValueError: when a `Literal` field holds none of its choices.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        choices = [
+            choice for member in (hint, *get_args(hint)) for choice in get_args(member) if isinstance(choice, str)
+        ]
+        value = getattr(options, name, None)
+        if choices and isinstance(value, str) and value not in choices:
+            raise ValueError(wrong_choice(name, value, choices))
+
+
+def check(options: Any, name: str, is_right: bool, what: str) -> None:
+    """
+    Raises:
+        ValueError: `NAME is VALUE; it WHAT.`, unless `is_right`.
+    """
+    if not is_right:
+        raise ValueError(f"{name} is {getattr(options, name)}; it {what}.")
+
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DataArguments:
+    """Data"""
+
+    dataset_name: str | None = option(
+        None, "Hub id, imagefolder, folder of Parquet files, save_to_disk folder, or a stage."
+    )
+    dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of a Hub dataset.")
+    captions_name: str | None = option(
+        None,
+        "Hub id or folder of captions or embeddings, joined by image_id; images without one train on their label "
+        "alone.",
+    )
+    captions_revision: str | None = option(None, "Branch, tag or commit of the captions.")
+    image_column: str | None = option(None, "The dataset's name for the column `image`.")
+    label_column: str | None = option(None, "The dataset's name for the column `label`.")
+    image_id_column: str | None = option(None, "The dataset's name for the column `image_id`.")
+    caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
+    text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
+    caption_weight_column: str | None = option(None, "The dataset's name for the column `caption_weight`.")
+    class_names_file: str | None = option(
+        None,
+        "File with one class name a line, in the order of the labels: for labels without names, and streams of "
+        "text labels.",
+    )
+
+    def __post_init__(self):
+        if not self.dataset_name:
+            raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
+        if self.captions_revision and not self.captions_name:
+            raise ValueError("captions_revision is set, but captions_name is not: name the captions.")
+
+
+@dataclass
+class EncoderArguments:
+    """Text encoder"""
+
+    text_encoder: str | None = option(None, "Hub id or folder: sentence-transformers, CLIP, SigLIP, SigLIP 2.")
+    text_encoder_revision: str | None = option(None, "Branch, tag or commit of the encoder.")
+    text_encoder_prompt: str | None = option(
+        None, "Text put before every caption, such as 'passage: '. Empty: without the encoder's own prompt."
+    )
+    text_encoder_prompt_name: str | None = option(None, "A prompt of the sentence-transformers model, by name.")
+    text_encoder_batch_size: int = option(64, "Captions per batch.")
+    long_captions: Literal["truncate", "chunk_mean"] = option(
+        "truncate", "Captions beyond the encoder's window: truncate, or chunk_mean: the mean of embedded chunks."
+    )
+    embeddings_dir: str | None = option(None, "Folder of the embeddings; `embeddings` beside the run by default.")
+    with_images: bool = option(False, "Write the images and all other columns too, for a dataset of its own.")
+
+    def __post_init__(self):
+        check_choices(self)
+        check(self, "text_encoder_batch_size", self.text_encoder_batch_size > 0, "must be positive")
+        if self.text_encoder_prompt is not None and self.text_encoder_prompt_name is not None:
+            raise ValueError("text_encoder_prompt and text_encoder_prompt_name are both given; give one of them.")
+
+
+@dataclass
+class VerifyArguments:
+    """Verification"""
+
+    verify: int = option(0, "Embed nothing; compare this many captions with their stored embeddings.")
+
+    def __post_init__(self):
+        check(self, "verify", self.verify >= 0, "must be a number of captions, or 0 to embed")
+
+
+# --- Captioning ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PromptOptions:
+    """Model and prompts"""
+
+    captioner_model: str | None = option(None, "Hub id or folder of a VLM; with base_url, the server's name for it.")
+    captioner_revision: str | None = option(None, "Branch, tag or commit of the model.")
+    prompt: list[str] | None = option(
+        None,
+        "What is asked about each image: text, `plain` (the paper's) or `class` (names the class). Columns in braces, "
+        "as in {label}, are filled in. Several prompts give several captions per image.",
+    )
+    max_new_tokens: int = option(128, "Longest answer in tokens.")
+    temperature: float = option(0.0, "Sampling temperature; 0 decodes greedily.")
+    top_p: float | None = option(None, "Sample from the tokens of this total probability.")
+    caption_seed: int = option(0, "Seed of the sampling.")
+    image_max_side: int = option(768, "Longest side in pixels; larger images are shrunk before captioning.")
+    train_splits: list[str] | None = option(
+        None, "Splits whose prompts may name the class; by default train or training."
+    )
+
+
+@dataclass
+class ResumeOptions:
+    """Resuming and limits"""
+
+    journal_dir: str | None = option(None, "Where answers are saved as they arrive; `<captions_dir>.journal`.")
+    retry_failed: bool = option(False, "Ask again for images whose caption failed, was refused or is empty.")
+    dry_run: int = option(0, "Caption only this many images, show them, and project time and cost of all.")
+    partial: bool = option(False, "Write the captions that exist when a limit ends the run; other rows have none.")
+    max_requests: int | None = option(None, "Stop after this many requests.")
+    max_cost: float | None = option(None, "Stop before this cost; needs both prices.")
+    price_input: float | None = option(None, "Price of a million input tokens.")
+    price_output: float | None = option(None, "Price of a million output tokens.")
+
+
+@dataclass
+class CaptionArguments(PromptOptions, ResumeOptions):
+    """Captions"""
+
+    captioner: Literal["local", "endpoint", "column", "file", "list"] | None = option(
+        None,
+        "local (a vision-language model in this process), endpoint (an OpenAI-compatible server), column (of the "
+        "dataset), file (JSONL or CSV with a key) or list (in file order). By default what the other options imply.",
+    )
+    captions_dir: str | None = option(None, "Folder for the captions.")
+    caption_splits: list[str] | None = option(None, "Splits to caption; all of them by default.")
+    streaming: bool = option(False, "Read the dataset as a stream instead of downloading it first.")
+    overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
+    with_images: bool = option(False, "Write the images and all other columns too, for a dataset of its own.")
+    captions_license: str | None = option(
+        None, "Licence of the captions, for the card; the captioner's terms may bind it."
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        if not self.captions_dir:
+            raise ValueError("captions_dir is missing: give a folder for the captions with --captions_dir.")
+        for name in ("max_new_tokens", "image_max_side"):
+            check(self, name, getattr(self, name) > 0, "must be positive")
+        for name in ("temperature", "dry_run"):
+            check(self, name, getattr(self, name) >= 0, "must not be negative")
+        if self.max_cost is not None and (self.price_input is None or self.price_output is None):
+            raise ValueError("max_cost needs the prices of a million tokens: give --price_input and --price_output.")
+
+    @property
+    def journal(self) -> str:
+        """Folder of the answers; beside the captions, which are replaced as a whole."""
+        return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
+
+    def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str | None:
+        """
+        Where captions come from: a choice of `captioner`, or None where the captions file shows whether it is a list.
+
+        Raises:
+            ValueError: when no option says it.
+        """
+        if self.captioner is not None:
+            return self.captioner
+        if captions_file is not None:
+            return None
+        if base_url is not None:
+            return "endpoint"
+        if self.captioner_model is not None:
+            return "local"
+        if caption_column is not None:
+            return "column"
+        raise ValueError(
+            "Nothing says where captions come from. Give a model with --captioner_model, a server with --base_url as "
+            "well, a file with --captions_file, or a column of the data with --captioner column."
+        )
+
+
+@dataclass
+class LocalCaptionerArguments:
+    """Captioner in this process"""
+
+    caption_batch_size: int = option(8, "Images per batch.")
+    captioner_dtype: Literal["auto", "bfloat16", "float32"] = option("auto", "auto: bfloat16 where the GPU has it.")
+    captioner_adapter: str | None = option(None, "Hub id or folder of a LoRA adapter for the model.")
+    captioner_adapter_revision: str | None = option(None, "Branch, tag or commit of the adapter.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
+
+    def __post_init__(self):
+        check_choices(self)
+        check(self, "caption_batch_size", self.caption_batch_size > 0, "must be positive")
+
+
+@dataclass
+class EndpointArguments:
+    """OpenAI-compatible server: vLLM, TGI, `transformers serve`, or a hosted provider"""
+
+    base_url: str | None = option(
+        None, "Address of the server up to /v1, where images are sent. Separate several by commas."
+    )
+    api_key_env: str | None = option(
+        None, "Environment variable with the API key. By default hosts of Hugging Face, and no others, get its token."
+    )
+    max_concurrency: int = option(256, "Most concurrent requests of this process.")
+    request_timeout: float = option(120.0, "Seconds until a request counts as failed.")
+    max_attempts: int = option(8, "Attempts per request.")
+    jpeg_quality: int = option(90, "JPEG quality of images that have to be re-encoded.")
+
+    def __post_init__(self):
+        for name in ("max_concurrency", "request_timeout", "max_attempts"):
+            check(self, name, getattr(self, name) > 0, "must be positive")
+        check(self, "jpeg_quality", 1 <= self.jpeg_quality <= 100, "must lie between 1 and 100")
+
+
+@dataclass
+class ExistingCaptionsArguments:
+    """Existing captions"""
+
+    captions_file: str | None = option(None, "JSONL or CSV with keys, or a list: .txt, .json, .pth of strings.")
+    file_key: str | None = option(None, "Field that names the image; found by its name by default.")
+    file_caption: str | None = option(None, "Field that holds the caption; found by its name by default.")
+    several_captions: bool = option(False, "Let a repeated key add another caption instead of being an error.")
+    order_scorer: str | None = option(None, "CLIP model that checks whether a list is in the order of the images.")
+    order_sample: int = option(256, "Images of that check.")
+
+    def __post_init__(self):
+        check(self, "order_sample", self.order_sample >= 8, "must be at least 8")
+
+
+@dataclass
+class CleaningArguments:
+    """Cleaning; the raw answers are kept beside"""
+
+    clean_openings: bool = option(True, "Remove openings such as `The image shows`.")
+    clean_refusals: bool = option(True, "Treat refusals as missing captions.")
+    clean_repetitions: bool = option(True, "Remove loops of a repeated phrase or sentence.")
+    clean_unfinished: bool = option(True, "Remove an unfinished last sentence, where another one is left.")
+    clean_boilerplate: bool = option(True, "Remove markup, questions back and remarks such as `Let me know if ...`.")
+    min_caption_words: int = option(1, "Captions with fewer words count as missing.")
+    max_caption_words: int | None = option(None, "Longer captions are cut at the end of a sentence.")
+
+    def __post_init__(self):
+        check(self, "min_caption_words", self.min_caption_words > 0, "must be positive")
+        shortest = self.min_caption_words
+        is_right = self.max_caption_words is None or self.max_caption_words >= shortest
+        check(self, "max_caption_words", is_right, f"must not be below min_caption_words ({shortest})")
+
+
+@dataclass
+class QualityArguments:
+    """Quality; doubtful captions get a smaller `caption_weight`"""
+
+    caption_weights: bool = option(True, "Write the column `caption_weight`.")
+    synonyms_file: str | None = option(None, "YAML file: a list of other words for each class name.")
+    quality_encoder: str | None = option(None, "Text encoder that compares a caption with its class and others.")
+    clip_scorer: str | None = option(None, "CLIP model that measures how well caption and image match.")
+    report: bool = option(True, "Write caption_report.html and .json into captions_dir.")
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class StreamingOptions:
+    """Streaming"""
+
+    streaming: bool = option(False, "Read the training split as a stream instead of downloading or copying it first.")
+    shuffle_buffer_size: int = option(1000, "Rows that are shuffled together; 0 shuffles shards only.")
+
+
+@dataclass
+class LabelOptions:
+    """Few labels, and controls"""
+
+    label_fraction: float = option(
+        1.0, "Share of the training labels of each class to keep; other rows become unlabelled."
+    )
+    label_seed: int | None = option(None, "Seed of the choice of these labels; that of the run by default.")
+    unlabelled: Literal["keep", "drop", "pseudo_label"] = option(
+        "keep",
+        "Unlabelled training rows: keep them for their captions; drop them, as for a baseline on labelled rows alone "
+        "(max_steps then gives it as many steps); or pseudo_label them by their captions.",
+    )
+    pseudo_label_threshold: float = option(0.0, "Below this probability a caption gives no pseudo-label.")
+    caption_control: Literal["none", "class_name", "random", "shuffle_class", "shuffle"] = option(
+        "none",
+        "Replace training captions by a control: class_name, random (one vector per distinct caption), shuffle_class "
+        "(among rows of a class) or shuffle (among all rows).",
+    )
+
+
+@dataclass
+class RunArguments(LabelOptions, StreamingOptions):
+    """Run"""
+
+    overwrite: bool = option(False, "Replace a run that output_dir already holds.")
+    dry_run: bool = option(False, "Check data and options, time a few steps and print the plan; write no run.")
+    train_split: str = option("train", "Training split.")
+    eval_split: str = option("validation", "Split that is evaluated during training.")
+    require_labels: bool = option(True, "Unlabelled rows are an error; when false they train on their caption.")
+    on_bad_images: BadImages = option("error", "Images that cannot be read: an error, or skip and report them.")
+
+    def __post_init__(self):
+        check_choices(self)
+        check(self, "label_fraction", 0 < self.label_fraction <= 1, "must be above 0 and at most 1")
+        check(self, "shuffle_buffer_size", self.shuffle_buffer_size >= 0, "must not be negative")
+        check(self, "pseudo_label_threshold", 0 <= self.pseudo_label_threshold < 1, "must be from 0 to below 1")
+
+
+@dataclass
+class LoraOptions:
+    """LoRA"""
+
+    use_peft: bool = option(False, "Train LoRA adapters in place of the pretrained backbone.")
+    lora_r: int = option(16, "Rank of the adapters.")
+    lora_alpha: int = option(32, "Their output is scaled by lora_alpha / lora_r.")
+    lora_dropout: float = option(0.05, "Dropout before an adapter.")
+    lora_target_modules: list[str] | None = option(
+        None,
+        "Layers with an adapter: ends of names (attn.qkv) or regular expressions. By default every Linear and "
+        "ungrouped Conv2d of the backbone but the first convolution.",
+    )
+
+
+@dataclass
+class StudentArguments(LoraOptions):
+    """Student"""
+
+    student: str = option("resnet50", "timm name, folder or Hub id of a checkpoint, or transformers model type.")
+    student_args: dict | str | None = option(None, "JSON: arguments of timm.create_model, or configuration fields.")
+    student_revision: str | None = option(None, "Branch, tag or commit of a Hub checkpoint.")
+    pretrained: bool = option(False, "Start from the checkpoint's weights.")
+    projector_type: Literal["mlp", "linear"] = option("mlp", "Projector from feature to text embedding.")
+    projector_hidden_size: int | None = option(None, "Width of the MLP; 2 D by default.")
+    projector_norm: Literal["none", "batch", "layer"] = option("none", "Norm within the MLP.")
+
+    def __post_init__(self):
+        if isinstance(self.student_args, str):
+            try:
+                self.student_args = json.loads(self.student_args)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"student_args is {self.student_args!r}, which is not JSON: {error}") from error
+        check_choices(self)
+        if self.use_peft and not self.pretrained:
+            raise ValueError(
+                "use_peft adapts pretrained weights, but pretrained is false: LoRA on random weights would leave them "
+                "random. Set pretrained to true, or leave use_peft out."
+            )
+        if self.lora_target_modules and not self.use_peft:
+            raise ValueError("lora_target_modules is set, but use_peft is false: set it to true.")
+        for name in ("lora_r", "lora_alpha"):
+            check(self, name, getattr(self, name) > 0, "must be positive")
+        check(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be from 0 to below 1")
+
+    def lora(self) -> dict[str, Any] | None:
+        """The adapters for [`~g4i_hf.AlignedImageClassification.from_student`]; None without LoRA."""
+        if not self.use_peft:
+            return None
+        return {
+            "r": self.lora_r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "target_modules": self.lora_target_modules,
+        }
+
+
+@dataclass
+class AugmentationArguments:
+    """Augmentation"""
+
+    image_size: int | None = option(None, "Input side in pixels; a checkpoint's own, or 224, by default.")
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] | None = option(
+        None, "Interpolation of all resizing; bicubic by default."
+    )
+    crop_pct: float | None = option(None, "Share of the shorter side that the evaluation crop keeps; 1 by default.")
+    train_crop: Literal["resized", "pad"] = option(
+        "resized", "resized (random resized crop), or pad (resize, pad and crop; for images of 32 to 64 px)."
+    )
+    crop_min_scale: float = option(0.08, "Smallest area of a random resized crop.")
+    crop_padding: int | None = option(None, "Pixels of padding of `pad`; an eighth of the size by default.")
+    hflip: float = option(0.5, "Probability of a horizontal flip.")
+    color_jitter: float = option(0.0, "Strength of random brightness, contrast and saturation.")
+    auto_augment: str | None = option(None, "timm's policy string, such as rand-m9-mstd0.5-inc1.")
+    random_erasing: float = option(0.0, "Probability of erasing a rectangle.")
+
+    def __post_init__(self):
+        check_choices(self)
+        check(self, "image_size", self.image_size is None or self.image_size > 0, "must be positive")
+        check(self, "crop_pct", self.crop_pct is None or 0 < self.crop_pct <= 1, "must lie between 0 and 1")
+
+    @property
+    def image_settings(self) -> dict[str, Any]:
+        """The settings of resizing that were given, by timm's names."""
+        chosen = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+@dataclass
+class AlignmentOptions:
+    """Alignment"""
+
+    align_weight: float = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
+    align_loss: Literal["clip", "infonce", "soft_clip", "siglip", "cosine"] = option(
+        "clip",
+        "clip (symmetric InfoNCE over the global batch), infonce (image to text only), soft_clip (targets from the "
+        "similarity of captions), siglip (pairwise sigmoid) or cosine (no negatives).",
+    )
+    align_temperature: float = option(0.2, "Temperature tau, or its start (paper: 0.2 ResNet, 0.05 DeiT).")
+    align_target_temperature: float = option(0.1, "Temperature of soft_clip's targets.")
+    align_learn_temperature: bool | None = option(
+        None, "Learn temperature and bias; by default for siglip only, as in its paper (arXiv 2303.15343)."
+    )
+    align_logit_bias: float = option(-10.0, "Bias of siglip's logits, or its start where learned.")
+    align_mask: Literal["caption", "class", "none"] = option(
+        "caption",
+        "Which rows are never negatives of each other: those with the same image or `caption`, also those of the same "
+        "`class`, or `none`, as in the official code.",
+    )
+    align_mix_captions: bool = option(True, "Align mixed images with both captions, not with their own alone.")
+    align_gradient: Literal["invariant", "official"] = option(
+        "invariant",
+        "invariant: the gradient does not depend on the number of processes. official: clip's is divided by it.",
+    )
+    align_gather_texts: bool | None = option(None, "Exchange texts, or read those of all; by default on accelerators.")
+    align_text_bank: int = option(0, "Training captions drawn at every step as further negatives; -1: all.")
+    align_captions: Literal["sample", "mean", "all"] = option(
+        "sample", "Of several captions of an image: sample one each epoch, their mean, or all as positives."
+    )
+    align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
+    align_schedule: Literal["constant", "cosine"] = option(
+        "constant", "Schedule of the weight after its warm-up: constant, or half a cosine to zero."
+    )
+    align_warmup_epochs: float = option(0.0, "Epochs in which the weight rises linearly from zero.")
+    align_off_epochs: float = option(0.0, "Last epochs, trained with weight zero.")
+
+
+@dataclass
+class TeacherOptions:
+    """Captions as a teacher of the classifier"""
+
+    teacher_weight: float = option(
+        0.0,
+        "Weight of the cross entropy with soft labels from similar captions. With few labels, 3 beside an "
+        "align_weight of 1 helped from scratch; with all labels nothing was gained.",
+    )
+    teacher_temperature: float = option(0.05, "Temperature of the caption similarities; lower is harder.")
+    teacher_captions: int = option(16384, "Most captions of labelled images that each caption is compared with.")
+
+
+@dataclass
+class ClassificationOptions:
+    """Classification"""
+
+    classification_loss: Literal["cross_entropy", "bce"] = option(
+        "cross_entropy",
+        "cross_entropy, or bce: a binary cross entropy per class, as in ResNet strikes back and DeiT III.",
+    )
+    bce_target_threshold: float | None = option(
+        None, "Targets of bce above it become 1, others 0 (ResNet strikes back: 0.2 with mixing, DeiT III: 0)."
+    )
+    class_weights: list | str | None = option(
+        None, "JSON list with one weight per class, or balanced: inverse to its number of images, 1 on average."
+    )
+
+
+@dataclass
+class MixingOptions:
+    """Repeated and mixed images"""
+
+    repeated_augmentation: int = option(
+        1, "How often an image occurs in an epoch, augmented anew each time; the epoch keeps its length (DeiT: 3)."
+    )
+    mixup_alpha: float = option(0.0, "Beta parameter of mixup; 0: off.")
+    cutmix_alpha: float = option(0.0, "Beta parameter of CutMix; 0: off.")
+    mix_prob: float = option(1.0, "Probability that a batch is mixed.")
+    mix_switch_prob: float = option(0.5, "Probability of CutMix where both are on.")
+
+
+@dataclass
+class OptimizationOptions:
+    """Optimization"""
+
+    weight_decay_on: Literal["trainer", "matrices", "all"] = option(
+        "trainer",
+        "What is decayed: all but biases and norms, as in Trainer; matrices, as in timm; or all. A learned "
+        "temperature never is.",
+    )
+    layer_decay: float | None = option(None, "Factor of the learning rate from one layer to the one below.")
+    freeze_backbone: bool = option(False, "Train classifier and projector only; the rest stays in evaluation mode.")
+    ema_decay: float | None = option(
+        None, "Decay of a moving average of the student's weights, kept beside the raw ones; not with DeepSpeed."
+    )
+    sgd_momentum: float = option(0.9, "Momentum of `optim: sgd`, which has none in transformers.")
+    early_stopping_patience: int | None = option(
+        None,
+        "Evaluations without a better metric_for_best_model (accuracy by default) before training ends; needs "
+        "load_best_model_at_end and eval_strategy.",
+    )
+    stop_on_nan: bool = option(True, "End training with an error when a term of the loss is NaN or infinite.")
+    max_nan_steps: int = option(
+        0,
+        "Steps with NaN or infinite gradients to skip before training ends; needs stop_on_nan, and waits for the "
+        "device at every step.",
+    )
+
+
+# Usual options of transformers' TrainingArguments; only these have another default here
+OWN_DEFAULTS = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
+
+
+class TrainerGroup:
+    """Trainer: other options"""
+
+
+@dataclass
+class LengthOptions(TrainerGroup):
+    """Trainer: length and batches"""
+
+    output_dir: str | None = option(None, "Run folder: weights, checkpoints, options, results.")
+    num_train_epochs: float = option(3.0, "Epochs.")
+    max_steps: int = option(-1, "Optimizer steps, in place of num_train_epochs; -1: by epochs.")
+    per_device_train_batch_size: int = option(8, "Training batch size per device.")
+    per_device_eval_batch_size: int = option(8, "Evaluation batch size per device.")
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.")
+
+
+@dataclass
+class LearningRateOptions(TrainerGroup):
+    """Trainer: learning rate"""
+
+    learning_rate: float = option(5e-5, "Peak learning rate.")
+    lr_scheduler_type: str = option("linear", "Trainer's name of a schedule, or timm's, as in timm:cosine.")
+    lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
+    warmup_steps: float = option(0, "Steps of linear warm-up, or below 1 their share of all steps.")
+
+
+@dataclass
+class OptimizerOptions(TrainerGroup):
+    """Trainer: optimizer and regularization"""
+
+    optim: str = option("adamw_torch_fused", "Trainer's name of an optimizer, or timm's, as in timm:lamb.")
+    optim_args: str | None = option(None, "Arguments of the optimizer, as in name=value,name=value.")
+    weight_decay: float = option(0.0, "Weight decay.")
+    max_grad_norm: float = option(1.0, "Gradient clipping norm; 0: off.")
+    label_smoothing_factor: float = option(0.0, "Label smoothing.")
+
+
+@dataclass
+class PrecisionOptions(TrainerGroup):
+    """Trainer: precision, memory, speed"""
+
+    bf16: bool = option(False, "bfloat16 mixed precision.")
+    fp16: bool = option(False, "float16 mixed precision.")
+    tf32: bool | None = option(None, "TF32 on Ampere and newer GPUs.")
+    activation_checkpointing: bool | None = option(None, "Recompute activations to save memory.")
+    torch_compile: bool = option(False, "Compile the model.")
+
+
+@dataclass
+class SavingOptions(TrainerGroup):
+    """Trainer: evaluation and saving"""
+
+    eval_strategy: Strategy = option("no", "When to evaluate.")
+    eval_steps: float | None = option(None, "Steps between evaluations.")
+    save_strategy: Literal["no", "steps", "epoch", "best"] = option("steps", "When to save a checkpoint.")
+    save_steps: float = option(500, "Steps between checkpoints.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep.")
+    load_best_model_at_end: bool = option(False, "Load the best checkpoint at the end; needs eval_strategy.")
+    metric_for_best_model: str | None = option(None, "Metric of the best checkpoint: loss, accuracy.")
+
+
+@dataclass
+class LoggingOptions(TrainerGroup):
+    """Trainer: logging"""
+
+    logging_strategy: Strategy = option("steps", "When to log.")
+    logging_steps: float = option(500, "Steps between logs.")
+    report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
+    run_name: str | None = option(None, "Name of the run in the tracker.")
+    disable_tqdm: bool | None = option(None, "No progress bar.")
+
+
+@dataclass
+class HubOptions(TrainerGroup):
+    """Trainer: Hub"""
+
+    push_to_hub: bool = option(False, "Push the student while training and at its end.")
+    hub_model_id: str | None = option(None, "Hub id of the repository.")
+    hub_private_repo: bool | None = option(True, "Make a new repository private.")
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = option("every_save", "When to push.")
+
+
+@dataclass
+class MachineOptions(TrainerGroup):
+    """Trainer: machine and seed"""
+
+    seed: int = option(42, "Random seed.")
+    use_cpu: bool = option(False, "Train on the CPU.")
+    dataloader_num_workers: int = option(0, "Processes that read images.")
+    dataloader_persistent_workers: bool = option(True, "Keep these processes from one epoch to the next.")
+
+
+@dataclass
+class TrainingOptions(
+    AlignmentOptions,
+    TeacherOptions,
+    ClassificationOptions,
+    MixingOptions,
+    OptimizationOptions,
+    LengthOptions,
+    LearningRateOptions,
+    OptimizerOptions,
+    PrecisionOptions,
+    SavingOptions,
+    LoggingOptions,
+    HubOptions,
+    MachineOptions,
+):
+    """Training; [`~g4i_hf.AlignmentArguments`] adds these to transformers' `TrainingArguments`."""
+
+    def __post_init__(self):
+        check_training(self)
+
+
+def check_training(options: TrainingOptions) -> None:
+    """
+    Raises:
+        ValueError: for values of the training options that make no sense.
+    """
+    check_choices(options)
+    never_negative = ("align_weight", "teacher_weight", "align_warmup_epochs", "align_off_epochs", "max_nan_steps")
+    for name in (*never_negative, "mixup_alpha", "cutmix_alpha"):
+        check(options, name, getattr(options, name) >= 0, "must not be negative")
+    positive = ("align_temperature", "align_target_temperature", "teacher_temperature", "teacher_captions")
+    for name in (*positive, "repeated_augmentation"):
+        check(options, name, getattr(options, name) > 0, "must be positive")
+    for name in ("mix_prob", "mix_switch_prob"):
+        check(options, name, 0 <= getattr(options, name) <= 1, "must lie between 0 and 1")
+    if isinstance(options.lr_scheduler_kwargs, str):
+        try:
+            json.loads(options.lr_scheduler_kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"lr_scheduler_kwargs is {options.lr_scheduler_kwargs!r}, which is no JSON.") from error
+    threshold, momentum, patience = options.bce_target_threshold, options.sgd_momentum, options.early_stopping_patience
+    check(options, "bce_target_threshold", threshold is None or 0 <= threshold < 1, "must be at least 0 and below 1")
+    check(options, "ema_decay", options.ema_decay is None or 0 < options.ema_decay < 1, "must lie between 0 and 1")
+    check(
+        options, "layer_decay", options.layer_decay is None or 0 < options.layer_decay <= 1, "must lie between 0 and 1"
+    )
+    check(options, "align_text_bank", options.align_text_bank >= -1, "must be -1 (all) or a number of captions")
+    check(options, "sgd_momentum", 0 <= momentum < 1, "must be at least 0 and below 1")
+    check(options, "early_stopping_patience", patience is None or patience >= 1, "must be at least 1")
+    if threshold == 0 and options.label_smoothing_factor > 0:
+        raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
+    if options.max_nan_steps and not options.stop_on_nan:
+        raise ValueError(f"max_nan_steps is {options.max_nan_steps}, but stop_on_nan is false: set it to true.")
+    if options.teacher_weight > 0 and options.classification_loss != "cross_entropy":
+        raise ValueError("teacher_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
+
+
+# The other fields of transformers' TrainingArguments, which training takes as they are; a test compares the two lists.
+# With a newer transformers, an option that is in neither is looked for there before it is called unknown.
+OTHER_TRAINER_OPTIONS_OF = "5.24"
+OTHER_TRAINER_OPTIONS = """
+accelerator_config activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
+average_tokens_across_devices batch_eval_metrics bf16_full_eval data_seed dataloader_drop_last
+dataloader_in_order dataloader_multiprocessing_context dataloader_pin_memory dataloader_prefetch_factor
+ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout
+debug deepspeed do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay
+eval_do_concat_batches eval_on_start eval_use_gather_object fp16_full_eval fsdp fsdp_config full_determinism
+gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision hub_token
+ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names length_column_name
+liger_kernel_config local_rank log_level log_level_replica log_on_each_node logging_first_step
+logging_nan_inf_filter neftune_noise_alpha optim_target_modules parallelism_config prediction_loss_only
+project remove_unused_columns restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node
+save_only_model skip_memory_metrics torch_compile_backend torch_compile_mode torch_empty_cache_steps
+trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cache use_liger_kernel
+"""
+
+
+# --- Evaluation, release, studies ------------------------------------------------------------------------------------
+
+
+@dataclass
+class EvaluateArguments:
+    """Evaluation"""
+
+    run: str | None = option(None, "Run folder of an aligned student, or of any run.")
+    baseline: str | None = option(None, "Run folder of its baseline, evaluated beside it.")
+    splits: list[str] | None = option(None, "Splits to evaluate; by default all but the training split.")
+    train_split: str = option("train", "Training split.")
+    on_bad_images: BadImages = option("error", "Images that cannot be read: an error, or skip and report them.")
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of ema_decay.")
+    measures: list[str] | None = option(
+        None,
+        "Beside accuracy and caption retrieval: text_to_image (images by their captions), calibration, zero_shot "
+        "(classes by their texts), probe (k-NN and a linear probe on the feature), robustness (corrupted images, 20 "
+        "more passes); all; or none. By default the first three.",
+    )
+    probe_samples: int | None = option(None, "Random training images to fit the probes on; all by default.")
+    report: str | None = option(None, "HTML file for the comparison and its pictures.")
+    eval_batch_size: int = option(64, "Images per batch, on each process.")
+    eval_num_workers: int = option(0, "Processes that read images.")
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("run is missing: give the run folder with --run.")
+        check_choices(self)
+        given = CHEAP_MEASURES if self.measures is None else self.measures
+        words = [name for word in given for name in word.split(",") if name]
+        known = (*MEASURES, "all", "none")
+        if unknown := [word for word in words if word not in known]:
+            raise ValueError(wrong_choice("measures", unknown[0], known))
+        if "none" in words and len(words) > 1:
+            raise ValueError("measures has none beside others: give none alone, or leave it out.")
+        self.measures = [measure for measure in MEASURES if measure in words or "all" in words]
+        check(self, "probe_samples", self.probe_samples is None or self.probe_samples > 0, "must be positive")
+
+
+@dataclass
+class ReleasedStudentOptions:
+    """Student"""
+
+    student_dir: str | None = option(None, "Folder for the student; <run>/student by default.")
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of ema_decay.")
+    aligned: bool = option(True, "Add the aligned model with its projector in aligned/, for use with text.")
+    onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
+    lora: Literal["merged", "adapter"] = option(
+        "merged", "Of a run with use_peft: merged into the weights, or the adapter alone."
+    )
+    card_pictures: bool = option(True, "Show evaluated images in the student's card; they are published with it.")
+
+
+@dataclass
+class ReleasedDatasetOptions:
+    """Dataset"""
+
+    dataset_dir: str | None = option(None, "Folder for the dataset; <stage>-dataset by default.")
+    with_images: bool = option(False, "Publish the images too, without EXIF; else they are joined by image_id.")
+    images_id: str | None = option(None, "Hub id of the images, where the stage knows them as a local folder.")
+    max_shard_size: str = option("500MB", "Largest Parquet file, as in 500MB or 5GB.")
+
+
+@dataclass
+class SpaceOptions:
+    """Space"""
+
+    space: bool = option(False, "Make a Gradio app of the student as well.")
+    space_dir: str | None = option(None, "Folder for the app; <run>/space by default.")
+    space_repo_id: str | None = option(None, "Hub id of the app; <repo_id>-space by default.")
+
+
+@dataclass
+class PushOptions:
+    """Card and Hub"""
+
+    license: str | None = option(None, "Licence of what is released; `other` by default.")
+    repo_id: str | None = option(None, "Hub id, as in me/my-student.")
+    push_to_hub: bool = option(False, "Push to repo_id.")
+    private: bool = option(True, "Make a new repository private.")
+    hub_revision: str | None = option(None, "Branch to push to; main by default.")
+    replace: bool = option(False, "Push into a repository of other files too, replacing those of the same name.")
+    dry_run: bool = option(False, "Write what would be pushed, list it with sizes, and push nothing.")
+
+
+@dataclass
+class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOptions, PushOptions):
+    """Release"""
+
+    run: str | None = option(None, "Run folder whose student is released.")
+    baseline: str | None = option(None, "Run folder of its baseline, for the card's table.")
+    seed_runs: list[str] | None = option(
+        None, "Runs of the same options with other seeds, for the spread in the card."
+    )
+    seed_baselines: list[str] | None = option(None, "Their baselines, in the same order.")
+    stage: str | None = option(None, "Folder of captions or embeddings, released as a dataset instead of a run.")
+
+    def __post_init__(self):
+        if self.stage and self.run:
+            raise ValueError(
+                f"run is {self.run} and stage is {self.stage}: one of them is released at a time, a run as a student "
+                "or a stage as a dataset. Leave the other out."
+            )
+        if not self.stage and not self.run:
+            raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
+        self._check_kind()
+        check_choices(self)
+        for name in ("repo_id", "space_repo_id", "images_id"):
+            if getattr(self, name) is not None:
+                check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` can be read
+        if self.push_to_hub and not self.repo_id:
+            raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")
+
+    def _check_kind(self) -> None:
+        """Options of the other kind would have no effect."""
+        of_student = {"baseline", "seed_runs", "seed_baselines"}
+        of_student |= {each.name for group in (ReleasedStudentOptions, SpaceOptions) for each in fields(group)}
+        of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
+        others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
+        given = [
+            each.name for each in fields(self) if each.name in others and getattr(self, each.name) != each.default
+        ]
+        if given:
+            what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
+            raise ValueError(
+                f"{given[0]} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {given[0]} out, or "
+                f"give --{other} in place of --{kind}."
+            )
+
+
+def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
+    """
+    Raises:
+        ValueError: when it is no Hub id; an address of a page is none, as cards hold the id as it stands.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    address = r"^(https?://[^/]+/|(www\.)?(huggingface\.co|hf\.co)/)?((datasets|spaces|models)/(?=.+/))?"
+    plain = re.sub(address, "", repo_id.strip(), flags=re.I)
+    parts = [part for part in plain.split("/") if part]
+    if "/".join(parts[:2]) != repo_id:
+        remedy = f"write it as {'/'.join(parts[:2])}" if len(parts) > 1 else "write it as me/my-student"
+        raise ValueError(f"{name} is {repo_id}, which is an address or a path and no Hub id: {remedy}.")
+    if with_namespace and "/" not in repo_id:
+        raise ValueError(
+            f"{name} is {repo_id}, without the user or organisation that it belongs to: write it as NAME/{repo_id}; "
+            "`hf auth whoami` prints your name."
+        )
+    validate_repo_id(repo_id)
+
+
+@dataclass
+class ScoringOptions:
+    """Scoring"""
+
+    splits: list[str] = option(["validation"], "Splits whose labels may be used for choices.")
+    final_splits: list[str] = option([], "Splits predicted by every cell, and scored with --final only.")
+    final: bool = option(False, "Score final_splits, and note it in the file of `openings`.")
+    openings: str | None = option(None, "File that gets a line whenever labels of final_splits are used.")
+    cluster_column: str | None = option(None, "Column of images that belong together, such as several of one object.")
+
+
+@dataclass
+class StudyFileOptions:
+    """Work and output"""
+
+    results: str = option("runs/compare.jsonl", "File that gets a line when a cell ends.")
+    summary: str | None = option(None, "JSON file for the figures; kept where it has some that are not scored now.")
+    plot: str | None = option(None, "PNG file for differences and their intervals.")
+    curves: str | None = option(None, "PNG file for accuracies against label_fraction.")
+    processes: int = option(1, "Cells trained at a time; on GPUs, one each in turn.")
+    threads: int = option(1, "Threads of each process.")
+    dry_run: bool = option(False, "Print the plan and how long it takes; train nothing.")
+    check_cell: str | None = option(None, "student/variant/seed: train it again and compare every prediction.")
+
+
+@dataclass
+class CompareArguments(ScoringOptions, StudyFileOptions):
+    """Grid"""
+
+    train_config: str | None = option(None, "YAML file of `train` that every cell starts from.")
+    options: dict = option({}, "Training options for all cells.")
+    students: dict = option({}, "name: options, such as student, student_args and learning_rate.")
+    variants: dict = option({}, "name: options that make the difference, such as align_weight.")
+    baseline: str | None = option(None, "Variant that the others are compared with; the first one by default.")
+    against: dict = option({}, "variant: another one that it is compared with in place of baseline.")
+    seeds: list[int] = option([0, 1, 2, 3, 4], "Seeds of every pair.")
+    only_students: list[str] | None = option(None, "Of the students, these only.")
+    only_variants: list[str] | None = option(None, "Of the variants, these only.")
+
+    def __post_init__(self):
+        if not self.train_config or not self.students or not self.variants:
+            raise ValueError("A comparison needs train_config, students and variants: give them in a file (--config).")
+        for name, group in (("students", self.students), ("variants", self.variants)):
+            wrong = [key for key, options in group.items() if options is not None and not isinstance(options, dict)]
+            if wrong:
+                raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
+        for group in ({"options": self.options}, self.students, self.variants):
+            for name, options in group.items():
+                for unset in (key for key, value in (options or {}).items() if value is None or value == []):
+                    raise ValueError(
+                        f"{name}: {unset} has no value, and what train_config sets cannot be unset here: leave it "
+                        "out there, and give it where it is wanted."
+                    )
+        self.baseline = self.baseline or next(iter(self.variants))
+        named = {"baseline": [self.baseline], "against": [*self.against, *self.against.values()]}
+        for name, variants in (named | {"only_variants": self.only_variants or []}).items():
+            check_named(name, variants, self.variants)
+        check_named("only_students", self.only_students or [], self.students)
+        if set(self.splits) & set(self.final_splits):
+            raise ValueError("A split is in both splits and final_splits: its labels are open, or they are not.")
+        if self.processes < 1 or self.threads < 1:
+            raise ValueError("processes and threads must be 1 or more.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must be different numbers, one or more.")
+
+    def reference_of(self, variant: str) -> str | None:
+        """The variant that this one is compared with; None for the baseline, unless `against` names another."""
+        other = self.against.get(variant, self.baseline)
+        return None if other == variant or self.against.get(other) == variant else other
+
+
+def check_named(option_name: str, names: list[str], known: dict) -> None:
+    """
+    Raises:
+        ValueError: for a name that is not known.
+    """
+    if wrong := [name for name in names if name not in known]:
+        raise ValueError(f"{option_name} names {wrong[0]!r}, which is none of {', '.join(known)}.")

@@ -1,0 +1,184 @@
+"""The command `g4i`, the scripts of `accelerate launch`, and what both do about a mistake."""
+
+import contextlib
+import importlib
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from .cli import OptionError, end_processes, parse_options, with_underscores
+from .files import wrong_choice
+
+COMMANDS = ("caption", "embed", "train", "evaluate", "compare", "release")
+RECIPES = (Path(__file__).parent / "recipes").resolve()
+# Options of `accelerate launch` that `g4i` passes on, and how many values each takes; others belong in its config_file
+LAUNCHER_OPTIONS = {
+    **dict.fromkeys(("config_file", "num_processes", "num_machines", "machine_rank", "main_process_ip"), 1),
+    **dict.fromkeys(("main_process_port", "gpu_ids", "mixed_precision", "dynamo_backend", "rdzv_backend"), 1),
+    **dict.fromkeys(("num_cpu_threads_per_process", "max_restarts"), 1),
+    **dict.fromkeys(("multi_gpu", "cpu", "use_fsdp", "use_deepspeed", "same_network", "quiet"), 0),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`g4i COMMAND [options]`."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in ([], ["-h"], ["--help"]):
+        lines = [f"  {name:10}{_command(name).__doc__.strip().splitlines()[0]}" for name in COMMANDS]
+        print("usage: g4i COMMAND [options]\n", *lines, "\n`g4i COMMAND --help` lists the options.", sep="\n")
+        raise SystemExit(0 if argv else 2)
+    if argv[0] == "--version":
+        print(version("g4i_hf"))
+        return
+    name, words, launcher = argv[0], [], []
+    if name not in COMMANDS:
+        fail(f"{wrong_choice('the command', name, COMMANDS)}")
+    waiting = list(argv[1:])
+    while waiting:
+        word = with_underscores(waiting.pop(0))
+        given, has_value = word.removeprefix("--").split("=")[0], "=" in word
+        if not word.startswith("--") or given not in LAUNCHER_OPTIONS:
+            words.append(word)
+            continue
+        values = 0 if has_value else LAUNCHER_OPTIONS[given]
+        launcher += [word, *waiting[:values]]
+        del waiting[:values]
+    run_command(name, words, launcher)
+
+
+def run_script(name: str) -> None:
+    """What `accelerate launch recipes/NAME.py` does: the command of that name."""
+    # Python puts the folder of a script first on its path, where evaluate.py would hide the package `evaluate`
+    folder = str(Path(sys.argv[0]).resolve().parent)
+    sys.path = [place for place in sys.path if place != folder]
+    run_command(name, sys.argv[1:], None)
+
+
+def _command(name: str) -> ModuleType:
+    return importlib.import_module(f"g4i_hf.commands.{name}")
+
+
+def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
+    """
+    Args:
+        name: of `COMMANDS`.
+        argv: its options.
+        launcher: options of `accelerate launch`; None in a process that must not launch others.
+    """
+    command = _command(name)
+    try:
+        options = parse_options(
+            command.OPTIONS,
+            argv,
+            command=name,
+            description=command.__doc__,
+            default_config=RECIPES / command.DEFAULT_CONFIG,
+            run_options=getattr(command, "RUN_OPTIONS", None),
+        )
+        command.check(*options)
+        if launcher is not None and wants_launcher(name, launcher):
+            launch([name, *argv], launcher)
+        command.run(*options)
+    except (ImportError, OSError, ValueError) as error:
+        fail(str(error))
+    end_processes()
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+
+def wants_launcher(name: str, launcher: list[str]) -> bool:
+    """Whether to start processes: where the user says so, or there are several accelerators."""
+    if name in ("compare", "release"):
+        if launcher:
+            raise OptionError(f"{name} runs in one process: leave {launcher[0].split('=')[0]} out.")
+        return False
+    is_launched = bool({"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
+    if launcher or name == "caption" or is_launched:
+        return bool(launcher)
+    import torch
+    from accelerate.commands.config.config_args import default_config_file
+
+    return torch.accelerator.device_count() > 1 or os.path.isfile(default_config_file)
+
+
+def launch(words: list[str], launcher: list[str]) -> NoReturn:
+    """`accelerate launch LAUNCHER -m g4i_hf WORDS`, without its traceback and its list of defaults."""
+    import subprocess
+
+    from accelerate.commands.config.config_args import default_config_file
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    parser = launch_command_parser()
+    parser.error = _refuse  # by itself it prints a page of its options
+    args = parser.parse_args([*launcher, "-m", "g4i_hf", *words])
+    if args.config_file is None and not os.path.isfile(default_config_file):
+        # What accelerate chooses too; said here, it does not warn. Several processes on a CPU need its GPU launcher
+        import torch
+
+        args.num_processes = args.num_processes or max(torch.accelerator.device_count(), 1)
+        args.num_machines = args.num_machines or 1
+        args.mixed_precision = args.mixed_precision or "no"
+        args.dynamo_backend = args.dynamo_backend or "no"
+        args.multi_gpu = args.multi_gpu or args.num_processes > 1
+    try:
+        launch_command(args)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(exit_status(error.returncode)) from None
+    except ChildFailedError as error:
+        raise SystemExit(max(exit_status(failure.exitcode) for failure in error.failures.values())) from None
+    raise SystemExit(0)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise OptionError(message)
+
+
+def exit_status(code: int) -> int:
+    """As a shell has it: 128 and the number of the signal that ended a process."""
+    return 128 - code if code < 0 else code
+
+
+def fail(message: str) -> NoReturn:
+    """
+    Prints one line and ends with status 2. Of several processes, which mostly fail alike, one ends the others.
+    """
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(5)
+    text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message)
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    end_launcher()
+    raise SystemExit(2)
+
+
+def is_launcher(words: list[str]) -> bool:
+    """Of the first words of a process, as names of files: `accelerate launch`, or what it runs as a module."""
+    started_as = {("accelerate", "launch"), ("-m", "accelerate.commands.launch")}
+    return "accelerate-launch" in words[:2] or bool(started_as & set(zip(words, words[1:], strict=False)))
+
+
+def end_launcher() -> None:
+    """
+    Ends `accelerate launch` and the processes beside this one. When a process fails, it prints a traceback of its own
+    (`simple_launcher` and `multi_gpu_launcher` of accelerate 1.15), which hides the line that says what is wrong.
+    """
+    import psutil
+
+    try:
+        launcher = psutil.Process().parent()
+        if launcher is None or not is_launcher([Path(word).name for word in launcher.cmdline()[:4]]):
+            return
+        others = [process for process in launcher.children(recursive=True) if process.pid != os.getpid()]
+    except psutil.Error:  # another process has ended it
+        return
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        launcher.terminate()
+        return
+    for process in [launcher, *others]:  # first torch's agent, which answers any other signal with a traceback
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -1,0 +1,157 @@
+"""From options, or plain arguments, to what the trainer needs: student, image processors, images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from transformers import BaseImageProcessor, set_seed
+
+from .. import columns
+from ..data.checks import check_split
+from ..data.dataset import CaptionedImages
+from ..data.transforms import train_transform
+from ..modeling import AlignedImageClassification
+from ..modeling.processing import (
+    EvalTransform,
+    ImageSettings,
+    generic_processor,
+    pretrained_processor,
+    student_processor,
+)
+from ..options import AugmentationArguments, StudentArguments
+from .alignment_arguments import AlignmentArguments
+from .lineage import student_source
+
+
+@dataclass
+class BuiltStudent:
+    """
+    Attributes:
+        model: the aligned model.
+        saved_processor: image processor saved beside it.
+        processor: the one its released student is used with.
+    """
+
+    model: AlignedImageClassification
+    saved_processor: BaseImageProcessor
+    processor: BaseImageProcessor
+
+
+def build_student(
+    student: StudentArguments,
+    augmentation: AugmentationArguments,
+    seed: int,
+    id2label: dict[int, str],
+    text_embed_dim: int | None,
+) -> BuiltStudent:
+    """
+    Args:
+        seed: of the initial weights.
+        id2label: class names by index.
+        text_embed_dim: D; None without any embeddings.
+    """
+    set_seed(seed)
+    image_size = augmentation.image_size or (None if student.pretrained else 224)
+    model = AlignedImageClassification.from_student(
+        student.student,
+        id2label=id2label,
+        text_embed_dim=text_embed_dim or 384,
+        pretrained=student.pretrained,
+        student_args=student.student_args,
+        image_size=image_size,
+        image_settings=augmentation.image_settings,
+        revision=student.student_revision,
+        lora=student.lora(),
+        projector_type=student.projector_type,
+        projector_hidden_size=student.projector_hidden_size,
+        projector_norm=student.projector_norm,
+    )
+    if student.use_peft:  # adapters belong to the commit that was loaded, not to a branch
+        model.config.lora["revision"] = student_source(student)["revision"]
+    config, settings = model.config.student_config, augmentation.image_settings
+    if student.pretrained and config.model_type != "timm_wrapper":
+        saved = pretrained_processor(student.student, student.student_revision, {"image_size": image_size, **settings})
+    else:
+        saved = generic_processor(ImageSettings.of(config, image_size, settings))
+    return BuiltStudent(model, saved, student_processor(config, saved))
+
+
+def transform_of(built: BuiltStudent, augmentation: AugmentationArguments):
+    """The augmentation of training images, at the size and with the normalization of the student."""
+    settings = ImageSettings.from_processor(built.processor)
+    return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
+
+
+def evaluation_images(split: Dataset | None, built: BuiltStudent) -> CaptionedImages | None:
+    return None if split is None else CaptionedImages(split, EvalTransform(built.processor))
+
+
+def from_name(
+    name: str,
+    args: AlignmentArguments,
+    training: Dataset,
+    options: Mapping[str, Any],
+) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any]]:
+    """
+    What [`~g4i_hf.AlignmentTrainer`] makes of a student's name.
+
+    Args:
+        options: of `Trainer`, and those of the student and of the augmentation.
+
+    Returns:
+        The model, the training images, and the options of `Trainer` with evaluation images, image processor and
+        accuracy.
+
+    Raises:
+        ValueError: for labels without class names, or captions that are not embedded.
+    """
+    if args is None or training is None:
+        raise ValueError("With a student's name, AlignmentTrainer needs args (AlignmentArguments) and train_dataset.")
+    labels = training.features.get(columns.LABEL)
+    if not isinstance(labels, ClassLabel):
+        raise ValueError("train_dataset has no column 'label' of ClassLabel: open the images with g4i_hf.load_images.")
+    dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
+    if dim is None and args.align_weight + args.teacher_weight > 0:
+        raise ValueError(
+            "train_dataset has no column 'text_embeds': add it with g4i_hf.embed_captions, or train a baseline with "
+            "align_weight=0."
+        )
+    check_split(training, "train_dataset", num_labels=labels.num_classes, text_embed_dim=dim, require_labels=False)
+    augmentation = AugmentationArguments(**of_class(AugmentationArguments, options))
+    student = StudentArguments(student=name, **of_class(StudentArguments, options))
+    built = build_student(student, augmentation, args.seed, dict(enumerate(labels.names)), dim)
+    images = CaptionedImages(training, transform_of(built, augmentation), args.seed, args.align_captions)
+    ours = {*of_class(AugmentationArguments, options), *of_class(StudentArguments, options)}
+    of_trainer = {key: value for key, value in options.items() if key not in ours}
+    usual = {
+        "processing_class": built.saved_processor,
+        "compute_metrics": accuracy_of_logits,
+        "preprocess_logits_for_metrics": predicted_classes,
+    }
+    evaluated = options.get("eval_dataset")
+    if isinstance(evaluated, Mapping):
+        evaluated = {name: evaluation_images(split, built) for name, split in evaluated.items()}
+    else:
+        evaluated = evaluation_images(evaluated, built)
+    return built.model, images, {**usual, **of_trainer, "eval_dataset": evaluated}
+
+
+def of_class(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
+
+
+def predicted_classes(logits, labels):
+    """`preprocess_logits_for_metrics` of Trainer: keeps one number per image rather than one per class."""
+    return logits.argmax(-1)
+
+
+def accuracy_of_logits(prediction) -> dict[str, float]:
+    """`compute_metrics` of Trainer, on logits or what [`predicted_classes`] makes of them; nothing without labels."""
+    labelled = prediction.label_ids >= 0
+    if not labelled.any():
+        return {}
+    predicted = prediction.predictions
+    predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
+    return {"accuracy": float((predicted[labelled] == prediction.label_ids[labelled]).mean())}

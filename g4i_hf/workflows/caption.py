@@ -1,0 +1,270 @@
+"""From images to a stage of captions: what `caption` does. Endpoints need no torch, so models are imported late."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, DatasetDict, Value
+
+from .. import columns
+from ..captioning.answers import CaptionerError
+from ..captioning.asking import Asking
+from ..captioning.captioned import needs_another_try
+from ..captioning.dry_run import GRID, PAGE, dry_run
+from ..captioning.existing.joining import existing_captions
+from ..captioning.existing.order import ImagesInOrder, check_order
+from ..captioning.projection import Budget
+from ..captioning.quality.judging import judge_captions
+from ..captioning.report.page import write_report
+from ..captioning.sharing import Heartbeat, Share
+from ..captioning.stage import Captioned, check_places, check_same, questions_of, write_captions
+from ..cli import build_options
+from ..data.from_options import load_data, load_images, source_of, stream_data
+from ..data.loading import class_names
+from ..data.stage import check_replaceable
+from ..options import (
+    CaptionArguments,
+    CleaningArguments,
+    DataArguments,
+    EndpointArguments,
+    ExistingCaptionsArguments,
+    LocalCaptionerArguments,
+    QualityArguments,
+)
+
+OPTIONS = (
+    CaptionArguments,
+    DataArguments,
+    LocalCaptionerArguments,
+    EndpointArguments,
+    ExistingCaptionsArguments,
+    CleaningArguments,
+    QualityArguments,
+)
+
+
+class Captioning:
+    """
+    Describes every image of a dataset, or takes over captions that exist.
+
+    Args:
+        args, data, local, endpoint, existing, cleaning, quality: the options of the command.
+        say: is given what a user should read, when it is known; on the first process.
+    """
+
+    def __init__(
+        self,
+        args: CaptionArguments,
+        data: DataArguments,
+        local: LocalCaptionerArguments,
+        endpoint: EndpointArguments,
+        existing: ExistingCaptionsArguments,
+        cleaning: CleaningArguments,
+        quality: QualityArguments,
+        say: Callable[[str], object],
+    ):
+        self.args, self.data, self.local, self.endpoint = args, data, local, endpoint
+        self.existing, self.cleaning, self.quality = existing, cleaning, quality
+        self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
+        self.asks = self.kind in ("local", "endpoint")
+        self.share = Share.from_environment()
+        self.say = say
+
+    def run(self) -> bool:
+        """
+        Returns:
+            Whether a stage was written: not by a dry run, nor where a limit ended it, nor by other processes.
+
+        Raises:
+            ValueError, OSError: for options or data that do not go together, and for a captioner that fails.
+        """
+        check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
+        try:
+            shared = self.asks and self.share.processes > 1
+            with Heartbeat(self.args.journal, self.share) if shared else nullcontext() as heartbeat:
+                splits = self._splits()
+                captioned = self._asked(splits, heartbeat) if self.asks else self._given(splits)
+                if captioned is not None:
+                    self._finish(captioned, splits)
+                return captioned is not None
+        except CaptionerError as error:
+            raise ValueError(str(error)) from error
+
+    def _splits(self) -> DatasetDict:
+        """The splits, with names for their classes where the labels have any."""
+        args = self.args
+        check_replaceable(args.captions_dir)
+        if args.dry_run and not self.asks:
+            raise ValueError("dry_run is for captions that are made now; these exist already.")
+        if args.streaming and not self.asks:
+            raise ValueError("streaming is for captions that are made now; existing ones are joined to data at hand.")
+        if args.streaming and (args.with_images or args.partial):
+            raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
+        splits = stream_data(self.data) if args.streaming else load_data(self.data)
+        if missing := [name for name in args.caption_splits or [] if name not in splits]:
+            raise ValueError(f"The data has no split {missing[0]!r} (caption_splits). It has: {', '.join(splits)}.")
+        labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
+        # Numbers, and lists, are no names that a prompt could say or a caption could hold
+        named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
+        return class_names(splits)[0] if named and all(named) and not args.streaming else splits
+
+    # --- Captions that are made now ----------------------------------------------------------------------------------
+
+    def _captioner(self) -> Any:
+        args = self.args
+        if not args.captioner_model:
+            raise ValueError(
+                "captioner_model is missing: give the model's Hub id or folder, or a server's name for it."
+            )
+        asked_for = {
+            "revision": args.captioner_revision,
+            "max_new_tokens": args.max_new_tokens,
+            "temperature": args.temperature,
+            "top_p": args.top_p,
+            "seed": args.caption_seed,
+            "max_side": args.image_max_side,
+        }
+        if self.kind == "endpoint":
+            from ..captioning.endpoint.captioner import EndpointCaptioner
+
+            if not self.endpoint.base_url:
+                raise ValueError("base_url is missing: give the address of the server up to /v1.")
+            return EndpointCaptioner(args.captioner_model, self.endpoint.base_url, endpoint=self.endpoint, **asked_for)
+        from ..captioning.local.captioner import LocalCaptioner
+
+        return LocalCaptioner(args.captioner_model, local=self.local, device=self.share.device(), **asked_for)
+
+    def _asked(self, splits: DatasetDict, heartbeat: Heartbeat | None) -> Captioned | None:
+        """The answers of a captioner; None where the rest is for other processes, or for another time."""
+        args, share, captioner = self.args, self.share, self._captioner()
+        questions = questions_of(splits, args, captioner)
+        first = next(iter(questions.values()))
+        if not (args.overwrite or args.dry_run):
+            check_same(args.captions_dir, captioner.provenance, first.prompts.templates, questions)
+        if args.dry_run:
+            if share.is_first:
+                self._try(captioner, questions)
+            return None
+        requests = None if args.max_requests is None else share.part_of(args.max_requests)
+        cost = None if args.max_cost is None else args.max_cost / share.processes
+        asking = Asking(
+            captioner,
+            questions,
+            args.journal,
+            share=share,
+            heartbeat=heartbeat,
+            budget=Budget(requests, cost, args.price_input, args.price_output),
+            ask_again=needs_another_try(self.cleaning) if args.retry_failed else None,
+        )
+        outcome = asking.run()
+        if not share.is_first:
+            return None
+        self.say(outcome.as_text())
+        reason = asking.budget.reason
+        if reason:
+            self.say(reason)
+        if reason and not args.partial:
+            self.say(
+                f"The answers are kept in {args.journal}: the same command asks for as many more, and "
+                "--max_requests 0 --partial writes what there is."
+            )
+            return None
+        partial = reason is not None
+        return Captioned.from_journal(questions, asking.journal, splits, captioner.provenance, self.cleaning, partial)
+
+    def _try(self, captioner: Any, questions: dict) -> None:
+        """A dry run: a few captions, and what all of them would take."""
+        if hasattr(captioner, "hosts"):
+            hosts = ", ".join(captioner.hosts)
+            self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
+        found = dry_run(captioner, questions, self.args, self.cleaning, self.share.processes)
+        self.say(found.text)
+        self.say(
+            f"Look at {found.folder / PAGE} or {found.folder / GRID}. Nothing else was written; the answers are kept."
+        )
+
+    # --- Captions that exist -----------------------------------------------------------------------------------------
+
+    def _given(self, splits: DatasetDict) -> Captioned | None:
+        if not self.share.is_first:
+            return None
+        args, existing = self.args, self.existing
+        chosen = DatasetDict(
+            {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
+        )
+        found = existing_captions(chosen, existing, self.kind)
+        if found.list_rows is not None:
+            found.report |= self._order_of(found, chosen)
+        origin = {"captioner": found.report["from"]}
+        if existing.captions_file:
+            origin["file"] = Path(existing.captions_file).name
+        if not args.overwrite:
+            check_same(args.captions_dir, origin, [], chosen)
+        return Captioned.from_existing(found, splits, origin, self.cleaning)
+
+    def _order_of(self, found: Any, splits: DatasetDict) -> dict[str, Any]:
+        """Whether a list is in the order of the images, as far as a scorer can tell."""
+        split = splits[found.list_split]
+        captions = [found.captions[found.list_split][row] for row in found.list_rows]
+        classes = split[columns.LABEL][:] if columns.LABEL in split.column_names else None
+        return check_order(
+            ImagesInOrder(split, found.list_rows),
+            captions,
+            clip_scorer(self.existing.order_scorer),
+            sample=self.existing.order_sample,
+            classes=classes and [classes[row] for row in found.list_rows],
+        )
+
+    # --- The stage ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
+        """Weights, the stage, the report and the card."""
+        from ..hub.captions_card import write_card
+
+        args, quality, encode = self.args, self.quality, None
+        if quality.quality_encoder:
+            from ..embedding import load_encoder
+
+            encode = load_encoder(quality.quality_encoder).encode
+        judged = judge_captions(captioned, splits, quality, encode=encode, scorer=clip_scorer(quality.clip_scorer))
+        images = splits if args.with_images else None
+        stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
+        write_card(args.captions_dir, stage, license=args.captions_license)
+        if quality.report:
+            about = {name: value for name, value in stage["captioner"].items() if value is not None}
+            if stage["prompts"]:
+                about["prompts"] = stage["prompts"]
+            self.say(f"report: {write_report(args.captions_dir, judged, about)}")
+        self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}"]))
+
+
+def clip_scorer(model: str | None) -> Any:
+    if model is None:
+        return None
+    from ..captioning.quality.clip_scorer import ClipScorer
+
+    return ClipScorer(model)
+
+
+def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options: Any) -> DatasetDict:
+    """
+    Captions every image, as `g4i caption` does, and opens the result. Answers are saved as they arrive: after an
+    interruption the same call resumes.
+
+    Args:
+        dataset_name: folder or Hub id of the images.
+        captions_dir: folder for the captions.
+        options: others of the command, such as `captioner_model`, `base_url`, `prompt` and `max_cost`.
+
+    Returns:
+        The splits with `image`, `image_id`, `caption` and `caption_weight`.
+
+    Raises:
+        ValueError: when no captions were written, as after `dry_run` or at a limit; it says what was.
+    """
+    given = {"dataset_name": str(dataset_name), "captions_dir": str(captions_dir)} | options
+    said: list[str] = []
+    if not Captioning(*build_options(OPTIONS, given), say=said.append).run():
+        raise ValueError("\n".join(said))
+    return load_images(str(captions_dir))

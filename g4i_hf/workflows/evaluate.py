@@ -1,0 +1,248 @@
+"""From run folders and data to figures, predictions and a page: what `evaluate` does."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, DatasetDict
+
+from .. import columns
+from ..cli import build_options
+from ..data.bad_images import readable_rows
+from ..data.checks import check_split
+from ..data.from_options import load_data, source_of
+from ..data.loading import class_names
+from ..embedding import with_text_embeds
+from ..evaluation.card_pictures import draw_card_pictures
+from ..evaluation.comparison import ComparisonRow, compare
+from ..evaluation.corruptions import corrupted_accuracies
+from ..evaluation.evaluate import Evaluated, results_folder, split_metrics, update_results
+from ..evaluation.measures import ALL_MEASURES
+from ..evaluation.nearest import nearest_captions
+from ..evaluation.predict import check_run, load_run, predict
+from ..evaluation.probes import Probes
+from ..evaluation.report import write_report
+from ..evaluation.zero_shot import embeds_of_class_names
+from ..options import DataArguments, EncoderArguments, EvaluateArguments
+from ..training.run_folder import OPTIONS_FILE, read_options
+
+
+class Evaluation:
+    """
+    A run and, where one is given, its baseline on every split but the training one.
+
+    Args:
+        args, data, encoder: the options of the command.
+
+    Attributes:
+        runs: `aligned` and `baseline`, their folders.
+        folders: where the figures of each go.
+        splits: the evaluated ones, with their embeddings.
+        id2label: class names by index.
+        training: the training split, where the data has it.
+        left_out: by split, images that cannot be read and are skipped.
+        found: by run, predictions and what other measures want of the images.
+        results: by run, its `all_results.json`; of the main process.
+    """
+
+    def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
+        self.args, self.data, self.encoder = args, data, encoder
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        self.runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
+        self.folders: dict[str, Path] = {}
+        self.splits = DatasetDict()
+        self.id2label: dict[int, str] = {}
+        self.training: Dataset | None = None
+        self.left_out: dict[str, int] = {}
+        self.found: dict[str, Evaluated] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def evaluate(self) -> None:
+        """
+        Raises:
+            ValueError, OSError: when there is no such run, split or data, or the classes are others than the run's.
+        """
+        for run in self.runs.values():
+            check_run(run, self.args.weights)
+        self._load()
+        self.folders = {
+            name: results_folder(run, read_options(run), vars(self.data)) for name, run in self.runs.items()
+        }
+        self.found = {name: self._predict(name) for name in self.runs}
+        if self.accelerator.is_main_process:  # nobody waits for it, and it may fit probes for long
+            self.results = {name: self._figures(name) for name in self.runs}
+
+    @property
+    def rows(self) -> list[ComparisonRow]:
+        """The figures of the run beside those of its baseline."""
+        return compare(self.results["aligned"], self.results.get("baseline"), list(self.splits), ALL_MEASURES)
+
+    # --- Data --------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        args = self.args
+        with self.accelerator.main_process_first():  # the first fills the cache that the others read
+            splits = load_data(self.data)
+        splits, self.id2label = class_names(splits)
+        # A split without captions has its accuracy all the same
+        captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
+        embedded = with_text_embeds(
+            captioned,
+            self.encoder,
+            self.encoder.embeddings_dir or Path(args.run).parent / "embeddings",
+            source=source_of(self.data),
+            shared=self.encoder.embeddings_dir is None,
+        )
+        splits = DatasetDict(splits | embedded)
+        wanted = self._wanted(splits)
+        checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
+        for name in dict.fromkeys(checked):
+            if args.on_bad_images == "skip":
+                splits[name], bad = readable_rows(splits[name], name)
+                self.left_out[name] = len(bad)
+            check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
+        self.splits = DatasetDict({name: splits[name] for name in wanted})
+        self.training = splits.get(args.train_split)
+
+    def _wanted(self, splits: DatasetDict) -> list[str]:
+        train_split = self.args.train_split
+        named = [name for word in self.args.splits or [] for name in word.split(",") if name]
+        wanted = named or [name for name in splits if name != train_split]
+        if not wanted:
+            raise ValueError(
+                f"The data has no split but {train_split!r}, which was trained on. Give it another, such as a folder "
+                "`validation`, or name the splits with --splits."
+            )
+        if missing := [name for name in wanted if name not in splits]:
+            raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
+        if "probe" in self.args.measures and train_split not in splits:
+            raise ValueError(
+                f"The data has no split {train_split!r} (train_split), which probes are fitted on. Name the one that "
+                "was trained on, or leave probe out of measures."
+            )
+        return wanted
+
+    # --- Predictions and figures -------------------------------------------------------------------------------------
+
+    def _predict(self, name: str) -> Evaluated:
+        """Predictions of every split, which are written; with them what other measures want of the images."""
+        run, args, found = self.runs[name], self.args, Evaluated()
+        model, processor = load_run(run, args.weights)
+        if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
+            raise ValueError(
+                f"{run} was trained on other classes than those of the data, or on another order of them."
+            )
+        how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
+        probes = "probe" in args.measures
+        # Image embeddings are compared with texts: of the split, of the training split for pictures, of class names
+        with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
+        texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
+        outputs = {"output_features": probes, "output_image_embeds": texts}
+        for split_name, split in self.splits.items():
+            what = f"{run.name}, {split_name}"
+            found.predictions[split_name] = predict(model, processor, split, *how, what, **outputs)
+            if "robustness" in args.measures:
+                found.corrupted[split_name] = corrupted_accuracies(model, processor, split, *how, what)
+        if probes:
+            rows, what = drawn_rows(self.training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
+            found.training = predict(
+                model, processor, rows, *how, what, output_features=True, output_image_embeds=False
+            )
+        if self.accelerator.is_main_process:
+            self._write_predictions(name, found, model.config.id2label)
+        self.accelerator.wait_for_everyone()
+        return found
+
+    def _write_predictions(self, name: str, found: Evaluated, id2label: dict[int, str]) -> None:
+        folder = self.folders[name] / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        aligned = read_options(self.runs[name]).get("align_weight")
+        for split_name, predicted in found.predictions.items():
+            table = predicted.to_dataset(id2label)
+            nearest = nearest_captions(self.splits[split_name], predicted) if aligned else None
+            if nearest is not None:
+                table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
+            table.to_parquet(folder / f"{split_name}.parquet")
+
+    @cached_property
+    def _name_embeds(self) -> np.ndarray:
+        return embeds_of_class_names(self.id2label, self.encoder, self.accelerator.device)
+
+    def _figures(self, name: str) -> dict[str, Any]:
+        """The figures of a run, merged into its `all_results.json`."""
+        args, found, metrics = self.args, self.found[name], {}
+        name_embeds = self._name_embeds if "zero_shot" in args.measures else None
+        probes = Probes(found.training, self.runs[name].name) if found.training is not None else None
+        for split_name, predicted in found.predictions.items():
+            others = None if split_name == args.train_split else probes  # probes know the rows they were fitted on
+            metrics |= split_metrics(
+                predicted, self.splits[split_name], split_name, args.measures, name_embeds=name_embeds, probes=others
+            )
+            corrupted = found.corrupted.get(split_name, {})
+            metrics |= {f"{split_name}_{figure}": value for figure, value in corrupted.items()}
+            metrics[f"{split_name}_weights"] = args.weights
+            if args.on_bad_images == "skip":
+                metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
+        return update_results(self.folders[name], metrics, list(self.splits))
+
+    # --- Pictures ----------------------------------------------------------------------------------------------------
+
+    def draw_card_pictures(self) -> Path:
+        """
+        For the card of a release, which is there without as well.
+
+        Raises:
+            ImportError, OSError: when they cannot be drawn.
+        """
+        aligned = read_options(self.args.run).get("align_weight")
+        with_captions = self.training is not None and has_texts(self.training) and aligned
+        return draw_card_pictures(
+            self.folders["aligned"],
+            self.runs,
+            self.splits,
+            self.found["aligned"].predictions,
+            self.id2label,
+            weights=self.args.weights,
+            training=(self.args.train_split, self.training) if with_captions else None,
+        )
+
+    def write_report(self) -> None:
+        predictions = {name: found.predictions for name, found in self.found.items()}
+        options, weights = read_options(self.args.run), self.args.weights
+        write_report(self.args.report, self.rows, self.runs, options, self.splits, predictions, self.id2label, weights)
+
+
+def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options: Any) -> dict[str, dict[str, Any]]:
+    """
+    Evaluates a run, and its baseline beside it, on the data of the run, as `g4i evaluate` does.
+
+    Args:
+        run: run folder.
+        baseline: run folder of its baseline.
+        options: others of [`~g4i_hf.options.EvaluateArguments`], such as `splits`, `measures` and `report`, and of
+            `DataArguments` and `EncoderArguments`, in place of the run's own.
+
+    Returns:
+        `{"aligned": figures, "baseline": figures}`, each also in the `all_results.json` of its run.
+    """
+    given = {"run": str(run)} | ({"baseline": str(baseline)} if baseline else {}) | options
+    classes = (EvaluateArguments, DataArguments, EncoderArguments)
+    evaluation = Evaluation(*build_options(classes, given, run_options=OPTIONS_FILE))
+    evaluation.evaluate()
+    if evaluation.args.report and evaluation.results:
+        evaluation.write_report()
+    return evaluation.results
+
+
+def has_texts(split: Dataset) -> bool:
+    return columns.CAPTION in split.column_names or columns.TEXT_EMBEDS in split.column_names
+
+
+def drawn_rows(training: Dataset, number: int | None) -> Dataset:
+    """The rows of the training split, or so many of them."""
+    if number is None or number >= len(training):
+        return training
+    return training.select(np.sort(np.random.default_rng(0).permutation(len(training))[:number]))

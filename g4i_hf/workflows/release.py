@@ -1,0 +1,165 @@
+"""From a run or a stage to what is published, and the push: what `release` does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.stage import STAGE_FILE
+from ..evaluation.comparison import as_text
+from ..evaluation.predict import check_run
+from ..hub.dataset_folder import build_dataset
+from ..hub.earlier_release import lost_parts, parts_of
+from ..hub.licences import licence_line
+from ..hub.manifest import list_files, write_manifest
+from ..hub.publishable import check_publishable, private_places
+from ..hub.push import push_folders
+from ..hub.space import build_space
+from ..hub.student_folder import release_with_card
+from ..options import ReleaseArguments
+
+RUN_PAGE = """# A run of g4i_hf
+
+The aligned model, a student with its projector; `g4i_hf.AlignedImageClassification.from_pretrained` loads it. The
+plain student is in `student/`, with a card; the options are in `train.yaml`, the figures in `all_results.json`.
+"""
+
+
+@dataclass
+class Released:
+    """
+    Attributes:
+        folder: what is published, whole or not there.
+        repo_id: its Hub id, None where none was given.
+        repo_type: `model`, `dataset` or `space`.
+    """
+
+    folder: Path
+    repo_id: str | None
+    repo_type: str
+
+
+class Release:
+    """
+    Args:
+        args: the options of the command.
+
+    Attributes:
+        released: the folders that were made.
+        lines: what is said of them.
+    """
+
+    def __init__(self, args: ReleaseArguments):
+        self.args = args
+        self.released: list[Released] = []
+        self.lines: list[str] = []
+
+    def build(self) -> None:
+        """
+        Raises:
+            ValueError, OSError: when there is no such run or stage, and for what cannot be released.
+        """
+        self._check_folder()
+        if self.args.stage:
+            self._build_dataset()
+        else:
+            self._build_student()
+
+    def _check_folder(self) -> None:
+        kind, folder = ("stage", Path(self.args.stage)) if self.args.stage else ("run", Path(self.args.run))
+        is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
+        if kind == "run" and is_stage and not is_run:
+            raise ValueError(
+                f"{folder} is a stage, no run. Release it as a dataset: --stage {folder} in place of --run."
+            )
+        if kind == "stage" and is_run and not is_stage:
+            raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder} in place of --stage.")
+
+    def _build_dataset(self) -> None:
+        args, stage = self.args, Path(self.args.stage)
+        stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
+        folder = build_dataset(
+            stage,
+            args.dataset_dir or stage.with_name(f"{stage.name}-dataset"),
+            with_images=args.with_images,
+            images_id=args.images_id,
+            license=args.license,
+            repo_id=args.repo_id,
+            max_shard_size=args.max_shard_size,
+        )
+        self.released = [Released(folder, args.repo_id, "dataset")]
+        self._say("dataset", folder, "Parquet files and a card, for datasets.load_dataset")
+        self.lines.append(f"{'licence':10}{licence_line(args.license)}")
+
+    def _build_student(self) -> None:
+        args, run = self.args, Path(self.args.run)
+        for baseline in (args.baseline, *(args.seed_baselines or [])):
+            if baseline:
+                check_run(baseline)
+        earlier = parts_of(args.student_dir or run / "student")
+        student, rows = release_with_card(args)
+        (run / "README.md").write_text(RUN_PAGE)
+        self.released = [Released(student, args.repo_id, "model")]
+        if rows:
+            self.lines.append(f"\n{as_text(rows)}\n")
+        kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
+        self._say("student", student, f"{kind} AutoModelForImageClassification.from_pretrained")
+        if args.space:
+            space = build_space(args.run, student, args.space_dir or run / "space", repo_id=args.repo_id)
+            space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
+            self.released.append(Released(space, space_id, "space"))
+            self._say("space", space, f"a Gradio app: python {space / 'app.py'}")
+        self._say("run", run, "the aligned model, options, figures, predictions")
+        if (run.parent / "report.html").exists():
+            self._say("report", run.parent / "report.html", "a page with pictures")
+        self.lines += [f"{'licence':10}{licence_line(args.license)}", *lost_parts(earlier, student)]
+
+    def _say(self, name: str, path: Path, what: str) -> None:
+        self.lines.append(f"{name:10}{path}  ({what})")
+
+    # --- The Hub -----------------------------------------------------------------------------------------------------
+
+    def _private_places(self) -> list:
+        args = self.args
+        runs = [args.run, args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])]
+        return private_places(args.stage, *runs, *(each.folder for each in self.released))
+
+    def listed(self) -> list[str]:
+        """A dry run: what would be pushed."""
+        lines = []
+        for each in self.released:
+            write_manifest(each.folder)
+            files = list_files(each.folder)
+            where = each.repo_id or "a repository that --repo_id names"
+            visibility = "private" if self.args.private else "public"
+            total = size_text(sum(size for _, size in files))
+            lines.append(
+                f"\nWould be pushed as a {each.repo_type} to {where}, {visibility} if new: {len(files)} files, {total}"
+            )
+            lines += [f"{size_text(size):>10}  {name}" for name, size in files]
+        return lines
+
+    def look_through(self) -> None:
+        """
+        Raises:
+            ValueError: when a folder holds what must not be published.
+        """
+        for each in self.released:
+            check_publishable(each.folder, self._private_places())
+
+    def push(self) -> list[str]:
+        """Pushes the folders: none before all are looked through. Returns a line each."""
+        pushed = push_folders(
+            [(each.folder, each.repo_id, each.repo_type) for each in self.released],
+            private=self.args.private,
+            revision=self.args.hub_revision,
+            replace=self.args.replace,
+            folders=self._private_places(),
+        )
+        return [f"Pushed {each.folder} to {url}" for each, url in zip(self.released, pushed, strict=True)]
+
+
+def size_text(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

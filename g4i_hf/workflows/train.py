@@ -1,0 +1,252 @@
+"""One run of training, from options to a run folder."""
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+
+from .. import columns
+from ..data.bad_images import rows_to_use
+from ..data.checks import check_split
+from ..data.from_options import load_data, source_of
+from ..data.loading import class_names
+from ..data.row_streams import RowStream
+from ..data.stage import join_stage, read_stage
+from ..embedding import captions_to_embed, text_embeds_folder
+from ..evaluation.evaluate import split_metrics, update_results
+from ..evaluation.predict import predict
+from ..hub import StudentPublisher
+from ..modeling.lora import require_peft
+from ..options import (
+    AugmentationArguments,
+    DataArguments,
+    EncoderArguments,
+    RunArguments,
+    StudentArguments,
+    TrainingOptions,
+)
+from ..training import AlignmentArguments, AlignmentTrainer
+from ..training.build import (
+    BuiltStudent,
+    accuracy_of_logits,
+    build_student,
+    evaluation_images,
+    predicted_classes,
+    transform_of,
+)
+from ..training.dry_run import make_plan, trial_arguments
+from ..training.lineage import lineage_of, write_lineage
+from ..training.run_folder import clear_run, open_run, resolved_options, write_options
+from ..training.streamed_run import load_streamed, training_images
+from ..training.summary import as_block, describe_training, next_steps, summary_of_run
+from ..training.supervision import supervised
+
+
+class TrainingRun:
+    """
+    Loads the data, builds the student, trains, evaluates and releases. Nothing is written to the run folder before all
+    options and data are checked.
+
+    Args:
+        run, data, encoder, student, augmentation, training: the options of the command.
+
+    Attributes:
+        splits: the data with its embeddings, set by [`load`]; the training split may be a stream.
+        id2label: class names by index.
+        text_embed_dim: D, None without embeddings.
+        to_embed: in a dry run, distinct captions that would be embedded first.
+        embeddings: folder of embeddings that are not the data's own.
+        built: student and image processors, made when they are first asked for.
+    """
+
+    def __init__(self, run, data, encoder, student, augmentation, training: TrainingOptions):
+        self.run: RunArguments = run
+        self.data: DataArguments = data
+        self.encoder: EncoderArguments = encoder
+        self.student: StudentArguments = student
+        self.augmentation: AugmentationArguments = augmentation
+        self.args = AlignmentArguments.from_options(training)
+        self.splits: dict[str, Dataset | RowStream] = {}
+        self.id2label: dict[int, str] = {}
+        self.text_embed_dim: int | None = None
+        self.to_embed = 0
+        self.embeddings: Path | None = None
+        self.trainer: AlignmentTrainer | None = None
+
+    # --- The run folder ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        options = (self.run, self.data, self.encoder, self.student, self.augmentation, self.args)
+        return resolved_options(options, self.args.output_dir)
+
+    def open(self) -> tuple[str, str | None]:
+        """Whether the run folder holds this run: see [`~g4i_hf.training.run_folder.open_run`]."""
+        return open_run(self.args.output_dir, self.resolved, self.run.overwrite)
+
+    # --- Data and student --------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """
+        Opens the data, embeds captions where they are not, and checks all of it.
+
+        Raises:
+            ValueError, OSError: for data that cannot be trained on, with column, row and remedy.
+        """
+        if self.student.use_peft:  # before captions are embedded, which can take long
+            if self.args.freeze_backbone:
+                raise ValueError(
+                    "use_peft and freeze_backbone are both true: one adapts the backbone, one does not. Choose one."
+                )
+            require_peft()
+        if self.run.streaming:
+            self.splits, self.id2label, self.text_embed_dim = load_streamed(self.run, self.data, self.args)
+            return
+        with PartialState().main_process_first():  # the first fills the cache that the others read
+            splits = load_data(self.data)
+        if self.run.train_split not in splits:
+            raise ValueError(
+                f"The data has no split {self.run.train_split!r} (train_split). It has: {', '.join(splits)}."
+            )
+        splits, self.id2label = class_names(splits)
+        splits, dim = self._embedded(splits)
+        training = splits[self.run.train_split]
+        self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
+        self._check(splits)
+        names = list(self.id2label.values())
+        splits[self.run.train_split] = supervised(training, self.run, self.encoder, names, self.args.seed)
+        self.splits = splits
+
+    def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
+        """The splits with `text_embeds`; in a dry run, where they are still to be embedded, without, and D."""
+        has_embeds = any(columns.TEXT_EMBEDS in split.column_names for split in splits.values())
+        where = {"source": source_of(self.data), "shared": self.encoder.embeddings_dir is None}
+        folder = self.encoder.embeddings_dir or Path(self.args.output_dir).parent / "embeddings"
+        if self.run.dry_run and self.encoder.text_encoder and not has_embeds:
+            self.to_embed, dim = captions_to_embed(splits, self.encoder, folder, **where)
+            if self.to_embed:
+                return splits, dim
+        self.embeddings = text_embeds_folder(splits, self.encoder, folder, **where)
+        if self.embeddings is None:
+            return splits, None
+        return join_stage(splits, self.embeddings, read_stage(self.embeddings)), None
+
+    def _check(self, splits: DatasetDict) -> None:
+        run, aligns = self.run, self.args.align_weight + self.args.teacher_weight > 0
+        training = splits[run.train_split]
+        embedded_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
+        check_split(
+            training,
+            run.train_split,
+            num_labels=len(self.id2label),
+            text_embed_dim=embedded_dim or (1 if aligns and not self.to_embed else None),
+            require_labels=run.require_labels,
+            on_bad_images=run.on_bad_images,
+        )
+        if run.eval_split in splits:
+            splits[run.eval_split] = rows_to_use(splits[run.eval_split], run.eval_split, run.on_bad_images)
+            check_split(
+                splits[run.eval_split],
+                run.eval_split,
+                num_labels=len(self.id2label),
+                training=False,
+                require_labels=run.require_labels,
+            )
+
+    @cached_property
+    def built(self) -> BuiltStudent:
+        return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
+
+    def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
+        """
+        Args:
+            args: in place of the run's own, for a trial.
+        """
+        args, built, names = args or self.args, self.built, list(self.id2label.values())
+        publisher = StudentPublisher(args) if args.push_to_hub else None
+        transform = transform_of(built, self.augmentation)
+        images = training_images(self.splits[self.run.train_split], transform, self.run, args, names)
+        if self.to_embed:  # a dry run: any vector does
+            captions = self.splits[self.run.train_split][columns.CAPTION][:]
+            images.use_one_embedding(built.model.config.text_embed_dim, captions)
+        return AlignmentTrainer(
+            model=built.model,
+            args=args,
+            train_dataset=images,
+            eval_dataset=evaluation_images(self.splits.get(self.run.eval_split), built),
+            processing_class=built.saved_processor,
+            compute_metrics=accuracy_of_logits,
+            preprocess_logits_for_metrics=predicted_classes,
+            publisher=publisher,
+        )
+
+    # --- Training ----------------------------------------------------------------------------------------------------
+
+    def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
+        """
+        Args:
+            state, checkpoint: from [`open`].
+
+        Returns:
+            The metrics, which are in `all_results.json`: the last thing written.
+        """
+        self.trainer = trainer = self.build_trainer()
+        args = trainer.args
+        if checkpoint is not None:
+            trainer.check_resumable(checkpoint)  # before anything of the earlier run is replaced
+        if args.should_save:
+            if state == "fresh":
+                clear_run(args.output_dir)
+            write_options(args.output_dir, self.resolved)
+            write_lineage(args.output_dir, lineage_of(self.splits, self.data, self.student, self.embeddings))
+        trainer.accelerator.wait_for_everyone()
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_run()
+        metrics = result.metrics | trainer.stopwatch.metrics() | trainer.left_out()
+        name = self.run.eval_split
+        if (split := self.splits.get(name)) is not None:
+            predictions = predict(trainer.model.eval(), self.built.processor, split, trainer.accelerator)
+            metrics |= split_metrics(predictions, split, name) if predictions else {}  # of the main process
+        if args.should_save:
+            update_results(args.output_dir, metrics)
+        return metrics
+
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """What was trained, its results, times and files, and the next commands."""
+        rows = summary_of_run(
+            self._described(self.trainer), self.args, self.trainer.state, self.trainer.stopwatch, metrics
+        )
+        return as_block(rows | {"Next": next_steps(self.args)})
+
+    def publish(self) -> str:
+        """Pushes the student. Returns the address of the commit."""
+        try:
+            return self.trainer.push_to_hub()
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The run is finished and whole in {self.args.output_dir}, but was not pushed: {error}\nPush it with "
+                f"g4i release --run {self.args.output_dir} --repo_id {self.trainer.hub_model_id} --push_to_hub true"
+            ) from error
+
+    def plan(self, checkpoint: str | None) -> str:
+        """A dry run: what the run would be, with a few steps timed on a trainer whose folder is thrown away."""
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self.build_trainer(trial_arguments(self.args, folder))
+            steps = make_plan(trainer, self.args)
+        embedded = f"{self.to_embed:,} different captions would be embedded first, by {self.encoder.text_encoder}"
+        rows = {
+            "Would train": self._described(trainer),
+            "Captions": [embedded] if self.to_embed else [],
+            "Steps": [*steps.steps(), *([f"would resume from {checkpoint}"] if checkpoint else [])],
+            "Time": steps.time(),
+            "Run": [f"{self.args.output_dir}: {steps.saves(self.args)}"],
+        }
+        return as_block({label: [line for line in lines if line] for label, lines in rows.items()})
+
+    def _described(self, trainer: AlignmentTrainer) -> list[str]:
+        return describe_training(
+            self.student.student, self.built.model, trainer.train_dataset, self.args, self.run.unlabelled
+        )
