@@ -1,1 +1,0 @@
-"""The stages as scripts, each run by `accelerate launch`, and one folder a recipe."""
