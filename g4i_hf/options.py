@@ -397,6 +397,8 @@ class StudentArguments(LoraOptions):
                 self.student_args = json.loads(self.student_args)
             except json.JSONDecodeError as error:
                 raise ValueError(f"student_args is {self.student_args!r}, which is not JSON: {error}") from error
+        if self.student_args is not None and not isinstance(self.student_args, dict):
+            raise ValueError(f"student_args is {self.student_args!r}; it must be a JSON object.")
         check_choices(self)
         if self.use_peft and not self.pretrained:
             raise ValueError(

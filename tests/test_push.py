@@ -255,16 +255,15 @@ def test_release_looks_for_the_folders_of_the_run_in_all_folders_first(asked, fo
         release.Released(folder, "me/student", "model"),
         release.Released(space, "me/student-space", "space"),
     ]
-    publish = of_run.listed if way == "dry_run" else of_run.push
     with pytest.raises(ValueError, match=r"app\.py holds a path"):
-        publish()
+        of_run.look_through() if way == "dry_run" else of_run.push()
     assert not asked
     (space / "app.py").write_text("path = 'photos'")
-    said = publish()
+    of_run.look_through()
     if way == "push_to_hub":
-        assert said == [f"Pushed {place} to https://hub" for place in (folder, space)]
+        assert of_run.push() == [f"Pushed {place} to https://hub" for place in (folder, space)]
         return
-    listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", "\n".join(said), re.M)
+    listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", "\n".join(of_run.listed()), re.M)
     assert listed == [*sorted(sizes(folder)), *sorted(sizes(space))] and listed.count(MANIFEST) == 2 and not asked
 
 

@@ -138,7 +138,7 @@ def test_a_baseline_that_is_not_there_is_said_at_once(emoji_run):
         message = launch(
             folder, sys.executable, f"recipes/{script}.py", "--run", run, "--baseline", "runs/no", fails=True
         )
-        assert "There is no run 'runs/no': no such folder." in message and "Traceback" not in message
+        assert "error: baseline is 'runs/no', but there is no such " in message and "Traceback" not in message
 
 
 def test_card_states_the_size_that_the_student_takes(emoji_run):

@@ -1,6 +1,7 @@
 """Architectures that a user has registered with timm or transformers, see docs/own_architectures.md."""
 
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -74,7 +75,7 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     Raises:
         ValueError: when it fails, or gives other logits after loading.
     """
-    if is_deepspeed_zero3_enabled():
+    if is_deepspeed_zero3_enabled() or int(os.environ.get("RANK", 0)) > 0:  # only the first process may save
         return
     config = model.config.student_config
     size = image_size or _size_of(config)
