@@ -153,7 +153,7 @@ def _text(node: yaml.Node, value: Any) -> Any:
 
 def scalar(text: str) -> Any:
     """What YAML makes of a single value."""
-    return yaml.load(text, _Loader)
+    return _Loader(text).get_single_data()
 
 
 def yaml_lines(values: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ def test_the_released_run_may_be_named_among_the_seeds(runs):
     [
         ({"learning_rate": 0.5}, {}, r"seed_runs: .*aligned1 was trained with another learning_rate \(0\.5\)"),
         ({"seed": 0}, {}, r"aligned1 has the seed 0, as .*aligned0 has"),
-        ({"results": {}}, {}, r"aligned1 has no figures of 'test'.*evaluate\.py --run"),
+        ({"results": {}}, {}, r"aligned1 has no figures of 'test'.*g4i evaluate --run"),
         ({}, {"baselines": (1,)}, "3 runs with the released one, but 2 baselines"),
         ({}, {"baselines": (2, 1)}, r"seeds \[0, 1, 2\], their baselines \[0, 2, 1\]"),
         ({}, {"baseline": None}, "without the baseline of the run itself"),

@@ -157,7 +157,8 @@ def test_a_mistake_is_one_line_and_code_2(quick, places, tmp_path, name):
     words = {option: placed(value, places) for option, value in mistake.words.items()}
     if mistake.command in ("train", "embed", "caption") and str(places["out"]) in words.values():
         words = {"dataset_name": places["pictures"]} | words
-    done = quick.run(mistake.command, "--verify" if name == "option without value" else words)
+    words = "--verify" if name == "option without value" else words
+    done = quick.run(mistake.command, words, cwd=tmp_path)  # where no demo has left its runs
     assert done.code == 2, done.said[-3000:]
     assert len(done.errors()) == 1 and "Traceback" not in done.said and done.out == "", done.said[-3000:]
     lines = done.err.splitlines()
