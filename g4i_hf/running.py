@@ -131,7 +131,8 @@ def launch(words: list[str], launcher: list[str]) -> NoReturn:
     except subprocess.CalledProcessError as error:
         raise SystemExit(exit_status(error.returncode)) from None
     except ChildFailedError as error:
-        raise SystemExit(max(exit_status(failure.exitcode) for failure in error.failures.values())) from None
+        _, first = error.get_first_failure()  # the others were ended because of it
+        raise SystemExit(exit_status(first.exitcode)) from None
     raise SystemExit(0)
 
 

@@ -217,9 +217,10 @@ def test_a_student_of_ones_own(quick, places, tmp_path):
     (tmp_path / "my_student.py").write_text(OWN)
     words = {"dataset_name": places["embeddings"], "output_dir": tmp_path / "run", "image_size": 32} | ONE_EPOCH
     words |= {"student": "tiny_net", "student_args": '{"width": 8}'}
-    quick.succeed("with_module", "my_student.py", "train", words, cwd=tmp_path)
-    quick.succeed("with_module", "my_student.py", "evaluate", {"run": "run", "measures": "none"}, cwd=tmp_path)
-    quick.succeed("with_module", "my_student.py", "release", {"run": "run"}, cwd=tmp_path)
+    own = {"module": "my_student.py"}
+    quick.succeed("train", own, words, cwd=tmp_path)
+    quick.succeed("evaluate", own, {"run": "run", "measures": "none"}, cwd=tmp_path)
+    quick.succeed("release", own, {"run": "run"}, cwd=tmp_path)
     assert {"model.safetensors", "config.json", "README.md"} <= files_in(tmp_path / "run" / "student")
     assert "my_student" in (tmp_path / "run" / "student" / "README.md").read_text()
     done = quick.run("train", words | {"output_dir": tmp_path / "another"})
