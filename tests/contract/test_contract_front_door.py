@@ -161,6 +161,7 @@ def test_the_public_names_import_nothing_heavy():
     python(code)
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_released_student(quick, pictures, tmp_path):
     code = """
 import json, sys
@@ -199,6 +200,7 @@ except ValueError as error:
     assert "embed_captions" in quick.python(code, pictures, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_figures_of_a_run_from_python(quick, loop):
     code = """
 import json
@@ -217,6 +219,7 @@ except TypeError as error:
     assert "'measures'" in error
 
 
+@pytest.mark.slow
 def test_captions_from_python(quick, pictures, tmp_path):
     code = """
 import sys

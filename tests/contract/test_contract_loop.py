@@ -10,6 +10,8 @@ from doors import ROOT, caption_server, files_in, server_stats
 from drawings import ENCODER, STUDENT, TRAINING, caption
 from goldens import front_matter, golden, outline_of_card, outline_of_page
 
+pytestmark = pytest.mark.slow  # `make test` has the options, the mistakes and the front door
+
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 RUN = {"model.safetensors", "config.json", "preprocessor_config.json", "all_results.json", "trainer_state.json"}
 RUN |= {"train.yaml", "predictions/validation.parquet"}

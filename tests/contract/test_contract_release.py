@@ -6,6 +6,8 @@ import re
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # `make test` has the options, the mistakes and the front door
+
 # Logits of every validation drawing by the aligned model, through its public names
 ALIGNED = """
 import sys

@@ -9,6 +9,8 @@ import pytest
 from doors import TWO_PROCESSES, files_in, succeed
 from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder
 
+pytestmark = pytest.mark.slow  # `make test` has the options, the mistakes and the front door
+
 ONE_EPOCH = TRAINING | {"max_steps": 3, "logging_steps": 1, "learning_rate": "1e-2"}
 VIT = {"student": "vit_tiny_patch16_224"}
 VIT |= {"student_args": '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}', "image_size": 32}
