@@ -966,3 +966,20 @@ def check_named(option_name: str, names: list[str], known: dict) -> None:
     """
     if wrong := [name for name in names if name not in known]:
         raise ValueError(f"{option_name} names {wrong[0]!r}, which is none of {', '.join(known)}.")
+
+
+# The classes of each command, in the order in which it is given their instances
+OPTIONS_OF = {
+    "caption": (
+        *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
+        *(ExistingCaptionsArguments, CleaningArguments, QualityArguments),
+    ),
+    "embed": (DataArguments, EncoderArguments, VerifyArguments),
+    "train": (
+        *(RunArguments, DataArguments, EncoderArguments, StudentArguments),
+        *(AugmentationArguments, TrainingOptions),
+    ),
+    "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
+    "compare": (CompareArguments,),
+    "release": (ReleaseArguments,),
+}

@@ -13,25 +13,9 @@ import sys
 from functools import partial
 
 from ..cli import check_data, check_paths, quiet_libraries
-from ..options import (
-    CaptionArguments,
-    CleaningArguments,
-    DataArguments,
-    EndpointArguments,
-    ExistingCaptionsArguments,
-    LocalCaptionerArguments,
-    QualityArguments,
-)
+from ..options import OPTIONS_OF
 
-OPTIONS = (
-    CaptionArguments,
-    DataArguments,
-    LocalCaptionerArguments,
-    EndpointArguments,
-    ExistingCaptionsArguments,
-    CleaningArguments,
-    QualityArguments,
-)
+OPTIONS = OPTIONS_OF["caption"]
 DEFAULT_CONFIG = "shapes/caption.yaml"
 
 

@@ -11,9 +11,9 @@ A cell that ends is a line in the file of results; the same command resumes with
 import os
 
 from ..cli import OptionError, check_paths, quiet_libraries
-from ..options import CompareArguments
+from ..options import OPTIONS_OF
 
-OPTIONS = (CompareArguments,)
+OPTIONS = OPTIONS_OF["compare"]
 DEFAULT_CONFIG = "emoji_styles/compare.yaml"
 
 

@@ -8,9 +8,9 @@ embeds the captions of Emoji Styles.
 """
 
 from ..cli import OptionError, check_data, quiet_libraries, say
-from ..options import DataArguments, EncoderArguments, VerifyArguments
+from ..options import OPTIONS_OF
 
-OPTIONS = (DataArguments, EncoderArguments, VerifyArguments)
+OPTIONS = OPTIONS_OF["embed"]
 DEFAULT_CONFIG = "emoji_styles/embed.yaml"
 
 

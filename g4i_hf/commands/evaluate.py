@@ -8,9 +8,9 @@ and corrupted images, which take longer, come with --measures all.
 """
 
 from ..cli import OptionError, check_data, check_paths, quiet_libraries
-from ..options import DataArguments, EncoderArguments, EvaluateArguments
+from ..options import OPTIONS_OF
 
-OPTIONS = (EvaluateArguments, DataArguments, EncoderArguments)
+OPTIONS = OPTIONS_OF["evaluate"]
 DEFAULT_CONFIG = "emoji_styles/evaluate.yaml"
 RUN_OPTIONS = "train.yaml"
 

@@ -10,9 +10,9 @@ without --push_to_hub; --dry_run lists what would be.
 from pathlib import Path
 
 from ..cli import check_paths, quiet_libraries
-from ..options import ReleaseArguments
+from ..options import OPTIONS_OF
 
-OPTIONS = (ReleaseArguments,)
+OPTIONS = OPTIONS_OF["release"]
 DEFAULT_CONFIG = "emoji_styles/release.yaml"
 
 

@@ -8,23 +8,9 @@ To resume an interrupted run, give the same command again. Without any option it
 """
 
 from ..cli import check_data, quiet_libraries, say
-from ..options import (
-    AugmentationArguments,
-    DataArguments,
-    EncoderArguments,
-    RunArguments,
-    StudentArguments,
-    TrainingOptions,
-)
+from ..options import OPTIONS_OF
 
-OPTIONS = (
-    RunArguments,
-    DataArguments,
-    EncoderArguments,
-    StudentArguments,
-    AugmentationArguments,
-    TrainingOptions,
-)
+OPTIONS = OPTIONS_OF["train"]
 DEFAULT_CONFIG = "emoji_styles/train.yaml"
 
 

@@ -16,8 +16,8 @@ from ..data.from_options import load_data, source_of
 from ..data.images import open_image, to_rgb
 from ..data.loading import class_names
 from ..data.texts import is_blank
-from ..embedding import EncoderArguments, with_text_embeds
-from ..options import DataArguments, EvaluateArguments
+from ..embedding import with_text_embeds
+from ..options import OPTIONS_OF
 from ..training.run_folder import OPTIONS_FILE
 
 MOST_CAPTIONS = 20_000
@@ -35,9 +35,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     Raises:
         ValueError: when that split has no captions with embeddings.
     """
-    args, data, encoder = parse_options(
-        (EvaluateArguments, DataArguments, EncoderArguments), ["--run", str(run)], run_options=OPTIONS_FILE
-    )
+    args, data, encoder = parse_options(OPTIONS_OF["evaluate"], ["--run", str(run)], run_options=OPTIONS_FILE)
     splits, id2label = class_names(load_data(data))
     captioned = DatasetDict(
         {

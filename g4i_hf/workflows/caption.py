@@ -24,22 +24,13 @@ from ..data.from_options import load_data, load_images, source_of, stream_data
 from ..data.loading import class_names
 from ..data.stage import check_replaceable
 from ..options import (
+    OPTIONS_OF,
     CaptionArguments,
     CleaningArguments,
     DataArguments,
     EndpointArguments,
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
-    QualityArguments,
-)
-
-OPTIONS = (
-    CaptionArguments,
-    DataArguments,
-    LocalCaptionerArguments,
-    EndpointArguments,
-    ExistingCaptionsArguments,
-    CleaningArguments,
     QualityArguments,
 )
 
@@ -265,6 +256,6 @@ def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options
     """
     given = {"dataset_name": str(dataset_name), "captions_dir": str(captions_dir)} | options
     said: list[str] = []
-    if not Captioning(*build_options(OPTIONS, given), say=said.append).run():
+    if not Captioning(*build_options(OPTIONS_OF["caption"], given), say=said.append).run():
         raise ValueError("\n".join(said))
     return load_images(str(captions_dir))

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from ..cli import OWN_MODULE, import_module, parse_options, quiet_libraries
-from ..commands.train import OPTIONS as TRAINING_OPTIONS
 from ..comparison.findings import Finding, Labels, as_table, find
 from ..comparison.grid import Cell, cells_of, digest_of
 from ..comparison.openings import note_opening
@@ -36,7 +35,7 @@ from ..data.labels import labels_of
 from ..data.loading import class_names
 from ..evaluation.evaluate import retrieval_metrics
 from ..evaluation.predict import predict
-from ..options import CompareArguments
+from ..options import OPTIONS_OF, CompareArguments
 from ..training.progress import AlignmentProgress
 from .train import TrainingRun
 
@@ -241,7 +240,7 @@ def run_of(cell: Cell, train_config: str, folder: str) -> TrainingRun:
     The training of a cell. One that names data or a text encoder of its own has a folder of embeddings beside that of
     the others, which would replace each other's.
     """
-    run = TrainingRun(*parse_options(TRAINING_OPTIONS, cell.argv(train_config, folder)))
+    run = TrainingRun(*parse_options(OPTIONS_OF["train"], cell.argv(train_config, folder)))
     own = {
         name: value for name, value in cell.options.items() if hasattr(run.data, name) or hasattr(run.encoder, name)
     }

@@ -26,7 +26,7 @@ from ..evaluation.predict import check_run, load_run, predict
 from ..evaluation.probes import Probes
 from ..evaluation.report import write_report
 from ..evaluation.zero_shot import embeds_of_class_names
-from ..options import DataArguments, EncoderArguments, EvaluateArguments
+from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments
 from ..training.run_folder import OPTIONS_FILE, read_options
 
 
@@ -229,8 +229,7 @@ def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options:
         `{"aligned": figures, "baseline": figures}`, each also in the `all_results.json` of its run.
     """
     given = {"run": str(run)} | ({"baseline": str(baseline)} if baseline else {}) | options
-    classes = (EvaluateArguments, DataArguments, EncoderArguments)
-    evaluation = Evaluation(*build_options(classes, given, run_options=OPTIONS_FILE))
+    evaluation = Evaluation(*build_options(OPTIONS_OF["evaluate"], given, run_options=OPTIONS_FILE))
     evaluation.evaluate()
     if evaluation.args.report and evaluation.results:
         evaluation.write_report()
