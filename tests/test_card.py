@@ -356,7 +356,7 @@ def test_every_snippet_runs(released, tmp_path, monkeypatch):
             logits[name] = np.asarray(found["logits"])
         else:
             answers = found["classifier"](
-                "picture.png", **({"candidate_labels": ["a", "b"]} if "zero" in block else {})
+                "picture.png", **({"candidate_labels": ["a", "b"]} if "ZeroShot" in block else {})
             )
             assert {"label", "score"} <= set(answers[0])
     for name in ("timm", "onnx"):
