@@ -35,6 +35,7 @@ from .options import (
     DataArguments,
     TrainerGroup,
     TrainingOptions,
+    choices_of,
     is_secret,
     option,
 )
@@ -344,8 +345,7 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
 
 def help_line(field: Any) -> str:
     default, text = default_of(field), field.metadata["help"]
-    members = (field.type, *get_args(field.type))
-    choices = [choice for member in members for choice in get_args(member) if isinstance(choice, str)]
+    choices = choices_of(field.type)
     if choices and not all(choice in text for choice in choices):
         text += f" One of: {', '.join(choices)}."
     if default in (None, "", [], {}):
@@ -409,27 +409,20 @@ def import_module(name: str) -> None:
     Imports the module of `--module`: a file under its bare name, or a module by its name.
 
     Raises:
-        OptionError: when there is none, or the file's name is taken.
+        OptionError: when there is none, its name is taken, or it fails.
     """
     os.environ[OWN_MODULE] = name
     path = Path(name)
-    if path.suffix != ".py":
-        sys.path.append(os.getcwd())
-        if importlib.util.find_spec(name.partition(".")[0]) is None:
-            raise OptionError(f"--module {name}: there is no such module. A file is named with its .py.")
-        _import(name, name)
-        return
-    if not path.is_file():
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
         raise OptionError(f"--module {name}: there is no such file.")
-    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() and path.stem != "__main__" else None
-    is_other = found is not None and not (found.has_location and os.path.samefile(found.origin, path))
-    if is_other or not path.stem.isidentifier():
-        raise OptionError(f"--module {name}: it cannot be imported as {path.stem!r}; give the file another name.")
-    sys.path.append(str(path.parent.resolve()))
-    _import(path.stem, name)
-
-
-def _import(module: str, name: str) -> None:
+    sys.path.append(str(path.parent.resolve()) if is_file else os.getcwd())
+    module = path.stem if is_file else name
+    found = importlib.util.find_spec(module.partition(".")[0])
+    if found is None and not is_file:
+        raise OptionError(f"--module {name}: there is no such module. A file is named with its .py.")
+    if is_file and not (found and found.has_location and os.path.samefile(found.origin, path)):
+        raise OptionError(f"--module {name}: it cannot be imported as {module!r}; give the file another name.")
     try:
         importlib.import_module(module)
     except Exception as error:  # the user's own code

@@ -7,9 +7,9 @@ options by the class that declares them, under its docstring. `Literal` lists ch
 
 import inspect
 import json
-import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from math import inf
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from .files import wrong_choice
 
@@ -24,6 +24,14 @@ OWN_MODULE = "G4I_HF_MODULE"
 
 BadImages = Literal["error", "skip"]
 Strategy = Literal["no", "steps", "epoch"]
+
+
+# A number and the interval of its values, which `check_values` looks at
+Count = Annotated[int, "[1, inf)"]
+Number = Annotated[int, "[0, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+NotNegative = Annotated[float, "[0, inf)"]
+Share = Annotated[float, "[0, 1]"]
 
 
 def option(default: Any, help: str) -> Any:
@@ -44,27 +52,33 @@ def is_secret(name: str) -> bool:
     return name.endswith(("token", "api_key", "password", "secret"))
 
 
-def check_choices(options: Any) -> None:
+def choices_of(hint: Any) -> list[str]:
+    """The choices of a type that is a `Literal`, or a union with one."""
+    return [
+        choice for member in (hint, *get_args(hint)) for choice in get_args(member) if get_origin(member) is Literal
+    ]
+
+
+def check_values(options: Any) -> None:
     """
     Raises:
-        ValueError: when a `Literal` field holds none of its choices.
+        ValueError: when a `Literal` field holds none of its choices, or a number lies outside of its interval. None
+            is unset, and in any interval.
     """
-    for name, hint in get_type_hints(type(options)).items():
-        choices = [
-            choice for member in (hint, *get_args(hint)) for choice in get_args(member) if isinstance(choice, str)
-        ]
-        value = getattr(options, name, None)
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        choices, value = choices_of(hint), getattr(options, name, None)
+        members = (hint, *get_args(hint))
+        interval = next((member.__metadata__[0] for member in members if get_origin(member) is Annotated), None)
         if choices and isinstance(value, str) and value not in choices:
             raise ValueError(wrong_choice(name, value, choices))
-
-
-def check(options: Any, name: str, is_right: bool, what: str) -> None:
-    """
-    Raises:
-        ValueError: `NAME is VALUE; it WHAT.`, unless `is_right`.
-    """
-    if not is_right:
-        raise ValueError(f"{name} is {getattr(options, name)}; it {what}.")
+        if isinstance(interval, str) and value is not None:
+            low, high = map(float, interval[1:-1].split(","))
+            above = value > low if interval[0] == "(" else value >= low
+            below = value < high if interval[-1] == ")" else value <= high
+            if not (above and below):
+                words = f"{'above' if interval[0] == '(' else 'at least'} {low:g}"
+                words += "" if high == inf else f" and {'below' if interval[-1] == ')' else 'at most'} {high:g}"
+                raise ValueError(f"{name} is {value}; it must be {words}.")
 
 
 # --- Data ------------------------------------------------------------------------------------------------------------
@@ -74,16 +88,10 @@ def check(options: Any, name: str, is_right: bool, what: str) -> None:
 class DataArguments:
     """Data"""
 
-    dataset_name: str | None = option(
-        None, "Hub id, imagefolder, folder of Parquet files, save_to_disk folder, or a stage."
-    )
+    dataset_name: str | None = option(None, "Hub id, image folder, folder of Parquet files, or a stage.")
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a Hub dataset.")
-    captions_name: str | None = option(
-        None,
-        "Hub id or folder of captions or embeddings, joined by image_id; images without one train on their label "
-        "alone.",
-    )
+    captions_name: str | None = option(None, "Hub id or folder of captions or embeddings, joined by image_id.")
     captions_revision: str | None = option(None, "Branch, tag or commit of the captions.")
     image_column: str | None = option(None, "The dataset's name for the column `image`.")
     label_column: str | None = option(None, "The dataset's name for the column `label`.")
@@ -91,11 +99,7 @@ class DataArguments:
     caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
     text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
     caption_weight_column: str | None = option(None, "The dataset's name for the column `caption_weight`.")
-    class_names_file: str | None = option(
-        None,
-        "File with one class name a line, in the order of the labels: for labels without names, and streams of "
-        "text labels.",
-    )
+    class_names_file: str | None = option(None, "One class name a line: for labels or text labels without names.")
 
     def __post_init__(self):
         if not self.dataset_name:
@@ -110,20 +114,17 @@ class EncoderArguments:
 
     text_encoder: str | None = option(None, "Hub id or folder: sentence-transformers, CLIP, SigLIP, SigLIP 2.")
     text_encoder_revision: str | None = option(None, "Branch, tag or commit of the encoder.")
-    text_encoder_prompt: str | None = option(
-        None, "Text put before every caption, such as 'passage: '. Empty: without the encoder's own prompt."
-    )
+    text_encoder_prompt: str | None = option(None, "Text put before every caption, as in 'passage: '; empty for none.")
     text_encoder_prompt_name: str | None = option(None, "A prompt of the sentence-transformers model, by name.")
-    text_encoder_batch_size: int = option(64, "Captions per batch.")
+    text_encoder_batch_size: Count = option(64, "Captions per batch.")
     long_captions: Literal["truncate", "chunk_mean"] = option(
-        "truncate", "Captions beyond the encoder's window: truncate, or chunk_mean: the mean of embedded chunks."
+        "truncate", "Captions beyond the encoder's window: truncate, or chunk_mean: mean of chunks."
     )
     embeddings_dir: str | None = option(None, "Folder of the embeddings; `embeddings` beside the run by default.")
     with_images: bool = option(False, "Write the images and all other columns too, for a dataset of its own.")
 
     def __post_init__(self):
-        check_choices(self)
-        check(self, "text_encoder_batch_size", self.text_encoder_batch_size > 0, "must be positive")
+        check_values(self)
         if self.text_encoder_prompt is not None and self.text_encoder_prompt_name is not None:
             raise ValueError("text_encoder_prompt and text_encoder_prompt_name are both given; give one of them.")
 
@@ -132,10 +133,10 @@ class EncoderArguments:
 class VerifyArguments:
     """Verification"""
 
-    verify: int = option(0, "Embed nothing; compare this many captions with their stored embeddings.")
+    verify: Number = option(0, "Embed nothing; compare this many captions with their embeddings.")
 
     def __post_init__(self):
-        check(self, "verify", self.verify >= 0, "must be a number of captions, or 0 to embed")
+        check_values(self)
 
 
 # --- Captioning ------------------------------------------------------------------------------------------------------
@@ -152,14 +153,11 @@ class PromptOptions:
         "What is asked about each image: text, `plain` (the paper's) or `class` (names the class). Columns in braces, "
         "as in {label}, are filled in. Several prompts give several captions per image.",
     )
-    max_new_tokens: int = option(128, "Longest answer in tokens.")
-    temperature: float = option(0.0, "Sampling temperature; 0 decodes greedily.")
+    max_new_tokens: Count = option(128, "Longest answer in tokens.")
+    temperature: NotNegative = option(0.0, "Sampling temperature; 0 decodes greedily.")
     top_p: float | None = option(None, "Sample from the tokens of this total probability.")
-    caption_seed: int = option(0, "Seed of the sampling.")
-    image_max_side: int = option(768, "Longest side in pixels; larger images are shrunk before captioning.")
-    train_splits: list[str] | None = option(
-        None, "Splits whose prompts may name the class; by default train or training."
-    )
+    image_max_side: Count = option(768, "Longest side in pixels; larger images are shrunk first.")
+    train_splits: list[str] | None = option(None, "Splits whose prompts may name the class; train by default.")
 
 
 @dataclass
@@ -168,7 +166,7 @@ class ResumeOptions:
 
     journal_dir: str | None = option(None, "Where answers are saved as they arrive; `<captions_dir>.journal`.")
     retry_failed: bool = option(False, "Ask again for images whose caption failed, was refused or is empty.")
-    dry_run: int = option(0, "Caption only this many images, show them, and project time and cost of all.")
+    dry_run: Number = option(0, "Caption this many images only; project time and cost of all.")
     partial: bool = option(False, "Write the captions that exist when a limit ends the run; other rows have none.")
     max_requests: int | None = option(None, "Stop after this many requests.")
     max_cost: float | None = option(None, "Stop before this cost; needs both prices.")
@@ -190,18 +188,11 @@ class CaptionArguments(PromptOptions, ResumeOptions):
     streaming: bool = option(False, "Read the dataset as a stream instead of downloading it first.")
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
     with_images: bool = option(False, "Write the images and all other columns too, for a dataset of its own.")
-    captions_license: str | None = option(
-        None, "Licence of the captions, for the card; the captioner's terms may bind it."
-    )
 
     def __post_init__(self):
-        check_choices(self)
+        check_values(self)
         if not self.captions_dir:
             raise ValueError("captions_dir is missing: give a folder for the captions with --captions_dir.")
-        for name in ("max_new_tokens", "image_max_side"):
-            check(self, name, getattr(self, name) > 0, "must be positive")
-        for name in ("temperature", "dry_run"):
-            check(self, name, getattr(self, name) >= 0, "must not be negative")
         if self.max_cost is not None and (self.price_input is None or self.price_output is None):
             raise ValueError("max_cost needs the prices of a million tokens: give --price_input and --price_output.")
 
@@ -237,36 +228,29 @@ class CaptionArguments(PromptOptions, ResumeOptions):
 class LocalCaptionerArguments:
     """Captioner in this process"""
 
-    caption_batch_size: int = option(8, "Images per batch.")
-    captioner_dtype: Literal["auto", "bfloat16", "float32"] = option("auto", "auto: bfloat16 where the GPU has it.")
+    caption_batch_size: Count = option(8, "Images per batch.")
     captioner_adapter: str | None = option(None, "Hub id or folder of a LoRA adapter for the model.")
-    captioner_adapter_revision: str | None = option(None, "Branch, tag or commit of the adapter.")
     trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
 
     def __post_init__(self):
-        check_choices(self)
-        check(self, "caption_batch_size", self.caption_batch_size > 0, "must be positive")
+        check_values(self)
 
 
 @dataclass
 class EndpointArguments:
     """OpenAI-compatible server: vLLM, TGI, `transformers serve`, or a hosted provider"""
 
-    base_url: str | None = option(
-        None, "Address of the server up to /v1, where images are sent. Separate several by commas."
-    )
+    base_url: str | None = option(None, "Address up to /v1, where images are sent; several with commas between them.")
     api_key_env: str | None = option(
-        None, "Environment variable with the API key. By default hosts of Hugging Face, and no others, get its token."
+        None, "Variable with the API key; unset: a Hugging Face token, for its hosts alone."
     )
-    max_concurrency: int = option(256, "Most concurrent requests of this process.")
-    request_timeout: float = option(120.0, "Seconds until a request counts as failed.")
-    max_attempts: int = option(8, "Attempts per request.")
-    jpeg_quality: int = option(90, "JPEG quality of images that have to be re-encoded.")
+    max_concurrency: Count = option(256, "Most concurrent requests of this process.")
+    request_timeout: Positive = option(120.0, "Seconds until a request counts as failed.")
+    max_attempts: Count = option(8, "Attempts per request.")
+    jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
 
     def __post_init__(self):
-        for name in ("max_concurrency", "request_timeout", "max_attempts"):
-            check(self, name, getattr(self, name) > 0, "must be positive")
-        check(self, "jpeg_quality", 1 <= self.jpeg_quality <= 100, "must lie between 1 and 100")
+        check_values(self)
 
 
 @dataclass
@@ -278,36 +262,13 @@ class ExistingCaptionsArguments:
     file_caption: str | None = option(None, "Field that holds the caption; found by its name by default.")
     several_captions: bool = option(False, "Let a repeated key add another caption instead of being an error.")
     order_scorer: str | None = option(None, "CLIP model that checks whether a list is in the order of the images.")
-    order_sample: int = option(256, "Images of that check.")
-
-    def __post_init__(self):
-        check(self, "order_sample", self.order_sample >= 8, "must be at least 8")
-
-
-@dataclass
-class CleaningArguments:
-    """Cleaning; the raw answers are kept beside"""
-
-    clean_openings: bool = option(True, "Remove openings such as `The image shows`.")
-    clean_refusals: bool = option(True, "Treat refusals as missing captions.")
-    clean_repetitions: bool = option(True, "Remove loops of a repeated phrase or sentence.")
-    clean_unfinished: bool = option(True, "Remove an unfinished last sentence, where another one is left.")
-    clean_boilerplate: bool = option(True, "Remove markup, questions back and remarks such as `Let me know if ...`.")
-    min_caption_words: int = option(1, "Captions with fewer words count as missing.")
-    max_caption_words: int | None = option(None, "Longer captions are cut at the end of a sentence.")
-
-    def __post_init__(self):
-        check(self, "min_caption_words", self.min_caption_words > 0, "must be positive")
-        shortest = self.min_caption_words
-        is_right = self.max_caption_words is None or self.max_caption_words >= shortest
-        check(self, "max_caption_words", is_right, f"must not be below min_caption_words ({shortest})")
 
 
 @dataclass
 class QualityArguments:
-    """Quality; doubtful captions get a smaller `caption_weight`"""
+    """Cleaning and quality; doubtful captions get a smaller `caption_weight`"""
 
-    caption_weights: bool = option(True, "Write the column `caption_weight`.")
+    clean: bool = option(True, "Remove markup, openings, loops and unfinished ends; refusals count as missing.")
     synonyms_file: str | None = option(None, "YAML file: a list of other words for each class name.")
     quality_encoder: str | None = option(None, "Text encoder that compares a caption with its class and others.")
     clip_scorer: str | None = option(None, "CLIP model that measures how well caption and image match.")
@@ -318,50 +279,39 @@ class QualityArguments:
 
 
 @dataclass
-class StreamingOptions:
-    """Streaming"""
-
-    streaming: bool = option(False, "Read the training split as a stream instead of downloading or copying it first.")
-    shuffle_buffer_size: int = option(1000, "Rows that are shuffled together; 0 shuffles shards only.")
-
-
-@dataclass
 class LabelOptions:
     """Few labels, and controls"""
 
-    label_fraction: float = option(
-        1.0, "Share of the training labels of each class to keep; other rows become unlabelled."
+    label_fraction: Annotated[float, "(0, 1]"] = option(
+        1.0, "Share of each class's labels to keep; other rows lose theirs."
     )
     label_seed: int | None = option(None, "Seed of the choice of these labels; that of the run by default.")
     unlabelled: Literal["keep", "drop", "pseudo_label"] = option(
-        "keep",
-        "Unlabelled training rows: keep them for their captions; drop them, as for a baseline on labelled rows alone "
-        "(max_steps then gives it as many steps); or pseudo_label them by their captions.",
+        "keep", "Unlabelled rows: keep them for their captions, drop them, or pseudo_label them by their captions."
     )
-    pseudo_label_threshold: float = option(0.0, "Below this probability a caption gives no pseudo-label.")
+    pseudo_label_threshold: Annotated[float, "[0, 1)"] = option(
+        0.0, "Below this probability a caption gives no pseudo-label."
+    )
     caption_control: Literal["none", "class_name", "random", "shuffle_class", "shuffle"] = option(
-        "none",
-        "Replace training captions by a control: class_name, random (one vector per distinct caption), shuffle_class "
-        "(among rows of a class) or shuffle (among all rows).",
+        "none", "Replace training captions: by class names, random vectors, or those of other rows (of the class)."
     )
 
 
 @dataclass
-class RunArguments(LabelOptions, StreamingOptions):
+class RunArguments(LabelOptions):
     """Run"""
 
     overwrite: bool = option(False, "Replace a run that output_dir already holds.")
     dry_run: bool = option(False, "Check data and options, time a few steps and print the plan; write no run.")
     train_split: str = option("train", "Training split.")
     eval_split: str = option("validation", "Split that is evaluated during training.")
+    streaming: bool = option(False, "Read the training split as a stream instead of downloading or copying it first.")
+    shuffle_buffer_size: Number = option(1000, "Rows of a stream that are shuffled together; 0: shards only.")
     require_labels: bool = option(True, "Unlabelled rows are an error; when false they train on their caption.")
     on_bad_images: BadImages = option("error", "Images that cannot be read: an error, or skip and report them.")
 
     def __post_init__(self):
-        check_choices(self)
-        check(self, "label_fraction", 0 < self.label_fraction <= 1, "must be above 0 and at most 1")
-        check(self, "shuffle_buffer_size", self.shuffle_buffer_size >= 0, "must not be negative")
-        check(self, "pseudo_label_threshold", 0 <= self.pseudo_label_threshold < 1, "must be from 0 to below 1")
+        check_values(self)
 
 
 @dataclass
@@ -369,13 +319,11 @@ class LoraOptions:
     """LoRA"""
 
     use_peft: bool = option(False, "Train LoRA adapters in place of the pretrained backbone.")
-    lora_r: int = option(16, "Rank of the adapters.")
-    lora_alpha: int = option(32, "Their output is scaled by lora_alpha / lora_r.")
-    lora_dropout: float = option(0.05, "Dropout before an adapter.")
+    lora_r: Count = option(16, "Rank of the adapters.")
+    lora_alpha: Count = option(32, "Their output is scaled by lora_alpha / lora_r.")
+    lora_dropout: Annotated[float, "[0, 1)"] = option(0.05, "Dropout before an adapter.")
     lora_target_modules: list[str] | None = option(
-        None,
-        "Layers with an adapter: ends of names (attn.qkv) or regular expressions. By default every Linear and "
-        "ungrouped Conv2d of the backbone but the first convolution.",
+        None, "Ends of layer names, or patterns; by default Linear and Conv2d."
     )
 
 
@@ -399,7 +347,7 @@ class StudentArguments(LoraOptions):
                 raise ValueError(f"student_args is {self.student_args!r}, which is not JSON: {error}") from error
         if self.student_args is not None and not isinstance(self.student_args, dict):
             raise ValueError(f"student_args is {self.student_args!r}; it must be a JSON object.")
-        check_choices(self)
+        check_values(self)
         if self.use_peft and not self.pretrained:
             raise ValueError(
                 "use_peft adapts pretrained weights, but pretrained is false: LoRA on random weights would leave them "
@@ -407,9 +355,6 @@ class StudentArguments(LoraOptions):
             )
         if self.lora_target_modules and not self.use_peft:
             raise ValueError("lora_target_modules is set, but use_peft is false: set it to true.")
-        for name in ("lora_r", "lora_alpha"):
-            check(self, name, getattr(self, name) > 0, "must be positive")
-        check(self, "lora_dropout", 0 <= self.lora_dropout < 1, "must be from 0 to below 1")
 
     def lora(self) -> dict[str, Any] | None:
         """The adapters for [`~g4i_hf.AlignedImageClassification.from_student`]; None without LoRA."""
@@ -427,13 +372,15 @@ class StudentArguments(LoraOptions):
 class AugmentationArguments:
     """Augmentation"""
 
-    image_size: int | None = option(None, "Input side in pixels; a checkpoint's own, or 224, by default.")
+    image_size: Count | None = option(None, "Input side in pixels; the checkpoint's own, or 224.")
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] | None = option(
-        None, "Interpolation of all resizing; bicubic by default."
+        None, "How images are resized; bicubic by default."
     )
-    crop_pct: float | None = option(None, "Share of the shorter side that the evaluation crop keeps; 1 by default.")
+    crop_pct: Annotated[float, "(0, 1]"] | None = option(
+        None, "Share of the shorter side in the evaluation crop; 1 by default."
+    )
     train_crop: Literal["resized", "pad"] = option(
-        "resized", "resized (random resized crop), or pad (resize, pad and crop; for images of 32 to 64 px)."
+        "resized", "resized (random resized crop), or pad (pad and crop; for small images)."
     )
     crop_min_scale: float = option(0.08, "Smallest area of a random resized crop.")
     crop_padding: int | None = option(None, "Pixels of padding of `pad`; an eighth of the size by default.")
@@ -443,9 +390,7 @@ class AugmentationArguments:
     random_erasing: float = option(0.0, "Probability of erasing a rectangle.")
 
     def __post_init__(self):
-        check_choices(self)
-        check(self, "image_size", self.image_size is None or self.image_size > 0, "must be positive")
-        check(self, "crop_pct", self.crop_pct is None or 0 < self.crop_pct <= 1, "must lie between 0 and 1")
+        check_values(self)
 
     @property
     def image_settings(self) -> dict[str, Any]:
@@ -458,52 +403,45 @@ class AugmentationArguments:
 class AlignmentOptions:
     """Alignment"""
 
-    align_weight: float = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
+    align_weight: NotNegative = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
     align_loss: Literal["clip", "infonce", "soft_clip", "siglip", "cosine"] = option(
         "clip",
         "clip (symmetric InfoNCE over the global batch), infonce (image to text only), soft_clip (targets from the "
         "similarity of captions), siglip (pairwise sigmoid) or cosine (no negatives).",
     )
-    align_temperature: float = option(0.2, "Temperature tau, or its start (paper: 0.2 ResNet, 0.05 DeiT).")
-    align_target_temperature: float = option(0.1, "Temperature of soft_clip's targets.")
-    align_learn_temperature: bool | None = option(
-        None, "Learn temperature and bias; by default for siglip only, as in its paper (arXiv 2303.15343)."
-    )
+    align_temperature: Positive = option(0.2, "Temperature tau, or its start (paper: ResNet 0.2, DeiT 0.05).")
+    align_target_temperature: Positive = option(0.1, "Temperature of soft_clip's targets.")
+    align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")
     align_logit_bias: float = option(-10.0, "Bias of siglip's logits, or its start where learned.")
     align_mask: Literal["caption", "class", "none"] = option(
-        "caption",
-        "Which rows are never negatives of each other: those with the same image or `caption`, also those of the same "
-        "`class`, or `none`, as in the official code.",
+        "caption", "No negatives of each other: rows of the same image or caption; also of the same class; or none."
     )
     align_mix_captions: bool = option(True, "Align mixed images with both captions, not with their own alone.")
     align_gradient: Literal["invariant", "official"] = option(
-        "invariant",
-        "invariant: the gradient does not depend on the number of processes. official: clip's is divided by it.",
+        "invariant", "invariant to the number of processes, or as the official code: clip's is divided by it."
     )
     align_gather_texts: bool | None = option(None, "Exchange texts, or read those of all; by default on accelerators.")
-    align_text_bank: int = option(0, "Training captions drawn at every step as further negatives; -1: all.")
+    align_text_bank: Annotated[int, "[-1, inf)"] = option(
+        0, "Training captions drawn each step as further negatives; -1: all."
+    )
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Of several captions of an image: sample one each epoch, their mean, or all as positives."
     )
     align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
     align_schedule: Literal["constant", "cosine"] = option(
-        "constant", "Schedule of the weight after its warm-up: constant, or half a cosine to zero."
+        "constant", "Course of the weight after its warm-up: constant, or half a cosine to zero."
     )
-    align_warmup_epochs: float = option(0.0, "Epochs in which the weight rises linearly from zero.")
-    align_off_epochs: float = option(0.0, "Last epochs, trained with weight zero.")
+    align_warmup_epochs: NotNegative = option(0.0, "Epochs in which the weight rises linearly from zero.")
+    align_off_epochs: NotNegative = option(0.0, "Last epochs, trained with weight zero.")
 
 
 @dataclass
 class TeacherOptions:
     """Captions as a teacher of the classifier"""
 
-    teacher_weight: float = option(
-        0.0,
-        "Weight of the cross entropy with soft labels from similar captions. With few labels, 3 beside an "
-        "align_weight of 1 helped from scratch; with all labels nothing was gained.",
-    )
-    teacher_temperature: float = option(0.05, "Temperature of the caption similarities; lower is harder.")
-    teacher_captions: int = option(16384, "Most captions of labelled images that each caption is compared with.")
+    teacher_weight: NotNegative = option(0.0, "Weight of the cross entropy with soft labels of similar captions.")
+    teacher_temperature: Positive = option(0.05, "Temperature of caption similarities; lower is harder.")
+    teacher_captions: Count = option(16384, "Most labelled captions that each caption is compared with.")
 
 
 @dataclass
@@ -511,14 +449,13 @@ class ClassificationOptions:
     """Classification"""
 
     classification_loss: Literal["cross_entropy", "bce"] = option(
-        "cross_entropy",
-        "cross_entropy, or bce: a binary cross entropy per class, as in ResNet strikes back and DeiT III.",
+        "cross_entropy", "cross_entropy, or bce: a binary cross entropy per class (arXiv 2110.00476, 2204.07118)."
     )
-    bce_target_threshold: float | None = option(
-        None, "Targets of bce above it become 1, others 0 (ResNet strikes back: 0.2 with mixing, DeiT III: 0)."
+    bce_target_threshold: Annotated[float, "[0, 1)"] | None = option(
+        None, "Targets of bce above it become 1, others 0."
     )
     class_weights: list | str | None = option(
-        None, "JSON list with one weight per class, or balanced: inverse to its number of images, 1 on average."
+        None, "JSON list, one weight per class, or balanced: inverse to its images."
     )
 
 
@@ -526,13 +463,13 @@ class ClassificationOptions:
 class MixingOptions:
     """Repeated and mixed images"""
 
-    repeated_augmentation: int = option(
-        1, "How often an image occurs in an epoch, augmented anew each time; the epoch keeps its length (DeiT: 3)."
+    repeated_augmentation: Count = option(
+        1, "How often an image occurs in an epoch, augmented anew each time (DeiT: 3)."
     )
-    mixup_alpha: float = option(0.0, "Beta parameter of mixup; 0: off.")
-    cutmix_alpha: float = option(0.0, "Beta parameter of CutMix; 0: off.")
-    mix_prob: float = option(1.0, "Probability that a batch is mixed.")
-    mix_switch_prob: float = option(0.5, "Probability of CutMix where both are on.")
+    mixup_alpha: NotNegative = option(0.0, "Beta parameter of mixup; 0: off.")
+    cutmix_alpha: NotNegative = option(0.0, "Beta parameter of CutMix; 0: off.")
+    mix_prob: Share = option(1.0, "Probability that a batch is mixed.")
+    mix_switch_prob: Share = option(0.5, "Probability of CutMix where both are on.")
 
 
 @dataclass
@@ -540,27 +477,19 @@ class OptimizationOptions:
     """Optimization"""
 
     weight_decay_on: Literal["trainer", "matrices", "all"] = option(
-        "trainer",
-        "What is decayed: all but biases and norms, as in Trainer; matrices, as in timm; or all. A learned "
-        "temperature never is.",
+        "trainer", "What is decayed: all but biases and norms, as in Trainer; matrices, as in timm; or all."
     )
-    layer_decay: float | None = option(None, "Factor of the learning rate from one layer to the one below.")
+    layer_decay: Annotated[float, "(0, 1]"] | None = option(
+        None, "Factor of the learning rate from a layer to the one below."
+    )
     freeze_backbone: bool = option(False, "Train classifier and projector only; the rest stays in evaluation mode.")
-    ema_decay: float | None = option(
-        None, "Decay of a moving average of the student's weights, kept beside the raw ones; not with DeepSpeed."
+    ema_decay: Annotated[float, "(0, 1)"] | None = option(
+        None, "Decay of a moving average of the weights; not with DeepSpeed."
     )
-    sgd_momentum: float = option(0.9, "Momentum of `optim: sgd`, which has none in transformers.")
-    early_stopping_patience: int | None = option(
-        None,
-        "Evaluations without a better metric_for_best_model (accuracy by default) before training ends; needs "
-        "load_best_model_at_end and eval_strategy.",
-    )
+    sgd_momentum: Annotated[float, "[0, 1)"] = option(0.9, "Momentum of `optim: sgd`, which has none in transformers.")
+    early_stopping_patience: Count | None = option(None, "Evaluations without a better one before training ends.")
     stop_on_nan: bool = option(True, "End training with an error when a term of the loss is NaN or infinite.")
-    max_nan_steps: int = option(
-        0,
-        "Steps with NaN or infinite gradients to skip before training ends; needs stop_on_nan, and waits for the "
-        "device at every step.",
-    )
+    max_nan_steps: Number = option(0, "Steps with NaN or infinite gradients to skip before the end.")
 
 
 # Usual options of transformers' TrainingArguments; only these have another default here
@@ -584,35 +513,18 @@ class LengthOptions(TrainerGroup):
 
 
 @dataclass
-class LearningRateOptions(TrainerGroup):
-    """Trainer: learning rate"""
+class OptimizerOptions(TrainerGroup):
+    """Trainer: optimizer"""
 
+    optim: str = option("adamw_torch_fused", "Trainer's name of an optimizer, or timm's, as in timm:lamb.")
+    optim_args: str | None = option(None, "Arguments of the optimizer, as in name=value,name=value.")
     learning_rate: float = option(5e-5, "Peak learning rate.")
     lr_scheduler_type: str = option("linear", "Trainer's name of a schedule, or timm's, as in timm:cosine.")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
     warmup_steps: float = option(0, "Steps of linear warm-up, or below 1 their share of all steps.")
-
-
-@dataclass
-class OptimizerOptions(TrainerGroup):
-    """Trainer: optimizer and regularization"""
-
-    optim: str = option("adamw_torch_fused", "Trainer's name of an optimizer, or timm's, as in timm:lamb.")
-    optim_args: str | None = option(None, "Arguments of the optimizer, as in name=value,name=value.")
     weight_decay: float = option(0.0, "Weight decay.")
     max_grad_norm: float = option(1.0, "Gradient clipping norm; 0: off.")
     label_smoothing_factor: float = option(0.0, "Label smoothing.")
-
-
-@dataclass
-class PrecisionOptions(TrainerGroup):
-    """Trainer: precision, memory, speed"""
-
-    bf16: bool = option(False, "bfloat16 mixed precision.")
-    fp16: bool = option(False, "float16 mixed precision.")
-    tf32: bool | None = option(None, "TF32 on Ampere and newer GPUs.")
-    activation_checkpointing: bool | None = option(None, "Recompute activations to save memory.")
-    torch_compile: bool = option(False, "Compile the model.")
 
 
 @dataclass
@@ -630,19 +542,13 @@ class SavingOptions(TrainerGroup):
 
 @dataclass
 class LoggingOptions(TrainerGroup):
-    """Trainer: logging"""
+    """Trainer: logging and Hub"""
 
     logging_strategy: Strategy = option("steps", "When to log.")
     logging_steps: float = option(500, "Steps between logs.")
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
     run_name: str | None = option(None, "Name of the run in the tracker.")
     disable_tqdm: bool | None = option(None, "No progress bar.")
-
-
-@dataclass
-class HubOptions(TrainerGroup):
-    """Trainer: Hub"""
-
     push_to_hub: bool = option(False, "Push the student while training and at its end.")
     hub_model_id: str | None = option(None, "Hub id of the repository.")
     hub_private_repo: bool | None = option(True, "Make a new repository private.")
@@ -655,6 +561,11 @@ class MachineOptions(TrainerGroup):
 
     seed: int = option(42, "Random seed.")
     use_cpu: bool = option(False, "Train on the CPU.")
+    bf16: bool = option(False, "bfloat16 mixed precision.")
+    fp16: bool = option(False, "float16 mixed precision.")
+    tf32: bool | None = option(None, "TF32 on Ampere and newer GPUs.")
+    activation_checkpointing: bool | None = option(None, "Recompute activations to save memory.")
+    torch_compile: bool = option(False, "Compile the model.")
     dataloader_num_workers: int = option(0, "Processes that read images.")
     dataloader_persistent_workers: bool = option(True, "Keep these processes from one epoch to the next.")
 
@@ -667,12 +578,9 @@ class TrainingOptions(
     MixingOptions,
     OptimizationOptions,
     LengthOptions,
-    LearningRateOptions,
     OptimizerOptions,
-    PrecisionOptions,
     SavingOptions,
     LoggingOptions,
-    HubOptions,
     MachineOptions,
 ):
     """Training; [`~g4i_hf.AlignmentArguments`] adds these to transformers' `TrainingArguments`."""
@@ -686,30 +594,13 @@ def check_training(options: TrainingOptions) -> None:
     Raises:
         ValueError: for values of the training options that make no sense.
     """
-    check_choices(options)
-    never_negative = ("align_weight", "teacher_weight", "align_warmup_epochs", "align_off_epochs", "max_nan_steps")
-    for name in (*never_negative, "mixup_alpha", "cutmix_alpha"):
-        check(options, name, getattr(options, name) >= 0, "must not be negative")
-    positive = ("align_temperature", "align_target_temperature", "teacher_temperature", "teacher_captions")
-    for name in (*positive, "repeated_augmentation"):
-        check(options, name, getattr(options, name) > 0, "must be positive")
-    for name in ("mix_prob", "mix_switch_prob"):
-        check(options, name, 0 <= getattr(options, name) <= 1, "must lie between 0 and 1")
+    check_values(options)
     if isinstance(options.lr_scheduler_kwargs, str):
         try:
             json.loads(options.lr_scheduler_kwargs)
         except json.JSONDecodeError as error:
             raise ValueError(f"lr_scheduler_kwargs is {options.lr_scheduler_kwargs!r}, which is no JSON.") from error
-    threshold, momentum, patience = options.bce_target_threshold, options.sgd_momentum, options.early_stopping_patience
-    check(options, "bce_target_threshold", threshold is None or 0 <= threshold < 1, "must be at least 0 and below 1")
-    check(options, "ema_decay", options.ema_decay is None or 0 < options.ema_decay < 1, "must lie between 0 and 1")
-    check(
-        options, "layer_decay", options.layer_decay is None or 0 < options.layer_decay <= 1, "must lie between 0 and 1"
-    )
-    check(options, "align_text_bank", options.align_text_bank >= -1, "must be -1 (all) or a number of captions")
-    check(options, "sgd_momentum", 0 <= momentum < 1, "must be at least 0 and below 1")
-    check(options, "early_stopping_patience", patience is None or patience >= 1, "must be at least 1")
-    if threshold == 0 and options.label_smoothing_factor > 0:
+    if options.bce_target_threshold == 0 and options.label_smoothing_factor > 0:
         raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
     if options.max_nan_steps and not options.stop_on_nan:
         raise ValueError(f"max_nan_steps is {options.max_nan_steps}, but stop_on_nan is false: set it to true.")
@@ -756,7 +647,7 @@ class EvaluateArguments:
         "(classes by their texts), probe (k-NN and a linear probe on the feature), robustness (corrupted images, 20 "
         "more passes); all; or none. By default the first three.",
     )
-    probe_samples: int | None = option(None, "Random training images to fit the probes on; all by default.")
+    probe_samples: Count | None = option(None, "Random training images for the probes; all by default.")
     report: str | None = option(None, "HTML file for the comparison and its pictures.")
     eval_batch_size: int = option(64, "Images per batch, on each process.")
     eval_num_workers: int = option(0, "Processes that read images.")
@@ -764,7 +655,7 @@ class EvaluateArguments:
     def __post_init__(self):
         if not self.run:
             raise ValueError("run is missing: give the run folder with --run.")
-        check_choices(self)
+        check_values(self)
         given = CHEAP_MEASURES if self.measures is None else self.measures
         words = [name for word in given for name in word.split(",") if name]
         known = (*MEASURES, "all", "none")
@@ -773,7 +664,6 @@ class EvaluateArguments:
         if "none" in words and len(words) > 1:
             raise ValueError("measures has none beside others: give none alone, or leave it out.")
         self.measures = [measure for measure in MEASURES if measure in words or "all" in words]
-        check(self, "probe_samples", self.probe_samples is None or self.probe_samples > 0, "must be positive")
 
 
 @dataclass
@@ -805,7 +695,6 @@ class SpaceOptions:
     """Space"""
 
     space: bool = option(False, "Make a Gradio app of the student as well.")
-    space_dir: str | None = option(None, "Folder for the app; <run>/space by default.")
     space_repo_id: str | None = option(None, "Hub id of the app; <repo_id>-space by default.")
 
 
@@ -828,9 +717,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
 
     run: str | None = option(None, "Run folder whose student is released.")
     baseline: str | None = option(None, "Run folder of its baseline, for the card's table.")
-    seed_runs: list[str] | None = option(
-        None, "Runs of the same options with other seeds, for the spread in the card."
-    )
+    seed_runs: list[str] | None = option(None, "The same run with other seeds, for the spread in the card.")
     seed_baselines: list[str] | None = option(None, "Their baselines, in the same order.")
     stage: str | None = option(None, "Folder of captions or embeddings, released as a dataset instead of a run.")
 
@@ -843,7 +730,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
         if not self.stage and not self.run:
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
         self._check_kind()
-        check_choices(self)
+        check_values(self)
         for name in ("repo_id", "space_repo_id", "images_id"):
             if getattr(self, name) is not None:
                 check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` can be read
@@ -874,13 +761,12 @@ def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
     """
     from huggingface_hub.utils import validate_repo_id
 
-    address = r"^(https?://[^/]+/|(www\.)?(huggingface\.co|hf\.co)/)?((datasets|spaces|models)/(?=.+/))?"
-    plain = re.sub(address, "", repo_id.strip(), flags=re.I)
-    parts = [part for part in plain.split("/") if part]
-    if "/".join(parts[:2]) != repo_id:
-        remedy = f"write it as {'/'.join(parts[:2])}" if len(parts) > 1 else "write it as me/my-student"
-        raise ValueError(f"{name} is {repo_id}, which is an address or a path and no Hub id: {remedy}.")
-    if with_namespace and "/" not in repo_id:
+    parts = repo_id.split("/")
+    if len(parts) > 2 or not all(parts):
+        raise ValueError(
+            f"{name} is {repo_id}, which is an address or a path and no Hub id: write it as me/my-student."
+        )
+    if with_namespace and len(parts) < 2:
         raise ValueError(
             f"{name} is {repo_id}, without the user or organisation that it belongs to: write it as NAME/{repo_id}; "
             "`hf auth whoami` prints your name."
@@ -907,8 +793,8 @@ class StudyFileOptions:
     summary: str | None = option(None, "JSON file for the figures; kept where it has some that are not scored now.")
     plot: str | None = option(None, "PNG file for differences and their intervals.")
     curves: str | None = option(None, "PNG file for accuracies against label_fraction.")
-    processes: int = option(1, "Cells trained at a time; on GPUs, one each in turn.")
-    threads: int = option(1, "Threads of each process.")
+    processes: Count = option(1, "Cells trained at a time; on GPUs, one each in turn.")
+    threads: Count = option(1, "Threads of each process.")
     dry_run: bool = option(False, "Print the plan and how long it takes; train nothing.")
     check_cell: str | None = option(None, "student/variant/seed: train it again and compare every prediction.")
 
@@ -928,6 +814,7 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
     only_variants: list[str] | None = option(None, "Of the variants, these only.")
 
     def __post_init__(self):
+        check_values(self)
         if not self.train_config or not self.students or not self.variants:
             raise ValueError("A comparison needs train_config, students and variants: give them in a file (--config).")
         for name, group in (("students", self.students), ("variants", self.variants)):
@@ -948,8 +835,6 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
         check_named("only_students", self.only_students or [], self.students)
         if set(self.splits) & set(self.final_splits):
             raise ValueError("A split is in both splits and final_splits: its labels are open, or they are not.")
-        if self.processes < 1 or self.threads < 1:
-            raise ValueError("processes and threads must be 1 or more.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be different numbers, one or more.")
 
@@ -972,7 +857,7 @@ def check_named(option_name: str, names: list[str], known: dict) -> None:
 OPTIONS_OF = {
     "caption": (
         *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
-        *(ExistingCaptionsArguments, CleaningArguments, QualityArguments),
+        *(ExistingCaptionsArguments, QualityArguments),
     ),
     "embed": (DataArguments, EncoderArguments, VerifyArguments),
     "train": (

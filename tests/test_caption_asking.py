@@ -29,7 +29,6 @@ from g4i_hf.captioning.rows import ImageFacts
 from g4i_hf.captioning.sharing import Heartbeat, Share
 from g4i_hf.data.image_ids import image_paths
 from g4i_hf.data.loading import open_images
-from g4i_hf.options import CleaningArguments
 
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
 
@@ -105,7 +104,7 @@ def ask(split: Dataset, journal: Path, captioner=None, templates=(), **options) 
 
 def rows_of(split: Dataset, journal: Path, templates=()) -> list[dict]:
     questions = questions_of(split, *templates)["train"]
-    return journal_columns(questions, Journal.load(journal), CleaningArguments()).to_list()
+    return journal_columns(questions, Journal.load(journal), True).to_list()
 
 
 def test_facts_are_those_of_files_and_of_bytes(folder, monkeypatch):
@@ -214,7 +213,7 @@ def test_failures_end_nothing_and_are_asked_again_only_on_demand(folder, tmp_pat
     assert sum(row[STATUS] == OK for row in found.values()) == 9
     again, _ = ask(split, tmp_path / "journal")
     assert again.asked == []
-    retry, _ = ask(split, tmp_path / "journal", ask_again=needs_another_try(CleaningArguments()))
+    retry, _ = ask(split, tmp_path / "journal", ask_again=needs_another_try(True))
     assert {name for name, _ in retry.asked} == set(fails)
     assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
 
@@ -265,7 +264,7 @@ def test_what_a_lost_process_was_to_ask_again_is_asked_again(folder, tmp_path, m
     monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
     split = opened(folder)
     ask(split, tmp_path / "journal", Digesting(dict.fromkeys(split["image_id"][:], Answer("failed", reason="x"))))
-    again = needs_another_try(CleaningArguments())
+    again = needs_another_try(True)
     first = ask_as(Share(0, 2), split, tmp_path / "journal", ask_again=again)
     assert len(first.asked) == 12
 
@@ -325,12 +324,10 @@ def test_ranks_come_from_the_launcher(monkeypatch):
 
 def test_given_captions_become_the_same_columns():
     split = Dataset.from_dict({"image_id": ["a", "b", "c"]})
-    found = given_columns(
-        split, ["The image shows a dog.", None, "I'm sorry, I can't see it."], False, CleaningArguments()
-    )
+    found = given_columns(split, ["The image shows a dog.", None, "I'm sorry, I can't see it."], False, True)
     assert found["caption"][:] == ["A dog.", None, None]
     assert found[STATUS][:] == [OK, "missing", "refused"] and found[RAW][0] == "The image shows a dog."
-    lists = given_columns(split, [["a dog", "two dogs"], None, []], True, CleaningArguments())
+    lists = given_columns(split, [["a dog", "two dogs"], None, []], True, True)
     assert lists["caption"][:] == [["a dog", "two dogs"], [], []]
 
 

@@ -1,16 +1,13 @@
 """Answers as models give them, and the captions in them."""
 
-import dataclasses
 import random
 
 import pytest
 
 from g4i_hf.captioning.cleaning.clean import STEPS, Cleaned, clean
 from g4i_hf.captioning.cleaning.sentences import count_words, split_sentences
-from g4i_hf.options import CleaningArguments
 
-ARGS = CleaningArguments()
-OFF = CleaningArguments(**{f.name: False for f in dataclasses.fields(CleaningArguments) if f.default is True})
+ARGS, OFF = True, False
 
 OPENINGS = {
     "The image shows a dog on a beach.": "A dog on a beach.",
@@ -188,8 +185,8 @@ CORPUS = [
 ]
 
 
-def caption_of(text: str | None, finish_reason: str | None = None, **switches) -> str | None:
-    return clean(text, finish_reason, dataclasses.replace(ARGS, **switches)).caption
+def caption_of(text: str | None, finish_reason: str | None = None) -> str | None:
+    return clean(text, finish_reason, ARGS).caption
 
 
 @pytest.mark.parametrize(
@@ -201,9 +198,6 @@ def test_what_goes_goes_and_is_counted_and_has_a_switch(step, cases):
         cleaned = clean(text, None, ARGS)
         assert cleaned.caption == caption and cleaned.status == "ok", text
         assert step in cleaned.applied, text
-        without = clean(text, None, dataclasses.replace(ARGS, **{f"clean_{step}": False}))
-        assert step not in without.applied, text
-        assert without.caption != caption, text
         assert clean(text, None, OFF) == Cleaned(" ".join(text.split()), "ok"), text
 
 
@@ -218,10 +212,10 @@ def test_what_is_a_caption_stays_as_it_is(text, finish_reason):
 def test_refusals_are_no_captions(text):
     cleaned = clean(text, "stop", ARGS)
     assert (cleaned.caption, cleaned.status) == (None, "refused") and "refusals" in cleaned.applied
-    assert clean(text, "stop", dataclasses.replace(ARGS, clean_refusals=False)).status != "refused"
+    assert clean(text, "stop", OFF).status == "ok"
 
 
-@pytest.mark.parametrize("args", [ARGS, OFF, dataclasses.replace(ARGS, max_caption_words=12, min_caption_words=2)])
+@pytest.mark.parametrize("args", [ARGS, OFF])
 @pytest.mark.parametrize("finish_reason", [None, "stop", "length"])
 def test_cleaning_twice_changes_nothing_more(args, finish_reason):
     for text in CORPUS:
@@ -261,15 +255,7 @@ def test_a_list_that_was_cut_off_loses_its_last_item_and_a_whole_one_does_not():
     assert caption_of(text, "stop") == "A dog. A cat. A tr."
 
 
-def test_lengths_are_bounds():
-    assert clean("A dog.", None, dataclasses.replace(ARGS, min_caption_words=3)) == Cleaned(
-        None, "empty", ("min_caption_words",)
-    )
-    cut = clean("A dog runs. It is brown. It barks at a cat.", None, dataclasses.replace(ARGS, max_caption_words=8))
-    assert cut == Cleaned("A dog runs. It is brown.", "ok", ("max_caption_words",))
-    assert caption_of("a dog, a cat, and a mouse", max_caption_words=4) == "a dog, a cat"
-    assert caption_of("A dog runs. It barks.", max_caption_words=5) == "A dog runs. It barks."
-    assert caption_of("一只狗在跑。草是绿色的。", max_caption_words=8) == "一只狗在跑。"
+def test_words_are_counted_in_scripts_without_spaces_too():
     assert count_words("一只狗 runs fast") == 5
 
 
@@ -277,9 +263,9 @@ def test_the_order_is_that_of_the_steps():
     """A refusal in markup behind an opening; an opening behind a heading; a loop before its broken last round."""
     assert clean("**Sure!** I'm sorry, but I can't do that.", None, ARGS).status == "refused"
     everything = "**Description:**\nThe image shows a dog. The dog is black. The dog is black. The dog is bl"
-    cleaned = clean(everything, "length", dataclasses.replace(ARGS, max_caption_words=3))
-    assert cleaned.caption == "A dog."
-    assert cleaned.applied == ("boilerplate", "openings", "repetitions", "max_caption_words")
+    cleaned = clean(everything, "length", ARGS)
+    assert cleaned.caption == "A dog. The dog is black."
+    assert cleaned.applied == ("boilerplate", "openings", "repetitions")
     assert [step for step in STEPS if step in cleaned.applied] == list(cleaned.applied)
 
 

@@ -282,8 +282,6 @@ def test_options_say_where_captions_come_from(tmp_path):
     assert existing_captions(data, ExistingCaptionsArguments()).report["from"] == "column"
     with pytest.raises(ValueError, match="captioner is 'file': name the file"):
         existing_captions(data, ExistingCaptionsArguments(), "file")
-    with pytest.raises(ValueError, match="order_sample is 3"):
-        ExistingCaptionsArguments(order_sample=3)
 
 
 LARGE = """

@@ -64,6 +64,7 @@ def captioned(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_image_is_described_in_its_own_row(captioned):
     found = pq.read_table(captioned / "runs" / "captions" / "train.parquet").to_pylist()
     assert len(found) == 40 and {row["caption_status"] for row in found} == {"ok"}
@@ -75,6 +76,7 @@ def test_every_image_is_described_in_its_own_row(captioned):
     assert stage["status"] == {"ok": {"train": 40}} and stage["source"] == "../../pictures"
 
 
+@pytest.mark.slow
 def test_the_folder_opens_as_images_with_captions(captioned):
     split = open_images(str(captioned / "runs" / "captions"))["train"]
     assert {"image", "label", "image_id", "caption", "caption_weight"} <= set(split.column_names)
@@ -82,6 +84,7 @@ def test_the_folder_opens_as_images_with_captions(captioned):
     assert all(f" {names[row['label']]} " in row["caption"] for row in split)
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_and_writes_the_same(captioned):
     folder = captioned / "runs" / "captions"
     before, size = pq.read_table(folder / "train.parquet"), journal_bytes(captioned)
@@ -95,6 +98,7 @@ def journal_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in (folder / "runs" / "captions.journal").glob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_published(captioned):
     for path in (captioned / "runs" / "captions").rglob("*"):
         if path.is_file():
@@ -103,6 +107,7 @@ def test_no_path_of_this_machine_is_published(captioned):
                 assert secret.encode() not in content, (path, secret)
 
 
+@pytest.mark.slow
 def test_card_says_what_must_be_said(captioned):
     card = (captioned / "runs" / "captions" / "README.md").read_text()
     for said in (
@@ -159,6 +164,7 @@ def test_card_of_everything_and_of_nearly_nothing():
     assert str(ROOT) not in card and "| refusals |" not in card and "unverified" in card
 
 
+@pytest.mark.slow
 def test_report_shows_the_pictures(captioned):
     page = (captioned / "runs" / "captions" / "caption_report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 8 and " on a " in page

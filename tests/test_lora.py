@@ -428,8 +428,8 @@ def test_a_local_base_is_not_released_as_the_base_of_an_adapter(tmp_path):
     [
         ({"pretrained": False}, "use_peft adapts pretrained weights, but pretrained is false.*Set pretrained to true"),
         ({"use_peft": False, "lora_target_modules": ["qkv"]}, "lora_target_modules is set, but use_peft is false"),
-        ({"lora_r": 0}, "lora_r is 0; it must be positive"),
-        ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must be from 0 to below 1"),
+        ({"lora_r": 0}, "lora_r is 0; it must be at least 1"),
+        ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must be at least 0 and below 1"),
     ],
 )
 def test_options_that_make_no_sense_are_errors(changes, message):

@@ -24,7 +24,6 @@ from g4i_hf.data.texts import caption_key_table, is_blank
 from g4i_hf.embedding.captions import read_captions
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.card import student_card
-from g4i_hf.options import CleaningArguments
 
 INJECTIONS = [
     "<script>alert(1)</script>",
@@ -85,7 +84,7 @@ class Structure(HTMLParser):
 @given(st.text(st.characters(), max_size=80) | hostile, st.sampled_from([None, "stop", "length"]))
 @example("half \ud83d of a character.", None)
 def test_any_answer_is_a_caption_or_none(text, finish_reason):
-    cleaned = clean(text, finish_reason, CleaningArguments())
+    cleaned = clean(text, finish_reason)
     assert cleaned.status == OK or cleaned.status in FAILURES
     assert (cleaned.caption is None) == (cleaned.status != OK)
     if cleaned.caption is not None:
@@ -97,7 +96,7 @@ def test_any_answer_is_a_caption_or_none(text, finish_reason):
 @pytest.mark.parametrize("text", [LONG, "a b " * 25_000, "<b>" * 33_000, "\u202e" * 100_000, "**" * 50_000])
 def test_a_long_answer_takes_no_longer_than_its_length(text):
     start = time.process_time()
-    clean(text, None, CleaningArguments())
+    clean(text, None)
     assert time.process_time() - start < 5
 
 

@@ -210,7 +210,7 @@ def test_the_recipe_leaves_captions_below_the_threshold_without_label(data):  # 
 
 
 def test_a_threshold_is_a_probability(data):  # noqa: F811
-    with pytest.raises(ValueError, match="pseudo_label_threshold is 1.5; it must be from 0 to below 1"):
+    with pytest.raises(ValueError, match="pseudo_label_threshold is 1.5; it must be at least 0 and below 1"):
         loaded(data, "--pseudo_label_threshold", "1.5")
 
 

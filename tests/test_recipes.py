@@ -59,6 +59,7 @@ def emoji_run(tmp_path_factory):
     return folder, run
 
 
+@pytest.mark.slow
 def test_training_on_two_processes_leaves_a_whole_run_folder(emoji_run):
     folder, run = emoji_run
     names = {path.name for path in run.iterdir()}
@@ -73,11 +74,13 @@ def test_training_on_two_processes_leaves_a_whole_run_folder(emoji_run):
     assert 1e5 < (folder / "report.html").stat().st_size < 3e6 and not (folder / "report").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_global_batches(emoji_run):
     """2,897 images in global batches of 2 x 64 are 23 steps; one process would need 46."""
     assert json.loads((emoji_run[1] / "trainer_state.json").read_text())["global_step"] == 23
 
 
+@pytest.mark.slow
 def test_all_processes_report_the_same_terms(emoji_run):
     history = json.loads((emoji_run[1] / "trainer_state.json").read_text())["log_history"]
     logged = next(entry for entry in history if "loss" in entry)
@@ -87,6 +90,7 @@ def test_all_processes_report_the_same_terms(emoji_run):
     assert logged["loss"] == pytest.approx(logged["loss_ce"] + logged["align_weight"] * logged["loss_align"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_written(emoji_run):
     folder, run = emoji_run
     for path in [*run.rglob("*.json"), *run.rglob("*.md"), *run.rglob("*.yaml"), *folder.rglob("stage.json")]:
@@ -105,6 +109,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoj
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
     folder, run = emoji_run
     other = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(4))
@@ -141,6 +146,7 @@ def test_a_baseline_that_is_not_there_is_said_at_once(emoji_run):
         assert "error: baseline is 'runs/no', but there is no such " in message and "Traceback" not in message
 
 
+@pytest.mark.slow
 def test_card_states_the_size_that_the_student_takes(emoji_run):
     assert "at 32 x 32 pixels" in (emoji_run[1] / "student" / "README.md").read_text()
 
@@ -154,6 +160,7 @@ def test_embeddings_are_made_once(emoji_run):
     assert "Already embedded" in printed and stage.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_evaluator_and_pipeline_take_the_run_folder(emoji_run):
     """`evaluate.evaluator` on the path of a run finds the accuracy that `g4i evaluate` wrote."""
     import g4i_hf.modeling  # noqa: F401, registers the model with the Auto classes

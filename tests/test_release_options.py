@@ -25,12 +25,9 @@ from g4i_hf.workflows.release import Release
     ("repo_id", "remedy"),
     [
         ("emoji", "without the user or organisation.*write it as NAME/emoji"),
-        ("https://huggingface.co/me/x", "write it as me/x[.]"),
-        ("https://huggingface.co/datasets/me/x/tree/main", "write it as me/x[.]"),
-        ("huggingface.co/spaces/me/x", "write it as me/x[.]"),
-        ("datasets/me/x", "write it as me/x[.]"),
-        ("me/x/y", "write it as me/x[.]"),
-        ("me/", "write it as me/my-student"),
+        ("https://huggingface.co/datasets/me/x", "no Hub id: write it as me/my-student"),
+        ("me/x/y", "no Hub id: write it as me/my-student"),
+        ("me/", "no Hub id: write it as me/my-student"),
     ],
 )
 @pytest.mark.parametrize("name", ["repo_id", "space_repo_id"])
@@ -43,7 +40,7 @@ def test_ids_that_are_whole_and_images_of_an_old_name_are_taken():
     for repo_id in ("me/x", "datasets/x", "huggingface.co-fans/x"):
         assert ReleaseArguments(run="run", repo_id=repo_id).repo_id == repo_id
     assert ReleaseArguments(stage="stage", images_id="mnist").images_id == "mnist"
-    with pytest.raises(ValueError, match="images_id is .*write it as me/x"):
+    with pytest.raises(ValueError, match="images_id is .*write it as me/my-student"):
         ReleaseArguments(stage="stage", images_id="https://huggingface.co/datasets/me/x")
 
 

@@ -56,6 +56,7 @@ def outcomes(tmp_path_factory):
     return dict(zip(POINTS, found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_resumed_run_ends_with_the_same_weights_and_ema(outcomes, point):
     outcome = outcomes[point]
@@ -66,6 +67,7 @@ def test_killed_and_resumed_run_ends_with_the_same_weights_and_ema(outcomes, poi
     assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["write", "ema", "rename"])
 def test_a_checkpoint_is_whole_or_not_there(outcomes, point):
     assert outcomes[point]["checkpoints"] == ["checkpoint-3"] and outcomes[point]["whole"]

@@ -281,7 +281,7 @@ def test_what_cannot_become_a_space_is_said(built, tmp_path):
         build_space(run, plain, tmp_path / "space")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
-    with pytest.raises(ValueError, match="something else than an app.*--space_dir"):
+    with pytest.raises(ValueError, match="something else than an app"):
         build_space(run, run / "student", tmp_path / "mine")
     without = write_run(root / "without", text_encoder="null")
     with pytest.raises(ValueError, match="has no captions with embeddings"):

@@ -8,7 +8,6 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from .. import columns
-from ..options import CleaningArguments
 from .answers import FAILURES, OK
 from .cleaning.clean import clean
 from .journal.reader import Journal
@@ -46,7 +45,7 @@ def caption_features(several: bool) -> Features:
 
 
 def journal_columns(
-    questions: SplitQuestions | StreamQuestions, journal: Journal, cleaning: CleaningArguments, partial: bool = False
+    questions: SplitQuestions | StreamQuestions, journal: Journal, cleaning: bool, partial: bool = False
 ) -> Dataset:
     """
     The columns of a split from the answers in the journal, by `datasets.map`: images are not opened, order is kept.
@@ -78,7 +77,7 @@ def journal_columns(
     )
 
 
-def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: CleaningArguments) -> Dataset:
+def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
     """
     The columns of a split from captions that exist already.
 
@@ -86,14 +85,14 @@ def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: 
         split: rows with `image_id`.
         captions: text, list of texts or None, a row each, in the order of the split.
         several: whether rows can have more than one.
-        cleaning: what is done to them.
+        cleaning: whether they are cleaned.
     """
 
     def fill(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
         rows = ([_from_text(text, cleaning) for text in _texts(captions[number], several)] for number in numbers)
         return _as_columns(batch[columns.IMAGE_ID], rows, several)
 
-    digest = hashlib.blake2b(repr(cleaning).encode(), digest_size=8)
+    digest = hashlib.blake2b(str(cleaning).encode(), digest_size=8)
     for caption in captions:
         digest.update(repr(caption).encode())
     ids = split.select_columns([columns.IMAGE_ID])
@@ -110,7 +109,7 @@ def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: 
     )
 
 
-def needs_another_try(cleaning: CleaningArguments) -> Callable[[Journal, Any], bool]:
+def needs_another_try(cleaning: bool) -> Callable[[Journal, Any], bool]:
     """For `retry_failed`: whether an answer in the journal is none, or becomes none when it is cleaned."""
 
     def failed(journal: Journal, entry: Any) -> bool:
@@ -119,7 +118,7 @@ def needs_another_try(cleaning: CleaningArguments) -> Callable[[Journal, Any], b
     return failed
 
 
-def _from_record(record: dict[str, Any] | None, cleaning: CleaningArguments) -> tuple[str | None, ...]:
+def _from_record(record: dict[str, Any] | None, cleaning: bool) -> tuple[str | None, ...]:
     """caption, raw, status, reason, cleaned."""
     if record is None:
         return None, None, MISSING, "was not asked", ""
@@ -129,9 +128,7 @@ def _from_record(record: dict[str, Any] | None, cleaning: CleaningArguments) -> 
     return _from_text(record["text"], cleaning, record["finish_reason"])
 
 
-def _from_text(
-    text: str | None, cleaning: CleaningArguments, finish_reason: str | None = None
-) -> tuple[str | None, ...]:
+def _from_text(text: str | None, cleaning: bool, finish_reason: str | None = None) -> tuple[str | None, ...]:
     if text is None:
         return None, None, MISSING, "no caption was given", ""
     cleaned = clean(text, finish_reason, cleaning)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import columns
 from ..data.images import open_image
-from ..options import CaptionArguments, CleaningArguments
+from ..options import CaptionArguments
 from .answers import OK, Captioner, CaptionerError
 from .asking import Asking
 from .captioned import CLEANED, MISSING, RAW, REASON, STATUS, journal_columns
@@ -38,7 +38,7 @@ def dry_run(
     captioner: Captioner,
     questions: Mapping[str, SplitQuestions | StreamQuestions],
     args: CaptionArguments,
-    cleaning: CleaningArguments,
+    cleaning: bool,
     processes: int = 1,
 ) -> DryRun:
     """
@@ -49,15 +49,13 @@ def dry_run(
         captioner: what answers.
         questions: of each split.
         args: how many images, prices, limits, where the pictures go.
-        cleaning: what is done to answers.
+        cleaning: whether answers are cleaned.
         processes: that will share the work.
 
     Raises:
         CaptionerError: when no image got a caption.
     """
-    parts = {
-        name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run, args.caption_seed).items()
-    }
+    parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
     asking = Asking(captioner, parts, args.journal, budget=budget, keep_answers=True)
     outcome = asking.run()
@@ -76,7 +74,7 @@ def dry_run(
         projection = project(measured, max(known, len(shown)), sum(total), outcome.seconds, processes, prices)
         lines = projection.as_text().split("\n")
     if not outcome.answers:
-        lines.append("These answers were there already, so nothing was measured. Draw others with --caption_seed.")
+        lines.append("These answers were there already, so nothing was measured.")
     if len(shown) > 2 and len({one.caption for one in shown if one.caption}) == 1:
         lines.append("All captions are the same: does this model see the images at all?")
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
@@ -85,14 +83,14 @@ def dry_run(
     return DryRun(folder, projection, "\n".join(lines))
 
 
-def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: int, seed: int) -> dict[str, list[int]]:
+def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: int) -> dict[str, list[int]]:
     """Rows of each split, drawn from all of them; of streams the first."""
     first = next(iter(questions.values()))
     if isinstance(first, StreamQuestions):
         return {first.name: list(range(count))}
     names = list(questions)
     ends = np.cumsum([len(questions[name].split) for name in names])
-    drawn = np.sort(np.random.default_rng(seed).permutation(int(ends[-1]))[:count])
+    drawn = np.sort(np.random.default_rng(0).permutation(int(ends[-1]))[:count])
     chosen: dict[str, list[int]] = {}
     for number in drawn.tolist():
         place = int(np.searchsorted(ends, number, side="right"))
@@ -100,7 +98,7 @@ def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: in
     return chosen
 
 
-def _shown(part: SplitQuestions | StreamQuestions, asking: Asking, cleaning: CleaningArguments) -> list[Shown]:
+def _shown(part: SplitQuestions | StreamQuestions, asking: Asking, cleaning: bool) -> list[Shown]:
     found = journal_columns(part, asking.journal, cleaning).to_list()
     failures = {image_id: answer for (image_id, _), answer in asking.outcome.failures.items()}
     shown = []

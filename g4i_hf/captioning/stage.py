@@ -15,7 +15,7 @@ from ..data.image_ids import check_image_ids
 from ..data.joining import without_replaced
 from ..data.source import Source
 from ..data.stage import ids_digest, read_stage, write_stage
-from ..options import CaptionArguments, CleaningArguments
+from ..options import CaptionArguments
 from .answers import FAILURES, Captioner
 from .captioned import CLEANED, MISSING, STATUS, caption_features, given_columns, journal_columns
 from .cleaning.clean import STEPS
@@ -59,7 +59,7 @@ class Captioned:
         journal: Journal,
         splits: Mapping[str, Any],
         captioner: dict[str, Any],
-        cleaning: CleaningArguments,
+        cleaning: bool,
         partial: bool = False,
     ) -> "Captioned":
         """
@@ -78,7 +78,7 @@ class Captioned:
 
     @classmethod
     def from_existing(
-        cls, existing: ExistingCaptions, splits: DatasetDict, captioner: dict[str, Any], cleaning: CleaningArguments
+        cls, existing: ExistingCaptions, splits: DatasetDict, captioner: dict[str, Any], cleaning: bool
     ) -> "Captioned":
         """Captions that exist already, in the order of the images; `captioner` says where they come from."""
         several = any(isinstance(caption, list) for rows in existing.captions.values() for caption in rows)

@@ -102,7 +102,7 @@ def build_space(
 
 def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "space.json").is_file():
-        raise ValueError(f"{output_dir} holds something else than an app. Choose another --space_dir.")
+        raise ValueError(f"{output_dir} holds something else than an app. Move it away.")
     if read_options(run).get("align_weight") == 0:
         raise ValueError(
             f"{run} is a baseline, and knows no text: a Space shows the captions nearest to a picture. Make it of a "

@@ -26,7 +26,6 @@ from ..data.stage import check_replaceable
 from ..options import (
     OPTIONS_OF,
     CaptionArguments,
-    CleaningArguments,
     DataArguments,
     EndpointArguments,
     ExistingCaptionsArguments,
@@ -40,7 +39,7 @@ class Captioning:
     Describes every image of a dataset, or takes over captions that exist.
 
     Args:
-        args, data, local, endpoint, existing, cleaning, quality: the options of the command.
+        args, data, local, endpoint, existing, quality: the options of the command.
         say: is given what a user should read, when it is known; on the first process.
     """
 
@@ -51,12 +50,11 @@ class Captioning:
         local: LocalCaptionerArguments,
         endpoint: EndpointArguments,
         existing: ExistingCaptionsArguments,
-        cleaning: CleaningArguments,
         quality: QualityArguments,
         say: Callable[[str], object],
     ):
         self.args, self.data, self.local, self.endpoint = args, data, local, endpoint
-        self.existing, self.cleaning, self.quality = existing, cleaning, quality
+        self.existing, self.quality = existing, quality
         self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         self.asks = self.kind in ("local", "endpoint")
         self.share = Share.from_environment()
@@ -113,7 +111,6 @@ class Captioning:
             "max_new_tokens": args.max_new_tokens,
             "temperature": args.temperature,
             "top_p": args.top_p,
-            "seed": args.caption_seed,
             "max_side": args.image_max_side,
         }
         if self.kind == "endpoint":
@@ -146,7 +143,7 @@ class Captioning:
             share=share,
             heartbeat=heartbeat,
             budget=Budget(requests, cost, args.price_input, args.price_output),
-            ask_again=needs_another_try(self.cleaning) if args.retry_failed else None,
+            ask_again=needs_another_try(self.quality.clean) if args.retry_failed else None,
         )
         outcome = asking.run()
         if not share.is_first:
@@ -162,14 +159,16 @@ class Captioning:
             )
             return None
         partial = reason is not None
-        return Captioned.from_journal(questions, asking.journal, splits, captioner.provenance, self.cleaning, partial)
+        return Captioned.from_journal(
+            questions, asking.journal, splits, captioner.provenance, self.quality.clean, partial
+        )
 
     def _try(self, captioner: Any, questions: dict) -> None:
         """A dry run: a few captions, and what all of them would take."""
         if hasattr(captioner, "hosts"):
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
-        found = dry_run(captioner, questions, self.args, self.cleaning, self.share.processes)
+        found = dry_run(captioner, questions, self.args, self.quality.clean, self.share.processes)
         self.say(found.text)
         self.say(
             f"Look at {found.folder / PAGE} or {found.folder / GRID}. Nothing else was written; the answers are kept."
@@ -192,7 +191,7 @@ class Captioning:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
-        return Captioned.from_existing(found, splits, origin, self.cleaning)
+        return Captioned.from_existing(found, splits, origin, self.quality.clean)
 
     def _order_of(self, found: Any, splits: DatasetDict) -> dict[str, Any]:
         """Whether a list is in the order of the images, as far as a scorer can tell."""
@@ -203,7 +202,6 @@ class Captioning:
             ImagesInOrder(split, found.list_rows),
             captions,
             clip_scorer(self.existing.order_scorer),
-            sample=self.existing.order_sample,
             classes=classes and [classes[row] for row in found.list_rows],
         )
 
@@ -221,7 +219,7 @@ class Captioning:
         judged = judge_captions(captioned, splits, quality, encode=encode, scorer=clip_scorer(quality.clip_scorer))
         images = splits if args.with_images else None
         stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
-        write_card(args.captions_dir, stage, license=args.captions_license)
+        write_card(args.captions_dir, stage)
         if quality.report:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
             if stage["prompts"]:

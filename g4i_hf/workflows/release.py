@@ -103,7 +103,7 @@ class Release:
         kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
         self._say("student", student, f"{kind} AutoModelForImageClassification.from_pretrained")
         if args.space:
-            space = build_space(args.run, student, args.space_dir or run / "space", repo_id=args.repo_id)
+            space = build_space(args.run, student, run / "space", repo_id=args.repo_id)
             space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
             self.released.append(Released(space, space_id, "space"))
             self._say("space", space, f"a Gradio app: python {space / 'app.py'}")

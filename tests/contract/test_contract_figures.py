@@ -68,8 +68,8 @@ def test_onnx_moving_average_space_and_no_aligned_model(quick, folders, tmp_path
         "assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one); print('same')\n"
     )
     assert "same" in quick.python(code, ema, raw)
-    quick.succeed("release", run, {"space": "true", "space_dir": folder / "space"})
-    assert files_in(folder / "space") >= {"app.py", "README.md", "requirements.txt", "captions.parquet"}
+    quick.succeed("release", run, {"space": "true"})
+    assert files_in(folder / "aligned" / "space") >= {"app.py", "README.md", "requirements.txt", "captions.parquet"}
 
 
 def test_lora_is_merged_or_an_adapter(quick, loop, folders, tmp_path):

@@ -11,7 +11,7 @@ QUICK = 1.5  # seconds of CPU time; importing torch and transformers takes six
 DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 # Of each command, options that the README or a page of docs/ names
 PROMISED = {
-    "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input min_caption_words",
+    "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input clean",
     "embed": "text_encoder embeddings_dir verify long_captions with_images text_encoder_prompt",
     "train": "align_weight align_loss align_text_bank teacher_weight unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights probe_samples",

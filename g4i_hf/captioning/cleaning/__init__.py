@@ -1,1 +1,1 @@
-"""From an answer to a caption: pure functions, each with a switch and a count."""
+"""From an answer to a caption: pure functions, each with a count."""

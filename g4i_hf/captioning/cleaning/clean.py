@@ -1,26 +1,23 @@
-"""Answers -> captions: pure functions, each with a switch, applied in a fixed order."""
+"""Answers -> captions: pure functions, applied in a fixed order."""
 
 import re
 from dataclasses import dataclass
 
-from ...options import CleaningArguments
 from ..answers import OK
 from .loops import cut_loops
 from .markup import cut_closings, cut_markup, has_closing
 from .openings import cut_openings
 from .refusals import is_refusal
-from .sentences import count_words, cut_at_words, is_finished, join_sentences, split_sentences
+from .sentences import is_finished, join_sentences, split_sentences
 
 # What can happen to an answer, in this order. The order matters: a refusal may stand behind markup, an opening behind
-# neither; a loop has to go before its last, broken round is taken for an unfinished sentence; lengths come last
+# neither; a loop has to go before its last, broken round is taken for an unfinished sentence
 STEPS = {
     "boilerplate": "markup, questions back and offers of help",
     "refusals": "the model declined",
     "openings": "`The image shows` and the like",
     "repetitions": "a word, phrase or sentence said again and again",
     "unfinished": "a last sentence that ends in the middle",
-    "max_caption_words": "longer than allowed",
-    "min_caption_words": "shorter than allowed",
 }
 _MOST_PASSES = 6
 _INVISIBLE = re.compile("[\u0000-\u0008\u000e-\u001b\u007f\u00ad\u200b\u2060\ufeff\ufffd\ud800-\udfff]")
@@ -40,34 +37,33 @@ class Cleaned:
     applied: tuple[str, ...] = ()
 
 
-def clean(text: str | None, finish_reason: str | None, args: CleaningArguments) -> Cleaned:
+def clean(text: str | None, finish_reason: str | None, enabled: bool = True) -> Cleaned:
     """
     The caption in an answer. Cleaning what is clean changes nothing: the steps are repeated until they find no more,
     since an opening may stand before a quotation, and a quotation hold another opening. White space becomes single
-    spaces, and characters that cannot be seen go, whatever the switches say.
+    spaces, and characters that cannot be seen go, in any case.
 
     Args:
         text: the answer as the model gave it.
         finish_reason: `length` when the model was cut off.
-        args: the switches.
+        enabled: whether the steps are taken.
     """
     applied: set[str] = set()
     text = text or ""
-    for _ in range(_MOST_PASSES):
-        text, refused, changed = _clean_once(text, finish_reason == "length", args, applied)
-        if refused or not changed:
+    if not enabled:
+        text = _one_line(_visible(text))
+    for _ in range(_MOST_PASSES if enabled else 0):
+        text, refused, changed = _clean_once(text, finish_reason == "length", applied)
+        if refused:
+            return Cleaned(None, "refused", _ordered(applied))
+        if not changed:
             break
-    if refused:
-        return Cleaned(None, "refused", _ordered(applied))
-    words = count_words(text)
-    if words < args.min_caption_words or not any(character.isalnum() for character in text):
-        if words:
-            applied.add("min_caption_words")
+    if not any(character.isalnum() for character in text):
         return Cleaned(None, "empty", _ordered(applied))
     return Cleaned(text, OK, _ordered(applied))
 
 
-def _clean_once(text: str, cut_off: bool, args: CleaningArguments, applied: set[str]) -> tuple[str, bool, bool]:
+def _clean_once(text: str, cut_off: bool, applied: set[str]) -> tuple[str, bool, bool]:
     """One round of all steps: the text, whether it is a refusal, and whether a step changed anything."""
     start = _visible(text)
     text = _one_line(start)
@@ -79,21 +75,16 @@ def _clean_once(text: str, cut_off: bool, args: CleaningArguments, applied: set[
             applied.add(name)
         return changed
 
-    if args.clean_boilerplate:
-        text = step("boilerplate", cut_markup(start, cut_off))
-    if args.clean_refusals and is_refusal(text):
+    text = step("boilerplate", cut_markup(start, cut_off))
+    if is_refusal(text):
         applied.add("refusals")
         return text, True, True
-    if args.clean_openings:
-        text = step("openings", cut_openings(text))
-    if args.clean_boilerplate and has_closing(text):
+    text = step("openings", cut_openings(text))
+    if has_closing(text):
         text = step("boilerplate", cut_closings(text))
-    if args.clean_repetitions:
-        text = step("repetitions", cut_loops(text))
-    if args.clean_unfinished and text and not is_finished(text):
+    text = step("repetitions", cut_loops(text))
+    if text and not is_finished(text):
         text = step("unfinished", _cut_unfinished(text))
-    if args.max_caption_words is not None:
-        text = step("max_caption_words", cut_at_words(text, args.max_caption_words))
     return text, False, text != first
 
 

@@ -15,7 +15,6 @@ _ABBREVIATIONS = re.compile(
 # Scripts that put no space between words: each of their characters counts as a word
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
-_CUT = ",;:-–—、，；： "
 
 
 def split_sentences(text: str) -> list[str]:
@@ -43,24 +42,6 @@ def is_unspaced(text: str) -> bool:
 def count_words(text: str) -> int:
     """Runs of characters without a space; each character in scripts that do not separate words."""
     return len(text.split()) if text.isascii() else sum(1 for _ in _WORD.finditer(text))
-
-
-def cut_at_words(text: str, most: int) -> str:
-    """At most this many words: up to the last sentence end among them, or the last word where there is none."""
-    end = 0
-    for number, word in enumerate(_WORD.finditer(text), 1):
-        if number > most:
-            break
-        end = word.end()
-    else:
-        return text
-    kept, length = [], 0
-    for sentence in split_sentences(text):
-        length = text.index(sentence, length) + len(sentence)
-        if length > end:
-            break
-        kept.append(sentence)
-    return text[:end].rstrip(_CUT) if not kept else join_sentences(kept)
 
 
 def join_sentences(sentences: list[str]) -> str:

@@ -217,8 +217,8 @@ def _judge(report: dict[str, Any], differences: dict[str, np.ndarray], places: n
         raise ValueError(
             "The order of the list is not verified: captions fit their images better than captions from anywhere, "
             f"but not clearly better than their neighbours. {_numbers(report)} Either they are shuffled within "
-            "classes, or wrong in part, or neighbours are too alike for this sample: take more images with "
-            "--order_sample, or a better model with --order_scorer."
+            "classes, or wrong in part, or neighbours are too alike for this sample: take a better model with "
+            "--order_scorer."
         )
 
 

@@ -73,7 +73,7 @@ class LocalCaptioner:
             "captioner": "local",
             **self.source.identity,
             # As it was asked for: machines of one run may differ in what `auto` is to them
-            "dtype": self.local.captioner_dtype,
+            "dtype": "auto",
             **decoding_provenance(max_new_tokens, temperature, top_p, seed, max_side),
         }
 

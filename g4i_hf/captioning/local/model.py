@@ -43,7 +43,7 @@ class Source:
         }
         self.adapter_commit = None
         if local.captioner_adapter:
-            self.adapter_commit = _check_adapter(local.captioner_adapter, local.captioner_adapter_revision)
+            self.adapter_commit = _check_adapter(local.captioner_adapter)
             self.identity["adapter"] = _name_of(local.captioner_adapter)
             self.identity["adapter_revision"] = self.adapter_commit or folder_digest(local.captioner_adapter)
 
@@ -60,7 +60,7 @@ class Source:
         options = {"revision": self.commit, "trust_remote_code": self.local.trust_remote_code}
         with _explained(f"The captioner {self.model!r} cannot be loaded"):
             processor = AutoProcessor.from_pretrained(self.model, **options)
-            dtype = dtype_of(self.local.captioner_dtype, device)
+            dtype = dtype_on(device)
             model = AutoModelForImageTextToText.from_pretrained(self.model, dtype=dtype, **options)
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None or getattr(processor, "image_processor", None) is None:
@@ -85,16 +85,10 @@ class Source:
             return adapted.merge_and_unload()
 
 
-def dtype_of(name: str, device: "str | torch.device") -> "torch.dtype":
-    """
-    Args:
-        name: `auto`, `bfloat16` or `float32`.
-        device: what it will run on; `auto` is bfloat16 on a GPU that has it, else float32.
-    """
+def dtype_on(device: "str | torch.device") -> "torch.dtype":
+    """bfloat16 on a GPU that has it, else float32."""
     import torch
 
-    if name != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
     kind = torch.device(device).type
     accelerator = getattr(torch, kind) if kind in ("cuda", "xpu") else None
     return torch.bfloat16 if accelerator is not None and accelerator.is_bf16_supported() else torch.float32
@@ -129,7 +123,7 @@ def _config_of(model: str, revision: str | None, trust_remote_code: bool) -> Any
     return config
 
 
-def _check_adapter(adapter: str, revision: str | None) -> str | None:
+def _check_adapter(adapter: str) -> str | None:
     """The commit of an adapter on the Hub, None for a folder."""
     try:
         from peft import PeftConfig
@@ -137,7 +131,7 @@ def _check_adapter(adapter: str, revision: str | None) -> str | None:
         raise CaptionerError("captioner_adapter needs the package peft: `pip install peft`.") from error
     with _explained(f"The adapter {adapter!r} cannot be found"):
         is_folder = Path(adapter).is_dir()
-        commit = None if is_folder else commit_of(adapter, revision, "adapter_config.json")
+        commit = None if is_folder else commit_of(adapter, None, "adapter_config.json")
         config = PeftConfig.from_pretrained(adapter, revision=commit)
     if config.is_prompt_learning:
         raise CaptionerError(

@@ -37,7 +37,7 @@ def judge_captions(
     Args:
         captioned: the stage.
         splits: the images, and their labels where there are any; of streams there is neither.
-        args: synonyms, and whether weights are wanted.
+        args: synonyms.
         encode: gives unit vectors (n, D) of n texts.
         scorer: how well n images and n texts fit.
 
@@ -55,8 +55,7 @@ def judge_captions(
         images = splits[name] if isinstance(splits[name], Dataset) else None  # a stream is not read again
         judged[name], owners = _judge_split(split, images, args, encode, scorer)
         captioned.quality[name] = summary(judged[name].quality.figures)
-        if args.caption_weights:
-            captioned.weights[name] = weights_of_rows(judged[name].quality.weights, owners, len(split))
+        captioned.weights[name] = weights_of_rows(judged[name].quality.weights, owners, len(split))
     return judged
 
 
