@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from provenance import RESULTS, ROOT, provenance
 
 sys.path.insert(0, str(ROOT / "tests" / "workers"))
 ROWS, UNANSWERED = 1_281_167, 1000
+BATCH = 256  # answers that are written together
 CAPTION = "A brown dog lies on a grey sofa beside a red cushion, its head on its paws, looking at the camera. " * 3
 
 
@@ -55,22 +57,21 @@ def write_images(folder: Path, rows: int) -> None:
 def write_journal(data: Path, journal: Path, base_url: str) -> None:
     """Answers of all rows but the last, as a run would have written them."""
     from g4i_hf.captioning.answers import Answer, Question
-    from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
-    from g4i_hf.captioning.journal.keys import Keys
-    from g4i_hf.captioning.journal.reader import JournalWriter
+    from g4i_hf.captioning.endpoint import EndpointCaptioner
     from g4i_hf.captioning.prompts import Prompts
-    from g4i_hf.captioning.questions import SplitQuestions
+    from g4i_hf.captioning.runner import Questions
+    from g4i_hf.captioning.store import AnswerStore, Keys
     from g4i_hf.data import open_images
 
     split = open_images(str(data))["train"]
     keys = Keys(EndpointCaptioner("tiny", base_url).provenance)
-    questions = SplitQuestions(split, "train", Prompts(["plain"], split.features, "train"), keys)
+    questions = Questions(split, "train", Prompts(["plain"], split.features, "train"), keys)
     answer = Answer("ok", CAPTION, finish_reason="stop", prompt_tokens=300, completion_tokens=80, seconds=1.0)
-    with JournalWriter(journal) as writer:
-        for row, image_id, prompts, places in questions.all_rows(lambda row: row < len(split) - UNANSWERED):
-            source = f"{row:032x}"
-            key, size = keys.key(source, prompts[0]), questions.facts.of_row(row)[0]
-            writer.append(Question(image_id, {}, prompts[0], key, places[0], source, size), answer)
+    rows = islice(questions.rows(), len(split) - UNANSWERED)
+    with AnswerStore(journal) as store:
+        while batch := list(islice(rows, BATCH)):
+            keyed = [(row, keys.key(f"{row.number:032x}", row.prompts[0])) for row in batch]
+            store.put((Question(row.image_id, {}, row.prompts[0], key, row.places[0]), answer) for row, key in keyed)
 
 
 def peak_memory(process: int) -> float:
@@ -121,7 +122,7 @@ def main() -> None:
         base_url = f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}"
         write_images(folder / "data", args.rows)
         write_journal(folder / "data", folder / "captions.journal", base_url)
-        size = sum(path.stat().st_size for path in (folder / "captions.journal").glob("*.jsonl"))
+        size = sum(path.stat().st_size for path in (folder / "captions.journal").glob("*.sqlite"))
         found = {"rows": args.rows, "unanswered": UNANSWERED, "journal_bytes": size} | resume(folder, base_url)
     finally:
         server.kill()

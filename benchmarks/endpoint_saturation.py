@@ -33,7 +33,7 @@ from provenance import RESULTS, ROOT, provenance
 from sklearn.datasets import load_sample_images
 
 from g4i_hf.captioning.answers import OK, Answer, Question
-from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.options import EndpointArguments
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 95
@@ -68,7 +68,7 @@ def image_of(files: list[bytes], number: int) -> bytes:
 def questions(files: list[bytes], count: int) -> Iterator[Question]:
     for number in range(count):
         image = {"bytes": image_of(files, number), "path": None}
-        yield Question(str(number), image, "Describe this image in detail.", str(number), "", "", 0)
+        yield Question(str(number), image, "Describe this image in detail.", str(number))
 
 
 class Server:
@@ -124,10 +124,11 @@ def ours(files: list[bytes], args: argparse.Namespace) -> dict:
         statuses: Counter[str] = Counter()
         times: list[float] = []
 
-        def deliver(question: Question, answer: Answer) -> None:
-            texts[question.image_id] = answer.text
-            statuses[answer.status] += 1
-            times.append(time.perf_counter())
+        def deliver(pairs: list[tuple[Question, Answer]]) -> None:
+            for question, answer in pairs:
+                texts[question.image_id] = answer.text
+                statuses[answer.status] += 1
+                times.append(time.perf_counter())
 
         memory, load = Memory(), os.getloadavg()[0]
         memory.start()

@@ -25,7 +25,7 @@ from provenance import RESULTS, ROOT, provenance
 from step_time import captioned_batch, students, trainer_for
 from torch.profiler import ProfilerActivity, profile
 
-from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.options import EndpointArguments
 
 SHOWN = 8
@@ -63,7 +63,7 @@ def caption_loop(requests: int) -> Counter:
             profilers[-1].enable()
 
         threading.setprofile(profile_thread)
-        profilers[0].runcall(captioner.run, questions(files, requests), lambda question, answer: None, lambda: True)
+        profilers[0].runcall(captioner.run, questions(files, requests), lambda pairs: None, lambda: True)
         threading.setprofile(None)
     times: Counter = Counter()
     for (file, _, function), (_, _, seconds, _, _) in pstats.Stats(*profilers).stats.items():

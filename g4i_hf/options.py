@@ -244,7 +244,7 @@ class EndpointArguments:
     api_key_env: str | None = option(
         None, "Variable with the API key; unset: a Hugging Face token, for its hosts alone."
     )
-    max_concurrency: Count = option(256, "Most concurrent requests of this process.")
+    max_concurrency: Count = option(384, "Most concurrent requests of this process.")
     request_timeout: Positive = option(120.0, "Seconds until a request counts as failed.")
     max_attempts: Count = option(8, "Attempts per request.")
     jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")

@@ -29,9 +29,7 @@ def png(image: Image.Image, **options) -> bytes:
 
 def question(name: int | str, image: bytes | Image.Image | None, prompt: str = PROMPTS[0]) -> Question:
     content = png(image) if isinstance(image, Image.Image) else image
-    return Question(
-        str(name), {"bytes": content, "path": None}, prompt, key=f"key {name}", place="", source="", size=0
-    )
+    return Question(str(name), {"bytes": content, "path": None}, prompt, key=f"key {name}")
 
 
 def captioner(folder: Path, batch_size: int = 8, max_new_tokens: int = NEW_TOKENS, **options) -> LocalCaptioner:
@@ -42,9 +40,10 @@ def captioner(folder: Path, batch_size: int = 8, max_new_tokens: int = NEW_TOKEN
 def answers(of: LocalCaptioner, questions: list[Question], allow=lambda: True) -> dict[str, Answer]:
     found = {}
 
-    def deliver(question: Question, answer: Answer) -> None:
-        assert question.image_id not in found, "answered twice"
-        found[question.image_id] = answer
+    def deliver(pairs: list[tuple[Question, Answer]]) -> None:
+        for question, answer in pairs:
+            assert question.image_id not in found, "answered twice"
+            found[question.image_id] = answer
 
     of.run(iter(questions), deliver, allow)
     return found

@@ -34,6 +34,7 @@ ORDER = {
     "comparison": 7,
     "hub": 8,
     "workflows": 9,
+    "captioning.scale": 10,
     "commands": 10,
     "running": 11,
     "recipes": 12,
@@ -45,7 +46,7 @@ KNOWS |= {
     "options": {"files"},
     "data.naming": {"files"},
     "cli": {"data.naming", "files", "options"},
-    "recipes": {"running"},
+    "recipes": {"captioning.scale", "cli", "options", "running"},
     "__main__": {"running"},
 }
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}

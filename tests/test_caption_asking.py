@@ -1,13 +1,10 @@
 """From rows to questions, from answers to columns: nothing is asked twice, nothing lands in another row."""
 
 import hashlib
-import io
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,15 +15,11 @@ from PIL import Image as PILImage
 
 from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.asking import Asking, _interrupted_once
-from g4i_hf.captioning.captioned import RAW, REASON, STATUS, given_columns, journal_columns, needs_another_try
-from g4i_hf.captioning.journal.keys import Keys
-from g4i_hf.captioning.journal.reader import Journal
 from g4i_hf.captioning.projection import Budget
 from g4i_hf.captioning.prompts import Prompts
-from g4i_hf.captioning.questions import SplitQuestions
-from g4i_hf.captioning.rows import ImageFacts
-from g4i_hf.captioning.sharing import Heartbeat, Share
+from g4i_hf.captioning.runner import Asking, Questions, Share, _interrupted_once, facts_of
+from g4i_hf.captioning.stage import RAW, REASON, STATUS, answered_columns, given_columns, needs_another_try
+from g4i_hf.captioning.store import AnswerStore, Keys
 from g4i_hf.data.image_ids import image_paths
 from g4i_hf.data.loading import open_images
 
@@ -64,7 +57,7 @@ class Digesting:
                     answer = Answer(OK, text_of(question.image, question.prompt), finish_reason="stop")
                 except (OSError, TypeError):
                     answer = Answer("undecodable", reason="no such file")
-            deliver(question, answer)
+            deliver([(question, answer)])
 
 
 @pytest.fixture
@@ -90,35 +83,45 @@ def in_a_table(split: Dataset) -> Dataset:
     )
 
 
-def questions_of(split: Dataset, *templates: str) -> dict[str, SplitQuestions]:
+def questions_of(split: Dataset, *templates: str) -> dict[str, Questions]:
     prompts = Prompts(list(templates or ["Describe it."]), split.features, "train")
-    return {"train": SplitQuestions(split, "train", prompts, Keys(PROVENANCE))}
+    return {"train": Questions(split, "train", prompts, Keys(PROVENANCE))}
 
 
 def ask(split: Dataset, journal: Path, captioner=None, templates=(), **options) -> tuple[Digesting, Asking]:
     captioner = captioner or Digesting()
-    asking = Asking(captioner, questions_of(split, *templates), str(journal), **options)
-    asking.run()
+    share = options.get("share", Share())
+    with AnswerStore(journal, share.rank) as store:
+        asking = Asking(captioner, questions_of(split, *templates).values(), store, **options)
+        asking.run()
     return captioner, asking
 
 
 def rows_of(split: Dataset, journal: Path, templates=()) -> list[dict]:
     questions = questions_of(split, *templates)["train"]
-    return journal_columns(questions, Journal.load(journal), True).to_list()
+    with AnswerStore(journal) as store:
+        return answered_columns(questions, store, True).to_list()
+
+
+def answered(split: Dataset, journal: Path) -> int:
+    """Questions whose answer is found without opening an image."""
+    with AnswerStore(journal) as store:
+        return sum(record is not None for row in questions_of(split)["train"].records(store) for record in row)
+
+
+def arrow_of(split: Dataset) -> pa.ChunkedArray:
+    return split.select_columns(["image"]).with_format("arrow")[:]["image"]
 
 
 def test_facts_are_those_of_files_and_of_bytes(folder, monkeypatch):
     split = opened(folder)
     monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("opened"))
-    facts = ImageFacts.of(split)
+    facts = facts_of(arrow_of(split))
     monkeypatch.undo()
-    table = ImageFacts.of(in_a_table(split))
-    for row, image in enumerate(split["image"]):
-        found = os.stat(image["path"])
-        assert facts.of_row(row) == (found.st_size, found.st_mtime_ns)
-        assert table.of_row(row) == (found.st_size, None)
-    shuffled = ImageFacts.of(split.select([5, 3]))
-    assert shuffled.sizes.tolist() == [facts.sizes[5], facts.sizes[3]]
+    found = [os.stat(image["path"]) for image in split["image"]]
+    assert facts == [(file.st_size, file.st_mtime_ns) for file in found]
+    assert facts_of(arrow_of(in_a_table(split))) == [(file.st_size, None) for file in found]
+    assert facts_of(arrow_of(split.select([5, 3]))) == [facts[5], facts[3]]
 
 
 @pytest.mark.parametrize("form", [lambda split: split, in_a_table])
@@ -136,7 +139,7 @@ def test_every_row_has_the_caption_of_its_own_image(folder, tmp_path, form):
 def test_a_resume_opens_no_answered_image_and_asks_nothing(folder, tmp_path, form, monkeypatch):
     split = form(opened(folder))
     ask(split, tmp_path / "journal")
-    monkeypatch.setattr("g4i_hf.captioning.questions.source_digest", lambda image: pytest.fail("opened"))
+    monkeypatch.setattr("g4i_hf.captioning.runner.content_of", lambda image: pytest.fail("opened"))
     captioner, asking = ask(split, tmp_path / "journal")
     assert captioner.asked == [] and asking.outcome.known == 12
     assert len(rows_of(split, tmp_path / "journal")) == 12
@@ -161,8 +164,7 @@ def test_a_changed_image_is_asked_again_and_a_moved_one_is_not(folder, tmp_path)
     for row, image in zip(rows_of(split, tmp_path / "journal"), split["image"], strict=True):
         assert row[columns.CAPTION] == text_of(image, "Describe it.")
     # Its new place was noted, so that it is not even read next time
-    questions = questions_of(split)["train"]
-    assert questions.count_answered(Journal.load(tmp_path / "journal"), lambda row: True, lambda entry: False) == 12
+    assert answered(split, tmp_path / "journal") == 12
 
 
 def test_another_prompt_or_model_reuses_nothing(folder, tmp_path):
@@ -170,10 +172,13 @@ def test_another_prompt_or_model_reuses_nothing(folder, tmp_path):
     ask(split, tmp_path / "journal")
     captioner, _ = ask(split, tmp_path / "journal", templates=["Describe it!"])
     assert len(captioner.asked) == 12
-    other = SplitQuestions(
-        split, "train", Prompts(["Describe it."], split.features, "train"), Keys(PROVENANCE | {"revision": "2"})
-    )
-    assert len(list(other.unanswered(Journal.load(tmp_path / "journal")))) == 12
+    other = Digesting()
+    other.provenance = PROVENANCE | {"revision": "2"}
+    keys = Keys(other.provenance)
+    questions = Questions(split, "train", Prompts(["Describe it."], split.features, "train"), keys)
+    with AnswerStore(tmp_path / "journal") as store:
+        Asking(other, [questions], store).run()
+    assert len(other.asked) == 12
 
 
 def test_the_same_image_in_two_rows_is_asked_once(folder, tmp_path):
@@ -236,90 +241,27 @@ def test_a_budget_stops_cleanly(folder, tmp_path):
     assert len(rest.asked) == 7
 
 
-def ask_as(share: Share, split: Dataset, journal: Path, captioner=None, **options) -> Digesting:
-    with Heartbeat(journal, share) as heartbeat:
-        return ask(split, journal, captioner, share=share, heartbeat=heartbeat, **options)[0]
-
-
-def test_shares_are_disjoint_and_complete(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
+def test_shares_are_disjoint_and_complete_and_read_together(folder, tmp_path):
     split = opened(folder)
-    second = ask_as(Share(1, 2), split, tmp_path / "journal")
-    assert len(second.asked) == 6
-    first = ask_as(Share(0, 2), split, tmp_path / "journal")
-    assert len(first.asked) == 6 and not set(first.asked) & set(second.asked)
-
-
-def test_the_first_takes_over_what_a_lost_process_left(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
-    split = opened(folder)
-    with pytest.raises(KeyboardInterrupt):
-        ask_as(Share(1, 2), split, tmp_path / "journal", Digesting(stop_after=2))
-    first = ask_as(Share(0, 2), split, tmp_path / "journal")
-    assert len(first.asked) == 6 + 4
+    second, _ = ask(split, tmp_path / "journal", share=Share(1, 2))
+    first, _ = ask(split, tmp_path / "journal", share=Share(0, 2))
+    assert len(first.asked) == len(second.asked) == 6 and not set(first.asked) & set(second.asked)
     assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
 
 
-def test_what_a_lost_process_was_to_ask_again_is_asked_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.sharing.GONE_AFTER", 0.0)
+def test_what_a_lost_process_left_is_asked_by_whoever_comes_next(folder, tmp_path):
     split = opened(folder)
-    ask(split, tmp_path / "journal", Digesting(dict.fromkeys(split["image_id"][:], Answer("failed", reason="x"))))
-    again = needs_another_try(True)
-    first = ask_as(Share(0, 2), split, tmp_path / "journal", ask_again=again)
-    assert len(first.asked) == 12
-
-
-@pytest.mark.parametrize("limited", [False, True])
-def test_the_first_waits_for_one_that_begins_late(folder, tmp_path, monkeypatch, limited):
-    """Also when it may ask no more itself: a partial set holds what the others found."""
-    monkeypatch.setattr("g4i_hf.captioning.asking.POLL", 0.05)
-    split, journal = opened(folder), tmp_path / "journal"
-    late: list[Digesting] = []
-    worker = threading.Thread(target=lambda: (time.sleep(0.5), late.append(ask_as(Share(1, 2), split, journal))))
-    worker.start()
-    first = ask_as(Share(0, 2), split, journal, budget=Budget(max_requests=3) if limited else None)
-    worker.join()
-    assert len(late[0].asked) == 6 and len(first.asked) == (3 if limited else 6)
-    assert not set(first.asked) & set(late[0].asked)
-
-
-def test_a_heartbeat_that_stops_is_noticed(tmp_path):
-    with Heartbeat(tmp_path, Share(0, 3)) as heartbeat:
-        other = tmp_path / "alive" / "1"
-        other.touch()
-        assert heartbeat.gone(gone_after=60) == set()  # 2 may still begin
-        heartbeat._began -= 100
-        assert heartbeat.gone(gone_after=60) == {2}
-        os.utime(other, (time.time() - 100, time.time() - 100))
-        assert heartbeat.gone(gone_after=60) == {1, 2}
-    assert not (tmp_path / "alive" / "0").exists()
-
-
-def test_one_that_ended_is_not_waited_for(tmp_path):
-    with Heartbeat(tmp_path, Share(0, 2)) as heartbeat:
-        assert heartbeat.gone() == set()
-        with Heartbeat(tmp_path, Share(1, 2)):
-            assert heartbeat.gone() == set()
-        assert heartbeat.gone() == {1}
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="which is a file"):
-        Heartbeat(tmp_path / "file", Share(0, 2)).__enter__()
+    with pytest.raises(KeyboardInterrupt):
+        ask(split, tmp_path / "journal", Digesting(stop_after=2), share=Share(1, 2))
+    ask(split, tmp_path / "journal", share=Share(0, 2))
+    rest, _ = ask(split, tmp_path / "journal")  # alone: any number of processes may go on
+    assert len(rest.asked) == 4
+    assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
 
 
 def test_a_number_is_shared_whole():
     for number, processes in ((10, 8), (1, 8), (100, 16)):
         assert sum(Share(rank, processes).part_of(number) for rank in range(processes)) == number
-
-
-def test_ranks_come_from_the_launcher(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert Share.from_environment() == Share(0, 1, 0)
-    monkeypatch.setenv("RANK", "3")
-    with pytest.raises(ValueError, match="RANK is 3, but WORLD_SIZE is 1"):
-        Share.from_environment()
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert Share.from_environment() == Share(3, 8, 0)
 
 
 def test_given_captions_become_the_same_columns():
@@ -337,7 +279,7 @@ def test_tables_of_large_images_are_not_copied():
     features = Features({"image": Image(decode=False)})
     table = pa.table({"image": pa.chunked_array([chunk] * 10)}).cast(features.arrow_schema)
     split = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint="large")
-    assert ImageFacts.of(split).sizes.tolist() == [220_000] * 10_000
+    assert facts_of(arrow_of(split)) == [(220_000, None)] * 10_000
     assert [*image_paths(split)] == [("a.png", True)] * 10_000
 
 
@@ -350,27 +292,15 @@ def test_a_resume_in_another_process_knows_the_table(folder, tmp_path):
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from g4i_hf.captioning.journal.reader import Journal
 from g4i_hf.data import open_images
-from test_caption_asking import ask, questions_of
+from test_caption_asking import answered, ask
 split, journal = open_images({str(tmp_path / "data")!r})["train"], Path({str(tmp_path / "journal")!r})
-print(questions_of(split)["train"].count_answered(Journal.load(journal), lambda row: True, lambda entry: False))
+print(answered(split, journal))
 ask(split, journal)
 """
     for known in (0, 12):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert done.stdout.splitlines()[-1] == str(known), done.stderr[-2000:]
-
-
-def test_a_reader_of_the_bar_that_goes_away_ends_nothing(folder, tmp_path, monkeypatch):
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    split = opened(folder)
-    monkeypatch.setattr("sys.stderr", Gone())
-    captioner, _ = ask(split, tmp_path / "journal")
-    assert len(captioner.asked) == 12
 
 
 def test_a_second_signal_is_ignored_and_a_third_is_not():
@@ -396,8 +326,8 @@ from test_caption_asking import Digesting, ask, opened
 
 class Slow(Digesting):
     def run(self, questions, deliver, allow):
-        def slowly(question, answer):
-            deliver(question, answer)
+        def slowly(pairs):
+            deliver(pairs)
             print("answered", flush=True)
             time.sleep(0.2)
         super().run(questions, slowly, allow)
@@ -412,7 +342,8 @@ ask(opened(Path({str(folder)!r})), Path({str(tmp_path / "journal")!r}), Slow())
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors and process.returncode != 0
-    kept = len(Journal.load(tmp_path / "journal"))
+    with AnswerStore(tmp_path / "journal") as store:
+        kept = len(store)
     assert 4 <= kept < 12
     rest, _ = ask(opened(folder), tmp_path / "journal")
     assert len(rest.asked) == 12 - kept

@@ -1,8 +1,10 @@
 """`recipes/caption.py` where a mistake would cost answers, images or trust."""
 
+import contextlib
 import io
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ from test_caption_endpoint import picture_of, serve  # noqa: F401
 from test_caption_recipe import CAPTIONER, caption, shapes
 from test_recipes import ROOT
 
-from g4i_hf.captioning.captioned import PRIVATE
+from g4i_hf.captioning.stage import PRIVATE
+from g4i_hf.captioning.store import AnswerStore
 from g4i_hf.data import open_images
 
 
@@ -146,12 +149,13 @@ def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_pat
     finally:
         server.kill()
     assert "None of 3 images got a caption" in message and "wrong model" in message and "127.0.0.1" in message
-    assert not list((tmp_path / "captions.journal").glob("*.jsonl"))
+    with AnswerStore(tmp_path / "captions.journal") as store:
+        assert len(store) == 0
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_half_a_character_of_a_server_keeps_no_stage_from_its_end(tmp_path, serve, kept):  # noqa: F811
-    """Also one that a journal holds since it was kept as it came."""
+    """Also one that a segment of version 0.1 holds, which kept it as it came."""
     (tmp_path / "pictures").mkdir()
     for number in range(3):
         picture_of(number).save(tmp_path / "pictures" / f"{number}.png")
@@ -161,8 +165,11 @@ def test_half_a_character_of_a_server_keeps_no_stage_from_its_end(tmp_path, serv
     options += ["--base_url", f"{server.url}/v1"]
     caption(tmp_path, *options)
     if kept:
-        [segment] = (tmp_path / "captions.journal").glob("*.jsonl")
-        segment.write_text(segment.read_text().replace(" ?", r" \ud83d"))
+        [database] = (tmp_path / "captions.journal").glob("*.sqlite")
+        with contextlib.closing(sqlite3.connect(database)) as answers:
+            lines = [record for (record,) in answers.execute("SELECT record FROM answers")]
+        database.with_suffix(".jsonl").write_text("\n".join(lines).replace(" ?", r" \ud83d"))
+        database.unlink()
         shutil.rmtree(tmp_path / "captions")
         caption(tmp_path, *options)
     rows = pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()

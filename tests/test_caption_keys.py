@@ -3,9 +3,12 @@
 import os
 import zipfile
 
+import pyarrow as pa
 import pytest
 
-from g4i_hf.captioning.journal.keys import Keys, source_digest
+from g4i_hf.captioning.images import content_of
+from g4i_hf.captioning.runner import facts_of
+from g4i_hf.captioning.store import Keys, image_digest
 
 PROVENANCE = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}, "preprocessing": {"max_side": 768}}
 
@@ -74,23 +77,23 @@ def test_an_image_is_known_by_its_bytes_wherever_they_lie(tmp_path):
     file = tmp_path / "a.jpg"
     file.write_bytes(b"content" * 100_000)
     os.utime(file, ns=(5, 1_700_000_000_123_456_789))
-    found = source_digest({"bytes": None, "path": str(file)})
-    assert found[1:] == (700_000, 1_700_000_000_123_456_789)
-    in_table = {"bytes": b"content" * 100_000, "path": "gone.jpg"}
-    assert source_digest(in_table) == (found[0], 700_000, None)
-    assert source_digest({"bytes": b"other", "path": None})[0] != found[0] and len(found[0]) == 32
+    in_file, in_table = {"bytes": None, "path": str(file)}, {"bytes": b"content" * 100_000, "path": "gone.jpg"}
+    found = image_digest(content_of(in_file))
+    assert facts_of(pa.array([in_file, in_table])) == [(700_000, 1_700_000_000_123_456_789), (700_000, None)]
+    assert image_digest(content_of(in_table)) == found
+    assert image_digest(b"other") != found and len(found) == 32
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(file, "a.jpg")
     in_archive = {"bytes": None, "path": f"zip://a.jpg::{tmp_path / 'a.zip'}"}  # as streaming gives it
-    assert source_digest(in_archive) == (found[0], 700_000, None)
+    assert image_digest(content_of(in_archive)) == found
 
 
 def test_images_that_are_not_there(tmp_path):
     for image in (None, {"bytes": None, "path": None}, {"bytes": None, "path": ""}):
         with pytest.raises(ValueError, match="null"):
-            source_digest(image)
+            content_of(image)
     with pytest.raises(FileNotFoundError):
-        source_digest({"bytes": None, "path": str(tmp_path / "none.jpg")})
+        content_of({"bytes": None, "path": str(tmp_path / "none.jpg")})
 
 
 def test_a_provenance_must_be_json():

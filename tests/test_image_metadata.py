@@ -10,7 +10,7 @@ from datasets import Image, load_dataset
 from PIL import ExifTags, ImageCms, PngImagePlugin
 from PIL import Image as PILImage
 
-from g4i_hf.hub.image_metadata import without_metadata
+from g4i_hf.data.image_metadata import without_metadata
 
 CANARY = "canary-of-ann"
 XMP = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><r a="{CANARY}" {{}}/></rdf:RDF></x:xmpmeta>'

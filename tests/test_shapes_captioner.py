@@ -13,7 +13,7 @@ from PIL import Image
 from served_captioner import CAPTIONER, Server, served_captioner  # noqa: F401
 
 from g4i_hf.captioning.answers import Answer, Question
-from g4i_hf.captioning.endpoint.captioner import EndpointCaptioner
+from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.local.captioner import LocalCaptioner
 from g4i_hf.data.loading import open_images
 
@@ -92,16 +92,18 @@ def test_what_is_shipped_is_small():
 
 def questions(prompt: str) -> list[Question]:
     return [
-        Question(
-            name, {"bytes": picture.png(), "path": None}, prompt.format(label=picture.shape), f"key {name}", "", "", 0
-        )
+        Question(name, {"bytes": picture.png(), "path": None}, prompt.format(label=picture.shape), f"key {name}")
         for name, picture in NEW.items()
     ]
 
 
 def described(captioner: LocalCaptioner | EndpointCaptioner, prompt: str) -> dict[str, Answer]:
     found = {}
-    captioner.run(iter(questions(prompt)), lambda asked, answer: found.update({asked.image_id: answer}), lambda: True)
+
+    def deliver(pairs: list[tuple[Question, Answer]]) -> None:
+        found.update({asked.image_id: answer for asked, answer in pairs})
+
+    captioner.run(iter(questions(prompt)), deliver, lambda: True)
     assert found.keys() == NEW.keys()
     assert {answer.status for answer in found.values()} == {"ok"}
     return found

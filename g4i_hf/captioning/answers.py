@@ -23,22 +23,16 @@ class Question:
 
     Attributes:
         image_id: the row's.
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it; not opened yet.
+        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it.
         prompt: filled in.
-        key, place: digests by which the journal knows the answer, see [`~g4i_hf.captioning.journal.keys.Keys`].
-        source: digest of the image's bytes.
-        size: of the image in bytes.
-        mtime: of its file, in nanoseconds; None where the bytes lie in a table.
+        key, place: digests by which the answer is found again, see [`~g4i_hf.captioning.store.Keys`].
     """
 
     image_id: str
     image: dict[str, Any]
     prompt: str
     key: str
-    place: str
-    source: str
-    size: int
-    mtime: int | None = None
+    place: str = ""
 
 
 @dataclass
@@ -72,7 +66,7 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-Deliver = Callable[[Question, Answer], None]
+Deliver = Callable[[list[tuple[Question, Answer]]], None]
 
 
 class Captioner(Protocol):
@@ -90,7 +84,7 @@ class Captioner(Protocol):
 
         Args:
             questions: read only as fast as they are asked.
-            deliver: takes each answer, from this thread; returns at once.
+            deliver: takes answers as they come, from this thread.
             allow: called before every request, perhaps from another thread; False means that no more may be sent.
                 Questions that were not sent by then get no answer.
 
@@ -101,3 +95,24 @@ class Captioner(Protocol):
 
 class CaptionerError(RuntimeError):
     """The captioner as a whole does not work: wrong token, no such model, a server that is gone."""
+
+
+def decoding_provenance(
+    max_new_tokens: int, temperature: float, top_p: float | None, seed: int, max_side: int
+) -> dict[str, Any]:
+    """
+    Args:
+        max_new_tokens: longest answer.
+        temperature: of sampling; at 0 neither `top_p` nor `seed` change anything, and neither is recorded.
+        top_p: sample among the likeliest tokens of this total probability.
+        seed: of sampling.
+        max_side: longest side of images in pixels.
+    """
+    is_sampled = temperature > 0
+    return {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p if is_sampled else None,
+        "seed": seed if is_sampled else None,
+        "image_max_side": max_side,
+    }

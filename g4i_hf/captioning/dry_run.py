@@ -10,12 +10,11 @@ from .. import columns
 from ..data.images import open_image
 from ..options import CaptionArguments
 from .answers import OK, Captioner, CaptionerError
-from .asking import Asking
-from .captioned import CLEANED, MISSING, RAW, REASON, STATUS, journal_columns
 from .projection import Budget, Projection, project
-from .questions import SplitQuestions
 from .report.gallery import Shown, draw_grid, opened, write_page
-from .stream_questions import StreamQuestions
+from .runner import Asking, Outcome, Questions, StreamQuestions
+from .stage import CLEANED, MISSING, RAW, REASON, STATUS, answered_columns
+from .store import AnswerStore
 
 PAGE, GRID = "index.html", "captions.png"
 
@@ -36,18 +35,20 @@ class DryRun:
 
 def dry_run(
     captioner: Captioner,
-    questions: Mapping[str, SplitQuestions | StreamQuestions],
+    questions: Mapping[str, Questions],
+    store: AnswerStore,
     args: CaptionArguments,
     cleaning: bool,
     processes: int = 1,
 ) -> DryRun:
     """
-    Describes some images, drawn at random, or the first of a stream. Their answers go into the journal: the whole run
+    Describes some images, drawn at random, or the first of a stream. Their answers go into the store: the whole run
     does not ask for them again.
 
     Args:
         captioner: what answers.
         questions: of each split.
+        store: where answers are kept.
         args: how many images, prices, limits, where the pictures go.
         cleaning: whether answers are cleaned.
         processes: that will share the work.
@@ -57,21 +58,19 @@ def dry_run(
     """
     parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
-    asking = Asking(captioner, parts, args.journal, budget=budget, keep_answers=True)
-    outcome = asking.run()
+    outcome = Asking(captioner, parts.values(), store, budget=budget, keep_answers=True).run()
     if outcome.answers and outcome.asked[OK] == 0:
         reason = outcome.answers[0].reason or outcome.answers[0].status
         raise CaptionerError(f"None of {len(outcome.answers)} images got a caption. The first: {reason}")
     measured = [answer for answer in outcome.answers if answer.status == OK]
-    shown = [one for part in parts.values() for one in _shown(part, asking, cleaning)]
+    shown = [one for part in parts.values() for one in _shown(part, store, outcome, cleaning)]
     projection, lines = None, []
-    total = [split.count(lambda row: True) for split in questions.values()]
-    if None not in total and outcome.answers:
+    if outcome.answers and not args.streaming:
         known = sum(
-            split.count_answered(asking.journal, lambda row: True, lambda entry: False) for split in questions.values()
+            record is not None for split in questions.values() for row in split.records(store) for record in row
         )
-        prices = (args.price_input, args.price_output)
-        projection = project(measured, max(known, len(shown)), sum(total), outcome.seconds, processes, prices)
+        prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
+        projection = project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
         lines = projection.as_text().split("\n")
     if not outcome.answers:
         lines.append("These answers were there already, so nothing was measured.")
@@ -83,7 +82,7 @@ def dry_run(
     return DryRun(folder, projection, "\n".join(lines))
 
 
-def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: int) -> dict[str, list[int]]:
+def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
     """Rows of each split, drawn from all of them; of streams the first."""
     first = next(iter(questions.values()))
     if isinstance(first, StreamQuestions):
@@ -98,9 +97,9 @@ def _chosen(questions: Mapping[str, SplitQuestions | StreamQuestions], count: in
     return chosen
 
 
-def _shown(part: SplitQuestions | StreamQuestions, asking: Asking, cleaning: bool) -> list[Shown]:
-    found = journal_columns(part, asking.journal, cleaning).to_list()
-    failures = {image_id: answer for (image_id, _), answer in asking.outcome.failures.items()}
+def _shown(part: Questions, store: AnswerStore, outcome: Outcome, cleaning: bool) -> list[Shown]:
+    found = answered_columns(part, store, cleaning).to_list()
+    failures = {image_id: answer for (image_id, _), answer in outcome.failures.items()}
     shown = []
     for row, values in enumerate(found):
         lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
@@ -111,7 +110,7 @@ def _shown(part: SplitQuestions | StreamQuestions, asking: Asking, cleaning: boo
             notes = [step for step in (lists[CLEANED][number] or "").split(",") if step]
             shown.append(
                 Shown(
-                    image=opened(lambda row: open_image(part.image(row)), row),
+                    image=opened(lambda row: open_image(part.split[row][columns.IMAGE]), row),
                     caption=caption,
                     title=f"{part.name}: {values[columns.IMAGE_ID]}",
                     notes=[f"cleaned: {', '.join(notes)}"] if notes else [],

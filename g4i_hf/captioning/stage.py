@@ -1,14 +1,16 @@
-"""Captioned splits, from whichever captioner, and the folder that they become."""
+"""The stage of captions: columns from the store or from captions that exist, and the folder that they become."""
 
-import logging
+import itertools
+import re
+import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 
 from .. import columns
 from ..data.image_ids import check_image_ids
@@ -16,24 +18,129 @@ from ..data.joining import without_replaced
 from ..data.source import Source
 from ..data.stage import ids_digest, read_stage, write_stage
 from ..options import CaptionArguments
-from .answers import FAILURES, Captioner
-from .captioned import CLEANED, MISSING, STATUS, caption_features, given_columns, journal_columns
-from .cleaning.clean import STEPS
+from .answers import FAILURES, OK, Captioner
+from .cleaning.clean import STEPS, clean
 from .existing.joining import ExistingCaptions
-from .journal.keys import Keys
-from .journal.reader import Journal
 from .prompts import Prompts, check_leak
-from .questions import SplitQuestions
-from .stream_questions import StreamQuestions
+from .runner import Questions, Record, StreamQuestions
+from .store import AnswerStore, Keys
 
-logger = logging.getLogger(__name__)
+RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
+CLEANED = "caption_cleaned"
+MISSING = "missing"  # nobody was asked, or nobody wrote one
+BATCH = 1000
+# Addresses and paths in what servers and libraries say: the store keeps them, a published column does not
+PRIVATE = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+)
+
+
+# --- Columns ---------------------------------------------------------------------------------------------------------
+
+
+def caption_features(several: bool) -> Features:
+    """
+    Columns beside `image_id`, a list each where an image has several captions, in the order of the prompts:
+    `caption` (null where there is none), `caption_raw` (the answer as it came), `caption_status` (`ok`, `missing` or
+    one of [`~g4i_hf.captioning.answers.FAILURES`]), `caption_reason` (of a failure) and `caption_cleaned` (what was
+    done to the answer, with commas).
+    """
+    kind = List(Value("string")) if several else Value("string")
+    return Features(
+        {
+            columns.IMAGE_ID: Value("string"),
+            columns.CAPTION: kind,
+            RAW: kind,
+            STATUS: kind,
+            REASON: kind,
+            CLEANED: kind,
+        }
+    )
+
+
+def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool) -> Dataset:
+    """The columns of a split from its answers, by `datasets.map`: images are not opened, order is kept."""
+    records = questions.records(store)
+    rows = ([_from_record(record, cleaning) for record in of_row] for of_row in records)
+    return _filled(questions.image_ids(), rows, questions.prompts.several, f"Captions of {questions.name}")
+
+
+def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
+    """
+    The columns of a split from captions that exist already.
+
+    Args:
+        split: rows with `image_id`.
+        captions: text, list of texts or None, a row each, in the order of the split.
+        several: whether rows can have more than one.
+        cleaning: whether they are cleaned.
+    """
+    rows = ([_from_text(text, cleaning) for text in _texts(caption, several)] for caption in captions)
+    return _filled(split.select_columns([columns.IMAGE_ID]), rows, several, "Cleaning captions")
+
+
+def _filled(image_ids: Dataset, rows: Iterable[list[tuple]], several: bool, what: str) -> Dataset:
+    """
+    Args:
+        rows: of each image its captions as `caption, raw, status, reason, cleaned`, in the order of the images.
+    """
+    rows, names = iter(rows), (columns.CAPTION, RAW, STATUS, REASON, CLEANED)
+
+    def fill(batch: dict[str, list]) -> dict[str, list]:
+        found: dict[str, list] = {columns.IMAGE_ID: batch[columns.IMAGE_ID]} | {name: [] for name in names}
+        for row in itertools.islice(rows, len(batch[columns.IMAGE_ID])):
+            for position, name in enumerate(names):
+                values = [answer[position] for answer in row]
+                found[name].append(values if several else values[0])
+        return found
+
+    return image_ids.map(
+        fill,
+        batched=True,
+        batch_size=BATCH,
+        features=caption_features(several),
+        load_from_cache_file=False,
+        new_fingerprint=uuid.uuid4().hex[:16],
+        desc=what,
+    )
+
+
+def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
+    """For `retry_failed`: whether an answer is none, or becomes none when it is cleaned."""
+    return lambda record: _from_record(record, cleaning)[2] != OK
+
+
+def _from_record(record: Record | None, cleaning: bool) -> tuple[str | None, ...]:
+    """caption, raw, status, reason, cleaned."""
+    if record is None:
+        return None, None, MISSING, "was not asked", ""
+    if record["status"] != OK:
+        reason = record["reason"] or FAILURES.get(record["status"])
+        return None, record["text"], record["status"], PRIVATE.sub("...", reason or ""), ""
+    return _from_text(record["text"], cleaning, record["finish_reason"])
+
+
+def _from_text(text: str | None, cleaning: bool, finish_reason: str | None = None) -> tuple[str | None, ...]:
+    if text is None:
+        return None, None, MISSING, "no caption was given", ""
+    cleaned = clean(text, finish_reason, cleaning)
+    return cleaned.caption, text, cleaned.status, FAILURES.get(cleaned.status), ",".join(cleaned.applied)
+
+
+def _texts(caption: Any, several: bool) -> list[str | None]:
+    if not several:
+        return [caption]
+    return caption if isinstance(caption, list) else [] if caption is None else [caption]
+
+
+# --- The stage -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Captioned:
     """
     Attributes:
-        splits: the columns of [`~g4i_hf.captioning.captioned.caption_features`], in the order of the images.
+        splits: the columns of [`caption_features`], in the order of the images.
         captioner: provenance.
         prompts: the templates; none for captions that exist already.
         found: what was reported of captions that exist already.
@@ -53,14 +160,13 @@ class Captioned:
     asked_about: list[str] | None = None
 
     @classmethod
-    def from_journal(
+    def from_store(
         cls,
-        questions: Mapping[str, SplitQuestions | StreamQuestions],
-        journal: Journal,
+        questions: Mapping[str, Questions],
+        store: AnswerStore,
         splits: Mapping[str, Any],
         captioner: dict[str, Any],
         cleaning: bool,
-        partial: bool = False,
     ) -> "Captioned":
         """
         Splits about which nothing was asked have no captions, and are there for their images; of streams they are
@@ -68,7 +174,7 @@ class Captioned:
         """
         first = next(iter(questions.values()))
         columns_of = {
-            name: journal_columns(questions[name], journal, cleaning, partial)
+            name: answered_columns(questions[name], store, cleaning)
             if name in questions
             else _without_captions(split, first.prompts.several)
             for name, split in splits.items()
@@ -120,9 +226,7 @@ class Captioned:
         return {step: steps[step] for step in STEPS}
 
 
-def questions_of(
-    splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner
-) -> dict[str, SplitQuestions | StreamQuestions]:
+def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
     """
     What is asked about each split.
 
@@ -141,7 +245,7 @@ def questions_of(
         if not is_stream:
             check_image_ids(split, name)
             prompts.check(split)
-        questions[name] = (StreamQuestions if is_stream else SplitQuestions)(split, name, prompts, keys)
+        questions[name] = (StreamQuestions if is_stream else Questions)(split, name, prompts, keys)
     return questions
 
 

@@ -18,15 +18,15 @@ from huggingface_hub import DatasetCard
 from tqdm import tqdm
 
 from .. import columns
-from ..captioning.captioned import RAW, REASON, STATUS
+from ..captioning.stage import RAW, REASON, STATUS
 from ..data.image_ids import check_image_ids, id_form
+from ..data.image_metadata import without_metadata
 from ..data.loading import class_names, open_images
 from ..data.published import find_stage
 from ..data.source import Source
 from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
 from ..files import replacing
 from .captions_card import captions_card
-from .image_metadata import without_metadata
 from .licences import licence_fields
 from .named_images import check_named_images
 from .public_stage import public_stage
@@ -58,7 +58,7 @@ def build_dataset(
         stage: folder of a captioning or embedding stage.
         output_dir: where the data set goes; an earlier one is replaced.
         with_images: publish images and labels too, without their metadata (see
-            [`~g4i_hf.hub.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
+            [`~g4i_hf.data.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
         images_id: Hub id of the images, where the stage knows them as a local folder; where it can be read, some ids
             there are compared with those of the stage.
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.

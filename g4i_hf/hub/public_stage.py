@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import columns
-from ..captioning.captioned import PRIVATE
+from ..captioning.stage import PRIVATE
 from ..data.chain import Step, steps
 from ..data.source import Source, is_path
 from ..data.stage import read_stage

@@ -1,7 +1,8 @@
 """From images to a stage of captions: what `caption` does. Endpoints need no torch, so models are imported late."""
 
+import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,22 @@ from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
 from ..captioning.answers import CaptionerError
-from ..captioning.asking import Asking
-from ..captioning.captioned import needs_another_try
 from ..captioning.dry_run import GRID, PAGE, dry_run
 from ..captioning.existing.joining import existing_captions
 from ..captioning.existing.order import ImagesInOrder, check_order
 from ..captioning.projection import Budget
 from ..captioning.quality.judging import judge_captions
 from ..captioning.report.page import write_report
-from ..captioning.sharing import Heartbeat, Share
-from ..captioning.stage import Captioned, check_places, check_same, questions_of, write_captions
+from ..captioning.runner import Asking, Questions, Share
+from ..captioning.stage import (
+    Captioned,
+    check_places,
+    check_same,
+    needs_another_try,
+    questions_of,
+    write_captions,
+)
+from ..captioning.store import AnswerStore
 from ..cli import build_options
 from ..data.from_options import load_data, load_images, source_of, stream_data
 from ..data.loading import class_names
@@ -70,13 +77,11 @@ class Captioning:
         """
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
         try:
-            shared = self.asks and self.share.processes > 1
-            with Heartbeat(self.args.journal, self.share) if shared else nullcontext() as heartbeat:
-                splits = self._splits()
-                captioned = self._asked(splits, heartbeat) if self.asks else self._given(splits)
-                if captioned is not None:
-                    self._finish(captioned, splits)
-                return captioned is not None
+            splits = self._splits()
+            captioned = self._asked(splits) if self.asks else self._given(splits)
+            if captioned is not None:
+                self._finish(captioned, splits)
+            return captioned is not None
         except CaptionerError as error:
             raise ValueError(str(error)) from error
 
@@ -114,61 +119,78 @@ class Captioning:
             "max_side": args.image_max_side,
         }
         if self.kind == "endpoint":
-            from ..captioning.endpoint.captioner import EndpointCaptioner
+            from ..captioning.endpoint import EndpointCaptioner
 
             if not self.endpoint.base_url:
                 raise ValueError("base_url is missing: give the address of the server up to /v1.")
             return EndpointCaptioner(args.captioner_model, self.endpoint.base_url, endpoint=self.endpoint, **asked_for)
         from ..captioning.local.captioner import LocalCaptioner
 
-        return LocalCaptioner(args.captioner_model, local=self.local, device=self.share.device(), **asked_for)
+        return LocalCaptioner(args.captioner_model, local=self.local, device=_device(self.share), **asked_for)
 
-    def _asked(self, splits: DatasetDict, heartbeat: Heartbeat | None) -> Captioned | None:
+    def _asked(self, splits: DatasetDict) -> Captioned | None:
         """The answers of a captioner; None where the rest is for other processes, or for another time."""
-        args, share, captioner = self.args, self.share, self._captioner()
+        args, captioner = self.args, self._captioner()
         questions = questions_of(splits, args, captioner)
         first = next(iter(questions.values()))
         if not (args.overwrite or args.dry_run):
             check_same(args.captions_dir, captioner.provenance, first.prompts.templates, questions)
         if args.dry_run:
-            if share.is_first:
+            if self.share.is_first:
                 self._try(captioner, questions)
             return None
-        requests = None if args.max_requests is None else share.part_of(args.max_requests)
-        cost = None if args.max_cost is None else args.max_cost / share.processes
-        asking = Asking(
-            captioner,
-            questions,
-            args.journal,
-            share=share,
-            heartbeat=heartbeat,
-            budget=Budget(requests, cost, args.price_input, args.price_output),
-            ask_again=needs_another_try(self.quality.clean) if args.retry_failed else None,
-        )
-        outcome = asking.run()
-        if not share.is_first:
+        reason = self._ask(captioner, questions)
+        if self.share.processes > 1:
+            self._wait_for_others()
+        if not self.share.is_first:
             return None
-        self.say(outcome.as_text())
-        reason = asking.budget.reason
-        if reason:
-            self.say(reason)
         if reason and not args.partial:
             self.say(
                 f"The answers are kept in {args.journal}: the same command asks for as many more, and "
                 "--max_requests 0 --partial writes what there is."
             )
             return None
-        partial = reason is not None
-        return Captioned.from_journal(
-            questions, asking.journal, splits, captioner.provenance, self.quality.clean, partial
-        )
+        with AnswerStore(args.journal) as store:  # now with the answers of all processes
+            return Captioned.from_store(questions, store, splits, captioner.provenance, self.quality.clean)
+
+    def ask(self, share: Share) -> None:
+        """
+        Asks about some of the rows and writes nothing but their answers: one of many tasks that share the work. When
+        all have ended, [`run`] finds every answer there and writes the stage.
+        """
+        self.share = share
+        captioner = self._captioner()
+        self._ask(captioner, questions_of(self._splits(), self.args, captioner))
+
+    def _ask(self, captioner: Any, questions: dict[str, Questions]) -> str | None:
+        """Asks about the rows of this process. Returns why it stopped before their end, if it did."""
+        args, share = self.args, self.share
+        requests = None if args.max_requests is None else share.part_of(args.max_requests)
+        cost = None if args.max_cost is None else args.max_cost / share.processes
+        budget = Budget(requests, cost, args.price_input, args.price_output)
+        ask_again = needs_another_try(self.quality.clean) if args.retry_failed else None
+        with AnswerStore(args.journal, share.rank) as store:
+            asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
+            outcome = asking.run()
+        if share.is_first:
+            self.say(outcome.as_text())
+            if budget.reason:
+                self.say(budget.reason)
+        return budget.reason
+
+    def _wait_for_others(self) -> None:
+        """Until all processes of the launcher have asked; it ends them all when one fails."""
+        from accelerate import PartialState
+
+        PartialState(cpu=_device(self.share) == "cpu", timeout=timedelta(days=30)).wait_for_everyone()
 
     def _try(self, captioner: Any, questions: dict) -> None:
         """A dry run: a few captions, and what all of them would take."""
         if hasattr(captioner, "hosts"):
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
-        found = dry_run(captioner, questions, self.args, self.quality.clean, self.share.processes)
+        with AnswerStore(self.args.journal) as store:
+            found = dry_run(captioner, questions, store, self.args, self.quality.clean, self.share.processes)
         self.say(found.text)
         self.say(
             f"Look at {found.folder / PAGE} or {found.folder / GRID}. Nothing else was written; the answers are kept."
@@ -226,6 +248,16 @@ class Captioning:
                 about["prompts"] = stage["prompts"]
             self.say(f"report: {write_report(args.captions_dir, judged, about)}")
         self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}"]))
+
+
+def _device(share: Share) -> str:
+    """Where a model of this process runs: accelerators take turns, unless the launcher says which it is."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return "cpu"
+    return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', share.rank)) % torch.accelerator.device_count()}"
 
 
 def clip_scorer(model: str | None) -> Any:

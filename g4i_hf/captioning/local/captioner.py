@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as PILImage
 
 from ...options import LocalCaptionerArguments
-from ..answers import Answer, CaptionerError, Deliver, Question
-from ..decoding import decoding_provenance
-from .images import Unreadable, batches_of_similar_size, decode
+from ..answers import Answer, CaptionerError, Deliver, Question, decoding_provenance
+from ..images import UndecodableImage, batches_of_similar_size, decode
 from .model import Source
 
 if TYPE_CHECKING:
@@ -100,34 +99,29 @@ class LocalCaptioner:
             seed=asked["seed"] or 0,
         )
 
-    def prepare(self) -> None:
-        """
-        Loads the model.
-
-        Raises:
-            CaptionerError: when it cannot be loaded.
-        """
-        _ = self.generator
-
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]. Questions are read some batches ahead."""
-        trial = Trial(deliver, self._answer_alone)
+        trial = Trial(self._answer_alone)
         with contextlib.closing(self._decoded(questions)) as batches:
             for batch in batches:
                 rows: list[Row] = []
                 may_go_on = True
                 for question, image in batch:
-                    if isinstance(image, Unreadable):
-                        deliver(question, Answer("undecodable", reason=image.reason, attempts=0))
+                    if isinstance(image, UndecodableImage):
+                        trial.ready.append((question, Answer("undecodable", reason=str(image), attempts=0)))
                     elif may_go_on := may_go_on and allow():
                         rows.append((question, image))
                 for (question, image), answer in self._answered(rows):
                     trial.take(question, image, answer)
+                deliver(trial.hand_over())
                 if not may_go_on:
                     break
         trial.release()
+        deliver(trial.hand_over())
 
-    def _decoded(self, questions: Iterable[Question]) -> Iterator[list[tuple[Question, PILImage.Image | Unreadable]]]:
+    def _decoded(
+        self, questions: Iterable[Question]
+    ) -> Iterator[list[tuple[Question, PILImage.Image | UndecodableImage]]]:
         """Batches with their images; those of the next one are decoded while the model works on one."""
         questions = iter(questions)
         first = next(questions, None)
@@ -140,7 +134,7 @@ class LocalCaptioner:
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
             waiting = None
             for batch in batches:
-                decoding = [(question, pool.submit(decode, question, self.max_side)) for question in batch]
+                decoding = [(question, pool.submit(_decoded, question, self.max_side)) for question in batch]
                 if waiting is not None:
                     yield [(question, image.result()) for question, image in waiting]
                 waiting = decoding
@@ -203,12 +197,16 @@ class Trial:
     a captioner that does not work are no answers, and are asked for again once it does.
 
     Args:
-        deliver: takes the answers.
         answer_alone: asks about one row.
+
+    Attributes:
+        ready: answers that count.
+        held: failures that are held back.
     """
 
-    def __init__(self, deliver: Deliver, answer_alone: Callable[[Row], Answer]):
-        self.deliver, self.answer_alone = deliver, answer_alone
+    def __init__(self, answer_alone: Callable[[Row], Answer]):
+        self.answer_alone = answer_alone
+        self.ready: list[tuple[Question, Answer]] = []
         self.held: list[tuple[Question, Answer]] = []
         self.described: Row | None = None
 
@@ -220,7 +218,7 @@ class Trial:
         if answer.status != "failed":
             self.described = (question, image)
             self.release()
-            self.deliver(question, answer)
+            self.ready.append((question, answer))
             return
         self.held.append((question, answer))
         if len(self.held) < FAILURES_IN_A_ROW:
@@ -233,10 +231,21 @@ class Trial:
         self.release()
 
     def release(self) -> None:
-        """Delivers what was held back."""
-        held, self.held = self.held, []
-        for question, answer in held:
-            self.deliver(question, answer)
+        """What was held back counts."""
+        self.ready += self.held
+        self.held = []
+
+    def hand_over(self) -> list[tuple[Question, Answer]]:
+        """What is ready, once."""
+        ready, self.ready = self.ready, []
+        return ready
+
+
+def _decoded(question: Question, max_side: int) -> PILImage.Image | UndecodableImage:
+    try:
+        return decode(question.image, max_side)
+    except UndecodableImage as error:
+        return error
 
 
 def _chained(first: Question, others: Iterator[Question]) -> Iterator[Question]:

@@ -12,9 +12,8 @@ from tqdm import tqdm
 from ... import columns
 from ...data.images import open_image
 from ...options import QualityArguments
-from ..captioned import CLEANED, RAW, REASON, STATUS
 from ..report.page import CaptionedSplit
-from ..stage import Captioned
+from ..stage import CLEANED, RAW, REASON, STATUS, Captioned
 from .label_names import read_synonyms
 from .weights import judge, weights_of_rows
 

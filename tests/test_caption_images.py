@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from g4i_hf.captioning.endpoint import payload
-from g4i_hf.captioning.endpoint.payload import UndecodableImage, clean_jpeg, data_uri
+from g4i_hf.captioning import images
+from g4i_hf.captioning.images import UndecodableImage, clean_jpeg, data_uri
+from g4i_hf.data.image_metadata import Malformed
 
 CANARY = b"canary-of-somebody"
 
@@ -154,7 +155,7 @@ def test_a_file_is_read_by_its_path(tmp_path):
     (tmp_path / "ä.jpg").write_bytes(encoded(photograph()))
     uri = data_uri({"bytes": None, "path": str(tmp_path / "ä.jpg")}, 768)
     assert base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")) == encoded(photograph())
-    with pytest.raises(UndecodableImage, match="not there"):
+    with pytest.raises(UndecodableImage, match="no such file"):
         data_uri({"bytes": None, "path": str(tmp_path / "missing.jpg")}, 768)
 
 
@@ -234,6 +235,10 @@ def test_a_jpeg_that_is_not_laid_out_as_expected_is_encoded_anew(monkeypatch):
     data = encoded(photograph())
     filled = data[:2] + b"\xff\xff" + data[2:]  # fill bytes before a marker are legal
     assert clean_jpeg(row(filled), 768) == data
-    monkeypatch.setattr(payload, "without_metadata", lambda data: (_ for _ in ()).throw(payload._NotPlain("odd")))
+
+    def odd(*_, **__):
+        raise Malformed("odd")
+
+    monkeypatch.setattr(images, "jpeg_without_metadata", odd)
     sent = clean_jpeg(row(data), 768)
     assert sent != data and opened(sent).size == (500, 375)

@@ -75,7 +75,7 @@ def _content(image: dict[str, Any] | None) -> bytes:
 def _stripped(content: bytes) -> bytes | None:
     """None for a format that is not known here."""
     if content.startswith(b"\xff\xd8"):
-        return _jpeg(content)
+        return jpeg_without_metadata(content)
     if content.startswith(PNG_SIGNATURE):
         return _png(content)
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
@@ -141,7 +141,15 @@ def _exif(orientation: int) -> bytes:
 # --- JPEG: ITU T.81, annex B -------------------------------------------------------------------------------------
 
 
-def _jpeg(content: bytes) -> bytes:
+def jpeg_without_metadata(content: bytes, keep_profile: bool = True) -> bytes:
+    """
+    Args:
+        content: a whole file; what follows its end marker (a second picture, a film) goes.
+        keep_profile: whether the colour profile stays.
+
+    Raises:
+        Malformed, IndexError, struct.error: for a file that does not follow its format.
+    """
     kept, place, has_dropped = [b"\xff\xd8"], 2, False
     while True:
         start = place
@@ -159,7 +167,7 @@ def _jpeg(content: bytes) -> bytes:
         if length < 2 or end > len(content):
             raise Malformed("a segment is longer than the file")
         body, place = content[place + 2 : end], end
-        segment = _segment(marker, body)
+        segment = _segment(marker, body, keep_profile)
         has_dropped = has_dropped or segment != content[start:end]
         kept.append(segment)
         if marker == SOS:
@@ -178,13 +186,13 @@ def _jpeg(content: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _segment(marker: int, body: bytes) -> bytes:
+def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
     """A segment as it is kept; empty where it is not."""
     if marker == APP0 and body.startswith(b"JFIF\0") and len(body) >= 14:
         body = body[:12] + b"\0\0"  # version and density, without the thumbnail
     elif marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12:
         body = body[:12]  # how colours are to be read
-    elif marker not in JPEG_KEPT and not (marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
+    elif marker not in JPEG_KEPT and not (keep_profile and marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
         return b""
     return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
 

@@ -1,0 +1,302 @@
+"""Captions from OpenAI-compatible servers: vLLM, TGI, `transformers serve`, or a hosted provider."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from ..checkpoints import folder_digest
+from ..options import EndpointArguments
+from .answers import Answer, CaptionerError, Deliver, Question, decoding_provenance
+from .images import UndecodableImage, data_uri
+from .replies import UselessReply, wait_asked_for
+from .servers import Server, addresses_of, backoff, is_unreachable, token_for
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = 15 * 60.0  # seconds that a server may ask for, before the run is better ended
+GIVE_UP_SECONDS = 30.0  # that a server has to answer nothing, until it is given up
+PREPARING = min(8, os.cpu_count() or 1)  # threads that decode and encode images
+STOP_SECONDS = 5.0  # for what is under way, when a run is interrupted
+
+FATAL = {401, 402, 403, 404, 405, 407, 410}  # every request would meet these
+RETRIED = {408, 409, 425, 429}  # these pass by themselves, as 500 and above do; others are of this question alone
+PASSING = {"timeout", "failed"}  # of an answer: the next attempt may succeed
+
+
+class EndpointCaptioner:
+    """
+    Implements [`~g4i_hf.captioning.answers.Captioner`] with `openai.AsyncOpenAI`.
+
+    Args:
+        model: the server's name for it.
+        base_url: addresses up to `/v1`; several, with commas, share the questions.
+        revision: of the model; no server is asked for it, but it is part of every key.
+        max_new_tokens: longest answer.
+        temperature: of sampling; 0 takes the likeliest token each time.
+        top_p: sample among the likeliest tokens of this total probability.
+        seed: of sampling.
+        max_side: images are shrunk to this longest side in pixels, and never enlarged.
+        endpoint: token, concurrency, time-out, attempts, quality.
+
+    Raises:
+        ValueError: for an address that is none, or a token that is missing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        revision: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        seed: int = 0,
+        max_side: int = 768,
+        endpoint: EndpointArguments | None = None,
+    ):
+        self.model, self.max_side = model, max_side
+        self.endpoint = endpoint or EndpointArguments()
+        self.addresses = addresses_of(base_url)
+        self.servers()  # a missing token is seen now
+        is_folder = Path(model).is_dir()
+        self.provenance: dict[str, Any] = {
+            "captioner": "endpoint",
+            # `transformers serve` calls a model by its folder, which is another one elsewhere
+            "model": Path(model).resolve().name if is_folder else Path(model).name if os.path.isabs(model) else model,
+            "revision": revision or (folder_digest(model) if is_folder else None),
+            **decoding_provenance(max_new_tokens, temperature, top_p, seed, max_side),
+            "jpeg_quality": self.endpoint.jpeg_quality,
+        }
+        asked = {name: self.provenance[name] for name in ("temperature", "top_p", "seed")}
+        self.options = {"model": model, "max_tokens": max_new_tokens}
+        self.options |= {name: value for name, value in asked.items() if value is not None}
+
+    def servers(self) -> list[Server]:
+        """One for each address, in its initial state."""
+        asked = self.endpoint
+        return [
+            Server(address, token_for(address, asked.api_key_env), asked.request_timeout) for address in self.addresses
+        ]
+
+    @property
+    def hosts(self) -> list[str]:
+        """Hosts, with ports, that images are sent to."""
+        return [urlsplit(address).netloc for address in self.addresses]
+
+    def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
+        """
+        See [`~g4i_hf.captioning.answers.Captioner`]. Requests run in a thread of their own, so that this works in a
+        notebook too. `deliver` is called from the thread of `run`; `questions` and `allow` from others.
+        """
+        results: queue.SimpleQueue = queue.SimpleQueue()
+        asking = Asking(self, iter(questions), allow, results)
+        thread = threading.Thread(target=asking.run, name="captions", daemon=True)
+        thread.start()
+        try:
+            is_last = False
+            while not is_last:
+                pairs, is_last = _waiting_in(results, results.get())
+                if pairs:
+                    deliver(pairs)
+        except KeyboardInterrupt:
+            asking.stopped = True
+            thread.join(STOP_SECONDS)  # what is under way is paid for
+            asking.break_off()
+            if pairs := _waiting_in(results)[0]:
+                deliver(pairs)
+            raise
+        except BaseException:
+            asking.break_off()
+            raise
+        thread.join()
+        if asking.error is not None:
+            raise asking.error
+
+
+def _waiting_in(results: queue.SimpleQueue, *first: Any) -> tuple[list[tuple[Question, Answer]], bool]:
+    """The pairs that are there, and whether the end is, which is None."""
+    found = list(first)
+    while not results.empty():
+        found.append(results.get())
+    return [pair for pair in found if pair is not None], None in found
+
+
+class Asking:
+    """
+    One run over the questions: a task for each that is under way, which also waits there before another attempt.
+
+    Args:
+        captioner: that asks.
+        questions, allow: see [`~g4i_hf.captioning.answers.Captioner`].
+        results: takes pairs of question and answer, and None at the end.
+
+    Attributes:
+        error: what ended the run.
+    """
+
+    def __init__(
+        self,
+        captioner: EndpointCaptioner,
+        questions: Iterator[Question],
+        allow: Callable[[], bool],
+        results: queue.SimpleQueue,
+    ):
+        self.captioner, self.questions, self.allow, self.results = captioner, questions, allow, results
+        self.servers = captioner.servers()
+        self.stopped = False  # nothing more is sent
+        self.error: BaseException | None = None
+        # Rejected before any other was answered: it may be the model that takes none
+        self.held: list[tuple[Question, Answer]] = []
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._ask_all())
+        except BaseExceptionGroup as errors:
+            self.error = errors.exceptions[0]
+        except BaseException as error:
+            self.error = error
+        self.results.put(None)
+
+    def break_off(self) -> None:
+        """From another thread: ends without waiting for what is under way."""
+        self.stopped = True
+        with contextlib.suppress(AttributeError, RuntimeError):  # it has not begun, or has ended
+            self.loop.call_soon_threadsafe(self.main.cancel)
+
+    async def _ask_all(self) -> None:
+        self.loop, self.main = asyncio.get_running_loop(), asyncio.current_task()
+        self.slots = asyncio.Semaphore(self.captioner.endpoint.max_concurrency * len(self.servers))
+        for server in self.servers:
+            server.open()
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(PREPARING) as self.preparers:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    while True:
+                        await self.slots.acquire()
+                        try:
+                            question = await self.loop.run_in_executor(reader, next, self.questions, None)
+                        except Exception as error:  # of the data; what is in flight is paid for
+                            self.error = error
+                            break
+                        if question is None or self.stopped:
+                            break
+                        group.create_task(self._answer(question)).add_done_callback(lambda _: self.slots.release())
+                if self.error is not None:
+                    raise self.error
+                self._release()
+            finally:
+                for server in self.servers:
+                    await server.client.close()
+
+    async def _answer(self, question: Question) -> None:
+        """
+        Until there is an answer, or no attempt is left.
+
+        Raises:
+            CaptionerError: when no server works.
+        """
+        asked = self.captioner.endpoint
+        try:
+            uri = await self.loop.run_in_executor(
+                self.preparers, data_uri, question.image, self.captioner.max_side, asked.jpeg_quality
+            )
+        except UndecodableImage as error:
+            self.results.put((question, Answer("undecodable", reason=str(error), attempts=0)))
+            return
+        began, attempts, failures = time.monotonic(), 0, 0
+        while (server := await self._server_with_room()) is not None:
+            attempts += 1
+            server.in_flight += 1
+            try:
+                answer, wait = await self._attempt(server, question, uri)
+            finally:
+                server.in_flight -= 1
+            failures += answer.status in PASSING
+            is_last = answer.status not in PASSING or failures >= asked.max_attempts
+            if server.is_dead(0.0 if is_last and failures else GIVE_UP_SECONDS):
+                self._give_up(server, server.why_dead())
+            if not server.alive:
+                failures = 0  # they told of the server, and not of the question
+            elif is_last:
+                self._take((question, replace(answer, seconds=time.monotonic() - began, attempts=attempts)))
+                return
+            else:
+                await asyncio.sleep(wait + backoff(failures))
+
+    async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
+        """
+        Returns:
+            The answer, or a failure that may pass, and the seconds that the server asks to wait.
+
+        Raises:
+            CaptionerError: when no server works.
+        """
+        sent, wait = time.monotonic(), 0.0
+        try:
+            answer = await server.ask(question.prompt, uri, self.captioner.options)
+            server.answered(time.monotonic() - sent)
+            return answer, wait
+        except openai.APIStatusError as error:
+            reason, wait = server.describe(error), wait_asked_for(error.response.headers)
+            if error.status_code < 400 or error.status_code in FATAL:
+                why = server.why_refused(error, self.captioner.model, self.captioner.endpoint.api_key_env)
+                self._give_up(server, await why)
+            elif wait > LONGEST_WAIT:
+                self._give_up(server, server.why_left_alone(wait, reason))
+            elif error.status_code < 500 and error.status_code not in RETRIED:
+                server.reject(reason)
+                return Answer("rejected", reason=reason), wait
+            server.fail(question.key, reason, False, wait)
+            return Answer("failed", reason=reason), wait
+        except (openai.APIConnectionError, UselessReply, TimeoutError) as error:
+            reason = server.describe(error)
+            server.fail(question.key, reason, is_unreachable(error), wait)
+            is_late = isinstance(error, (TimeoutError, openai.APITimeoutError))
+            return Answer("timeout" if is_late else "failed", reason=reason), wait
+
+    def _take(self, pair: tuple[Question, Answer]) -> None:
+        """A result; one that tells of the model is held back until some question is answered."""
+        has_answered = any(server.answers for server in self.servers)
+        if pair[1].status == "rejected" and not has_answered:
+            self.held.append(pair)
+            return
+        self.results.put(pair)
+        if has_answered:
+            self._release()
+
+    def _release(self) -> None:
+        while self.held:
+            self.results.put(self.held.pop())
+
+    async def _server_with_room(self) -> Server | None:
+        """The least busy server; None when nothing more may be sent."""
+        while not self.stopped:
+            if free := [server for server in self.servers if server.alive and server.has_room]:
+                self.stopped = not self.allow()
+                return None if self.stopped else min(free, key=lambda server: server.in_flight)
+            await asyncio.sleep(0.02)  # at the beginning, and while servers fail or want a pause
+        return None
+
+    def _give_up(self, server: Server, why: str) -> None:
+        """
+        Raises:
+            CaptionerError: when it was the last one.
+        """
+        was_alive, server.alive = server.alive, False
+        if not any(other.alive for other in self.servers):
+            raise CaptionerError(why)
+        if was_alive:
+            logger.warning("%s The other servers go on.", why)

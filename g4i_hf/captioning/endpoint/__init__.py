@@ -1,1 +1,0 @@
-"""Captions from OpenAI-compatible servers."""

@@ -1,0 +1,195 @@
+"""Images on their way to a captioner: decoded and shrunk, or encoded with nothing in them but their pixels."""
+
+import base64
+import io
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from typing import Any
+
+from PIL import ExifTags
+from PIL import Image as PILImage
+
+from ..data.bad_images import why_unreadable
+from ..data.image_metadata import Malformed, jpeg_without_metadata
+from ..data.images import open_image, to_rgb
+from .answers import Question
+
+WINDOW = 16  # batches that are read ahead and sorted
+TINY = (
+    64  # longest side in pixels up to which colour keeps its full resolution: halved, it would leave little of an icon
+)
+
+
+class UndecodableImage(ValueError):
+    """The image cannot be read; the message is the reason."""
+
+
+def content_of(image: dict[str, Any] | None) -> bytes:
+    """
+    Args:
+        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it.
+
+    Raises:
+        ValueError: for a null.
+        OSError: when the file, which may lie on a server or within an archive, cannot be read.
+    """
+    if image is None or (image.get("bytes") is None and not image.get("path")):
+        raise ValueError("null")
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    if "://" in image["path"]:
+        from datasets.utils.file_utils import xopen
+
+        with xopen(image["path"], "rb") as file:
+            return file.read()
+    with open(image["path"], "rb") as file:
+        return file.read()
+
+
+def shrunk(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """The size with a longest side of at most `max_side` pixels, in proportion; never a larger one."""
+    scale = min(1.0, max_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def lies_on_its_side(image: PILImage.Image) -> bool:
+    return image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+
+
+def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
+    """
+    The upright RGB image with a longest side of at most `max_side` pixels.
+
+    Raises:
+        UndecodableImage: for whatever a broken file makes Pillow's readers raise.
+    """
+    try:
+        upright = to_rgb(open_image({"bytes": content_of(image), "path": None}))
+        return _resized(upright, shrunk(*upright.size, max_side))
+    except Exception as error:
+        raise UndecodableImage(_reason(error)) from None
+
+
+def _resized(upright: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
+    return upright if upright.size == size else upright.resize(size, PILImage.Resampling.LANCZOS)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PILImage.DecompressionBombError):
+        return "it has more pixels than can be opened safely"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    return why_unreadable(error)[:100]
+
+
+# --- To a server -----------------------------------------------------------------------------------------------------
+
+
+def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> str:
+    """
+    Args:
+        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
+        max_side: longest side in pixels; larger images are shrunk, smaller ones stay as they are.
+        jpeg_quality: of images that are encoded anew.
+
+    Returns:
+        `data:image/jpeg;base64,...`: upright, 8 bits, without EXIF, GPS, XMP, colour profile, comment or thumbnail.
+        A JPEG that is like that already but for such segments keeps its coded pixels.
+
+    Raises:
+        UndecodableImage: broken, no image, too large to be opened safely, or a file that is not there.
+    """
+    return "data:image/jpeg;base64," + base64.b64encode(clean_jpeg(image, max_side, jpeg_quality)).decode("ascii")
+
+
+def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
+    """The file inside of [`data_uri`]; same arguments and errors."""
+    try:
+        content = content_of(image)
+        opened = open_image({"bytes": content, "path": None})
+        plain = _plain(content, opened) if max(opened.size) <= max_side else None
+        return _encoded(opened, max_side, jpeg_quality) if plain is None else plain
+    except Exception as error:  # whatever a broken file makes Pillow's readers raise
+        raise UndecodableImage(_reason(error)) from None
+
+
+def _plain(content: bytes, opened: PILImage.Image) -> bytes | None:
+    """The same JPEG with nothing but its pixels; None where that needs encoding."""
+    if opened.format not in ("JPEG", "MPO") or opened.mode not in ("L", "RGB"):
+        return None
+    is_upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    components = bytes(layer[0] for layer in opened.layer)
+    if not is_upright or components == b"RGB" or opened.info.get("adobe_transform", 1) != 1:  # else grey or YCbCr
+        return None
+    try:
+        plain = jpeg_without_metadata(content, keep_profile=False)
+    except (Malformed, struct.error, IndexError):
+        return None
+    # An eighth of the brightness alone: reads all of the file for a fraction of the work
+    opened.draft("L", (max(1, opened.width // 8), max(1, opened.height // 8)))
+    opened.load()
+    return plain
+
+
+def _encoded(opened: PILImage.Image, max_side: int, jpeg_quality: int) -> bytes:
+    size = None
+    if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:
+        # It can be decoded at a half, a quarter or an eighth, as long as that is not below what is wanted
+        scale = max_side / max(opened.size)
+        size = shrunk(*opened.size, max_side)
+        size = size[::-1] if lies_on_its_side(opened) else size
+        opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
+    upright = to_rgb(opened)
+    upright = _resized(upright, size or shrunk(*upright.size, max_side))
+    upright.info = {}  # Pillow writes comment, XMP and others from here
+    buffer = io.BytesIO()
+    subsampling = "4:4:4" if max(upright.size) < TINY else "4:2:0"
+    upright.save(buffer, "JPEG", quality=jpeg_quality, subsampling=subsampling)
+    return buffer.getvalue()
+
+
+# --- In batches ------------------------------------------------------------------------------------------------------
+
+
+def batches_of_similar_size(
+    questions: Iterable[Question], batch_size: int, max_side: int, *, same_prompt: bool = False
+) -> Iterator[list[Question]]:
+    """
+    Batches of images that need little padding. Some batches' worth of questions are read ahead and sorted by the size
+    that the images will have; only their headers are read for that.
+
+    Args:
+        questions: read a window at a time.
+        batch_size: questions a batch, at most.
+        max_side: longest side in pixels to which images will be shrunk.
+        same_prompt: put only equal prompts into a batch.
+    """
+    unread = iter(questions)
+    while window := list(islice(unread, batch_size * WINDOW)):
+        sizes = {id(question): size_of(question.image, max_side) for question in window}
+        groups = [window]
+        if same_prompt:
+            by_prompt = sorted(window, key=lambda question: question.prompt)
+            groups = [list(group) for _, group in groupby(by_prompt, key=lambda question: question.prompt)]
+        for group in groups:
+            group.sort(key=lambda question: sizes[id(question)])
+            yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+
+
+def size_of(image: dict[str, Any], max_side: int) -> tuple[int, int]:
+    """
+    Width and height in pixels of the upright image after shrinking, from its header; zeros without one, and where the
+    image would have to be fetched for it.
+    """
+    if image.get("bytes") is None and "://" in (image.get("path") or ""):
+        return 0, 0
+    try:
+        with open_image(image) as opened:
+            width, height = opened.size
+            # Of a PNG, asking for the orientation would decode the image
+            turned = opened.format in ("JPEG", "MPO") and lies_on_its_side(opened)
+            return shrunk(*((height, width) if turned else (width, height)), max_side)
+    except Exception:  # decoding will say why
+        return 0, 0

@@ -1,0 +1,467 @@
+"""Asks the captioner what the store does not know yet, and keeps every answer at once."""
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+from tqdm import tqdm
+
+from .. import columns
+from ..data.image_ids import content_id, image_id_of, told_apart
+from .answers import OK, Answer, Captioner, Question
+from .images import content_of
+from .projection import Budget
+from .prompts import MissingValue, Prompts
+from .store import AnswerStore, Keys, image_digest
+
+logger = logging.getLogger(__name__)
+
+BATCH = 10_000  # rows whose columns are read together
+LOOKED_UP = 500  # rows whose answers are
+PASSING = {"rejected", "timeout", "failed"}  # a dry run that meets these leaves nothing behind
+SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where nobody watches
+
+Record = dict[str, Any]
+
+
+# --- Questions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """
+    Attributes:
+        number: in its split.
+        image_id: of the row.
+        prompts: about its image.
+        places: of the prompts; empty texts where only the image's bytes can tell.
+        image: gives `{"bytes", "path"}`, or None.
+    """
+
+    number: int
+    image_id: str
+    prompts: list[str]
+    places: list[str]
+    image: Callable[[], dict[str, Any] | None]
+
+
+class Questions:
+    """
+    What is asked about a split: every row has as many questions as there are prompts.
+
+    Args:
+        split: rows with `image` (not decoded), `image_id` and the columns that prompts name.
+        name: of the split.
+        prompts: what is asked.
+        keys: of the captioner.
+    """
+
+    def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
+        self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
+        self.keys_of_row: dict[int, list[str]] = {}  # of rows that have been read and have no place
+
+    def __len__(self) -> int:
+        return len(self.split) * len(self.prompts.templates)
+
+    def part(self, rows: list[int]) -> "Questions":
+        """The questions about some of the rows."""
+        return Questions(self.split.select(rows), self.name, self.prompts, self.keys)
+
+    def image_ids(self) -> Dataset:
+        """The column `image_id` alone."""
+        return self.split.select_columns([columns.IMAGE_ID])
+
+    def rows(self) -> Iterator[Row]:
+        """All rows. No image is opened."""
+        light = self.split.select_columns(list(dict.fromkeys([columns.IMAGE_ID, *self.prompts.columns])))
+        images = self.split.select_columns([columns.IMAGE])
+        for start in range(0, len(light), BATCH):
+            batch = light[start : start + BATCH]
+            facts = facts_of(images.with_format("arrow")[start : start + BATCH][columns.IMAGE])
+            for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], facts, strict=True)):
+                prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
+                # Files change by themselves, bytes in a table with the table
+                table = self.name if mtime is not None else None if size is None else self.split._fingerprint
+                places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
+                number = start + inside
+                yield Row(number, image_id, prompts, places, lambda number=number: images[number][columns.IMAGE])
+
+    def batches(self) -> Iterator[list[Row]]:
+        """The rows, as many as are looked up together."""
+        rows = self.rows()
+        while batch := list(itertools.islice(rows, LOOKED_UP)):
+            yield batch
+
+    def of_row(self, row: Row) -> list[Question]:
+        """Reads the image's bytes to digest them, but does not decode them."""
+        image = row.image()
+        try:
+            digest = image_digest(content_of(image))
+        except (OSError, ValueError):  # the captioner will say so of this row
+            digest = f"unreadable {row.image_id}"
+        image = image or {"bytes": None, "path": None}
+        keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
+        if not all(row.places):
+            self.keys_of_row[row.number] = keys
+        asked = zip(row.prompts, keys, row.places, strict=True)
+        return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
+
+    def records(self, store: AnswerStore) -> Iterator[list[Record | None]]:
+        """Of each row what the store has of its prompts. Images are opened only where there is no place."""
+        for batch in self.batches():
+            found = store.find_many([place for row in batch for place in row.places])
+            for row in batch:
+                if all(row.places):
+                    yield [found.get(place) for place in row.places]
+                else:
+                    keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
+                    yield [store.find(key) for key in keys]
+
+
+class StreamQuestions(Questions):
+    """
+    The same for a stream. Its images come by whether they were described or not, so each is known by the digest of its
+    bytes, and nothing but ids and digests is kept of them. Where the data has no `image_id`, it is the file's name, or
+    a digest. Every process reads the whole stream, and asks about its own rows.
+    """
+
+    split: IterableDataset
+
+    def __init__(self, split: IterableDataset, name: str, prompts: Prompts, keys: Keys):
+        super().__init__(split, name, prompts, keys)
+        self._image_ids: list[str] = []
+        self._contents: list[str] | None = []  # None where the data has ids of its own
+
+    def __len__(self) -> int:
+        raise TypeError("Nobody knows how long a stream is.")
+
+    def part(self, rows: list[int]) -> Questions:
+        """The first rows, as many as there are numbers; without the order of ids, which is that of the stream."""
+        return FirstRows(list(self.split.take(len(rows))), self.name, self.prompts, self.keys)
+
+    def image_ids(self) -> Dataset:
+        """Once the stream was read."""
+        contents = self._contents
+        image_ids = self._image_ids if contents is None else told_apart(self._image_ids, contents.__getitem__)
+        return Dataset.from_dict({columns.IMAGE_ID: image_ids})
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            ValueError: for an `image_id` of the data that is null or occurs twice, as soon as it is met.
+        """
+        self._image_ids, self._contents = [], []
+        seen: set[str] = set()
+        for number, item in enumerate(self.split):
+            self._note_id(number, item, seen)
+            try:
+                prompts = self.prompts.prompts_of(item)
+            except MissingValue as error:
+                logger.warning("Split %r, row %d has no caption: %s", self.name, number, error)
+                prompts = []
+            image = item[columns.IMAGE]
+            yield Row(number, self._image_ids[number], prompts, [""] * len(prompts), lambda image=image: image)
+
+    def batches(self) -> Iterator[list[Row]]:
+        """One by one: their images are in memory, and have no places to be looked up by."""
+        yield from ([row] for row in self.rows())
+
+    def records(self, store: AnswerStore) -> Iterator[list[Record | None]]:
+        """Once the stream was read."""
+        for number in range(len(self._image_ids)):
+            yield [store.find(key) for key in self.keys_of_row.get(number) or [""] * len(self.prompts.templates)]
+
+    def _note_id(self, row: int, item: dict[str, Any], seen: set[str]) -> None:
+        if columns.IMAGE_ID not in item:
+            self._image_ids.append(_by_itself(item[columns.IMAGE], image_id_of, row))
+            self._contents.append(_by_itself(item[columns.IMAGE], content_id, row))
+            return
+        self._contents = None
+        image_id = item[columns.IMAGE_ID]
+        if image_id is None or str(image_id) in seen:
+            what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
+            raise ValueError(
+                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
+                "--image_id_column."
+            )
+        seen.add(str(image_id))
+        self._image_ids.append(str(image_id))
+
+
+class FirstRows(StreamQuestions):
+    """Rows of a stream that are at hand."""
+
+    split: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.split) * len(self.prompts.templates)
+
+
+def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], str], row: int) -> str:
+    try:
+        return kind(image)
+    except (OSError, TypeError):  # null, or its file is gone
+        return f"unreadable-{row}"
+
+
+def facts_of(images: Any) -> list[tuple[int | None, int | None]]:
+    """
+    Size in bytes of each image of an Arrow column, and the time of its file in nanoseconds; None for what is not
+    known. Bytes in a table are not read, files not opened.
+    """
+    lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
+    paths = pc.struct_field(images, "path").to_pylist()
+    return [
+        (length, None) if length is not None else _facts_of_file(path)
+        for length, path in zip(lengths, paths, strict=True)
+    ]
+
+
+def _facts_of_file(path: str | None) -> tuple[int | None, int | None]:
+    try:
+        found = os.stat(path) if path and "://" not in path else None
+    except OSError:
+        found = None
+    return (None, None) if found is None else (found.st_size, found.st_mtime_ns)
+
+
+# --- Asking ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Share:
+    """
+    The rows of one of several processes.
+
+    Attributes:
+        rank: number of this process, from 0.
+        processes: how many there are.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "Share":
+        """
+        As the launcher says it.
+
+        Raises:
+            ValueError: when RANK is no process of WORLD_SIZE, or nobody says where these meet.
+        """
+        rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if not 0 <= rank < processes or (processes > 1 and "MASTER_ADDR" not in os.environ):
+            raise ValueError(
+                f"RANK is {rank} and WORLD_SIZE is {processes}, which no launcher has set. Start several processes "
+                "with --num_processes, or many tasks with recipes/scale."
+            )
+        return cls(rank, processes)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def is_mine(self, row: int) -> bool:
+        return row % self.processes == self.rank
+
+    def part_of(self, number: int) -> int:
+        """The own part of a number that all processes share."""
+        return number // self.processes + (self.rank < number % self.processes)
+
+    def count(self, rows: int) -> int:
+        return len(range(self.rank, rows, self.processes))
+
+
+@dataclass
+class Outcome:
+    """
+    What became of the questions of this process.
+
+    Attributes:
+        asked: by status, answers of this run.
+        known: questions that were answered before, or by the answer about the same image.
+        seconds: that asking took.
+        answers: of this run, as long as they were asked to be kept.
+        failures: then also, by image and prompt, those that another try may mend; they are not written down.
+    """
+
+    asked: Counter = field(default_factory=Counter)
+    known: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    answers: list[Answer] = field(default_factory=list)
+    failures: dict[tuple[str, str], Answer] = field(default_factory=dict)
+
+    def as_text(self) -> str:
+        """A line for the terminal."""
+        count = sum(self.asked.values())
+        if not count:
+            return f"All {self.known:,} answers were there already." if self.known else "Nothing was left to ask."
+        failed = ", ".join(f"{number:,} {status}" for status, number in self.asked.items() if status != OK)
+        tokens = f", {self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
+        rate = f"{count / max(self.seconds, 1e-9):,.1f} a second{tokens if self.prompt_tokens else ''}"
+        known = f"; {self.known:,} were there already." if self.known else "."
+        return f"{count:,} answers in {self.seconds:,.0f} s ({rate}){f'; {failed}' if failed else ''}{known}"
+
+
+class Asking:
+    """
+    Args:
+        captioner: what answers.
+        questions: of each split.
+        store: where answers are kept.
+        share: which of the rows this process asks about.
+        budget: how much may still be asked.
+        ask_again: which answers of earlier runs do not count.
+        keep_answers: whether `Outcome.answers` is wanted.
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        questions: Iterable[Questions],
+        store: AnswerStore,
+        *,
+        share: Share | None = None,
+        budget: Budget | None = None,
+        ask_again: Callable[[Record], bool] | None = None,
+        keep_answers: bool = False,
+    ):
+        self.captioner, self.questions, self.store = captioner, list(questions), store
+        self.share, self.budget = share or Share(), budget or Budget()
+        self.ask_again = ask_again or (lambda record: False)
+        self.keep_answers = keep_answers
+        self.outcome = Outcome()
+        self._asked: set[str] = set()
+        self._places: list[tuple[str, str]] = []  # not written yet
+        self._began = 0.0
+
+    def run(self) -> Outcome:
+        """
+        Raises:
+            CaptionerError: when the captioner as a whole does not work. What was answered by then is kept.
+            OSError: when the answers cannot be written.
+            KeyboardInterrupt: also on SIGTERM; what was answered by then is kept.
+        """
+        with _interrupted_once(), self._bar() as self._progress:
+            try:
+                self.captioner.run(self._pending(), self._deliver, self._allow)
+            finally:
+                self.outcome.seconds = time.monotonic() - self._began if self._began else 0.0
+                self.store.put([], self._places)
+        return self.outcome
+
+    def _bar(self) -> tqdm:
+        is_stream = any(
+            isinstance(split, StreamQuestions) and not isinstance(split, FirstRows) for split in self.questions
+        )
+        templates = len(self.questions[0].prompts.templates) if self.questions else 0
+        total = sum(self.share.count(len(split) // templates) * templates for split in self.questions if not is_stream)
+        watched = sys.stderr.isatty()
+        return tqdm(
+            total=None if is_stream else total,
+            desc=f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions",
+            unit="caption",
+            position=self.share.rank if watched else 0,
+            mininterval=0.1 if watched else SECONDS_IN_A_FILE,
+            ascii=None if watched else True,
+        )
+
+    def _pending(self) -> Iterator[Question]:
+        """Each question without an answer once, also where two rows show the same image."""
+        for split in self.questions:
+            for batch in split.batches():
+                # Rows of others whose place is not known are read too: the columns need their keys
+                batch = [row for row in batch if self.share.is_mine(row.number) or not all(row.places)]
+                found = self.store.find_many([place for row in batch for place in row.places])
+                for row in batch:
+                    yield from self._of_row(split, row, [self._counts(found.get(place)) for place in row.places])
+
+    def _of_row(self, split: Questions, row: Row, known: list[bool]) -> Iterator[Question]:
+        if known and all(known):
+            self._were_known(len(known))
+            return
+        questions = split.of_row(row)
+        for question, is_known in zip(questions, known, strict=True) if self.share.is_mine(row.number) else ():
+            if is_known:
+                self._were_known(1)
+            elif question.key in self._asked or self._counts(self.store.find(question.key)):
+                if question.place:
+                    self._places.append((question.place, question.key))
+                self._were_known(1)
+            else:
+                self._asked.add(question.key)
+                yield question
+
+    def _counts(self, record: Record | None) -> bool:
+        return record is not None and not self.ask_again(record)
+
+    def _were_known(self, number: int) -> None:
+        self.outcome.known += number
+        self._progress.initial += number  # they do not count in the rate
+        self._progress.update(number)
+
+    def _allow(self) -> bool:
+        self._began = self._began or time.monotonic()
+        allowed = self.budget.allow()
+        self.outcome.requests += allowed
+        return allowed
+
+    def _deliver(self, pairs: list[tuple[Question, Answer]]) -> None:
+        kept = []
+        for question, answer in pairs:
+            self.budget.spent(answer)
+            self.outcome.asked[answer.status] += 1
+            self.outcome.prompt_tokens += answer.prompt_tokens or 0
+            self.outcome.completion_tokens += answer.completion_tokens or 0
+            if self.keep_answers:
+                self.outcome.answers.append(answer)
+            if self.keep_answers and answer.status in PASSING:
+                self.outcome.failures[question.image_id, question.prompt] = answer
+            else:
+                kept.append((question, answer))
+        places, self._places = self._places, []
+        self.store.put(kept, places)
+        failed = sum(self.outcome.asked.values()) - self.outcome.asked[OK]
+        if failed:
+            self._progress.set_postfix_str(f"{failed:,} failed", refresh=False)
+        self._progress.update(len(pairs))  # they are on the disk: only now they count
+
+
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """
+    SIGTERM, which launchers and schedulers send, ends like Ctrl-C: with what was answered on the disk. Both can come
+    twice, from the terminal and from the launcher: the second is ignored, a third ends at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    received = 0
+
+    def interrupt(number, frame):
+        nonlocal received
+        received += 1
+        if received != 2:
+            raise KeyboardInterrupt
+
+    before = [signal.signal(number, interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,56 @@
+"""
+Captioning beyond one machine: steps of a datatrove pipeline, for any of its executors (local, Slurm, Ray, HF Jobs).
+
+    LocalPipelineExecutor(
+        [WriteCaptions(**options)], depends=LocalPipelineExecutor([AskForCaptions(**options)], tasks=4)
+    ).run()
+
+Tasks share nothing but the folder of answers, in which each has a file of its own. One that dies is run again and asks
+only for what is missing; the number of tasks may change on the way. `recipes/scale` has this for every executor.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+
+from ..cli import build_options, quiet_libraries
+from ..options import OPTIONS_OF
+from ..workflows.caption import Captioning
+from .runner import Share
+
+
+class AskForCaptions(PipelineStep):
+    """
+    Asks about every `world_size`-th image, from its own rank on.
+
+    Args:
+        options: those of `g4i caption`. `captions_dir` must lie on a disk that all tasks see.
+    """
+
+    name, type = "Ask for captions", "Captions"
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.options = options
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator:
+        self.captioning(rank).ask(Share(rank, world_size))
+        yield from data or ()
+
+    def captioning(self, rank: int) -> Captioning:
+        quiet_libraries(rank == 0)
+        return Captioning(*build_options(OPTIONS_OF["caption"], self.options), say=logger.info)
+
+
+class WriteCaptions(AskForCaptions):
+    """Writes the stage from the answers of all tasks, and asks for what they left. To be run as a single task."""
+
+    name = "Write captions"
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator:
+        if rank == 0:
+            self.captioning(rank).run()
+        yield from data or ()

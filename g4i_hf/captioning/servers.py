@@ -1,0 +1,314 @@
+"""One OpenAI-compatible server: its address and token, one request to it, and how it fares."""
+
+import asyncio
+import itertools
+import math
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+from huggingface_hub import get_token, is_offline_mode
+
+from .. import __version__
+from .answers import Answer
+from .replies import UselessReply, answer_in, error_message, exhausted_for
+
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
+FIRST_REQUESTS = 8  # at the same time, until a server has answered one: enough to see a wrong token or model
+IN_A_ROW = 8  # failures, after which a server is asked one question at a time
+REJECTIONS = 20  # before any answer, that tell of a wrong model rather than of wrong images
+CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
+MOST_BYTES = 4 << 20  # of a reply
+POOLS = 32  # of connections
+
+
+def addresses_of(base_url: str | None) -> list[str]:
+    """
+    The addresses in `base_url`, each once.
+
+    Raises:
+        ValueError: none, not http(s), or with a password in it.
+    """
+    addresses = list(dict.fromkeys(part.strip().rstrip("/") for part in (base_url or "").split(",") if part.strip()))
+    if not addresses:
+        raise ValueError("base_url is not given; name the server, as in http://localhost:8000/v1.")
+    for address in addresses:
+        parts = urlsplit(address)
+        if "@" in parts.netloc:
+            raise ValueError(
+                f"base_url holds a user or password for {parts.hostname}; put a token into an environment variable "
+                "and name that in api_key_env."
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"base_url is {address}; it must look like http://localhost:8000/v1.")
+        if is_offline_mode() and is_hugging_face(address):
+            raise ValueError(f"HF_HUB_OFFLINE is set, and {address} is a host of Hugging Face; unset it to go on.")
+    return [address if urlsplit(address).path else f"{address}/v1" for address in addresses]
+
+
+def is_hugging_face(address: str) -> bool:
+    """Whether a token of Hugging Face may go there: only to its own hosts, and only encrypted."""
+    parts = urlsplit(address)
+    host = (parts.hostname or "").lower()
+    own = host == "huggingface.co" or host.endswith((".huggingface.co", ".huggingface.cloud"))
+    return own and parts.scheme == "https"
+
+
+def token_for(address: str, api_key_env: str | None) -> str | None:
+    """
+    Raises:
+        ValueError: the environment variable is not set, or holds what cannot be a token.
+    """
+    if api_key_env is None:
+        return get_token() if is_hugging_face(address) else None
+    token = os.environ.get(api_key_env, "").strip()
+    if not token:
+        raise ValueError(
+            f"api_key_env is {api_key_env}, but that environment variable is not set. Set it to the token of "
+            f"{urlsplit(address).netloc}: export {api_key_env}=..."
+        )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"The environment variable {api_key_env} holds no token: spaces or special characters in it.")
+    return token
+
+
+class _LimitedStream(httpx2.AsyncByteStream):
+    """The body of a reply, up to `MOST_BYTES`."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream):
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > MOST_BYTES:
+                raise UselessReply(f"a reply of more than {MOST_BYTES >> 20} MB")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """
+    Takes no reply that is compressed, as it could unpack to any size, or too large. Requests take turns over several
+    pools: a pool looks at each of its connections at every request (httpcore2 2.16), which with hundreds costs more
+    than the request itself.
+    """
+
+    def __init__(self):
+        limits = httpx2.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS
+        )
+        self._pools = [httpx2.AsyncHTTPTransport(limits=limits) for _ in range(POOLS)]
+        self._turns = itertools.cycle(self._pools)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await next(self._turns).handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise UselessReply("a compressed reply, which was not asked for")
+        response.stream = _LimitedStream(response.stream)
+        return response
+
+    async def aclose(self) -> None:
+        for pool in self._pools:
+            await pool.aclose()
+
+
+class Server:
+    """
+    One address, and how it fares.
+
+    Attributes:
+        name: host and port, for messages.
+        answers: good replies so far.
+        failures: in a row.
+        alive: False once it is given up.
+    """
+
+    def __init__(self, address: str, token: str | None, timeout: float):
+        self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
+        self.alive, self.in_flight, self.paused_until = True, 0, 0.0
+        self.answers = self.rejected = self.failures = 0
+        self.failing_since, self.last_answer, self.slowest = 0.0, -math.inf, 0.0
+        self.unreachable, self.last_error = False, ""
+        self.failed_questions: set[str] = set()
+        # What the client would take from the environment, for whatever address
+        omitted = ["OpenAI-Organization", "OpenAI-Project", *([] if token else ["Authorization"])]
+        self.headers = dict.fromkeys(omitted, openai.Omit())
+
+    def __repr__(self) -> str:
+        return f"Server({self.name})"
+
+    def open(self) -> None:
+        """Makes the client, inside of the loop that uses it."""
+        self.client = openai.AsyncOpenAI(
+            base_url=self.address,
+            api_key=self.token or "none",
+            max_retries=0,  # by `_answer`, which knows of other servers and of replies that are no completions
+            timeout=httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT_SECONDS)),
+            default_headers={"User-Agent": f"g4i_hf/{__version__}", "Accept-Encoding": "identity"},
+            # Images go to the host that was named, and to no other
+            http_client=httpx2.AsyncClient(transport=_Transport(), follow_redirects=False),
+        )
+
+    async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> Answer:
+        """
+        One request.
+
+        Raises:
+            openai.APIError, UselessReply, TimeoutError: as things go wrong.
+        """
+        content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": prompt}]
+        try:
+            async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
+                # As `chat.completions.create` does, without its walk through every part of the question
+                reply = await self.client.post(
+                    "/chat/completions",
+                    body=options | {"messages": [{"role": "user", "content": content}]},
+                    options={"headers": self.headers},
+                    cast_to=httpx2.Response,
+                )
+        except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, UselessReply):
+                raise error.__cause__ from None
+            raise
+        self.pause(exhausted_for(reply.headers))
+        return answer_in(reply.content)
+
+    def pause(self, seconds: float) -> None:
+        self.paused_until = max(self.paused_until, time.monotonic() + seconds)
+
+    @property
+    def has_room(self) -> bool:
+        """Few questions at a time while it has answered none, one while it fails."""
+        most = 1 if self.fails_for() >= 0 else math.inf if self.answers else FIRST_REQUESTS
+        return self.in_flight < most and self.paused_until <= time.monotonic()
+
+    def answered(self, seconds: float) -> None:
+        self.answers += 1
+        self.last_answer, self.slowest = time.monotonic(), max(self.slowest, seconds)
+        self._end_row()
+
+    def reject(self, reason: str) -> None:
+        """It works, but refuses this question."""
+        self.rejected += 1
+        self.last_error = reason
+        self._end_row()
+
+    def fail(self, question: str, reason: str, unreachable: bool, wait: float) -> None:
+        """It may answer the same question the next time. Many failures in a row are a reason to leave it alone."""
+        if not self.failures:
+            self.failing_since = time.monotonic()
+        self.failures += 1
+        self.unreachable, self.last_error = unreachable, reason
+        self.failed_questions.add(question)
+        if wait and not self.answers:
+            self.pause(wait)  # nobody else need try
+        if self.fails_for() >= 0:
+            self.pause(max(wait, backoff(self.failures - IN_A_ROW + 1)))
+
+    def _end_row(self) -> None:
+        self.failures, self.unreachable = 0, False
+        self.failed_questions.clear()
+
+    def fails_for(self) -> float:
+        """
+        Seconds that nothing but failures came; negative as long as that means nothing: errors come faster than
+        answers, so a row of them counts when an answer should have come as well.
+        """
+        if self.failures < IN_A_ROW:
+            return -math.inf
+        expected = self.failing_since if self.unreachable else self.last_answer + max(2.0, 2 * self.slowest)
+        return time.monotonic() - max(self.failing_since, expected)
+
+    def is_dead(self, seconds: float) -> bool:
+        """
+        Whether it answers nothing, for so many seconds by now. A few images may well be ones that it fails on, so
+        many different ones must have failed.
+        """
+        if self.rejected >= REJECTIONS and not self.answers:
+            return True
+        return self.fails_for() >= seconds and (self.unreachable or len(self.failed_questions) >= IN_A_ROW)
+
+    def why_dead(self) -> str:
+        hint = "Is it running, and is base_url right?"
+        if self.last_error.startswith("503"):
+            hint = "It may still be starting."
+        if not self.answers and self.last_error.startswith(("400", "413", "422")):
+            hint = "Is captioner_model right, and does that model take images?"
+        state = "answers nothing any more" if self.answers else "has answered nothing"
+        return (
+            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}. {hint} Nothing that was answered is "
+            "lost, and what was not will be asked again: start the same command once it works."
+        )
+
+    def why_left_alone(self, seconds: float, reason: str) -> str:
+        wish = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
+        return (
+            f"{self.name} asks to be left alone for {wish} ({reason}). Nothing that was answered is lost: start the "
+            "same command again then."
+        )
+
+    async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
+        """Of an error that every request would meet."""
+        status, said = error.status_code, self.describe(error)
+        if status < 400:
+            remedy = "Give that address as base_url, if images may be sent there."
+        elif status in (401, 407) and self.token is None:
+            remedy = "It wants a token: name the environment variable that holds it in api_key_env."
+        elif status in (401, 407):
+            where = f"the environment variable {api_key_env}" if api_key_env else "`hf auth login`"
+            remedy = f"It does not accept the token: put the right one into {where}."
+        elif status == 402:
+            remedy = "Its account is out of credit."
+        elif status == 403:
+            remedy = f"Access to {model} is not allowed there{' with this token' if self.token else ''}."
+        else:
+            models = await self._models()
+            has = f"It has {', '.join(models)}." if models else "Is base_url right, up to /v1?"
+            url = error.request.url.copy_with(query=None)
+            remedy = f"There is no model {model}, or nothing at {url}. {has}"
+        return f"{self.name} refuses to answer ({said}). {remedy}"
+
+    async def _models(self) -> list[str]:
+        try:
+            page = await self.client.with_options(timeout=5.0).models.list()
+            return [str(model.id) for model in page.data][:10]
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            return []
+
+    def describe(self, error: Exception) -> str:
+        """An error in a line, without secrets."""
+        if isinstance(error, openai.APIStatusError):
+            message = error_message(error.response.content, self.token)
+            if error.status_code < 400:
+                message = f"redirects to {error.response.headers.get('location', 'another address')[:200]}"
+            return f"{error.status_code}: {message}" if message else str(error.status_code)
+        if isinstance(error, UselessReply):
+            return str(error)
+        if isinstance(error, (TimeoutError, openai.APITimeoutError)):
+            connecting = isinstance(error.__cause__, httpx2.ConnectTimeout)
+            return "no connection in time" if connecting else f"no answer within {self.timeout:g} s"
+        kind = "no connection" if is_unreachable(error) else "the connection was lost"
+        cause = error.__cause__ or error
+        return error_message(f"{kind} ({str(cause) or type(cause).__name__})", self.token)
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether nothing could be sent at all."""
+    return isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
+
+
+def backoff(attempt: int) -> float:
+    """
+    Seconds to wait after an attempt, counted from 1: anything up to a bound that doubles each time, so that many
+    questions do not come back at once.
+    """
+    return random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1)))

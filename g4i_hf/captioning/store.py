@@ -1,0 +1,277 @@
+"""The answers that were given so far, on the disk: paid for once, found again after any stop or move of the images."""
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from .answers import OK, Answer, CaptionerError, Question, whole_characters
+
+logger = logging.getLogger(__name__)
+
+DIGEST_BYTES = 16
+# Digests of different kinds never meet. A change of what goes into them needs another number
+_KEY, _PLACE = b"g4i_hf key 1", b"g4i_hf place 1"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ok INTEGER, time REAL, record TEXT);
+CREATE TABLE IF NOT EXISTS places (place BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS imported (name TEXT PRIMARY KEY, size INTEGER);
+"""
+# A caption is not replaced by a failure, and otherwise the later answer counts
+_PUT = """
+INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE
+SET ok = excluded.ok, time = excluded.time, record = excluded.record
+WHERE (excluded.ok, excluded.time) >= (answers.ok, answers.time)
+"""
+
+
+class Keys:
+    """
+    Keys and places of the answers of one captioner.
+
+    A *key* says what was asked: the bytes of an image, the prompt and the captioner. A *place* says where the image
+    lay, so that a known answer is found without opening the image. A place is only a shortcut: where it is unknown,
+    the image is read and its key decides, so that images that were moved or renamed are not asked about again.
+
+    Args:
+        provenance: of the captioner: preprocessing, model, revision, decoding, as JSON values. The order of its fields
+            does not matter, nor whether a whole number is written as 1 or 1.0.
+
+    Raises:
+        TypeError, ValueError: for a provenance that is not JSON.
+    """
+
+    def __init__(self, provenance: dict[str, Any]):
+        canonical = json.dumps(_plain(provenance), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        self._key, self._place = (
+            hashlib.blake2b(canonical.encode(), digest_size=DIGEST_BYTES, person=kind) for kind in (_KEY, _PLACE)
+        )
+
+    def key(self, image_digest: str, prompt: str) -> str:
+        """32 hex digits, of the image's bytes (see [`image_digest`]) and the prompt as it was filled in."""
+        return _digest(self._key, [image_digest, prompt])
+
+    def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
+        """
+        Args:
+            image_id: the row's.
+            size: of the image in bytes.
+            mtime: of its file in nanoseconds; None where the bytes lie in a table.
+            prompt: filled in.
+            table: what the row belongs to. For files the name of the split, as `image_id` is unique in a split only;
+                for bytes in a table the fingerprint of the split, which is another one when the table changes.
+
+        Returns:
+            32 hex digits; empty without both mtime and table: then nothing but the bytes shows that they have changed.
+        """
+        if mtime is None and table is None:
+            return ""
+        return _digest(self._place, [image_id, size, mtime, table, prompt])
+
+
+def image_digest(content: bytes) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _digest(state: Any, parts: list) -> str:
+    """A JSON list after the JSON object of the provenance: neither can be cut differently and give the same text."""
+    state = state.copy()
+    state.update(json.dumps(parts).encode())
+    return state.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same JSON value with whole floats as integers: `temperature: 0` in a YAML file equals 0.0."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class AnswerStore:
+    """
+    A folder of SQLite files, one for each process that asks; each reads those of all.
+
+    A file has one writer, which a lock beside it keeps (`filelock`, which also works on the shared disks of clusters),
+    and SQLite's rollback journal, as its write-ahead log needs memory that processes share and so one machine. Readers
+    of a file that is being written to see the answers of its last commit. [`AnswerStore.put`] returns when what it was
+    given would survive a power cut.
+
+    Segments that version 0.1 wrote (`*.jsonl`) are taken over when the folder is opened.
+
+    Args:
+        folder: made where there is none.
+        rank: number of the process.
+
+    Raises:
+        CaptionerError: when another process writes with this number.
+        OSError: when the folder cannot be written to.
+    """
+
+    def __init__(self, folder: str | Path, rank: int = 0):
+        self.folder = Path(folder)
+        _check_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / f"{rank:05d}.sqlite"
+        self._lock = filelock.FileLock(self.path.with_suffix(".lock"), blocking=False)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise CaptionerError(
+                f"Another process captions with the answers in {self.folder}, and both would pay for the same. Wait "
+                "until it has ended, or stop it: the same command goes on from there."
+            ) from None
+        self._using = threading.Lock()  # of the connections, by one thread at a time
+        self._own = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
+        self._own.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
+        self._take_over_segments()
+        others = [path for path in sorted(self.folder.glob("*.sqlite")) if path != self.path]
+        self._others = [
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, check_same_thread=False, timeout=60)
+            for path in others  # not read-only: after a kill, opening one undoes what was half written
+        ]
+
+    def __len__(self) -> int:
+        """Questions with an answer, captions or not."""
+        return self._own.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+    def find(self, key: str = "", place: str = "") -> dict[str, Any] | None:
+        """The record of the best answer to a question: a caption before a failure, else the latest."""
+        if not key:
+            key = self._key_at(place) if place else None
+        rows = [] if key is None else self._rows("SELECT ok, time, record FROM answers WHERE key = ?", key)
+        return json.loads(max(rows)[2]) if rows else None
+
+    def find_many(self, places: list[str]) -> dict[str, dict[str, Any]]:
+        """Records by place, of those that are known. One look into each file is quicker than many."""
+        digests = [bytes.fromhex(place) for place in places if place]
+        keys = dict(row for row in self._select("SELECT place, key FROM places WHERE place", digests))
+        best: dict[bytes, tuple] = {}
+        for key, *found in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(keys.values())):
+            best[key] = max(best.get(key, tuple(found)), tuple(found))
+        return {place.hex(): json.loads(best[key][2]) for place, key in keys.items() if key in best}
+
+    def _select(self, query: str, digests: list[bytes]) -> list[tuple]:
+        """Of all files, the rows of some digests."""
+        query = f"{query} IN ({','.join('?' * len(digests))})"
+        with self._using:
+            return [row for each in (self._own, *self._others) for row in each.execute(query, digests)]
+
+    def _key_at(self, place: str) -> str | None:
+        rows = self._rows("SELECT key FROM places WHERE place = ?", place)
+        return rows[0][0].hex() if rows else None
+
+    def _rows(self, query: str, digest: str) -> list[tuple]:
+        """Of all files, at most one each."""
+        with self._using:
+            found = [each.execute(query, (bytes.fromhex(digest),)).fetchone() for each in (self._own, *self._others)]
+        return [row for row in found if row is not None]
+
+    def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
+        """
+        Args:
+            answers: of this process.
+            places: pairs of place and key, of images whose answer is known, or comes, under another place.
+
+        Raises:
+            OSError: when they cannot be written; none of them is then.
+        """
+        answers, now = list(answers), time.time()
+        rows = [
+            (bytes.fromhex(question.key), answer.status == OK, now, _record_of(question, answer, now))
+            for question, answer in answers
+        ]
+        places = [*places, *((question.place, question.key) for question, _ in answers if question.place)]
+        pairs = [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places]
+        self._write(rows, pairs)
+
+    def _write(
+        self, rows: list[tuple], places: list[tuple[bytes, bytes]], segment: tuple[str, int] | None = None
+    ) -> None:
+        try:
+            with self._using, self._own:  # a transaction
+                self._own.execute("BEGIN IMMEDIATE")
+                self._own.executemany(_PUT, rows)
+                self._own.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
+                if segment is not None:
+                    self._own.execute("INSERT OR REPLACE INTO imported VALUES (?, ?)", segment)
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"The answers cannot be written to {self.path}: {error}. Those before are kept. Make room, or see to "
+                "the disk and its permissions, and start the same command again: it goes on from there."
+            ) from error
+
+    def close(self) -> None:
+        for database in (self._own, *self._others):
+            database.close()
+        self._lock.release()
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _take_over_segments(self) -> None:
+        for path in sorted(self.folder.glob("*.jsonl")):
+            size = path.stat().st_size
+            if (size,) == self._own.execute("SELECT size FROM imported WHERE name = ?", (path.name,)).fetchone():
+                continue
+            records = _records_in(path)
+            while chunk := list(itertools.islice(records, 10_000)):
+                rows = [(key, record["status"] == OK, record["time"], json.dumps(record)) for key, _, record in chunk]
+                self._write(rows, [(place, key) for key, place, _ in chunk if place])
+            self._write([], [], (path.name, size))
+
+
+def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, dict[str, Any]]]:
+    """Key, place and record of the lines of a segment of version 0.1; the end of a line may be missing."""
+    damaged = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+                key, place = bytes.fromhex(record["key"]), bytes.fromhex(record["place"])
+                record["time"], record["status"] = float(record["time"]), str(record["status"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                damaged += line.endswith(b"\n")
+                continue
+            said = {name: record[name] for name in ("text", "reason") if isinstance(record.get(name), str)}
+            yield key, place, record | {name: whole_characters(text) for name, text in said.items()}
+    if damaged:
+        logger.warning("%s: %d damaged lines. Their images are asked about again.", path, damaged)
+
+
+def _record_of(question: Question, answer: Answer, now: float) -> str:
+    about = {name: getattr(question, name) for name in ("key", "place", "image_id", "prompt")}
+    return json.dumps(about | vars(answer) | {"time": now})
+
+
+def answer_of(record: dict[str, Any]) -> Answer:
+    """The answer that a record holds."""
+    return Answer(**{field.name: record[field.name] for field in fields(Answer) if field.name in record})
+
+
+def _check_folder(folder: Path) -> None:
+    """Fails before money is spent, not at the first answer."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"The answers cannot go to {folder}: {existing} is a file. Give another journal_dir.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"The answers cannot go to {folder}: no permission to write in {existing}. Give another journal_dir, or "
+            "change the permissions."
+        )
