@@ -1,6 +1,5 @@
 """What a few answers say about the whole, and limits that hold while many requests are in flight."""
 
-import json
 import math
 import random
 import threading
@@ -20,13 +19,13 @@ def answer(prompt_tokens: int | None = 1000, completion_tokens: int | None = 100
 
 
 def test_projection_against_numbers_worked_out_by_hand():
-    """4 answers in 8 s; 1,000 - 6 are left; outputs 90, 110, 90, 110: mean 100, sd 11.547, t(3) = 3.18."""
+    """4 answers in 8 s; 1,000 - 6 are left; outputs 90, 110, 90, 110: mean 100, sd 11.547, t(3) = 3.182."""
     measured = [answer(completion_tokens=tokens, seconds=2.0) for tokens in (90, 110, 90, 110)]
     found = project(measured, num_answered=6, num_total=1000, seconds=8.0, processes=2, prices=(2.0, 10.0))
     assert (found.answered, found.remaining, found.requests.value) == (4, 994, 994)
     assert found.input_tokens.value == found.input_tokens.low == 994_000
     assert found.output_tokens.value == pytest.approx(99_400)
-    assert found.output_tokens.high - found.output_tokens.value == pytest.approx(994 * 3.18 * 11.547 / 2, rel=1e-3)
+    assert found.output_tokens.high - found.output_tokens.value == pytest.approx(994 * 3.182 * 11.547 / 2, rel=1e-3)
     assert found.hours.value == pytest.approx(994 * 2.0 / 2 / 3600)
     assert found.cost.value == pytest.approx(994 * (1000 * 2 + 100 * 10) / 1e6)
     assert found.cost.low < found.cost.value < found.cost.high
@@ -46,19 +45,20 @@ def test_the_interval_holds_the_truth_most_of_the_time():
 def test_repeated_requests_and_failures_count():
     measured = [answer(attempts=3), answer(), Answer("timeout", reason="no answer", attempts=8)]
     found = project(measured, 3, 103, 3.0)
-    assert found.failed == 1 and found.requests.value == pytest.approx(100 * 4)
+    assert found.requests.value == pytest.approx(100 * 4)
     assert found.input_tokens.value == 100_000  # of those that say it
-    assert "3 answers were measured, 1 of them without a caption; 100 are still to come." in found.as_text()
+    assert "3 answers were measured; 100 are still to come." in found.as_text()
 
 
 def test_what_is_unknown_is_said_to_be():
     no_tokens = project([answer(None, None, seconds=1.0)] * 3, 3, 100, 3.0, prices=(1.0, 1.0))
     assert no_tokens.input_tokens is no_tokens.cost is None
     assert "Tokens: the captioner does not say." in no_tokens.as_text()
-    assert "Cost: unknown, the captioner does not say how many tokens it used." in no_tokens.as_text()
-    for prices in (None, (1.0, None)):
+    unknown = "Cost: unknown; it takes --price_input, --price_output and the numbers of tokens."
+    assert unknown in no_tokens.as_text()
+    for prices in ((None, None), (1.0, None)):
         no_prices = project([answer()] * 3, 3, 100, 3.0, prices=prices)
-        assert no_prices.cost is None and "no prices were given (--price_input, --price_output)" in no_prices.as_text()
+        assert no_prices.cost is None and unknown in no_prices.as_text()
     nothing = project([], 0, 100, 0.0)
     assert nothing.hours is None and "Nothing can be projected without an answer." in nothing.as_text()
     assert "0 are still to come" in project([answer()], 5, 5, 1.0).as_text()
@@ -71,11 +71,10 @@ def test_the_text_reads_well():
         "16 answers were measured; 1,281,151 are still to come.",
         "Requests: 1,281,151",
         "Tokens read: 1,290.8 (1,287.5 to 1,294.0) million",
-        "Tokens written: 126.5 (116.3 to 136.7) million",
+        "Tokens written: 126.5 (116.3 to 136.8) million",
         "Time: 22.2 (15.2 to 29.3) hours, at the measured rate in each of 4 processes",
-        "Cost: 269.52 (263.31 to 275.74)",
+        "Cost: 269.52 (263.29 to 275.75)",
     ]
-    assert json.loads(json.dumps(found.to_dict()))["cost"]["value"] == pytest.approx(269.52, abs=0.01)
     assert "Time: 12.4 minutes" in project([answer()] * 2, 2, 500, 3.0).as_text()
     assert "Time: 30.0 seconds" in project([answer()] * 2, 2, 22, 3.0).as_text()
 
@@ -163,20 +162,6 @@ def test_a_cost_that_cannot_be_known_ends_the_run():
     no_limit.allow()
     no_limit.spent(answer(None, None))
     assert no_limit.allow()
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"max_cost": 1.0}, "max_cost needs the prices of a million tokens"),
-        ({"max_cost": 1.0, "price_input": 1.0}, "max_cost needs the prices"),
-        ({"max_requests": -1}, "max_requests is -1; it must be a number of at least 0"),
-        ({"max_requests": float("nan")}, "max_requests is nan"),
-    ],
-)
-def test_wrong_limits_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Budget(**options)
 
 
 def test_no_request_means_none():
