@@ -4,8 +4,7 @@ import random
 
 import pytest
 
-from g4i_hf.captioning.cleaning.clean import STEPS, Cleaned, clean
-from g4i_hf.captioning.cleaning.sentences import count_words, split_sentences
+from g4i_hf.captioning.cleaning import STEPS, Cleaned, clean, count_words, split_sentences
 
 ARGS, OFF = True, False
 

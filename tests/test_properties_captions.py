@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from test_report import NAMES, OPTIONS, a_split, no_drawing, runs, write  # noqa: F401
 
 from g4i_hf.captioning.answers import FAILURES, OK
-from g4i_hf.captioning.cleaning.clean import clean
+from g4i_hf.captioning.cleaning import clean
 from g4i_hf.captioning.existing.caption_files import checked
 from g4i_hf.captioning.report import page
 from g4i_hf.captioning.report.gallery import Shown, draw_grid, write_page

@@ -19,8 +19,8 @@ from ..data.source import Source
 from ..data.stage import ids_digest, read_stage, write_stage
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
-from .cleaning.clean import STEPS, clean
-from .existing.joining import ExistingCaptions
+from .cleaning import STEPS, clean
+from .existing import ExistingCaptions
 from .prompts import Prompts, check_leak
 from .runner import Questions, Record, StreamQuestions
 from .store import AnswerStore, Keys

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from ..answers import FAILURES, OK
-from ..cleaning.clean import STEPS
-from ..cleaning.sentences import count_words
+from ..cleaning import STEPS, count_words
 from ..quality.histograms import draw_histogram, require_matplotlib
 from ..quality.label_names import NAMED, UNKNOWN
 from ..quality.weights import FACTORS, Quality, histogram

@@ -1,1 +1,0 @@
-"""From an answer to a caption: pure functions, each with a count."""
