@@ -10,8 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 from torchvision.datasets import ImageFolder
 
-from g4i_hf.captioning.existing.caption_files import CaptionFile
-from g4i_hf.captioning.existing.joining import column_captions, existing_captions, join_captions, list_captions
+from g4i_hf.captioning.existing import existing_captions
 from g4i_hf.data.loading import open_images
 from g4i_hf.options import ExistingCaptionsArguments
 
@@ -26,10 +25,22 @@ def written(tmp_path, name, text):
     return path
 
 
+def from_file(data, path, **options):
+    return existing_captions(data, ExistingCaptionsArguments(captions_file=str(path), **options))
+
+
 def joined(tmp_path, data, lines, **options):
     """Joins (key, caption) pairs written as JSON lines."""
     text = "".join(json.dumps({"file": key, "caption": caption}) + "\n" for key, caption in lines)
-    return join_captions(data, CaptionFile(written(tmp_path, "c.jsonl", text)), "c.jsonl", **options)
+    return from_file(data, written(tmp_path, "c.jsonl", text), **options)
+
+
+def listed(tmp_path, data, captions):
+    return from_file(data, written(tmp_path, "c.json", json.dumps(captions)))
+
+
+def of_column(data):
+    return existing_captions(data, ExistingCaptionsArguments())
 
 
 # --- Which row a key means ---
@@ -131,7 +142,7 @@ def test_a_file_of_other_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none of its 1 keys .* first key is '17', the first image_id 'a/1.jpg'"):
         joined(tmp_path, splits(train=["a/1.jpg"]), [("17", "x")])
     with pytest.raises(ValueError, match="c.csv holds no captions"):
-        join_captions(splits(train=["1.jpg"]), CaptionFile(written(tmp_path, "c.csv", "file,caption\n")), "c.csv")
+        from_file(splits(train=["1.jpg"]), written(tmp_path, "c.csv", "file,caption\n"))
 
 
 def test_reports_hold_no_paths(tmp_path):
@@ -150,18 +161,24 @@ def test_repeated_lines_count_and_contradicting_ones_are_errors(tmp_path):
     result = joined(tmp_path, data, lines)
     assert result.captions["train"] == ["a", "b", None]
     assert (result.report["entries"], result.report["repeated"], result.report["empty"]) == (5, 1, 2)
-    with pytest.raises(ValueError, match=r"c.jsonl: '1.jpg' has two captions, in lines 1 and 6.*--several_captions"):
+    with pytest.raises(ValueError, match=r"c.jsonl, line 6: '1.jpg' has another caption .*--several_captions"):
         joined(tmp_path, data, [*lines, ("1.jpg", "A")])
 
 
 def test_several_captions_are_lists_in_every_row(tmp_path):
     data = splits(train=["1.jpg", "2.jpg", "3.jpg"], test=["4.jpg"])
     lines = [("1.jpg", "a"), ("2.jpg", "b"), ("1.jpg", "c"), ("1.jpg", "a"), ("4.jpg", "d")]
-    result = joined(tmp_path, data, lines, several=True)
+    result = joined(tmp_path, data, lines, several_captions=True)
     assert result.captions == {"train": [["a", "c"], ["b"], None], "test": [["d"]]}
     assert result.report["repeated"] == 1
     mixed = [("1.jpg", "a"), ("2.jpg", ["b", "c"]), ("1.jpg", "d")]  # the file holds lists: no option is needed
     assert joined(tmp_path, data, mixed).captions["train"] == [["a", "d"], ["b", "c"], None]
+
+
+@pytest.mark.parametrize("caption", ["half \ud83d", ["whole", "half \udc00"]])
+def test_half_a_character_is_refused_where_it_is_read(tmp_path, caption):
+    with pytest.raises(ValueError, match="c.jsonl, line 1: the caption holds half of a character"):
+        joined(tmp_path, splits(train=["1.jpg"]), [("1.jpg", caption)])
 
 
 # --- Columns ---
@@ -170,16 +187,16 @@ def test_several_captions_are_lists_in_every_row(tmp_path):
 def test_captions_of_a_column():
     data = splits(train=["1.jpg", "2.jpg"], test=["3.jpg"])
     with pytest.raises(ValueError, match="No column 'caption' in the data. Its columns: image_id"):
-        column_captions(data)
+        of_column(data)
     data["train"] = data["train"].add_column("caption", ["a", " "])
-    result = column_captions(data)
+    result = of_column(data)
     assert result.captions == {"train": ["a", None], "test": [None]}
     assert result.report["splits"]["train"]["without_caption"] == {"count": 1, "examples": ["2.jpg"]}
     data["test"] = data["test"].add_column("caption", [["b", "c"]], feature=List(Value("string")))
-    assert column_captions(data).captions == {"train": [["a"], None], "test": [["b", "c"]]}
+    assert of_column(data).captions == {"train": [["a"], None], "test": [["b", "c"]]}
     data["test"] = data["test"].remove_columns("caption").add_column("caption", [3])
     with pytest.raises(ValueError, match="Split 'test', column 'caption', row 0: the caption is of type int"):
-        column_captions(data)
+        of_column(data)
 
 
 # --- Lists without keys ---
@@ -202,63 +219,63 @@ def test_a_list_is_paired_in_the_order_of_torchvision(image_folder, tmp_path):
     data = open_images(str(image_folder.parent))
     shuffled = DatasetDict(train=data["train"].shuffle(seed=1))
     for rows in (data, shuffled):
-        result = list_captions(rows, captions, "c.txt")
+        result = listed(tmp_path, rows, captions)
         assert result.captions["train"] == rows["train"]["image_id"][:]
         in_order = [rows["train"]["image_id"][row] for row in result.list_rows]
         assert in_order == captions
     assert shuffled["train"]["image_id"][:] != data["train"]["image_id"][:]
     assert result.report["order"] == "unverified" and result.list_split == "train"
-    assert result.report["files_digest"] == list_captions(data, captions, "c.txt").report["files_digest"]
+    assert result.report["files_digest"] == listed(tmp_path, data, captions).report["files_digest"]
     fewer = DatasetDict(train=data["train"].select(range(1, len(captions))))
-    assert list_captions(fewer, captions[1:], "c").report["files_digest"] != result.report["files_digest"]
+    assert listed(tmp_path, fewer, captions[1:]).report["files_digest"] != result.report["files_digest"]
 
 
-def test_a_list_for_images_of_the_hub_uses_their_first_names():
+def test_a_list_for_images_of_the_hub_uses_their_first_names(tmp_path):
     """With the class at its end, n1_10 comes before n1_1: `_` sorts after digits, `.` before."""
     data = splits(train=["n00000002_1_n00000002.JPEG", "n00000001_10_n00000001.JPEG", "n00000001_1_n00000001.JPEG"])
-    assert list_captions(data, ["first", "second", "third"], "c").captions["train"] == ["third", "second", "first"]
+    assert listed(tmp_path, data, ["first", "second", "third"]).captions["train"] == ["third", "second", "first"]
 
 
-def test_a_list_of_another_length_is_refused():
+def test_a_list_of_another_length_is_refused(tmp_path):
     data = splits(train=["a/1.jpg", "a/2.jpg"], test=["a/3.jpg"])
-    with pytest.raises(ValueError, match="c.pth holds 3 captions, but split 'train' has 2 images.*--caption_splits"):
-        list_captions(data, ["x", "y", "z"], "c.pth")
-    assert list_captions(data, ["x", None], "c").captions == {"train": ["x", None], "test": [None]}
+    with pytest.raises(ValueError, match="c.json holds 3 captions, but split 'train' has 2 images.*--caption_splits"):
+        listed(tmp_path, data, ["x", "y", "z"])
+    assert listed(tmp_path, data, ["x", None]).captions == {"train": ["x", None], "test": [None]}
     with pytest.raises(ValueError, match="a list for one split, but the data has validation, test"):
-        list_captions(splits(validation=["1.jpg"], test=["1.jpg"]), ["x"], "c")
-    assert list_captions(splits(test=["b/1.jpg"]), ["x"], "c").captions == {"test": ["x"]}
+        listed(tmp_path, splits(validation=["1.jpg"], test=["1.jpg"]), ["x"])
+    assert listed(tmp_path, splits(test=["b/1.jpg"]), ["x"]).captions == {"test": ["x"]}
 
 
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["a/1.jpg", "0f" * 12], "row 1: image_id is '0f0f.*no file name"),
+        (["a/1.jpg", "0f" * 12], "row 1, image_id '0f0f.*no file name"),
         (["a/1.jpg#" + "a" * 24, "a/1.jpg#" + "b" * 24], "rows 0 and 1 are both called 'a/1.jpg'"),
         (["a/1.jpg", "2.jpg"], "some images have a class folder and others have none"),
     ],
 )
-def test_a_list_is_refused_where_the_order_of_files_is_unknown(ids, message):
-    with pytest.raises(ValueError, match=message + ".*Give captions with the names of their images"):
-        list_captions(splits(train=ids), ["x", "y"], "c")
+def test_a_list_is_refused_where_the_order_of_files_is_unknown(tmp_path, ids, message):
+    with pytest.raises(ValueError, match=message + ".*give captions with the names of their images"):
+        listed(tmp_path, splits(train=ids), ["x", "y"])
 
 
-def test_names_without_class_folders_must_keep_classes_together():
+def test_names_without_class_folders_must_keep_classes_together(tmp_path):
     def data(labels):
         rows = {"image_id": ["1.jpg", "2.jpg", "3.jpg"], "label": labels}
         features = Features({"image_id": Value("string"), "label": ClassLabel(names=["a", "b"])})
         return DatasetDict(train=Dataset.from_dict(rows, features=features))
 
-    assert list_captions(data([1, 1, 0]), list("xyz"), "c").captions["train"] == list("xyz")
-    with pytest.raises(ValueError, match="of 2 classes, but their names have no class folders"):
-        list_captions(data([1, 0, 1]), list("xyz"), "c")
+    assert listed(tmp_path, data([1, 1, 0]), list("xyz")).captions["train"] == list("xyz")
+    with pytest.raises(ValueError, match="of 2 classes, but have no class folders"):
+        listed(tmp_path, data([1, 0, 1]), list("xyz"))
 
 
 def test_folders_inside_class_folders_are_refused(tmp_path):
     for name in ("a/z/1.png", "a/z/2.png", "b/a/1.png", "b/a/3.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        PILImage.new("RGB", (4, 4)).save(tmp_path / name)
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        PILImage.new("RGB", (4, 4)).save(tmp_path / "data" / name)
     with pytest.raises(ValueError, match="a/z/1.png lies in a folder inside another one"):
-        list_captions(open_images(str(tmp_path)), ["x"] * 4, "c")
+        listed(tmp_path, open_images(str(tmp_path / "data")), ["x"] * 4)
 
 
 # --- The whole ---
@@ -267,19 +284,15 @@ def test_folders_inside_class_folders_are_refused(tmp_path):
 def test_options_say_where_captions_come_from(tmp_path):
     data = splits(train=["a/1.jpg", "a/2.jpg"])
     csv = written(tmp_path, "c.csv", "name,file,caption,other\nn,a/2.jpg,two,zwei\nn,a/2.jpg,deux,x\n")
-    with pytest.raises(ValueError, match="two captions"):
-        existing_captions(data, ExistingCaptionsArguments(captions_file=str(csv)))
-    arguments = ExistingCaptionsArguments(captions_file=str(csv), several_captions=True)
-    assert existing_captions(data, arguments).captions == {"train": [None, ["two", "deux"]]}
+    with pytest.raises(ValueError, match="another caption"):
+        from_file(data, csv)
+    assert from_file(data, csv, several_captions=True).captions == {"train": [None, ["two", "deux"]]}
     arguments = ExistingCaptionsArguments(captions_file=str(csv), file_key="file", file_caption="other")
     assert existing_captions(data, arguments, "list").captions == {"train": ["zwei", "x"]}
     text = written(tmp_path, "c.txt", "one\ntwo\n")
-    assert existing_captions(data, ExistingCaptionsArguments(captions_file=str(text))).captions["train"] == [
-        "one",
-        "two",
-    ]
+    assert from_file(data, text).captions["train"] == ["one", "two"]
     data = DatasetDict(train=data["train"].add_column("caption", ["x", "y"]))
-    assert existing_captions(data, ExistingCaptionsArguments()).report["from"] == "column"
+    assert of_column(data).report["from"] == "column"
     with pytest.raises(ValueError, match="captioner is 'file': name the file"):
         existing_captions(data, ExistingCaptionsArguments(), "file")
 
@@ -288,8 +301,8 @@ LARGE = """
 import csv, resource, sys, time
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
-from g4i_hf.captioning.existing.caption_files import CaptionFile
-from g4i_hf.captioning.existing.joining import join_captions
+from g4i_hf.captioning.existing import existing_captions
+from g4i_hf.options import ExistingCaptionsArguments
 
 rows = 1_281_167
 table = {"image_id": pa.array(f"n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(rows))}
@@ -300,7 +313,7 @@ with open(f"{sys.argv[1]}/c.csv", "w", newline="") as file:
     for i in range(rows - 1, -1, -1):
         writer.writerow([f"train/n{i // 1300:08d}_{i}.JPEG", f"number {i}, " + "it lies on a wet stone. " * 16])
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-result = join_captions(data, CaptionFile(f"{sys.argv[1]}/c.csv"), "c.csv")
+result = existing_captions(data, ExistingCaptionsArguments(captions_file=f"{sys.argv[1]}/c.csv"))
 seconds, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert all(caption.startswith(f"number {i}, ") for i, caption in enumerate(result.captions["train"]))
 print(result.report["matched_by"], seconds, (peak - before) / 1024)

@@ -6,8 +6,10 @@ import pickle
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 
-from g4i_hf.captioning.existing.caption_files import CaptionFile, read_list
+from g4i_hf.captioning.existing import existing_captions, read_entries, read_list
+from g4i_hf.options import ExistingCaptionsArguments
 
 
 def written(tmp_path, name, text):
@@ -17,7 +19,7 @@ def written(tmp_path, name, text):
 
 
 def pairs(path, **fields):
-    return [(entry.key, entry.caption) for entry in CaptionFile(path, **fields)]
+    return [(key, caption) for _, key, caption in read_entries(path, **fields)]
 
 
 # --- Files with keys ---
@@ -29,8 +31,6 @@ CSV = {
     "byte order mark, capitals": ("c.csv", b"\xef\xbb\xbfFileName,Caption\na/1.jpg,a cat\nb/2.jpg,a dog\n"),
     "semicolons": ("c.csv", "image;text\na/1.jpg;a cat\nb/2.jpg;a dog\n"),
     "tabs": ("c.tsv", "path\tdescription\na/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
-    "no header": ("c.tsv", "a/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
-    "no header, caption first": ("c.csv", "a cat,a/1.jpg\na dog,b/2.jpg\n"),
     "empty lines": ("c.csv", "file,caption\n\na/1.jpg,a cat\n\nb/2.jpg,a dog\n\n"),
     "json lines": (
         "c.jsonl",
@@ -47,14 +47,16 @@ def test_layouts_are_told_from_the_file(tmp_path, kind):
 def test_quotes_newlines_delimiters_and_other_scripts(tmp_path):
     text = 'file,caption\na.jpg,"a ""red"" cat,\nand 猫"\nb.jpg,  \nc.jpg,""\nd.jpg,plain "quotes" inside\n'
     path = written(tmp_path, "c.csv", text)
-    entries = list(CaptionFile(path))
-    assert [entry.caption for entry in entries] == ['a "red" cat,\nand 猫', None, None, 'plain "quotes" inside']
-    assert [entry.line for entry in entries] == [2, 4, 5, 6]
+    entries = list(read_entries(path))
+    assert [caption for *_, caption in entries] == ['a "red" cat,\nand 猫', "  ", "", 'plain "quotes" inside']
+    assert [where for where, *_ in entries] == [f"c.csv, line {line}" for line in (2, 4, 5, 6)]
 
 
 def test_lists_of_captions_and_numbers_as_keys(tmp_path):
     text = '{"id": 7, "captions": ["a", " ", "b"]}\n{"id": 8, "captions": null}\n{"id": 9, "captions": []}\n'
-    assert pairs(written(tmp_path, "c.jsonl", text)) == [("7", ["a", "b"]), ("8", None), ("9", None)]
+    data = DatasetDict(train=Dataset.from_dict({"image_id": ["7", "8", "9"]}))
+    arguments = ExistingCaptionsArguments(captions_file=str(written(tmp_path, "c.jsonl", text)))
+    assert existing_captions(data, arguments).captions["train"] == [["a", "b"], None, None]
 
 
 def test_fields_can_be_named(tmp_path):
@@ -73,18 +75,16 @@ def test_fields_can_be_named(tmp_path):
         (
             "c.csv",
             "file,caption\na.jpg,a cat, a dog\n",
-            "c.csv, line 2: 3 fields, but line 1 has 2. Put quotes around",
+            "c.csv, line 2: not as many fields as in line 1. Put quotes around",
         ),
         ("c.csv", 'file,caption\na.jpg,x\nb.jpg,"never closed\nc.jpg,y\n', "c.csv, line 3: unexpected end of data"),
         ("c.tsv", 'file\tcaption\na.jpg\t"red" is the cat\nb.jpg\ty\n', "c.tsv, line 2: .*quotes doubled"),
         ("c.csv", "file,caption\n,a cat\n", "c.csv, line 2: the key is ''"),
         ("c.csv", b"file,caption\na.jpg,caf\xe9\n", "c.csv is no UTF-8"),
-        ("c.csv", "", "no field is called"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j', "c.jsonl, line 2: no JSON"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n["b"]\n', "c.jsonl, line 2: .*is no object"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b"}\n', "c.jsonl, line 2: no field 'caption'"),
         ("c.jsonl", '{"file": null, "caption": "x"}\n', "c.jsonl, line 1: the key is None; it must name an image"),
-        ("c.jsonl", '{"file": "a.jpg", "caption": 3}\n', "c.jsonl, line 1: the caption is of type int"),
         ("c.txt", "a cat\n", "see --captioner list"),
     ],
 )
@@ -97,14 +97,14 @@ def test_lines_that_cannot_be_read_are_named(tmp_path, name, text, message):
 
 
 def test_lists_of_all_kinds(tmp_path):
-    captions = ["a cat\u2028lies", None, "猫"]
+    captions = ["a cat\u2028lies", "", "猫"]
     assert read_list(written(tmp_path, "c.txt", "\ufeffa cat\u2028lies\r\n\n猫\n")) == captions
     assert read_list(written(tmp_path, "c.json", json.dumps(captions))) == captions
-    torch.save(["a cat\u2028lies", " ", "猫"], tmp_path / "c.pth")
+    torch.save(captions, tmp_path / "c.pth")
     assert read_list(tmp_path / "c.pth") == captions
     torch.save(["old", "format"], tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert read_list(tmp_path / "old.pth") == ["old", "format"]
-    assert read_list(written(tmp_path, "c.csv", "nr,caption\n1,x\n2,\n")) == ["x", None]
+    assert read_list(written(tmp_path, "c.csv", "nr,caption\n1,x\n2,\n")) == ["x", ""]
 
 
 class Malicious:
@@ -153,7 +153,8 @@ def test_lists_that_are_broken(tmp_path):
         (tmp_path / "empty.pth").touch()
         with pytest.raises(ValueError, match=f"{name} (cannot be read|is refused)"):
             read_list(tmp_path / name)
-    with pytest.raises(ValueError, match="call the file .jsonl"):
+    with pytest.raises(ValueError, match="JSON lines go into a .jsonl file"):
         read_list(written(tmp_path, "c.json", '{"a": 1}\n{"a": 2}\n'))
     with pytest.raises(FileNotFoundError, match="no such file"):
-        read_list(tmp_path / "none.txt")
+        arguments = ExistingCaptionsArguments(captions_file=str(tmp_path / "none.txt"))
+        existing_captions(DatasetDict(), arguments)

@@ -17,7 +17,7 @@ SOURCES = [
 TEMPLATES = sorted((ROOT / "hub_cards").glob("*.j2"))
 MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "_pickle", "shelve"}
 # `pickle` is imported for the name of an error: torch refuses code with it
-ONLY_ERRORS = {"g4i_hf/captioning/existing/caption_files.py": "pickle.UnpicklingError"}
+ONLY_ERRORS = {"g4i_hf/captioning/existing.py": "pickle.UnpicklingError"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 ATTRIBUTES = {"os.system", "os.popen", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"}
 ATTRIBUTES |= {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.hub.load"}

@@ -16,7 +16,6 @@ from test_report import NAMES, OPTIONS, a_split, no_drawing, runs, write  # noqa
 
 from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
-from g4i_hf.captioning.existing.caption_files import checked
 from g4i_hf.captioning.report import page
 from g4i_hf.captioning.report.gallery import Shown, draw_grid, write_page
 from g4i_hf.captioning.report.page import CaptionedSplit
@@ -114,12 +113,6 @@ def test_keys_are_equal_where_captions_are(captions):
 def test_captions_go_through_a_table_as_they_are(rows):
     split = Dataset.from_dict({"caption": rows}, features=Features({"caption": [Value("string")]}))
     assert read_captions({"train": split}).rows["train"] == [[text for text in row if text.strip()] for row in rows]
-
-
-@pytest.mark.parametrize("caption", ["half \ud83d", ["whole", "half \udc00"]])
-def test_half_a_character_is_refused_where_it_is_read(caption):
-    with pytest.raises(TypeError, match="half of a character"):
-        checked(caption)
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------

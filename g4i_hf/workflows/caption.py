@@ -11,8 +11,7 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import CaptionerError
 from ..captioning.dry_run import GRID, PAGE, dry_run
-from ..captioning.existing.joining import existing_captions
-from ..captioning.existing.order import ImagesInOrder, check_order
+from ..captioning.existing import ImagesInOrder, check_order, existing_captions
 from ..captioning.projection import Budget
 from ..captioning.quality.judging import judge_captions
 from ..captioning.report.page import write_report

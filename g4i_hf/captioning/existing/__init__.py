@@ -1,1 +1,0 @@
-"""Captions that exist already: read, joined to their images, their order checked."""
