@@ -127,19 +127,7 @@ def check_order(
     if scorer is None:
         return {"order": "unverified"}
     places, within_class = _sampled(captions, classes, sample)
-    has_text = np.flatnonzero([bool(caption) for caption in captions])
-    anywhere = np.random.default_rng(1).permutation(has_text)[: len(places)]
-    scores, kept = [], []
-    for place, other in zip(places.tolist(), anywhere.tolist(), strict=True):
-        try:
-            image = images[place]
-        except Exception as error:  # whatever a broken file makes of Pillow
-            logger.warning(
-                "Image %d of the list cannot be read and is left out of the check: %s", place, why_unreadable(error)
-            )
-            continue
-        scores.append(scorer([image] * 4, [captions[i] for i in (place, place - 1, place + 1, other)]))
-        kept.append(place)
+    scores, kept = _scored(images, captions, scorer, places)
     if len(kept) < MIN_SAMPLE:
         raise ValueError(
             f"The order of the list cannot be checked: {len(kept)} images can be read and have captions on both "
@@ -172,6 +160,26 @@ def _sampled(captions: Sequence[str | None], classes: Sequence[Any] | None, samp
         else:
             logger.warning("Classes are too small to check the order of a list within them: borders count as well.")
     return np.sort(np.random.default_rng(0).permutation(places)[:sample]), within_class
+
+
+def _scored(
+    images: Sequence[PILImage.Image], captions: Sequence[str | None], scorer: Callable, places: np.ndarray
+) -> tuple[list[np.ndarray], list[int]]:
+    """Scores with the own caption, the one before, the one after and one from anywhere, where an image can be read."""
+    has_text = np.flatnonzero([bool(caption) for caption in captions])
+    anywhere = np.random.default_rng(1).permutation(has_text)[: len(places)]
+    scores, kept = [], []
+    for place, other in zip(places.tolist(), anywhere.tolist(), strict=True):
+        try:
+            image = images[place]
+        except Exception as error:  # whatever a broken file makes of Pillow
+            logger.warning(
+                "Image %d of the list cannot be read and is left out of the check: %s", place, why_unreadable(error)
+            )
+            continue
+        scores.append(scorer([image] * 4, [captions[i] for i in (place, place - 1, place + 1, other)]))
+        kept.append(place)
+    return scores, kept
 
 
 def _interval(values: np.ndarray, width: float = 1.0) -> dict[str, float]:
