@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from g4i_hf.captioning.images import UndecodableImage, clean_jpeg, decode, size_of
-from g4i_hf.captioning.report.gallery import opened
+from g4i_hf.captioning.report import opened
 from g4i_hf.data.checks import DataError, check_split
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.image_metadata import without_metadata

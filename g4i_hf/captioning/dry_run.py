@@ -11,7 +11,7 @@ from ..data.images import open_image
 from ..options import CaptionArguments
 from .answers import OK, Captioner, CaptionerError
 from .projection import Budget, Projection, project
-from .report.gallery import Shown, draw_grid, opened, write_page
+from .report import Shown, draw_grid, opened, write_page
 from .runner import Asking, Outcome, Questions, StreamQuestions
 from .stage import CLEANED, MISSING, RAW, REASON, STATUS, answered_columns
 from .store import AnswerStore

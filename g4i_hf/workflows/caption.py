@@ -13,8 +13,8 @@ from ..captioning.answers import CaptionerError
 from ..captioning.dry_run import GRID, PAGE, dry_run
 from ..captioning.existing import ImagesInOrder, check_order, existing_captions
 from ..captioning.projection import Budget
-from ..captioning.quality.judging import judge_captions
-from ..captioning.report.page import write_report
+from ..captioning.quality import judge_captions
+from ..captioning.report import write_report
 from ..captioning.runner import Asking, Questions, Share
 from ..captioning.stage import (
     Captioned,
@@ -262,7 +262,7 @@ def _device(share: Share) -> str:
 def clip_scorer(model: str | None) -> Any:
     if model is None:
         return None
-    from ..captioning.quality.clip_scorer import ClipScorer
+    from ..captioning.quality import ClipScorer
 
     return ClipScorer(model)
 

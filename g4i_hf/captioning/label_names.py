@@ -1,12 +1,12 @@
 """Whether a caption names its class: the label, a part of it, or another word that the user gives."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ...files import read_mapping
+from ..files import did_you_mean, read_mapping
 
 UNKNOWN, NOT_NAMED, NAMED = -1, 0, 1
 
@@ -18,37 +18,39 @@ _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 _SPACES = re.compile(r"[\s_\-‐‑–—]+")
 # Scripts without spaces between words have no whole words to look for
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+# Endings of plurals and what stands for them in the singular, and the other way round: berries, foxes, dogs; leaves
+_SINGULARS = ((r"(\w\w)ies$", r"\1y"), (r"(s|x|z|ch|sh|o)es$", r"\1"), (r"([^siu])s$", r"\1"))
+_PLURALS = (
+    *((r"$", "s"), (r"$", "'s"), (r"(s|x|z|ch|sh|o)$", r"\1es"), (r"([^aeiou])y$", r"\1ies")),
+    *((r"([^f])f$", r"\1ves"), (r"fe$", "ves"), (r"man$", "men")),
+)
 
 
-def read_synonyms(path: str | Path, names: Sequence[str]) -> dict[str, list[str]]:
+def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
     """
     Args:
-        path: YAML file, `class name: [word, other word]` lines.
+        path: YAML file, `class name: [word, other word]` lines; None for none.
         names: the classes.
 
     Raises:
         ValueError: when it is no such file, or names a class that there is not.
     """
+    if path is None:
+        return {}
     try:
-        found = read_mapping(Path(path))
+        found = read_mapping(path)
     except (OSError, ValueError) as error:
         wanted = "it must hold `class name: [word, other word]` lines"
         why = " ".join(str(error).split())
         raise ValueError(f"synonyms_file {str(path)!r} cannot be read; {wanted}: {why}") from error
-    by_text = {str(name): name for name in names}
-    synonyms: dict[str, list[str]] = {}
+    synonyms = {}
     for name, words in found.items():
-        if str(name) not in by_text:
-            import difflib
-
-            near = difflib.get_close_matches(str(name), by_text, n=1)
-            hint = (
-                f" Did you mean {near[0]!r}?" if near else f" The classes begin with {', '.join(list(by_text)[:5])}."
-            )
-            raise ValueError(f"synonyms_file {str(path)!r} names the class {str(name)!r}, which does not exist.{hint}")
-        words = [words] if isinstance(words, str) else words
-        if not isinstance(words, list) or not all(isinstance(word, (str, int, float)) for word in words):
-            raise ValueError(f"synonyms_file {str(path)!r}, class {str(name)!r}: give a list of words.")
+        where = f"synonyms_file {str(path)!r}, class {str(name)!r}"
+        if str(name) not in names:
+            raise ValueError(f"{where}: there is no such class.{did_you_mean(str(name), names)}")
+        words = words if isinstance(words, list) else [words]
+        if not all(isinstance(word, str | int | float) for word in words):
+            raise ValueError(f"{where}: give a list of words.")
         synonyms[str(name)] = [str(word) for word in words]
     return synonyms
 
@@ -60,7 +62,7 @@ def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
     """
     terms = []
     name = _NUMBERED.sub("", _WORDNET_ID.sub("", name, count=1), count=1)
-    for part in [*(part for part in _IN_BRACKETS.sub("", name).split(",")), *synonyms]:
+    for part in [*_IN_BRACKETS.sub("", name).split(","), *synonyms]:
         part = _SPACES.sub(" ", _CAMEL_CASE.sub(" ", part)).strip().casefold()
         is_digit = part.isdecimal() and len(part) <= 2  # of digits, a class may be called 7
         if part and part not in terms and (is_digit or not _MEANINGLESS.fullmatch(part)):
@@ -68,22 +70,11 @@ def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
     return terms
 
 
-def pattern_of(terms: Sequence[str]) -> re.Pattern | None:
-    """Finds any of the terms as whole words in text in lower case, one or many of it; None without terms."""
-    alternatives = []
-    for term in terms:
-        *before, last = term.split(" ")
-        forms = "|".join(sorted(map(re.escape, _forms(last)), key=len, reverse=True))
-        found = r"[\s_\-‐‑–—]+".join([*map(re.escape, before), f"(?:{forms})"])
-        alternatives.append(found if _UNSPACED.search(term) else rf"(?<![^\W_]){found}(?![^\W_])")
-    return re.compile("|".join(alternatives)) if alternatives else None
-
-
 def names_label(
     captions: Sequence[str | None],
     labels: np.ndarray,
     names: Sequence[str],
-    synonyms: dict[str, list[str]] | None = None,
+    synonyms: Mapping[str, list[str]] | None = None,
 ) -> np.ndarray:
     """
     Args:
@@ -96,7 +87,7 @@ def names_label(
         (N,) int8: 1 where the caption names its class, 0 where it does not, -1 without caption, label or a class
         name that means anything.
     """
-    patterns = [pattern_of(terms_of(str(name), (synonyms or {}).get(str(name), ()))) for name in names]
+    patterns = [_pattern_of(terms_of(name, (synonyms or {}).get(name, ()))) for name in names]
     named = np.full(len(captions), UNKNOWN, dtype=np.int8)
     for row, (caption, label) in enumerate(zip(captions, labels, strict=True)):
         pattern = patterns[label] if caption is not None and label >= 0 else None
@@ -105,27 +96,23 @@ def names_label(
     return named
 
 
+def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
+    """Finds any of the terms as whole words in text in lower case, one or many of it; None without terms."""
+    alternatives = []
+    for term in terms:
+        *before, last = term.split(" ")
+        forms = "|".join(sorted(map(re.escape, _forms(last)), key=len, reverse=True))
+        found = r"[\s_\-‐‑–—]+".join([*map(re.escape, before), f"(?:{forms})"])
+        alternatives.append(found if _UNSPACED.search(term) else rf"(?<![^\W_]){found}(?![^\W_])")
+    return re.compile("|".join(alternatives)) if alternatives else None
+
+
 def _forms(word: str) -> set[str]:
-    """A word in singular and plural, as far as endings tell: dog, dogs; berry, berries; fox, foxes; leaf, leaves."""
+    """A word in singular and plural, as far as endings tell."""
+    if not word.isalpha():
+        return {word}
     singulars = {word}
-    if len(word) > 3 and word.isalpha():
-        if word.endswith("ies") and len(word) > 4:
-            singulars.add(word[:-3] + "y")
-        elif re.search(r"(?:s|x|z|ch|sh|o)es$", word):
-            singulars |= {word[:-2], word[:-1]}
-        elif re.search(r"[^siu]s$", word):
-            singulars.add(word[:-1])
-    forms = set(singulars)
-    for one in singulars:
-        if not one.isalpha():
-            continue
-        forms |= {f"{one}s", f"{one}'s"}
-        if re.search(r"(?:s|x|z|ch|sh|o)$", one):
-            forms.add(f"{one}es")
-        if re.search(r"[^aeiou]y$", one):
-            forms.add(f"{one[:-1]}ies")
-        if re.search(r"(?:[^f]f|fe)$", one):
-            forms.add(f"{re.sub('fe?$', '', one)}ves")
-        if one.endswith("man"):
-            forms.add(f"{one[:-3]}men")
-    return forms
+    if len(word) > 3:
+        singulars |= {re.sub(ending, singular, word) for ending, singular in _SINGULARS}
+    plurals = {re.sub(ending, plural, one) for one in singulars for ending, plural in _PLURALS}
+    return singulars | plurals
