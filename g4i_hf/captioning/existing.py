@@ -243,9 +243,10 @@ def _match(keys: list[str], splits: DatasetDict) -> tuple[str, list[int]]:
         rows = [row_of.get(form(text), NO_ROW) for text in texts]
         key_of: dict[int, str] = {}
         clashing = {row for row, key in zip(rows, keys, strict=True) if key_of.setdefault(row, key) != key}
-        matched = sum(row >= 0 and row not in clashing for row in key_of)
+        rows = [SEVERAL if row >= 0 and row in clashing else row for row in rows]
+        matched = len({row for row in rows if row >= 0})
         if matched > most:
-            best, most = (rule, [SEVERAL if row >= 0 and row in clashing else row for row in rows]), matched
+            best, most = (rule, rows), matched
         if matched == len(names) or min(rows) >= 0:
             break
     return best

@@ -204,7 +204,7 @@ def _judge(report: dict[str, Any], differences: dict[str, np.ndarray], quarters:
             if inside.sum() >= MIN_SAMPLE and _interval(differences[other][inside], width)["high"] < 0:
                 raise ValueError(
                     f"The list is out of order{where}: images fit the caption {neighbour} theirs better than their "
-                    f"own. {_numbers(report)} Entries are missing or too many near its start: find them. {BY_NAME}"
+                    f"own. {_numbers(report)} Entries are missing or too many there, or before: find them. {BY_NAME}"
                 )
     low = {other: interval["low"] for other, interval in report["difference"].items()}
     if not low["random"] > 0:
