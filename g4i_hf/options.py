@@ -168,10 +168,10 @@ class ResumeOptions:
     retry_failed: bool = option(False, "Ask again for images whose caption failed, was refused or is empty.")
     dry_run: Number = option(0, "Caption this many images only; project time and cost of all.")
     partial: bool = option(False, "Write the captions that exist when a limit ends the run; other rows have none.")
-    max_requests: int | None = option(None, "Stop after this many requests.")
-    max_cost: float | None = option(None, "Stop before this cost; needs both prices.")
-    price_input: float | None = option(None, "Price of a million input tokens.")
-    price_output: float | None = option(None, "Price of a million output tokens.")
+    max_requests: Number | None = option(None, "Stop after this many requests.")
+    max_cost: NotNegative | None = option(None, "Stop before this cost; needs both prices.")
+    price_input: NotNegative | None = option(None, "Price of a million input tokens.")
+    price_output: NotNegative | None = option(None, "Price of a million output tokens.")
 
 
 @dataclass
