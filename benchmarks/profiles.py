@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
-from endpoint_saturation import Server, photographs, questions
+from captioner_under_faults import Server, photographs
 from provenance import RESULTS, ROOT, provenance
 from step_time import captioned_batch, students, trainer_for
 from torch.profiler import ProfilerActivity, profile
