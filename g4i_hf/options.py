@@ -247,6 +247,9 @@ class EndpointArguments:
     max_concurrency: Count = option(384, "Most concurrent requests of this process.")
     request_timeout: Positive = option(120.0, "Seconds until a request counts as failed.")
     max_attempts: Count = option(8, "Attempts per request.")
+    batch_api: bool = option(
+        False, "Send files of questions to /v1/batches: half the price at most hosts, within a day."
+    )
     jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
 
     def __post_init__(self):

@@ -122,7 +122,12 @@ class Captioning:
 
             if not self.endpoint.base_url:
                 raise ValueError("base_url is missing: give the address of the server up to /v1.")
-            return EndpointCaptioner(args.captioner_model, self.endpoint.base_url, endpoint=self.endpoint, **asked_for)
+            asked_for |= {"model": args.captioner_model, "base_url": self.endpoint.base_url, "endpoint": self.endpoint}
+            if self.endpoint.batch_api and not args.dry_run:  # which is to be there at once
+                from ..captioning.batch_api import BatchCaptioner
+
+                return BatchCaptioner(**asked_for, folder=Path(args.journal) / "batches")
+            return EndpointCaptioner(**asked_for)
         from ..captioning.local.captioner import LocalCaptioner
 
         return LocalCaptioner(args.captioner_model, local=self.local, device=_device(self.share), **asked_for)
@@ -173,9 +178,11 @@ class Captioning:
             outcome = asking.run()
         if share.is_first:
             self.say(outcome.as_text())
-            if budget.reason:
-                self.say(budget.reason)
-        return budget.reason
+        unanswered = getattr(captioner, "unanswered", 0)
+        reason = budget.reason or (f"{unanswered:,} questions were not answered in time." if unanswered else None)
+        if share.is_first and reason:
+            self.say(reason)
+        return reason
 
     def _wait_for_others(self) -> None:
         """Until all processes of the launcher have asked; it ends them all when one fails."""

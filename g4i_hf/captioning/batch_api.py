@@ -1,0 +1,255 @@
+"""Captions by the batch API of a server (`/v1/batches`): questions go as files, at half the price at most hosts."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+
+from .. import __version__
+from ..files import replace_text
+from .answers import Answer, CaptionerError, Deliver, Question
+from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
+from .images import UndecodableImage, data_uri
+from .replies import UselessReply, answer_in, error_message
+from .servers import Server, backoff
+
+logger = logging.getLogger(__name__)
+
+MOST_REQUESTS, MOST_BYTES = 50_000, 190 << 20  # of a file; OpenAI takes 50,000 and 200 MB
+POLL_SECONDS = 30.0
+ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+@dataclass
+class Batch:
+    """
+    Questions that were sent together; kept as a file until all their answers are.
+
+    Attributes:
+        name: of the file, and what the server is told, so that a batch is found whose id was not written down.
+        id: the server's; empty until it is known.
+        questions: without their images.
+        status: the last that was heard.
+    """
+
+    name: str
+    id: str = ""
+    questions: list[dict[str, str]] = field(default_factory=list)
+    status: str = ""
+
+    def by_key(self) -> dict[str, Question]:
+        return {asked["key"]: Question(image={}, **asked) for asked in self.questions}
+
+
+class BatchCaptioner(EndpointCaptioner):
+    """
+    As [`~g4i_hf.captioning.endpoint.EndpointCaptioner`], whose answers count as these do and the other way round, with
+    one address. What was sent is written down before the server is told to begin, so that a run that was stopped waits
+    for its batches and pays for nothing twice.
+
+    Args:
+        folder: of the batches under way.
+        others: those of the endpoint captioner.
+
+    Attributes:
+        unanswered: questions of this run that expired, or that the server failed on.
+    """
+
+    def __init__(self, *args: Any, folder: str | Path, **others: Any):
+        super().__init__(*args, **others)
+        if len(self.addresses) > 1:
+            raise ValueError("batch_api sends to one server, but base_url names several. Name one of them.")
+        self.folder, self.unanswered = Path(folder), 0
+
+    def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
+        """See [`~g4i_hf.captioning.answers.Captioner`]. Waits until every batch has ended."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        [server] = self.servers()
+        with openai.OpenAI(
+            base_url=server.address,
+            api_key=server.token or "none",
+            max_retries=self.endpoint.max_attempts - 1,
+            timeout=httpx2.Timeout(self.endpoint.request_timeout, connect=15.0),
+            default_headers={"User-Agent": f"g4i_hf/{__version__}"},
+            http_client=httpx2.Client(follow_redirects=False),
+        ) as client:
+            try:
+                under_way = self._found_again(client)
+                under_way += self._send(client, questions, under_way, deliver, allow)
+                self._collect(client, under_way, deliver)
+            except openai.APIStatusError as error:
+                raise CaptionerError(self._why_refused(server, error)) from error
+            except openai.APIConnectionError as error:
+                raise CaptionerError(
+                    f"{server.describe(error)}: {server.name}. Batches go on there: start the same command again."
+                ) from error
+
+    # --- Sending -----------------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        client: openai.OpenAI,
+        questions: Iterable[Question],
+        under_way: list[Batch],
+        deliver: Deliver,
+        allow: Callable[[], bool],
+    ) -> list[Batch]:
+        """Batches of the questions that are in none yet."""
+        asked = {question["key"] for batch in under_way for question in batch.questions}
+        new = (question for question in questions if question.key not in asked)
+        allowed = (question for question in new if allow())
+        sent, lines, size = [], [], 0
+        batch = self._new_batch()
+        for question, line in self._lines(allowed, deliver):
+            if lines and (len(lines) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
+                sent.append(self._submit(client, batch, lines))
+                batch, lines, size = self._new_batch(), [], 0
+            batch.questions.append({name: getattr(question, name) for name in ("image_id", "prompt", "key", "place")})
+            lines.append(line)
+            size += len(line)
+        return [*sent, self._submit(client, batch, lines)] if lines else sent
+
+    def _lines(self, questions: Iterator[Question], deliver: Deliver) -> Iterator[tuple[Question, bytes]]:
+        """Each question as a line of a file; images that cannot be read are answered at once."""
+
+        def prepared(question: Question) -> bytes | Answer:
+            try:
+                uri = data_uri(question.image, self.max_side, self.endpoint.jpeg_quality)
+            except UndecodableImage as error:
+                return Answer("undecodable", reason=str(error), attempts=0)
+            content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": question.prompt}]
+            body = self.options | {"messages": [{"role": "user", "content": content}]}
+            request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+            return json.dumps(request).encode() + b"\n"
+
+        with ThreadPoolExecutor(PREPARING) as pool:
+            while chunk := list(islice(questions, 8 * PREPARING)):
+                for question, line in zip(chunk, pool.map(prepared, chunk), strict=True):
+                    if isinstance(line, Answer):
+                        deliver([(question, line)])
+                    else:
+                        yield question, line
+
+    def _new_batch(self) -> Batch:
+        return Batch(f"{time.time_ns():x}-{os.getpid()}")
+
+    def _submit(self, client: openai.OpenAI, batch: Batch, lines: list[bytes]) -> Batch:
+        file = client.files.create(file=(f"{batch.name}.jsonl", b"".join(lines)), purpose="batch")
+        self._write(batch)
+        batch.id = self._create(client, file.id, batch.name)
+        self._write(batch)
+        logger.info("Batch %s of %d questions was sent.", batch.id, len(lines))
+        return batch
+
+    def _create(self, client: openai.OpenAI, file: str, name: str) -> str:
+        """The id of a new batch. A reply that is lost may have made one, so that none is made before looking."""
+        attempt, once = 1, client.with_options(max_retries=0)
+        while True:
+            try:
+                made = once.batches.create(
+                    input_file_id=file,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={"g4i_hf": name},
+                )
+                return made.id
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
+                if known := self._ids(client).get(name):
+                    return known
+                if attempt == self.endpoint.max_attempts:
+                    raise
+                time.sleep(backoff(attempt))
+                attempt += 1
+
+    def _ids(self, client: openai.OpenAI) -> dict[str, str]:
+        """Of the batches at the server, by the name that they were given."""
+        return {(each.metadata or {}).get("g4i_hf"): each.id for each in client.batches.list(limit=100)}
+
+    def _write(self, batch: Batch) -> None:
+        replace_text(self.folder / f"{batch.name}.json", json.dumps(asdict(batch)))
+
+    def _found_again(self, client: openai.OpenAI) -> list[Batch]:
+        """Batches of an earlier run; one that never reached the server is forgotten, and its questions asked anew."""
+        found = [Batch(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
+        if any(not batch.id for batch in found):
+            ids = self._ids(client)
+            for batch in found:
+                batch.id = batch.id or ids.get(batch.name, "")
+                if not batch.id:
+                    self._path(batch).unlink()
+        return [batch for batch in found if batch.id]
+
+    def _path(self, batch: Batch) -> Path:
+        return self.folder / f"{batch.name}.json"
+
+    # --- Waiting -----------------------------------------------------------------------------------------------------
+
+    def _collect(self, client: openai.OpenAI, under_way: list[Batch], deliver: Deliver) -> None:
+        failed: list[str] = []
+        while under_way:
+            for batch in list(under_way):
+                now = client.batches.retrieve(batch.id)
+                counts = now.request_counts
+                status = (
+                    f"{now.status}, {counts.completed + counts.failed:,} of {counts.total:,}" if counts else now.status
+                )
+                if status != batch.status:
+                    batch.status = status
+                    logger.info("Batch %s: %s.", batch.id, status)
+                if now.status not in ENDED:
+                    continue
+                if now.status == "failed":
+                    failed += [error.message or "" for error in (now.errors and now.errors.data) or []] or ["failed"]
+                files = [file for file in (now.output_file_id, now.error_file_id) if file]
+                answered = sum(self._deliver(client, file, batch, deliver) for file in files)
+                self.unanswered += len(batch.questions) - answered
+                self._path(batch).unlink()  # all answers are kept by now
+                under_way.remove(batch)
+            if under_way:
+                time.sleep(POLL_SECONDS)
+        if failed:
+            raise CaptionerError(
+                f"The server refused a batch: {error_message(failed[0])} What was answered is kept; the same command "
+                "sends the rest again."
+            )
+
+    def _deliver(self, client: openai.OpenAI, file: str, batch: Batch, deliver: Deliver) -> int:
+        """Returns the number of answers in a file; questions that may be asked again get none."""
+        questions, pairs = batch.by_key(), []
+        with client.files.with_streaming_response.content(file) as content:
+            for line in content.iter_lines():
+                if not line.strip():
+                    continue
+                said = json.loads(line)
+                question, answer = questions.pop(said.get("custom_id"), None), answer_of_line(said)
+                if question is not None and answer is not None:
+                    pairs.append((question, answer))
+        deliver(pairs)
+        return len(pairs)
+
+    def _why_refused(self, server: Server, error: openai.APIStatusError) -> str:
+        hint = "Does it have a batch API?" if error.status_code in (404, 405) else "Batches under way go on there."
+        return f"{server.name} refuses ({server.describe(error)}). {hint}"
+
+
+def answer_of_line(said: dict[str, Any]) -> Answer | None:
+    """The answer in a line of an output or error file; None where the question may be asked again."""
+    response = said.get("response") or {}
+    status = response.get("status_code")
+    if status == 200:
+        try:
+            return answer_in(json.dumps(response.get("body")).encode())
+        except UselessReply as error:
+            return Answer("failed", reason=str(error))
+    if status is None or status >= 500 or status in RETRIED or status in FATAL:
+        return None
+    return Answer("rejected", reason=f"{status}: {error_message(json.dumps(response.get('body')))}")
