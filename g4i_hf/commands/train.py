@@ -7,15 +7,17 @@
 To resume an interrupted run, give the same command again. Without any option it trains the Emoji Styles recipe.
 """
 
-from ..cli import check_data, quiet_libraries, say
+from ..cli import OptionError, check_data, quiet_libraries, say
 from ..options import OPTIONS_OF
 
 OPTIONS = OPTIONS_OF["train"]
 DEFAULT_CONFIG = "emoji_styles/train.yaml"
 
 
-def check(run, data, *others) -> None:
+def check(run, data, encoder, student, augmentation, training) -> None:
     check_data(data)
+    if not training.output_dir:
+        raise OptionError("output_dir is missing: give the run folder with --output_dir.")
 
 
 def run(run, data, encoder, student, augmentation, training) -> None:

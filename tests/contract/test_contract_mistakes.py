@@ -53,6 +53,9 @@ MISTAKES = {
     "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "probes"}, ("probes", "'probe'")),
     "range": Mistake("train", {"align_weight": -1}, ("align_weight", "-1")),
     "option without value": Mistake("embed", {"verify": ""}, ("--verify",)),
+    "no run folder": Mistake(
+        "train", {"dataset_name": "{pictures}"} | STUDENT | TRAINING, ("output_dir is missing", "--output_dir")
+    ),
     # --- Data
     "no such folder": Mistake("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
     "empty folder": Mistake("train", TRAIN | {"dataset_name": "{empty}"}, ("dataset_name", "{empty}")),
