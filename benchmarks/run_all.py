@@ -20,7 +20,7 @@ from provenance import ROOT, read_result
 
 # What is measured beside a peer; trainings, and what needs gigabytes of disk or a quarter of an hour, go by name
 USUAL = ("step_time", "embed_speed", "embed_fixed_length", "input_pipeline", "fed_from_memory")
-LONGER = ("alignment_scale", "endpoint_saturation", "caption_resume", "store_scale")
+LONGER = ("alignment_scale", "captioner_under_faults", "caption_resume", "store_scale")
 COMPARED = ("ratio", "share_of_capacity")
 
 

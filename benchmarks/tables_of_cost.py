@@ -125,18 +125,24 @@ def alignment_step() -> str:
 
 
 def captioning() -> str:
-    server = read_result("endpoint_saturation.json")
+    lines = ["| server | faults | `g4i caption` | `map` | `client` |", "|---|---|---:|---:|---:|"]
+    for found in read_result("captioner_under_faults.json")["measured"]:
+        capacity = found["capacity"] / found["latency_seconds"]
+        server = f"{found['latency_seconds']:g} s, {found['capacity']} at a time ({capacity:.0f} a second)"
+        kinds = "all kinds" if len(found["faults"]) > 3 else " and ".join(f"`{kind}`" for kind in found["faults"])
+        faults = f"{found['fault_rate']:.0%} {kinds}" if kinds else "none"
+        cells = []
+        for way in ("g4i", "map", "client"):
+            lost = found["requests"] - found[way]["captions"]
+            cells.append(f"{found[way]['share_of_capacity']:.1%}" + (f", {lost:,} lost" if lost else ""))
+        lines.append(f"| {server} | {faults} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def captioning_resume() -> str:
     resume = read_result("caption_resume.json")
-    ours, naive = server["ours"], server["naive"]
-    capacity = server["capacity"] / server["latency_seconds"]
-    share = f"{ours['requests']:,} requests, a server that can answer {capacity:.0f} a second: share of that"
-    again = f"resuming with {resume['rows']:,} rows in the journal"
+    again = f"resuming with {resume['rows']:,} answers"
     rows = {
-        f"{share}, ramp-up included": f"{ours['share_of_capacity']:.1%}",
-        "the same by `datasets.map` with an async function, which keeps nothing when it stops": (
-            f"{naive['share_of_capacity']:.1%}"
-        ),
-        "processor time of the client a request": f"{ours['processor_ms_per_request']:.1f} ms",
         f"{again}: to the first request": f"{resume['seconds_to_first_request']:.0f} s",
         f"{again}: most memory until then": f"{resume['peak_memory_mb']:,.0f} MB",
     }

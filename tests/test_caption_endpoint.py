@@ -592,3 +592,29 @@ def test_a_redirect_is_not_followed(serve):
 def test_offline_mode_is_about_hugging_face_alone(serve):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert_all_right(ask(captioner(serve()), questions(2)), 2)
+
+
+# --- Throughput -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [(), ("--fault_rate", 0.1, "--faults", "500", "cut")], ids=["none", "a tenth"])
+def test_faults_do_not_slow_the_other_requests(serve, faults):
+    """
+    With the latency and the waits of real life. A client that halves the number under way at a failure has a handful
+    of them here; how fast it is, benchmarks/captioner_under_faults.py measures.
+    """
+    server = serve("--latency", 0.5, "--capacity", 64, *faults)
+    assert_all_right(ask(captioner(server, request_timeout=60), questions(1500)), 1500)
+    stats = server.stats()
+    assert (stats["whole"], stats["asked_again"]) == (1500, 0)
+    assert stats["mean_in_flight"] > 2 * 64, "the server always has more than it can work on"
+
+
+@pytest.mark.slow
+def test_a_server_that_stalls_ends_the_run_within_minutes(serve):
+    server = serve("--fault_rate", 1, "--faults", "slow", "--slow_seconds", 600)
+    start = time.monotonic()
+    with pytest.raises(CaptionerError, match="has answered nothing.*no answer within 5 s"):
+        ask(captioner(server, request_timeout=5.0), questions(1000))
+    assert time.monotonic() - start < 240

@@ -95,7 +95,7 @@ class Faults:
         self.args, self.random = args, random.Random(args.seed)
         self.counts: Counter[str] = Counter()
         self.replies: Counter[str] = Counter()  # digest of a body -> whole replies
-        self.asked_again = self.in_flight = self.peak_in_flight = 0
+        self.asked_again = self.in_flight = self.peak_in_flight = self.sum_in_flight = 0
         self.authorization: set[str] = set()
 
     def pick(self) -> str | None:
@@ -109,6 +109,7 @@ class Faults:
             "asked_again": self.asked_again,
             "connections": self.counts["connections"],
             "peak_in_flight": self.peak_in_flight,
+            "mean_in_flight": self.sum_in_flight / max(self.counts["requests"], 1),  # as each request arrives
             "faults": {kind: self.counts[kind] for kind in KINDS if self.counts[kind]},
             "authorization": sorted(self.authorization),
         }
@@ -127,6 +128,7 @@ class Faults:
             self.authorization.add(request.headers["authorization"])
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        self.sum_in_flight += self.in_flight
         try:
             kind = self.pick()
             self.counts[kind or "none"] += 1
