@@ -19,12 +19,13 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from captioner_under_faults import Server, image_of, photographs
 from datasets import disable_progress_bars
-from captioner_under_faults import Server, photographs
 from provenance import RESULTS, ROOT, provenance
 from step_time import captioned_batch, students, trainer_for
 from torch.profiler import ProfilerActivity, profile
 
+from g4i_hf.captioning.answers import Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.options import EndpointArguments
 
@@ -54,7 +55,7 @@ def training_step(spec: dict, steps: int) -> Counter:
 def caption_loop(requests: int) -> Counter:
     """Milliseconds a request of each module, that of the server left out; functions in C by their names."""
     files = photographs()
-    with Server(latency=0.05, capacity=64) as server:
+    with Server(latency=0.05, capacity=64, rate=0.0, kinds="") as server:
         captioner = EndpointCaptioner("tiny", server.url + "/v1", endpoint=EndpointArguments())
         profilers = [cProfile.Profile(time.thread_time)]  # waiting does not count
 
@@ -63,7 +64,11 @@ def caption_loop(requests: int) -> Counter:
             profilers[-1].enable()
 
         threading.setprofile(profile_thread)
-        profilers[0].runcall(captioner.run, questions(files, requests), lambda pairs: None, lambda: True)
+        asked = (
+            Question(str(number), {"bytes": image_of(files, number), "path": None}, "Describe it.", str(number))
+            for number in range(requests)
+        )
+        profilers[0].runcall(captioner.run, asked, lambda pairs: None, lambda: True)
         threading.setprofile(None)
     times: Counter = Counter()
     for (file, _, function), (_, _, seconds, _, _) in pstats.Stats(*profilers).stats.items():

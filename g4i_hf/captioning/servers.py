@@ -19,7 +19,8 @@ from .answers import Answer
 from .replies import UselessReply, answer_in, error_message, exhausted_for
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
-FIRST_REQUESTS = 8  # at the same time, until a server has answered one: enough to see a wrong token or model
+# Requests at the same time, until a server has answered one, or refused none for so long: enough to see a wrong token
+FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
 IN_A_ROW = 8  # failures, after which a server is asked one question at a time
 REJECTIONS = 20  # before any answer, that tell of a wrong model rather than of wrong images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
@@ -134,7 +135,7 @@ class Server:
 
     def __init__(self, address: str, token: str | None, timeout: float):
         self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
-        self.alive, self.in_flight, self.paused_until = True, 0, 0.0
+        self.alive, self.in_flight, self.paused_until, self.began = True, 0, 0.0, math.inf
         self.answers = self.rejected = self.failures = 0
         self.failing_since, self.last_answer, self.slowest = 0.0, -math.inf, 0.0
         self.unreachable, self.last_error = False, ""
@@ -165,6 +166,7 @@ class Server:
         Raises:
             openai.APIError, UselessReply, TimeoutError: as things go wrong.
         """
+        self.began = min(self.began, time.monotonic())
         content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": prompt}]
         try:
             async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
@@ -187,9 +189,11 @@ class Server:
 
     @property
     def has_room(self) -> bool:
-        """Few questions at a time while it has answered none, one while it fails."""
-        most = 1 if self.fails_for() >= 0 else math.inf if self.answers else FIRST_REQUESTS
-        return self.in_flight < most and self.paused_until <= time.monotonic()
+        """Few questions at a time in the beginning, one while it fails."""
+        now = time.monotonic()
+        is_known = self.answers or (now - self.began > FIRST_SECONDS and not self.failures and not self.rejected)
+        most = 1 if self.fails_for() >= 0 else math.inf if is_known else FIRST_REQUESTS
+        return self.in_flight < most and self.paused_until <= now
 
     def answered(self, seconds: float) -> None:
         self.answers += 1
