@@ -57,6 +57,14 @@ def test_neither_journal_nor_images_are_replaced_by_the_stage(tmp_path):
     assert len(open_images(str(tmp_path / "captions"))["train"]) == 2
 
 
+def test_a_stage_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path):
+    shapes(tmp_path, 2)
+    (tmp_path / "file").touch()
+    words = ["--dataset_name", "pictures", *LOCAL, "--journal_dir", "journal"]
+    message = caption(tmp_path, *words, "--captions_dir", "file/captions", fails=True)
+    assert "captions_dir is" in message and "is a file" in message and not (tmp_path / "journal").exists()
+
+
 def test_numbers_are_no_names_of_classes(tmp_path):
     data = saved(tmp_path, label=(Value("int64"), [0, 1, 0, 1]))
     message = caption(tmp_path, "--dataset_name", data, *LOCAL, "--prompt", "class", fails=True)

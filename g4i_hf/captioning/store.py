@@ -123,7 +123,7 @@ class AnswerStore:
 
     def __init__(self, folder: str | Path, rank: int = 0):
         self.folder = Path(folder)
-        _check_folder(self.folder)
+        check_writable(self.folder, "journal_dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{rank:05d}.sqlite"
         self._lock = filelock.FileLock(self.path.with_suffix(".lock"), blocking=False)
@@ -265,13 +265,19 @@ def answer_of(record: dict[str, Any]) -> Answer:
     return Answer(**{field.name: record[field.name] for field in fields(Answer) if field.name in record})
 
 
-def _check_folder(folder: Path) -> None:
-    """Fails before money is spent, not at the first answer."""
+def check_writable(folder: str | Path, option: str) -> None:
+    """
+    Fails before money is spent, not at the first answer.
+
+    Raises:
+        OSError: when nothing can be written there; `option` names the place.
+    """
+    folder = Path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise NotADirectoryError(f"The answers cannot go to {folder}: {existing} is a file. Give another journal_dir.")
+        raise NotADirectoryError(f"{option} is {folder}, but {existing} is a file. Give another {option}.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"The answers cannot go to {folder}: no permission to write in {existing}. Give another journal_dir, or "
-            "change the permissions."
+            f"{option} is {folder}, but nothing may be written in {existing}. Give another {option}, or change the "
+            "permissions."
         )

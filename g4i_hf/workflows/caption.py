@@ -24,7 +24,7 @@ from ..captioning.stage import (
     questions_of,
     write_captions,
 )
-from ..captioning.store import AnswerStore
+from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
 from ..data.from_options import load_data, load_images, source_of, stream_data
 from ..data.loading import class_names
@@ -76,6 +76,7 @@ class Captioning:
         """
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
         try:
+            check_writable(Path(self.args.captions_dir).absolute().parent, "captions_dir")
             splits = self._splits()
             captioned = self._asked(splits) if self.asks else self._given(splits)
             if captioned is not None:
@@ -246,7 +247,14 @@ class Captioning:
             encode = load_encoder(quality.quality_encoder).encode
         judged = judge_captions(captioned, splits, quality, encode=encode, scorer=clip_scorer(quality.clip_scorer))
         images = splits if args.with_images else None
-        stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
+        try:
+            stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
+        except OSError as error:
+            kept = f" The answers are kept in {args.journal}." if self.asks else ""
+            raise OSError(
+                f"{args.captions_dir} cannot be written: {error.strerror or error}.{kept} Make room, or see to the "
+                "disk, and start the same command again."
+            ) from error
         write_card(args.captions_dir, stage)
         if quality.report:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
