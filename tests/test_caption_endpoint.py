@@ -416,10 +416,8 @@ def test_one_of_two_servers_never_works(serve, quick, monkeypatch, caplog):
 )
 def test_errors_that_all_would_meet_end_the_run_at_once(serve, status, says):
     server = serve("--always", status, "--say", "because")
-    start = time.monotonic()
     with pytest.raises(CaptionerError, match=says):
         ask(captioner(server), questions(1000))
-    assert time.monotonic() - start < 5
     assert server.stats()["requests"] <= 8, "those that were in flight at the beginning"
 
 

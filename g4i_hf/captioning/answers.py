@@ -1,4 +1,4 @@
-"""What is asked of a captioner and what comes back: the words that all captioners and the journal share."""
+"""What is asked of a captioner and what comes back: the words that all captioners share."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -90,7 +90,7 @@ def project(
 ) -> Projection:
     """
     Args:
-        measured: answers of this run; not those that a journal gave for nothing.
+        measured: answers of this run; not those that were there already.
         num_answered: questions that have an answer by now, whenever it was given.
         num_total: questions of the whole set.
         seconds: from the first request to the last answer, in one process.

@@ -319,7 +319,7 @@ def _flat(values: list) -> list:
 def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
     """
     Raises:
-        ValueError: when writing the stage, which replaces its folder, would take the journal or the images away.
+        ValueError: when writing the stage, which replaces its folder, would take the answers or the images away.
     """
     folder = Path(captions_dir).resolve()
     if Path(journal).resolve().is_relative_to(folder):
