@@ -303,6 +303,29 @@ ask(split, journal)
         assert done.stdout.splitlines()[-1] == str(known), done.stderr[-2000:]
 
 
+def test_an_interruption_while_answers_are_written_loses_none(folder, tmp_path, monkeypatch):
+    put, interrupted = AnswerStore.put, []
+
+    def interrupt_once(self, answers, places=()):
+        if answers and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        put(self, answers, places)
+
+    monkeypatch.setattr(AnswerStore, "put", interrupt_once)
+    with pytest.raises(KeyboardInterrupt):
+        ask(opened(folder), tmp_path / "journal")
+    assert answered(opened(folder), tmp_path / "journal") == 1
+
+
+def test_a_file_that_was_touched_after_it_was_described_keeps_its_caption(folder, tmp_path):
+    split = opened(folder)
+    ask(split, tmp_path / "journal")
+    for path in (folder / "train").rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert [row[STATUS] for row in rows_of(opened(folder), tmp_path / "journal")] == [OK] * 12
+
+
 def test_a_second_signal_is_ignored_and_a_third_is_not():
     written = False
     with pytest.raises(KeyboardInterrupt), _interrupted_once():

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,16 +117,19 @@ class Questions:
         asked = zip(row.prompts, keys, row.places, strict=True)
         return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
 
-    def records(self, store: AnswerStore) -> Iterator[list[Record | None]]:
-        """Of each row what the store has of its prompts. Images are opened only where there is no place."""
+    def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
+        """
+        Of each row what the store has of its prompts. Images are opened only where there is no place, or, if one is to
+        `look_closer`, where nothing is known of it: the file may have been touched meanwhile.
+        """
         for batch in self.batches():
             found = store.find_many([place for row in batch for place in row.places])
             for row in batch:
-                if all(row.places):
-                    yield [found.get(place) for place in row.places]
-                else:
+                records = [found.get(place) for place in row.places]
+                if not all(row.places) or (look_closer and not all(records)):
                     keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
-                    yield [store.find(key) for key in keys]
+                    records = [store.find(key) for key in keys]
+                yield records
 
 
 class StreamQuestions(Questions):
@@ -177,7 +180,7 @@ class StreamQuestions(Questions):
         """One by one: their images are in memory, and have no places to be looked up by."""
         yield from ([row] for row in self.rows())
 
-    def records(self, store: AnswerStore) -> Iterator[list[Record | None]]:
+    def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """Once the stream was read."""
         for number in range(len(self._image_ids)):
             yield [store.find(key) for key in self.keys_of_row.get(number) or [""] * len(self.prompts.templates)]
@@ -346,7 +349,7 @@ class Asking:
         self.keep_answers = keep_answers
         self.outcome = Outcome()
         self._asked: set[str] = set()
-        self._places: list[tuple[str, str]] = []  # not written yet
+        self._places: deque[tuple[str, str]] = deque()  # not written yet; filled by another thread
         self._began = 0.0
 
     def run(self) -> Outcome:
@@ -361,7 +364,7 @@ class Asking:
                 self.captioner.run(self._pending(), self._deliver, self._allow)
             finally:
                 self.outcome.seconds = time.monotonic() - self._began if self._began else 0.0
-                self.store.put([], self._places)
+                self._keep([])
         return self.outcome
 
     def _bar(self) -> tqdm:
@@ -433,12 +436,19 @@ class Asking:
                 self.outcome.failures[question.image_id, question.prompt] = answer
             else:
                 kept.append((question, answer))
-        places, self._places = self._places, []
-        self.store.put(kept, places)
+        try:
+            self._keep(kept)
+        except KeyboardInterrupt:  # they are paid for
+            self._keep(kept)
+            raise
         failed = sum(self.outcome.asked.values()) - self.outcome.asked[OK]
         if failed:
             self._progress.set_postfix_str(f"{failed:,} failed", refresh=False)
         self._progress.update(len(pairs))  # they are on the disk: only now they count
+
+    def _keep(self, answers: list[tuple[Question, Answer]]) -> None:
+        places = [self._places.popleft() for _ in range(len(self._places))]
+        self.store.put(answers, places)
 
 
 @contextlib.contextmanager

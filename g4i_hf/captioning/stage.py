@@ -58,9 +58,14 @@ def caption_features(several: bool) -> Features:
     )
 
 
-def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool) -> Dataset:
-    """The columns of a split from its answers, by `datasets.map`: images are not opened, order is kept."""
-    records = questions.records(store)
+def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
+    """
+    The columns of a split from its answers, by `datasets.map`, in the order of the images.
+
+    Args:
+        look_closer: all rows should have an answer, so that an image without one is opened to find it by its bytes.
+    """
+    records = questions.records(store, look_closer)
     rows = ([_from_record(record, cleaning) for record in of_row] for of_row in records)
     return _filled(questions.image_ids(), rows, questions.prompts.several, f"Captions of {questions.name}")
 
@@ -167,6 +172,7 @@ class Captioned:
         splits: Mapping[str, Any],
         captioner: dict[str, Any],
         cleaning: bool,
+        partial: bool = False,
     ) -> "Captioned":
         """
         Splits about which nothing was asked have no captions, and are there for their images; of streams they are
@@ -174,7 +180,7 @@ class Captioned:
         """
         first = next(iter(questions.values()))
         columns_of = {
-            name: answered_columns(questions[name], store, cleaning)
+            name: answered_columns(questions[name], store, cleaning, look_closer=not partial)
             if name in questions
             else _without_captions(split, first.prompts.several)
             for name, split in splits.items()

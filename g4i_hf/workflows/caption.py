@@ -156,7 +156,8 @@ class Captioning:
             )
             return None
         with AnswerStore(args.journal) as store:  # now with the answers of all processes
-            return Captioned.from_store(questions, store, splits, captioner.provenance, self.quality.clean)
+            partial = reason is not None
+            return Captioned.from_store(questions, store, splits, captioner.provenance, self.quality.clean, partial)
 
     def ask(self, share: Share) -> None:
         """
