@@ -231,6 +231,23 @@ def test_a_file_that_is_gone_is_a_row_without_caption(folder, tmp_path):
     assert found.pop("cat/7.png") == "undecodable" and set(found.values()) == {OK}
 
 
+def test_an_image_that_cannot_be_read_for_a_moment_gets_no_caption_of_another(folder, tmp_path, monkeypatch):
+    from g4i_hf.captioning import runner
+
+    def fails(image):
+        raise OSError(5, "Input/output error")
+
+    split = opened(folder)
+    monkeypatch.setattr(runner, "content_of", fails)
+    captioner, _ = ask(split.select([0]), tmp_path / "journal")
+    monkeypatch.undo()
+    [row] = rows_of(split.select([0]), tmp_path / "journal")
+    assert row[STATUS] == "undecodable" and len(captioner.asked) == 1
+    ask(split, tmp_path / "journal", ask_again=needs_another_try(True))
+    for row, image in zip(rows_of(split, tmp_path / "journal"), split["image"], strict=True):
+        assert row[columns.CAPTION] == text_of(image, "Describe it.")
+
+
 def test_a_budget_stops_cleanly(folder, tmp_path):
     split = opened(folder)
     captioner, asking = ask(split, tmp_path / "journal", budget=Budget(max_requests=5))

@@ -53,6 +53,10 @@ def test_backoff_doubles_with_full_jitter_up_to_a_minute():
         assert 0 <= min(waits) < 0.02 * bound and 0.98 * bound < max(waits) <= bound
 
 
+def test_backoff_has_an_end():
+    assert backoff(5000) <= LONGEST_BACKOFF
+
+
 @pytest.mark.parametrize(
     "body, message",
     [

@@ -68,6 +68,27 @@ def test_another_place_of_a_known_image_is_noted_before_or_after_its_answer(tmp_
         assert [store.find(place=place)["text"] for place in places] == ["a", "a"]
 
 
+def test_a_place_of_an_image_that_once_could_not_be_read_leads_to_its_caption(tmp_path):
+    place = question(1).place
+    for rank, key, answer in ((1, "unreadable", Answer("undecodable")), (0, "image 1", Answer(OK, "a cat"))):
+        with AnswerStore(tmp_path, rank) as store:
+            store.put([(Question("1", {}, "Describe it.", KEYS.key(key, "Describe it."), place), answer)])
+    for rank in (0, 1):
+        with AnswerStore(tmp_path, rank) as store:
+            assert store.find(place=place)["text"] == store.find_many([place])[place]["text"] == "a cat"
+
+
+def test_a_file_that_another_process_has_only_begun_is_left_out_and_a_damaged_one_told_of(tmp_path):
+    put(tmp_path, (1, Answer(OK, "a")))
+    (tmp_path / "00001.sqlite").touch()
+    assert texts(tmp_path, 1) == ["a"]
+    (tmp_path / "00001.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    with pytest.raises(OSError, match="00001.sqlite cannot be read.*move it away"):
+        AnswerStore(tmp_path)
+    (tmp_path / "00001.sqlite").unlink()
+    assert texts(tmp_path, 1) == ["a"], "the lock was let go"
+
+
 def test_a_second_command_with_the_same_answers_is_refused(tmp_path):
     with AnswerStore(tmp_path):
         with pytest.raises(CaptionerError, match="Another process captions.*would pay for the same"):

@@ -85,6 +85,18 @@ def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, t
 
 
 @pytest.mark.slow
+def test_limits_are_those_of_all_tasks_together(pictures, tmp_path):
+    with caption_server() as server:
+        asked = [*words(pictures, tmp_path / "captions", server), "--max_requests", "10"]
+        run(*SCRIPT, "--tasks", "2", *asked)
+        assert stats(server)["requests"] == 10 and not (tmp_path / "captions").exists()
+        run(*SCRIPT, "--tasks", "2", *asked, "--partial")
+        assert stats(server)["requests"] == 20
+    found = pq.read_table(tmp_path / "captions" / "train.parquet")["caption"].to_pylist()
+    assert len(found) - found.count(None) == 20
+
+
+@pytest.mark.slow
 def test_on_ray(pictures, tmp_path):
     with caption_server() as server:
         run(

@@ -2,12 +2,11 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,14 @@ class Batch:
 
     Attributes:
         name: of the file, and what the server is told, so that a batch is found whose id was not written down.
+        sent_to: address and model.
         id: the server's; empty until it is known.
         questions: without their images.
         status: the last that was heard.
     """
 
     name: str
+    sent_to: str
     id: str = ""
     questions: list[dict[str, str]] = field(default_factory=list)
     status: str = ""
@@ -68,6 +69,7 @@ class BatchCaptioner(EndpointCaptioner):
         super().__init__(*args, **others)
         if len(self.addresses) > 1:
             raise ValueError("batch_api sends to one server, but base_url names several. Name one of them.")
+        self.sent_to = f"{self.addresses[0]} {self.model}"
         self.folder, self.unanswered = Path(folder), 0
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
@@ -82,13 +84,14 @@ class BatchCaptioner(EndpointCaptioner):
             default_headers={"User-Agent": f"g4i_hf/{__version__}"},
             http_client=httpx2.Client(follow_redirects=False),
         ) as client:
+            client.organization = client.project = None  # what it takes from the environment, for whatever address
             try:
                 under_way = self._found_again(client)
                 under_way += self._send(client, questions, under_way, deliver, allow)
                 self._collect(client, under_way, deliver)
             except openai.APIStatusError as error:
                 raise CaptionerError(self._why_refused(server, error)) from error
-            except openai.APIConnectionError as error:
+            except (openai.APIConnectionError, httpx2.HTTPError) as error:
                 raise CaptionerError(
                     f"{server.describe(error)}: {server.name}. Batches go on there: start the same command again."
                 ) from error
@@ -106,7 +109,7 @@ class BatchCaptioner(EndpointCaptioner):
         """Batches of the questions that are in none yet."""
         asked = {question["key"] for batch in under_way for question in batch.questions}
         new = (question for question in questions if question.key not in asked)
-        allowed = (question for question in new if allow())
+        allowed = takewhile(lambda _: allow(), new)
         sent, lines, size = [], [], 0
         batch = self._new_batch()
         for question, line in self._lines(allowed, deliver):
@@ -140,7 +143,7 @@ class BatchCaptioner(EndpointCaptioner):
                         yield question, line
 
     def _new_batch(self) -> Batch:
-        return Batch(f"{time.time_ns():x}-{os.getpid()}")
+        return Batch(f"{time.time_ns():x}", self.sent_to)
 
     def _submit(self, client: openai.OpenAI, batch: Batch, lines: list[bytes]) -> Batch:
         file = client.files.create(file=(f"{batch.name}.jsonl", b"".join(lines)), purpose="batch")
@@ -180,6 +183,7 @@ class BatchCaptioner(EndpointCaptioner):
     def _found_again(self, client: openai.OpenAI) -> list[Batch]:
         """Batches of an earlier run; one that never reached the server is forgotten, and its questions asked anew."""
         found = [Batch(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
+        found = [batch for batch in found if batch.sent_to == self.sent_to]
         if any(not batch.id for batch in found):
             ids = self._ids(client)
             for batch in found:
@@ -230,8 +234,8 @@ class BatchCaptioner(EndpointCaptioner):
                 if not line.strip():
                     continue
                 said = json.loads(line)
-                question, answer = questions.pop(said.get("custom_id"), None), answer_of_line(said)
-                if question is not None and answer is not None:
+                answer = answer_of_line(said)
+                if answer is not None and (question := questions.pop(said.get("custom_id"), None)) is not None:
                     pairs.append((question, answer))
         deliver(pairs)
         return len(pairs)
@@ -243,13 +247,15 @@ class BatchCaptioner(EndpointCaptioner):
 
 def answer_of_line(said: dict[str, Any]) -> Answer | None:
     """The answer in a line of an output or error file; None where the question may be asked again."""
-    response = said.get("response") or {}
+    response = said.get("response") if isinstance(said, dict) else None
+    if not isinstance(response, dict):
+        return None
     status = response.get("status_code")
     if status == 200:
         try:
             return answer_in(json.dumps(response.get("body")).encode())
         except UselessReply as error:
             return Answer("failed", reason=str(error))
-    if status is None or status >= 500 or status in RETRIED or status in FATAL:
+    if not isinstance(status, int) or status >= 500 or status in RETRIED or status in FATAL:
         return None
     return Answer("rejected", reason=f"{status}: {error_message(json.dumps(response.get('body')))}")

@@ -26,7 +26,9 @@ from .servers import Server, addresses_of, backoff, is_unreachable, token_for
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 15 * 60.0  # seconds that a server may ask for, before the run is better ended
-GIVE_UP_SECONDS = 30.0  # that a server has to answer nothing, until it is given up
+# That a server may answer nothing, until it is given up; longer for one that is loading a model or has worked before
+GIVE_UP_SECONDS, WAIT_SECONDS = 30.0, 300.0
+DRAIN_SECONDS = 30.0  # for what is under way when no server works any more
 PREPARING = min(8, os.cpu_count() or 1)  # threads that decode and encode images
 STOP_SECONDS = 5.0  # for what is under way, when a run is interrupted
 
@@ -105,18 +107,22 @@ class EndpointCaptioner:
         asking = Asking(self, iter(questions), allow, results)
         thread = threading.Thread(target=asking.run, name="captions", daemon=True)
         thread.start()
+        waiting: list[tuple[Question, Answer] | None] = []  # None is the end
         try:
             is_last = False
             while not is_last:
-                pairs, is_last = _waiting_in(results, results.get())
-                if pairs:
-                    deliver(pairs)
+                waiting.append(results.get())
+                while not results.empty():
+                    waiting.append(results.get())
+                pairs, is_last, waiting = [pair for pair in waiting if pair is not None], None in waiting, []
+                deliver(pairs)
         except KeyboardInterrupt:
-            asking.stopped = True
+            asking.stop()
             thread.join(STOP_SECONDS)  # what is under way is paid for
             asking.break_off()
-            if pairs := _waiting_in(results)[0]:
-                deliver(pairs)
+            while not results.empty():
+                waiting.append(results.get())
+            deliver([pair for pair in waiting if pair is not None])
             raise
         except BaseException:
             asking.break_off()
@@ -124,14 +130,6 @@ class EndpointCaptioner:
         thread.join()
         if asking.error is not None:
             raise asking.error
-
-
-def _waiting_in(results: queue.SimpleQueue, *first: Any) -> tuple[list[tuple[Question, Answer]], bool]:
-    """The pairs that are there, and whether the end is, which is None."""
-    found = list(first)
-    while not results.empty():
-        found.append(results.get())
-    return [pair for pair in found if pair is not None], None in found
 
 
 class Asking:
@@ -156,65 +154,78 @@ class Asking:
     ):
         self.captioner, self.questions, self.allow, self.results = captioner, questions, allow, results
         self.servers = captioner.servers()
-        self.stopped = False  # nothing more is sent
+        self.is_stopped = False  # nothing more is sent
         self.error: BaseException | None = None
-        # Rejected before any other was answered: it may be the model that takes none
-        self.held: list[tuple[Question, Answer]] = []
 
     def run(self) -> None:
         try:
             asyncio.run(self._ask_all())
         except BaseExceptionGroup as errors:
-            self.error = errors.exceptions[0]
+            self.error = self.error or errors.exceptions[0]
         except BaseException as error:
-            self.error = error
+            self.error = self.error or error
         self.results.put(None)
 
+    def stop(self) -> None:
+        """From another thread: sends nothing more, and waits for what is under way."""
+        self.is_stopped = True
+        with contextlib.suppress(AttributeError, RuntimeError):  # the loop has not begun, or has ended
+            self.loop.call_soon_threadsafe(self.stopping.set)
+
     def break_off(self) -> None:
-        """From another thread: ends without waiting for what is under way."""
-        self.stopped = True
-        with contextlib.suppress(AttributeError, RuntimeError):  # it has not begun, or has ended
+        """From another thread: ends at once."""
+        self.stop()
+        with contextlib.suppress(AttributeError, RuntimeError):
             self.loop.call_soon_threadsafe(self.main.cancel)
 
+    def _fail(self, error: BaseException) -> None:
+        """The run ends with this error, when what is under way has come, or does not come soon."""
+        self.error, self.is_stopped = self.error or error, True
+        self.stopping.set()
+        self.loop.call_later(DRAIN_SECONDS, self.main.cancel)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until nothing more is sent, at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+
     async def _ask_all(self) -> None:
-        self.loop, self.main = asyncio.get_running_loop(), asyncio.current_task()
+        self.loop, self.main, self.stopping = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
         self.slots = asyncio.Semaphore(self.captioner.endpoint.max_concurrency * len(self.servers))
         for server in self.servers:
             server.open()
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(PREPARING) as self.preparers:
             try:
-                async with asyncio.TaskGroup() as group:
+                async with asyncio.TaskGroup() as self.tasks:
                     while True:
                         await self.slots.acquire()
                         try:
                             question = await self.loop.run_in_executor(reader, next, self.questions, None)
-                        except Exception as error:  # of the data; what is in flight is paid for
-                            self.error = error
+                        except Exception as error:  # of the data
+                            self._fail(error)
+                        if question is None or self.is_stopped:
                             break
-                        if question is None or self.stopped:
-                            break
-                        group.create_task(self._answer(question)).add_done_callback(lambda _: self.slots.release())
-                if self.error is not None:
-                    raise self.error
-                self._release()
+                        self.tasks.create_task(self._answer(question)).add_done_callback(
+                            lambda _: self.slots.release()
+                        )
+                if self.error is None:
+                    for server in self.servers:
+                        if server.alive:
+                            self._release(server)
             finally:
                 for server in self.servers:
                     await server.client.close()
 
     async def _answer(self, question: Question) -> None:
-        """
-        Until there is an answer, or no attempt is left.
-
-        Raises:
-            CaptionerError: when no server works.
-        """
+        """Until there is an answer, or no attempt is left."""
         asked = self.captioner.endpoint
         try:
             uri = await self.loop.run_in_executor(
                 self.preparers, data_uri, question.image, self.captioner.max_side, asked.jpeg_quality
             )
         except UndecodableImage as error:
-            self.results.put((question, Answer("undecodable", reason=str(error), attempts=0)))
+            self._put(question, Answer("undecodable", reason=str(error), attempts=0))
             return
         began, attempts, failures = time.monotonic(), 0, 0
         while (server := await self._server_with_room()) is not None:
@@ -224,30 +235,29 @@ class Asking:
                 answer, wait = await self._attempt(server, question, uri)
             finally:
                 server.in_flight -= 1
-            failures += answer.status in PASSING
-            is_last = answer.status not in PASSING or failures >= asked.max_attempts
-            if server.is_dead(0.0 if is_last and failures else GIVE_UP_SECONDS):
-                self._give_up(server, server.why_dead())
-            if not server.alive:
-                failures = 0  # they told of the server, and not of the question
-            elif is_last:
-                self._take((question, replace(answer, seconds=time.monotonic() - began, attempts=attempts)))
+            has_failed = answer.status in PASSING
+            # A server that fails on everything, or is busy, tells nothing of the question
+            failures += has_failed and not server.fails and not (answer.reason or "").startswith("429")
+            self._watch(server)
+            answer = replace(answer, seconds=time.monotonic() - began, attempts=attempts)
+            if not has_failed and (answer.status != "rejected" or server.answers):
+                self._put(question, answer)
                 return
-            else:
-                await asyncio.sleep(wait + backoff(failures))
+            if server.alive and (not has_failed or failures >= asked.max_attempts):
+                server.held.append((question, answer))
+                return
+            if has_failed:
+                await self._sleep(wait + backoff(attempts))
 
     async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
-        """
-        Returns:
-            The answer, or a failure that may pass, and the seconds that the server asks to wait.
-
-        Raises:
-            CaptionerError: when no server works.
-        """
-        sent, wait = time.monotonic(), 0.0
+        """Returns the answer, or a failure that may pass, and the seconds that the server asks to wait."""
+        sent = time.monotonic()
         try:
-            answer = await server.ask(question.prompt, uri, self.captioner.options)
+            answer, wait = await server.ask(question.prompt, uri, self.captioner.options)
             server.answered(time.monotonic() - sent)
+            self._release(server)
+            if wait > LONGEST_WAIT:
+                self._give_up(server, server.why_left_alone(wait, "its limit is used up"))
             return answer, wait
         except openai.APIStatusError as error:
             reason, wait = server.describe(error), wait_asked_for(error.response.headers)
@@ -263,40 +273,49 @@ class Asking:
             return Answer("failed", reason=reason), wait
         except (openai.APIConnectionError, UselessReply, TimeoutError) as error:
             reason = server.describe(error)
-            server.fail(question.key, reason, is_unreachable(error), wait)
+            server.fail(question.key, reason, is_unreachable(error), 0.0)
             is_late = isinstance(error, (TimeoutError, openai.APITimeoutError))
-            return Answer("timeout" if is_late else "failed", reason=reason), wait
+            return Answer("timeout" if is_late else "failed", reason=reason), 0.0
 
-    def _take(self, pair: tuple[Question, Answer]) -> None:
-        """A result; one that tells of the model is held back until some question is answered."""
-        has_answered = any(server.answers for server in self.servers)
-        if pair[1].status == "rejected" and not has_answered:
-            self.held.append(pair)
-            return
-        self.results.put(pair)
-        if has_answered:
-            self._release()
+    def _put(self, question: Question, answer: Answer) -> None:
+        self.results.put((replace(question, image={}), answer))  # which is large, and done with
 
-    def _release(self) -> None:
-        while self.held:
-            self.results.put(self.held.pop())
+    def _release(self, server: Server) -> None:
+        """It works, so that what it failed on or rejected before is a matter of those questions."""
+        while server.held:
+            self._put(*server.held.pop())
+
+    def _watch(self, server: Server) -> None:
+        """Gives a server up that has answered nothing for long, sooner where it never did."""
+        patience = WAIT_SECONDS if server.answers or server.last_error.startswith("503") else GIVE_UP_SECONDS
+        if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):
+            self._give_up(server, server.why_dead())
+        elif server.fails and not server.is_told_of:
+            server.is_told_of = True
+            logger.warning("%s does not answer (%s). Trying for %.0f s.", server.name, server.last_error, patience)
+
+    def _give_up(self, server: Server, why: str) -> None:
+        """What it failed on is asked of the others; without any, the run ends, and it has no answer yet."""
+        was_alive, server.alive = server.alive, False
+        if not any(other.alive for other in self.servers):
+            self._fail(CaptionerError(why))
+        elif was_alive:
+            logger.warning("%s The other servers go on.", why)
+            for question, _ in server.held:
+                self.tasks.create_task(self._answer(question))
 
     async def _server_with_room(self) -> Server | None:
         """The least busy server; None when nothing more may be sent."""
-        while not self.stopped:
+        while not self.is_stopped:
             if free := [server for server in self.servers if server.alive and server.has_room]:
-                self.stopped = not self.allow()
-                return None if self.stopped else min(free, key=lambda server: server.in_flight)
-            await asyncio.sleep(0.02)  # at the beginning, and while servers fail or want a pause
+                try:
+                    if self.allow():
+                        return min(free, key=lambda server: server.in_flight)
+                    self.is_stopped = True
+                    self.stopping.set()
+                except Exception as error:
+                    self._fail(error)
+                return None
+            # In the beginning there is room soon; later a server fails, or wants a pause
+            await self._sleep(0.25 if any(server.answers for server in self.servers) else 0.05)
         return None
-
-    def _give_up(self, server: Server, why: str) -> None:
-        """
-        Raises:
-            CaptionerError: when it was the last one.
-        """
-        was_alive, server.alive = server.alive, False
-        if not any(other.alive for other in self.servers):
-            raise CaptionerError(why)
-        if was_alive:
-            logger.warning("%s The other servers go on.", why)

@@ -32,11 +32,11 @@ def content_of(image: dict[str, Any] | None) -> bytes:
         image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it.
 
     Raises:
-        ValueError: for a null.
+        ValueError: for a null; with `why` in it, for what could not be read before.
         OSError: when the file, which may lie on a server or within an archive, cannot be read.
     """
     if image is None or (image.get("bytes") is None and not image.get("path")):
-        raise ValueError("null")
+        raise ValueError((image or {}).get("why", "null"))
     if image.get("bytes") is not None:
         return image["bytes"]
     if "://" in image["path"]:

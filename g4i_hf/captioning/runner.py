@@ -18,6 +18,7 @@ from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 
 from .. import columns
+from ..data.bad_images import why_unreadable
 from ..data.image_ids import content_id, image_id_of, told_apart
 from .answers import OK, Answer, Captioner, Question
 from .images import content_of
@@ -104,13 +105,13 @@ class Questions:
             yield batch
 
     def of_row(self, row: Row) -> list[Question]:
-        """Reads the image's bytes to digest them, but does not decode them."""
+        """Reads the image, once: the bytes that are digested are those that are described."""
         image = row.image()
         try:
-            digest = image_digest(content_of(image))
-        except (OSError, ValueError):  # the captioner will say so of this row
-            digest = f"unreadable {row.image_id}"
-        image = image or {"bytes": None, "path": None}
+            image = {"bytes": content_of(image), "path": (image or {}).get("path")}
+            digest = image_digest(image["bytes"])
+        except (OSError, ValueError) as error:  # the captioner says so of this row
+            image, digest = {"bytes": None, "path": None, "why": why_unreadable(error)}, f"unreadable {row.image_id}"
         keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
         if not all(row.places):
             self.keys_of_row[row.number] = keys

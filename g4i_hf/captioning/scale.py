@@ -46,11 +46,16 @@ class AskForCaptions(PipelineStep):
 
 
 class WriteCaptions(AskForCaptions):
-    """Writes the stage from the answers of all tasks, and asks for what they left. To be run as a single task."""
+    """
+    Writes the stage from the answers of all tasks, to be run as a single one. Asks for what they left, unless limits
+    were set; then `partial` writes what there is.
+    """
 
     name = "Write captions"
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator:
         if rank == 0:
+            if {"max_requests", "max_cost"} & set(self.options):
+                self.options |= {"max_requests": 0}  # the tasks had their shares of it
             self.captioning(rank).run()
         yield from data or ()

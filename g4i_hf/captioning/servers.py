@@ -15,7 +15,7 @@ import openai
 from huggingface_hub import get_token, is_offline_mode
 
 from .. import __version__
-from .answers import Answer
+from .answers import Answer, Question
 from .replies import UselessReply, answer_in, error_message, exhausted_for
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
@@ -140,6 +140,9 @@ class Server:
         self.failing_since, self.last_answer, self.slowest = 0.0, -math.inf, 0.0
         self.unreachable, self.last_error = False, ""
         self.failed_questions: set[str] = set()
+        self.is_told_of = False
+        # Questions that it failed on or rejected, until it answers another one: it may be the server
+        self.held: list[tuple[Question, Answer]] = []
         # What the client would take from the environment, for whatever address
         omitted = ["OpenAI-Organization", "OpenAI-Project", *([] if token else ["Authorization"])]
         self.headers = dict.fromkeys(omitted, openai.Omit())
@@ -159,9 +162,12 @@ class Server:
             http_client=httpx2.AsyncClient(transport=_Transport(), follow_redirects=False),
         )
 
-    async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> Answer:
+    async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> tuple[Answer, float]:
         """
         One request.
+
+        Returns:
+            The answer, and the seconds until more may be asked.
 
         Raises:
             openai.APIError, UselessReply, TimeoutError: as things go wrong.
@@ -181,8 +187,9 @@ class Server:
             if isinstance(error.__cause__, UselessReply):
                 raise error.__cause__ from None
             raise
-        self.pause(exhausted_for(reply.headers))
-        return answer_in(reply.content)
+        wait = exhausted_for(reply.headers)
+        self.pause(wait)
+        return answer_in(reply.content), wait
 
     def pause(self, seconds: float) -> None:
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
@@ -219,7 +226,7 @@ class Server:
             self.pause(max(wait, backoff(self.failures - IN_A_ROW + 1)))
 
     def _end_row(self) -> None:
-        self.failures, self.unreachable = 0, False
+        self.failures, self.unreachable, self.is_told_of = 0, False, False
         self.failed_questions.clear()
 
     def fails_for(self) -> float:
@@ -232,14 +239,14 @@ class Server:
         expected = self.failing_since if self.unreachable else self.last_answer + max(2.0, 2 * self.slowest)
         return time.monotonic() - max(self.failing_since, expected)
 
-    def is_dead(self, seconds: float) -> bool:
-        """
-        Whether it answers nothing, for so many seconds by now. A few images may well be ones that it fails on, so
-        many different ones must have failed.
-        """
-        if self.rejected >= REJECTIONS and not self.answers:
-            return True
-        return self.fails_for() >= seconds and (self.unreachable or len(self.failed_questions) >= IN_A_ROW)
+    @property
+    def fails(self) -> bool:
+        """Whether it, rather than some images, is why nothing but failures come: they met many questions."""
+        return self.fails_for() >= 0 and (self.unreachable or len(self.failed_questions) >= IN_A_ROW)
+
+    @property
+    def rejects_all(self) -> bool:
+        return self.rejected >= REJECTIONS and not self.answers
 
     def why_dead(self) -> str:
         hint = "Is it running, and is base_url right?"
@@ -315,4 +322,4 @@ def backoff(attempt: int) -> float:
     Seconds to wait after an attempt, counted from 1: anything up to a bound that doubles each time, so that many
     questions do not come back at once.
     """
-    return random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1)))
+    return random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt - 1, 16)))

@@ -20,13 +20,16 @@ from .answers import OK, Answer, CaptionerError, Question, whole_characters
 logger = logging.getLogger(__name__)
 
 DIGEST_BYTES = 16
+MOST_TOGETHER = 1000  # digests in a query
 # Digests of different kinds never meet. A change of what goes into them needs another number
 _KEY, _PLACE = b"g4i_hf key 1", b"g4i_hf place 1"
 
 _TABLES = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ok INTEGER, time REAL, record TEXT);
 CREATE TABLE IF NOT EXISTS places (place BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS imported (name TEXT PRIMARY KEY, size INTEGER);
+COMMIT;
 """
 # A caption is not replaced by a failure, and otherwise the later answer counts
 _PUT = """
@@ -135,50 +138,72 @@ class AnswerStore:
                 "until it has ended, or stop it: the same command goes on from there."
             ) from None
         self._using = threading.Lock()  # of the connections, by one thread at a time
-        self._own = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
-        self._own.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
-        self._take_over_segments()
-        others = [path for path in sorted(self.folder.glob("*.sqlite")) if path != self.path]
-        self._others = [
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, check_same_thread=False, timeout=60)
-            for path in others  # not read-only: after a kill, opening one undoes what was half written
-        ]
+        try:
+            self._own = self._connected(self.path)
+            self._own.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
+            self._take_over_segments()
+            others = (path for path in sorted(self.folder.glob("*.sqlite")) if path != self.path)
+            self._all = [self._own, *filter(None, map(self._of_another, others))]
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _connected(self, path: Path) -> sqlite3.Connection:
+        # Not read-only: after a kill, opening a file undoes what was half written
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+
+    def _of_another(self, path: Path) -> sqlite3.Connection | None:
+        """None for a file that its process has only begun."""
+        found = self._connected(path)
+        try:
+            if found.execute("SELECT 1 FROM sqlite_master WHERE name = 'imported'").fetchone():
+                return found
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
+        found.close()
+        return None
 
     def __len__(self) -> int:
-        """Questions with an answer, captions or not."""
+        """Questions with an answer of this process, captions or not."""
         return self._own.execute("SELECT count(*) FROM answers").fetchone()[0]
 
     def find(self, key: str = "", place: str = "") -> dict[str, Any] | None:
         """The record of the best answer to a question: a caption before a failure, else the latest."""
-        if not key:
-            key = self._key_at(place) if place else None
-        rows = [] if key is None else self._rows("SELECT ok, time, record FROM answers WHERE key = ?", key)
-        return json.loads(max(rows)[2]) if rows else None
+        if key:
+            records = self._best([bytes.fromhex(key)])
+            return json.loads(records[bytes.fromhex(key)][2]) if records else None
+        return self.find_many([place]).get(place)
 
     def find_many(self, places: list[str]) -> dict[str, dict[str, Any]]:
         """Records by place, of those that are known. One look into each file is quicker than many."""
         digests = [bytes.fromhex(place) for place in places if place]
-        keys = dict(row for row in self._select("SELECT place, key FROM places WHERE place", digests))
-        best: dict[bytes, tuple] = {}
-        for key, *found in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(keys.values())):
-            best[key] = max(best.get(key, tuple(found)), tuple(found))
-        return {place.hex(): json.loads(best[key][2]) for place, key in keys.items() if key in best}
+        pairs = self._select("SELECT place, key FROM places WHERE place", digests)
+        best = self._best([key for _, key in pairs])
+        found: dict[str, tuple] = {}
+        for place, key in pairs:  # an image that once could not be read has another key
+            if key in best:
+                found[place.hex()] = max(found.get(place.hex(), best[key]), best[key])
+        return {place: json.loads(record) for place, (_, _, record) in found.items()}
+
+    def _best(self, keys: list[bytes]) -> dict[bytes, tuple]:
+        found: dict[bytes, tuple] = {}
+        for key, *answer in self._select("SELECT key, ok, time, record FROM answers WHERE key", keys):
+            found[key] = max(found.get(key, tuple(answer)), tuple(answer))
+        return found
 
     def _select(self, query: str, digests: list[bytes]) -> list[tuple]:
         """Of all files, the rows of some digests."""
-        query = f"{query} IN ({','.join('?' * len(digests))})"
-        with self._using:
-            return [row for each in (self._own, *self._others) for row in each.execute(query, digests)]
-
-    def _key_at(self, place: str) -> str | None:
-        rows = self._rows("SELECT key FROM places WHERE place = ?", place)
-        return rows[0][0].hex() if rows else None
-
-    def _rows(self, query: str, digest: str) -> list[tuple]:
-        """Of all files, at most one each."""
-        with self._using:
-            found = [each.execute(query, (bytes.fromhex(digest),)).fetchone() for each in (self._own, *self._others)]
-        return [row for row in found if row is not None]
+        found = []
+        for start in range(0, len(digests), MOST_TOGETHER):
+            together = digests[start : start + MOST_TOGETHER]
+            for each in self._all:
+                try:
+                    with self._using:
+                        found += each.execute(f"{query} IN ({','.join('?' * len(together))})", together).fetchall()
+                except sqlite3.DatabaseError as error:
+                    path = each.execute("PRAGMA database_list").fetchone()[2]
+                    raise _damaged(path, error) from error
+        return found
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
         """
@@ -208,15 +233,16 @@ class AnswerStore:
                 self._own.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
                 if segment is not None:
                     self._own.execute("INSERT OR REPLACE INTO imported VALUES (?, ?)", segment)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise OSError(
                 f"The answers cannot be written to {self.path}: {error}. Those before are kept. Make room, or see to "
                 "the disk and its permissions, and start the same command again: it goes on from there."
             ) from error
 
     def close(self) -> None:
-        for database in (self._own, *self._others):
-            database.close()
+        with self._using:
+            for database in self._all:
+                database.close()
         self._lock.release()
 
     def __enter__(self) -> "AnswerStore":
@@ -258,6 +284,13 @@ def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, dict[str, Any]]]:
 def _record_of(question: Question, answer: Answer, now: float) -> str:
     about = {name: getattr(question, name) for name in ("key", "place", "image_id", "prompt")}
     return json.dumps(about | vars(answer) | {"time": now})
+
+
+def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
+    return OSError(
+        f"The answers in {path} cannot be read: {error}. If the file is damaged, move it away: its images are asked "
+        "about again."
+    )
 
 
 def answer_of(record: dict[str, Any]) -> Answer:

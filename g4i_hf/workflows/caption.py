@@ -127,6 +127,10 @@ class Captioning:
             if self.endpoint.batch_api and not args.dry_run:  # which is to be there at once
                 from ..captioning.batch_api import BatchCaptioner
 
+                if self.share.processes > 1:
+                    raise ValueError("batch_api is for one process: the server does the work. Start one.")
+                if args.max_cost is not None:
+                    raise ValueError("With batch_api no cost is known before all is sent: limit it by --max_requests.")
                 return BatchCaptioner(**asked_for, folder=Path(args.journal) / "batches")
             return EndpointCaptioner(**asked_for)
         from ..captioning.local.captioner import LocalCaptioner
