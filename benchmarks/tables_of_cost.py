@@ -133,8 +133,11 @@ def captioning() -> str:
         faults = f"{found['fault_rate']:.0%} {kinds}" if kinds else "none"
         cells = []
         for way in ("g4i", "map", "client"):
-            lost = found["requests"] - found[way]["captions"]
-            cells.append(f"{found[way]['share_of_capacity']:.1%}" + (f", {lost:,} lost" if lost else ""))
+            if way not in found:
+                cells.append("")
+                continue
+            lost = 1 - found[way]["captions"] / found[way]["requests"]
+            cells.append(f"{found[way]['share_of_capacity']:.1%}" + (f", {lost:.0%} lost" if lost else ""))
         lines.append(f"| {server} | {faults} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -366,8 +366,10 @@ def test_a_limit_that_is_used_up_for_hours_ends_the_run(serve):
         ask(captioner(serve(*headers)), questions(4))
 
 
-def test_being_told_to_wait_uses_up_no_attempt(serve, quick):
-    server = serve("--fault_rate", 0.8, "--faults", "429", "--seed", 2)
+def test_being_told_to_wait_uses_up_no_attempt(serve, quick, monkeypatch):
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.WAIT_SECONDS", 60.0)
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.GIVE_UP_SECONDS", 60.0)
+    server = serve("--fault_rate", 0.6, "--faults", "429", "--seed", 2)
     assert_all_right(ask(captioner(server, max_attempts=2), questions(40)), 40)
 
 

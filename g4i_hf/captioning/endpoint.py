@@ -230,11 +230,12 @@ class Asking:
         began, attempts, failures = time.monotonic(), 0, 0
         while (server := await self._server_with_room()) is not None:
             attempts += 1
-            server.in_flight += 1
+            request = object()
+            server.under_way[request] = time.monotonic()
             try:
                 answer, wait = await self._attempt(server, question, uri)
             finally:
-                server.in_flight -= 1
+                server.under_way.pop(request)
             has_failed = answer.status in PASSING
             # A server that fails on everything, or is busy, tells nothing of the question
             failures += has_failed and not server.fails and not (answer.reason or "").startswith("429")
@@ -251,10 +252,9 @@ class Asking:
 
     async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
         """Returns the answer, or a failure that may pass, and the seconds that the server asks to wait."""
-        sent = time.monotonic()
         try:
             answer, wait = await server.ask(question.prompt, uri, self.captioner.options)
-            server.answered(time.monotonic() - sent)
+            server.answered()
             self._release(server)
             if wait > LONGEST_WAIT:
                 self._give_up(server, server.why_left_alone(wait, "its limit is used up"))
@@ -287,6 +287,8 @@ class Asking:
 
     def _watch(self, server: Server) -> None:
         """Gives a server up that has answered nothing for long, sooner where it never did."""
+        if server.fails_for() >= 0:
+            server.rest()
         patience = WAIT_SECONDS if server.answers or server.last_error.startswith("503") else GIVE_UP_SECONDS
         if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):
             self._give_up(server, server.why_dead())
@@ -310,7 +312,7 @@ class Asking:
             if free := [server for server in self.servers if server.alive and server.has_room]:
                 try:
                     if self.allow():
-                        return min(free, key=lambda server: server.in_flight)
+                        return min(free, key=lambda server: len(server.under_way))
                     self.is_stopped = True
                     self.stopping.set()
                 except Exception as error:

@@ -135,9 +135,10 @@ class Server:
 
     def __init__(self, address: str, token: str | None, timeout: float):
         self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
-        self.alive, self.in_flight, self.paused_until, self.began = True, 0, 0.0, math.inf
+        self.alive, self.paused_until, self.began = True, 0.0, math.inf
         self.answers = self.rejected = self.failures = 0
-        self.failing_since, self.last_answer, self.slowest = 0.0, -math.inf, 0.0
+        self.failing_since, self.resting_until = 0.0, 0.0
+        self.under_way: dict[object, float] = {}  # when each request was sent, the oldest first
         self.unreachable, self.last_error = False, ""
         self.failed_questions: set[str] = set()
         self.is_told_of = False
@@ -200,11 +201,10 @@ class Server:
         now = time.monotonic()
         is_known = self.answers or (now - self.began > FIRST_SECONDS and not self.failures and not self.rejected)
         most = 1 if self.fails_for() >= 0 else math.inf if is_known else FIRST_REQUESTS
-        return self.in_flight < most and self.paused_until <= now
+        return len(self.under_way) < most and max(self.paused_until, self.resting_until) <= now
 
-    def answered(self, seconds: float) -> None:
+    def answered(self) -> None:
         self.answers += 1
-        self.last_answer, self.slowest = time.monotonic(), max(self.slowest, seconds)
         self._end_row()
 
     def reject(self, reason: str) -> None:
@@ -222,22 +222,24 @@ class Server:
         self.failed_questions.add(question)
         if wait and not self.answers:
             self.pause(wait)  # nobody else need try
-        if self.fails_for() >= 0:
-            self.pause(max(wait, backoff(self.failures - IN_A_ROW + 1)))
+
+    def rest(self) -> None:
+        """A pause that grows as long as it fails."""
+        self.resting_until = time.monotonic() + random.uniform(0.5, 1) * min(15.0, FIRST_BACKOFF + self.fails_for())
 
     def _end_row(self) -> None:
-        self.failures, self.unreachable, self.is_told_of = 0, False, False
+        self.failures, self.unreachable, self.is_told_of, self.resting_until = 0, False, False, 0.0
         self.failed_questions.clear()
 
     def fails_for(self) -> float:
         """
-        Seconds that nothing but failures came; negative as long as that means nothing: errors come faster than
-        answers, so a row of them counts when an answer should have come as well.
+        Seconds that nothing but failures came; negative as long as that means nothing. Errors come faster than
+        answers, so that a row of them counts when all that was sent before it has come back.
         """
-        if self.failures < IN_A_ROW:
+        oldest = next(iter(self.under_way.values()), math.inf)
+        if self.failures < IN_A_ROW or (oldest < self.failing_since and not self.unreachable):
             return -math.inf
-        expected = self.failing_since if self.unreachable else self.last_answer + max(2.0, 2 * self.slowest)
-        return time.monotonic() - max(self.failing_since, expected)
+        return time.monotonic() - self.failing_since
 
     @property
     def fails(self) -> bool:
