@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from g4i_hf.captioning.answers import Answer, Question
-from g4i_hf.captioning.local.captioner import LocalCaptioner
+from g4i_hf.captioning.local import LocalCaptioner
 from g4i_hf.options import LocalCaptionerArguments
 
 PROMPTS = ["Describe this image in detail.", "what is it?", "a"]

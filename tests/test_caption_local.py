@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from g4i_hf.captioning.answers import Question
 from g4i_hf.captioning.images import UndecodableImage, batches_of_similar_size, decode
-from g4i_hf.captioning.local.generation import Generator, Sampling, seed_of
+from g4i_hf.captioning.local import Generator, Sampling, seed_of
 
 SIZES = [(32, 32), (64, 32), (40, 80), (16, 16)]
 

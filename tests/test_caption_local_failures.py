@@ -8,7 +8,7 @@ import torch
 from local_captioners import answers, captioner, counted, picture, question
 
 from g4i_hf.captioning.answers import CaptionerError, Question
-from g4i_hf.captioning.local.captioner import FAILURES_IN_A_ROW, LocalCaptioner
+from g4i_hf.captioning.local import FAILURES_IN_A_ROW, LocalCaptioner
 
 
 @pytest.fixture(scope="module")

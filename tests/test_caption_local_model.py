@@ -14,8 +14,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, BertConfig, BertModel
 
 from g4i_hf.captioning.answers import CaptionerError
-from g4i_hf.captioning.local.captioner import LocalCaptioner
-from g4i_hf.captioning.local.model import dtype_on
+from g4i_hf.captioning.local import LocalCaptioner, dtype_on
 from g4i_hf.captioning.store import Keys
 from g4i_hf.options import LocalCaptionerArguments
 

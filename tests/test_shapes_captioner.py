@@ -14,7 +14,7 @@ from served_captioner import CAPTIONER, Server, served_captioner  # noqa: F401
 
 from g4i_hf.captioning.answers import Answer, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
-from g4i_hf.captioning.local.captioner import LocalCaptioner
+from g4i_hf.captioning.local import LocalCaptioner
 from g4i_hf.data.loading import open_images
 
 SHAPES = Path(__file__).parent.parent / "recipes" / "shapes"

@@ -133,7 +133,7 @@ class Captioning:
                     raise ValueError("With batch_api no cost is known before all is sent: limit it by --max_requests.")
                 return BatchCaptioner(**asked_for, folder=Path(args.journal) / "batches")
             return EndpointCaptioner(**asked_for)
-        from ..captioning.local.captioner import LocalCaptioner
+        from ..captioning.local import LocalCaptioner
 
         return LocalCaptioner(args.captioner_model, local=self.local, device=_device(self.share), **asked_for)
 

@@ -1,1 +1,0 @@
-"""Captions by a vision-language model in this process."""
