@@ -48,9 +48,7 @@ class Prompts:
         self.split_name = split_name
         self._parsed = [_parse(template) for template in self.templates]
         self.columns = tuple(dict.fromkeys(name for parts in self._parsed for _, name in parts if name is not None))
-        self._names: dict[str, list[str] | None] = {}
-        for column in self.columns:
-            self._names[column] = _class_names(column, features, split_name)
+        self._names = {column: _class_names(column, features, split_name) for column in self.columns}
 
     @property
     def several(self) -> bool:
@@ -70,10 +68,7 @@ class Prompts:
                 checked before the first question, see `check`; of a streamed one only this row has no prompt.
         """
         values = {column: self._text(column, row[column]) for column in self.columns}
-        prompts = []
-        for parts in self._parsed:
-            prompts.append("".join([text if name is None else text + values[name] for text, name in parts]))
-        return prompts
+        return ["".join(text + (values[name] if name else "") for text, name in parts) for parts in self._parsed]
 
     def _text(self, column: str, value: Any) -> str:
         names = self._names[column]
@@ -215,10 +210,8 @@ def _tells_class(column: str, split: Dataset | Features) -> bool:
     features = split.features if isinstance(split, Dataset) else split
     if column in TELLING or isinstance(features.get(column), ClassLabel):
         return True
-    if not isinstance(split, Dataset) or not {column, columns.LABEL} <= set(split.column_names):
-        return False
-    if not isinstance(features[column], Value):
-        return False  # no text, which `Prompts` refuses
+    if not isinstance(split, Dataset) or columns.LABEL not in features or not isinstance(features.get(column), Value):
+        return False  # of a column that is missing, or holds no text, `Prompts` will say so
     pairs = split.select_columns([column, columns.LABEL])
     rows = [
         (value, label)

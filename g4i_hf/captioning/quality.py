@@ -143,11 +143,9 @@ def judge_captions(
     Raises:
         ValueError: for synonyms of classes that there are not, and for an embedding that is not finite.
     """
-    named = {"quality_encoder": args.quality_encoder, "clip_scorer": args.clip_scorer}
-    # Of a local folder only its name
-    captioned.judged_by = {
-        name: Path(model).resolve().name if Path(model).is_dir() else model for name, model in named.items() if model
-    }
+    for name in ("quality_encoder", "clip_scorer"):
+        if model := getattr(args, name):  # of a local folder only its name
+            captioned.judged_by[name] = Path(model).resolve().name if Path(model).is_dir() else model
     if args.synonyms_file:
         captioned.judged_by["synonyms"] = True
     judged = {}

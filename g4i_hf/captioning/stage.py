@@ -202,21 +202,25 @@ class Captioned:
         }
         return cls(columns_of, captioner, found=existing.report, asked_about=list(existing.captions))
 
+    def _counts(self) -> dict[str, Counter]:
+        """Of each split how many captions have which status."""
+        return {name: Counter(_flat(split[STATUS][:])) for name, split in self.splits.items()}
+
     def status_counts(self) -> dict[str, dict[str, int]]:
         """By status and split."""
-        counts = {name: Counter(_flat(split[STATUS][:])) for name, split in self.splits.items()}
-        statuses = sorted({status for of_split in counts.values() for status in of_split})
-        return {status: {name: counts[name][status] for name in self.splits} for status in statuses}
+        counts = self._counts()
+        statuses = sorted(set().union(*counts.values()))
+        return {status: {name: found[status] for name, found in counts.items()} for status in statuses}
 
     def lines(self) -> list[str]:
         """For the terminal: what became of each split that was to be captioned, and what to do about failures."""
-        counts = {name: Counter(_flat(split[STATUS][:])) for name, split in self.splits.items()}
+        counts = self._counts()
         lines = [
             f"Captions of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
             for name, found in counts.items()
             if self.asked_about is None or name in self.asked_about
         ]
-        failed = sum(number for found in counts.values() for status, number in found.items() if status in FAILURES)
+        failed = sum(found[status] for found in counts.values() for status in FAILURES)
         if failed and self.prompts:
             lines.append(f"{failed:,} have none, see caption_reason; --retry_failed asks for those again.")
         return lines
@@ -241,17 +245,15 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
     """
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
-    is_stream = args.streaming
-    check_leak(
-        templates, {name: split.features if is_stream else split for name, split in chosen.items()}, args.train_splits
-    )
+    known = {name: split.features if args.streaming else split for name, split in chosen.items()}
+    check_leak(templates, known, args.train_splits)
     keys, questions = Keys(captioner.provenance), {}
     for name, split in chosen.items():
         prompts = Prompts(templates, split.features, name)
-        if not is_stream:
+        if not args.streaming:
             check_image_ids(split, name)
             prompts.check(split)
-        questions[name] = (StreamQuestions if is_stream else Questions)(split, name, prompts, keys)
+        questions[name] = (StreamQuestions if args.streaming else Questions)(split, name, prompts, keys)
     return questions
 
 
@@ -300,22 +302,18 @@ def write_captions(
         **({"found": captioned.found, "order": captioned.found.get("order")} if captioned.found else {}),
     }
     write_stage(folder, splits, stage)
-    return stage | {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": _columns(splits)}
-
-
-def _columns(splits: dict[str, Dataset]) -> list[str]:
-    return next(iter(splits.values())).column_names
+    column_names = next(iter(splits.values())).column_names
+    return stage | {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": column_names}
 
 
 def _without_captions(split: Dataset, several: bool) -> Dataset:
     """Rows that nobody asked about."""
-    features: Features = caption_features(several)
-    rows = len(split)
-    empty: dict[str, list] = {name: [[] if several else None] * rows for name in features}
-    empty[columns.IMAGE_ID] = split[columns.IMAGE_ID][:]
+    features, rows = caption_features(several), len(split)
+    values = dict.fromkeys(features, [[] if several else None] * rows)
+    values[columns.IMAGE_ID] = split[columns.IMAGE_ID][:]
     if not several:
-        empty[STATUS] = [MISSING] * rows
-    return Dataset.from_dict(empty, features=features)
+        values[STATUS] = [MISSING] * rows
+    return Dataset.from_dict(values, features=features)
 
 
 def _flat(values: list) -> list:
@@ -348,8 +346,7 @@ def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str]
     present = read_stage(folder)
     if present is None:
         return
-    now = {"captioner": captioner, "prompts": prompts}
-    differing = [name for name, value in now.items() if present.get(name) != value]
+    differing = [name for name, now in (("captioner", captioner), ("prompts", prompts)) if present.get(name) != now]
     if set(present.get("asked_about", ())) - set(asked_about):
         differing.append("caption_splits")
     if differing:
