@@ -113,7 +113,7 @@ def ours(split: Dataset, url: str) -> tuple[float, int]:
     """Seconds from the first request to the last answer on the disk, and how many images have a caption."""
     captioner = EndpointCaptioner("tiny", url)
     questions = Questions(split, "train", Prompts([PROMPT], split.features, "train"), Keys(captioner.provenance))
-    with tempfile.TemporaryDirectory(dir=".") as folder, AnswerStore(folder) as store:
+    with tempfile.TemporaryDirectory() as folder, AnswerStore(folder) as store:
         outcome = Asking(captioner, [questions], store).run()
         texts = {record["text"] for [record] in questions.records(store) if record["status"] == OK}
     assert len(texts) == outcome.asked[OK], "an answer in another row"

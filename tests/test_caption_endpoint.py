@@ -28,6 +28,11 @@ from caption_server import number_in, picture_of  # noqa: E402
 FAULTS = ["429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage", "no-choices"]
 
 
+def mostly_slow(values: list, fast: set) -> list:
+    """Of a few kinds of the same, the fast tests try some."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 class Worker:
     """A server or a proxy in a process of its own."""
 
@@ -238,7 +243,7 @@ def test_threads_are_as_promised_also_inside_a_running_loop(serve):
 # --- Faults ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", mostly_slow(FAULTS, {"429-wait", "cut-body", "garbage"}))
 def test_each_fault_is_survived(serve, quick, kind):
     options = ("--latency", 0.005, "--fault_rate", 0.2, "--faults", kind, "--slow_seconds", 3)
     server = serve(*options, "--retry_after", 0.2, "--seed", 5)
@@ -281,6 +286,7 @@ def test_retry_after_is_honoured(serve, quick):
     assert waits and time.monotonic() - start > 1, "back-off alone would be over in a moment"
 
 
+@pytest.mark.slow
 def test_while_a_server_wants_a_pause_it_gets_no_other_question_either(serve, quick):
     server = serve("--fault_rate", 1, "--faults", "429-wait", "--retry_after", 2)
     end = time.monotonic() + 1.5
@@ -288,6 +294,7 @@ def test_while_a_server_wants_a_pause_it_gets_no_other_question_either(serve, qu
     assert server.stats()["requests"] <= 8, "those that were in flight when it said so"
 
 
+@pytest.mark.slow
 def test_other_errors_may_ask_for_a_wait_too(serve, quick):
     server = serve("--always", 500, "--retry_after", 0.6)
     start = time.monotonic()
@@ -337,7 +344,7 @@ def test_no_answer_in_time(serve, quick):
 # --- The end --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["cut", "500", "garbage", "429", "slow"])
+@pytest.mark.parametrize("kind", mostly_slow(["cut", "500", "garbage", "429", "slow"], {"500"}))
 def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quick, kind):
     server = serve("--fault_rate", 1, "--faults", kind, "--slow_seconds", 30)
     found = []
@@ -388,7 +395,7 @@ def test_a_server_that_is_not_there(quick, count):
         ask(asked, questions(count))
 
 
-@pytest.mark.parametrize("latency", [0.02, 0.2])
+@pytest.mark.parametrize("latency", mostly_slow([0.02, 0.2], {0.02}))
 def test_a_server_that_dies_in_the_middle(serve, quick, latency):
     """Also questions that were asked before the last answer came are left for the next run."""
     server, found = serve("--latency", latency), []
@@ -419,6 +426,7 @@ def test_one_of_two_servers_dies(serve, quick, monkeypatch):
     assert sum(answer.attempts for _, answer in found) < 800
 
 
+@pytest.mark.slow
 def test_one_of_two_servers_never_works(serve, quick, monkeypatch, caplog):
     servers = [serve("--always", 500, "--retry_after", 0), serve("--latency", 0.1, "--capacity", 16)]
     given_up, asked = f"127.0.0.1:{servers[0].port} has answered nothing", []
