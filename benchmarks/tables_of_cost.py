@@ -136,7 +136,7 @@ def captioning() -> str:
             if way not in found:
                 cells.append("")
                 continue
-            lost = 1 - found[way]["captions"] / found[way]["requests"]
+            lost = 1 - found[way]["captions"] / found["requests"]
             cells.append(f"{found[way]['share_of_capacity']:.1%}" + (f", {lost:.0%} lost" if lost else ""))
         lines.append(f"| {server} | {faults} | {' | '.join(cells)} |")
     return "\n".join(lines)
