@@ -27,7 +27,6 @@ TABLES = {
     "alignment_step": tables_of_cost.alignment_step,
     "caption_knowledge": tables_of_gain.caption_knowledge,
     "captioning": tables_of_cost.captioning,
-    "captioning_resume": tables_of_cost.captioning_resume,
     "cifar10_few_labels": tables_of_gain.cifar10_few_labels,
     "controls": tables_of_gain.controls,
     "controls_novel": tables_of_gain.controls_novel,

@@ -142,16 +142,6 @@ def captioning() -> str:
     return "\n".join(lines)
 
 
-def captioning_resume() -> str:
-    resume = read_result("caption_resume.json")
-    again = f"resuming with {resume['rows']:,} answers"
-    rows = {
-        f"{again}: to the first request": f"{resume['seconds_to_first_request']:.0f} s",
-        f"{again}: most memory until then": f"{resume['peak_memory_mb']:,.0f} MB",
-    }
-    return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
-
-
 def imagenet_captioning() -> str:
     rows = read_result("imagenet_plan.json")["captioning"]
     lines = ["| captioner | operations an image | 1 GPU | 8 GPUs | 64 GPUs | cost |", "|---|---:|---:|---:|---:|---:|"]

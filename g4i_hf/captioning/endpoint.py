@@ -287,7 +287,7 @@ class Asking:
 
     def _watch(self, server: Server) -> None:
         """Gives a server up that has answered nothing for long, sooner where it never did."""
-        if server.fails_for() >= 0:
+        if server.fails:
             server.rest()
         patience = WAIT_SECONDS if server.answers or server.last_error.startswith("503") else GIVE_UP_SECONDS
         if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):

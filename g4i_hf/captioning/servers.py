@@ -200,7 +200,7 @@ class Server:
         """Few questions at a time in the beginning, one while it fails."""
         now = time.monotonic()
         is_known = self.answers or (now - self.began > FIRST_SECONDS and not self.failures and not self.rejected)
-        most = 1 if self.fails_for() >= 0 else math.inf if is_known else FIRST_REQUESTS
+        most = 1 if self.fails else math.inf if is_known else FIRST_REQUESTS
         return len(self.under_way) < most and max(self.paused_until, self.resting_until) <= now
 
     def answered(self) -> None:
