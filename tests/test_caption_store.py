@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from g4i_hf.captioning.answers import OK, Answer, CaptionerError, Question
-from g4i_hf.captioning.store import AnswerStore, Keys, answer_of
+from g4i_hf.captioning.store import AnswerStore, Keys
 
 KEYS = Keys({"model": "tiny"})
 
@@ -40,7 +40,7 @@ def test_an_answer_is_found_by_key_and_by_place(tmp_path):
         store.put([(question(1), answer), (question(2, place=False), Answer("failed", reason="why"))])
         for _ in range(2):
             record = store.find(question(1).key)
-            assert record == store.find(place=question(1).place) and answer_of(record) == answer
+            assert record == store.find(place=question(1).place) and vars(answer).items() <= record.items()
             assert record["image_id"] == "1" and record["prompt"] == "Describe it."
             assert store.find(place=question(2).place) is None and store.find(question(2).key)["reason"] == "why"
             assert store.find(question(3).key) is None and store.find() is None

@@ -14,6 +14,7 @@ FAILURES = {
     "empty": "an answer without text",
     "refused": "the model declined to describe the image",
 }
+TRANSIENT = {"timeout", "failed"}  # the next attempt may succeed
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .answers import Answer, CaptionerError, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
 from .images import UndecodableImage, data_uri
 from .replies import UselessReply, answer_in, error_message
-from .servers import Server, backoff
+from .servers import Server, backoff, chat_body
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,7 @@ class BatchCaptioner(EndpointCaptioner):
                 uri = data_uri(question.image, self.max_side, self.endpoint.jpeg_quality)
             except UndecodableImage as error:
                 return Answer("undecodable", reason=str(error), attempts=0)
-            content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": question.prompt}]
-            body = self.options | {"messages": [{"role": "user", "content": content}]}
+            body = chat_body(question.prompt, uri, self.options)
             request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
             return json.dumps(request).encode() + b"\n"
 
@@ -178,7 +177,7 @@ class BatchCaptioner(EndpointCaptioner):
         return {(each.metadata or {}).get("g4i_hf"): each.id for each in client.batches.list(limit=100)}
 
     def _write(self, batch: Batch) -> None:
-        replace_text(self.folder / f"{batch.name}.json", json.dumps(asdict(batch)))
+        replace_text(self._path(batch), json.dumps(asdict(batch)))
 
     def _found_again(self, client: openai.OpenAI) -> list[Batch]:
         """Batches of an earlier run; one that never reached the server is forgotten, and its questions asked anew."""

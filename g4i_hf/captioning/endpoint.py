@@ -18,7 +18,7 @@ import openai
 
 from ..checkpoints import folder_digest
 from ..options import EndpointArguments
-from .answers import Answer, CaptionerError, Deliver, Question, decoding_provenance
+from .answers import TRANSIENT, Answer, CaptionerError, Deliver, Question, decoding_provenance
 from .images import UndecodableImage, data_uri
 from .replies import UselessReply, wait_asked_for
 from .servers import Server, addresses_of, backoff, is_unreachable, token_for
@@ -34,7 +34,6 @@ STOP_SECONDS = 5.0  # for what is under way, when a run is interrupted
 
 FATAL = {401, 402, 403, 404, 405, 407, 410}  # every request would meet these
 RETRIED = {408, 409, 425, 429}  # these pass by themselves, as 500 and above do; others are of this question alone
-PASSING = {"timeout", "failed"}  # of an answer: the next attempt may succeed
 
 
 class EndpointCaptioner:
@@ -104,7 +103,7 @@ class EndpointCaptioner:
         notebook too. `deliver` is called from the thread of `run`; `questions` and `allow` from others.
         """
         results: queue.SimpleQueue = queue.SimpleQueue()
-        asking = Asking(self, iter(questions), allow, results)
+        asking = EndpointRun(self, iter(questions), allow, results)
         thread = threading.Thread(target=asking.run, name="captions", daemon=True)
         thread.start()
         waiting: list[tuple[Question, Answer] | None] = []  # None is the end
@@ -132,7 +131,7 @@ class EndpointCaptioner:
             raise asking.error
 
 
-class Asking:
+class EndpointRun:
     """
     One run over the questions: a task for each that is under way, which also waits there before another attempt.
 
@@ -200,6 +199,7 @@ class Asking:
                 async with asyncio.TaskGroup() as self.tasks:
                     while True:
                         await self.slots.acquire()
+                        question = None
                         try:
                             question = await self.loop.run_in_executor(reader, next, self.questions, None)
                         except Exception as error:  # of the data
@@ -236,7 +236,7 @@ class Asking:
                 answer, wait = await self._attempt(server, question, uri)
             finally:
                 server.under_way.pop(request)
-            has_failed = answer.status in PASSING
+            has_failed = answer.status in TRANSIENT
             # A server that fails on everything, or is busy, tells nothing of the question
             failures += has_failed and not server.fails and not (answer.reason or "").startswith("429")
             self._watch(server)

@@ -17,9 +17,8 @@ from ..data.images import open_image, to_rgb
 from .answers import Question
 
 WINDOW = 16  # batches that are read ahead and sorted
-TINY = (
-    64  # longest side in pixels up to which colour keeps its full resolution: halved, it would leave little of an icon
-)
+# Longest side in pixels up to which colour keeps its full resolution: halved, it would leave little of an icon
+TINY = 64
 
 
 class UndecodableImage(ValueError):

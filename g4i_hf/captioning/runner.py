@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .. import columns
 from ..data.bad_images import why_unreadable
 from ..data.image_ids import content_id, image_id_of, told_apart
-from .answers import OK, Answer, Captioner, Question
+from .answers import OK, TRANSIENT, Answer, Captioner, Question
 from .images import content_of
 from .projection import Budget
 from .prompts import MissingValue, Prompts
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 10_000  # rows whose columns are read together
 LOOKED_UP = 500  # rows whose answers are
-PASSING = {"rejected", "timeout", "failed"}  # a dry run that meets these leaves nothing behind
+NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: they may be a matter of its options
 SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where nobody watches
 
 Record = dict[str, Any]
@@ -73,6 +73,7 @@ class Questions:
         self.keys_of_row: dict[int, list[str]] = {}  # of rows that have been read and have no place
 
     def __len__(self) -> int:
+        """TypeError of a stream, whose length nobody knows."""
         return len(self.split) * len(self.prompts.templates)
 
     def part(self, rows: list[int]) -> "Questions":
@@ -140,19 +141,16 @@ class StreamQuestions(Questions):
     a digest. Every process reads the whole stream, and asks about its own rows.
     """
 
-    split: IterableDataset
+    split: IterableDataset | list[dict[str, Any]]
 
-    def __init__(self, split: IterableDataset, name: str, prompts: Prompts, keys: Keys):
+    def __init__(self, split: IterableDataset | list[dict[str, Any]], name: str, prompts: Prompts, keys: Keys):
         super().__init__(split, name, prompts, keys)
         self._image_ids: list[str] = []
         self._contents: list[str] | None = []  # None where the data has ids of its own
 
-    def __len__(self) -> int:
-        raise TypeError("Nobody knows how long a stream is.")
-
     def part(self, rows: list[int]) -> Questions:
-        """The first rows, as many as there are numbers; without the order of ids, which is that of the stream."""
-        return FirstRows(list(self.split.take(len(rows))), self.name, self.prompts, self.keys)
+        """The first rows, as many as there are numbers."""
+        return StreamQuestions(list(self.split.take(len(rows))), self.name, self.prompts, self.keys)
 
     def image_ids(self) -> Dataset:
         """Once the stream was read."""
@@ -201,15 +199,6 @@ class StreamQuestions(Questions):
             )
         seen.add(str(image_id))
         self._image_ids.append(str(image_id))
-
-
-class FirstRows(StreamQuestions):
-    """Rows of a stream that are at hand."""
-
-    split: list[dict[str, Any]]
-
-    def __len__(self) -> int:
-        return len(self.split) * len(self.prompts.templates)
 
 
 def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], str], row: int) -> str:
@@ -369,20 +358,24 @@ class Asking:
         return self.outcome
 
     def _bar(self) -> tqdm:
-        is_stream = any(
-            isinstance(split, StreamQuestions) and not isinstance(split, FirstRows) for split in self.questions
-        )
-        templates = len(self.questions[0].prompts.templates) if self.questions else 0
-        total = sum(self.share.count(len(split) // templates) * templates for split in self.questions if not is_stream)
+        try:
+            total = sum(map(self._share_of, self.questions))
+        except TypeError:  # of a stream
+            total = None
         watched = sys.stderr.isatty()
         return tqdm(
-            total=None if is_stream else total,
+            total=total,
             desc=f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions",
             unit="caption",
             position=self.share.rank if watched else 0,
             mininterval=0.1 if watched else SECONDS_IN_A_FILE,
             ascii=None if watched else True,
         )
+
+    def _share_of(self, split: Questions) -> int:
+        """Questions of this process."""
+        templates = len(split.prompts.templates)
+        return self.share.count(len(split) // templates) * templates
 
     def _pending(self) -> Iterator[Question]:
         """Each question without an answer once, also where two rows show the same image."""
@@ -433,7 +426,7 @@ class Asking:
             self.outcome.completion_tokens += answer.completion_tokens or 0
             if self.keep_answers:
                 self.outcome.answers.append(answer)
-            if self.keep_answers and answer.status in PASSING:
+            if self.keep_answers and answer.status in NOT_KEPT:
                 self.outcome.failures[question.image_id, question.prompt] = answer
             else:
                 kept.append((question, answer))

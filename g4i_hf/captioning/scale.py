@@ -56,6 +56,6 @@ class WriteCaptions(AskForCaptions):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator:
         if rank == 0:
             if {"max_requests", "max_cost"} & set(self.options):
-                self.options |= {"max_requests": 0}  # the tasks had their shares of it
+                self.options = self.options | {"max_requests": 0}  # the tasks had their shares of it
             self.captioning(rank).run()
         yield from data or ()

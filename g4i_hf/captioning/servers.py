@@ -174,13 +174,12 @@ class Server:
             openai.APIError, UselessReply, TimeoutError: as things go wrong.
         """
         self.began = min(self.began, time.monotonic())
-        content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": prompt}]
         try:
             async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
                 # As `chat.completions.create` does, without its walk through every part of the question
                 reply = await self.client.post(
                     "/chat/completions",
-                    body=options | {"messages": [{"role": "user", "content": content}]},
+                    body=chat_body(prompt, uri, options),
                     options={"headers": self.headers},
                     cast_to=httpx2.Response,
                 )
@@ -312,6 +311,12 @@ class Server:
         kind = "no connection" if is_unreachable(error) else "the connection was lost"
         cause = error.__cause__ or error
         return error_message(f"{kind} ({str(cause) or type(cause).__name__})", self.token)
+
+
+def chat_body(prompt: str, uri: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Of a request to `/chat/completions` about one image."""
+    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": prompt}]
+    return options | {"messages": [{"role": "user", "content": content}]}
 
 
 def is_unreachable(error: Exception) -> bool:

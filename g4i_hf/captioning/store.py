@@ -9,7 +9,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +290,6 @@ def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
         f"The answers in {path} cannot be read: {error}. If the file is damaged, move it away: its images are asked "
         "about again."
     )
-
-
-def answer_of(record: dict[str, Any]) -> Answer:
-    """The answer that a record holds."""
-    return Answer(**{field.name: record[field.name] for field in fields(Answer) if field.name in record})
 
 
 def check_writable(folder: str | Path, option: str) -> None:
