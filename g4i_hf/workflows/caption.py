@@ -11,7 +11,7 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import CaptionerError
 from ..captioning.dry_run import GRID, PAGE, dry_run
-from ..captioning.existing import ImagesInOrder, check_order, existing_captions
+from ..captioning.existing import existing_captions
 from ..captioning.projection import Budget
 from ..captioning.quality import judge_captions
 from ..captioning.report import write_report
@@ -218,26 +218,12 @@ class Captioning:
             {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
         )
         found = existing_captions(chosen, existing, self.kind)
-        if found.list_rows is not None:
-            found.report |= self._order_of(found, chosen)
         origin = {"captioner": found.report["from"]}
         if existing.captions_file:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
         return Captioned.from_existing(found, splits, origin, self.quality.clean)
-
-    def _order_of(self, found: Any, splits: DatasetDict) -> dict[str, Any]:
-        """Whether a list is in the order of the images, as far as a scorer can tell."""
-        split = splits[found.list_split]
-        captions = [found.captions[found.list_split][row] for row in found.list_rows]
-        classes = split[columns.LABEL][:] if columns.LABEL in split.column_names else None
-        return check_order(
-            ImagesInOrder(split, found.list_rows),
-            captions,
-            clip_scorer(self.existing.order_scorer),
-            classes=classes and [classes[row] for row in found.list_rows],
-        )
 
     # --- The stage ---------------------------------------------------------------------------------------------------
 
