@@ -25,6 +25,7 @@ TABLES = {
     "ablations_few_labels": tables_of_gain.ablations_few_labels,
     "alignment_memory": tables_of_cost.alignment_memory,
     "alignment_step": tables_of_cost.alignment_step,
+    "answer_store": tables_of_cost.answer_store,
     "caption_knowledge": tables_of_gain.caption_knowledge,
     "captioning": tables_of_cost.captioning,
     "cifar10_few_labels": tables_of_gain.cifar10_few_labels,

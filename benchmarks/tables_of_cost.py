@@ -142,6 +142,23 @@ def captioning() -> str:
     return "\n".join(lines)
 
 
+def answer_store() -> str:
+    found = read_result("store_scale.json")
+    written, read = found["written"], found["read"]
+    memory = read["memory_mb_peak"] - read["memory_mb_imports"]
+    seconds = read["seconds_to_first_question"]
+    rows = {
+        "answers, files": f"{written['rows']:,}, {written['files']}",
+        "on disk": f"{written['bytes'] / 1e9:.2f} GB",
+        "durable answers a second, 256 together": f"{written['answers_a_second']:,.0f}",
+        "until one answer alone is durable, median": f"{found['alone']['put_one_ms']['median']:.1f} ms",
+        "opening the store": f"{read['open_seconds'] * 1000:.0f} ms",
+        "finding that all of them are answered": f"{seconds:.0f} s ({read['pass_cpu_seconds']:.0f} s CPU time)",
+        "memory that this takes": f"{memory:.0f} MB",
+    }
+    return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
 def imagenet_captioning() -> str:
     rows = read_result("imagenet_plan.json")["captioning"]
     lines = ["| captioner | operations an image | 1 GPU | 8 GPUs | 64 GPUs | cost |", "|---|---:|---:|---:|---:|---:|"]
