@@ -14,6 +14,7 @@ from pathlib import Path
 
 # The public names that commands begin with; nothing of g4i_hf
 import datasets  # noqa: F401
+import evaluate  # noqa: F401
 import sentence_transformers  # noqa: F401
 import sklearn.linear_model  # noqa: F401
 import timm  # noqa: F401

@@ -1,0 +1,175 @@
+"""
+Weights and logged numbers of tiny runs, compared with the fixture: fixtures/bits.safetensors and fixtures/bits.json.
+
+In the environment that wrote the fixture, every bit must be the same. Another CPU, torch or transformers rounds
+differently. There the numbers are compared within tolerances, and a warning says so. To accept the present numbers:
+
+    G4I_HF_REWRITE_GOLDENS=1 pytest -m "" tests/contract/test_contract_bits.py
+
+To compare bits in another environment, do this with the code before a change, then test the code after it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from goldens import REWRITE
+from safetensors.torch import load_file, save_file
+
+FOLDER = Path(__file__).parent / "fixtures"
+RECORD, NUMBERS = FOLDER / "bits.json", FOLDER / "bits.safetensors"
+# Libraries that compute weights, pixels and their order
+PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "peft", "datasets", "numpy", "pillow")
+OF_CPU = ("vendor_id", "cpu family", "model", "model name", "cache size")
+SAMPLES = 5  # single values of each tensor
+# Kernels without AVX differ by 1e-5 and 7e-5 at most
+TENSOR_TOLERANCE = 1e-4  # of a tensor's numbers, as a share of its root mean square
+LOG_TOLERANCE = 3e-4  # of a logged number, relative
+ABSOLUTE_TOLERANCE = 1e-5  # of both: some biases have no gradient but rounding errors
+COUNTED = ("retrieval_top1", "teacher_accuracy", "accuracy")  # over few images; one more or less is a large step
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def environment() -> dict[str, str]:
+    """What the bits depend on beside our code."""
+    found = {name: version(name) for name in PACKAGES}
+    found["capability"] = torch.backends.cpu.get_cpu_capability()
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists():
+        return found | {"cpu": f"{platform.machine()} {platform.processor()}"}
+    fields = dict(map(str.strip, line.split(":", 1)) for line in cpu.read_text().split("\n\n")[0].splitlines())
+    wide = sorted(flag for flag in fields.get("flags", "").split() if flag.startswith(("avx", "fma", "amx")))
+    return found | {"cpu": ", ".join([fields[name] for name in OF_CPU if name in fields] + wide)}
+
+
+class Bits:
+    """
+    The fixture.
+
+    Attributes:
+        exact: whether the present environment wrote it.
+        cases: name -> digest of all bits, layout of the tensors, log, and configuration of a released student.
+        layouts: name -> names, types and shapes of tensors.
+        numbers: name -> float64 (tensors, 3 + SAMPLES), see [`numbers_of`].
+    """
+
+    def __init__(self):
+        self.here, self.rewrites = environment(), bool(os.environ.get(REWRITE))
+        record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        self.made_in: dict[str, str] = record.get("environment", {})
+        self.exact = self.made_in == self.here
+        if self.rewrites and not self.exact:
+            record, self.made_in = {}, self.here  # one environment a fixture
+        self.cases: dict[str, dict[str, Any]] = record.get("cases", {})
+        self.layouts: dict[str, list[str]] = record.get("layouts", {})
+        self.numbers = {name: rows for name, rows in self._read().items() if name in self.cases}
+
+    @staticmethod
+    def _read() -> dict[str, torch.Tensor]:
+        return load_file(NUMBERS) if NUMBERS.exists() else {}
+
+    def check(self, name: str, tensors: Tensors, log: list[dict] | None = None, config: dict | None = None) -> None:
+        """
+        Args:
+            name: of the case.
+            tensors: all must be the same.
+            log: lines of a log. The committed keys must be there with the same numbers.
+            config: configuration of a released student. Other versions of a library may have other fields.
+        """
+        layout, found = layout_of(tensors), numbers_of(tensors)
+        case = {"digest": digest_of(tensors), "layout": short_digest("\n".join(layout)), "log": log or []}
+        case["config"] = config or {}
+        if self.rewrites:
+            self.cases[name], self.layouts[case["layout"]], self.numbers[name] = case, layout, found
+            self._write()
+            return
+        assert name in self.cases, f"{name} is not in the fixture; see bits.py"
+        expected = self.cases[name]
+        names = self.layouts[expected["layout"]]
+        assert layout == names, f"{name}: other tensors {sorted({*names} ^ {*layout})}"
+        old, new = expected["config"], case["config"]
+        fields = old.keys() | new.keys() if self.exact else old.keys() & new.keys()
+        assert {field: new.get(field) for field in fields} == {field: old.get(field) for field in fields}, name
+        differences = self.differences(name, found, case["log"])
+        assert not differences, f"{name}, {self.how()}: " + "; ".join(differences)
+        if self.exact:
+            assert case["digest"] == expected["digest"], f"{name}, {self.how()}: the same numbers, but other bits"
+
+    def how(self) -> str:
+        """How the fixture is compared, for messages."""
+        if self.exact:
+            return "bit by bit"
+        others = sorted(key for key in self.here if self.made_in.get(key) != self.here[key])
+        return f"within tolerances, as the fixture was made with another {', '.join(others)}"
+
+    def differences(self, name: str, found: torch.Tensor, log: list[dict], exact: bool | None = None) -> list[str]:
+        """What differs from the case, a phrase each."""
+        exact, case, numbers = self.exact if exact is None else exact, self.cases[name], self.numbers[name]
+        allowed = torch.zeros_like(numbers) if exact else TENSOR_TOLERANCE * numbers[:, 2:3] + ABSOLUTE_TOLERANCE
+        apart = (found - numbers).abs()
+        parts = [
+            f"{tensor} by {apart[row].max():.3g}"
+            for row, tensor in enumerate(self.layouts[case["layout"]])
+            if not (apart[row] <= allowed[row]).all()
+        ]
+        if len(log) != len(case["log"]):
+            parts.append(f"{len(log)} lines of the log in place of {len(case['log'])}")
+        for number, (line, committed) in enumerate(zip(log, case["log"], strict=False)):
+            for key, value in committed.items():
+                if not exact and key.removeprefix("eval_") in COUNTED:
+                    continue
+                room = 0.0 if exact else LOG_TOLERANCE * abs(value) + ABSOLUTE_TOLERANCE
+                if key not in line or abs(line[key] - value) > room:
+                    parts.append(f"{key} of line {number} is {line.get(key)}, was {value}")
+        return parts
+
+    def _write(self) -> None:
+        FOLDER.mkdir(exist_ok=True)
+        used = {case["layout"] for case in self.cases.values()}
+        layouts = {name: names for name, names in self.layouts.items() if name in used}
+        parts = {"environment": self.made_in, "cases": self.cases}
+        text = ",\n".join(f'"{part}": {lines(entries)}' for part, entries in (parts | {"layouts": layouts}).items())
+        RECORD.write_text(f"{{{text}}}\n", encoding="utf-8")
+        save_file(dict(sorted(self.numbers.items())), NUMBERS)
+
+
+def lines(entries: dict) -> str:
+    """JSON with an entry a line, sorted by name."""
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(entries[name])}" for name in sorted(entries)) + "\n}"
+
+
+def short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def layout_of(tensors: Tensors) -> list[str]:
+    """Name, type and shape of each, in the order of their names."""
+    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    return [f"{name} {types[name]} {list(tensors[name].shape)}" for name in sorted(tensors)]
+
+
+def digest_of(tensors: Tensors) -> str:
+    """Of names, types, shapes and every bit."""
+    digest = hashlib.sha256("\n".join(layout_of(tensors)).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def numbers_of(tensors: Tensors) -> torch.Tensor:
+    """Mean, mean absolute value, root mean square and single values of each tensor: float64 (tensors, 3 + SAMPLES)."""
+    rows = []
+    for name in sorted(tensors):
+        values = tensors[name].double().flatten()
+        singles = values[torch.linspace(0, len(values) - 1, SAMPLES).round().long()]
+        rows.append(
+            torch.cat([torch.stack([values.mean(), values.abs().mean(), values.square().mean().sqrt()]), singles])
+        )
+    return torch.stack(rows)

@@ -1,0 +1,393 @@
+"""
+Training steps, a released student and a resumed run have the same bits as in the fixture, see bits.py.
+
+Students and data are tiny and made by formulas: 22 images in two Parquet files, text_embeds of 12 numbers.
+"""
+
+import io
+import json
+import os
+import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bits import Bits
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from doors import LAUNCHER, ROOT, succeed
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # several threads add in another order
+os.environ.update(ONE_THREAD)  # before `quick` starts
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+ROWS, CLASSES, DIM = 22, ["ant", "bee", "cat"], 12
+
+
+def picture(number: int, width: int = 40, height: int = 36) -> PILImage.Image:
+    x, y, channel = np.meshgrid(np.arange(width), np.arange(height), np.arange(3), indexing="xy")
+    steps = (3 + channel) * (1 + number % 3) * x + (5 + 2 * channel) * (1 + number % 4) * y
+    return PILImage.fromarray(((29 * number + steps) % 256).astype(np.uint8))
+
+
+def encoded(image: PILImage.Image, kind: str) -> dict:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def label(number: int) -> int:
+    return number // 2 % len(CLASSES)
+
+
+def text_embed(number: int) -> np.ndarray:
+    """Similar within a class."""
+    index = np.arange(DIM)
+    vector = (7 * number + 5 * index + 3 * number * index) % 11 - 5.0
+    vector[label(number)] += 8
+    return (vector / np.linalg.norm(vector)).astype(np.float16)
+
+
+def rows(kind: str = "png", several: bool = False) -> Dataset:
+    """Neighbours share a caption; each fifth row has none, each seventh no label."""
+    numbers = range(ROWS)
+    first = [number - number % 2 if number % 5 else None for number in numbers]
+    captions = [None if row is None else f"caption {row}" for row in first]
+    embeds = [None if row is None else text_embed(row) for row in first]
+    if several:
+        captions = [text and [text, f"text {number}"][: 1 + number % 2] for number, text in enumerate(captions)]
+        embeds = [
+            None if text is None else [text_embed(number + i) for i in range(len(text))]
+            for number, text in enumerate(captions)
+        ]
+    vector, text = List(Value("float16"), length=DIM), Value("string")
+    features = {
+        "image": Image(),
+        "label": ClassLabel(names=CLASSES),
+        "image_id": Value("string"),
+        "caption": List(text) if several else text,
+        "text_embeds": List(vector) if several else vector,
+        "caption_weight": Value("float32"),
+    }
+    sizes = (90, 70) if kind == "jpeg" else (40, 36)
+    columns = {
+        "image": [encoded(picture(number, *sizes), kind) for number in numbers],
+        "label": [None if number % 7 == 6 else label(number) for number in numbers],
+        "image_id": [f"id-{number}" for number in numbers],
+        "caption": captions,
+        "text_embeds": embeds,
+        "caption_weight": [0.5 + 0.5 * (number % 2) for number in numbers],
+    }
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def save(folder: Path, data: Dataset) -> None:
+    folder.mkdir()
+    data.select(range(9)).to_parquet(folder / "train-00000-of-00002.parquet")
+    data.select(range(9, ROWS)).to_parquet(folder / "train-00001-of-00002.parquet")
+    data.select(range(6)).to_parquet(folder / "validation.parquet")
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+OBJECTIVES = ("clip", "infonce", "soft_clip", "siglip", "cosine")
+RESNET = '{"layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}'
+VIT_SIZE = '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, '
+CNN = {"student": "resnet", "student_args": RESNET}
+VIT = {"student": "vit", "student_args": VIT_SIZE + '"patch_size": 8, "hidden_dropout_prob": 0.1}'}
+TIMM = {"student": "resnet18", "student_args": '{"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}'}
+COMMON = {
+    "dataset_name": "{plain}",
+    "image_size": 32,
+    "require_labels": "false",
+    "max_steps": 3,
+    "per_device_train_batch_size": 6,
+    "optim": "sgd",  # rounding can turn the sign of a gradient, which is Adam's first step
+    "learning_rate": 0.2,
+    "align_weight": 0.3,  # no power of two, which would hide roundings
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "disable_tqdm": "true",
+}
+ADAM = {"optim": "adamw_torch", "adam_epsilon": "1e-3", "learning_rate": "1e-2", "weight_decay": 0.05}
+MIXED = {"mixup_alpha": 0.4, "cutmix_alpha": 1}
+BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+BEST |= {"load_best_model_at_end": "true", "metric_for_best_model": "loss"}
+TUNED = {"student": "{cnn}", "student_args": None, "pretrained": "true"}
+CASES = {
+    **{f"cnn {name}": CNN | {"align_loss": name} for name in OBJECTIVES},
+    **{f"vit {name}": VIT | {"align_loss": name} for name in OBJECTIVES},
+    "timm student": TIMM | {"projector_norm": "layer"},
+    "baseline": CNN | {"align_weight": 0},
+    "learned temperature": CNN | {"align_learn_temperature": "true", "align_temperature": 0.07},
+    "class mask, centred": CNN | {"align_mask": "class", "align_center": "true", "align_temperature": 0.1},
+    "course of the weight": CNN | {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "max_steps": 4},
+    "cnn mixed": CNN | MIXED | {"classification_loss": "bce"},
+    "vit mixed": VIT | MIXED | {"label_smoothing_factor": 0.1, "align_text_bank": 5},
+    "captions not mixed": CNN | MIXED | {"align_mix_captions": "false"},
+    "cnn text bank": CNN | {"align_text_bank": 7},
+    "vit text bank": VIT | {"align_text_bank": -1, "align_loss": "infonce"},
+    "teacher": CNN | {"teacher_weight": 0.7},
+    "teacher, mixed": VIT | MIXED | {"teacher_weight": 0.7, "teacher_temperature": 0.2},
+    "pseudo-labels": CNN | {"label_fraction": 0.6, "unlabelled": "pseudo_label", "class_weights": "balanced"},
+    "shuffled captions": VIT | {"caption_control": "shuffle_class"},
+    "moving average": CNN | {"ema_decay": 0.6},
+    "adam": VIT | ADAM | {"ema_decay": 0.6, "layer_decay": 0.7, "lr_scheduler_type": "cosine", "warmup_steps": 2},
+    "accumulation": CNN | {"gradient_accumulation_steps": 2, "align_text_bank": 3, "weight_decay_on": "matrices"},
+    "official gradient": VIT | {"align_gradient": "official"},
+    "several captions, all": CNN | {"dataset_name": "{several}", "align_captions": "all"},
+    "several captions, sampled": VIT | {"dataset_name": "{several}", "align_captions": "sample", "max_steps": 4},
+    "augmented": CNN
+    | {"dataset_name": "{jpeg}", "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}
+    | {"color_jitter": 0.3, "repeated_augmentation": 2},
+    "stream": CNN | {"streaming": "true", "shuffle_buffer_size": 5},
+    "best model": CNN | BEST,
+    "head alone": TUNED | {"freeze_backbone": "true"},
+    "adapters": TUNED | {"use_peft": "true", "lora_r": 2},
+}
+TWO = {
+    "two processes": VIT | {"align_text_bank": 4},
+    "two processes, mixed": CNN | MIXED | {"align_loss": "siglip"},
+    "two processes, official gradient": VIT | {"align_gradient": "official"},
+}
+# Left to `make test-slow`
+SLOW = {"class mask, centred", "course of the weight", "captions not mixed", "vit text bank", "teacher, mixed"}
+SLOW |= {"shuffled captions", "moving average", "official gradient", "several captions, sampled", "best model"}
+SLOW |= {"head alone", "adapters", "two processes, mixed", "resumed stream", "resumed accumulation"}
+SLOW |= {"released average", "released merged adapters"}
+LOGGED = ("loss", "loss_ce", "loss_align", "loss_teacher", "align_weight", "logit_scale", "logit_bias", "grad_norm")
+LOGGED += ("cosine_positive", "cosine_negative", "retrieval_top1", "teacher_accuracy", "learning_rate", "epoch")
+LOGGED += ("eval_loss", "eval_accuracy")
+
+
+def marked(names: Iterable[str], prefix: str = "") -> list:
+    return [pytest.param(name, marks=[pytest.mark.slow] * (prefix + name in SLOW)) for name in names]
+
+
+def log_of(run: Path) -> list[dict]:
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    lines = [{key: line[key] for key in LOGGED if key in line} for line in history]
+    return [line for line in lines if line.keys() - {"epoch"}]
+
+
+def weights_of(run: Path) -> dict:
+    """Of the model and, where there is one, its moving average."""
+    files = ("model", "ema", "adapter_model")
+    found = {name: load_file(run / f"{name}.safetensors") for name in files if (run / f"{name}.safetensors").exists()}
+    return {f"{file}: {name}": tensor for file, state in found.items() for name, tensor in state.items()}
+
+
+@pytest.fixture(scope="module")
+def bits() -> Bits:
+    bits = Bits()
+    if not bits.exact and not bits.rewrites:
+        warnings.warn(f"fixtures/bits.safetensors is compared {bits.how()}.", stacklevel=1)
+    return bits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bits")
+    save(folder / "plain", rows())
+    save(folder / "several", rows(several=True))
+    save(folder / "jpeg", rows("jpeg"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(folder) -> Callable[[dict, Path], dict]:
+    """Options of a run, with folders in place of their names."""
+
+    def spelled(options: dict, run: Path) -> dict:
+        found = COMMON | options | {"output_dir": run}
+        places = {f"{{{name}}}": folder / name for name in ("plain", "several", "jpeg", "cnn")}
+        return {name: places.get(value, value) for name, value in found.items() if value is not None}
+
+    return spelled
+
+
+@pytest.fixture(scope="module")
+def trained(quick, folder, words) -> Callable[[str], Path]:
+    """The run of a case, trained when it is first asked for."""
+
+    def train(name: str) -> Path:
+        run, options = folder / name.replace(" ", "_").replace(",", ""), CASES[name] | {"use_cpu": "true"}
+        if options["student"] == "{cnn}" and not (folder / "cnn").exists():
+            quick.succeed("release", {"run": train("cnn clip"), "student_dir": folder / "cnn"})
+        if not (run / "all_results.json").exists():
+            quick.succeed("train", words(options, run))
+        return run
+
+    return train
+
+
+@pytest.mark.parametrize("name", marked(CASES))
+def test_steps_of_training(bits, trained, name):
+    run = trained(name)
+    bits.check(name, weights_of(run), log_of(run))
+
+
+# Two forks with the launcher's variables: its own processes take seconds to import torch
+FORK = """
+import os, runpy, signal, sys
+
+port, script, *words = sys.argv[1:]
+child = os.fork()
+rank = "0" if child else "1"
+os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+os.environ.update(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true")
+signal.alarm(200)
+sys.argv = [script, *words]
+code = 1
+try:
+    runpy.run_path(script, run_name="__main__")
+    code = 0
+except SystemExit as end:
+    code = end.code or 0
+finally:
+    if child == 0:
+        sys.stderr.flush()
+        os._exit(code)
+sys.exit(code or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def of_two(run: Path) -> list[dict]:
+    """The log of a run on two processes."""
+    log = log_of(run)
+    assert log[0]["epoch"] == 1 / 2, "two processes with 6 images each: two steps an epoch of 22"
+    return log
+
+
+@pytest.mark.parametrize("name", marked(TWO))
+def test_two_processes(bits, quick, words, tmp_path, name):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = [f"--{key}={value}" for key, value in words(TWO[name], tmp_path / "run").items()]
+    quick.python(FORK, port, ROOT / "recipes" / "train.py", *options)
+    bits.check(name, weights_of(tmp_path / "run"), of_two(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_launcher(bits, words, tmp_path):
+    name = "two processes, official gradient"
+    launcher = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", *LAUNCHER)
+    launcher += ("--num_cpu_threads_per_process", "1")
+    succeed("train", words(TWO[name], tmp_path / "run"), launcher=launcher, env=NO_GPU | ONE_THREAD)
+    bits.check(name, weights_of(tmp_path / "run"), of_two(tmp_path / "run"))
+
+
+# --- Resuming --------------------------------------------------------------------------------------------------------
+
+# An epoch has four steps, with repeated augmentation eight: step 6 is in the middle of one
+RESUMED = ADAM | {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
+RESUMED |= {"ema_decay": 0.6, "align_text_bank": 5, "lr_scheduler_type": "cosine", "mixup_alpha": 0.4}
+RESUMED = {
+    "rows": VIT | RESUMED | {"repeated_augmentation": 2, "color_jitter": 0.3},
+    "stream": CNN | RESUMED | {"align_text_bank": 0, "streaming": "true", "shuffle_buffer_size": 5},
+    "accumulation": VIT | RESUMED | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3},
+}
+
+
+@pytest.mark.parametrize("name", marked(RESUMED, "resumed "))
+def test_a_resumed_run(bits, quick, words, tmp_path, name):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options = words(RESUMED[name] | {"use_cpu": "true"}, run)
+    quick.succeed("train", options)
+    bits.check(f"resumed {name}", weights_of(run), log_of(run))
+    assert json.loads((run / "checkpoint-6" / "trainer_state.json").read_text())["epoch"] % 1 > 0, "not between epochs"
+    run.rename(whole)
+    run.mkdir()
+    for kept in ("train.yaml", "lineage.json"):
+        shutil.copy(whole / kept, run)
+    shutil.copytree(whole / "checkpoint-6", run / "checkpoint-6")
+    done = quick.succeed("train", options)
+    assert "checkpoint-6" in done.said, "from where it resumes"
+    assert json.loads((run / "all_results.json").read_text())["train_resumed_from_step"] == 6
+    for file in ("model.safetensors", "ema.safetensors"):
+        assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+    bits.check(f"resumed {name}", weights_of(run), log_of(run))
+
+
+# --- Releasing -------------------------------------------------------------------------------------------------------
+
+# transformers loads it where an import of g4i_hf fails
+PLAIN = """
+import sys
+sys.modules["g4i_hf"] = None
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
+pixels = torch.linspace(-2, 2, 2 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)
+with torch.no_grad():
+    logits = model(pixels).logits
+state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+save_file(state | {"logits": logits}, sys.argv[2])
+"""
+RELEASED = {
+    "cnn": ("cnn clip", {}),
+    "vit": ("vit mixed", {}),
+    "timm": ("timm student", {}),
+    "average": ("moving average", {"weights": "ema"}),
+    "merged adapters": ("adapters", {}),
+}
+
+
+def check_student(bits: Bits, quick, name: str, student: Path, file: Path) -> None:
+    quick.python(PLAIN, student, file)
+    config = json.loads((student / "config.json").read_text())
+    config.pop("transformers_version", None)
+    bits.check(name, load_file(file), config=config)
+
+
+@pytest.mark.parametrize("name", marked(RELEASED, "released "))
+def test_a_released_student(bits, quick, trained, tmp_path, name):
+    case, options = RELEASED[name]
+    run = trained(case)
+    quick.succeed("release", options, {"run": run, "student_dir": tmp_path / "student"})
+    check_student(bits, quick, f"released {name}", tmp_path / "student", tmp_path / "found.safetensors")
+
+
+@pytest.mark.slow
+def test_trained_and_released_from_python(bits, quick, folder, tmp_path):
+    code = """
+import sys
+from g4i_hf import AlignmentArguments, AlignmentTrainer, load_images, release_student
+
+images = load_images(sys.argv[1])
+args = AlignmentArguments(
+    "run", max_steps=3, per_device_train_batch_size=6, optim="sgd", learning_rate=0.2, align_weight=0.3,
+    align_loss="soft_clip", logging_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
+)
+small = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+trainer = AlignmentTrainer("resnet18", args, train_dataset=images["train"], student_args=small, image_size=32)
+trainer.train()
+trainer.save_run()
+release_student("run", "student")
+"""
+    quick.python(code, folder / "plain", cwd=tmp_path)
+    bits.check("python", weights_of(tmp_path / "run"), log_of(tmp_path / "run"))
+    check_student(bits, quick, "released from python", tmp_path / "student", tmp_path / "found.safetensors")
+
+
+# --- The fixture -----------------------------------------------------------------------------------------------------
+
+SAME = ({"vit clip", "official gradient"},)  # on one process
+
+
+def test_tolerances_tell_the_cases_apart(bits):
+    """In another environment a wrong loss must fail too: within tolerances, any two cases differ."""
+    for name, case in bits.cases.items():
+        for other, another in bits.cases.items():
+            if name != other and case["layout"] == another["layout"] and {name, other} not in SAME:
+                apart = bits.differences(name, bits.numbers[other], case["log"], exact=False)
+                assert len(apart) > 4, (name, other, apart)
