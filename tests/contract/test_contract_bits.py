@@ -291,7 +291,7 @@ RESUMED = ADAM | {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
 RESUMED |= {"ema_decay": 0.6, "align_text_bank": 5, "lr_scheduler_type": "cosine", "mixup_alpha": 0.4}
 RESUMED = {
     "rows": VIT | RESUMED | {"repeated_augmentation": 2, "color_jitter": 0.3},
-    "stream": CNN | RESUMED | {"align_text_bank": 0, "streaming": "true", "shuffle_buffer_size": 5},
+    "stream": VIT | RESUMED | {"align_text_bank": 0, "streaming": "true", "shuffle_buffer_size": 5},
     "accumulation": VIT | RESUMED | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3},
 }
 
