@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from g4i_hf.captioning.answers import Answer, Question
+from g4i_hf.captioning.answers import Answer, Decoding, Question
 from g4i_hf.captioning.local import LocalCaptioner
 from g4i_hf.options import LocalCaptionerArguments
 
@@ -34,7 +34,7 @@ def question(name: int | str, image: bytes | Image.Image | None, prompt: str = P
 
 def captioner(folder: Path, batch_size: int = 8, max_new_tokens: int = NEW_TOKENS, **options) -> LocalCaptioner:
     local = LocalCaptionerArguments(caption_batch_size=batch_size)
-    return LocalCaptioner(str(folder), max_new_tokens=max_new_tokens, local=local, **options)
+    return LocalCaptioner(str(folder), Decoding(max_new_tokens, **options), local=local)
 
 
 def answers(of: LocalCaptioner, questions: list[Question], allow=lambda: True) -> dict[str, Answer]:

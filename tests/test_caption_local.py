@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import tiny_captioners
-import torch
 from local_captioners import NEW_TOKENS, PROMPTS, answers, captioner, counted, picture, png, question
 from PIL import Image
 from tiny_captioners import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from g4i_hf.captioning.answers import Question
-from g4i_hf.captioning.images import UndecodableImage, batches_of_similar_size, decode
-from g4i_hf.captioning.local import Generator, Sampling, seed_of
+from g4i_hf.captioning.images import UndecodableImage, decode
+from g4i_hf.captioning.local import Generator
 
 SIZES = [(32, 32), (64, 32), (40, 80), (16, 16)]
 
@@ -116,31 +115,14 @@ def test_blip_2_is_asked_as_its_authors_do(folder_of):
 # --- Sampling -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sampled_answer_depends_on_its_key_and_the_seed_alone(llava):
+def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(llava):
     questions = [question(number, picture(number)) for number in range(6)]
-    first = answers(captioner(llava, 6, temperature=1.5, top_p=0.95), questions)
-    again = answers(captioner(llava, 4, temperature=1.5, top_p=0.95), questions[::-1])
-    other = answers(captioner(llava, 6, temperature=1.5, top_p=0.95, seed=1), questions)
-    greedy = answers(captioner(llava, 6), questions)
+    first, again = (answers(captioner(llava, temperature=1.5, top_p=0.95), questions) for _ in range(2))
+    greedy = answers(captioner(llava), questions)
     assert {name: answer.text for name, answer in first.items()} == {n: a.text for n, a in again.items()}
-    assert sum(first[name].text != other[name].text for name in first) >= 5
     assert sum(first[name].text != greedy[name].text for name in first) >= 5
-
-
-@pytest.mark.parametrize(
-    "temperature, top_p, expected",
-    [(1.0, None, [0.5, 0.3, 0.2]), (0.5, 1.0, [25 / 38, 9 / 38, 4 / 38]), (1.0, 0.6, [0.625, 0.375, 0.0])],
-)
-def test_tokens_are_drawn_with_their_probabilities(temperature, top_p, expected):
-    rows = 6000
-    scores = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(rows, 1)
-    keys = [f"key {row}" for row in range(rows)]
-    sampling = Sampling(keys, temperature, top_p, seed=0, device=torch.device("cpu"))
-    tokens = torch.zeros(rows, 1, dtype=torch.long)
-    for _ in range(2):  # the second token of an answer is another draw
-        drawn = sampling(tokens, scores).argmax(dim=-1).bincount(minlength=3) / rows
-        assert drawn.tolist() == pytest.approx(expected, abs=0.02)
-    assert seed_of(0, "a") != seed_of(1, "a") != seed_of(1, "b")
+    nearly = answers(captioner(llava, temperature=1.5, top_p=1e-6), questions)
+    assert {name: answer.text for name, answer in nearly.items()} == {n: a.text for n, a in greedy.items()}
 
 
 # --- Images ---------------------------------------------------------------------------------------------------------
@@ -192,26 +174,3 @@ def test_images_are_upright_and_shrunk_but_never_enlarged():
     assert decode(question(0, picture(0, (1000, 1))).image, 100).size == (100, 1)
     assert decode(question(0, picture(0, (16, 16))).image, 100).size == (16, 16)
     assert decode(question(0, picture(0).convert("P")).image, 100).mode == "RGB"
-
-
-def test_batches_hold_images_of_similar_size():
-    """Sizes are read from headers: the pixels of these files are cut off."""
-    wide = [(64, 32), (32, 64), (16, 16)]
-    questions = [question(number, png(picture(number, wide[number % 3]))[:50]) for number in range(12)]
-    batches = list(batches_of_similar_size(questions, 4, 768))
-    found = [{wide[int(asked.image_id) % 3] for asked in batch} for batch in batches]
-    assert found == [{(16, 16)}, {(32, 64)}, {(64, 32)}]
-    assert sorted(int(asked.image_id) for batch in batches for asked in batch) == list(range(12))
-
-
-def test_models_without_chat_template_get_one_prompt_a_batch():
-    questions = [question(number, picture(number), PROMPTS[number % 2]) for number in range(6)]
-    batches = list(batches_of_similar_size(questions, 6, 768, same_prompt=True))
-    assert [len({asked.prompt for asked in batch}) for batch in batches] == [1, 1]
-
-
-def test_questions_are_read_only_a_window_ahead():
-    read = []
-    questions = (read.append(number) or question(number, picture(number)) for number in range(1000))
-    next(batches_of_similar_size(questions, 2, 768))
-    assert len(read) == 32

@@ -12,7 +12,7 @@ from datasets import load_dataset
 from PIL import Image
 from served_captioner import CAPTIONER, Server, served_captioner  # noqa: F401
 
-from g4i_hf.captioning.answers import Answer, Question
+from g4i_hf.captioning.answers import Answer, Decoding, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.local import LocalCaptioner
 from g4i_hf.data.loading import open_images
@@ -116,7 +116,7 @@ def named(found: dict[str, Answer], what: str) -> int:
 
 @pytest.fixture(scope="module")
 def in_process() -> dict[str, Answer]:
-    return described(LocalCaptioner(str(CAPTIONER), max_new_tokens=24), PLAIN)
+    return described(LocalCaptioner(str(CAPTIONER), Decoding(24)), PLAIN)
 
 
 def test_in_process_it_names_colours_and_backgrounds_of_new_images(in_process):
@@ -127,12 +127,12 @@ def test_in_process_it_names_colours_and_backgrounds_of_new_images(in_process):
 
 def test_named_the_class_it_names_the_shape():
     """As real captioners are, it is better when the prompt names the class."""
-    found = described(LocalCaptioner(str(CAPTIONER), max_new_tokens=24), CLASS)
+    found = described(LocalCaptioner(str(CAPTIONER), Decoding(24)), CLASS)
     assert named(found, "shape") >= 95 and named(found, "colour") >= 95
 
 
 def test_an_answer_that_is_cut_off_says_so():
-    found = described(LocalCaptioner(str(CAPTIONER), max_new_tokens=3), PLAIN)
+    found = described(LocalCaptioner(str(CAPTIONER), Decoding(3)), PLAIN)
     assert all(answer.finish_reason == "length" and answer.completion_tokens == 3 for answer in found.values())
 
 
@@ -142,7 +142,7 @@ def test_rows_in_the_wrong_place_would_be_seen(in_process):
 
 
 def test_behind_a_server_it_says_the_same(served_captioner: Server, in_process):  # noqa: F811
-    endpoint = EndpointCaptioner(served_captioner.model, served_captioner.base_url, max_new_tokens=24)
+    endpoint = EndpointCaptioner(served_captioner.model, served_captioner.base_url, Decoding(24))
     found = described(endpoint, PLAIN)
     assert named(found, "colour") >= 95 and named(found, "background") >= 95
     # Not all: the endpoint sends JPEG
@@ -154,7 +154,7 @@ def test_behind_a_server_it_says_the_same(served_captioner: Server, in_process):
 def test_the_captioner_is_trained_by_the_script(tmp_path):
     """Some steps of it: it learns, and saves a folder that describes images."""
     build.train_captioner(tmp_path / "captioner", steps=300)
-    found = described(LocalCaptioner(str(tmp_path / "captioner"), max_new_tokens=24), PLAIN)
+    found = described(LocalCaptioner(str(tmp_path / "captioner"), Decoding(24)), PLAIN)
     assert named(found, "background") >= 80
     assert {path.name for path in (tmp_path / "captioner").iterdir()} == {path.name for path in CAPTIONER.iterdir()}
 

@@ -1,6 +1,6 @@
 """What is asked of a captioner and what comes back: the words that all captioners share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ class Answer:
         finish_reason: `stop`, or `length` when the model was cut off.
         prompt_tokens, completion_tokens: where they are known.
         seconds: from the first attempt to the answer.
-        attempts: how often was asked; 0 for an image that could not be sent.
+        attempts: number of requests; 0 for an image that could not be sent.
     """
 
     status: str
@@ -59,12 +59,34 @@ class Answer:
     attempts: int = 1
 
 
-def whole_characters(text: str) -> str:
+@dataclass(frozen=True)
+class Decoding:
     """
-    The text with U+FFFD for each half of a character (a lone surrogate), as servers send of an emoji that they cut in
-    two: no table can hold that.
+    How images are sent and answers decoded.
+
+    Attributes:
+        max_new_tokens: longest answer.
+        temperature: of sampling; 0 decodes greedily.
+        top_p: sample among the likeliest tokens of this total probability.
+        max_side: larger images are shrunk to this longest side in pixels.
     """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float | None = None
+    max_side: int = 768
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What answers depend on: at temperature 0 neither `top_p` nor the seed, which is 0."""
+        is_sampled = self.temperature > 0
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p if is_sampled else None,
+            "seed": 0 if is_sampled else None,
+            "image_max_side": self.max_side,
+        }
 
 
 Deliver = Callable[[list[tuple[Question, Answer]]], None]
@@ -75,9 +97,13 @@ class Captioner(Protocol):
     Attributes:
         provenance: what an answer depends on beside image and prompt (model, revision, decoding, preprocessing), as
             JSON values. It is part of every key and of `stage.json`, so it holds no host, path or token.
+        hosts: hosts, with ports, that images are sent to.
+        unanswered: questions that were sent but have no answer after `run`, and may be asked again.
     """
 
     provenance: dict[str, Any]
+    hosts: Sequence[str] = ()
+    unanswered: int = 0
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
@@ -86,8 +112,8 @@ class Captioner(Protocol):
         Args:
             questions: read only as fast as they are asked.
             deliver: takes answers as they come, from this thread.
-            allow: called before every request, perhaps from another thread; False means that no more may be sent.
-                Questions that were not sent by then get no answer.
+            allow: called before every request, perhaps from another thread; after False nothing more is sent, and
+                questions that were not sent get no answer.
 
         Raises:
             CaptionerError: when nothing can be answered any more: says why, and what to do.
@@ -98,22 +124,6 @@ class CaptionerError(RuntimeError):
     """The captioner as a whole does not work: wrong token, no such model, a server that is gone."""
 
 
-def decoding_provenance(
-    max_new_tokens: int, temperature: float, top_p: float | None, seed: int, max_side: int
-) -> dict[str, Any]:
-    """
-    Args:
-        max_new_tokens: longest answer.
-        temperature: of sampling; at 0 neither `top_p` nor `seed` change anything, and neither is recorded.
-        top_p: sample among the likeliest tokens of this total probability.
-        seed: of sampling.
-        max_side: longest side of images in pixels.
-    """
-    is_sampled = temperature > 0
-    return {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p if is_sampled else None,
-        "seed": seed if is_sampled else None,
-        "image_max_side": max_side,
-    }
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, as servers send when they cut an emoji in two."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -126,7 +126,7 @@ class BatchCaptioner(EndpointCaptioner):
 
         def prepared(question: Question) -> bytes | Answer:
             try:
-                uri = data_uri(question.image, self.max_side, self.endpoint.jpeg_quality)
+                uri = data_uri(question.image, self.decoding.max_side, self.endpoint.jpeg_quality)
             except UndecodableImage as error:
                 return Answer("undecodable", reason=str(error), attempts=0)
             body = chat_body(question.prompt, uri, self.options)

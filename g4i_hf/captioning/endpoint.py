@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 
 from ..checkpoints import folder_digest
 from ..options import EndpointArguments
-from .answers import TRANSIENT, Answer, CaptionerError, Deliver, Question, decoding_provenance
+from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, data_uri
 from .replies import UselessReply, wait_asked_for
 from .servers import Server, addresses_of, backoff, is_unreachable, token_for
@@ -36,19 +35,15 @@ FATAL = {401, 402, 403, 404, 405, 407, 410}  # every request would meet these
 RETRIED = {408, 409, 425, 429}  # these pass by themselves, as 500 and above do; others are of this question alone
 
 
-class EndpointCaptioner:
+class EndpointCaptioner(Captioner):
     """
     Implements [`~g4i_hf.captioning.answers.Captioner`] with `openai.AsyncOpenAI`.
 
     Args:
         model: the server's name for it.
         base_url: addresses up to `/v1`; several, with commas, share the questions.
+        decoding: image size and generation.
         revision: of the model; no server is asked for it, but it is part of every key.
-        max_new_tokens: longest answer.
-        temperature: of sampling; 0 takes the likeliest token each time.
-        top_p: sample among the likeliest tokens of this total probability.
-        seed: of sampling.
-        max_side: images are shrunk to this longest side in pixels, and never enlarged.
         endpoint: token, concurrency, time-out, attempts, quality.
 
     Raises:
@@ -59,31 +54,28 @@ class EndpointCaptioner:
         self,
         model: str,
         base_url: str,
+        decoding: Decoding | None = None,
         *,
         revision: str | None = None,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        seed: int = 0,
-        max_side: int = 768,
         endpoint: EndpointArguments | None = None,
     ):
-        self.model, self.max_side = model, max_side
+        self.model, self.decoding = model, decoding or Decoding()
         self.endpoint = endpoint or EndpointArguments()
         self.addresses = addresses_of(base_url)
+        self.hosts = [urlsplit(address).netloc for address in self.addresses]
         self.servers()  # a missing token is seen now
         is_folder = Path(model).is_dir()
-        self.provenance: dict[str, Any] = {
+        self.provenance = {
             "captioner": "endpoint",
             # `transformers serve` calls a model by its folder, which is another one elsewhere
             "model": Path(model).resolve().name if is_folder else Path(model).name if os.path.isabs(model) else model,
             "revision": revision or (folder_digest(model) if is_folder else None),
-            **decoding_provenance(max_new_tokens, temperature, top_p, seed, max_side),
+            **self.decoding.provenance,
             "jpeg_quality": self.endpoint.jpeg_quality,
         }
-        asked = {name: self.provenance[name] for name in ("temperature", "top_p", "seed")}
-        self.options = {"model": model, "max_tokens": max_new_tokens}
-        self.options |= {name: value for name, value in asked.items() if value is not None}
+        sampling = {name: self.provenance[name] for name in ("temperature", "top_p", "seed")}
+        self.options = {"model": model, "max_tokens": self.decoding.max_new_tokens}
+        self.options |= {name: value for name, value in sampling.items() if value is not None}
 
     def servers(self) -> list[Server]:
         """One for each address, in its initial state."""
@@ -91,11 +83,6 @@ class EndpointCaptioner:
         return [
             Server(address, token_for(address, asked.api_key_env), asked.request_timeout) for address in self.addresses
         ]
-
-    @property
-    def hosts(self) -> list[str]:
-        """Hosts, with ports, that images are sent to."""
-        return [urlsplit(address).netloc for address in self.addresses]
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
@@ -222,7 +209,7 @@ class EndpointRun:
         asked = self.captioner.endpoint
         try:
             uri = await self.loop.run_in_executor(
-                self.preparers, data_uri, question.image, self.captioner.max_side, asked.jpeg_quality
+                self.preparers, data_uri, question.image, self.captioner.decoding.max_side, asked.jpeg_quality
             )
         except UndecodableImage as error:
             self._put(question, Answer("undecodable", reason=str(error), attempts=0))
@@ -238,7 +225,7 @@ class EndpointRun:
                 server.under_way.pop(request)
             has_failed = answer.status in TRANSIENT
             # A server that fails on everything, or is busy, tells nothing of the question
-            failures += has_failed and not server.fails and not (answer.reason or "").startswith("429")
+            failures += has_failed and not server.fails and server.last_status != 429
             self._watch(server)
             answer = replace(answer, seconds=time.monotonic() - began, attempts=attempts)
             if not has_failed and (answer.status != "rejected" or server.answers):
@@ -267,13 +254,15 @@ class EndpointRun:
             elif wait > LONGEST_WAIT:
                 self._give_up(server, server.why_left_alone(wait, reason))
             elif error.status_code < 500 and error.status_code not in RETRIED:
-                server.reject(reason)
+                server.reject(reason, error.status_code)
                 return Answer("rejected", reason=reason), wait
-            server.fail(question.key, reason, False, wait)
+            server.fail(question.key, reason, error.status_code)
+            if not server.answers:
+                server.pause(wait)  # nobody else need try
             return Answer("failed", reason=reason), wait
         except (openai.APIConnectionError, UselessReply, TimeoutError) as error:
             reason = server.describe(error)
-            server.fail(question.key, reason, is_unreachable(error), 0.0)
+            server.fail(question.key, reason, unreachable=is_unreachable(error))
             is_late = isinstance(error, (TimeoutError, openai.APITimeoutError))
             return Answer("timeout" if is_late else "failed", reason=reason), 0.0
 
@@ -289,7 +278,7 @@ class EndpointRun:
         """Gives a server up that has answered nothing for long, sooner where it never did."""
         if server.fails:
             server.rest()
-        patience = WAIT_SECONDS if server.answers or server.last_error.startswith("503") else GIVE_UP_SECONDS
+        patience = WAIT_SECONDS if server.answers or server.last_status == 503 else GIVE_UP_SECONDS
         if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):
             self._give_up(server, server.why_dead())
         elif server.fails and not server.is_told_of:

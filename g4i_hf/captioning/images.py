@@ -4,8 +4,6 @@ import base64
 import io
 import math
 import struct
-from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
 from typing import Any
 
 from PIL import ExifTags
@@ -14,9 +12,7 @@ from PIL import Image as PILImage
 from ..data.bad_images import why_unreadable
 from ..data.image_metadata import Malformed, jpeg_without_metadata
 from ..data.images import open_image, to_rgb
-from .answers import Question
 
-WINDOW = 16  # batches that are read ahead and sorted
 # Longest side in pixels up to which colour keeps its full resolution: halved, it would leave little of an icon
 TINY = 64
 
@@ -147,48 +143,3 @@ def _encoded(opened: PILImage.Image, max_side: int, jpeg_quality: int) -> bytes:
     subsampling = "4:4:4" if max(upright.size) < TINY else "4:2:0"
     upright.save(buffer, "JPEG", quality=jpeg_quality, subsampling=subsampling)
     return buffer.getvalue()
-
-
-# --- In batches ------------------------------------------------------------------------------------------------------
-
-
-def batches_of_similar_size(
-    questions: Iterable[Question], batch_size: int, max_side: int, *, same_prompt: bool = False
-) -> Iterator[list[Question]]:
-    """
-    Batches of images that need little padding. Some batches' worth of questions are read ahead and sorted by the size
-    that the images will have; only their headers are read for that.
-
-    Args:
-        questions: read a window at a time.
-        batch_size: questions a batch, at most.
-        max_side: longest side in pixels to which images will be shrunk.
-        same_prompt: put only equal prompts into a batch.
-    """
-    unread = iter(questions)
-    while window := list(islice(unread, batch_size * WINDOW)):
-        sizes = {id(question): size_of(question.image, max_side) for question in window}
-        groups = [window]
-        if same_prompt:
-            by_prompt = sorted(window, key=lambda question: question.prompt)
-            groups = [list(group) for _, group in groupby(by_prompt, key=lambda question: question.prompt)]
-        for group in groups:
-            group.sort(key=lambda question: sizes[id(question)])
-            yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
-
-
-def size_of(image: dict[str, Any], max_side: int) -> tuple[int, int]:
-    """
-    Width and height in pixels of the upright image after shrinking, from its header; zeros without one, and where the
-    image would have to be fetched for it.
-    """
-    if image.get("bytes") is None and "://" in (image.get("path") or ""):
-        return 0, 0
-    try:
-        with open_image(image) as opened:
-            width, height = opened.size
-            # Of a PNG, asking for the orientation would decode the image
-            turned = opened.format in ("JPEG", "MPO") and lies_on_its_side(opened)
-            return shrunk(*((height, width) if turned else (width, height)), max_side)
-    except Exception:  # decoding will say why
-        return 0, 0

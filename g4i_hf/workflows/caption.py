@@ -9,7 +9,7 @@ from typing import Any
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import CaptionerError
+from ..captioning.answers import Captioner, CaptionerError, Decoding
 from ..captioning.dry_run import GRID, PAGE, dry_run
 from ..captioning.existing import existing_captions
 from ..captioning.projection import Budget
@@ -105,25 +105,20 @@ class Captioning:
 
     # --- Captions that are made now ----------------------------------------------------------------------------------
 
-    def _captioner(self) -> Any:
+    def _captioner(self) -> Captioner:
         args = self.args
         if not args.captioner_model:
             raise ValueError(
                 "captioner_model is missing: give the model's Hub id or folder, or a server's name for it."
             )
-        asked_for = {
-            "revision": args.captioner_revision,
-            "max_new_tokens": args.max_new_tokens,
-            "temperature": args.temperature,
-            "top_p": args.top_p,
-            "max_side": args.image_max_side,
-        }
+        model, revision = args.captioner_model, args.captioner_revision
+        decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         if self.kind == "endpoint":
             from ..captioning.endpoint import EndpointCaptioner
 
             if not self.endpoint.base_url:
                 raise ValueError("base_url is missing: give the address of the server up to /v1.")
-            asked_for |= {"model": args.captioner_model, "base_url": self.endpoint.base_url, "endpoint": self.endpoint}
+            server = (model, self.endpoint.base_url, decoding)
             if self.endpoint.batch_api and not args.dry_run:  # which is to be there at once
                 from ..captioning.batch_api import BatchCaptioner
 
@@ -131,11 +126,12 @@ class Captioning:
                     raise ValueError("batch_api is for one process: the server does the work. Start one.")
                 if args.max_cost is not None:
                     raise ValueError("With batch_api no cost is known before all is sent: limit it by --max_requests.")
-                return BatchCaptioner(**asked_for, folder=Path(args.journal) / "batches")
-            return EndpointCaptioner(**asked_for)
+                folder = Path(args.journal) / "batches"
+                return BatchCaptioner(*server, revision=revision, endpoint=self.endpoint, folder=folder)
+            return EndpointCaptioner(*server, revision=revision, endpoint=self.endpoint)
         from ..captioning.local import LocalCaptioner
 
-        return LocalCaptioner(args.captioner_model, local=self.local, device=_device(self.share), **asked_for)
+        return LocalCaptioner(model, decoding, revision=revision, local=self.local, device=_device(self.share))
 
     def _asked(self, splits: DatasetDict) -> Captioned | None:
         """The answers of a captioner; None where the rest is for other processes, or for another time."""
@@ -172,7 +168,7 @@ class Captioning:
         captioner = self._captioner()
         self._ask(captioner, questions_of(self._splits(), self.args, captioner))
 
-    def _ask(self, captioner: Any, questions: dict[str, Questions]) -> str | None:
+    def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:
         """Asks about the rows of this process. Returns why it stopped before their end, if it did."""
         args, share = self.args, self.share
         requests = None if args.max_requests is None else share.part_of(args.max_requests)
@@ -184,8 +180,9 @@ class Captioning:
             outcome = asking.run()
         if share.is_first:
             self.say(outcome.as_text())
-        unanswered = getattr(captioner, "unanswered", 0)
-        reason = budget.reason or (f"{unanswered:,} questions were not answered in time." if unanswered else None)
+        reason = budget.reason
+        if not reason and captioner.unanswered:
+            reason = f"{captioner.unanswered:,} questions were not answered in time."
         if share.is_first and reason:
             self.say(reason)
         return reason
@@ -196,9 +193,9 @@ class Captioning:
 
         PartialState(cpu=_device(self.share) == "cpu", timeout=timedelta(days=30)).wait_for_everyone()
 
-    def _try(self, captioner: Any, questions: dict) -> None:
+    def _try(self, captioner: Captioner, questions: dict) -> None:
         """A dry run: a few captions, and what all of them would take."""
-        if hasattr(captioner, "hosts"):
+        if captioner.hosts:
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
         with AnswerStore(self.args.journal) as store:
