@@ -34,8 +34,6 @@ def test_waits_that_servers_ask_for():
     assert wait_asked_for({"retry-after": "7"}) == 7
     assert wait_asked_for({"retry-after": "7", "retry-after-ms": "250"}) == 0.25
     assert wait_asked_for({"retry-after": formatdate(now + 90, usegmt=True)}) == pytest.approx(90, abs=5)
-    skewed = {"retry-after": formatdate(now - 910, usegmt=True), "date": formatdate(now - 1000, usegmt=True)}
-    assert wait_asked_for(skewed) == pytest.approx(90, abs=1), "by the clock of the server"
     assert wait_asked_for({"retry-after": formatdate(now - 90, usegmt=True)}) == 0
     assert wait_asked_for({}) == wait_asked_for({"retry-after": "later"}) == 0
     limited = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"}

@@ -12,7 +12,7 @@ from .answers import OK, Answer, whole_characters
 
 
 class UselessReply(Exception):
-    """A reply with status 200 that holds no answer: no JSON, no choices, or more bytes than any caption."""
+    """A reply with status 200 that holds no answer: no JSON, or no choices."""
 
 
 def answer_in(content: bytes) -> Answer:
@@ -32,14 +32,12 @@ def answer_in(content: bytes) -> Answer:
         text, finish_reason, usage = message.get("content"), choice.get("finish_reason"), reply.get("usage") or {}
         if isinstance(text, list):
             text = "".join(part["text"] for part in text if part.get("type") == "text")
-        counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+        tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         said = error_message(content) if b'"error"' in content[:1000] else type(error).__name__
         raise UselessReply(f"a reply that is no chat completion ({said})") from error
     answer = Answer(OK, whole_characters(text) if isinstance(text, str) else None, finish_reason=finish_reason)
-    answer.prompt_tokens, answer.completion_tokens = (
-        count if isinstance(count, int) else None for count in counts.values()
-    )
+    answer.prompt_tokens, answer.completion_tokens = (n if isinstance(n, int) else None for n in tokens)
     if answer.text is None or not answer.text.strip():
         answer.status, answer.reason = _why_empty(message, finish_reason)
     return answer
@@ -77,8 +75,8 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
 def seconds_of(text: str | None) -> float | None:
     """`1s`, `6m0s`, `120ms`, or a plain number of seconds or since 1970; None for anything else."""
     text = (text or "").strip().lower()
-    units = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|s|m|h|d)", text)
+    units = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
     if parts and "".join(number + unit for number, unit in parts) == text:
         return sum(float(number) * units[unit] for number, unit in parts)
     try:
@@ -102,8 +100,6 @@ def wait_asked_for(headers: Mapping[str, str]) -> float:
         return seconds
     try:
         until = parsedate_to_datetime(value).timestamp()
-        return max(0.0, until - parsedate_to_datetime(headers["date"]).timestamp())  # by the server's own clock
-    except KeyError:
         return max(0.0, until - time.time())
     except (ValueError, TypeError):
         return exhausted_for(headers)

@@ -6,7 +6,6 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +23,6 @@ FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
 IN_A_ROW = 8  # failures, after which a server is asked one question at a time
 REJECTIONS = 20  # before any answer, that tell of a wrong model rather than of wrong images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
-MOST_BYTES = 4 << 20  # of a reply
 POOLS = 32  # of connections
 
 
@@ -78,29 +76,10 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
     return token
 
 
-class _LimitedStream(httpx2.AsyncByteStream):
-    """The body of a reply, up to `MOST_BYTES`."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream):
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > MOST_BYTES:
-                raise UselessReply(f"a reply of more than {MOST_BYTES >> 20} MB")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 class _Transport(httpx2.AsyncBaseTransport):
     """
-    Takes no reply that is compressed, as it could unpack to any size, or too large. Requests take turns over several
-    pools: a pool looks at each of its connections at every request (httpcore2 2.16), which with hundreds costs more
-    than the request itself.
+    Requests take turns over several pools: a pool looks at each of its connections at every request (httpcore2 2.16),
+    which with hundreds costs more than the request itself.
     """
 
     def __init__(self):
@@ -111,11 +90,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await next(self._turns).handle_async_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise UselessReply("a compressed reply, which was not asked for")
-        response.stream = _LimitedStream(response.stream)
-        return response
+        return await next(self._turns).handle_async_request(request)
 
     async def aclose(self) -> None:
         for pool in self._pools:
@@ -130,6 +105,7 @@ class Server:
         name: host and port, for messages.
         answers: good replies so far.
         failures: in a row.
+        last_error, last_status: of the last failure or rejection; the HTTP status is 0 without a reply.
         alive: False once it is given up.
     """
 
@@ -139,7 +115,7 @@ class Server:
         self.answers = self.rejected = self.failures = 0
         self.failing_since, self.resting_until = 0.0, 0.0
         self.under_way: dict[object, float] = {}  # when each request was sent, the oldest first
-        self.unreachable, self.last_error = False, ""
+        self.unreachable, self.last_error, self.last_status = False, "", 0
         self.failed_questions: set[str] = set()
         self.is_told_of = False
         # Questions that it failed on or rejected, until it answers another one: it may be the server
@@ -147,9 +123,6 @@ class Server:
         # What the client would take from the environment, for whatever address
         omitted = ["OpenAI-Organization", "OpenAI-Project", *([] if token else ["Authorization"])]
         self.headers = dict.fromkeys(omitted, openai.Omit())
-
-    def __repr__(self) -> str:
-        return f"Server({self.name})"
 
     def open(self) -> None:
         """Makes the client, inside of the loop that uses it."""
@@ -174,19 +147,14 @@ class Server:
             openai.APIError, UselessReply, TimeoutError: as things go wrong.
         """
         self.began = min(self.began, time.monotonic())
-        try:
-            async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
-                # As `chat.completions.create` does, without its walk through every part of the question
-                reply = await self.client.post(
-                    "/chat/completions",
-                    body=chat_body(prompt, uri, options),
-                    options={"headers": self.headers},
-                    cast_to=httpx2.Response,
-                )
-        except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, UselessReply):
-                raise error.__cause__ from None
-            raise
+        async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
+            # As `chat.completions.create` does, without its walk through every part of the question
+            reply = await self.client.post(
+                "/chat/completions",
+                body=chat_body(prompt, uri, options),
+                options={"headers": self.headers},
+                cast_to=httpx2.Response,
+            )
         wait = exhausted_for(reply.headers)
         self.pause(wait)
         return answer_in(reply.content), wait
@@ -206,21 +174,19 @@ class Server:
         self.answers += 1
         self._end_row()
 
-    def reject(self, reason: str) -> None:
+    def reject(self, reason: str, status: int) -> None:
         """It works, but refuses this question."""
         self.rejected += 1
-        self.last_error = reason
+        self.last_error, self.last_status = reason, status
         self._end_row()
 
-    def fail(self, question: str, reason: str, unreachable: bool, wait: float) -> None:
+    def fail(self, question: str, reason: str, status: int = 0, unreachable: bool = False) -> None:
         """It may answer the same question the next time. Many failures in a row are a reason to leave it alone."""
         if not self.failures:
             self.failing_since = time.monotonic()
         self.failures += 1
-        self.unreachable, self.last_error = unreachable, reason
+        self.unreachable, self.last_error, self.last_status = unreachable, reason, status
         self.failed_questions.add(question)
-        if wait and not self.answers:
-            self.pause(wait)  # nobody else need try
 
     def rest(self) -> None:
         """A pause that grows as long as it fails."""
@@ -251,9 +217,9 @@ class Server:
 
     def why_dead(self) -> str:
         hint = "Is it running, and is base_url right?"
-        if self.last_error.startswith("503"):
+        if self.last_status == 503:
             hint = "It may still be starting."
-        if not self.answers and self.last_error.startswith(("400", "413", "422")):
+        if not self.answers and self.last_status in (400, 413, 422):
             hint = "Is captioner_model right, and does that model take images?"
         state = "answers nothing any more" if self.answers else "has answered nothing"
         return (
