@@ -137,70 +137,62 @@ class AnswerStore:
                 "until it has ended, or stop it: the same command goes on from there."
             ) from None
         self._using = threading.Lock()  # of the connections, by one thread at a time
+        self._databases: dict[Path, sqlite3.Connection] = {}
         try:
-            self._own = self._connected(self.path)
-            self._own.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
+            for path in {self.path, *self.folder.glob("*.sqlite")}:
+                self._open(path)
             self._take_over_segments()
-            others = (path for path in sorted(self.folder.glob("*.sqlite")) if path != self.path)
-            self._all = [self._own, *filter(None, map(self._of_another, others))]
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
-    def _connected(self, path: Path) -> sqlite3.Connection:
+    def _open(self, path: Path) -> None:
         # Not read-only: after a kill, opening a file undoes what was half written
-        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-
-    def _of_another(self, path: Path) -> sqlite3.Connection | None:
-        """None for a file that its process has only begun."""
-        found = self._connected(path)
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
         try:
-            if found.execute("SELECT 1 FROM sqlite_master WHERE name = 'imported'").fetchone():
-                return found
+            if path == self.path:
+                database.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
+            elif not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'imported'").fetchone():
+                return  # its process has only begun it
         except sqlite3.DatabaseError as error:
             raise _damaged(path, error) from error
-        found.close()
-        return None
+        self._databases[path] = database
+
+    @property
+    def _own(self) -> sqlite3.Connection:
+        return self._databases[self.path]
 
     def __len__(self) -> int:
         """Questions with an answer of this process, captions or not."""
         return self._own.execute("SELECT count(*) FROM answers").fetchone()[0]
 
-    def find(self, key: str = "", place: str = "") -> dict[str, Any] | None:
+    def find(self, key: str) -> dict[str, Any] | None:
         """The record of the best answer to a question: a caption before a failure, else the latest."""
-        if key:
-            records = self._best([bytes.fromhex(key)])
-            return json.loads(records[bytes.fromhex(key)][2]) if records else None
-        return self.find_many([place]).get(place)
+        answers = self._select("SELECT ok, time, record FROM answers WHERE key", [bytes.fromhex(key)])
+        return json.loads(max(answers)[2]) if answers else None
 
     def find_many(self, places: list[str]) -> dict[str, dict[str, Any]]:
         """Records by place, of those that are known. One look into each file is quicker than many."""
         digests = [bytes.fromhex(place) for place in places if place]
-        pairs = self._select("SELECT place, key FROM places WHERE place", digests)
-        best = self._best([key for _, key in pairs])
-        found: dict[str, tuple] = {}
-        for place, key in pairs:  # an image that once could not be read has another key
-            if key in best:
-                found[place.hex()] = max(found.get(place.hex(), best[key]), best[key])
-        return {place: json.loads(record) for place, (_, _, record) in found.items()}
-
-    def _best(self, keys: list[bytes]) -> dict[bytes, tuple]:
-        found: dict[bytes, tuple] = {}
-        for key, *answer in self._select("SELECT key, ok, time, record FROM answers WHERE key", keys):
-            found[key] = max(found.get(key, tuple(answer)), tuple(answer))
-        return found
+        places_of: dict[bytes, list[bytes]] = {}  # two keys may have one place: that of an image not read at first
+        for place, key in self._select("SELECT place, key FROM places WHERE place", digests):
+            places_of.setdefault(key, []).append(place)
+        best: dict[str, tuple] = {}
+        for key, *answer in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(places_of)):
+            for place in places_of[key]:
+                best[place.hex()] = max(best.get(place.hex(), answer), answer)
+        return {place: json.loads(record) for place, (_, _, record) in best.items()}
 
     def _select(self, query: str, digests: list[bytes]) -> list[tuple]:
         """Of all files, the rows of some digests."""
         found = []
         for start in range(0, len(digests), MOST_TOGETHER):
             together = digests[start : start + MOST_TOGETHER]
-            for each in self._all:
+            for path, database in self._databases.items():
                 try:
                     with self._using:
-                        found += each.execute(f"{query} IN ({','.join('?' * len(together))})", together).fetchall()
+                        found += database.execute(f"{query} IN ({','.join('?' * len(together))})", together).fetchall()
                 except sqlite3.DatabaseError as error:
-                    path = each.execute("PRAGMA database_list").fetchone()[2]
                     raise _damaged(path, error) from error
         return found
 
@@ -240,7 +232,7 @@ class AnswerStore:
 
     def close(self) -> None:
         with self._using:
-            for database in self._all:
+            for database in self._databases.values():
                 database.close()
         self._lock.release()
 
