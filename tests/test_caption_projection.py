@@ -26,7 +26,7 @@ def test_projection_against_numbers_worked_out_by_hand():
     assert found.input_tokens.value == found.input_tokens.low == 994_000
     assert found.output_tokens.value == pytest.approx(99_400)
     assert found.output_tokens.high - found.output_tokens.value == pytest.approx(994 * 3.182 * 11.547 / 2, rel=1e-3)
-    assert found.hours.value == pytest.approx(994 * 2.0 / 2 / 3600)
+    assert found.hours == pytest.approx(994 * 2.0 / 2 / 3600)
     assert found.cost.value == pytest.approx(994 * (1000 * 2 + 100 * 10) / 1e6)
     assert found.cost.low < found.cost.value < found.cost.high
 
@@ -65,18 +65,17 @@ def test_what_is_unknown_is_said_to_be():
 
 
 def test_the_text_reads_well():
-    measured = [answer(1000 + step, 80 + 10 * (step % 5), seconds=0.5 + step % 3) for step in range(16)]
+    measured = [answer(1000 + step, 80 + 10 * (step % 5)) for step in range(16)]
     found = project(measured, 16, 1_281_167, 4.0, processes=4, prices=(0.15, 0.6))
     assert found.as_text().splitlines() == [
         "16 answers were measured; 1,281,151 are still to come.",
         "Requests: 1,281,151",
-        "Tokens read: 1,290.8 (1,287.5 to 1,294.0) million",
-        "Tokens written: 126.5 (116.3 to 136.8) million",
-        "Time: 22.2 (15.2 to 29.3) hours, at the measured rate in each of 4 processes",
+        "Tokens read: 1,290,759,632 (1,287,509,439 to 1,294,009,826)",
+        "Tokens written: 126,513,661 (116,273,504 to 136,753,819)",
+        "Time: 22.2 hours, at the measured rate in every process",
         "Cost: 269.52 (263.29 to 275.75)",
     ]
     assert "Time: 12.4 minutes" in project([answer()] * 2, 2, 500, 3.0).as_text()
-    assert "Time: 30.0 seconds" in project([answer()] * 2, 2, 22, 3.0).as_text()
 
 
 # --- Budget ---------------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ import numpy as np
 from .. import columns
 from ..data.images import open_image
 from ..options import CaptionArguments
-from .answers import OK, Captioner, CaptionerError
-from .projection import Budget, Projection, project
+from .answers import OK, Answer, Captioner, CaptionerError
+from .projection import Budget, project
 from .report import Shown, draw_grid, opened, write_page
-from .runner import Asking, Outcome, Questions, StreamQuestions
-from .stage import CLEANED, MISSING, RAW, REASON, STATUS, answered_columns
+from .runner import NOT_KEPT, Asking, Questions, StreamQuestions
+from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
 from .store import AnswerStore
 
 PAGE, GRID = "index.html", "captions.png"
@@ -24,12 +24,10 @@ class DryRun:
     """
     Attributes:
         folder: of the page and the grid.
-        projection: of all that is still to be asked; None for a stream, whose length nobody knows.
-        text: both in words.
+        text: what all of it will take; of a stream, whose length nobody knows, nothing.
     """
 
     folder: Path
-    projection: Projection | None
     text: str
 
 
@@ -49,7 +47,7 @@ def dry_run(
         captioner: what answers.
         questions: of each split.
         store: where answers are kept.
-        args: how many images, prices, limits, where the pictures go.
+        args: how many images, prices, limits, where the page goes.
         cleaning: whether answers are cleaned.
         processes: that will share the work.
 
@@ -58,28 +56,30 @@ def dry_run(
     """
     parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
-    outcome = Asking(captioner, parts.values(), store, budget=budget, keep_answers=True).run()
-    if outcome.answers and outcome.asked[OK] == 0:
-        reason = outcome.answers[0].reason or outcome.answers[0].status
-        raise CaptionerError(f"None of {len(outcome.answers)} images got a caption. The first: {reason}")
-    measured = [answer for answer in outcome.answers if answer.status == OK]
-    shown = [one for part in parts.values() for one in _shown(part, store, outcome, cleaning)]
-    projection, lines = None, []
-    if outcome.answers and not args.streaming:
+    outcome = Asking(captioner, parts.values(), store, budget=budget, is_trial=True).run()
+    answers = [answer for _, answer in outcome.answers]
+    measured = [answer for answer in answers if answer.status == OK]
+    if answers and not measured:
+        reason = answers[0].reason or answers[0].status
+        raise CaptionerError(f"None of {len(answers)} images got a caption. The first: {reason}")
+    failures = {asked.image_id: answer for asked, answer in outcome.answers if answer.status in NOT_KEPT}
+    shown = [one for part in parts.values() for one in _shown(part, store, failures, cleaning)]
+    lines = []
+    if not answers:
+        lines.append("These answers were there already, so nothing was measured.")
+    elif not args.streaming:
         known = sum(
             record is not None for split in questions.values() for row in split.records(store) for record in row
         )
         prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
         projection = project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
-        lines = projection.as_text().split("\n")
-    if not outcome.answers:
-        lines.append("These answers were there already, so nothing was measured.")
+        lines += projection.as_text().split("\n")
     if len(shown) > 2 and len({one.caption for one in shown if one.caption}) == 1:
         lines.append("All captions are the same: does this model see the images at all?")
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
     write_page(folder / PAGE, shown, f"{len(shown)} captions of a dry run", lines)
     draw_grid(folder / GRID, shown)
-    return DryRun(folder, projection, "\n".join(lines))
+    return DryRun(folder, "\n".join(lines))
 
 
 def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
@@ -87,33 +87,30 @@ def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[in
     first = next(iter(questions.values()))
     if isinstance(first, StreamQuestions):
         return {first.name: list(range(count))}
-    names = list(questions)
-    ends = np.cumsum([len(questions[name].split) for name in names])
-    drawn = np.sort(np.random.default_rng(0).permutation(int(ends[-1]))[:count])
+    rows = [(name, row) for name, split in questions.items() for row in range(len(split.split))]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:count])
     chosen: dict[str, list[int]] = {}
-    for number in drawn.tolist():
-        place = int(np.searchsorted(ends, number, side="right"))
-        chosen.setdefault(names[place], []).append(number - (int(ends[place - 1]) if place else 0))
+    for number in drawn:
+        name, row = rows[number]
+        chosen.setdefault(name, []).append(row)
     return chosen
 
 
-def _shown(part: Questions, store: AnswerStore, outcome: Outcome, cleaning: bool) -> list[Shown]:
-    found = answered_columns(part, store, cleaning).to_list()
-    failures = {image_id: answer for (image_id, _), answer in outcome.failures.items()}
+def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> list[Shown]:
     shown = []
-    for row, values in enumerate(found):
+    for row, values in enumerate(answered_columns(part, store, cleaning).to_list()):
+        image_id = values.pop(columns.IMAGE_ID)
         lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
         for number, caption in enumerate(lists[columns.CAPTION]):
-            raw, status, reason = (lists[name][number] for name in (RAW, STATUS, REASON))
-            if status == MISSING and values[columns.IMAGE_ID] in failures:
-                status, reason = failures[values[columns.IMAGE_ID]].status, failures[values[columns.IMAGE_ID]].reason
-            notes = [step for step in (lists[CLEANED][number] or "").split(",") if step]
+            raw, status, reason, steps = (lists[name][number] for name in (RAW, STATUS, REASON, CLEANED))
+            if caption is None and image_id in failures:
+                status, reason = failures[image_id].status, failures[image_id].reason
             shown.append(
                 Shown(
                     image=opened(lambda row: open_image(part.split[row][columns.IMAGE]), row),
                     caption=caption,
-                    title=f"{part.name}: {values[columns.IMAGE_ID]}",
-                    notes=[f"cleaned: {', '.join(notes)}"] if notes else [],
+                    title=f"{part.name}: {image_id}",
+                    notes=[f"cleaned: {steps.replace(',', ', ')}"] if steps else [],
                     doubts=[] if status == OK else [f"{status}: {reason}"],
                     raw=raw if raw != caption else None,
                 )

@@ -10,24 +10,21 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval (Student's t); equal bounds where fewer than two values were measured."""
+    """A total with its 95% interval (Student's t); equal bounds where fewer than two values were measured."""
 
     value: float
     low: float
     high: float
 
     @classmethod
-    def of_mean(cls, values: list[float]) -> "Estimate":
-        """The mean of some values that are not negative."""
+    def of(cls, measured: list[float], count: int) -> "Estimate":
+        """The sum of `count` values like those measured, which are not negative."""
         from scipy import stats
 
-        mean, reach = sum(values) / len(values), 0.0
-        if len(values) > 1:
-            reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-        return cls(mean, max(mean - reach, 0.0), mean + reach)
-
-    def times(self, factor: float) -> "Estimate":
-        return Estimate(factor * self.value, factor * self.low, factor * self.high)
+        mean, reach = sum(measured) / len(measured), 0.0
+        if len(measured) > 1:
+            reach = float(stats.t.ppf(0.975, len(measured) - 1) * stats.sem(measured))
+        return cls(count * mean, count * max(mean - reach, 0.0), count * (mean + reach))
 
     def as_text(self, digits: int = 0) -> str:
         value, low, high = (f"{number:,.{digits}f}" for number in (self.value, self.low, self.high))
@@ -42,11 +39,10 @@ class Projection:
     Attributes:
         answered: measured answers.
         remaining: questions without an answer.
-        requests: to be sent for those, repeated ones included.
+        requests: to be sent for those, retries included.
         input_tokens, output_tokens: None where the captioner does not say how many it used.
         hours: at the measured rate.
         cost: None without prices or tokens.
-        processes: that share the work.
     """
 
     answered: int
@@ -54,25 +50,22 @@ class Projection:
     requests: Estimate | None = None
     input_tokens: Estimate | None = None
     output_tokens: Estimate | None = None
-    hours: Estimate | None = None
+    hours: float | None = None
     cost: Estimate | None = None
-    processes: int = 1
 
     def as_text(self) -> str:
         """Some lines for the terminal and the page of a dry run."""
         lines = [f"{self.answered:,} answers were measured; {self.remaining:,} are still to come."]
         if self.requests is None:
             return "\n".join([*lines, "Nothing can be projected without an answer."])
-        if not self.remaining:
-            return lines[0]
         lines.append(f"Requests: {self.requests.as_text()}")
         if self.input_tokens is None or self.output_tokens is None:
             lines.append("Tokens: the captioner does not say.")
         else:
-            lines.append(f"Tokens read: {_tokens(self.input_tokens)}")
-            lines.append(f"Tokens written: {_tokens(self.output_tokens)}")
-        shared = f" in each of {self.processes} processes" if self.processes > 1 else ""
-        lines.append(f"Time: {_duration(self.hours)}, at the measured rate{shared}")
+            lines.append(f"Tokens read: {self.input_tokens.as_text()}")
+            lines.append(f"Tokens written: {self.output_tokens.as_text()}")
+        time = f"{self.hours:,.1f} hours" if self.hours >= 2 else f"{60 * self.hours:,.1f} minutes"
+        lines.append(f"Time: {time}, at the measured rate in every process")
         if self.cost is not None:
             lines.append(f"Cost: {self.cost.as_text(2 if self.cost.value >= 1 else 4)}")
         else:
@@ -103,23 +96,16 @@ def project(
 
     def total(values: list[float | None]) -> Estimate | None:
         known = [value for value in values if value is not None]
-        return Estimate.of_mean(known).times(remaining) if known else None
+        return Estimate.of(known, remaining) if known else None
 
-    hours = Estimate(*[seconds / len(measured) * remaining / processes / 3600] * 3)
-    latencies = [answer.seconds for answer in measured if answer.seconds is not None]
-    if sum(latencies):
-        # The rate is one number; how unsure it is shows in how different the answers' own times are
-        latency = Estimate.of_mean(latencies)
-        hours = latency.times(hours.value / latency.value)
     return Projection(
         answered=len(measured),
         remaining=remaining,
         requests=total([answer.attempts for answer in measured]),
         input_tokens=total([answer.prompt_tokens for answer in measured]),
         output_tokens=total([answer.completion_tokens for answer in measured]),
-        hours=hours,
-        cost=total([cost_of(answer, prices) for answer in measured]) if None not in prices else None,
-        processes=processes,
+        hours=seconds / len(measured) * remaining / processes / 3600,
+        cost=None if None in prices else total([cost_of(answer, prices) for answer in measured]),
     )
 
 
@@ -130,31 +116,14 @@ def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:
     return (answer.prompt_tokens * prices[0] + answer.completion_tokens * prices[1]) / MILLION
 
 
-def _tokens(estimate: Estimate) -> str:
-    if estimate.value < 10 * MILLION:
-        return estimate.as_text()
-    return f"{estimate.times(1 / MILLION).as_text(1)} million"
-
-
-def _duration(hours: Estimate) -> str:
-    unit, in_an_hour = "seconds", 3600
-    if hours.value >= 2:
-        unit, in_an_hour = "hours", 1
-    elif hours.value >= 2 / 60:
-        unit, in_an_hour = "minutes", 60
-    scaled = hours.times(in_an_hour)
-    return f"{scaled.as_text(1 if scaled.value < 100 else 0)} {unit}"
-
-
 class Budget:
     """
-    How much may be asked. What is in flight is expected to cost what the answers have cost on average, so the cost
-    ends below its limit unless the last answers are dearer than those before. Until the first answer the cost of a
-    request is unknown, and as many may be sent as the captioner sends at once. Safe for threads; every process has a
-    budget of its own.
+    How much may be asked. Requests in flight are expected to cost the mean of the answers so far, so the cost ends
+    below its limit unless the last answers are dearer. Before the first answer the limit of the cost does not hold.
+    Safe for threads; every process has a budget of its own.
 
     Args:
-        max_requests: never more, repeated ones included.
+        max_requests: never more, retries included.
         max_cost: in the currency of the prices.
         price_input, price_output: of a million tokens; a limit of the cost needs both.
 

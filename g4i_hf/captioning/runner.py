@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 10_000  # rows whose columns are read together
 LOOKED_UP = 500  # rows whose answers are
-NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: they may be a matter of its options
+NOT_KEPT = {"rejected", *TRANSIENT}  # of a trial
 SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where nobody watches
 
 Record = dict[str, Any]
@@ -136,9 +136,9 @@ class Questions:
 
 class StreamQuestions(Questions):
     """
-    The same for a stream. Its images come by whether they were described or not, so each is known by the digest of its
-    bytes, and nothing but ids and digests is kept of them. Where the data has no `image_id`, it is the file's name, or
-    a digest. Every process reads the whole stream, and asks about its own rows.
+    The same for a stream, of which nothing but ids and digests is kept: an answer is found by the image's bytes. Where
+    the data has no `image_id`, it is the file's name, or a digest. Every process reads the whole stream, and asks
+    about its own rows.
     """
 
     split: IterableDataset | list[dict[str, Any]]
@@ -146,7 +146,7 @@ class StreamQuestions(Questions):
     def __init__(self, split: IterableDataset | list[dict[str, Any]], name: str, prompts: Prompts, keys: Keys):
         super().__init__(split, name, prompts, keys)
         self._image_ids: list[str] = []
-        self._contents: list[str] | None = []  # None where the data has ids of its own
+        self._contents: list[str] = []  # empty where the data has ids of its own
 
     def part(self, rows: list[int]) -> Questions:
         """The first rows, as many as there are numbers."""
@@ -154,9 +154,7 @@ class StreamQuestions(Questions):
 
     def image_ids(self) -> Dataset:
         """Once the stream was read."""
-        contents = self._contents
-        image_ids = self._image_ids if contents is None else told_apart(self._image_ids, contents.__getitem__)
-        return Dataset.from_dict({columns.IMAGE_ID: image_ids})
+        return Dataset.from_dict({columns.IMAGE_ID: told_apart(self._image_ids, self._contents.__getitem__)})
 
     def rows(self) -> Iterator[Row]:
         """
@@ -182,14 +180,14 @@ class StreamQuestions(Questions):
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """Once the stream was read."""
         for number in range(len(self._image_ids)):
-            yield [store.find(key) for key in self.keys_of_row.get(number) or [""] * len(self.prompts.templates)]
+            keys = self.keys_of_row.get(number)
+            yield [store.find(key) for key in keys] if keys else [None] * len(self.prompts.templates)
 
     def _note_id(self, row: int, item: dict[str, Any], seen: set[str]) -> None:
         if columns.IMAGE_ID not in item:
             self._image_ids.append(_by_itself(item[columns.IMAGE], image_id_of, row))
             self._contents.append(_by_itself(item[columns.IMAGE], content_id, row))
             return
-        self._contents = None
         image_id = item[columns.IMAGE_ID]
         if image_id is None or str(image_id) in seen:
             what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
@@ -223,10 +221,10 @@ def facts_of(images: Any) -> list[tuple[int | None, int | None]]:
 
 def _facts_of_file(path: str | None) -> tuple[int | None, int | None]:
     try:
-        found = os.stat(path) if path and "://" not in path else None
-    except OSError:
-        found = None
-    return (None, None) if found is None else (found.st_size, found.st_mtime_ns)
+        found = os.stat(path or "")
+        return found.st_size, found.st_mtime_ns
+    except OSError:  # it is gone, or an address
+        return None, None
 
 
 # --- Asking ----------------------------------------------------------------------------------------------------------
@@ -285,29 +283,26 @@ class Outcome:
         asked: by status, answers of this run.
         known: questions that were answered before, or by the answer about the same image.
         seconds: that asking took.
-        answers: of this run, as long as they were asked to be kept.
-        failures: then also, by image and prompt, those that another try may mend; they are not written down.
+        answers: of a trial.
     """
 
     asked: Counter = field(default_factory=Counter)
     known: int = 0
-    requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    answers: list[Answer] = field(default_factory=list)
-    failures: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    answers: list[tuple[Question, Answer]] = field(default_factory=list)
 
     def as_text(self) -> str:
         """A line for the terminal."""
         count = sum(self.asked.values())
         if not count:
             return f"All {self.known:,} answers were there already." if self.known else "Nothing was left to ask."
-        failed = ", ".join(f"{number:,} {status}" for status, number in self.asked.items() if status != OK)
-        tokens = f", {self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
-        rate = f"{count / max(self.seconds, 1e-9):,.1f} a second{tokens if self.prompt_tokens else ''}"
-        known = f"; {self.known:,} were there already." if self.known else "."
-        return f"{count:,} answers in {self.seconds:,.0f} s ({rate}){f'; {failed}' if failed else ''}{known}"
+        text = f"{count:,} answers in {self.seconds:,.0f} s ({count / max(self.seconds, 1e-9):,.1f} a second"
+        if self.prompt_tokens:
+            text += f", {self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
+        text += "".join(f"; {number:,} {status}" for status, number in self.asked.items() if status != OK)
+        return f"{text}){f'; {self.known:,} were there already' if self.known else ''}."
 
 
 class Asking:
@@ -319,7 +314,7 @@ class Asking:
         share: which of the rows this process asks about.
         budget: how much may still be asked.
         ask_again: which answers of earlier runs do not count.
-        keep_answers: whether `Outcome.answers` is wanted.
+        is_trial: fills `Outcome.answers`; failures that may be a matter of the options are not kept in the store.
     """
 
     def __init__(
@@ -331,16 +326,16 @@ class Asking:
         share: Share | None = None,
         budget: Budget | None = None,
         ask_again: Callable[[Record], bool] | None = None,
-        keep_answers: bool = False,
+        is_trial: bool = False,
     ):
         self.captioner, self.questions, self.store = captioner, list(questions), store
         self.share, self.budget = share or Share(), budget or Budget()
         self.ask_again = ask_again or (lambda record: False)
-        self.keep_answers = keep_answers
+        self.is_trial = is_trial
         self.outcome = Outcome()
         self._asked: set[str] = set()
         self._places: deque[tuple[str, str]] = deque()  # not written yet; filled by another thread
-        self._began = 0.0
+        self._began: float | None = None
 
     def run(self) -> Outcome:
         """
@@ -353,29 +348,24 @@ class Asking:
             try:
                 self.captioner.run(self._pending(), self._deliver, self._allow)
             finally:
-                self.outcome.seconds = time.monotonic() - self._began if self._began else 0.0
+                if self._began is not None:
+                    self.outcome.seconds = time.monotonic() - self._began
                 self._keep([])
         return self.outcome
 
     def _bar(self) -> tqdm:
         try:
-            total = sum(map(self._share_of, self.questions))
+            total = sum(self.share.count(len(split.split)) * len(split.prompts.templates) for split in self.questions)
         except TypeError:  # of a stream
             total = None
-        watched = sys.stderr.isatty()
+        is_watched = sys.stderr.isatty()
         return tqdm(
             total=total,
             desc=f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions",
             unit="caption",
-            position=self.share.rank if watched else 0,
-            mininterval=0.1 if watched else SECONDS_IN_A_FILE,
-            ascii=None if watched else True,
+            position=self.share.rank if is_watched else 0,
+            mininterval=0.1 if is_watched else SECONDS_IN_A_FILE,
         )
-
-    def _share_of(self, split: Questions) -> int:
-        """Questions of this process."""
-        templates = len(split.prompts.templates)
-        return self.share.count(len(split) // templates) * templates
 
     def _pending(self) -> Iterator[Question]:
         """Each question without an answer once, also where two rows show the same image."""
@@ -413,23 +403,18 @@ class Asking:
 
     def _allow(self) -> bool:
         self._began = self._began or time.monotonic()
-        allowed = self.budget.allow()
-        self.outcome.requests += allowed
-        return allowed
+        return self.budget.allow()
 
     def _deliver(self, pairs: list[tuple[Question, Answer]]) -> None:
-        kept = []
-        for question, answer in pairs:
+        for _, answer in pairs:
             self.budget.spent(answer)
             self.outcome.asked[answer.status] += 1
             self.outcome.prompt_tokens += answer.prompt_tokens or 0
             self.outcome.completion_tokens += answer.completion_tokens or 0
-            if self.keep_answers:
-                self.outcome.answers.append(answer)
-            if self.keep_answers and answer.status in NOT_KEPT:
-                self.outcome.failures[question.image_id, question.prompt] = answer
-            else:
-                kept.append((question, answer))
+        kept = pairs
+        if self.is_trial:
+            self.outcome.answers += pairs
+            kept = [(question, answer) for question, answer in pairs if answer.status not in NOT_KEPT]
         try:
             self._keep(kept)
         except KeyboardInterrupt:  # they are paid for
@@ -448,20 +433,18 @@ class Asking:
 @contextlib.contextmanager
 def _interrupted_once() -> Iterator[None]:
     """
-    SIGTERM, which launchers and schedulers send, ends like Ctrl-C: with what was answered on the disk. Both can come
-    twice, from the terminal and from the launcher: the second is ignored, a third ends at once.
+    SIGTERM, which launchers and schedulers send, ends like Ctrl-C: with what was answered on the disk. Both may come
+    again, from the terminal and from the launcher, and are ignored while that is written.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     signals = (signal.SIGINT, signal.SIGTERM)
-    received = 0
 
     def interrupt(number, frame):
-        nonlocal received
-        received += 1
-        if received != 2:
-            raise KeyboardInterrupt
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
     before = [signal.signal(number, interrupt) for number in signals]
     try:

@@ -28,7 +28,6 @@ from .store import AnswerStore, Keys
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED = "caption_cleaned"
 MISSING = "missing"  # nobody was asked, or nobody wrote one
-BATCH = 1000
 # Addresses and paths in what servers and libraries say: the store keeps them, a published column does not
 PRIVATE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
@@ -38,36 +37,61 @@ PRIVATE = re.compile(
 # --- Columns ---------------------------------------------------------------------------------------------------------
 
 
-def caption_features(several: bool) -> Features:
+@dataclass(frozen=True)
+class Caption:
     """
-    Columns beside `image_id`, a list each where an image has several captions, in the order of the prompts:
-    `caption` (null where there is none), `caption_raw` (the answer as it came), `caption_status` (`ok`, `missing` or
-    one of [`~g4i_hf.captioning.answers.FAILURES`]), `caption_reason` (of a failure) and `caption_cleaned` (what was
-    done to the answer, with commas).
+    A row has a list of these, one a prompt. The fields are columns:
+
+    Attributes:
+        caption: None where there is none.
+        raw: the answer as it came.
+        status: `ok`, `missing` or one of [`~g4i_hf.captioning.answers.FAILURES`].
+        reason: of a failure.
+        cleaned: what was done to the answer, with commas.
     """
-    kind = List(Value("string")) if several else Value("string")
-    return Features(
-        {
-            columns.IMAGE_ID: Value("string"),
-            columns.CAPTION: kind,
-            RAW: kind,
-            STATUS: kind,
-            REASON: kind,
-            CLEANED: kind,
-        }
-    )
+
+    caption: str | None = None
+    raw: str | None = None
+    status: str = MISSING
+    reason: str | None = None
+    cleaned: str | None = None
+
+    @classmethod
+    def from_record(cls, record: Record | None, cleaning: bool) -> "Caption":
+        """Of an answer in the store."""
+        if record is None:
+            return cls(reason="was not asked", cleaned="")
+        if record["status"] != OK:
+            reason = record["reason"] or FAILURES.get(record["status"], "")
+            return cls(None, record["text"], record["status"], PRIVATE.sub("...", reason), "")
+        return cls.from_text(record["text"], cleaning, record["finish_reason"])
+
+    @classmethod
+    def from_text(cls, text: str | None, cleaning: bool, finish_reason: str | None = None) -> "Caption":
+        if text is None:
+            return cls(reason="no caption was given", cleaned="")
+        cleaned = clean(text, finish_reason, cleaning)
+        return cls(cleaned.caption, text, cleaned.status, FAILURES.get(cleaned.status), ",".join(cleaned.applied))
+
+
+COLUMNS = {"caption": columns.CAPTION, "raw": RAW, "status": STATUS, "reason": REASON, "cleaned": CLEANED}
+
+
+def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
+    """For `retry_failed`: whether an answer is none, or becomes none when it is cleaned."""
+    return lambda record: Caption.from_record(record, cleaning).status != OK
 
 
 def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
     """
-    The columns of a split from its answers, by `datasets.map`, in the order of the images.
+    The columns of a split from its answers, in the order of the images.
 
     Args:
         look_closer: all rows should have an answer, so that an image without one is opened to find it by its bytes.
     """
     records = questions.records(store, look_closer)
-    rows = ([_from_record(record, cleaning) for record in of_row] for of_row in records)
-    return _filled(questions.image_ids(), rows, questions.prompts.several, f"Captions of {questions.name}")
+    rows = ([Caption.from_record(record, cleaning) for record in of_row] for of_row in records)
+    return with_captions(questions.image_ids(), rows, questions.prompts.several)
 
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
@@ -80,72 +104,52 @@ def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: 
         several: whether rows can have more than one.
         cleaning: whether they are cleaned.
     """
-    rows = ([_from_text(text, cleaning) for text in _texts(caption, several)] for caption in captions)
-    return _filled(split.select_columns([columns.IMAGE_ID]), rows, several, "Cleaning captions")
+
+    def texts(caption: Any) -> list[str | None]:
+        if several and caption is None:
+            return []
+        return caption if isinstance(caption, list) else [caption]
+
+    rows = ([Caption.from_text(text, cleaning) for text in texts(caption)] for caption in captions)
+    return with_captions(split, rows, several)
 
 
-def _filled(image_ids: Dataset, rows: Iterable[list[tuple]], several: bool, what: str) -> Dataset:
-    """
-    Args:
-        rows: of each image its captions as `caption, raw, status, reason, cleaned`, in the order of the images.
-    """
-    rows, names = iter(rows), (columns.CAPTION, RAW, STATUS, REASON, CLEANED)
+def _without_captions(split: Dataset, several: bool) -> Dataset:
+    """Rows that nobody asked about."""
+    return with_captions(split, itertools.repeat([] if several else [Caption()]), several)
+
+
+def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) -> Dataset:
+    """`image_id` and [`COLUMNS`]: a list each where rows can have several captions, else the value of the one."""
+    rows = iter(rows)
+    kind = List(Value("string")) if several else Value("string")
 
     def fill(batch: dict[str, list]) -> dict[str, list]:
-        found: dict[str, list] = {columns.IMAGE_ID: batch[columns.IMAGE_ID]} | {name: [] for name in names}
-        for row in itertools.islice(rows, len(batch[columns.IMAGE_ID])):
-            for position, name in enumerate(names):
-                values = [answer[position] for answer in row]
-                found[name].append(values if several else values[0])
-        return found
+        captions = list(itertools.islice(rows, len(batch[columns.IMAGE_ID])))
+        values = {
+            column: [[getattr(caption, field) for caption in of_row] for of_row in captions]
+            for field, column in COLUMNS.items()
+        }
+        return values if several else {name: [value for [value] in lists] for name, lists in values.items()}
 
-    return image_ids.map(
+    return split.select_columns([columns.IMAGE_ID]).map(
         fill,
         batched=True,
-        batch_size=BATCH,
-        features=caption_features(several),
+        features=Features({columns.IMAGE_ID: Value("string")} | dict.fromkeys(COLUMNS.values(), kind)),
         load_from_cache_file=False,
         new_fingerprint=uuid.uuid4().hex[:16],
-        desc=what,
+        desc="Captions",
     )
 
 
-def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
-    """For `retry_failed`: whether an answer is none, or becomes none when it is cleaned."""
-    return lambda record: _from_record(record, cleaning)[2] != OK
-
-
-def _from_record(record: Record | None, cleaning: bool) -> tuple[str | None, ...]:
-    """caption, raw, status, reason, cleaned."""
-    if record is None:
-        return None, None, MISSING, "was not asked", ""
-    if record["status"] != OK:
-        reason = record["reason"] or FAILURES.get(record["status"])
-        return None, record["text"], record["status"], PRIVATE.sub("...", reason or ""), ""
-    return _from_text(record["text"], cleaning, record["finish_reason"])
-
-
-def _from_text(text: str | None, cleaning: bool, finish_reason: str | None = None) -> tuple[str | None, ...]:
-    if text is None:
-        return None, None, MISSING, "no caption was given", ""
-    cleaned = clean(text, finish_reason, cleaning)
-    return cleaned.caption, text, cleaned.status, FAILURES.get(cleaned.status), ",".join(cleaned.applied)
-
-
-def _texts(caption: Any, several: bool) -> list[str | None]:
-    if not several:
-        return [caption]
-    return caption if isinstance(caption, list) else [] if caption is None else [caption]
-
-
-# --- The stage -----------------------------------------------------------------------------------------------------
+# --- The stage -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Captioned:
     """
     Attributes:
-        splits: the columns of [`caption_features`], in the order of the images.
+        splits: `image_id` and [`COLUMNS`], in the order of the images.
         captioner: provenance.
         prompts: the templates; none for captions that exist already.
         found: what was reported of captions that exist already.
@@ -174,19 +178,15 @@ class Captioned:
         cleaning: bool,
         partial: bool = False,
     ) -> "Captioned":
-        """
-        Splits about which nothing was asked have no captions, and are there for their images; of streams they are
-        left out.
-        """
-        first = next(iter(questions.values()))
-        columns_of = {
-            name: answered_columns(questions[name], store, cleaning, look_closer=not partial)
-            if name in questions
-            else _without_captions(split, first.prompts.several)
-            for name, split in splits.items()
-            if name in questions or isinstance(split, Dataset)
-        }
-        return cls(columns_of, captioner, first.prompts.templates, asked_about=list(questions))
+        """Splits about which nothing was asked are there without captions; of streams they are left out."""
+        prompts = next(iter(questions.values())).prompts
+        captioned = {}
+        for name, split in splits.items():
+            if name in questions:
+                captioned[name] = answered_columns(questions[name], store, cleaning, look_closer=not partial)
+            elif isinstance(split, Dataset):
+                captioned[name] = _without_captions(split, prompts.several)
+        return cls(captioned, captioner, prompts.templates, asked_about=list(questions))
 
     @classmethod
     def from_existing(
@@ -194,27 +194,32 @@ class Captioned:
     ) -> "Captioned":
         """Captions that exist already, in the order of the images; `captioner` says where they come from."""
         several = any(isinstance(caption, list) for rows in existing.captions.values() for caption in rows)
-        columns_of = {
-            name: given_columns(split, existing.captions[name], several, cleaning)
-            if name in existing.captions
-            else _without_captions(split, several)
-            for name, split in splits.items()
-        }
-        return cls(columns_of, captioner, found=existing.report, asked_about=list(existing.captions))
+        captioned = {}
+        for name, split in splits.items():
+            if name in existing.captions:
+                captioned[name] = given_columns(split, existing.captions[name], several, cleaning)
+            else:
+                captioned[name] = _without_captions(split, several)
+        return cls(captioned, captioner, found=existing.report, asked_about=list(existing.captions))
 
-    def _counts(self) -> dict[str, Counter]:
-        """Of each split how many captions have which status."""
-        return {name: Counter(_flat(split[STATUS][:])) for name, split in self.splits.items()}
+    def _counts(self, column: str) -> dict[str, Counter]:
+        """Of each split how often each value is in a column, with several captions in each of the lists."""
+        counts = {}
+        for name, split in self.splits.items():
+            values = split[column][:]
+            is_list = isinstance(split.features[column], List)
+            counts[name] = Counter(itertools.chain.from_iterable(values) if is_list else values)
+        return counts
 
     def status_counts(self) -> dict[str, dict[str, int]]:
         """By status and split."""
-        counts = self._counts()
+        counts = self._counts(STATUS)
         statuses = sorted(set().union(*counts.values()))
         return {status: {name: found[status] for name, found in counts.items()} for status in statuses}
 
     def lines(self) -> list[str]:
         """For the terminal: what became of each split that was to be captioned, and what to do about failures."""
-        counts = self._counts()
+        counts = self._counts(STATUS)
         lines = [
             f"Captions of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
             for name, found in counts.items()
@@ -227,12 +232,9 @@ class Captioned:
 
     def cleaning_counts(self) -> dict[str, int]:
         """Answers that each step of cleaning changed."""
-        steps = Counter(
-            step
-            for split in self.splits.values()
-            for applied in _flat(split[CLEANED][:])
-            for step in (applied or "").split(",")
-        )
+        steps: Counter[str] = Counter()
+        for applied, number in sum(self._counts(CLEANED).values(), Counter()).items():
+            steps.update(dict.fromkeys((applied or "").split(","), number))
         return {step: steps[step] for step in STEPS}
 
 
@@ -245,8 +247,7 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
     """
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
-    known = {name: split.features if args.streaming else split for name, split in chosen.items()}
-    check_leak(templates, known, args.train_splits)
+    check_leak(templates, {name: split.features for name, split in chosen.items()}, args.train_splits)
     keys, questions = Keys(captioner.provenance), {}
     for name, split in chosen.items():
         prompts = Prompts(templates, split.features, name)
@@ -304,20 +305,6 @@ def write_captions(
     write_stage(folder, splits, stage)
     column_names = next(iter(splits.values())).column_names
     return stage | {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": column_names}
-
-
-def _without_captions(split: Dataset, several: bool) -> Dataset:
-    """Rows that nobody asked about."""
-    features, rows = caption_features(several), len(split)
-    values = dict.fromkeys(features, [[] if several else None] * rows)
-    values[columns.IMAGE_ID] = split[columns.IMAGE_ID][:]
-    if not several:
-        values[STATUS] = [MISSING] * rows
-    return Dataset.from_dict(values, features=features)
-
-
-def _flat(values: list) -> list:
-    return [inner for value in values for inner in (value if isinstance(value, list) else [value])]
 
 
 def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
