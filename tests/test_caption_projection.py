@@ -19,39 +19,25 @@ def answer(prompt_tokens: int | None = 1000, completion_tokens: int | None = 100
 
 
 def test_projection_against_numbers_worked_out_by_hand():
-    """4 answers in 8 s; 1,000 - 6 are left; outputs 90, 110, 90, 110: mean 100, sd 11.547, t(3) = 3.182."""
-    measured = [answer(completion_tokens=tokens, seconds=2.0) for tokens in (90, 110, 90, 110)]
+    """4 answers in 8 s, two processes; 1,000 - 6 are left; a mean of 100 tokens written."""
+    measured = [answer(completion_tokens=tokens) for tokens in (90, 110, 80, 120)]
     found = project(measured, num_answered=6, num_total=1000, seconds=8.0, processes=2, prices=(2.0, 10.0))
-    assert (found.answered, found.remaining, found.requests.value) == (4, 994, 994)
-    assert found.input_tokens.value == found.input_tokens.low == 994_000
-    assert found.output_tokens.value == pytest.approx(99_400)
-    assert found.output_tokens.high - found.output_tokens.value == pytest.approx(994 * 3.182 * 11.547 / 2, rel=1e-3)
+    assert (found.answered, found.remaining, found.requests) == (4, 994, 994)
+    assert (found.input_tokens, found.output_tokens) == (994_000, 99_400)
     assert found.hours == pytest.approx(994 * 2.0 / 2 / 3600)
-    assert found.cost.value == pytest.approx(994 * (1000 * 2 + 100 * 10) / 1e6)
-    assert found.cost.low < found.cost.value < found.cost.high
-
-
-def test_the_interval_holds_the_truth_most_of_the_time():
-    """Of 300 dry runs of 12 answers each, about 95% have the true number of tokens in their interval."""
-    rng = random.Random(0)
-    hits = 0
-    for _ in range(300):
-        measured = [answer(completion_tokens=round(rng.gauss(100, 20)), seconds=1) for _ in range(12)]
-        tokens = project(measured, 12, 10_012, 12.0).output_tokens
-        hits += tokens.low <= 10_000 * 100 <= tokens.high
-    assert 0.90 * 300 <= hits <= 0.99 * 300
+    assert found.cost == pytest.approx(994 * (1000 * 2 + 100 * 10) / 1e6)
 
 
 def test_repeated_requests_and_failures_count():
     measured = [answer(attempts=3), answer(), Answer("timeout", reason="no answer", attempts=8)]
     found = project(measured, 3, 103, 3.0)
-    assert found.requests.value == pytest.approx(100 * 4)
-    assert found.input_tokens.value == 100_000  # of those that say it
+    assert found.requests == pytest.approx(100 * 4)
+    assert found.input_tokens == 100_000  # of those that say it
     assert "3 answers were measured; 100 are still to come." in found.as_text()
 
 
 def test_what_is_unknown_is_said_to_be():
-    no_tokens = project([answer(None, None, seconds=1.0)] * 3, 3, 100, 3.0, prices=(1.0, 1.0))
+    no_tokens = project([answer(None, None)] * 3, 3, 100, 3.0, prices=(1.0, 1.0))
     assert no_tokens.input_tokens is no_tokens.cost is None
     assert "Tokens: the captioner does not say." in no_tokens.as_text()
     unknown = "Cost: unknown; it takes --price_input, --price_output and the numbers of tokens."
@@ -59,9 +45,6 @@ def test_what_is_unknown_is_said_to_be():
     for prices in ((None, None), (1.0, None)):
         no_prices = project([answer()] * 3, 3, 100, 3.0, prices=prices)
         assert no_prices.cost is None and unknown in no_prices.as_text()
-    nothing = project([], 0, 100, 0.0)
-    assert nothing.hours is None and "Nothing can be projected without an answer." in nothing.as_text()
-    assert "0 are still to come" in project([answer()], 5, 5, 1.0).as_text()
 
 
 def test_the_text_reads_well():
@@ -70,10 +53,10 @@ def test_the_text_reads_well():
     assert found.as_text().splitlines() == [
         "16 answers were measured; 1,281,151 are still to come.",
         "Requests: 1,281,151",
-        "Tokens read: 1,290,759,632 (1,287,509,439 to 1,294,009,826)",
-        "Tokens written: 126,513,661 (116,273,504 to 136,753,819)",
+        "Tokens read: 1,290,759,632",
+        "Tokens written: 126,513,661",
         "Time: 22.2 hours, at the measured rate in every process",
-        "Cost: 269.52 (263.29 to 275.75)",
+        "Cost: 269.52",
     ]
     assert "Time: 12.4 minutes" in project([answer()] * 2, 2, 500, 3.0).as_text()
 

@@ -1,7 +1,6 @@
 """A few images described and shown, and what all of them would take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,6 @@ from .store import AnswerStore
 PAGE, GRID = "index.html", "captions.png"
 
 
-@dataclass
-class DryRun:
-    """
-    Attributes:
-        folder: of the page and the grid.
-        text: what all of it will take; of a stream, whose length nobody knows, nothing.
-    """
-
-    folder: Path
-    text: str
-
-
 def dry_run(
     captioner: Captioner,
     questions: Mapping[str, Questions],
@@ -38,18 +25,14 @@ def dry_run(
     args: CaptionArguments,
     cleaning: bool,
     processes: int = 1,
-) -> DryRun:
+) -> tuple[Path, str]:
     """
     Describes some images, drawn at random, or the first of a stream. Their answers go into the store: the whole run
     does not ask for them again.
 
-    Args:
-        captioner: what answers.
-        questions: of each split.
-        store: where answers are kept.
-        args: how many images, prices, limits, where the page goes.
-        cleaning: whether answers are cleaned.
-        processes: that will share the work.
+    Returns:
+        The folder of the page and the grid, and what all of it will take; of a stream, whose length nobody knows,
+        nothing.
 
     Raises:
         CaptionerError: when no image got a caption.
@@ -74,12 +57,10 @@ def dry_run(
         prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
         projection = project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
         lines += projection.as_text().split("\n")
-    if len(shown) > 2 and len({one.caption for one in shown if one.caption}) == 1:
-        lines.append("All captions are the same: does this model see the images at all?")
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
     write_page(folder / PAGE, shown, f"{len(shown)} captions of a dry run", lines)
     draw_grid(folder / GRID, shown)
-    return DryRun(folder, "\n".join(lines))
+    return folder, "\n".join(lines)
 
 
 def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:

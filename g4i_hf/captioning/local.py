@@ -57,14 +57,26 @@ class LocalCaptioner(Captioner):
         self.model, self.decoding, self.device = model, decoding or Decoding(), device
         self.local = local or LocalCaptionerArguments()
         self.batch_size = self.local.caption_batch_size
-        identity = _find_model(model, revision, self.local.trust_remote_code)
-        self.revision, self.adapter_revision = identity["revision"], None
+        identity = _identity(model, revision)
+        self.options = {"revision": identity["revision"], "trust_remote_code": self.local.trust_remote_code}
+        self._check_kind()
         if self.local.captioner_adapter:
-            adapter = _identity("adapter", self.local.captioner_adapter, None, "adapter_config.json")
-            self.adapter_revision = adapter["revision"]
+            adapter = _identity(self.local.captioner_adapter, file="adapter_config.json")
             identity |= {"adapter": adapter["model"], "adapter_revision": adapter["revision"]}
         # The dtype, bfloat16 or float32, may differ between the machines of one run
         self.provenance = {"captioner": "local", **identity, "dtype": "auto", **self.decoding.provenance}
+
+    def _check_kind(self) -> None:
+        from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+        with _explained(f"The captioner {self.model!r} cannot be loaded"):
+            config = AutoConfig.from_pretrained(self.model, **self.options)
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not self.local.trust_remote_code:
+            raise CaptionerError(
+                f"The captioner {self.model!r} is a model of type {config.model_type!r}, which does not take image "
+                "and text and write text (AutoModelForImageTextToText does not load it). Models that do are, for "
+                f"example, {EXAMPLES}."
+            )
 
     @cached_property
     def generator(self) -> "Generator":
@@ -77,11 +89,12 @@ class LocalCaptioner(Captioner):
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        options = {"revision": self.revision, "trust_remote_code": self.local.trust_remote_code}
         with _explained(f"The captioner {self.model!r} cannot be loaded"):
-            processor = AutoProcessor.from_pretrained(self.model, **options)
+            processor = AutoProcessor.from_pretrained(self.model, **self.options)
             tokenizer = processor.tokenizer
-            model = AutoModelForImageTextToText.from_pretrained(self.model, dtype=dtype_on(self.device), **options)
+            model = AutoModelForImageTextToText.from_pretrained(
+                self.model, dtype=dtype_on(self.device), **self.options
+            )
         tokenizer.padding_side = "left"  # new tokens go to the right end of every row
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         adapter = self.local.captioner_adapter
@@ -89,7 +102,7 @@ class LocalCaptioner(Captioner):
             with _explained(f"The adapter {adapter!r} does not fit the captioner {self.model!r}"):
                 from peft import PeftModel
 
-                adapted = PeftModel.from_pretrained(model, adapter, revision=self.adapter_revision)
+                adapted = PeftModel.from_pretrained(model, adapter, revision=self.provenance["adapter_revision"])
                 model = adapted.merge_and_unload()  # part of the weights, it costs no time
         model.to(self.device).eval()
         logger.info("Captioner %s: %s on %s.", self.model, model.dtype, model.device)
@@ -107,38 +120,29 @@ class LocalCaptioner(Captioner):
         """
         held: list[tuple[Question, Answer]] = []
         described: Row | None = None
-        for batch in self._batches(questions):
-            rows, ready, may_ask = [], [], True
-            for question, image in batch:
-                if isinstance(image, UndecodableImage):
-                    ready.append((question, Answer("undecodable", reason=str(image), attempts=0)))
-                elif may_ask := may_ask and allow():
-                    rows.append((question, image))
-            for row, answer in self._answered(rows):
-                held.append((row[0], answer))
-                if answer.status == OK:
-                    described = row
-                elif len(held) < FAILURES_IN_A_ROW:
-                    continue
-                elif described is None or self._ask([described])[0].status != OK:
-                    raise CaptionerError(
-                        f"The captioner failed on {len(held)} images in a row, the last with: {answer.reason} "
-                        "These images have no answer yet; run the command again once the captioner works."
-                    )
-                ready, held = ready + held, []
-            deliver(ready)
-            if not may_ask:
-                break
-        deliver(held)
-
-    def _batches(
-        self, questions: Iterable[Question]
-    ) -> Iterator[list[tuple[Question, PILImage.Image | UndecodableImage]]]:
-        """Questions with their images."""
-        questions = iter(questions)
+        questions, may_ask = iter(questions), True
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            while batch := list(islice(questions, self.batch_size)):
-                yield list(zip(batch, pool.map(self._decode, batch), strict=True))
+            while may_ask and (batch := list(islice(questions, self.batch_size))):
+                rows, ready = [], []
+                for question, image in zip(batch, pool.map(self._decode, batch), strict=True):
+                    if isinstance(image, UndecodableImage):
+                        ready.append((question, Answer("undecodable", reason=str(image), attempts=0)))
+                    elif may_ask := may_ask and allow():
+                        rows.append((question, image))
+                for row, answer in self._answered(rows):
+                    held.append((row[0], answer))
+                    if answer.status == OK:
+                        described = row
+                    elif len(held) < FAILURES_IN_A_ROW:
+                        continue
+                    elif described is None or self._ask([described])[0].status != OK:
+                        raise CaptionerError(
+                            f"The captioner failed on {len(held)} images in a row, the last with: {answer.reason} "
+                            "These images have no answer yet; run the command again once the captioner works."
+                        )
+                    ready, held = ready + held, []
+                deliver(ready)
+        deliver(held)
 
     def _decode(self, question: Question) -> PILImage.Image | UndecodableImage:
         try:
@@ -175,9 +179,8 @@ class LocalCaptioner(Captioner):
             answers = [Answer("failed", reason=reason) for _ in rows]
         if is_short:  # not above, where the error still holds the tensors
             clear_device_cache(garbage_collection=True)
-            if len(rows) > 1:
-                self.batch_size = len(rows) // 2
-                logger.warning("Out of memory with %d images; now %d in a batch.", len(rows), self.batch_size)
+            self.batch_size = max(1, len(rows) // 2)
+            logger.warning("Out of memory with %d images; now %d in a batch.", len(rows), self.batch_size)
         for answer in answers:
             answer.seconds, answer.attempts = time.monotonic() - start, attempts
         return answers
@@ -306,34 +309,18 @@ def dtype_on(device: "str | torch.device") -> "torch.dtype":
     return torch.bfloat16 if is_cuda and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _find_model(model: str, revision: str | None, trust_remote_code: bool) -> dict[str, str | None]:
+def _identity(model: str, revision: str | None = None, file: str = "config.json") -> dict[str, str | None]:
     """
-    Its identity.
+    Of a Hub model its commit; of a folder its name without the path, and a digest of its files.
 
     Raises:
-        CaptionerError: when there is no such model, or it does not describe images.
+        CaptionerError: when there is no such model.
     """
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
-
-    identity = _identity("captioner", model, revision, "config.json")
-    with _explained(f"The captioner {model!r} cannot be loaded"):
-        config = AutoConfig.from_pretrained(model, revision=identity["revision"], trust_remote_code=trust_remote_code)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
-        raise CaptionerError(
-            f"The captioner {model!r} is a model of type {config.model_type!r}, which does not take image and text "
-            "and write text (AutoModelForImageTextToText does not load it). Models that do are, for example, "
-            f"{EXAMPLES}."
-        )
-    return identity
-
-
-def _identity(kind: str, model: str, revision: str | None, file: str) -> dict[str, str | None]:
-    """For `provenance`: the commit of a Hub model; of a folder its name without the path, and a digest of its files."""
     if Path(model).is_dir():
         return {"model": Path(model).resolve().name, "revision": folder_digest(model)}
-    if model.startswith((".", "~", "/")) or model.count("/") > 1:  # no Hub id looks like that
-        raise CaptionerError(f"The {kind} {model!r} cannot be found: there is no such folder.")
-    with _explained(f"The {kind} {model!r} cannot be found"):
+    with _explained(f"{model!r} cannot be found"):
+        if model.startswith((".", "~", "/")) or model.count("/") > 1:  # no Hub id looks like that
+            raise FileNotFoundError("there is no such folder")
         return {"model": model, "revision": commit_of(model, revision, file)}
 
 

@@ -9,32 +9,9 @@ MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A total with its 95% interval (Student's t); equal bounds where fewer than two values were measured."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, measured: list[float], count: int) -> "Estimate":
-        """The sum of `count` values like those measured, which are not negative."""
-        from scipy import stats
-
-        mean, reach = sum(measured) / len(measured), 0.0
-        if len(measured) > 1:
-            reach = float(stats.t.ppf(0.975, len(measured) - 1) * stats.sem(measured))
-        return cls(count * mean, count * max(mean - reach, 0.0), count * (mean + reach))
-
-    def as_text(self, digits: int = 0) -> str:
-        value, low, high = (f"{number:,.{digits}f}" for number in (self.value, self.low, self.high))
-        return value if low == high else f"{value} ({low} to {high})"
-
-
-@dataclass(frozen=True)
 class Projection:
     """
-    What is still to come, after the answers that there are.
+    What is still to come, if it is like the answers that were measured.
 
     Attributes:
         answered: measured answers.
@@ -47,29 +24,28 @@ class Projection:
 
     answered: int
     remaining: int
-    requests: Estimate | None = None
-    input_tokens: Estimate | None = None
-    output_tokens: Estimate | None = None
-    hours: float | None = None
-    cost: Estimate | None = None
+    requests: float
+    input_tokens: float | None
+    output_tokens: float | None
+    hours: float
+    cost: float | None
 
     def as_text(self) -> str:
         """Some lines for the terminal and the page of a dry run."""
-        lines = [f"{self.answered:,} answers were measured; {self.remaining:,} are still to come."]
-        if self.requests is None:
-            return "\n".join([*lines, "Nothing can be projected without an answer."])
-        lines.append(f"Requests: {self.requests.as_text()}")
+        lines = [
+            f"{self.answered:,} answers were measured; {self.remaining:,} are still to come.",
+            f"Requests: {self.requests:,.0f}",
+        ]
         if self.input_tokens is None or self.output_tokens is None:
             lines.append("Tokens: the captioner does not say.")
         else:
-            lines.append(f"Tokens read: {self.input_tokens.as_text()}")
-            lines.append(f"Tokens written: {self.output_tokens.as_text()}")
+            lines += [f"Tokens read: {self.input_tokens:,.0f}", f"Tokens written: {self.output_tokens:,.0f}"]
         time = f"{self.hours:,.1f} hours" if self.hours >= 2 else f"{60 * self.hours:,.1f} minutes"
         lines.append(f"Time: {time}, at the measured rate in every process")
-        if self.cost is not None:
-            lines.append(f"Cost: {self.cost.as_text(2 if self.cost.value >= 1 else 4)}")
-        else:
+        if self.cost is None:
             lines.append("Cost: unknown; it takes --price_input, --price_output and the numbers of tokens.")
+        else:
+            lines.append(f"Cost: {self.cost:,.2f}" if self.cost >= 1 else f"Cost: {self.cost:.4f}")
         return "\n".join(lines)
 
 
@@ -83,7 +59,7 @@ def project(
 ) -> Projection:
     """
     Args:
-        measured: answers of this run; not those that were there already.
+        measured: answers of this run, at least one; not those that were there already.
         num_answered: questions that have an answer by now, whenever it was given.
         num_total: questions of the whole set.
         seconds: from the first request to the last answer, in one process.
@@ -91,12 +67,10 @@ def project(
         prices: of a million tokens read and written.
     """
     remaining = max(num_total - num_answered, 0)
-    if not measured:
-        return Projection(0, remaining)
 
-    def total(values: list[float | None]) -> Estimate | None:
+    def total(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
-        return Estimate.of(known, remaining) if known else None
+        return remaining * sum(known) / len(known) if known else None
 
     return Projection(
         answered=len(measured),

@@ -232,13 +232,7 @@ def _facts_of_file(path: str | None) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True)
 class Share:
-    """
-    The rows of one of several processes.
-
-    Attributes:
-        rank: number of this process, from 0.
-        processes: how many there are.
-    """
+    """The rows of the process `rank`, counted from 0, of so many."""
 
     rank: int = 0
     processes: int = 1
@@ -246,8 +240,6 @@ class Share:
     @classmethod
     def from_environment(cls) -> "Share":
         """
-        As the launcher says it.
-
         Raises:
             ValueError: when RANK is no process of WORLD_SIZE, or nobody says where these meet.
         """
@@ -269,9 +261,6 @@ class Share:
     def part_of(self, number: int) -> int:
         """The own part of a number that all processes share."""
         return number // self.processes + (self.rank < number % self.processes)
-
-    def count(self, rows: int) -> int:
-        return len(range(self.rank, rows, self.processes))
 
 
 @dataclass
@@ -355,7 +344,7 @@ class Asking:
 
     def _bar(self) -> tqdm:
         try:
-            total = sum(self.share.count(len(split.split)) * len(split.prompts.templates) for split in self.questions)
+            total = sum(map(len, self.questions)) // self.share.processes
         except TypeError:  # of a stream
             total = None
         is_watched = sys.stderr.isatty()
@@ -375,30 +364,28 @@ class Asking:
                 batch = [row for row in batch if self.share.is_mine(row.number) or not all(row.places)]
                 found = self.store.find_many([place for row in batch for place in row.places])
                 for row in batch:
-                    yield from self._of_row(split, row, [self._counts(found.get(place)) for place in row.places])
+                    known = [self._is_enough(found.get(place)) for place in row.places]
+                    if known and all(known):
+                        self._were_known(len(known))
+                        continue
+                    questions = split.of_row(row)
+                    if self.share.is_mine(row.number):
+                        yield from filter(self._is_new, questions)
 
-    def _of_row(self, split: Questions, row: Row, known: list[bool]) -> Iterator[Question]:
-        if known and all(known):
-            self._were_known(len(known))
-            return
-        questions = split.of_row(row)
-        for question, is_known in zip(questions, known, strict=True) if self.share.is_mine(row.number) else ():
-            if is_known:
-                self._were_known(1)
-            elif question.key in self._asked or self._counts(self.store.find(question.key)):
-                if question.place:
-                    self._places.append((question.place, question.key))
-                self._were_known(1)
-            else:
-                self._asked.add(question.key)
-                yield question
+    def _is_new(self, question: Question) -> bool:
+        if question.key not in self._asked and not self._is_enough(self.store.find(question.key)):
+            self._asked.add(question.key)
+            return True
+        if question.place:
+            self._places.append((question.place, question.key))
+        self._were_known(1)
+        return False
 
-    def _counts(self, record: Record | None) -> bool:
+    def _is_enough(self, record: Record | None) -> bool:
         return record is not None and not self.ask_again(record)
 
     def _were_known(self, number: int) -> None:
         self.outcome.known += number
-        self._progress.initial += number  # they do not count in the rate
         self._progress.update(number)
 
     def _allow(self) -> bool:
@@ -420,9 +407,7 @@ class Asking:
         except KeyboardInterrupt:  # they are paid for
             self._keep(kept)
             raise
-        failed = sum(self.outcome.asked.values()) - self.outcome.asked[OK]
-        if failed:
-            self._progress.set_postfix_str(f"{failed:,} failed", refresh=False)
+        self._progress.set_postfix(self.outcome.asked, refresh=False)
         self._progress.update(len(pairs))  # they are on the disk: only now they count
 
     def _keep(self, answers: list[tuple[Question, Answer]]) -> None:

@@ -5,7 +5,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,46 +40,43 @@ PRIVATE = re.compile(
 @dataclass(frozen=True)
 class Caption:
     """
-    A row has a list of these, one a prompt. The fields are columns:
+    Columns of the stage. A row has one for each prompt.
 
     Attributes:
         caption: None where there is none.
-        raw: the answer as it came.
-        status: `ok`, `missing` or one of [`~g4i_hf.captioning.answers.FAILURES`].
-        reason: of a failure.
-        cleaned: what was done to the answer, with commas.
+        caption_raw: the answer as it came.
+        caption_status: `ok`, `missing` or one of [`~g4i_hf.captioning.answers.FAILURES`].
+        caption_reason: of a failure.
+        caption_cleaned: what was done to the answer, with commas.
     """
 
     caption: str | None = None
-    raw: str | None = None
-    status: str = MISSING
-    reason: str | None = None
-    cleaned: str | None = None
+    caption_raw: str | None = None
+    caption_status: str = MISSING
+    caption_reason: str | None = None
+    caption_cleaned: str | None = None
 
     @classmethod
     def from_record(cls, record: Record | None, cleaning: bool) -> "Caption":
         """Of an answer in the store."""
         if record is None:
-            return cls(reason="was not asked", cleaned="")
+            return cls(caption_reason="was not asked")
         if record["status"] != OK:
             reason = record["reason"] or FAILURES.get(record["status"], "")
-            return cls(None, record["text"], record["status"], PRIVATE.sub("...", reason), "")
+            return cls(None, record["text"], record["status"], PRIVATE.sub("...", reason))
         return cls.from_text(record["text"], cleaning, record["finish_reason"])
 
     @classmethod
     def from_text(cls, text: str | None, cleaning: bool, finish_reason: str | None = None) -> "Caption":
         if text is None:
-            return cls(reason="no caption was given", cleaned="")
+            return cls(caption_reason="no caption was given")
         cleaned = clean(text, finish_reason, cleaning)
         return cls(cleaned.caption, text, cleaned.status, FAILURES.get(cleaned.status), ",".join(cleaned.applied))
 
 
-COLUMNS = {"caption": columns.CAPTION, "raw": RAW, "status": STATUS, "reason": REASON, "cleaned": CLEANED}
-
-
 def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
     """For `retry_failed`: whether an answer is none, or becomes none when it is cleaned."""
-    return lambda record: Caption.from_record(record, cleaning).status != OK
+    return lambda record: Caption.from_record(record, cleaning).caption_status != OK
 
 
 def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
@@ -96,21 +93,11 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
     """
-    The columns of a split from captions that exist already.
-
-    Args:
-        split: rows with `image_id`.
-        captions: text, list of texts or None, a row each, in the order of the split.
-        several: whether rows can have more than one.
-        cleaning: whether they are cleaned.
+    The columns of a split from captions that exist already: texts or None, or where rows can have `several` lists of
+    texts or None, in the order of the split.
     """
-
-    def texts(caption: Any) -> list[str | None]:
-        if several and caption is None:
-            return []
-        return caption if isinstance(caption, list) else [caption]
-
-    rows = ([Caption.from_text(text, cleaning) for text in texts(caption)] for caption in captions)
+    texts = ((caption or []) if several else [caption] for caption in captions)
+    rows = ([Caption.from_text(text, cleaning) for text in of_row] for of_row in texts)
     return with_captions(split, rows, several)
 
 
@@ -120,22 +107,20 @@ def _without_captions(split: Dataset, several: bool) -> Dataset:
 
 
 def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) -> Dataset:
-    """`image_id` and [`COLUMNS`]: a list each where rows can have several captions, else the value of the one."""
-    rows = iter(rows)
+    """`image_id` and the columns of [`Caption`]: lists where rows can have several, else the values of the one."""
+    rows, names = iter(rows), [each.name for each in fields(Caption)]
     kind = List(Value("string")) if several else Value("string")
 
     def fill(batch: dict[str, list]) -> dict[str, list]:
         captions = list(itertools.islice(rows, len(batch[columns.IMAGE_ID])))
-        values = {
-            column: [[getattr(caption, field) for caption in of_row] for of_row in captions]
-            for field, column in COLUMNS.items()
-        }
-        return values if several else {name: [value for [value] in lists] for name, lists in values.items()}
+        if several:
+            return {name: [[getattr(one, name) for one in of_row] for of_row in captions] for name in names}
+        return {name: [getattr(one, name) for [one] in captions] for name in names}
 
     return split.select_columns([columns.IMAGE_ID]).map(
         fill,
         batched=True,
-        features=Features({columns.IMAGE_ID: Value("string")} | dict.fromkeys(COLUMNS.values(), kind)),
+        features=Features({columns.IMAGE_ID: Value("string")} | dict.fromkeys(names, kind)),
         load_from_cache_file=False,
         new_fingerprint=uuid.uuid4().hex[:16],
         desc="Captions",
@@ -149,7 +134,7 @@ def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) 
 class Captioned:
     """
     Attributes:
-        splits: `image_id` and [`COLUMNS`], in the order of the images.
+        splits: `image_id` and the columns of [`Caption`], in the order of the images.
         captioner: provenance.
         prompts: the templates; none for captions that exist already.
         found: what was reported of captions that exist already.
@@ -266,11 +251,11 @@ def write_captions(
     images: DatasetDict | None = None,
 ) -> dict[str, Any]:
     """
-    Writes the stage: one Parquet file a split and `stage.json`.
+    Writes the stage: one Parquet file a split and `stage.json`. An earlier stage is replaced as a whole.
 
     Args:
         captioned: judged or not.
-        folder: where it goes; an earlier stage is replaced as a whole.
+        folder: where it goes.
         source: where the images come from, for those who open the stage.
         images: the images, to be written too; by default they stay where they are.
 

@@ -199,11 +199,9 @@ class Captioning:
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
         with AnswerStore(self.args.journal) as store:
-            found = dry_run(captioner, questions, store, self.args, self.quality.clean, self.share.processes)
-        self.say(found.text)
-        self.say(
-            f"Look at {found.folder / PAGE} or {found.folder / GRID}. Nothing else was written; the answers are kept."
-        )
+            folder, text = dry_run(captioner, questions, store, self.args, self.quality.clean, self.share.processes)
+        self.say(text)
+        self.say(f"Look at {folder / PAGE} or {folder / GRID}. Nothing else was written; the answers are kept.")
 
     # --- Captions that exist -----------------------------------------------------------------------------------------
 
