@@ -59,7 +59,7 @@ def write_journal(data: Path, journal: Path, base_url: str) -> None:
     from g4i_hf.captioning.answers import Answer, Question
     from g4i_hf.captioning.endpoint import EndpointCaptioner
     from g4i_hf.captioning.prompts import Prompts
-    from g4i_hf.captioning.runner import Questions
+    from g4i_hf.captioning.questions import Questions
     from g4i_hf.captioning.store import AnswerStore, Keys
     from g4i_hf.data import open_images
 

@@ -17,7 +17,8 @@ from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
 from g4i_hf.captioning.projection import Budget
 from g4i_hf.captioning.prompts import Prompts
-from g4i_hf.captioning.runner import Asking, Questions, Share, _interrupted_once, facts_of
+from g4i_hf.captioning.questions import Questions, facts_of
+from g4i_hf.captioning.runner import Asking, Share, _interrupted_once
 from g4i_hf.captioning.stage import RAW, REASON, STATUS, answered_columns, given_columns, needs_another_try
 from g4i_hf.captioning.store import AnswerStore, Keys
 from g4i_hf.data.image_ids import image_paths
@@ -139,7 +140,7 @@ def test_every_row_has_the_caption_of_its_own_image(folder, tmp_path, form):
 def test_a_resume_opens_no_answered_image_and_asks_nothing(folder, tmp_path, form, monkeypatch):
     split = form(opened(folder))
     ask(split, tmp_path / "journal")
-    monkeypatch.setattr("g4i_hf.captioning.runner.content_of", lambda image: pytest.fail("opened"))
+    monkeypatch.setattr("g4i_hf.captioning.questions.content_of", lambda image: pytest.fail("opened"))
     captioner, asking = ask(split, tmp_path / "journal")
     assert captioner.asked == [] and asking.outcome.known == 12
     assert len(rows_of(split, tmp_path / "journal")) == 12
@@ -232,13 +233,13 @@ def test_a_file_that_is_gone_is_a_row_without_caption(folder, tmp_path):
 
 
 def test_an_image_that_cannot_be_read_for_a_moment_gets_no_caption_of_another(folder, tmp_path, monkeypatch):
-    from g4i_hf.captioning import runner
+    from g4i_hf.captioning import questions
 
     def fails(image):
         raise OSError(5, "Input/output error")
 
     split = opened(folder)
-    monkeypatch.setattr(runner, "content_of", fails)
+    monkeypatch.setattr(questions, "content_of", fails)
     captioner, _ = ask(split.select([0]), tmp_path / "journal")
     monkeypatch.undo()
     [row] = rows_of(split.select([0]), tmp_path / "journal")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from g4i_hf.captioning.images import content_of
-from g4i_hf.captioning.runner import facts_of
+from g4i_hf.captioning.questions import facts_of
 from g4i_hf.captioning.store import Keys, image_digest
 
 PROVENANCE = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}, "preprocessing": {"max_side": 768}}

@@ -101,7 +101,7 @@ def test_a_second_command_with_the_same_answers_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_told_of_before_anything_is_asked(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="is a file. Give another journal_dir"):
+    with pytest.raises(OSError, match="is a file. Give another journal_dir"):
         AnswerStore(tmp_path / "file" / "journal")
 
 

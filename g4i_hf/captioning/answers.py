@@ -19,62 +19,37 @@ TRANSIENT = {"timeout", "failed"}  # the next attempt may succeed
 
 @dataclass(frozen=True)
 class Question:
-    """
-    One prompt about one image.
-
-    Attributes:
-        image_id: the row's.
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it.
-        prompt: filled in.
-        key, place: digests by which the answer is found again, see [`~g4i_hf.captioning.store.Keys`].
-    """
+    """One prompt about one image. See [`~g4i_hf.captioning.store.Keys`] for key and place."""
 
     image_id: str
-    image: dict[str, Any]
-    prompt: str
+    image: dict[str, Any]  # `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it
+    prompt: str  # filled in
     key: str
     place: str = ""
 
 
 @dataclass
 class Answer:
-    """
-    Attributes:
-        status: `ok` or one of [`FAILURES`].
-        text: as the model gave it.
-        reason: of a failure, in a sentence.
-        finish_reason: `stop`, or `length` when the model was cut off.
-        prompt_tokens, completion_tokens: where they are known.
-        seconds: from the first attempt to the answer.
-        attempts: number of requests; 0 for an image that could not be sent.
-    """
+    """What came back. The store keeps all fields."""
 
-    status: str
-    text: str | None = None
-    reason: str | None = None
-    finish_reason: str | None = None
+    status: str  # `ok` or one of [`FAILURES`]
+    text: str | None = None  # as the model gave it
+    reason: str | None = None  # of a failure, in a sentence
+    finish_reason: str | None = None  # `stop`, or `length` when the model was cut off
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    seconds: float | None = None
-    attempts: int = 1
+    seconds: float | None = None  # from the first attempt to the answer
+    attempts: int = 1  # requests; 0 for an image that could not be sent
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """
-    How images are sent and answers decoded.
-
-    Attributes:
-        max_new_tokens: longest answer.
-        temperature: of sampling; 0 decodes greedily.
-        top_p: sample among the likeliest tokens of this total probability.
-        max_side: larger images are shrunk to this longest side in pixels.
-    """
+    """How images are sent and answers decoded."""
 
     max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float | None = None
-    max_side: int = 768
+    temperature: float = 0.0  # of sampling; 0 decodes greedily
+    top_p: float | None = None  # sample among the likeliest tokens of this total probability
+    max_side: int = 768  # larger images are shrunk to this longest side in pixels
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Captions by the batch API of a server (`/v1/batches`): questions go as files, at half the price at most hosts."""
 
+import itertools
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from itertools import islice, takewhile
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .answers import Answer, CaptionerError, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
 from .images import UndecodableImage, data_uri
 from .replies import UselessReply, answer_in, error_message
-from .servers import Server, backoff, chat_body
+from .servers import backoff, chat_body
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,6 @@ class Batch:
     questions: list[dict[str, str]] = field(default_factory=list)
     status: str = ""
 
-    def by_key(self) -> dict[str, Question]:
-        return {asked["key"]: Question(image={}, **asked) for asked in self.questions}
-
 
 class BatchCaptioner(EndpointCaptioner):
     """
@@ -59,10 +56,6 @@ class BatchCaptioner(EndpointCaptioner):
 
     Args:
         folder: of the batches under way.
-        others: those of the endpoint captioner.
-
-    Attributes:
-        unanswered: questions of this run that expired, or that the server failed on.
     """
 
     def __init__(self, *args: Any, folder: str | Path, **others: Any):
@@ -90,7 +83,8 @@ class BatchCaptioner(EndpointCaptioner):
                 under_way += self._send(client, questions, under_way, deliver, allow)
                 self._collect(client, under_way, deliver)
             except openai.APIStatusError as error:
-                raise CaptionerError(self._why_refused(server, error)) from error
+                hint = "Does it have a batch API?" if error.status_code in (404, 405) else "Batches under way go on."
+                raise CaptionerError(f"{server.name} refuses ({server.describe(error)}). {hint}") from error
             except (openai.APIConnectionError, httpx2.HTTPError) as error:
                 raise CaptionerError(
                     f"{server.describe(error)}: {server.name}. Batches go on there: start the same command again."
@@ -109,17 +103,15 @@ class BatchCaptioner(EndpointCaptioner):
         """Batches of the questions that are in none yet."""
         asked = {question["key"] for batch in under_way for question in batch.questions}
         new = (question for question in questions if question.key not in asked)
-        allowed = takewhile(lambda _: allow(), new)
-        sent, lines, size = [], [], 0
-        batch = self._new_batch()
+        allowed = itertools.takewhile(lambda _: allow(), new)
+        sent, together, size = [], [], 0
         for question, line in self._lines(allowed, deliver):
-            if lines and (len(lines) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
-                sent.append(self._submit(client, batch, lines))
-                batch, lines, size = self._new_batch(), [], 0
-            batch.questions.append({name: getattr(question, name) for name in ("image_id", "prompt", "key", "place")})
-            lines.append(line)
+            if together and (len(together) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
+                sent.append(self._submit(client, together))
+                together, size = [], 0
+            together.append((replace(question, image={}), line))  # which is large, and in the line
             size += len(line)
-        return [*sent, self._submit(client, batch, lines)] if lines else sent
+        return [*sent, self._submit(client, together)] if together else sent
 
     def _lines(self, questions: Iterator[Question], deliver: Deliver) -> Iterator[tuple[Question, bytes]]:
         """Each question as a line of a file; images that cannot be read are answered at once."""
@@ -134,43 +126,42 @@ class BatchCaptioner(EndpointCaptioner):
             return json.dumps(request).encode() + b"\n"
 
         with ThreadPoolExecutor(PREPARING) as pool:
-            while chunk := list(islice(questions, 8 * PREPARING)):
+            while chunk := list(itertools.islice(questions, 8 * PREPARING)):
                 for question, line in zip(chunk, pool.map(prepared, chunk), strict=True):
                     if isinstance(line, Answer):
                         deliver([(question, line)])
                     else:
                         yield question, line
 
-    def _new_batch(self) -> Batch:
-        return Batch(f"{time.time_ns():x}", self.sent_to)
-
-    def _submit(self, client: openai.OpenAI, batch: Batch, lines: list[bytes]) -> Batch:
-        file = client.files.create(file=(f"{batch.name}.jsonl", b"".join(lines)), purpose="batch")
+    def _submit(self, client: openai.OpenAI, together: list[tuple[Question, bytes]]) -> Batch:
+        names = ("image_id", "prompt", "key", "place")
+        questions = [{name: getattr(question, name) for name in names} for question, _ in together]
+        batch = Batch(f"{time.time_ns():x}", self.sent_to, questions=questions)
+        content = b"".join(line for _, line in together)
+        file = client.files.create(file=(f"{batch.name}.jsonl", content), purpose="batch")
         self._write(batch)
         batch.id = self._create(client, file.id, batch.name)
         self._write(batch)
-        logger.info("Batch %s of %d questions was sent.", batch.id, len(lines))
+        logger.info("Batch %s of %d questions was sent.", batch.id, len(questions))
         return batch
 
     def _create(self, client: openai.OpenAI, file: str, name: str) -> str:
         """The id of a new batch. A reply that is lost may have made one, so that none is made before looking."""
-        attempt, once = 1, client.with_options(max_retries=0)
-        while True:
+        once = client.with_options(max_retries=0)
+        for attempt in itertools.count(1):
             try:
-                made = once.batches.create(
+                return once.batches.create(
                     input_file_id=file,
                     endpoint="/v1/chat/completions",
                     completion_window="24h",
                     metadata={"g4i_hf": name},
-                )
-                return made.id
+                ).id
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
                 if known := self._ids(client).get(name):
                     return known
                 if attempt == self.endpoint.max_attempts:
                     raise
                 time.sleep(backoff(attempt))
-                attempt += 1
 
     def _ids(self, client: openai.OpenAI) -> dict[str, str]:
         """Of the batches at the server, by the name that they were given."""
@@ -183,12 +174,10 @@ class BatchCaptioner(EndpointCaptioner):
         """Batches of an earlier run; one that never reached the server is forgotten, and its questions asked anew."""
         found = [Batch(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
         found = [batch for batch in found if batch.sent_to == self.sent_to]
-        if any(not batch.id for batch in found):
-            ids = self._ids(client)
-            for batch in found:
-                batch.id = batch.id or ids.get(batch.name, "")
-                if not batch.id:
-                    self._path(batch).unlink()
+        for batch in found:
+            batch.id = batch.id or self._ids(client).get(batch.name, "")
+            if not batch.id:
+                self._path(batch).unlink()
         return [batch for batch in found if batch.id]
 
     def _path(self, batch: Batch) -> Path:
@@ -202,12 +191,10 @@ class BatchCaptioner(EndpointCaptioner):
             for batch in list(under_way):
                 now = client.batches.retrieve(batch.id)
                 counts = now.request_counts
-                status = (
-                    f"{now.status}, {counts.completed + counts.failed:,} of {counts.total:,}" if counts else now.status
-                )
-                if status != batch.status:
-                    batch.status = status
-                    logger.info("Batch %s: %s.", batch.id, status)
+                done = f", {counts.completed + counts.failed:,} of {counts.total:,}" if counts else ""
+                if batch.status != now.status + done:
+                    batch.status = now.status + done
+                    logger.info("Batch %s: %s.", batch.id, batch.status)
                 if now.status not in ENDED:
                     continue
                 if now.status == "failed":
@@ -227,21 +214,15 @@ class BatchCaptioner(EndpointCaptioner):
 
     def _deliver(self, client: openai.OpenAI, file: str, batch: Batch, deliver: Deliver) -> int:
         """Returns the number of answers in a file; questions that may be asked again get none."""
-        questions, pairs = batch.by_key(), []
+        questions, pairs = {asked["key"]: asked for asked in batch.questions}, []
         with client.files.with_streaming_response.content(file) as content:
-            for line in content.iter_lines():
-                if not line.strip():
-                    continue
+            for line in filter(str.strip, content.iter_lines()):
                 said = json.loads(line)
                 answer = answer_of_line(said)
-                if answer is not None and (question := questions.pop(said.get("custom_id"), None)) is not None:
-                    pairs.append((question, answer))
+                if answer is not None and (asked := questions.pop(said.get("custom_id"), None)) is not None:
+                    pairs.append((Question(image={}, **asked), answer))
         deliver(pairs)
         return len(pairs)
-
-    def _why_refused(self, server: Server, error: openai.APIStatusError) -> str:
-        hint = "Does it have a batch API?" if error.status_code in (404, 405) else "Batches under way go on there."
-        return f"{server.name} refuses ({server.describe(error)}). {hint}"
 
 
 def answer_of_line(said: dict[str, Any]) -> Answer | None:

@@ -10,8 +10,9 @@ from ..data.images import open_image
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
 from .projection import Budget, project
+from .questions import Questions, StreamQuestions
 from .report import Shown, draw_grid, opened, write_page
-from .runner import NOT_KEPT, Asking, Questions, StreamQuestions
+from .runner import NOT_KEPT, Asking
 from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
 from .store import AnswerStore
 

@@ -79,10 +79,8 @@ class EndpointCaptioner(Captioner):
 
     def servers(self) -> list[Server]:
         """One for each address, in its initial state."""
-        asked = self.endpoint
-        return [
-            Server(address, token_for(address, asked.api_key_env), asked.request_timeout) for address in self.addresses
-        ]
+        key, timeout = self.endpoint.api_key_env, self.endpoint.request_timeout
+        return [Server(address, token_for(address, key), timeout) for address in self.addresses]
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
@@ -121,14 +119,7 @@ class EndpointCaptioner(Captioner):
 class EndpointRun:
     """
     One run over the questions: a task for each that is under way, which also waits there before another attempt.
-
-    Args:
-        captioner: that asks.
-        questions, allow: see [`~g4i_hf.captioning.answers.Captioner`].
-        results: takes pairs of question and answer, and None at the end.
-
-    Attributes:
-        error: what ended the run.
+    `results` takes pairs of question and answer, and None at the end.
     """
 
     def __init__(
@@ -141,7 +132,7 @@ class EndpointRun:
         self.captioner, self.questions, self.allow, self.results = captioner, questions, allow, results
         self.servers = captioner.servers()
         self.is_stopped = False  # nothing more is sent
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # what ended the run
 
     def run(self) -> None:
         try:

@@ -23,9 +23,6 @@ class UndecodableImage(ValueError):
 
 def content_of(image: dict[str, Any] | None) -> bytes:
     """
-    Args:
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it.
-
     Raises:
         ValueError: for a null; with `why` in it, for what could not be read before.
         OSError: when the file, which may lie on a server or within an archive, cannot be read.
@@ -83,6 +80,11 @@ def _reason(error: Exception) -> str:
 
 
 def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> str:
+    """[`clean_jpeg`] as `data:image/jpeg;base64,...`."""
+    return "data:image/jpeg;base64," + base64.b64encode(clean_jpeg(image, max_side, jpeg_quality)).decode("ascii")
+
+
+def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
     """
     Args:
         image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
@@ -90,17 +92,12 @@ def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90
         jpeg_quality: of images that are encoded anew.
 
     Returns:
-        `data:image/jpeg;base64,...`: upright, 8 bits, without EXIF, GPS, XMP, colour profile, comment or thumbnail.
-        A JPEG that is like that already but for such segments keeps its coded pixels.
+        Upright, 8 bits, without EXIF, GPS, XMP, colour profile, comment or thumbnail. A JPEG that is like that already
+        but for such segments keeps its coded pixels.
 
     Raises:
         UndecodableImage: broken, no image, too large to be opened safely, or a file that is not there.
     """
-    return "data:image/jpeg;base64," + base64.b64encode(clean_jpeg(image, max_side, jpeg_quality)).decode("ascii")
-
-
-def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
-    """The file inside of [`data_uri`]; same arguments and errors."""
     try:
         content = content_of(image)
         opened = open_image({"bytes": content, "path": None})

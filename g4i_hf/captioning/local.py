@@ -81,7 +81,7 @@ class LocalCaptioner(Captioner):
     @cached_property
     def generator(self) -> "Generator":
         """
-        The loaded model on its device, and its processor, which pads on the left.
+        The loaded model and processor.
 
         Raises:
             CaptionerError: when one of them cannot be loaded.
@@ -190,14 +190,7 @@ class LocalCaptioner(Captioner):
 
 
 class Generator:
-    """
-    Images and prompts -> answers of one batch.
-
-    Args:
-        model: on its device.
-        processor: of the model; pads on the left.
-        decoding: longest answer, temperature, top_p.
-    """
+    """Images and prompts -> answers of one batch. The model is on its device, the processor pads on the left."""
 
     def __init__(self, model: Any, processor: Any, decoding: Decoding):
         self.model, self.processor, self.max_new_tokens = model, processor, decoding.max_new_tokens
@@ -206,7 +199,7 @@ class Generator:
         ends = model.generation_config.eos_token_id
         # The decoder of BLIP is a BERT, which ends with the separator
         ends = [*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id, tokenizer.sep_token_id]
-        self.end_tokens = {token for token in ends if token is not None}
+        self.end_tokens = set(ends) - {None}
         # The model's other settings, such as a penalty on repetitions, stay as they are
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if decoding.temperature > 0:
@@ -227,14 +220,7 @@ class Generator:
         )
 
     def answer(self, prompts: list[str], images: list[PILImage.Image]) -> list[Answer]:
-        """
-        Args:
-            prompts: B of them.
-            images: their upright RGB images.
-
-        Returns:
-            B answers, each with its number of tokens. An answer that is cut off has the finish reason `length`.
-        """
+        """B prompts and their upright RGB images -> B answers."""
         import torch
         from transformers import LogitsProcessorList
 

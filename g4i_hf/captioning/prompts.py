@@ -29,13 +29,8 @@ class Prompts:
     One or several templates, `plain`, `class` or text with columns in braces: `A photo of a {label}, by {artist}.` Two
     braces, `{{`, stand for one. Of a ClassLabel the name is filled in, underscores as spaces.
 
-    Args:
-        templates: one gives one caption an image, several give several.
-        features: of the split.
-        split_name: for messages.
-
     Attributes:
-        templates: with the names `plain` and `class` replaced.
+        templates: with the names `plain` and `class` replaced. One gives one caption an image, several give several.
         columns: that the templates name: all that `prompts_of` needs of a row.
 
     Raises:
@@ -56,11 +51,7 @@ class Prompts:
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
         """
-        Args:
-            row: with the columns of `self.columns`; others are not looked at.
-
-        Returns:
-            The prompts, one a template, in their order.
+        One a template, in their order.
 
         Raises:
             MissingValue: when a column that a template names is null or blank, or is a label of -1.
@@ -137,18 +128,17 @@ def _class_names(column: str, features: Features, split_name: str) -> list[str] 
             f"prompt: split {split_name!r} has no column {column!r}.{hint} Its columns: {', '.join(features)}. For a "
             "brace that is no column, write two."
         )
-    feature = features[column]
+    feature, wrong = features[column], None
     if isinstance(feature, ClassLabel):
         return [name.replace("_", " ") for name in feature.names]
-    if column == columns.LABEL and isinstance(feature, Value) and "int" in feature.dtype:
-        raise ValueError(
-            f"prompt: column {column!r} of split {split_name!r} holds numbers, no names of classes. Store it as "
-            "ClassLabel or as names, or name another column in the prompt."
-        )
     if not isinstance(feature, Value) or "binary" in feature.dtype:
+        wrong = f"{feature}, which is no text"
+    elif column == columns.LABEL and "int" in feature.dtype:
+        wrong = "numbers, no names of classes"
+    if wrong:
         raise ValueError(
-            f"prompt: column {column!r} of split {split_name!r} holds {feature}, which is no text. Name a column of "
-            "texts, numbers or class labels."
+            f"prompt: column {column!r} of split {split_name!r} holds {wrong}. Name a column of texts, numbers or "
+            "class labels."
         )
     return None
 

@@ -1,6 +1,7 @@
 """One OpenAI-compatible server: its address and token, one request to it, and how it fares."""
 
 import asyncio
+import contextlib
 import itertools
 import math
 import os
@@ -98,26 +99,17 @@ class _Transport(httpx2.AsyncBaseTransport):
 
 
 class Server:
-    """
-    One address, and how it fares.
-
-    Attributes:
-        name: host and port, for messages.
-        answers: good replies so far.
-        failures: in a row.
-        last_error, last_status: of the last failure or rejection; the HTTP status is 0 without a reply.
-        alive: False once it is given up.
-    """
+    """One address, and how it fares."""
 
     def __init__(self, address: str, token: str | None, timeout: float):
         self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
-        self.alive, self.paused_until, self.began = True, 0.0, math.inf
-        self.answers = self.rejected = self.failures = 0
-        self.failing_since, self.resting_until = 0.0, 0.0
+        self.alive, self.is_told_of = True, False  # until it is given up; its failures are logged
+        self.began, self.paused_until, self.resting_until = math.inf, 0.0, 0.0
         self.under_way: dict[object, float] = {}  # when each request was sent, the oldest first
-        self.unreachable, self.last_error, self.last_status = False, "", 0
+        self.answers = self.rejected = 0
+        self.failures, self.failing_since, self.unreachable = 0, 0.0, False  # in a row
         self.failed_questions: set[str] = set()
-        self.is_told_of = False
+        self.last_error, self.last_status = "", 0  # of a failure or rejection; without a reply the status is 0
         # Questions that it failed on or rejected, until it answers another one: it may be the server
         self.held: list[tuple[Question, Answer]] = []
         # What the client would take from the environment, for whatever address
@@ -236,31 +228,25 @@ class Server:
 
     async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
         """Of an error that every request would meet."""
-        status, said = error.status_code, self.describe(error)
+        status = error.status_code
         if status < 400:
             remedy = "Give that address as base_url, if images may be sent there."
-        elif status in (401, 407) and self.token is None:
-            remedy = "It wants a token: name the environment variable that holds it in api_key_env."
         elif status in (401, 407):
             where = f"the environment variable {api_key_env}" if api_key_env else "`hf auth login`"
             remedy = f"It does not accept the token: put the right one into {where}."
+            if self.token is None:
+                remedy = "It wants a token: name the environment variable that holds it in api_key_env."
         elif status == 402:
             remedy = "Its account is out of credit."
         elif status == 403:
-            remedy = f"Access to {model} is not allowed there{' with this token' if self.token else ''}."
+            remedy = f"Access to {model} is not allowed there."
         else:
-            models = await self._models()
-            has = f"It has {', '.join(models)}." if models else "Is base_url right, up to /v1?"
-            url = error.request.url.copy_with(query=None)
-            remedy = f"There is no model {model}, or nothing at {url}. {has}"
-        return f"{self.name} refuses to answer ({said}). {remedy}"
-
-    async def _models(self) -> list[str]:
-        try:
-            page = await self.client.with_options(timeout=5.0).models.list()
-            return [str(model.id) for model in page.data][:10]
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
-            return []
+            has = "Is base_url right, up to /v1?"
+            with contextlib.suppress(Exception):  # not every server has a list
+                page = await self.client.with_options(timeout=5.0).models.list()
+                has = f"It has {', '.join(str(model.id) for model in page.data[:10])}."
+            remedy = f"There is no model {model}, or nothing at {error.request.url.copy_with(query=None)}. {has}"
+        return f"{self.name} refuses to answer ({self.describe(error)}). {remedy}"
 
     def describe(self, error: Exception) -> str:
         """An error in a line, without secrets."""

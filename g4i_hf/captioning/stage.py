@@ -22,8 +22,8 @@ from .answers import FAILURES, OK, Captioner
 from .cleaning import STEPS, clean
 from .existing import ExistingCaptions
 from .prompts import Prompts, check_leak
-from .runner import Questions, Record, StreamQuestions
-from .store import AnswerStore, Keys
+from .questions import Questions, StreamQuestions
+from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED = "caption_cleaned"
@@ -39,22 +39,13 @@ PRIVATE = re.compile(
 
 @dataclass(frozen=True)
 class Caption:
-    """
-    Columns of the stage. A row has one for each prompt.
-
-    Attributes:
-        caption: None where there is none.
-        caption_raw: the answer as it came.
-        caption_status: `ok`, `missing` or one of [`~g4i_hf.captioning.answers.FAILURES`].
-        caption_reason: of a failure.
-        caption_cleaned: what was done to the answer, with commas.
-    """
+    """Columns of the stage. A row has one of these for each prompt."""
 
     caption: str | None = None
-    caption_raw: str | None = None
-    caption_status: str = MISSING
-    caption_reason: str | None = None
-    caption_cleaned: str | None = None
+    caption_raw: str | None = None  # the answer as it came
+    caption_status: str = MISSING  # or `ok`, or one of [`~g4i_hf.captioning.answers.FAILURES`]
+    caption_reason: str | None = None  # of a failure
+    caption_cleaned: str | None = None  # the steps that changed the answer, with commas
 
     @classmethod
     def from_record(cls, record: Record | None, cleaning: bool) -> "Caption":
@@ -132,26 +123,16 @@ def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) 
 
 @dataclass
 class Captioned:
-    """
-    Attributes:
-        splits: `image_id` and the columns of [`Caption`], in the order of the images.
-        captioner: provenance.
-        prompts: the templates; none for captions that exist already.
-        found: what was reported of captions that exist already.
-        weights: of each split, (rows,) float32, once the captions are judged.
-        quality: figures, once the captions are judged.
-        judged_by: what judged them.
-        asked_about: the splits that were to be captioned; None for all of them.
-    """
+    """What becomes the stage. Splits have `image_id` and the columns of [`Caption`], in the order of the images."""
 
     splits: dict[str, Dataset]
-    captioner: dict[str, Any]
-    prompts: list[str] = field(default_factory=list)
-    found: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
-    quality: dict[str, Any] = field(default_factory=dict)
+    captioner: dict[str, Any]  # provenance
+    prompts: list[str] = field(default_factory=list)  # the templates; none for captions that exist already
+    found: dict[str, Any] = field(default_factory=dict)  # what was reported of captions that exist already
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # (rows,) float32 a split, once they are judged
+    quality: dict[str, Any] = field(default_factory=dict)  # figures, once they are judged
     judged_by: dict[str, Any] = field(default_factory=dict)
-    asked_about: list[str] | None = None
+    asked_about: list[str] | None = None  # the splits that were to be captioned; None for all of them
 
     @classmethod
     def from_store(

@@ -18,6 +18,8 @@ from .answers import OK, Answer, CaptionerError, Question, whole_characters
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, Any]  # of an answer: fields of the question and of the answer, and the time
+
 DIGEST_BYTES = 16
 MOST_TOGETHER = 1000  # digests in a query
 # Digests of different kinds never meet. A change of what goes into them needs another number
@@ -40,18 +42,11 @@ WHERE (excluded.ok, excluded.time) >= (answers.ok, answers.time)
 
 class Keys:
     """
-    Keys and places of the answers of one captioner.
+    Keys and places of the answers of one captioner, which its provenance (JSON values) tells from others.
 
     A *key* says what was asked: the bytes of an image, the prompt and the captioner. A *place* says where the image
     lay, so that a known answer is found without opening the image. A place is only a shortcut: where it is unknown,
     the image is read and its key decides, so that images that were moved or renamed are not asked about again.
-
-    Args:
-        provenance: of the captioner: preprocessing, model, revision, decoding, as JSON values. The order of its fields
-            does not matter, nor whether a whole number is written as 1 or 1.0.
-
-    Raises:
-        TypeError, ValueError: for a provenance that is not JSON.
     """
 
     def __init__(self, provenance: dict[str, Any]):
@@ -88,7 +83,6 @@ def image_digest(content: bytes) -> str:
 
 
 def _digest(state: Any, parts: list) -> str:
-    """A JSON list after the JSON object of the provenance: neither can be cut differently and give the same text."""
     state = state.copy()
     state.update(json.dumps(parts).encode())
     return state.hexdigest()
@@ -107,16 +101,9 @@ class AnswerStore:
     """
     A folder of SQLite files, one for each process that asks; each reads those of all.
 
-    A file has one writer, which a lock beside it keeps (`filelock`, which also works on the shared disks of clusters),
-    and SQLite's rollback journal, as its write-ahead log needs memory that processes share and so one machine. Readers
-    of a file that is being written to see the answers of its last commit. [`AnswerStore.put`] returns when what it was
-    given would survive a power cut.
-
-    Segments that version 0.1 wrote (`*.jsonl`) are taken over when the folder is opened.
-
-    Args:
-        folder: made where there is none.
-        rank: number of the process.
+    A file has one writer, which a lock beside it keeps, and SQLite's rollback journal, as its write-ahead log needs
+    memory that processes share and so one machine. [`AnswerStore.put`] returns when what it was given would survive a
+    power cut. Segments that version 0.1 wrote (`*.jsonl`) are taken over when the folder is opened.
 
     Raises:
         CaptionerError: when another process writes with this number.
@@ -166,12 +153,12 @@ class AnswerStore:
         """Questions with an answer of this process, captions or not."""
         return self._own.execute("SELECT count(*) FROM answers").fetchone()[0]
 
-    def find(self, key: str) -> dict[str, Any] | None:
+    def find(self, key: str) -> Record | None:
         """The record of the best answer to a question: a caption before a failure, else the latest."""
         answers = self._select("SELECT ok, time, record FROM answers WHERE key", [bytes.fromhex(key)])
         return json.loads(max(answers)[2]) if answers else None
 
-    def find_many(self, places: list[str]) -> dict[str, dict[str, Any]]:
+    def find_many(self, places: list[str]) -> dict[str, Record]:
         """Records by place, of those that are known. One look into each file is quicker than many."""
         digests = [bytes.fromhex(place) for place in places if place]
         places_of: dict[bytes, list[bytes]] = {}  # two keys may have one place: that of an image not read at first
@@ -205,25 +192,21 @@ class AnswerStore:
         Raises:
             OSError: when they cannot be written; none of them is then.
         """
-        answers, now = list(answers), time.time()
-        rows = [
-            (bytes.fromhex(question.key), answer.status == OK, now, _record_of(question, answer, now))
-            for question, answer in answers
-        ]
-        places = [*places, *((question.place, question.key) for question, _ in answers if question.place)]
-        pairs = [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places]
-        self._write(rows, pairs)
+        rows, places, now = [], list(places), time.time()
+        for question, answer in answers:
+            about = {name: getattr(question, name) for name in ("key", "place", "image_id", "prompt")}
+            record = json.dumps(about | vars(answer) | {"time": now})
+            rows.append((bytes.fromhex(question.key), answer.status == OK, now, record))
+            places += [(question.place, question.key)] if question.place else []
+        self._write(rows, [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places])
 
-    def _write(
-        self, rows: list[tuple], places: list[tuple[bytes, bytes]], segment: tuple[str, int] | None = None
-    ) -> None:
+    def _write(self, rows: list[tuple], places: list[tuple], segments: Iterable[tuple[str, int]] = ()) -> None:
         try:
             with self._using, self._own:  # a transaction
                 self._own.execute("BEGIN IMMEDIATE")
                 self._own.executemany(_PUT, rows)
                 self._own.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
-                if segment is not None:
-                    self._own.execute("INSERT OR REPLACE INTO imported VALUES (?, ?)", segment)
+                self._own.executemany("INSERT OR REPLACE INTO imported VALUES (?, ?)", segments)
         except sqlite3.DatabaseError as error:
             raise OSError(
                 f"The answers cannot be written to {self.path}: {error}. Those before are kept. Make room, or see to "
@@ -251,10 +234,10 @@ class AnswerStore:
             while chunk := list(itertools.islice(records, 10_000)):
                 rows = [(key, record["status"] == OK, record["time"], json.dumps(record)) for key, _, record in chunk]
                 self._write(rows, [(place, key) for key, place, _ in chunk if place])
-            self._write([], [], (path.name, size))
+            self._write([], [], [(path.name, size)])
 
 
-def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, dict[str, Any]]]:
+def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, Record]]:
     """Key, place and record of the lines of a segment of version 0.1; the end of a line may be missing."""
     damaged = 0
     with open(path, "rb") as file:
@@ -272,11 +255,6 @@ def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, dict[str, Any]]]:
         logger.warning("%s: %d damaged lines. Their images are asked about again.", path, damaged)
 
 
-def _record_of(question: Question, answer: Answer, now: float) -> str:
-    about = {name: getattr(question, name) for name in ("key", "place", "image_id", "prompt")}
-    return json.dumps(about | vars(answer) | {"time": now})
-
-
 def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
     return OSError(
         f"The answers in {path} cannot be read: {error}. If the file is damaged, move it away: its images are asked "
@@ -291,12 +269,7 @@ def check_writable(folder: str | Path, option: str) -> None:
     Raises:
         OSError: when nothing can be written there; `option` names the place.
     """
-    folder = Path(folder)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(f"{option} is {folder}, but {existing} is a file. Give another {option}.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"{option} is {folder}, but nothing may be written in {existing}. Give another {option}, or change the "
-            "permissions."
-        )
+    existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "may not be written to" if existing.is_dir() else "is a file"
+        raise OSError(f"{option} is {folder}, but {existing} {why}. Give another {option}.")

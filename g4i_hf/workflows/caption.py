@@ -14,8 +14,9 @@ from ..captioning.dry_run import GRID, PAGE, dry_run
 from ..captioning.existing import existing_captions
 from ..captioning.projection import Budget
 from ..captioning.quality import judge_captions
+from ..captioning.questions import Questions
 from ..captioning.report import write_report
-from ..captioning.runner import Asking, Questions, Share
+from ..captioning.runner import Asking, Share
 from ..captioning.stage import (
     Captioned,
     check_places,

@@ -1,0 +1,198 @@
+"""What is asked about the rows of a split, and by which keys and places the answers are found."""
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+
+from .. import columns
+from ..data.bad_images import why_unreadable
+from ..data.image_ids import content_id, image_id_of, told_apart
+from .answers import Question
+from .images import content_of
+from .prompts import MissingValue, Prompts
+from .store import AnswerStore, Keys, Record, image_digest
+
+logger = logging.getLogger(__name__)
+
+BATCH = 10_000  # rows whose columns are read together
+
+
+@dataclass
+class Row:
+    """A row of a split. `image` gives `{"bytes", "path"}`, or None."""
+
+    number: int
+    image_id: str
+    prompts: list[str]
+    places: list[str]  # of the prompts; empty texts where only the image's bytes can tell
+    image: Callable[[], dict[str, Any] | None]
+
+
+class Questions:
+    """
+    What is asked about a split: every row has as many questions as there are prompts.
+
+    Args:
+        split: rows with `image` (not decoded), `image_id` and the columns that prompts name.
+        name: of the split.
+        prompts: what is asked.
+        keys: of the captioner.
+    """
+
+    looked_up = 500  # rows whose answers are looked up together
+
+    def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
+        self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
+        self.keys_of_row: dict[int, list[str]] = {}  # of rows that have been read and have no place
+
+    def __len__(self) -> int:
+        """TypeError of a stream, whose length nobody knows."""
+        return len(self.split) * len(self.prompts.templates)
+
+    def part(self, rows: list[int]) -> "Questions":
+        """The questions about some of the rows."""
+        return Questions(self.split.select(rows), self.name, self.prompts, self.keys)
+
+    def image_ids(self) -> Dataset:
+        """The column `image_id` alone."""
+        return self.split.select_columns([columns.IMAGE_ID])
+
+    def rows(self) -> Iterator[Row]:
+        """All rows. No image is opened."""
+        light = self.split.select_columns(list(dict.fromkeys([columns.IMAGE_ID, *self.prompts.columns])))
+        images = self.split.select_columns([columns.IMAGE])
+        for start in range(0, len(light), BATCH):
+            batch = light[start : start + BATCH]
+            facts = facts_of(images.with_format("arrow")[start : start + BATCH][columns.IMAGE])
+            for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], facts, strict=True)):
+                prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
+                # Files change by themselves, bytes in a table with the table
+                table = self.name if mtime is not None else None if size is None else self.split._fingerprint
+                places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
+                number = start + inside
+                yield Row(number, image_id, prompts, places, lambda number=number: images[number][columns.IMAGE])
+
+    def batches(self) -> Iterator[list[Row]]:
+        rows = self.rows()
+        while batch := list(itertools.islice(rows, self.looked_up)):
+            yield batch
+
+    def of_row(self, row: Row) -> list[Question]:
+        """Reads the image, once: the bytes that are digested are those that are described."""
+        image = row.image()
+        try:
+            image = {"bytes": content_of(image), "path": (image or {}).get("path")}
+            digest = image_digest(image["bytes"])
+        except (OSError, ValueError) as error:  # the captioner says so of this row
+            image, digest = {"bytes": None, "path": None, "why": why_unreadable(error)}, f"unreadable {row.image_id}"
+        keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
+        if not all(row.places):
+            self.keys_of_row[row.number] = keys
+        asked = zip(row.prompts, keys, row.places, strict=True)
+        return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
+
+    def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
+        """
+        Of each row what the store has of its prompts. Images are opened only where there is no place, or, if one is to
+        `look_closer`, where nothing is known of it: the file may have been touched meanwhile.
+        """
+        for batch in self.batches():
+            found = store.find_many([place for row in batch for place in row.places])
+            for row in batch:
+                records = [found.get(place) for place in row.places]
+                if not all(row.places) or (look_closer and not all(records)):
+                    keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
+                    records = [store.find(key) for key in keys]
+                yield records
+
+
+class StreamQuestions(Questions):
+    """
+    The same for a stream, of which nothing but ids and digests is kept: an answer is found by the image's bytes. Where
+    the data has no `image_id`, it is the file's name, or a digest. Every process reads the whole stream, and asks
+    about its own rows.
+    """
+
+    split: IterableDataset | list[dict[str, Any]]
+    looked_up = 1  # their images are in memory
+
+    def __init__(self, split: IterableDataset | list[dict[str, Any]], name: str, prompts: Prompts, keys: Keys):
+        super().__init__(split, name, prompts, keys)
+        self._image_ids: list[str] = []
+        self._contents: list[str] = []  # empty where the data has ids of its own
+
+    def part(self, rows: list[int]) -> Questions:
+        """The first rows, as many as there are numbers."""
+        return StreamQuestions(list(self.split.take(len(rows))), self.name, self.prompts, self.keys)
+
+    def image_ids(self) -> Dataset:
+        """Once the stream was read."""
+        return Dataset.from_dict({columns.IMAGE_ID: told_apart(self._image_ids, self._contents.__getitem__)})
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            ValueError: for an `image_id` of the data that is null or occurs twice, as soon as it is met.
+        """
+        self._image_ids, self._contents = [], []
+        seen: set[str] = set()
+        for number, item in enumerate(self.split):
+            self._note_id(number, item, seen)
+            try:
+                prompts = self.prompts.prompts_of(item)
+            except MissingValue as error:
+                logger.warning("Split %r, row %d has no caption: %s", self.name, number, error)
+                prompts = []
+            image = item[columns.IMAGE]
+            yield Row(number, self._image_ids[number], prompts, [""] * len(prompts), lambda image=image: image)
+
+    def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
+        """Once the stream was read."""
+        for number in range(len(self._image_ids)):
+            keys = self.keys_of_row.get(number)
+            yield [store.find(key) for key in keys] if keys else [None] * len(self.prompts.templates)
+
+    def _note_id(self, row: int, item: dict[str, Any], seen: set[str]) -> None:
+        if columns.IMAGE_ID not in item:
+            self._image_ids.append(_by_itself(item[columns.IMAGE], image_id_of, row))
+            self._contents.append(_by_itself(item[columns.IMAGE], content_id, row))
+            return
+        image_id = item[columns.IMAGE_ID]
+        if image_id is None or str(image_id) in seen:
+            what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
+            raise ValueError(
+                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
+                "--image_id_column."
+            )
+        seen.add(str(image_id))
+        self._image_ids.append(str(image_id))
+
+
+def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], str], row: int) -> str:
+    try:
+        return kind(image)
+    except (OSError, TypeError):  # null, or its file is gone
+        return f"unreadable-{row}"
+
+
+def facts_of(images: Any) -> list[tuple[int | None, int | None]]:
+    """
+    Size in bytes of each image of an Arrow column, and the time of its file in nanoseconds; None for what is not
+    known. Bytes in a table are not read, files not opened.
+    """
+    lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
+    paths = pc.struct_field(images, "path").to_pylist()
+    facts: list[tuple[int | None, int | None]] = []
+    for length, path in zip(lengths, paths, strict=True):
+        try:
+            file = os.stat(path or "") if length is None else None
+            facts.append((file.st_size, file.st_mtime_ns) if file else (length, None))
+        except OSError:  # it is gone, or an address
+            facts.append((None, None))
+    return facts
