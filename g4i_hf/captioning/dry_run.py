@@ -56,8 +56,7 @@ def dry_run(
             record is not None for split in questions.values() for row in split.records(store) for record in row
         )
         prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
-        projection = project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
-        lines += projection.as_text().split("\n")
+        lines += project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
     write_page(folder / PAGE, shown, f"{len(shown)} captions of a dry run", lines)
     draw_grid(folder / GRID, shown)

@@ -1,52 +1,10 @@
 """What captioning the whole set will take, from a few answers; and limits that a run keeps while it asks."""
 
 import threading
-from dataclasses import dataclass
 
 from .answers import OK, Answer
 
 MILLION = 1_000_000
-
-
-@dataclass(frozen=True)
-class Projection:
-    """
-    What is still to come, if it is like the answers that were measured.
-
-    Attributes:
-        answered: measured answers.
-        remaining: questions without an answer.
-        requests: to be sent for those, retries included.
-        input_tokens, output_tokens: None where the captioner does not say how many it used.
-        hours: at the measured rate.
-        cost: None without prices or tokens.
-    """
-
-    answered: int
-    remaining: int
-    requests: float
-    input_tokens: float | None
-    output_tokens: float | None
-    hours: float
-    cost: float | None
-
-    def as_text(self) -> str:
-        """Some lines for the terminal and the page of a dry run."""
-        lines = [
-            f"{self.answered:,} answers were measured; {self.remaining:,} are still to come.",
-            f"Requests: {self.requests:,.0f}",
-        ]
-        if self.input_tokens is None or self.output_tokens is None:
-            lines.append("Tokens: the captioner does not say.")
-        else:
-            lines += [f"Tokens read: {self.input_tokens:,.0f}", f"Tokens written: {self.output_tokens:,.0f}"]
-        time = f"{self.hours:,.1f} hours" if self.hours >= 2 else f"{60 * self.hours:,.1f} minutes"
-        lines.append(f"Time: {time}, at the measured rate in every process")
-        if self.cost is None:
-            lines.append("Cost: unknown; it takes --price_input, --price_output and the numbers of tokens.")
-        else:
-            lines.append(f"Cost: {self.cost:,.2f}" if self.cost >= 1 else f"Cost: {self.cost:.4f}")
-        return "\n".join(lines)
 
 
 def project(
@@ -56,8 +14,10 @@ def project(
     seconds: float,
     processes: int = 1,
     prices: tuple[float | None, float | None] = (None, None),
-) -> Projection:
+) -> list[str]:
     """
+    What is still to come, if it is like the answers that were measured: lines for the terminal and a page.
+
     Args:
         measured: answers of this run, at least one; not those that were there already.
         num_answered: questions that have an answer by now, whenever it was given.
@@ -72,15 +32,25 @@ def project(
         known = [value for value in values if value is not None]
         return remaining * sum(known) / len(known) if known else None
 
-    return Projection(
-        answered=len(measured),
-        remaining=remaining,
-        requests=total([answer.attempts for answer in measured]),
-        input_tokens=total([answer.prompt_tokens for answer in measured]),
-        output_tokens=total([answer.completion_tokens for answer in measured]),
-        hours=seconds / len(measured) * remaining / processes / 3600,
-        cost=None if None in prices else total([cost_of(answer, prices) for answer in measured]),
-    )
+    lines = [
+        f"{len(measured):,} answers were measured; {remaining:,} are still to come.",
+        f"Requests: {total([answer.attempts for answer in measured]):,.0f}",
+    ]
+    tokens_read = total([answer.prompt_tokens for answer in measured])
+    tokens_written = total([answer.completion_tokens for answer in measured])
+    if tokens_read is None or tokens_written is None:
+        lines.append("Tokens: the captioner does not say.")
+    else:
+        lines += [f"Tokens read: {tokens_read:,.0f}", f"Tokens written: {tokens_written:,.0f}"]
+    hours = seconds / len(measured) * remaining / processes / 3600
+    time = f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:,.1f} minutes"
+    lines.append(f"Time: {time}, at the measured rate in every process")
+    cost = None if None in prices else total([cost_of(answer, prices) for answer in measured])
+    if cost is None:
+        lines.append("Cost: unknown; it takes --price_input, --price_output and the numbers of tokens.")
+    else:
+        lines.append(f"Cost: {cost:,.2f}" if cost >= 1 else f"Cost: {cost:.4f}")
+    return lines
 
 
 def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:

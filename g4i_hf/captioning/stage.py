@@ -278,17 +278,12 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
     Raises:
         ValueError: when writing the stage, which replaces its folder, would take the answers or the images away.
     """
-    folder = Path(captions_dir).resolve()
-    if Path(journal).resolve().is_relative_to(folder):
-        raise ValueError(
-            f"journal_dir ({journal}) lies in captions_dir ({captions_dir}), which is replaced as a whole: the "
-            "answers would be lost. Keep it elsewhere."
-        )
-    if Path(dataset_name).exists() and Path(dataset_name).resolve().is_relative_to(folder):
-        raise ValueError(
-            f"The data ({dataset_name}) lies in captions_dir ({captions_dir}), which is replaced as a whole. Choose "
-            "another folder for the captions."
-        )
+    for what, place in (("answers", journal), ("images", dataset_name)):
+        if Path(place).resolve().is_relative_to(Path(captions_dir).resolve()):
+            raise ValueError(
+                f"{place} lies in captions_dir ({captions_dir}), which is replaced as a whole: the {what} would be "
+                "lost. Choose another folder."
+            )
 
 
 def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:
