@@ -30,22 +30,13 @@ ENDED = {"completed", "failed", "expired", "cancelled"}
 
 @dataclass
 class Batch:
-    """
-    Questions that were sent together; kept as a file until all their answers are.
+    """Questions that were sent together; kept as a file until all their answers are."""
 
-    Attributes:
-        name: of the file, and what the server is told, so that a batch is found whose id was not written down.
-        sent_to: address and model.
-        id: the server's; empty until it is known.
-        questions: without their images.
-        status: the last that was heard.
-    """
-
-    name: str
-    sent_to: str
-    id: str = ""
-    questions: list[dict[str, str]] = field(default_factory=list)
-    status: str = ""
+    name: str  # of the file; the server is told, so that a batch is found whose id was not written down
+    sent_to: str  # address and model
+    id: str = ""  # the server's; empty until it is known
+    questions: list[dict[str, str]] = field(default_factory=list)  # without their images
+    status: str = ""  # the last that was heard
 
 
 class BatchCaptioner(EndpointCaptioner):

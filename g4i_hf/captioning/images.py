@@ -40,16 +40,6 @@ def content_of(image: dict[str, Any] | None) -> bytes:
         return file.read()
 
 
-def shrunk(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """The size with a longest side of at most `max_side` pixels, in proportion; never a larger one."""
-    scale = min(1.0, max_side / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def lies_on_its_side(image: PILImage.Image) -> bool:
-    return image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-
-
 def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
     """
     The upright RGB image with a longest side of at most `max_side` pixels.
@@ -58,14 +48,18 @@ def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
         UndecodableImage: for whatever a broken file makes Pillow's readers raise.
     """
     try:
-        upright = to_rgb(open_image({"bytes": content_of(image), "path": None}))
-        return _resized(upright, shrunk(*upright.size, max_side))
+        return _shrunk(to_rgb(open_image({"bytes": content_of(image), "path": None})), max_side)
     except Exception as error:
         raise UndecodableImage(_reason(error)) from None
 
 
-def _resized(upright: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
-    return upright if upright.size == size else upright.resize(size, PILImage.Resampling.LANCZOS)
+def _shrunk(image: PILImage.Image, max_side: int) -> PILImage.Image:
+    """With a longest side of at most `max_side` pixels; never enlarged."""
+    scale = max_side / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, PILImage.Resampling.LANCZOS)
 
 
 def _reason(error: Exception) -> str:
@@ -126,15 +120,11 @@ def _plain(content: bytes, opened: PILImage.Image) -> bytes | None:
 
 
 def _encoded(opened: PILImage.Image, max_side: int, jpeg_quality: int) -> bytes:
-    size = None
     if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:
         # It can be decoded at a half, a quarter or an eighth, as long as that is not below what is wanted
         scale = max_side / max(opened.size)
-        size = shrunk(*opened.size, max_side)
-        size = size[::-1] if lies_on_its_side(opened) else size
         opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
-    upright = to_rgb(opened)
-    upright = _resized(upright, size or shrunk(*upright.size, max_side))
+    upright = _shrunk(to_rgb(opened), max_side)
     upright.info = {}  # Pillow writes comment, XMP and others from here
     buffer = io.BytesIO()
     subsampling = "4:4:4" if max(upright.size) < TINY else "4:2:0"

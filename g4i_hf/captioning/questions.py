@@ -36,13 +36,8 @@ class Row:
 
 class Questions:
     """
-    What is asked about a split: every row has as many questions as there are prompts.
-
-    Args:
-        split: rows with `image` (not decoded), `image_id` and the columns that prompts name.
-        name: of the split.
-        prompts: what is asked.
-        keys: of the captioner.
+    What is asked about a split: every row has as many questions as there are prompts. Rows have `image` (not decoded),
+    `image_id` and the columns that prompts name.
     """
 
     looked_up = 500  # rows whose answers are looked up together

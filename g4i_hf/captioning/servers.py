@@ -220,10 +220,9 @@ class Server:
         )
 
     def why_left_alone(self, seconds: float, reason: str) -> str:
-        wish = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
         return (
-            f"{self.name} asks to be left alone for {wish} ({reason}). Nothing that was answered is lost: start the "
-            "same command again then."
+            f"{self.name} asks to be left alone for {seconds / 3600:.1f} hours ({reason}). Nothing that was answered "
+            "is lost: start the same command again then."
         )
 
     async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
