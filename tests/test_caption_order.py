@@ -207,7 +207,8 @@ def test_scores_are_the_cosines_of_the_model(model_folder):
             read = model.get_text_features(input_ids=torch.tensor([text_ids])).pooler_output
             expected[i, j] = torch.nn.functional.cosine_similarity(seen, read).item()
     assert expected.std() > 1e-3  # the towers tell these apart
-    assert scoring.embed_images(images) @ scoring.embed_texts(texts).T == pytest.approx(expected, abs=1e-5)
+    for i, image in enumerate(images):
+        assert scoring([image] * 5, texts) == pytest.approx(expected[i], abs=1e-5)
     paired = scoring(images, texts)
     assert paired.shape == (5,) and paired.dtype == np.float32
     assert paired == pytest.approx(np.diag(expected), abs=1e-5)
@@ -221,21 +222,6 @@ def test_texts_beyond_the_window_are_cut_and_keep_their_end(model_folder):
     image = picture((9, 9, 9))
     assert scoring([image], [long]) == pytest.approx(scoring([image], [kept]), abs=1e-6)
     assert scoring([image], [long]) != pytest.approx(scoring([image], ["red 1"]), abs=1e-6)
-
-
-def test_repeated_images_are_encoded_once(model_folder, monkeypatch):
-    scoring = ClipScorer(model_folder)
-    encoded = []
-    encode = scoring.model.get_image_features
-    monkeypatch.setattr(
-        scoring.model,
-        "get_image_features",
-        lambda pixel_values: encoded.append(len(pixel_values)) or encode(pixel_values),
-    )
-    first, second = picture((1, 2, 3)), picture((200, 2, 3))
-    scores = scoring([first, second, first, second], ["red", "red", "blue", "red"])
-    assert encoded == [2]
-    assert scores[1] == pytest.approx(scores[3]) and scores[0] != scores[2]
 
 
 def test_pictures_of_all_kinds_are_scored(model_folder):
@@ -257,15 +243,7 @@ def test_towers_that_know_nothing_verify_nothing(model_folder):
         )
 
 
-def test_other_models_and_broken_ones_are_refused(tmp_path):
+def test_other_models_are_refused(tmp_path):
     ViTModel(ViTConfig(**TOWER, image_size=8, patch_size=4)).save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="of type 'vit', which does not compare images with texts"):
         ClipScorer(str(tmp_path / "vit"))
-    save_clip(tmp_path / "clip")
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(tmp_path / "clip" / "model.safetensors")
-    del weights["text_projection.weight"]
-    save_file(weights, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="text_projection.weight is missing"):
-        ClipScorer(str(tmp_path / "clip"))

@@ -185,7 +185,6 @@ def test_dry_run_shows_and_projects_and_its_answers_are_kept(tmp_path):
     assert "Cost: 0.00" in printed and not (tmp_path / "captions").exists()
     page = (tmp_path / "captions.dry_run" / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 6
-    assert PILImage.open(tmp_path / "captions.dry_run" / "captions.png").width > 500
     assert "18 answers in" in caption(tmp_path, *options, "--report", "false")
 
 

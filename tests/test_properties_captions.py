@@ -5,7 +5,7 @@ import re
 import time
 from html.parser import HTMLParser
 
-import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from datasets import Dataset, Features, Value
@@ -17,8 +17,8 @@ from test_report import NAMES, OPTIONS, a_split, no_drawing, runs, write  # noqa
 
 from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
-from g4i_hf.captioning.quality import CaptionedSplit
-from g4i_hf.captioning.report import Shown, draw_grid, write_page, write_report
+from g4i_hf.captioning.quality import judge
+from g4i_hf.captioning.report import Shown, write_page, write_report
 from g4i_hf.data.texts import caption_key_table, is_blank
 from g4i_hf.embedding.captions import read_captions
 from g4i_hf.hub.captions_card import captions_card
@@ -119,19 +119,20 @@ def test_captions_go_through_a_table_as_they_are(rows):
 
 
 def caption_page(folder, text: str) -> str:
-    n = 4
-    split = CaptionedSplit(
-        image_ids=[f"{text}{row}" for row in range(n)],
-        image_of=lambda position: PILImage.new("RGB", (4, 4)),
-        captions=[text, f"{text}.", None, text],
-        raw=[f"{text} raw", f"{text} raw.", text, None],
-        statuses=[OK, OK, text, OK],
-        reasons=[None, None, text, None],
-        applied=[("boilerplate",), (), (), ()],
-        labels=np.array([0, 1, 0, 1]),
-        label_names=[f"{text}a", f"{text}b"],
-    )
-    return write_report(folder, {"train": split}, {"model": text, "prompts": [text, text]}, text).read_text("utf-8")
+    columns = {
+        "row": range(4),
+        "image_id": [f"{text}{row}" for row in range(4)],
+        "caption": pd.Series([text, f"{text}.", None, text], dtype=object),
+        "caption_raw": [f"{text} raw", f"{text} raw.", text, None],
+        "caption_status": [OK, OK, text, OK],
+        "caption_reason": [None, None, text, None],
+        "caption_cleaned": ["boilerplate", "", "", ""],
+        "label": [0, 1, 0, 1],
+    }
+    judged = judge(pd.DataFrame(columns), [f"{text}a", f"{text}b"])
+    images = [{"image": PILImage.new("RGB", (4, 4))}] * 4
+    about = {"model": text, "prompts": [text, text]}
+    return write_report(folder, {"train": judged}, {"train": images}, about, text).read_text("utf-8")
 
 
 @settings(max_examples=max(3, settings().max_examples // 4))  # a page is much work
@@ -143,14 +144,13 @@ def test_the_report_of_captions_has_the_elements_that_it_has_of_any(tmp_path, te
 
 @given(hostile)
 @example(EVERY)
-def test_the_page_of_a_dry_run_too_and_its_picture_is_drawn(tmp_path, text):
+def test_the_page_of_a_dry_run_too(tmp_path, text):
     found = []
     for shown in (text, "harmless"):
         one = Shown(None, shown, shown, [shown], [shown], f"{shown} raw")
-        write_page(tmp_path / "page.html", [one], shown, [shown])
+        write_page(tmp_path / "page.html", shown, shown=[one], paragraphs=[shown])
         found.append(Structure((tmp_path / "page.html").read_text("utf-8")).found)
     assert found[0] == found[1]
-    draw_grid(tmp_path / "grid.png", [Shown(None, text, text)])
 
 
 def test_the_report_of_a_run_too(tmp_path, runs, no_drawing, monkeypatch):  # noqa: F811
@@ -169,7 +169,7 @@ def test_the_report_of_a_run_too(tmp_path, runs, no_drawing, monkeypatch):  # no
 def test_texts_of_any_length_are_text_too(tmp_path, text):
     for test in (
         test_the_report_of_captions_has_the_elements_that_it_has_of_any,
-        test_the_page_of_a_dry_run_too_and_its_picture_is_drawn,
+        test_the_page_of_a_dry_run_too,
     ):
         test.hypothesis.inner_test(tmp_path, text)
     test_the_card_of_captions_has_the_blocks_that_it_has_of_any.hypothesis.inner_test(text, "column")

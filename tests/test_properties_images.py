@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from g4i_hf.captioning.images import UndecodableImage, clean_jpeg, decode
-from g4i_hf.captioning.report import opened
+from g4i_hf.captioning.report import thumbnail
 from g4i_hf.data.checks import DataError, check_split
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.image_metadata import without_metadata
-from g4i_hf.data.images import open_image
 from g4i_hf.hub.space_app import VisitorError, read_picture
 
 ID = "cats/1.jpg"
@@ -91,7 +90,7 @@ def look(content: bytes, folder) -> bool:
         assert decode(image, 64).mode == "RGB" and is_image
     except UndecodableImage as error:
         assert not is_image and "/" not in str(error)
-    assert (opened(lambda _: open_image(image), 0) is not None) == is_image
+    assert (thumbnail([{"image": image}], 0) is not None) == is_image
     try:
         sent = clean_jpeg(image, 64)
         PILImage.open(io.BytesIO(sent)).load()

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from .. import columns
-from ..data.images import open_image
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
 from .projection import Budget, project
 from .questions import Questions, StreamQuestions
-from .report import Shown, draw_grid, opened, write_page
+from .report import Shown, thumbnail, write_page
 from .runner import NOT_KEPT, Asking
 from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
 from .store import AnswerStore
 
-PAGE, GRID = "index.html", "captions.png"
+PAGE = "index.html"
 
 
 def dry_run(
@@ -58,8 +57,7 @@ def dry_run(
         prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
         lines += project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
-    write_page(folder / PAGE, shown, f"{len(shown)} captions of a dry run", lines)
-    draw_grid(folder / GRID, shown)
+    write_page(folder / PAGE, f"{len(shown)} captions of a dry run", paragraphs=lines, shown=shown)
     return folder, "\n".join(lines)
 
 
@@ -88,7 +86,7 @@ def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], 
                 status, reason = failures[image_id].status, failures[image_id].reason
             shown.append(
                 Shown(
-                    image=opened(lambda row: open_image(part.split[row][columns.IMAGE]), row),
+                    picture=thumbnail(part.split, row),
                     caption=caption,
                     title=f"{part.name}: {image_id}",
                     notes=[f"cleaned: {steps.replace(',', ', ')}"] if steps else [],

@@ -10,8 +10,7 @@ from ..files import did_you_mean, read_mapping
 
 UNKNOWN, NOT_NAMED, NAMED = -1, 0, 1
 
-_WORDNET_ID = re.compile(r"n\d{8}[-_ ]*")
-_NUMBERED = re.compile(r"\d+[.)_-]+(?=[^\W\d])")  # 005.Crested_Auklet
+_NUMBER = re.compile(r"n\d{8}[-_ ]*|\d+[.)_-]+(?=[^\W\d])")  # of n02085620-Chihuahua, 005.Crested_Auklet
 _MEANINGLESS = re.compile(r"(?:label|class)?[\s_-]*\d*", re.I)
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
@@ -38,21 +37,19 @@ def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, li
     if path is None:
         return {}
     try:
-        found = read_mapping(path)
+        found = {
+            str(name): words if isinstance(words, list) else [words] for name, words in read_mapping(path).items()
+        }
     except (OSError, ValueError) as error:
-        wanted = "it must hold `class name: [word, other word]` lines"
-        why = " ".join(str(error).split())
+        wanted, why = "it must hold `class name: [word, other word]` lines", " ".join(str(error).split())
         raise ValueError(f"synonyms_file {str(path)!r} cannot be read; {wanted}: {why}") from error
-    synonyms = {}
     for name, words in found.items():
-        where = f"synonyms_file {str(path)!r}, class {str(name)!r}"
-        if str(name) not in names:
-            raise ValueError(f"{where}: there is no such class.{did_you_mean(str(name), names)}")
-        words = words if isinstance(words, list) else [words]
+        where = f"synonyms_file {str(path)!r}, class {name!r}"
+        if name not in names:
+            raise ValueError(f"{where}: there is no such class.{did_you_mean(name, names)}")
         if not all(isinstance(word, str | int | float) for word in words):
             raise ValueError(f"{where}: give a list of words.")
-        synonyms[str(name)] = [str(word) for word in words]
-    return synonyms
+    return {name: list(map(str, words)) for name, words in found.items()}
 
 
 def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
@@ -61,8 +58,7 @@ def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
     without numbers before it or an explanation in brackets. Empty for a name without meaning such as `LABEL_3`.
     """
     terms = []
-    name = _NUMBERED.sub("", _WORDNET_ID.sub("", name, count=1), count=1)
-    for part in [*_IN_BRACKETS.sub("", name).split(","), *synonyms]:
+    for part in [*_IN_BRACKETS.sub("", _NUMBER.sub("", name, count=1)).split(","), *synonyms]:
         part = _SPACES.sub(" ", _CAMEL_CASE.sub(" ", part)).strip().casefold()
         is_digit = part.isdecimal() and len(part) <= 2  # of digits, a class may be called 7
         if part and part not in terms and (is_digit or not _MEANINGLESS.fullmatch(part)):
@@ -97,12 +93,12 @@ def names_label(
 
 
 def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
-    """Finds any of the terms as whole words in text in lower case, one or many of it; None without terms."""
+    """Finds any of the terms, in singular or plural, as whole words in text in lower case; None without terms."""
     alternatives = []
     for term in terms:
         *before, last = term.split(" ")
         forms = "|".join(sorted(map(re.escape, _forms(last)), key=len, reverse=True))
-        found = r"[\s_\-‐‑–—]+".join([*map(re.escape, before), f"(?:{forms})"])
+        found = _SPACES.pattern.join([*map(re.escape, before), f"(?:{forms})"])
         alternatives.append(found if _UNSPACED.search(term) else rf"(?<![^\W_]){found}(?![^\W_])")
     return re.compile("|".join(alternatives)) if alternatives else None
 

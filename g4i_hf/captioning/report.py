@@ -1,35 +1,32 @@
 """
-What people look at, before they pay and after: the page and the picture of a dry run, `caption_report.html` and
-`caption_report.json`. Everything that was written by a model or a user is escaped.
+What people look at, before they pay and after: the page of a dry run, `caption_report.html` and `caption_report.json`.
+Everything that was written by a model or a user is escaped.
 """
 
 import base64
-import functools
 import io
 import json
-import textwrap
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image as PILImage
-from PIL import ImageDraw, ImageFont
+import pandas as pd
 
-from ..data.images import to_rgb
-from .answers import FAILURES, OK
-from .cleaning import STEPS, count_words
-from .label_names import NAMED, UNKNOWN
-from .quality import FACTORS, CaptionedSplit, histogram
+from .. import columns
+from ..data.images import open_image, to_rgb
+from .cleaning import WORD
+from .label_names import UNKNOWN
+from .quality import figures
+from .stage import CLEANED, RAW, REASON, STATUS
 
 HTML, JSON = "caption_report.html", "caption_report.json"
 EXAMPLES = 12
-SHOWN_CLASSES = 60
-KEPT_DROPPED = 1000  # rows without caption that the JSON file lists
-SIDE, MARGIN = 240, 16  # pixels: width of a picture on a page, and what is around it
+MOST_LINES, MOST_LETTERS = 60, 200  # of a table
+LISTED = 1000  # rows without caption in the JSON file
+SIDE = 240  # pixels of a picture on a page
 
 
 @dataclass
@@ -38,261 +35,172 @@ class Shown:
     One image beside its caption.
 
     Attributes:
-        image: None where it cannot be read.
+        picture: a data URI; None where the image cannot be read.
         caption: None where there is none.
         title: above the caption: id and class.
         notes, doubts: in a few words, below it; doubts are red.
         raw: the answer as it came, where it differs.
     """
 
-    image: PILImage.Image | None
+    picture: str | None
     caption: str | None
     title: str = ""
     notes: Sequence[str] = ()
     doubts: Sequence[str] = ()
     raw: str | None = None
 
-    @property
-    def uri(self) -> str | None:
-        """The image as a part of a page."""
-        if self.image is None:
-            return None
-        buffer = io.BytesIO()
-        self.image.save(buffer, "JPEG", quality=85)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
-
-def opened(image_of: Callable[[int], PILImage.Image], position: int) -> PILImage.Image | None:
-    """An upright RGB picture of an image, [`SIDE`] wide or high; None where it cannot be read."""
+def thumbnail(images: Any, row: int) -> str | None:
+    """A small upright picture of the `image` of a row, as a data URI; None where it cannot be read, as of a stream."""
     try:
-        image = image_of(position)
-        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded small
-        image = to_rgb(image)
-        scale = SIDE / max(image.size)
-        return image.resize([max(1, round(scale * side)) for side in image.size])  # also a row of pixels
+        small = open_image(images[row][columns.IMAGE])
+        small.draft("RGB", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded small
+        small = to_rgb(small)
+        small.thumbnail((SIDE, SIDE))
     except Exception:  # whatever a broken file makes of Pillow: the page is more important
         return None
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-# --- Dry run ---------------------------------------------------------------------------------------------------------
-
-
-def write_page(path: str | Path, shown: Sequence[Shown], title: str, paragraphs: Sequence[str] = ()) -> None:
+def write_page(path: str | Path, title: str, **values: Any) -> None:
     """
     Args:
         path: the HTML file; its pictures are in it.
-        shown: the images, small.
-        title, paragraphs: above them, as plain text.
+        title: of the page.
+        values: others of the template: `paragraphs` and `shown` of a dry run, `about` and `splits` of a report.
     """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(title=title, **values)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _render(Path(path), title=title, paragraphs=paragraphs, shown=shown)
-
-
-def draw_grid(path: str | Path, shown: Sequence[Shown], across: int = 4, most_lines: int = 9) -> None:
-    """
-    Args:
-        path: PNG file.
-        shown: the images, small.
-        across: images a row.
-        most_lines: of a caption; what is longer ends in an ellipsis.
-    """
-    cards = [_card(one, most_lines) for one in shown]
-    across = max(1, min(across, len(cards)))
-    rows = [cards[start : start + across] for start in range(0, len(cards), across)]
-    heights = [max(card.height for card in row) + MARGIN for row in rows]
-    grid = PILImage.new("RGB", (MARGIN + across * (SIDE + MARGIN), MARGIN + sum(heights)), "white")
-    for number, row in enumerate(rows):
-        for column, card in enumerate(row):
-            grid.paste(card, (MARGIN + column * (SIDE + MARGIN), MARGIN + sum(heights[:number])))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
-
-
-def _card(one: Shown, most_lines: int) -> PILImage.Image:
-    """The picture of an image above its title and caption."""
-    height, step, grey = 180, 19, "#6b7280"
-    missing = ", ".join(["no caption", *one.doubts])
-    texts = [(one.title, 1, grey), (one.caption or missing, most_lines, "#222222" if one.caption else "#b3261e")]
-    lines = [(line, color) for text, most, color in texts for line in wrapped(text, most)]
-    card = PILImage.new("RGB", (SIDE, height + 12 + step * len(lines)), "white")
-    draw = ImageDraw.Draw(card)
-    draw.rectangle((0, 0, SIDE - 1, height - 1), fill="#f6f7f9", outline="#e2e4e8")
-    if one.image is not None:
-        image = one.image.copy()
-        image.thumbnail((SIDE, height))
-        card.paste(image, ((SIDE - image.width) // 2, (height - image.height) // 2))
-    else:
-        draw.text((SIDE // 2, height // 2), "cannot be shown", fill=grey, font=_font(True), anchor="mm")
-    for number, (line, color) in enumerate(lines):
-        draw.text((0, height + 8 + number * step), line, fill=color, font=_font(line.isascii()))
-    return card
-
-
-def wrapped(text: str, most: int) -> list[str]:
-    """Lines of the width of a picture; the last of `most` ends in an ellipsis where there are more."""
-    width = 32 if text.isascii() else 17  # letters; those of Chinese are twice as wide
-    return textwrap.wrap(text[: 2 * width * most], width, max_lines=most, placeholder="…")
-
-
-@functools.cache
-def _font(is_ascii: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """For scripts that Pillow's own font lacks, the first of the system's that is found."""
-    others = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf")
-    for name in ("DejaVuSans.ttf",) if is_ascii else others:
-        try:
-            return ImageFont.truetype(name, 14)
-        except OSError:
-            continue
-    return ImageFont.load_default(14)
-
-
-# --- Report ----------------------------------------------------------------------------------------------------------
+    Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
 def write_report(
     folder: str | Path,
-    splits: dict[str, CaptionedSplit],
-    figures: dict[str, Any] | None = None,
+    judged: Mapping[str, pd.DataFrame],
+    images: Mapping[str, Any],
+    about: dict[str, Any] | None = None,
     title: str = "Captions",
 ) -> Path:
     """
     Args:
         folder: of the captions; both files are written into it.
-        splits: by name.
-        figures: what else is to be told, as JSON values: model, prompts, decoding, dates. Text, numbers and lists of
-            them are shown as a table.
+        judged: the captions of each split, as [`~g4i_hf.captioning.quality.judge`] gives them.
+        images: the rows of each split, with `image`; of a stream no pictures are shown.
+        about: what else is to be told, as JSON values: model, prompts, decoding.
         title: of the page.
 
     Returns:
         The page, with its pictures in it.
     """
-    folder, about = Path(folder), figures or {}
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = {name: split_figures(split) for name, split in splits.items()}
+    folder, about = Path(folder), about or {}
+    numbers, sections = {}, []
+    for name, split in judged.items():
+        words = split[columns.CAPTION].str.count(WORD.pattern).astype(float)
+        charts = {"words": words, "margin": split["margin"], "score": split["score"]}
+        charts = {kind: histogram(values) for kind, values in charts.items() if values.notna().any()}
+        found, tables, examples = figures(split), _tables(split, words), _examples(split, images[name])
+        dropped = split[split[columns.CAPTION].isna()]
+        numbers[name] = found | charts | {heading: _records(table) for heading, table in tables.items()}
+        numbers[name]["dropped"] = _records(dropped[[columns.IMAGE_ID, STATUS, REASON, RAW]].head(LISTED))
+        with pd.option_context("display.max_colwidth", MOST_LETTERS):
+            shown = {
+                heading: table.head(MOST_LINES).to_html(index=False, border=0, na_rep="–", float_format="%.2f")
+                for heading, table in tables.items()
+                if len(table)
+            }
+        sections.append({"name": name, "figures": found, "charts": charts, "examples": examples, "tables": shown})
+    write_page(folder / HTML, title, about=about, splits=sections)
     told = json.dumps({"about": about, "splits": numbers}, indent=2, ensure_ascii=False, default=str)
     (folder / JSON).write_text(told + "\n", encoding="utf-8", errors="replace")
-    parts = []
-    for name, found in numbers.items():
-        quality = found["quality"] or {}
-        charts = {
-            "Length": (found["words"], "words"),
-            "Weight": (quality.get("weight"), "caption_weight"),
-            "Nearness to the own class": (quality.get("margin"), "margin over the nearest other class"),
-            "Image and caption": (quality.get("score"), "image-text score"),
-        }
-        charts = {heading: chart for heading, chart in charts.items() if chart[0] is not None}
-        parts.append(found | {"name": name, "charts": charts, "examples": _examples(splits[name])})
-    _render(
-        folder / HTML,
-        title=title,
-        about=about,
-        splits=parts,
-        steps=STEPS,
-        failures=FAILURES | {"missing": "nobody was asked, or nobody wrote one"},
-        shown_classes=SHOWN_CLASSES,
-        percent=lambda value: "–" if value is None else f"{100 * value:.1f} %",
-        number=lambda value, digits=2: "–" if value is None else f"{value:,.{digits}f}",
-    )
     return folder / HTML
 
 
-def _render(path: Path, **values: Any) -> None:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+def histogram(values: pd.Series) -> dict[str, Any]:
+    """Edges, counts, mean and median of the values that are not NaN, as JSON values."""
+    counts, edges = np.histogram(values.dropna(), bins=24)
+    mean, median = float(values.mean()), float(values.median())
+    return {"mean": mean, "median": median, "edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def _tables(judged: pd.DataFrame, words: pd.Series) -> dict[str, pd.DataFrame]:
+    is_there = judged[columns.CAPTION].notna()
+    measured = judged.assign(
+        words=words,
+        named=judged["named"].where(judged["named"] != UNKNOWN),
+        weight=judged["weight"].where(is_there),
+        missing=~is_there,
+        label=judged[columns.LABEL].where(judged[columns.LABEL] >= 0),
     )
-    page = environment.get_template("report.html.j2").render(**values)
-    path.write_text(page, encoding="utf-8", errors="replace")
-
-
-def split_figures(split: CaptionedSplit) -> dict[str, Any]:
-    """Counts and distributions of a split, as JSON values."""
-    statuses = Counter(split.statuses)
-    steps = Counter(step for applied in split.applied for step in applied)
-    words = np.array([count_words(caption or "") for caption in split.captions], dtype=np.int64)
-    dropped = [position for position, caption in enumerate(split.captions) if not caption]
-    listed = {"image_id": split.image_ids, "status": split.statuses, "reason": split.reasons, "raw": split.raw}
+    classes = measured.dropna(subset="label").groupby("class", as_index=False)
+    texts = measured[judged["copies"] > 1].groupby(columns.CAPTION, as_index=False)
     return {
-        "captions": len(split.captions),
-        "status": dict(sorted(statuses.items(), key=lambda one: (one[0] != OK, -one[1]))),
-        "cleaning": {step: steps[step] for step in STEPS},
-        "words": histogram(words[words > 0]),
-        "quality": split.quality.figures if split.quality is not None else None,
-        "classes": _classes(split, words),
-        "dropped": [
-            {name: values[position] for name, values in listed.items()} for position in dropped[:KEPT_DROPPED]
-        ],
-        "dropped_count": len(dropped),
+        "status": judged[[STATUS, REASON]].fillna("").value_counts().reset_index(name="captions"),
+        "cleaning": _counts(judged[CLEANED].str.split(",").explode(), "step"),
+        "doubts": _counts(judged["doubts"].str.split(", ").explode(), "doubt"),
+        "classes": classes.agg(
+            captions=(columns.CAPTION, "count"),
+            failures=("missing", "sum"),
+            mean_words=("words", "mean"),
+            names_label=("named", "mean"),
+            mean_weight=("weight", "mean"),
+        ).sort_values(["mean_weight", "captions"]),
+        "duplicates": texts.agg(rows=("row", "size"), classes=("label", "nunique")).nlargest(EXAMPLES, "rows"),
     }
 
 
-def _classes(split: CaptionedSplit, words: np.ndarray) -> list[dict[str, Any]]:
-    """A line a class that occurs, the ones with the lowest weights first."""
-    quality, lines = split.quality, []
-    order = np.argsort(split.labels, kind="stable")
-    labels, starts = np.unique(split.labels[order], return_index=True)
-    for label, rows in zip(labels, np.split(order, starts)[1:], strict=True):
-        if label < 0:
-            continue
-        there = rows[words[rows] > 0]
-        line = {
-            "class": split.class_of(rows[0]),
-            "captions": len(there),
-            "failures": len(rows) - len(there),
-            "mean_words": float(words[there].mean()) if len(there) else None,
-            "names_label": None,
-            "mean_weight": None,
-        }
-        if quality is not None and len(there):
-            known = quality.named[there][quality.named[there] != UNKNOWN]
-            line["names_label"] = float((known == NAMED).mean()) if len(known) else None
-            line["mean_weight"] = float(quality.weights[there].mean())
-        lines.append(line)
-    return sorted(lines, key=lambda line: (line["mean_weight"] or 0.0, -line["failures"]))
+def _counts(values: pd.Series, name: str) -> pd.DataFrame:
+    return values[values.fillna("") != ""].value_counts().rename_axis(name).reset_index(name="captions")
 
 
-def _examples(split: CaptionedSplit) -> dict[str, list[Shown]]:
-    """The most and the least doubtful captions, or some where none is judged; the missing and the changed ones."""
-    there = [position for position, caption in enumerate(split.captions) if caption]
-    dropped = [position for position, caption in enumerate(split.captions) if not caption]
-    changed = [position for position in there if split.applied[position]]
-    quality, found = split.quality, {}
-    if quality is None:
-        found["some"] = sorted(np.random.default_rng(0).permutation(there)[:EXAMPLES].tolist())
-    else:
-        tie = np.zeros(len(split.captions)) if quality.margins is None else np.nan_to_num(quality.margins)
-        ranked = sorted(there, key=lambda position: (quality.weights[position], tie[position]))
-        found["worst"] = [position for position in ranked[:EXAMPLES] if quality.weights[position] < 0.9]
-        found["best"] = _spread(ranked[::-1], split.labels.tolist())
-    found["dropped"] = _spread(dropped, split.statuses)
-    found["cleaned"] = _spread(changed, split.applied)
-    return {name: [_shown(split, position, name) for position in positions] for name, positions in found.items()}
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def _spread(positions: list[int], kinds: Sequence[Any]) -> list[int]:
-    """The first [`EXAMPLES`], as even among the kinds of all positions as they come, in their order."""
-    seen: Counter = Counter()
-    rounds = []
-    for position in positions:
-        rounds.append((seen[kinds[position]], position))
-        seen[kinds[position]] += 1
-    chosen = {position for _, position in sorted(rounds, key=lambda one: one[0])[:EXAMPLES]}
-    return [position for position in positions if position in chosen]
+# --- Examples --------------------------------------------------------------------------------------------------------
 
 
-def _shown(split: CaptionedSplit, position: int, group: str) -> Shown:
-    caption, raw, quality = split.captions[position], split.raw[position], split.quality
-    notes, doubts = [], []
-    if caption is None:
-        doubts = list(filter(None, [split.statuses[position], split.reasons[position]]))
-    elif group == "cleaned":
-        notes = list(split.applied[position])
-    elif quality is not None:
-        notes, doubts = [f"weight {quality.weights[position]:.2f}"], quality.doubts(position)
-        for name, values in (("margin", quality.margins), ("score", quality.scores)):
-            if values is not None and np.isfinite(values[position]):
-                notes.append(f"{name} {values[position]:.3f}")
-        if FACTORS["margin"] in doubts and split.label_names is not None:
-            doubts[doubts.index(FACTORS["margin"])] = f"nearer to {split.label_names[int(quality.nearest[position])]}"
-    title = " · ".join(filter(None, [split.image_ids[position], split.class_of(position)]))
-    differs = raw is not None and raw.strip() and raw != caption
-    return Shown(opened(split.image_of, position), caption, title, notes, doubts, raw if differs else None)
+def _examples(judged: pd.DataFrame, images: Any) -> dict[str, list[Shown]]:
+    """Some captions of each kind, by heading."""
+    is_there = judged[columns.CAPTION].notna()
+    ranked = judged.assign(many=judged["doubts"].str.count(",")).sort_values(
+        ["many", "margin"], ascending=[False, True]
+    )
+    chosen = {
+        "Most doubtful captions": ranked[ranked["doubts"] != ""].head(EXAMPLES),
+        "Least doubtful captions": _spread(ranked[ranked["weight"] == 1][::-1], "class"),
+        "Without a caption": _spread(judged[~is_there], STATUS),
+        "Changed by cleaning": _spread(judged[is_there & (judged[CLEANED] != "")], CLEANED),
+    }
+    return {
+        heading: [_shown(line, images) for line in _records(lines)] for heading, lines in chosen.items() if len(lines)
+    }
+
+
+def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The first of each value of a column, then the second of each, and so on."""
+    turns = lines.groupby(column).cumcount().to_numpy()
+    return lines.iloc[np.argsort(turns, kind="stable")[:EXAMPLES]]
+
+
+def _shown(line: dict[str, Any], images: Any) -> Shown:
+    caption, raw = line[columns.CAPTION], line[RAW]
+    notes = [f"cleaned: {line[CLEANED].replace(',', ', ')}"] if line[CLEANED] else []
+    if line["margin"] is not None:
+        notes.append(f"margin {line['margin']:.3f} to {line['nearest'] or 'another class'}")
+    if line["score"] is not None:
+        notes.append(f"score {line['score']:.3f}")
+    doubts = line["doubts"].split(", ") if caption else [line[STATUS], line[REASON]]
+    return Shown(
+        picture=thumbnail(images, int(line["row"])),
+        caption=caption,
+        title=" · ".join(filter(None, [line[columns.IMAGE_ID], line["class"]])),
+        notes=notes,
+        doubts=list(filter(None, doubts)),
+        raw=raw if raw != caption else None,
+    )

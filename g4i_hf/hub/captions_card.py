@@ -19,7 +19,7 @@ COLUMNS = {
     "image": "the image",
     "label": "the class",
     "caption": "the description; null where there is none",
-    "caption_weight": "0 to 1: how far the caption is trusted in training",
+    "caption_weight": "1; 0.5 where something speaks against the caption; 0 where there is none",
     "caption_status": "`ok`, or why there is no caption",
     "caption_reason": "of a failure",
     "caption_raw": "the answer as it came",
@@ -33,7 +33,8 @@ IDS = {
 }
 FIGURES = {
     "captions": "captions",
-    "below_half": "captions with a weight below 0.5",
+    "doubtful": "captions with a doubt, which have the weight 0.5",
+    "without_caption": "images or prompts without a caption",
     "names_label": "share that names its class",
     "nearer_to_another_class": "share nearer to another class than to its own",
     "mean_weight": "mean weight",

@@ -10,7 +10,7 @@ from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
 from ..captioning.answers import Captioner, CaptionerError, Decoding
-from ..captioning.dry_run import GRID, PAGE, dry_run
+from ..captioning.dry_run import PAGE, dry_run
 from ..captioning.existing import existing_captions
 from ..captioning.projection import Budget
 from ..captioning.quality import judge_captions
@@ -202,7 +202,7 @@ class Captioning:
         with AnswerStore(self.args.journal) as store:
             folder, text = dry_run(captioner, questions, store, self.args, self.quality.clean, self.share.processes)
         self.say(text)
-        self.say(f"Look at {folder / PAGE} or {folder / GRID}. Nothing else was written; the answers are kept.")
+        self.say(f"Look at {folder / PAGE}. Nothing else was written; the answers are kept.")
 
     # --- Captions that exist -----------------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Captioning:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
             if stage["prompts"]:
                 about["prompts"] = stage["prompts"]
-            self.say(f"report: {write_report(args.captions_dir, judged, about)}")
+            self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
         self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}"]))
 
 
