@@ -60,16 +60,16 @@ def test_several_templates_give_several_prompts_in_their_order():
     ("template", "message"),
     [
         ("{labell}", r"split 'train' has no column 'labell'. Did you mean \{label\}\? Its columns: image_id, label"),
-        ("{label.__class__}", "no column 'label.__class__'"),
-        ("{label.__init__.__globals__}", "no column"),
-        ("{tags[0]}", "no column"),
+        ("{label.__class__}", "reaches into a value"),
+        ("{label.__init__.__globals__}", "reaches into a value"),
+        ("{tags[0]}", "reaches into a value"),
         ("{tags}", "column 'tags' of split 'train' holds"),
-        ("{label!r}", r"\{label\} is no name of a column alone"),
+        ("{label!r}", r"\{label!r\} is no name of a column"),
         ("{year:>{label}}", "is no name of a column"),
         ("{}", r"\{\} is no name of a column"),
         ("{0}", "no column '0'"),
-        ("{label", "Write {column} and nothing else"),
-        ("label}", "Write {column} and nothing else"),
+        ("{label", "Write {column} for a column"),
+        ("label}", "Write {column} for a column"),
         ("  ", "give a text"),
     ],
 )
@@ -103,28 +103,60 @@ def test_a_row_without_value_has_no_prompt(changed):
 
 def test_empty_values_are_found_before_anything_is_asked():
     data = split([0, 1, None, 1, -1], artist=["a", None, "b", "c", "d"])
-    with pytest.raises(MissingValue, match="Split 'train', row 2: Column 'label' is empty"):
+    with pytest.raises(MissingValue, match="Split 'train', column 'label': 2 of 5 rows are empty, the first is row 2"):
         Prompts(["class"], data.features, "train").check(data)
-    with pytest.raises(MissingValue, match="row 1: Column 'artist' is empty"):
+    with pytest.raises(MissingValue, match="column 'artist': 1 of 5 rows are empty, the first is row 1"):
         Prompts(["{artist}"], data.features, "train").check(data)
     Prompts(["plain"], data.features, "train").check(data)
 
 
 def test_class_prompts_are_for_training_splits():
+    data = split([0, 1, 0, 1])
     for name in ("train", "training"):
-        check_leak(["class"], {name: FEATURES})
+        check_leak(["class"], {name: data})
     for name in ("validation", "test", "test_novel", "train_extra", "all"):
         with pytest.raises(ValueError, match=f"'label', which tells the class, and split '{name}' is for evaluation"):
-            check_leak(["plain", "class"], {"train": FEATURES, name: FEATURES})
-        check_leak(["plain", "{artist}"], {"train": FEATURES, name: FEATURES})
-    check_leak(["class"], {"all": FEATURES}, train_splits=["all"])
+            check_leak(["plain", "class"], {"train": data, name: data})
+        check_leak(["plain"], {"train": data, name: data})
+    check_leak(["class"], {"all": data}, train_splits=["all"])
     with pytest.raises(ValueError, match="split 'train' is for evaluation"):
-        check_leak(["class"], {"train": FEATURES}, train_splits=["all"])
+        check_leak(["class"], {"train": data}, train_splits=["all"])
 
 
-@pytest.mark.parametrize("column", ["image_id", "coarse"])
-def test_other_columns_tell_the_class_too(column):
-    features = Features({"coarse": ClassLabel(names=["a", "b"]), "image_id": Value("string")})
-    with pytest.raises(ValueError, match=f"'{column}', which tells the class"):
-        check_leak([f"See {{{column}}}."], {"test": features})
-    check_leak([f"See {{{column}}}."], {"train": features})
+def test_class_prompts_of_a_streamed_split_are_found_by_its_features():
+    with pytest.raises(ValueError, match="for evaluation"):
+        check_leak(["class"], {"test": FEATURES})
+    check_leak(["{artist}"], {"test": FEATURES})
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "leaks"),
+    [
+        ("image_id", None, True),  # holds the class folder
+        ("wnid", ["n1", "n2", "n3", "n1", "n2", "n3"], True),  # the label under another name
+        ("kind", ["fish", "fish", "bird", "fish", "fish", "bird"], True),  # a coarser class
+        ("breed", ["a", "b", "c", "d", "b", "c"], True),  # a finer one
+        ("artist", ["x", "x", "y", "y", "x", "y"], False),
+        ("source", ["web"] * 6, False),
+        ("url", list("abcdef"), False),  # of every row its own: tells nothing
+    ],
+)
+def test_columns_that_go_along_with_the_label_tell_the_class_too(column, values, leaks):
+    features = {"label": ClassLabel(names=["a", "b", "c"]), column: Value("string")}
+    data = {"label": [0, 1, 2, 0, 1, 2], column: values or [f"c{i}/{i}.jpg" for i in range(6)]}
+    data = Dataset.from_dict(data, features=Features(features))
+    if leaks:
+        with pytest.raises(ValueError, match=f"the column '{column}', which tells the class"):
+            check_leak([f"See {{{column}}}."], {"test": data})
+    else:
+        check_leak([f"See {{{column}}}."], {"test": data})
+    check_leak([f"See {{{column}}}."], {"train": data})
+
+
+def test_another_class_label_column_tells_the_class():
+    data = Dataset.from_dict(
+        {"coarse": [0, 1], "label": [0, 0]},
+        features=Features({"coarse": ClassLabel(names=["a", "b"]), "label": ClassLabel(names=["a"])}),
+    )
+    with pytest.raises(ValueError, match="'coarse'"):
+        check_leak(["{coarse}"], {"test": data})
