@@ -272,6 +272,14 @@ def test_all_faults_at_once(serve, script):
     assert (stats["whole"], stats["distinct"], stats["asked_again"]) == (400, 400, 0)
 
 
+@pytest.mark.parametrize("kind", ["endless", "packed"])
+def test_a_reply_that_would_fill_the_memory_is_not_read(serve, quick, kind):
+    server = serve("--fault_rate", 0.3, "--faults", kind, "--seed", 5)
+    assert_all_right(ask(captioner(server), questions(20)), 20)
+    stats = server.stats()
+    assert stats["faults"][kind] > 2 and stats["endless_bytes"] < 64 << 20, "some MB, and what lies in buffers"
+
+
 def test_retry_after_is_honoured(serve, quick):
     server = serve("--fault_rate", 0.5, "--faults", "429-wait", "--retry_after", 1, "--seed", 1)
     start = time.monotonic()

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
 IN_A_ROW = 8  # failures, after which a server is asked one question at a time
 REJECTIONS = 20  # before any answer, that tell of a wrong model rather than of wrong images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
+MOST_BYTES = 4 << 20  # of a reply
 POOLS = 32  # of connections
 
 
@@ -77,10 +79,29 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
     return token
 
 
+class _LimitedStream(httpx2.AsyncByteStream):
+    """The body of a reply, up to `MOST_BYTES`."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream):
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > MOST_BYTES:
+                raise UselessReply(f"a reply of more than {MOST_BYTES >> 20} MB")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class _Transport(httpx2.AsyncBaseTransport):
     """
-    Requests take turns over several pools: a pool looks at each of its connections at every request (httpcore2 2.16),
-    which with hundreds costs more than the request itself.
+    Takes no reply that is compressed, as it could unpack to any size, or too large. Requests take turns over several
+    pools: a pool looks at each of its connections at every request (httpcore2 2.16), which with hundreds costs more
+    than the request itself.
     """
 
     def __init__(self):
@@ -91,7 +112,11 @@ class _Transport(httpx2.AsyncBaseTransport):
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        return await next(self._turns).handle_async_request(request)
+        response = await next(self._turns).handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise UselessReply("a compressed reply, which was not asked for")
+        response.stream = _LimitedStream(response.stream)
+        return response
 
     async def aclose(self) -> None:
         for pool in self._pools:
@@ -139,14 +164,19 @@ class Server:
             openai.APIError, UselessReply, TimeoutError: as things go wrong.
         """
         self.began = min(self.began, time.monotonic())
-        async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
-            # As `chat.completions.create` does, without its walk through every part of the question
-            reply = await self.client.post(
-                "/chat/completions",
-                body=chat_body(prompt, uri, options),
-                options={"headers": self.headers},
-                cast_to=httpx2.Response,
-            )
+        try:
+            async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
+                # As `chat.completions.create` does, without its walk through every part of the question
+                reply = await self.client.post(
+                    "/chat/completions",
+                    body=chat_body(prompt, uri, options),
+                    options={"headers": self.headers},
+                    cast_to=httpx2.Response,
+                )
+        except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, UselessReply):
+                raise error.__cause__ from None
+            raise
         wait = exhausted_for(reply.headers)
         self.pause(wait)
         return answer_in(reply.content), wait
