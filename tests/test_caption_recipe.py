@@ -185,7 +185,9 @@ def test_dry_run_shows_and_projects_and_its_answers_are_kept(tmp_path):
     assert "Cost: 0.00" in printed and not (tmp_path / "captions").exists()
     page = (tmp_path / "captions.dry_run" / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 6
-    assert "18 answers in" in caption(tmp_path, *options, "--report", "false")
+    printed = caption(tmp_path, *options, "--report", "false")
+    assert "18 answers in" in printed
+    assert re.fullmatch(r"captioned 24, \d+\.\d requests per second", printed.strip().splitlines()[-1])
 
 
 def test_a_prompt_that_tells_the_class_is_refused_for_evaluation_splits(tmp_path):

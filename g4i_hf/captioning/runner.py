@@ -65,12 +65,16 @@ class Outcome:
     seconds: float = 0.0
     answers: list[tuple[Question, Answer]] = field(default_factory=list)  # of a trial
 
+    @property
+    def per_second(self) -> float:
+        return sum(self.asked.values()) / max(self.seconds, 1e-9)
+
     def as_text(self) -> str:
         """A line for the terminal."""
         count = sum(self.asked.values())
         if not count:
             return f"All {self.known:,} answers were there already." if self.known else "Nothing was left to ask."
-        text = f"{count:,} answers in {self.seconds:,.0f} s ({count / max(self.seconds, 1e-9):,.1f} a second"
+        text = f"{count:,} answers in {self.seconds:,.0f} s ({self.per_second:,.1f} a second"
         if self.prompt_tokens:
             text += f", {self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
         text += "".join(f"; {number:,} {status}" for status, number in self.asked.items() if status != OK)

@@ -9,14 +9,14 @@ from typing import Any
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import Captioner, CaptionerError, Decoding
+from ..captioning.answers import OK, Captioner, CaptionerError, Decoding
 from ..captioning.dry_run import PAGE, dry_run
 from ..captioning.existing import existing_captions
 from ..captioning.projection import Budget
 from ..captioning.quality import judge_captions
 from ..captioning.questions import Questions
 from ..captioning.report import write_report
-from ..captioning.runner import Asking, Share
+from ..captioning.runner import Asking, Outcome, Share
 from ..captioning.stage import (
     Captioned,
     check_places,
@@ -66,6 +66,7 @@ class Captioning:
         self.asks = self.kind in ("local", "endpoint")
         self.share = Share.from_environment()
         self.say = say
+        self.outcome: Outcome | None = None  # of asking, where captions are made now
 
     def run(self) -> bool:
         """
@@ -178,9 +179,9 @@ class Captioning:
         ask_again = needs_another_try(self.quality.clean) if args.retry_failed else None
         with AnswerStore(args.journal, share.rank) as store:
             asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
-            outcome = asking.run()
+            self.outcome = asking.run()
         if share.is_first:
-            self.say(outcome.as_text())
+            self.say(self.outcome.as_text())
         reason = budget.reason
         if not reason and captioner.unanswered:
             reason = f"{captioner.unanswered:,} questions were not answered in time."
@@ -248,7 +249,10 @@ class Captioning:
             if stage["prompts"]:
                 about["prompts"] = stage["prompts"]
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
-        self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}"]))
+        count = sum(captioned.status_counts().get(OK, {}).values())
+        speed = "" if self.outcome is None else f", {self.outcome.per_second:.1f} requests per second"
+        lines = [*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]
+        self.say("\n".join(lines))
 
 
 def _device(share: Share) -> str:
