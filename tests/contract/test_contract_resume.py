@@ -64,7 +64,7 @@ def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_und
         quick.succeed("caption", options)
         after = server_stats(server)
         assert IMAGES <= after["requests"] <= IMAGES + 2 * CONCURRENCY
-        assert after["requests"] - before["requests"] < IMAGES - 20 + 2 * CONCURRENCY
+        assert after["requests"] - before["requests"] <= IMAGES - 20 + 2 * CONCURRENCY
         quick.succeed("caption", options)
         assert server_stats(server)["requests"] == after["requests"], "whole: nothing is asked"
     rows = pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()
