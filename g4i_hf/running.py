@@ -150,7 +150,7 @@ def fail(message: str) -> NoReturn:
     Prints one line and ends with status 2. Of several processes, which mostly fail alike, one ends the others.
     """
     if int(os.environ.get("RANK", 0)) > 0:
-        time.sleep(5)
+        time.sleep(15)
     text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message)
     print(f"error: {text}", file=sys.stderr, flush=True)
     end_launcher()
