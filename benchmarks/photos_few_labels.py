@@ -57,7 +57,7 @@ SETTINGS = {
 }
 VARIANTS = {
     "baseline": {"align_weight": 0, "unlabelled": "drop"},
-    "captions": {"align_weight": 1, "unlabelled": "pseudo_label"},
+    "captions": {"align_weight": 1, "supervision": "pseudo"},
 }
 TRIALS = [
     {"learning_rate": 1e-3},
@@ -127,13 +127,11 @@ def measured(run: Path, photos: Path, variant: str, seed: int, chosen: dict) -> 
 
 def pseudo_labels(run: Path) -> dict[str, float]:
     """How many labels the captions gave, which share of them is right, and which share was expected to be."""
-    import numpy as np
-
     from g4i_hf.cli import parse_options
     from g4i_hf.commands.train import OPTIONS
     from g4i_hf.data.from_options import load_data
-    from g4i_hf.data.labels import keep_label_fraction, labels_of
-    from g4i_hf.training.pseudo_labels import expected_right
+    from g4i_hf.data.labels import labels_of
+    from g4i_hf.supervision.label_controls import keep_label_fraction
     from g4i_hf.workflows.train import TrainingRun
 
     options = ["--config", str(run / "train.yaml")]
@@ -145,11 +143,10 @@ def pseudo_labels(run: Path) -> dict[str, float]:
         raise SystemExit(f"{run} was trained on other rows than there are.")
     truth, given = labels_of(everything), labels_of(learned_from)
     kept = labels_of(keep_label_fraction(everything, training_run.run.label_fraction, seed)) >= 0
-    embeds = np.asarray(learned_from["text_embeds"][:], dtype=np.float32)[kept, 0]  # one caption each
     return {
         "pseudo_labels": int((given[~kept] >= 0).sum()),
         "pseudo_labels_right": float((given == truth)[~kept & (given >= 0)].mean()),
-        "pseudo_labels_expected_right": expected_right(embeds, truth[kept], seed),
+        "pseudo_labels_expected_right": training_run.supervised.facts["caption_accuracy_estimate"],
     }
 
 

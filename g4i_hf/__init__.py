@@ -10,6 +10,7 @@ _PLACES = {
     "AlignedImageClassificationConfig": "modeling",
     "AlignmentArguments": "training",
     "AlignmentTrainer": "training",
+    "CaptionClassifier": "supervision",
     "ZeroShotImageClassifier": "zero_shot",
     "caption_images": "workflows.caption",
     "embed_captions": "embedding",

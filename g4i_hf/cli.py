@@ -28,6 +28,7 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 from .data.naming import check_dataset_exists
 from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
 from .options import (
+    DEPRECATED_FOR_TRAINING,
     NOT_RECORDED,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
@@ -38,6 +39,7 @@ from .options import (
     choices_of,
     is_secret,
     option,
+    translated,
 )
 
 # What users of other tools type for one of our options
@@ -74,7 +76,7 @@ class Parser(HfArgumentParser):
     def __init__(self, classes: tuple[type, ...]):
         super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
         if TrainingOptions in classes:
-            for name in other_trainer_options():
+            for name in (*other_trainer_options(), *DEPRECATED_FOR_TRAINING):
                 self.add_argument(f"--{name}", nargs="*")
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
         self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
@@ -104,6 +106,8 @@ class Parser(HfArgumentParser):
             value: text or a list of texts, or from YAML also None, a list or a mapping.
             where: what a message calls the option.
         """
+        if (name, value) == ("unlabelled", "pseudo_label"):  # of version 0.1, see `translated`
+            return value
         kind, choices = self.kinds[name]
         hint = self.hints.get(name, str | None)
         union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -216,7 +220,7 @@ def parse_options(
     if config is None and not {"dataset_name", "run", "stage"} & set(given):
         config = default_config
     in_file = {} if config is None else parser.yaml_file(Path(config))
-    values = with_options_of_run(parser, in_file | given, run_options)
+    values = with_present_names(with_options_of_run(parser, in_file | given, run_options))
     if values.get("module"):
         import_module(values["module"])
     options = tuple(_build(cls, values) for cls in classes)
@@ -245,7 +249,7 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
     for name, value in given.items():
         as_it_is = value is None or isinstance(value, (str, list, dict))
         given = given | {name: parser.typed(name, value if as_it_is else str(value), name)}
-    values = with_options_of_run(parser, given, run_options)
+    values = with_present_names(with_options_of_run(parser, given, run_options))
     return tuple(_build(cls, values) for cls in classes)
 
 
@@ -262,6 +266,14 @@ def with_options_of_run(parser: Parser, values: dict[str, Any], run_options: str
     if "dataset_name" in values:
         of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
     return of_run | values
+
+
+def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
+    values, said = translated(values)
+    if os.environ.get("RANK", "0") == "0":
+        for line in said:
+            print(f"warning: {line}", file=sys.stderr)
+    return values
 
 
 def _build(cls: type, values: dict[str, Any]) -> Any:

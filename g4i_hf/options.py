@@ -282,26 +282,50 @@ class QualityArguments:
 
 
 @dataclass
-class LabelOptions:
-    """Few labels, and controls"""
+class SupervisionOptions:
+    """What captions say about classes"""
+
+    supervision: Literal["none", "auto", "soft", "pseudo"] = option(
+        "none",
+        "none (alignment alone), soft (their class probabilities beside the labels), pseudo (their class where there "
+        "is no label), or auto: chosen by estimates before training.",
+    )
+    label_noise: Literal["keep", "soften", "relabel"] | None = option(
+        None,
+        "Labels that captions contradict: keep (the default, or by auto), soften (soft labels instead) or relabel.",
+    )
+    image_features: str | None = option(
+        None, "Second view beside captions: a column of features, or student: what the pretrained student sees."
+    )
+    unlabelled: Literal["keep", "drop"] = option(
+        "keep", "Rows without a label: keep them for their captions, or drop."
+    )
+
+
+@dataclass
+class ControlOptions:
+    """Controls of studies: fewer or wrong labels, rare classes, other captions; evaluated splits stay as they are"""
 
     label_fraction: Annotated[float, "(0, 1]"] = option(
         1.0, "Share of each class's labels to keep; other rows lose theirs."
     )
     label_seed: int | None = option(None, "Seed of the choice of these labels; that of the run by default.")
-    unlabelled: Literal["keep", "drop", "pseudo_label"] = option(
-        "keep", "Unlabelled rows: keep them for their captions, drop them, or pseudo_label them by their captions."
+    label_noise_rate: Annotated[float, "[0, 1)"] = option(0.0, "Share of the labels to make wrong.")
+    label_noise_kind: Literal["symmetric", "confusable"] = option(
+        "symmetric", "Wrong labels: any other class, or the one whose captions are most alike."
     )
-    pseudo_label_threshold: Annotated[float, "[0, 1)"] = option(
-        0.0, "Below this probability a caption gives no pseudo-label."
+    label_noise_seed: int | None = option(None, "Seed of the choice of wrong labels; that of the run by default.")
+    long_tail_factor: Annotated[float, "[1, inf)"] = option(
+        1.0, "Images of the first class over those of the last; those between fall off exponentially."
     )
+    long_tail_seed: int | None = option(None, "Seed of the choice of rows left out; that of the run by default.")
     caption_control: Literal["none", "class_name", "random", "shuffle_class", "shuffle"] = option(
         "none", "Replace training captions: by class names, random vectors, or those of other rows (of the class)."
     )
 
 
 @dataclass
-class RunArguments(LabelOptions):
+class RunArguments(SupervisionOptions, ControlOptions):
     """Run"""
 
     overwrite: bool = option(False, "Replace a run that output_dir already holds.")
@@ -431,6 +455,12 @@ class AlignmentOptions:
         "sample", "Of several captions of an image: sample one each epoch, their mean, or all as positives."
     )
     align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
+    align_similarity: Literal["cosine", "dot"] = option(
+        "cosine", "cosine, or dot: of features and centred texts that are not normalised (TextTeacher; temperature 1)."
+    )
+    align_balance: bool = option(
+        False, "align_weight is a share, and both losses get gradients of equal size at the feature (TextTeacher)."
+    )
     align_schedule: Literal["constant", "cosine"] = option(
         "constant", "Course of the weight after its warm-up: constant, or half a cosine to zero."
     )
@@ -439,18 +469,12 @@ class AlignmentOptions:
 
 
 @dataclass
-class TeacherOptions:
-    """Captions as a teacher of the classifier"""
-
-    teacher_weight: NotNegative = option(0.0, "Weight of the cross entropy with soft labels of similar captions.")
-    teacher_temperature: Positive = option(0.05, "Temperature of caption similarities; lower is harder.")
-    teacher_captions: Count = option(16384, "Most labelled captions that each caption is compared with.")
-
-
-@dataclass
 class ClassificationOptions:
     """Classification"""
 
+    soft_label_weight: NotNegative | None = option(
+        None, "Weight of the cross entropy with soft labels of captions; 1 where there are any, or chosen by auto."
+    )
     classification_loss: Literal["cross_entropy", "bce"] = option(
         "cross_entropy", "cross_entropy, or bce: a binary cross entropy per class (arXiv 2110.00476, 2204.07118)."
     )
@@ -576,7 +600,6 @@ class MachineOptions(TrainerGroup):
 @dataclass
 class TrainingOptions(
     AlignmentOptions,
-    TeacherOptions,
     ClassificationOptions,
     MixingOptions,
     OptimizationOptions,
@@ -607,8 +630,44 @@ def check_training(options: TrainingOptions) -> None:
         raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
     if options.max_nan_steps and not options.stop_on_nan:
         raise ValueError(f"max_nan_steps is {options.max_nan_steps}, but stop_on_nan is false: set it to true.")
-    if options.teacher_weight > 0 and options.classification_loss != "cross_entropy":
-        raise ValueError("teacher_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
+    if options.align_balance and options.align_weight > 1:
+        raise ValueError(f"align_weight is {options.align_weight}, but with align_balance it is a share: at most 1.")
+    if options.align_balance and options.freeze_backbone:
+        raise ValueError("align_balance compares gradients at the feature, where freeze_backbone has none.")
+    if options.soft_label_weight and options.classification_loss != "cross_entropy":
+        raise ValueError("soft_label_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
+
+
+# Options of version 0.1 that have another name now
+DEPRECATED_FOR_TRAINING = ("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold")
+
+
+def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """
+    Options of training by their present names.
+
+    Args:
+        values: by the names that a user gave, of this version or of 0.1.
+
+    Returns:
+        The options, and a line for each that has another name now.
+    """
+    values, said = dict(values), []
+    for name in DEPRECATED_FOR_TRAINING:
+        if name not in values:
+            continue
+        value = values.pop(name)
+        if name != "teacher_weight":
+            said.append(f"{name} is deprecated and has no effect: probabilities are calibrated. Leave it out.")
+        elif float(value) > 0:
+            values |= {"supervision": "soft", "soft_label_weight": float(value)}
+            said.append(
+                f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {float(value):g}."
+            )
+    if values.get("unlabelled") == "pseudo_label":
+        values |= {"unlabelled": "keep", "supervision": "pseudo"}
+        said.append("unlabelled: pseudo_label is deprecated: use supervision: pseudo.")
+    return values, said
 
 
 # The other fields of transformers' TrainingArguments, which training takes as they are; a test compares the two lists.
@@ -629,6 +688,21 @@ project remove_unused_columns restore_callback_states_from_checkpoint resume_fro
 save_only_model skip_memory_metrics torch_compile_backend torch_compile_mode torch_empty_cache_steps
 trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cache use_liger_kernel
 """
+
+
+# --- Checks ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class CheckArguments:
+    """Check"""
+
+    split: str = option("train", "Split whose labels are checked.")
+    check_dir: str = option("label_check", "Folder for the page and the CSV file.")
+    num_pictures: Count = option(100, "Most suspicious labels that are shown with their picture.")
+
+    def __post_init__(self):
+        check_values(self)
 
 
 # --- Evaluation, release, studies ------------------------------------------------------------------------------------
@@ -867,6 +941,7 @@ OPTIONS_OF = {
         *(RunArguments, DataArguments, EncoderArguments, StudentArguments),
         *(AugmentationArguments, TrainingOptions),
     ),
+    "check": (CheckArguments, DataArguments, EncoderArguments),
     "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
     "compare": (CompareArguments,),
     "release": (ReleaseArguments,),

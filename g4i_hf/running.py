@@ -13,7 +13,7 @@ from typing import NoReturn
 from .cli import OptionError, end_processes, parse_options, with_underscores
 from .files import wrong_choice
 
-COMMANDS = ("caption", "embed", "train", "evaluate", "compare", "release")
+COMMANDS = ("caption", "embed", "check", "train", "evaluate", "compare", "release")
 RECIPES = (Path(__file__).parent / "recipes").resolve()
 # Options of `accelerate launch` that `g4i` passes on, and how many values each takes; others belong in its config_file
 LAUNCHER_OPTIONS = {
@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         print(version("g4i_hf"))
         return
     name, words, launcher = argv[0], [], []
+    if name == "check" and argv[1:] and not argv[1].startswith("-"):
+        argv = [name, "--dataset_name", *argv[1:]]  # `g4i check FOLDER`
     if name not in COMMANDS:
         fail(f"{wrong_choice('the command', name, COMMANDS)}")
     waiting = list(argv[1:])
@@ -93,7 +95,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
 
 def wants_launcher(name: str, launcher: list[str]) -> bool:
     """Whether to start processes: where the user says so, or there are several accelerators."""
-    if name in ("compare", "release"):
+    if name in ("check", "compare", "release"):
         if launcher:
             raise OptionError(f"{name} runs in one process: leave {launcher[0].split('=')[0]} out.")
         return False

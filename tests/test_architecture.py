@@ -26,6 +26,7 @@ ORDER = {
     "data": 2,
     "captioning": 3,
     "embedding": 4,
+    "supervision": 5,
     "modeling": 5,
     "losses": 5,
     "training": 6,
@@ -46,6 +47,7 @@ KNOWS |= {
     "options": {"files"},
     "data.naming": {"files"},
     "cli": {"data.naming", "files", "options"},
+    "supervision": {"columns", "data", "embedding", "files", "options"},
     "recipes": {"captioning.scale", "cli", "options", "running"},
     "__main__": {"running"},
 }
@@ -125,7 +127,8 @@ def test_backward_edges_would_be_seen():
     """The graph is not empty: relative imports, imports within functions and through the package are all read."""
     assert {room_of(name) for name in imports_of("g4i_hf.embedding.embed")} >= {"columns", "data", "embedding"}
     assert {room_of(name) for name in imports_of("g4i_hf.training.trainer")} >= {"data", "losses", "modeling"}
-    assert {room_of(name) for name in imports_of("g4i_hf.workflows.train")} >= {"data", "embedding", "training"}
+    workflow = {room_of(name) for name in imports_of("g4i_hf.workflows.train")}
+    assert workflow >= {"data", "embedding", "supervision", "training"}
     assert {room_of(name) for name in imports_of("g4i_hf.commands.train")} == {"cli", "options", "workflows"}
     assert {room_of(name) for name in imports_of("recipes.train")} == {"running"}
     assert room_of("g4i_hf.AlignedImageClassification") == "modeling"

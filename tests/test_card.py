@@ -148,14 +148,25 @@ def test_what_is_not_known_of_captions_is_not_claimed():
         assert "written by a machine" not in text
     baseline = student_card(**NEEDED | EVERYTHING | {"options": OPTIONS | {"align_weight": 0}}).text
     assert "as the baseline of an aligned student" in baseline and "Its captions were written" not in baseline
-    options = OPTIONS | {"align_weight": 0, "label_fraction": 0.1, "unlabelled": "pseudo_label"}
-    taught = student_card(**NEEDED | EVERYTHING | {"options": options}).text
-    assert ", taught by captions" in taught and "had pseudo-labels: the class that a logistic regression" in taught
-    assert "as the baseline" not in taught and "labels of 10% of the training images" in taught
-    options |= {"pseudo_label_threshold": 0.2}
-    sure = student_card(**NEEDED | EVERYTHING | {"options": options}).text
-    of_some = "where it does so with a probability of 0.2 or more"
-    assert of_some in sure and of_some not in taught and "| pseudo_label_threshold | `0.2` |" in sure
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"supervision": "pseudo"}, "Training images without a label had pseudo-labels"),
+        ({"supervision": "soft"}, "Besides the usual classification loss it learned soft labels"),
+        ({"supervision": "auto"}, "was chosen by estimates before training"),
+        ({"unlabelled": "pseudo_label"}, "had pseudo-labels"),  # of version 0.1
+        ({"teacher_weight": 0.5}, "it learned soft labels"),
+    ],
+)
+def test_captions_that_teach_classes_are_said(options, said):
+    options = OPTIONS | {"align_weight": 0, "label_fraction": 0.1} | options
+    text = student_card(**NEEDED | EVERYTHING | {"options": options}).text
+    assert ", taught by captions" in text and said in " ".join(text.split())
+    assert "as the baseline" not in text and "labels of 10% of the training images" in text
+    if "supervision" in options:
+        assert f"| supervision | `{options['supervision']}` |" in text
 
 
 def test_a_text_encoder_in_a_folder_is_no_name_on_the_hub():

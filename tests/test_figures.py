@@ -113,11 +113,20 @@ def test_a_baseline_that_is_none_is_refused(runs, change, message):
         comparison(arguments(runs, seeds=(), baselines=()))
 
 
-@pytest.mark.parametrize("weights", [{"align_weight": 0.3}, {"align_weight": 0, "teacher_weight": 1}])
-def test_a_baseline_that_learned_from_captions_is_refused(runs, weights):
-    a_run(runs / "baseline0", model=False, seed=0, **weights)
-    shown = ", ".join(f"{name} {weight}" for name, weight in weights.items() if weight)
-    with pytest.raises(ValueError, match=rf"learned from captions too \({shown}\).*--teacher_weight 0"):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"align_weight": 0.3},
+        {"align_weight": 0, "supervision": "soft"},
+        {"align_weight": 0, "supervision": "auto"},
+        {"align_weight": 0, "label_noise": "relabel"},
+        {"align_weight": 0, "teacher_weight": 1},  # of version 0.1
+    ],
+)
+def test_a_baseline_that_learned_from_captions_is_refused(runs, options):
+    a_run(runs / "baseline0", model=False, seed=0, **options)
+    shown = ", ".join(f"{name} {value}" for name, value in options.items() if value)
+    with pytest.raises(ValueError, match=rf"learned from captions too \({shown}\).*--supervision none"):
         comparison(arguments(runs, seeds=(), baselines=()))
 
 

@@ -66,7 +66,8 @@ def assert_same_change(actual: dict[str, torch.Tensor], expected: dict[str, torc
 def assert_same_logs(actual: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
     assert len(actual) == len(expected)
     for ours, theirs in zip(actual, expected, strict=True):
-        for name in TERMS:
+        assert ours.keys() == theirs.keys()
+        for name in TERMS + ["loss_soft_labels"] * ("loss_soft_labels" in theirs):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-7), name
 
 
@@ -80,7 +81,7 @@ def test_step_does_not_depend_on_the_number_of_processes(results, objective, kin
 
 
 @several
-@pytest.mark.parametrize("scenario", ["bce, class weights", "centred", "teacher"])
+@pytest.mark.parametrize("scenario", ["bce, class weights", "centred", "soft labels", "soft labels, mixed"])
 def test_step_with_other_options_does_not_depend_on_the_number_of_processes(results, scenario, num_processes):
     whole, shared = (results[processes][scenario] for processes in (1, num_processes))
     assert_same_change(shared["change"], whole["change"])
@@ -98,8 +99,29 @@ def test_options_of_the_objective_are_at_work(results, objective):
         assert same == (objective == "cosine"), name
     learned = {"siglip": 2, "cosine": 0}.get(objective, 1)
     assert len(found["learned temperature"].get("logits", ())) == learned
-    for other, plain in (("centred", "step clip"), ("teacher", "mixed, several captions clip")):
+    for other, plain in (("centred", "step clip"), ("soft labels", "step clip")):
         assert not torch.equal(results[1][other]["change"]["student"], results[1][plain]["change"]["student"])
+
+
+@several
+def test_soft_labels_without_alignment_do_not_depend_on_the_number_of_processes(results, num_processes):
+    whole, shared = (results[processes]["soft labels alone"] for processes in (1, num_processes))
+    for part in ("student", "projector"):
+        apart = (shared["change"][part] - whole["change"][part]).norm()
+        assert apart <= 1e-9 * whole["change"][part].norm(), part
+    assert_same_logs(shared["logs"], whole["logs"])
+    (log,) = whole["logs"]
+    assert log["loss"] == pytest.approx(log["loss_ce"] + 0.5 * log["loss_soft_labels"], rel=1e-6)
+
+
+@several
+@pytest.mark.parametrize("rows, global_batch", EPOCHS)
+def test_epoch_with_soft_labels_does_not_depend_on_the_number_of_processes(results, rows, global_batch, num_processes):
+    """Processes may have no row, or none with soft labels."""
+    name = f"epoch of {rows} by {global_batch} soft labels"
+    whole, shared = (results[processes][name] for processes in (1, num_processes))
+    assert_same_change(shared["change"], whole["change"])
+    assert_same_logs(shared["logs"], whole["logs"])
 
 
 @several

@@ -13,6 +13,7 @@ from g4i_hf.losses import (
     alignment_diagnostics,
     classification_loss,
     make_pairs,
+    soft_label_loss,
 )
 
 SETTINGS = reference.Settings()
@@ -306,6 +307,36 @@ def test_class_weights_are_those_of_torch():
     weights = torch.tensor([0.1, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)
     ours, _ = classification_loss(logits, labels, class_weights=weights)
     assert ours.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, weights).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("without", [(), (1, 4), (0, 1, 2, 3, 4)])
+def test_soft_label_loss_equals_the_formula(mixed, without):
+    """Row 4 is mixed with row 0, which decides whether it counts where it has no soft labels itself."""
+    rng = np.random.default_rng(0)
+    logits, soft = rng.normal(size=(5, 3)), rng.dirichlet(np.ones(3), size=5)
+    soft[list(without)] = 0
+    partner, share = np.asarray([1, 2, 0, 4, 0]), np.asarray([0.7, 0.5, 1.0, 0.25, 0.6])
+    expected = share[:, None] * soft + (1 - share[:, None]) * soft[partner] if mixed else soft
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    counted = expected.sum(1) > 0
+    mean = -(expected * log_softmax).sum() / max(counted.sum(), 1)
+    logits = torch.from_numpy(logits).requires_grad_()
+    mixing = (torch.from_numpy(partner), torch.from_numpy(share)) if mixed else ()
+    loss, rows = soft_label_loss(logits, torch.from_numpy(soft), *mixing)
+    loss.backward()
+    assert loss.item() == pytest.approx(mean) and rows == counted.sum()
+    # Of softmax and cross entropy: probabilities times the mass of the labels, less the labels
+    gradient = np.exp(log_softmax) * expected.sum(1, keepdims=True) - expected
+    np.testing.assert_allclose(logits.grad, gradient / max(counted.sum(), 1), atol=1e-12)
+
+
+def test_soft_labels_in_half_precision_are_those_of_the_logits():
+    logits, soft = torch.randn(4, 3), torch.rand(4, 3).softmax(1).half()
+    loss, _ = soft_label_loss(logits, soft)
+    assert loss.dtype == torch.float32 and loss == soft_label_loss(logits, soft.float())[0]
+    hard, _ = soft_label_loss(logits, torch.eye(3)[[0, 1, 2, 2]])
+    torch.testing.assert_close(hard, classification_loss(logits, torch.tensor([0, 1, 2, 2]))[0])
 
 
 def test_classification_loss_without_labels_is_zero_with_gradient():

@@ -50,6 +50,7 @@ def outcomes(tmp_path_factory):
     ]
     Dataset.from_list(rows, features=features).save_to_disk(folder / "data")
     command = [sys.executable, str(WORKER), str(folder), str(folder / "data"), *POINTS.values()]
+    command += ["--", "--supervision", "soft", "--soft_label_weight", "0.5"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

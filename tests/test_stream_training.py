@@ -26,7 +26,7 @@ WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SIZES = [9, 1, 14, 6]  # 30 rows: 4 steps an epoch
 IN_ARCHIVES = ["--text_embeds_column", "json.vector", "--caption_weight_column", "json.weight", "--max_steps", "12"]
 STREAMED = ["--streaming", "true", "--require_labels", "false"]
-STREAMED += ["--align_text_bank", "0", "--teacher_weight", "0", "--align_warmup_epochs", "0"]  # others need all rows
+STREAMED += ["--align_text_bank", "0", "--supervision", "none", "--align_warmup_epochs", "0"]  # others need all rows
 
 
 def class_file(folder: Path) -> str:
@@ -102,7 +102,10 @@ def test_images_of_a_step_that_is_no_number_are_named(data_of, tmp_path):
 REFUSED = {
     "align_text_bank": {"align_text_bank": 5},
     "align_center": {"align_center": True},
-    "teacher_weight": {"teacher_weight": 1.0},
+    "supervision": {"supervision": "auto"},
+    "label_noise": {"label_noise": "soften"},
+    "label_noise_rate": {"label_noise_rate": 0.2},
+    "long_tail_factor": {"long_tail_factor": 10.0},
     "label_fraction": {"label_fraction": 0.5},
     "unlabelled": {"unlabelled": "drop"},
     "caption_control": {"caption_control": "shuffle"},

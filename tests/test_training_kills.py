@@ -43,7 +43,8 @@ OPTIONS = {
     "align_off_epochs": 2,
     "align_text_bank": 5,
     "align_loss": "siglip",  # with a temperature that is learned
-    "teacher_weight": 0.5,
+    "supervision": "soft",
+    "soft_label_weight": 0.5,
     "use_cpu": "true",
 }
 

@@ -33,6 +33,8 @@ def run(run, data, encoder, student, augmentation, training) -> None:
             say("It was not pushed now: that is what g4i release does.")
         return
     training_run.load()
+    for line in training_run.reasons:
+        say(line)
     if run.dry_run:
         say(f"\n{training_run.plan(checkpoint)}\nNothing was written; the same command without dry_run trains.")
         return

@@ -26,8 +26,9 @@ class AlignmentCollator:
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), of float16 where the items' are, `caption_weight` (B, K), `text_keys` and
-    `text_rows` (B, K), and when mixed `mix_partner` (B,) and `mix_share` (B,); in training also `rows` (B,), a NumPy
-    array, -1 for padding, and `bad_images`, row -> why its image could not be read, without padding.
+    `text_rows` (B, K), perhaps `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,);
+    in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`, row -> why its image could not be
+    read, without padding.
 
     Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
     `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
@@ -61,6 +62,8 @@ class AlignmentCollator:
                 batch["text_keys"] = _stack(items, "text_keys", np.int64)
             if "text_rows" in items[0]:
                 batch["text_rows"] = _stack(items, "text_rows", np.int64)
+        if "soft_labels" in items[0]:
+            batch["soft_labels"] = torch.from_numpy(np.stack([item["soft_labels"] for item in items]))
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
             batch["mix"] = partial(self._mix, seed=items[0].get("draw_seed"))
         if "normalization" not in items[0]:

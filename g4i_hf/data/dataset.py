@@ -32,7 +32,7 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     Args:
         split: rows with `image` (not decoded), `image_id` and, where there are any, `label`, `caption`, `text_embeds`,
-            `caption_weight`.
+            `caption_weight`, `soft_labels`.
         transform: PIL image in RGB -> tensor (3, H, W). One in parts, as
             [`~g4i_hf.data.transforms.TrainTransform`], does `fixed` once an image where images are kept in memory, and
             leaves `normalization` of 8-bit pixels to those who have the whole batch.
@@ -47,7 +47,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     `text_embeds` (K, D) float16, `text_keys` (K,), `text_rows` (K,), by which any process finds them in `texts`, and
     `caption_weight` (K,), which adds up to the weight of the row; K is 1 except for `all`. With a
     [`~g4i_hf.data.transforms.TrainTransform`] that leaves it to others, `pixel_values` are uint8 and the item has
-    their `normalization`.
+    their `normalization`. `soft_labels` (num_labels,) are those of the split.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
@@ -88,6 +88,9 @@ class CaptionedImages(torch.utils.data.Dataset):
         if columns.CAPTION_WEIGHT in split.column_names:
             weights = (weight or 0.0 for weight in values_of(split, columns.CAPTION_WEIGHT))
             self.caption_weight *= np.fromiter(weights, dtype=np.float32)
+        self.soft_labels = None
+        if columns.SOFT_LABELS in split.column_names:
+            self.soft_labels = split.select_columns([columns.SOFT_LABELS]).with_format("numpy")
         self._decoded: dict[int, Any] = {}
         self._decoded_bytes = 0
 
@@ -122,8 +125,12 @@ class CaptionedImages(torch.utils.data.Dataset):
         stored = dict(zip(rows, self.images[rows][columns.IMAGE], strict=True)) if rows else {}
         with own_randomness() as seed_all:
             items = [self._item(draw, stored, seed_all) for draw in draws]
+        rows = [draw.row for draw in draws]
         if self.texts is not None:
-            self._add_texts(items, np.asarray([draw.row for draw in draws]))
+            self._add_texts(items, np.asarray(rows))
+        if self.soft_labels is not None:
+            for item, soft_labels in zip(items, self.soft_labels[rows][columns.SOFT_LABELS], strict=True):
+                item["soft_labels"] = soft_labels if "bad_image" not in item else np.zeros_like(soft_labels)
         return items
 
     def name_of(self, row: int) -> int | str:

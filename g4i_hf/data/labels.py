@@ -1,6 +1,5 @@
-"""Training with few labels: a share of them is kept, the other rows stay as unlabelled images or are left out."""
+"""Labels of a split as an array, and back."""
 
-import hashlib
 import logging
 
 import numpy as np
@@ -29,34 +28,6 @@ def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
     return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
 
 
-def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
-    """
-    Keeps the labels of a share of each class, rounded, of at least one row; the labels of the others become null.
-
-    Rows are ranked by a hash of the seed and their `image_id`. So which are kept depends neither on the order of the
-    rows nor on the other classes, and those of a smaller fraction are among those of a larger one.
-
-    Args:
-        split: rows with `image_id` and, where there are any, `label`. Unlabelled ones stay so and are not counted.
-        fraction: in (0, 1].
-        seed: another one keeps other labels.
-    """
-    labels = labels_of(split)
-    if fraction >= 1 or not (labels >= 0).any():
-        return split
-    ranks = np.asarray([_rank(seed, image_id) for image_id in split[columns.IMAGE_ID][:]], dtype=np.uint64)
-    kept = np.full(len(split), UNLABELLED)
-    for label in np.unique(labels[labels >= 0]):
-        rows = np.flatnonzero(labels == label)
-        count = max(1, int(fraction * len(rows) + 0.5))
-        kept[rows[np.argsort(ranks[rows])[:count]]] = label
-    logger.info(
-        "label_fraction is %g: %d of %d labels of training are kept, the other rows are unlabelled.",
-        *(fraction, (kept >= 0).sum(), (labels >= 0).sum()),
-    )
-    return with_labels(split, kept)
-
-
 def labelled_rows(split: Dataset) -> Dataset:
     """
     The rows that have a label.
@@ -75,7 +46,3 @@ def labelled_rows(split: Dataset) -> Dataset:
         *(len(rows), len(split)),
     )
     return split.select(rows)
-
-
-def _rank(seed: int, image_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed} {image_id}".encode(), digest_size=8).digest(), "little")

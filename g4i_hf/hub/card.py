@@ -138,7 +138,9 @@ def _names(model_id: str, is_local: bool) -> dict[str, Any]:
 
 def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[ComparisonRow]) -> dict[str, Any]:
     """What the template says of the run."""
-    weight, teacher = (float(options.get(name) or 0) for name in ("align_weight", "teacher_weight"))
+    weight = float(options.get("align_weight") or 0)
+    old = {"soft": options.get("teacher_weight"), "pseudo": options.get("unlabelled") == "pseudo_label"}  # version 0.1
+    supervision = next((kind for kind, is_set in old.items() if is_set), options.get("supervision") or "none")
     splits = list(dict.fromkeys(row.split for row in rows))
     limits = limits_of(
         lineage, splits, learned_from_captions(options) is not None, options.get("train_split") or "train"
@@ -147,9 +149,7 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
     encoder = TextSide.from_record(known if known.get("text_encoder") else options)
     return {
         "align_weight": weight,
-        "teacher_weight": teacher,
-        "pseudo_labels": options.get("unlabelled") == "pseudo_label",
-        "pseudo_label_threshold": float(options.get("pseudo_label_threshold") or 0),
+        "supervision": supervision,
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": options.get("align_weight") is not None and learned_from_captions(options) is None,

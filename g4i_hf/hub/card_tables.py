@@ -21,7 +21,7 @@ SHOWN_OPTIONS = (
 MORE_OPTIONS = (
     *("align_target_temperature", "align_learn_temperature", "align_logit_bias", "align_mask", "align_mix_captions"),
     *("align_gradient", "align_text_bank", "align_captions", "align_center", "align_schedule"),
-    *("teacher_weight", "teacher_temperature", "teacher_captions"),
+    *("supervision", "soft_label_weight", "label_noise", "image_features"),
     *("align_warmup_epochs", "align_off_epochs", "projector_type", "projector_hidden_size", "projector_norm"),
     *("student_args", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze_backbone"),
     *("interpolation", "crop_pct", "crop_min_scale", "crop_padding", "color_jitter", "auto_augment"),
@@ -29,7 +29,8 @@ MORE_OPTIONS = (
     *("max_steps", "gradient_accumulation_steps", "max_grad_norm", "optim_args", "sgd_momentum"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
     *("weight_decay_on", "layer_decay", "label_smoothing_factor", "classification_loss", "bce_target_threshold"),
-    *("label_fraction", "label_seed", "unlabelled", "pseudo_label_threshold", "caption_control"),
+    *("label_fraction", "label_seed", "label_noise_rate", "label_noise_kind", "label_noise_seed"),
+    *("long_tail_factor", "long_tail_seed", "unlabelled", "caption_control"),
     *("class_weights", "ema_decay", "early_stopping_patience", "bf16", "fp16"),
 )
 # A run keeps those of Trainer where they differ from their default

@@ -19,9 +19,10 @@ DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from t
 # Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
 OF_UNLABELLED = ("unlabelled", "max_steps", "num_train_epochs")
 # Options in which a baseline may differ: those of the text side, which it lacks, and how a run is watched and stored
-OF_TEXTS = ("align_", "teacher_", "projector_", "text_encoder", "captions_", "caption_", "text_embeds_")
+OF_TEXTS = ("align_", "teacher_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder")
+OF_TEXTS += ("captions_", "caption_", "text_embeds_")
 OF_KEEPING = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
-OF_NEITHER = {"long_captions", "with_images", "per_device_eval_batch_size", "eval_on_start"}
+OF_NEITHER = {"label_noise", "long_captions", "with_images", "per_device_eval_batch_size", "eval_on_start"}
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 
 
@@ -150,7 +151,7 @@ def _check_baseline(run: str, baseline: str) -> None:
     if weights := learned_from_captions(read_options(baseline)):
         raise ValueError(
             f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with the options of the "
-            "run and --align_weight 0 --teacher_weight 0, or leave baseline out."
+            "run and --align_weight 0 --supervision none, or leave baseline out."
         )
     (options, data), (others, other_data) = ((_without_texts(each), _images(each)) for each in (run, baseline))
     if "drop" in (options.get("unlabelled"), others.get("unlabelled")):
@@ -169,7 +170,7 @@ def _check_baseline(run: str, baseline: str) -> None:
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
             f"{baseline} is no baseline of {run}: it was trained with another {shown}. Only what belongs to the "
-            "alignment may differ. Train one with the options of the run, --align_weight 0 and --teacher_weight 0, or "
+            "captions may differ. Train one with the options of the run, --align_weight 0 and --supervision none, or "
             "leave baseline out."
         )
 

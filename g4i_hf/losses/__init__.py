@@ -1,7 +1,6 @@
 """Alignment objectives: pure functions of tensors, one a file."""
 
-from .caption_labels import LabelledTexts, caption_label_loss, caption_labels
-from .classification import UNLABELLED, classification_loss
+from .classification import UNLABELLED, classification_loss, soft_label_loss
 from .clip import clip_loss
 from .cosine import cosine_loss
 from .diagnostics import alignment_diagnostics
@@ -35,13 +34,10 @@ __all__ = [
     "WITH_BIAS",
     "WITH_TEMPERATURE",
     "BankTexts",
-    "LabelledTexts",
     "LogitSettings",
     "Pairs",
     "StoredTexts",
     "alignment_diagnostics",
-    "caption_label_loss",
-    "caption_labels",
     "classification_loss",
     "clip_loss",
     "cosine_loss",
@@ -49,4 +45,5 @@ __all__ = [
     "make_pairs",
     "siglip_loss",
     "soft_clip_loss",
+    "soft_label_loss",
 ]

@@ -1,4 +1,4 @@
-"""Cross entropy or binary cross entropy over hard or mixed labels."""
+"""Cross entropy or binary cross entropy over hard, mixed or soft labels."""
 
 import torch
 from torch import nn
@@ -102,3 +102,31 @@ def _thresholded(
     mixed = (mixed > threshold).to(logits.dtype)
     losses = nn.functional.binary_cross_entropy_with_logits(logits, mixed, reduction="none").mean(1)
     return (row_weights * losses).sum()
+
+
+def soft_label_loss(
+    logits: torch.Tensor,
+    soft_labels: torch.Tensor,
+    mix_partner: torch.Tensor | None = None,
+    mix_share: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Cross entropy with soft labels, averaged over the rows that have some. A mixed image has those of both its images,
+    by their shares.
+
+    Args:
+        logits: (n, num_labels).
+        soft_labels: (n, num_labels) probabilities; zeros for a row without.
+        mix_partner: (n,) local index of the image mixed into each image.
+        mix_share: (n,) share of the row's own image.
+
+    Returns:
+        The 0-d mean, zero (with gradient) without such rows, and the 0-d number of them.
+    """
+    soft_labels = soft_labels.to(logits.dtype)
+    if mix_share is not None:
+        share = mix_share.to(logits.dtype).unsqueeze(1)
+        soft_labels = share * soft_labels + (1 - share) * soft_labels[mix_partner]
+    rows = (soft_labels > 0).any(1).sum()
+    total = -(soft_labels * nn.functional.log_softmax(logits, dim=1)).sum()
+    return total / rows.clamp(min=1), rows

@@ -113,6 +113,8 @@ class AlignedImageClassification(PreTrainedModel):
         self._classifier_inputs = _ClassifierInputs()
         for layer in classifier_layers(self.student):
             layer.register_forward_pre_hook(self._classifier_inputs.hook)
+        # Of the last batch, for what needs the gradient there; outputs may be copies of them
+        self.keeps_classifier_inputs, self.classifier_inputs = False, ()
         self._recomputation = Recomputation(self._classifier_inputs)
         self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
@@ -218,6 +220,7 @@ class AlignedImageClassification(PreTrainedModel):
         with self._classifier_inputs:
             logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
             inputs = self._classifier_inputs.tensors
+        self.classifier_inputs = inputs if self.keeps_classifier_inputs and self.training else ()
 
         features = image_embeds = None
         projects = output_image_embeds or (output_image_embeds is None and self.training)

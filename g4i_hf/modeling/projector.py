@@ -23,6 +23,7 @@ class Projector(nn.Module):
 
     def __init__(self, in_features: int, text_embed_dim: int, projector_type: str, hidden_size: int, norm: str):
         super().__init__()
+        self.normalizes = True
         with torch.random.fork_rng(devices=[]):
             if projector_type == "linear":
                 self.layers = nn.Linear(in_features, text_embed_dim)
@@ -37,11 +38,11 @@ class Projector(nn.Module):
             self.layers = nn.Sequential(layers)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """features (B, F) -> image_embeds (B, D), each row of unit norm."""
+        """features (B, F) -> image_embeds (B, D), each row of unit norm; in training only where `normalizes`."""
         embeds = self.layers(features)
         if embeds.dtype in (torch.float16, torch.bfloat16):  # too coarse for a unit norm
             embeds = embeds.float()
-        return nn.functional.normalize(embeds, dim=-1)
+        return embeds if self.training and not self.normalizes else nn.functional.normalize(embeds, dim=-1)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,8 +1,10 @@
 """The alignment part of the loss of a batch: what `AlignmentTrainer` adds to the classification loss."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainerState
 
 from ..losses import (
@@ -16,7 +18,7 @@ from ..losses import (
     alignment_diagnostics,
     make_pairs,
 )
-from ..losses.gather import world_size
+from ..losses.gather import reduce_sum, world_size
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .alignment_arguments import AlignmentArguments
 from .schedule import align_weight_at
@@ -44,6 +46,7 @@ class AlignmentTerm:
         self.steps_per_epoch: int | None = None
         self.text_bank = self.texts = None
         self._batch_of_step = (-1, 0)  # optimizer step, and which batch of it
+        self.text_mean: torch.Tensor | None = None  # (D,) subtracted from texts that are not normalised after it
         self.learned_logits = self._prepare_logits()
         if train_dataset is None:
             return
@@ -51,8 +54,12 @@ class AlignmentTerm:
         self.texts = texts if hasattr(texts, "read") else None  # else only a process itself knows its own
         if args.align_center:
             model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
+        if args.align_similarity == "dot":
+            model.projector.normalizes = False
+            self.text_mean = torch.from_numpy(train_dataset.texts.mean())
+        model.keeps_classifier_inputs = args.align_balance and not self.is_baseline
         if args.align_text_bank and not self.is_baseline:
-            self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, model.text_space)
+            self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, self.text_space)
 
     def _prepare_logits(self) -> set[str]:
         """Makes those of temperature and bias parameters that are learned; others that the model has are left out."""
@@ -83,13 +90,50 @@ class AlignmentTerm:
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
         terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
         local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
-        terms.update({name: (value, local_pairs) for name, value in alignment_diagnostics(pairs).items()})
+        if self.text_mean is not None:  # the diagnostics are cosines
+            names = ("image_embeds", "all_text_embeds")
+            pairs_of_unit_norm = {name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
+            found = alignment_diagnostics(replace(pairs, **pairs_of_unit_norm))
+        else:
+            found = alignment_diagnostics(pairs)
+        terms.update({name: (value, local_pairs) for name, value in found.items()})
         if self.is_baseline:
             return None, terms
         if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
         # Also with a weight of zero by the schedule: DDP waits for the gradient of every parameter
         return weight * local_sum / pairs.num_captions.clamp(min=1), terms
+
+    def added(self, loss: torch.Tensor, alignment: torch.Tensor, state: TrainerState) -> tuple[torch.Tensor, Terms]:
+        """
+        The total of both losses. With `align_balance`, that of TextTeacher (arXiv 2605.22098):
+
+            (1 - weight) loss + weight w alignment,    w = |d loss / d feature| / |d alignment / d feature|
+
+        with norms over the whole global batch, and without a gradient through w.
+
+        Args:
+            loss: 0-d, of the classifier.
+            alignment: 0-d, as [`__call__`] gives it.
+        """
+        if not self.args.align_balance:
+            return loss + alignment, {}
+        weight = self.weight_at(state)
+        if weight == 0:
+            return loss + 0 * alignment, {}
+        squares = []
+        for part in (loss, alignment):
+            gradients = torch.autograd.grad(part, self.model.classifier_inputs, retain_graph=True)
+            squares.append(sum(gradient.float().square().sum() for gradient in gradients))
+        of_loss, of_alignment = reduce_sum(torch.stack(squares)).sqrt()
+        balance = weight * of_loss / of_alignment.clamp(min=1e-12)  # `alignment` has the weight already
+        return (1 - weight) * loss + balance * alignment, {"align_balance": (balance, torch.ones_like(balance))}
+
+    def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Texts (..., D) as image embeddings are compared with them in training."""
+        if self.text_mean is None:
+            return self.model.text_space(text_embeds)
+        return text_embeds - self.text_mean.to(text_embeds)
 
     def weight_at(self, state: TrainerState) -> float:
         args, num_steps = self.args, max(1, state.max_steps)
@@ -115,7 +159,7 @@ class AlignmentTerm:
             text_keys=inputs["text_keys"] if bank is not None else None,
             bank=bank,
             stored=self._stored_texts(inputs),
-            text_space=self.model.text_space,
+            text_space=self.text_space,
         )
 
     def _stored_texts(self, inputs: dict[str, torch.Tensor]) -> StoredTexts | None:

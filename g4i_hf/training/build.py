@@ -113,7 +113,7 @@ def from_name(
     if not isinstance(labels, ClassLabel):
         raise ValueError("train_dataset has no column 'label' of ClassLabel: open the images with g4i_hf.load_images.")
     dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
-    if dim is None and args.align_weight + args.teacher_weight > 0:
+    if dim is None and args.align_weight > 0:
         raise ValueError(
             "train_dataset has no column 'text_embeds': add it with g4i_hf.embed_captions, or train a baseline with "
             "align_weight=0."

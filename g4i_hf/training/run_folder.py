@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 
 from ..files import read_mapping, replace_text
-from ..options import NOT_RECORDED, is_secret, recorded_options
+from ..options import (
+    NOT_RECORDED,
+    OPTIONS_OF,
+    OTHER_TRAINER_OPTIONS,
+    is_secret,
+    recorded_options,
+    translated,
+)
 from .checkpoint import AFRESH, checkpoints_of, missing_of, newest_checkpoint
 from .checkpointing_trainer import STAGING
 from .loss_check import BATCH_FILE
@@ -82,11 +89,23 @@ def read_options(run: str | Path) -> dict[str, Any]:
     return read_mapping(path)
 
 
+def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a run by their present names, with defaults of those that its version lacked; none that are gone."""
+    known = {each.name: each.default for cls in OPTIONS_OF["train"] for each in fields(cls) if each.init}
+    found = translated(options)[0]
+    others = OTHER_TRAINER_OPTIONS.split()
+    return known | {name: value for name, value in found.items() if name in known or name in others}
+
+
 def learned_from_captions(options: dict[str, Any]) -> str | None:
     """By what a run learned from captions, as a message shows it; None for a baseline."""
+    # teacher_weight and pseudo_label are of version 0.1
     weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
     found = [f"{name} {weight}" for name, weight in weights.items() if weight]
     found += ["unlabelled pseudo_label"] if options.get("unlabelled") == "pseudo_label" else []
+    for name, without in (("supervision", "none"), ("label_noise", "keep")):
+        value = options.get(name)
+        found += [f"{name} {value}"] if value not in (None, without) else []
     return ", ".join(found) or None
 
 
@@ -117,7 +136,7 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
                 "--overwrite true."
             )
         return "fresh", None
-    earlier = read_options(folder)
+    earlier, options = of_any_version(read_options(folder)), of_any_version(options)
     differing = sorted(
         name for name in (set(options) | set(earlier)) - NOT_COMPARED if options.get(name) != earlier.get(name)
     )

@@ -23,8 +23,11 @@ from .optimization import timm_name
 NEEDS_ALL_ROWS = {
     "align_text_bank": 0,
     "align_center": False,
-    "teacher_weight": 0,
+    "supervision": "none",
+    "label_noise": None,
     "label_fraction": 1,
+    "label_noise_rate": 0,
+    "long_tail_factor": 1,
     "unlabelled": "keep",
     "caption_control": "none",
 }
@@ -74,13 +77,12 @@ def load_streamed(
     if stream.num_rows is None:
         _check_without_length(args)
     dim = _text_embed_dim(stream)
-    for name in ("align_weight", "teacher_weight"):
-        if dim is None and getattr(args, name) > 0:
-            raise ValueError(
-                f"{name} is {getattr(args, name)}, but the stream has no column 'text_embeds'. Embed the captions "
-                "with g4i embed --with_images true, which leaves Parquet files of images and embeddings, or "
-                f"name the column with --text_embeds_column; {name} 0 trains without."
-            )
+    if dim is None and args.align_weight > 0:
+        raise ValueError(
+            f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'. Embed the captions "
+            "with g4i embed --with_images true, which leaves Parquet files of images and embeddings, or "
+            "name the column with --text_embeds_column; align_weight 0 trains without."
+        )
     splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
     with state.main_process_first():  # the first fills the cache that the others read
         evaluated = load_split(data, run.eval_split)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def describe_training(
     model: AlignedImageClassification,
     dataset: Any,
     args: AlignmentArguments,
-    unlabelled: str = "keep",
+    uses: Sequence[str] = (),
 ) -> list[str]:
     """
     Args:
@@ -45,7 +46,7 @@ def describe_training(
         dataset: [`~g4i_hf.data.dataset.CaptionedImages`] or [`~g4i_hf.data.streamed_images.StreamedImages`] that is
             trained on.
         args: of the training.
-        unlabelled: what became of rows without a label, see [`~g4i_hf.options.RunArguments`].
+        uses: what captions are used for beside alignment.
     """
     adapters = sum(p.numel() for name, p in model.student.named_parameters() if is_adapter(name))
     student_size, projector_size = (
@@ -54,11 +55,8 @@ def describe_training(
     alignment = "none: a baseline"
     if args.align_weight > 0:
         alignment = f"{args.align_loss}, weight {args.align_weight:g}; projector of {projector_size:,} parameters"
-    if args.teacher_weight > 0:
-        alignment = alignment.removesuffix(": a baseline")
-        alignment += f"; soft labels from captions, weight {args.teacher_weight:g}"
-    if unlabelled == "pseudo_label":
-        alignment = f"{alignment.removesuffix(': a baseline')}; pseudo-labels from captions"
+    if uses:
+        alignment = f"{alignment.removesuffix(': a baseline')}; {', '.join(uses)}"
     return [
         f"{student}, {student_size - adapters:,} parameters",
         *_lora(model),

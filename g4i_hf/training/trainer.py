@@ -13,13 +13,12 @@ from transformers.trainer_utils import has_length
 from ..data.collator import AlignmentCollator, collator_from, finish_batch
 from ..data.sampler import Draw, GlobalBatchSampler
 from ..data.streamed_images import StreamedImages
-from ..losses import classification_loss
+from ..losses import classification_loss, soft_label_loss
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
 from .alignment_arguments import AlignmentArguments
 from .alignment_term import AlignmentTerm
 from .build import from_name
-from .caption_teacher import CaptionTeacher, warn_of_silent_captions
 from .checkpointing_trainer import CheckpointingTrainer
 from .class_weights import class_weights_of
 from .ema import EmaCallback
@@ -38,15 +37,16 @@ class AlignmentTrainer(CheckpointingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
-        total = classification loss + align_weight x alignment loss + teacher_weight x loss of captions' soft labels
+        total = classification loss + align_weight x alignment loss + soft_label_weight x loss of soft labels
 
     All are means over the rows of the global batch, so that the gradient does not depend on how many processes share
     it. With `align_weight=0` the projector is frozen and nothing of the alignment enters the graph: the student learns
     exactly as under stock `Trainer`.
 
     Logs `loss`, and unweighted `loss_ce`, `loss_align`, `align_weight`, `cosine_positive`, `cosine_negative` and
-    `retrieval_top1`, means over all processes since the last log, a learned `logit_scale` and `logit_bias`, and with a
-    teacher `loss_teacher` and `teacher_accuracy`.
+    `retrieval_top1`, means over all processes since the last log, a learned `logit_scale` and `logit_bias`, and
+    `loss_soft_labels` where the training rows have `soft_labels`, such as the probabilities of a
+    [`~g4i_hf.CaptionClassifier`].
 
     Args:
         model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type),
@@ -85,8 +85,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         forget_local_student(model.config)
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
-        self.teacher = self._caption_teacher(args, model, train_dataset)
-        warn_of_silent_captions(train_dataset, args)
+        self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
@@ -101,19 +100,6 @@ class AlignmentTrainer(CheckpointingTrainer):
             self.ema = EmaCallback(model.student, args.ema_decay)
             self.add_callback(self.ema)
         self.logged_sums: dict[str, torch.Tensor] = {}  # of terms, on device, since the last log
-
-    @staticmethod
-    def _caption_teacher(args: AlignmentArguments, model, train_dataset) -> CaptionTeacher | None:
-        if args.teacher_weight == 0 or train_dataset is None:
-            return None
-        return CaptionTeacher(
-            train_dataset.text_bank(),
-            num_labels=model.num_labels,
-            temperature=args.teacher_temperature,
-            size=args.teacher_captions,
-            seed=args.seed,
-            transform=model.text_space,
-        )
 
     def _watch_training(self) -> None:
         """Callbacks that time, show and check training; the stopwatch goes first, as progress reads it."""
@@ -235,27 +221,25 @@ class AlignmentTrainer(CheckpointingTrainer):
         )
         if training:
             loss = self._global_mean("loss_ce", loss, divisor)
+            if self.soft_label_weight > 0 and "soft_labels" in inputs:
+                soft_loss, rows = soft_label_loss(outputs.logits, inputs["soft_labels"], **mixing)
+                loss = loss + self.soft_label_weight * self._global_mean("loss_soft_labels", soft_loss, rows)
             if aligning:
                 alignment, terms = self.alignment(outputs, inputs, self.state)
                 for name, (value, count) in terms.items():
                     self._add(name, value, count)
-                loss = loss if alignment is None else loss + alignment
-                loss = loss if self.teacher is None else loss + self._taught(outputs.logits, inputs)
+                if alignment is not None:
+                    loss, terms = self.alignment.added(loss, alignment, self.state)
+                    for name, (value, count) in terms.items():
+                        self._add(name, value, count)
         return (loss, outputs) if return_outputs else loss
 
     def _check_needs_no_texts(self, inputs: dict[str, Any]) -> None:
-        for name in ("align_weight", "teacher_weight"):
-            if getattr(self.args, name) > 0:
-                raise ValueError(
-                    f"{name} is {getattr(self.args, name)}, but the batch has no text_embeds. Its keys: "
-                    f"{', '.join(inputs)}. Embed the captions with g4i embed, or set {name} to 0."
-                )
-
-    def _taught(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        loss, rows, terms = self.teacher(logits, inputs)
-        for name, (value, count) in terms.items():
-            self._add(name, value, count)
-        return self.args.teacher_weight * self._global_mean("loss_teacher", loss, rows)
+        if self.args.align_weight > 0:
+            raise ValueError(
+                f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
+                f"{', '.join(inputs)}. Embed the captions with g4i embed, or set align_weight to 0."
+            )
 
     def _global_mean(self, name: str, local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
         """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""

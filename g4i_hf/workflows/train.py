@@ -1,11 +1,13 @@
 """One run of training, from options to a run folder."""
 
 import tempfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+import numpy as np
+from accelerate import Accelerator, PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
@@ -28,6 +30,7 @@ from ..options import (
     StudentArguments,
     TrainingOptions,
 )
+from ..supervision.supervise import Supervised, controlled, supervise
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import (
     BuiltStudent,
@@ -42,7 +45,6 @@ from ..training.lineage import lineage_of, write_lineage
 from ..training.run_folder import clear_run, open_run, resolved_options, write_options
 from ..training.streamed_run import load_streamed, training_images
 from ..training.summary import as_block, describe_training, next_steps, summary_of_run
-from ..training.supervision import supervised
 
 
 class TrainingRun:
@@ -75,6 +77,7 @@ class TrainingRun:
         self.to_embed = 0
         self.embeddings: Path | None = None
         self.trainer: AlignmentTrainer | None = None
+        self.supervised: Supervised | None = None
 
     # --- The run folder ----------------------------------------------------------------------------------------------
 
@@ -117,8 +120,51 @@ class TrainingRun:
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
         self._check(splits)
         names = list(self.id2label.values())
-        splits[self.run.train_split] = supervised(training, self.run, self.encoder, names, self.args.seed)
+        splits[self.run.train_split] = controlled(training, self.run, self.encoder, names, self.args.seed)
         self.splits = splits
+        if not self.to_embed:  # else a dry run does not know what captions say
+            self._supervise()
+
+    def _supervise(self) -> None:
+        """Labels and soft labels from captions, as far as the options ask for them."""
+        found = supervise(
+            self.splits[self.run.train_split],
+            self.run,
+            num_labels=len(self.id2label),
+            seed=self.args.seed,
+            soft_label_weight=self.args.soft_label_weight,
+            image_features=self._image_features(),
+            folder=None if self.run.dry_run else Path(self.args.output_dir) / "supervision",
+        )
+        self.supervised, self.splits[self.run.train_split] = found, found.split
+        if found.plan.soft_label_weight and self.args.classification_loss != "cross_entropy":
+            raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
+
+    def _image_features(self) -> Callable[[], np.ndarray | None] | None:
+        """A second view of the training images beside their captions, where there is one."""
+        split, name = self.splits[self.run.train_split], self.run.image_features
+        by_auto = self.run.supervision == "auto" and self.student.pretrained and name is None
+        if name == "student" or by_auto:
+            if not self.student.pretrained:
+                raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
+
+            def of_student() -> np.ndarray | None:
+                found = predict(
+                    self.built.model.eval(), self.built.processor, split, Accelerator(cpu=self.args.use_cpu),
+                    description="Image features", output_features=True, output_image_embeds=False,
+                )  # fmt: skip
+                self.built.model.train()
+                return found and found.features
+
+            return of_student
+        if name is None:
+            return None
+        if name not in split.column_names:
+            raise ValueError(
+                f"image_features is {name!r}, but the data has no such column. Its columns: "
+                f"{', '.join(split.column_names)}."
+            )
+        return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
 
     def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
         """The splits with `text_embeds`; in a dry run, where they are still to be embedded, without, and D."""
@@ -135,7 +181,7 @@ class TrainingRun:
         return join_stage(splits, self.embeddings, read_stage(self.embeddings)), None
 
     def _check(self, splits: DatasetDict) -> None:
-        run, aligns = self.run, self.args.align_weight + self.args.teacher_weight > 0
+        run, aligns = self.run, self.args.align_weight > 0
         training = splits[run.train_split]
         embedded_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
         check_split(
@@ -172,7 +218,7 @@ class TrainingRun:
         if self.to_embed:  # a dry run: any vector does
             captions = self.splits[self.run.train_split][columns.CAPTION][:]
             images.use_one_embedding(built.model.config.text_embed_dim, captions)
-        return AlignmentTrainer(
+        trainer = AlignmentTrainer(
             model=built.model,
             args=args,
             train_dataset=images,
@@ -182,6 +228,9 @@ class TrainingRun:
             preprocess_logits_for_metrics=predicted_classes,
             publisher=publisher,
         )
+        if self.supervised is not None and self.supervised.plan.soft_label_weight:
+            trainer.soft_label_weight = self.supervised.plan.soft_label_weight
+        return trainer
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +255,8 @@ class TrainingRun:
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_run()
         metrics = result.metrics | trainer.stopwatch.metrics() | trainer.left_out()
+        if self.supervised is not None:
+            metrics |= self.supervised.facts
         name = self.run.eval_split
         if (split := self.splits.get(name)) is not None:
             predictions = predict(trainer.model.eval(), self.built.processor, split, trainer.accelerator)
@@ -248,5 +299,23 @@ class TrainingRun:
 
     def _described(self, trainer: AlignmentTrainer) -> list[str]:
         return describe_training(
-            self.student.student, self.built.model, trainer.train_dataset, self.args, self.run.unlabelled
+            self.student.student, self.built.model, trainer.train_dataset, self.args, self._uses()
         )
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why `supervision: auto` chose what it did, in two lines."""
+        return [] if self.supervised is None else [line for line in self.supervised.plan.reasons if line]
+
+    def _uses(self) -> list[str]:
+        """What captions are used for beside alignment."""
+        if self.supervised is None:
+            return []
+        plan, uses = self.supervised.plan, []
+        if plan.supervision == "pseudo":
+            uses.append("pseudo-labels from captions")
+        if plan.soft_label_weight:
+            uses.append(f"soft labels from captions, weight {plan.soft_label_weight:g}")
+        if plan.label_noise != "keep":
+            uses.append(f"label_noise {plan.label_noise}")
+        return uses

@@ -133,9 +133,10 @@ CASES = {
     "captions not mixed": CNN | MIXED | {"align_mix_captions": "false"},
     "cnn text bank": CNN | {"align_text_bank": 7},
     "vit text bank": VIT | {"align_text_bank": -1, "align_loss": "infonce"},
-    "teacher": CNN | {"teacher_weight": 0.7},
-    "teacher, mixed": VIT | MIXED | {"teacher_weight": 0.7, "teacher_temperature": 0.2},
-    "pseudo-labels": CNN | {"label_fraction": 0.6, "unlabelled": "pseudo_label", "class_weights": "balanced"},
+    "soft labels": CNN | {"supervision": "soft", "soft_label_weight": 0.7},
+    "soft labels, mixed": VIT | MIXED | {"supervision": "soft", "soft_label_weight": 0.7},
+    "pseudo-labels": CNN | {"label_fraction": 0.6, "supervision": "pseudo", "class_weights": "balanced"},
+    "wrong and rare labels": VIT | {"label_noise_rate": 0.3, "long_tail_factor": 3},
     "shuffled captions": VIT | {"caption_control": "shuffle_class"},
     "moving average": CNN | {"ema_decay": 0.6},
     "adam": VIT | ADAM | {"ema_decay": 0.6, "layer_decay": 0.7, "lr_scheduler_type": "cosine", "warmup_steps": 2},
@@ -157,12 +158,22 @@ TWO = {
     "two processes, official gradient": VIT | {"align_gradient": "official"},
 }
 # Left to `make test-slow`
-SLOW = {"class mask, centred", "course of the weight", "captions not mixed", "vit text bank", "teacher, mixed"}
+SLOW = {"class mask, centred", "course of the weight", "captions not mixed", "vit text bank"}
+SLOW |= {"soft labels, mixed", "wrong and rare labels"}
 SLOW |= {"shuffled captions", "moving average", "official gradient", "several captions, sampled", "best model"}
 SLOW |= {"head alone", "adapters", "two processes, mixed", "resumed stream", "resumed accumulation"}
 SLOW |= {"released average", "released merged adapters"}
-LOGGED = ("loss", "loss_ce", "loss_align", "loss_teacher", "align_weight", "logit_scale", "logit_bias", "grad_norm")
-LOGGED += ("cosine_positive", "cosine_negative", "retrieval_top1", "teacher_accuracy", "learning_rate", "epoch")
+LOGGED = (
+    "loss",
+    "loss_ce",
+    "loss_align",
+    "loss_soft_labels",
+    "align_weight",
+    "logit_scale",
+    "logit_bias",
+    "grad_norm",
+)
+LOGGED += ("cosine_positive", "cosine_negative", "retrieval_top1", "learning_rate", "epoch")
 LOGGED += ("eval_loss", "eval_accuracy")
 
 

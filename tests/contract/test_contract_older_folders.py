@@ -62,6 +62,22 @@ def test_answers_that_were_paid_for_are_not_asked_again(older):
         assert again["caption"].to_pylist() == before["caption"].to_pylist()
 
 
+def test_a_run_that_learned_otherwise_in_that_version_opens(quick, older):
+    """Options that have another name now stand in its train.yaml; a release says what it learned from."""
+    options = older / "aligned" / "train.yaml"
+    text = options.read_text().replace("teacher_weight: 0.0", "teacher_weight: 0.5")
+    options.write_text(text.replace("unlabelled: keep", "unlabelled: pseudo_label"))
+    assert "teacher_weight: 0.5" in options.read_text() and "unlabelled: pseudo_label" in options.read_text()
+    shutil.rmtree(older / "aligned" / "predictions")
+    done = quick.succeed("evaluate", {"run": older / "aligned", "measures": "none"})
+    assert "deprecated" not in done.said
+    same_predictions(older / "aligned", "aligned")
+    done = quick.succeed("release", {"run": older / "aligned"})
+    assert "deprecated" not in done.said
+    card = " ".join((older / "aligned" / "student" / "README.md").read_text().split())
+    assert "it learned soft labels" in card
+
+
 @pytest.mark.slow
 def test_the_moving_average_of_a_run_is_evaluated(quick, older):
     quick.succeed("evaluate", {"run": older / "aligned", "weights": "ema", "measures": "none"})

@@ -13,7 +13,7 @@ DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 PROMISED = {
     "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input clean",
     "embed": "text_encoder embeddings_dir verify long_captions with_images text_encoder_prompt",
-    "train": "align_weight align_loss align_text_bank teacher_weight unlabelled student pretrained ema_decay",
+    "train": "align_weight align_loss align_text_bank supervision label_noise unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights probe_samples",
     "compare": "train_config students variants seeds splits final processes results",
     "release": "run stage baseline repo_id push_to_hub dry_run onnx space license with_images",
@@ -112,8 +112,9 @@ def printed(quick, folder, *words) -> dict:
 
 def test_defaults_that_the_readme_promises(quick, tmp_path):
     values = printed(quick, tmp_path, DATA)
-    expected = {"align_weight": 0.3, "align_loss": "clip", "teacher_weight": 0, "unlabelled": "keep"}
+    expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "keep"}
     expected |= {"pretrained": False, "align_text_bank": 0, "label_fraction": 1, "caption_control": "none"}
+    expected |= {"label_noise": None, "soft_label_weight": None, "label_noise_rate": 0, "long_tail_factor": 1}
     expected |= {"on_bad_images": "error", "require_labels": True, "streaming": False, "train_split": "train"}
     assert {name: values[name] for name in expected} == expected
 
@@ -156,8 +157,24 @@ def test_a_path_with_a_dot_is_relative_to_the_file(quick, tmp_path):
 
 def test_hyphens_and_underscores_are_alike(quick, tmp_path):
     words = ("--dataset-name", "x", "--output-dir=y", "--align-weight=0.5", "--use_cpu", "--learning-rate", "1e-3")
-    values = printed(quick, tmp_path, *words, "--pseudo_label-threshold", "0.25")
-    assert (values["align_weight"], values["learning_rate"], values["pseudo_label_threshold"]) == (0.5, 1e-3, 0.25)
+    values = printed(quick, tmp_path, *words, "--label_noise-rate", "0.25")
+    assert (values["align_weight"], values["learning_rate"], values["label_noise_rate"]) == (0.5, 1e-3, 0.25)
+
+
+def test_options_of_version_0_1_are_translated(quick, tmp_path):
+    """Of a YAML file or the command line, with a line for each."""
+    (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\nteacher_weight: 0.5\nteacher_temperature: 0.1\n")
+    done = quick.succeed("train", {"config": "o.yaml"}, "--print_config", cwd=tmp_path)
+    values = yaml.safe_load(done.out)
+    assert (values["supervision"], values["soft_label_weight"]) == ("soft", 0.5) and "teacher" not in done.out
+    assert [line[:30] for line in done.err.splitlines()] == [
+        "warning: teacher_weight is dep",
+        "warning: teacher_temperature i",
+    ]
+    done = quick.succeed("train", DATA, {"unlabelled": "pseudo_label"}, "--print_config", cwd=tmp_path)
+    values = yaml.safe_load(done.out)
+    assert (values["supervision"], values["unlabelled"]) == ("pseudo", "keep")
+    assert done.err.splitlines() == ["warning: unlabelled: pseudo_label is deprecated: use supervision: pseudo."]
 
 
 def test_bool_alone_is_true_and_lists_take_several_words(quick, folders, tmp_path):

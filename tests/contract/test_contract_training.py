@@ -37,6 +37,7 @@ class Mode:
 
 
 FEW = {"dataset_name": "{unlabelled}", "require_labels": "false"} | ENCODER
+SOFT = ("loss_soft_labels",)
 LISTS = {"dataset_name": "{lists}"} | ENCODER
 PRETRAINED = {"student": "{student}", "pretrained": "true", "student_args": None}
 MODES = {
@@ -54,11 +55,16 @@ MODES = {
     "schedule": Mode({"align_schedule": "cosine", "align_warmup_epochs": 0.5}),
     "off": Mode({"align_off_epochs": 0.5}),
     "projector": Mode({"projector_type": "linear", "projector_norm": "batch"}),
-    # --- Captions as labels
-    "teacher": Mode({"teacher_weight": 1}, ("loss_teacher", "teacher_accuracy")),
-    "unlabelled": Mode(FEW, says=("--unlabelled pseudo_label",)),
-    "pseudo-labels": Mode(FEW | {"unlabelled": "pseudo_label"}, says=("9 rows",), same=True),  # all are right here
-    "threshold": Mode(FEW | {"unlabelled": "pseudo_label", "pseudo_label_threshold": 0.99}),
+    # --- What captions say about classes
+    "soft labels": Mode({"supervision": "soft", "soft_label_weight": 0.5}, SOFT, ("soft labels from captions",)),
+    "unlabelled": Mode(FEW, says=("9 of 18", "--supervision auto")),
+    "pseudo-labels": Mode(FEW | {"supervision": "pseudo"}, says=("9 rows",), same=True),  # all are right here
+    "chosen": Mode(FEW | {"supervision": "auto"}, says=("Estimates: ", "supervision: pseudo, as 50%"), same=True),
+    "softened": Mode({"label_noise": "soften", "label_noise_rate": 0.3}, says=("label_noise",)),
+    "relabelled": Mode({"label_noise": "relabel", "label_noise_rate": 0.3}, says=("label_noise",)),
+    "wrong labels": Mode({"label_noise_rate": 0.3, "label_noise_kind": "confusable"}, says=("6 labels",)),
+    "long tail": Mode({"long_tail_factor": 6}, says=("9 of 18",)),
+    "of version 0.1": Mode({"teacher_weight": 0.5}, SOFT, ("supervision: soft with soft_label_weight: 0.5",)),
     "dropped": Mode(FEW | {"unlabelled": "drop"}, says=("9 of 18",)),
     "label fraction": Mode({"label_fraction": 0.5, "label_seed": 1}, says=("9 of 18",)),
     **{
@@ -155,7 +161,9 @@ def test_a_way_of_training(quick, places, plain, name):
     for entry in history:
         assert all(math.isfinite(value) for value in entry.values())
         if "loss_align" in entry:
-            total = entry["loss_ce"] + entry["align_weight"] * entry["loss_align"] + entry.get("loss_teacher", 0)
+            total = (
+                entry["loss_ce"] + entry["align_weight"] * entry["loss_align"] + 0.5 * entry.get("loss_soft_labels", 0)
+            )
             assert entry["loss"] == pytest.approx(total, rel=2e-2 if name == "bf16" else 1e-3)
     for part in mode.says:
         assert part in done.said

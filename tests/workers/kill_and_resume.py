@@ -85,7 +85,7 @@ def run(output_dir: Path, data: str, point: str | None = None) -> int:
         argv += ["--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--save_strategy", "steps"]
         argv += ["--save_steps", "3", "--learning_rate", "1e-3", "--save_total_limit", "10"]
         argv += ["--align_schedule", "cosine", "--align_warmup_epochs", "1", "--align_text_bank", "8"]
-        argv += ["--teacher_weight", "0.5", "--align_loss", "siglip", "--lr_scheduler_type", "cosine"]
+        argv += ["--align_loss", "siglip", "--lr_scheduler_type", "cosine"]
         argv += MORE
         try:
             g4i(argv)

@@ -43,12 +43,16 @@ def scenarios() -> dict[str, dict[str, Any]]:
         found[f"official {objective}"] = STEP | {"align_loss": objective, "align_gradient": "official"}
     found["bce, class weights"] = STEP | {"classification_loss": "bce", "class_weights": "[1, 2, 0.5, 0.1]"}
     found["centred"] = STEP | {"align_center": True}
-    found["teacher"] = STEP | {"mixed": True, "captions": 2, "teacher_weight": 0.5, "teacher_temperature": 0.3}
+    soft = STEP | {"soft_labels": True, "soft_label_weight": 0.5}
+    found["soft labels"] = soft
+    found["soft labels, mixed"] = soft | {"mixed": True, "captions": 2}
+    found["soft labels alone"] = soft | {"align_weight": 0.0}
     for rows, global_batch in EPOCHS:
         epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
         for objective in OBJECTIVES if global_batch > rows else ["clip"]:
             found[f"epoch of {rows} by {global_batch} {objective}"] = epoch | {"align_loss": objective}
         found[f"epoch of {rows} by {global_batch} mixup"] = epoch | {"mixup_alpha": 0.8}
+        found[f"epoch of {rows} by {global_batch} soft labels"] = epoch | {"soft_labels": True}
         course = {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "align_text_bank": 4, "num_train_epochs": 2}
         found[f"repeated epoch of {rows} by {global_batch}"] = epoch | course | {"repeated_augmentation": 3}
     return found
@@ -57,7 +61,7 @@ def scenarios() -> dict[str, dict[str, Any]]:
 class Rows(torch.utils.data.Dataset):
     """Random rows with every irregularity of real ones; notes which it was asked for."""
 
-    def __init__(self, num_rows: int, captions: int = 1):
+    def __init__(self, num_rows: int, captions: int = 1, soft_labels: bool = False):
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randn(num_rows, 3, 8, 8, generator=generator, dtype=torch.float64)
         embeds = torch.randn(num_rows, captions, TEXT_DIM, generator=generator)
@@ -66,6 +70,9 @@ class Rows(torch.utils.data.Dataset):
         if num_rows > 6:
             self.caption_keys[6, 0] = self.caption_keys[3, 0]  # row 6 has a caption of row 3
             self.embeds[6, 0] = self.embeds[3, 0]
+        probabilities = torch.randn(num_rows, NUM_LABELS, generator=generator, dtype=torch.float64).softmax(1)
+        probabilities[[0, 7]] = 0.0  # without
+        self.soft_labels = probabilities.numpy() if soft_labels else None
         self.texts = SimpleNamespace(mean=lambda: self.embeds.mean((0, 1)))
         self.drawn: list[tuple[int, bool]] = []  # row, is it padding
 
@@ -88,7 +95,8 @@ class Rows(torch.utils.data.Dataset):
 
     def _item(self, row: int) -> dict[str, Any]:
         captions = self.embeds.shape[1]
-        return {
+        soft = {} if self.soft_labels is None else {"soft_labels": self.soft_labels[row]}
+        return soft | {
             "pixel_values": self.pixels[row],
             "labels": -100 if row == 2 else row % NUM_LABELS,
             "image_key": {5: 1}.get(row, row),  # row 5 has the image of row 1
@@ -125,6 +133,7 @@ def measure(
     shuffle: bool = False,
     mixed: bool = False,
     captions: int = 1,
+    soft_labels: bool = False,
     **options,
 ) -> dict[str, Any]:
     args = AlignmentArguments(
@@ -143,7 +152,7 @@ def measure(
     )
     args.per_device_train_batch_size = global_batch // args.world_size
     before = initial_model()
-    model, dataset = copy.deepcopy(before), Rows(rows, captions)
+    model, dataset = copy.deepcopy(before), Rows(rows, captions, soft_labels)
     trainer = AlignmentTrainer(model, args, dataset, data_collator=mix_neighbours if mixed else None)
     trainer.train()
     changes = {

@@ -1,0 +1,141 @@
+"""
+What the classifier of captions knows on photographs: accuracy and calibration on held-out rows, estimates of wrong
+labels, and how well it finds them, beside cleanlab (AGPL-3.0, not a dependency) on the same probabilities.
+
+    pip install cleanlab
+    python benchmarks/caption_classifier.py PHOTOS
+
+PHOTOS holds a folder of Parquet files a dataset (`cifar10/train.parquet` and so on) with `label` and `caption`. Seven
+tenths of each training split are fitted on, the rest is held out with its true labels. Labels of a share of the rows,
+the same in every class, are known; of these a share is made wrong. Writes results/caption_classifier.json.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+from provenance import RESULTS, provenance
+
+from g4i_hf.data.labels import labels_of
+from g4i_hf.embedding import load_encoder
+from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise
+from g4i_hf.workflows.check import suspicious_labels
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+SETTINGS = [  # share of labels, share of wrong ones, kind
+    (1.0, 0.0, "symmetric"),
+    (0.05, 0.0, "symmetric"),
+    (1.0, 0.2, "symmetric"),
+    (1.0, 0.5, "symmetric"),
+    (1.0, 0.2, "confusable"),
+    (0.2, 0.2, "symmetric"),
+]
+BINS = 15
+
+
+def embedded(file: Path, encoder: Any, cache: Path) -> Dataset:
+    """`image_id`, `label` and `text_embeds` of the first caption of each row that has one."""
+    rows = load_dataset("parquet", data_files=str(file), split="train").remove_columns("image")
+    rows = rows.filter(lambda row: bool(row["caption"]) and bool(row["caption"][0]))
+    if not cache.exists():
+        texts = [caption[0] for caption in rows["caption"]]
+        np.save(cache, encoder.encode(texts))
+    rows = rows.remove_columns("caption")
+    return rows.add_column("text_embeds", list(np.load(cache).astype(np.float16)))
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Expected calibration error of the most probable class, bins of equal width."""
+    sure, right = probabilities.max(1), probabilities.argmax(1) == truth
+    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    parts = [(bins == number) for number in range(BINS)]
+    return float(sum(abs(sure[part].mean() - right[part].mean()) * part.mean() for part in parts if part.any()))
+
+
+def measured(rows: Dataset, fraction: float, rate: float, kind: str, seed: int) -> dict:
+    order = np.random.default_rng(seed).permutation(len(rows))
+    learned, held_out = (rows.select(part) for part in np.split(order, [int(0.7 * len(rows))]))
+    truth, num_labels = labels_of(learned), int(labels_of(rows).max()) + 1
+    known = keep_label_fraction(learned, fraction, seed)
+    given = labels_of(with_label_noise(known, rate, seed, num_labels, kind))
+    embeds, others = (
+        np.asarray(part.with_format("numpy")["text_embeds"][:], dtype=np.float32) for part in (learned, held_out)
+    )
+    table, classifier = suspicious_labels(embeds, given, num_labels, seed)
+    probabilities = classifier.predict_proba(others)
+    wrong = (given >= 0) & (given != truth)
+    found = {
+        "labels": int((given >= 0).sum()),
+        "accuracy": float((probabilities.argmax(1) == labels_of(held_out)).mean()),
+        "estimated_accuracy": classifier.accuracy_,
+        "calibration_error": calibration_error(probabilities, labels_of(held_out)),
+        "wrong": float(wrong.sum() / (given >= 0).sum()),
+        "estimated_wrong": classifier.label_noise_,
+        "interval": classifier.label_noise_interval_,
+        "ours": precision_and_recall(table["row"].to_numpy(), wrong),
+    }
+    return found | {"cleanlab": by_cleanlab(given, classifier.out_of_fold_.astype(np.float64), wrong)}
+
+
+def precision_and_recall(rows: np.ndarray, wrong: np.ndarray) -> dict[str, float | None]:
+    if not wrong.any():
+        return {"found": len(rows), "precision": None, "recall": None}
+    right = float(wrong[rows].sum())
+    return {"found": len(rows), "precision": right / max(len(rows), 1), "recall": right / float(wrong.sum())}
+
+
+def by_cleanlab(given: np.ndarray, out_of_fold: np.ndarray, wrong: np.ndarray) -> dict | None:
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        return None
+    known = np.flatnonzero(given >= 0)
+    # It wants every class among the labels
+    classes = np.unique(given[known])
+    place = np.searchsorted(classes, given[known])
+    shares = out_of_fold[np.ix_(known, classes)] + 1e-9
+    issues = find_label_issues(place, shares / shares.sum(1, keepdims=True), n_jobs=1)
+    return precision_and_recall(known[issues], wrong)
+
+
+def summary(runs: list[dict]) -> dict:
+    """Means over seeds."""
+    found = {}
+    for name in ("accuracy", "estimated_accuracy", "calibration_error", "wrong", "estimated_wrong"):
+        values = [run[name] for run in runs]
+        found[name] = {"mean": statistics.mean(values), "sd": statistics.stdev(values)}
+    found["interval_holds"] = sum(run["interval"][0] <= run["wrong"] <= run["interval"][1] for run in runs)
+    for name in ("ours", "cleanlab"):
+        if runs[0][name] and runs[0][name]["precision"] is not None:
+            found[name] = {key: statistics.mean(run[name][key] for run in runs) for key in ("precision", "recall")}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path("runs/caption_classifier"), help="for embeddings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    made, found = provenance() | {"command": "python benchmarks/caption_classifier.py PHOTOS"}, []
+    encoder = load_encoder(ENCODER)
+    for name in ("cifar10", "caltech101", "flowers102"):
+        rows = embedded(args.photos / name / "train.parquet", encoder, args.cache / f"{name}.npy")
+        for fraction, rate, kind in SETTINGS:
+            runs = [measured(rows, fraction, rate, kind, seed) for seed in args.seeds]
+            setting = {"dataset": name, "label_fraction": fraction, "label_noise_rate": rate, "label_noise_kind": kind}
+            found.append(setting | {"summary": summary(runs), "runs": runs})
+            print(name, fraction, rate, kind, json.dumps(found[-1]["summary"]), flush=True)
+            text = json.dumps(made | {"encoder": ENCODER, "seeds": args.seeds, "measured": found}, indent=2)
+            (RESULTS / "caption_classifier.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""A calibrated classifier of captions: what they say about classes, out of fold for labelled rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize, root_scalar
+from torch import nn
+
+FOLDS = 5
+STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
+MAX_ITER = 80
+MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
+MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
+BLOCK = 8192  # rows predicted at once
+# A temperature is near this where there are few held-out rows to tell: its logarithm has a normal prior
+USUAL_TEMPERATURE, SPREAD = 1.0, 0.5
+MOST_NOISE = 0.95
+CHI_SQUARED = 3.84 / 2  # of a 95% interval by the likelihood ratio
+
+
+class CaptionClassifier:
+    """
+    Class probabilities from caption embeddings: a logistic regression with a temperature and a share of wrong labels,
+    both estimated on held-out rows. A given label y of a row x is modelled as
+
+        P(y | x) = (1 - e) p_y + e / C,    p = softmax(sum over views v of T_v z_v + log prior)
+
+    where z_v are the logits of a logistic regression on one view of the row: its caption, and the features of its
+    image if they are given. T_v says what a view is worth, and e how many labels say nothing. So p is the probability
+    of the true class, also where labels are wrong at random. Errors of captions that no other row explains count as
+    wrong labels too.
+
+    Args:
+        num_labels: C, number of classes.
+        seed: of the folds.
+
+    Attributes:
+        out_of_fold_: (N, C) float16 probabilities of the rows fitted on. A labelled row's are predicted by a model
+            that has seen neither its label nor its caption with it; the only label of a class is left as it is.
+        accuracy_: estimated share of captioned rows whose most probable class is the true one.
+        view_accuracies_: the same of each view alone: of captions, and of image features.
+        label_noise_: estimated share of labels that are wrong; `label_noise_interval_` its 95% interval. None where
+            no class has two labels, so that nothing can be held out.
+        temperatures_: (V,) of the views.
+    """
+
+    def __init__(self, num_labels: int, seed: int = 0):
+        self.num_labels, self.seed = num_labels, seed
+
+    def fit(
+        self, text_embeds: np.ndarray, labels: Sequence[int], image_features: np.ndarray | None = None
+    ) -> "CaptionClassifier":
+        """
+        Args:
+            text_embeds: (N, D), of any float type.
+            labels: (N,) class indices; negative for rows without a label.
+            image_features: (N, F) of the same rows, such as those of a pretrained model.
+
+        Raises:
+            ValueError: when fewer than two classes have a label.
+        """
+        labels = np.asarray(labels, dtype=np.int64)
+        known = np.flatnonzero(labels >= 0)
+        counts = np.bincount(labels[known], minlength=self.num_labels)
+        if (counts > 0).sum() < 2:
+            raise ValueError("A caption classifier needs labelled captions of at least two classes.")
+        self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
+        views = [text_embeds] if image_features is None else [text_embeds, image_features]
+        scales = [_Scale.of(view) for view in views]
+        folds = _folds(labels, self.seed)
+        judged = known[counts[labels[known]] > 1]
+        generator = np.random.default_rng(self.seed)
+        if len(judged) > MOST_CALIBRATED:
+            judged = np.sort(generator.choice(judged, MOST_CALIBRATED, replace=False))
+        self._views = [
+            self._fit_view(view, scale, labels, folds, judged) for view, scale in zip(views, scales, strict=True)
+        ]
+        held_out = [view.held_out(values, folds, judged) for view, values in zip(self._views, views, strict=True)]
+        found = calibrate(held_out, labels[judged], self.log_prior_)
+        self.temperatures_ = found.temperatures
+        self.label_noise_ = self.label_noise_interval_ = None
+        self.noise_rate_ = found.noise
+        if len(judged):
+            wrong = 1 - 1 / self.num_labels  # a random label is right by chance
+            self.label_noise_ = found.noise * wrong
+            self.label_noise_interval_ = tuple(bound * wrong for bound in found.interval)
+        self.view_accuracies_ = []
+        for logits in held_out:
+            alone = calibrate([logits], labels[judged], self.log_prior_)
+            self.view_accuracies_.append(_true_accuracy([logits], labels[judged], alone, self.log_prior_))
+        self.accuracy_ = _true_accuracy(held_out, labels[judged], found, self.log_prior_)
+        self.out_of_fold_ = self._out_of_fold(views, labels, folds, counts)
+        return self
+
+    def predict_proba(self, text_embeds: np.ndarray, image_features: np.ndarray | None = None) -> np.ndarray:
+        """
+        Args:
+            text_embeds: (n, D).
+            image_features: (n, F), where the classifier was fitted with them.
+
+        Returns:
+            (n, C) float32.
+        """
+        views = [text_embeds] if image_features is None else [text_embeds, image_features]
+        if len(views) != len(self._views):
+            raise ValueError("The classifier was fitted with other views: give image_features there and here, or not.")
+        logits = [view.whole(values) for view, values in zip(self._views, views, strict=True)]
+        return _softmax(_combined(logits, self.temperatures_, self.log_prior_)).astype(np.float32)
+
+    def predicted_by_view(self, *views: np.ndarray) -> list[np.ndarray]:
+        """(n,) the class that each view alone names."""
+        pairs = zip(self._views, self.temperatures_, views, strict=True)
+        return [(scale * view.whole(values) + self.log_prior_).argmax(1) for view, scale, values in pairs]
+
+    def posterior(self, probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+        """
+        Probabilities of the true class when the given label is known too, by Bayes' rule: proportional to
+        p_c ((1 - e) [c = y] + e / C). Rows without a label keep theirs.
+
+        Args:
+            probabilities: (N, C), out of fold.
+            labels: (N,) class indices; negative for rows without a label.
+
+        Returns:
+            (N, C) float32.
+        """
+        labels = np.asarray(labels)
+        found = np.asarray(probabilities, dtype=np.float32).copy()
+        known = np.flatnonzero(labels >= 0)
+        likelihood = np.full((len(known), self.num_labels), self.noise_rate_ / self.num_labels, dtype=np.float32)
+        likelihood[np.arange(len(known)), labels[known]] += 1 - self.noise_rate_
+        weighted = (found[known] + 1e-7) * likelihood
+        found[known] = weighted / weighted.sum(1, keepdims=True)
+        return found
+
+    def _fit_view(
+        self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
+    ) -> "_View":
+        """The strength of regularisation that predicts held-out labels best, tried from the strongest on."""
+        best, least = None, np.inf
+        for strength in STRENGTHS if len(judged) else STRENGTHS[2:3]:
+            view = _View(scale, {}, self.num_labels)
+            for fold in np.unique(folds[judged]):
+                rows = np.flatnonzero((labels >= 0) & (folds != fold))
+                view.models[int(fold)] = self._model(values, scale, labels, rows, strength)
+            loss = calibrate([view.held_out(values, folds, judged)], labels[judged], self.log_prior_).loss
+            if best is not None and loss >= least:
+                break
+            best, least, chosen = view, loss, strength
+        best.models[-1] = self._model(values, scale, labels, np.flatnonzero(labels >= 0), chosen)
+        return best
+
+    def _model(
+        self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, rows: np.ndarray, strength: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if len(rows) > MOST_FITTED:
+            rows = np.sort(np.random.default_rng(self.seed).choice(rows, MOST_FITTED, replace=False))
+        return logistic_regression(scale(values, rows), labels[rows], self.num_labels, strength)
+
+    def _out_of_fold(
+        self, views: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, counts: np.ndarray
+    ) -> np.ndarray:
+        alone = (labels >= 0) & (counts[np.maximum(labels, 0)] == 1)
+        model_of = np.where((labels >= 0) & ~alone, folds, -1)
+        found = np.empty((len(labels), self.num_labels), dtype=np.float16)
+        for start in range(0, len(labels), BLOCK):
+            rows = np.arange(start, min(start + BLOCK, len(labels)))
+            logits = [view.held_out(values, model_of, rows) for view, values in zip(self._views, views, strict=True)]
+            found[rows] = _softmax(_combined(logits, self.temperatures_, self.log_prior_))
+        found[alone] = np.eye(self.num_labels, dtype=np.float16)[labels[alone]]
+        return found
+
+
+@dataclass
+class _Scale:
+    """Subtracts the mean, and divides by the root mean square length."""
+
+    mean: np.ndarray
+    length: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "_Scale":
+        rows = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int))
+        sample = np.asarray(values[rows], dtype=np.float32)
+        mean = sample.mean(0)
+        return cls(mean, float(np.sqrt(((sample - mean) ** 2).sum(1).mean())) or 1.0)
+
+    def __call__(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return (np.asarray(values[rows], dtype=np.float32) - self.mean) / self.length
+
+
+@dataclass
+class _View:
+    """Models of one view of the rows: that of each fold, which has not seen it, and -1: that of all rows."""
+
+    scale: _Scale
+    models: dict[int, tuple[np.ndarray, np.ndarray]]
+    num_labels: int
+
+    def held_out(self, values: np.ndarray, model_of: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(rows, C) logits, of each row by the model that `model_of` names."""
+        logits = np.empty((len(rows), self.num_labels), dtype=np.float32)
+        for model in np.unique(model_of[rows]):
+            places = np.flatnonzero(model_of[rows] == model)
+            weight, bias = self.models[int(model)]
+            logits[places] = self.scale(values, rows[places]) @ weight + bias
+        return logits
+
+    def whole(self, values: np.ndarray) -> np.ndarray:
+        return self.held_out(values, np.full(len(values), -1), np.arange(len(values)))
+
+
+def logistic_regression(
+    values: np.ndarray, labels: np.ndarray, num_labels: int, strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Multinomial, with classes of equal weight, so that a class that lost a row to another fold is not less probable.
+
+    Args:
+        values: (n, D) float32.
+        labels: (n,) class indices.
+        num_labels: C.
+        strength: C of scikit-learn's LogisticRegression.
+
+    Returns:
+        Weight (D, C) and bias (C,); the bias of a class without a row is so low that it is not predicted.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    counts = np.bincount(labels, minlength=num_labels)
+    share = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    x, y = torch.from_numpy(values).to(device), torch.from_numpy(labels).to(device)
+    row_weight = torch.from_numpy(share[labels].astype(np.float32)).to(device)
+    absent = torch.from_numpy(np.where(counts == 0, -30.0, 0.0).astype(np.float32)).to(device)
+    weight = torch.zeros(values.shape[1], num_labels, device=device, requires_grad=True)
+    bias = torch.zeros(num_labels, device=device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=MAX_ITER, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        losses = nn.functional.cross_entropy(x @ weight + bias + absent, y, reduction="none")
+        loss = ((row_weight * losses).sum() + (weight**2).sum() / (2 * strength)) / len(y)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weight.detach().cpu().numpy(), (bias.detach() + absent).cpu().numpy()
+
+
+@dataclass
+class Calibration:
+    """
+    Attributes:
+        temperatures: (V,) factor of the logits of each view.
+        noise: e, share of labels that say nothing.
+        interval: of `noise`, 95% by the likelihood ratio.
+        loss: mean negative log-likelihood, with the prior.
+    """
+
+    temperatures: np.ndarray
+    noise: float
+    interval: tuple[float, float]
+    loss: float
+
+
+def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray) -> Calibration:
+    """
+    Temperatures and share of wrong labels by maximum likelihood on held-out rows.
+
+    Args:
+        views: (n, C) logits each.
+        labels: (n,) class indices.
+        log_prior: (C,).
+    """
+    usual = np.log(USUAL_TEMPERATURE)
+    start = np.full(len(views), usual)
+    if not len(labels):
+        return Calibration(np.exp(start), 0.0, (0.0, MOST_NOISE), 0.0)
+    chance, rows = 1 / len(log_prior), np.arange(len(labels))
+
+    def loss(log_temperatures: np.ndarray, noise: float) -> float:
+        logits = _combined(views, np.exp(log_temperatures), log_prior)
+        likelihood = (1 - noise) * _softmax(logits)[rows, labels] + noise * chance
+        prior = ((log_temperatures - usual) ** 2).sum() / (2 * SPREAD**2) - np.log(1 - noise)
+        return float(-np.log(likelihood + 1e-30).sum() + prior)
+
+    def best(noise: float, start: np.ndarray) -> Any:
+        return minimize(loss, start, args=(noise,), method="Nelder-Mead", options={"xatol": 0.01, "fatol": 0.01})
+
+    def both(values: np.ndarray) -> float:
+        noise = values[-1]
+        return np.inf if not 0 <= noise <= MOST_NOISE else loss(values[:-1], noise)
+
+    options = {"xatol": 0.001, "fatol": 0.01, "maxiter": 400}
+    found = min(
+        (minimize(both, [*start, noise], method="Nelder-Mead", options=options) for noise in (0.02, 0.4)),
+        key=lambda each: each.fun,
+    )
+    temperatures, noise = found.x[:-1], float(found.x[-1])
+
+    def excess(bound: float) -> float:
+        return best(bound, temperatures).fun - found.fun - CHI_SQUARED
+
+    low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root if noise > 0 and excess(0) > 0 else 0.0
+    high = MOST_NOISE
+    if excess(MOST_NOISE) > 0:
+        high = root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root
+    return Calibration(np.exp(temperatures), noise, (float(low), float(high)), found.fun / len(labels))
+
+
+def _true_accuracy(
+    views: list[np.ndarray], labels: np.ndarray, found: Calibration, log_prior: np.ndarray
+) -> float | None:
+    """Of held-out rows, corrected for the labels that are wrong: these agree by chance alone."""
+    if not len(labels):
+        return None
+    agree = (_combined(views, found.temperatures, log_prior).argmax(1) == labels).mean()
+    return float(np.clip((agree - found.noise / len(log_prior)) / (1 - found.noise), 0, 1))
+
+
+def _combined(views: list[np.ndarray], temperatures: np.ndarray, log_prior: np.ndarray) -> np.ndarray:
+    return sum(temperature * logits for temperature, logits in zip(temperatures, views, strict=True)) + log_prior
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) the fold of each row: the rows of a class are dealt out evenly, each class beginning at another fold."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    folds = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels[labels >= 0]):
+        rows = order[labels[order] == label]
+        folds[rows] = (np.arange(len(rows)) + generator.integers(FOLDS)) % FOLDS
+    return folds

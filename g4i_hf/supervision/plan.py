@@ -1,0 +1,102 @@
+"""`supervision: auto`: what captions are worth here, estimated before training, and so how they are used."""
+
+from dataclasses import dataclass
+
+# From the measurements in docs/few_labels.md and results/: gain where captions tell the class of more than half of the
+# images, harm where they tell it of two fifths
+TELLS_CLASSES = 0.5
+AGREEMENT = 0.25  # of captions and image features on unlabelled rows, where no label can be held out
+UNLABELLED_SHARE = 0.1  # below it, pseudo-labels can add little
+NOISE = 0.05  # lower bound of the share of wrong labels
+WEIGHT_AGAINST_NOISE = 3.0
+
+
+@dataclass
+class Estimates:
+    """
+    What is known before training. Shares in [0, 1]; None where it could not be estimated.
+
+    Attributes:
+        captions: held-out rows whose class their caption tells.
+        image: the same of a probe of image features; None without such features.
+        both: the same of both views together; that of captions without image features.
+        noise: labels that are wrong; `noise_interval` its 95% interval.
+        unlabelled: training rows that have a caption and no label.
+        agreement: of these, rows for which both views name the same class; None without image features.
+        labels_per_class: mean over classes that have a label.
+    """
+
+    captions: float | None
+    image: float | None
+    both: float | None
+    noise: float | None
+    noise_interval: tuple[float, float] | None
+    unlabelled: float
+    agreement: float | None
+    labels_per_class: float
+
+
+@dataclass
+class Plan:
+    """
+    Attributes:
+        supervision: `none`, `soft` or `pseudo`.
+        label_noise: `keep`, `soften` or `relabel`.
+        soft_label_weight: 0 without soft labels.
+        reasons: two lines for the user.
+    """
+
+    supervision: str
+    label_noise: str
+    soft_label_weight: float
+    reasons: tuple[str, str]
+
+
+def choose(found: Estimates) -> Plan:
+    """
+    - Many rows have a caption and no label: pseudo-labels, if captions (with image features, where there are any) tell
+      the class of most rows, and of more than image features alone. Where no label can be held out, both views have to
+      agree on unlabelled rows.
+    - Labels are wrong: soft labels, if captions are right more often than the labels, and than image features.
+    - Else alignment alone: captions tell less than the student learns from its labels.
+    """
+    noisy = found.noise_interval is not None and found.noise_interval[0] > NOISE
+    lines = _described(found)
+    if found.unlabelled >= UNLABELLED_SHARE:
+        if found.both is None:
+            sure = found.agreement is not None and found.agreement >= AGREEMENT
+        else:
+            sure = found.both >= TELLS_CLASSES and (found.image is None or found.both > found.image)
+        if sure:
+            return Plan("pseudo", "soften" if noisy else "keep", 0.0, (lines, _verdict("pseudo", found)))
+    elif noisy and found.both is not None:
+        better = found.both > 1 - found.noise and (found.image is None or found.both > found.image)
+        if better and found.both >= TELLS_CLASSES:
+            return Plan("soft", "keep", WEIGHT_AGAINST_NOISE, (lines, _verdict("soft", found)))
+    return Plan("none", "keep", 0.0, (lines, _verdict("none", found)))
+
+
+def _described(found: Estimates) -> str:
+    parts = []
+    if found.captions is None:
+        parts.append("no class has two labels, so that nothing could be held out")
+    else:
+        parts.append(f"captions tell the class of {found.captions:.0%} of held-out images")
+    if found.image is not None:
+        parts.append(f"image features of {found.image:.0%}, both together of {found.both:.0%}")
+    if found.agreement is not None:
+        parts.append(f"captions and image features agree on {found.agreement:.0%} of the unlabelled")
+    if found.noise is not None:
+        low, high = found.noise_interval
+        parts.append(f"{found.noise:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})")
+    return f"Estimates: {'; '.join(parts)}."
+
+
+def _verdict(kind: str, found: Estimates) -> str:
+    if kind == "pseudo":
+        return f"supervision: pseudo, as {found.unlabelled:.0%} of the training images have a caption but no label."
+    if kind == "soft":
+        return "supervision: soft, as captions are right more often than the labels."
+    if found.unlabelled >= UNLABELLED_SHARE:
+        return "supervision: none, as pseudo-labels by these captions would be wrong too often: alignment alone."
+    return "supervision: none, as labels tell the classes better than captions: alignment alone."

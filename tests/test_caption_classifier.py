@@ -1,0 +1,269 @@
+"""A classifier of captions: what it predicts, what it must not have seen, and how sure it may be."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from g4i_hf import CaptionClassifier
+
+CLASSES, DIM = 5, 16
+
+
+@dataclass
+class Clusters:
+    """
+    A normal distribution a class, on the unit sphere.
+
+    Attributes:
+        x: (N, DIM) embeddings.
+        truth: (N,) classes.
+        y: (N,) labels, a share of which is wrong.
+    """
+
+    x: np.ndarray
+    truth: np.ndarray
+    y: np.ndarray
+
+
+def clusters(number: int, spread: float = 2.0, wrong: float = 0.0, seed: int = 0, views: int = 0) -> Clusters:
+    """`spread`: 1 is easy (19 of 20 are told), 2 medium (7 of 10). Views of one seed are of the same rows."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(CLASSES, size=number)
+    flipped = rng.permutation(number)[: round(wrong * number)]
+    labels = truth.copy()
+    labels[flipped] = (truth[flipped] + rng.integers(1, CLASSES, len(flipped))) % CLASSES
+    rng = np.random.default_rng([seed, views])
+    centres = rng.normal(size=(CLASSES, DIM))
+    x = centres[truth] + spread * rng.normal(size=(number, DIM))
+    return Clusters(x / np.linalg.norm(x, axis=1, keepdims=True), truth, labels)
+
+
+def fitted(data: Clusters, labels=None, **more) -> CaptionClassifier:
+    return CaptionClassifier(CLASSES).fit(data.x, data.y if labels is None else labels, **more)
+
+
+def accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    return float((probabilities.argmax(1) == truth).mean())
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error of the predicted class."""
+    confidence, right = probabilities.max(1).astype(float), probabilities.argmax(1) == truth
+    of = np.minimum((confidence * bins).astype(int), bins - 1)
+    return sum(abs(confidence[of == b].mean() - right[of == b].mean()) * (of == b).mean() for b in np.unique(of))
+
+
+# --- What it predicts ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def medium() -> tuple[Clusters, Clusters, CaptionClassifier]:
+    """Rows fitted on, the first 600, of which every third has no label; others; and the classifier."""
+    data = clusters(3000)
+    labels = data.y.copy()
+    labels[:600:3] = -100
+    learned, held_out = (
+        Clusters(data.x[part], data.truth[part], labels[part]) for part in np.split(range(3000), [600])
+    )
+    return learned, held_out, fitted(learned)
+
+
+def test_it_predicts_classes_it_has_not_seen_as_well_as_it_says(medium):
+    learned, held_out, classifier = medium
+    found = classifier.predict_proba(held_out.x)
+    assert found.shape == (2400, CLASSES) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert accuracy(found, held_out.truth) > 0.68  # a chance of 0.2; 0.76 of centres that are known
+    assert classifier.accuracy_ == pytest.approx(accuracy(found, held_out.truth), abs=0.06)
+    assert classifier.view_accuracies_ == [pytest.approx(classifier.accuracy_)]
+    assert accuracy(classifier.out_of_fold_[learned.y >= 0], learned.truth[learned.y >= 0]) > 0.65
+
+
+def test_its_probabilities_are_calibrated(medium):
+    learned, held_out, classifier = medium
+    assert calibration_error(classifier.predict_proba(held_out.x), held_out.truth) < 0.035
+    assert calibration_error(classifier.out_of_fold_, learned.truth) < 0.05  # of 600 rows
+    # Wrong labels do not make it less sure of the true ones
+    data = clusters(2600, wrong=0.2)
+    learned = Clusters(data.x[:600], data.truth[:600], data.y[:600])
+    assert calibration_error(fitted(learned).predict_proba(data.x[600:]), data.truth[600:]) < 0.04
+
+
+def test_rows_without_a_label_have_the_plain_probabilities(medium):
+    learned, _, classifier = medium
+    assert classifier.out_of_fold_.shape == (600, CLASSES) and classifier.out_of_fold_.dtype == np.float16
+    plain = classifier.predict_proba(learned.x)
+    np.testing.assert_allclose(classifier.out_of_fold_[::3], plain[::3], atol=1e-3)
+    assert np.abs(classifier.out_of_fold_ - plain)[learned.y >= 0].max() > 0.02
+
+
+def test_a_rows_own_label_is_not_in_its_probabilities():
+    """
+    A model that has seen a label is drawn to it, wrong as it is: here by a word that no other caption has. Only the
+    temperature and the prior know of all labels.
+    """
+    data, rows = clusters(300, spread=2.5), np.arange(3)
+    data.x = np.hstack([data.x, 2 * np.eye(300, 3)])
+    true_ones = fitted(data)
+    out_of_fold, in_fold = [], []
+    for row in rows:
+        labels = data.y.copy()
+        labels[row] = other = (labels[row] + 1) % CLASSES
+        flipped = fitted(data, labels)
+        out_of_fold.append(flipped.out_of_fold_[row, other].astype(float) - true_ones.out_of_fold_[row, other])
+        change = flipped.predict_proba(data.x[[row]]) - true_ones.predict_proba(data.x[[row]])
+        in_fold.append(change[0, other])
+    assert np.abs(out_of_fold).max() < 0.03 and min(in_fold) > 0.2, (out_of_fold, in_fold)
+
+
+def test_captions_in_half_precision_are_enough(medium):
+    learned, held_out, classifier = medium
+    half = CaptionClassifier(CLASSES).fit(learned.x.astype(np.float16), learned.y)
+    found = half.predict_proba(held_out.x.astype(np.float16))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, classifier.predict_proba(held_out.x), atol=0.02)
+
+
+def test_the_same_seed_finds_the_same(medium):
+    learned, _, classifier = medium
+    again, other = fitted(learned), CaptionClassifier(CLASSES, seed=1).fit(learned.x, learned.y)
+    assert (again.out_of_fold_ == classifier.out_of_fold_).all() and again.label_noise_ == classifier.label_noise_
+    assert (other.out_of_fold_ != classifier.out_of_fold_).any()
+
+
+# --- Wrong labels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wrong", "number", "width"), [(0.0, 400, 0.02), (0.2, 400, 0.15), (0.5, 1000, 0.2)])
+def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
+    covered, widths = 0, []
+    for seed in range(4):
+        found = fitted(clusters(number, spread=1.0, wrong=wrong, seed=seed))
+        low, high = found.label_noise_interval_
+        assert 0 <= low <= found.label_noise_ <= high <= 1
+        covered += low <= wrong <= high
+        widths.append(high - low)
+        assert found.label_noise_ == pytest.approx(wrong, abs=0.05)
+    assert covered >= 3 and max(widths) < width
+
+
+def test_captions_that_say_nothing_do_not_accuse_the_labels():
+    data = clusters(300)
+    shuffled = Clusters(np.random.default_rng(0).permutation(data.x), data.truth, data.y)
+    found = fitted(shuffled)
+    assert found.accuracy_ < 0.35 and found.label_noise_interval_[0] < 0.05
+    assert found.out_of_fold_.max(1).astype(float).mean() < 0.5
+
+
+def test_the_posterior_is_bayes_rule():
+    classifier = CaptionClassifier(3)
+    classifier.noise_rate_ = 0.3
+    prior = np.asarray([[0.5, 0.3, 0.2], [0.05, 0.9, 0.05], [0.2, 0.3, 0.5], [0, 1, 0]], dtype=np.float16)
+    given = [0, 0, -100, 2]
+    found = classifier.posterior(prior, given)
+    for row in (0, 1):
+        likelihood = np.where(np.arange(3) == given[row], 0.7 + 0.1, 0.1)
+        expected = prior[row] * likelihood / (prior[row] * likelihood).sum()
+        np.testing.assert_allclose(found[row], expected, atol=1e-3)
+    np.testing.assert_allclose(found[2], prior[2])
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-3)
+    assert found[3].argmax() == 1  # a certain caption
+    assert found[0].argmax() == 0 and found[1].argmax() == 1
+    classifier.noise_rate_ = 0.0  # labels that are never wrong
+    assert classifier.posterior(prior, given).argmax(1)[[0, 1, 3]].tolist() == [0, 0, 2]
+
+
+def test_the_posterior_repairs_wrong_labels():
+    data = clusters(500, spread=1.0, wrong=0.3)
+    found = fitted(data)
+    likely = found.posterior(found.out_of_fold_, data.y).argmax(1)
+    assert (likely == data.truth).mean() > 0.93 > 0.7 == (data.y == data.truth).mean()
+
+
+# --- Few labels ------------------------------------------------------------------------------------------------------
+
+
+def test_one_label_a_class_is_learned_from_but_not_judged():
+    data = clusters(400, spread=0.7)
+    labels = np.full(400, -100)
+    first = np.asarray([np.flatnonzero(data.truth == label)[0] for label in range(CLASSES)])
+    labels[first] = data.truth[first]
+    found = fitted(data, labels)
+    assert found.label_noise_ is None and found.label_noise_interval_ is None and found.accuracy_ is None
+    assert found.view_accuracies_ == [None]
+    assert accuracy(found.out_of_fold_, data.truth) > 0.75
+    assert (found.out_of_fold_[first] == np.eye(CLASSES)[data.truth[first]]).all()  # they are left as they are
+    assert np.isfinite(found.predict_proba(data.x)).all()
+
+
+def test_a_class_without_a_label_is_never_named():
+    data = clusters(300, spread=1.0)
+    labels = np.where(data.truth == 3, -100, data.y)
+    found = CaptionClassifier(CLASSES + 2).fit(data.x, labels)
+    predicted = found.predict_proba(data.x)
+    assert predicted.shape == (300, CLASSES + 2) and predicted[:, [3, 5, 6]].max() < 0.01
+    rest = data.truth != 3
+    assert accuracy(found.out_of_fold_[rest], data.truth[rest]) > 0.9
+
+
+def test_the_only_label_of_a_class_beside_others_with_many():
+    data = clusters(300, spread=1.0)
+    labels = data.y.copy()
+    only, *others = np.flatnonzero(data.truth == 2)
+    labels[others] = -100
+    found = fitted(data, labels)
+    assert (found.out_of_fold_[only] == np.eye(CLASSES)[2]).all()
+    assert found.label_noise_ is not None and found.label_noise_interval_[0] < 0.05
+    assert np.isfinite(found.out_of_fold_.astype(float)).all()
+    assert accuracy(found.out_of_fold_[data.truth != 2], data.truth[data.truth != 2]) > 0.85
+
+
+@pytest.mark.parametrize("labels", [[-100] * 6, [1, 1, 1, -1, -1, 1]])
+def test_fewer_than_two_classes_are_an_error(labels):
+    with pytest.raises(ValueError, match="at least two classes"):
+        CaptionClassifier(3).fit(np.eye(6), labels)
+
+
+# --- A second view ---------------------------------------------------------------------------------------------------
+
+
+def views(spreads: tuple[float, float], number: int = 500) -> tuple[Clusters, Clusters]:
+    return tuple(clusters(number + 1500, spread, views=view) for view, spread in enumerate(spreads))
+
+
+def held_out_accuracies(captions: Clusters, images: Clusters, number: int = 500) -> list[float]:
+    """Of captions, of images, and of both."""
+    learned, rest = slice(number), slice(number, None)
+    found = []
+    for view in (captions, images):
+        alone = CaptionClassifier(CLASSES).fit(view.x[learned], view.y[learned])
+        found.append(accuracy(alone.predict_proba(view.x[rest]), view.truth[rest]))
+    both = CaptionClassifier(CLASSES).fit(captions.x[learned], captions.y[learned], images.x[learned])
+    assert both.temperatures_.shape == (2,) and len(both.view_accuracies_) == 2
+    np.testing.assert_allclose(both.view_accuracies_, found, atol=0.1)
+    probabilities = both.predict_proba(captions.x[rest], images.x[rest])
+    assert both.accuracy_ == pytest.approx(accuracy(probabilities, captions.truth[rest]), abs=0.07)
+    assert calibration_error(probabilities, captions.truth[rest]) < 0.05
+    return [*found, accuracy(probabilities, captions.truth[rest])]
+
+
+def test_two_views_tell_more_than_either():
+    captions, images, both = held_out_accuracies(*views((2.0, 2.0)))
+    assert both > max(captions, images) + 0.05
+
+
+def test_a_view_of_noise_does_little_harm():
+    captions, images = views((2.0, 2.0))
+    images.x = np.random.default_rng(0).permutation(images.x)
+    of_captions, of_images, both = held_out_accuracies(captions, images)
+    assert of_images < 0.3 and both > of_captions - 0.02
+    assert held_out_accuracies(images, captions)[2] > of_captions - 0.02
+
+
+def test_views_must_be_those_fitted_on():
+    data = clusters(100)
+    with pytest.raises(ValueError, match="fitted with other views"):
+        fitted(data).predict_proba(data.x, data.x)
+    with pytest.raises(ValueError, match="fitted with other views"):
+        fitted(data, image_features=data.x).predict_proba(data.x)
