@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset, load_dataset
 from provenance import RESULTS, provenance
 
-from g4i_hf.data.labels import labels_of
+from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise
 from g4i_hf.workflows.check import suspicious_labels
@@ -46,7 +46,7 @@ def embedded(file: Path, encoder: Any, cache: Path) -> Dataset:
         texts = [caption[0] for caption in rows["caption"]]
         np.save(cache, encoder.encode(texts))
     rows = rows.remove_columns("caption")
-    return rows.add_column("text_embeds", list(np.load(cache).astype(np.float16)))
+    return rows.add_column("text_embeds", list(np.load(cache, allow_pickle=False).astype(np.float16)))
 
 
 def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:

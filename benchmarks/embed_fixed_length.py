@@ -22,7 +22,7 @@ from embed_speed import ENCODER, TOLERANCE, captions_of
 from provenance import RESULTS, provenance
 
 from g4i_hf.embedding import EncoderArguments, load_encoder
-from g4i_hf.embedding.encode import encode_captions
+from g4i_hf.embedding.embed import encode_captions
 
 WINDOW = 77
 SIZE = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}

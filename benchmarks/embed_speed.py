@@ -25,7 +25,7 @@ from provenance import RESULTS, ROOT, provenance
 
 from g4i_hf.data.loading import open_images
 from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder
-from g4i_hf.embedding.encode import encode_captions
+from g4i_hf.embedding.embed import encode_captions
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 TOLERANCE = 1e-3  # of the vectors; ours are float16

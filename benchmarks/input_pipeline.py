@@ -39,10 +39,8 @@ from torchvision.datasets import ImageFolder
 
 import g4i_hf.data.dataset
 from g4i_hf.data import CaptionedImages, open_images, train_transform
-from g4i_hf.data.collator import AlignmentCollator, finish_batch
-from g4i_hf.data.jpeg import open_for_crop
-from g4i_hf.data.sampler import DrawnRows, GlobalBatchSampler
-from g4i_hf.data.transforms import CropOfStored, to_pixels
+from g4i_hf.data.dataset import AlignmentCollator, DrawnRows, GlobalBatchSampler, finish_batch
+from g4i_hf.data.transforms import CropOfStored, open_for_crop, to_pixels
 from g4i_hf.options import AugmentationArguments
 
 SIZE, BATCH, QUALITY = 224, 64, 95

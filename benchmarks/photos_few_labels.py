@@ -129,8 +129,8 @@ def pseudo_labels(run: Path) -> dict[str, float]:
     """How many labels the captions gave, which share of them is right, and which share was expected to be."""
     from g4i_hf.cli import parse_options
     from g4i_hf.commands.train import OPTIONS
-    from g4i_hf.data.from_options import load_data
-    from g4i_hf.data.labels import labels_of
+    from g4i_hf.data.checks import labels_of
+    from g4i_hf.data.loading import load_data
     from g4i_hf.supervision.label_controls import keep_label_fraction
     from g4i_hf.workflows.train import TrainingRun
 

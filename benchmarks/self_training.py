@@ -24,7 +24,8 @@ from tqdm import tqdm
 from g4i_hf.cli import parse_options
 from g4i_hf.commands import compare, train
 from g4i_hf.comparison.results import other_than
-from g4i_hf.data.labels import keep_label_fraction, labels_of, with_labels
+from g4i_hf.data.checks import labels_of, with_labels
+from g4i_hf.supervision.label_controls import keep_label_fraction
 from g4i_hf.workflows.compare import Study, train_cell
 from g4i_hf.workflows.train import TrainingRun
 

@@ -103,7 +103,7 @@ class Feature:
     """Gives the model's output other image embeddings than those of the pooled feature, where the idea wants them."""
 
     def __init__(self, idea: Idea, student_name: str, model):
-        from g4i_hf.modeling.projector import Projector
+        from g4i_hf.modeling.modeling_aligned import Projector
 
         self.idea, self.model, self.seen = idea, model, None
         self.projector = model.projector
@@ -112,8 +112,7 @@ class Feature:
             stage.register_forward_hook(lambda module, inputs, output: self.see(output))
             with torch.no_grad():
                 model(pixel_values=torch.zeros(2, 3, 32, 32))
-            dim = model.config.text_embed_dim
-            model.projector = self.projector = Projector(self.seen.shape[-1], dim, "mlp", 2 * dim, "none")
+            model.projector = self.projector = Projector(self.seen.shape[-1], model.config)
         elif idea.feature == "before_norm":
             norm = model.student.get_submodule(LAST_NORM[student_name])
             norm.register_forward_pre_hook(lambda module, inputs: self.see(inputs[0]))

@@ -15,7 +15,7 @@ _PLACES = {
     "caption_images": "workflows.caption",
     "embed_captions": "embedding",
     "evaluate_run": "workflows.evaluate",
-    "load_images": "data.from_options",
+    "load_images": "data.loading",
     "release_student": "hub",
 }
 __all__ = [*_PLACES, "__version__"]

@@ -1,25 +1,29 @@
 """Files and folders that are written as a whole or not at all; YAML and paths in it; nearest names."""
 
+import contextlib
 import difflib
+import glob
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
     """
     Gives an empty folder beside the place, which takes it when all has gone well; then the earlier one is removed.
-    After an error, whenever it comes, the earlier one is where it was.
+    After an error, whenever it comes, the earlier one is where it was; after the end of the process, [`take_back`]
+    puts it there.
     """
     place = Path(folder).resolve()  # of a link, what it leads to
-    staging, earlier = (place.with_name(f".{place.name}.{kind}-{os.getpid()}") for kind in ("tmp", "old"))
+    take_back(place)
+    staging, earlier = (place.with_name(f"{_left_by(place, kind)}{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -36,6 +40,31 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def take_back(folder: str | Path) -> None:
+    """
+    Tidies up after processes of this machine that ended within [`replacing`]: the earlier folder returns to its place
+    where nothing has taken that, and what else they left is removed.
+    """
+    place = Path(folder).resolve()
+    for kind in ("old", "tmp"):
+        for left in place.parent.glob(f"{glob.escape(_left_by(place, kind))}*"):
+            from psutil import pid_exists
+
+            process = left.name.rpartition("-")[2]
+            if not process.isdecimal() or pid_exists(int(process)):
+                continue
+            with contextlib.suppress(OSError):  # of a disk that can only be read
+                if kind == "old" and not place.exists():
+                    left.rename(place)
+                else:
+                    shutil.rmtree(left)
+
+
+def _left_by(place: Path, kind: str) -> str:
+    """What the names of folders beside a place start with, before the number of the process."""
+    return f".{place.name}.{kind}-{platform.node()}-"
 
 
 def replace_text(path: str | Path, text: str) -> None:

@@ -7,6 +7,7 @@ options by the class that declares them, under its docstring. `Literal` lists ch
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -636,6 +637,24 @@ def check_training(options: TrainingOptions) -> None:
         raise ValueError("align_balance compares gradients at the feature, where freeze_backbone has none.")
     if options.soft_label_weight and options.classification_loss != "cross_entropy":
         raise ValueError("soft_label_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
+
+
+def aligns(options: Mapping[str, Any]) -> bool | None:
+    """Whether a run with these options (of its `train.yaml`) has an alignment loss; None where they do not say."""
+    weight = options.get("align_weight")
+    return None if weight is None else float(weight) > 0
+
+
+def learned_from_captions(options: Mapping[str, Any]) -> str | None:
+    """By what a run learned from captions, as a message shows it; None for a baseline."""
+    # teacher_weight and pseudo_label are of version 0.1
+    weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
+    found = [f"{name} {weight}" for name, weight in weights.items() if weight]
+    found += ["unlabelled pseudo_label"] if options.get("unlabelled") == "pseudo_label" else []
+    for name, without in (("supervision", "none"), ("label_noise", "keep")):
+        value = options.get(name)
+        found += [f"{name} {value}"] if value not in (None, without) else []
+    return ", ".join(found) or None
 
 
 # Options of version 0.1 that have another name now

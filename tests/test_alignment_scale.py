@@ -13,12 +13,10 @@ import torch
 from datasets import Dataset, Features, List, Value
 
 from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.data.embeddings import Embeddings, Selected
-from g4i_hf.data.texts import Texts, keys_of
+from g4i_hf.data.texts import Embeddings, Selected, Texts, keys_of
 from g4i_hf.losses import OBJECTIVES
 from g4i_hf.training import AlignmentArguments, alignment_term
-from g4i_hf.training.alignment_term import AlignmentTerm
-from g4i_hf.training.text_bank import TextBank
+from g4i_hf.training.alignment_term import AlignmentTerm, TextBank
 
 WORKER = Path(__file__).parent / "workers" / "alignment_cost.py"
 WORLD, ROWS, DIM = 4, 8, 64  # as there

@@ -14,14 +14,11 @@ from test_trainer import ONE_STEP, TEXT_DIM, arguments, first_log, one_step, row
 from transformers import Trainer, TrainerState
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.collator import AlignmentCollator
-from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.data.sampler import Draw, GlobalBatchSampler
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, GlobalBatchSampler
 from g4i_hf.losses import OBJECTIVES, WITH_TEMPERATURE
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.class_weights import class_weights_of
-from g4i_hf.training.schedule import align_weight_at
-from g4i_hf.training.text_bank import TextBank
+from g4i_hf.training.alignment_term import TextBank
+from g4i_hf.training.optimization import align_weight_at, class_weights_of
 
 
 @pytest.fixture

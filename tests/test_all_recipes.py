@@ -21,7 +21,8 @@ from test_architecture import LAUNCHER, RECIPES, ROOT, TRAINING_FILES, YAML_FILE
 from transformers import CONFIG_MAPPING
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.loading import ColumnNames, open_images
+from g4i_hf.data.loading import open_images
+from g4i_hf.data.stage import Source
 from g4i_hf.hub import save_student
 from g4i_hf.running import main
 from g4i_hf.workflows.train import TrainingRun
@@ -233,14 +234,14 @@ def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
     features = Features(img=Image(), fine_label=ClassLabel(names=["apple", "bear"]))
     stand_in = Dataset.from_dict({"img": pictures, "fine_label": [1, 0]}, features=features)
     stand_in.to_parquet("cifar/train.parquet")
-    names = ColumnNames(image="img", label="fine_label")
-    image_ids = open_images("cifar", names=names)["train"]["image_id"][:]
+    named = {"image": "img", "label": "fine_label"}
+    image_ids = open_images(Source("cifar", columns=named))["train"]["image_id"][:]
     Path("captions.jsonl").write_text(json.dumps({"image_id": image_ids[1], "caption": "an apple"}) + "\n")
     command = caption_command("runs/cifar100/captions")
     run_caption([word.replace("uoft-cs/cifar100", "cifar") for word in command])
     recipe = yaml.safe_load((RECIPES / "cifar100" / "train.yaml").read_text(encoding="utf-8"))
-    names = ColumnNames(image=recipe["image_column"], label=recipe["label_column"])
-    split = open_images(recipe["dataset_name"], names=names)["train"]
+    named = {"image": recipe["image_column"], "label": recipe["label_column"]}
+    split = open_images(Source(recipe["dataset_name"], columns=named))["train"]
     assert split["caption"][:] == [None, "an apple"] and split["label"][:] == [1, 0]
 
 

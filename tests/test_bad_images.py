@@ -18,9 +18,8 @@ from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 from test_trainer import ONE_STEP, arguments, change
 
 from g4i_hf.data import CaptionedImages, train_transform
-from g4i_hf.data.bad_images import BadImageError, readable_rows
-from g4i_hf.data.collator import AlignmentCollator
-from g4i_hf.data.sampler import DrawnRows, GlobalBatchSampler
+from g4i_hf.data.dataset import AlignmentCollator, DrawnRows, GlobalBatchSampler
+from g4i_hf.data.images import BadImageError, readable_rows
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
 
@@ -78,7 +77,7 @@ def test_what_was_left_out_is_reported_once_and_across_an_interruption(tmp_path,
     assert first.left_out() == {"train_bad_images": 2}
     assert all(np.isfinite(entry["loss"]) for entry in first.state.log_history if "loss" in entry)
     # The first as soon as it was met, both at the end
-    assert sum(record.name == "g4i_hf.data.bad_images" for record in caplog.records) == 2
+    assert sum(record.name == "g4i_hf.data.images" for record in caplog.records) == 2
     assert "2 of 12 images cannot be read and are left out" in caplog.text
     assert f"'3' ({tmp_path}/images/3.png): no known image format" in caplog.text
     found = json.loads((tmp_path / "run" / "bad_images.json").read_text())

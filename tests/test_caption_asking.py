@@ -21,7 +21,7 @@ from g4i_hf.captioning.questions import Questions, facts_of
 from g4i_hf.captioning.runner import Asking, Share, _interrupted_once
 from g4i_hf.captioning.stage import RAW, REASON, STATUS, answered_columns, given_columns, needs_another_try
 from g4i_hf.captioning.store import AnswerStore, Keys
-from g4i_hf.data.image_ids import image_paths
+from g4i_hf.data.images import image_paths
 from g4i_hf.data.loading import open_images
 
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}

@@ -12,7 +12,7 @@ from g4i_hf.cli import parse_options
 from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
 from g4i_hf.embedding import EncoderArguments, encoders
-from g4i_hf.embedding.class_names import name_as_text
+from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.supervision.caption_controls import control_captions
 from g4i_hf.workflows.train import TrainingRun
 

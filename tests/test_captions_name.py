@@ -14,11 +14,9 @@ from test_embedding import clip_folder, static_folder  # noqa: F401
 from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
-from g4i_hf.data.from_options import load_data, source_of, stream_data
-from g4i_hf.data.loading import ColumnNames, open_images
-from g4i_hf.data.published import find_stage
-from g4i_hf.data.source import Source
-from g4i_hf.data.stage import write_stage
+from g4i_hf.data.loading import load_data, open_images, source_of
+from g4i_hf.data.stage import Source, find_stage, write_stage
+from g4i_hf.data.stream import stream_data
 from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
 from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.options import DataArguments, EvaluateArguments
@@ -274,7 +272,7 @@ def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, args):
     data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text",
                          label_column="picture")  # fmt: skip
     with_other_names = embed_stage(
-        open_images(str(tmp_path / "data"), names=ColumnNames(image="picture", caption="text")),
+        open_images(Source(str(tmp_path / "data"), columns={"image": "picture", "caption": "text"})),
         args, tmp_path / "e", source=source_of(data),
     )  # fmt: skip
     assert with_other_names["reused"]  # of the same captions

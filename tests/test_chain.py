@@ -8,10 +8,8 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from test_captions_name import IDS, NEW, captions_of, new_captions, save_images
 
-from g4i_hf.data.chain import steps
 from g4i_hf.data.loading import open_images
-from g4i_hf.data.source import Source, is_path
-from g4i_hf.data.stage import write_stage
+from g4i_hf.data.stage import Source, is_path, steps, write_stage
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.dataset_folder import build_dataset
 from g4i_hf.hub.origin import bare_name as bare_name_of_cards

@@ -24,8 +24,8 @@ from g4i_hf.training.checkpoint import (
     OtherDataError,
     missing_of,
     newest_checkpoint,
+    seal,
     telling_what_remains,
-    write_record,
 )
 
 FEATURES = Features(
@@ -151,7 +151,7 @@ def test_files_in_folders_of_a_checkpoint_count(stopped, tmp_path):
     shutil.copytree(stopped / "run" / "checkpoint-2", checkpoint)
     (checkpoint / "global_step2").mkdir()
     (checkpoint / "global_step2" / "states.pt").write_bytes(bytes(2**20))
-    write_record(checkpoint, **record)
+    seal(checkpoint, **record)
     assert missing_of(checkpoint) is None
     with pytest.raises(CheckpointError) as error, telling_what_remains("checkpoint-4", tmp_path):
         raise OSError("no room")

@@ -119,12 +119,12 @@ ERRORS = {
     ),
     "doubled image_id": (
         split_with(row=5, image_id="ïd-1"),
-        r"column 'image_id', row 5: 'ïd-1' is already the id of row 1. Make ids unique",
+        r"column 'image_id', row 5: 'ïd-1', which row 1 has too. Give every image an id of its own",
     ),
     "null image_id": (split_with(row=2, image_id=None), r"column 'image_id', row 2: null. Give every image an id"),
     "no image": (
         split_with(row=3, image={"bytes": b"no image at all", "path": None}),
-        r"column 'image', row 3 \(ïd-3\): cannot be decoded \(no image format that Pillow knows\). Replace the file",
+        r"column 'image', row 3 \(ïd-3\): cannot be decoded \(no known image format\). Replace the file",
     ),
     "cut image": (
         split_with(row=1, image={"bytes": encoded(PICTURE.resize((99, 99)), "JPEG")["bytes"][:-99], "path": None}),

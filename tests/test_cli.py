@@ -19,7 +19,6 @@ from transformers import TrainingArguments
 
 from g4i_hf import cli, losses, options
 from g4i_hf.cli import parse_options
-from g4i_hf.data.bad_images import ON_BAD_IMAGES
 from g4i_hf.files import did_you_mean
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
@@ -435,7 +434,7 @@ CHOICES = [
     (options.StudentArguments, "projector_type", PROJECTOR_TYPES),
     (options.StudentArguments, "projector_norm", PROJECTOR_NORMS),
     (options.AugmentationArguments, "interpolation", INTERPOLATIONS),
-    (options.RunArguments, "on_bad_images", ON_BAD_IMAGES),
+    (options.RunArguments, "on_bad_images", ("error", "skip")),
     (options.ReleaseArguments, "lora", options.LORA),
 ]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from g4i_hf.data.collator import AlignmentCollator
+from g4i_hf.data.dataset import AlignmentCollator
 
 MIXUP, CUTMIX = AlignmentCollator(mixup_alpha=0.8), AlignmentCollator(cutmix_alpha=1.0)
 

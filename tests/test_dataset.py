@@ -10,9 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from g4i_hf.data.collator import AlignmentCollator, finish_batch
-from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.data.sampler import Draw, DrawnRows, GlobalBatchSampler
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, DrawnRows, GlobalBatchSampler, finish_batch
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 

@@ -20,10 +20,8 @@ from test_embedding import clip_folder, images_with, static_folder  # noqa: F401
 
 from g4i_hf.cli import parse_options
 from g4i_hf.commands import train
-from g4i_hf.data.from_options import load_data, source_of
-from g4i_hf.data.loading import open_images
-from g4i_hf.data.published import find_stage
-from g4i_hf.data.stage import read_stage, write_stage
+from g4i_hf.data.loading import load_data, open_images, source_of
+from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub import dataset_folder
 from g4i_hf.hub.captions_card import captions_card

@@ -361,7 +361,7 @@ def test_an_interrupted_stage_leaves_the_earlier_one_intact(encoder, tmp_path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings", "encoder", "images"]
 
 
-@pytest.mark.parametrize("captions", [[None, "", "  "], ["owl", None, None]], ids=["none", "one"])
+@pytest.mark.parametrize("captions", [[None, "", "  "], ["\u200b", "\ufeff ", None], ["owl", None, None]])
 def test_few_or_no_captions(encoder, tmp_path, captions):
     stage = embed(images_with(captions, tmp_path / "images"), encoder, tmp_path)
     vectors = vectors_of(tmp_path / "embeddings")

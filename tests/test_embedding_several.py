@@ -1,5 +1,6 @@
 """Several captions an image; folders that several data sets or runs share."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -177,7 +178,8 @@ def test_two_runs_at_once_into_one_folder(args, tmp_path, monkeypatch):
         return encode(self, texts)
 
     monkeypatch.setattr(SentenceEncoder, "encode", slow)
-    monkeypatch.setattr("os.getpid", threading.get_ident)  # two threads stand for two processes
+    running, numbers = [os.getpid(), os.getppid()], {}  # two threads stand for two processes
+    monkeypatch.setattr("os.getpid", lambda: numbers.setdefault(threading.get_ident(), running[len(numbers) > 0]))
 
     def run() -> None:
         try:

@@ -15,15 +15,11 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from g4i_hf.data import CaptionedImages, jpeg, train_transform
+from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data import dataset as dataset_module
-from g4i_hf.data.collator import AlignmentCollator, finish_batch
-from g4i_hf.data.dataset import own_randomness
+from g4i_hf.data.dataset import AlignmentCollator, Draw, DrawnRows, GlobalBatchSampler, finish_batch, own_randomness
 from g4i_hf.data.images import to_rgb
-from g4i_hf.data.jpeg import StoredJpeg, open_for_crop
-from g4i_hf.data.normalization import Normalization
-from g4i_hf.data.sampler import Draw, DrawnRows, GlobalBatchSampler
-from g4i_hf.data.transforms import CropOfStored, to_pixels
+from g4i_hf.data.transforms import CropOfStored, Normalization, StoredJpeg, open_for_crop, to_pixels
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
@@ -40,7 +36,7 @@ def encoded(image: PILImage.Image, kind: str = "JPEG", **options) -> bytes:
 
 def oriented_jpeg(image: PILImage.Image, orientation: int = SIDEWAYS) -> bytes:
     exif = PILImage.Exif()
-    exif[jpeg.ORIENTATION] = orientation
+    exif[0x0112] = orientation
     return encoded(image, exif=exif)
 
 

@@ -146,6 +146,22 @@ def test_epoch_does_not_depend_on_the_number_of_processes(results, objective, ro
     assert_same_logs(shared["logs"], whole["logs"])
 
 
+TEXT_TEACHER = ["TextTeacher clip", "TextTeacher cosine", "TextTeacher, mixed"]
+TEXT_TEACHER += [f"TextTeacher, epochs of {rows} by {global_batch}" for rows, global_batch in EPOCHS]
+
+
+@several
+@pytest.mark.parametrize("scenario", TEXT_TEACHER)
+def test_gradients_are_balanced_over_the_global_batch(results, scenario, num_processes):
+    """Also where the weight falls to zero, and where a process has no row of the last batch."""
+    whole, shared = (results[processes][scenario] for processes in (1, num_processes))
+    assert_same_change(shared["change"], whole["change"])
+    assert_same_logs(shared["logs"], whole["logs"])
+    for ours, theirs in zip(shared["logs"], whole["logs"], strict=True):
+        assert ours.get("align_balance", 0) == pytest.approx(theirs.get("align_balance", 0), rel=1e-6)
+        assert ("align_balance" in theirs) == (theirs["align_weight"] > 0)
+
+
 @several
 @pytest.mark.parametrize("rows, global_batch", EPOCHS)
 def test_repeated_epochs_with_a_course_of_the_weight_and_a_bank(results, rows, global_batch, num_processes):

@@ -12,12 +12,12 @@ from students import aligned_model
 from g4i_hf.cli import parse_options
 from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
-from g4i_hf.data.labels import labelled_rows, labels_of, with_labels
+from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.hub.card_tables import options_table
 from g4i_hf.options import RunArguments
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.class_weights import class_weights_of
+from g4i_hf.training.optimization import class_weights_of
 from g4i_hf.training.run_folder import open_run, write_options
 from g4i_hf.workflows.train import TrainingRun
 

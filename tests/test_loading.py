@@ -1,17 +1,23 @@
 """One argument opens every kind of image data set, with the same columns, ids and class names."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from g4i_hf import load_images
 from g4i_hf.data.checks import DataError, check_split
-from g4i_hf.data.loading import ColumnNames, check_dataset_name, class_names, open_images
-from g4i_hf.data.stage import write_stage
+from g4i_hf.data.loading import class_names, open_images
+from g4i_hf.data.naming import check_dataset_name
+from g4i_hf.data.stage import Source, write_stage
 
 EMOJI_STYLES = Path(__file__).parent.parent / "recipes" / "emoji_styles"
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dög"]), "caption": Value("string")})
@@ -202,9 +208,7 @@ def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
     open_images(str(tmp_path))
     assert "left out" not in caplog.text
     save_pictures(tmp_path, ["train/dog/3.png", "train/__MACOSX/4.png"])
-    metadata = tmp_path / "train" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text() + "\n" + metadata.read_text().splitlines()[0])  # one of them twice
-    assert sizes(open_images(str(tmp_path))) == {"train": 3}
+    assert sizes(open_images(str(tmp_path))) == {"train": 2}
     assert "Split 'train': 1 of 3 images are in no line of its metadata file" in caplog.text
 
 
@@ -253,9 +257,9 @@ def test_columns_are_renamed_to_ours(tmp_path):
     theirs = rows(3).rename_columns({"image": "Bild", "label": "Klasse", "caption": "text"})
     theirs = theirs.add_column("number", [7, 8, 9]).add_column("label", ["in the way"] * 3)
     theirs.save_to_disk(tmp_path)
-    names = ColumnNames(image="Bild", label="Klasse", caption="text", image_id="number")
+    named = {"image": "Bild", "label": "Klasse", "caption": "text", "image_id": "number"}
     files = sorted(tmp_path.rglob("*"))
-    train = open_images(str(tmp_path), names=names)["train"]
+    train = open_images(Source(str(tmp_path), columns=named))["train"]
     assert sorted(tmp_path.rglob("*")) == files  # the images are not written again
     assert set(train.column_names) == {"image", "label", "caption", "image_id"}
     assert train["label"][:] == [0, 1, 0] and train["caption"][:] == ["caption 0", "caption 1", "caption 2"]
@@ -267,7 +271,7 @@ def test_a_named_column_that_is_missing_is_an_error(tmp_path, column):
     rows(1).save_to_disk(tmp_path)
     message = rf"Split 'train' has no column 'oops' \(given as {column}_column\). Its columns: image, label, caption"
     with pytest.raises(ValueError, match=message):
-        open_images(str(tmp_path), names=ColumnNames(**{column: "oops"}))
+        open_images(Source(str(tmp_path), columns={column: "oops"}))
 
 
 @pytest.mark.parametrize(
@@ -470,7 +474,7 @@ def test_a_stage_replaces_columns_of_the_same_name(images_and_stage):
     "ids, message",
     [
         ("012", r"split 'train': 1 of 4 images have no row there, the first is '3'. Run the stage again"),
-        ("01232", r"split 'train', column 'image_id', row 2: '2' occurs again in row 4. Run the stage again"),
+        ("01232", r"Split 'train', column 'image_id', row 4: '2', which row 2 has too"),
     ],
     ids=["missing-row", "doubled-row"],
 )
@@ -512,3 +516,71 @@ def test_a_folder_that_is_not_there_is_said_without_asking_the_hub(name, tmp_pat
     check_dataset_name("user/pictures")
     (tmp_path / name).mkdir(parents=True)
     check_dataset_name(name)
+
+
+# --- Files at fault --------------------------------------------------------------------------------------------------
+
+
+def test_an_image_that_metadata_names_twice_is_an_error(tmp_path):
+    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
+    metadata = tmp_path / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text() + "\n" + metadata.read_text().splitlines()[0])
+    with pytest.raises(ValueError, match=r"'train'.* names the image .*cat/1\.png 2 times.*Keep one line"):
+        load_images(tmp_path)
+
+
+def one_line(folder: Path) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        load_images(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_broken_line_of_metadata_is_named(tmp_path):
+    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
+    metadata = tmp_path / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().rstrip()[:-3])
+    assert f"{metadata}, line 2 is no JSON object. Correct the line." in one_line(tmp_path)
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path):
+    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"])
+    try:
+        os.rename(tmp_path / "train/cat/1.png", os.fsencode(tmp_path / "train/cat") + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("file names are UTF-8 here")
+    assert r"caf\xe9.png' is not UTF-8. Rename the file" in one_line(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["shortened", "overwritten", "footer", "empty"])
+def test_a_parquet_file_at_fault_is_named(tmp_path, damage):
+    table = pa.table({"image_id": [f"{row}" for row in range(1000)]})
+    for split in ("train", "validation"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    file = tmp_path / "validation.parquet"
+    content = bytearray(file.read_bytes())
+    if damage == "shortened":
+        file.write_bytes(content[:-50])
+    elif damage == "empty":
+        pq.write_table(table.slice(0, 0), file)
+    else:
+        place = slice(4, 200) if damage == "overwritten" else slice(-100, -20)
+        content[place] = bytes(len(content[place]))
+        file.write_bytes(content)
+    said = r"has no rows\. Remove it" if damage == "empty" else r"is damaged \(.*\)\. Make or download it again"
+    assert re.search(rf"{re.escape(str(file))} {said}", one_line(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_without_images_is_named(tmp_path, split):
+    save_pictures(tmp_path, [f"{other}/cat/1.png" for other in ("train", "validation") if other != split])
+    (tmp_path / split).mkdir()
+    (tmp_path / split / "notes.txt").touch()
+    assert re.search(f"neither Parquet nor images of the split '{split}' there. Add images", one_line(tmp_path))
+
+
+def test_embeddings_that_are_damaged_are_named(images_and_stage):
+    _, stage = images_and_stage
+    file = Path(stage(list("0123"))) / "train.parquet"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert re.search(rf"{re.escape(str(file))} is damaged", one_line(file.parent))

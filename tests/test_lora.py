@@ -26,8 +26,8 @@ from g4i_hf.modeling.student import classifier_layers
 from g4i_hf.options import AugmentationArguments, StudentArguments
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.build import build_student
-from g4i_hf.training.parameter_groups import layer_factors
-from g4i_hf.training.summary import describe_training
+from g4i_hf.training.optimization import layer_factors
+from g4i_hf.training.progress import describe_training
 
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 # Fused and separate attention, batch norms, depthwise convolutions, of timm and of transformers
@@ -456,7 +456,7 @@ def test_layers_that_a_student_does_not_have_are_named(tmp_path):
     model = lora_model("vit")
     config = model.config.to_dict()
     config["lora"]["target_modules"] = ["vit.layers.7.mlp.fc1"]
-    with pytest.raises(ValueError, match="does not have: vit.layers.7.mlp.fc1"):
+    with pytest.raises(ValueError, match="vit.layers.7.mlp.fc1.* not found in the base model"):
         AlignedImageClassification(AlignedImageClassificationConfig.from_dict(config))
 
 

@@ -115,7 +115,7 @@ def test_stock_trainer_takes_the_model(tmp_path):
 def test_a_student_used_by_itself_keeps_no_tensors():
     model = aligned_model("timm-resnet")
     model.student(pixel_values=PIXELS)
-    assert model._classifier_inputs.tensors == []
+    assert model._forward_pass.classifier_inputs == []
 
 
 @pytest.mark.parametrize(

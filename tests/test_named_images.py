@@ -10,10 +10,10 @@ from PIL import Image as PILImage
 from test_captions_name import IDS, captions_of, save_images
 from test_dataset_folder import fresh_cache, snippets  # noqa: F401
 
-from g4i_hf.data import streaming
-from g4i_hf.data.image_ids import image_id_of
-from g4i_hf.data.loading import ColumnNames, open_images
-from g4i_hf.data.stage import read_stage, write_stage
+from g4i_hf.data import stream
+from g4i_hf.data.joining import image_id_of
+from g4i_hf.data.loading import open_images
+from g4i_hf.data.stage import Source, read_stage, write_stage
 from g4i_hf.hub import named_images
 from g4i_hf.hub.dataset_folder import build_dataset
 
@@ -30,7 +30,7 @@ def hub(tmp_path, monkeypatch) -> Path:
             raise ConnectionError(name)
         return load_dataset(str(place), *options, **more)
 
-    monkeypatch.setattr(streaming, "load_dataset", opened)
+    monkeypatch.setattr(stream, "load_dataset", opened)
     return tmp_path / "hub" / "me"
 
 
@@ -138,13 +138,13 @@ def test_images_of_a_stream_are_as_they_were_stored(hub, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     rows = rows_of(["pictures/0.jpg", "pictures/1.png"])
     rows.rename_columns({"image": column}).to_parquet(hub / "rows" / "train.parquet")
-    names = ColumnNames(image=column)
-    streamed = list(streaming.stream_images("hf://datasets/me/rows", names=names)["train"])
-    stored = open_images(str(hub / "rows"), names=names)["train"]
+    named = {"image": column}
+    streamed = list(stream.stream_images(Source("hf://datasets/me/rows", columns=named))["train"])
+    stored = open_images(Source(str(hub / "rows"), columns=named))["train"]
     assert [row["image"] for row in streamed] == stored["image"][:]
     assert [image_id_of(row["image"]) for row in streamed] == stored["image_id"][:] == ["0.jpg", "1.png"]
     with pytest.raises(ValueError, match="has no column 'label'"):
-        streaming.stream_images("hf://datasets/me/rows", names=ColumnNames(image="label"))
+        stream.stream_images(Source("hf://datasets/me/rows", columns={"image": "label"}))
 
 
 # --- Ids of the card's snippet ---------------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from transformers import Trainer, TrainerCallback
 
 from g4i_hf.modeling.student import classifier_layers
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.optimization import SCHEDULES, parse_optim_args
-from g4i_hf.training.parameter_groups import layer_factors
+from g4i_hf.training.optimization import SCHEDULES, layer_factors, parse_optim_args
 
 TEXT_DIM = 12
 LEARNING_RATE = 0.01

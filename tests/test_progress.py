@@ -21,11 +21,19 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from g4i_hf import AlignedImageClassification
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentTrainer
+from g4i_hf.training.callbacks import LossCheck, NonFiniteLoss
 from g4i_hf.training.dry_run import TIMED_STEPS, make_plan, trial_arguments
-from g4i_hf.training.loss_check import LossCheck, NonFiniteLoss
-from g4i_hf.training.progress import AlignmentProgress, _epoch, _loss, _number, shows_bars
-from g4i_hf.training.summary import as_block, next_steps, summary_of_run
-from g4i_hf.training.trackers import TENSORBOARD_DIR
+from g4i_hf.training.progress import (
+    AlignmentProgress,
+    _epoch,
+    _loss,
+    _number,
+    as_block,
+    next_steps,
+    shows_bars,
+    summary_of_run,
+)
+from g4i_hf.training.run_folder import TENSORBOARD_DIR
 
 ROOT = Path(__file__).parent.parent
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
@@ -210,7 +218,7 @@ def test_runs_are_named_after_their_folder(tmp_path, monkeypatch):
 
 
 def test_wandb_has_the_project_of_trackio(tmp_path, monkeypatch):
-    from g4i_hf.training.trackers import name_run
+    from g4i_hf.training.run_folder import name_run
 
     monkeypatch.setenv("WANDB_PROJECT", "taken")
     name_run(arguments(tmp_path, report_to="wandb"))

@@ -20,7 +20,7 @@ from g4i_hf.captioning.cleaning import clean
 from g4i_hf.captioning.quality import judge
 from g4i_hf.captioning.report import Shown, write_page, write_report
 from g4i_hf.data.texts import caption_key_table, is_blank
-from g4i_hf.embedding.captions import read_captions
+from g4i_hf.embedding.embed import read_captions
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.card import student_card
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g4i_hf.data.collator import AlignmentCollator
+from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.losses import make_pairs
 
 SIDE = 6

@@ -8,8 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from g4i_hf.captioning.existing import existing_captions
-from g4i_hf.data.image_ids import told_apart
-from g4i_hf.data.joining import join_captions
+from g4i_hf.data.joining import join_captions, told_apart
 from g4i_hf.options import ExistingCaptionsArguments
 
 # All that a string of Arrow can hold: no halves of characters

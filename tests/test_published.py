@@ -10,8 +10,7 @@ from test_caption_endpoint import Worker
 from test_captions_name import IDS, captions_of, save_images
 
 from g4i_hf.data.hub_rows import check_path, is_remote
-from g4i_hf.data.published import find_stage
-from g4i_hf.data.stage import write_stage
+from g4i_hf.data.stage import find_stage, write_stage
 from g4i_hf.hub.dataset_folder import build_dataset
 
 WORKER = Path(__file__).parent / "workers" / "published_data.py"
@@ -70,7 +69,7 @@ def test_a_data_set_of_the_hub_that_is_no_stage_is_none(found):
     assert found["none"] == [None, None] and found["without stage"] is None
 
 
-DOORS = ("load_images", "load_one_split", "stream_images", "open_rows", "caption.py")
+DOORS = ("load_images", "load_split", "stream_images", "open_rows", "caption.py")
 STREAMS = ("stream_images", "open_rows")
 TRAPS = ("image", "address", "string", "string without id", "struct", "field", "struct in a field")
 TRAPS += ("image of loopback", "string of loopback")

@@ -1,10 +1,14 @@
 """A folder takes its place as a whole; after an error the earlier one is there as it was."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from g4i_hf.files import replacing
+from g4i_hf.data.naming import check_dataset_name
+from g4i_hf.files import replacing, take_back
 
 
 @pytest.fixture
@@ -55,3 +59,36 @@ def test_after_a_failed_renaming_the_earlier_one_is_back(place, monkeypatch):
     with pytest.raises(OSError, match="device busy"), replacing(place) as folder:
         (folder / "new.txt").touch()
     assert names(place.parent) == ["made", "made/old.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from g4i_hf.files import replacing
+original = Path.rename
+def rename(path, target):
+    if sys.argv[2] in path.name:  # the process ends instead
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(path, target)
+Path.rename = rename
+with replacing(sys.argv[1]) as folder:
+    (folder / "new.txt").touch()
+    if sys.argv[2] == "within":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["within", ".tmp-"])
+def test_after_a_kill_the_earlier_one_is_back_and_nothing_else_is_left(place, moment):
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(place), moment])
+    assert ended.returncode == -signal.SIGKILL
+    assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
+    check_dataset_name(str(place))  # as whoever opens it does first
+    assert names(place.parent) == ["made", "made/old.txt"]
+
+
+def test_what_a_running_process_writes_is_left_alone(place):
+    with replacing(place) as folder:
+        take_back(place)
+        (folder / "new.txt").touch()
+    assert names(place) == ["new.txt"]

@@ -17,24 +17,20 @@ from streams import CLASSES, example_rows, save_parquet, save_webdataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from g4i_hf.data.bad_images import BadImageError
-from g4i_hf.data.collator import AlignmentCollator
-from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw
 from g4i_hf.data.fingerprint import fingerprint
-from g4i_hf.data.from_options import load_data, load_split, stream_split
-from g4i_hf.data.image_ids import image_id_of
-from g4i_hf.data.loading import ColumnNames, open_images
-from g4i_hf.data.row_streams import open_rows
-from g4i_hf.data.sampler import Draw
-from g4i_hf.data.stream_batches import StreamBatch, StreamBatches
-from g4i_hf.data.stream_order import _shuffled, read_ahead, rows_in_order
-from g4i_hf.data.streamed_images import StreamedImages
+from g4i_hf.data.images import BadImageError
+from g4i_hf.data.joining import image_id_of
+from g4i_hf.data.loading import load_data, open_images
+from g4i_hf.data.stage import Source
+from g4i_hf.data.stream import load_split, open_rows, stream_split
+from g4i_hf.data.stream_batches import StreamBatch, StreamBatches, StreamedImages, _shuffled, read_ahead, rows_in_order
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments, DataArguments
 
 SIZES = [9, 1, 14, 6]  # 30 rows
 AUGMENTATION = AugmentationArguments(image_size=24, train_crop="pad", color_jitter=0.4, random_erasing=0.5)
-IN_JSON = ColumnNames(text_embeds="json.vector", caption_weight="json.weight")
+IN_JSON = {"text_embeds": "json.vector", "caption_weight": "json.weight"}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +88,8 @@ def test_a_stream_gives_the_items_of_a_data_set(parquet):
 
 def test_a_webdataset_gives_the_items_of_a_data_set(archives):
     """By its usual columns, and by fields of its JSON; streamed, and read as a whole."""
-    stream, rows = open_rows(str(archives), "train", names=IN_JSON), open_images(str(archives), names=IN_JSON)
+    source = Source(str(archives), columns=IN_JSON)
+    stream, rows = open_rows(source, "train"), open_images(source)
     assert stream.shard_rows is None
     assert_items_of_rows(StreamedImages(stream, whole), CaptionedImages(rows["train"], whole))
     assert "__url__" not in rows["train"].column_names  # a path of this machine
@@ -112,7 +109,7 @@ def test_labels_may_be_texts_and_ids_are_made_where_there_are_none(tmp_path):
     rows = example_rows(4).remove_columns(["label", "image_id"]).add_column("kind", ["c", "a", None, "b"])
     (tmp_path / "rows").mkdir()
     rows.to_parquet(tmp_path / "rows" / "train.parquet")
-    stream = open_rows(str(tmp_path / "rows"), "train", names=ColumnNames(label="kind"))
+    stream = open_rows(Source(str(tmp_path / "rows"), columns={"label": "kind"}), "train")
     images = StreamedImages(stream, whole, class_names=CLASSES)
     (batch,) = images.batches(4, shuffle=False)
     assert [item["labels"] for item in images.__getitems__(batch)] == [2, 0, -100, 1]
@@ -394,9 +391,9 @@ def test_what_cannot_be_streamed_says_so(parquet, archives):
     with pytest.raises(ValueError, match="no split 'test'. It has: train, validation"):
         open_rows(str(parquet), "test")
     with pytest.raises(ValueError, match=r"no column of images called 'image'.*--image_column"):
-        open_rows(str(parquet), "train", names=ColumnNames(image="caption"))
+        open_rows(Source(str(parquet), columns={"image": "caption"}), "train")
     with pytest.raises(ValueError, match=r"no column 'json.nothing'"):
-        open_rows(str(archives), "train", names=ColumnNames(caption="json.nothing"))
+        open_rows(Source(str(archives), columns={"caption": "json.nothing"}), "train")
     with pytest.raises(FileNotFoundError):
         open_rows(str(parquet / "nowhere"), "train")
     data = DataArguments(str(parquet), captions_name=str(parquet))

@@ -14,12 +14,12 @@ from test_trainer import arguments
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from g4i_hf.data.bad_images import BadRowError
-from g4i_hf.data.streamed_images import StreamedImages
+from g4i_hf.data.images import BadRowError
+from g4i_hf.data.stream_batches import StreamedImages
 from g4i_hf.options import DataArguments, RunArguments
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.alignment_arguments import AlignmentArguments
-from g4i_hf.training.loss_check import NonFiniteLoss
+from g4i_hf.training.arguments import AlignmentArguments
+from g4i_hf.training.callbacks import NonFiniteLoss
 from g4i_hf.training.streamed_run import load_streamed, training_images
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"

@@ -15,13 +15,12 @@ from g4i_hf import CaptionClassifier
 from g4i_hf.cli import build_options, parse_options
 from g4i_hf.commands.train import OPTIONS
 from g4i_hf.data import CaptionedImages
-from g4i_hf.data.collator import AlignmentCollator
-from g4i_hf.data.labels import labels_of
-from g4i_hf.options import RunArguments
+from g4i_hf.data.checks import labels_of
+from g4i_hf.data.dataset import AlignmentCollator
+from g4i_hf.options import RunArguments, learned_from_captions
 from g4i_hf.running import main
 from g4i_hf.supervision import supervise as supervision
 from g4i_hf.supervision.supervise import Supervised, supervise
-from g4i_hf.training.run_folder import learned_from_captions
 from g4i_hf.workflows.train import TrainingRun
 
 CLASSES, DIM, ROWS = ["ant", "bee", "cat", "dog", "elk"], 8, 400

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.collator import collator_from
+from g4i_hf.data.dataset import collator_from
 from g4i_hf.options import TrainingOptions
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 

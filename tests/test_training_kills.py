@@ -18,8 +18,7 @@ from test_caption_kills import workers_of
 from test_checkpoint import split_of
 from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 
-from g4i_hf.training.checkpoint import missing_of, newest_checkpoint
-from g4i_hf.training.checkpointing_trainer import STAGING
+from g4i_hf.training.checkpoint import STAGING, missing_of, newest_checkpoint
 
 WAIT = 600  # seconds until something hangs
 WRITES = 3  # kills while a checkpoint is written

@@ -63,7 +63,7 @@ def test_recomputed_gradients_and_running_statistics_are_the_same(tmp_path, name
     assert all(count == 1 for count in counted)
     assert bool(counted) == (name in ("timm-resnet", "timm-mobilenetv3"))
     # without a trainer around, too: on, off, and in evaluation
-    assert not recomputed.model._classifier_inputs.tensors
+    assert not recomputed.model._forward_pass.classifier_inputs
     recomputed.model.activation_checkpointing_disable()
     assert all(
         module.track_running_stats for module in recomputed.model.modules() if isinstance(module, nn.BatchNorm2d)

@@ -18,7 +18,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.image_ids import IMAGE_SUFFIXES, image_paths
+from ..data.images import IMAGE_SUFFIXES, image_paths
 from ..data.opening import SPLIT_FOLDERS
 from ..options import ExistingCaptionsArguments
 from .list_order import BY_NAME, LIST_SUFFIXES, check_order, folder_order, read_list

@@ -9,9 +9,8 @@ from typing import Any
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from ..data.bad_images import why_unreadable
 from ..data.image_metadata import Malformed, jpeg_without_metadata
-from ..data.images import open_image, to_rgb
+from ..data.images import open_image, to_rgb, why_unreadable
 
 # Longest side in pixels up to which colour keeps its full resolution: halved, it would leave little of an icon
 TINY = 64

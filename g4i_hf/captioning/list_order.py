@@ -12,9 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
-from ..data.bad_images import why_bad
-from ..data.image_ids import image_paths
-from ..data.images import open_image
+from ..data.images import image_paths, open_image, why_bad
 from ..data.stage import ids_digest
 
 LIST_SUFFIXES = (".txt", ".json", ".pth", ".pt")

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
 from .. import columns
-from ..data.bad_images import why_unreadable
-from ..data.image_ids import content_id, image_id_of, told_apart
+from ..data.images import why_unreadable
+from ..data.joining import content_id, image_id_of, told_apart
 from .answers import Question
 from .images import content_of
 from .prompts import MissingValue, Prompts

@@ -13,10 +13,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 
 from .. import columns
-from ..data.image_ids import check_image_ids
-from ..data.joining import without_replaced
-from ..data.source import Source
-from ..data.stage import ids_digest, read_stage, write_stage
+from ..data.joining import check_image_ids, without_replaced
+from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
 from .cleaning import STEPS, clean

@@ -24,7 +24,7 @@ def run(data, encoder, verification) -> None:
     import torch
     from accelerate import PartialState
 
-    from ..data.from_options import load_data, source_of
+    from ..data.loading import load_data, source_of
     from ..embedding import described_embeddings, described_verification, embed_stage, verify_embeddings
 
     state = PartialState(cpu=not torch.accelerator.is_available())

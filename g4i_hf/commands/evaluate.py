@@ -8,7 +8,7 @@ and corrupted images, which take longer, come with --measures all.
 """
 
 from ..cli import OptionError, check_data, check_paths, quiet_libraries
-from ..options import OPTIONS_OF
+from ..options import OPTIONS_OF, learned_from_captions
 
 OPTIONS = OPTIONS_OF["evaluate"]
 DEFAULT_CONFIG = "emoji_styles/evaluate.yaml"
@@ -22,7 +22,7 @@ def check(args, data, encoder) -> None:
 
 def run(args, data, encoder) -> None:
     from ..evaluation.comparison import as_text
-    from ..training.run_folder import learned_from_captions, read_options
+    from ..training.run_folder import read_options
     from ..workflows.evaluate import Evaluation
 
     evaluation = Evaluation(args, data, encoder)

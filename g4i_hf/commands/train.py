@@ -24,8 +24,13 @@ def run(run, data, encoder, student, augmentation, training) -> None:
     from ..workflows.train import TrainingRun
 
     training_run = TrainingRun(run, data, encoder, student, augmentation, training)
-    output_dir, pushes = training_run.args.output_dir, training_run.args.push_to_hub
     quiet_libraries(training_run.args.should_log)
+    with training_run.alone():
+        _run(training_run, run.dry_run)
+
+
+def _run(training_run, dry_run: bool) -> None:
+    output_dir, pushes = training_run.args.output_dir, training_run.args.push_to_hub
     state, checkpoint = training_run.open()
     if state == "finished":
         say(f"{output_dir} holds this very run, finished. Train it again with --overwrite true.")
@@ -35,7 +40,7 @@ def run(run, data, encoder, student, augmentation, training) -> None:
     training_run.load()
     for line in training_run.reasons:
         say(line)
-    if run.dry_run:
+    if dry_run:
         say(f"\n{training_run.plan(checkpoint)}\nNothing was written; the same command without dry_run trains.")
         return
     if checkpoint is not None:

@@ -4,8 +4,8 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
+from ..data.checks import UNLABELLED, labels_of
 from ..data.images import open_image, to_rgb
-from ..data.labels import UNLABELLED, labels_of
 
 MOST = 100_000  # training images that are opened for it
 BLOCK = 256  # images whose distances to all others are there at once

@@ -6,8 +6,8 @@ from importlib import import_module
 _PLACES = {
     "CaptionedImages": "dataset",
     "class_names": "loading",
-    "load_data": "from_options",
-    "load_images": "from_options",
+    "load_data": "loading",
+    "load_images": "loading",
     "open_images": "loading",
     "train_transform": "transforms",
 }

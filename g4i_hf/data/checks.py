@@ -1,24 +1,61 @@
-"""What must hold of the data before the first step, checked once."""
+"""Labels of a split, and what must hold of the data before the first step."""
 
 import logging
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, List, Value
-from datasets.features.features import FeatureType
-from PIL import UnidentifiedImageError
+from datasets import ClassLabel, Dataset, List
 from tqdm import tqdm
 
 from .. import columns
-from .images import open_image, to_rgb, unusual
-from .texts import is_blank
-from .values import values_of
+from .images import open_image, unusual, why_bad
+from .joining import check_image_ids
+from .texts import is_blank, values_of
 
 logger = logging.getLogger(__name__)
 
+UNLABELLED = -100
 CHECK_ALL_BELOW = 50_000  # images; of larger splits a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # float16 rounds
+
+
+def labels_of(split: Dataset) -> np.ndarray:
+    """(rows,) int64, -100 where a row has no label: null or negative, or no column at all."""
+    if columns.LABEL not in split.column_names:
+        return np.full(len(split), UNLABELLED)
+    labels = values_of(split, columns.LABEL)
+    return np.fromiter((UNLABELLED if label is None or label < 0 else label for label in labels), dtype=np.int64)
+
+
+def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
+    """The split with other labels (rows,) of the same feature; null where they are negative."""
+    values = [label if label >= 0 else None for label in labels.tolist()]
+    feature = split.features[columns.LABEL]
+    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
+
+
+def labelled_rows(split: Dataset) -> Dataset:
+    """
+    The rows that have a label.
+
+    Raises:
+        ValueError: when none has.
+    """
+    rows = np.flatnonzero(labels_of(split) >= 0)
+    if len(rows) == len(split):
+        return split
+    if not len(rows):
+        raise ValueError("unlabelled is 'drop', but no row of the training split has a label. Set it to keep.")
+    logger.info(
+        "unlabelled is drop: %d of %d training rows are left, so that an epoch has fewer steps. max_steps sets their "
+        "number, as for a run with all rows.",
+        *(len(rows), len(split)),
+    )
+    return split.select(rows)
+
+
+# --- Checks ----------------------------------------------------------------------------------------------------------
 
 
 class DataError(ValueError):
@@ -71,7 +108,10 @@ def check_split(
     """
     unusual_rows = Unusual()
     of_training = unusual_rows if training else Unusual()
-    _check_image_ids(split, name)
+    try:
+        check_image_ids(split, name)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     _check_labels(split, name, num_labels, of_training, require_labels)
     if text_embed_dim is not None or columns.TEXT_EMBEDS in split.column_names:
         _check_captions(split, name, of_training)
@@ -79,19 +119,6 @@ def check_split(
     _check_images(split, name, unusual_rows, on_bad_images)
     unusual_rows.warn(name)
     return unusual_rows.counts
-
-
-def _check_image_ids(split: Dataset, name: str) -> None:
-    seen: dict[str, int] = {}
-    for row, image_id in enumerate(values_of(split, columns.IMAGE_ID)):
-        if image_id is None:
-            raise DataError(f"Split {name!r}, column 'image_id', row {row}: null. Give every image an id of its own.")
-        if image_id in seen:
-            raise DataError(
-                f"Split {name!r}, column 'image_id', row {row}: {image_id!r} is already the id of row "
-                f"{seen[image_id]}. Make ids unique, or drop the column to have them made from file names or content."
-            )
-        seen[image_id] = row
 
 
 def _check_labels(split: Dataset, name: str, num_labels: int, unusual_rows: Unusual, require_labels: bool) -> None:
@@ -149,8 +176,10 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows:
             "g4i embed, name it with --text_embeds_column, or give --text_encoder."
         )
     feature = split.features[columns.TEXT_EMBEDS]
-    width = _fixed_width(feature)
-    if width is None:
+    width = columns.text_embed_dim_of(feature)
+    several = width is not None and isinstance(feature.feature, List)
+    value = feature if width is None else feature.feature.feature if several else feature.feature
+    if width is None or not value.dtype.startswith("float"):
         raise DataError(
             f"Split {name!r}, column 'text_embeds', every row: {feature} is no list of floats of fixed length. Store "
             "it as List(Value('float16'), length=D), as g4i embed does; several a row as a List of these."
@@ -164,7 +193,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None, unusual_rows:
     row = 0
     for batch in embeds.iter(batch_size=10_000):
         array = batch[columns.TEXT_EMBEDS].combine_chunks()
-        rows, vectors = _vectors(array, isinstance(feature.feature, List))
+        rows, vectors = _vectors(array, several)
         empty = np.bincount(rows, minlength=len(array)) == 0
         is_null = np.asarray(vectors.is_null())
         if is_null.any():
@@ -202,34 +231,23 @@ def _vectors(array: pa.Array, several: bool) -> tuple[np.ndarray, pa.Array]:
     return np.repeat(rows, pc.list_value_length(array).to_numpy()), array.flatten()
 
 
-def _fixed_width(feature: FeatureType | Features) -> int | None:
-    """D of a column of (D,) or (K, D); None for anything else."""
-    if isinstance(feature, List) and isinstance(feature.feature, List):
-        feature = feature.feature
-    if isinstance(feature, List) and isinstance(feature.feature, Value) and feature.feature.dtype.startswith("float"):
-        return feature.length if feature.length > 0 else None
-    return None
-
-
 def _check_images(split: Dataset, name: str, unusual_rows: Unusual, on_bad_images: str) -> None:
     images = split.select_columns([columns.IMAGE])
     rows = range(len(split))
     if len(split) > CHECK_ALL_BELOW:
         rows = np.linspace(0, len(split) - 1, CHECK_ALL_BELOW).astype(int).tolist()
     for row in tqdm(rows, desc=f"Checking images of {name}", unit="image", leave=False, disable=len(rows) < 1000):
-        try:
-            image = open_image(images[row][columns.IMAGE])
-            reasons = unusual(image)
-            to_rgb(image)
-        except Exception as error:
-            if on_bad_images == "skip":
-                what = "images that cannot be read, trained on neither label nor caption"
-                unusual_rows.add(what, f"column 'image' (first: row {row}, {split[row][columns.IMAGE_ID]})")
-                continue
-            why = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        stored = images[row][columns.IMAGE]
+        why = why_bad(stored)
+        if why is None:
+            for reason in unusual(open_image(stored)):
+                unusual_rows.add(f"{reason} images, converted to upright RGB", f"column 'image' (first: row {row})")
+        elif on_bad_images == "skip":
+            what = "images that cannot be read, trained on neither label nor caption"
+            unusual_rows.add(what, f"column 'image' (first: row {row}, {split[row][columns.IMAGE_ID]})")
+        else:
+            why += f": {stored['path']}" if isinstance(stored, dict) and stored["bytes"] is None else ""
             raise DataError(
                 f"Split {name!r}, column 'image', row {row} ({split[row][columns.IMAGE_ID]}): cannot be decoded "
                 f"({why}). Replace the file or remove the row, or leave such images out with --on_bad_images skip."
-            ) from error
-        for reason in reasons:
-            unusual_rows.add(f"{reason} images, converted to upright RGB", f"column 'image' (first: row {row})")
+            )

@@ -1,26 +1,144 @@
-"""Rows of a data set as the student's training examples."""
+"""Rows of a dataset as the student's training examples: which rows, their items, their batches."""
 
 import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
+from timm.data import Mixup
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from .. import columns
-from .bad_images import bad_image, error_of, stand_in, why_bad
-from .embeddings import Selected
-from .jpeg import StoredJpeg
-from .labels import UNLABELLED, labels_of
-from .sampler import Draw
-from .texts import Texts, caption_key_table, is_blank, keys_of
-from .transforms import TrainTransform, open_rgb
-from .values import values_of
+from .checks import UNLABELLED, labels_of
+from .images import bad_image, error_of, stand_in, why_bad
+from .texts import Selected, Texts, caption_key_table, is_blank, keys_of, values_of
+from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
+
+
+# --- Which rows make a batch -----------------------------------------------------------------------------------------
+
+
+class Draw(NamedTuple):
+    """
+    One use of a row. It travels through the data loader in place of an index, so that augmentation can depend on the
+    epoch without any state in the workers. `padding` rows fill a process that has none: they count for nothing.
+    `repeat` tells the uses of a row in one epoch apart.
+    """
+
+    row: int
+    epoch: int
+    padding: bool = False
+    repeat: int = 0
+
+
+def share_of(count: int, num_processes: int, process_index: int) -> range:
+    """Which of `count` places of a global batch are those of a process: as evenly as it goes, the first get more."""
+    share, extra = divmod(count, num_processes)
+    first = process_index * share + min(process_index, extra)
+    return range(first, first + share + (process_index < extra))
+
+
+class GlobalBatchSampler(BatchSampler):
+    """
+    Cuts the epoch's order into global batches and gives each process its part. On one process the order is that of
+    stock `Trainer`. The last, smaller global batch is dealt out as evenly as it goes: no row is repeated or dropped,
+    and a process that would get none gets one padding row, so that no collective hangs.
+
+    With repeated augmentation (arXiv 1901.09335, as in DeiT) each row comes `repeats` times in succession, and the
+    epoch ends after as many draws as there are rows: it sees that part of the rows alone.
+
+    Args:
+        num_rows: rows of the data set.
+        batch_size: rows of a process.
+        num_processes, process_index: who we are among how many.
+        seed: the order of epoch e is drawn from `seed + e`.
+        shuffle: keep the order of the data set when False.
+        drop_last: leave out the last, smaller global batch.
+        repeats: uses of a row in one epoch.
+    """
+
+    split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        num_processes: int = 1,
+        process_index: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        repeats: int = 1,
+    ):
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.drop_last = drop_last
+        self.repeats = repeats
+        rows = range(num_rows)
+        self.sampler = SeedableRandomSampler(rows, data_seed=seed) if shuffle else SequentialSampler(rows)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        if isinstance(self.sampler, SeedableRandomSampler):
+            self.sampler.set_epoch(epoch)
+
+    @property
+    def total_length(self) -> int:
+        return len(self)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.num_rows, self.batch_size * self.num_processes)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, order = self.epoch, list(self.sampler)
+        size = self.batch_size * self.num_processes
+        for start in range(0, len(self) * size, size):
+            mine = share_of(min(size, self.num_rows - start), self.num_processes, self.process_index)
+            uses = (start + place for place in mine)
+            draws = [Draw(order[use // self.repeats], epoch, repeat=use % self.repeats) for use in uses]
+            yield draws or [Draw(order[start // self.repeats], epoch, padding=True)]
+
+
+class DrawnRows(torch.utils.data.Dataset):
+    """Looks up the draws of [`GlobalBatchSampler`] in any map-style data set."""
+
+    def __init__(self, dataset: torch.utils.data.Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: list[Draw]) -> list[dict[str, Any]]:
+        if hasattr(self.dataset, "get_draws"):
+            items = self.dataset.get_draws(draws)
+        else:
+            items = [dict(self.dataset[draw.row]) for draw in draws]
+        for draw, item in zip(draws, items, strict=True):
+            item["row"] = -1 if draw.padding else draw.row
+            if draw.padding:
+                item["labels"] = -100
+                item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))
+        return items
+
+
+# --- Examples --------------------------------------------------------------------------------------------------------
 
 
 class CaptionedImages(torch.utils.data.Dataset):
@@ -249,3 +367,117 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         generator.set_state(states[2])
+
+
+# --- Batches ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AlignmentCollator:
+    """
+    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, telling how much of which image went where, so
+    that labels and captions can be mixed alike.
+
+    Args:
+        mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
+        cutmix_alpha: parameter of CutMix's; 0 for none.
+        mix_prob: probability that a batch is mixed.
+        mix_switch_prob: probability of CutMix where both are on.
+
+    A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
+    with embeddings `text_embeds` (B, K, D), of float16 where the items' are, `caption_weight` (B, K), `text_keys` and
+    `text_rows` (B, K), perhaps `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,);
+    in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`, row -> why its image could not be
+    read, without padding.
+
+    Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
+    `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
+    on the device of training: a quarter of the bytes goes there.
+    """
+
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_prob: float = 1.0
+    mix_switch_prob: float = 0.5
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {
+            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            "labels": torch.as_tensor([int(item["labels"]) for item in items]),
+        }
+        if "row" in items[0]:  # an array, which stays where it is: nobody computes with it
+            batch["rows"] = np.asarray([item["row"] for item in items])
+        bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
+        if bad:  # without padding: the process that trains on that row reports it
+            batch["bad_images"] = bad
+        if "image_key" in items[0]:
+            batch["image_keys"] = _stack(items, "image_key", np.int64)
+            batch["caption_keys"] = _stack(items, "caption_keys", np.int64)
+        if "text_embeds" in items[0]:
+            # Of float16, as they are stored, half as much goes to the device and to other processes
+            is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
+            batch["text_embeds"] = _stack(items, "text_embeds", np.float16 if is_half else np.float32, dims=2)
+            batch["caption_weight"] = _stack(items, "caption_weight", np.float32)
+            if "text_keys" in items[0]:
+                batch["text_keys"] = _stack(items, "text_keys", np.int64)
+            if "text_rows" in items[0]:
+                batch["text_rows"] = _stack(items, "text_rows", np.int64)
+        if "soft_labels" in items[0]:
+            batch["soft_labels"] = torch.from_numpy(np.stack([item["soft_labels"] for item in items]))
+        if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
+            batch["mix"] = partial(self._mix, seed=items[0].get("draw_seed"))
+        if "normalization" not in items[0]:
+            return finish_batch(batch)
+        normalization = items[0]["normalization"]
+        batch["pixel_mean"], batch["pixel_std"] = normalization.mean.flatten(), normalization.std.flatten()
+        return batch
+
+    def _mix(self, batch: dict[str, torch.Tensor], seed: int | None) -> None:
+        """
+        timm mixes the batch with its reverse. Given row numbers as labels of as many classes, its soft labels are the
+        shares: entry (i, i) is what is left of image i. Of an odd batch the last row stays as it is.
+        """
+        pixels = batch["pixel_values"]
+        even = len(pixels) // 2 * 2
+        if even == 0:
+            return
+        mixup = Mixup(
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+            prob=self.mix_prob,
+            switch_prob=self.mix_switch_prob,
+            label_smoothing=0.0,
+            num_classes=even,
+        )
+        with own_randomness() as seed_all:
+            if seed is not None:
+                seed_all(seed)
+            mixed, shares = mixup(pixels[:even].clone(), torch.arange(even, device=pixels.device))
+        batch["pixel_values"] = torch.cat([mixed, pixels[even:]])
+        share = shares.diagonal().to(torch.float32)
+        batch["mix_share"] = torch.cat([share, share.new_ones(len(pixels) - even)])
+        partner = torch.arange(len(pixels), device=pixels.device)
+        partner[:even] = partner[:even].flip(0)
+        batch["mix_partner"] = partner
+
+
+def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """Of a batch of [`AlignmentCollator`], pixels normalised and then mixed, where they are not yet."""
+    batch = dict(batch)
+    mean, std, mix = (batch.pop(name, None) for name in ("pixel_mean", "pixel_std", "mix"))
+    if mean is not None:
+        batch["pixel_values"] = Normalization(mean, std)(batch["pixel_values"])
+    if mix is not None:
+        mix(batch)
+    return batch
+
+
+def _stack(items: list[dict[str, Any]], name: str, dtype: type, dims: int = 1) -> torch.Tensor:
+    """(B, ...) of values that have `dims` dimensions each, or one less, as of a single caption."""
+    values = np.stack([np.asarray(item[name], dtype=dtype) for item in items])
+    return torch.from_numpy(values if values.ndim == dims + 1 else np.expand_dims(values, 1))
+
+
+def collator_from(args: Any) -> AlignmentCollator:
+    """The collator that training arguments ask for."""
+    return AlignmentCollator(args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)

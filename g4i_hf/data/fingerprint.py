@@ -8,8 +8,11 @@ from PIL import Image as PILImage
 
 from .. import columns
 from .dataset import CaptionedImages
-from .row_streams import RowStream
-from .streamed_images import StreamedImages
+from .images import content_of
+from .stage import ids_digest
+from .stream import RowStream
+from .stream_batches import StreamedImages
+from .texts import values_of
 
 SAMPLE = 4096  # images whose bytes are read; of larger splits these, evenly spaced
 BATCH = 10_000  # rows or vectors looked at together
@@ -34,7 +37,7 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
     one that was replaced may not be.
 
     Args:
-        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.streamed_images.StreamedImages`] it is known which files are
+        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.stream_batches.StreamedImages`] it is known which files are
             read, in which order, and how many rows lie where, or which ids, and nothing of what is in the rows; of
             anything else only the length.
 
@@ -45,7 +48,10 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
         return _of_stream(dataset.stream)
     if not isinstance(dataset, CaptionedImages):
         return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
-    found: dict[str, int | str] = {"rows": len(dataset), "image_ids": _digest_of_ids(dataset.image_ids)}
+    found: dict[str, int | str] = {
+        "rows": len(dataset),
+        "image_ids": ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID)),
+    }
     found["labels"] = _digest_of_array(dataset.labels)
     if dataset.texts is not None:
         found["captions"] = _digest_of_array(dataset.caption_keys)
@@ -57,15 +63,8 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
 def _of_stream(stream: RowStream) -> dict[str, int | str]:
     found = {} if stream.num_rows is None else {"rows": stream.num_rows}
     if stream.image_ids is not None:
-        return found | {"image_ids": _digest_of_ids(stream.image_ids)}
+        return found | {"image_ids": ids_digest(values_of(stream.image_ids, columns.IMAGE_ID))}
     return found | {"files": hashlib.blake2b("\0".join(stream.files).encode(), digest_size=16).hexdigest()}
-
-
-def _digest_of_ids(rows: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in rows.iter(batch_size=BATCH):
-        digest.update("".join(f"{image_id}\0" for image_id in batch[columns.IMAGE_ID]).encode())
-    return digest.hexdigest()
 
 
 def _digest_of_array(array: np.ndarray) -> str:
@@ -90,10 +89,7 @@ def _content(image: dict[str, Any] | PILImage.Image | None) -> bytes:
         return b""
     if isinstance(image, PILImage.Image):
         return image.tobytes()
-    if image["bytes"] is not None:
-        return image["bytes"]
     try:
-        with open(image["path"], "rb") as file:
-            return file.read()
+        return content_of(image)
     except OSError:  # that it cannot be read is for training to say
         return b""

@@ -13,7 +13,7 @@ from datasets.features.features import require_storage_embed
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from .. import columns
-from .image_ids import image_paths
+from .images import image_paths
 
 # Addresses that a row of the Hub may name in place of an image, and archives that the image may lie in there
 SERVERS = ("hf://", "http://", "https://")

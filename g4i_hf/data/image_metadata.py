@@ -12,10 +12,12 @@ import struct
 import zlib
 from typing import Any
 
+from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
-from PIL import ImageOps
 
-ORIENTATION = 0x0112
+from .images import content_of, why_unreadable
+
+ORIENTATION = ExifTags.Base.Orientation
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What changes how the picture is shown; names of colour profiles and palettes, texts, dates and private chunks are not
 PNG_KEPT = {
@@ -63,11 +65,8 @@ def without_metadata(image: dict[str, Any]) -> dict[str, Any]:
 def _content(image: dict[str, Any] | None) -> bytes:
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ValueError("null")
-    if image["bytes"] is not None:
-        return image["bytes"]
     try:
-        with open(image["path"], "rb") as file:
-            return file.read()
+        return content_of(image)
     except OSError as error:
         raise ValueError(f"its file cannot be read ({error.strerror})") from error
 
@@ -93,9 +92,7 @@ def _decoded(content: bytes) -> PILImage.Image:
         image.load()
         return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise all sorts
-        if isinstance(error, PILImage.UnidentifiedImageError):  # whose message holds an address in memory
-            raise ValueError("no image format that Pillow knows") from error
-        raise ValueError(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})") from error
+        raise ValueError(f"cannot be decoded ({why_unreadable(error)})") from error
 
 
 def _is_same(picture: PILImage.Image, content: bytes) -> bool:

@@ -1,11 +1,27 @@
-"""Decoding: whatever a collection holds becomes an upright 8-bit RGB image, the way transformers' pipelines do it."""
+"""Images as they are stored: decoded to upright 8-bit RGB, or reported where that cannot be done."""
 
 import io
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PILImage
-from PIL import ImageOps
+from tqdm import tqdm
+
+from .. import columns
+
+logger = logging.getLogger(__name__)
+
+# More than this is no matter of a few bad files, but of a disk or a folder that is gone
+MOST_BAD, MOST_BAD_SHARE = 10, 0.01
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+ROWS_AT_ONCE = 10_000
+SHOWN = 10  # images named in a warning
+GREY = (124, 116, 104)  # ImageNet's mean
 
 
 def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
@@ -26,6 +42,19 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
     return PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
 
 
+def content_of(image: dict[str, Any]) -> bytes:
+    """
+    The file of an image, as it is stored.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    if image["bytes"] is not None:
+        return image["bytes"]
+    with open(image["path"], "rb") as file:
+        return file.read()
+
+
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """
     Upright and RGB. The steps are those of `transformers.image_utils.load_image`, so that a released student sees the
@@ -43,6 +72,124 @@ def unusual(image: PILImage.Image) -> list[str]:
     reasons = []
     if image.mode != "RGB":
         reasons.append("16-bit" if image.mode.startswith("I") else kinds.get(image.mode, image.mode))
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         reasons.append("EXIF-rotated")
     return reasons
+
+
+# --- Images that cannot be read --------------------------------------------------------------------------------------
+
+
+class BadRowError(ValueError):
+    """
+    A row cannot be trained on.
+
+    A data loader's process hands an error on with its traceback in front of the message, which is cut off here.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+class BadImageError(BadRowError):
+    """An image cannot be read, or too many cannot."""
+
+
+def why_unreadable(error: Exception) -> str:
+    """Without the address of a buffer or the path of the file, which say nothing to the reader of a table."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known image format"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
+    """Decodes an image as a data set holds it. Returns why that cannot be done, None when it can."""
+    try:
+        to_rgb(open_image(stored))
+    except Exception as error:  # Pillow's readers raise about anything on a broken file
+        return why_unreadable(error)
+    return None
+
+
+def stand_in() -> PILImage.Image:
+    """What a row shows whose image cannot be read; the row counts for nothing."""
+    return PILImage.new("RGB", (64, 64), GREY)
+
+
+def bad_image(images: Dataset, image_ids: Dataset, row: int, reason: str) -> dict[str, str | None]:
+    """For reports: `image_id`, `file` (None where the bytes lie in a table) and `reason`."""
+    image = images[row][columns.IMAGE]
+    file = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
+    return {"image_id": image_ids[row][columns.IMAGE_ID], "file": file, "reason": reason}
+
+
+def described(bad: dict[str, str | None]) -> str:
+    return f"{bad['image_id']!r}" + (f" ({bad['file']})" if bad["file"] else "") + f": {bad['reason']}"
+
+
+def error_of(bad: dict[str, str | None], can_be_left_out: bool) -> BadImageError:
+    more = (
+        "or leave such images out with --on_bad_images skip" if can_be_left_out else "which a stream cannot leave out"
+    )
+    return BadImageError(f"The image {described(bad)}. Replace the file or remove the row, {more}.")
+
+
+def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -> None:
+    """
+    Raises:
+        BadImageError: when so many images of so many rows are bad that something else must be wrong.
+    """
+    if number > max(MOST_BAD, MOST_BAD_SHARE * rows):
+        raise BadImageError(
+            f"{number:,} of {rows:,} images cannot be read, too many to be left out (at most {MOST_BAD_SHARE:.0%}, or "
+            f"{MOST_BAD}). The last: {described(example)}. Is the folder of the images there, and the disk well?"
+        )
+
+
+def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
+    """
+    The rows of a split whose image can be read, for evaluation: every image is decoded once to find out.
+
+    Returns:
+        These rows, and the others as [`bad_image`] tells of them, which are also named in a warning.
+
+    Raises:
+        BadImageError: when too many cannot be read.
+    """
+    images, bad = split.select_columns([columns.IMAGE]), {}
+    for row in tqdm(range(len(split)), desc=f"Reading images of {name}", unit="image", leave=False, disable=None):
+        reason = why_bad(images[row][columns.IMAGE])
+        if reason is not None:
+            bad[row] = bad_image(images, split, row, reason)
+            check_not_too_many(len(bad), len(split), bad[row])
+    if not bad:
+        return split, []
+    warn_of(f"Split {name!r}", list(bad.values()), len(split))
+    return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
+
+
+def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
+    """All rows, or with `skip` those of [`readable_rows`]."""
+    return readable_rows(split, name)[0] if on_bad_images == "skip" else split
+
+
+def warn_of(what: str, bad: list[dict[str, Any]], rows: int, place: str = "") -> None:
+    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    named = "; ".join(map(described, bad[:SHOWN])) + more
+    logger.warning("%s: %d of %d images cannot be read and are left out%s: %s", what, len(bad), rows, place, named)
+
+
+# --- Images of a split -----------------------------------------------------------------------------------------------
+
+
+def image_paths(split: Dataset, column: str = columns.IMAGE) -> Iterator[tuple[str | None, bool]]:
+    """Path of each image, and whether its bytes are in the table: they are not read for it."""
+    images = split.select_columns([column]).with_format("arrow")
+    for start in range(0, len(split), ROWS_AT_ONCE):
+        found = images[start : start + ROWS_AT_ONCE][column]
+        has_bytes = pc.struct_field(found, "bytes").is_valid().to_pylist()
+        yield from zip(pc.struct_field(found, "path").to_pylist(), has_bytes, strict=True)

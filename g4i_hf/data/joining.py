@@ -1,16 +1,26 @@
-"""Columns of one data set put beside the images of another, row by row by `image_id`."""
+"""`image_id`: where it comes from, and columns put beside the images that have it."""
 
+import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, DatasetInfo, Value, concatenate_datasets
 from datasets.table import InMemoryTable
 
 from .. import columns
 from .hub_rows import file_columns
-from .image_ids import NO_ROW, check_image_ids, positions_of
+from .images import IMAGE_SUFFIXES, content_of, image_paths
+
+NO_ROW = -1
+CONTENT_ID = re.compile("[0-9a-f]{24}")
 
 logger = logging.getLogger(__name__)
 
@@ -18,54 +28,144 @@ EXAMPLES = 3
 IN_MEMORY = 1 << 26  # bytes: larger tables in another order are written to the cache of `datasets`
 
 
-def join_captions(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> DatasetDict:
+def with_image_ids(split: Dataset, split_name: str) -> Dataset:
+    """Ids from file names where there are any, else, and where two files have one name, from the content."""
+    if columns.IMAGE_ID in split.column_names:
+        if split.features[columns.IMAGE_ID] == Value("string"):
+            return split
+        image_ids = [None if image_id is None else str(image_id) for image_id in split[columns.IMAGE_ID]]
+        split = split.remove_columns(columns.IMAGE_ID)  # a cast would rewrite the images
+        return split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"))
+    images = split.select_columns([columns.IMAGE])
+    image_ids = []
+    for row, (name, has_bytes) in enumerate(image_paths(images)):
+        if not has_bytes and not Path(name or "").is_file():
+            what = f"there is no file {name!r}" if name else "null"
+            raise ValueError(
+                f"Split {split_name!r}, column 'image', row {row}: {what}. Add the image or remove the row."
+            )
+        image_ids.append(_id_of_file(name) or content_id(images[row][columns.IMAGE]))
+    return split.add_column(
+        columns.IMAGE_ID, told_apart(image_ids, lambda row: content_id(images[row][columns.IMAGE]))
+    )
+
+
+def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
+    """(rows,) for each `image_id` of one data set its row in another, `NO_ROW` where it is none there."""
+    wanted, there = (
+        split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:][columns.IMAGE_ID].cast(pa.large_string())
+        for split in (image_ids, among)
+    )
+    found = pc.index_in(wanted, value_set=there.combine_chunks())
+    return found.fill_null(NO_ROW).to_numpy().astype(np.int64)
+
+
+def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[str]:
+    """
+    The ids, where two are equal with the content of the image after them, and a number where that is equal too.
+
+    Args:
+        content_of: gives the content id of a row.
+    """
+    counts = Counter(image_ids)
+    if len(counts) == len(image_ids):
+        return image_ids
+    copies: Counter[str] = Counter()
+    distinct = []
+    for row, image_id in enumerate(image_ids):
+        if counts[image_id] > 1:
+            image_id = f"{image_id}#{content_of(row)}"
+            copies[image_id] += 1  # the same image twice
+            image_id = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
+        distinct.append(image_id)
+    return distinct
+
+
+def check_image_ids(split: Dataset, split_name: str) -> None:
+    """
+    Raises:
+        ValueError: for an `image_id` that is null or occurs twice: what belongs to one image would go to another.
+    """
+    table = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:]
+    image_ids = table[columns.IMAGE_ID]
+    if image_ids.null_count == 0 and pc.count_distinct(image_ids).as_py() == len(image_ids):
+        return
+    seen: dict[str | None, int] = {}
+    for row, image_id in enumerate(image_ids.to_pylist()):
+        if image_id is None or image_id in seen:
+            what = "null" if image_id is None else f"{image_id!r}, which row {seen[image_id]} has too"
+            raise ValueError(
+                f"Split {split_name!r}, column 'image_id', row {row}: {what}. Give every image an id of its own, or "
+                "name another column with --image_id_column."
+            )
+        seen[image_id] = row
+
+
+def image_id_of(image: dict[str, Any]) -> str:
+    """The id of one image by itself, as in a stream: by its file name, else by its content. See [`told_apart`]."""
+    return _id_of_file(image["path"]) or content_id(image)
+
+
+def _id_of_file(path: str | None) -> str | None:
+    """`class/file` of an image file; None where there is none."""
+    file = Path(path or "")
+    if file.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
+
+
+def id_form(image_id: str) -> str:
+    """What an id looks like: one made from a `file` name or from the `content` of an image, or one of a `column`."""
+    base = image_id.partition("#")[0]
+    if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
+        return "file"
+    return "content" if CONTENT_ID.fullmatch(base) else "column"
+
+
+def content_id(image: dict[str, Any]) -> str:
+    """Digest of the bytes of an image."""
+    return hashlib.blake2b(content_of(image), digest_size=12).hexdigest()
+
+
+# --- Joining ---------------------------------------------------------------------------------------------------------
+
+
+def join_captions(
+    images: DatasetDict, captions: Mapping[str, Dataset], what: str, complete: bool = False
+) -> DatasetDict:
     """
     Adds captions and embeddings to the images' own rows, in place of columns of the same name. The images are not
     rewritten: rows are matched by `image_id` and the tables are put side by side.
 
+    Splits without captions stay as they are, but for `text_embeds` where the others get captions that are still to be
+    embedded: vectors of two encoders would not fit together.
+
     Args:
         images: with `image_id`.
-        captions: splits with `image_id` and the columns to add. An image that has no row there gets nulls; a split
-            that is not there stays as it is.
+        captions: splits with `image_id` and the columns to add.
         what: what messages call them.
+        complete: whether an image that has no row there is an error. Otherwise it gets nulls, with a warning.
 
     Raises:
         ValueError: when no split has a row in common, or captions lack an `image_id` or hold one twice.
     """
     added = {name: _without_images(captions[name], name, what) for name in images if name in captions}
     positions = {name: positions_of(images[name], split) for name, split in added.items()}
-    if all((of_split == NO_ROW).all() for of_split in positions.values()):
+    if not complete and all((of_split == NO_ROW).all() for of_split in positions.values()):
         raise ValueError(_nothing_in_common(images, captions, what))
     for name, split in added.items():
-        _report(images[name], split, positions[name], f"{what}, split {name!r}")
+        _report(images[name], split, positions[name], f"{what}, split {name!r}", complete)
     kept = [name for name in images if name not in added]
-    if kept:
+    if kept and not complete:
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
-    return joined_splits(images, added, positions, what)
-
-
-def joined_splits(
-    images: DatasetDict, added: Mapping[str, Dataset], positions: Mapping[str, np.ndarray], what: str
-) -> DatasetDict:
-    """
-    The columns of each split beside its images, see [`side_by_side`]. Splits to which nothing is added stay as they
-    are, but for `text_embeds` where the others get captions that are still to be embedded: vectors of two encoders
-    would not fit together.
-
-    Args:
-        images: splits with `image_id`.
-        added: of some of them, `image_id` and the columns to add.
-        positions: of the same, for each image the row in `added`.
-        what: what messages call them.
-    """
     held = {column for split in added.values() for column in split.column_names}
-    to_embed = columns.CAPTION in held and columns.TEXT_EMBEDS not in held
-    joined = {
-        name: side_by_side(split, added[name], positions[name])
-        if name in added
-        else without_replaced(split, [columns.TEXT_EMBEDS] if to_embed else [])
-        for name, split in images.items()
-    }
+    replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in held and columns.TEXT_EMBEDS not in held else []
+    joined = DatasetDict()
+    for name, split in images.items():
+        if name in added:
+            joined[name] = side_by_side(split, added[name], positions[name])
+        else:
+            joined[name] = without_replaced(split, replaced)
     lost = [
         name
         for name, split in images.items()
@@ -74,7 +174,7 @@ def joined_splits(
     if lost:
         said = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
         logger.warning(said, what, ", ".join(lost))
-    return DatasetDict(joined)
+    return joined
 
 
 def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Dataset:
@@ -135,14 +235,19 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
     return captions
 
 
-def _report(split: Dataset, added: Dataset, positions: np.ndarray, where: str) -> None:
+def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, complete: bool) -> None:
     """What has no counterpart on the other side."""
     without = np.flatnonzero(positions == NO_ROW)
+    if len(without) and complete:
+        raise ValueError(
+            f"{where}: {len(without)} of {len(images)} images have no row there, the first is "
+            f"{_first(images, without[:1])}. Run the stage again on this data set."
+        )
     if len(without):
         said = "%s: %d of %d images have no row there and are used without caption: %s"
-        logger.warning(said, where, len(without), len(split), _first(split, without))
+        logger.warning(said, where, len(without), len(images), _first(images, without))
     left_over = np.setdiff1d(np.arange(len(added)), positions)
-    if len(left_over):
+    if len(left_over) and not complete:
         said = "%s: %d of %d rows there belong to no image and are left out: %s"
         logger.warning(said, where, len(left_over), len(added), _first(added, left_over))
 

@@ -1,7 +1,6 @@
-"""Opening an image data set through one name, with the columns that the other stages expect."""
+"""Opening an image dataset through one name, with the columns that the other stages expect."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,57 +8,83 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from .. import columns
-from .chain import steps
+from ..options import DataArguments
 from .hub_rows import check_files, file_columns
-from .image_ids import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .image_ids import with_image_ids
-from .joining import join_captions
+from .joining import join_captions, with_image_ids
 from .naming import check_dataset_name
 from .opening import open_data
-from .published import find_stage
-from .source import Source, check_relative
-from .stage import join_stage, open_stage
+from .stage import Source, check_relative, find_stage, join_stage, open_stage, steps
 
 WEBDATASET_KEY, WEBDATASET_URL = "__key__", "__url__"  # columns that `datasets` gives a WebDataset
 
 
-@dataclass
-class ColumnNames:
-    """What the data set calls its columns, where that differs from our names."""
-
-    image: str | None = None
-    label: str | None = None
-    image_id: str | None = None
-    caption: str | None = None
-    text_embeds: str | None = None
-    caption_weight: str | None = None
-
-
-def open_images(
-    dataset_name: str,
-    *,
-    config_name: str | None = None,
-    revision: str | None = None,
-    names: ColumnNames | None = None,
-    captions_name: str | None = None,
-    captions_revision: str | None = None,
-) -> DatasetDict:
+def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
     """
-    Opens a data set and gives its columns our names.
+    Opens images with the columns `image` (not decoded), `image_id` and, where there are any, `label` (ClassLabel) and
+    `caption`.
 
     Args:
-        dataset_name: a Hub id; a folder of Parquet files; an imagefolder (class folders, `metadata.jsonl`, or both);
-            a folder written by `save_to_disk`; or the folder or Hub id of a stage, whose columns join those of its
-            source.
-        config_name: configuration of a Hub data set.
-        revision: branch, tag or commit of a Hub data set.
-        names: the data set's own column names.
-        captions_name: Hub id or folder of captions or embeddings with the `image_id` of each; they are joined to the
-            images, see [`~g4i_hf.data.joining.join_captions`].
-        captions_revision: branch, tag or commit of theirs.
+        dataset_name: folder with a folder per split and class and captions in `metadata.jsonl`; folder of Parquet
+            files; `save_to_disk` folder; folder of a stage; or Hub id.
+        options: others of [`~g4i_hf.options.DataArguments`], such as `caption_column` and `captions_name`.
+
+    Raises:
+        FileNotFoundError: when nothing of that name exists.
+        ValueError: for data that has no images, or whose columns do not fit.
+    """
+    splits = load_data(DataArguments(str(dataset_name), **options))
+    has_labels = any(columns.LABEL in split.column_names for split in splits.values())
+    return class_names(splits)[0] if has_labels else splits
+
+
+def load_data(data: DataArguments) -> DatasetDict:
+    """The splits that the options name, see [`open_images`]."""
+    splits, names = open_images(source_of(data)), read_class_names(data)
+    return splits if names is None else with_class_names(splits, names)
+
+
+def source_of(data: DataArguments) -> Source:
+    """What the options name, as a stage made of it records it."""
+    named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column"))}
+    return Source(
+        data.dataset_name,
+        data.dataset_revision,
+        data.dataset_config_name,
+        named,
+        data.captions_name,
+        data.captions_revision,
+    )
+
+
+def read_class_names(data: DataArguments) -> list[str] | None:
+    """
+    The names of the classes in `class_names_file`.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: when it holds a name twice, or none.
+    """
+    if data.class_names_file is None:
+        return None
+    names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"class_names_file is {data.class_names_file}: give every class a line with a name of its own."
+        )
+    return names
+
+
+def open_images(source: str | Source) -> DatasetDict:
+    """
+    Opens a dataset and gives its columns our names.
+
+    Args:
+        source: what to open, see [`~g4i_hf.data.stage.Source`]: a Hub id; a folder of Parquet files; an imagefolder
+            (class folders, `metadata.jsonl`, or both); a folder written by `save_to_disk`; or the folder or Hub id of
+            a stage, whose columns join those of its own source.
 
     Returns:
-        Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`]. Of a data set of the Hub,
+        Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`]. Of a dataset of the Hub,
         further columns of images, sound or other files are left out.
 
     Raises:
@@ -68,21 +93,21 @@ def open_images(
             network.
         FileNotFoundError: when nothing of that name exists.
     """
-    given = {ours: theirs for ours, theirs in vars(names or ColumnNames()).items() if theirs}
+    config, given = None, {}
     joins: list[Callable[[DatasetDict], DatasetDict]] = []
-    for step in steps(Source(dataset_name, revision, config_name, given, captions_name, captions_revision)):
+    for step in steps(Source.of(source)):
         source, stage = step.source, step.stage
-        config_name = config_name or source.config
-        given = source.columns | given
+        config, given = config or source.config, source.columns | given
         if source.captions is not None:
-            captions = _open_captions(source.captions, source.captions_revision, ColumnNames(**given))
-            given = _of_images(given, captions)
+            captions = _open_captions(source.captions, source.captions_revision, given)
+            held = {column for split in captions.values() for column in split.column_names}
+            replaced = {columns.CAPTION, columns.TEXT_EMBEDS, columns.CAPTION_WEIGHT} & held
+            given = {ours: theirs for ours, theirs in given.items() if ours not in replaced}
             joins.append(partial(join_captions, captions=captions, what=source.captions))
         if stage is None or stage.get("with_images"):
-            splits = _rows(source.name, config_name, source.revision, stage)
-            names = ColumnNames(**given)
+            splits = _rows(source.name, config, source.revision, stage)
             hub_id = None if Path(source.name).is_dir() else source.name
-            images = DatasetDict({name: standardise(split, name, names, hub_id) for name, split in splits.items()})
+            images = DatasetDict({name: standardise(split, name, given, hub_id) for name, split in splits.items()})
             for join in reversed(joins):
                 images = join(images)
             return images
@@ -101,50 +126,39 @@ def _join(images: DatasetDict, source: Source, stage: dict[str, Any]) -> Dataset
     return join_stage(images, source.name, stage)
 
 
-def _rows(name: str, config_name: str | None, revision: str | None, stage: dict[str, Any] | None) -> DatasetDict:
-    """A data set as it is, of a stage its own columns alone."""
+def _rows(name: str, config: str | None, revision: str | None, stage: dict[str, Any] | None) -> DatasetDict:
+    """A dataset as it is, of a stage its own columns alone."""
     if stage is not None and Path(name).is_dir():
         return open_stage(name, stage)
-    return open_data(name, config_name, revision)
+    return open_data(name, config, revision)
 
 
-def _open_captions(name: str, revision: str | None, names: ColumnNames) -> DatasetDict:
+def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> DatasetDict:
     """With our names, as far as there are columns of theirs."""
     check_dataset_name(name, "captions_name")
-    splits = _rows(name, None, revision, find_stage(name, revision))
-    opened = {}
-    for split_name, split in splits.items():
-        known = {ours: theirs for ours, theirs in vars(names).items() if theirs in split.column_names}
+    opened = DatasetDict()
+    for split_name, split in _rows(name, None, revision, find_stage(name, revision)).items():
+        known = {ours: theirs for ours, theirs in given.items() if theirs in split.column_names}
         if columns.IMAGE_ID in split.column_names:
             known.pop(columns.IMAGE_ID, None)  # the images' name for it
-        renamed = renamed_columns(split.column_names, split_name, ColumnNames(**known))
-        in_the_way = [ours for ours in renamed.values() if ours in split.column_names]
-        opened[split_name] = split.remove_columns(in_the_way).rename_columns(renamed)
-    return DatasetDict(opened)
+        opened[split_name] = _renamed(split, known)
+    return opened
 
 
-def _of_images(names: dict[str, str], captions: DatasetDict) -> dict[str, str]:
-    """Without the names of what the captions hold."""
-    held = {column for split in captions.values() for column in split.column_names}
-    texts = {columns.CAPTION, columns.TEXT_EMBEDS, columns.CAPTION_WEIGHT} & held
-    return {ours: theirs for ours, theirs in names.items() if ours not in texts}
-
-
-def standardise(split: Dataset, split_name: str, names: ColumnNames, hub_id: str | None = None) -> Dataset:
+def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: str | None = None) -> Dataset:
     """
     The split with our column names, its images not decoded, and `image_id`; see [`open_images`].
 
     Args:
+        given: what it calls its columns, by our names.
         hub_id: of a dataset of the Hub, see [`~g4i_hf.data.hub_rows.check_files`].
     """
-    names, is_webdataset = webdataset_names(split.features, names), WEBDATASET_URL in split.features
-    if fields := json_fields(split.features, names):
-        flat = split.select_columns(list({column for column, _ in fields.values()})).flatten(max_depth=2)
-        split = concatenate_datasets([split, flat.select_columns(list(fields))], axis=1)
-    renamed = renamed_columns(split.column_names, split_name, names)
-    in_the_way = [ours for ours in renamed.values() if ours in split.column_names]
-    in_the_way += [WEBDATASET_URL] * (WEBDATASET_URL in split.column_names)
-    split = split.remove_columns(in_the_way).rename_columns(renamed)
+    is_webdataset, found = WEBDATASET_URL in split.features, our_columns(split.features, split_name, given)
+    if fields := [theirs for theirs in found.values() if theirs not in split.features]:
+        holders = list({theirs.partition(".")[0] for theirs in fields})
+        flat = split.select_columns(holders).flatten(max_depth=2)
+        split = concatenate_datasets([split, flat.select_columns(fields)], axis=1)
+    split = _renamed(split, found)
     if columns.IMAGE not in split.column_names:
         raise ValueError(
             f"Split {split_name!r} has no column 'image'. Its columns: {', '.join(split.column_names)}. "
@@ -163,6 +177,13 @@ def standardise(split: Dataset, split_name: str, names: ColumnNames, hub_id: str
     return with_image_ids(_with_fixed_length(split) if is_webdataset else split, split_name)
 
 
+def _renamed(split: Dataset, named: dict[str, str]) -> Dataset:
+    """With our names in place of theirs; a column that has one of our names without being it goes."""
+    renamed = {theirs: ours for ours, theirs in named.items() if theirs != ours}
+    in_the_way = [name for name in (*renamed.values(), WEBDATASET_URL) if name in split.column_names]
+    return split.remove_columns(in_the_way).rename_columns(renamed)
+
+
 def _with_fixed_length(split: Dataset) -> Dataset:
     """With `text_embeds` as vectors of one length, which JSON cannot declare."""
     feature = split.features.get(columns.TEXT_EMBEDS)
@@ -174,46 +195,42 @@ def _with_fixed_length(split: Dataset) -> Dataset:
     return split.remove_columns(columns.TEXT_EMBEDS).add_column(columns.TEXT_EMBEDS, vectors, feature=feature)
 
 
-def webdataset_names(features: Features, names: ColumnNames) -> ColumnNames:
-    """Columns of a WebDataset that has the usual names: an image of any type, `cls`, `txt`; the key is the id."""
-    if not {WEBDATASET_KEY, WEBDATASET_URL} <= set(features):
-        return names
-    images = [column for column, feature in features.items() if isinstance(feature, Image)]
-    usual = {columns.IMAGE: images[0] if len(images) == 1 else None, columns.LABEL: "cls", columns.CAPTION: "txt"}
-    usual[columns.IMAGE_ID] = WEBDATASET_KEY
-    found = {ours: theirs for ours, theirs in usual.items() if theirs in features and ours not in features}
-    return ColumnNames(**found | {ours: theirs for ours, theirs in vars(names).items() if theirs})
-
-
-def json_fields(features: Features, names: ColumnNames) -> dict[str, tuple[str, str]]:
-    """Of the names that are fields of a column, as in `json.caption`, the column and the field."""
-    parts = {theirs: theirs.partition(".") for theirs in vars(names).values() if theirs and theirs not in features}
-    of_columns = {theirs: (column, field) for theirs, (column, _, field) in parts.items()}
-    return {
-        theirs: (column, field)
-        for theirs, (column, field) in of_columns.items()
-        if isinstance(features.get(column), dict) and field in features[column]
-    }
-
-
-def renamed_columns(available: list[str], split_name: str, names: ColumnNames) -> dict[str, str]:
+def our_columns(features: Features, split_name: str, given: dict[str, str]) -> dict[str, str]:
     """
-    Our names of the columns that the data calls otherwise.
+    Our columns that the data has, and what it calls them: a column, or the field of one as in `json.caption`.
+
+    A WebDataset has the usual names: an image of any type, `cls`, `txt`; its key is the id.
+
+    Args:
+        given: names by ours, before all usual ones.
 
     Raises:
         ValueError: when a column that was named is missing.
     """
-    renamed = {}
+    usual: dict[str, str] = {}
+    if {WEBDATASET_KEY, WEBDATASET_URL} <= set(features):
+        images = [column for column, feature in features.items() if isinstance(feature, Image)]
+        usual = {columns.LABEL: "cls", columns.CAPTION: "txt", columns.IMAGE_ID: WEBDATASET_KEY}
+        usual |= {columns.IMAGE: images[0]} if len(images) == 1 else {}
+        usual = {ours: theirs for ours, theirs in usual.items() if theirs in features and ours not in features}
+    found = {}
     for ours in columns.ALL:
-        theirs = getattr(names, ours)
-        if theirs and theirs != ours:
-            if theirs not in available:
-                raise ValueError(
-                    f"Split {split_name!r} has no column {theirs!r} (given as {ours}_column). "
-                    f"Its columns: {', '.join(available)}."
-                )
-            renamed[theirs] = ours
-    return renamed
+        theirs = given.get(ours) or usual.get(ours, ours)
+        if feature_of(features, theirs) is not None:
+            found[ours] = theirs
+        elif given.get(ours) and theirs != ours:
+            raise ValueError(
+                f"Split {split_name!r} has no column {theirs!r} (given as {ours}_column). "
+                f"Its columns: {', '.join(features)}."
+            )
+    return found
+
+
+def feature_of(features: Features, name: str) -> Any:
+    """Of a column, or of the field of one; None where there is none."""
+    column, _, field = name.partition(".")
+    of_column = features.get(column)
+    return features.get(name) or (of_column.get(field) if isinstance(of_column, dict) else None)
 
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
@@ -253,14 +270,7 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
                 f"Column 'label' holds {kinds}: no class names or class numbers. Store labels as strings, integers or "
                 "ClassLabel, the same in every split, or name another column with --label_column."
             )
-    feature = ClassLabel(names=names)
-    splits = DatasetDict(
-        {
-            name: split if features[name] in (None, feature) else _cast_label(split, name, feature)
-            for name, split in splits.items()
-        }
-    )
-    return splits, dict(enumerate(names))
+    return with_class_names(splits, names), dict(enumerate(names))
 
 
 def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
@@ -271,9 +281,11 @@ def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
         ValueError: for a label that is none of them.
     """
     feature = ClassLabel(names=names)
-    named = {name: columns.LABEL in split.column_names for name, split in splits.items()}
     return DatasetDict(
-        {name: _cast_label(split, name, feature) if named[name] else split for name, split in splits.items()}
+        {
+            name: split if split.features.get(columns.LABEL) in (None, feature) else _cast_label(split, name, feature)
+            for name, split in splits.items()
+        }
     )
 
 

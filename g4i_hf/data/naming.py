@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..files import nearest
+from ..files import nearest, take_back
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:
@@ -12,6 +12,7 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
         FileNotFoundError: for the path of a folder that does not exist; whether the Hub has a dataset is not asked.
     """
     looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
+    take_back(name)
     if looks_local and not Path(name).is_dir():
         raise FileNotFoundError(f"{option} is {name!r}, but there is no such folder.{_near_folder(name)}")
 

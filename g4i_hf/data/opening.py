@@ -1,95 +1,140 @@
-"""Finding the files of a data set, and which split each belongs to."""
+"""Finding the files of a dataset, which split each belongs to, and which of them is at fault where one is."""
 
 import glob
+import json
 import logging
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetBuilder,
-    DatasetDict,
-    Image,
-    Value,
-    load_dataset,
-    load_dataset_builder,
-    load_from_disk,
-)
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from .. import columns
-from .image_ids import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES, image_paths
 from .naming import check_dataset_name
-from .stage import STAGE_FILE
 
 logger = logging.getLogger(__name__)
 
+STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
 # Folders of an imagefolder that are splits, as `datasets` reads them; also with an ending, as in test_novel
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
 
 
-def open_data(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
+def open_data(name: str, config: str | None, revision: str | None) -> DatasetDict:
     """
     Raises:
         FileNotFoundError: when nothing of that name exists.
-        ValueError: for files that `datasets` cannot read; the message has the first cause.
+        ValueError: for files that `datasets` cannot read; the message names the first at fault, or has the cause.
     """
     check_dataset_name(name)
-    try:
-        return _opened(name, config_name, revision)
-    except DatasetsError as error:
-        if isinstance(error, (OSError, ValueError)):
-            raise
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        why = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {why}") from error
+    folder, how = Path(name), how_to_load(name, config, revision)
+    is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    if how is None and not is_saved:
+        return _open_imagefolder(folder)
+    with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
+        opened = load_dataset(**how) if how is not None else load_from_disk(name)
+    return opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
 
 
-def _opened(name: str, config_name: str | None, revision: str | None) -> DatasetDict:
-    folder = Path(name)
-    if not folder.is_dir():
-        return load_dataset(name, config_name, revision=revision)
-    if (folder / "dataset_dict.json").is_file():
-        return load_from_disk(name)
-    if (folder / "state.json").is_file():
-        return DatasetDict(train=load_from_disk(name))
-    if _names_its_files(folder):
-        return load_dataset(name, config_name)
-    for kind, suffix in SHARDED.items():
-        if files := _split_files(folder, suffix):
-            return load_dataset(kind, data_files=files)
-    return _open_imagefolder(folder)
-
-
-def builder_of(name: str, config_name: str | None, revision: str | None) -> DatasetBuilder | None:
+def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:
     """
-    What reads the files of a data set.
+    Arguments of `load_dataset`, or of `load_dataset_builder`.
 
     Returns:
         None for a folder that holds neither Parquet files nor WebDataset archives, nor says what its files are.
     """
     folder = Path(name)
     if not folder.is_dir():
-        return load_dataset_builder(name, config_name, revision=revision)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return {"path": name, "name": config, "revision": revision}
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
         return None
     if _names_its_files(folder):
-        return load_dataset_builder(name, config_name)
-    for kind, suffix in SHARDED.items():
-        if files := _split_files(folder, suffix):
-            return load_dataset_builder(kind, data_files=files)
+        return {"path": name, "name": config}
+    found = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
+    return next(({"path": kind, "data_files": files} for kind, files in found if files), None)
+
+
+def load_parquet(files: list[Path], split: str) -> Dataset:
+    """
+    One split of Parquet files.
+
+    Raises:
+        FileNotFoundError: when there is none of them.
+        ValueError: for one that is damaged or has no rows.
+    """
+    with one_line_errors(f"{files[0].parent}, split {split!r}:", files):
+        return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
+
+
+# --- Files at fault --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: in place of errors of `datasets` with long stories. It names the first of the files that is at
+            fault and what to do about it or, where that cannot be told, the first cause.
+    """
+    try:
+        yield
+    except (DatasetsError, ValueError) as error:
+        if isinstance(error, OSError):  # there is none of the name
+            raise
+        fault = _fault(files)
+        raise ValueError(f"{what} its files cannot be read: {fault or _first_cause(error)}") from error
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _fault(files: Iterable[Path]) -> str | None:
+    """What is wrong with the first file that has something wrong; None where that cannot be told."""
+    for file in sorted(files):
+        try:
+            str(file).encode()
+        except UnicodeError:
+            return f"the file name {os.fsencode(file)!r} is not UTF-8. Rename the file, as convmv does."
+        if file.suffix == ".parquet" and (why := _fault_of_parquet(file)):
+            return f"{file} {why}"
+        if file.name == "metadata.jsonl":
+            for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+                try:
+                    is_object = isinstance(json.loads(line or "{}"), dict)
+                except ValueError:
+                    is_object = False
+                if not is_object:
+                    return f"{file}, line {number} is no JSON object. Correct the line."
     return None
+
+
+def _fault_of_parquet(file: Path) -> str | None:
+    try:
+        opened = pq.ParquetFile(file)
+        for _ in opened.iter_batches(batch_size=1000):
+            pass
+    except (OSError, ValueError) as error:
+        return f"is damaged ({_first_cause(error)}). Make or download it again."
+    return None if opened.metadata.num_rows else "has no rows. Remove it, or make it again."
+
+
+# --- Folders ---------------------------------------------------------------------------------------------------------
 
 
 def _names_its_files(folder: Path) -> bool:
@@ -126,15 +171,17 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     if archives:
         raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
     splits = DatasetDict()
-    for name, files in _folder_splits(folder).items():
-        try:
-            split = load_dataset("imagefolder", data_files={name: files}, drop_labels=True, split=name)
-        except ValueError as error:
+    for name, patterns in _folder_splits(folder).items():
+        if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
             raise FileNotFoundError(
-                f"dataset_name is {str(folder)!r}: neither Parquet nor images there ({error})."
-            ) from error
+                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images "
+                "there, or remove its folder."
+            )
+        with one_line_errors(f"dataset_name is {str(folder)!r}, but", folder.rglob("*")):
+            split = load_dataset("imagefolder", data_files={name: patterns}, drop_labels=True, split=name)
         splits[name] = split.cast_column("image", Image(decode=False))
-        _warn_of_unlisted(splits[name], name, files)
+        if split.column_names != ["image"]:
+            _check_listed(splits[name], name, patterns)
     return _with_folder_labels(splits, folder)
 
 
@@ -166,22 +213,35 @@ def _folder_label(path: str, root: str) -> str | None:
     return None if set(inside) & set(UNLABELLED_FOLDERS) else Path(path).parent.name
 
 
-def _warn_of_unlisted(split: Dataset, name: str, patterns: list[str]) -> None:
-    """`datasets` leaves out images that a metadata file of their split does not name."""
-    if split.column_names == ["image"]:  # without such a file
-        return
-    roots = [root for pattern in patterns for root in glob.glob(pattern.removesuffix("/**"))]
-    count = 0
-    for _, folders, files in (found for root in roots for found in os.walk(root)):
-        folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
-        count += sum(os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES for file in files if not file.startswith("."))
-    forgotten = count - len({image["path"] for image in split["image"]})
-    if forgotten > 0:
+def _check_listed(split: Dataset, name: str, patterns: list[str]) -> None:
+    """
+    Warns of images that a metadata file of their split does not name: `datasets` leaves them out.
+
+    Raises:
+        ValueError: for an image that it names twice.
+    """
+    listed = Counter(path for path, _ in image_paths(split))
+    image, times = listed.most_common(1)[0]
+    if times > 1:
+        raise ValueError(
+            f"Split {name!r}: its metadata file names the image {image} {times} times. Keep one line; several "
+            "captions of an image are a list in it."
+        )
+    count = sum(os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES for file in _files(patterns))
+    if count > len(listed):
         logger.warning(
             "Split %r: %s of %s images are in no line of its metadata file, and are left out. A line needs the "
             "file_name alone; null stands for what is not known.",
-            *(name, f"{forgotten:,}", f"{count:,}"),
+            *(name, f"{count - len(listed):,}", f"{count:,}"),
         )
+
+
+def _files(patterns: list[str]) -> Iterator[str]:
+    """Of a split, without hidden ones and what lies in folders such as `__MACOSX`."""
+    for root in (root for pattern in patterns for root in glob.iglob(pattern.removesuffix("/**"))):
+        for place, folders, files in os.walk(root):
+            folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
+            yield from (os.path.join(place, file) for file in files if not file.startswith("."))
 
 
 def _folder_splits(folder: Path) -> dict[str, list[str]]:

@@ -1,29 +1,204 @@
-"""Output of a stage: Parquet of `image_id` and its new columns, and `stage.json`, written last."""
+"""
+Stages, and the one format of their provenance.
+
+A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last: the data that
+they were made of (a [`Source`]), and what a command did with it. The way from a stage back to its images is [`steps`].
+"""
 
 import glob
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 from datasets.table import embed_table_storage
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from .. import columns
-from ..files import replacing
-from .image_ids import NO_ROW, positions_of
-from .joining import joined_splits
+from ..files import replacing, take_back
+from .joining import join_captions
+from .opening import STAGE_FILE, load_parquet
 
 # Otherwise `datasets` (5.2) tells a server whenever files are opened, those of this machine too
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
-STAGE_FILE = "stage.json"
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of the names of files
+PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
+
+
+# --- What the rows of a stage were made of ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    What is opened, see [`~g4i_hf.data.loading.open_images`], and what a stage made of it records.
+
+    Args:
+        name: Hub id or folder.
+        revision, config: of a Hub dataset.
+        columns: what it calls its columns, by our names, where that differs.
+        captions, captions_revision: Hub id or folder of captions or embeddings with the `image_id` of each, which are
+            joined to the images.
+    """
+
+    name: str
+    revision: str | None = None
+    config: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    captions: str | None = None
+    captions_revision: str | None = None
+
+    @classmethod
+    def of(cls, source: "str | Source") -> "Source":
+        return source if isinstance(source, Source) else cls(source)
+
+    def recorded(self, folder: str | Path) -> dict[str, Any]:
+        """
+        Fields of the `stage.json` in `folder`. Folders are relative to it, so that all can be moved together and no
+        absolute path is kept.
+        """
+        more = {
+            "source_config": self.config,
+            "source_columns": self.columns,
+            "captions_name": self.captions and _portable(self.captions, folder),
+            "captions_revision": self.captions_revision,
+        }
+        return {
+            "source": _portable(self.name, folder),
+            "source_revision": self.revision,
+            **{name: value for name, value in more.items() if value},
+        }
+
+    @classmethod
+    def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
+        """
+        Args:
+            stage: its `stage.json`.
+            folder: where that lies.
+
+        Returns:
+            None where the images are nowhere on the Hub, for a stage that is or was there.
+
+        Raises:
+            FileNotFoundError: for a folder that is gone.
+        """
+        name, captions = stage.get("source"), stage.get("captions_name")
+        is_published = bool(stage.get("published")) or not Path(folder).is_dir()
+        if name is None or (is_published and is_path(name)):  # of the machine where it was made
+            return None
+        return cls(
+            _found(name, folder),
+            stage.get("source_revision"),
+            stage.get("source_config"),
+            stage.get("source_columns") or {},
+            captions and _found(captions, folder),
+            stage.get("captions_revision"),
+        )
+
+
+def is_path(value: Any) -> bool:
+    """Whether it is a text of the form of a path, as no Hub id has: what lies in the current folder plays no part."""
+    return isinstance(value, str) and PATH.match(value) is not None
+
+
+def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
+    """
+    Raises:
+        ValueError: for a `stage.json` that names a folder other than relative to its own: no stage writes that, and
+            what somebody else wrote could lead anywhere on this machine.
+    """
+    for name in (stage.get("source"), stage.get("captions_name")):
+        if is_path(name) and not name.startswith(".") and not stage.get("published"):
+            raise ValueError(
+                f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder. Run the "
+                "stage again, or correct the file if you trust where it comes from."
+            )
+
+
+def _portable(name: str, folder: str | Path) -> str:
+    if not Path(name).is_dir():
+        return name
+    inside = os.path.relpath(name, folder)
+    return inside if is_path(inside) else f"./{inside}"  # a Hub id could look like it
+
+
+def _found(name: str, folder: str | Path) -> str:
+    beside = Path(folder) / name
+    if not Path(name).is_absolute() and beside.exists():
+        return str(beside)
+    if name.startswith("."):
+        raise FileNotFoundError(
+            f"{folder} holds no images: they are those of {name}, seen from there, and that folder is gone. Put it "
+            "back, or run the stage again on the images."
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    Attributes:
+        source: a dataset on the way to the images, and the captions that were joined to it.
+        stage: its `stage.json`; None where no stage has made it, so that it holds the images.
+    """
+
+    source: Source
+    stage: dict[str, Any] | None
+
+    def joined(self) -> dict[str, Any] | None:
+        """The `stage.json` of the captions that were joined to it; None without, and where no stage has made them."""
+        captions = self.source.captions
+        return None if captions is None else find_stage(captions, self.source.captions_revision)
+
+
+def steps(source: Source) -> Iterator[Step]:
+    """
+    From what is opened to its images, one dataset after the other, each looked up when it is asked for. The last one
+    is no stage, or a stage that does not say where its images are.
+
+    Raises:
+        FileNotFoundError: for a folder that is gone.
+        ValueError: when stages without images name each other as their images.
+    """
+    seen, holds_images = set(), False
+    while True:
+        stage = find_stage(source.name, source.revision)
+        yield Step(source, stage)
+        further = None if stage is None else Source.read(stage, source.name)
+        if further is None:
+            return
+        seen.add(_place(source))
+        holds_images |= bool(stage.get("with_images"))
+        if _place(further) in seen:
+            if holds_images:  # which names itself, or what was made of it
+                return
+            raise ValueError(
+                f"{source.name} holds no images and names {further.name} for them, which leads back to {source.name}. "
+                f"Name the images with --dataset_name, and with --captions_name {source.name}."
+            )
+        source = further
+
+
+def _place(source: Source) -> tuple[str, str | None]:
+    return (os.path.realpath(source.name) if Path(source.name).is_dir() else source.name), source.revision
+
+
+# --- stage.json ------------------------------------------------------------------------------------------------------
 
 
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
@@ -33,6 +208,7 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: when it is none, or names a split by a path, whose files would lie elsewhere.
     """
+    take_back(folder)
     path = Path(folder) / STAGE_FILE
     if not path.is_file():
         return None
@@ -45,6 +221,34 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
     if not is_stage:
         raise ValueError(f"{path} is not what a stage writes. Run the stage again, or remove the file.")
     return stage
+
+
+def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """
+    The `stage.json` of a stage on this machine or, where it was published, on the Hub.
+
+    Args:
+        name: folder of a stage, or Hub id of a dataset.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        None for a dataset that no stage has made, and for one that cannot be reached: opening it says why.
+    """
+    take_back(name)
+    if Path(name).is_dir():
+        return read_stage(name)
+    try:
+        path = hf_hub_download(name, STAGE_FILE, repo_type="dataset", revision=revision)
+    except (
+        EntryNotFoundError,  # also: not reached, and not in the cache
+        HFValidationError,  # a path
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    ):
+        return None
+    stage = json.loads(Path(path).read_text(encoding="utf-8"))
+    return stage if isinstance(stage, dict) and "stage" in stage and "num_rows" in stage else None
 
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
@@ -60,7 +264,6 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     Raises:
         ValueError: when the folder holds something else than a stage, which is not replaced.
     """
-    folder = Path(folder)
     check_replaceable(folder)
     stage = {
         **stage,
@@ -100,59 +303,34 @@ def check_replaceable(folder: str | Path) -> None:
 
 
 def ids_digest(image_ids: Iterable[str | None]) -> str:
-    """Hash of the `image_id`s in their order: tells whether two data sets hold the same rows."""
+    """Hash of the `image_id`s in their order: tells whether two datasets hold the same rows."""
     digest = hashlib.blake2b(digest_size=16)
     for image_id in image_ids:
         digest.update((image_id or "").encode() + b"\0")
     return digest.hexdigest()
 
 
-def stage_files(folder: str | Path, stage: dict[str, Any]) -> dict[str, list[str]]:
-    """The Parquet files of each split: one beside `stage.json`, or those of a published stage in `data/`."""
-    files = {}
-    for name in stage["num_rows"]:
-        one = Path(folder) / f"{name}.parquet"
-        parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))
-        files[name] = [glob.escape(str(path)) for path in ([one] if one.is_file() or not parts else parts)]
-    return files
+# --- Its rows --------------------------------------------------------------------------------------------------------
 
 
 def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """The rows of a stage, without those of its source. Its README.md and report are no data."""
-    files = stage_files(folder, stage)
-    # One by one: opened together, splits would have to have the same columns
-    return DatasetDict({name: load_dataset("parquet", data_files={name: files[name]}, split=name) for name in files})
+    """
+    The rows of a stage, without those of its source: one Parquet file a split beside `stage.json`, or those of a
+    published stage in `data/`. Its README.md and report are no data.
+    """
+    opened = DatasetDict()
+    for name in stage["num_rows"]:  # one by one: opened together, splits would have to have the same columns
+        parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))
+        one = Path(folder) / f"{name}.parquet"
+        opened[name] = load_parquet([one] if one.is_file() or not parts else parts, name)
+    return opened
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """
-    Adds the columns of a stage to the images' own rows, in place of columns of the same name and, where it has other
-    captions, of what was made of the earlier ones. The images are not rewritten: rows are matched by `image_id` and
-    the tables are put side by side.
+    Adds the columns of a stage to the images that it was made of, see [`~g4i_hf.data.joining.join_captions`].
 
     Raises:
         ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
     """
-    added = {name: split for name, split in open_stage(folder, stage).items() if name in images}
-    positions = {name: _positions(images[name], split, folder, name) for name, split in added.items()}
-    return joined_splits(images, added, positions, str(folder))
-
-
-def _positions(images: Dataset, added: Dataset, folder: str | Path, split: str) -> np.ndarray:
-    of_stage = positions_of(added, added)  # the first row of each id
-    again = np.flatnonzero(of_stage != np.arange(len(added)))
-    if len(again):
-        row = int(of_stage[again[0]])
-        raise ValueError(
-            f"{folder}, split {split!r}, column 'image_id', row {row}: {added[row][columns.IMAGE_ID]!r} occurs again "
-            f"in row {again[0]}. Run the stage again on data with unique ids."
-        )
-    positions = positions_of(images, added)
-    missing = np.flatnonzero(positions == NO_ROW)
-    if len(missing):
-        first = images.select_columns([columns.IMAGE_ID])[int(missing[0])][columns.IMAGE_ID]
-        raise ValueError(
-            f"{folder}, split {split!r}: {len(missing)} of {len(images)} images have no row there, the first is "
-            f"{first!r}. Run the stage again on this data set."
-        )
-    return positions
+    return join_captions(images, open_stage(folder, stage), str(folder), complete=True)

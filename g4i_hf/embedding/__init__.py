@@ -1,10 +1,16 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
 from ..options import EncoderArguments, VerifyArguments
-from .described import described_embeddings, described_verification
-from .embed import captions_to_embed, embed_captions, embed_stage, text_embeds_folder, with_text_embeds
+from .embed import (
+    captions_to_embed,
+    described_embeddings,
+    embed_captions,
+    embed_stage,
+    text_embeds_folder,
+    with_text_embeds,
+)
 from .encoders import encoder_from, load_encoder
-from .verify import verify_embeddings
+from .verify import described_verification, verify_embeddings
 
 __all__ = [
     "EncoderArguments",

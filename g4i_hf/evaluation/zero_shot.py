@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from ..embedding import EncoderArguments, encoder_from
-from ..embedding.class_names import class_name_embeds
+from ..embedding.embed import class_name_embeds
 from .metrics import recall_at
 from .predict import Predictions, centred, texts_of
 

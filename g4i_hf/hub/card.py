@@ -8,10 +8,10 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..data.source import is_path
+from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
+from ..options import aligns, learned_from_captions
 from ..training.lineage import is_hub_id
-from ..training.run_folder import learned_from_captions
 from ..zero_shot.checkpoint import TextSide
 from .card_metadata import check_model_card
 from .card_tables import class_list, options_table
@@ -152,7 +152,7 @@ def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[Co
         "supervision": supervision,
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
-        "is_baseline": options.get("align_weight") is not None and learned_from_captions(options) is None,
+        "is_baseline": aligns(options) is False and learned_from_captions(options) is None,
         "best_by": plain(options.get("metric_for_best_model")) if options.get("load_best_model_at_end") else None,
         "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
         "ema_decay": plain(options["ema_decay"]) if options.get("ema_decay") else None,

@@ -5,10 +5,9 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from ..data.source import is_path
-from ..options import AugmentationArguments, RunArguments, StudentArguments
-from ..training.alignment_arguments import AlignmentArguments
-from ..training.run_folder import learned_from_captions
+from ..data.stage import is_path
+from ..options import AugmentationArguments, RunArguments, StudentArguments, aligns, learned_from_captions
+from ..training.arguments import AlignmentArguments
 from .markdown import code, code_cell
 
 # Shown whenever they are known: what it takes to repeat the run. Other options may hold what is not for everyone
@@ -20,7 +19,8 @@ SHOWN_OPTIONS = (
 # Shown where they differ from their default
 MORE_OPTIONS = (
     *("align_target_temperature", "align_learn_temperature", "align_logit_bias", "align_mask", "align_mix_captions"),
-    *("align_gradient", "align_text_bank", "align_captions", "align_center", "align_schedule"),
+    *("align_gradient", "align_text_bank", "align_captions", "align_center", "align_similarity"),
+    *("align_balance", "align_schedule"),
     *("supervision", "soft_label_weight", "label_noise", "image_features"),
     *("align_warmup_epochs", "align_off_epochs", "projector_type", "projector_hidden_size", "projector_norm"),
     *("student_args", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze_backbone"),
@@ -54,7 +54,7 @@ def options_table(options: dict[str, Any], image_size: int | None = None) -> str
     defaults = _defaults()
     known = {name: defaults[name] for name in OF_TRAINER if name in defaults} | options
     known["image_size"] = known.get("image_size") or image_size
-    has_text = bool(known.get("align_weight"))
+    has_text = aligns(known)
     uses_captions = learned_from_captions(known) is not None
     rows = []
     for name in (*SHOWN_OPTIONS, *MORE_OPTIONS):

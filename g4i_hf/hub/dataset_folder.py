@@ -19,12 +19,10 @@ from tqdm import tqdm
 
 from .. import columns
 from ..captioning.stage import RAW, REASON, STATUS
-from ..data.image_ids import check_image_ids, id_form
 from ..data.image_metadata import without_metadata
+from ..data.joining import check_image_ids, id_form
 from ..data.loading import class_names, open_images
-from ..data.published import find_stage
-from ..data.source import Source
-from ..data.stage import STAGE_FILE, join_stage, open_stage, read_stage
+from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, open_stage, read_stage
 from ..files import replacing
 from .captions_card import captions_card
 from .licences import licence_fields

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, compare, compare_seeds
 from ..evaluation.evaluate import RESULTS_FILE
-from ..options import ReleaseArguments
+from ..options import ReleaseArguments, learned_from_captions
 from ..training.lineage import read_lineage
-from ..training.run_folder import NOT_COMPARED, PATHS, learned_from_captions, read_options
+from ..training.run_folder import NOT_COMPARED, PATHS, read_options
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 from datasets import DatasetDict, IterableDataset
 
 from .. import columns
-from ..data.image_ids import id_form, image_id_of
-from ..data.loading import ColumnNames
-from ..data.streaming import stream_images
+from ..data.joining import id_form, image_id_of
+from ..data.stage import Source
+from ..data.stream import stream_images
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ def check_named_images(public: dict[str, Any], splits: DatasetDict) -> bool | No
     """
     name = public["source"]
     try:
-        streams = stream_images(
+        source = Source(
             f"hf://datasets/{name}",
-            config_name=public.get("source_config"),
-            revision=public.get("source_revision"),
-            names=ColumnNames(**public.get("source_columns") or {}),
-            read_files=False,
+            public.get("source_revision"),
+            public.get("source_config"),
+            public.get("source_columns") or {},
         )
+        streams = stream_images(source, read_files=False)
     except ValueError as error:
         raise ValueError(
             f"images_id is {name}, which is no data set of these images, or calls its columns otherwise: {error}"

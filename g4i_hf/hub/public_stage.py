@@ -8,9 +8,7 @@ from typing import Any
 
 from .. import columns
 from ..captioning.stage import PRIVATE
-from ..data.chain import Step, steps
-from ..data.source import Source, is_path
-from ..data.stage import read_stage
+from ..data.stage import Source, Step, is_path, read_stage, steps
 from .publishable import TOKENS
 
 # What a published stage may hold of a stage; a field that is not known here may be anything

@@ -10,7 +10,7 @@ from transformers.trainer_utils import HubStrategy
 
 from .. import __version__
 from ..options import ReleaseArguments
-from ..training.alignment_arguments import AlignmentArguments
+from ..training.arguments import AlignmentArguments
 from ..training.run_folder import resolved_options
 from .publishable import private_places
 from .push import check_repository, create_repository, push_folder
@@ -108,7 +108,7 @@ class StudentPublisher:
         if "/" not in self.repo_id:  # not started; the card holds the whole id
             with clear_errors(self.repo_id):
                 self.repo_id = HfApi(token=self.args.hub_token).get_full_repo_name(self.repo_id)
-        args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.align_weight != 0)
+        args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.aligns)
         try:
             student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
             return self._push(student, message)

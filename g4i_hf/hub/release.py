@@ -13,7 +13,7 @@ from ..files import replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import PRETRAINED_CFG_KEYS
-from ..options import LORA
+from ..options import LORA, aligns
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
@@ -154,7 +154,7 @@ def plain_student(model: AlignedImageClassification) -> PreTrainedModel:
 
 def is_aligned(run: str | Path) -> bool:
     """Whether the projector of a run has learned anything; taken for granted of a folder without options."""
-    return options_of(run).get("align_weight") != 0
+    return aligns(options_of(run)) is not False
 
 
 def options_of(run: str | Path) -> dict[str, Any]:

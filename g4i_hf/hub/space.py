@@ -13,6 +13,7 @@ from .. import __version__
 from ..files import replacing
 from ..modeling import AlignedImageClassificationConfig
 from ..modeling.own_architecture import own_module
+from ..options import aligns
 from ..training.lineage import is_hub_id, read_lineage
 from ..training.run_folder import read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
@@ -44,6 +45,7 @@ REQUIREMENTS = (
     "huggingface_hub",
     "numpy",
     "pillow",
+    "psutil",
     "pyarrow",
     "pyyaml",
     "safetensors",
@@ -103,7 +105,7 @@ def build_space(
 def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "space.json").is_file():
         raise ValueError(f"{output_dir} holds something else than an app. Move it away.")
-    if read_options(run).get("align_weight") == 0:
+    if aligns(read_options(run)) is False:
         raise ValueError(
             f"{run} is a baseline, and knows no text: a Space shows the captions nearest to a picture. Make it of a "
             "run with align_weight above 0."

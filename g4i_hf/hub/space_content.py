@@ -12,9 +12,8 @@ from PIL import Image
 
 from .. import columns
 from ..cli import parse_options
-from ..data.from_options import load_data, source_of
 from ..data.images import open_image, to_rgb
-from ..data.loading import class_names
+from ..data.loading import class_names, load_data, source_of
 from ..data.texts import is_blank
 from ..embedding import with_text_embeds
 from ..options import OPTIONS_OF

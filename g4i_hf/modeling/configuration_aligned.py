@@ -65,16 +65,18 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         if student_config is None:
             student_config = {"model_type": "resnet"}  # transformers builds every configuration without arguments once
         if isinstance(student_config, dict):
+            if student_config["model_type"] not in CONFIG_MAPPING:
+                raise ValueError(f"transformers knows no model type {student_config['model_type']!r}. {HINT}")
             # `from_dict`, not the constructor: timm's wrapper translates `num_classes` and `label_names` only there
-            fields = dict(student_config)
-            if fields["model_type"] not in CONFIG_MAPPING:
-                raise ValueError(f"transformers knows no model type {fields['model_type']!r}. {HINT}")
-            student_config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
-        if projector_type not in PROJECTOR_TYPES:
-            raise ValueError(f"projector_type is {projector_type!r}; choose one of {', '.join(PROJECTOR_TYPES)}.")
-        if projector_norm not in PROJECTOR_NORMS:
-            raise ValueError(f"projector_norm is {projector_norm!r}; choose one of {', '.join(PROJECTOR_NORMS)}.")
-        if text_embed_dim < 1 or (projector_hidden_size is not None and projector_hidden_size < 1):
+            student_config = CONFIG_MAPPING[student_config["model_type"]].from_dict(dict(student_config))
+        projector_hidden_size = 2 * text_embed_dim if projector_hidden_size is None else projector_hidden_size
+        for name, value, choices in (
+            ("projector_type", projector_type, PROJECTOR_TYPES),
+            ("projector_norm", projector_norm, PROJECTOR_NORMS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        if min(text_embed_dim, projector_hidden_size) < 1:
             raise ValueError(
                 f"text_embed_dim ({text_embed_dim}) or projector_hidden_size ({projector_hidden_size}) not positive."
             )
@@ -83,16 +85,15 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         self.student_config = student_config
         self.text_embed_dim = text_embed_dim
         self.projector_type = projector_type
-        self.projector_hidden_size = projector_hidden_size or 2 * text_embed_dim
+        self.projector_hidden_size = projector_hidden_size
         self.projector_norm = projector_norm
         self.logit_scale_init = logit_scale_init
         self.logit_bias_init = logit_bias_init
         self.center_text = center_text
         self.lora = lora
         # The classes are the student's: one source of truth, repeated here for pipelines and metrics.
-        kwargs.pop("id2label", None)
-        kwargs.pop("label2id", None)
-        kwargs.pop("num_labels", None)
+        for name in ("id2label", "label2id", "num_labels"):
+            kwargs.pop(name, None)
         kwargs["problem_type"] = "single_label_classification"
         id2label = dict(student_config.id2label)
         super().__init__(id2label=id2label, label2id={name: i for i, name in id2label.items()}, **kwargs)

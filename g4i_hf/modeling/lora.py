@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from timm.layers import Conv2dSame, Linear
 from torch import nn
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from .processing import image_size_of
 from .student import classifier_layers
 
 # Their output is linear in their weight, so that an adapter beside it can be merged. Subclasses that change the weight
@@ -36,13 +37,12 @@ def require_peft() -> ModuleType:
 def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[str] | None = None) -> list[str]:
     """
     Names of the layers that get an adapter: by default every Linear and every plain convolution, but for the one that
-    reads the pixels and for the classifier. Convolutions of several groups, depthwise ones among them, get none: a
-    low-rank update of them would mix their groups.
+    reads the pixels and for the classifier. peft's `all-linear` leaves out convolutions, and has layers whose weight
+    is read without a call (qkv of BEiT in timm), where an adapter does nothing: so the student is run once.
 
     Args:
         student: without adapters.
-        image_size: side of its input in pixels; the student is run once, to see which layers it calls. Some read the
-            weight of a layer instead (qkv of BEiT in timm), which an adapter beside the layer would not change.
+        image_size: side of its input in pixels.
         wanted: names or ends of names, as in `attn.qkv`, or regular expressions that match whole names.
 
     Raises:
@@ -50,65 +50,84 @@ def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[
     """
     layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     called = _called(student, layers, image_size)
-    refusals = {name: _refusal(name, layer, student, called) for name, layer in layers.items()}
+    classifier = {part for head in classifier_layers(student) for part in head.modules()}
+    reasons = {name: _reason_against(name, layer, classifier, called) for name, layer in layers.items()}
     if wanted is None:
-        stem = called[0] if called and isinstance(layers[called[0]], nn.Conv2d) else None
-        found = [name for name in layers if refusals[name] is None and name != stem]
-        if not found:
-            raise ValueError(f"{type(student).__name__} has no layer that takes a LoRA adapter.")
-        return found
+        return [name for name in layers if reasons[name] is None and name != called[0]]
     found = set()
     for entry in wanted:
-        matching = {name for name in layers if _matches(entry, name)}
+        matching = [name for name in layers if _matches(entry, name)]
         if not matching:
             raise ValueError(
                 f"lora_target_modules names {entry!r}, which is no Linear or Conv2d of the student. Some that are: "
-                f"{', '.join(name for name in layers if refusals[name] is None and name in called[:6])}."
+                f"{', '.join(name for name in layers if reasons[name] is None and name in called[:6])}."
             )
-        for name in sorted(matching):
-            if refusals[name] is not None:
-                raise ValueError(f"lora_target_modules names {entry!r}, but {name} {refusals[name]}. Leave it out.")
-        found |= matching
+        for name in matching:
+            if reasons[name] is not None:
+                raise ValueError(f"lora_target_modules names {entry!r}, but {name} {reasons[name]}. Leave it out.")
+        found.update(matching)
     return [name for name in layers if name in found]
+
+
+def _called(student: PreTrainedModel, layers: dict[str, nn.Module], image_size: int) -> list[str]:
+    """Names of the layers that the student calls, in this order."""
+    called: dict[str, None] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, name=name: called.setdefault(name))
+        for name, layer in layers.items()
+    ]
+    training = student.training
+    with torch.no_grad():
+        student.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size, dtype=student.dtype))
+    student.train(training)
+    for handle in handles:
+        handle.remove()
+    return list(called)
+
+
+def _reason_against(name: str, layer: nn.Module, classifier: set[nn.Module], called: list[str]) -> str | None:
+    """Why a layer takes no adapter, None where it does."""
+    if layer in classifier:
+        return "belongs to the classifier, which is trained in full"
+    if getattr(layer, "groups", 1) > 1:
+        return f"is a convolution of {layer.groups} groups, which a low-rank update would mix"
+    if type(layer).forward not in LINEAR_IN_THEIR_WEIGHT or getattr(layer, "padding_mode", "zeros") != "zeros":
+        return f"is a {type(layer).__name__} that does more than a plain Linear or Conv2d"
+    if isinstance(layer, nn.Conv2d) and set(layer.dilation) != {1}:
+        return "is a dilated convolution, for which peft has no adapter"
+    if name not in called:
+        return "is never called by the student, which reads its weight or does without it: an adapter would do nothing"
+    return None
+
+
+def _matches(entry: str, name: str) -> bool:
+    try:
+        return f".{name}".endswith(f".{entry}") or re.fullmatch(entry, name) is not None
+    except re.error as error:
+        raise ValueError(f"lora_target_modules has {entry!r}, which is no regular expression: {error}.") from error
 
 
 def lora_fields(
     student: PreTrainedModel, settings: dict[str, Any], name: str, revision: str | None = None
 ) -> dict[str, Any]:
     """
-    What [`AlignedImageClassificationConfig`] keeps of LoRA.
-
-    Args:
-        student: without adapters.
-        settings: `r`, `lora_alpha`, `lora_dropout`, and as `target_modules` what is wanted, see
-            [`find_target_modules`].
-        name, revision: of the checkpoint that the student has its weights from.
+    What [`AlignedImageClassificationConfig`] keeps of LoRA in a student with the weights of the checkpoint `name`;
+    `target_modules` of the settings is what is wanted, see [`find_target_modules`].
     """
-    names = find_target_modules(student, _input_size(student.config), settings.get("target_modules"))
-    known = {"target_modules": names, "base_model_name_or_path": base_checkpoint(name), "revision": revision}
-    return settings | known
+    names = find_target_modules(student, image_size_of(student.config), settings.get("target_modules"))
+    base = timm.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else name
+    base = None if Path(name).is_dir() else base
+    return settings | {"target_modules": names, "base_model_name_or_path": base, "revision": revision}
+
+
+def _lora_config(lora: dict[str, Any], **more) -> Any:
+    return require_peft().LoraConfig(**{name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")}, **more)
 
 
 def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
-    """
-    Puts an adapter beside each of `lora["target_modules"]` and leaves adapters and classifier alone trainable.
-
-    Args:
-        student: is changed.
-        lora: see [`AlignedImageClassificationConfig`].
-
-    Raises:
-        ValueError: when the student lacks one of the layers.
-    """
-    peft = require_peft()
+    """Puts an adapter beside each of `lora["target_modules"]`; adapters and classifier alone stay trainable."""
     names = lora["target_modules"]
-    missing = set(names) - {name for name, _ in student.named_modules()}
-    if missing:
-        raise ValueError(
-            f"lora names layers that {type(student).__name__} does not have: {', '.join(sorted(missing))}."
-        )
-    settings = {name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")}
-    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=names, **settings), student)
+    require_peft().inject_adapter_in_model(_lora_config(lora, target_modules=names), student)
     for layer in map(student.get_submodule, names):
         if isinstance(layer.base_layer, nn.Conv2d):
             # MobileNetV2 of transformers pads by what it reads here, which peft's layer does not hand on
@@ -141,13 +160,10 @@ def merged_student(model: Any) -> PreTrainedModel:
     student = copy.deepcopy(model.student)
     if model.config.lora is None:
         return student
-    from peft.tuners.lora import LoraLayer
-
-    adapted = [(name, layer) for name, layer in student.named_modules() if isinstance(layer, LoraLayer)]
-    for name, layer in adapted:
+    for name in model.config.lora["target_modules"]:
+        layer = student.get_submodule(name)
         layer.merge(safe_merge=True)
-        parent, _, child = name.rpartition(".")
-        setattr(student.get_submodule(parent), child, layer.get_base_layer())
+        student.set_submodule(name, layer.get_base_layer())
     del student.peft_config
     return student.requires_grad_(True)
 
@@ -177,41 +193,33 @@ def save_adapter(
     lora = model.config.lora
     if lora is None:
         raise ValueError("The model has no LoRA adapters: it was trained without use_peft.")
-    if base_model_name_or_path is None:
-        base_model_name_or_path, revision = lora["base_model_name_or_path"], lora["revision"]
-    if base_model_name_or_path is None or Path(base_model_name_or_path).is_dir():
+    base = base_model_name_or_path
+    if base is None:
+        base, revision = lora["base_model_name_or_path"], lora["revision"]
+    if base is None or Path(base).is_dir():
         raise ValueError(
             "The student was trained from a checkpoint in a local folder. An adapter alone is of use only to those "
             "who have its base: release it merged (--lora merged), or push the base and give save_adapter its Hub id."
         )
     student = model.student
     heads = classifier_layers(student)
-    config = require_peft().LoraConfig(
-        **{name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")},
-        modules_to_save=[name for name, layer in student.named_modules() if layer in heads],
-        base_model_name_or_path=base_model_name_or_path,
-        revision=revision,
-        inference_mode=True,
-    )
+    saved = [name for name, layer in student.named_modules() if layer in heads]
+    place = {"base_model_name_or_path": base, "revision": revision}
+    config = _lora_config(lora, modules_to_save=saved, inference_mode=True, **place)
     config.target_modules = lora["target_modules"]  # peft would make a set of it, and another file each time
-    kept = tuple(f"{name}." for name in config.modules_to_save)
     tensors = {
         f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
         for name, tensor in student.state_dict().items()
-        if is_adapter(name) or name.startswith(kept)
+        if is_adapter(name) or name.startswith(tuple(f"{head}." for head in saved))
     }
     config.save_pretrained(folder)
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
     names = json.dumps(student.config.id2label, indent=2, ensure_ascii=False)
     (Path(folder) / "id2label.json").write_text(names + "\n", encoding="utf-8")
-    _check_adapter(student, folder, base_model_name_or_path, revision)
+    _check_adapter(student, folder, base, revision)
 
 
 def _check_adapter(student: PreTrainedModel, folder: str | Path, base: str, revision: str | None) -> None:
-    """
-    Raises:
-        ValueError: when an adapter beside its base does not give the student's logits.
-    """
     where = f"{base} at {revision}" if revision else base
     kwargs = {"num_labels": student.config.num_labels, "ignore_mismatched_sizes": True, "dtype": student.dtype}
     try:
@@ -221,9 +229,8 @@ def _check_adapter(student: PreTrainedModel, folder: str | Path, base: str, revi
     merged = "Release the student merged (--lora merged)."
     try:
         loaded = require_peft().PeftModel.from_pretrained(loaded, folder).to(student.device).eval()
-        side = _input_size(student.config)
-        pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-        pixels = pixels.to(student.device, student.dtype)
+        shape = 2, 3, image_size_of(student.config), image_size_of(student.config)
+        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(student.device, student.dtype)
         with torch.no_grad():
             expected, found = student.eval()(pixels).logits, loaded(pixels).logits
     except Exception as error:
@@ -234,61 +241,3 @@ def _check_adapter(student: PreTrainedModel, folder: str | Path, base: str, revi
             f"With {where} as transformers loads it, the adapter gives other logits than the student (by up to "
             f"{difference:.2g}): another image size or other student_args have changed the base. {merged}"
         )
-
-
-def base_checkpoint(name: str) -> str | None:
-    """The Hub id of the checkpoint that a pretrained student of that name starts from; None for a folder."""
-    if Path(name).is_dir():
-        return None
-    if timm.is_model(name):
-        return timm.get_pretrained_cfg(name).hf_hub_id
-    return name
-
-
-def _input_size(config: PreTrainedConfig) -> int:
-    """Side of the input in pixels; where the student takes any, some size."""
-    if isinstance(config, TimmWrapperConfig):
-        return config.pretrained_cfg["input_size"][-1]
-    size = getattr(config, "image_size", None) or 224
-    return size if isinstance(size, int) else size[-1]
-
-
-def _called(student: PreTrainedModel, layers: dict[str, nn.Module], image_size: int) -> list[str]:
-    """Names of the layers that the student calls, in this order."""
-    called: list[str] = []
-    handles = [
-        layer.register_forward_pre_hook(lambda *_, name=name: called.append(name)) for name, layer in layers.items()
-    ]
-    training = student.training
-    try:
-        with torch.no_grad():
-            student.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size, dtype=student.dtype))
-    finally:
-        student.train(training)
-        for handle in handles:
-            handle.remove()
-    return list(dict.fromkeys(called))
-
-
-def _refusal(name: str, layer: nn.Module, student: PreTrainedModel, called: list[str]) -> str | None:
-    """Why a layer takes no adapter, None where it does."""
-    if any(layer is part for head in classifier_layers(student) for part in head.modules()):
-        return "belongs to the classifier, which is trained in full"
-    if getattr(layer, "groups", 1) > 1:
-        return f"is a convolution of {layer.groups} groups, which a low-rank update would mix"
-    if type(layer).forward not in LINEAR_IN_THEIR_WEIGHT or getattr(layer, "padding_mode", "zeros") != "zeros":
-        return f"is a {type(layer).__name__} that does more than a plain Linear or Conv2d"
-    if isinstance(layer, nn.Conv2d) and set(layer.dilation) != {1}:
-        return "is a dilated convolution, for which peft has no adapter"
-    if name not in called:
-        return "is never called by the student, which reads its weight or does without it: an adapter would do nothing"
-    return None
-
-
-def _matches(entry: str, name: str) -> bool:
-    if name == entry or name.endswith(f".{entry}"):
-        return True
-    try:
-        return re.fullmatch(entry, name) is not None
-    except re.error as error:
-        raise ValueError(f"lora_target_modules has {entry!r}, which is no regular expression: {error}.") from error

@@ -1,6 +1,7 @@
 """`AlignedImageClassification`: a plain image classifier and a projector into the space of the text embeddings."""
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,6 @@ from .configuration_aligned import AlignedImageClassificationConfig
 from .lora import add_adapters, keep_statistics, lora_fields
 from .own_architecture import check_own, own_module
 from .processing import timm_pretrained_cfg
-from .projector import Projector
-from .recomputation import Recomputation
 from .student import classifier_layers, feature_size, new_student, pretrained_student, student_config_from
 
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
@@ -47,22 +46,79 @@ class AlignedImageClassifierOutput(ModelOutput):
     features: torch.FloatTensor | None = None
 
 
-class _ClassifierInputs:
-    """Collects what enters the classifier layers, only within `with`: a student used by itself keeps nothing."""
+class Projector(nn.Module):
+    """
+    From the student's feature (B, F) to the space of the text embeddings (B, D): an MLP or a linear map, see
+    [`AlignedImageClassificationConfig`]. Its initial weights are drawn from a generator of their own, so that a
+    student with a projector starts from the same weights, and sees the same random numbers, as one without.
+    """
+
+    def __init__(self, in_features: int, config: AlignedImageClassificationConfig):
+        super().__init__()
+        self.normalizes = True
+        hidden, out = config.projector_hidden_size, config.text_embed_dim
+        norm = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}[config.projector_norm]
+        with torch.random.fork_rng(devices=[]):
+            if config.projector_type == "linear":
+                self.layers = nn.Linear(in_features, out)
+            else:
+                fc1, fc2 = nn.Linear(in_features, hidden), nn.Linear(hidden, out)
+                self.layers = nn.Sequential(OrderedDict(fc1=fc1, norm=norm(hidden), act=nn.ReLU(), fc2=fc2))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features (B, F) -> image_embeds (B, D), each row of unit norm; in training only where `normalizes`."""
+        embeds = self.layers(features.to(self.dtype))
+        if embeds.dtype in (torch.float16, torch.bfloat16):  # too coarse for a unit norm
+            embeds = embeds.float()
+        return embeds if self.training and not self.normalizes else nn.functional.normalize(embeds, dim=-1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+class _ForwardPass:
+    """
+    Hooks that know whether the model's own forward pass is going on (`with`). Within it they collect what enters the
+    classifier layers; a student used by itself keeps nothing. Outside it, activation checkpointing runs layers a
+    second time, and batch norms then leave their running statistics alone.
+    """
 
     def __init__(self):
-        self.tensors: list[torch.Tensor] = []
-        self.active = False
+        self.active, self.classifier_inputs = False, []
+        self.momenta: dict[nn.Module, float | None] = {}
+        self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> None:
-        self.tensors, self.active = [], True
+        self.active, self.classifier_inputs = True, []
 
     def __exit__(self, *_) -> None:
-        self.tensors, self.active = [], False
+        self.active, self.classifier_inputs = False, []
 
-    def hook(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    def collect(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self.active:
-            self.tensors.append(args[0].flatten(1))
+            self.classifier_inputs.append(args[0])
+
+    def watch_batch_norms(self, student: nn.Module) -> None:
+        self.unwatch()
+        for module in student.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                self.handles.append(module.register_forward_pre_hook(self._before_batch_norm))
+                # Always called: recomputation ends by an exception once all that was wanted is there
+                self.handles.append(module.register_forward_hook(self._after_batch_norm, always_call=True))
+
+    def unwatch(self) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+
+    def _before_batch_norm(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if module.training and not self.active:
+            self.momenta[module], module.momentum = module.momentum, 0.0
+            module.num_batches_tracked.sub_(1)
+
+    def _after_batch_norm(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if module in self.momenta:
+            module.momentum = self.momenta.pop(module)
 
 
 def _at_most(value: torch.Tensor, limit: float) -> torch.Tensor:
@@ -96,13 +152,7 @@ class AlignedImageClassification(PreTrainedModel):
         self.student = new_student(config.student_config) if student is None else student
         if config.lora is not None:
             add_adapters(self.student, config.lora)
-        self.projector = Projector(
-            feature_size(self.student),
-            config.text_embed_dim,
-            config.projector_type,
-            config.projector_hidden_size,
-            config.projector_norm,
-        )
+        self.projector = Projector(feature_size(self.student), config)
         # Of the alignment alone; like the projector, no part of the released student
         if config.logit_scale_init is not None:
             self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
@@ -110,12 +160,11 @@ class AlignedImageClassification(PreTrainedModel):
             self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias_init))
         if config.center_text:
             self.register_buffer("text_mean", torch.zeros(config.text_embed_dim))
-        self._classifier_inputs = _ClassifierInputs()
+        self._forward_pass = _ForwardPass()
         for layer in classifier_layers(self.student):
-            layer.register_forward_pre_hook(self._classifier_inputs.hook)
+            layer.register_forward_pre_hook(self._forward_pass.collect)
         # Of the last batch, for what needs the gradient there; outputs may be copies of them
         self.keeps_classifier_inputs, self.classifier_inputs = False, ()
-        self._recomputation = Recomputation(self._classifier_inputs)
         self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
             # student and projector come initialised; post_init would draw their weights anew
@@ -217,15 +266,17 @@ class AlignedImageClassification(PreTrainedModel):
             return_dict: return a tuple instead of an output object when False.
             output_features: return `features`.
         """
-        with self._classifier_inputs:
+        with self._forward_pass:
             logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
-            inputs = self._classifier_inputs.tensors
+            inputs = self._forward_pass.classifier_inputs
         self.classifier_inputs = inputs if self.keeps_classifier_inputs and self.training else ()
 
         features = image_embeds = None
         projects = output_image_embeds or (output_image_embeds is None and self.training)
         if projects or output_features:
-            features = inputs[0] if len(inputs) == 1 else torch.stack(inputs).mean(0)
+            features = inputs[0].flatten(1)
+            if len(inputs) > 1:
+                features = torch.stack([each.flatten(1) for each in inputs]).mean(0)
         if projects:
             frozen = not any(parameter.requires_grad for parameter in self.projector.parameters())
             image_embeds = self.projector(features.detach() if frozen else features)
@@ -275,10 +326,7 @@ class AlignedImageClassification(PreTrainedModel):
         return self
 
     def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
+        self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
         """
         Has the student compute its activations again in the backward pass instead of keeping them. The running
@@ -287,19 +335,18 @@ class AlignedImageClassification(PreTrainedModel):
         Raises:
             ValueError: when the student cannot, or cannot with these options.
         """
-        config = self.config.student_config
-        is_timm = isinstance(config, TimmWrapperConfig)
-        name = config.architecture if is_timm else config.model_type
+        config, kwargs = self.config.student_config, activation_checkpointing_kwargs
+        name = getattr(config, "architecture", config.model_type)
         if not self.student.supports_gradient_checkpointing:
             raise ValueError(f"The student {name} cannot recompute: leave activation_checkpointing out.")
-        if is_timm and (activation_checkpointing_kwargs or every_n_layers != 1 or offload):
+        if isinstance(config, TimmWrapperConfig) and (kwargs or every_n_layers != 1 or offload):
             raise ValueError(f"timm's {name} takes no activation_checkpointing_kwargs. Leave them out.")
-        self.student.activation_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
-        self._recomputation.watch(self.student)
+        self.student.activation_checkpointing_enable(kwargs, every_n_layers, offload)
+        self._forward_pass.watch_batch_norms(self.student)
 
     def activation_checkpointing_disable(self) -> None:
         self.student.activation_checkpointing_disable()
-        self._recomputation.unwatch()
+        self._forward_pass.unwatch()
 
     def get_input_embeddings(self) -> None:
         """None: those are tables of tokens. accelerate asks for them before it spreads weights by FSDP2."""

@@ -1,17 +1,17 @@
 """Architectures that a user has registered with timm or transformers, see docs/own_architectures.md."""
 
-import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 import timm
 import torch
-import transformers
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedConfig, PreTrainedModel, TimmWrapperConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
+
+from .processing import image_size_of
 
 PAGE = "docs/own_architectures.md"
 HINT = f"If it is your own, import the module that registers it first ({PAGE})."
@@ -40,10 +40,6 @@ def own_module(config: PreTrainedConfig) -> str | None:
 
 
 def check_is_known(architecture: str) -> None:
-    """
-    Raises:
-        ValueError: when timm knows no such architecture.
-    """
     if not timm.is_model(architecture):
         raise ValueError(f"timm {timm.__version__} knows no architecture {architecture!r}. {HINT}")
 
@@ -53,15 +49,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "".join(f" Did you mean {near!r}?" for near in get_close_matches(name, known, n=1))
 
 
-def unknown_name(name: str, error: Exception) -> str:
-    """What is said of a student that is found nowhere."""
-    near = nearest(name, [*timm.list_models(), *transformers.CONFIG_MAPPING])
-    return (
-        f"student {name!r} is no folder, no model of timm and no model type of transformers.{near} {HINT} As a "
-        f"checkpoint on the Hub: {error}"
-    )
-
-
 def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     """
     Tries an architecture of a user's own, before it is trained for hours: that it takes images, and is the same after
@@ -69,7 +56,7 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     parameter nor a saved buffer is lost. Not under DeepSpeed's ZeRO-3, where there is no whole model.
 
     Args:
-        model: the aligned model; left as it is.
+        model: the aligned model; left as it is, on its device.
         image_size: side of its images in pixels; where it is not known, what its configuration says.
 
     Raises:
@@ -78,17 +65,19 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     if is_deepspeed_zero3_enabled() or int(os.environ.get("RANK", 0)) > 0:  # only the first process may save
         return
     config = model.config.student_config
-    size = image_size or _size_of(config)
+    size = image_size or image_size_of(config)
     name = f"student {getattr(config, 'architecture', config.model_type)!r}, of {own_module(config)},"
-    was_training, place, where = model.training, model.device, _accelerator()
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _same_draws(where):
+    was_training, place = model.training, model.device
+    # Where it will be trained: some architectures have no kernels for the CPU
+    where = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    devices = [] if where.type == "cpu" else [torch.accelerator.current_device_index()]
+    kind = "cuda" if where.type == "cpu" else where.type
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(where)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng(devices, device_type=kind):
         try:
-            pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(where)
             before, again = (_outputs(model.to(where).eval(), pixels) for _ in range(2))
             model.save_pretrained(folder)
-            with _unfilled_is_nan():
-                loaded = type(model).from_pretrained(folder)
-            after = _outputs(loaded.to(where).eval(), pixels)
+            after = _outputs(type(model).from_pretrained(folder).to(where).eval(), pixels)
         except Exception as error:  # of code that is not ours
             said = str(error).rstrip(".")
             raise ValueError(
@@ -97,46 +86,14 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
             ) from error
         finally:
             model.to(place).train(was_training)
-    if _equal(before, again) and not _equal(before, after):  # some draw random numbers at any time
+    close = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
+    if torch.allclose(before, again, **close) and not torch.allclose(before, after, **close):  # some draw at any time
         raise ValueError(
             f"{name} gives other logits after it was saved and loaded: it holds something that is neither a parameter "
             f"nor a saved buffer. Register buffers without persistent=False ({PAGE})."
         )
 
 
-def _size_of(config: PreTrainedConfig) -> int:
-    known = getattr(config, "pretrained_cfg", None)
-    size = known["input_size"][-1] if known else getattr(config, "image_size", 224)
-    return size if isinstance(size, int) else size[-1]
-
-
-def _accelerator() -> torch.device:
-    """Where it will be trained: some architectures have no kernels for the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-
-
-def _same_draws(where: torch.device) -> contextlib.AbstractContextManager:
-    devices = [] if where.type == "cpu" else [torch.accelerator.current_device_index()]
-    return torch.random.fork_rng(devices, device_type="cuda" if where.type == "cpu" else where.type)
-
-
-@contextlib.contextmanager
-def _unfilled_is_nan() -> Iterator[None]:
-    """Memory that nobody fills is NaN, and not by chance what was expected."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-def _outputs(model: PreTrainedModel, pixels: torch.Tensor) -> list[torch.Tensor]:
-    dtype = next(model.student.parameters()).dtype
-    with torch.autocast(pixels.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-        output = model(pixels, output_image_embeds=True)
-    return [output.logits, output.image_embeds]
-
-
-def _equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return all(torch.allclose(*pair, 1e-4, 1e-5, equal_nan=True) for pair in zip(one, other, strict=True))
+def _outputs(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    output = model(pixels, output_image_embeds=True)
+    return torch.cat([output.logits, output.image_embeds], dim=1)

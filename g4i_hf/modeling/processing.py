@@ -18,12 +18,7 @@ from transformers import (
 )
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-INTERPOLATIONS = {
-    "nearest": Resampling.NEAREST,
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-}
+INTERPOLATIONS = {name: Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 
 
 @dataclass
@@ -71,14 +66,16 @@ class ImageSettings:
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """In timm's words, for a student's config.json."""
-        return {
-            "input_size": [3, self.size, self.size],
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "interpolation": self.interpolation,
-            "crop_pct": self.crop_pct,
-            "crop_mode": "center",
-        }
+        normalization = {"mean": list(self.mean), "std": list(self.std)}
+        resizing = {"interpolation": self.interpolation, "crop_pct": self.crop_pct, "crop_mode": "center"}
+        return {"input_size": [3, self.size, self.size], **normalization, **resizing}
+
+
+def image_size_of(student_config: PreTrainedConfig, default: int | None = 224) -> int | None:
+    """Side in pixels of the images that a configuration names; the default where it names none."""
+    known = getattr(student_config, "pretrained_cfg", None) or {}  # of timm
+    size = known.get("input_size") or getattr(student_config, "image_size", None) or default
+    return size[-1] if isinstance(size, (list, tuple)) else size
 
 
 def pretrained_processor(
@@ -133,15 +130,14 @@ def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
     Raises:
         ValueError: when it names no size.
     """
-    sizes = getattr(student_config, "image_size", None)
-    sizes = set(sizes) if isinstance(sizes, (list, tuple)) else {sizes}
-    if not isinstance(student_config, TimmWrapperConfig) and (None in sizes or len(sizes) != 1):
+    size = image_size_of(student_config, default=None)
+    if size is None:
         raise ValueError(
             f"There is no image processor, and the configuration of the student ({student_config.model_type}) does "
             "not say how large its images are: give the trainer a processing_class, such as "
             "g4i_hf.modeling.processing.generic_processor(ImageSettings(224))."
         )
-    return generic_processor(ImageSettings.of(student_config, sizes.pop()))
+    return generic_processor(ImageSettings.of(student_config, size))
 
 
 def generic_processor(settings: ImageSettings) -> BaseImageProcessor:

@@ -18,7 +18,7 @@ from transformers import (
     TimmWrapperForImageClassification,
 )
 
-from .own_architecture import HINT, check_is_known, nearest, own_module, unknown_name
+from .own_architecture import HINT, check_is_known, nearest, own_module
 
 # What transformers' image classifiers call their last layers; two entries in a tuple for models with two heads.
 CLASSIFIER_NAMES = (
@@ -28,6 +28,8 @@ CLASSIFIER_NAMES = (
     ("head",),
     ("fc",),
 )
+# What an image processor needs; the rest of timm's pretrained_cfg speaks of the original weights
+PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
 def student_config_from(
@@ -64,17 +66,13 @@ def student_config_from(
     elif name_or_config in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[name_or_config]
         with contextlib.suppress(TypeError):  # a user's own may have fields without a default
-            _check_fields(config_class(), student_args)
-        if image_size is not None and hasattr(config_class(), "image_size"):
-            student_args.setdefault("image_size", image_size)
+            default = config_class()
+            _check_fields(default, student_args)
+            if image_size is not None and hasattr(default, "image_size"):
+                student_args.setdefault("image_size", image_size)
         return config_class(**student_args)
     else:
-        try:
-            config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
-        except OSError as error:
-            if "/" in name_or_config:
-                raise
-            raise OSError(unknown_name(name_or_config, error)) from error
+        config = _hub_config(name_or_config, hub_kwargs)
     if isinstance(config, TimmWrapperConfig):
         check_is_known(config.architecture)
         config.model_args = {**(config.model_args or {}), **student_args} or None
@@ -86,6 +84,19 @@ def student_config_from(
         for name, value in student_args.items():
             setattr(config, "_attn_implementation" if name == "attn_implementation" else name, value)
     return config
+
+
+def _hub_config(name: str, hub_kwargs: dict[str, Any]) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, **hub_kwargs)
+    except OSError as error:
+        if "/" in name:
+            raise
+        near = nearest(name, [*timm.list_models(), *CONFIG_MAPPING])
+        raise OSError(
+            f"student {name!r} is no folder, no model of timm and no model type of transformers.{near} {HINT} As a "
+            f"checkpoint on the Hub: {error}"
+        ) from error
 
 
 def _timm_config(name: str, student_args: dict[str, Any], image_size: int | None) -> TimmWrapperConfig:
@@ -108,10 +119,7 @@ def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> Non
 
 
 def new_student(config: PreTrainedConfig) -> PreTrainedModel:
-    """
-    A student with fresh weights. timm's keep timm's own initialisation: transformers' wrapper would draw every
-    convolution again from N(0, 0.02), which ruins training from scratch.
-    """
+    """Fresh weights; timm's own for timm, as transformers' wrapper draws every convolution from N(0, 0.02)."""
     if isinstance(config, TimmWrapperConfig):
         return _wrap(config, _timm_model(config.architecture, config, pretrained=False))
     if not config.architectures:
@@ -122,9 +130,7 @@ def new_student(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> PreTrainedModel:
-    """
-    A student with the weights of a checkpoint and a head of `config.num_labels` classes, new where the sizes differ.
-    """
+    """The weights of a checkpoint and a head of `config.num_labels` classes, new where the sizes differ."""
     if timm.is_model(name) and not Path(name).is_dir():
         timm_model = _timm_model(name, config, pretrained=True)
         pretrained_cfg = {k: v for k, v in timm_model.pretrained_cfg.items() if k in PRETRAINED_CFG_KEYS}
@@ -135,18 +141,13 @@ def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> Pre
     )
 
 
-# What an image processor needs; the rest of timm's pretrained_cfg speaks of the original weights.
-PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
-
-
 def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Module:
     check_is_known(name)
+    args = config.model_args or {}
     try:
-        return timm.create_model(
-            name, pretrained=pretrained, num_classes=config.num_labels, **(config.model_args or {})
-        )
+        return timm.create_model(name, pretrained=pretrained, num_classes=config.num_labels, **args)
     except TypeError as error:
-        given = f"student_args {config.model_args}" if config.model_args else f"student {name!r}"
+        given = f"student_args {args}" if args else f"student {name!r}"
         raise ValueError(f"{given}: {error}.") from error
     except RuntimeError as error:
         if "No pretrained weights" not in str(error):
@@ -177,25 +178,28 @@ def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
         names = next((names for names in CLASSIFIER_NAMES if all(hasattr(student, name) for name in names)), ())
         heads = [getattr(student, name) for name in names]
     layers = [_last_layer(head) for head in heads]
-    if not layers or any(layer is None for layer in layers):
+    if not layers or None in layers:
+        known = sorted({name for names in CLASSIFIER_NAMES for name in names})
         raise ValueError(
-            f"No classifier layer found in {type(student).__name__}: expected one of "
-            f"{sorted({name for names in CLASSIFIER_NAMES for name in names})} to hold a Linear or Conv2d layer."
+            f"No classifier layer found in {type(student).__name__}: expected one of {known} to hold a Linear or "
+            "Conv2d layer."
         )
     return layers
 
 
 def feature_size(student: PreTrainedModel) -> int:
     """F, the size of the feature: the input size of the last layer."""
-    layer = classifier_layers(student)[0]
-    first = next(module for module in layer.modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
+    first = _weighted(classifier_layers(student)[0])[0]
     return first.in_features if isinstance(first, nn.Linear) else first.in_channels
 
 
 def _last_layer(head: nn.Module) -> nn.Module | None:
     """The layer itself, or the last Linear or Conv2d of a container such as Sequential(Flatten, Linear)."""
-    if not isinstance(head, nn.Sequential) or hasattr(head, "bn"):  # Levit's head is a norm and a layer in one
-        has_weights = any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in head.modules())
-        return head if has_weights else None
-    layers = [module for module in head.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    layers = _weighted(head)
+    if layers and (not isinstance(head, nn.Sequential) or hasattr(head, "bn")):  # Levit's: a norm and a layer in one
+        return head
     return layers[-1] if layers else None
+
+
+def _weighted(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]

@@ -10,12 +10,11 @@ from accelerate import PartialState
 from datasets import Dataset, List, Value
 
 from .. import columns
-from ..data.image_ids import NO_ROW
-from ..data.joining import side_by_side
-from ..data.labels import labels_of
+from ..data.checks import labels_of
+from ..data.joining import NO_ROW, side_by_side
 from ..data.texts import Texts
 from ..embedding import EncoderArguments, encoder_from
-from ..embedding.class_names import class_name_embeds, name_as_text
+from ..embedding.embed import class_name_embeds, name_as_text
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
-from ..data.labels import UNLABELLED, labels_of, with_labels
+from ..data.checks import UNLABELLED, labels_of, with_labels
 from ..data.texts import Texts
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset, List, Value
 
 from .. import columns
-from ..data.labels import labelled_rows, labels_of, with_labels
+from ..data.checks import labelled_rows, labels_of, with_labels
 from ..data.texts import Texts
 from ..embedding import EncoderArguments
 from ..files import replace_text
@@ -188,7 +188,7 @@ class _Estimator:
             state.wait_for_everyone()
         facts = json.loads((self.folder / FACTS).read_text())
         return (
-            np.load(self.folder / PROBABILITIES, mmap_mode="r"),
+            np.load(self.folder / PROBABILITIES, mmap_mode="r", allow_pickle=False),
             Estimates(**facts["estimates"]),
             facts["noise_rate"],
         )

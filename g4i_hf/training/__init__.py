@@ -1,6 +1,6 @@
 """Training with an alignment term: arguments, Trainer, EMA."""
 
-from .alignment_arguments import AlignmentArguments
+from .arguments import AlignmentArguments
 from .trainer import AlignmentTrainer
 
 __all__ = ["AlignmentArguments", "AlignmentTrainer"]

@@ -1,8 +1,10 @@
-"""The alignment part of the loss of a batch: what `AlignmentTrainer` adds to the classification loss."""
+"""The alignment part of the loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import TrainerState
@@ -18,13 +20,98 @@ from ..losses import (
     alignment_diagnostics,
     make_pairs,
 )
-from ..losses.gather import reduce_sum, world_size
+from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
-from .alignment_arguments import AlignmentArguments
-from .schedule import align_weight_at
-from .text_bank import TextBank
+from .arguments import AlignmentArguments
+from .optimization import align_weight_at
 
 Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
+
+
+class TermSums:
+    """Sums of the terms of the loss and of their rows, on the device: adding waits for nothing."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}  # name -> (2,) float32
+
+    def add(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
+        entry = torch.stack([value.detach().to(torch.float32), count.to(torch.float32)])
+        self.sums[name] = self.sums[name] + entry if name in self.sums else entry
+
+    def means(self) -> dict[str, float]:
+        """Over the rows of all processes, each of which must call it; the sums begin anew."""
+        sums, self.sums = self.sums, {}
+        if not sums:
+            return {}
+        totals = reduce_sum(torch.stack(list(sums.values()))).tolist()
+        return {name: total / max(count, 1.0) for name, (total, count) in zip(sums, totals, strict=True)}
+
+
+def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""
+    if world_size() == 1:
+        return local_mean
+    total = gather_counts(divisor.reshape(1)).sum()
+    # In this order: a quotient of two integers would be rounded to float32
+    return local_mean * divisor * world_size() / torch.where(total > 0, total, 1)
+
+
+class TextBank:
+    """
+    The captions of the whole training set: as text is frozen, exact negatives at any batch size.
+
+    Args:
+        texts: `embeds` (B, D), of which only what is drawn is read, `text_keys` (B,), `caption_keys` (B, C) and
+            `labels` (B,), as [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them.
+        size: texts of a draw; -1 for all of them.
+        seed: of the draws.
+        transform: of drawn embeddings (B, D), such as centring.
+    """
+
+    def __init__(
+        self,
+        texts: dict[str, np.ndarray],
+        size: int,
+        seed: int,
+        transform: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
+    ):
+        self.transform = transform
+        self.embeds = texts["embeds"]
+        self.texts = {name: torch.from_numpy(values) for name, values in texts.items() if name != "embeds"}
+        self.size = len(self) if size < 0 else min(size, len(self))
+        self.seed = seed
+        self._whole: BankTexts | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def draw(self, step: int, micro_step: int, by_class: bool, device: torch.device) -> BankTexts:
+        """
+        The same texts on every process, and again after an interruption: drawn from the seed and the step alone.
+
+        Args:
+            step, micro_step: optimizer step, and batch within it.
+            by_class: whether rows of one class are no negatives of each other.
+            device: of the batch.
+        """
+        if self._whole is not None:
+            return self._whole
+        rows = np.arange(len(self))
+        if self.size < len(self):
+            generator = np.random.default_rng([self.seed, step, micro_step])
+            rows = generator.choice(len(self), self.size, replace=False, shuffle=False)
+        embeds = torch.from_numpy(self.embeds[rows]).to(device, non_blocking=True)
+        drawn = {name: values[rows].to(device, non_blocking=True) for name, values in self.texts.items()}
+        labels = drawn["labels"].unsqueeze(1)
+        nobodys = torch.full_like(labels, -1)  # a caption is known by itself, not by one image of those that have it
+        texts = BankTexts(
+            embeds=self.transform(embeds.float()),
+            text_keys=drawn["text_keys"],
+            keys=[nobodys, drawn["caption_keys"], *([labels] if by_class else [])],
+        )
+        if self.size == len(self):
+            self._whole = texts
+        return texts
 
 
 class AlignmentTerm:
@@ -41,7 +128,6 @@ class AlignmentTerm:
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
         self.args, self.model = args, model
-        self.is_baseline = args.align_weight == 0
         self.objective = OBJECTIVES[args.align_loss]
         self.steps_per_epoch: int | None = None
         self.text_bank = self.texts = None
@@ -52,19 +138,19 @@ class AlignmentTerm:
             return
         texts = getattr(train_dataset, "texts", None)
         self.texts = texts if hasattr(texts, "read") else None  # else only a process itself knows its own
-        if args.align_center:
+        if args.align_center or args.align_similarity == "dot":  # evaluation compares with centred texts too
             model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
+        model.projector.normalizes = args.align_similarity != "dot"
         if args.align_similarity == "dot":
-            model.projector.normalizes = False
             self.text_mean = torch.from_numpy(train_dataset.texts.mean())
-        model.keeps_classifier_inputs = args.align_balance and not self.is_baseline
-        if args.align_text_bank and not self.is_baseline:
+        model.keeps_classifier_inputs = args.align_balance and args.aligns
+        if args.align_text_bank and args.aligns:
             self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, self.text_space)
 
     def _prepare_logits(self) -> set[str]:
         """Makes those of temperature and bias parameters that are learned; others that the model has are left out."""
         args, model, names = self.args, self.model, set()
-        if not self.is_baseline and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
+        if args.aligns and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
             names = {"logit_scale"} | ({"logit_bias"} if args.align_loss in WITH_BIAS else set())
             model.learn_logits(args.align_temperature, args.align_logit_bias if "logit_bias" in names else None)
         for name in {"logit_scale", "logit_bias"}:
@@ -81,8 +167,8 @@ class AlignmentTerm:
             outside the graph.
         """
         # Cosines and their exponentials want more than the 8 bits of bfloat16
-        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(not self.is_baseline):
-            image_embeds = outputs.image_embeds.detach() if self.is_baseline else outputs.image_embeds
+        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(self.args.aligns):
+            image_embeds = outputs.image_embeds if self.args.aligns else outputs.image_embeds.detach()
             pairs = self._pairs(image_embeds, inputs, self._draw_bank(image_embeds, state.global_step))
             settings, terms = self._logit_settings(outputs)
             local_sum = self.objective(pairs, settings)
@@ -97,7 +183,7 @@ class AlignmentTerm:
         else:
             found = alignment_diagnostics(pairs)
         terms.update({name: (value, local_pairs) for name, value in found.items()})
-        if self.is_baseline:
+        if not self.args.aligns:
             return None, terms
         if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
@@ -119,14 +205,18 @@ class AlignmentTerm:
         if not self.args.align_balance:
             return loss + alignment, {}
         weight = self.weight_at(state)
+        # The model is left without them: one that holds tensors of a graph cannot be copied
+        features, self.model.classifier_inputs = self.model.classifier_inputs, ()
         if weight == 0:
             return loss + 0 * alignment, {}
         squares = []
         for part in (loss, alignment):
-            gradients = torch.autograd.grad(part, self.model.classifier_inputs, retain_graph=True)
-            squares.append(sum(gradient.float().square().sum() for gradient in gradients))
+            gradients = torch.autograd.grad(part, features, retain_graph=True)
+            dtype = torch.promote_types(gradients[0].dtype, torch.float32)
+            squares.append(sum(gradient.to(dtype).square().sum() for gradient in gradients))
         of_loss, of_alignment = reduce_sum(torch.stack(squares)).sqrt()
-        balance = weight * of_loss / of_alignment.clamp(min=1e-12)  # `alignment` has the weight already
+        balance = weight * of_loss / of_alignment  # `alignment` has the weight already
+        balance = torch.where(of_alignment > 0, balance, 0)  # zero for a batch without captions
         return (1 - weight) * loss + balance * alignment, {"align_balance": (balance, torch.ones_like(balance))}
 
     def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:

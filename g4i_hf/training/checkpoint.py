@@ -1,22 +1,32 @@
-"""What a checkpoint says of itself: whether it is whole, and which data and which order of it were trained on."""
+"""Checkpoints that are whole or not there: what is in one, whether it is damaged, and which data it was trained on."""
 
 import contextlib
+import functools
+import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.fingerprint import PARTS
+from ..data.stream_batches import StreamedImages
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint.json"
+STAGING = ".tmp-checkpoint"
 AFRESH = "train afresh, into another --output_dir or with --overwrite true"
+ORDER_OPTIONS = ("gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy")
+ORDER_OPTIONS += ("repeated_augmentation", "dataloader_drop_last")
 
 
 class CheckpointError(OSError):
@@ -27,32 +37,67 @@ class OtherDataError(ValueError):
     """The data, or its order, is not what a checkpoint was trained on."""
 
 
-def write_record(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
+# --- Whole or damaged ------------------------------------------------------------------------------------------------
+
+
+def seal(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
-    Written last into a checkpoint.
+    Writes the record of a checkpoint that is complete, and has all of it on the disk when it returns.
 
     Args:
         checkpoint: its folder.
         data: see [`~g4i_hf.data.fingerprint.fingerprint`].
-        order: option -> value, of all that the order of the data depends on.
+        order: see [`order_of`].
     """
-    files = {name: size for name, size in _sizes(checkpoint).items() if name != RECORD_FILE}
+    checkpoint, files = Path(checkpoint), {}
+    for name in _names(checkpoint):
+        if name != RECORD_FILE:
+            files[name] = {"bytes": (checkpoint / name).stat().st_size, "blake2b": _digest(checkpoint / name)}
     record = {"files": files, "data": data, "order": order}
-    (Path(checkpoint) / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (checkpoint / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for path in (*checkpoint.rglob("*"), checkpoint):
+        _to_disk(path)
+
+
+def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
+    """Seals a checkpoint that was written aside, and gives it its place in the run folder in one step."""
+    seal(written, data, order)
+    shutil.rmtree(run / written.name, ignore_errors=True)
+    written.rename(run / written.name)
+    _to_disk(run)
+    shutil.rmtree(written.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def missing_of(checkpoint: str | Path) -> str | None:
-    """What a checkpoint lacks, in words; None when it is whole."""
+    """What a checkpoint lacks, or what of it is damaged, in words; None when it is whole."""
     record = _record(checkpoint)
     if record is None:
         is_there = (Path(checkpoint) / RECORD_FILE).is_file()
         return f"its {RECORD_FILE}, which is written last, is {'damaged' if is_there else 'missing'}"
-    for name, size in record["files"].items():
+    for name, known in record["files"].items():
         path = Path(checkpoint) / name
-        if not path.is_file():
+        size, digest = (known["bytes"], known["blake2b"]) if isinstance(known, dict) else (known, None)
+        try:
+            found = path.stat()
+            if found.st_size != size:
+                return f"{name} has {found.st_size:,} bytes of {size:,}"
+            if digest is None:
+                _try_to_read(path)  # the record of version 0.1 has sizes alone
+            elif _digest_of(path, found.st_mtime_ns, found.st_ino) != digest:
+                return f"{name} is not what was written"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes of {size:,}"
+        except Exception as error:  # json, torch and safetensors each have errors of their own
+            return f"{name} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})"
     return None
 
 
@@ -72,16 +117,69 @@ def newest_checkpoint(run: str | Path) -> str | None:
     return None
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of(path: Path, mtime_ns: int, inode: int) -> str:
+    """Each file is read once, however often a run asks whether its checkpoint is whole."""
+    return _digest(path)
+
+
+def _try_to_read(path: Path) -> None:
+    if path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt"):
+            pass
+    elif path.suffix in (".pt", ".pth"):
+        with safe_globals():
+            torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _names(checkpoint: str | Path) -> list[str]:
+    """Files, relative to a checkpoint; FSDP and DeepSpeed write into folders of it."""
+    return sorted(path.relative_to(checkpoint).as_posix() for path in Path(checkpoint).rglob("*") if path.is_file())
+
+
+def _record(checkpoint: str | Path) -> dict[str, Any] | None:
+    """What [`seal`] wrote; None where there is none, or what is there is none."""
+    try:
+        record = json.loads((Path(checkpoint) / RECORD_FILE).read_text(encoding="utf-8"))
+        files, _, _ = (dict(record[name]) for name in ("files", "data", "order"))
+        [int(known["bytes"] if isinstance(known, dict) else known) for known in files.values()]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return record
+
+
+# --- The data of a checkpoint ----------------------------------------------------------------------------------------
+
+
+def order_of(dataset: Any, args: Any) -> dict[str, Any]:
+    """option -> value, of all that the order of the training data, and how it is augmented, depends on."""
+    batch = args.train_batch_size * args.world_size
+    order = {"per_device_train_batch_size x processes": batch} | {name: getattr(args, name) for name in ORDER_OPTIONS}
+    if isinstance(dataset, StreamedImages):
+        order |= {"shuffle_buffer_size": dataset.block, "processes": args.world_size}
+        order |= {"shards": dataset.stream.rows.num_shards}
+    return order
+
+
 def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
     Args:
         checkpoint: that training is to go on from. Nothing is known of one without a record.
-        data, order: those of now, see [`write_record`].
+        data, order: those of now, see [`seal`].
 
     Raises:
-        FileNotFoundError: when it is not whole.
+        FileNotFoundError: when it is not whole, or not there.
         OtherDataError: when the data or its order has changed.
     """
+    if not Path(checkpoint).is_dir():
+        raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
     record = _record(checkpoint)
     if record is None:
         logger.warning("%s holds no readable %s: whether the data has changed is not known.", checkpoint, RECORD_FILE)
@@ -128,30 +226,10 @@ def telling_what_remains(what: str, run: str | Path, staging: Path | None = None
         newest = newest_checkpoint(run)
         remains = "There is no earlier checkpoint."
         if newest is not None:
-            size = sum(_sizes(newest).values())
+            size = sum((Path(newest) / name).stat().st_size for name in _names(newest))
             remains = (
                 f"{newest} ({size / 2**20:,.1f} MiB) is whole: the same command goes on from it when there is room."
             )
         free = shutil.disk_usage(run).free / 2**20
         cause = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise CheckpointError(f"{what} could not be written: {cause}. {free:,.0f} MiB are free. {remains}") from error
-
-
-def _sizes(checkpoint: str | Path) -> dict[str, int]:
-    """Path relative to a checkpoint -> bytes; FSDP and DeepSpeed write into folders of it."""
-    files = sorted(path for path in Path(checkpoint).rglob("*") if path.is_file())
-    return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
-
-
-def _record(checkpoint: str | Path) -> dict[str, Any] | None:
-    """What [`write_record`] wrote; None where there is none, or what is there is none."""
-    path = Path(checkpoint) / RECORD_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    if not all(isinstance(record.get(name), dict) for name in ("files", "data", "order")):
-        return None
-    return record if all(isinstance(size, int) for size in record["files"].values()) else None

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
-from .alignment_arguments import AlignmentArguments
+from .arguments import AlignmentArguments
 from .optimization import TimmSchedule, timm_name
 from .progress import AlignmentProgress
 from .trainer import AlignmentTrainer
@@ -102,10 +102,10 @@ def make_plan(trainer: AlignmentTrainer, args: AlignmentArguments) -> Plan:
     if has_length(batches):
         steps_per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    if steps_per_epoch is not None and (name := timm_name(args.lr_scheduler_type)) is not None:  # refuses what it must
+    if steps_per_epoch is not None and timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
-        TimmSchedule(optimizer, name, args.learning_rate, max_steps, steps_per_epoch, args.lr_scheduler_kwargs)
-    trainer.check_lone_images(batches.dataset, batches.batch_sampler, max_steps)
+        TimmSchedule(optimizer, args, max_steps, steps_per_epoch)
+    trainer.check_batches(batches, max_steps)
     times = _StepTimes()
     trainer.add_callback(times)
     trainer.pop_callback(AlignmentProgress)

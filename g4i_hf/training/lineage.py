@@ -17,11 +17,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__, columns
-from ..data.chain import steps
-from ..data.from_options import source_of
-from ..data.published import find_stage
-from ..data.row_streams import RowStream
-from ..data.source import Source
+from ..data.loading import source_of
+from ..data.stage import Source, find_stage, steps
+from ..data.stream import RowStream
 from ..files import replace_text
 from ..options import DataArguments, StudentArguments
 

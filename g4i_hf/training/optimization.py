@@ -1,16 +1,23 @@
-"""timm's optimizers and schedules, by name, under Trainer."""
+"""Optimizers and schedules of timm, parameter groups, the course of `align_weight`, and weights of classes."""
 
 import ast
 import difflib
 import inspect
+import math
 import re
 from typing import Any
 
+import numpy as np
 import timm.optim
 import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainingArguments
+
+from ..modeling import AlignedImageClassification
+from ..modeling.student import classifier_layers
 
 TIMM = "timm:"  # marks optimizers and schedules of timm
 # Those that timm can step every update; its plateau waits for a metric, for which Trainer has reduce_lr_on_plateau
@@ -120,12 +127,11 @@ class TimmSchedule(LRScheduler):
 
     Args:
         optimizer: whose groups may have an `lr_scale`, which timm multiplies the whole course with.
-        name: one of [`SCHEDULES`].
-        learning_rate: the peak; that of groups without `lr_scale` is their own.
+        args: with `lr_scheduler_type`, `learning_rate` (the peak; that of groups without `lr_scale` is their own) and
+            `lr_scheduler_kwargs` of `timm.scheduler.create_scheduler_v2`, whose `num_epochs` is by default what makes
+            the schedule end with the run, warm-up and cool-down included.
         num_steps: optimizer steps of the run.
         steps_per_epoch: optimizer steps an epoch.
-        options: of `timm.scheduler.create_scheduler_v2`. `num_epochs` is by default what makes the schedule end with
-            the run, warm-up and cool-down included.
 
     Raises:
         ValueError: for cycles without `num_epochs`, the length of the first; when nothing is left between warm-up and
@@ -135,13 +141,11 @@ class TimmSchedule(LRScheduler):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        name: str,
-        learning_rate: float,
+        args: TrainingArguments,
         num_steps: int,
         steps_per_epoch: int,
-        options: dict[str, Any] | None = None,
     ):
-        options = dict(options or {})
+        options = dict(args.lr_scheduler_kwargs or {})
         if "num_epochs" not in options:
             if options.get("cycle_limit", 1) > 1:
                 raise ValueError(
@@ -156,7 +160,8 @@ class TimmSchedule(LRScheduler):
                     f"training has {num_steps / steps_per_epoch:.3g}: give fewer, or train for longer."
                 )
         for group in optimizer.param_groups:
-            group["initial_lr"] = learning_rate if "lr_scale" in group else group.get("initial_lr", group["lr"])
+            group["initial_lr"] = args.learning_rate if "lr_scale" in group else group.get("initial_lr", group["lr"])
+        name = timm_name(args.lr_scheduler_type)
         self.schedule, _ = create_scheduler_v2(
             optimizer, sched=name, step_on_epochs=False, updates_per_epoch=steps_per_epoch, **options
         )
@@ -168,3 +173,198 @@ class TimmSchedule(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().state_dict().items() if name != "schedule"}
+
+
+# --- Parameter groups ------------------------------------------------------------------------------------------------
+
+
+# Learned temperature and bias of the objective, at the top of the aligned model
+NEVER_DECAYED = ("logit_scale", "logit_bias")
+# What timm's models exempt by `no_weight_decay()`, under the names that transformers has for it
+EXEMPT_IN_TRANSFORMERS = (
+    "*cls_token*",
+    "*distillation_token*",
+    "*mask_token*",
+    "*register_tokens*",
+    "*position_embedding*",
+    "*relative_position_bias*",
+    "*continuous_position_bias*",
+    "*attention_biases*",
+    "*logit_scale*",
+    "*.grn.*",
+)
+# Blocks of transformers' students, in one list or in one of each stage: `vit.layers.3.`, `encoder.stages.1.layers.0.`
+_BLOCK = re.compile(
+    r"(?:^|\.)(?:stages|layers|layer|blocks|block|patch_embeddings(?!\.0\.))\.(?P<stage>\d+)\."
+    r"(?:(?:layers|layer|blocks|block)\.(?P<block>\d+)\.)?"
+)
+
+
+def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
+    """
+    Names of the parameters that weight decay is applied to; temperature and bias of the objective never are.
+
+    Args:
+        model: the aligned model.
+        rule: `"trainer"`, `"matrices"` or `"all"`, see `weight_decay_on`.
+        stock: those that stock Trainer decays.
+    """
+    if rule == "trainer":
+        names = stock
+    elif rule == "all":
+        names = [name for name, _ in model.named_parameters()]
+    else:
+        groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=_exempt(model))
+        decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
+    return [name for name in names if name not in NEVER_DECAYED]
+
+
+def decay_groups(model: nn.Module, decayed: set[str], weight_decay: float) -> list[dict[str, Any]]:
+    """
+    Args:
+        decayed: names of the parameters that `weight_decay` is applied to.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name in decayed].append(parameter)
+    rates = {True: weight_decay, False: 0.0}
+    return [{"params": params, "weight_decay": rates[decays]} for decays, params in groups.items()]
+
+
+def _exempt(model: AlignedImageClassification) -> list[str]:
+    """Patterns of names that the student wants spared."""
+    timm_model = getattr(model.student, "timm_model", None)
+    if timm_model is None:
+        return [f"student.{pattern}" for pattern in EXEMPT_IN_TRANSFORMERS]
+    spared = timm_model.no_weight_decay() if hasattr(timm_model, "no_weight_decay") else ()
+    return [f"student.timm_model.{name}" for name in spared]
+
+
+def layer_factors(model: AlignedImageClassification, layer_decay: float) -> dict[nn.Parameter, float]:
+    """
+    Factor of the learning rate of every trainable parameter: `layer_decay` to the power of its layer's depth below the
+    classifier. Classifier and projector have 1, stem and embeddings the smallest. timm's students have timm's layers;
+    those of transformers are blocks in the same sense: what stands before the first belongs to the stem, what follows
+    the last (such as the final norm) to the last, and what joins two stages to the nearest block of its own.
+
+    Raises:
+        ValueError: when the student's blocks are not found.
+    """
+    timm_model = getattr(model.student, "timm_model", None)
+    factors = {parameter: 1.0 for parameter in model.parameters() if parameter.requires_grad}
+    if timm_model is not None:
+        groups = param_groups_layer_decay(timm_model, layer_decay=layer_decay)
+        found = {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
+    else:
+        layers = _layers(model.student)
+        top = max(layers.values())
+        found = {parameter: layer_decay ** (top - layer) for parameter, layer in layers.items()}
+    return factors | {parameter: factor for parameter, factor in found.items() if parameter.requires_grad}
+
+
+def _layers(student: nn.Module) -> dict[nn.Parameter, int]:
+    """Layer of every parameter of a transformers student: 0 is the stem, the highest number the classifier."""
+    places: dict[nn.Parameter, tuple[int, int] | None] = {}
+    place = None  # (stage, block); None is the stem
+    for name, parameter in student.named_parameters():
+        match = _BLOCK.search(name)
+        if match:
+            stage, block = int(match["stage"]), match["block"]
+            if block is not None:
+                place = (stage, int(block))
+            elif place is None or place[0] != stage:
+                place = (stage, 0)
+        places[parameter] = place
+    order = sorted({place for place in places.values() if place is not None})
+    if not order:
+        raise ValueError(
+            f"layer_decay is set, but no numbered blocks were found in {type(student).__name__}. Leave it out, or "
+            "choose a student of timm's."
+        )
+    numbers = {None: 0} | {place: number for number, place in enumerate(order, start=1)}
+    layers = {parameter: numbers[place] for parameter, place in places.items()}
+    for head in classifier_layers(student):
+        layers.update(dict.fromkeys(head.parameters(), len(order) + 1))
+    return layers
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Parameter, float]) -> None:
+    """
+    Splits the groups of a new optimizer so that each has one factor, the largest first: its rate is what is logged.
+    The factor stays in the group as `lr_scale`, where timm's schedulers look for it.
+    """
+    groups = []
+    for group in optimizer.param_groups:
+        for factor in {factors[parameter] for parameter in group["params"]}:
+            params = [parameter for parameter in group["params"] if factors[parameter] == factor]
+            groups.append(group | {"params": params, "lr": group["lr"] * factor, "lr_scale": factor})
+    optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr_scale"])
+
+
+# --- Weights of the losses -------------------------------------------------------------------------------------------
+
+
+def align_weight_at(
+    step: int,
+    *,
+    weight: float,
+    num_steps: int,
+    steps_per_epoch: float,
+    schedule: str = "constant",
+    warmup_epochs: float = 0.0,
+    off_epochs: float = 0.0,
+) -> float:
+    """
+    Args:
+        step: optimizer steps taken so far, from 0.
+        weight: the weight that the warm-up leads to.
+        num_steps: of the whole run.
+        steps_per_epoch: optimizer steps.
+        schedule: `constant`, or `cosine`: from the end of the warm-up down to zero where the last epochs begin.
+        warmup_epochs: in which the weight rises linearly from zero.
+        off_epochs: last epochs, with weight zero.
+    """
+    warmup, end = warmup_epochs * steps_per_epoch, num_steps - off_epochs * steps_per_epoch
+    if step >= end:
+        return 0.0
+    if step < warmup:
+        return weight * step / warmup
+    if schedule == "cosine":
+        return weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
+    return weight
+
+
+def class_weights_of(option: list[float] | str | None, num_labels: int, train_dataset: Any) -> torch.Tensor | None:
+    """
+    Args:
+        option: a weight a class, or `balanced`: in inverse proportion to the number of images of the class, with a
+            mean over the labelled images of 1.
+        num_labels: number of classes.
+        train_dataset: with `labels` (rows,), negative where unlabelled; only for `balanced`.
+
+    Returns:
+        (num_labels,) float64, or None where nothing is weighted.
+
+    Raises:
+        ValueError: for another number of weights than of classes, a weight that is not positive, or `balanced` without
+            labels to count.
+    """
+    if option is None or train_dataset is None:
+        return None
+    if option != "balanced":
+        if len(option) != num_labels or not all(weight > 0 for weight in option):
+            raise ValueError(
+                f"class_weights has {len(option)} weights for {num_labels} classes; give one positive weight a class, "
+                "in the order of the class names."
+            )
+        return torch.tensor(option, dtype=torch.float64)
+    labels = getattr(train_dataset, "labels", None)
+    if labels is None:
+        raise ValueError("class_weights is 'balanced', but the training data has no `labels` to count: give a list.")
+    counts = np.bincount(np.asarray(labels)[np.asarray(labels) >= 0], minlength=num_labels)
+    present = counts > 0
+    weights = np.ones(num_labels)
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return torch.from_numpy(weights)

@@ -1,13 +1,19 @@
-"""The folder of a run: its options, whether it is finished, where to go on."""
+"""The folder of a run: who writes to it, its options, whether it is finished, where to go on, its trackers."""
 
+import contextlib
 import logging
 import os
 import shutil
+import socket
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
+from transformers import PreTrainedConfig
+from transformers.integrations import TensorBoardCallback
 
 from ..files import read_mapping, replace_text
 from ..options import (
@@ -18,24 +24,65 @@ from ..options import (
     recorded_options,
     translated,
 )
-from .checkpoint import AFRESH, checkpoints_of, missing_of, newest_checkpoint
-from .checkpointing_trainer import STAGING
-from .loss_check import BATCH_FILE
-from .skipped_images import BAD_IMAGES_FILE
+from .arguments import AlignmentArguments
+from .callbacks import BAD_IMAGES_FILE, BATCH_FILE
+from .checkpoint import AFRESH, STAGING, checkpoints_of, missing_of, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
 OPTIONS_FILE = "train.yaml"
+LOCK_FILE = ".lock"
+TENSORBOARD_DIR = "tensorboard"
 # Options that say where and how a run goes on, not what it computes
 NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
 NOT_COMPARED |= {"stop_on_nan", "max_nan_steps", "on_bad_images"}
 NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
 NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
 # What a run writes, and so what an earlier run leaves
-WRITTEN_FOLDERS = ("student", "predictions", "pictures", "tensorboard", STAGING)
+WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json")
 WRITTEN_FILES += (BATCH_FILE, BAD_IMAGES_FILE)
 PATHS = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir")
+
+
+# --- One training at a time ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(output_dir: str | Path) -> Iterator[None]:
+    """
+    Keeps other processes from training into a run folder, for as long as this one lives. The folder is made, and
+    removed again where nothing was written to it.
+
+    Raises:
+        OSError: when another process holds it.
+    """
+    folder = Path(output_dir).resolve()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    # One object for each folder and process, which may take it twice: a command holds it around its trainer
+    lock = filelock.FileLock(folder / LOCK_FILE, blocking=False, is_singleton=True)
+    try:
+        lock.acquire()
+        while not (folder / LOCK_FILE).exists():  # another process, which has just ended, removed what is locked here
+            lock.release(force=True)
+            lock.acquire()
+    except filelock.Timeout:
+        raise OSError(
+            f"Another training writes to {output_dir}. Wait until it has ended, or choose another --output_dir."
+        ) from None
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+        lock.release()
+        for path in made:
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
+
+
+# --- Options ---------------------------------------------------------------------------------------------------------
 
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
@@ -97,16 +144,7 @@ def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
     return known | {name: value for name, value in found.items() if name in known or name in others}
 
 
-def learned_from_captions(options: dict[str, Any]) -> str | None:
-    """By what a run learned from captions, as a message shows it; None for a baseline."""
-    # teacher_weight and pseudo_label are of version 0.1
-    weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
-    found = [f"{name} {weight}" for name, weight in weights.items() if weight]
-    found += ["unlabelled pseudo_label"] if options.get("unlabelled") == "pseudo_label" else []
-    for name, without in (("supervision", "none"), ("label_noise", "keep")):
-        value = options.get(name)
-        found += [f"{name} {value}"] if value not in (None, without) else []
-    return ", ".join(found) or None
+# --- An earlier run --------------------------------------------------------------------------------------------------
 
 
 def is_finished(run: str | Path) -> bool:
@@ -176,3 +214,58 @@ def clear_run(output_dir: str | Path) -> None:
 def _written(folder: Path) -> list[Path]:
     names = (*WRITTEN_FOLDERS, *WRITTEN_FILES)
     return [*folder.glob("checkpoint-*"), *(folder / name for name in names)]
+
+
+# --- Trackers --------------------------------------------------------------------------------------------------------
+
+
+def name_run(args: AlignmentArguments) -> None:
+    """Names the run after its folder, and gives Weights & Biases the project that Trackio has, unless they are set."""
+    args.run_name = args.run_name or Path(args.output_dir).resolve().name
+    if "wandb" in args.report_to:
+        os.environ.setdefault("WANDB_PROJECT", args.project)
+
+
+def forget_local_student(config: PreTrainedConfig) -> None:
+    """Keeps the name alone of a local folder that the student came from: trackers and config.json take it along."""
+    for part in (config, getattr(config, "student_config", None)):
+        place = getattr(part, "_name_or_path", None)
+        if place and Path(place).is_absolute():
+            part._name_or_path = Path(place).name
+
+
+def tracker_places(args: AlignmentArguments) -> list[str]:
+    """Where each tracker keeps this run, for people to read."""
+    places = {
+        "tensorboard": f"tensorboard --logdir {tensorboard_folder(args)}",
+        "trackio": f"trackio show --project {args.project}",
+        "wandb": f"wandb, project {os.environ.get('WANDB_PROJECT', args.project)}",
+    }
+    return [places.get(name, name) for name in args.report_to]
+
+
+def tensorboard_folder(args: AlignmentArguments) -> str:
+    return os.path.expanduser(os.getenv("TENSORBOARD_LOGGING_DIR") or os.path.join(args.output_dir, TENSORBOARD_DIR))
+
+
+class RunTensorBoard(TensorBoardCallback):
+    """
+    Writes to `tensorboard/` in the run folder (or to `TENSORBOARD_LOGGING_DIR`), not to a folder that is named after
+    this machine. A resumed run goes on in the same curves: what was logged after the checkpoint is dropped.
+    """
+
+    _purge_step: int | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.logging_dir = tensorboard_folder(args)
+        self._purge_step = state.global_step + 1 if state.global_step else None
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def _init_summary_writer(self, args):
+        self.tb_writer = self._SummaryWriter(tensorboard_folder(args), purge_step=self._purge_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        super().on_train_end(args, state, control, **kwargs)
+        if state.is_world_process_zero:  # run folders are passed on, and TensorBoard names its files after the host
+            for path in Path(tensorboard_folder(args)).glob(f"events.*.{socket.gethostname()}.*"):
+                path.rename(path.with_name(path.name.replace(f".{socket.gethostname()}.", ".run.")))

@@ -10,19 +10,18 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from .. import columns
 from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
-from ..data.from_options import load_split, read_class_names, stream_split
-from ..data.loading import with_class_names
-from ..data.row_streams import RowStream
-from ..data.stream_order import batch_of, rows_in_order
-from ..data.streamed_images import StreamedImages
+from ..data.loading import read_class_names, with_class_names
+from ..data.stream import RowStream, load_split, stream_split
+from ..data.stream_batches import StreamedImages, batch_of, rows_in_order
 from ..options import DataArguments, RunArguments
-from .alignment_arguments import AlignmentArguments
+from .arguments import AlignmentArguments
 from .optimization import timm_name
 
 # What is made of all rows before the first step, or of a row that is looked up: option -> what it is without
 NEEDS_ALL_ROWS = {
     "align_text_bank": 0,
     "align_center": False,
+    "align_similarity": "cosine",
     "supervision": "none",
     "label_noise": None,
     "label_fraction": 1,
@@ -77,7 +76,7 @@ def load_streamed(
     if stream.num_rows is None:
         _check_without_length(args)
     dim = _text_embed_dim(stream)
-    if dim is None and args.align_weight > 0:
+    if dim is None and args.aligns:
         raise ValueError(
             f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'. Embed the captions "
             "with g4i embed --with_images true, which leaves Parquet files of images and embeddings, or "

@@ -1,29 +1,61 @@
-"""Which rows make a training batch: of a data set at hand, or of a stream."""
+"""Which rows make a training batch, of a data set at hand or of a stream, and the loader that reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
+from torch import nn
 from torch.utils.data import BatchSampler, Dataset
 
-from ..data.sampler import DrawnRows, GlobalBatchSampler
-from ..data.streamed_images import StreamedImages
-from .alignment_arguments import AlignmentArguments
+from ..data.dataset import DrawnRows, GlobalBatchSampler
+from ..data.stream_batches import StreamedImages
+from .arguments import AlignmentArguments
 
 
-def train_batches(
-    data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator
-) -> tuple[Dataset, BatchSampler]:
+class TrainLoader(DataLoaderShard):
     """
-    What looks rows up, and what says which make a batch of this process, see
-    [`~g4i_hf.data.sampler.GlobalBatchSampler`] and [`~g4i_hf.data.stream_batches.StreamBatches`].
+    Takes from torch's randomness in every epoch what a loader takes that starts its workers anew. Workers that live on
+    would only do so once, and a run that goes on from a checkpoint once more: dropout would then draw something else.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.persistent_workers:
+            torch.empty((), dtype=torch.int64).random_()
+        yield from super().__iter__()
+
+
+def train_loader(
+    data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator, collate: Callable
+) -> TrainLoader:
+    """
+    Rows in global batches; they carry the epoch.
 
     Args:
-        data: [`~g4i_hf.data.streamed_images.StreamedImages`], or map-style.
+        data: [`~g4i_hf.data.stream_batches.StreamedImages`], or map-style.
         batch_size: of a process.
+        collate: items -> batch.
     """
+    rows, sampler = _batches(data, batch_size, args, accelerator)
+    workers = args.dataloader_num_workers
+    return TrainLoader(
+        rows,
+        device=accelerator.device,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=args.dataloader_pin_memory and accelerator.device.type == "cuda",
+        persistent_workers=args.dataloader_persistent_workers,
+        generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
+        prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
+    )
+
+
+def _batches(
+    data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator
+) -> tuple[Dataset, BatchSampler]:
+    """What looks rows up, and what says which make a batch of this process."""
     common = {
         "num_processes": accelerator.num_processes,
         "process_index": accelerator.process_index,
@@ -42,13 +74,27 @@ def train_batches(
     return DrawnRows(data), sampler
 
 
-class TrainLoader(DataLoaderShard):
+def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
     """
-    Takes from torch's randomness in every epoch what a loader takes that starts its workers anew. Workers that live on
-    would only do so once, and a run that goes on from a checkpoint once more: dropout would then draw something else.
-    """
+    Before training, not at the end of its first epoch: BatchNorm of vectors, as projectors have it, cannot train on a
+    batch of one image.
 
-    def __iter__(self) -> Iterator[Any]:
-        if self.persistent_workers:
-            torch.empty((), dtype=torch.int64).random_()
-        yield from super().__iter__()
+    Args:
+        model: the parts that training runs.
+        sampler: of a process.
+        num_batches: of the whole training.
+
+    Raises:
+        ValueError: when such a batch will come.
+    """
+    if not isinstance(sampler, GlobalBatchSampler):
+        return  # the number of rows of a stream may not be known
+    rest = sampler.num_rows % (sampler.batch_size * sampler.num_processes)
+    has_rest = rest > 0 and not sampler.drop_last and num_batches >= len(sampler)
+    smallest = max(1, rest // sampler.num_processes) if has_rest else sampler.batch_size
+    if smallest == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise ValueError(
+            "A process will have a batch of a single image, on which BatchNorm cannot train: choose another "
+            "--per_device_train_batch_size, or where it is the last batch of an epoch, leave it out with "
+            "--dataloader_drop_last true."
+        )

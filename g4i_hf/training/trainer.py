@@ -1,39 +1,45 @@
-"""`AlignmentTrainer`: stock Trainer with an alignment term in its loss."""
+"""`AlignmentTrainer`: stock Trainer with an alignment term in its loss and checkpoints that are whole or absent."""
 
 import contextlib
 import math
+import shutil
 from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset
-from transformers.trainer_utils import has_length
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import has_length, rotate_checkpoints
 
-from ..data.collator import AlignmentCollator, collator_from, finish_batch
-from ..data.sampler import Draw, GlobalBatchSampler
-from ..data.streamed_images import StreamedImages
+from ..data.dataset import AlignmentCollator, collator_from, finish_batch
+from ..data.fingerprint import fingerprint
 from ..losses import classification_loss, soft_label_loss
-from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification
-from .alignment_arguments import AlignmentArguments
-from .alignment_term import AlignmentTerm
-from .build import from_name
-from .checkpointing_trainer import CheckpointingTrainer
-from .class_weights import class_weights_of
-from .ema import EmaCallback
-from .lone_images import check_trains_on_one_image, has_batch_norm, smallest_batch
-from .loss_check import LossCheck
-from .nan_steps import SkipNanSteps
-from .progress import replace_progress
-from .skipped_images import SkippedImages
-from .stopwatch import Stopwatch
-from .stream_position import StreamPosition
-from .trackers import forget_local_student, name_run, use_run_folder
-from .train_batches import TrainLoader, train_batches
+from .alignment_term import AlignmentTerm, TermSums, global_mean
+from .arguments import AlignmentArguments
+from .build import add_callbacks, from_name, processor_of
+from .callbacks import EmaCallback, LossCheck, SkipNanSteps, SkippedImages
+from .checkpoint import STAGING, check_resumable, newest_checkpoint, order_of, settle, telling_what_remains
+from .optimization import (
+    TimmSchedule,
+    class_weights_of,
+    decay_groups,
+    decayed_names,
+    layer_factors,
+    scale_learning_rates,
+    timm_name,
+    timm_optimizer,
+)
+from .progress import AlignmentProgress, Stopwatch
+from .run_folder import forget_local_student, locked, name_run
+from .train_batches import check_batches_of_one, train_loader
 
 
-class AlignmentTrainer(CheckpointingTrainer):
+class AlignmentTrainer(Trainer):
     """
     Trains an [`AlignedImageClassification`] with
 
@@ -54,21 +60,32 @@ class AlignmentTrainer(CheckpointingTrainer):
         args: [`AlignmentArguments`].
         train_dataset: beside a name, a dataset with `image`, `label` and `text_embeds`, as [`~g4i_hf.load_images`] and
             [`~g4i_hf.embed_captions`] give it. Beside a model, map-style with items as those of
-            [`~g4i_hf.data.dataset.CaptionedImages`]; or [`~g4i_hf.data.streamed_images.StreamedImages`].
-        kwargs: everything that `Trainer` takes; `publisher`, a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`;
-            and beside a name, options of [`~g4i_hf.options.StudentArguments`] and `AugmentationArguments`, such as
-            `pretrained=True`, `image_size=32` and `train_crop="pad"`.
+            [`~g4i_hf.data.dataset.CaptionedImages`]; or [`~g4i_hf.data.stream_batches.StreamedImages`].
+        publisher: a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`.
+        kwargs: everything that `Trainer` takes; and beside a name, options of
+            [`~g4i_hf.options.StudentArguments`] and `AugmentationArguments`, such as `pretrained=True`,
+            `image_size=32` and `train_crop="pad"`.
 
     Raises:
-        ValueError: when `push_to_hub` is set without a publisher, or `ema_decay` or `max_nan_steps` with DeepSpeed, or
-            `max_nan_steps` with FSDP.
+        ValueError: when `push_to_hub` is set without a publisher; when `metric_for_best_model` is nothing that is
+            computed; for `ema_decay` or `max_nan_steps` with DeepSpeed, or `max_nan_steps` with FSDP.
     """
+
+    # Callbacks that are asked for something, or None where the options leave them out
+    stopwatch: Stopwatch
+    skipped_images: SkippedImages
+    progress: AlignmentProgress | None
+    loss_check: LossCheck | None
+    nan_steps: SkipNanSteps | None
+    ema: EmaCallback | None
 
     def __init__(
         self,
         model: AlignedImageClassification | str,
         args: AlignmentArguments,
         train_dataset=None,
+        *,
+        publisher=None,
         **kwargs,
     ):
         if isinstance(model, str):
@@ -78,109 +95,56 @@ class AlignmentTrainer(CheckpointingTrainer):
         model.freeze_unused()
         if args.freeze_backbone:
             model.freeze_backbone()
-        if args.align_weight == 0:
+        if not args.aligns:
             # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
             model.projector.requires_grad_(False)
         name_run(args)
         forget_local_student(model.config)
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
-        self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
+        self.publisher = publisher
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
-        self._watch_training()
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
-        if args.ema_decay is not None:
-            if self.is_deepspeed_enabled:  # Trainer loads its checkpoints without `_load_from_checkpoint`
-                raise ValueError(
-                    f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training "
-                    "goes on from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
-                )
-            self.ema = EmaCallback(model.student, args.ema_decay)
-            self.add_callback(self.ema)
-        self.logged_sums: dict[str, torch.Tensor] = {}  # of terms, on device, since the last log
-
-    def _watch_training(self) -> None:
-        """Callbacks that time, show and check training; the stopwatch goes first, as progress reads it."""
-        use_run_folder(self)
-        self.stopwatch = Stopwatch()
-        self.add_callback(self.stopwatch)
-        progress = replace_progress(self, self.stopwatch)
-        self.loss_check: LossCheck | None = None
-        if self.args.stop_on_nan:
-            before_raising = progress.close if progress is not None else None
-            self.loss_check = LossCheck(self.train_dataset, before_raising)
-            self.add_callback(self.loss_check)
-        self.skipped_images = SkippedImages(self.train_dataset)
-        if self._may_skip_images:
-            self.add_callback(self.skipped_images)
-        self.nan_steps: SkipNanSteps | None = None
-        if self.args.max_nan_steps:
-            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-                raise ValueError(
-                    "max_nan_steps is set, but gradients that are sharded cannot be taken back: leave it out."
-                )
-            self.nan_steps = SkipNanSteps(self, self.args.max_nan_steps)
-            self.add_callback(self.nan_steps)
-        if isinstance(self.train_dataset, StreamedImages):
-            self.add_callback(StreamPosition())
+        self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
+        self.terms = TermSums()  # since the last log
+        add_callbacks(self)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Rows in global batches, see [`~g4i_hf.training.train_batches.train_batches`]; they carry the epoch."""
+        """Rows in global batches, see [`~g4i_hf.training.train_batches.train_loader`]."""
         if isinstance(self.train_dataset, torch.utils.data.IterableDataset):
             return super().get_train_dataloader()
-        args = self.args
-        rows, sampler = train_batches(self.train_dataset, self._train_batch_size, args, self.accelerator)
-        if has_length(sampler):
-            self.alignment.steps_per_epoch = math.ceil(len(sampler) / args.gradient_accumulation_steps)
-            steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * self.alignment.steps_per_epoch
-            self.check_lone_images(rows, sampler, steps)
-        workers = args.dataloader_num_workers
-        return TrainLoader(
-            rows,
-            device=self.accelerator.device,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=workers,
-            pin_memory=args.dataloader_pin_memory and self.accelerator.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
-            generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
-            prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
-        )
+        args, collate = self.args, self.data_collator
+        loader = train_loader(self.train_dataset, self._train_batch_size, args, self.accelerator, collate)
+        if has_length(loader):
+            steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+            self.alignment.steps_per_epoch = steps_per_epoch
+            steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * steps_per_epoch
+            self.check_batches(loader, steps)
+        return loader
 
-    def check_lone_images(self, rows: Dataset, sampler: BatchSampler, steps: float) -> None:
+    def check_batches(self, loader: DataLoader, steps: float) -> None:
         """
-        Before training, not at the end of its first epoch.
-
-        Args:
-            rows, sampler: of the loader.
-            steps: optimizer steps of the training.
-
         Raises:
-            ValueError: when a batch of a single image will come that the model cannot train on.
+            ValueError: when a batch of so many optimizer steps has a single image, on which the model cannot train.
         """
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(sampler, GlobalBatchSampler):
-            return  # there may be no whole model here, or no known number of rows
-        reaches_last = steps * self.args.gradient_accumulation_steps >= len(sampler) or sampler.batch_size == 1
-        if smallest_batch(sampler) > 1 or not reaches_last or not has_batch_norm(self.model):
-            return
-        with self._whole_images():
-            batch = self._prepare_inputs(self.data_collator([rows[Draw(0, 0)]]))
-        check_trains_on_one_image(self.model, batch["pixel_values"], with_projector="text_embeds" in batch)
+        measures = self.args.aligns or getattr(self.train_dataset, "texts", None) is not None
+        trained = self.model if measures else self.model.student
+        check_batches_of_one(trained, loader.batch_sampler, steps * self.args.gradient_accumulation_steps)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        with self._whole_images():
+        with self._unmixed_images():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
-        with self._whole_images():
+        with self._unmixed_images():
             return super().get_test_dataloader(test_dataset)
 
     @contextlib.contextmanager
-    def _whole_images(self) -> Iterator[None]:
+    def _unmixed_images(self) -> Iterator[None]:
         """Trainer has one collator for everything; images are mixed in training alone."""
         collator = self.data_collator
         if isinstance(collator, AlignmentCollator):
@@ -191,7 +155,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             self.data_collator = collator
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """On the device, 8-bit pixels are normalised and mixed."""
+        """The one place between device and loss, in training and evaluation: 8-bit pixels are normalised and mixed."""
         return finish_batch(super()._prepare_inputs(inputs))
 
     # --- Loss --------------------------------------------------------------------------------------------------------
@@ -200,13 +164,9 @@ class AlignmentTrainer(CheckpointingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ):
         training = model.training
-        if training:
-            self.skipped_images.note(inputs.get("bad_images"))
-        if training and self.loss_check is not None:
-            self.loss_check.note_rows(inputs.get("rows"), self.state.global_step + 1)
         aligning = training and "text_embeds" in inputs
-        if training and not aligning:
-            self._check_needs_no_texts(inputs)
+        if training:
+            self._look_at(inputs)
         outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
         mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
         weights = self.class_weights
@@ -226,57 +186,224 @@ class AlignmentTrainer(CheckpointingTrainer):
                 loss = loss + self.soft_label_weight * self._global_mean("loss_soft_labels", soft_loss, rows)
             if aligning:
                 alignment, terms = self.alignment(outputs, inputs, self.state)
-                for name, (value, count) in terms.items():
-                    self._add(name, value, count)
                 if alignment is not None:
-                    loss, terms = self.alignment.added(loss, alignment, self.state)
-                    for name, (value, count) in terms.items():
-                        self._add(name, value, count)
+                    loss, more = self.alignment.added(loss, alignment, self.state)
+                    terms |= more
+                for name, (value, count) in terms.items():
+                    self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss
 
-    def _check_needs_no_texts(self, inputs: dict[str, Any]) -> None:
-        if self.args.align_weight > 0:
+    def _look_at(self, inputs: dict[str, Any]) -> None:
+        self.skipped_images.note(inputs.get("bad_images"))
+        if self.loss_check is not None:
+            self.loss_check.note_rows(inputs.get("rows"), self.state.global_step + 1)
+        if self.args.aligns and "text_embeds" not in inputs:
             raise ValueError(
                 f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
                 f"{', '.join(inputs)}. Embed the captions with g4i embed, or set align_weight to 0."
             )
 
     def _global_mean(self, name: str, local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
-        """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""
-        self._add(name, local_mean * divisor, divisor)
-        if world_size() == 1:
-            return local_mean
-        total = gather_counts(divisor.reshape(1)).sum()
-        # In this order: a quotient of two integers would be rounded to float32
-        return local_mean * divisor * world_size() / torch.where(total > 0, total, 1)
+        self._note(name, local_mean * divisor, divisor)
+        return global_mean(local_mean, divisor)
 
     # --- Logging -----------------------------------------------------------------------------------------------------
 
-    def _add(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
-        """Sums up without waiting for the device."""
-        entry = torch.stack([value.detach().to(torch.float32), count.to(torch.float32)])
-        self.logged_sums[name] = self.logged_sums[name] + entry if name in self.logged_sums else entry
+    def _note(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
+        self.terms.add(name, value, count)
         if self.loss_check is not None:
             self.loss_check.note(name, value, self.state.global_step + 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer logs on every process at the same steps, so all of them come here to add up their sums
-        if "loss" in logs and self.logged_sums:
-            names = list(self.logged_sums)
-            sums = reduce_sum(torch.stack([self.logged_sums[name] for name in names])).tolist()
-            logs.update({name: total / max(count, 1.0) for name, (total, count) in zip(names, sums, strict=True)})
-            self.logged_sums = {}
-        elif "loss" in logs and self.nan_steps is not None:  # every step since the last log was left out
-            logs["loss"] = math.nan  # Trainer has 0.0 there
-        if "loss" in logs and self.nan_steps is not None:
-            logs["nan_steps"] = self.nan_steps.steps
+        if "loss" in logs:
+            means = self.terms.means()
+            if not means and self.nan_steps is not None:  # every step since the last log was left out
+                logs["loss"] = math.nan  # Trainer has 0.0 there
+            logs |= means if self.nan_steps is None else means | {"nan_steps": self.nan_steps.steps}
         super().log(logs, start_time)
 
     def left_out(self) -> dict[str, int]:
         """For `all_results.json`: what training did without, where it was allowed to."""
         found = {} if self.nan_steps is None else {"train_nan_steps": self.nan_steps.steps}
-        return found | ({"train_bad_images": self.skipped_images.total} if self._may_skip_images else {})
+        return found | ({"train_bad_images": self.skipped_images.total} if self.skipped_images.may_skip else {})
 
-    @property
-    def _may_skip_images(self) -> bool:
-        return getattr(self.train_dataset, "on_bad_images", "error") == "skip"
+    # --- Optimizer and schedule --------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer or timm's, over the groups of `weight_decay_on` and `layer_decay`."""
+        if self.optimizer is not None:
+            return self.optimizer
+        if timm_name(self.args.optim) is None:
+            super().create_optimizer(model)
+        else:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            self.optimizer = timm_optimizer(self.args, decay_groups(self.model, decayed, self.args.weight_decay))
+        if self.args.layer_decay is not None:
+            scale_learning_rates(self.optimizer, layer_factors(self.model, self.args.layer_decay))
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Trainer's schedule or timm's, which counts optimizer steps too."""
+        args, name = self.args, timm_name(self.args.lr_scheduler_type)
+        if self.lr_scheduler is not None or name is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps_per_epoch = max(1, -(-len(self.get_train_dataloader()) // args.gradient_accumulation_steps))
+        self.lr_scheduler = TimmSchedule(optimizer or self.optimizer, args, num_training_steps, steps_per_epoch)
+        self._created_lr_scheduler = True  # so that Trainer makes another for another training
+        return self.lr_scheduler
+
+    # --- Checkpoints -------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        As Trainer's. `resume_from_checkpoint=True` takes the newest checkpoint that is whole.
+
+        Raises:
+            CheckpointError: when a checkpoint cannot be written, such as to a full disk; the earlier ones are intact.
+            OtherDataError: when it is to go on with other data than that of the checkpoint, or another order of it.
+            OSError: when another process trains into the run folder.
+        """
+        with locked(self.args.output_dir) if self.args.process_index == 0 else contextlib.nullcontext():
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
+                if resume_from_checkpoint is None:
+                    raise FileNotFoundError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
+            if resume_from_checkpoint:
+                self.check_resumable(resume_from_checkpoint)
+            try:
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+            finally:
+                if self.progress is not None:  # an error stands on a line of its own
+                    self.progress.close()
+
+    @cached_property
+    def data_fingerprint(self) -> dict[str, Any]:
+        """Of the training data, see [`~g4i_hf.data.fingerprint.fingerprint`]; taken once, when it is asked for."""
+        return fingerprint(self.train_dataset)
+
+    def check_resumable(self, checkpoint: str | Path) -> None:
+        """
+        Raises:
+            FileNotFoundError: when the checkpoint is not whole.
+            OtherDataError: when the training data, or its order, is not that of the checkpoint.
+        """
+        check_resumable(checkpoint, self.data_fingerprint, order_of(self.train_dataset, self.args))
+
+    def save_run(self) -> None:
+        """Weights, their moving average and the state of a training that has come to its end, into the run folder."""
+        with self._saving("The weights"):
+            self.save_model(_internal_call=True)  # else it would be pushed now, before its evaluation
+            if self.args.should_save and self.ema is not None:
+                self.ema.save(self.args.output_dir)
+            self.save_state()
+
+    def _saving(self, what: str, staging: Path | None = None) -> contextlib.AbstractContextManager:
+        """Another process only waits in vain for the first, which says why."""
+        saves = self.args.should_save
+        return telling_what_remains(what, self.args.output_dir, staging) if saves else contextlib.nullcontext()
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """
+        Private in Trainer, which writes into the final folder, so that a kill leaves half a checkpoint there
+        (huggingface/transformers#27820, #35782). Here it writes into a temporary one, which is renamed when
+        everything, the EMA included, is on the disk.
+        """
+        output_dir, name, saves = self.args.output_dir, f"checkpoint-{self.state.global_step}", self.args.should_save
+        staging = Path(output_dir) / STAGING
+        with self._saving(name, staging):
+            if saves:
+                shutil.rmtree(staging, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            self.args.output_dir = str(staging)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = output_dir
+            if saves and self.ema is not None:
+                self.ema.save(staging / name)
+            self.accelerator.wait_for_everyone()
+            self._settle_best_checkpoint(staging)
+            if saves:
+                self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+                settle(
+                    staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, self.args)
+                )
+        if saves:
+            rotate_checkpoints(
+                output_dir=output_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _settle_best_checkpoint(self, staging: Path) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == staging:
+            self.state.best_model_checkpoint = str(staging.parent / Path(best).name)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """Without Trainer's pickle of the arguments, which has the paths of this machine; train.yaml keeps them."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(resume_from_checkpoint)
+        if self.ema is not None:
+            self.ema.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_weights(self.state.best_model_checkpoint)
+        if self.ema is not None:
+            self.ema.load(self.state.best_model_checkpoint)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        """
+        By `from_pretrained`: a checkpoint has the names that the Hub knows, which for ViT, DeiT, BEiT and others are
+        not those of the modules. Trainer looks for the latter, warns, and goes on with the weights it has
+        (huggingface/transformers#43701).
+        """
+        saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
+
+    # --- Pushing: releases in place of the run folder ----------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """
+        Called before training, so that a token that may not write is noticed then.
+
+        Raises:
+            ValueError: without a publisher, or without a `processing_class` for a student whose configuration does not
+                say how large its images are.
+        """
+        if self.publisher is None:
+            raise ValueError(
+                "push_to_hub is set, but a run folder is not what is pushed: give the trainer a "
+                "publisher=g4i_hf.hub.StudentPublisher(args), which pushes the plain student with a card."
+            )
+        if self.processing_class is None:  # nobody can use a student without one, so every checkpoint has it
+            self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
+        if self.is_world_process_zero():
+            self.hub_model_id = self.publisher.start()
+
+    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs) -> str | None:
+        """Saves the run and pushes its release. Returns the address of the commit, on the first process."""
+        if self.hub_model_id is None:
+            self.init_hf_repo()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        return self.publisher.push_run(self.args.output_dir, commit_message)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Trainer would push the run folder, pickles included; [`PushCheckpoints`] pushes what is whole."""

@@ -27,9 +27,9 @@ from ..captioning.stage import (
 )
 from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
-from ..data.from_options import load_data, load_images, source_of, stream_data
-from ..data.loading import class_names
+from ..data.loading import class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
+from ..data.stream import stream_data
 from ..options import (
     OPTIONS_OF,
     CaptionArguments,

@@ -8,9 +8,8 @@ from datasets import DatasetDict
 
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
-from ..data.from_options import load_data, source_of
-from ..data.labels import labels_of
-from ..data.loading import class_names
+from ..data.checks import labels_of
+from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
 from ..data.texts import Texts
 from ..embedding import text_embeds_folder

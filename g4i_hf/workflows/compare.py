@@ -29,10 +29,9 @@ from ..comparison.results import (
     read_results,
 )
 from ..comparison.summary import left_out, write_summary
-from ..data.bad_images import rows_to_use
-from ..data.from_options import load_data
-from ..data.labels import labels_of
-from ..data.loading import class_names
+from ..data.checks import labels_of
+from ..data.images import rows_to_use
+from ..data.loading import class_names, load_data
 from ..evaluation.evaluate import retrieval_metrics
 from ..evaluation.predict import predict
 from ..options import OPTIONS_OF, CompareArguments

@@ -11,10 +11,9 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..cli import build_options
-from ..data.bad_images import readable_rows
 from ..data.checks import check_split
-from ..data.from_options import load_data, source_of
-from ..data.loading import class_names
+from ..data.images import readable_rows
+from ..data.loading import class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..evaluation.card_pictures import draw_card_pictures
 from ..evaluation.comparison import ComparisonRow, compare
@@ -26,7 +25,7 @@ from ..evaluation.predict import check_run, load_run, predict
 from ..evaluation.probes import Probes
 from ..evaluation.report import write_report
 from ..evaluation.zero_shot import embeds_of_class_names
-from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments
+from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.run_folder import OPTIONS_FILE, read_options
 
 
@@ -159,7 +158,7 @@ class Evaluation:
     def _write_predictions(self, name: str, found: Evaluated, id2label: dict[int, str]) -> None:
         folder = self.folders[name] / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        aligned = read_options(self.runs[name]).get("align_weight")
+        aligned = aligns(read_options(self.runs[name]))
         for split_name, predicted in found.predictions.items():
             table = predicted.to_dataset(id2label)
             nearest = nearest_captions(self.splits[split_name], predicted) if aligned else None
@@ -197,7 +196,7 @@ class Evaluation:
         Raises:
             ImportError, OSError: when they cannot be drawn.
         """
-        aligned = read_options(self.args.run).get("align_weight")
+        aligned = aligns(read_options(self.args.run))
         with_captions = self.training is not None and has_texts(self.training) and aligned
         return draw_card_pictures(
             self.folders["aligned"],

@@ -1,7 +1,9 @@
 """One run of training, from options to a run folder."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,11 @@ from accelerate import Accelerator, PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.bad_images import rows_to_use
 from ..data.checks import check_split
-from ..data.from_options import load_data, source_of
-from ..data.loading import class_names
-from ..data.row_streams import RowStream
+from ..data.images import rows_to_use
+from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
+from ..data.stream import RowStream
 from ..embedding import captions_to_embed, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
@@ -42,9 +43,9 @@ from ..training.build import (
 )
 from ..training.dry_run import make_plan, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
-from ..training.run_folder import clear_run, open_run, resolved_options, write_options
+from ..training.progress import as_block, describe_training, next_steps, summary_of_run
+from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 from ..training.streamed_run import load_streamed, training_images
-from ..training.summary import as_block, describe_training, next_steps, summary_of_run
 
 
 class TrainingRun:
@@ -85,6 +86,11 @@ class TrainingRun:
     def resolved(self) -> dict[str, Any]:
         options = (self.run, self.data, self.encoder, self.student, self.augmentation, self.args)
         return resolved_options(options, self.args.output_dir)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps other trainings out of the run folder, see [`~g4i_hf.training.run_folder.locked`]."""
+        locks = self.args.process_index == 0 and not self.run.dry_run
+        return locked(self.args.output_dir) if locks else nullcontext()
 
     def open(self) -> tuple[str, str | None]:
         """Whether the run folder holds this run: see [`~g4i_hf.training.run_folder.open_run`]."""
@@ -127,6 +133,9 @@ class TrainingRun:
 
     def _supervise(self) -> None:
         """Labels and soft labels from captions, as far as the options ask for them."""
+        folder = Path(self.args.output_dir) / "supervision"
+        if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)  # of another student, perhaps
         found = supervise(
             self.splits[self.run.train_split],
             self.run,
@@ -134,7 +143,7 @@ class TrainingRun:
             seed=self.args.seed,
             soft_label_weight=self.args.soft_label_weight,
             image_features=self._image_features(),
-            folder=None if self.run.dry_run else Path(self.args.output_dir) / "supervision",
+            folder=None if self.run.dry_run else folder,
         )
         self.supervised, self.splits[self.run.train_split] = found, found.split
         if found.plan.soft_label_weight and self.args.classification_loss != "cross_entropy":
@@ -181,7 +190,7 @@ class TrainingRun:
         return join_stage(splits, self.embeddings, read_stage(self.embeddings)), None
 
     def _check(self, splits: DatasetDict) -> None:
-        run, aligns = self.run, self.args.align_weight > 0
+        run, aligns = self.run, self.args.aligns
         training = splits[run.train_split]
         embedded_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
         check_split(

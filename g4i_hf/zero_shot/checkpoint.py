@@ -8,10 +8,11 @@ from typing import Any
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
-from ..data.source import is_path
+from ..data.stage import is_path
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
+from ..options import aligns
 
 TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
@@ -124,7 +125,7 @@ def _check_aligned(folder: Path) -> None:
     inside = folder.name.startswith("checkpoint-") and not (folder / RUN_OPTIONS).is_file()
     options = (folder.parent if inside else folder) / RUN_OPTIONS
     known = read_mapping(options) if options.is_file() else {}
-    if known.get("align_weight") == 0:
+    if aligns(known) is False:
         raise ValueError(
             f"{folder} is a baseline (align_weight 0): its projector has learned nothing, and its scores of texts "
             "would be chance. Name a run with align_weight above 0, or its released student."

@@ -26,7 +26,14 @@ G4I = str(Path(sys.executable).parent / "g4i")
 TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", *ONE_PROCESS[2:])
 LIGHT = 3  # seconds of CPU time until a mistake is said; importing torch and transformers alone takes six
 PUBLIC = {"AlignedImageClassification", "AlignedImageClassificationConfig", "AlignmentArguments", "AlignmentTrainer"}
-PUBLIC |= {"ZeroShotImageClassifier", "caption_images", "embed_captions", "evaluate_run", "load_images"}
+PUBLIC |= {
+    "CaptionClassifier",
+    "ZeroShotImageClassifier",
+    "caption_images",
+    "embed_captions",
+    "evaluate_run",
+    "load_images",
+}
 PUBLIC |= {"release_student"}
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # where nobody listens
 

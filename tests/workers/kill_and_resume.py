@@ -19,7 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from g4i_hf.running import main as g4i
-from g4i_hf.training.ema import EmaCallback
+from g4i_hf.training.callbacks import EmaCallback
 from g4i_hf.training.trainer import AlignmentTrainer
 from g4i_hf.workflows.train import TrainingRun
 

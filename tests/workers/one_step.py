@@ -19,7 +19,7 @@ from ending import end_and_look
 from transformers import ViTConfig
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.collator import AlignmentCollator
+from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.losses import OBJECTIVES
 from g4i_hf.losses.gather import rank
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
@@ -47,6 +47,10 @@ def scenarios() -> dict[str, dict[str, Any]]:
     found["soft labels"] = soft
     found["soft labels, mixed"] = soft | {"mixed": True, "captions": 2}
     found["soft labels alone"] = soft | {"align_weight": 0.0}
+    teacher = {"align_similarity": "dot", "align_balance": True}
+    for objective in ("clip", "cosine"):
+        found[f"TextTeacher {objective}"] = STEP | teacher | {"align_loss": objective}
+    found["TextTeacher, mixed"] = STEP | teacher | {"mixed": True, "captions": 2, "align_text_bank": 5}
     for rows, global_batch in EPOCHS:
         epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
         for objective in OBJECTIVES if global_batch > rows else ["clip"]:
@@ -54,6 +58,8 @@ def scenarios() -> dict[str, dict[str, Any]]:
         found[f"epoch of {rows} by {global_batch} mixup"] = epoch | {"mixup_alpha": 0.8}
         found[f"epoch of {rows} by {global_batch} soft labels"] = epoch | {"soft_labels": True}
         course = {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "align_text_bank": 4, "num_train_epochs": 2}
+        falling = {"align_schedule": "cosine", "num_train_epochs": 2, "align_off_epochs": 0.5}
+        found[f"TextTeacher, epochs of {rows} by {global_batch}"] = epoch | teacher | falling
         found[f"repeated epoch of {rows} by {global_batch}"] = epoch | course | {"repeated_augmentation": 3}
     return found
 
@@ -73,6 +79,9 @@ class Rows(torch.utils.data.Dataset):
         probabilities = torch.randn(num_rows, NUM_LABELS, generator=generator, dtype=torch.float64).softmax(1)
         probabilities[[0, 7]] = 0.0  # without
         self.soft_labels = probabilities.numpy() if soft_labels else None
+        soft = torch.randn(num_rows, NUM_LABELS, generator=generator, dtype=torch.float64).softmax(1)
+        soft[1] = 0  # a row without
+        self.soft_labels = soft.numpy() if soft_labels else None
         self.texts = SimpleNamespace(mean=lambda: self.embeds.mean((0, 1)))
         self.drawn: list[tuple[int, bool]] = []  # row, is it padding
 

@@ -13,11 +13,9 @@ from datasets import Image as ImageFeature
 from huggingface_hub import HfApi
 from PIL import Image
 
-from g4i_hf.data.from_options import load_data
-from g4i_hf.data.loading import ColumnNames, open_images
-from g4i_hf.data.published import find_stage
-from g4i_hf.data.row_streams import load_one_split, open_rows
-from g4i_hf.data.streaming import stream_images
+from g4i_hf.data.loading import load_data, open_images
+from g4i_hf.data.stage import Source, find_stage
+from g4i_hf.data.stream import load_split, open_rows, stream_images
 from g4i_hf.hub.push import push_folder
 from g4i_hf.options import DataArguments
 from g4i_hf.running import run_command
@@ -85,6 +83,10 @@ def described(name: str, **options) -> None:
             raise ValueError(said.getvalue()) from None
 
 
+def options_of(source: Source) -> dict[str, str]:
+    return {f"{ours}_column": theirs for ours, theirs in source.columns.items()}
+
+
 found["traps"] = {}
 for kind, split in TRAPS.items():
     name = f"me/{kind.replace(' ', '-')}"
@@ -92,17 +94,17 @@ for kind, split in TRAPS.items():
     file = io.BytesIO()
     pq.write_table(split.data.table.replace_schema_metadata(split.features.arrow_schema.metadata), file)
     api.upload_file(path_or_fileobj=file.getvalue(), path_in_repo="train.parquet", repo_id=name, repo_type="dataset")
-    names = ColumnNames(image="json.pic" if "json" in split.features else None)
+    source = Source(name, columns={"image": "json.pic"} if "json" in split.features else {})
     doors = {
-        "load_images": lambda name, names: open_images(name, names=names)["train"],
-        "load_one_split": lambda name, names: load_one_split(name, "train", names=names),
-        "stream_images": lambda name, names: list(stream_images(name, names=names)["train"]),
-        "open_rows": lambda name, names: list(open_rows(name, "train", names=names).read(0)),
-        "caption.py": lambda name, names: described(name, **({"image_column": names.image} if names.image else {})),
+        "load_images": lambda source: open_images(source)["train"],
+        "load_split": lambda source: load_split(DataArguments(source.name, **options_of(source)), "train"),
+        "stream_images": lambda source: list(stream_images(source)["train"]),
+        "open_rows": lambda source: list(open_rows(source, "train").read(0)),
+        "caption.py": lambda source: described(source.name, **options_of(source)),
     }
     for door, opened in doors.items():
         try:
-            found["traps"][f"{kind}, {door}"] = f"opened {opened(name, names)}"
+            found["traps"][f"{kind}, {door}"] = f"opened {opened(source)}"
         except Exception as error:  # also of a server that was asked
             found["traps"][f"{kind}, {door}"] = str(error)
 
@@ -116,12 +118,12 @@ for name, split in {"images-and-more": whole, "captions-and-more": whole.remove_
     api.create_repo(f"me/{name}", repo_type="dataset")
     split.to_parquet(path := Path(os.environ["HF_HOME"]) / f"{name}.parquet")
     api.upload_file(path_or_fileobj=path, path_in_repo="train.parquet", repo_id=f"me/{name}", repo_type="dataset")
-for beside, options in {
-    "images": {"dataset_name": "me/images-and-more"},
-    "captions": {"dataset_name": pictures, "captions_name": "me/captions-and-more"},
+for beside, source in {
+    "images": Source("me/images-and-more"),
+    "captions": Source(pictures, captions="me/captions-and-more"),
 }.items():
     try:
-        found[f"beside {beside}"] = open_images(**options)["train"].column_names
+        found[f"beside {beside}"] = open_images(source)["train"].column_names
     except ValueError as error:
         found[f"beside {beside}"] = [str(error)]
 

@@ -96,6 +96,11 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             raise ValueError(" ".join(str(error).split())) from error
 
     @property
+    def aligns(self) -> bool:
+        """Whether there is an alignment loss. Without it the projector stays as it is."""
+        return self.align_weight > 0
+
+    @property
     def learns_temperature(self) -> bool:
         if self.align_learn_temperature is not None:
             return self.align_learn_temperature

@@ -1,0 +1,403 @@
+"""
+A dataset read from start to end, instead of being downloaded first.
+
+[`stream_images`] gives its rows as they come, to be captioned; [`open_rows`] gives a split in shards, to be trained
+on, see [`~g4i_hf.data.stream_batches.StreamedImages`].
+"""
+
+import glob
+import heapq
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import (
+    ArrowBasedBuilder,
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    DatasetInfo,
+    Features,
+    Image,
+    IterableDataset,
+    load_dataset,
+    load_dataset_builder,
+)
+from datasets.table import table_cast
+from datasets.utils.file_utils import xopen
+from huggingface_hub import HfFileSystem
+
+from .. import columns
+from ..options import DataArguments
+from .hub_rows import check_path, is_remote
+from .loading import (
+    WEBDATASET_URL,
+    feature_of,
+    open_images,
+    our_columns,
+    read_class_names,
+    source_of,
+    standardise,
+    with_class_names,
+)
+from .naming import check_dataset_name
+from .opening import how_to_load, one_line_errors
+from .stage import Source, find_stage
+
+READ_ROWS = 64  # read together
+LOCAL_SHARDS = 64  # at least, of a split that is on this machine in any other form
+ENOUGH_SHARDS = 8  # a process, of unknown sizes: one more or less for some of them then matters little
+UNEVEN = 0.01  # of its batches a process may do without, of known sizes; one more in any case
+READERS = 16  # files asked for at once
+
+
+def stream_data(data: DataArguments) -> dict[str, IterableDataset]:
+    """The splits that the options name as streams, see [`stream_images`]."""
+    return stream_images(source_of(data))
+
+
+def stream_split(data: DataArguments, split: str, num_processes: int, batch_size: int) -> "RowStream":
+    """A split that the options name, to be trained on as a stream, see [`open_rows`]."""
+    return open_rows(source_of(data), split, num_processes=num_processes, batch_size=batch_size)
+
+
+def load_split(data: DataArguments, split: str) -> Dataset | None:
+    """
+    One split as [`~g4i_hf.data.loading.load_data`] gives it. The files of the others are not touched where they are
+    Parquet or WebDataset.
+
+    Returns:
+        None where there is no split of that name.
+    """
+    source, names = source_of(data), read_class_names(data)
+    is_local = Path(source.name).is_dir()
+    builder = None if is_local and find_stage(source.name) is not None else _builder_of(source)
+    if builder is None:
+        loaded = open_images(Source(source.name, source.revision, source.config, source.columns)).get(split)
+    elif files := (builder.config.data_files or {}).get(split):
+        files = {split: [glob.escape(str(file)) for file in files]}
+        loaded = load_dataset(builder.name, data_files=files, split=split)
+        loaded = standardise(loaded, split, source.columns, None if is_local else source.name)
+    else:
+        return None
+    return loaded if loaded is None or names is None else with_class_names(DatasetDict({split: loaded}), names)[split]
+
+
+# --- Rows as they come -----------------------------------------------------------------------------------------------
+
+
+def stream_images(source: str | Source, read_files: bool = True) -> dict[str, IterableDataset]:
+    """
+    Opens a dataset as a stream with our column names; what it calls `image_id` is kept, and not made where there is
+    none (see [`~g4i_hf.data.joining.image_id_of`]).
+
+    Args:
+        source: as [`~g4i_hf.data.loading.open_images`] takes it.
+        read_files: whether the bytes of images that are files of the Hub are read too.
+
+    Returns:
+        Splits whose `image` is `{"bytes", "path"}` as it is stored there, not decoded.
+
+    Raises:
+        ValueError: when there is no image column, a column that was named is missing, captions are to be joined, or
+            while reading, when a row of the Hub names a file of this machine or an address of its network.
+        FileNotFoundError: when nothing of that name exists.
+    """
+    source = Source.of(source)
+    _check_no_join(source)
+    if Path(source.name).is_dir():
+        return {name: split.to_iterable_dataset() for name, split in open_images(source).items()}
+    streamed = load_dataset(source.name, source.config, revision=source.revision, streaming=True)
+    splits = {name: _standardised(split, name, source.columns) for name, split in streamed.items()}
+    if not read_files:
+        return splits
+    return {
+        name: split.map(
+            partial(_of_hub, where=f"{source.name}, split {name!r}"), with_indices=True, features=split.features
+        )
+        for name, split in splits.items()
+    }
+
+
+def _check_no_join(source: Source) -> None:
+    if source.captions:
+        raise ValueError("captions_name is set, but a stream has no rows that captions could be joined to.")
+
+
+def _standardised(split: IterableDataset, split_name: str, given: dict[str, str]) -> IterableDataset:
+    """The stream with our column names, its images not decoded, see [`stream_images`]."""
+    split, found = _not_decoded(split, split_name, given)
+    if fields := [theirs for theirs in found.values() if theirs not in split.features]:
+        added = {theirs: feature_of(split.features, theirs) for theirs in fields}
+        split = split.map(_with_fields, fn_kwargs={"fields": fields}, features=Features(split.features | added))
+    renamed = {theirs: ours for ours, theirs in found.items() if theirs != ours}
+    in_the_way = [name for name in (*renamed.values(), WEBDATASET_URL) if name in split.features]
+    split = split.remove_columns(in_the_way) if in_the_way else split  # by `map`, row by row: slow
+    return split.rename_columns(renamed) if renamed else split
+
+
+def _not_decoded(
+    split: IterableDataset, split_name: str, given: dict[str, str]
+) -> tuple[IterableDataset, dict[str, str]]:
+    """
+    The stream with its images as they are stored, and what it calls our columns.
+
+    Not decoded first of all: whatever is done to a stream that decodes would encode its images anew, without paths.
+    """
+    split = (split if split.features is not None else split._resolve_features()).decode(False)
+    found = our_columns(split.features, split_name, given)
+    if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
+        raise ValueError(
+            f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
+            "Name the right one with --image_column."
+        )
+    return split, found
+
+
+def _with_fields(row: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+    return row | {name: (row[name.partition(".")[0]] or {}).get(name.partition(".")[2]) for name in fields}
+
+
+def _of_hub(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
+    return row | {columns.IMAGE: _with_bytes(row[columns.IMAGE], f"{where}, row {number}")}
+
+
+def _with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, Any] | None:
+    """
+    The image with its bytes where it is a file on a server.
+
+    Args:
+        where: a row of the Hub names it, see [`~g4i_hf.data.hub_rows.check_path`]; None for local data.
+    """
+    if image is None or image["bytes"] is not None or not image["path"]:
+        return image
+    if where is not None:
+        check_path(image["path"], where)
+    if not is_remote(image["path"]):
+        return image
+    with xopen(image["path"], "rb") as file:
+        return {"bytes": file.read(), "path": image["path"]}
+
+
+# --- Rows to train on ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RowStream:
+    """
+    Args:
+        rows: with `image` (`{"bytes", "path"}`, not decoded) and others, by the names that they have there; in shards,
+            which are read in any order.
+        shard_rows: rows of each shard; None where only reading tells.
+        names: our columns, and what they are called there: a column, or the field of one as in `json.caption`.
+        features: of our columns.
+        holds_tables: whether rows are stored in tables; else they are made one by one.
+        hub_id: of a data set of the Hub, see [`~g4i_hf.data.hub_rows.check_path`].
+        files: what each file is known by, in their order, see [`~g4i_hf.data.stream.known_by`], with the rows of
+            its row groups where only reading would not tell.
+        image_ids: `image_id` of rows that are at hand in any other form.
+    """
+
+    rows: IterableDataset
+    shard_rows: list[int] | None
+    names: dict[str, str]
+    features: Features
+    holds_tables: bool
+    hub_id: str | None = None
+    files: list[str] = field(default_factory=list)
+    image_ids: Dataset | None = None
+
+    def read(self, shard: int) -> Iterator[pa.Table]:
+        """
+        Our columns of a shard, some rows at a time.
+
+        Raises:
+            ValueError: for a row of the Hub that names a file of this machine, or an address of its network, in place
+                of an image.
+        """
+        if self.shard_rows is not None and self.shard_rows[shard] == 0:  # which `datasets` cannot read
+            return
+        where = None if self.hub_id is None else f"{self.hub_id}, a row of the stream"
+        rows = self.rows.shard(num_shards=self.rows.num_shards, index=shard)
+        for table in self._tables(rows, where):
+            named = pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()})
+            cast = table_cast(named, self.features.arrow_schema)
+            if where is not None:
+                _check_paths(cast[columns.IMAGE], where)
+            yield cast
+
+    def _tables(self, rows: IterableDataset, where: str | None) -> Iterator[pa.Table]:
+        if self.holds_tables:
+            yield from rows.with_format("arrow").iter(batch_size=READ_ROWS)
+            return
+        image, rows = self.names[columns.IMAGE], iter(rows)
+        while together := list(islice(rows, READ_ROWS)):
+            values = {column: [row[column] for row in together] for column in together[0]}
+            values[image] = [_with_bytes(stored, where) for stored in values[image]]
+            yield pa.table(self.rows.features.encode_batch(values), schema=self.rows.features.arrow_schema)
+
+    @property
+    def num_rows(self) -> int | None:
+        return None if self.shard_rows is None else sum(self.shard_rows)
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.names)
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.rows.info
+
+    def shards_of(self, num_processes: int, batch_size: int = 1) -> list[list[int]] | None:
+        """
+        The shards of each process. Where their sizes are known, the largest are dealt out first, each to the process
+        that has the fewest rows.
+
+        Args:
+            batch_size: rows of a process.
+
+        Returns:
+            None where a process would have no batch, or would wait for more than `UNEVEN` of them and more than one,
+            or where shards of unknown sizes are few: every process then reads all, and uses its part.
+        """
+        number = self.rows.num_shards
+        if self.shard_rows is None:
+            if number % num_processes and number < ENOUGH_SHARDS * num_processes:
+                return None
+            return [list(range(process, number, num_processes)) for process in range(num_processes)]
+        dealt, fewest = [[] for _ in range(num_processes)], [(0, process) for process in range(num_processes)]
+        for shard in sorted(range(number), key=self.shard_rows.__getitem__, reverse=True):
+            rows, process = heapq.heappop(fewest)
+            dealt[process].append(shard)
+            heapq.heappush(fewest, (rows + self.shard_rows[shard], process))
+        batches = [-(-rows // batch_size) for rows, _ in fewest]
+        if num_processes > 1 and (min(batches) == 0 or max(batches) - min(batches) > max(1, UNEVEN * max(batches))):
+            return None
+        return [sorted(shards) for shards in dealt]
+
+
+def open_rows(source: str | Source, split: str, *, num_processes: int = 1, batch_size: int = 1) -> RowStream:
+    """
+    Opens a split as a stream. Parquet files and WebDataset archives, in a folder or on the Hub, are read as they are;
+    anything else that [`~g4i_hf.data.loading.open_images`] opens in a folder is opened by it.
+
+    Args:
+        source: as there.
+        split: its name.
+        num_processes, batch_size: Parquet files that give them no equal numbers of batches, see
+            [`RowStream.shards_of`], are read by row groups.
+
+    Raises:
+        FileNotFoundError: when nothing of that name exists.
+        ValueError: when there is no such split or no image column, a column that was named is missing, captions are to
+            be joined, or the data is a stage without images on the Hub.
+    """
+    source = Source.of(source)
+    _check_no_join(source)
+    check_dataset_name(source.name)
+    is_local, stage = Path(source.name).is_dir(), find_stage(source.name, source.revision)
+    if stage is not None and not stage.get("with_images") and not is_local:
+        raise ValueError(
+            f"{source.name} was published without its images, which a stream cannot look up by their ids. Publish it "
+            "with them (--with_images true), or train without streaming."
+        )
+    builder = None if stage is not None and is_local else _builder_of(source)
+    if builder is None:
+        return _local_rows(open_images(source), split, num_processes)
+    files = builder.config.data_files or {}
+    _check_split(split, list(files))
+    rows, holds_tables = builder.as_streaming_dataset(split=split), isinstance(builder, ArrowBasedBuilder)
+    stream = _row_stream(rows, split, source.columns, holds_tables)
+    stream.hub_id = None if is_local else source.name
+    stream.files = known_by(files[split], source.name)
+    if builder.name == "parquet":
+        groups = row_groups(files[split])
+        stream.files = [f"{file} {rows}" for file, rows in zip(stream.files, groups, strict=True)]
+        stream.shard_rows = [sum(group) for group in groups]
+        if stream.shards_of(num_processes, batch_size) is None:
+            stream.rows = stream.rows.reshard()
+            stream.shard_rows = [number for group in groups for number in group]
+    return stream
+
+
+def _builder_of(source: Source) -> DatasetBuilder | None:
+    """What reads files of a dataset as they are; None for a folder whose files have to be looked at first."""
+    how = how_to_load(source.name, source.config, source.revision)
+    return None if how is None else load_dataset_builder(**how)
+
+
+def _row_stream(rows: IterableDataset, split: str, given: dict[str, str], holds_tables: bool) -> RowStream:
+    rows, found = _not_decoded(rows, split, given)
+    read = dict.fromkeys(theirs if theirs in rows.features else theirs.partition(".")[0] for theirs in found.values())
+    features = Features({ours: feature_of(rows.features, theirs) for ours, theirs in found.items()})
+    return RowStream(rows.select_columns(list(read)), None, found, features, holds_tables)
+
+
+def _local_rows(splits: DatasetDict, split: str, num_processes: int) -> RowStream:
+    _check_split(split, list(splits))
+    rows = splits[split]
+    shards = max(1, min(LOCAL_SHARDS + -LOCAL_SHARDS % num_processes, len(rows)))
+    share, extra = divmod(len(rows), shards)
+    stream = _row_stream(rows.to_iterable_dataset(num_shards=shards), split, {}, holds_tables=True)
+    stream.shard_rows = [share + (shard < extra) for shard in range(shards)]
+    stream.image_ids = rows.select_columns([columns.IMAGE_ID])
+    return stream
+
+
+def _check_split(split: str, known: list[str]) -> None:
+    if split not in known:
+        raise ValueError(f"The data has no split {split!r}. It has: {', '.join(known)}.")
+
+
+def _check_paths(images: pa.ChunkedArray, where: str) -> None:
+    without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
+    for path in filter(None, pc.struct_field(without_bytes, "path").to_pylist()):
+        check_path(path, where)
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    if name in table.column_names:
+        return table[name]
+    column, _, field = name.partition(".")
+    return pc.struct_field(table[column], field)
+
+
+# --- Its files -------------------------------------------------------------------------------------------------------
+
+
+def known_by(files: list[str], folder: str | Path) -> list[str]:
+    """
+    What tells each file from one that took its place, without opening it: of one on this machine the name in the
+    folder and the size; of one on the Hub the name in the data set and git's hash, which a commit that only changes
+    other files leaves alone; of any other its address.
+    """
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(lambda file: _known_by(str(file), folder), files))
+
+
+def _known_by(file: str, folder: str | Path) -> str:
+    if file.startswith("hf://"):
+        hub = HfFileSystem()
+        found = hub.info(file)
+        return f"{hub.resolve_path(file).path_in_repo} {found.get('blob_id') or found['size']}"
+    return file if "://" in file else f"{os.path.relpath(file, folder)} {os.path.getsize(file)}"
+
+
+def row_groups(files: list[str]) -> list[list[int]]:
+    """Rows of each row group of each Parquet file, from their last bytes."""
+
+    def read(file: str) -> list[int]:
+        with xopen(file, "rb") as opened, one_line_errors(f"{file}:", [Path(file)]):
+            footer = pq.ParquetFile(opened).metadata
+        return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(read, map(str, files)))

@@ -1,0 +1,235 @@
+"""Alignment objectives: pure functions of tensors, (pairs, settings) -> the 0-d sum over the local pairs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .gather import global_logsumexp, reduce_sum
+from .pairs import Pairs
+
+
+@dataclass
+class LogitSettings:
+    """
+    Logits are cosine / temperature + bias.
+
+    Args:
+        temperature: number, or 0-d tensor with gradient where it is learned.
+        bias: the same; only `siglip` has one.
+        target_temperature: of the targets of `soft_clip`.
+    """
+
+    temperature: float | torch.Tensor = 0.2
+    bias: float | torch.Tensor = 0.0
+    target_temperature: float = 0.1
+
+
+def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
+    """
+    Symmetric InfoNCE, the objective of GPT4Image (arXiv 2306.00693, section 3.3) and of CLIP (arXiv 2103.00020).
+
+    With s_ij = z_i t_j / temperature and the weight w_ij of pair (i, j), the sum over the local pairs of
+
+        1/2 w_ij (-s_ij + log sum_k exp s_ik) + 1/2 w_ij (-s_ij + log sum_k exp s_kj)
+
+    where k runs over the allowed texts of image i in the first half and the allowed images of text j in the second,
+    over all processes. Each process computes n x M logits once, for both halves, never N x M: the sums of the second
+    half are put together from those of every process, and no image crosses processes. Texts of a bank are among the
+    first k alone.
+
+    Returns:
+        0-d sum, to be divided by `pairs.num_captions`.
+    """
+    logits, in_batch = pair_logits(pairs, settings.temperature), pairs.in_batch
+    image_to_text = weighted_cross_entropy(logits, pairs.weights)
+    text_to_image = cross_entropy_of_columns(logits[:, in_batch], pairs.weights[:, in_batch])
+    return (image_to_text + text_to_image) / 2
+
+
+def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
+    """
+    InfoNCE from image to text (arXiv 1807.03748): texts compete for each image, images do not compete for a text.
+
+    With s_ij = z_i t_j / temperature and the weight w_ij of pair (i, j), the sum over the local pairs of
+
+        w_ij (-s_ij + log sum_k exp s_ik)
+
+    where k runs over the allowed texts of image i over all processes, and those of a bank.
+
+    Returns:
+        0-d sum, to be divided by `pairs.num_captions`.
+    """
+    return weighted_cross_entropy(pair_logits(pairs, settings.temperature), pairs.weights)
+
+
+def soft_clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
+    """
+    Symmetric InfoNCE whose targets follow the similarity of the texts, so that near-synonyms are not pushed apart.
+
+    For an image and each of its own texts t_p, of weight w_p, the target over its allowed texts is
+
+        w_p softmax_j (t_p t_j / target_temperature)
+
+    For a text j it is, over its allowed images i with their own texts t_q, of share r_q in the image,
+
+        w_j softmax_i (log sum_q r_q exp (t_j t_q / target_temperature))
+
+    where w_j is the weight of the text's pairs. A target temperature near zero gives `clip`.
+
+    Returns:
+        0-d sum, to be divided by `pairs.num_captions`.
+    """
+    of_images, of_texts = _targets(pairs, settings.target_temperature)
+    logits = pair_logits(pairs, settings.temperature)
+    image_to_text = weighted_cross_entropy(logits, of_images)
+    return (image_to_text + cross_entropy_of_columns(logits[:, pairs.in_batch], of_texts)) / 2
+
+
+@torch.no_grad()
+def _targets(pairs: Pairs, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, M) of the local images over all texts, and (n, M - B) of all texts of the batch over the local images."""
+    of_images = torch.zeros_like(pairs.weights)
+    to_texts = torch.full_like(pairs.weights[:, pairs.in_batch], -torch.inf)
+    own = (pairs.own_texts, pairs.own_weights, pairs.own_shares)
+    for text, weight, share in zip(*(values.unbind(1) for values in own), strict=True):
+        similarity = pairs.text_embeds[text] @ pairs.all_text_embeds.T / temperature
+        of_images += weight.unsqueeze(1) * masked_logits(similarity, pairs.allowed).softmax(1)
+        to_texts = torch.logaddexp(to_texts, similarity[:, pairs.in_batch] + share.log().unsqueeze(1))
+    allowed = pairs.allowed[:, pairs.in_batch]
+    to_texts = masked_logits(to_texts, allowed)
+    over_images = (to_texts - logsumexp_of_columns(to_texts)).exp()
+    weights = reduce_sum(pairs.weights[:, pairs.in_batch].sum(0))  # pairs never cross processes
+    return of_images * pairs.allowed, weights * over_images * allowed
+
+
+def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
+    """
+    Pairwise sigmoid loss of SigLIP (arXiv 2303.15343): every pair is a decision of its own, nothing competes.
+
+    With s_ij = z_i t_j / temperature + bias and the weight w_ij of pair (i, j), the sum over the local images of
+
+        sum_j w_ij log(1 + exp(-s_ij)) + w_i sum_k log(1 + exp(s_ik)),    w_i = sum_j w_ij
+
+    where k runs over the negatives of image i over all processes, and those of a bank. No image crosses processes.
+
+    Returns:
+        0-d sum, to be divided by `pairs.num_captions`.
+    """
+    logits = (pairs.image_embeds / settings.temperature) @ pairs.all_text_embeds.T + settings.bias
+    weights = pairs.weights
+    positive = weights * nn.functional.softplus(-logits)
+    is_negative = pairs.allowed & (weights == 0)
+    negative = weights.sum(1, keepdim=True) * is_negative * nn.functional.softplus(logits)
+    return (positive + negative).sum()
+
+
+def cosine_loss(pairs: Pairs, settings: LogitSettings | None = None) -> torch.Tensor:
+    """
+    Squared distance on the unit sphere, without negatives; called byol in the official code of GPT4Image.
+
+    The sum over the local pairs of w_ij (2 - 2 z_i t_j) = w_ij |z_i - t_j|^2. The settings play no part.
+
+    Returns:
+        0-d sum, to be divided by `pairs.num_captions`.
+    """
+    own_texts = pairs.text_embeds[pairs.own_texts]  # (n, P, D)
+    cosines = torch.einsum("nd,npd->np", pairs.image_embeds, own_texts)
+    return (pairs.own_weights * (2 - 2 * cosines)).sum()
+
+
+OBJECTIVES = {
+    "clip": clip_loss,
+    "infonce": infonce_loss,
+    "soft_clip": soft_clip_loss,
+    "siglip": siglip_loss,
+    "cosine": cosine_loss,
+}
+
+# Objectives that have a temperature, and a bias: what the model may learn.
+WITH_TEMPERATURE = {"clip", "infonce", "soft_clip", "siglip"}
+WITH_BIAS = {"siglip"}
+
+# Objectives whose official implementation gathers without gradient: DDP then divides their gradient by the number of
+# processes, which `align_gradient="official"` reproduces. Its other losses keep the full gradient.
+OFFICIALLY_DIVIDED = {"clip"}
+
+
+# --- Softmax over rows or columns of which each process has its own rows ------------------------------------------
+
+
+def pair_logits(pairs: Pairs, temperature: float | torch.Tensor) -> torch.Tensor:
+    """(n, M) cosines of local images and all texts over the temperature, without the pairs that do not count."""
+    # The smaller factor is divided, and the product masked in place: n x M numbers are there once
+    logits = (pairs.image_embeds / temperature) @ pairs.all_text_embeds.T
+    return logits.masked_fill_(~pairs.allowed, left_out(logits))
+
+
+def masked_logits(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Logits whose softmax leaves out the columns that do not count."""
+    return logits.masked_fill(~allowed, left_out(logits))
+
+
+def left_out(logits: torch.Tensor) -> float:
+    """
+    A large finite number instead of -inf: rows and columns without any pair then give 0 x finite, not 0 x nan.
+    """
+    return torch.finfo(logits.dtype).min / 2
+
+
+def weighted_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The 0-d sum of targets x -log softmax over the columns; logits and targets (n, M)."""
+    return _cross_entropy(logits, targets, logits.logsumexp(1), targets.sum(1))
+
+
+def cross_entropy_of_columns(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """
+    The same with a softmax over the rows, of which every process has its own; logits and targets (n, M) of these.
+
+    Returns:
+        0-d: the part of the own rows. The sum over processes has the gradient of the global loss.
+    """
+    return _cross_entropy(logits, targets, logsumexp_of_columns(logits), targets.sum(0))
+
+
+def logsumexp_of_columns(logits: torch.Tensor) -> torch.Tensor:
+    """(M,) over the rows of all processes; finite also where no process has one."""
+    return global_logsumexp(logits.logsumexp(0).clamp(min=left_out(logits)))
+
+
+def _cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, logsumexp: torch.Tensor, sums: torch.Tensor
+) -> torch.Tensor:
+    """Two sums, so that there is no third matrix of the size of the logits."""
+    return (sums * logsumexp).sum() - (targets * logits).sum()
+
+
+# --- Diagnostics --------------------------------------------------------------------------------------------------
+
+
+DIAGNOSTICS = ("cosine_positive", "cosine_negative", "retrieval_top1")
+
+
+@torch.no_grad()
+def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
+    """
+    Sums over the local images with a text, to be divided by their number over all processes.
+
+    Returns:
+        0-d tensors: `cosine_positive`, the cosine of an image and its own text (the mean over several);
+        `cosine_negative`, its mean cosine with the texts of the batch that are its negatives; `retrieval_top1`, 1
+        where its own text is nearer than all of those.
+    """
+    in_batch = pairs.in_batch  # comparable with and without a bank
+    cosines = pairs.image_embeds.detach() @ pairs.all_text_embeds[in_batch].T  # (n, M)
+    weights = pairs.weights[:, in_batch]
+    if cosines.numel() == 0:
+        return dict.fromkeys(DIAGNOSTICS, cosines.sum())
+    has_pair = weights.sum(1) > 0
+    is_pair = weights == weights.amax(1, keepdim=True)  # of a mixed image, the larger part
+    positive = (cosines * is_pair).sum(1) / is_pair.sum(1)
+    negatives = pairs.allowed[:, in_batch] & (weights == 0)
+    negative = (cosines * negatives).sum(1) / negatives.sum(1).clamp(min=1)
+    nearest_negative = cosines.masked_fill(~negatives, -2.0).amax(1)
+    values = (positive, negative, (positive > nearest_negative).to(cosines.dtype))
+    return {name: (value * has_pair).sum() for name, value in zip(DIAGNOSTICS, values, strict=True)}

@@ -1,0 +1,369 @@
+"""What accompanies training: moving average, NaN losses, unreadable images, position in a stream, pushes."""
+
+import contextlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+
+from ..data.images import bad_image, check_not_too_many, warn_of
+from ..data.stream_batches import StreamBatches
+from ..files import replace_text
+from ..losses.gather import gather_counts, reduce_sum
+from .checkpoint import newest_checkpoint
+
+logger = logging.getLogger(__name__)
+
+EMA_FILE = "ema.safetensors"
+BATCH_FILE = "nan_batch.json"
+BAD_IMAGES_FILE = "bad_images.json"
+NEVER = torch.iinfo(torch.int64).max
+SHOWN = 8  # image ids in a message; the file has all
+REMEDIES = {
+    "loss_ce": "a smaller learning_rate, a longer warm-up (warmup_steps), max_grad_norm 1, or bf16 instead of fp16",
+    "loss_align": "a larger align_temperature, a smaller align_weight or learning_rate, or bf16 instead of fp16",
+}
+
+
+class EmaCallback(TrainerCallback):
+    """
+    Averages the student after every optimizer step, by timm's ModelEmaV3. [`AlignmentTrainer`] writes the average into
+    each checkpoint and reads it back on resuming.
+
+    Args:
+        student: what is averaged, parameters and buffers.
+        decay: of the average; its first value is a copy of the student.
+    """
+
+    def __init__(self, student: nn.Module, decay: float):
+        self.student = student
+        self.ema = ModelEmaV3(student, decay=decay)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.ema.update(self.student, step=state.global_step)
+
+    @property
+    def averaged(self) -> nn.Module:
+        return self.ema.module
+
+    def save(self, folder: str | Path) -> None:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.averaged.state_dict().items()}
+        save_file(tensors, Path(folder) / EMA_FILE, metadata={"format": "pt"})
+
+    def load(self, folder: str | Path) -> None:
+        """
+        Raises:
+            FileNotFoundError: when the checkpoint holds no average.
+        """
+        path = Path(folder) / EMA_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {EMA_FILE}: it was written without ema_decay. Resume without it, or start afresh."
+            )
+        with torch.no_grad():
+            self.averaged.load_state_dict(load_file(path))
+
+
+# --- NaN and infinite losses -----------------------------------------------------------------------------------------
+
+
+class NonFiniteLoss(ValueError):
+    """The loss became NaN or infinite."""
+
+
+class LossCheck(TrainerCallback):
+    """
+    Notes on the device in which step a term of the loss became NaN or infinite, and looks at it when the terms are
+    logged and when training ends, so that it makes no step wait for the device. Logs before every checkpoint: none is
+    written of weights that are lost, and a resumed run has the log of the uninterrupted one.
+
+    Args:
+        dataset: whose rows are trained on; with `image_ids`, as [`~g4i_hf.data.dataset.CaptionedImages`] has them,
+            images are named by these, else by their rows.
+    """
+
+    def __init__(self, dataset: Any = None):
+        self.dataset = dataset
+        self.first_steps: dict[str, torch.Tensor] = {}  # term -> () int64, its first bad step on this process
+        self._rows: dict[int, list[np.ndarray]] = {}  # step -> rows of its batches on this process, since the last log
+
+    def note(self, name: str, value: torch.Tensor, step: int) -> None:
+        """
+        Args:
+            name: of the term; only those called `loss_...` are looked at.
+            value: (), on the device.
+            step: the optimizer step that it belongs to.
+        """
+        if name.startswith("loss_"):
+            bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
+            known = self.first_steps.get(name)
+            self.first_steps[name] = bad if known is None else torch.minimum(known, bad)
+
+    def note_rows(self, rows: np.ndarray | None, step: int) -> None:
+        """Rows (n,) of a batch, negative for padding, or ids, empty for it; None where nothing is known of them."""
+        if rows is not None:
+            self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
+
+    def is_bad(self, step: int, args) -> torch.Tensor:
+        """(), bool, on the device: whether a term became NaN or infinite on this process in that step."""
+        return torch.stack([self.first_steps[name] == step for name in self._terms(args)]).any()
+
+    def found(self, step: int, args) -> tuple[list[str], list[str]]:
+        """
+        The terms that were bad in a step, and the images of the batches of those processes where they were; of all
+        processes where only the gradient was. To be called by all processes.
+        """
+        terms = sorted(self._terms(args))
+        here = torch.stack([self.first_steps[name] == step for name in terms]).long()
+        anywhere = gather_counts(here).sum(0).tolist()
+        mine = np.concatenate(self._rows.get(step, [np.zeros(0, dtype=np.int64)]))
+        mine = mine if here.any() or not any(anywhere) else mine[:0]
+        image_ids = gather_object(self._names(mine))
+        return [name for name, count in zip(terms, anywhere, strict=True) if count], image_ids
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.first_steps, self._rows = {}, {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= control.should_save
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        return self.on_step_end(args, state, control)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """
+        Raises:
+            NonFiniteLoss: when a term that is trained on is NaN or infinite; on all processes alike.
+        """
+        logs = logs or {}
+        # `loss` itself may have been filtered by Trainer
+        if not all(math.isfinite(logs.get(name, 0.0)) for name in self._terms(args)):
+            self._raise(args, state)  # every process has the same sums in its logs, so all of them come here
+        if "loss" in logs:
+            self._rows = {}
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """
+        Looks at the steps since the last log, if there was any: what is saved next are the weights.
+
+        Raises:
+            NonFiniteLoss: as in [`on_log`].
+        """
+        if self.first_steps and self._first_step(args) != NEVER:
+            self._raise(args, state)
+
+    def _first_step(self, args) -> int:
+        """In which a term that is trained on became bad on any process; to be called by all of them."""
+        return min(int(gather_counts(self.first_steps[name].reshape(1)).min()) for name in self._terms(args))
+
+    def _raise(self, args, state) -> None:
+        step = self._first_step(args)
+        terms, image_ids = self.found(step, args)
+        raise NonFiniteLoss(self.message(terms, step, image_ids, args, state))
+
+    def message(self, terms: list[str], step: int, image_ids: list[str], args, state, left_out: int = 0) -> str:
+        """What became of a step, and what to do; the first process writes all its images to `nan_batch.json`."""
+        if args.should_save:
+            found = {"step": step, "terms": terms, "image_ids": image_ids}
+            with contextlib.suppress(OSError):
+                (Path(args.output_dir) / BATCH_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if len(terms) == 1:
+            what, remedy = f"the term {terms[0]} became", REMEDIES.get(terms[0], REMEDIES["loss_ce"])
+        else:  # of several terms the features already were, so it was the step before that went too far
+            what, remedy = f"{' and '.join(terms) or 'the gradient'} became", REMEDIES["loss_ce"]
+        more = f" and {len(image_ids) - SHOWN} more, all in {BATCH_FILE}" if len(image_ids) > SHOWN else ""
+        batch = f" Its images: {', '.join(image_ids[:SHOWN])}{more}." if image_ids else ""
+        earlier = f" after {left_out} steps were left out (max_nan_steps)" if left_out else ""
+        checkpoint = newest_checkpoint(args.output_dir)
+        kept = f" {checkpoint} is from before that." if checkpoint is not None else ""
+        return (
+            f"In step {step} of {state.max_steps} {what} NaN or infinite, so training ended{earlier}.{batch}{kept} "
+            f"Try {remedy}; leave out such steps with max_nan_steps; or train on regardless with stop_on_nan false."
+        )
+
+    def _terms(self, args) -> list[str]:
+        """The baseline only measures alignment."""
+        return [name for name in self.first_steps if name != "loss_align" or args.aligns]
+
+    def _names(self, rows: np.ndarray) -> list[str]:
+        if rows.dtype.kind == "U":
+            return rows.tolist()
+        ids = getattr(self.dataset, "image_ids", None)
+        return [f"row {row}" for row in rows] if ids is None else list(ids[rows.tolist()]["image_id"])
+
+
+class SkipNanSteps(TrainerCallback):
+    """
+    Takes back a step whose loss or gradient is NaN or infinite on any process, on all processes alike: its gradient,
+    what it did to running statistics, and what it added to the logged terms. It counts as a step all the same, so that
+    data and schedules stay where they would be. Waits for the device once a step.
+
+    fp16 has a loss scaling that overflows now and then and leaves such steps out itself: there only the loss counts.
+
+    Args:
+        trainer: whose steps these are, an [`AlignmentTrainer`] with `stop_on_nan`.
+        most: so many steps may be left out, those before an interruption included.
+    """
+
+    def __init__(self, trainer: Any, most: int):
+        self.trainer, self.check, self.most = trainer, trainer.loss_check, most
+        self.steps = 0
+        # As they were before the step
+        self._buffers: list[torch.Tensor] = []
+        self._sums: dict[str, torch.Tensor] = {}
+        self._first_steps: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        logged = [entry["nan_steps"] for entry in state.log_history if "nan_steps" in entry]
+        self.steps = logged[-1] if logged else 0
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self._buffers = [buffer.clone() for buffer in model.buffers()]
+        self._sums, self._first_steps = dict(self.trainer.terms.sums), dict(self.check.first_steps)
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """
+        Raises:
+            NonFiniteLoss: when too many steps would be left out.
+        """
+        step, scaler = state.global_step + 1, self.trainer.accelerator.scaler
+        bad = self.check.is_bad(step, args)
+        if scaler is None:
+            bad = bad | ~_is_finite([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+        if reduce_sum(bad.to(torch.float32)).item() == 0:
+            return
+        terms, image_ids = self.check.found(step, args)
+        if self.steps == self.most:
+            raise NonFiniteLoss(self.check.message(terms, step, image_ids, args, state, left_out=self.steps))
+        self._take_back(model, with_gradient=scaler is None)
+        self.steps += 1
+        if args.process_index == 0:
+            logger.warning(
+                "Step %d of %d is left out, %d of max_nan_steps %d: %s NaN or infinite. Its images: %s.",
+                *(step, state.max_steps, self.steps, self.most, " and ".join(terms) or "the gradient"),
+                ", ".join(image_ids),
+            )
+
+    def _take_back(self, model: nn.Module, with_gradient: bool) -> None:
+        self.trainer.terms.sums, self.check.first_steps = self._sums, self._first_steps
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)
+        if with_gradient:  # optimizers pass over parameters without one
+            model.zero_grad(set_to_none=True)
+
+
+def _is_finite(gradients: list[torch.Tensor]) -> torch.Tensor:
+    return torch.isfinite(torch.nn.utils.get_total_norm(gradients)) if gradients else torch.tensor(True)
+
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+class SkippedImages(TrainerCallback):
+    """
+    Which training images could not be read and were left out, over all processes and interruptions. Keeps
+    `bad_images.json` in the run folder: written with every checkpoint and at the end, where there are any.
+
+    Args:
+        dataset: [`~g4i_hf.data.dataset.CaptionedImages`] that is trained on.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        self.may_skip = getattr(dataset, "on_bad_images", "error") == "skip"
+        self.known: dict[int, dict[str, Any]] = {}  # row -> what is told of it, on this process
+        self.total = 0  # of all processes, known to each
+
+    def note(self, bad: dict[int, str] | None) -> None:
+        """
+        Args:
+            bad: row -> why its image cannot be read, of a batch.
+
+        Raises:
+            BadImageError: when too many cannot be read.
+        """
+        for row, reason in (bad or {}).items():
+            if row in self.known:
+                continue
+            self.known[row] = bad_image(self.dataset.images, self.dataset.image_ids, row, reason)
+            check_not_too_many(len(self.known), len(self.dataset), self.known[row])
+            if len(self.known) == 1:  # the others are told of at the end
+                warn_of("Training data", [self.known[row]], len(self.dataset))
+
+    def on_save(self, args, state, control, **kwargs):
+        self._write(args)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        bad = self._write(args)
+        if bad and args.process_index == 0:
+            warn_of("Training data", bad, len(self.dataset), f" ({Path(args.output_dir) / BAD_IMAGES_FILE})")
+
+    def _write(self, args: Any) -> list[dict[str, Any]]:
+        path = Path(args.output_dir) / BAD_IMAGES_FILE
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        found = {each["image_id"]: each for each in (*earlier, *gather_object(list(self.known.values())))}
+        bad, self.total = [found[image_id] for image_id in sorted(found)], len(found)
+        if bad != earlier and args.should_save:
+            replace_text(path, json.dumps(bad, indent=2, ensure_ascii=False) + "\n")
+        return bad
+
+
+class StreamPosition(TrainerCallback, ExportableState):
+    """
+    Tells the batches of a resumed run how many of them were trained on, so that they need not be read again as far as
+    the sizes of shards are known; Trainer skips as many. Of a stream of unknown length it keeps in
+    `trainer_state.json` where each epoch began.
+    """
+
+    def __init__(self):
+        self.batches: StreamBatches | None = None
+
+    def state(self) -> dict:
+        starts = [0] if self.batches is None else self.batches.epoch_starts
+        return {"args": {}, "attributes": {"epoch_starts": list(starts)}}
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.batches = train_dataloader.batch_sampler
+        if args.ignore_data_skip:
+            return
+        steps = state.global_step
+        if has_length(self.batches):
+            steps %= max(1, math.ceil(len(self.batches) / args.gradient_accumulation_steps))
+        saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self.batches.pass_over(steps * args.gradient_accumulation_steps, saved.get("epoch_starts"))
+
+
+# --- Pushing ---------------------------------------------------------------------------------------------------------
+
+
+class PushCheckpoints(TrainerCallback):
+    """
+    Pushes the student of every checkpoint, once that is whole.
+
+    Args:
+        publisher: a [`~g4i_hf.hub.StudentPublisher`]; publishing comes after training and is not imported here.
+    """
+
+    def __init__(self, publisher: Any):
+        self.publisher = publisher
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            self.publisher.push_checkpoint(checkpoint, state.global_step, state.max_steps)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.publisher.wait()
