@@ -135,6 +135,8 @@ class DrawnRows(torch.utils.data.Dataset):
             if draw.padding:
                 item["labels"] = -100
                 item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))
+                if "soft_labels" in item:
+                    item["soft_labels"] = np.zeros_like(item["soft_labels"])
         return items
 
 
