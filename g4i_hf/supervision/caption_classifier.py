@@ -38,8 +38,8 @@ class CaptionClassifier:
         seed: of the folds.
 
     Attributes:
-        out_of_fold_: (N, C) float16 probabilities of the rows fitted on. A labelled row's are predicted by a model
-            that has seen neither its label nor its caption with it; the only label of a class is left as it is.
+        out_of_fold_: (N, C) float16 probabilities of the rows fitted on. Those of a
+            labelled row come from a model that was not fitted on it; the only label of a class is left as it is.
         accuracy_: estimated share of captioned rows whose most probable class is the true one.
         view_accuracies_: the same of each view alone: of captions, and of image features.
         label_noise_: estimated share of labels that are wrong; `label_noise_interval_` its 95% interval. None where

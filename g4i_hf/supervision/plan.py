@@ -23,7 +23,6 @@ class Estimates:
         noise: labels that are wrong; `noise_interval` its 95% interval.
         unlabelled: training rows that have a caption and no label.
         agreement: of these, rows for which both views name the same class; None without image features.
-        labels_per_class: mean over classes that have a label.
     """
 
     captions: float | None
@@ -33,7 +32,6 @@ class Estimates:
     noise_interval: tuple[float, float] | None
     unlabelled: float
     agreement: float | None
-    labels_per_class: float
 
 
 @dataclass

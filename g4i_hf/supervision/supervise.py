@@ -224,7 +224,6 @@ class _Estimator:
             noise_interval=classifier.label_noise_interval_,
             unlabelled=float(unlabelled.mean()),
             agreement=agreement,
-            labels_per_class=float((~unlabelled).sum() / max(len(np.unique(labels[~unlabelled])), 1)),
         )
         return classifier.out_of_fold_, estimates, classifier.noise_rate_
 
