@@ -94,8 +94,6 @@ def supervise(
     """
     noise = run.label_noise or "keep"
     if run.supervision == "none" and noise == "keep":
-        if run.unlabelled == "keep":
-            _warn_of_silent_captions(training)
         rows = labelled_rows(training) if run.unlabelled == "drop" else training
         return Supervised(rows, Plan("none", "keep", 0.0, ("", "")), {"supervision": "none"})
     if columns.TEXT_EMBEDS not in training.column_names:
@@ -136,7 +134,8 @@ def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
     return facts
 
 
-def _warn_of_silent_captions(training: Dataset) -> None:
+def warn_of_silent_captions(training: Dataset) -> None:
+    """Says, before training, that captions of unlabelled images could teach the classifier, where they do not."""
     texts, labels = Texts.of(training, "mean"), labels_of(training)
     if texts is None or not ((texts.counts > 0) & (labels >= 0)).any():
         return

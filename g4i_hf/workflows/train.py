@@ -31,7 +31,7 @@ from ..options import (
     StudentArguments,
     TrainingOptions,
 )
-from ..supervision.supervise import Supervised, controlled, supervise
+from ..supervision.supervise import Supervised, controlled, supervise, warn_of_silent_captions
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import (
     BuiltStudent,
@@ -136,6 +136,8 @@ class TrainingRun:
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # of another student, perhaps
+        if self.args.aligns and self.run.supervision == "none" and self.run.unlabelled == "keep":
+            warn_of_silent_captions(self.splits[self.run.train_split])  # a baseline does without by choice
         found = supervise(
             self.splits[self.run.train_split],
             self.run,
