@@ -80,7 +80,7 @@ def test_texts_are_read_where_that_is_cheaper_or_asked_for(tmp_path, monkeypatch
     vectors = np.eye(4, dtype=np.float16)
     texts = Texts(vectors, np.arange(5), np.arange(4), np.arange(4)[:, None])
     args = AlignmentArguments(str(tmp_path), align_gather_texts=option)
-    term = AlignmentTerm(args, SimpleNamespace(), SimpleNamespace(texts=texts))
+    term = AlignmentTerm(args, SimpleNamespace(projector=SimpleNamespace()), SimpleNamespace(texts=texts))
     inputs = {"text_embeds": torch.zeros(2, 1, 4, device=device), "text_rows": torch.tensor([[2], [-1]])}
     assert term._stored_texts(inputs) is None  # of one process there is nothing to exchange
     monkeypatch.setattr(alignment_term, "world_size", lambda: 2)
