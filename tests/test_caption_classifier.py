@@ -148,6 +148,11 @@ def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
     assert covered >= 3 and max(widths) < width
 
 
+def test_few_labels_of_which_half_are_wrong_are_not_taken_for_right():
+    found = [fitted(clusters(300, spread=1.0, wrong=0.5, seed=seed)).label_noise_ for seed in range(6)]
+    assert all(0.3 < share < 0.65 for share in found)
+
+
 def test_captions_that_say_nothing_do_not_accuse_the_labels():
     data = clusters(300)
     shuffled = Clusters(np.random.default_rng(0).permutation(data.x), data.truth, data.y)
