@@ -119,8 +119,8 @@ def by_cleanlab(given: np.ndarray, out_of_fold: np.ndarray, wrong: np.ndarray) -
 def summary(runs: list[dict]) -> dict:
     """Means over seeds."""
     found = {}
-    names = ("accuracy", "estimated_accuracy", "calibration_error", "least_calibration_error", "wrong", "estimated_wrong")
-    for name in names:
+    errors = ("calibration_error", "least_calibration_error")
+    for name in ("accuracy", "estimated_accuracy", *errors, "wrong", "estimated_wrong"):
         values = [run[name] for run in runs]
         found[name] = {"mean": statistics.mean(values), "sd": statistics.stdev(values)}
     found["interval_holds"] = sum(run["interval"][0] <= run["wrong"] <= run["interval"][1] for run in runs)
