@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from .files import wrong_choice
 
 LORA = ("merged", "adapter")
-MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness")
+MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness", "speed")
 CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
 
 # Options of the machine: they are not written into files
@@ -741,7 +741,8 @@ class EvaluateArguments:
         None,
         "Beside accuracy and caption retrieval: text_to_image (images by their captions), calibration, zero_shot "
         "(classes by their texts), probe (k-NN and a linear probe on the feature), robustness (corrupted images, 20 "
-        "more passes); all; or none. By default the first three.",
+        "more passes), speed (parameters, multiply-adds, and milliseconds on this CPU in PyTorch and ONNX Runtime, in "
+        "float32 and int8); all; or none. By default the first three.",
     )
     probe_samples: Count | None = option(None, "Random training images for the probes; all by default.")
     report: str | None = option(None, "HTML file for the comparison and its pictures.")

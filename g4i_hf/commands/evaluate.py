@@ -3,8 +3,8 @@
     g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
 Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
-figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/. Probes of the feature
-and corrupted images, which take longer, come with --measures all.
+figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/. Probes of the feature,
+corrupted images and the speed of the student, which take longer, come with --measures all.
 """
 
 from ..cli import OptionError, check_data, check_paths, quiet_libraries
@@ -22,6 +22,7 @@ def check(args, data, encoder) -> None:
 
 def run(args, data, encoder) -> None:
     from ..evaluation.comparison import as_text
+    from ..evaluation.speed import speed_as_markdown
     from ..training.run_folder import read_options
     from ..workflows.evaluate import Evaluation
 
@@ -33,6 +34,8 @@ def run(args, data, encoder) -> None:
     print("\n" + as_text(evaluation.rows))
     if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
         print(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
+    if "speed" in args.measures:
+        print(f"\n{speed_as_markdown(evaluation.results['aligned'], list(evaluation.splits))}\n")
     for name, folder in evaluation.folders.items():
         print(f"{name}: {folder}/all_results.json, {folder}/predictions")
     try:

@@ -58,5 +58,6 @@ FIGURES = (
     "text_to_image_gallery_size",
     "probe_samples",
     "linear_probe_c",
+    "int8_accuracy",
     *(f"{kind}_{strength}_accuracy" for kind in CORRUPTIONS for strength in STRENGTHS),
 )

@@ -19,11 +19,13 @@ from .report_sections import (
     map_cards,
     mistake_cards,
 )
+from .speed import speed_note, speed_rows
 
 
 def write_report(
     path: str | Path,
     rows: list[ComparisonRow],
+    results: dict[str, Any],
     runs: dict[str, Path],
     options: dict[str, Any],
     splits: DatasetDict,
@@ -37,6 +39,7 @@ def write_report(
     Args:
         path: the HTML file; its pictures are in it.
         rows: the comparison.
+        results: `all_results.json` of the aligned run.
         runs: run folders, `aligned` and perhaps `baseline`.
         options: those of the aligned run.
         splits: the evaluated splits. Pictures are of `test`, else of the first, of those with labels.
@@ -69,6 +72,9 @@ def write_report(
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
         curves=curve_pictures(runs),
+        speeds=speed_rows(results, list(splits)),
+        speed_note=speed_note(results) if "cpu_threads" in results else "",
+        splits=list(splits),
         options=options,
         weights=weights,
         seed=options.get("seed", 42),

@@ -1,5 +1,7 @@
 """From run folders and data to figures, predictions and a page: what `evaluate` does."""
 
+import logging
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split
-from ..data.images import readable_rows
+from ..data.images import open_image, readable_rows, to_rgb
 from ..data.loading import class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..evaluation.card_pictures import draw_card_pictures
@@ -21,12 +23,20 @@ from ..evaluation.corruptions import corrupted_accuracies
 from ..evaluation.evaluate import Evaluated, results_folder, split_metrics, update_results
 from ..evaluation.measures import ALL_MEASURES
 from ..evaluation.nearest import nearest_captions
-from ..evaluation.predict import check_run, load_run, predict
+from ..evaluation.predict import check_run, for_prediction, load_run, predict
 from ..evaluation.probes import Probes
 from ..evaluation.report import write_report
+from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
 from ..evaluation.zero_shot import embeds_of_class_names
+from ..hub.onnx_export import export_onnx
+from ..hub.release import plain_student
+from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.run_folder import OPTIONS_FILE, read_options
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 128  # of the training split, for the ranges of int8 activations
 
 
 class Evaluation:
@@ -88,14 +98,14 @@ class Evaluation:
         splits, self.id2label = class_names(splits)
         # A split without captions has its accuracy all the same
         captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
-        embedded = with_text_embeds(
-            captioned,
-            self.encoder,
-            self.encoder.embeddings_dir or Path(args.run).parent / "embeddings",
-            source=source_of(self.data),
-            shared=self.encoder.embeddings_dir is None,
-        )
-        splits = DatasetDict(splits | embedded)
+        if captioned:
+            splits |= with_text_embeds(
+                captioned,
+                self.encoder,
+                self.encoder.embeddings_dir or Path(args.run).parent / "embeddings",
+                source=source_of(self.data),
+                shared=self.encoder.embeddings_dir is None,
+            )
         wanted = self._wanted(splits)
         checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
         for name in dict.fromkeys(checked):
@@ -185,7 +195,39 @@ class Evaluation:
             metrics[f"{split_name}_weights"] = args.weights
             if args.on_bad_images == "skip":
                 metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
+        if "speed" in args.measures and name == "aligned":  # its baseline is no faster
+            metrics |= self._speed(name)
         return update_results(self.folders[name], metrics, list(self.splits))
+
+    def _speed(self, name: str) -> dict[str, float]:
+        """Size and speed of the student as it is released; without ONNX Runtime those of PyTorch alone."""
+        args, run = self.args, self.runs[name]
+        model, processor = load_run(run, args.weights)
+        student, transform = plain_student(model).float(), EvalTransform(processor)
+        size = ImageSettings.from_processor(processor).size
+        metrics = size_metrics(student, size)
+        with tempfile.TemporaryDirectory() as folder:
+            files = {"onnx": Path(folder) / "model.onnx"}
+            try:
+                export_onnx(student, files["onnx"], size)
+            except (ImportError, ValueError) as error:
+                logger.warning("%s: speed in PyTorch alone. %s", run.name, error)
+                return metrics | speed_metrics(student, size)
+            if self.training is None:
+                logger.warning("%s: no speed in int8, as its ranges are found on training images.", run.name)
+                return metrics | speed_metrics(student, size, files)
+            images = drawn_rows(self.training, CALIBRATION_IMAGES)[columns.IMAGE]
+            files["int8"] = Path(folder) / "int8.onnx"
+            pixels = np.stack([transform(to_rgb(open_image(image))).numpy() for image in images])
+            quantize(student, files["onnx"], files["int8"], pixels)
+            metrics |= speed_metrics(student, size, files)
+            for split_name, split in self.splits.items():
+                what = f"{run.name}, {split_name}, int8"
+                images = for_prediction(split, transform)
+                accuracy = onnx_accuracy(files["int8"], images, args.eval_batch_size, args.eval_num_workers, what)
+                if not np.isnan(accuracy):
+                    metrics[f"{split_name}_int8_accuracy"] = accuracy
+        return metrics
 
     # --- Pictures ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +253,17 @@ class Evaluation:
     def write_report(self) -> None:
         predictions = {name: found.predictions for name, found in self.found.items()}
         options, weights = read_options(self.args.run), self.args.weights
-        write_report(self.args.report, self.rows, self.runs, options, self.splits, predictions, self.id2label, weights)
+        write_report(
+            self.args.report,
+            self.rows,
+            self.results["aligned"],
+            self.runs,
+            options,
+            self.splits,
+            predictions,
+            self.id2label,
+            weights,
+        )
 
 
 def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options: Any) -> dict[str, dict[str, Any]]:
