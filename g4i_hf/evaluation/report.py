@@ -25,13 +25,13 @@ from .speed import speed_note, speed_rows
 def write_report(
     path: str | Path,
     rows: list[ComparisonRow],
-    results: dict[str, Any],
     runs: dict[str, Path],
     options: dict[str, Any],
     splits: DatasetDict,
     predictions: dict[str, dict[str, Predictions]],
     id2label: dict[int, str],
     weights: str = "raw",
+    results: dict[str, Any] | None = None,
 ) -> None:
     """
     What compares two runs is left out where there is no baseline; what needs a package that is not installed says so.
@@ -39,13 +39,13 @@ def write_report(
     Args:
         path: the HTML file; its pictures are in it.
         rows: the comparison.
-        results: `all_results.json` of the aligned run.
         runs: run folders, `aligned` and perhaps `baseline`.
         options: those of the aligned run.
         splits: the evaluated splits. Pictures are of `test`, else of the first, of those with labels.
         predictions: of each run, of each split.
         id2label: class names.
         weights: `"raw"` or `"ema"`, those that predicted.
+        results: `all_results.json` of the aligned run, for its size and speed.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -72,9 +72,8 @@ def write_report(
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
         curves=curve_pictures(runs),
-        speeds=speed_rows(results, list(splits)),
-        speed_note=speed_note(results) if "cpu_threads" in results else "",
-        splits=list(splits),
+        speeds=speed_rows(results or {}, list(splits)),
+        speed_note=speed_note(results or {}),
         options=options,
         weights=weights,
         seed=options.get("seed", 42),

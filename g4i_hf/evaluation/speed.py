@@ -141,13 +141,13 @@ def onnx_accuracy(file: Path, images: CaptionedImages, batch_size: int, num_work
 
 @dataclass
 class SpeedRow:
-    """A line of the table of speed: `accuracies` in the order of the splits, None where it was not measured."""
+    """A line of the table of speed: `accuracies` by split, None where it was not measured."""
 
     engine: str
     megabytes: float
     latency_ms: float
     images_per_second: float
-    accuracies: list[float | None]
+    accuracies: dict[str, float | None]
 
 
 def speed_rows(results: dict[str, Any], splits: list[str]) -> list[SpeedRow]:
@@ -161,14 +161,16 @@ def speed_rows(results: dict[str, Any], splits: list[str]) -> list[SpeedRow]:
                 megabytes=results.get(f"{name}_megabytes", 4e-6 * results["parameters"]),
                 latency_ms=results[f"{name}_latency_ms"],
                 images_per_second=results[f"{name}_images_per_second"],
-                accuracies=[results.get(f"{split}_{figure}") for split in splits],
+                accuracies={split: results.get(f"{split}_{figure}") for split in splits},
             )
             rows.append(row)
     return rows
 
 
 def speed_note(results: dict[str, Any]) -> str:
-    """One sentence with what the table does not hold."""
+    """A sentence with what the table does not hold; empty where speed was not measured."""
+    if "cpu_threads" not in results:
+        return ""
     threads = results["cpu_threads"]
     return (
         f"{results['parameters'] / 1e6:.2f} million parameters, {results['macs'] / 1e6:,.0f} million multiply-adds an "
@@ -186,6 +188,6 @@ def speed_as_markdown(results: dict[str, Any], splits: list[str]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in rows:
         cells = [row.engine, f"{row.megabytes:.1f}", f"{row.latency_ms:.2f}", f"{row.images_per_second:,.0f}"]
-        cells += ["" if value is None else f"{100 * value:.1f}" for value in row.accuracies]
+        cells += ["" if value is None else f"{100 * value:.1f}" for value in row.accuracies.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", speed_note(results)])

@@ -256,13 +256,13 @@ class Evaluation:
         write_report(
             self.args.report,
             self.rows,
-            self.results["aligned"],
             self.runs,
             options,
             self.splits,
             predictions,
             self.id2label,
             weights,
+            self.results["aligned"],
         )
 
 
