@@ -1,6 +1,6 @@
 """
 What alignment costs: time of a training step (forward, loss, backward, optimizer) of the aligned student over that of
-its baseline. Both are stepped in turn in one process and one thread, and the processor's time is compared, as other
+its baseline, with and without soft labels. Both are stepped in turn in one process and one thread, and the processor's time is compared, as other
 processes on a busy machine do not count in it. The demo student is measured with every objective and a text bank.
 
     python benchmarks/step_time.py
@@ -41,6 +41,7 @@ def students() -> dict[str, dict]:
 
 
 BANK = {"align_loss": "clip", "align_text_bank": 1024}
+SOFT = {"align_loss": "clip", "soft_label_weight": 1.0}
 # what is measured beside the paper's objective, on the small student, where the rest of a step takes least
 OTHERS = [{"align_loss": name} for name in OBJECTIVES if name != "clip"] + [BANK]
 
@@ -99,6 +100,7 @@ def captioned_batch(spec: dict) -> dict[str, torch.Tensor]:
         "pixel_values": torch.randn(n, 3, spec["size"], spec["size"], generator=generator),
         "labels": torch.randint(0, spec["classes"], (n,), generator=generator),
         "text_embeds": texts,
+        "soft_labels": torch.rand(n, spec["classes"], generator=generator).softmax(-1),
         "caption_weight": torch.ones(n, 1),
         "image_keys": keys,
         "caption_keys": keys,
@@ -112,6 +114,8 @@ def measure(spec: dict, steps: int, options: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         # the baseline has no texts at all: it does not even measure how far they are
         baseline, aligned = trainer_for(spec, folder, align_weight=0.0), trainer_for(spec, folder, **options)
+        if "soft_label_weight" not in options:
+            del captioned["soft_labels"]
         pair = [(baseline, plain), (aligned, captioned)]
         times = [[], []]
         for step in range(steps + 2):
@@ -139,7 +143,7 @@ def main() -> None:
     results = []
     for name, spec in students().items():
         is_small = spec["size"] < 100
-        for options in [{"align_loss": "clip"}, *(OTHERS if is_small else [])]:
+        for options in [{"align_loss": "clip"}, SOFT, *(OTHERS if is_small else [])]:
             found = measure(spec, args.steps if is_small else max(4, args.steps // 4), options)
             results.append({"student": name, "options": options, **found})
             print(f"{name}, {options}: aligned / baseline {found['ratio']:.3f}", found["ratio_quartiles"], flush=True)
