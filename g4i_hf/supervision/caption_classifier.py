@@ -127,14 +127,7 @@ class CaptionClassifier:
         Returns:
             (N, C) float32.
         """
-        labels = np.asarray(labels)
-        found = np.asarray(probabilities, dtype=np.float32).copy()
-        known = np.flatnonzero(labels >= 0)
-        likelihood = np.full((len(known), self.num_labels), self.noise_rate_ / self.num_labels, dtype=np.float32)
-        likelihood[np.arange(len(known)), labels[known]] += 1 - self.noise_rate_
-        weighted = (found[known] + 1e-7) * likelihood
-        found[known] = weighted / weighted.sum(1, keepdims=True)
-        return found
+        return posterior(probabilities, labels, self.noise_rate_)
 
     def _fit_view(
         self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
@@ -172,6 +165,18 @@ class CaptionClassifier:
             found[rows] = _softmax(_combined(logits, self.temperatures_, self.log_prior_))
         found[alone] = np.eye(self.num_labels, dtype=np.float16)[labels[alone]]
         return found
+
+
+def posterior(probabilities: np.ndarray, labels: Sequence[int], noise_rate: float) -> np.ndarray:
+    """As [`CaptionClassifier.posterior`], with e, the share of labels that say nothing."""
+    labels, num_labels = np.asarray(labels), probabilities.shape[1]
+    found = np.asarray(probabilities, dtype=np.float32).copy()
+    known = np.flatnonzero(labels >= 0)
+    likelihood = np.full((len(known), num_labels), noise_rate / num_labels, dtype=np.float32)
+    likelihood[np.arange(len(known)), labels[known]] += 1 - noise_rate
+    weighted = (found[known] + 1e-7) * likelihood
+    found[known] = weighted / weighted.sum(1, keepdims=True)
+    return found
 
 
 @dataclass

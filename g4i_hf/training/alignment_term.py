@@ -158,66 +158,71 @@ class AlignmentTerm:
                 getattr(model, name).requires_grad_(name in names)
         return names
 
-    def __call__(
-        self, outputs: AlignedImageClassifierOutput, inputs: dict[str, torch.Tensor], state: TrainerState
-    ) -> tuple[torch.Tensor | None, Terms]:
+    def added(
+        self,
+        loss: torch.Tensor,
+        outputs: AlignedImageClassifierOutput,
+        inputs: dict[str, torch.Tensor],
+        state: TrainerState,
+    ) -> tuple[torch.Tensor, Terms]:
         """
+        Args:
+            loss: 0-d, of the classifier.
+
         Returns:
-            The weighted loss to be added, 0-d, and the terms to be logged. The baseline adds None: it only measures,
-            outside the graph.
+            The total of both losses, and the terms to be logged. The baseline only measures, outside the graph.
         """
+        args, weight = self.args, self.weight_at(state)
         # Cosines and their exponentials want more than the 8 bits of bfloat16
-        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(self.args.aligns):
-            image_embeds = outputs.image_embeds if self.args.aligns else outputs.image_embeds.detach()
+        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(args.aligns):
+            image_embeds = outputs.image_embeds if args.aligns else outputs.image_embeds.detach()
             pairs = self._pairs(image_embeds, inputs, self._draw_bank(image_embeds, state.global_step))
             settings, terms = self._logit_settings(outputs)
             local_sum = self.objective(pairs, settings)
-        weight = self.weight_at(state)
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
         terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
-        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        compared = pairs
         if self.text_mean is not None:  # the diagnostics are cosines
             names = ("image_embeds", "all_text_embeds")
-            pairs_of_unit_norm = {name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
-            found = alignment_diagnostics(replace(pairs, **pairs_of_unit_norm))
-        else:
-            found = alignment_diagnostics(pairs)
-        terms.update({name: (value, local_pairs) for name, value in found.items()})
-        if not self.args.aligns:
-            return None, terms
-        if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
+            compared = replace(
+                pairs, **{name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
+            )
+        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
+        if not args.aligns:
+            return loss, terms
+        if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
         # Also with a weight of zero by the schedule: DDP waits for the gradient of every parameter
-        return weight * local_sum / pairs.num_captions.clamp(min=1), terms
+        alignment = weight * local_sum / pairs.num_captions.clamp(min=1)
+        if args.align_balance:
+            return self._balanced(loss, alignment, weight, terms)
+        return loss + alignment, terms
 
-    def added(self, loss: torch.Tensor, alignment: torch.Tensor, state: TrainerState) -> tuple[torch.Tensor, Terms]:
+    def _balanced(
+        self, loss: torch.Tensor, alignment: torch.Tensor, weight: float, terms: Terms
+    ) -> tuple[torch.Tensor, Terms]:
         """
-        The total of both losses. With `align_balance`, that of TextTeacher (arXiv 2605.22098):
+        The total of TextTeacher (arXiv 2605.22098):
 
             (1 - weight) loss + weight w alignment,    w = |d loss / d feature| / |d alignment / d feature|
 
-        with norms over the whole global batch, and without a gradient through w.
-
-        Args:
-            loss: 0-d, of the classifier.
-            alignment: 0-d, as [`__call__`] gives it.
+        with norms over the whole global batch, and without a gradient through w. `alignment` has the weight already.
         """
-        if not self.args.align_balance:
-            return loss + alignment, {}
-        weight = self.weight_at(state)
         # The model is left without them: one that holds tensors of a graph cannot be copied
         features, self.model.classifier_inputs = self.model.classifier_inputs, ()
         if weight == 0:
-            return loss + 0 * alignment, {}
+            return loss + 0 * alignment, terms
         squares = []
         for part in (loss, alignment):
             gradients = torch.autograd.grad(part, features, retain_graph=True)
             dtype = torch.promote_types(gradients[0].dtype, torch.float32)
             squares.append(sum(gradient.to(dtype).square().sum() for gradient in gradients))
         of_loss, of_alignment = reduce_sum(torch.stack(squares)).sqrt()
-        balance = weight * of_loss / of_alignment  # `alignment` has the weight already
-        balance = torch.where(of_alignment > 0, balance, 0)  # zero for a batch without captions
-        return (1 - weight) * loss + balance * alignment, {"align_balance": (balance, torch.ones_like(balance))}
+        # Zero for a batch without captions
+        balance = torch.where(of_alignment > 0, weight * of_loss / of_alignment, 0)
+        terms["align_balance"] = balance, torch.ones_like(balance)
+        return (1 - weight) * loss + balance * alignment, terms
 
     def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """Texts (..., D) as image embeddings are compared with them in training."""
@@ -275,13 +280,12 @@ class AlignmentTerm:
         return [inputs["image_keys"], inputs["caption_keys"], *by_class]
 
     def _draw_bank(self, image_embeds: torch.Tensor, step: int) -> BankTexts | None:
-        self._batch_of_step = (step, self._batch_of_step[1] + 1 if self._batch_of_step[0] == step else 0)
         if self.text_bank is None:
             return None
+        self._batch_of_step = (step, self._batch_of_step[1] + 1 if self._batch_of_step[0] == step else 0)
         texts = self.text_bank.draw(*self._batch_of_step, self.args.align_mask == "class", image_embeds.device)
-        return BankTexts(
-            texts.embeds.to(image_embeds.dtype), texts.text_keys, [] if self.args.align_mask == "none" else texts.keys
-        )
+        keys = [] if self.args.align_mask == "none" else texts.keys
+        return BankTexts(texts.embeds.to(image_embeds.dtype), texts.text_keys, keys)
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
         args, terms = self.args, {}

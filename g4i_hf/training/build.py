@@ -1,8 +1,8 @@
 """From options, or plain arguments, to what the trainer needs: student, image processors, images, callbacks."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,22 @@ class BuiltStudent:
     model: AlignedImageClassification
     saved_processor: BaseImageProcessor
     processor: BaseImageProcessor
+
+    def train_transform(self, augmentation: AugmentationArguments) -> Callable:
+        """The augmentation of training images, at the size and with the normalization of the student."""
+        settings = ImageSettings.from_processor(self.processor)
+        return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
+
+    def eval_images(self, split: Dataset | None) -> CaptionedImages | None:
+        return None if split is None else CaptionedImages(split, EvalTransform(self.processor))
+
+    def trainer_options(self) -> dict[str, Any]:
+        """What Trainer is given beside model, arguments and data: the image processor and accuracy."""
+        return {
+            "processing_class": self.saved_processor,
+            "compute_metrics": accuracy_of_logits,
+            "preprocess_logits_for_metrics": predicted_classes,
+        }
 
 
 def build_student(
@@ -103,16 +119,6 @@ def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
             ImageSettings.from_processor(processor).size,
         )
     return processor
-
-
-def transform_of(built: BuiltStudent, augmentation: AugmentationArguments):
-    """The augmentation of training images, at the size and with the normalization of the student."""
-    settings = ImageSettings.from_processor(built.processor)
-    return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
-
-
-def evaluation_images(split: Dataset | None, built: BuiltStudent) -> CaptionedImages | None:
-    return None if split is None else CaptionedImages(split, EvalTransform(built.processor))
 
 
 def add_callbacks(trainer: Any) -> None:
@@ -191,27 +197,25 @@ def from_name(
             "align_weight=0."
         )
     check_split(training, "train_dataset", num_labels=labels.num_classes, text_embed_dim=dim, require_labels=False)
-    augmentation = AugmentationArguments(**of_class(AugmentationArguments, options))
-    student = StudentArguments(student=name, **of_class(StudentArguments, options))
-    built = build_student(student, augmentation, args.seed, dict(enumerate(labels.names)), dim)
-    images = CaptionedImages(training, transform_of(built, augmentation), args.seed, args.align_captions)
-    ours = {*of_class(AugmentationArguments, options), *of_class(StudentArguments, options)}
-    of_trainer = {key: value for key, value in options.items() if key not in ours}
-    usual = {
-        "processing_class": built.saved_processor,
-        "compute_metrics": accuracy_of_logits,
-        "preprocess_logits_for_metrics": predicted_classes,
-    }
+    of_student, of_images, options = _split_options(options)
+    augmentation = AugmentationArguments(**of_images)
+    built = build_student(
+        StudentArguments(student=name, **of_student), augmentation, args.seed, dict(enumerate(labels.names)), dim
+    )
+    images = CaptionedImages(training, built.train_transform(augmentation), args.seed, args.align_captions)
     evaluated = options.get("eval_dataset")
     if isinstance(evaluated, Mapping):
-        evaluated = {name: evaluation_images(split, built) for name, split in evaluated.items()}
+        evaluated = {name: built.eval_images(split) for name, split in evaluated.items()}
     else:
-        evaluated = evaluation_images(evaluated, built)
-    return built.model, images, {**usual, **of_trainer, "eval_dataset": evaluated}
+        evaluated = built.eval_images(evaluated)
+    return built.model, images, {**built.trainer_options(), **options, "eval_dataset": evaluated}
 
 
-def of_class(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
+def _split_options(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of the student, of the augmentation, and the others."""
+    groups = [{each.name for each in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
+    found = [{name: value for name, value in options.items() if name in group} for group in groups]
+    return [*found, {name: value for name, value in options.items() if name not in set.union(*groups)}]
 
 
 def predicted_classes(logits, labels):

@@ -1,10 +1,10 @@
 """Optimizers and schedules of timm, parameter groups, the course of `align_weight`, and weights of classes."""
 
 import ast
-import difflib
 import inspect
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainingArguments
 
+from ..files import did_you_mean
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
-TIMM = "timm:"  # marks optimizers and schedules of timm
+TIMM, LOOKAHEAD = "timm:", "lookahead_"  # mark optimizers and schedules of timm, and those that look ahead
 # Those that timm can step every update; its plateau waits for a metric, for which Trainer has reduce_lr_on_plateau
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 # Set from the run, not by the user
@@ -39,9 +40,10 @@ def check_timm_options(args: TrainingArguments) -> None:
     """
     optimizer, schedule = timm_name(args.optim), timm_name(args.lr_scheduler_type)
     if optimizer is not None:
-        lookahead, name = re.fullmatch(r"(lookahead_)?(.*)", optimizer.lower()).groups()
-        _check_known("optim", optimizer, name, timm.optim.list_optimizers(), prefix=lookahead or "")
-        if timm.optim.get_optimizer_info(name).second_order:
+        base = optimizer.lower().removeprefix(LOOKAHEAD)
+        prefix = TIMM + LOOKAHEAD * optimizer.lower().startswith(LOOKAHEAD)
+        _check_known("optim", optimizer, base, timm.optim.list_optimizers(), prefix)
+        if timm.optim.get_optimizer_info(base).second_order:
             raise ValueError(f"optim is timm:{optimizer}, which needs second derivatives; Trainer has none.")
         parse_optim_args(args.optim_args)
     if schedule is None:
@@ -51,8 +53,8 @@ def check_timm_options(args: TrainingArguments) -> None:
     _check_known("lr_scheduler_type", schedule, schedule, SCHEDULES)
     for name in args.lr_scheduler_kwargs or {}:
         if name not in SCHEDULE_OPTIONS:
-            near = difflib.get_close_matches(name, SCHEDULE_OPTIONS, n=1, cutoff=0)[0]
-            raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know; the nearest is {near!r}.")
+            near = did_you_mean(name, SCHEDULE_OPTIONS)
+            raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know.{near}")
     if args.warmup_steps:
         raise ValueError(
             f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read. Give it warmup_epochs in "
@@ -60,10 +62,10 @@ def check_timm_options(args: TrainingArguments) -> None:
         )
 
 
-def _check_known(option: str, given: str, name: str, known: list[str] | tuple[str, ...], prefix: str = "") -> None:
+def _check_known(option: str, given: str, name: str, known: Iterable[str], prefix: str = TIMM) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise ValueError(f"{option} is timm:{given}, which timm does not have; the nearest is timm:{prefix}{near}.")
+        near = did_you_mean(name, known, prefix)
+        raise ValueError(f"{option} is timm:{given}, which timm does not have.{near}")
 
 
 def parse_optim_args(optim_args: str | None) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
         ValueError: when the optimizer does not take `optim_args`.
     """
     name = timm_name(args.optim)
-    info = timm.optim.get_optimizer_info(name.lower().split("_")[-1])
+    info = timm.optim.get_optimizer_info(name.lower().removeprefix(LOOKAHEAD))
     defaults = TrainingArguments.__dataclass_fields__
     changed = {n for n in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, n) != defaults[n].default}
     options = {}
@@ -225,12 +227,11 @@ def decay_groups(model: nn.Module, decayed: set[str], weight_decay: float) -> li
     Args:
         decayed: names of the parameters that `weight_decay` is applied to.
     """
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[name in decayed].append(parameter)
-    rates = {True: weight_decay, False: 0.0}
-    return [{"params": params, "weight_decay": rates[decays]} for decays, params in groups.items()]
+    trained = [(name in decayed, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for decays, parameter in trained if decays], "weight_decay": weight_decay},
+        {"params": [parameter for decays, parameter in trained if not decays], "weight_decay": 0.0},
+    ]
 
 
 def _exempt(model: AlignedImageClassification) -> list[str]:
@@ -364,7 +365,5 @@ def class_weights_of(option: list[float] | str | None, num_labels: int, train_da
     if labels is None:
         raise ValueError("class_weights is 'balanced', but the training data has no `labels` to count: give a list.")
     counts = np.bincount(np.asarray(labels)[np.asarray(labels) >= 0], minlength=num_labels)
-    present = counts > 0
-    weights = np.ones(num_labels)
-    weights[present] = counts.sum() / (present.sum() * counts[present])
-    return torch.from_numpy(weights)
+    shares = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, shares, 1.0))

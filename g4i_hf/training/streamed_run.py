@@ -1,6 +1,5 @@
 """The data of a run whose training split is a stream: what it is, and what it cannot do."""
 
-from collections.abc import Callable
 from typing import Any
 
 from accelerate import PartialState
@@ -9,10 +8,9 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .. import columns
 from ..data.checks import check_split
-from ..data.dataset import CaptionedImages
 from ..data.loading import read_class_names, with_class_names
 from ..data.stream import RowStream, load_split, stream_split
-from ..data.stream_batches import StreamedImages, batch_of, rows_in_order
+from ..data.stream_batches import batch_of, rows_in_order
 from ..options import DataArguments, RunArguments
 from .arguments import AlignmentArguments
 from .optimization import timm_name
@@ -92,21 +90,6 @@ def load_streamed(
         )
         splits[run.eval_split] = evaluated
     return splits, dict(enumerate(names)), dim
-
-
-def training_images(
-    split: Dataset | RowStream,
-    transform: Callable,
-    run: RunArguments,
-    args: AlignmentArguments,
-    class_names: list[str],
-) -> CaptionedImages | StreamedImages:
-    """The training examples of a split, at hand or streamed."""
-    common = (split, transform, args.seed, args.align_captions)
-    if isinstance(split, RowStream):
-        options = {"block": run.shuffle_buffer_size, "require_labels": run.require_labels}
-        return StreamedImages(*common, class_names=class_names, **options)
-    return CaptionedImages(*common, run.on_bad_images)
 
 
 def _class_names(stream: RowStream, data: DataArguments) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler
 
 from ..data.dataset import DrawnRows, GlobalBatchSampler
 from ..data.stream_batches import StreamedImages
@@ -37,10 +37,26 @@ def train_loader(
         batch_size: of a process.
         collate: items -> batch.
     """
-    rows, sampler = _batches(data, batch_size, args, accelerator)
+    common = {
+        "num_processes": accelerator.num_processes,
+        "process_index": accelerator.process_index,
+        "seed": args.data_seed if args.data_seed is not None else args.seed,
+        "shuffle": args.train_sampling_strategy != "sequential",
+    }
+
+    def exchange(number: int) -> list[int]:
+        return accelerator.gather(torch.tensor([number], device=accelerator.device)).tolist()
+
+    if isinstance(data, StreamedImages):
+        sampler = data.batches(batch_size, exchange=exchange, **common)
+    else:
+        sampler = GlobalBatchSampler(
+            len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common
+        )
+        data = DrawnRows(data)
     workers = args.dataloader_num_workers
     return TrainLoader(
-        rows,
+        data,
         device=accelerator.device,
         batch_sampler=sampler,
         collate_fn=collate,
@@ -50,28 +66,6 @@ def train_loader(
         generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
         prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
     )
-
-
-def _batches(
-    data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator
-) -> tuple[Dataset, BatchSampler]:
-    """What looks rows up, and what says which make a batch of this process."""
-    common = {
-        "num_processes": accelerator.num_processes,
-        "process_index": accelerator.process_index,
-        "seed": args.data_seed if args.data_seed is not None else args.seed,
-        "shuffle": args.train_sampling_strategy != "sequential",
-    }
-    if isinstance(data, StreamedImages):
-
-        def exchange(number: int) -> list[int]:
-            return accelerator.gather(torch.tensor([number], device=accelerator.device)).tolist()
-
-        return data, data.batches(batch_size, exchange=exchange, **common)
-    sampler = GlobalBatchSampler(
-        len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common
-    )
-    return DrawnRows(data), sampler
 
 
 def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from ..modeling import AlignedImageClassification
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
 from .build import add_callbacks, from_name, processor_of
-from .callbacks import EmaCallback, LossCheck, SkipNanSteps, SkippedImages
 from .checkpoint import STAGING, check_resumable, newest_checkpoint, order_of, settle, telling_what_remains
 from .optimization import (
     TimmSchedule,
@@ -34,7 +32,6 @@ from .optimization import (
     timm_name,
     timm_optimizer,
 )
-from .progress import AlignmentProgress, Stopwatch
 from .run_folder import forget_local_student, locked, name_run
 from .train_batches import check_batches_of_one, train_loader
 
@@ -71,14 +68,6 @@ class AlignmentTrainer(Trainer):
             computed; for `ema_decay` or `max_nan_steps` with DeepSpeed, or `max_nan_steps` with FSDP.
     """
 
-    # Callbacks that are asked for something, or None where the options leave them out
-    stopwatch: Stopwatch
-    skipped_images: SkippedImages
-    progress: AlignmentProgress | None
-    loss_check: LossCheck | None
-    nan_steps: SkipNanSteps | None
-    ema: EmaCallback | None
-
     def __init__(
         self,
         model: AlignedImageClassification | str,
@@ -90,8 +79,10 @@ class AlignmentTrainer(Trainer):
     ):
         if isinstance(model, str):
             model, train_dataset, kwargs = from_name(model, args, train_dataset, kwargs)
-        if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = collator_from(args)
+        # Trainer has one collator for everything; images are mixed in training alone
+        self.train_collator = kwargs.get("data_collator") or collator_from(args)
+        if isinstance(self.train_collator, AlignmentCollator):
+            kwargs["data_collator"] = AlignmentCollator()
         model.freeze_unused()
         if args.freeze_backbone:
             model.freeze_backbone()
@@ -115,10 +106,8 @@ class AlignmentTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Rows in global batches, see [`~g4i_hf.training.train_batches.train_loader`]."""
-        if isinstance(self.train_dataset, torch.utils.data.IterableDataset):
-            return super().get_train_dataloader()
-        args, collate = self.args, self.data_collator
-        loader = train_loader(self.train_dataset, self._train_batch_size, args, self.accelerator, collate)
+        args, data = self.args, self.train_dataset
+        loader = train_loader(data, self._train_batch_size, args, self.accelerator, self.train_collator)
         if has_length(loader):
             steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
             self.alignment.steps_per_epoch = steps_per_epoch
@@ -135,34 +124,12 @@ class AlignmentTrainer(Trainer):
         trained = self.model if measures else self.model.student
         check_batches_of_one(trained, loader.batch_sampler, steps * self.args.gradient_accumulation_steps)
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        with self._unmixed_images():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset) -> DataLoader:
-        with self._unmixed_images():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextlib.contextmanager
-    def _unmixed_images(self) -> Iterator[None]:
-        """Trainer has one collator for everything; images are mixed in training alone."""
-        collator = self.data_collator
-        if isinstance(collator, AlignmentCollator):
-            self.data_collator = AlignmentCollator()
-        try:
-            yield
-        finally:
-            self.data_collator = collator
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The one place between device and loss, in training and evaluation: 8-bit pixels are normalised and mixed."""
-        return finish_batch(super()._prepare_inputs(inputs))
-
     # --- Loss --------------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ):
+        inputs = finish_batch(inputs)  # on the device: 8-bit pixels are normalised and mixed
         training = model.training
         aligning = training and "text_embeds" in inputs
         if training:
@@ -185,10 +152,7 @@ class AlignmentTrainer(Trainer):
                 soft_loss, rows = soft_label_loss(outputs.logits, inputs["soft_labels"], **mixing)
                 loss = loss + self.soft_label_weight * self._global_mean("loss_soft_labels", soft_loss, rows)
             if aligning:
-                alignment, terms = self.alignment(outputs, inputs, self.state)
-                if alignment is not None:
-                    loss, more = self.alignment.added(loss, alignment, self.state)
-                    terms |= more
+                loss, terms = self.alignment.added(loss, outputs, inputs, self.state)
                 for name, (value, count) in terms.items():
                     self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss
@@ -301,10 +265,10 @@ class AlignmentTrainer(Trainer):
                 self.ema.save(self.args.output_dir)
             self.save_state()
 
-    def _saving(self, what: str, staging: Path | None = None) -> contextlib.AbstractContextManager:
+    def _saving(self, what: str) -> contextlib.AbstractContextManager:
         """Another process only waits in vain for the first, which says why."""
-        saves = self.args.should_save
-        return telling_what_remains(what, self.args.output_dir, staging) if saves else contextlib.nullcontext()
+        run = Path(self.args.output_dir)
+        return telling_what_remains(what, run, run / STAGING) if self.args.should_save else contextlib.nullcontext()
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """
@@ -312,39 +276,33 @@ class AlignmentTrainer(Trainer):
         (huggingface/transformers#27820, #35782). Here it writes into a temporary one, which is renamed when
         everything, the EMA included, is on the disk.
         """
-        output_dir, name, saves = self.args.output_dir, f"checkpoint-{self.state.global_step}", self.args.should_save
-        staging = Path(output_dir) / STAGING
-        with self._saving(name, staging):
-            if saves:
+        args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
+        output_dir, staging = args.output_dir, Path(args.output_dir) / STAGING
+        with self._saving(name):
+            if args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            self.args.output_dir = str(staging)
+            args.output_dir = str(staging)
             try:
                 super()._save_checkpoint(model, trial)
             finally:
-                self.args.output_dir = output_dir
-            if saves and self.ema is not None:
-                self.ema.save(staging / name)
+                args.output_dir = output_dir
             self.accelerator.wait_for_everyone()
-            self._settle_best_checkpoint(staging)
-            if saves:
-                self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                settle(
-                    staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, self.args)
-                )
-        if saves:
+            if state.best_model_checkpoint == str(staging / name):
+                state.best_model_checkpoint = str(Path(output_dir) / name)
+            if args.should_save:
+                if self.ema is not None:
+                    self.ema.save(staging / name)
+                state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+                settle(staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, args))
+        if args.should_save:
             rotate_checkpoints(
                 output_dir=output_dir,
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
+                save_total_limit=args.save_total_limit,
+                best_model_checkpoint=state.best_model_checkpoint,
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
-
-    def _settle_best_checkpoint(self, staging: Path) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best).parent == staging:
-            self.state.best_model_checkpoint = str(staging.parent / Path(best).name)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Without Trainer's pickle of the arguments, which has the paths of this machine; train.yaml keeps them."""
