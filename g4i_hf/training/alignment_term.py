@@ -1,5 +1,6 @@
 """The alignment part of the loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,6 @@ from ..losses import (
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .arguments import AlignmentArguments
-from .optimization import align_weight_at
 
 Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
 
@@ -231,16 +231,21 @@ class AlignmentTerm:
         return text_embeds - self.text_mean.to(text_embeds)
 
     def weight_at(self, state: TrainerState) -> float:
-        args, num_steps = self.args, max(1, state.max_steps)
-        return align_weight_at(
-            state.global_step,
-            weight=args.align_weight,
-            num_steps=num_steps,
-            steps_per_epoch=self.steps_per_epoch or num_steps / max(1, args.num_train_epochs),
-            schedule=args.align_schedule,
-            warmup_epochs=args.align_warmup_epochs,
-            off_epochs=args.align_off_epochs,
-        )
+        """
+        `align_weight` in the coming step: it rises linearly from zero in the warm-up and is zero in the last
+        `align_off_epochs`; `cosine` leads from the one to the other.
+        """
+        args, step, num_steps = self.args, state.global_step, max(1, state.max_steps)
+        steps_per_epoch = self.steps_per_epoch or num_steps / max(1, args.num_train_epochs)
+        warmup = args.align_warmup_epochs * steps_per_epoch
+        end = num_steps - args.align_off_epochs * steps_per_epoch
+        if step >= end:
+            return 0.0
+        if step < warmup:
+            return args.align_weight * step / warmup
+        if args.align_schedule == "cosine":
+            return args.align_weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
+        return args.align_weight
 
     def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor], bank: BankTexts | None):
         mixed = self.args.align_mix_captions

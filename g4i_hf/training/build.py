@@ -1,4 +1,4 @@
-"""From options, or plain arguments, to what the trainer needs: student, image processors, images, callbacks."""
+"""From options, or plain arguments, to what the trainer needs: student, image processors, images."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
-from transformers import BaseImageProcessor, EarlyStoppingCallback, PreTrainedConfig, TimmWrapperConfig, set_seed
-from transformers.integrations import TensorBoardCallback
+from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
 from .. import columns
 from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
-from ..data.stream_batches import StreamedImages
 from ..data.transforms import train_transform
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
@@ -26,10 +24,7 @@ from ..modeling.processing import (
 )
 from ..options import AugmentationArguments, StudentArguments
 from .arguments import AlignmentArguments
-from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
 from .lineage import student_source
-from .progress import Stopwatch, replace_progress
-from .run_folder import RunTensorBoard
 
 logger = logging.getLogger(__name__)
 
@@ -119,51 +114,6 @@ def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
             ImageSettings.from_processor(processor).size,
         )
     return processor
-
-
-def add_callbacks(trainer: Any) -> None:
-    """
-    Gives an [`~g4i_hf.AlignmentTrainer`] the callbacks that its options ask for. In this order: progress reads the
-    stopwatch, and steps are left out by what the check of the loss has noted.
-
-    Raises:
-        ValueError: for a callback that cannot do what it is asked for.
-    """
-    args, dataset = trainer.args, trainer.train_dataset
-    _check_callbacks(trainer)
-    trainer.stopwatch, trainer.skipped_images = Stopwatch(), SkippedImages(dataset)
-    trainer.loss_check = LossCheck(dataset) if args.stop_on_nan else None
-    trainer.nan_steps = SkipNanSteps(trainer, args.max_nan_steps) if args.max_nan_steps else None
-    trainer.ema = None if args.ema_decay is None else EmaCallback(trainer.model.student, args.ema_decay)
-    if args.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    if trainer.pop_callback(TensorBoardCallback) is not None:
-        trainer.add_callback(RunTensorBoard())
-    trainer.add_callback(trainer.stopwatch)
-    trainer.progress = replace_progress(trainer, trainer.stopwatch)
-    others = [trainer.loss_check, trainer.skipped_images if trainer.skipped_images.may_skip else None]
-    others += [trainer.nan_steps, StreamPosition() if isinstance(dataset, StreamedImages) else None, trainer.ema]
-    others += [PushCheckpoints(trainer.publisher) if args.push_to_hub else None]
-    for callback in others:
-        if callback is not None:
-            trainer.add_callback(callback)
-
-
-def _check_callbacks(trainer: Any) -> None:
-    args, metric = trainer.args, trainer.args.metric_for_best_model
-    if args.load_best_model_at_end and trainer.compute_metrics is None and not metric.endswith("loss"):
-        raise ValueError(
-            f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
-            "g4i_hf.training.build.accuracy_of_logits, or set metric_for_best_model to loss."
-        )
-    if args.max_nan_steps and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
-    if args.ema_decay is not None and trainer.is_deepspeed_enabled:
-        # Trainer loads its checkpoints without `_load_from_checkpoint`
-        raise ValueError(
-            f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training goes on "
-            "from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
-        )
 
 
 def from_name(

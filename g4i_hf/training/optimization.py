@@ -1,8 +1,7 @@
-"""Optimizers and schedules of timm, parameter groups, the course of `align_weight`, and weights of classes."""
+"""Optimizers and schedules of timm, parameter groups, and weights of classes."""
 
 import ast
 import inspect
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -304,37 +303,7 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Para
     optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr_scale"])
 
 
-# --- Weights of the losses -------------------------------------------------------------------------------------------
-
-
-def align_weight_at(
-    step: int,
-    *,
-    weight: float,
-    num_steps: int,
-    steps_per_epoch: float,
-    schedule: str = "constant",
-    warmup_epochs: float = 0.0,
-    off_epochs: float = 0.0,
-) -> float:
-    """
-    Args:
-        step: optimizer steps taken so far, from 0.
-        weight: the weight that the warm-up leads to.
-        num_steps: of the whole run.
-        steps_per_epoch: optimizer steps.
-        schedule: `constant`, or `cosine`: from the end of the warm-up down to zero where the last epochs begin.
-        warmup_epochs: in which the weight rises linearly from zero.
-        off_epochs: last epochs, with weight zero.
-    """
-    warmup, end = warmup_epochs * steps_per_epoch, num_steps - off_epochs * steps_per_epoch
-    if step >= end:
-        return 0.0
-    if step < warmup:
-        return weight * step / warmup
-    if schedule == "cosine":
-        return weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
-    return weight
+# --- Weights of classes ----------------------------------------------------------------------------------------------
 
 
 def class_weights_of(option: list[float] | str | None, num_labels: int, train_dataset: Any) -> torch.Tensor | None:

@@ -10,17 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import has_length, rotate_checkpoints
 
 from ..data.dataset import AlignmentCollator, collator_from, finish_batch
 from ..data.fingerprint import fingerprint
+from ..data.stream_batches import StreamedImages
 from ..losses import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import add_callbacks, from_name, processor_of
+from .build import from_name, processor_of
+from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
 from .checkpoint import STAGING, check_resumable, newest_checkpoint, order_of, settle, telling_what_remains
 from .optimization import (
     TimmSchedule,
@@ -32,7 +35,8 @@ from .optimization import (
     timm_name,
     timm_optimizer,
 )
-from .run_folder import forget_local_student, locked, name_run
+from .progress import Stopwatch, replace_progress
+from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
 from .train_batches import check_batches_of_one, train_loader
 
 
@@ -100,7 +104,45 @@ class AlignmentTrainer(Trainer):
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
         self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
         self.terms = TermSums()  # since the last log
-        add_callbacks(self)
+        self._check_callbacks()
+        self._add_callbacks()
+
+    def _check_callbacks(self) -> None:
+        args, metric = self.args, self.args.metric_for_best_model
+        if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
+            raise ValueError(
+                f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
+                "g4i_hf.training.build.accuracy_of_logits, or set metric_for_best_model to loss."
+            )
+        if args.max_nan_steps and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
+        if args.ema_decay is not None and self.is_deepspeed_enabled:
+            # Trainer loads its checkpoints without `_load_from_checkpoint`
+            raise ValueError(
+                f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training is "
+                "resumed from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
+            )
+
+    def _add_callbacks(self) -> None:
+        """In this order: progress reads the stopwatch, and steps are left out by what the check of the loss noted."""
+        args, data = self.args, self.train_dataset
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(RunTensorBoard())
+        self.stopwatch = Stopwatch()
+        self.add_callback(self.stopwatch)
+        self.progress = replace_progress(self, self.stopwatch)
+        self.loss_check = LossCheck(data) if args.stop_on_nan else None
+        self.skipped_images = SkippedImages(data)
+        self.nan_steps = SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
+        self.ema = None if args.ema_decay is None else EmaCallback(self.model.student, args.ema_decay)
+        position = StreamPosition() if isinstance(data, StreamedImages) else None
+        pushes = PushCheckpoints(self.publisher) if args.push_to_hub else None
+        skipped = self.skipped_images if self.skipped_images.may_skip else None
+        for callback in (self.loss_check, skipped, self.nan_steps, position, self.ema, pushes):
+            if callback is not None:
+                self.add_callback(callback)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from datasets import DatasetDict
 
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
-from ..data.checks import labels_of
 from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
 from ..embedding import text_embeds_folder
@@ -86,7 +85,7 @@ def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArgu
     out.mkdir(parents=True, exist_ok=True)
     order = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
     replace_text(out / TABLE, table[order].to_csv(index=False, float_format="%.4f"))
-    lines = _estimates(classifier, len(table), int((labels_of(split) >= 0).sum()))
+    lines = _estimates(classifier, len(table), int((captioned.labels >= 0).sum()))
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),
