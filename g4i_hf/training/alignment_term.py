@@ -61,8 +61,7 @@ class TextBank:
     The captions of the whole training set: as text is frozen, exact negatives at any batch size.
 
     Args:
-        texts: `embeds` (B, D), of which only what is drawn is read, `text_keys` (B,), `caption_keys` (B, C) and
-            `labels` (B,), as [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them.
+        texts: see [`~g4i_hf.data.dataset.CaptionedImages.text_bank`]; of `embeds` (B, D) only what is drawn is read.
         size: texts of a draw; -1 for all of them.
         seed: of the draws.
         transform: of drawn embeddings (B, D), such as centring.
@@ -87,12 +86,8 @@ class TextBank:
 
     def draw(self, step: int, micro_step: int, by_class: bool, device: torch.device) -> BankTexts:
         """
-        The same texts on every process, and again after an interruption: drawn from the seed and the step alone.
-
-        Args:
-            step, micro_step: optimizer step, and batch within it.
-            by_class: whether rows of one class are no negatives of each other.
-            device: of the batch.
+        The same texts on every process, and again after an interruption: drawn from the seed, the optimizer step and
+        the batch within it alone. `by_class`: rows of one class are no negatives of each other.
         """
         if self._whole is not None:
             return self._whole
@@ -116,14 +111,9 @@ class TextBank:
 
 class AlignmentTerm:
     """
-    Prepares the model for what the options ask for: a learned temperature becomes its parameter, the mean of the
-    training texts its buffer.
-
-    Args:
-        args: the options.
-        model: the aligned model.
-        train_dataset: with `texts` and `text_bank()`, see [`~g4i_hf.data.dataset.CaptionedImages`], where embeddings
-            are centred or a text bank is used.
+    Prepares the aligned model for what the options ask for: a learned temperature becomes its parameter, the mean of
+    the training texts its buffer. Centring and a text bank need `texts` and `text_bank()` of `train_dataset`, see
+    [`~g4i_hf.data.dataset.CaptionedImages`].
     """
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):

@@ -66,12 +66,7 @@ def build_student(
     id2label: dict[int, str],
     text_embed_dim: int | None,
 ) -> BuiltStudent:
-    """
-    Args:
-        seed: of the initial weights.
-        id2label: class names by index.
-        text_embed_dim: D; None without any embeddings.
-    """
+    """seed: of the initial weights. id2label: class names by index. text_embed_dim: D, None without embeddings."""
     set_seed(seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
     model = AlignedImageClassification.from_student(
@@ -99,13 +94,7 @@ def build_student(
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
-    """
-    The image processor of a student for which none was given.
-
-    Args:
-        config: the student's.
-        warn: whether to say what was assumed, where the configuration does not tell.
-    """
+    """Of a student for which none was given; `warn` says what was assumed where its configuration does not tell."""
     processor = default_processor(config)
     if warn and not isinstance(config, TimmWrapperConfig):
         logger.warning(
@@ -123,14 +112,9 @@ def from_name(
     options: Mapping[str, Any],
 ) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any]]:
     """
-    What [`~g4i_hf.AlignmentTrainer`] makes of a student's name.
-
-    Args:
-        options: of `Trainer`, and those of the student and of the augmentation.
-
-    Returns:
-        The model, the training images, and the options of `Trainer` with evaluation images, image processor and
-        accuracy.
+    What [`~g4i_hf.AlignmentTrainer`] makes of a student's name and of options, of `Trainer`, the student and the
+    augmentation: the model, the training images, and the options of `Trainer` with evaluation images, image processor
+    and accuracy.
 
     Raises:
         ValueError: for labels without class names, or captions that are not embedded.

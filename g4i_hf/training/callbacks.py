@@ -62,10 +62,6 @@ class EmaCallback(TrainerCallback):
         save_file(tensors, Path(folder) / EMA_FILE, metadata={"format": "pt"})
 
     def load(self, folder: str | Path) -> None:
-        """
-        Raises:
-            FileNotFoundError: when the checkpoint holds no average.
-        """
         path = Path(folder) / EMA_FILE
         if not path.is_file():
             raise FileNotFoundError(
@@ -99,12 +95,7 @@ class LossCheck(TrainerCallback):
         self._rows: dict[int, list[np.ndarray]] = {}  # step -> rows of its batches on this process, since the last log
 
     def note(self, name: str, value: torch.Tensor, step: int) -> None:
-        """
-        Args:
-            name: of the term; only those called `loss_...` are looked at.
-            value: (), on the device.
-            step: the optimizer step that it belongs to.
-        """
+        """A term of an optimizer step, () on the device; only those called `loss_...` are looked at."""
         if name.startswith("loss_"):
             bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
             known = self.first_steps.get(name)
@@ -154,12 +145,7 @@ class LossCheck(TrainerCallback):
             self._rows = {}
 
     def on_train_end(self, args, state, control, **kwargs):
-        """
-        Looks at the steps since the last log, if there was any: what is saved next are the weights.
-
-        Raises:
-            NonFiniteLoss: as in [`on_log`].
-        """
+        """Looks at the steps since the last log: what is saved next are the weights."""
         if self.first_steps and self._first_step(args) != NEVER:
             self._raise(args, state)
 
@@ -277,13 +263,7 @@ class SkippedImages(TrainerCallback):
         self.total = 0  # of all processes, known to each
 
     def note(self, bad: dict[int, str] | None) -> None:
-        """
-        Args:
-            bad: row -> why its image cannot be read, of a batch.
-
-        Raises:
-            BadImageError: when too many cannot be read.
-        """
+        """bad: row -> why its image cannot be read, of a batch. Raises BadImageError when there are too many."""
         for row, reason in (bad or {}).items():
             if row in self.known:
                 continue
@@ -339,12 +319,7 @@ class StreamPosition(TrainerCallback, ExportableState):
 
 
 class PushCheckpoints(TrainerCallback):
-    """
-    Pushes the student of every checkpoint, once that is whole.
-
-    Args:
-        publisher: a [`~g4i_hf.hub.StudentPublisher`]; publishing comes after training and is not imported here.
-    """
+    """Pushes the student of every checkpoint, once that is whole, by a [`~g4i_hf.hub.StudentPublisher`]."""
 
     def __init__(self, publisher: Any):
         self.publisher = publisher

@@ -42,14 +42,9 @@ class OtherDataError(ValueError):
 
 def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
-    Gives a checkpoint that was written aside its place in the run folder in one step, when all of it is on the disk.
-    Its record, which lists files with their sizes and digests, is written last.
-
-    Args:
-        written: its folder, in a folder of its own that is removed.
-        run: the run folder.
-        data: see [`~g4i_hf.data.fingerprint.fingerprint`].
-        order: see [`order_of`].
+    Gives a checkpoint that was written aside, into a folder that is removed, its place in the run folder in one step,
+    when all of it is on the disk. Its record is written last: files with sizes and digests, the
+    [`~g4i_hf.data.fingerprint.fingerprint`] of the data, and its order, see [`order_of`].
     """
     files = {
         name: {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
@@ -68,14 +63,8 @@ def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]
 @contextlib.contextmanager
 def telling_what_remains(what: str, run: str | Path, staging: Path) -> Iterator[None]:
     """
-    Args:
-        what: is written.
-        run: its folder.
-        staging: a folder that is removed after an error.
-
-    Raises:
-        CheckpointError: in place of any error, as json, torch and safetensors each have one of their own for a full
-            disk; it says what is left to resume from.
+    Raises CheckpointError in place of any error, as json, torch and safetensors each have one of their own for a full
+    disk: it says what is left to resume from. `staging` is removed.
     """
     try:
         yield
@@ -195,13 +184,9 @@ def order_of(dataset: Any, args: Any) -> dict[str, Any]:
 
 def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
-    Args:
-        checkpoint: that training is to be resumed from. Nothing is known of one without a record.
-        data, order: those of now, see [`settle`].
-
     Raises:
-        FileNotFoundError: when it is not whole, or not there.
-        OtherDataError: when the data or its order has changed.
+        FileNotFoundError: when the checkpoint is not whole, or not there.
+        OtherDataError: when it was trained on other data, or in another order.
     """
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")

@@ -44,17 +44,8 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
 
 def plan_of(trainer: AlignmentTrainer, args: AlignmentArguments) -> dict[str, list[str]]:
     """
-    Trains some steps and counts those of the whole training.
-
-    Args:
-        trainer: made with [`trial_arguments`] of `args`; its weights are changed.
-        args: of the training that would be.
-
-    Returns:
-        Lines for a user: `Steps`, `Time` and `Run`.
-
-    Raises:
-        ValueError: for what the training would refuse.
+    Trains some steps with a trainer of [`trial_arguments`], whose weights are changed, and counts those of the whole
+    training, `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
     """
     batches, per_epoch = trainer.get_train_dataloader(), None
     if has_length(batches):

@@ -94,13 +94,6 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
     """
     The optimizer that `args.optim` names. `adam_beta1`, `adam_beta2` and `adam_epsilon` are passed on where they were
     changed and the optimizer has them: timm's defaults differ from one to the next (`lamb` has an epsilon of 1e-6).
-
-    Args:
-        args: the options.
-        groups: of parameters, each with its `weight_decay`.
-
-    Raises:
-        ValueError: when the optimizer does not take `optim_args`.
     """
     name = timm_name(args.optim)
     info = timm.optim.get_optimizer_info(name.lower().removeprefix(LOOKAHEAD))
@@ -124,27 +117,12 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
 class TimmSchedule(LRScheduler):
     """
     A timm schedule, stepped once an optimizer step, as one of torch's: a function of the number of steps alone, so
-    that this number is all that a checkpoint has to keep.
-
-    Args:
-        optimizer: whose groups may have an `lr_scale`, which timm multiplies the whole course with.
-        args: with `lr_scheduler_type`, `learning_rate` (the peak; that of groups without `lr_scale` is their own) and
-            `lr_scheduler_kwargs` of `timm.scheduler.create_scheduler_v2`, whose `num_epochs` is by default what makes
-            the schedule end with the run, warm-up and cool-down included.
-        num_steps: optimizer steps of the run.
-        steps_per_epoch: optimizer steps an epoch.
-
-    Raises:
-        ValueError: for cycles without `num_epochs`, the length of the first; when nothing is left between warm-up and
-            cool-down.
+    that this number is all that a checkpoint has to keep. `num_epochs` of `lr_scheduler_kwargs` is by default what
+    makes the schedule end with the run, warm-up and cool-down included.
     """
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        args: TrainingArguments,
-        num_steps: int,
-        steps_per_epoch: int,
+        self, optimizer: torch.optim.Optimizer, args: TrainingArguments, num_steps: int, steps_per_epoch: int
     ):
         options = dict(args.lr_scheduler_kwargs or {})
         if "num_epochs" not in options:
@@ -203,12 +181,8 @@ _BLOCK = re.compile(
 
 def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
     """
-    Names of the parameters that weight decay is applied to; temperature and bias of the objective never are.
-
-    Args:
-        model: the aligned model.
-        rule: `"trainer"`, `"matrices"` or `"all"`, see `weight_decay_on`.
-        stock: those that stock Trainer decays.
+    Names of the parameters of the aligned model that weight decay is applied to, by the `rule` of `weight_decay_on`
+    or, for `trainer`, the `stock` ones. Temperature and bias of the objective never are.
     """
     if rule == "trainer":
         names = stock
@@ -222,10 +196,7 @@ def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
 
 
 def decay_groups(model: nn.Module, decayed: set[str], weight_decay: float) -> list[dict[str, Any]]:
-    """
-    Args:
-        decayed: names of the parameters that `weight_decay` is applied to.
-    """
+    """Two groups: the parameters with a name in `decayed`, and the others."""
     trained = [(name in decayed, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for decays, parameter in trained if decays], "weight_decay": weight_decay},
@@ -308,18 +279,8 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Para
 
 def class_weights_of(option: list[float] | str | None, num_labels: int, train_dataset: Any) -> torch.Tensor | None:
     """
-    Args:
-        option: a weight a class, or `balanced`: in inverse proportion to the number of images of the class, with a
-            mean over the labelled images of 1.
-        num_labels: number of classes.
-        train_dataset: with `labels` (rows,), negative where unlabelled; only for `balanced`.
-
-    Returns:
-        (num_labels,) float64, or None where nothing is weighted.
-
-    Raises:
-        ValueError: for another number of weights than of classes, a weight that is not positive, or `balanced` without
-            labels to count.
+    (num_labels,) float64 of the option `class_weights`, None where nothing is weighted. `balanced` is in inverse
+    proportion to the number of images of a class in `train_dataset.labels`, with a mean over the labelled images of 1.
     """
     if option is None or train_dataset is None:
         return None

@@ -115,11 +115,8 @@ class Stopwatch(TrainerCallback):
 class AlignmentProgress(ProgressCallback):
     """
     In a terminal a bar that carries the last loss and its terms, and a line for every evaluation. Without a terminal,
-    or with `disable_tqdm`, a line for every log and evaluation, with speed and time left. Only the main process shows
-    anything.
-
-    Args:
-        stopwatch: called before this callback.
+    or with `disable_tqdm`, a line for every log and evaluation, with speed and time left by the stopwatch, which is
+    called before it. Only the main process shows anything.
     """
 
     def __init__(self, stopwatch: Stopwatch):
@@ -249,15 +246,7 @@ def describe_training(
     args: AlignmentArguments,
     uses: Sequence[str] = (),
 ) -> list[str]:
-    """
-    Args:
-        student: what the user called it.
-        model: the aligned model.
-        dataset: [`~g4i_hf.data.dataset.CaptionedImages`] or [`~g4i_hf.data.stream_batches.StreamedImages`] that is
-            trained on.
-        args: of the training.
-        uses: what captions are used for beside alignment.
-    """
+    """`student`: what the user called it. `uses`: what captions are used for beside alignment."""
     size = sum(p.numel() for name, p in model.student.named_parameters() if not is_adapter(name))
     lines = [f"{student}, {size:,} parameters"]
     if lora := model.config.lora:
@@ -283,12 +272,8 @@ def describe_training(
 
 def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) -> str:
     """
-    What was trained, its results, times and files, and the next commands.
-
-    Args:
-        trainer: an [`~g4i_hf.AlignmentTrainer`] that has trained.
-        described: see [`describe_training`].
-        metrics: those of `all_results.json`.
+    What an [`~g4i_hf.AlignmentTrainer`] has trained, as [`describe_training`] says it, its metrics (those of
+    `all_results.json`), times and files, and the next commands.
     """
     args, state, watch = trainer.args, trainer.state, trainer.stopwatch
     steps = [f"{state.global_step} steps" + (f", {state.epoch or 0:.3g} epochs" if knows_epochs(state) else "")]

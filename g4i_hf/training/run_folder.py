@@ -87,8 +87,8 @@ def locked(output_dir: str | Path) -> Iterator[None]:
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
     """
-    The options of a run: all of ours, and those of Trainer that differ from their default. Local folders are kept
-    relative to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
+    The options of a run: all of ours, and those of Trainer that differ from their default. Local folders are relative
+    to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
     """
     options: dict[str, Any] = {}
     for arguments in parsed:

@@ -29,14 +29,7 @@ class TrainLoader(DataLoaderShard):
 def train_loader(
     data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator, collate: Callable
 ) -> TrainLoader:
-    """
-    Rows in global batches; they carry the epoch.
-
-    Args:
-        data: [`~g4i_hf.data.stream_batches.StreamedImages`], or map-style.
-        batch_size: of a process.
-        collate: items -> batch.
-    """
+    """Rows in global batches, `batch_size` on each process, of a stream or of map-style data; they carry the epoch."""
     common = {
         "num_processes": accelerator.num_processes,
         "process_index": accelerator.process_index,
@@ -70,16 +63,8 @@ def train_loader(
 
 def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
     """
-    Before training, not at the end of its first epoch: BatchNorm of vectors, as projectors have it, cannot train on a
-    batch of one image.
-
-    Args:
-        model: the parts that training runs.
-        sampler: of a process.
-        num_batches: of the whole training.
-
-    Raises:
-        ValueError: when such a batch will come.
+    Raises ValueError before training, not at the end of its first epoch, when one of so many batches has a single
+    image: BatchNorm of vectors, as projectors have it, cannot train on it.
     """
     if not isinstance(sampler, GlobalBatchSampler):
         return  # the number of rows of a stream may not be known

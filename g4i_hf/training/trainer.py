@@ -158,10 +158,7 @@ class AlignmentTrainer(Trainer):
         return loader
 
     def check_batches(self, loader: DataLoader, steps: float) -> None:
-        """
-        Raises:
-            ValueError: when a batch of so many optimizer steps has a single image, on which the model cannot train.
-        """
+        """Raises ValueError when a batch of so many optimizer steps has a single image, which the model cannot use."""
         measures = self.args.aligns or getattr(self.train_dataset, "texts", None) is not None
         trained = self.model if measures else self.model.student
         check_batches_of_one(trained, loader.batch_sampler, steps * self.args.gradient_accumulation_steps)
@@ -292,11 +289,7 @@ class AlignmentTrainer(Trainer):
         return fingerprint(self.train_dataset)
 
     def check_resumable(self, checkpoint: str | Path) -> None:
-        """
-        Raises:
-            FileNotFoundError: when the checkpoint is not whole.
-            OtherDataError: when the training data, or its order, is not that of the checkpoint.
-        """
+        """See [`~g4i_hf.training.checkpoint.check_resumable`]."""
         check_resumable(checkpoint, self.data_fingerprint, order_of(self.train_dataset, self.args))
 
     def save_run(self) -> None:

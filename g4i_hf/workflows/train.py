@@ -94,12 +94,7 @@ class TrainingRun:
     # --- Data and student --------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """
-        Opens the data, embeds captions where they are not, and checks all of it.
-
-        Raises:
-            ValueError, OSError: for data that cannot be trained on, with column, row and remedy.
-        """
+        """Opens the data, embeds captions where they are not, and checks all of it."""
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
                 raise ValueError(
@@ -198,10 +193,7 @@ class TrainingRun:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
-        """
-        Args:
-            args: in place of the run's own, for a trial.
-        """
+        """`args`: in place of the run's own, for a trial."""
         run, args, built, training = self.run, args or self.args, self.built, self.splits[self.run.train_split]
         common = (training, built.train_transform(self.augmentation), args.seed, args.align_captions)
         if isinstance(training, RowStream):
@@ -226,13 +218,7 @@ class TrainingRun:
     # --- Training ----------------------------------------------------------------------------------------------------
 
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
-        """
-        Args:
-            state, checkpoint: from [`open`].
-
-        Returns:
-            The metrics, which are in `all_results.json`: the last thing written.
-        """
+        """With what [`open`] gave. Returns the metrics in `all_results.json`, the last thing written."""
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
         if checkpoint is not None:
