@@ -133,10 +133,10 @@ def supervise(
         )
     captioned = CaptionedRows.of(training)
     probabilities, estimates = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, folder)
-    plan = choose(estimates) if run.supervision == "auto" else Plan(run.supervision, soft_label_weight=1.0)
+    plan = choose(estimates) if run.supervision == "auto" else Plan(run.supervision)
     plan.label_noise = run.label_noise or plan.label_noise
-    weight = plan.soft_label_weight or 1.0 if soft_label_weight is None else soft_label_weight
     split = _learned(training, captioned, probabilities, plan, estimates)
+    weight = (plan.soft_label_weight or 1.0) if soft_label_weight is None else soft_label_weight
     plan.soft_label_weight = weight if columns.SOFT_LABELS in split.column_names else 0.0
     split = labelled_rows(split) if run.unlabelled == "drop" else split
     return Supervised(split, plan, _facts(plan, estimates))
