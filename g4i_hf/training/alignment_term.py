@@ -128,11 +128,12 @@ class AlignmentTerm:
             return
         texts = getattr(train_dataset, "texts", None)
         self.texts = texts if hasattr(texts, "read") else None  # else only a process itself knows its own
-        if args.align_center or args.align_similarity == "dot":  # evaluation compares with centred texts too
-            model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
-        model.projector.normalizes = args.align_similarity != "dot"
-        if args.align_similarity == "dot":
-            self.text_mean = torch.from_numpy(train_dataset.texts.mean())
+        is_dot = args.align_similarity == "dot"
+        model.projector.normalizes = not is_dot
+        if args.align_center or is_dot:  # evaluation compares with centred texts too
+            mean = torch.from_numpy(train_dataset.texts.mean())
+            model.set_text_mean(mean)
+            self.text_mean = mean if is_dot else None
         model.keeps_classifier_inputs = args.align_balance and args.aligns
         if args.align_text_bank and args.aligns:
             self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, self.text_space)
