@@ -222,13 +222,8 @@ def logistic_regression(
     values: np.ndarray, labels: np.ndarray, num_labels: int, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Multinomial, with classes of equal weight, so that a class that lost a row to another fold is not less probable.
-
-    Args:
-        values: (n, D) float32.
-        labels: (n,) class indices.
-        num_labels: C.
-        strength: C of scikit-learn's LogisticRegression.
+    Multinomial, of float32 values (n, D), with classes of equal weight, so that a class that lost a row to another
+    fold is not less probable. `strength` is C of scikit-learn's LogisticRegression.
 
     Returns:
         Weight (D, C) and bias (C,); the bias of a class without a row is so low that it is not predicted.
@@ -274,14 +269,7 @@ class Calibration:
 
 
 def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray) -> Calibration:
-    """
-    Temperatures and share of wrong labels by maximum likelihood on held-out rows.
-
-    Args:
-        views: (n, C) logits each.
-        labels: (n,) class indices.
-        log_prior: (C,).
-    """
+    """Temperatures and share of wrong labels by maximum likelihood on held-out rows; of each view logits (n, C)."""
     usual = np.log(USUAL_TEMPERATURE)
     start = np.full(len(views), usual)
     if not len(labels):

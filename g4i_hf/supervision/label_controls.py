@@ -24,7 +24,6 @@ def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
     Args:
         split: rows with `image_id` and, where there are any, `label`. Unlabelled ones stay so and are not counted.
         fraction: in (0, 1].
-        seed: another one keeps other labels.
     """
     labels = labels_of(split)
     if fraction >= 1 or not (labels >= 0).any():
@@ -47,8 +46,6 @@ def with_label_noise(split: Dataset, rate: float, seed: int, num_labels: int, ki
     Args:
         split: rows with `image_id` and `label`; with `text_embeds` for `confusable`.
         rate: share of the labels, in [0, 1).
-        seed: another one makes others wrong.
-        num_labels: C.
         kind: `symmetric`, any other class with the same probability; or `confusable`, the class whose mean caption is
             most like that of the true class.
     """
@@ -73,7 +70,6 @@ def with_long_tail(split: Dataset, factor: float, seed: int) -> Dataset:
     Args:
         split: rows with `image_id` and `label`.
         factor: images of the first class over those of the last, where all had the same number.
-        seed: another one leaves out others.
     """
     labels = labels_of(split)
     classes = np.unique(labels[labels >= 0])

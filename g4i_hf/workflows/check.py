@@ -28,8 +28,6 @@ def suspicious_labels(
     Args:
         text_embeds: (N, D).
         labels: (N,) class indices; negative for rows without a label.
-        num_labels: C.
-        seed: of the folds.
 
     Returns:
         A table with the columns `row`, `label` and `suggested` (class indices), `probability` (that the label is
