@@ -1,12 +1,12 @@
 """Where a run's supervision comes from: images, captions, text embeddings, pretrained weights. No local paths."""
 
+import contextlib
 import json
 import os
 import platform
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
 Splits = Mapping[str, Dataset | RowStream]
-PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
+PACKAGES += ("numpy", "pillow")
 ENCODER_FACTS = (
     "text_encoder",
     "text_encoder_revision",
@@ -67,7 +68,7 @@ def lineage_of(
         "captions": _captions(_first(stages, "captioning"), splits),
         "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if is_known else None,
         "student": student_source(student),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -170,6 +171,10 @@ def _cached_commit(repository: str | None, revision: str | None, kind: str = "mo
     return None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that are installed."""
     found = {"g4i_hf": __version__, "python": platform.python_version()}
-    return found | {package: version(package) for package in PACKAGES if find_spec(package.replace("-", "_"))}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
