@@ -117,7 +117,7 @@ def measure(case: dict) -> dict:
         warm = len(trainer.get_train_dataloader()) if case["kept"] else 1  # until everything is kept
         for _ in range(warm):
             batch = next(loaded)
-        memory = in_memory(trainer._prepare_inputs(batch))  # as the model takes it
+        memory = in_memory(g4i_hf.data.dataset.finish_batch(trainer._prepare_inputs(batch)))  # as the model takes it
         pairs = [(one_step(trainer, memory), one_step(trainer, loaded)) for _ in range(case["steps"] + 1)][1:]
     ratios = [fed / kept for kept, fed in pairs]
     return {

@@ -24,7 +24,7 @@ from g4i_hf.training.checkpoint import (
     OtherDataError,
     missing_of,
     newest_checkpoint,
-    seal,
+    settle,
     telling_what_remains,
 )
 
@@ -147,13 +147,14 @@ def test_the_newest_whole_checkpoint_is_found(stopped, tmp_path, caplog):
 
 def test_files_in_folders_of_a_checkpoint_count(stopped, tmp_path):
     """FSDP and DeepSpeed write their part of a checkpoint into folders of it."""
-    checkpoint, record = tmp_path / "checkpoint-2", {"data": {}, "order": {}}
-    shutil.copytree(stopped / "run" / "checkpoint-2", checkpoint)
-    (checkpoint / "global_step2").mkdir()
-    (checkpoint / "global_step2" / "states.pt").write_bytes(bytes(2**20))
-    seal(checkpoint, **record)
-    assert missing_of(checkpoint) is None
-    with pytest.raises(CheckpointError) as error, telling_what_remains("checkpoint-4", tmp_path):
+    checkpoint, written = tmp_path / "checkpoint-2", tmp_path / "aside" / "checkpoint-2"
+    shutil.copytree(stopped / "run" / "checkpoint-2", written)
+    (written / "checkpoint.json").unlink()
+    (written / "global_step2").mkdir()
+    (written / "global_step2" / "states.pt").write_bytes(bytes(2**20))
+    settle(written, tmp_path, data={}, order={})
+    assert missing_of(checkpoint) is None and not written.parent.exists()
+    with pytest.raises(CheckpointError) as error, telling_what_remains("checkpoint-4", tmp_path, tmp_path / "aside"):
         raise OSError("no room")
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     assert f"{checkpoint} ({size / 2**20:,.1f} MiB) is whole" in str(error.value)

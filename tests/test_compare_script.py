@@ -19,6 +19,7 @@ from g4i_hf.cli import parse_options
 from g4i_hf.commands import train
 from g4i_hf.comparison.grid import Cell
 from g4i_hf.comparison.results import digest_of_rows, read_results
+from g4i_hf.data.dataset import finish_batch
 from g4i_hf.options import CompareArguments
 from g4i_hf.workflows.compare import Study, run_of
 from g4i_hf.workflows.train import TrainingRun
@@ -76,13 +77,13 @@ def batches_of(folder, tmp_path, weight: str) -> tuple[list[str], str]:
     def digest(tensors) -> str:
         return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
 
-    def prepared(inputs):
-        inputs = original(inputs)
+    def compute_loss(model, inputs, **kwargs):
+        batch = finish_batch(inputs)
         state = torch.default_generator.get_state()  # what dropout would draw from
-        seen.append(digest([torch.as_tensor(inputs[name]) for name in sorted(inputs)] + [state]))
-        return inputs
+        seen.append(digest([torch.as_tensor(batch[name]) for name in sorted(batch)] + [state]))
+        return original(model, inputs, **kwargs)
 
-    original, trainer._prepare_inputs = trainer._prepare_inputs, prepared
+    original, trainer.compute_loss = trainer.compute_loss, compute_loss
     began = digest(trainer.model.student.state_dict().values())
     trainer.train()
     return seen, began

@@ -92,15 +92,15 @@ def test_optim_args_become_numbers_tuples_and_booleans():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"optim": "timm:lambb"}, "optim is timm:lambb.*nearest is timm:lamb"),
-        ({"optim": "timm:lookahead_adamwx"}, "nearest is timm:lookahead_adamw"),
+        ({"optim": "timm:lambb"}, "optim is timm:lambb.*Did you mean 'timm:lamb'"),
+        ({"optim": "timm:lookahead_adamwx"}, "Did you mean 'timm:lookahead_adamw'"),
         ({"optim": "timm:adahessian"}, "second derivatives"),
         ({"optim": "timm:lamb", "optim_args": "0.9"}, "optim_args is '0.9'; write name=value"),
-        ({"lr_scheduler_type": "timm:cosin"}, "lr_scheduler_type is timm:cosin.*nearest is timm:cosine"),
+        ({"lr_scheduler_type": "timm:cosin"}, "lr_scheduler_type is timm:cosin.*Did you mean 'timm:cosine'"),
         ({"lr_scheduler_type": "timm:plateau"}, "reduce_lr_on_plateau"),
         (
             {"lr_scheduler_type": "timm:cosine", "lr_scheduler_kwargs": {"warmup_epoch": 1}},
-            "'warmup_epoch'.*nearest is 'warmup_epochs'",
+            "'warmup_epoch'.*Did you mean 'warmup_epochs'",
         ),
         ({"lr_scheduler_type": "timm:cosine", "warmup_steps": 5}, "warmup_steps is 5.*warmup_epochs"),
     ],

@@ -20,7 +20,7 @@ from g4i_hf.options import DataArguments, RunArguments
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.arguments import AlignmentArguments
 from g4i_hf.training.callbacks import NonFiniteLoss
-from g4i_hf.training.streamed_run import load_streamed, training_images
+from g4i_hf.training.streamed_run import load_streamed
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SIZES = [9, 1, 14, 6]  # 30 rows: 4 steps an epoch
@@ -66,10 +66,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind, block, accumulation):
 def test_labels_of_a_stream_are_checked_as_they_come(data_of, data):
     """Rows 0 to 6, of which the last is unlabelled; the third class is number 2."""
     stream = loaded(data_of[data], max_steps=3)[0]["train"]
-    args = AlignmentArguments("nowhere", use_cpu=True, report_to="none")
 
     def labels(class_names: list[str], require_labels: bool) -> list[int]:
-        images = training_images(stream, pil_to_tensor, RunArguments(require_labels=require_labels), args, class_names)
+        images = StreamedImages(stream, pil_to_tensor, class_names=class_names, require_labels=require_labels)
         loader = DataLoader(images, batch_sampler=images.batches(7, shuffle=False), num_workers=1, collate_fn=list)
         return [item["labels"] for item in next(iter(loader))]
 

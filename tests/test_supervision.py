@@ -120,9 +120,7 @@ def test_auto_softens_wrong_labels_beside_pseudo_labels():
 
 def test_what_is_asked_for_is_not_overruled():
     found = supervised(captioned(few(100), USELESS), supervision="pseudo")
-    assert (
-        found.plan.supervision == "pseudo" and (labels_of(found.split) >= 0).all() and found.plan.reasons == ("", "")
-    )
+    assert found.plan.supervision == "pseudo" and (labels_of(found.split) >= 0).all() and not found.plan.reasons
     found = supervised(captioned(half_wrong(), GOOD), supervision="auto", label_noise="relabel")
     assert (found.plan.supervision, found.plan.label_noise) == ("soft", "relabel")
     for weight in (0.5, 0.0):

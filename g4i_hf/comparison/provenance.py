@@ -3,20 +3,16 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
 
-from .. import __version__
-
-LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
+from ..training.lineage import versions
 
 
 def made_by() -> dict[str, object]:
     """Commit (of a clone), versions and processor; no path and no host name."""
     return {
         "commit": _commit(),
-        "versions": {"g4i_hf": __version__} | {name: version(name) for name in LIBRARIES},
-        "python": platform.python_version(),
+        "versions": versions(),
         "machine": f"{os.cpu_count()} CPU cores, {_processor()}",
     }
 

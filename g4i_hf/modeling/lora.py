@@ -23,10 +23,7 @@ LINEAR_IN_THEIR_WEIGHT = {layer.forward for layer in (nn.Linear, Linear, nn.Conv
 
 
 def require_peft() -> ModuleType:
-    """
-    Raises:
-        ImportError: when peft is missing; it says how to install it.
-    """
+    """peft, or an ImportError that says how to install it."""
     try:
         import peft
     except ImportError as error:

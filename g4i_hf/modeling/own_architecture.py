@@ -18,15 +18,7 @@ HINT = f"If it is your own, import the module that registers it first ({PAGE})."
 
 
 def own_module(config: PreTrainedConfig) -> str | None:
-    """
-    Where the architecture of a student comes from.
-
-    Returns:
-        Name of the module that has registered it; None for an architecture of timm or transformers.
-
-    Raises:
-        ValueError: when timm knows no such architecture.
-    """
+    """Name of the module that has registered a student's architecture; None for one of timm or transformers."""
     if isinstance(config, TimmWrapperConfig):
         check_is_known(config.architecture)
         module = timm.models.model_entrypoint(config.architecture).__module__
@@ -51,13 +43,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     """
-    Tries an architecture of a user's own, before it is trained for hours: that it takes images, and is the same after
-    it was saved and loaded. transformers loads into a model that was built without memory, where what is neither a
-    parameter nor a saved buffer is lost. Not under DeepSpeed's ZeRO-3, where there is no whole model.
-
-    Args:
-        model: the aligned model; left as it is, on its device.
-        image_size: side of its images in pixels; where it is not known, what its configuration says.
+    Tries an aligned model of a user's own architecture, before it is trained for hours: that it takes images, and is
+    the same after it was saved and loaded. transformers loads into a model that was built without memory, where what
+    is neither a parameter nor a saved buffer is lost. Not under DeepSpeed's ZeRO-3, where there is no whole model.
 
     Raises:
         ValueError: when it fails, or gives other logits after loading.

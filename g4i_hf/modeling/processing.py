@@ -81,16 +81,7 @@ def image_size_of(student_config: PreTrainedConfig, default: int | None = 224) -
 def pretrained_processor(
     name: str, revision: str | None = None, wanted: dict[str, Any] | None = None
 ) -> BaseImageProcessor:
-    """
-    The processor of a transformers checkpoint.
-
-    Args:
-        name, revision: of the checkpoint.
-        wanted: settings that were asked for; None where nothing was.
-
-    Raises:
-        ValueError: when something else is wanted than the processor does.
-    """
+    """The processor of a transformers checkpoint. Raises ValueError when something else is wanted than it does."""
     processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main")
     settings = ImageSettings.from_processor(processor)
     actual = {"image_size": settings.size, "interpolation": settings.interpolation, "crop_pct": settings.crop_pct}
@@ -105,8 +96,8 @@ def pretrained_processor(
 
 def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:
     """
-    The processor that the released student will be used with: timm's transforms for a timm student, which read its
-    `pretrained_cfg`, else `fallback`, the one saved beside the model.
+    What the released student will be used with: timm's transforms for a timm student, by its `pretrained_cfg`, else
+    `fallback`, the one saved beside the model.
     """
     if isinstance(student_config, TimmWrapperConfig):
         return TimmWrapperImageProcessor(student_config.pretrained_cfg, architecture=student_config.architecture)
@@ -114,10 +105,7 @@ def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProce
 
 
 def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> BaseImageProcessor:
-    """
-    The processor saved beside a model; where there is none, as after a trainer without `processing_class`, that of
-    [`default_processor`].
-    """
+    """The processor saved beside a model, or [`default_processor`], as after a trainer without `processing_class`."""
     if any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
         return AutoImageProcessor.from_pretrained(folder)
     return default_processor(student_config)
@@ -160,11 +148,8 @@ def timm_pretrained_cfg(
     student: TimmWrapperForImageClassification, image_size: int | None, settings: dict[str, Any] | None
 ) -> dict[str, Any]:
     """
-    Where the image processor of a timm student finds size and normalisation.
-
-    Args:
-        image_size: side in pixels; by default what the student was built for.
-        settings: other entries, such as `crop_pct`.
+    Where the image processor of a timm student finds size (by default what the student was built for), normalisation
+    and other entries, such as `crop_pct`.
     """
     known = getattr(student.config, "pretrained_cfg", None) or {}
     usual = known or getattr(student.timm_model, "pretrained_cfg", None) or {}

@@ -127,14 +127,7 @@ class CaptionClassifier:
         Returns:
             (N, C) float32.
         """
-        labels = np.asarray(labels)
-        found = np.asarray(probabilities, dtype=np.float32).copy()
-        known = np.flatnonzero(labels >= 0)
-        likelihood = np.full((len(known), self.num_labels), self.noise_rate_ / self.num_labels, dtype=np.float32)
-        likelihood[np.arange(len(known)), labels[known]] += 1 - self.noise_rate_
-        weighted = (found[known] + 1e-7) * likelihood
-        found[known] = weighted / weighted.sum(1, keepdims=True)
-        return found
+        return posterior(probabilities, labels, self.noise_rate_)
 
     def _fit_view(
         self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
@@ -172,6 +165,18 @@ class CaptionClassifier:
             found[rows] = _softmax(_combined(logits, self.temperatures_, self.log_prior_))
         found[alone] = np.eye(self.num_labels, dtype=np.float16)[labels[alone]]
         return found
+
+
+def posterior(probabilities: np.ndarray, labels: Sequence[int], noise_rate: float) -> np.ndarray:
+    """As [`CaptionClassifier.posterior`], with e, the share of labels that say nothing."""
+    labels, num_labels = np.asarray(labels), probabilities.shape[1]
+    found = np.asarray(probabilities, dtype=np.float32).copy()
+    known = np.flatnonzero(labels >= 0)
+    likelihood = np.full((len(known), num_labels), noise_rate / num_labels, dtype=np.float32)
+    likelihood[np.arange(len(known)), labels[known]] += 1 - noise_rate
+    weighted = (found[known] + 1e-7) * likelihood
+    found[known] = weighted / weighted.sum(1, keepdims=True)
+    return found
 
 
 @dataclass
@@ -217,13 +222,8 @@ def logistic_regression(
     values: np.ndarray, labels: np.ndarray, num_labels: int, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Multinomial, with classes of equal weight, so that a class that lost a row to another fold is not less probable.
-
-    Args:
-        values: (n, D) float32.
-        labels: (n,) class indices.
-        num_labels: C.
-        strength: C of scikit-learn's LogisticRegression.
+    Multinomial, of float32 values (n, D), with classes of equal weight, so that a class that lost a row to another
+    fold is not less probable. `strength` is C of scikit-learn's LogisticRegression.
 
     Returns:
         Weight (D, C) and bias (C,); the bias of a class without a row is so low that it is not predicted.
@@ -269,14 +269,7 @@ class Calibration:
 
 
 def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray) -> Calibration:
-    """
-    Temperatures and share of wrong labels by maximum likelihood on held-out rows.
-
-    Args:
-        views: (n, C) logits each.
-        labels: (n,) class indices.
-        log_prior: (C,).
-    """
+    """Temperatures and share of wrong labels by maximum likelihood on held-out rows; of each view logits (n, C)."""
     usual = np.log(USUAL_TEMPERATURE)
     start = np.full(len(views), usual)
     if not len(labels):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 from datasets import Dataset
@@ -23,17 +24,13 @@ def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
     Args:
         split: rows with `image_id` and, where there are any, `label`. Unlabelled ones stay so and are not counted.
         fraction: in (0, 1].
-        seed: another one keeps other labels.
     """
     labels = labels_of(split)
     if fraction >= 1 or not (labels >= 0).any():
         return split
-    ranks = _ranks(split, seed)
     kept = np.full(len(split), UNLABELLED)
-    for label in np.unique(labels[labels >= 0]):
-        rows = np.flatnonzero(labels == label)
-        count = max(1, int(fraction * len(rows) + 0.5))
-        kept[rows[np.argsort(ranks[rows])[:count]]] = label
+    for label, rows, _ in _ranked(split, labels, seed):
+        kept[rows[: max(1, int(fraction * len(rows) + 0.5))]] = label
     logger.info(
         "label_fraction is %g: %d of %d labels of training are kept, the other rows are unlabelled.",
         *(fraction, (kept >= 0).sum(), (labels >= 0).sum()),
@@ -49,22 +46,18 @@ def with_label_noise(split: Dataset, rate: float, seed: int, num_labels: int, ki
     Args:
         split: rows with `image_id` and `label`; with `text_embeds` for `confusable`.
         rate: share of the labels, in [0, 1).
-        seed: another one makes others wrong.
-        num_labels: C.
         kind: `symmetric`, any other class with the same probability; or `confusable`, the class whose mean caption is
             most like that of the true class.
     """
     labels = labels_of(split)
     if rate <= 0 or not (labels >= 0).any():
         return split
-    ranks = _ranks(split, seed)
     likely = _most_alike(split, labels, num_labels) if kind == "confusable" else None
     found = labels.copy()
-    for label in np.unique(labels[labels >= 0]):
-        rows = np.flatnonzero(labels == label)
-        wrong = rows[np.argsort(ranks[rows])[: int(rate * len(rows) + 0.5)]]
-        shift = 1 + (ranks[wrong] >> np.uint64(8)) % np.uint64(num_labels - 1)  # 1 to C - 1
-        found[wrong] = (label + shift.astype(np.int64)) % num_labels if likely is None else likely[label]
+    for label, rows, ranks in _ranked(split, labels, seed):
+        wrong = int(rate * len(rows) + 0.5)
+        shift = 1 + (ranks[:wrong] >> np.uint64(8)) % np.uint64(num_labels - 1)  # 1 to C - 1
+        found[rows[:wrong]] = (label + shift.astype(np.int64)) % num_labels if likely is None else likely[label]
     logger.info("label_noise_rate is %g: %d labels of training are made wrong.", rate, (found != labels).sum())
     return with_labels(split, found)
 
@@ -77,30 +70,29 @@ def with_long_tail(split: Dataset, factor: float, seed: int) -> Dataset:
     Args:
         split: rows with `image_id` and `label`.
         factor: images of the first class over those of the last, where all had the same number.
-        seed: another one leaves out others.
     """
     labels = labels_of(split)
     classes = np.unique(labels[labels >= 0])
     if factor <= 1 or len(classes) < 2:
         return split
-    ranks = _ranks(split, seed)
     kept = [np.flatnonzero(labels < 0)]
-    for label in classes:
-        rows = np.flatnonzero(labels == label)
+    for label, rows, _ in _ranked(split, labels, seed):
         share = factor ** (-label / max(classes.max(), 1))
-        kept.append(rows[np.argsort(ranks[rows])[: max(1, int(share * len(rows) + 0.5))]])
+        kept.append(rows[: max(1, int(share * len(rows) + 0.5))])
     rows = np.sort(np.concatenate(kept))
     logger.info("long_tail_factor is %g: %d of %d training rows are kept.", factor, len(rows), len(split))
     return split.select(rows)
 
 
-def _ranks(split: Dataset, seed: int) -> np.ndarray:
-    """(rows,) uint64 that depend on the seed and `image_id` alone."""
-
-    def rank(image_id: str) -> int:
-        return int.from_bytes(hashlib.blake2b(f"{seed} {image_id}".encode(), digest_size=8).digest(), "little")
-
-    return np.asarray([rank(image_id) for image_id in split[columns.IMAGE_ID][:]], dtype=np.uint64)
+def _ranked(split: Dataset, labels: np.ndarray, seed: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each class its rows in the order of their ranks, and these: uint64 by the seed and `image_id` alone."""
+    texts = [f"{seed} {image_id}".encode() for image_id in split[columns.IMAGE_ID][:]]
+    hashes = [hashlib.blake2b(text, digest_size=8).digest() for text in texts]
+    ranks = np.frombuffer(b"".join(hashes), dtype="<u8")
+    for label in np.unique(labels[labels >= 0]):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(ranks[rows])]
+        yield label, rows, ranks[rows]
 
 
 def _most_alike(split: Dataset, labels: np.ndarray, num_labels: int) -> np.ndarray:

@@ -41,13 +41,13 @@ class Plan:
         supervision: `none`, `soft` or `pseudo`.
         label_noise: `keep`, `soften` or `relabel`.
         soft_label_weight: 0 without soft labels.
-        reasons: two lines for the user.
+        reasons: lines for the user, where it was chosen.
     """
 
     supervision: str
-    label_noise: str
-    soft_label_weight: float
-    reasons: tuple[str, str]
+    label_noise: str = "keep"
+    soft_label_weight: float = 0.0
+    reasons: tuple[str, ...] = ()
 
 
 def choose(found: Estimates) -> Plan:
@@ -59,19 +59,23 @@ def choose(found: Estimates) -> Plan:
     - Else alignment alone: captions tell less than the student learns from its labels.
     """
     noisy = found.noise_interval is not None and found.noise_interval[0] > NOISE
-    lines = _described(found)
+    useful = (
+        found.both is not None and found.both >= TELLS_CLASSES and (found.image is None or found.both > found.image)
+    )
     if found.unlabelled >= UNLABELLED_SHARE:
         if found.both is None:
-            sure = found.agreement is not None and found.agreement >= AGREEMENT
-        else:
-            sure = found.both >= TELLS_CLASSES and (found.image is None or found.both > found.image)
-        if sure:
-            return Plan("pseudo", "soften" if noisy else "keep", 0.0, (lines, _verdict("pseudo", found)))
-    elif noisy and found.both is not None:
-        better = found.both > 1 - found.noise and (found.image is None or found.both > found.image)
-        if better and found.both >= TELLS_CLASSES:
-            return Plan("soft", "keep", WEIGHT_AGAINST_NOISE, (lines, _verdict("soft", found)))
-    return Plan("none", "keep", 0.0, (lines, _verdict("none", found)))
+            useful = found.agreement is not None and found.agreement >= AGREEMENT
+        plan = Plan("pseudo", "soften" if noisy else "keep") if useful else Plan("none")
+        reason = "pseudo-labels by these captions would be wrong too often: alignment alone"
+        if useful:
+            reason = f"{found.unlabelled:.0%} of the training images have a caption but no label"
+    elif noisy and useful and found.both > 1 - found.noise:
+        plan = Plan("soft", soft_label_weight=WEIGHT_AGAINST_NOISE)
+        reason = "captions are right more often than the labels"
+    else:
+        plan, reason = Plan("none"), "labels tell the classes better than captions: alignment alone"
+    plan.reasons = (_described(found), f"supervision: {plan.supervision}, as {reason}.")
+    return plan
 
 
 def _described(found: Estimates) -> str:
@@ -88,13 +92,3 @@ def _described(found: Estimates) -> str:
         low, high = found.noise_interval
         parts.append(f"{found.noise:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})")
     return f"Estimates: {'; '.join(parts)}."
-
-
-def _verdict(kind: str, found: Estimates) -> str:
-    if kind == "pseudo":
-        return f"supervision: pseudo, as {found.unlabelled:.0%} of the training images have a caption but no label."
-    if kind == "soft":
-        return "supervision: soft, as captions are right more often than the labels."
-    if found.unlabelled >= UNLABELLED_SHARE:
-        return "supervision: none, as pseudo-labels by these captions would be wrong too often: alignment alone."
-    return "supervision: none, as labels tell the classes better than captions: alignment alone."

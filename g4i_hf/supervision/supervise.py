@@ -19,7 +19,7 @@ from ..data.texts import Texts
 from ..embedding import EncoderArguments
 from ..files import replace_text
 from ..options import RunArguments
-from .caption_classifier import CaptionClassifier
+from .caption_classifier import CaptionClassifier, posterior
 from .caption_controls import control_captions
 from .label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from .plan import Estimates, Plan, choose
@@ -27,6 +27,36 @@ from .plan import Estimates, Plan, choose
 logger = logging.getLogger(__name__)
 
 PROBABILITIES, FACTS = "probabilities.npy", "supervision.json"
+
+
+@dataclass
+class CaptionedRows:
+    """
+    The rows of a split with a caption that counts: it is embedded, and its weight is not zero.
+
+    Attributes:
+        rows: (n,) their numbers in the split.
+        labels: (n,) class indices, negative for rows without a label.
+        texts: of the whole split, the mean where a row has several captions.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    texts: Texts
+
+    @classmethod
+    def of(cls, split: Dataset) -> "CaptionedRows":
+        """split: rows with `text_embeds`, and perhaps `label` and `caption_weight`."""
+        texts = Texts.of(split, "mean")
+        counts = texts.counts > 0
+        if columns.CAPTION_WEIGHT in split.column_names:
+            counts &= np.asarray([weight is None or weight > 0 for weight in split[columns.CAPTION_WEIGHT][:]])
+        rows = np.flatnonzero(counts)
+        return cls(rows, labels_of(split)[rows], texts)
+
+    def text_embeds(self) -> np.ndarray:
+        """(n, D) float16, read now."""
+        return np.asarray(self.texts.embeds[self.texts.starts[self.rows]])
 
 
 @dataclass
@@ -92,30 +122,21 @@ def supervise(
     Raises:
         ValueError: without text embeddings, or when captions of fewer than two classes are labelled.
     """
-    noise = run.label_noise or "keep"
-    if run.supervision == "none" and noise == "keep":
+    if run.supervision == "none" and (run.label_noise or "keep") == "keep":
         rows = labelled_rows(training) if run.unlabelled == "drop" else training
-        return Supervised(rows, Plan("none", "keep", 0.0, ("", "")), {"supervision": "none"})
+        return Supervised(rows, Plan("none"), {"supervision": "none"})
     if columns.TEXT_EMBEDS not in training.column_names:
         asked = "supervision" if run.supervision != "none" else "label_noise"
         raise ValueError(
             f"{asked} is {getattr(run, asked)!r}, but the training split has no text_embeds. Give --text_encoder, or "
             "embed the captions with g4i embed."
         )
-    labels, texts = labels_of(training), Texts.of(training, "mean")
-    trusted = texts.counts > 0
-    if columns.CAPTION_WEIGHT in training.column_names:
-        trusted &= np.asarray([weight is None or weight > 0 for weight in training[columns.CAPTION_WEIGHT][:]])
-    rows = np.flatnonzero(trusted)
-    found = _Estimator(labels[rows], num_labels, seed, folder)
-    probabilities, estimates, noise_rate = found(
-        lambda: np.asarray(texts.embeds[texts.starts[rows]]), _of_rows(image_features, rows)
-    )
-    plan = choose(estimates) if run.supervision == "auto" else Plan(run.supervision, "keep", 1.0, ("", ""))
-    if run.label_noise is not None:
-        plan.label_noise = run.label_noise
-    weight = plan.soft_label_weight or 1.0 if soft_label_weight is None else soft_label_weight
-    split = _learned(training, labels, rows, probabilities, plan, noise_rate)
+    captioned = CaptionedRows.of(training)
+    probabilities, estimates = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, folder)
+    plan = choose(estimates) if run.supervision == "auto" else Plan(run.supervision)
+    plan.label_noise = run.label_noise or plan.label_noise
+    split = _learned(training, captioned, probabilities, plan, estimates)
+    weight = (plan.soft_label_weight or 1.0) if soft_label_weight is None else soft_label_weight
     plan.soft_label_weight = weight if columns.SOFT_LABELS in split.column_names else 0.0
     split = labelled_rows(split) if run.unlabelled == "drop" else split
     return Supervised(split, plan, _facts(plan, estimates))
@@ -136,11 +157,11 @@ def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
 
 def warn_of_silent_captions(training: Dataset) -> None:
     """Says, before training, that captions of unlabelled images could teach the classifier, where they do not."""
-    texts, labels = Texts.of(training, "mean"), labels_of(training)
-    if texts is None or not ((texts.counts > 0) & (labels >= 0)).any():
+    if columns.TEXT_EMBEDS not in training.column_names:
         return
-    silent = int(((texts.counts > 0) & (labels < 0)).sum())
-    if silent:
+    labels = CaptionedRows.of(training).labels
+    silent = int((labels < 0).sum())
+    if 0 < silent < len(labels):
         logger.warning(
             "%s of %s training images have a caption and no label: the classifier learns nothing from them. Their "
             "captions may tell their classes: --supervision auto finds out.",
@@ -149,92 +170,79 @@ def warn_of_silent_captions(training: Dataset) -> None:
         )
 
 
-def _of_rows(image_features: Callable | None, rows: np.ndarray) -> Callable[[], np.ndarray | None] | None:
-    if image_features is None:
-        return None
-
-    def of_rows() -> np.ndarray | None:
-        found = image_features()
-        return None if found is None else found[rows]
-
-    return of_rows
+# --- What captions say -----------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Estimator:
-    """Fits the classifier in the main process; the others, and a resumed run, read what it found."""
+def _estimated(
+    captioned: CaptionedRows, classifier: CaptionClassifier, image_features: Callable | None, folder: Path | None
+) -> tuple[np.ndarray, Estimates]:
+    """
+    (n, C) float16 probabilities, out of fold for labelled rows, and estimates. The main process fits the classifier;
+    the others, and a resumed run, read from `folder` what it found.
+    """
+    text_embeds = captioned.text_embeds()
 
-    labels: np.ndarray
-    num_labels: int
-    seed: int
-    folder: Path | None
+    def features() -> np.ndarray | None:
+        found = image_features and image_features()  # by all processes together
+        return found if found is None else found[captioned.rows]
 
-    def __call__(
-        self, embeds: Callable[[], np.ndarray], features: Callable | None
-    ) -> tuple[np.ndarray, Estimates, float]:
-        """(n, C) float16 probabilities, out of fold for labelled rows; estimates; and the rate of label noise."""
-        text_embeds = embeds()
-        if self.folder is None:
-            return self._fitted(text_embeds, features and features())
-        key, state = self._key(text_embeds, features is not None), PartialState()
+    if folder is None:
+        return _fitted(classifier, text_embeds, captioned.labels, features())
+    asked = f"{classifier.num_labels} {classifier.seed} {image_features is not None}"
+    digest = hashlib.blake2b(asked.encode(), digest_size=16)
+    digest.update(captioned.labels.tobytes())
+    digest.update(np.ascontiguousarray(text_embeds))
+    key, state = digest.hexdigest(), PartialState()
+    state.wait_for_everyone()
+    is_there = (folder / FACTS).is_file() and json.loads((folder / FACTS).read_text())["key"] == key
+    state.wait_for_everyone()  # nobody writes before all have looked
+    if not is_there:
+        of_images = features()
+        if state.is_main_process:
+            probabilities, estimates = _fitted(classifier, text_embeds, captioned.labels, of_images)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FACTS).unlink(missing_ok=True)
+            np.save(folder / PROBABILITIES, probabilities)
+            facts = {"key": key, "estimates": asdict(estimates)}
+            replace_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
         state.wait_for_everyone()
-        is_there = (self.folder / FACTS).is_file() and json.loads((self.folder / FACTS).read_text())["key"] == key
-        state.wait_for_everyone()  # nobody writes before all have looked
-        if not is_there:
-            image_features = features and features()  # by all processes together
-            if state.is_main_process:
-                self._write(key, *self._fitted(text_embeds, image_features))
-            state.wait_for_everyone()
-        facts = json.loads((self.folder / FACTS).read_text())
-        return (
-            np.load(self.folder / PROBABILITIES, mmap_mode="r", allow_pickle=False),
-            Estimates(**facts["estimates"]),
-            facts["noise_rate"],
-        )
+    estimates = Estimates(**json.loads((folder / FACTS).read_text())["estimates"])
+    return np.load(folder / PROBABILITIES, mmap_mode="r", allow_pickle=False), estimates
 
-    def _write(self, key: str, probabilities: np.ndarray, estimates: Estimates, noise_rate: float) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / FACTS).unlink(missing_ok=True)
-        np.save(self.folder / PROBABILITIES, probabilities)
-        facts = {"key": key, "estimates": asdict(estimates), "noise_rate": noise_rate}
-        replace_text(self.folder / FACTS, json.dumps(facts, indent=2) + "\n")
 
-    def _key(self, text_embeds: np.ndarray, with_features: bool) -> str:
-        digest = hashlib.blake2b(f"{self.num_labels} {self.seed} {with_features}".encode(), digest_size=16)
-        digest.update(self.labels.tobytes())
-        digest.update(np.ascontiguousarray(text_embeds))
-        return digest.hexdigest()
+def _fitted(
+    classifier: CaptionClassifier, text_embeds: np.ndarray, labels: np.ndarray, image_features: np.ndarray | None
+) -> tuple[np.ndarray, Estimates]:
+    classifier.fit(text_embeds, labels, image_features)
+    accuracies, unlabelled, agreement = classifier.view_accuracies_, labels < 0, None
+    if image_features is not None and unlabelled.any():
+        views = classifier.predicted_by_view(text_embeds[unlabelled], image_features[unlabelled])
+        agreement = float((views[0] == views[1]).mean())
+    estimates = Estimates(
+        captions=accuracies[0],
+        image=accuracies[1] if image_features is not None else None,
+        both=classifier.accuracy_,
+        noise=classifier.label_noise_,
+        noise_interval=classifier.label_noise_interval_,
+        unlabelled=float(unlabelled.mean()),
+        agreement=agreement,
+    )
+    return classifier.out_of_fold_, estimates
 
-    def _fitted(
-        self, text_embeds: np.ndarray, image_features: np.ndarray | None
-    ) -> tuple[np.ndarray, Estimates, float]:
-        labels = self.labels
-        classifier = CaptionClassifier(self.num_labels, self.seed).fit(text_embeds, labels, image_features)
-        accuracies, unlabelled = classifier.view_accuracies_, labels < 0
-        agreement = None
-        if image_features is not None and unlabelled.any():
-            views = classifier.predicted_by_view(text_embeds[unlabelled], image_features[unlabelled])
-            agreement = float((views[0] == views[1]).mean())
-        estimates = Estimates(
-            captions=accuracies[0],
-            image=accuracies[1] if image_features is not None else None,
-            both=classifier.accuracy_,
-            noise=classifier.label_noise_,
-            noise_interval=classifier.label_noise_interval_,
-            unlabelled=float(unlabelled.mean()),
-            agreement=agreement,
-        )
-        return classifier.out_of_fold_, estimates, classifier.noise_rate_
+
+# --- What is learned from it -----------------------------------------------------------------------------------------
 
 
 def _learned(
-    training: Dataset, labels: np.ndarray, rows: np.ndarray, probabilities: np.ndarray, plan: Plan, noise_rate: float
+    training: Dataset, captioned: CaptionedRows, probabilities: np.ndarray, plan: Plan, estimates: Estimates
 ) -> Dataset:
     """The split with the labels, and perhaps soft labels, that the plan gives its rows."""
-    found, given = labels.copy(), labels[rows]
-    contradicted = np.zeros(len(rows), dtype=bool)
+    rows, given = captioned.rows, captioned.labels
+    labels = labels_of(training)
+    found, contradicted = labels.copy(), np.zeros(len(rows), dtype=bool)
     if plan.label_noise != "keep":
-        likely = most_likely(probabilities, given, noise_rate)
+        wrong = 1 - 1 / probabilities.shape[1]  # a random label is right by chance
+        likely = posterior(probabilities, given, (estimates.noise or 0.0) / wrong).argmax(1)
         contradicted = (given >= 0) & (likely != given)
         found[rows[contradicted]] = likely[contradicted] if plan.label_noise == "relabel" else -1
         logger.info("label_noise is %s: captions contradict %d labels.", plan.label_noise, contradicted.sum())
@@ -251,13 +259,6 @@ def _learned(
     soft = np.zeros((len(training), probabilities.shape[1]), dtype=np.float16)
     soft[rows[taught]] = probabilities[taught]
     return with_soft_labels(split, soft)
-
-
-def most_likely(probabilities: np.ndarray, labels: np.ndarray, noise_rate: float) -> np.ndarray:
-    """(n,) the most probable class of each row, its given label considered; see [`CaptionClassifier.posterior`]."""
-    classifier = CaptionClassifier(probabilities.shape[1])
-    classifier.noise_rate_ = noise_rate
-    return classifier.posterior(probabilities, labels).argmax(1)
 
 
 def with_soft_labels(split: Dataset, soft: np.ndarray) -> Dataset:

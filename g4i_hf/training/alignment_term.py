@@ -1,5 +1,6 @@
 """The alignment part of the loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,6 @@ from ..losses import (
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .arguments import AlignmentArguments
-from .optimization import align_weight_at
 
 Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
 
@@ -61,8 +61,7 @@ class TextBank:
     The captions of the whole training set: as text is frozen, exact negatives at any batch size.
 
     Args:
-        texts: `embeds` (B, D), of which only what is drawn is read, `text_keys` (B,), `caption_keys` (B, C) and
-            `labels` (B,), as [`~g4i_hf.data.dataset.CaptionedImages.text_bank`] gives them.
+        texts: see [`~g4i_hf.data.dataset.CaptionedImages.text_bank`]; of `embeds` (B, D) only what is drawn is read.
         size: texts of a draw; -1 for all of them.
         seed: of the draws.
         transform: of drawn embeddings (B, D), such as centring.
@@ -87,12 +86,8 @@ class TextBank:
 
     def draw(self, step: int, micro_step: int, by_class: bool, device: torch.device) -> BankTexts:
         """
-        The same texts on every process, and again after an interruption: drawn from the seed and the step alone.
-
-        Args:
-            step, micro_step: optimizer step, and batch within it.
-            by_class: whether rows of one class are no negatives of each other.
-            device: of the batch.
+        The same texts on every process, and again after an interruption: drawn from the seed, the optimizer step and
+        the batch within it alone. `by_class`: rows of one class are no negatives of each other.
         """
         if self._whole is not None:
             return self._whole
@@ -116,14 +111,9 @@ class TextBank:
 
 class AlignmentTerm:
     """
-    Prepares the model for what the options ask for: a learned temperature becomes its parameter, the mean of the
-    training texts its buffer.
-
-    Args:
-        args: the options.
-        model: the aligned model.
-        train_dataset: with `texts` and `text_bank()`, see [`~g4i_hf.data.dataset.CaptionedImages`], where embeddings
-            are centred or a text bank is used.
+    Prepares the aligned model for what the options ask for: a learned temperature becomes its parameter, the mean of
+    the training texts its buffer. Centring and a text bank need `texts` and `text_bank()` of `train_dataset`, see
+    [`~g4i_hf.data.dataset.CaptionedImages`].
     """
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
@@ -138,11 +128,12 @@ class AlignmentTerm:
             return
         texts = getattr(train_dataset, "texts", None)
         self.texts = texts if hasattr(texts, "read") else None  # else only a process itself knows its own
-        if args.align_center or args.align_similarity == "dot":  # evaluation compares with centred texts too
-            model.set_text_mean(torch.from_numpy(train_dataset.texts.mean()))
-        model.projector.normalizes = args.align_similarity != "dot"
-        if args.align_similarity == "dot":
-            self.text_mean = torch.from_numpy(train_dataset.texts.mean())
+        is_dot = args.align_similarity == "dot"
+        model.projector.normalizes = not is_dot
+        if args.align_center or is_dot:  # evaluation compares with centred texts too
+            mean = torch.from_numpy(train_dataset.texts.mean())
+            model.set_text_mean(mean)
+            self.text_mean = mean if is_dot else None
         model.keeps_classifier_inputs = args.align_balance and args.aligns
         if args.align_text_bank and args.aligns:
             self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, self.text_space)
@@ -158,66 +149,71 @@ class AlignmentTerm:
                 getattr(model, name).requires_grad_(name in names)
         return names
 
-    def __call__(
-        self, outputs: AlignedImageClassifierOutput, inputs: dict[str, torch.Tensor], state: TrainerState
-    ) -> tuple[torch.Tensor | None, Terms]:
+    def added(
+        self,
+        loss: torch.Tensor,
+        outputs: AlignedImageClassifierOutput,
+        inputs: dict[str, torch.Tensor],
+        state: TrainerState,
+    ) -> tuple[torch.Tensor, Terms]:
         """
+        Args:
+            loss: 0-d, of the classifier.
+
         Returns:
-            The weighted loss to be added, 0-d, and the terms to be logged. The baseline adds None: it only measures,
-            outside the graph.
+            The total of both losses, and the terms to be logged. The baseline only measures, outside the graph.
         """
+        args, weight = self.args, self.weight_at(state)
         # Cosines and their exponentials want more than the 8 bits of bfloat16
-        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(self.args.aligns):
-            image_embeds = outputs.image_embeds if self.args.aligns else outputs.image_embeds.detach()
+        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(args.aligns):
+            image_embeds = outputs.image_embeds if args.aligns else outputs.image_embeds.detach()
             pairs = self._pairs(image_embeds, inputs, self._draw_bank(image_embeds, state.global_step))
             settings, terms = self._logit_settings(outputs)
             local_sum = self.objective(pairs, settings)
-        weight = self.weight_at(state)
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
         terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
-        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        compared = pairs
         if self.text_mean is not None:  # the diagnostics are cosines
             names = ("image_embeds", "all_text_embeds")
-            pairs_of_unit_norm = {name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
-            found = alignment_diagnostics(replace(pairs, **pairs_of_unit_norm))
-        else:
-            found = alignment_diagnostics(pairs)
-        terms.update({name: (value, local_pairs) for name, value in found.items()})
-        if not self.args.aligns:
-            return None, terms
-        if self.args.align_gradient == "invariant" or self.args.align_loss not in OFFICIALLY_DIVIDED:
+            compared = replace(
+                pairs, **{name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
+            )
+        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
+        if not args.aligns:
+            return loss, terms
+        if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
         # Also with a weight of zero by the schedule: DDP waits for the gradient of every parameter
-        return weight * local_sum / pairs.num_captions.clamp(min=1), terms
+        alignment = weight * local_sum / pairs.num_captions.clamp(min=1)
+        if args.align_balance:
+            return self._balanced(loss, alignment, weight, terms)
+        return loss + alignment, terms
 
-    def added(self, loss: torch.Tensor, alignment: torch.Tensor, state: TrainerState) -> tuple[torch.Tensor, Terms]:
+    def _balanced(
+        self, loss: torch.Tensor, alignment: torch.Tensor, weight: float, terms: Terms
+    ) -> tuple[torch.Tensor, Terms]:
         """
-        The total of both losses. With `align_balance`, that of TextTeacher (arXiv 2605.22098):
+        The total of TextTeacher (arXiv 2605.22098):
 
             (1 - weight) loss + weight w alignment,    w = |d loss / d feature| / |d alignment / d feature|
 
-        with norms over the whole global batch, and without a gradient through w.
-
-        Args:
-            loss: 0-d, of the classifier.
-            alignment: 0-d, as [`__call__`] gives it.
+        with norms over the whole global batch, and without a gradient through w. `alignment` has the weight already.
         """
-        if not self.args.align_balance:
-            return loss + alignment, {}
-        weight = self.weight_at(state)
         # The model is left without them: one that holds tensors of a graph cannot be copied
         features, self.model.classifier_inputs = self.model.classifier_inputs, ()
         if weight == 0:
-            return loss + 0 * alignment, {}
+            return loss + 0 * alignment, terms
         squares = []
         for part in (loss, alignment):
             gradients = torch.autograd.grad(part, features, retain_graph=True)
             dtype = torch.promote_types(gradients[0].dtype, torch.float32)
             squares.append(sum(gradient.to(dtype).square().sum() for gradient in gradients))
         of_loss, of_alignment = reduce_sum(torch.stack(squares)).sqrt()
-        balance = weight * of_loss / of_alignment  # `alignment` has the weight already
-        balance = torch.where(of_alignment > 0, balance, 0)  # zero for a batch without captions
-        return (1 - weight) * loss + balance * alignment, {"align_balance": (balance, torch.ones_like(balance))}
+        # Zero for a batch without captions
+        balance = torch.where(of_alignment > 0, weight * of_loss / of_alignment, 0)
+        terms["align_balance"] = balance, torch.ones_like(balance)
+        return (1 - weight) * loss + balance * alignment, terms
 
     def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """Texts (..., D) as image embeddings are compared with them in training."""
@@ -226,16 +222,21 @@ class AlignmentTerm:
         return text_embeds - self.text_mean.to(text_embeds)
 
     def weight_at(self, state: TrainerState) -> float:
-        args, num_steps = self.args, max(1, state.max_steps)
-        return align_weight_at(
-            state.global_step,
-            weight=args.align_weight,
-            num_steps=num_steps,
-            steps_per_epoch=self.steps_per_epoch or num_steps / max(1, args.num_train_epochs),
-            schedule=args.align_schedule,
-            warmup_epochs=args.align_warmup_epochs,
-            off_epochs=args.align_off_epochs,
-        )
+        """
+        `align_weight` in the coming step: it rises linearly from zero in the warm-up and is zero in the last
+        `align_off_epochs`; `cosine` leads from the one to the other.
+        """
+        args, step, num_steps = self.args, state.global_step, max(1, state.max_steps)
+        steps_per_epoch = self.steps_per_epoch or num_steps / max(1, args.num_train_epochs)
+        warmup = args.align_warmup_epochs * steps_per_epoch
+        end = num_steps - args.align_off_epochs * steps_per_epoch
+        if step >= end:
+            return 0.0
+        if step < warmup:
+            return args.align_weight * step / warmup
+        if args.align_schedule == "cosine":
+            return args.align_weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
+        return args.align_weight
 
     def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor], bank: BankTexts | None):
         mixed = self.args.align_mix_captions
@@ -275,13 +276,12 @@ class AlignmentTerm:
         return [inputs["image_keys"], inputs["caption_keys"], *by_class]
 
     def _draw_bank(self, image_embeds: torch.Tensor, step: int) -> BankTexts | None:
-        self._batch_of_step = (step, self._batch_of_step[1] + 1 if self._batch_of_step[0] == step else 0)
         if self.text_bank is None:
             return None
+        self._batch_of_step = (step, self._batch_of_step[1] + 1 if self._batch_of_step[0] == step else 0)
         texts = self.text_bank.draw(*self._batch_of_step, self.args.align_mask == "class", image_embeds.device)
-        return BankTexts(
-            texts.embeds.to(image_embeds.dtype), texts.text_keys, [] if self.args.align_mask == "none" else texts.keys
-        )
+        keys = [] if self.args.align_mask == "none" else texts.keys
+        return BankTexts(texts.embeds.to(image_embeds.dtype), texts.text_keys, keys)
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
         args, terms = self.args, {}

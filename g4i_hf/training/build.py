@@ -1,19 +1,17 @@
-"""From options, or plain arguments, to what the trainer needs: student, image processors, images, callbacks."""
+"""From options, or plain arguments, to what the trainer needs: student, image processors, images."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
-from transformers import BaseImageProcessor, EarlyStoppingCallback, PreTrainedConfig, TimmWrapperConfig, set_seed
-from transformers.integrations import TensorBoardCallback
+from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
 from .. import columns
 from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
-from ..data.stream_batches import StreamedImages
 from ..data.transforms import train_transform
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
@@ -26,10 +24,7 @@ from ..modeling.processing import (
 )
 from ..options import AugmentationArguments, StudentArguments
 from .arguments import AlignmentArguments
-from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
 from .lineage import student_source
-from .progress import Stopwatch, replace_progress
-from .run_folder import RunTensorBoard
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +42,22 @@ class BuiltStudent:
     saved_processor: BaseImageProcessor
     processor: BaseImageProcessor
 
+    def train_transform(self, augmentation: AugmentationArguments) -> Callable:
+        """The augmentation of training images, at the size and with the normalization of the student."""
+        settings = ImageSettings.from_processor(self.processor)
+        return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
+
+    def eval_images(self, split: Dataset | None) -> CaptionedImages | None:
+        return None if split is None else CaptionedImages(split, EvalTransform(self.processor))
+
+    def trainer_options(self) -> dict[str, Any]:
+        """What Trainer is given beside model, arguments and data: the image processor and accuracy."""
+        return {
+            "processing_class": self.saved_processor,
+            "compute_metrics": accuracy_of_logits,
+            "preprocess_logits_for_metrics": predicted_classes,
+        }
+
 
 def build_student(
     student: StudentArguments,
@@ -55,12 +66,7 @@ def build_student(
     id2label: dict[int, str],
     text_embed_dim: int | None,
 ) -> BuiltStudent:
-    """
-    Args:
-        seed: of the initial weights.
-        id2label: class names by index.
-        text_embed_dim: D; None without any embeddings.
-    """
+    """seed: of the initial weights. id2label: class names by index. text_embed_dim: D, None without embeddings."""
     set_seed(seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
     model = AlignedImageClassification.from_student(
@@ -88,13 +94,7 @@ def build_student(
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
-    """
-    The image processor of a student for which none was given.
-
-    Args:
-        config: the student's.
-        warn: whether to say what was assumed, where the configuration does not tell.
-    """
+    """Of a student for which none was given; `warn` says what was assumed where its configuration does not tell."""
     processor = default_processor(config)
     if warn and not isinstance(config, TimmWrapperConfig):
         logger.warning(
@@ -105,61 +105,6 @@ def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
     return processor
 
 
-def transform_of(built: BuiltStudent, augmentation: AugmentationArguments):
-    """The augmentation of training images, at the size and with the normalization of the student."""
-    settings = ImageSettings.from_processor(built.processor)
-    return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
-
-
-def evaluation_images(split: Dataset | None, built: BuiltStudent) -> CaptionedImages | None:
-    return None if split is None else CaptionedImages(split, EvalTransform(built.processor))
-
-
-def add_callbacks(trainer: Any) -> None:
-    """
-    Gives an [`~g4i_hf.AlignmentTrainer`] the callbacks that its options ask for. In this order: progress reads the
-    stopwatch, and steps are left out by what the check of the loss has noted.
-
-    Raises:
-        ValueError: for a callback that cannot do what it is asked for.
-    """
-    args, dataset = trainer.args, trainer.train_dataset
-    _check_callbacks(trainer)
-    trainer.stopwatch, trainer.skipped_images = Stopwatch(), SkippedImages(dataset)
-    trainer.loss_check = LossCheck(dataset) if args.stop_on_nan else None
-    trainer.nan_steps = SkipNanSteps(trainer, args.max_nan_steps) if args.max_nan_steps else None
-    trainer.ema = None if args.ema_decay is None else EmaCallback(trainer.model.student, args.ema_decay)
-    if args.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    if trainer.pop_callback(TensorBoardCallback) is not None:
-        trainer.add_callback(RunTensorBoard())
-    trainer.add_callback(trainer.stopwatch)
-    trainer.progress = replace_progress(trainer, trainer.stopwatch)
-    others = [trainer.loss_check, trainer.skipped_images if trainer.skipped_images.may_skip else None]
-    others += [trainer.nan_steps, StreamPosition() if isinstance(dataset, StreamedImages) else None, trainer.ema]
-    others += [PushCheckpoints(trainer.publisher) if args.push_to_hub else None]
-    for callback in others:
-        if callback is not None:
-            trainer.add_callback(callback)
-
-
-def _check_callbacks(trainer: Any) -> None:
-    args, metric = trainer.args, trainer.args.metric_for_best_model
-    if args.load_best_model_at_end and trainer.compute_metrics is None and not metric.endswith("loss"):
-        raise ValueError(
-            f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
-            "g4i_hf.training.build.accuracy_of_logits, or set metric_for_best_model to loss."
-        )
-    if args.max_nan_steps and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
-    if args.ema_decay is not None and trainer.is_deepspeed_enabled:
-        # Trainer loads its checkpoints without `_load_from_checkpoint`
-        raise ValueError(
-            f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training goes on "
-            "from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
-        )
-
-
 def from_name(
     name: str,
     args: AlignmentArguments,
@@ -167,14 +112,9 @@ def from_name(
     options: Mapping[str, Any],
 ) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any]]:
     """
-    What [`~g4i_hf.AlignmentTrainer`] makes of a student's name.
-
-    Args:
-        options: of `Trainer`, and those of the student and of the augmentation.
-
-    Returns:
-        The model, the training images, and the options of `Trainer` with evaluation images, image processor and
-        accuracy.
+    What [`~g4i_hf.AlignmentTrainer`] makes of a student's name and of options, of `Trainer`, the student and the
+    augmentation: the model, the training images, and the options of `Trainer` with evaluation images, image processor
+    and accuracy.
 
     Raises:
         ValueError: for labels without class names, or captions that are not embedded.
@@ -191,27 +131,25 @@ def from_name(
             "align_weight=0."
         )
     check_split(training, "train_dataset", num_labels=labels.num_classes, text_embed_dim=dim, require_labels=False)
-    augmentation = AugmentationArguments(**of_class(AugmentationArguments, options))
-    student = StudentArguments(student=name, **of_class(StudentArguments, options))
-    built = build_student(student, augmentation, args.seed, dict(enumerate(labels.names)), dim)
-    images = CaptionedImages(training, transform_of(built, augmentation), args.seed, args.align_captions)
-    ours = {*of_class(AugmentationArguments, options), *of_class(StudentArguments, options)}
-    of_trainer = {key: value for key, value in options.items() if key not in ours}
-    usual = {
-        "processing_class": built.saved_processor,
-        "compute_metrics": accuracy_of_logits,
-        "preprocess_logits_for_metrics": predicted_classes,
-    }
+    of_student, of_images, options = _split_options(options)
+    augmentation = AugmentationArguments(**of_images)
+    built = build_student(
+        StudentArguments(student=name, **of_student), augmentation, args.seed, dict(enumerate(labels.names)), dim
+    )
+    images = CaptionedImages(training, built.train_transform(augmentation), args.seed, args.align_captions)
     evaluated = options.get("eval_dataset")
     if isinstance(evaluated, Mapping):
-        evaluated = {name: evaluation_images(split, built) for name, split in evaluated.items()}
+        evaluated = {name: built.eval_images(split) for name, split in evaluated.items()}
     else:
-        evaluated = evaluation_images(evaluated, built)
-    return built.model, images, {**usual, **of_trainer, "eval_dataset": evaluated}
+        evaluated = built.eval_images(evaluated)
+    return built.model, images, {**built.trainer_options(), **options, "eval_dataset": evaluated}
 
 
-def of_class(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
+def _split_options(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of the student, of the augmentation, and the others."""
+    groups = [{each.name for each in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
+    found = [{name: value for name, value in options.items() if name in group} for group in groups]
+    return [*found, {name: value for name, value in options.items() if name not in set.union(*groups)}]
 
 
 def predicted_classes(logits, labels):

@@ -62,10 +62,6 @@ class EmaCallback(TrainerCallback):
         save_file(tensors, Path(folder) / EMA_FILE, metadata={"format": "pt"})
 
     def load(self, folder: str | Path) -> None:
-        """
-        Raises:
-            FileNotFoundError: when the checkpoint holds no average.
-        """
         path = Path(folder) / EMA_FILE
         if not path.is_file():
             raise FileNotFoundError(
@@ -85,8 +81,8 @@ class NonFiniteLoss(ValueError):
 class LossCheck(TrainerCallback):
     """
     Notes on the device in which step a term of the loss became NaN or infinite, and looks at it when the terms are
-    logged and when training ends, so that it makes no step wait for the device. Logs before every checkpoint: none is
-    written of weights that are lost, and a resumed run has the log of the uninterrupted one.
+    logged and when training ends, so that no step waits for the device. Logs before every checkpoint: none is written
+    of weights that are lost, and a resumed run has the log of the uninterrupted one.
 
     Args:
         dataset: whose rows are trained on; with `image_ids`, as [`~g4i_hf.data.dataset.CaptionedImages`] has them,
@@ -99,12 +95,7 @@ class LossCheck(TrainerCallback):
         self._rows: dict[int, list[np.ndarray]] = {}  # step -> rows of its batches on this process, since the last log
 
     def note(self, name: str, value: torch.Tensor, step: int) -> None:
-        """
-        Args:
-            name: of the term; only those called `loss_...` are looked at.
-            value: (), on the device.
-            step: the optimizer step that it belongs to.
-        """
+        """A term of an optimizer step, () on the device; only those called `loss_...` are looked at."""
         if name.startswith("loss_"):
             bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
             known = self.first_steps.get(name)
@@ -127,10 +118,9 @@ class LossCheck(TrainerCallback):
         terms = sorted(self._terms(args))
         here = torch.stack([self.first_steps[name] == step for name in terms]).long()
         anywhere = gather_counts(here).sum(0).tolist()
-        mine = np.concatenate(self._rows.get(step, [np.zeros(0, dtype=np.int64)]))
-        mine = mine if here.any() or not any(anywhere) else mine[:0]
-        image_ids = gather_object(self._names(mine))
-        return [name for name, count in zip(terms, anywhere, strict=True) if count], image_ids
+        rows = np.concatenate(self._rows.get(step, [np.zeros(0, dtype=np.int64)]))
+        names = gather_object(self._names(rows) if here.any() or not any(anywhere) else [])
+        return [name for name, count in zip(terms, anywhere, strict=True) if count], names
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.first_steps, self._rows = {}, {}
@@ -155,12 +145,7 @@ class LossCheck(TrainerCallback):
             self._rows = {}
 
     def on_train_end(self, args, state, control, **kwargs):
-        """
-        Looks at the steps since the last log, if there was any: what is saved next are the weights.
-
-        Raises:
-            NonFiniteLoss: as in [`on_log`].
-        """
+        """Looks at the steps since the last log: what is saved next are the weights."""
         if self.first_steps and self._first_step(args) != NEVER:
             self._raise(args, state)
 
@@ -170,27 +155,25 @@ class LossCheck(TrainerCallback):
 
     def _raise(self, args, state) -> None:
         step = self._first_step(args)
-        terms, image_ids = self.found(step, args)
-        raise NonFiniteLoss(self.message(terms, step, image_ids, args, state))
+        raise self.error(step, *self.found(step, args), args, state)
 
-    def message(self, terms: list[str], step: int, image_ids: list[str], args, state, left_out: int = 0) -> str:
+    def error(self, step: int, terms: list[str], image_ids: list[str], args, state, after: str = "") -> NonFiniteLoss:
         """What became of a step, and what to do; the first process writes all its images to `nan_batch.json`."""
         if args.should_save:
             found = {"step": step, "terms": terms, "image_ids": image_ids}
             with contextlib.suppress(OSError):
                 (Path(args.output_dir) / BATCH_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        if len(terms) == 1:
-            what, remedy = f"the term {terms[0]} became", REMEDIES.get(terms[0], REMEDIES["loss_ce"])
-        else:  # of several terms the features already were, so it was the step before that went too far
-            what, remedy = f"{' and '.join(terms) or 'the gradient'} became", REMEDIES["loss_ce"]
+        what = f"the term {terms[0]}" if len(terms) == 1 else " and ".join(terms) or "the gradient"
+        # Of several terms the features already were, so it was the step before that went too far
+        remedy = REMEDIES.get(terms[0] if len(terms) == 1 else "", REMEDIES["loss_ce"])
         more = f" and {len(image_ids) - SHOWN} more, all in {BATCH_FILE}" if len(image_ids) > SHOWN else ""
-        batch = f" Its images: {', '.join(image_ids[:SHOWN])}{more}." if image_ids else ""
-        earlier = f" after {left_out} steps were left out (max_nan_steps)" if left_out else ""
+        images = f" Its images: {', '.join(image_ids[:SHOWN])}{more}." if image_ids else ""
         checkpoint = newest_checkpoint(args.output_dir)
         kept = f" {checkpoint} is from before that." if checkpoint is not None else ""
-        return (
-            f"In step {step} of {state.max_steps} {what} NaN or infinite, so training ended{earlier}.{batch}{kept} "
-            f"Try {remedy}; leave out such steps with max_nan_steps; or train on regardless with stop_on_nan false."
+        return NonFiniteLoss(
+            f"In step {step} of {state.max_steps} {what} became NaN or infinite, so training ended{after}."
+            f"{images}{kept} Try {remedy}; leave out such steps with max_nan_steps; or train on regardless with "
+            "stop_on_nan false."
         )
 
     def _terms(self, args) -> list[str]:
@@ -220,16 +203,13 @@ class SkipNanSteps(TrainerCallback):
     def __init__(self, trainer: Any, most: int):
         self.trainer, self.check, self.most = trainer, trainer.loss_check, most
         self.steps = 0
-        # As they were before the step
-        self._buffers: list[torch.Tensor] = []
-        self._sums: dict[str, torch.Tensor] = {}
-        self._first_steps: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         logged = [entry["nan_steps"] for entry in state.log_history if "nan_steps" in entry]
         self.steps = logged[-1] if logged else 0
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
+        """Keeps what the step may change."""
         self._buffers = [buffer.clone() for buffer in model.buffers()]
         self._sums, self._first_steps = dict(self.trainer.terms.sums), dict(self.check.first_steps)
 
@@ -238,16 +218,23 @@ class SkipNanSteps(TrainerCallback):
         Raises:
             NonFiniteLoss: when too many steps would be left out.
         """
-        step, scaler = state.global_step + 1, self.trainer.accelerator.scaler
+        step, has_scaler = state.global_step + 1, self.trainer.accelerator.scaler is not None
         bad = self.check.is_bad(step, args)
-        if scaler is None:
-            bad = bad | ~_is_finite([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if gradients and not has_scaler:
+            bad = bad | ~torch.isfinite(nn.utils.get_total_norm(gradients))
         if reduce_sum(bad.to(torch.float32)).item() == 0:
             return
         terms, image_ids = self.check.found(step, args)
         if self.steps == self.most:
-            raise NonFiniteLoss(self.check.message(terms, step, image_ids, args, state, left_out=self.steps))
-        self._take_back(model, with_gradient=scaler is None)
+            after = f" after {self.steps} steps were left out (max_nan_steps)"
+            raise self.check.error(step, terms, image_ids, args, state, after)
+        self.trainer.terms.sums, self.check.first_steps = self._sums, self._first_steps
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)
+        if not has_scaler:  # optimizers pass over parameters without a gradient
+            model.zero_grad(set_to_none=True)
         self.steps += 1
         if args.process_index == 0:
             logger.warning(
@@ -255,18 +242,6 @@ class SkipNanSteps(TrainerCallback):
                 *(step, state.max_steps, self.steps, self.most, " and ".join(terms) or "the gradient"),
                 ", ".join(image_ids),
             )
-
-    def _take_back(self, model: nn.Module, with_gradient: bool) -> None:
-        self.trainer.terms.sums, self.check.first_steps = self._sums, self._first_steps
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), self._buffers, strict=True):
-                buffer.copy_(before)
-        if with_gradient:  # optimizers pass over parameters without one
-            model.zero_grad(set_to_none=True)
-
-
-def _is_finite(gradients: list[torch.Tensor]) -> torch.Tensor:
-    return torch.isfinite(torch.nn.utils.get_total_norm(gradients)) if gradients else torch.tensor(True)
 
 
 # --- Data ------------------------------------------------------------------------------------------------------------
@@ -288,13 +263,7 @@ class SkippedImages(TrainerCallback):
         self.total = 0  # of all processes, known to each
 
     def note(self, bad: dict[int, str] | None) -> None:
-        """
-        Args:
-            bad: row -> why its image cannot be read, of a batch.
-
-        Raises:
-            BadImageError: when too many cannot be read.
-        """
+        """bad: row -> why its image cannot be read, of a batch. Raises BadImageError when there are too many."""
         for row, reason in (bad or {}).items():
             if row in self.known:
                 continue
@@ -350,12 +319,7 @@ class StreamPosition(TrainerCallback, ExportableState):
 
 
 class PushCheckpoints(TrainerCallback):
-    """
-    Pushes the student of every checkpoint, once that is whole.
-
-    Args:
-        publisher: a [`~g4i_hf.hub.StudentPublisher`]; publishing comes after training and is not imported here.
-    """
+    """Pushes the student of every checkpoint, once that is whole, by a [`~g4i_hf.hub.StudentPublisher`]."""
 
     def __init__(self, publisher: Any):
         self.publisher = publisher

@@ -37,35 +37,46 @@ class OtherDataError(ValueError):
     """The data, or its order, is not what a checkpoint was trained on."""
 
 
-# --- Whole or damaged ------------------------------------------------------------------------------------------------
-
-
-def seal(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
-    """
-    Writes the record of a checkpoint that is complete, and has all of it on the disk when it returns.
-
-    Args:
-        checkpoint: its folder.
-        data: see [`~g4i_hf.data.fingerprint.fingerprint`].
-        order: see [`order_of`].
-    """
-    checkpoint, files = Path(checkpoint), {}
-    for name in _names(checkpoint):
-        if name != RECORD_FILE:
-            files[name] = {"bytes": (checkpoint / name).stat().st_size, "blake2b": _digest(checkpoint / name)}
-    record = {"files": files, "data": data, "order": order}
-    (checkpoint / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    for path in (*checkpoint.rglob("*"), checkpoint):
-        _to_disk(path)
+# --- Written whole ---------------------------------------------------------------------------------------------------
 
 
 def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
-    """Seals a checkpoint that was written aside, and gives it its place in the run folder in one step."""
-    seal(written, data, order)
+    """
+    Gives a checkpoint that was written aside, into a folder that is removed, its place in the run folder in one step,
+    when all of it is on the disk. Its record is written last: files with sizes and digests, the
+    [`~g4i_hf.data.fingerprint.fingerprint`] of the data, and its order, see [`order_of`].
+    """
+    files = {
+        name: {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
+        for name in _files(written)
+    }
+    record = {"files": files, "data": data, "order": order}
+    (written / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for path in (*written.rglob("*"), written):
+        _to_disk(path)
     shutil.rmtree(run / written.name, ignore_errors=True)
     written.rename(run / written.name)
     _to_disk(run)
     shutil.rmtree(written.parent)
+
+
+@contextlib.contextmanager
+def telling_what_remains(what: str, run: str | Path, staging: Path) -> Iterator[None]:
+    """
+    Raises CheckpointError in place of any error, as json, torch and safetensors each have one of their own for a full
+    disk: it says what is left to resume from. `staging` is removed.
+    """
+    try:
+        yield
+    except Exception as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        newest, remains = newest_checkpoint(run), "There is no earlier checkpoint."
+        if newest is not None:
+            size = sum((Path(newest) / name).stat().st_size for name in _files(Path(newest))) / 2**20
+            remains = f"{newest} ({size:,.1f} MiB) is whole: the same command goes on from it when there is room."
+        cause = (str(error).splitlines() or [""])[0] or type(error).__name__
+        free = shutil.disk_usage(run).free / 2**20
+        raise CheckpointError(f"{what} could not be written: {cause}. {free:,.0f} MiB are free. {remains}") from error
 
 
 def _to_disk(path: Path) -> None:
@@ -75,6 +86,35 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _files(checkpoint: Path) -> list[str]:
+    """Relative to the checkpoint, also those in folders, where FSDP and DeepSpeed write."""
+    return sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file())
+
+
+# --- Whole or damaged ------------------------------------------------------------------------------------------------
+
+
+def newest_checkpoint(run: str | Path) -> str | None:
+    """The newest whole checkpoint of a run; those that are not whole are named in a warning."""
+    for path in checkpoints_of(run):
+        missing = missing_of(path)
+        if missing is None:
+            return str(path)
+        logger.warning("%s is not whole and is left out: %s.", path, missing)
+    return None
+
+
+def checkpoints_of(run: str | Path) -> list[Path]:
+    """The folders of a run's checkpoints, whole or not, the newest first."""
+    found = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if re.search(r"-\d+$", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
 def missing_of(checkpoint: str | Path) -> str | None:
@@ -92,7 +132,7 @@ def missing_of(checkpoint: str | Path) -> str | None:
                 return f"{name} has {found.st_size:,} bytes of {size:,}"
             if digest is None:
                 _try_to_read(path)  # the record of version 0.1 has sizes alone
-            elif _digest_of(path, found.st_mtime_ns, found.st_ino) != digest:
+            elif _known_digest(path, found.st_mtime_ns, found.st_ino) != digest:
                 return f"{name} is not what was written"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -101,29 +141,8 @@ def missing_of(checkpoint: str | Path) -> str | None:
     return None
 
 
-def checkpoints_of(run: str | Path) -> list[Path]:
-    """The folders of a run's checkpoints, whole or not, the newest first."""
-    found = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if re.search(r"-\d+$", path.name)]
-    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
-
-
-def newest_checkpoint(run: str | Path) -> str | None:
-    """The newest whole checkpoint of a run; those that are not whole are named in a warning."""
-    for path in checkpoints_of(run):
-        missing = missing_of(path)
-        if missing is None:
-            return str(path)
-        logger.warning("%s is not whole and is left out: %s.", path, missing)
-    return None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 @functools.lru_cache(maxsize=1024)
-def _digest_of(path: Path, mtime_ns: int, inode: int) -> str:
+def _known_digest(path: Path, mtime_ns: int, inode: int) -> str:
     """Each file is read once, however often a run asks whether its checkpoint is whole."""
     return _digest(path)
 
@@ -139,13 +158,8 @@ def _try_to_read(path: Path) -> None:
             torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _names(checkpoint: str | Path) -> list[str]:
-    """Files, relative to a checkpoint; FSDP and DeepSpeed write into folders of it."""
-    return sorted(path.relative_to(checkpoint).as_posix() for path in Path(checkpoint).rglob("*") if path.is_file())
-
-
 def _record(checkpoint: str | Path) -> dict[str, Any] | None:
-    """What [`seal`] wrote; None where there is none, or what is there is none."""
+    """What [`settle`] wrote; None where there is none, or what is there is none."""
     try:
         record = json.loads((Path(checkpoint) / RECORD_FILE).read_text(encoding="utf-8"))
         files, _, _ = (dict(record[name]) for name in ("files", "data", "order"))
@@ -170,13 +184,9 @@ def order_of(dataset: Any, args: Any) -> dict[str, Any]:
 
 def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
-    Args:
-        checkpoint: that training is to go on from. Nothing is known of one without a record.
-        data, order: those of now, see [`seal`].
-
     Raises:
-        FileNotFoundError: when it is not whole, or not there.
-        OtherDataError: when the data or its order has changed.
+        FileNotFoundError: when the checkpoint is not whole, or not there.
+        OtherDataError: when it was trained on other data, or in another order.
     """
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
@@ -187,49 +197,21 @@ def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[st
     missing = missing_of(checkpoint)
     if missing is not None:
         raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Go on from another checkpoint.")
-    changed = [name for name in record["data"] | data if record["data"].get(name) != data.get(name)]
-    if changed:
-        rows = [each.get("rows") for each in (record["data"], data)]
-        is_told = "rows" in changed and None not in rows
-        numbers = f" ({rows[0]:,} there, {rows[1]:,} here)" if is_told else ""
-        what = ", ".join(PARTS[name] for name in PARTS if name in changed)
+    if changed := _differing(record["data"], data):
+        told = ", ".join(what + changed[name] * (name == "rows") for name, what in PARTS.items() if name in changed)
         raise OtherDataError(
-            f"The training data is not what {checkpoint} was trained on. What differs: {what}{numbers}. Bring back "
-            f"that data, or {AFRESH}."
+            f"The training data is not what {checkpoint} was trained on. What differs: {told}. Bring back that data, "
+            f"or {AFRESH}."
         )
-    differing = [name for name in record["order"] | order if record["order"].get(name) != order.get(name)]
-    if differing:
-        shown = ", ".join(f"{name} ({record['order'].get(name)} there, {order.get(name)} here)" for name in differing)
+    if changed := _differing(record["order"], order):
+        told = ", ".join(name + values for name, values in changed.items())
         raise OtherDataError(
-            f"{checkpoint} is of a run that had the training data in another order: {shown}. Give what it had, or "
+            f"{checkpoint} is of a run that had the training data in another order: {told}. Give what it had, or "
             f"{AFRESH}."
         )
 
 
-@contextlib.contextmanager
-def telling_what_remains(what: str, run: str | Path, staging: Path | None = None) -> Iterator[None]:
-    """
-    Args:
-        what: is written.
-        run: its folder.
-        staging: a folder that is removed after an error.
-
-    Raises:
-        CheckpointError: in place of any error; it says what is left to go on from. json, torch and safetensors each
-            have an error of their own for a full disk.
-    """
-    try:
-        yield
-    except Exception as error:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        newest = newest_checkpoint(run)
-        remains = "There is no earlier checkpoint."
-        if newest is not None:
-            size = sum((Path(newest) / name).stat().st_size for name in _names(newest))
-            remains = (
-                f"{newest} ({size / 2**20:,.1f} MiB) is whole: the same command goes on from it when there is room."
-            )
-        free = shutil.disk_usage(run).free / 2**20
-        cause = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise CheckpointError(f"{what} could not be written: {cause}. {free:,.0f} MiB are free. {remains}") from error
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
+    """name -> both values, in words, of what is not the same."""
+    names = [name for name in there | here if there.get(name) != here.get(name)]
+    return {name: f" ({there.get(name)} there, {here.get(name)} here)" for name in names}

@@ -4,7 +4,6 @@ import copy
 import math
 import statistics
 import time
-from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -17,53 +16,6 @@ from .progress import AlignmentProgress
 from .trainer import AlignmentTrainer
 
 TIMED_STEPS = 6  # the first one or two are slower and do not count in the median
-
-
-@dataclass
-class Plan:
-    """
-    Args:
-        steps_per_epoch: optimizer steps; None for a stream of unknown length.
-        max_steps: optimizer steps in all.
-        num_epochs: may be a fraction.
-        global_batch: images a step, of all processes.
-        seconds_per_step: median of a few steps, on this machine.
-    """
-
-    steps_per_epoch: int | None
-    max_steps: int
-    num_epochs: float | None
-    global_batch: int
-    seconds_per_step: float
-
-    def steps(self) -> list[str]:
-        if self.steps_per_epoch is None:
-            return [f"{self.max_steps:,}, {self.global_batch} images a step"]
-        return [
-            f"{self.max_steps:,}: {self.num_epochs:.3g} epochs of {self.steps_per_epoch:,} steps, "
-            f"{self.global_batch} images a step"
-        ]
-
-    def time(self) -> list[str]:
-        total = tqdm.format_interval(self.max_steps * self.seconds_per_step)
-        return [
-            f"about {total} ({self.seconds_per_step:.3g} s a step, median of {TIMED_STEPS - 1} here), and what "
-            "evaluation and saving take"
-        ]
-
-    def saves(self, args: AlignmentArguments) -> str:
-        """How many checkpoints would be written and kept."""
-        if args.save_strategy == SaveStrategy.EPOCH:
-            number = math.ceil(self.num_epochs)
-        elif args.save_strategy == SaveStrategy.STEPS:
-            every = args.save_steps if args.save_steps >= 1 else math.ceil(self.max_steps * args.save_steps)
-            number = math.ceil(self.max_steps / every)  # one of the last step comes with it
-        elif args.save_strategy == SaveStrategy.BEST:
-            return "a checkpoint for each better evaluation"
-        else:
-            return "no checkpoints"
-        kept = args.save_total_limit
-        return f"{number} checkpoints" + (f", of which the last {kept} are kept" if kept and kept < number else "")
 
 
 class _StepTimes(TrainerCallback):
@@ -90,30 +42,44 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     return trial
 
 
-def make_plan(trainer: AlignmentTrainer, args: AlignmentArguments) -> Plan:
+def plan_of(trainer: AlignmentTrainer, args: AlignmentArguments) -> dict[str, list[str]]:
     """
-    Trains some steps and counts those of the whole training.
-
-    Args:
-        trainer: made with [`trial_arguments`] of `args`; its weights are changed.
-        args: of the training that would be.
+    Trains some steps with a trainer of [`trial_arguments`], whose weights are changed, and counts those of the whole
+    training, `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
     """
-    batches, steps_per_epoch = trainer.get_train_dataloader(), None
+    batches, per_epoch = trainer.get_train_dataloader(), None
     if has_length(batches):
-        steps_per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
-    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    if steps_per_epoch is not None and timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
+        per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
+    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    if per_epoch is not None and timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
-        TimmSchedule(optimizer, args, max_steps, steps_per_epoch)
+        TimmSchedule(optimizer, args, max_steps, per_epoch)
     trainer.check_batches(batches, max_steps)
     times = _StepTimes()
     trainer.add_callback(times)
     trainer.pop_callback(AlignmentProgress)
     trainer.train()
-    return Plan(
-        steps_per_epoch=steps_per_epoch,
-        max_steps=max_steps,
-        num_epochs=None if steps_per_epoch is None else max_steps / steps_per_epoch,
-        global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        seconds_per_step=statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False)),
-    )
+    seconds = statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
+    epochs = f": {max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps" if per_epoch else ""
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    total = tqdm.format_interval(max_steps * seconds)
+    return {
+        "Steps": [f"{max_steps:,}{epochs}, {batch} images a step"],
+        "Time": [
+            f"about {total} ({seconds:.3g} s a step, median of {TIMED_STEPS - 1} here), and what evaluation and "
+            "saving take"
+        ],
+        "Run": [f"{args.output_dir}: {_checkpoints(args, max_steps, per_epoch)}"],
+    }
+
+
+def _checkpoints(args: AlignmentArguments, max_steps: int, per_epoch: int | None) -> str:
+    """How many would be written and kept."""
+    if args.save_strategy == SaveStrategy.BEST:
+        return "a checkpoint for each better evaluation"
+    if args.save_strategy == SaveStrategy.NO:
+        return "no checkpoints"
+    every = args.save_steps if args.save_steps >= 1 else math.ceil(max_steps * args.save_steps)
+    number = math.ceil(max_steps / (per_epoch if args.save_strategy == SaveStrategy.EPOCH else every))
+    kept = args.save_total_limit
+    return f"{number} checkpoints" + (f", of which the last {kept} are kept" if kept and kept < number else "")

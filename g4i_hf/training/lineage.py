@@ -1,11 +1,11 @@
 """Where a run's supervision comes from: images, captions, text embeddings, pretrained weights. No local paths."""
 
+import contextlib
 import json
 import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
 Splits = Mapping[str, Dataset | RowStream]
-PACKAGES = ("torch", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
+PACKAGES += ("numpy", "pillow")
 ENCODER_FACTS = (
     "text_encoder",
     "text_encoder_revision",
@@ -56,17 +57,18 @@ def lineage_of(
         `prompts`; None without any. `text_encoder`: None where it is not known. `student`. `versions` of the
         libraries.
     """
-    chain, stages = _chain(source_of(data))
-    sources = [step.described() for step in chain]
+    sources, stages = _sources(source_of(data))
     _add_commits(sources, splits)
-    embedded = find_stage(str(embeddings)) if embeddings is not None else _embedded(stages)
+    # Where captions came after the embeddings, no stage has embedded them
+    embedded = _first(stages, "embedding", "captioning") if embeddings is None else find_stage(str(embeddings))
+    is_known = embedded is not None and embedded["stage"] == "embedding"
     return {
         "sources": sources,
         "rows": {name: split.num_rows for name, split in splits.items() if split.num_rows is not None},
         "captions": _captions(_first(stages, "captioning"), splits),
-        "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if embedded else None,
+        "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if is_known else None,
         "student": student_source(student),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -90,48 +92,39 @@ def is_hub_id(name: str) -> bool:
     return not name.startswith(".") and not Path(name).is_absolute()
 
 
-@dataclass
-class _Step:
-    """A data set on the way to the images, and its `stage.json` where a stage has made it."""
-
-    name: str
-    revision: str | None = None
-    config: str | None = None
-    stage: dict[str, Any] | None = None
-
-    def described(self) -> dict[str, Any]:
-        """`images` says whether it holds the images themselves."""
-        if Path(self.name).is_dir() or not is_hub_id(self.name):
-            known_by: dict[str, Any] = {"name": Path(os.path.abspath(self.name)).name}
-        else:
-            known_by = {"id": self.name, "revision": self.revision}
-        known_by |= {"config": self.config} if self.config else {}
-        known_by |= {"stage": self.stage["stage"]} if self.stage else {}
-        return known_by | {"images": not self.stage or bool(self.stage.get("with_images"))}
+def _described(
+    name: str, stage: dict[str, Any] | None = None, revision: str | None = None, config: str | None = None
+) -> dict[str, Any]:
+    """A dataset on the way to the images; `images` says whether it holds the images themselves."""
+    is_folder = Path(name).is_dir() or not is_hub_id(name)
+    found = {"name": Path(os.path.abspath(name)).name} if is_folder else {"id": name, "revision": revision}
+    found |= {"config": config} if config else {}
+    found |= {"stage": stage["stage"]} if stage else {}
+    return found | {"images": not stage or bool(stage.get("with_images"))}
 
 
-def _chain(source: Source) -> tuple[list[_Step], list[dict[str, Any]]]:
+def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """
     From what was opened, and the captions that were joined to it, to the images; and the stages among them, the latest
     first: joined captions took the place of those that were there.
     """
-    chain: list[_Step] = []
+    sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     step = None
     try:
         for step in steps(source):
             found, joined = step.source, step.joined()
-            chain.append(_Step(found.name, found.revision, found.config, step.stage))
+            sources.append(_described(found.name, step.stage, found.revision, found.config))
             if found.captions:
                 named = {**(joined or {"stage": "captions"}), "with_images": False}
-                chain.append(_Step(found.captions, found.captions_revision, None, named))
+                sources.append(_described(found.captions, named, found.captions_revision))
             stages += [stage for stage in (joined, step.stage) if stage]
     except FileNotFoundError:  # a folder that is gone has left its name
-        chain.append(_Step(f"./{Path(step.stage['source']).name}"))
+        sources.append(_described(f"./{Path(step.stage['source']).name}"))
     else:
         unnamed = (step.stage or {}).get("source_name")  # of a published stage, whose images are not
-        chain += [_Step(f"./{unnamed}")] if unnamed else []
-    return chain, stages
+        sources += [_described(f"./{unnamed}")] if unnamed else []
+    return sources, stages
 
 
 def _add_commits(sources: list[dict[str, Any]], splits: Splits) -> None:
@@ -143,12 +136,6 @@ def _add_commits(sources: list[dict[str, Any]], splits: Splits) -> None:
         if source.get("id"):
             cached = _cached_commit(source["id"], source["revision"], "dataset")
             source["revision"] = commits.get(source["id"]) or cached or source["revision"]
-
-
-def _embedded(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The stage of the embeddings; None where captions came later, which no stage has embedded."""
-    latest = _first(stages, "embedding", "captioning")
-    return latest if latest is not None and latest["stage"] == "embedding" else None
 
 
 def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
@@ -166,14 +153,13 @@ def _captions(stage: dict[str, Any] | None, splits: Splits) -> dict[str, Any] | 
 
 def student_source(student: StudentArguments) -> dict[str, Any]:
     """`id` and `revision`: of pretrained weights that are on the Hub."""
-    name = student.student
+    name, facts = student.student, {"pretrained": student.pretrained, "id": None, "revision": None}
     if Path(name).is_dir():
-        return {"name": Path(name).resolve().name, "pretrained": student.pretrained, "id": None, "revision": None}
-    facts = {"name": name, "pretrained": student.pretrained, "id": None, "revision": None}
+        return {"name": Path(name).resolve().name} | facts
     if student.pretrained:
         facts["id"] = timm.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else name
         facts["revision"] = _cached_commit(facts["id"], student.student_revision) or student.student_revision
-    return facts
+    return {"name": name} | facts
 
 
 def _cached_commit(repository: str | None, revision: str | None, kind: str = "model") -> str | None:
@@ -185,11 +171,10 @@ def _cached_commit(repository: str | None, revision: str | None, kind: str = "mo
     return None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that are installed."""
     found = {"g4i_hf": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

@@ -1,10 +1,9 @@
-"""Optimizers and schedules of timm, parameter groups, the course of `align_weight`, and weights of classes."""
+"""Optimizers and schedules of timm, parameter groups, and weights of classes."""
 
 import ast
-import difflib
 import inspect
-import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainingArguments
 
+from ..files import did_you_mean
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
-TIMM = "timm:"  # marks optimizers and schedules of timm
+TIMM, LOOKAHEAD = "timm:", "lookahead_"  # mark optimizers and schedules of timm, and those that look ahead
 # Those that timm can step every update; its plateau waits for a metric, for which Trainer has reduce_lr_on_plateau
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 # Set from the run, not by the user
@@ -39,9 +39,10 @@ def check_timm_options(args: TrainingArguments) -> None:
     """
     optimizer, schedule = timm_name(args.optim), timm_name(args.lr_scheduler_type)
     if optimizer is not None:
-        lookahead, name = re.fullmatch(r"(lookahead_)?(.*)", optimizer.lower()).groups()
-        _check_known("optim", optimizer, name, timm.optim.list_optimizers(), prefix=lookahead or "")
-        if timm.optim.get_optimizer_info(name).second_order:
+        base = optimizer.lower().removeprefix(LOOKAHEAD)
+        prefix = TIMM + LOOKAHEAD * optimizer.lower().startswith(LOOKAHEAD)
+        _check_known("optim", optimizer, base, timm.optim.list_optimizers(), prefix)
+        if timm.optim.get_optimizer_info(base).second_order:
             raise ValueError(f"optim is timm:{optimizer}, which needs second derivatives; Trainer has none.")
         parse_optim_args(args.optim_args)
     if schedule is None:
@@ -51,8 +52,8 @@ def check_timm_options(args: TrainingArguments) -> None:
     _check_known("lr_scheduler_type", schedule, schedule, SCHEDULES)
     for name in args.lr_scheduler_kwargs or {}:
         if name not in SCHEDULE_OPTIONS:
-            near = difflib.get_close_matches(name, SCHEDULE_OPTIONS, n=1, cutoff=0)[0]
-            raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know; the nearest is {near!r}.")
+            near = did_you_mean(name, SCHEDULE_OPTIONS)
+            raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know.{near}")
     if args.warmup_steps:
         raise ValueError(
             f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read. Give it warmup_epochs in "
@@ -60,10 +61,10 @@ def check_timm_options(args: TrainingArguments) -> None:
         )
 
 
-def _check_known(option: str, given: str, name: str, known: list[str] | tuple[str, ...], prefix: str = "") -> None:
+def _check_known(option: str, given: str, name: str, known: Iterable[str], prefix: str = TIMM) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise ValueError(f"{option} is timm:{given}, which timm does not have; the nearest is timm:{prefix}{near}.")
+        near = did_you_mean(name, known, prefix)
+        raise ValueError(f"{option} is timm:{given}, which timm does not have.{near}")
 
 
 def parse_optim_args(optim_args: str | None) -> dict[str, Any]:
@@ -93,16 +94,9 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
     """
     The optimizer that `args.optim` names. `adam_beta1`, `adam_beta2` and `adam_epsilon` are passed on where they were
     changed and the optimizer has them: timm's defaults differ from one to the next (`lamb` has an epsilon of 1e-6).
-
-    Args:
-        args: the options.
-        groups: of parameters, each with its `weight_decay`.
-
-    Raises:
-        ValueError: when the optimizer does not take `optim_args`.
     """
     name = timm_name(args.optim)
-    info = timm.optim.get_optimizer_info(name.lower().split("_")[-1])
+    info = timm.optim.get_optimizer_info(name.lower().removeprefix(LOOKAHEAD))
     defaults = TrainingArguments.__dataclass_fields__
     changed = {n for n in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, n) != defaults[n].default}
     options = {}
@@ -123,27 +117,12 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
 class TimmSchedule(LRScheduler):
     """
     A timm schedule, stepped once an optimizer step, as one of torch's: a function of the number of steps alone, so
-    that this number is all that a checkpoint has to keep.
-
-    Args:
-        optimizer: whose groups may have an `lr_scale`, which timm multiplies the whole course with.
-        args: with `lr_scheduler_type`, `learning_rate` (the peak; that of groups without `lr_scale` is their own) and
-            `lr_scheduler_kwargs` of `timm.scheduler.create_scheduler_v2`, whose `num_epochs` is by default what makes
-            the schedule end with the run, warm-up and cool-down included.
-        num_steps: optimizer steps of the run.
-        steps_per_epoch: optimizer steps an epoch.
-
-    Raises:
-        ValueError: for cycles without `num_epochs`, the length of the first; when nothing is left between warm-up and
-            cool-down.
+    that this number is all that a checkpoint has to keep. `num_epochs` of `lr_scheduler_kwargs` is by default what
+    makes the schedule end with the run, warm-up and cool-down included.
     """
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        args: TrainingArguments,
-        num_steps: int,
-        steps_per_epoch: int,
+        self, optimizer: torch.optim.Optimizer, args: TrainingArguments, num_steps: int, steps_per_epoch: int
     ):
         options = dict(args.lr_scheduler_kwargs or {})
         if "num_epochs" not in options:
@@ -202,12 +181,8 @@ _BLOCK = re.compile(
 
 def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
     """
-    Names of the parameters that weight decay is applied to; temperature and bias of the objective never are.
-
-    Args:
-        model: the aligned model.
-        rule: `"trainer"`, `"matrices"` or `"all"`, see `weight_decay_on`.
-        stock: those that stock Trainer decays.
+    Names of the parameters of the aligned model that weight decay is applied to, by the `rule` of `weight_decay_on`
+    or, for `trainer`, the `stock` ones. Temperature and bias of the objective never are.
     """
     if rule == "trainer":
         names = stock
@@ -221,16 +196,12 @@ def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
 
 
 def decay_groups(model: nn.Module, decayed: set[str], weight_decay: float) -> list[dict[str, Any]]:
-    """
-    Args:
-        decayed: names of the parameters that `weight_decay` is applied to.
-    """
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[name in decayed].append(parameter)
-    rates = {True: weight_decay, False: 0.0}
-    return [{"params": params, "weight_decay": rates[decays]} for decays, params in groups.items()]
+    """Two groups: the parameters with a name in `decayed`, and the others."""
+    trained = [(name in decayed, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for decays, parameter in trained if decays], "weight_decay": weight_decay},
+        {"params": [parameter for decays, parameter in trained if not decays], "weight_decay": 0.0},
+    ]
 
 
 def _exempt(model: AlignedImageClassification) -> list[str]:
@@ -303,53 +274,13 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Para
     optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr_scale"])
 
 
-# --- Weights of the losses -------------------------------------------------------------------------------------------
-
-
-def align_weight_at(
-    step: int,
-    *,
-    weight: float,
-    num_steps: int,
-    steps_per_epoch: float,
-    schedule: str = "constant",
-    warmup_epochs: float = 0.0,
-    off_epochs: float = 0.0,
-) -> float:
-    """
-    Args:
-        step: optimizer steps taken so far, from 0.
-        weight: the weight that the warm-up leads to.
-        num_steps: of the whole run.
-        steps_per_epoch: optimizer steps.
-        schedule: `constant`, or `cosine`: from the end of the warm-up down to zero where the last epochs begin.
-        warmup_epochs: in which the weight rises linearly from zero.
-        off_epochs: last epochs, with weight zero.
-    """
-    warmup, end = warmup_epochs * steps_per_epoch, num_steps - off_epochs * steps_per_epoch
-    if step >= end:
-        return 0.0
-    if step < warmup:
-        return weight * step / warmup
-    if schedule == "cosine":
-        return weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
-    return weight
+# --- Weights of classes ----------------------------------------------------------------------------------------------
 
 
 def class_weights_of(option: list[float] | str | None, num_labels: int, train_dataset: Any) -> torch.Tensor | None:
     """
-    Args:
-        option: a weight a class, or `balanced`: in inverse proportion to the number of images of the class, with a
-            mean over the labelled images of 1.
-        num_labels: number of classes.
-        train_dataset: with `labels` (rows,), negative where unlabelled; only for `balanced`.
-
-    Returns:
-        (num_labels,) float64, or None where nothing is weighted.
-
-    Raises:
-        ValueError: for another number of weights than of classes, a weight that is not positive, or `balanced` without
-            labels to count.
+    (num_labels,) float64 of the option `class_weights`, None where nothing is weighted. `balanced` is in inverse
+    proportion to the number of images of a class in `train_dataset.labels`, with a mean over the labelled images of 1.
     """
     if option is None or train_dataset is None:
         return None
@@ -364,7 +295,5 @@ def class_weights_of(option: list[float] | str | None, num_labels: int, train_da
     if labels is None:
         raise ValueError("class_weights is 'balanced', but the training data has no `labels` to count: give a list.")
     counts = np.bincount(np.asarray(labels)[np.asarray(labels) >= 0], minlength=num_labels)
-    present = counts > 0
-    weights = np.ones(num_labels)
-    weights[present] = counts.sum() / (present.sum() * counts[present])
-    return torch.from_numpy(weights)
+    shares = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, shares, 1.0))

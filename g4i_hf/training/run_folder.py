@@ -87,8 +87,8 @@ def locked(output_dir: str | Path) -> Iterator[None]:
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
     """
-    The options of a run: all of ours, and those of Trainer that differ from their default. Local folders are kept
-    relative to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
+    The options of a run: all of ours, and those of Trainer that differ from their default. Local folders are relative
+    to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
     """
     options: dict[str, Any] = {}
     for arguments in parsed:
@@ -97,18 +97,10 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             value = getattr(arguments, field.name)
             value = getattr(value, "value", value)  # enumerations
             default = getattr(field.default, "value", field.default)
-            if (
-                field.name.startswith("_")
-                or field.name in NOT_RECORDED
-                or is_secret(field.name)
-                or not isinstance(value, (str, int, float, bool, list, dict, type(None)))
-            ):
-                continue
-            if field.name in own or value != default:
+            hidden = field.name.startswith("_") or field.name in NOT_RECORDED or is_secret(field.name)
+            is_plain = isinstance(value, (str, int, float, bool, list, dict, type(None)))
+            if is_plain and not hidden and (field.name in own or value != default):
                 options[field.name] = value
-    for name in ("logging_dir", "run_name", "optim_args", "local_rank"):
-        if name in options and options[name] in (None, str(output_dir)):
-            del options[name]
     for name in PATHS:
         value = options.get(name)
         if value and Path(value).exists():
@@ -147,11 +139,6 @@ def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
 # --- An earlier run --------------------------------------------------------------------------------------------------
 
 
-def is_finished(run: str | Path) -> bool:
-    """`all_results.json` is written last."""
-    return (Path(run) / "all_results.json").is_file()
-
-
 def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -> tuple[str, str | None]:
     """
     What to do with a run folder that may hold an earlier run.
@@ -186,7 +173,7 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
             f"{folder} holds a run with other options: {shown}. Choose another --output_dir, or replace it with "
             "--overwrite true."
         )
-    if is_finished(folder):
+    if (folder / "all_results.json").is_file():  # written last
         return "finished", None
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
@@ -237,14 +224,14 @@ def forget_local_student(config: PreTrainedConfig) -> None:
 def tracker_places(args: AlignmentArguments) -> list[str]:
     """Where each tracker keeps this run, for people to read."""
     places = {
-        "tensorboard": f"tensorboard --logdir {tensorboard_folder(args)}",
+        "tensorboard": f"tensorboard --logdir {_tensorboard_folder(args)}",
         "trackio": f"trackio show --project {args.project}",
         "wandb": f"wandb, project {os.environ.get('WANDB_PROJECT', args.project)}",
     }
     return [places.get(name, name) for name in args.report_to]
 
 
-def tensorboard_folder(args: AlignmentArguments) -> str:
+def _tensorboard_folder(args: AlignmentArguments) -> str:
     return os.path.expanduser(os.getenv("TENSORBOARD_LOGGING_DIR") or os.path.join(args.output_dir, TENSORBOARD_DIR))
 
 
@@ -257,15 +244,15 @@ class RunTensorBoard(TensorBoardCallback):
     _purge_step: int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.logging_dir = tensorboard_folder(args)
+        self.logging_dir = _tensorboard_folder(args)
         self._purge_step = state.global_step + 1 if state.global_step else None
         super().on_train_begin(args, state, control, **kwargs)
 
     def _init_summary_writer(self, args):
-        self.tb_writer = self._SummaryWriter(tensorboard_folder(args), purge_step=self._purge_step)
+        self.tb_writer = self._SummaryWriter(_tensorboard_folder(args), purge_step=self._purge_step)
 
     def on_train_end(self, args, state, control, **kwargs):
         super().on_train_end(args, state, control, **kwargs)
         if state.is_world_process_zero:  # run folders are passed on, and TensorBoard names its files after the host
-            for path in Path(tensorboard_folder(args)).glob(f"events.*.{socket.gethostname()}.*"):
+            for path in Path(_tensorboard_folder(args)).glob(f"events.*.{socket.gethostname()}.*"):
                 path.rename(path.with_name(path.name.replace(f".{socket.gethostname()}.", ".run.")))

@@ -1,6 +1,5 @@
 """The data of a run whose training split is a stream: what it is, and what it cannot do."""
 
-from collections.abc import Callable
 from typing import Any
 
 from accelerate import PartialState
@@ -9,16 +8,15 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .. import columns
 from ..data.checks import check_split
-from ..data.dataset import CaptionedImages
 from ..data.loading import read_class_names, with_class_names
 from ..data.stream import RowStream, load_split, stream_split
-from ..data.stream_batches import StreamedImages, batch_of, rows_in_order
+from ..data.stream_batches import batch_of, rows_in_order
 from ..options import DataArguments, RunArguments
 from .arguments import AlignmentArguments
 from .optimization import timm_name
 
-# What is made of all rows before the first step, or of a row that is looked up: option -> what it is without
-NEEDS_ALL_ROWS = {
+# What needs all rows, or looks rows up: option -> what it is without
+NOT_STREAMED = {
     "align_text_bank": 0,
     "align_center": False,
     "align_similarity": "cosine",
@@ -29,31 +27,22 @@ NEEDS_ALL_ROWS = {
     "long_tail_factor": 1,
     "unlabelled": "keep",
     "caption_control": "none",
+    "repeated_augmentation": 1,
+    "dataloader_drop_last": False,
+    "on_bad_images": "error",
 }
-NOT_STREAMED = {"repeated_augmentation": 1, "dataloader_drop_last": False, "on_bad_images": "error"}
 
 
-def check_streamed(run: RunArguments, data: DataArguments, args: AlignmentArguments) -> None:
-    """
-    Raises:
-        ValueError: for an option that needs all rows at once, which a stream has not.
-    """
-    options = vars(run) | vars(data) | vars(args)
-    for name, default in NEEDS_ALL_ROWS.items():
-        if options[name] != default:
-            raise ValueError(
-                f"{name} is {options[name]!r}, which needs the whole training split; with streaming its rows are only "
-                f"read one after the other. Leave it out, or train without streaming."
-            )
+def _check_streamed(options: dict[str, Any]) -> None:
     for name, default in NOT_STREAMED.items():
         if options[name] != default:
-            raise ValueError(f"{name} is {options[name]!r}: that is not done with streaming. Leave one of them out.")
-    if args.class_weights == "balanced":
-        raise ValueError(
-            "class_weights is 'balanced', but nobody knows how many images a stream has of each class. Give the "
-            "weights as a list, or train without streaming."
-        )
-    if args.align_captions == "all":
+            raise ValueError(
+                f"{name} is {options[name]!r}, but with streaming rows are only read one after the other. Leave it "
+                "out, or train without streaming."
+            )
+    if options["class_weights"] == "balanced":
+        raise ValueError("class_weights is 'balanced', but nobody counts the classes of a stream. Give a list.")
+    if options["align_captions"] == "all":
         raise ValueError("align_captions is 'all': with streaming choose sample or mean.")
 
 
@@ -61,15 +50,10 @@ def load_streamed(
     run: RunArguments, data: DataArguments, args: AlignmentArguments
 ) -> tuple[dict[str, RowStream | Dataset], dict[int, str], int | None]:
     """
-    Returns:
-        The training split as a stream and the evaluated one, checked, as a data set; the names of the classes by
-        index; the size of the text embeddings, None without any.
-
-    Raises:
-        ValueError: for options that do not go together with a stream, labels without names, or captions that are not
-            embedded.
+    The training split as a stream and the evaluated one, checked, as a data set; the names of the classes by index;
+    the size of the text embeddings, None without any.
     """
-    check_streamed(run, data, args)
+    _check_streamed(vars(run) | vars(args))
     state = PartialState()
     stream = stream_split(data, run.train_split, state.num_processes, args.train_batch_size)
     names = _class_names(stream, data)
@@ -92,21 +76,6 @@ def load_streamed(
         )
         splits[run.eval_split] = evaluated
     return splits, dict(enumerate(names)), dim
-
-
-def training_images(
-    split: Dataset | RowStream,
-    transform: Callable,
-    run: RunArguments,
-    args: AlignmentArguments,
-    class_names: list[str],
-) -> CaptionedImages | StreamedImages:
-    """The training examples of a split, at hand or streamed."""
-    common = (split, transform, args.seed, args.align_captions)
-    if isinstance(split, RowStream):
-        options = {"block": run.shuffle_buffer_size, "require_labels": run.require_labels}
-        return StreamedImages(*common, class_names=class_names, **options)
-    return CaptionedImages(*common, run.on_bad_images)
 
 
 def _class_names(stream: RowStream, data: DataArguments) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler
 
 from ..data.dataset import DrawnRows, GlobalBatchSampler
 from ..data.stream_batches import StreamedImages
@@ -29,18 +29,27 @@ class TrainLoader(DataLoaderShard):
 def train_loader(
     data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator, collate: Callable
 ) -> TrainLoader:
-    """
-    Rows in global batches; they carry the epoch.
+    """Rows in global batches, `batch_size` on each process, of a stream or of map-style data; they carry the epoch."""
+    common = {
+        "num_processes": accelerator.num_processes,
+        "process_index": accelerator.process_index,
+        "seed": args.data_seed if args.data_seed is not None else args.seed,
+        "shuffle": args.train_sampling_strategy != "sequential",
+    }
 
-    Args:
-        data: [`~g4i_hf.data.stream_batches.StreamedImages`], or map-style.
-        batch_size: of a process.
-        collate: items -> batch.
-    """
-    rows, sampler = _batches(data, batch_size, args, accelerator)
+    def exchange(number: int) -> list[int]:
+        return accelerator.gather(torch.tensor([number], device=accelerator.device)).tolist()
+
+    if isinstance(data, StreamedImages):
+        sampler = data.batches(batch_size, exchange=exchange, **common)
+    else:
+        sampler = GlobalBatchSampler(
+            len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common
+        )
+        data = DrawnRows(data)
     workers = args.dataloader_num_workers
     return TrainLoader(
-        rows,
+        data,
         device=accelerator.device,
         batch_sampler=sampler,
         collate_fn=collate,
@@ -52,40 +61,10 @@ def train_loader(
     )
 
 
-def _batches(
-    data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator
-) -> tuple[Dataset, BatchSampler]:
-    """What looks rows up, and what says which make a batch of this process."""
-    common = {
-        "num_processes": accelerator.num_processes,
-        "process_index": accelerator.process_index,
-        "seed": args.data_seed if args.data_seed is not None else args.seed,
-        "shuffle": args.train_sampling_strategy != "sequential",
-    }
-    if isinstance(data, StreamedImages):
-
-        def exchange(number: int) -> list[int]:
-            return accelerator.gather(torch.tensor([number], device=accelerator.device)).tolist()
-
-        return data, data.batches(batch_size, exchange=exchange, **common)
-    sampler = GlobalBatchSampler(
-        len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common
-    )
-    return DrawnRows(data), sampler
-
-
 def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
     """
-    Before training, not at the end of its first epoch: BatchNorm of vectors, as projectors have it, cannot train on a
-    batch of one image.
-
-    Args:
-        model: the parts that training runs.
-        sampler: of a process.
-        num_batches: of the whole training.
-
-    Raises:
-        ValueError: when such a batch will come.
+    Raises ValueError before training, not at the end of its first epoch, when one of so many batches has a single
+    image: BatchNorm of vectors, as projectors have it, cannot train on it.
     """
     if not isinstance(sampler, GlobalBatchSampler):
         return  # the number of rows of a stream may not be known

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import has_length, rotate_checkpoints
 
 from ..data.dataset import AlignmentCollator, collator_from, finish_batch
 from ..data.fingerprint import fingerprint
+from ..data.stream_batches import StreamedImages
 from ..losses import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import add_callbacks, from_name, processor_of
-from .callbacks import EmaCallback, LossCheck, SkipNanSteps, SkippedImages
+from .build import from_name, processor_of
+from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
 from .checkpoint import STAGING, check_resumable, newest_checkpoint, order_of, settle, telling_what_remains
 from .optimization import (
     TimmSchedule,
@@ -34,8 +35,8 @@ from .optimization import (
     timm_name,
     timm_optimizer,
 )
-from .progress import AlignmentProgress, Stopwatch
-from .run_folder import forget_local_student, locked, name_run
+from .progress import Stopwatch, replace_progress
+from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
 from .train_batches import check_batches_of_one, train_loader
 
 
@@ -71,14 +72,6 @@ class AlignmentTrainer(Trainer):
             computed; for `ema_decay` or `max_nan_steps` with DeepSpeed, or `max_nan_steps` with FSDP.
     """
 
-    # Callbacks that are asked for something, or None where the options leave them out
-    stopwatch: Stopwatch
-    skipped_images: SkippedImages
-    progress: AlignmentProgress | None
-    loss_check: LossCheck | None
-    nan_steps: SkipNanSteps | None
-    ema: EmaCallback | None
-
     def __init__(
         self,
         model: AlignedImageClassification | str,
@@ -90,8 +83,10 @@ class AlignmentTrainer(Trainer):
     ):
         if isinstance(model, str):
             model, train_dataset, kwargs = from_name(model, args, train_dataset, kwargs)
-        if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = collator_from(args)
+        # Trainer has one collator for everything; images are mixed in training alone
+        self.train_collator = kwargs.get("data_collator") or collator_from(args)
+        if isinstance(self.train_collator, AlignmentCollator):
+            kwargs["data_collator"] = AlignmentCollator()
         model.freeze_unused()
         if args.freeze_backbone:
             model.freeze_backbone()
@@ -109,16 +104,52 @@ class AlignmentTrainer(Trainer):
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
         self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
         self.terms = TermSums()  # since the last log
-        add_callbacks(self)
+        self._check_callbacks()
+        self._add_callbacks()
+
+    def _check_callbacks(self) -> None:
+        args, metric = self.args, self.args.metric_for_best_model
+        if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
+            raise ValueError(
+                f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
+                "g4i_hf.training.build.accuracy_of_logits, or set metric_for_best_model to loss."
+            )
+        if args.max_nan_steps and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
+        if args.ema_decay is not None and self.is_deepspeed_enabled:
+            # Trainer loads its checkpoints without `_load_from_checkpoint`
+            raise ValueError(
+                f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training is "
+                "resumed from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
+            )
+
+    def _add_callbacks(self) -> None:
+        """In this order: progress reads the stopwatch, and steps are left out by what the check of the loss noted."""
+        args, data = self.args, self.train_dataset
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(RunTensorBoard())
+        self.stopwatch = Stopwatch()
+        self.add_callback(self.stopwatch)
+        self.progress = replace_progress(self, self.stopwatch)
+        self.loss_check = LossCheck(data) if args.stop_on_nan else None
+        self.skipped_images = SkippedImages(data)
+        self.nan_steps = SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
+        self.ema = None if args.ema_decay is None else EmaCallback(self.model.student, args.ema_decay)
+        position = StreamPosition() if isinstance(data, StreamedImages) else None
+        pushes = PushCheckpoints(self.publisher) if args.push_to_hub else None
+        skipped = self.skipped_images if self.skipped_images.may_skip else None
+        for callback in (self.loss_check, skipped, self.nan_steps, position, self.ema, pushes):
+            if callback is not None:
+                self.add_callback(callback)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """Rows in global batches, see [`~g4i_hf.training.train_batches.train_loader`]."""
-        if isinstance(self.train_dataset, torch.utils.data.IterableDataset):
-            return super().get_train_dataloader()
-        args, collate = self.args, self.data_collator
-        loader = train_loader(self.train_dataset, self._train_batch_size, args, self.accelerator, collate)
+        args, data = self.args, self.train_dataset
+        loader = train_loader(data, self._train_batch_size, args, self.accelerator, self.train_collator)
         if has_length(loader):
             steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
             self.alignment.steps_per_epoch = steps_per_epoch
@@ -127,42 +158,17 @@ class AlignmentTrainer(Trainer):
         return loader
 
     def check_batches(self, loader: DataLoader, steps: float) -> None:
-        """
-        Raises:
-            ValueError: when a batch of so many optimizer steps has a single image, on which the model cannot train.
-        """
+        """Raises ValueError when a batch of so many optimizer steps has a single image, which the model cannot use."""
         measures = self.args.aligns or getattr(self.train_dataset, "texts", None) is not None
         trained = self.model if measures else self.model.student
         check_batches_of_one(trained, loader.batch_sampler, steps * self.args.gradient_accumulation_steps)
-
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        with self._unmixed_images():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset) -> DataLoader:
-        with self._unmixed_images():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextlib.contextmanager
-    def _unmixed_images(self) -> Iterator[None]:
-        """Trainer has one collator for everything; images are mixed in training alone."""
-        collator = self.data_collator
-        if isinstance(collator, AlignmentCollator):
-            self.data_collator = AlignmentCollator()
-        try:
-            yield
-        finally:
-            self.data_collator = collator
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The one place between device and loss, in training and evaluation: 8-bit pixels are normalised and mixed."""
-        return finish_batch(super()._prepare_inputs(inputs))
 
     # --- Loss --------------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ):
+        inputs = finish_batch(inputs)  # on the device: 8-bit pixels are normalised and mixed
         training = model.training
         aligning = training and "text_embeds" in inputs
         if training:
@@ -185,10 +191,7 @@ class AlignmentTrainer(Trainer):
                 soft_loss, rows = soft_label_loss(outputs.logits, inputs["soft_labels"], **mixing)
                 loss = loss + self.soft_label_weight * self._global_mean("loss_soft_labels", soft_loss, rows)
             if aligning:
-                alignment, terms = self.alignment(outputs, inputs, self.state)
-                if alignment is not None:
-                    loss, more = self.alignment.added(loss, alignment, self.state)
-                    terms |= more
+                loss, terms = self.alignment.added(loss, outputs, inputs, self.state)
                 for name, (value, count) in terms.items():
                     self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss
@@ -286,11 +289,7 @@ class AlignmentTrainer(Trainer):
         return fingerprint(self.train_dataset)
 
     def check_resumable(self, checkpoint: str | Path) -> None:
-        """
-        Raises:
-            FileNotFoundError: when the checkpoint is not whole.
-            OtherDataError: when the training data, or its order, is not that of the checkpoint.
-        """
+        """See [`~g4i_hf.training.checkpoint.check_resumable`]."""
         check_resumable(checkpoint, self.data_fingerprint, order_of(self.train_dataset, self.args))
 
     def save_run(self) -> None:
@@ -301,10 +300,10 @@ class AlignmentTrainer(Trainer):
                 self.ema.save(self.args.output_dir)
             self.save_state()
 
-    def _saving(self, what: str, staging: Path | None = None) -> contextlib.AbstractContextManager:
+    def _saving(self, what: str) -> contextlib.AbstractContextManager:
         """Another process only waits in vain for the first, which says why."""
-        saves = self.args.should_save
-        return telling_what_remains(what, self.args.output_dir, staging) if saves else contextlib.nullcontext()
+        run = Path(self.args.output_dir)
+        return telling_what_remains(what, run, run / STAGING) if self.args.should_save else contextlib.nullcontext()
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """
@@ -312,39 +311,33 @@ class AlignmentTrainer(Trainer):
         (huggingface/transformers#27820, #35782). Here it writes into a temporary one, which is renamed when
         everything, the EMA included, is on the disk.
         """
-        output_dir, name, saves = self.args.output_dir, f"checkpoint-{self.state.global_step}", self.args.should_save
-        staging = Path(output_dir) / STAGING
-        with self._saving(name, staging):
-            if saves:
+        args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
+        output_dir, staging = args.output_dir, Path(args.output_dir) / STAGING
+        with self._saving(name):
+            if args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            self.args.output_dir = str(staging)
+            args.output_dir = str(staging)
             try:
                 super()._save_checkpoint(model, trial)
             finally:
-                self.args.output_dir = output_dir
-            if saves and self.ema is not None:
-                self.ema.save(staging / name)
+                args.output_dir = output_dir
             self.accelerator.wait_for_everyone()
-            self._settle_best_checkpoint(staging)
-            if saves:
-                self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                settle(
-                    staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, self.args)
-                )
-        if saves:
+            if state.best_model_checkpoint == str(staging / name):
+                state.best_model_checkpoint = str(Path(output_dir) / name)
+            if args.should_save:
+                if self.ema is not None:
+                    self.ema.save(staging / name)
+                state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+                settle(staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, args))
+        if args.should_save:
             rotate_checkpoints(
                 output_dir=output_dir,
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
+                save_total_limit=args.save_total_limit,
+                best_model_checkpoint=state.best_model_checkpoint,
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
-
-    def _settle_best_checkpoint(self, staging: Path) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best).parent == staging:
-            self.state.best_model_checkpoint = str(staging.parent / Path(best).name)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Without Trainer's pickle of the arguments, which has the paths of this machine; train.yaml keeps them."""

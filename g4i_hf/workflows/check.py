@@ -8,14 +8,13 @@ from datasets import DatasetDict
 
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
-from ..data.checks import labels_of
 from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
-from ..data.texts import Texts
 from ..embedding import text_embeds_folder
 from ..files import replace_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
 from ..supervision import CaptionClassifier
+from ..supervision.supervise import CaptionedRows
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 
@@ -29,8 +28,6 @@ def suspicious_labels(
     Args:
         text_embeds: (N, D).
         labels: (N,) class indices; negative for rows without a label.
-        num_labels: C.
-        seed: of the folds.
 
     Returns:
         A table with the columns `row`, `label` and `suggested` (class indices), `probability` (that the label is
@@ -73,12 +70,9 @@ def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArgu
     split = splits[args.split]
     if columns.TEXT_EMBEDS not in split.column_names:
         raise ValueError("The captions are not embedded: give --text_encoder, or a folder of g4i embed.")
-    texts = Texts.of(split, "mean")
-    rows = np.flatnonzero(texts.counts > 0)
-    table, classifier = suspicious_labels(
-        np.asarray(texts.embeds[texts.starts[rows]]), labels_of(split)[rows], len(id2label)
-    )
-    table["row"] = rows[table["row"]]
+    captioned = CaptionedRows.of(split)
+    table, classifier = suspicious_labels(captioned.text_embeds(), captioned.labels, len(id2label))
+    table["row"] = captioned.rows[table["row"]]
     chosen = split.select(table["row"])
     captions = chosen[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(chosen)
     table["caption"] = [" / ".join(caption) if isinstance(caption, list) else caption for caption in captions]
@@ -89,7 +83,7 @@ def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArgu
     out.mkdir(parents=True, exist_ok=True)
     order = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
     replace_text(out / TABLE, table[order].to_csv(index=False, float_format="%.4f"))
-    lines = _estimates(classifier, len(table), int((labels_of(split) >= 0).sum()))
+    lines = _estimates(classifier, len(table), int((captioned.labels >= 0).sum()))
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),

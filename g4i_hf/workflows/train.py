@@ -14,10 +14,12 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..data.checks import check_split
+from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
 from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
 from ..data.stream import RowStream
+from ..data.stream_batches import StreamedImages
 from ..embedding import captions_to_embed, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
@@ -33,19 +35,12 @@ from ..options import (
 )
 from ..supervision.supervise import Supervised, controlled, supervise, warn_of_silent_captions
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import (
-    BuiltStudent,
-    accuracy_of_logits,
-    build_student,
-    evaluation_images,
-    predicted_classes,
-    transform_of,
-)
-from ..training.dry_run import make_plan, trial_arguments
+from ..training.build import BuiltStudent, build_student
+from ..training.dry_run import plan_of, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
-from ..training.progress import as_block, describe_training, next_steps, summary_of_run
+from ..training.progress import as_block, describe_training, summary_of_run
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
-from ..training.streamed_run import load_streamed, training_images
+from ..training.streamed_run import load_streamed
 
 
 class TrainingRun:
@@ -99,12 +94,7 @@ class TrainingRun:
     # --- Data and student --------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """
-        Opens the data, embeds captions where they are not, and checks all of it.
-
-        Raises:
-            ValueError, OSError: for data that cannot be trained on, with column, row and remedy.
-        """
+        """Opens the data, embeds captions where they are not, and checks all of it."""
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
                 raise ValueError(
@@ -154,28 +144,24 @@ class TrainingRun:
     def _image_features(self) -> Callable[[], np.ndarray | None] | None:
         """A second view of the training images beside their captions, where there is one."""
         split, name = self.splits[self.run.train_split], self.run.image_features
-        by_auto = self.run.supervision == "auto" and self.student.pretrained and name is None
-        if name == "student" or by_auto:
-            if not self.student.pretrained:
-                raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
-
-            def of_student() -> np.ndarray | None:
-                found = predict(
-                    self.built.model.eval(), self.built.processor, split, Accelerator(cpu=self.args.use_cpu),
-                    description="Image features", output_features=True, output_image_embeds=False,
-                )  # fmt: skip
-                self.built.model.train()
-                return found and found.features
-
-            return of_student
-        if name is None:
-            return None
-        if name not in split.column_names:
+        if name == "student" and not self.student.pretrained:
+            raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
+        if name == "student" or (name is None and self.run.supervision == "auto" and self.student.pretrained):
+            return self._features_of_student
+        if name is not None and name not in split.column_names:
             raise ValueError(
                 f"image_features is {name!r}, but the data has no such column. Its columns: "
                 f"{', '.join(split.column_names)}."
             )
-        return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
+        return name and (lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32))
+
+    def _features_of_student(self) -> np.ndarray | None:
+        """(rows, F) in the main process, before training."""
+        split, accelerator = self.splits[self.run.train_split], Accelerator(cpu=self.args.use_cpu)
+        what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
+        found = predict(self.built.model.eval(), self.built.processor, split, accelerator, **what)
+        self.built.model.train()
+        return found and found.features
 
     def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
         """The splits with `text_embeds`; in a dry run, where they are still to be embedded, without, and D."""
@@ -192,52 +178,38 @@ class TrainingRun:
         return join_stage(splits, self.embeddings, read_stage(self.embeddings)), None
 
     def _check(self, splits: DatasetDict) -> None:
-        run, aligns = self.run, self.args.aligns
-        training = splits[run.train_split]
-        embedded_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
-        check_split(
-            training,
-            run.train_split,
-            num_labels=len(self.id2label),
-            text_embed_dim=embedded_dim or (1 if aligns and not self.to_embed else None),
-            require_labels=run.require_labels,
-            on_bad_images=run.on_bad_images,
-        )
+        run, training = self.run, splits[self.run.train_split]
+        dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
+        needed = 1 if self.args.aligns and not self.to_embed else None
+        labels = {"num_labels": len(self.id2label), "require_labels": run.require_labels}
+        given = {"text_embed_dim": dim or needed, "on_bad_images": run.on_bad_images}
+        check_split(training, run.train_split, **labels, **given)
         if run.eval_split in splits:
             splits[run.eval_split] = rows_to_use(splits[run.eval_split], run.eval_split, run.on_bad_images)
-            check_split(
-                splits[run.eval_split],
-                run.eval_split,
-                num_labels=len(self.id2label),
-                training=False,
-                require_labels=run.require_labels,
-            )
+            check_split(splits[run.eval_split], run.eval_split, training=False, **labels)
 
     @cached_property
     def built(self) -> BuiltStudent:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
-        """
-        Args:
-            args: in place of the run's own, for a trial.
-        """
-        args, built, names = args or self.args, self.built, list(self.id2label.values())
-        publisher = StudentPublisher(args) if args.push_to_hub else None
-        transform = transform_of(built, self.augmentation)
-        images = training_images(self.splits[self.run.train_split], transform, self.run, args, names)
+        """`args`: in place of the run's own, for a trial."""
+        run, args, built, training = self.run, args or self.args, self.built, self.splits[self.run.train_split]
+        common = (training, built.train_transform(self.augmentation), args.seed, args.align_captions)
+        if isinstance(training, RowStream):
+            options = {"block": run.shuffle_buffer_size, "require_labels": run.require_labels}
+            images = StreamedImages(*common, class_names=list(self.id2label.values()), **options)
+        else:
+            images = CaptionedImages(*common, run.on_bad_images)
         if self.to_embed:  # a dry run: any vector does
-            captions = self.splits[self.run.train_split][columns.CAPTION][:]
-            images.use_one_embedding(built.model.config.text_embed_dim, captions)
+            images.use_one_embedding(built.model.config.text_embed_dim, training[columns.CAPTION][:])
         trainer = AlignmentTrainer(
             model=built.model,
             args=args,
             train_dataset=images,
-            eval_dataset=evaluation_images(self.splits.get(self.run.eval_split), built),
-            processing_class=built.saved_processor,
-            compute_metrics=accuracy_of_logits,
-            preprocess_logits_for_metrics=predicted_classes,
-            publisher=publisher,
+            eval_dataset=built.eval_images(self.splits.get(run.eval_split)),
+            publisher=StudentPublisher(args) if args.push_to_hub else None,
+            **built.trainer_options(),
         )
         if self.supervised is not None and self.supervised.plan.soft_label_weight:
             trainer.soft_label_weight = self.supervised.plan.soft_label_weight
@@ -246,13 +218,7 @@ class TrainingRun:
     # --- Training ----------------------------------------------------------------------------------------------------
 
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
-        """
-        Args:
-            state, checkpoint: from [`open`].
-
-        Returns:
-            The metrics, which are in `all_results.json`: the last thing written.
-        """
+        """With what [`open`] gave. Returns the metrics in `all_results.json`, the last thing written."""
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
         if checkpoint is not None:
@@ -277,11 +243,8 @@ class TrainingRun:
         return metrics
 
     def summary(self, metrics: dict[str, Any]) -> str:
-        """What was trained, its results, times and files, and the next commands."""
-        rows = summary_of_run(
-            self._described(self.trainer), self.args, self.trainer.state, self.trainer.stopwatch, metrics
-        )
-        return as_block(rows | {"Next": next_steps(self.args)})
+        """See [`~g4i_hf.training.progress.summary_of_run`]."""
+        return summary_of_run(self.trainer, self._described(self.trainer), metrics)
 
     def publish(self) -> str:
         """Pushes the student. Returns the address of the commit."""
@@ -297,16 +260,14 @@ class TrainingRun:
         """A dry run: what the run would be, with a few steps timed on a trainer whose folder is thrown away."""
         with tempfile.TemporaryDirectory() as folder:
             trainer = self.build_trainer(trial_arguments(self.args, folder))
-            steps = make_plan(trainer, self.args)
-        embedded = f"{self.to_embed:,} different captions would be embedded first, by {self.encoder.text_encoder}"
-        rows = {
-            "Would train": self._described(trainer),
-            "Captions": [embedded] if self.to_embed else [],
-            "Steps": [*steps.steps(), *([f"would resume from {checkpoint}"] if checkpoint else [])],
-            "Time": steps.time(),
-            "Run": [f"{self.args.output_dir}: {steps.saves(self.args)}"],
-        }
-        return as_block({label: [line for line in lines if line] for label, lines in rows.items()})
+            planned = plan_of(trainer, self.args)
+        rows = {"Would train": self._described(trainer)}
+        if self.to_embed:
+            encoder = self.encoder.text_encoder
+            rows["Captions"] = [f"{self.to_embed:,} different captions would be embedded first, by {encoder}"]
+        if checkpoint:
+            planned["Steps"].append(f"would resume from {checkpoint}")
+        return as_block(rows | planned)
 
     def _described(self, trainer: AlignmentTrainer) -> list[str]:
         return describe_training(
@@ -316,17 +277,16 @@ class TrainingRun:
     @property
     def reasons(self) -> list[str]:
         """Why `supervision: auto` chose what it did, in two lines."""
-        return [] if self.supervised is None else [line for line in self.supervised.plan.reasons if line]
+        return [] if self.supervised is None else list(self.supervised.plan.reasons)
 
     def _uses(self) -> list[str]:
         """What captions are used for beside alignment."""
         if self.supervised is None:
             return []
-        plan, uses = self.supervised.plan, []
-        if plan.supervision == "pseudo":
-            uses.append("pseudo-labels from captions")
-        if plan.soft_label_weight:
-            uses.append(f"soft labels from captions, weight {plan.soft_label_weight:g}")
-        if plan.label_noise != "keep":
-            uses.append(f"label_noise {plan.label_noise}")
-        return uses
+        plan = self.supervised.plan
+        uses = {
+            "pseudo-labels from captions": plan.supervision == "pseudo",
+            f"soft labels from captions, weight {plan.soft_label_weight:g}": plan.soft_label_weight > 0,
+            f"label_noise {plan.label_noise}": plan.label_noise != "keep",
+        }
+        return [use for use, is_used in uses.items() if is_used]

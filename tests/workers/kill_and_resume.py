@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from g4i_hf.running import main as g4i
+from g4i_hf.training import trainer as trainer_module
 from g4i_hf.training.callbacks import EmaCallback
 from g4i_hf.training.trainer import AlignmentTrainer
 from g4i_hf.workflows.train import TrainingRun
@@ -59,7 +60,7 @@ def arm(point: str) -> None:
     owner, name = {
         "write": (AlignmentTrainer, "_save_optimizer_and_scheduler"),
         "ema": (EmaCallback, "save"),
-        "rename": (AlignmentTrainer, "_settle_best_checkpoint"),
+        "rename": (trainer_module, "settle"),
     }[point]
     original, calls = getattr(owner, name), []
 
