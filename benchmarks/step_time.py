@@ -1,7 +1,8 @@
 """
 What alignment costs: time of a training step (forward, loss, backward, optimizer) of the aligned student over that of
-its baseline, with and without soft labels. Both are stepped in turn in one process and one thread, and the processor's time is compared, as other
-processes on a busy machine do not count in it. The demo student is measured with every objective and a text bank.
+its baseline, with and without soft labels. Both are stepped in turn in one process and one thread, and the processor's
+time is compared, as other processes on a busy machine do not count in it. The demo student is measured with every
+objective and a text bank.
 
     python benchmarks/step_time.py
 

@@ -132,6 +132,25 @@ def test_the_same_seed_finds_the_same(medium):
     assert (other.out_of_fold_ != classifier.out_of_fold_).any()
 
 
+def test_captions_that_name_the_class_and_captions_that_do_not_are_both_calibrated():
+    """Where logits tell more the further the largest stands above the others, one temperature is off by 6 points."""
+    classes, weight = 20, np.random.default_rng(9).normal(size=(DIM, 20))
+
+    def drawn(number: int, seed: int) -> Clusters:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(number, DIM))
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        margin = (x @ weight).max(1) - (x @ weight).mean(1)
+        logits = 1.5 * ((margin / margin.mean()) ** 3)[:, None] * (x @ weight)
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        truth = (shares.cumsum(1) > rng.random((number, 1)) * shares.sum(1, keepdims=True)).argmax(1)
+        return Clusters(x, truth, truth)
+
+    learned, held_out = drawn(1500, seed=0), drawn(5000, seed=1)
+    found = CaptionClassifier(classes).fit(learned.x, learned.y).predict_proba(held_out.x)
+    assert calibration_error(found, held_out.truth) < 0.035
+
+
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +264,7 @@ def held_out_accuracies(captions: Clusters, images: Clusters, number: int = 500)
         alone = CaptionClassifier(CLASSES).fit(view.x[learned], view.y[learned])
         found.append(accuracy(alone.predict_proba(view.x[rest]), view.truth[rest]))
     both = CaptionClassifier(CLASSES).fit(captions.x[learned], captions.y[learned], images.x[learned])
-    assert both.temperatures_.shape == (2,) and len(both.view_accuracies_) == 2
+    assert both.calibration_.temperatures.shape == (2,) and len(both.view_accuracies_) == 2
     np.testing.assert_allclose(both.view_accuracies_, found, atol=0.1)
     probabilities = both.predict_proba(captions.x[rest], images.x[rest])
     assert both.accuracy_ == pytest.approx(accuracy(probabilities, captions.truth[rest]), abs=0.07)

@@ -1,6 +1,6 @@
 """A calibrated classifier of captions: what they say about classes, out of fold for labelled rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ MAX_ITER = 80
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
 BLOCK = 8192  # rows predicted at once
-# A temperature is near this where there are few held-out rows to tell: its logarithm has a normal prior
-USUAL_TEMPERATURE, SPREAD = 2.0, 0.7
+ABSENT = -30.0  # logit of a class that a model has not seen
+# Where few held-out rows can tell, a temperature is near the usual one and a power near 0: both have a normal prior,
+# the temperature by its logarithm
+USUAL_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
 CHI_SQUARED = 3.84 / 2  # of a 95% interval by the likelihood ratio
 
@@ -26,10 +28,12 @@ class CaptionClassifier:
     Class probabilities from caption embeddings: a logistic regression with a temperature and a share of wrong labels,
     both estimated on held-out rows. A given label y of a row x is modelled as
 
-        P(y | x) = (1 - e) p_y + e / C,    p = softmax(sum over views v of T_v z_v + log prior)
+        P(y | x) = (1 - e) p_y + e / C,    p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
     where z_v are the logits of a logistic regression on one view of the row: its caption, and the features of its
-    image if they are given. T_v says what a view is worth, and e how many labels say nothing. So p is the probability
+    image if they are given. T_v says what a view is worth, and e how many labels say nothing. m_v is how far the
+    largest logit of the row stands above their mean, M_v what that usually is: some captions name the class and others
+    do not, which one temperature for all rows cannot tell (Tomani et al., arXiv 2102.12182). So p is the probability
     of the true class, also where labels are wrong at random. Errors of captions that no other row explains count as
     wrong labels too.
 
@@ -44,7 +48,7 @@ class CaptionClassifier:
         view_accuracies_: the same of each view alone: of captions, and of image features.
         label_noise_: estimated share of labels that are wrong; `label_noise_interval_` its 95% interval. None where
             no class has two labels, so that nothing can be held out.
-        temperatures_: (V,) of the views.
+        calibration_: what was fitted on held-out rows, see [`Calibration`].
     """
 
     def __init__(self, num_labels: int, seed: int = 0):
@@ -79,8 +83,7 @@ class CaptionClassifier:
             self._fit_view(view, scale, labels, folds, judged) for view, scale in zip(views, scales, strict=True)
         ]
         held_out = [view.held_out(values, folds, judged) for view, values in zip(self._views, views, strict=True)]
-        found = calibrate(held_out, labels[judged], self.log_prior_)
-        self.temperatures_ = found.temperatures
+        found = self.calibration_ = calibrate(held_out, labels[judged], self.log_prior_)
         self.label_noise_ = self.label_noise_interval_ = None
         self.noise_rate_ = found.noise
         if len(judged):
@@ -90,8 +93,8 @@ class CaptionClassifier:
         self.view_accuracies_ = []
         for logits in held_out:
             alone = calibrate([logits], labels[judged], self.log_prior_)
-            self.view_accuracies_.append(_true_accuracy([logits], labels[judged], alone, self.log_prior_))
-        self.accuracy_ = _true_accuracy(held_out, labels[judged], found, self.log_prior_)
+            self.view_accuracies_.append(_true_accuracy([logits], labels[judged], alone))
+        self.accuracy_ = _true_accuracy(held_out, labels[judged], found)
         self.out_of_fold_ = self._out_of_fold(views, labels, folds, counts)
         return self
 
@@ -108,12 +111,12 @@ class CaptionClassifier:
         if len(views) != len(self._views):
             raise ValueError("The classifier was fitted with other views: give image_features there and here, or not.")
         logits = [view.whole(values) for view, values in zip(self._views, views, strict=True)]
-        return _softmax(_combined(logits, self.temperatures_, self.log_prior_)).astype(np.float32)
+        return self.calibration_.probabilities(logits).astype(np.float32)
 
     def predicted_by_view(self, *views: np.ndarray) -> list[np.ndarray]:
         """(n,) the class that each view alone names."""
-        pairs = zip(self._views, self.temperatures_, views, strict=True)
-        return [(scale * view.whole(values) + self.log_prior_).argmax(1) for view, scale, values in pairs]
+        pairs = enumerate(zip(self._views, views, strict=True))
+        return [self.calibration_.of_view(v, view.whole(values)).argmax(1) for v, (view, values) in pairs]
 
     def posterior(self, probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
         """
@@ -162,7 +165,7 @@ class CaptionClassifier:
         for start in range(0, len(labels), BLOCK):
             rows = np.arange(start, min(start + BLOCK, len(labels)))
             logits = [view.held_out(values, model_of, rows) for view, values in zip(self._views, views, strict=True)]
-            found[rows] = _softmax(_combined(logits, self.temperatures_, self.log_prior_))
+            found[rows] = self.calibration_.probabilities(logits)
         found[alone] = np.eye(self.num_labels, dtype=np.float16)[labels[alone]]
         return found
 
@@ -226,14 +229,14 @@ def logistic_regression(
     fold is not less probable. `strength` is C of scikit-learn's LogisticRegression.
 
     Returns:
-        Weight (D, C) and bias (C,); the bias of a class without a row is so low that it is not predicted.
+        Weight (D, C) and bias (C,); that of a class without a row is near `ABSENT`, so that it is not predicted.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     counts = np.bincount(labels, minlength=num_labels)
     share = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     x, y = torch.from_numpy(values).to(device), torch.from_numpy(labels).to(device)
     row_weight = torch.from_numpy(share[labels].astype(np.float32)).to(device)
-    absent = torch.from_numpy(np.where(counts == 0, -30.0, 0.0).astype(np.float32)).to(device)
+    absent = torch.from_numpy(np.where(counts == 0, ABSENT, 0.0).astype(np.float32)).to(device)
     weight = torch.zeros(values.shape[1], num_labels, device=device, requires_grad=True)
     bias = torch.zeros(num_labels, device=device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -255,71 +258,105 @@ def logistic_regression(
 @dataclass
 class Calibration:
     """
+    Logits of V views as probabilities, and how many labels are wrong.
+
     Attributes:
-        temperatures: (V,) factor of the logits of each view.
+        temperatures, powers, margins: (V,) T, g and M of each view, see [`CaptionClassifier`].
+        log_prior: (C,).
         noise: e, share of labels that say nothing.
         interval: of `noise`, 95% by the likelihood ratio.
         loss: mean negative log-likelihood, with the prior.
     """
 
     temperatures: np.ndarray
+    powers: np.ndarray
+    margins: np.ndarray
+    log_prior: np.ndarray
     noise: float
     interval: tuple[float, float]
     loss: float
 
+    def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:
+        """(n, C) logits of one view, scaled, with the prior."""
+        ratios = _margins(logits) / self.margins[number]
+        return (self.temperatures[number] * ratios ** self.powers[number])[:, None] * logits + self.log_prior
+
+    def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
+        """(n, C)"""
+        scaled = sum(self.of_view(number, logits) for number, logits in enumerate(views))
+        return _softmax(scaled - (len(views) - 1) * self.log_prior)
+
 
 def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray) -> Calibration:
-    """Temperatures and share of wrong labels by maximum likelihood on held-out rows; of each view logits (n, C)."""
-    usual = np.log(USUAL_TEMPERATURE)
-    start = np.full(len(views), usual)
-    if not len(labels):
-        return Calibration(np.exp(start), 0.0, (0.0, MOST_NOISE), 0.0)
-    chance, rows = 1 / len(log_prior), np.arange(len(labels))
+    """
+    Temperatures, powers and share of wrong labels by maximum likelihood on held-out rows.
 
-    def loss(log_temperatures: np.ndarray, noise: float) -> float:
-        logits = _combined(views, np.exp(log_temperatures), log_prior)
+    Args:
+        views: (n, C) logits each.
+        labels: (n,) class indices.
+        log_prior: (C,).
+    """
+    number, usual = len(views), np.log(USUAL_TEMPERATURE)
+    if not len(labels):
+        fixed = np.full(number, USUAL_TEMPERATURE), np.zeros(number), np.ones(number)
+        return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0)
+    chance, rows = 1 / len(log_prior), np.arange(len(labels))
+    margins = np.stack([np.log(_margins(logits)) for logits in views])
+    usual_margins = margins.mean(1, keepdims=True)
+    ratios = margins - usual_margins  # (V, n), logarithms
+
+    def loss(scales: np.ndarray, noise: float) -> float:
+        log_temperatures, powers = scales[:number], scales[number:]
+        factors = np.exp(log_temperatures[:, None] + powers[:, None] * ratios)
+        logits = sum(factor[:, None] * view for factor, view in zip(factors, views, strict=True)) + log_prior
         likelihood = (1 - noise) * _softmax(logits)[rows, labels] + noise * chance
         prior = ((log_temperatures - usual) ** 2).sum() / (2 * SPREAD**2) - np.log(1 - noise)
+        prior += (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
         return float(-np.log(likelihood + 1e-30).sum() + prior)
 
     def best(noise: float, start: np.ndarray) -> Any:
-        return minimize(loss, start, args=(noise,), method="Nelder-Mead", options={"xatol": 0.01, "fatol": 0.01})
+        return _minimum(lambda scales: loss(scales, noise), start, step=0.2, xatol=0.01)
 
     def both(values: np.ndarray) -> float:
         noise = values[-1]
         return np.inf if not 0 <= noise <= MOST_NOISE else loss(values[:-1], noise)
 
-    options = {"xatol": 0.001, "fatol": 0.01, "maxiter": 400}
     # With few rows there may be two valleys: flat predictions of right labels, sharp ones of labels often wrong
-    starts = [[*(start + shift), noise] for shift in (0.0, 1.5) for noise in (0.02, 0.4)]
-    found = min(
-        (minimize(both, values, method="Nelder-Mead", options=options) for values in starts),
-        key=lambda each: each.fun,
-    )
-    temperatures, noise = found.x[:-1], float(found.x[-1])
+    temperatures = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
+    starts = [np.array([*each, *np.zeros(number), noise]) for each in temperatures for noise in (0.02, 0.4)]
+    found = min((_minimum(both, values, step=0.2, xatol=0.001) for values in starts), key=lambda each: each.fun)
+    scales, noise = found.x[:-1], float(found.x[-1])
 
     def excess(bound: float) -> float:
-        return best(bound, temperatures).fun - found.fun - CHI_SQUARED
+        return best(bound, scales).fun - found.fun - CHI_SQUARED
 
     low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root if noise > 0 and excess(0) > 0 else 0.0
     high = MOST_NOISE
     if excess(MOST_NOISE) > 0:
         high = root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root
-    return Calibration(np.exp(temperatures), noise, (float(low), float(high)), found.fun / len(labels))
+    fitted = np.exp(scales[:number]), scales[number:], np.exp(usual_margins[:, 0])
+    return Calibration(*fitted, log_prior, noise, (float(low), float(high)), found.fun / len(labels))
 
 
-def _true_accuracy(
-    views: list[np.ndarray], labels: np.ndarray, found: Calibration, log_prior: np.ndarray
-) -> float | None:
+def _minimum(function: Callable, start: np.ndarray, step: float, xatol: float) -> Any:
+    """By Nelder and Mead, whose first step in SciPy is none where a value starts at 0."""
+    simplex = np.vstack([start, start + step * np.eye(len(start))])
+    options = {"initial_simplex": simplex, "xatol": xatol, "fatol": 0.01, "maxiter": 600}
+    return minimize(function, start, method="Nelder-Mead", options=options)
+
+
+def _margins(logits: np.ndarray) -> np.ndarray:
+    """(n,) how far the largest logit stands above the mean of the classes that the model has seen."""
+    seen = logits > ABSENT / 2
+    return np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
+
+
+def _true_accuracy(views: list[np.ndarray], labels: np.ndarray, found: Calibration) -> float | None:
     """Of held-out rows, corrected for the labels that are wrong: these agree by chance alone."""
     if not len(labels):
         return None
-    agree = (_combined(views, found.temperatures, log_prior).argmax(1) == labels).mean()
-    return float(np.clip((agree - found.noise / len(log_prior)) / (1 - found.noise), 0, 1))
-
-
-def _combined(views: list[np.ndarray], temperatures: np.ndarray, log_prior: np.ndarray) -> np.ndarray:
-    return sum(temperature * logits for temperature, logits in zip(temperatures, views, strict=True)) + log_prior
+    agree = (found.probabilities(views).argmax(1) == labels).mean()
+    return float(np.clip((agree - found.noise / len(found.log_prior)) / (1 - found.noise), 0, 1))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
