@@ -99,29 +99,27 @@ def mean_of_chunks(vectors: np.ndarray, tokens: list[int]) -> np.ndarray:
     return (mean / max(np.linalg.norm(mean), 1e-12)).astype(np.float32)
 
 
-def long_captions_report(
-    rows: dict[str, list[list[str]]], lengths: dict[str, int], chunks: dict[str, list[str]], encoder: TextEncoder
-) -> dict[str, dict[str, Any]]:
+def long_captions_report(name: str, tokens: np.ndarray, chunks: np.ndarray, encoder: TextEncoder) -> dict[str, Any]:
     """
-    For every split: captions over the window, their share of all, and either the tokens lost or the chunks embedded in
+    Of a split: captions over the window, their share of all, and either the tokens lost or the chunks embedded in
     place of them. Logged too: what is cut off cannot teach anything.
+
+    Args:
+        name: of the split.
+        tokens: (n,) of each caption before any cut.
+        chunks: (n,) in how many chunks it was embedded; 0 for one that was not taken apart.
     """
-    report, window = {}, encoder.max_tokens
-    for name, of_split in rows.items():
-        texts = [text for row in of_split for text in row]
-        long = [text for text in texts if window is not None and lengths[text] > window]
-        share = len(long) / len(texts) if texts else 0.0
-        lost = sum(lengths[text] - window for text in long if text not in chunks)
-        in_chunks = sum(len(chunks.get(text, ())) for text in long)
-        report[name] = {"captions": len(long), "share": share, "tokens_lost": lost, "chunks": in_chunks}
-        if window is None:
-            continue
-        said = f"Split {name!r}: {len(long)} of {len(texts)} captions ({share:.1%}) are longer than the encoder's "
+    window = encoder.max_tokens
+    long = np.zeros(len(tokens), dtype=bool) if window is None else tokens > window
+    number, share, in_chunks = int(long.sum()), float(long.mean()) if len(long) else 0.0, int(chunks.sum())
+    lost = int((tokens - window)[long & (chunks == 0)].sum()) if number else 0
+    if window is not None:
+        said = f"Split {name!r}: {number} of {len(tokens)} captions ({share:.1%}) are longer than the encoder's "
         said += f"window of {window} tokens"
         if lost:
             logger.warning("%s and were cut; %d tokens are lost. --long_captions chunk_mean loses none.", said, lost)
-        elif long:
+        elif number:
             logger.info("%s and were embedded in %d chunks; no token is lost.", said, in_chunks)
         else:
             logger.info("%s; no token is lost.", said)
-    return report
+    return {"captions": number, "share": share, "tokens_lost": lost, "chunks": in_chunks}
