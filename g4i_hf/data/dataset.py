@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from .. import columns
 from .checks import UNLABELLED, labels_of
 from .images import bad_image, error_of, stand_in, why_bad
-from .texts import Selected, Texts, caption_key_table, is_blank, keys_of, values_of
+from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
@@ -173,7 +173,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         BadImageError: when an image cannot be read, unless these are skipped.
     """
 
-    keys_of = staticmethod(keys_of)  # makes keys of ids and captions
     bad_images_can_be_left_out = True
 
     def __init__(
@@ -194,15 +193,15 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.on_bad_images = on_bad_images
         self.epoch = 0
         self.labels = labels_of(split)
-        self.image_keys = self.keys_of(values_of(split, columns.IMAGE_ID))
-        self.texts = Texts.of(split, captions, self.keys_of)
+        self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
+        self.texts = Texts.of(split, captions)
         self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
         self.caption_weight = np.zeros(len(split), dtype=np.float32)
         if self.texts is not None:
             self.caption_weight[self.texts.counts > 0] = 1.0
             self.caption_keys = self.texts.caption_keys
         elif columns.CAPTION in split.column_names:
-            self.caption_keys = caption_key_table(values_of(split, columns.CAPTION), self.keys_of)
+            self.caption_keys = caption_key_table(values_of(split, columns.CAPTION))
         else:
             self.caption_keys = self.image_keys[:, None]
         if columns.CAPTION_WEIGHT in split.column_names:
@@ -302,8 +301,9 @@ class CaptionedImages(torch.utils.data.Dataset):
         is_first_choice = (labels >= 0) | ~np.isin(keys, keys[labels >= 0])
         trusted, what = trusted[is_first_choice], np.stack([keys, labels], axis=1)[is_first_choice]
         first = trusted[np.sort(np.unique(what, axis=0, return_index=True)[1])]
+        embeds = self.texts.embeds
         return {
-            "embeds": Selected(self.texts.embeds, first),
+            "embeds": embeds[first] if isinstance(embeds, np.ndarray) else embeds.select(first),
             "text_keys": self.texts.text_keys[first],
             "caption_keys": self._caption_keys_of_texts(first, rows[first]),
             "labels": self.labels[rows[first]],

@@ -20,7 +20,6 @@ from .dataset import CaptionedImages, Draw, DrawnRows, share_of
 from .images import BadRowError
 from .joining import image_id_of
 from .stream import READ_ROWS, RowStream
-from .texts import hashed_keys
 
 Row = tuple[pa.Table, int]  # a table and the place in it
 MOST_CAPTIONS = 16  # of a row: the keys of all batches have one shape, on every process
@@ -344,7 +343,6 @@ class StreamedImages(torch.utils.data.Dataset):
 
 
 class _BatchImages(CaptionedImages):
-    keys_of = staticmethod(hashed_keys)
     bad_images_can_be_left_out = False
 
     def __init__(self, split: Dataset, transform: Callable, seed: int, captions: str, num_keys: int):
