@@ -12,7 +12,7 @@ from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
 from ..data.loading import read_class_names, with_class_names
 from ..data.stream import RowStream, load_split, stream_split
-from ..data.stream_batches import StreamedImages, batch_of, rows_in_order
+from ..data.stream_batches import StreamedImages, batch_of, parts_of, rows_in_order
 from ..options import DataArguments, RunArguments
 from .arguments import AlignmentArguments
 from .optimization import timm_name
@@ -71,7 +71,7 @@ def load_streamed(
     """
     check_streamed(run, data, args)
     state = PartialState()
-    stream = stream_split(data, run.train_split, state.num_processes, args.train_batch_size)
+    stream = stream_split(data, run.train_split, state.num_processes)
     names = _class_names(stream, data)
     if stream.num_rows is None:
         _check_without_length(args)
@@ -133,7 +133,7 @@ def _text_embed_dim(stream: RowStream) -> int | None:
     if feature is None or columns.text_embed_dim_of(feature) is not None:
         return columns.text_embed_dim_of(feature)
     # A list of any length: the first row that has one tells
-    for row in rows_in_order(stream, list(range(stream.rows.num_shards)), seed=None, block=0):
+    for row in rows_in_order(stream, parts_of(stream, 1, 1, 0), seed=None, block=0):
         found = batch_of([row])[columns.TEXT_EMBEDS][0].as_py()
         if found:
             several = isinstance(found[0], list)

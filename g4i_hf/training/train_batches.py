@@ -63,11 +63,7 @@ def _batches(
         "shuffle": args.train_sampling_strategy != "sequential",
     }
     if isinstance(data, StreamedImages):
-
-        def exchange(number: int) -> list[int]:
-            return accelerator.gather(torch.tensor([number], device=accelerator.device)).tolist()
-
-        return data, data.batches(batch_size, exchange=exchange, **common)
+        return data, data.batches(batch_size, **common)
     sampler = GlobalBatchSampler(
         len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common
     )
