@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -173,8 +173,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         BadImageError: when an image cannot be read, unless these are skipped.
     """
 
-    bad_images_can_be_left_out = True
-
     def __init__(
         self,
         split: Dataset,
@@ -192,6 +190,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.seed = seed
         self.on_bad_images = on_bad_images
         self.epoch = 0
+        self.names: Sequence[int | str] = range(len(split))  # what tells a row from the others wherever it is drawn
         self.labels = labels_of(split)
         self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
         self.texts = Texts.of(split, captions)
@@ -252,13 +251,9 @@ class CaptionedImages(torch.utils.data.Dataset):
                 item["soft_labels"] = soft_labels if "bad_image" not in item else np.zeros_like(soft_labels)
         return items
 
-    def name_of(self, row: int) -> int | str:
-        """What tells a row from the others wherever it is drawn."""
-        return row
-
     def _item(self, draw: Draw, stored: dict[int, Any], seed_all: Callable[[int], None]) -> dict[str, Any]:
         row = draw.row
-        what = f"{self.seed} {draw.epoch} {self.name_of(row)}" + (f" {draw.repeat}" if draw.repeat else "")
+        what = f"{self.seed} {draw.epoch} {self.names[row]}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
         item = {
@@ -330,7 +325,7 @@ class CaptionedImages(torch.utils.data.Dataset):
                 raise
             if self.on_bad_images == "error":
                 bad = bad_image(self.images, self.image_ids, row, reason)
-                raise error_of(bad, self.bad_images_can_be_left_out) from error
+                raise error_of(bad) from error
         image = self.prepare(stand_in())
         seed_all(draw_seed)
         return self.transform(image), reason

@@ -131,11 +131,11 @@ def described(bad: dict[str, str | None]) -> str:
     return f"{bad['image_id']!r}" + (f" ({bad['file']})" if bad["file"] else "") + f": {bad['reason']}"
 
 
-def error_of(bad: dict[str, str | None], can_be_left_out: bool) -> BadImageError:
-    more = (
-        "or leave such images out with --on_bad_images skip" if can_be_left_out else "which a stream cannot leave out"
+def error_of(bad: dict[str, str | None]) -> BadImageError:
+    return BadImageError(
+        f"The image {described(bad)}. Replace the file or remove the row, or leave such images out with "
+        "--on_bad_images skip (not of a stream)."
     )
-    return BadImageError(f"The image {described(bad)}. Replace the file or remove the row, {more}.")
 
 
 def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -> None:

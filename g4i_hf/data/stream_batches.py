@@ -293,11 +293,18 @@ class StreamedImages(torch.utils.data.Dataset):
         return StreamBatches(self.stream, batch_size, block=self.block, **options)
 
     def __getitems__(self, batch: StreamBatch) -> list[dict[str, Any]]:
-        rows = _BatchImages(self._split_of(batch), self.transform, self.seed, self.captions, self.num_keys)
-        items = DrawnRows(rows).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(rows))])
+        split = self._split_of(batch)
+        images = CaptionedImages(split, self.transform, self.seed, self.captions)
+        images.names = split[columns.IMAGE_ID][:]
+        number = images.caption_keys.shape[1]
+        if number > self.num_keys:
+            raise ValueError(f"A row has {number} captions; streams take up to {MOST_CAPTIONS} of an image.")
+        more = ((0, 0), (0, self.num_keys - number))
+        images.caption_keys = np.pad(images.caption_keys, more, constant_values=-1)
+        items = DrawnRows(images).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(images))])
         for row, item in enumerate(items):
             # A place in the batch names no row of the stream, nor a text; the row is only told of, by its id
-            item["row"] = "" if batch.padding else str(rows.name_of(row))
+            item["row"] = "" if batch.padding else images.names[row]
             item.pop("text_rows", None)
         return items
 
@@ -336,18 +343,3 @@ class StreamedImages(torch.utils.data.Dataset):
                 f"{len(self.class_names) - 1}). Correct the label or the class names."
             )
         return label
-
-
-class _BatchImages(CaptionedImages):
-    bad_images_can_be_left_out = False
-
-    def __init__(self, split: Dataset, transform: Callable, seed: int, captions: str, num_keys: int):
-        super().__init__(split, transform, seed, captions)
-        self.names = split[columns.IMAGE_ID][:]
-        more = num_keys - self.caption_keys.shape[1]
-        if more < 0:
-            raise ValueError(f"A row has {num_keys - more} captions; streams take up to {MOST_CAPTIONS} of an image.")
-        self.caption_keys = np.pad(self.caption_keys, ((0, 0), (0, more)), constant_values=-1)
-
-    def name_of(self, row: int) -> str:
-        return self.names[row]
