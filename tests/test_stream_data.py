@@ -21,7 +21,7 @@ from g4i_hf.data.images import BadImageError
 from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.loading import load_data, open_images
 from g4i_hf.data.stage import Source
-from g4i_hf.data.stream import load_split, open_rows, stream_split
+from g4i_hf.data.stream import load_split, open_rows
 from g4i_hf.data.stream_batches import (
     Part,
     StreamBatch,
@@ -354,10 +354,9 @@ def test_what_cannot_be_streamed_says_so(parquet, archives):
         open_rows(Source(str(archives), columns={"caption": "json.nothing"}), "train")
     with pytest.raises(FileNotFoundError):
         open_rows(str(parquet / "nowhere"), "train")
-    data = DataArguments(str(parquet), captions_name=str(parquet))
     with pytest.raises(ValueError, match="captions_name is set"):
-        stream_split(data, "train", 1)
-    assert load_split(data, "test") is None
+        open_rows(Source(str(parquet), captions=str(parquet)), "train")
+    assert load_split(DataArguments(str(parquet)), "test") is None
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):

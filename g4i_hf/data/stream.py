@@ -57,16 +57,6 @@ ENOUGH_FILES = 8  # a process; it passes over the part of a file that is another
 READERS = 16  # files asked for at once
 
 
-def stream_data(data: DataArguments) -> dict[str, IterableDataset]:
-    """The splits that the options name as streams, see [`stream_images`]."""
-    return stream_images(source_of(data))
-
-
-def stream_split(data: DataArguments, split: str, num_processes: int) -> "RowStream":
-    """A split that the options name, to be trained on as a stream, see [`open_rows`]."""
-    return open_rows(source_of(data), split, num_processes)
-
-
 def load_split(data: DataArguments, split: str) -> Dataset | None:
     """
     One split as [`~g4i_hf.data.loading.load_data`] gives it. The files of the others are not touched where they are

@@ -10,8 +10,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from .. import columns
 from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
-from ..data.loading import read_class_names, with_class_names
-from ..data.stream import RowStream, load_split, stream_split
+from ..data.loading import read_class_names, source_of, with_class_names
+from ..data.stream import RowStream, load_split, open_rows
 from ..data.stream_batches import StreamedImages, batch_of, parts_of, rows_in_order
 from ..options import DataArguments, RunArguments
 from .arguments import AlignmentArguments
@@ -71,7 +71,7 @@ def load_streamed(
     """
     check_streamed(run, data, args)
     state = PartialState()
-    stream = stream_split(data, run.train_split, state.num_processes)
+    stream = open_rows(source_of(data), run.train_split, state.num_processes)
     names = _class_names(stream, data)
     if stream.num_rows is None:
         _check_without_length(args)
