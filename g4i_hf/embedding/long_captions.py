@@ -37,53 +37,34 @@ def split_captions(captions: list[str], encoder: TextEncoder) -> dict[str, list[
             f"The prompt of the text encoder ({encoder.prompt!r}) fills its window of {encoder.max_tokens} tokens. "
             "Give a shorter one with --text_encoder_prompt."
         )
-    chunks = {}
-    for caption in captions:
-        pieces = _fitting([part for part in SENTENCE_END.split(caption) if part and part.strip()], encoder)
-        chunks[caption] = _packed(pieces, room, encoder)
+    return {caption: _chunks(caption, encoder) for caption in captions}
+
+
+def _chunks(caption: str, encoder: TextEncoder) -> list[str]:
+    chunks: list[str] = []
+    for between, piece in _pieces([part for part in SENTENCE_END.split(caption) if part and part.strip()], encoder):
+        longer = chunks[-1] + between + piece if chunks else piece
+        if chunks and encoder.count_tokens([longer])[0] <= encoder.max_tokens:
+            chunks[-1] = longer
+        else:
+            chunks.append(piece)
     return chunks
 
 
-def _fitting(pieces: list[str], encoder: TextEncoder) -> list[tuple[str, str]]:
-    """Pieces that fit, each with what stands between it and the one before."""
+def _pieces(texts: list[str], encoder: TextEncoder) -> list[tuple[str, str]]:
+    """Texts that fit, and the parts of those that do not, each with what stands between it and the one before."""
     found: list[tuple[str, str]] = []
-    for piece, count in zip(pieces, encoder.count_tokens(pieces), strict=True):
-        if count <= encoder.max_tokens or len(piece) == 1:
-            found.append((" ", piece))
-            continue
-        words = piece.split()
-        if len(words) > 1:
-            found.extend(_fitting(words, encoder))
+    for text, count in zip(texts, encoder.count_tokens(texts), strict=True):
+        words = text.split()
+        if count <= encoder.max_tokens or len(text) == 1:
+            found.append((" ", text))
+        elif len(words) > 1:
+            found.extend(_pieces(words, encoder))
         else:
-            half = len(piece) // 2
-            (_, first), *others = _fitting([piece[:half], piece[half:]], encoder)
-            found.append((" ", first))
-            found.extend(("", other) for _, other in others)
+            half = len(text) // 2
+            (_, first), *others = _pieces([text[:half], text[half:]], encoder)
+            found.extend([(" ", first), *(("", other) for _, other in others)])
     return found
-
-
-def _packed(pieces: list[tuple[str, str]], room: int, encoder: TextEncoder) -> list[str]:
-    special = encoder.max_tokens - room
-    counts = [count - special for count in encoder.count_tokens([text for _, text in pieces])]
-    groups: list[list[tuple[str, str]]] = []
-    filled = room
-    for piece, count in zip(pieces, counts, strict=True):
-        if not groups or filled + count > room:
-            groups.append([])
-            filled = 0
-        groups[-1].append(piece)
-        filled += count
-    return [chunk for group in groups for chunk in _checked(group, encoder)]
-
-
-def _checked(group: list[tuple[str, str]], encoder: TextEncoder) -> list[str]:
-    """The group as one text; as two where side by side the pieces have more tokens than each alone."""
-    first, *others = group
-    text = first[1] + "".join(between + piece for between, piece in others)
-    if not others or encoder.count_tokens([text])[0] <= encoder.max_tokens:
-        return [text]
-    half = (len(group) + 1) // 2
-    return _checked(group[:half], encoder) + _checked(group[half:], encoder)
 
 
 def mean_of_chunks(vectors: np.ndarray, tokens: list[int]) -> np.ndarray:
