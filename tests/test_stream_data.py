@@ -29,7 +29,6 @@ from g4i_hf.data.stream_batches import (
     StreamedImages,
     _shuffled,
     parts_of,
-    read_ahead,
     rows_in_order,
 )
 from g4i_hf.data.transforms import train_transform
@@ -187,15 +186,20 @@ def test_shards_before_the_place_are_not_opened(parquet, monkeypatch):
     assert opened == [2, 3]
 
 
-def test_what_a_thread_reads_ahead_fails_where_it_is_used():
-    def items():
-        yield from range(3)
-        raise OSError("the disk is gone")
+def test_what_a_thread_reads_ahead_fails_where_it_is_used(parquet, monkeypatch):
+    stream = open_rows(str(parquet), "train")
+    read = stream.read
 
-    found = read_ahead(items(), 2)
-    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    def until_the_disk_is_gone(shard: int):
+        if shard == 1:
+            raise OSError("the disk is gone")
+        yield from read(shard)
+
+    monkeypatch.setattr(stream, "read", until_the_disk_is_gone)
+    batches = iter(StreamBatches(stream, 3, shuffle=False))
+    assert [len(ids(next(batches))) for _ in range(3)] == [3, 3, 3]
     with pytest.raises(OSError, match="the disk is gone"):
-        next(found)
+        next(batches)
 
 
 # --- Which data -----------------------------------------------------------------------------------------------------

@@ -202,19 +202,14 @@ def _in_order(added: Dataset, positions: np.ndarray) -> Dataset:
     if np.array_equal(positions, np.arange(len(added))):
         return added
     if (positions == NO_ROW).any():
-        nulls = pa.table(
-            {name: pa.nulls(1, kind) for name, kind in _types(added).items()}, schema=added.features.arrow_schema
-        )
+        schema = added.features.arrow_schema
+        nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
         # A fingerprint of its own would be a random one, and the cache would grow with every run
         info, fingerprint = DatasetInfo(features=added.features), f"{added._fingerprint}-nulls"
         added = concatenate_datasets([added, Dataset(InMemoryTable(nulls), info=info, fingerprint=fingerprint)])
         positions = np.where(positions == NO_ROW, len(added) - 1, positions)
     # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
     return added.select(positions).flatten_indices(keep_in_memory=added.data.nbytes < IN_MEMORY)
-
-
-def _types(split: Dataset) -> dict[str, pa.DataType]:
-    return {field.name: field.type for field in split.features.arrow_schema}
 
 
 def _without_images(captions: Dataset, name: str, what: str) -> Dataset:

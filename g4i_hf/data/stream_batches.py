@@ -243,9 +243,8 @@ class StreamBatches(BatchSampler):
 
 class StreamedImages(torch.utils.data.Dataset):
     """
-    What [`~g4i_hf.data.dataset.CaptionedImages`] makes of rows, of a stream: the same items, with keys that are
-    digests of ids and captions, augmentation drawn from (seed, epoch, `image_id`) alone, and the `image_id` as `row`,
-    empty for padding.
+    What [`~g4i_hf.data.dataset.CaptionedImages`] makes of rows, of a stream: the same items, with augmentation drawn
+    from (seed, epoch, `image_id`) alone, and the `image_id` as `row`, empty for padding.
 
     Its indices are batches of [`StreamBatches`], see `batches`. It has a length where that of the stream is known.
 

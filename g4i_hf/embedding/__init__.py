@@ -1,6 +1,6 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
-from ..options import EncoderArguments, VerifyArguments
+from ..options import EncoderArguments
 from .embed import (
     captions_to_embed,
     described_embeddings,
@@ -14,7 +14,6 @@ from .verify import described_verification, verify_embeddings
 
 __all__ = [
     "EncoderArguments",
-    "VerifyArguments",
     "captions_to_embed",
     "described_embeddings",
     "described_verification",
