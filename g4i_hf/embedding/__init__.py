@@ -2,7 +2,7 @@
 
 from ..options import EncoderArguments
 from .embed import (
-    captions_to_embed,
+    EmbeddingStage,
     described_embeddings,
     embed_captions,
     embed_stage,
@@ -13,8 +13,8 @@ from .encoders import encoder_from, load_encoder
 from .verify import described_verification, verify_embeddings
 
 __all__ = [
+    "EmbeddingStage",
     "EncoderArguments",
-    "captions_to_embed",
     "described_embeddings",
     "described_verification",
     "embed_captions",

@@ -125,22 +125,6 @@ def text_embeds_folder(
     return stage.folder
 
 
-def captions_to_embed(
-    images: DatasetDict,
-    args: EncoderArguments,
-    embeddings_dir: str | Path,
-    *,
-    source: str | Source,
-    shared: bool = False,
-) -> tuple[int, int]:
-    """What [`with_text_embeds`] would do: the number of distinct captions to embed (0 when they are there), and D."""
-    stage = EmbeddingStage(images, args, embeddings_dir, source=source, shared=shared)
-    if stage.found() is not None:
-        return 0, stage.encoder.dim
-    distinct = {text for split in stage.splits.values() for texts in texts_of_rows(split) for text in texts}
-    return len(distinct), stage.encoder.dim
-
-
 def described_embeddings(stage: dict[str, Any], folder: str) -> list[str]:
     """What is said of the `stage.json` of embeddings in a folder, see [`embed_stage`]."""
     captions = ", ".join(f"{name} {count:,}" for name, count in stage["captions"].items())
@@ -373,6 +357,12 @@ class EmbeddingStage:
         wanted, present = {"stage": "embedding", **recorded, **self.settings}, read_stage(self.folder)
         same = present is not None and all(present.get(key) == value for key, value in wanted.items())
         return present if same else None
+
+    def num_to_embed(self) -> int:
+        """Distinct captions that [`write`] would embed: 0 when they are there."""
+        if self.found() is not None:
+            return 0
+        return len({text for split in self.splits.values() for texts in texts_of_rows(split) for text in texts})
 
     def write(self) -> dict[str, Any]:
         """Embeds the captions, unless they are there. Returns the `stage.json`."""
