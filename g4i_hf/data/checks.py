@@ -39,12 +39,7 @@ def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
 
 
 def labelled_rows(split: Dataset) -> Dataset:
-    """
-    The rows that have a label.
-
-    Raises:
-        ValueError: when none has.
-    """
+    """The rows that have a label; a ValueError when none has."""
     rows = np.flatnonzero(labels_of(split) >= 0)
     if len(rows) == len(split):
         return split

@@ -59,11 +59,8 @@ READERS = 16  # files asked for at once
 
 def load_split(data: DataArguments, split: str) -> Dataset | None:
     """
-    One split as [`~g4i_hf.data.loading.load_data`] gives it. The files of the others are not touched where they are
-    Parquet or WebDataset.
-
-    Returns:
-        None where there is no split of that name.
+    One split as [`~g4i_hf.data.loading.load_data`] gives it, None where there is none of that name. The files of the
+    others are not touched where they are Parquet or WebDataset.
     """
     source, names = source_of(data), read_class_names(data)
     is_local = Path(source.name).is_dir()
@@ -135,11 +132,8 @@ def _standardised(split: IterableDataset, split_name: str, given: dict[str, str]
 def _not_decoded(
     split: IterableDataset, split_name: str, given: dict[str, str]
 ) -> tuple[IterableDataset, dict[str, str]]:
-    """
-    The stream with its images as they are stored, and what it calls our columns.
-
-    Not decoded first of all: whatever is done to a stream that decodes would encode its images anew, without paths.
-    """
+    """The stream with its images as they are stored, and what it calls our columns."""
+    # First of all: whatever is done to a stream that decodes would encode its images anew, without paths
     split = (split if split.features is not None else split._resolve_features()).decode(False)
     found = our_columns(split.features, split_name, given)
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
@@ -159,12 +153,7 @@ def _of_hub(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
 
 
 def _with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, Any] | None:
-    """
-    The image with its bytes where it is a file on a server.
-
-    Args:
-        where: a row of the Hub names it, see [`~g4i_hf.data.hub_rows.check_path`]; None for local data.
-    """
+    """The image with its bytes where it is a file on a server; `where` a row of the Hub names it, None elsewhere."""
     if image is None or image["bytes"] is not None or not image["path"]:
         return image
     if where is not None:
@@ -204,13 +193,7 @@ class RowStream:
     image_ids: Dataset | None = None
 
     def read(self, shard: int) -> Iterator[pa.Table]:
-        """
-        Our columns of a shard, some rows at a time.
-
-        Raises:
-            ValueError: for a row of the Hub that names a file of this machine, or an address of its network, in place
-                of an image.
-        """
+        """Our columns of a shard, some rows at a time; errors as in [`~g4i_hf.data.hub_rows.check_path`]."""
         if self.shard_rows is not None and self.shard_rows[shard] == 0:  # which `datasets` cannot read
             return
         where = None if self.hub_id is None else f"{self.hub_id}, a row of the stream"

@@ -66,20 +66,14 @@ def embed_stage(
 ) -> dict[str, Any]:
     """
     Embeds every caption once and writes a stage of `image_id` and `text_embeds`: (D,) where a row has one caption,
-    (K, D) where the column holds lists of captions. Does nothing when `output_dir` already holds the embeddings of the
-    same captions by the same encoder.
-
-    Args:
-        images: splits with `image_id` and `caption` (null where an image has none).
-        args: the encoder, its batch size, and what is done about long captions.
-        output_dir: folder of the stage; an unfinished run leaves an earlier stage as it was.
-        source: where the images come from, for those who open the stage.
+    (K, D) where the column holds lists of captions. An unfinished run leaves an earlier stage as it was.
 
     Returns:
-        The stage's `stage.json`, with `reused: True` when it was there already.
+        The stage's `stage.json`, with `reused: True` when the embeddings of the same captions by the same encoder were
+        there already.
 
     Raises:
-        ValueError: when a split has no captions, or when `output_dir` holds something else.
+        ValueError: when no split has captions, or when `output_dir` holds something else.
     """
     return EmbeddingStage(images, args, output_dir, source=source).write()
 
@@ -217,12 +211,8 @@ def encode_captions(
 ) -> Encoded:
     """
     Encodes n captions, equal ones once. They are sorted by length so that batches hold little padding, and those
-    beyond the window have batches of their own: how they are treated changes no bit of the others.
-
-    Args:
-        captions: in any order.
-        encoder, args: what encodes them, and how.
-        state: this process and the others, which share them; without it, this one encodes everything.
+    beyond the window have batches of their own: how they are treated changes no bit of the others. Processes of a
+    `state` share them.
     """
     distinct = list(dict.fromkeys(captions))
     tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))
@@ -271,11 +261,7 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
 
 
 def text_embeds_column(vectors: np.ndarray, counts: np.ndarray, several: bool) -> pa.Array:
-    """
-    Args:
-        vectors: (n, D) of the captions of all rows, one after the other.
-        counts: (rows,) how many of them are of each row, one at most unless `several`; a row with none has null.
-    """
+    """The vectors (n, D) as a column of rows with so many each, (rows,), one at most unless `several`; 0 is null."""
 
     def fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)

@@ -16,15 +16,8 @@ SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\s*\n\s*")
 
 def split_captions(captions: list[str], encoder: TextEncoder) -> dict[str, list[str]]:
     """
-    Takes captions apart into chunks that fit the encoder's window: whole sentences, as many as fit one after the
-    other. Sentences that are too long are divided between words, and words between letters.
-
-    Args:
-        captions: captions beyond the window.
-        encoder: it has a window.
-
-    Returns:
-        The chunks of every caption, in their order.
+    The chunks of every caption, each within the encoder's window: whole sentences, as many as fit one after the other.
+    Sentences that are too long are divided between words, and words between letters.
 
     Raises:
         ValueError: when the encoder's prompt leaves no room.
@@ -68,14 +61,7 @@ def _pieces(texts: list[str], encoder: TextEncoder) -> list[tuple[str, str]]:
 
 
 def mean_of_chunks(vectors: np.ndarray, tokens: list[int]) -> np.ndarray:
-    """
-    Args:
-        vectors: (n, D) of the chunks of one caption, unit norm.
-        tokens: of each chunk, without special ones.
-
-    Returns:
-        (D,) float32, their mean weighted by tokens, of unit norm again.
-    """
+    """(D,) float32: the mean of chunks (n, D), weighted by their tokens (without special ones), of unit norm."""
     mean = np.average(vectors.astype(np.float32), axis=0, weights=np.maximum(tokens, 1))
     return (mean / max(np.linalg.norm(mean), 1e-12)).astype(np.float32)
 
