@@ -41,8 +41,7 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
     """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
-    is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    if how is None and not is_saved:
+    if how is None and not _is_saved(folder):
         return _open_imagefolder(folder)
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
         opened = load_dataset(**how) if how is not None else load_from_disk(name)
@@ -57,7 +56,7 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
     folder = Path(name)
     if not folder.is_dir():
         return {"path": name, "name": config, "revision": revision}
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
+    if _is_saved(folder):
         return None
     if _names_its_files(folder):
         return {"path": name, "name": config}
@@ -126,6 +125,11 @@ def _fault_of_parquet(file: Path) -> str | None:
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
+
+
+def _is_saved(folder: Path) -> bool:
+    """By `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def _names_its_files(folder: Path) -> bool:

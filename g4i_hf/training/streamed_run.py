@@ -75,6 +75,7 @@ def load_streamed(
     names = _class_names(stream, data)
     if stream.num_rows is None:
         _check_without_length(args)
+        parts_of(stream, args.train_batch_size, state.num_processes, state.process_index)  # whether it can be divided
     dim = _text_embed_dim(stream)
     if dim is None and args.aligns:
         raise ValueError(
