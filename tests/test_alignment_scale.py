@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 
 from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.data.texts import Embeddings, Selected, Texts, keys_of
+from g4i_hf.data.texts import Embeddings, Texts, keys_of, numbered
 from g4i_hf.losses import OBJECTIVES
 from g4i_hf.training import AlignmentArguments, alignment_term
 from g4i_hf.training.alignment_term import AlignmentTerm, TextBank
@@ -134,7 +134,7 @@ def test_embeddings_are_those_of_the_rows(tmp_path, rows, chosen, kind):
         np.testing.assert_array_equal(found[what], expected[what])
         assert found[what].dtype == np.float16
     np.testing.assert_array_equal(embeds[1], expected[1])
-    np.testing.assert_array_equal(Selected(embeds, order)[1:3], expected[order][1:3])
+    np.testing.assert_array_equal(embeds.select(order)[1:3], expected[order][1:3])
 
 
 def test_opening_and_sending_embeddings_copies_none(tmp_path):
@@ -149,25 +149,19 @@ def test_opening_and_sending_embeddings_copies_none(tmp_path):
     assert sent.count(np.ones(3, np.float16).tobytes()) == 0
 
 
-def test_a_bank_reads_what_it_draws_and_a_batch_its_own_rows(tmp_path):
+def test_a_bank_reads_what_it_draws_and_a_batch_its_own_rows(tmp_path, monkeypatch):
     vectors = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float16)
     split = stored(tmp_path, vectors.tolist(), captions=[f"caption {row}" for row in range(50)])
     split = split.add_column("image", [{"bytes": None, "path": "x"}] * 50)
     images = CaptionedImages(split, lambda image: torch.zeros(3, 2, 2))
     images._image = lambda row, stored: None
-    read = []
+    read, look_up = [], Embeddings.__getitem__
 
-    class Counting:
-        shape = images.texts.embeds.shape
+    def counted(embeds, rows):
+        read.append(np.atleast_1d(np.arange(50)[rows]).tolist())
+        return look_up(embeds, rows)
 
-        def __len__(self):
-            return self.shape[0]
-
-        def __getitem__(self, rows, embeds=images.texts.embeds):
-            read.append(np.atleast_1d(np.arange(50)[rows]).tolist())
-            return embeds[rows]
-
-    images.texts.embeds = Counting()
+    monkeypatch.setattr(Embeddings, "__getitem__", counted)
     bank = TextBank(images.text_bank(), 7, seed=0)
     assert read == []
     drawn = bank.draw(3, 0, False, torch.device("cpu"))
@@ -179,6 +173,8 @@ def test_a_bank_reads_what_it_draws_and_a_batch_its_own_rows(tmp_path):
     assert [item["text_rows"].tolist() for item in items] == [[4], [40], [7]]
 
 
-def test_equal_values_have_equal_keys_in_the_order_of_their_first():
-    assert keys_of(["b", None, "a", "b", "", "c", None, ""]).tolist() == [0, -1, 1, 0, 2, 3, -1, 2]
+def test_equal_values_have_equal_keys_and_numbers_in_the_order_of_their_first():
+    keys = keys_of(["b", None, "a", "b", "", "c", None, ""])
+    assert numbered(keys).tolist() == [0, -1, 1, 0, 2, 3, -1, 2]
+    assert numbered(keys.reshape(2, 4)).tolist() == [[0, -1, 1, 0], [2, 3, -1, 2]]
     assert keys_of(iter([])).tolist() == []

@@ -124,7 +124,7 @@ def test_a_corrupt_image_is_an_error_that_names_it(tmp_path, vit, workers):
         AlignmentTrainer(vit, arguments(tmp_path, **options), data).train()
     assert str(error.value) == (
         f"The image '3' ({tmp_path}/3.png): no known image format. Replace the file or remove the row, or leave such "
-        "images out with --on_bad_images skip."
+        "images out with --on_bad_images skip (not of a stream)."
     )
 
 

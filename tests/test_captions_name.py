@@ -16,7 +16,7 @@ from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
 from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import Source, find_stage, write_stage
-from g4i_hf.data.stream import stream_data
+from g4i_hf.data.stream import stream_images
 from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
 from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.options import DataArguments, EvaluateArguments
@@ -289,7 +289,7 @@ def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path
 
 def test_a_stream_cannot_be_joined():
     with pytest.raises(ValueError, match="captions_name is set, but a stream"):
-        stream_data(DataArguments(dataset_name="user/pictures", captions_name="user/captions"))
+        stream_images(source_of(DataArguments(dataset_name="user/pictures", captions_name="user/captions")))
     with pytest.raises(ValueError, match="captions_revision is set, but captions_name is not"):
         DataArguments(dataset_name="user/pictures", captions_revision="v1")
 

@@ -232,9 +232,8 @@ def test_an_encoder_without_window_cuts_nothing(encoder, tmp_path, caplog):
 
 
 def test_the_prompt_of_an_encoder_counts_as_well():
-    encoder = load_encoder(MINILM)
-    plain = encoder.count_tokens(["a red car"])
-    encoder.model.prompts, encoder.model.default_prompt_name = {"caption": "this is "}, "caption"
+    plain = load_encoder(MINILM).count_tokens(["a red car"])
+    encoder = load_encoder(MINILM, prompt="this is ")
     assert encoder.count_tokens(["a red car"]) == [plain[0] + 2]
 
 

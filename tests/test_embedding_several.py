@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+from PIL import Image as PILImage
 from test_embedding import clip_folder, images_with, static_folder  # noqa: F401  (fixtures)
 
-from g4i_hf import columns
-from g4i_hf.data.checks import DataError, Unusual, _check_text_embeds
+from g4i_hf.data.checks import DataError, check_split
 from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, verify_embeddings, with_text_embeds
 from g4i_hf.embedding.encoders import SentenceEncoder
 
@@ -103,18 +103,24 @@ def test_lists_without_any_caption_stay_a_column_of_lists(args, tmp_path):
 UNIT = np.eye(4).tolist()
 
 
-def nested(rows: list) -> Dataset:
-    features = Features({"text_embeds": columns.text_embeds_features(4, several=True)["text_embeds"]})
-    return Dataset.from_dict({"text_embeds": rows}, features=features)
+NESTED = List(List(Value("float16"), length=4))
 
 
-def test_nested_embeddings_pass_and_rows_without_any_are_counted():
-    found = Unusual()
-    _check_text_embeds(nested([UNIT, UNIT[:1], None, [], UNIT[2:]]), "train", 4, found)
-    assert found.counts == {"rows without text_embeds, trained on their label alone": 2}
-    assert found._places == {
-        "rows without text_embeds, trained on their label alone": "column 'text_embeds' (first: row 2)"
-    }
+def nested(rows: list, feature: List = NESTED) -> Dataset:
+    features = {"image": Image(), "image_id": Value("string"), "label": Value("int64"), "text_embeds": feature}
+    images, ids = [PILImage.new("RGB", (4, 4))] * len(rows), list(map(str, range(len(rows))))
+    data = {"image": images, "image_id": ids, "label": [0] * len(rows), "text_embeds": rows}
+    return Dataset.from_dict(data, features=Features(features)).cast_column("image", Image(decode=False))
+
+
+def check(split: Dataset, dim: int | None = 4) -> dict[str, int]:
+    return check_split(split, "train", num_labels=1, text_embed_dim=dim)
+
+
+def test_nested_embeddings_pass_and_rows_without_any_are_counted(caplog):
+    what = "rows without text_embeds, trained on their label alone"
+    assert check(nested([UNIT, UNIT[:1], None, [], UNIT[2:]])) == {what: 2}
+    assert f"Split 'train', column 'text_embeds' (first: row 2): {what}: 2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -129,16 +135,15 @@ def test_nested_embeddings_pass_and_rows_without_any_are_counted():
 )
 def test_faults_of_nested_embeddings_name_the_row(fault, message):
     with pytest.raises(DataError, match=message):
-        _check_text_embeds(nested([UNIT, None, UNIT[:3], fault, UNIT]), "train", 4, Unusual())
+        check(nested([UNIT, None, UNIT[:3], fault, UNIT]))
     with pytest.raises(DataError, match="every row: 4 dimensions, but the model expects 5"):
-        _check_text_embeds(nested([UNIT]), "train", 5, Unusual())
+        check(nested([UNIT]), 5)
 
 
 def test_embeddings_of_any_depth_or_length_are_an_error():
     for feature in (List(List(Value("float16"))), List(List(List(Value("float16"), length=1)))):
-        split = Dataset.from_dict({"text_embeds": [None]}, features=Features({"text_embeds": feature}))
         with pytest.raises(DataError, match="is no list of floats of fixed length.*several a row as a List of these"):
-            _check_text_embeds(split, "train", None, Unusual())
+            check(nested([None], feature), None)
 
 
 # --- Folders shared -------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from g4i_hf.cli import parse_options
 from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
+from g4i_hf.data.texts import numbered
 from g4i_hf.hub.card_tables import options_table
 from g4i_hf.options import RunArguments
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
@@ -229,7 +230,7 @@ def test_a_text_bank_knows_the_class_of_a_text_by_labelled_rows_alone():
     labels = [0, 0, None, None, None, None, None, None]
     split = split.remove_columns("label").add_column("label", labels, feature=split.features["label"])
     bank = CaptionedImages(split, TO_TENSOR).text_bank()
-    found = dict(zip(bank["text_keys"].tolist(), bank["labels"].tolist(), strict=True))
+    found = dict(zip(numbered(bank["text_keys"]).tolist(), bank["labels"].tolist(), strict=True))
     assert found == {0: 0, 1: 0, 2: -100, 3: -100} and len(bank["labels"]) == 4
 
 

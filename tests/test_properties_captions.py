@@ -20,7 +20,7 @@ from g4i_hf.captioning.cleaning import clean
 from g4i_hf.captioning.quality import judge
 from g4i_hf.captioning.report import Shown, write_page, write_report
 from g4i_hf.data.texts import caption_key_table, is_blank
-from g4i_hf.embedding.embed import read_captions
+from g4i_hf.embedding.embed import texts_of_rows
 from g4i_hf.hub.captions_card import captions_card
 from g4i_hf.hub.card import student_card
 
@@ -112,7 +112,7 @@ def test_keys_are_equal_where_captions_are(captions):
 @given(st.lists(st.lists(readable, max_size=3), min_size=1, max_size=4))
 def test_captions_go_through_a_table_as_they_are(rows):
     split = Dataset.from_dict({"caption": rows}, features=Features({"caption": [Value("string")]}))
-    assert read_captions({"train": split}).rows["train"] == [[text for text in row if text.strip()] for row in rows]
+    assert list(texts_of_rows(split)) == [[text for text in row if text.strip()] for row in rows]
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from .. import columns
 from .checks import UNLABELLED, labels_of
 from .images import bad_image, error_of, stand_in, why_bad
-from .texts import Selected, Texts, caption_key_table, is_blank, keys_of, values_of
+from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
@@ -173,9 +173,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         BadImageError: when an image cannot be read, unless these are skipped.
     """
 
-    keys_of = staticmethod(keys_of)  # makes keys of ids and captions
-    bad_images_can_be_left_out = True
-
     def __init__(
         self,
         split: Dataset,
@@ -193,16 +190,17 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.seed = seed
         self.on_bad_images = on_bad_images
         self.epoch = 0
+        self.names: Sequence[int | str] = range(len(split))  # what tells a row from the others wherever it is drawn
         self.labels = labels_of(split)
-        self.image_keys = self.keys_of(values_of(split, columns.IMAGE_ID))
-        self.texts = Texts.of(split, captions, self.keys_of)
+        self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
+        self.texts = Texts.of(split, captions)
         self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
         self.caption_weight = np.zeros(len(split), dtype=np.float32)
         if self.texts is not None:
             self.caption_weight[self.texts.counts > 0] = 1.0
             self.caption_keys = self.texts.caption_keys
         elif columns.CAPTION in split.column_names:
-            self.caption_keys = caption_key_table(values_of(split, columns.CAPTION), self.keys_of)
+            self.caption_keys = caption_key_table(values_of(split, columns.CAPTION))
         else:
             self.caption_keys = self.image_keys[:, None]
         if columns.CAPTION_WEIGHT in split.column_names:
@@ -253,13 +251,9 @@ class CaptionedImages(torch.utils.data.Dataset):
                 item["soft_labels"] = soft_labels if "bad_image" not in item else np.zeros_like(soft_labels)
         return items
 
-    def name_of(self, row: int) -> int | str:
-        """What tells a row from the others wherever it is drawn."""
-        return row
-
     def _item(self, draw: Draw, stored: dict[int, Any], seed_all: Callable[[int], None]) -> dict[str, Any]:
         row = draw.row
-        what = f"{self.seed} {draw.epoch} {self.name_of(row)}" + (f" {draw.repeat}" if draw.repeat else "")
+        what = f"{self.seed} {draw.epoch} {self.names[row]}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
         item = {
@@ -302,8 +296,9 @@ class CaptionedImages(torch.utils.data.Dataset):
         is_first_choice = (labels >= 0) | ~np.isin(keys, keys[labels >= 0])
         trusted, what = trusted[is_first_choice], np.stack([keys, labels], axis=1)[is_first_choice]
         first = trusted[np.sort(np.unique(what, axis=0, return_index=True)[1])]
+        embeds = self.texts.embeds
         return {
-            "embeds": Selected(self.texts.embeds, first),
+            "embeds": embeds[first] if isinstance(embeds, np.ndarray) else embeds.select(first),
             "text_keys": self.texts.text_keys[first],
             "caption_keys": self._caption_keys_of_texts(first, rows[first]),
             "labels": self.labels[rows[first]],
@@ -330,7 +325,7 @@ class CaptionedImages(torch.utils.data.Dataset):
                 raise
             if self.on_bad_images == "error":
                 bad = bad_image(self.images, self.image_ids, row, reason)
-                raise error_of(bad, self.bad_images_can_be_left_out) from error
+                raise error_of(bad) from error
         image = self.prepare(stand_in())
         seed_all(draw_seed)
         return self.transform(image), reason

@@ -12,7 +12,7 @@ from .images import content_of
 from .stage import ids_digest
 from .stream import RowStream
 from .stream_batches import StreamedImages
-from .texts import values_of
+from .texts import numbered, values_of
 
 SAMPLE = 4096  # images whose bytes are read; of larger splits these, evenly spaced
 BATCH = 10_000  # rows or vectors looked at together
@@ -54,7 +54,7 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
     }
     found["labels"] = _digest_of_array(dataset.labels)
     if dataset.texts is not None:
-        found["captions"] = _digest_of_array(dataset.caption_keys)
+        found["captions"] = _digest_of_array(numbered(dataset.caption_keys))
         found["text_embeds"] = _digest_of_array(dataset.texts.embeds)
         found["caption_weight"] = _digest_of_array(dataset.caption_weight)
     return found | {"images": _digest_of_images(dataset.images)}

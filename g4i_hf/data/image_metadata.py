@@ -38,16 +38,9 @@ class Malformed(ValueError):
 
 def without_metadata(image: dict[str, Any]) -> dict[str, Any]:
     """
-    Args:
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
-
-    Returns:
-        The same picture: `datasets` decodes it to the same pixels. `path` is a bare file name. JPEG, PNG and WebP stay
-        what they are; of anything else, such as GIF, TIFF or BMP, the first picture becomes a PNG, or a TIFF where a
-        PNG cannot hold it.
-
-    Raises:
-        ValueError: for an image that is null, missing or cannot be decoded.
+    The same picture, which `datasets` decodes to the same pixels, under a bare file name; of and as `{"bytes",
+    "path"}`. JPEG, PNG and WebP stay what they are; of anything else, such as GIF, TIFF or BMP, the first picture
+    becomes a PNG, or a TIFF where a PNG cannot hold it. One that is null, missing or damaged is a ValueError.
     """
     content = _content(image)
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None

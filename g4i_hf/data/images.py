@@ -26,14 +26,8 @@ GREY = (124, 116, 104)  # ImageNet's mean
 
 def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
     """
-    Args:
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives, or a PIL image.
-
-    Returns:
-        The image as it is stored: any mode, not yet decoded.
-
-    Raises:
-        ValueError: for a null.
+    The image as it is stored, of any mode, not yet decoded; of `{"bytes", "path"}`, as `datasets.Image(decode=False)`
+    gives, or of a PIL image. A null is a ValueError.
     """
     if image is None:
         raise ValueError("null")
@@ -43,12 +37,7 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
 
 
 def content_of(image: dict[str, Any]) -> bytes:
-    """
-    The file of an image, as it is stored.
-
-    Raises:
-        OSError: when it cannot be read.
-    """
+    """The file of an image, as it is stored; an OSError when it cannot be read."""
     if image["bytes"] is not None:
         return image["bytes"]
     with open(image["path"], "rb") as file:
@@ -131,18 +120,15 @@ def described(bad: dict[str, str | None]) -> str:
     return f"{bad['image_id']!r}" + (f" ({bad['file']})" if bad["file"] else "") + f": {bad['reason']}"
 
 
-def error_of(bad: dict[str, str | None], can_be_left_out: bool) -> BadImageError:
-    more = (
-        "or leave such images out with --on_bad_images skip" if can_be_left_out else "which a stream cannot leave out"
+def error_of(bad: dict[str, str | None]) -> BadImageError:
+    return BadImageError(
+        f"The image {described(bad)}. Replace the file or remove the row, or leave such images out with "
+        "--on_bad_images skip (not of a stream)."
     )
-    return BadImageError(f"The image {described(bad)}. Replace the file or remove the row, {more}.")
 
 
 def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -> None:
-    """
-    Raises:
-        BadImageError: when so many images of so many rows are bad that something else must be wrong.
-    """
+    """A BadImageError when so many images of so many rows are bad that something else must be wrong."""
     if number > max(MOST_BAD, MOST_BAD_SHARE * rows):
         raise BadImageError(
             f"{number:,} of {rows:,} images cannot be read, too many to be left out (at most {MOST_BAD_SHARE:.0%}, or "
@@ -152,13 +138,8 @@ def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -
 
 def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
     """
-    The rows of a split whose image can be read, for evaluation: every image is decoded once to find out.
-
-    Returns:
-        These rows, and the others as [`bad_image`] tells of them, which are also named in a warning.
-
-    Raises:
-        BadImageError: when too many cannot be read.
+    The rows of a split whose image can be read, for evaluation: every image is decoded once to find out. The others,
+    as [`bad_image`] tells of them, are named in a warning; too many are a BadImageError.
     """
     images, bad = split.select_columns([columns.IMAGE]), {}
     for row in tqdm(range(len(split)), desc=f"Reading images of {name}", unit="image", leave=False, disable=None):

@@ -62,10 +62,8 @@ def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
 
 def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[str]:
     """
-    The ids, where two are equal with the content of the image after them, and a number where that is equal too.
-
-    Args:
-        content_of: gives the content id of a row.
+    The ids, where two are equal with the content of the image after them (`content_of` gives it for a row), and a
+    number where that is equal too.
     """
     counts = Counter(image_ids)
     if len(counts) == len(image_ids):
@@ -178,12 +176,7 @@ def join_captions(
 
 
 def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Dataset:
-    """
-    Args:
-        split: the images.
-        added: `image_id` and columns that replace those of the same name, see [`without_replaced`].
-        positions: (rows,) for each image the row in `added`, or `NO_ROW` for nulls.
-    """
+    """The images with columns that replace theirs, of the row that `positions` (rows,) says; `NO_ROW` for nulls."""
     added = _in_order(added.remove_columns(columns.IMAGE_ID), positions)
     return concatenate_datasets([without_replaced(split, added.column_names), added], axis=1)
 
@@ -202,19 +195,14 @@ def _in_order(added: Dataset, positions: np.ndarray) -> Dataset:
     if np.array_equal(positions, np.arange(len(added))):
         return added
     if (positions == NO_ROW).any():
-        nulls = pa.table(
-            {name: pa.nulls(1, kind) for name, kind in _types(added).items()}, schema=added.features.arrow_schema
-        )
+        schema = added.features.arrow_schema
+        nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
         # A fingerprint of its own would be a random one, and the cache would grow with every run
         info, fingerprint = DatasetInfo(features=added.features), f"{added._fingerprint}-nulls"
         added = concatenate_datasets([added, Dataset(InMemoryTable(nulls), info=info, fingerprint=fingerprint)])
         positions = np.where(positions == NO_ROW, len(added) - 1, positions)
     # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
     return added.select(positions).flatten_indices(keep_in_memory=added.data.nbytes < IN_MEMORY)
-
-
-def _types(split: Dataset) -> dict[str, pa.DataType]:
-    return {field.name: field.type for field in split.features.arrow_schema}
 
 
 def _without_images(captions: Dataset, name: str, what: str) -> Dataset:

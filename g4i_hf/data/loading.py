@@ -57,13 +57,7 @@ def source_of(data: DataArguments) -> Source:
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """
-    The names of the classes in `class_names_file`.
-
-    Raises:
-        OSError: when the file cannot be read.
-        ValueError: when it holds a name twice, or none.
-    """
+    """The names of the classes in `class_names_file`; a ValueError when it holds one twice, or none."""
     if data.class_names_file is None:
         return None
     names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
@@ -76,16 +70,9 @@ def read_class_names(data: DataArguments) -> list[str] | None:
 
 def open_images(source: str | Source) -> DatasetDict:
     """
-    Opens a dataset and gives its columns our names.
-
-    Args:
-        source: what to open, see [`~g4i_hf.data.stage.Source`]: a Hub id; a folder of Parquet files; an imagefolder
-            (class folders, `metadata.jsonl`, or both); a folder written by `save_to_disk`; or the folder or Hub id of
-            a stage, whose columns join those of its own source.
-
-    Returns:
-        Splits with `image` (not decoded) and `image_id`; for `label`, see [`class_names`]. Of a dataset of the Hub,
-        further columns of images, sound or other files are left out.
+    Opens what [`load_images`] opens, with `image` (not decoded), `image_id` and our names for other columns. The
+    columns of a stage join those of its own source. Of a dataset of the Hub, further columns of images, sound or other
+    files are left out.
 
     Raises:
         ValueError: when there is no image column, a column that was named is missing, captions do not fit, a
@@ -147,11 +134,11 @@ def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> Da
 
 def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: str | None = None) -> Dataset:
     """
-    The split with our column names, its images not decoded, and `image_id`; see [`open_images`].
+    The split as [`open_images`] gives it.
 
     Args:
         given: what it calls its columns, by our names.
-        hub_id: of a dataset of the Hub, see [`~g4i_hf.data.hub_rows.check_files`].
+        hub_id: of a dataset of the Hub, whose rows may not name files of this machine.
     """
     is_webdataset, found = WEBDATASET_URL in split.features, our_columns(split.features, split_name, given)
     if fields := [theirs for theirs in found.values() if theirs not in split.features]:
@@ -197,12 +184,8 @@ def _with_fixed_length(split: Dataset) -> Dataset:
 
 def our_columns(features: Features, split_name: str, given: dict[str, str]) -> dict[str, str]:
     """
-    Our columns that the data has, and what it calls them: a column, or the field of one as in `json.caption`.
-
-    A WebDataset has the usual names: an image of any type, `cls`, `txt`; its key is the id.
-
-    Args:
-        given: names by ours, before all usual ones.
+    Our columns that the data has, and what it calls them: a column, or the field of one as in `json.caption`. Names
+    that are `given` go before those that are usual in a WebDataset: an image of any type, `cls`, `txt`, the key as id.
 
     Raises:
         ValueError: when a column that was named is missing.
@@ -235,10 +218,7 @@ def feature_of(features: Features, name: str) -> Any:
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     """
-    Makes `label` a ClassLabel in every split, with one list of names for all of them.
-
-    Returns:
-        The splits and the names by index.
+    The splits with `label` a ClassLabel of one list of names, and the names by index.
 
     Raises:
         ValueError: without a label column, when a row can have several labels, or when labels are no class names.
@@ -274,12 +254,7 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
 
 
 def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
-    """
-    The splits with `label` as a ClassLabel of these names; a split without labels stays as it is.
-
-    Raises:
-        ValueError: for a label that is none of them.
-    """
+    """The splits with `label` as a ClassLabel of these names; a ValueError for a label that is none of them."""
     feature = ClassLabel(names=names)
     return DatasetDict(
         {

@@ -7,10 +7,7 @@ from ..files import nearest, take_back
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:
-    """
-    Raises:
-        FileNotFoundError: for the path of a folder that does not exist; whether the Hub has a dataset is not asked.
-    """
+    """A FileNotFoundError for the path of a folder that does not exist; the Hub is not asked."""
     looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
     take_back(name)
     if looks_local and not Path(name).is_dir():
@@ -19,11 +16,8 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
 
 def check_dataset_exists(name: str, option: str = "dataset_name", revision: str | None = None) -> None:
     """
-    Asks the Hub too, once, and waits two seconds at most. A Hub that does not answer in time is asked again when the
-    data is opened.
-
-    Raises:
-        FileNotFoundError: when neither a folder nor, as far as can be told, a dataset on the Hub has the name.
+    A FileNotFoundError when neither a folder nor a dataset on the Hub has the name. The Hub is asked once, for two
+    seconds at most: one that does not answer in time is asked again when the data is opened.
     """
     check_dataset_name(name, option)
     if Path(name).is_dir():

@@ -41,8 +41,7 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
     """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
-    is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    if how is None and not is_saved:
+    if how is None and not _is_saved(folder):
         return _open_imagefolder(folder)
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
         opened = load_dataset(**how) if how is not None else load_from_disk(name)
@@ -51,15 +50,13 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
 
 def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:
     """
-    Arguments of `load_dataset`, or of `load_dataset_builder`.
-
-    Returns:
-        None for a folder that holds neither Parquet files nor WebDataset archives, nor says what its files are.
+    Arguments of `load_dataset`; None for a folder that holds neither Parquet files nor WebDataset archives, nor says
+    what its files are.
     """
     folder = Path(name)
     if not folder.is_dir():
         return {"path": name, "name": config, "revision": revision}
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
+    if _is_saved(folder):
         return None
     if _names_its_files(folder):
         return {"path": name, "name": config}
@@ -68,13 +65,7 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
 
 
 def load_parquet(files: list[Path], split: str) -> Dataset:
-    """
-    One split of Parquet files.
-
-    Raises:
-        FileNotFoundError: when there is none of them.
-        ValueError: for one that is damaged or has no rows.
-    """
+    """One split of Parquet files; a ValueError names one that is damaged or has no rows."""
     with one_line_errors(f"{files[0].parent}, split {split!r}:", files):
         return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
 
@@ -85,9 +76,8 @@ def load_parquet(files: list[Path], split: str) -> Dataset:
 @contextmanager
 def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
     """
-    Raises:
-        ValueError: in place of errors of `datasets` with long stories. It names the first of the files that is at
-            fault and what to do about it or, where that cannot be told, the first cause.
+    A ValueError in place of long ones of `datasets`: it names the first of the files that is at fault, with a remedy,
+    or the first cause.
     """
     try:
         yield
@@ -135,6 +125,11 @@ def _fault_of_parquet(file: Path) -> str | None:
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
+
+
+def _is_saved(folder: Path) -> bool:
+    """By `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def _names_its_files(folder: Path) -> bool:
@@ -214,12 +209,7 @@ def _folder_label(path: str, root: str) -> str | None:
 
 
 def _check_listed(split: Dataset, name: str, patterns: list[str]) -> None:
-    """
-    Warns of images that a metadata file of their split does not name: `datasets` leaves them out.
-
-    Raises:
-        ValueError: for an image that it names twice.
-    """
+    """Warns of images that a metadata file does not name, which `datasets` leaves out; one named twice is an error."""
     listed = Counter(path for path, _ in image_paths(split))
     image, times = listed.most_common(1)[0]
     if times > 1:

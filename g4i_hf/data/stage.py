@@ -68,10 +68,7 @@ class Source:
         return source if isinstance(source, Source) else cls(source)
 
     def recorded(self, folder: str | Path) -> dict[str, Any]:
-        """
-        Fields of the `stage.json` in `folder`. Folders are relative to it, so that all can be moved together and no
-        absolute path is kept.
-        """
+        """Fields of the `stage.json` in `folder`; folders are relative to it, so that all can be moved together."""
         more = {
             "source_config": self.config,
             "source_columns": self.columns,
@@ -87,12 +84,7 @@ class Source:
     @classmethod
     def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
         """
-        Args:
-            stage: its `stage.json`.
-            folder: where that lies.
-
-        Returns:
-            None where the images are nowhere on the Hub, for a stage that is or was there.
+        What the `stage.json` in a folder records; None for a stage of the Hub whose images are not there.
 
         Raises:
             FileNotFoundError: for a folder that is gone.
@@ -151,11 +143,7 @@ def _found(name: str, folder: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """
-    Attributes:
-        source: a dataset on the way to the images, and the captions that were joined to it.
-        stage: its `stage.json`; None where no stage has made it, so that it holds the images.
-    """
+    """A dataset on the way to the images: its `stage.json` is None where no stage has made it."""
 
     source: Source
     stage: dict[str, Any] | None
@@ -225,14 +213,8 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     """
-    The `stage.json` of a stage on this machine or, where it was published, on the Hub.
-
-    Args:
-        name: folder of a stage, or Hub id of a dataset.
-        revision: branch, tag or commit on the Hub.
-
-    Returns:
-        None for a dataset that no stage has made, and for one that cannot be reached: opening it says why.
+    The `stage.json` of a folder or a dataset of the Hub; None where no stage has made it, and where it cannot be
+    reached: opening it says why.
     """
     take_back(name)
     if Path(name).is_dir():
@@ -253,13 +235,9 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
     """
-    Writes one Parquet file a split and then `stage.json`. Everything is written beside the folder and renamed, so a
-    stage interrupted half-way leaves an earlier one as it was.
-
-    Args:
-        folder: where the stage goes.
-        splits: the rows of each split, `image_id` and new columns.
-        stage: provenance; row counts, columns and versions are added here.
+    Writes one Parquet file a split and then `stage.json`: the provenance given, row counts, columns and versions.
+    Everything is written beside the folder and renamed, so a stage interrupted half-way leaves an earlier one as it
+    was.
 
     Raises:
         ValueError: when the folder holds something else than a stage, which is not replaced.

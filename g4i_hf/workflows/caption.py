@@ -29,7 +29,7 @@ from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
 from ..data.loading import class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
-from ..data.stream import stream_data
+from ..data.stream import stream_images
 from ..options import (
     OPTIONS_OF,
     CaptionArguments,
@@ -97,7 +97,7 @@ class Captioning:
             raise ValueError("streaming is for captions that are made now; existing ones are joined to data at hand.")
         if args.streaming and (args.with_images or args.partial):
             raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
-        splits = stream_data(self.data) if args.streaming else load_data(self.data)
+        splits = stream_images(source_of(self.data)) if args.streaming else load_data(self.data)
         if missing := [name for name in args.caption_splits or [] if name not in splits]:
             raise ValueError(f"The data has no split {missing[0]!r} (caption_splits). It has: {', '.join(splits)}.")
         labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]

@@ -20,7 +20,7 @@ from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
 from ..data.stream import RowStream
 from ..data.stream_batches import StreamedImages
-from ..embedding import captions_to_embed, text_embeds_folder
+from ..embedding import EmbeddingStage, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
@@ -169,9 +169,10 @@ class TrainingRun:
         where = {"source": source_of(self.data), "shared": self.encoder.embeddings_dir is None}
         folder = self.encoder.embeddings_dir or Path(self.args.output_dir).parent / "embeddings"
         if self.run.dry_run and self.encoder.text_encoder and not has_embeds:
-            self.to_embed, dim = captions_to_embed(splits, self.encoder, folder, **where)
+            stage = EmbeddingStage(splits, self.encoder, folder, **where)
+            self.to_embed = stage.num_to_embed()
             if self.to_embed:
-                return splits, dim
+                return splits, stage.encoder.dim
         self.embeddings = text_embeds_folder(splits, self.encoder, folder, **where)
         if self.embeddings is None:
             return splits, None
