@@ -23,11 +23,10 @@ from g4i_hf.commands import train
 from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
-from g4i_hf.hub import dataset_folder
-from g4i_hf.hub.captions_card import captions_card
-from g4i_hf.hub.dataset_folder import build_dataset
-from g4i_hf.hub.public_stage import bare_name, public_stage
-from g4i_hf.hub.publishable import check_publishable
+from g4i_hf.hub import dataset as dataset_folder
+from g4i_hf.hub.dataset import build_dataset, public_stage
+from g4i_hf.hub.dataset_card import captions_card
+from g4i_hf.hub.privacy import bare_name, check_publishable
 from g4i_hf.options import DataArguments
 
 EMBEDS = List(Value("float16"), length=5)

@@ -15,7 +15,7 @@ from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source, read_stage, write_stage
 from g4i_hf.hub import named_images
-from g4i_hf.hub.dataset_folder import build_dataset
+from g4i_hf.hub.dataset import build_dataset
 
 WORKER = Path(__file__).parent / "workers" / "named_images.py"
 

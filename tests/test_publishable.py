@@ -13,8 +13,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from g4i_hf.hub.manifest import list_files
-from g4i_hf.hub.publishable import check_publishable, private_places
+from g4i_hf.hub.privacy import check_publishable, list_files, private_places
 
 HOST = "gpu-box-17.corp"
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -108,8 +107,8 @@ def test_ordinary_words_pass(machine, write):
 
 
 def test_a_finding_across_two_blocks(machine, monkeypatch):
-    monkeypatch.setattr("g4i_hf.hub.publishable.BLOCK", 64)
-    monkeypatch.setattr("g4i_hf.hub.publishable.OVERLAP", 48)
+    monkeypatch.setattr("g4i_hf.hub.privacy.BLOCK", 64)
+    monkeypatch.setattr("g4i_hf.hub.privacy.OVERLAP", 48)
     (machine / "notes.txt").write_text(" " * 60 + f"{HOME}/data" + " " * 100)
     with pytest.raises(ValueError, match=r"notes\.txt holds a path"):
         check_publishable(machine)

@@ -14,7 +14,7 @@ from test_trainer import arguments, rows
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from g4i_hf.hub import StudentPublisher
-from g4i_hf.hub.push_errors import PushError
+from g4i_hf.hub.push import PushError
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training import AlignmentTrainer
 

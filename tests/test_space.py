@@ -25,10 +25,9 @@ from students import STUDENTS
 from g4i_hf import AlignedImageClassification
 from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student
-from g4i_hf.hub.publishable import check_publishable
-from g4i_hf.hub.space import _card, _data, build_space
+from g4i_hf.hub.privacy import check_publishable
+from g4i_hf.hub.space import _card, _data, build_space, write_captions, write_gallery
 from g4i_hf.hub.space_app import Explainer, VisitorError, read_names
-from g4i_hf.hub.space_content import write_captions, write_gallery
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 
 ROOT = Path(__file__).parent.parent
