@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_client import serving
@@ -250,10 +251,16 @@ def space(tmp_path):
 def asked(monkeypatch):
     """What would be asked of the Hub, and is not."""
     calls = []
-    monkeypatch.setattr(pushing, "check_repository", lambda *args: calls.append("check") or (None, []))
+
+    def commit(api, repo_id, operations, **more):
+        calls.append(repo_id)
+        return SimpleNamespace(commit_url="https://hub")
+
+    monkeypatch.setattr(pushing, "check_repository", lambda *args, **more: calls.append("check") or (None, []))
+    monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
     monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: calls.append("card"))
     monkeypatch.setattr(SpaceCard, "validate", lambda *args, **kwargs: calls.append("card"))
-    monkeypatch.setattr(pushing, "_push", lambda api, folder, *args: calls.append(folder.name) or "https://hub")
+    monkeypatch.setattr(HfApi, "create_commit", commit)
     return calls
 
 
@@ -264,7 +271,7 @@ def test_none_is_pushed_before_all_are_checked(asked, folder, space):
     assert not asked
     urls = pushing.push_folders(released)
     assert asked == ["card", "card", "check", "check"], "before the first one is asked for"
-    assert list(urls) == ["https://hub"] * 2 and asked[4:] == ["student", "space"]
+    assert list(urls) == ["https://hub"] * 2 and asked[4:] == ["check", "me/student", "check", "me/space"]
 
 
 def release_args(tmp_path: Path, **more) -> ReleaseArguments:
@@ -472,7 +479,7 @@ def raising(monkeypatch, error: BaseException) -> None:
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(pushing, "check_repository", lambda *args: (None, []))
+    monkeypatch.setattr(pushing, "check_repository", lambda *args, **more: (None, []))
     monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
     monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: None)
     monkeypatch.setattr(HfApi, "create_commit", fail)

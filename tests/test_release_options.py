@@ -10,7 +10,7 @@ from released_runs import a_run
 
 from g4i_hf.evaluation.comparison import ComparisonRow, as_text
 from g4i_hf.hub import publisher
-from g4i_hf.hub.licences import HUB_LICENCES, licence_fields, licence_line
+from g4i_hf.hub.card import HUB_LICENCES, licence_fields, licence_line
 from g4i_hf.options import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments
