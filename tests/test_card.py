@@ -32,6 +32,7 @@ from g4i_hf.hub.release import release_student, write_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
+from g4i_hf.training.lineage import write_lineage
 
 NEEDED = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 1_300_000, "options": {}}
 ROWS = compare(RESULTS, shifted(-0.02), ["validation", "test"])
@@ -121,6 +122,42 @@ def test_a_card_of_everything():
         "ding2023gpt4image",
     ):
         assert said in text, said
+
+
+LICENSES = {
+    "resnet18.a1_in1k": ("apache-2.0", False),
+    "convnextv2_femto.fcmae_ft_in1k": ("cc-by-nc-4.0", True),
+    "aimv2_1b_patch14_224.apple_pt": ("apple-amlr", True),
+}
+
+
+@pytest.mark.parametrize("name", LICENSES)
+def test_the_licence_of_the_weights_that_it_starts_from(tmp_path, caplog, name):
+    license, forbids = LICENSES[name]
+    source = {"name": name, "pretrained": True, "id": f"timm/{name}", "revision": None}
+    run = a_run(tmp_path / "run", lineage=LINEAGE | {"student": source})
+    student = release_student(run, aligned=False)
+    write_card(student, ReleaseArguments(run=str(run), license="mit"))
+    text = ModelCard.load(student / "README.md").text
+    said = f"Those weights are released under `{license}`"
+    assert said + (", which forbids commercial use." if forbids else ".") in text
+    warning = f"({name}) are under {license}, which forbids commercial use"
+    assert (warning in caplog.text) == forbids
+    write_lineage(run, LINEAGE | {"student": source | {"pretrained": False}})
+    write_card(student, ReleaseArguments(run=str(run), license="mit"))
+    assert "Those weights" not in ModelCard.load(student / "README.md").text
+
+
+@pytest.mark.parametrize("card", ["license: cc-by-nc-4.0", "license: other\nlicense_name: their-research-terms"])
+def test_the_licence_of_a_base_is_that_of_its_card(tmp_path, monkeypatch, caplog, card):
+    (tmp_path / "README.md").write_text(f"---\n{card}\n---\n")
+    monkeypatch.setattr("g4i_hf.hub.release.hf_hub_download", lambda *_, **__: str(tmp_path / "README.md"))
+    source = {"name": "them/vit", "pretrained": True, "id": "them/vit", "revision": COMMIT}
+    run = a_run(tmp_path / "run", lineage=LINEAGE | {"student": source})
+    student = release_student(run, aligned=False)
+    write_card(student, ReleaseArguments(run=str(run)))
+    assert f"under `{card.split(': ')[-1]}`, which forbids commercial use" in (student / "README.md").read_text()
+    assert "forbids commercial use" in caplog.text
 
 
 def test_a_card_of_nothing():

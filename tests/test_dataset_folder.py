@@ -168,8 +168,7 @@ def captions_stage(folder: Path, ids: list[str], **stage) -> Path:
     return folder
 
 
-def test_large_splits_become_several_files_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_folder, "ROWS", 50)
+def test_large_splits_become_several_files_in_order(tmp_path):
     stage = captions_stage(tmp_path / "s", [f"id-{number}" for number in range(1000)])
     whole = build_dataset(stage, tmp_path / "whole")
     size = sum(len(content) for content in contents(whole / "data").values())
@@ -347,7 +346,7 @@ def test_what_is_no_stage_or_something_else_is_refused(stages, embedded, tmp_pat
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex", stages / "runs" / "captions"):
-        with pytest.raises(ValueError, match="something else than such a data set.*--dataset_dir"):
+        with pytest.raises(ValueError, match="something else than such a dataset.*--dataset_dir"):
             build_dataset(stages / "runs" / "embeddings", place)
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 

@@ -375,7 +375,8 @@ def licence_fields(licence: str | None) -> dict[str, Any]:
     name = re.sub(r"[^a-z0-9.-]+", "-", identifier).strip("-.")
     bare = re.sub(r"-*\b(the|licen[cs]e|version)\b-*", "-", name).strip("-")
     family = _family(bare)  # of apache2, cc-by and GPLv3
-    meant = sorted(known for known in HUB_LICENCES if known != _family(known) == family)
+    same = sorted(known for known in HUB_LICENCES if known != _family(known) == family)
+    meant = [known for known in same if all(number in known for number in re.findall(r"\d[\d.]*", bare))] or same
     meant = meant or difflib.get_close_matches(bare, HUB_LICENCES, n=1, cutoff=0.85)
     if meant or not name:
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""

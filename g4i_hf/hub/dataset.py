@@ -60,28 +60,25 @@ def build_dataset(
     max_shard_size: int | str = "500MB",
 ) -> Path:
     """
-    Writes the captions or embeddings of a stage as a folder that `load_dataset` opens, there or pushed to the Hub. The
-    captions of embeddings come along. It is written beside its place and renamed when `datasets` has found its splits
-    by the card. The same stage gives the same bytes.
+    Writes the captions or embeddings of a stage, with the captions that were embedded, as a folder that `load_dataset`
+    opens, there or on the Hub. The folder is whole or not there. The same stage gives the same bytes.
 
     Args:
         stage: folder of a captioning or embedding stage.
         output_dir: where the dataset goes; an earlier one is replaced.
         with_images: publish images and labels too, without their metadata (see
             [`~g4i_hf.data.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
-        images_id: Hub id of the images, where the stage knows them as a local folder; where it can be read, some ids
-            there are compared with those of the stage.
+        images_id: Hub id of the images, where the stage knows them as a folder; some ids there are compared.
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
-        repo_id: what the card passes to `load_dataset`.
+        repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path of this
-            machine, the card is not valid, `repo_id` is that of the images, the ids of those in `images_id` are
-            others, or `output_dir` holds something else.
+        ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
+            is that of the images, those in `images_id` have other ids, or `output_dir` holds something else.
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)

@@ -150,28 +150,39 @@ def push_folders(
     for (_, repo_id, repo_type), files in zip(released, manifests, strict=True):
         check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
 
-    def push(folder: Path, repo_id: str, repo_type: str, files: dict[str, list[str]]) -> str:
-        with clear_errors(repo_id):
-            repo_id = create_repository(api, repo_id, repo_type, private)
-            head, gone = check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-            # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
-            commit = api.create_commit(
-                repo_id,
-                [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
-                + [CommitOperationDelete(name) for name in gone],
-                commit_message=message or f"Release {folder.resolve().name}",
-                repo_type=repo_type,
-                revision=revision,
-                parent_commit=head,  # of what the deletions were decided on: a push in between makes this one fail
-            )
-        return commit.commit_url
+    checked = [(Path(folder), *rest, files) for (folder, *rest), files in zip(released, manifests, strict=True)]
+    how = {"private": private, "revision": revision, "message": message, "replace": replace}
+    return (_push(api, *each, **how) for each in checked)
 
-    return (
-        push(Path(folder), repo_id, repo_type, files)
-        for (folder, repo_id, repo_type), files in zip(released, manifests, strict=True)
-    )
+
+def _push(
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    repo_type: str,
+    files: dict[str, list[str]],
+    *,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    replace: bool,
+) -> str:
+    with clear_errors(repo_id):
+        repo_id = create_repository(api, repo_id, repo_type, private)
+        head, gone = check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
+            + [CommitOperationDelete(name) for name in gone],
+            commit_message=message or f"Release {folder.resolve().name}",
+            repo_type=repo_type,
+            revision=revision,
+            parent_commit=head,  # of what the deletions were decided on: a push in between makes this one fail
+        )
+    return commit.commit_url
 
 
 def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:

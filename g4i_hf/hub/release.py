@@ -328,15 +328,14 @@ def write_card(
     card = student_card(student)
     if NONCOMMERCIAL.search(student.weights_license or ""):
         logger.warning(
-            "The pretrained weights that the student starts from (%s) are under %s, which forbids commercial use: so "
-            "is what is made of them, whatever --license says.",
+            "The pretrained weights that the student starts from (%s) are under %s, which forbids commercial use, "
+            "whatever --license says of the student.",
             lineage["student"]["name"],
             student.weights_license,
         )
     data = EvaluatedData.of(lineage)
     if data is not None and rows:
-        results = run / RESULTS_FILE
-        date = datetime.fromtimestamp(results.stat().st_mtime, UTC).date().isoformat() if results.is_file() else None
+        date = datetime.fromtimestamp((run / RESULTS_FILE).stat().st_mtime, UTC).date().isoformat()
         tasks = benchmark_tasks(data)
         entries = eval_result_entries(rows, seeds, data, weights=args.weights, date=date, tasks=tasks)
         write_entries(student_dir, entries)
