@@ -127,7 +127,7 @@ def test_a_card_of_everything():
 LICENSES = {
     "resnet18.a1_in1k": ("apache-2.0", False),
     "convnextv2_femto.fcmae_ft_in1k": ("cc-by-nc-4.0", True),
-    "aimv2_1b_patch14_224.apple_pt": ("apple-amlr", True),
+    "fastvit_mci0.apple_mclip": ("apple-amlr", True),
 }
 
 
