@@ -14,13 +14,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
-from detect_secrets.plugins.base import RegexBasedDetector
 from huggingface_hub import get_token
 
 from ..captioning.stage import PRIVATE
@@ -196,8 +194,11 @@ def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
 
 
 @functools.cache
-def _detectors() -> dict[str, RegexBasedDetector]:
+def _detectors() -> dict[str, Any]:
     """Those of detect-secrets that know a secret by its form: tokens, private keys, passwords in addresses."""
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
+
     kinds = get_mapping_from_secret_type_to_class()
     return {
         kind: each()
