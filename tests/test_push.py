@@ -214,12 +214,26 @@ def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder,
     assert files_of(hub, repo) == sizes(folder) | {"config.json": 2}
 
 
-def test_a_file_that_somebody_has_deleted_meanwhile_is_not_missed(hub, push, repo, folder):
+@pytest.mark.parametrize("text", ["{}", "of somebody else"])
+def test_a_manifest_deletes_only_what_it_knows_by_its_hash(hub, push, repo, folder, text):
+    """Neither a file that has gone meanwhile, nor one that was changed, nor one that somebody else has listed."""
     push(folder, repo)
-    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": ["config.json", "gone.json"]})})
+    named = json.loads((folder / MANIFEST).read_text())["files"] | {"gone.json": ["0" * 64], "data.csv": ["0" * 64]}
+    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": named}), "config.json": text, "data.csv": "1"})
     (folder / "config.json").unlink()
     assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder)
+    assert files_of(hub, repo) == sizes(folder) | {"data.csv": 1} | (
+        {} if text == "{}" else {"config.json": len(text)}
+    )
+
+
+def test_of_a_manifest_of_version_0_1_files_are_written_over_and_none_is_deleted(hub, push, repo, folder):
+    push(folder, repo)
+    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": ["config.json", "README.md", "precious.txt"]})})
+    hub.act("commit", repo=repo, files={"precious.txt": "theirs", "README.md": "of 0.1"})
+    (folder / "config.json").unlink()
+    assert "url" in push(folder, repo)
+    assert files_of(hub, repo) == sizes(folder) | {"config.json": 2, "precious.txt": 6}
 
 
 def test_a_branch_of_a_foreign_repository_is_not_made(hub, push, repo, folder):

@@ -240,15 +240,16 @@ def check_repository(
             "pushed. Choose another --repo_id (in training, --hub_model_id), or push with g4i release --replace true, "
             "which writes over files of the same name and deletes none."
         )
-    # Of a manifest without hashes every file is taken for that of the release
-    ours = {name for name, known in (earlier or {}).items() if not known or present.get(name) in known}
+    untouched = [name for name, hashes in (earlier or {}).items() if present.get(name) in hashes]
+    without_hashes = [name for name, hashes in (earlier or {}).items() if not hashes]  # written over, and not deleted
+    ours = {*untouched, *without_hashes}
     by_hand = [name for name in files if name in present and name not in ours and present[name] not in files[name]]
     if earlier is not None and by_hand and not replace:
         raise PushError(
             f"{repo_id} holds files that were put there or changed by hand: {_some(by_hand)}. Nothing was pushed. "
             "Push with g4i release --replace true to write over them."
         )
-    return head, [name for name in present if name in ours and name not in files and name != MANIFEST]
+    return head, [name for name in untouched if name not in files]
 
 
 def _some(names: list[str]) -> str:
