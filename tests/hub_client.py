@@ -113,14 +113,14 @@ class ServedHub:
         return body
 
     def fault(self, match: str, kind: object, **more) -> None:
-        """Switches a fault on; see hub_server/faults.py."""
+        """Switches a fault on; see hub_server/server.py."""
         self._administer("POST", "/_faults", {"match": match, "kind": str(kind)} | more)
 
     def no_faults(self) -> None:
         self._administer("DELETE", "/_faults")
 
     def act(self, action: str, **arguments) -> dict:
-        """Does something behind the clients' backs; see hub_server/administration.py."""
+        """Does something behind the clients' backs; see hub_server/server.py."""
         return self._administer("POST", f"/_admin/{action}", arguments)
 
     def state(self) -> dict:
@@ -150,7 +150,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def serving(folder: Path | None = None, **options: object) -> Iterator[ServedHub]:
     """
     Args:
-        folder: where the server keeps its repositories; gone at the end by default.
+        folder: where the server shows the files of its repositories; nowhere by default.
         options: others of the server, see hub_server/__main__.py.
     """
     options |= {"folder": folder} if folder else {}

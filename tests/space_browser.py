@@ -79,7 +79,7 @@ def draw(space: Path, picture: Path, home: Path) -> None:
     with running(space, home) as address, browser_page(viewport={"width": 1180, "height": 1060}) as (page, _):
         page.goto(address)
         page.locator("#captions", has_text="wheelchair").wait_for()
-        page.locator("#names textarea").fill("wheelchair, bicycle, musical instrument, something to eat, a face")
+        page.locator("#names textarea").fill("wheelchair\nbicycle\nmusical instrument\nsomething to eat\na face")
         page.get_by_role("button", name="Classify by these names").click()
         page.locator("#named", has_text="wheelchair").wait_for()
         time.sleep(1)  # bars grow

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 from g4i_hf.evaluation.comparison import ComparisonRow
 from g4i_hf.evaluation.predict import load_run
-from g4i_hf.hub.card import student_card
+from g4i_hf.hub.card import Student, student_card
 from g4i_hf.hub.release import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import EvaluateArguments, ReleaseArguments
@@ -156,17 +156,20 @@ def test_other_weights_are_an_error(kind):
 def test_the_card_says_which_weights_these_are():
     of_run = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 10, "options": {"ema_decay": 0.99}}
     sentence = "moving average over the training steps, with a decay of 0.99"
-    assert sentence in student_card(**of_run, weights="ema").content
-    assert "raw ones, not their moving average" in student_card(**of_run).content
-    assert "moving average" not in student_card(**of_run | {"options": {}}).content
+    assert sentence in student_card(Student(**of_run, weights="ema")).content
+    assert "raw ones, not their moving average" in student_card(Student(**of_run)).content
+    assert "moving average" not in student_card(Student(**of_run | {"options": {}})).content
 
 
 def test_the_card_says_which_checkpoint_the_figures_are_of():
     of_run = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 10}
     of_run["rows"] = [ComparisonRow("validation", "accuracy", 0.5)]
     best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
-    assert "the checkpoint with the best accuracy on the evaluation" in student_card(**of_run, options=best).content
-    assert "seed 42, last epoch." in student_card(**of_run, options={"align_weight": 0.3}).content
+    assert (
+        "the checkpoint with the best accuracy on the evaluation"
+        in student_card(Student(**of_run, options=best)).content
+    )
+    assert "seed 42, last epoch." in student_card(Student(**of_run, options={"align_weight": 0.3})).content
 
 
 def test_the_cards_figures_are_those_of_the_released_weights(tmp_path, caplog):

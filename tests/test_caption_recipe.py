@@ -20,7 +20,7 @@ from served_captioner import Server, served_captioner  # noqa: F401
 from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES, launch
 
 from g4i_hf.data import open_images
-from g4i_hf.hub.captions_card import captions_card
+from g4i_hf.hub.dataset_card import captions_card
 from g4i_hf.running import main
 
 CAPTIONER = ROOT / "recipes" / "shapes" / "captioner"

@@ -10,10 +10,9 @@ from test_captions_name import IDS, NEW, captions_of, new_captions, save_images
 
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source, is_path, steps, write_stage
-from g4i_hf.hub.captions_card import captions_card
-from g4i_hf.hub.dataset_folder import build_dataset
-from g4i_hf.hub.origin import bare_name as bare_name_of_cards
-from g4i_hf.hub.public_stage import bare_name, public_stage
+from g4i_hf.hub.dataset import build_dataset, public_stage
+from g4i_hf.hub.dataset_card import captions_card
+from g4i_hf.hub.privacy import bare_name
 from g4i_hf.options import DataArguments, StudentArguments
 from g4i_hf.training.lineage import lineage_of
 
@@ -99,7 +98,6 @@ def test_images_within_the_folder_of_their_stage_are_a_path_too(here):
 def test_every_card_says_bare_names(name, here):
     (here / "cosine").mkdir()
     (here / "org" / "model").mkdir(parents=True)
-    assert bare_name_of_cards(name) == bare_name(name)
     assert bare_name(name) == (name if not is_path(name) and name.count("/") < 2 else name.strip("/").split("/")[-1])
 
 

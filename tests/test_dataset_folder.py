@@ -23,11 +23,10 @@ from g4i_hf.commands import train
 from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
-from g4i_hf.hub import dataset_folder
-from g4i_hf.hub.captions_card import captions_card
-from g4i_hf.hub.dataset_folder import build_dataset
-from g4i_hf.hub.public_stage import bare_name, public_stage
-from g4i_hf.hub.publishable import check_publishable
+from g4i_hf.hub import dataset as dataset_folder
+from g4i_hf.hub.dataset import build_dataset, public_stage
+from g4i_hf.hub.dataset_card import captions_card
+from g4i_hf.hub.privacy import bare_name, check_publishable
 from g4i_hf.options import DataArguments
 
 EMBEDS = List(Value("float16"), length=5)
@@ -169,8 +168,7 @@ def captions_stage(folder: Path, ids: list[str], **stage) -> Path:
     return folder
 
 
-def test_large_splits_become_several_files_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_folder, "ROWS", 50)
+def test_large_splits_become_several_files_in_order(tmp_path):
     stage = captions_stage(tmp_path / "s", [f"id-{number}" for number in range(1000)])
     whole = build_dataset(stage, tmp_path / "whole")
     size = sum(len(content) for content in contents(whole / "data").values())
@@ -348,7 +346,7 @@ def test_what_is_no_stage_or_something_else_is_refused(stages, embedded, tmp_pat
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex", stages / "runs" / "captions"):
-        with pytest.raises(ValueError, match="something else than such a data set.*--dataset_dir"):
+        with pytest.raises(ValueError, match="something else than such a dataset.*--dataset_dir"):
             build_dataset(stages / "runs" / "embeddings", place)
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 

@@ -70,6 +70,9 @@ def test_speed_is_in_results_terminal_and_report(run, capsys):
     assert found["onnx_megabytes"] > found["int8_megabytes"] > 0
     assert found["validation_accuracy"] == 0.95 and 0.7 <= found["validation_int8_accuracy"] <= 1
     assert f"{found['parameters'] / 1e6:.2f} million parameters" in printed
+    main(["release", "--run", str(run), "--card_pictures", "false"])
+    card = (run / "student" / "README.md").read_text()
+    assert "## Size and speed" in card and f"| {found['int8_latency_ms']:.2f} |" in card
 
 
 def test_without_onnx_runtime_it_is_that_of_pytorch(run, monkeypatch, caplog):

@@ -9,8 +9,14 @@ from released_runs import COMMIT, LINEAGE, RESULTS, a_run, shifted
 
 from g4i_hf.evaluation.comparison import compare, mean_and_sd, seeds_as_markdown
 from g4i_hf.evaluation.statistics import paired_summary, spread
-from g4i_hf.hub.eval_results import EvaluatedData, eval_result_entries, model_index_results, write_entries
-from g4i_hf.hub.figures import comparison, over_seeds
+from g4i_hf.hub.figures import (
+    EvaluatedData,
+    comparison,
+    eval_result_entries,
+    model_index_results,
+    over_seeds,
+    write_entries,
+)
 from g4i_hf.options import ReleaseArguments
 
 PHOTOS = EvaluatedData("them/photos", "them/photos", revision=COMMIT)

@@ -14,7 +14,7 @@ from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.data.texts import numbered
-from g4i_hf.hub.card_tables import options_table
+from g4i_hf.hub.card import options_table
 from g4i_hf.options import RunArguments
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer

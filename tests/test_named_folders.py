@@ -9,7 +9,7 @@ from PIL import Image
 
 from g4i_hf.data import open_images
 from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.hub.dataset_folder import build_dataset
+from g4i_hf.hub.dataset import build_dataset
 
 
 @pytest.fixture

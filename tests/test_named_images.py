@@ -14,8 +14,8 @@ from g4i_hf.data import stream
 from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source, read_stage, write_stage
-from g4i_hf.hub import named_images
-from g4i_hf.hub.dataset_folder import build_dataset
+from g4i_hf.hub import dataset as published
+from g4i_hf.hub.dataset import build_dataset
 
 WORKER = Path(__file__).parent / "workers" / "named_images.py"
 
@@ -80,11 +80,11 @@ def test_rows_that_have_lost_their_folders_fit_only_with_a_column_of_ids(hub, tm
 def test_other_images_are_refused_and_others_of_their_kind_may_come_later(hub, tmp_path, monkeypatch, caplog):
     stage = stage_of(tmp_path / "s", IDS[3:])
     save_images(hub / "pictures")
-    monkeypatch.setattr(named_images, "ROWS", 3)
+    monkeypatch.setattr(published, "SEEN_IDS", 3)
     with caplog.at_level(logging.WARNING):
         build_dataset(stage, tmp_path / "out", images_id="me/pictures")
     assert "the first 3 images of me/pictures are none of the stage's; later ones may be" in caplog.text
-    monkeypatch.setattr(named_images, "ROWS", 5)
+    monkeypatch.setattr(published, "SEEN_IDS", 5)
     with pytest.raises(ValueError, match="no id there is one of the stage: the first of split 'train' is 'cat/1.png'"):
         build_dataset(stage_of(tmp_path / "s2", ["cat/9.png"]), tmp_path / "out2", images_id="me/pictures")
     with pytest.raises(ValueError, match="me/pictures, which has the splits .*, but the stage has evening"):
@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_said_and_published_all_the_same(hub, tmp_path, c
         assert read_stage(build_dataset(stage, tmp_path / "out", images_id="me/private"))["source"] == "me/private"
     assert "me/private could not be read (ConnectionError); whether its images have the ids" in caplog.text
     save_images(hub / "files")
-    monkeypatch.setattr(named_images, "image_id_of", lambda image: 1 / 0)  # half-way
+    monkeypatch.setattr(published, "image_id_of", lambda image: 1 / 0)  # half-way
     build_dataset(stage, tmp_path / "out", images_id="me/files")
     assert "me/files could not be read (ZeroDivisionError)" in caplog.text
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from students import STUDENTS, aligned_model
 
-from g4i_hf.hub import onnx_export
-from g4i_hf.hub.onnx_export import export_onnx
-from g4i_hf.hub.publishable import check_publishable
+from g4i_hf.hub import onnx as onnx_export
+from g4i_hf.hub.onnx import export_onnx
+from g4i_hf.hub.privacy import check_publishable
 
 QUICK = ("vit",)
 

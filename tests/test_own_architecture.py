@@ -26,9 +26,8 @@ from transformers import (
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.comparison.results import read_results
-from g4i_hf.hub.card import Adapter, Contents, student_card
-from g4i_hf.hub.release import release_student
-from g4i_hf.hub.student_folder import release_with_card
+from g4i_hf.hub.card import Student, student_card
+from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.own_architecture import own_module
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import new_student, student_config_from
@@ -205,9 +204,8 @@ def test_what_was_released_is_a_student_to_start_from(module, tmp_path):
 
 
 def test_the_card_of_an_adapter_imports_the_module_and_a_script_is_no_module(module, tmp_path, monkeypatch):
-    adapter = Contents(adapter=Adapter("me/base"))
     facts = {"architecture": "tiny_net", "num_labels": 2, "num_parameters": 9, "options": {}, "module": "my_student"}
-    (block,) = snippets(str(student_card(**facts, contents=adapter)))
+    (block,) = snippets(str(student_card(Student(**facts, adapter="me/base"))))
     assert block.startswith("import my_student\nimport torch\nfrom peft")
     mine = module(OF_TIMM)
     AlignedImageClassification.from_student("tiny_net", **BUILD).save_pretrained(tmp_path / "run")
@@ -259,7 +257,7 @@ import sys
 import my_student
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.hub.space import build_space
-from g4i_hf.hub.student_folder import release_with_card
+from g4i_hf.hub.release import release_with_card
 student, _ = release_with_card(ReleaseArguments(run="run", onnx=True))
 try:
     build_space("run", student, "space")

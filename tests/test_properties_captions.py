@@ -21,8 +21,8 @@ from g4i_hf.captioning.quality import judge
 from g4i_hf.captioning.report import Shown, write_page, write_report
 from g4i_hf.data.texts import caption_key_table, is_blank
 from g4i_hf.embedding.embed import texts_of_rows
-from g4i_hf.hub.captions_card import captions_card
-from g4i_hf.hub.card import student_card
+from g4i_hf.hub.card import Student, student_card
+from g4i_hf.hub.dataset_card import captions_card
 
 INJECTIONS = [
     "<script>alert(1)</script>",
@@ -261,7 +261,7 @@ def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
         options = {"align_weight": 1, "student": each, "optim_args": each, "seed": each, "ema_decay": f"0.9{each}"}
         options |= {"text_encoder": each, "load_best_model_at_end": True, "metric_for_best_model": each}
         options |= {"student_args": {each: each}}
-        card = student_card(
+        student = Student(
             architecture=each,
             num_labels=2,
             num_parameters=10,
@@ -269,5 +269,5 @@ def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
             options=options,
             lineage=lineage_of(each),
         )
-        found.append(str(card))
+        found.append(str(student_card(student)))
     check_card(*found)

@@ -1,8 +1,13 @@
 """What must not be published is found in every kind of file, and what may be is let through."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
+import pickle
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +18,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from g4i_hf.hub.manifest import list_files
-from g4i_hf.hub.publishable import check_publishable, private_places
+from g4i_hf.hub.privacy import check_publishable, list_files, private_places
 
 HOST = "gpu-box-17.corp"
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -108,11 +112,114 @@ def test_ordinary_words_pass(machine, write):
 
 
 def test_a_finding_across_two_blocks(machine, monkeypatch):
-    monkeypatch.setattr("g4i_hf.hub.publishable.BLOCK", 64)
-    monkeypatch.setattr("g4i_hf.hub.publishable.OVERLAP", 48)
+    monkeypatch.setattr("g4i_hf.hub.privacy.BLOCK", 64)
+    monkeypatch.setattr("g4i_hf.hub.privacy.OVERLAP", 48)
     (machine / "notes.txt").write_text(" " * 60 + f"{HOME}/data" + " " * 100)
     with pytest.raises(ValueError, match=r"notes\.txt holds a path"):
         check_publishable(machine)
+
+
+COLUMNS = {
+    "dictionary": lambda text: pa.array(["a cat", text, None]).dictionary_encode(),
+    "map": lambda text: pa.array([[("caption", text)], [], None], pa.map_(pa.string(), pa.string())),
+    "key of a map": lambda text: pa.array([[(text, 1)], [], None], pa.map_(pa.string(), pa.int64())),
+    "view": lambda text: pa.array(["a cat", text, None], pa.string_view()),
+    "large": lambda text: pa.array(["a cat", text, None], pa.large_string()),
+    "bytes": lambda text: pa.array([b"a cat", text.encode(), None]),
+    "bytes of one size": lambda text: pa.array([text.encode()], pa.binary(len(text))),
+    "lists in structs": lambda text: pa.array([{"lines": [text]}, {"lines": []}, None]),
+    "lists of one size": lambda text: pa.array([["a", text]], pa.list_(pa.string(), 2)),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("text", [f"{HOME}/data/pictures", TOKEN], ids=["path", "token"])
+def test_columns_of_every_type(machine, kind, text):
+    pq.write_table(pa.table({"x": COLUMNS[kind]("just a caption")}), machine / "train.parquet", compression="gzip")
+    check_publishable(machine)
+    pq.write_table(pa.table({"x": COLUMNS[kind](text)}), machine / "train.parquet", compression="gzip")
+    with pytest.raises(ValueError, match=r"train\.parquet holds"):
+        check_publishable(machine)
+
+
+def zipped(text: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside/notes.txt", text)
+    return file.getvalue()
+
+
+PACKED = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zip": zipped}
+PACKED["zip in gzip"] = lambda text: gzip.compress(zipped(text))
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("text", CANARIES, ids=CANARIES.values())
+def test_compressed_files_are_opened(machine, kind, text):
+    (machine / "notes.data").write_bytes(PACKED[kind](f"see {text} there".encode()))
+    with pytest.raises(ValueError, match=rf"notes\.data holds .*{CANARIES[text]}"):
+        check_publishable(machine)
+    (machine / "notes.data").write_bytes(PACKED[kind](b"nothing of interest"))
+    check_publishable(machine)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x28\xb5\x2f\xfd" + bytes(20), gzip.compress(b"a" * 99)[:20], b"PK\x03\x04" + bytes(9)]
+)
+def test_what_cannot_be_looked_through_is_not_published(machine, content):
+    (machine / "notes.data").write_bytes(content)
+    with pytest.raises(ValueError, match=r"notes\.data cannot be looked through"):
+        check_publishable(machine)
+
+
+SECRETS = {
+    "hf": TOKEN,
+    "openai": "sk-proj-" + "aB3" * 12,
+    "anthropic": "sk-ant-api03-" + "aB3_" * 12,
+    "google": "AIza" + "aB3_-" * 7,
+    "aws": "AKIA" + "ABCDEFGH23456789",
+    "github": "gho_" + "aB3" * 12,
+    "gitlab": "glpat-" + "aB3_" * 5,
+    "slack": "xoxb-123456789012-abcdefghijklmnop",
+    "private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "RSA key": "-----BEGIN RSA PRIVATE KEY-----",
+    "password in an address": "postgres://ann:hunter2@db.example.org/x",
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize(
+    "write", [write_text, write_parquet_strings, write_onnx_like], ids=["text", "parquet", "bytes"]
+)
+def test_secrets_by_their_form(machine, kind, write):
+    write(machine, SECRETS[kind])
+    with pytest.raises(ValueError, match="what looks like a (token|secret)") as error:
+        check_publishable(machine)
+    assert SECRETS[kind] not in str(error.value)
+
+
+VARIABLES = {
+    "MY_PROVIDER_KEY": "correct-horse-9",
+    "DB_PASS": "correct.horse.9",
+    "CAPTIONER": "Zx81kQ0pLm27vBt5Wq3R",  # as api_key_env may be called
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_values_of_variables_that_hold_a_secret(machine, monkeypatch, name):
+    (machine / "README.md").write_text(f"asked with {VARIABLES[name]}")
+    check_publishable(machine)
+    monkeypatch.setenv(name, VARIABLES[name])
+    with pytest.raises(ValueError, match=r"README\.md holds a token or password of this environment"):
+        check_publishable(machine)
+
+
+def test_other_variables_hold_words(machine, monkeypatch):
+    words = {"CAPTIONER": "Qwen/Qwen2.5-VL-7B-Instruct", "LANG": "C.UTF-8", "EDITOR": "vim", "SHORT_KEY": "abc"}
+    (machine / "README.md").write_text(" ".join(words.values()))
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    check_publishable(machine)
 
 
 PICKLES = ["training_args.bin", "optimizer.pt", "a.pkl", "A.PKL", "b.Pth", "c.joblib", "d.npy", "e.npz", "f.CKPT"]
@@ -122,6 +229,17 @@ PICKLES = ["training_args.bin", "optimizer.pt", "a.pkl", "A.PKL", "b.Pth", "c.jo
 def test_pickles_are_refused(machine, name):
     torch.save({}, machine / name)
     with pytest.raises(ValueError, match="pickle"):
+        check_publishable(machine)
+
+
+PICKLED = {f"protocol {version}": pickle.dumps(Path("x"), version) for version in range(6)}
+PICKLED |= {"in gzip": gzip.compress(PICKLED["protocol 4"]), "in zip": zipped(PICKLED["protocol 2"])}
+
+
+@pytest.mark.parametrize("kind", PICKLED)
+def test_pickles_are_known_by_what_is_in_them(machine, kind):
+    (machine / "data.dat").write_bytes(PICKLED[kind])
+    with pytest.raises(ValueError, match=r"data\.dat is or may be a pickle"):
         check_publishable(machine)
 
 

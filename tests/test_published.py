@@ -11,7 +11,7 @@ from test_captions_name import IDS, captions_of, save_images
 
 from g4i_hf.data.hub_rows import check_path, is_remote
 from g4i_hf.data.stage import find_stage, write_stage
-from g4i_hf.hub.dataset_folder import build_dataset
+from g4i_hf.hub.dataset import build_dataset
 
 WORKER = Path(__file__).parent / "workers" / "published_data.py"
 

@@ -14,7 +14,7 @@ from test_trainer import arguments, rows
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from g4i_hf.hub import StudentPublisher
-from g4i_hf.hub.push_errors import PushError
+from g4i_hf.hub.push import PushError
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training import AlignmentTrainer
 
@@ -95,7 +95,7 @@ def is_broken(*args, **kwargs):
 
 FAILURES = {
     "temporary folder": ("tempfile.TemporaryDirectory", disk_is_full, "OSError: .*No space left"),
-    "student": ("release_student", is_broken, "RuntimeError: no such operator"),
+    "student": ("releasing", is_broken, "RuntimeError: no such operator"),
     "card": ("in_progress_card", disk_is_full, "OSError: .*No space left"),
     "push": ("push_folder", is_broken, "RuntimeError: no such operator"),
     "refusal": ("push_folder", lambda *_, **__: (_ for _ in ()).throw(PushError("it is closed")), "it is closed"),

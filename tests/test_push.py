@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_client import serving
@@ -13,9 +14,8 @@ from hub_server.accounts import ME_READ, ME_WRITE
 from huggingface_hub import HfApi, ModelCard, SpaceCard
 
 from g4i_hf.hub import push as pushing
-from g4i_hf.hub.manifest import MANIFEST, read_manifest
 from g4i_hf.hub.publisher import StudentPublisher
-from g4i_hf.hub.push_errors import PushError
+from g4i_hf.hub.push import MANIFEST, PushError, read_manifest
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.training import AlignmentArguments
 from g4i_hf.workflows import release
@@ -129,7 +129,34 @@ def test_what_a_release_no_longer_has_is_deleted_and_what_others_added_stays(hub
     (folder / "onnx" / "model.onnx").unlink()
     assert "url" in push(folder, repo)
     assert files_of(hub, repo) == sizes(folder) | dict.fromkeys([*theirs, ".eval_results/imagenet-real.yaml"], 7)
-    assert read_manifest(folder) == ["README.md", "config.json", "model.safetensors"]
+    assert list(read_manifest(folder)) == ["README.md", "config.json", "model.safetensors"]
+
+
+HAND_MADE = {"changed": ("README.md", "their own page"), "put there": ("onnx/model.onnx", "their own graph")}
+
+
+@pytest.mark.parametrize("what", HAND_MADE)
+def test_a_file_made_by_hand_is_not_written_over_without_a_word(hub, push, repo, folder, what):
+    push(folder, repo)
+    name, text = HAND_MADE[what]
+    hub.act("commit", repo=repo, files={name: text})
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(CARD.replace("A student", "A better student"))
+    before = files_of(hub, repo)
+    answer = push(folder, repo)
+    assert answer["error"] == "PushError" and files_of(hub, repo) == before
+    assert f"put there or changed by hand: {name}. Nothing was pushed" in answer["message"]
+    assert "--replace true" in answer["message"]
+    assert "url" in push(folder, repo, replace=True)
+    assert files_of(hub, repo) == sizes(folder)
+
+
+def test_a_file_changed_by_hand_is_not_deleted_with_the_release_that_it_was_of(hub, push, repo, folder):
+    push(folder, repo)
+    hub.act("commit", repo=repo, files={"config.json": "theirs"})
+    (folder / "config.json").unlink()
+    assert "url" in push(folder, repo)
+    assert files_of(hub, repo) == sizes(folder) | {"config.json": 6}
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
@@ -174,7 +201,7 @@ def test_a_readme_alone_is_content_when_somebody_has_written_it(hub, push, repo,
     assert ("url" in answer) == is_empty and ("left there: README.md. " in answer.get("message", "")) != is_empty
 
 
-@pytest.mark.parametrize("text", ["{", '{"files": ["../../config.json"]}', '{"files": ["/etc/passwd"]}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"files": 7}'])
 def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder, text):
     push(folder, repo)
     hub.act("commit", repo=repo, files={MANIFEST: text})
@@ -187,12 +214,26 @@ def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder,
     assert files_of(hub, repo) == sizes(folder) | {"config.json": 2}
 
 
-def test_a_file_that_somebody_has_deleted_meanwhile_is_not_missed(hub, push, repo, folder):
+@pytest.mark.parametrize("text", ["{}", "of somebody else"])
+def test_a_manifest_deletes_only_what_it_knows_by_its_hash(hub, push, repo, folder, text):
+    """Neither a file that has gone meanwhile, nor one that was changed, nor one that somebody else has listed."""
     push(folder, repo)
-    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": ["config.json", "gone.json"]})})
+    named = json.loads((folder / MANIFEST).read_text())["files"] | {"gone.json": ["0" * 64], "data.csv": ["0" * 64]}
+    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": named}), "config.json": text, "data.csv": "1"})
     (folder / "config.json").unlink()
     assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder)
+    assert files_of(hub, repo) == sizes(folder) | {"data.csv": 1} | (
+        {} if text == "{}" else {"config.json": len(text)}
+    )
+
+
+def test_of_a_manifest_of_version_0_1_files_are_written_over_and_none_is_deleted(hub, push, repo, folder):
+    push(folder, repo)
+    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": ["config.json", "README.md", "precious.txt"]})})
+    hub.act("commit", repo=repo, files={"precious.txt": "theirs", "README.md": "of 0.1"})
+    (folder / "config.json").unlink()
+    assert "url" in push(folder, repo)
+    assert files_of(hub, repo) == sizes(folder) | {"config.json": 2, "precious.txt": 6}
 
 
 def test_a_branch_of_a_foreign_repository_is_not_made(hub, push, repo, folder):
@@ -224,10 +265,16 @@ def space(tmp_path):
 def asked(monkeypatch):
     """What would be asked of the Hub, and is not."""
     calls = []
-    monkeypatch.setattr(pushing, "check_repository", lambda *args: calls.append("check") or (None, []))
+
+    def commit(api, repo_id, operations, **more):
+        calls.append(repo_id)
+        return SimpleNamespace(commit_url="https://hub")
+
+    monkeypatch.setattr(pushing, "check_repository", lambda *args, **more: calls.append("check") or (None, []))
+    monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
     monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: calls.append("card"))
     monkeypatch.setattr(SpaceCard, "validate", lambda *args, **kwargs: calls.append("card"))
-    monkeypatch.setattr(pushing, "_push", lambda api, folder, *args: calls.append(folder.name) or "https://hub")
+    monkeypatch.setattr(HfApi, "create_commit", commit)
     return calls
 
 
@@ -238,7 +285,7 @@ def test_none_is_pushed_before_all_are_checked(asked, folder, space):
     assert not asked
     urls = pushing.push_folders(released)
     assert asked == ["card", "card", "check", "check"], "before the first one is asked for"
-    assert list(urls) == ["https://hub"] * 2 and asked[4:] == ["student", "space"]
+    assert list(urls) == ["https://hub"] * 2 and asked[4:] == ["check", "me/student", "check", "me/space"]
 
 
 def release_args(tmp_path: Path, **more) -> ReleaseArguments:
@@ -446,7 +493,7 @@ def raising(monkeypatch, error: BaseException) -> None:
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(pushing, "check_repository", lambda *args: (None, []))
+    monkeypatch.setattr(pushing, "check_repository", lambda *args, **more: (None, []))
     monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
     monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: None)
     monkeypatch.setattr(HfApi, "create_commit", fail)

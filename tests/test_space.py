@@ -25,10 +25,9 @@ from students import STUDENTS
 from g4i_hf import AlignedImageClassification
 from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student
-from g4i_hf.hub.publishable import check_publishable
-from g4i_hf.hub.space import _card, _data, build_space
+from g4i_hf.hub.privacy import check_publishable
+from g4i_hf.hub.space import _card, _data, build_space, write_captions, write_gallery
 from g4i_hf.hub.space_app import Explainer, VisitorError, read_names
-from g4i_hf.hub.space_content import write_captions, write_gallery
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 
 ROOT = Path(__file__).parent.parent
@@ -182,9 +181,11 @@ def test_a_picture_is_explained(built, explainer):
     scores = [float(score) for score, _ in captions]
     assert len(captions) == 3 and scores == sorted(scores, reverse=True)
     assert {caption for _, caption in captions} == {f"a picture of {letter}" for letter in "abc"}
-    named = explainer.by_names(path, "cat, dog\n tall tree \n\n cat")
-    assert set(named) == {"cat", "dog", "tall tree"} and sum(named.values()) == pytest.approx(1)
-    assert named == {each["label"]: each["score"] for each in explainer.classifier(path, "cat, dog, tall tree")}
+    named = explainer.by_names(path, "cat\n tench, Tinca tinca \n\n cat")
+    assert set(named) == {"cat", "tench, Tinca tinca"} and sum(named.values()) == pytest.approx(1)
+    assert named == {
+        each["label"]: each["score"] for each in explainer.classifier(path, ["cat", "tench, Tinca tinca"])
+    }
 
 
 def test_visitors_at_the_same_time_do_not_disturb_each_other(built, explainer):
@@ -211,8 +212,8 @@ def test_what_a_visitor_can_mend_is_said(built, explainer, tmp_path, monkeypatch
         with pytest.raises(VisitorError, match="cannot be read as a picture: use PNG"):
             explainer.look(str(tmp_path / name))
     for names, message in {
-        " ,\n, ": "There are no names yet",
-        ",".join(map(str, range(201))): "These are 201 names: 200 at most",
+        " \n ": "There are no names yet",
+        "\n".join(map(str, range(201))): "These are 201 names: 200 at most",
         "x" * 201: "A name is too long",
     }.items():
         with pytest.raises(VisitorError, match=message):

@@ -90,7 +90,6 @@ def test_a_webdataset_gives_the_items_of_a_data_set(archives):
     source = Source(str(archives), columns=IN_JSON)
     stream, rows = open_rows(source, "train"), open_images(source)
     assert stream.shard_rows is None
-    stream.features |= {"text_embeds": rows["train"].features["text_embeds"]}  # of a fixed length, unlike in JSON
     assert_items_of_rows(StreamedImages(stream, whole), CaptionedImages(rows["train"], whole))
     assert "__url__" not in rows["train"].column_names  # a path of this machine
     assert rows["train"]["image_id"][:3] == ["id-0", "id-1", "id-2"]

@@ -115,7 +115,8 @@ class Embeddings:
                 starts.append(first + offsets[:-1])
                 counts.append(np.where(present, np.diff(offsets), 0))
             else:
-                starts.append(first + np.arange(len(chunk)))
+                is_fixed = pa.types.is_fixed_size_list(chunk.type)
+                starts.append(first + (np.arange(len(chunk)) if is_fixed else np.cumsum(present) - present))
                 counts.append(present.astype(np.int64))
         return np.concatenate(starts), np.concatenate(counts)
 
@@ -125,14 +126,16 @@ def _has_several(kind: pa.DataType) -> bool:
 
 
 def _vectors(chunk: pa.Array) -> np.ndarray:
-    """(vectors, D) of a part of the column, as they lie in it."""
+    """(vectors, D) of a part of the column, as they lie in it where they all have the same length by their type."""
     if _has_several(chunk.type):
         chunk = chunk.values  # of the whole part: offsets count from its start
-    if not pa.types.is_fixed_size_list(chunk.type):
-        raise ValueError("Column 'text_embeds' has no fixed length. Store it as List(Value('float16'), length=D).")
-    dim = chunk.type.list_size
-    values = chunk.values.slice(chunk.offset * dim, len(chunk) * dim)
-    return values.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    if pa.types.is_fixed_size_list(chunk.type):
+        dim = chunk.type.list_size
+        values = chunk.values.slice(chunk.offset * dim, len(chunk) * dim)
+    else:
+        chunk = chunk.drop_null()
+        dim, values = (chunk.value_lengths()[0].as_py() if len(chunk) else 0), chunk.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(-1 if dim else 0, dim)
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

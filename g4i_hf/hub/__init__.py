@@ -1,7 +1,7 @@
 """From a run to what is published: plain students and their cards."""
 
-from .card import student_card
+from .card import Student, student_card
 from .publisher import StudentPublisher
 from .release import release_student, save_student
 
-__all__ = ["StudentPublisher", "release_student", "save_student", "student_card"]
+__all__ = ["Student", "StudentPublisher", "release_student", "save_student", "student_card"]

@@ -1,7 +1,9 @@
-"""The model card of a student: a pure function of what the run folder holds."""
+"""The model card of a student: a pure function of what is known of it. Licences, and text of others within cards."""
 
+import difflib
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +12,62 @@ from huggingface_hub import ModelCard, ModelCardData
 from .. import __version__
 from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
-from ..options import aligns, learned_from_captions
+from ..modeling.processing import ImageSettings
+from ..options import AugmentationArguments, RunArguments, StudentArguments, aligns, learned_from_captions
+from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
-from .card_metadata import check_model_card
-from .card_tables import class_list, options_table
-from .eval_results import METRICS, EvaluatedData, model_index_results
-from .figures import Seeds
-from .licences import licence_fields
-from .markdown import plain
-from .origin import bare_name, limits_of, origin_table, terms_of
-from .plain_pixels import PlainPixels
+from .figures import METRICS, EvaluatedData, Seeds, model_index_results
+from .privacy import bare_name
 
-TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "student.md.j2"
-NO_NAME = "student"
+TEMPLATES = Path(__file__).parent.parent / "hub_cards"
+LONGEST = 2000  # characters of a text of others
+MOST_CLASSES = 1000
+FEW_IMAGES = 10_000
 CONTROLS = {
     "class_name": "by the names of the classes",
     "random": "by a random vector for each distinct caption",
     "shuffle_class": "by captions of other images of the class",
     "shuffle": "by captions of other images",
 }
+MACHINES = ("local", "endpoint")  # captioners
+GIVEN = {
+    "column": "taken from a column of the data",
+    "file": "taken from a file that names each image",
+    "list": "taken from a list in the order of the files",
+}
+# Of a captioner's provenance, beside its name, revision and prompts
+SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype", "jpeg_quality")
+SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
+LONGEST_SETTING = 300  # characters of a prompt or setting
 
-
-@dataclass
-class Adapter:
-    """What a LoRA adapter was trained beside: a Hub id, and its branch, tag or commit."""
-
-    base: str
-    revision: str | None = None
+# Options that are shown whenever they are known: what it takes to repeat the run. Others may not be for everyone
+SHOWN_OPTIONS = (
+    *("align_weight", "align_loss", "align_temperature", "text_encoder", "student", "image_size"),
+    *("train_crop", "hflip", "num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate"),
+    *("lr_scheduler_type", "weight_decay", "pretrained", "seed"),
+)
+# Shown where they differ from their default
+MORE_OPTIONS = (
+    *("align_target_temperature", "align_learn_temperature", "align_logit_bias", "align_mask", "align_mix_captions"),
+    *("align_gradient", "align_text_bank", "align_captions", "align_center", "align_similarity"),
+    *("align_balance", "align_schedule"),
+    *("supervision", "soft_label_weight", "label_noise", "image_features"),
+    *("align_warmup_epochs", "align_off_epochs", "projector_type", "projector_hidden_size", "projector_norm"),
+    *("student_args", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze_backbone"),
+    *("interpolation", "crop_pct", "crop_min_scale", "crop_padding", "color_jitter", "auto_augment"),
+    *("random_erasing", "repeated_augmentation", "mixup_alpha", "cutmix_alpha", "mix_prob", "mix_switch_prob"),
+    *("max_steps", "gradient_accumulation_steps", "max_grad_norm", "optim_args", "sgd_momentum"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
+    *("weight_decay_on", "layer_decay", "label_smoothing_factor", "classification_loss", "bce_target_threshold"),
+    *("label_fraction", "label_seed", "label_noise_rate", "label_noise_kind", "label_noise_seed"),
+    *("long_tail_factor", "long_tail_seed", "unlabelled", "caption_control"),
+    *("class_weights", "ema_decay", "early_stopping_patience", "bf16", "fp16"),
+)
+# A run keeps those of Trainer where they differ from their default
+OF_TRAINER = ("num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "seed")
+OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+OFF_IS_SAID = ("align_weight", "hflip", "seed")
 
 
 @dataclass
@@ -50,122 +80,136 @@ class Picture:
 
 
 @dataclass
-class Contents:
-    """What a release holds beside the plain checkpoint."""
-
-    aligned: bool = False
-    onnx: bool = False
-    adapter: Adapter | None = None
-    pictures: list[Picture] = field(default_factory=list)
-
-
-def student_card(
-    *,
-    architecture: str,
-    num_labels: int,
-    num_parameters: int,
-    image_size: int | None = None,
-    classes: list[str] | None = None,
-    pixels: PlainPixels | None = None,
-    options: dict[str, Any],
-    rows: list[ComparisonRow] = (),
-    seeds: Seeds | None = None,
-    lineage: dict[str, Any] | None = None,
-    contents: Contents | None = None,
-    is_timm: bool = False,
-    module: str | None = None,
-    model_id: str = "path/to/student",
-    weights: str = "raw",
-    license: str | None = None,
-) -> ModelCard:
+class Student:
     """
+    A released student, as its card describes it.
+
     Args:
-        architecture: name of the student's architecture.
-        num_labels, num_parameters: how many the student has.
+        architecture: its name.
+        num_labels, num_parameters: how many it has.
         image_size: side of its input in pixels.
         classes: their names, in the order of the logits.
-        pixels: what its image processor does, for the ONNX graph; None where it takes the processor itself.
-        options: the run's `train.yaml`; only those that are no paths are shown.
-        rows: figures, perhaps beside the baseline's.
-        seeds: the same over seeds.
-        lineage: the run's `lineage.json`.
-        contents: what the release holds beside the plain checkpoint.
         is_timm: whether timm loads it too.
         module: of its maker's own, which registers the architecture; None for one of timm or transformers.
-        model_id: what a reader passes to `from_pretrained`.
         weights: `"raw"` or `"ema"`, see [`~g4i_hf.hub.release_student`].
+        options: the run's `train.yaml`; only those that are no paths are shown.
+        lineage: the run's `lineage.json`.
+        rows: figures, perhaps beside the baseline's.
+        seeds: the same over seeds.
+        speed: Markdown table of size and speed; empty where they were not measured.
+        aligned, onnx: whether the release holds the aligned model and an ONNX graph.
+        adapter: Hub id of the model that a LoRA adapter was trained beside; None for a whole checkpoint.
+        adapter_revision: its branch, tag or commit.
+        pixels: what a student of timm's does to a picture, for the ONNX graph without timm and torch.
+        pictures: of the card.
+        model_id: what a reader passes to `from_pretrained`.
         license: of what is released; `other` by default.
-
-    Raises:
-        ValueError: for a licence or other metadata that the Hub would refuse.
+        weights_license: of the pretrained weights that it starts from, where that is known.
     """
-    contents, lineage, rows = contents or Contents(), lineage or {}, list(rows)
-    options = {name: value for name, value in options.items() if not is_path(value)}
-    weight, licence = float(options.get("align_weight") or 0), licence_fields(license)
-    is_local = not is_hub_id(model_id) or model_id.startswith("path/")
+
+    architecture: str
+    num_labels: int
+    num_parameters: int
+    image_size: int | None = None
+    classes: list[str] = field(default_factory=list)
+    is_timm: bool = False
+    module: str | None = None
+    weights: str = "raw"
+    options: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+    rows: list[ComparisonRow] = field(default_factory=list)
+    seeds: Seeds | None = None
+    speed: str = ""
+    aligned: bool = False
+    onnx: bool = False
+    adapter: str | None = None
+    adapter_revision: str | None = None
+    pixels: ImageSettings | None = None
+    pictures: list[Picture] = field(default_factory=list)
+    model_id: str = "path/to/student"
+    license: str | None = None
+    weights_license: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return not is_hub_id(self.model_id) or self.model_id.startswith("path/")
+
+
+def student_card(student: Student) -> ModelCard:
+    """
+    Raises:
+        ValueError: for a licence that is nearly one of the Hub's.
+    """
+    is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
     card = ModelCard.from_template(
-        _metadata(model_id, is_local, weight, rows, seeds, lineage, contents, is_timm, weights, licence),
-        template_path=str(TEMPLATE),
-        architecture=plain(architecture),
-        **{"num_labels": num_labels, "image_size": image_size, "is_timm": is_timm, "module": module},
-        number_of_parameters=f"{num_parameters / 1e6:.1f}",
-        is_average=weights == "ema",
-        pixels=pixels.code() if pixels is not None else None,
-        training=options_table(options, image_size),
-        **_names(model_id, is_local) | vars(contents) | class_list(classes),
-        **_of_training(options, lineage, rows) | _of_figures(rows, seeds),
-        terms=terms_of(licence, lineage),
+        _metadata(student),
+        template_path=str(TEMPLATES / "student.md.j2"),
+        **{name: value for name, value in vars(student).items() if name not in ("options", "lineage", "seeds")}
+        | {"architecture": plain(student.architecture)}
+        | {"classes": ", ".join(map(code, student.classes[:MOST_CLASSES])) if is_named else ""},
+        more_classes=len(student.classes) > MOST_CLASSES,
+        is_local=student.is_local,
+        timm_id=f"{'local-dir' if student.is_local else 'hf-hub'}:{student.model_id}",
+        number_of_parameters=f"{student.num_parameters / 1e6:.1f}",
+        is_average=student.weights == "ema",
+        training=options_table(student.options, student.image_size),
+        **_of_training(student) | _of_figures(student),
+        origin=_origin(student.lineage),
+        limits="\n".join(f"- {limit}" for limit in _limits(student)),
+        terms=_terms(student),
         version=__version__,
     )
-    return _checked(str(card))
-
-
-def _checked(card: str) -> ModelCard:
     # Conditions of the template leave runs of blank lines
-    card = re.sub(r"\n{3,}", "\n\n", card).rstrip() + "\n"
-    check_model_card(card)
-    return ModelCard(card)
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
 
 
-def _names(model_id: str, is_local: bool) -> dict[str, Any]:
-    """What each library calls the student."""
-    return {
-        "model_id": model_id,
-        "is_local": is_local,
-        "timm_id": f"local-dir:{model_id}" if is_local else f"hf-hub:{model_id}",
-    }
-
-
-def _of_training(options: dict[str, Any], lineage: dict[str, Any], rows: list[ComparisonRow]) -> dict[str, Any]:
-    """What the template says of the run."""
-    weight = float(options.get("align_weight") or 0)
-    old = {"soft": options.get("teacher_weight"), "pseudo": options.get("unlabelled") == "pseudo_label"}  # version 0.1
-    supervision = next((kind for kind, is_set in old.items() if is_set), options.get("supervision") or "none")
-    splits = list(dict.fromkeys(row.split for row in rows))
-    limits = limits_of(
-        lineage, splits, learned_from_captions(options) is not None, options.get("train_split") or "train"
+def _metadata(student: Student) -> ModelCardData:
+    """Only what there is: the Hub refuses a field that is null or empty."""
+    lineage, more = student.lineage, licence_fields(student.license)
+    datasets = [source["id"] for source in lineage.get("sources") or [] if is_hub_id(source.get("id") or "")]
+    base = student.adapter or (lineage.get("student") or {}).get("id")
+    if datasets:
+        more["datasets"] = list(dict.fromkeys(datasets))
+    if base and is_hub_id(base):
+        more |= {"base_model": base, "base_model_relation": "adapter" if student.adapter else "finetune"}
+    data = EvaluatedData.of(lineage)
+    if student.rows and data is not None:
+        results = model_index_results(student.rows, student.seeds, data, student.weights)
+        name = "student" if student.is_local else student.model_id.split("/")[-1]
+        more |= {"metrics": ["accuracy"], "model_name": name, "eval_results": results}
+    return ModelCardData(
+        library_name="peft" if student.adapter else "timm" if student.is_timm else "transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "g4i_hf"] + ["captions"] * bool(student.options.get("align_weight")),
+        **more,
     )
-    known = lineage.get("text_encoder") or {}
+
+
+def _of_training(student: Student) -> dict[str, Any]:
+    """What the template says of the run."""
+    options = {name: value for name, value in student.options.items() if not is_path(value)}
+    old = {"soft": options.get("teacher_weight"), "pseudo": options.get("unlabelled") == "pseudo_label"}  # version 0.1
+    known = student.lineage.get("text_encoder") or {}
     encoder = TextSide.from_record(known if known.get("text_encoder") else options)
+    best = options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None
     return {
-        "align_weight": weight,
-        "supervision": supervision,
+        "align_weight": float(options.get("align_weight") or 0),
+        "supervision": next((kind for kind, is_set in old.items() if is_set), options.get("supervision") or "none"),
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": aligns(options) is False and learned_from_captions(options) is None,
-        "best_by": plain(options.get("metric_for_best_model")) if options.get("load_best_model_at_end") else None,
-        "chosen_on": options.get("eval_split") if options.get("eval_split") in splits else None,
+        "best_by": plain(best) if best else None,
+        "chosen_on": next((row.split for row in student.rows if row.split == options.get("eval_split")), None),
         "ema_decay": plain(options["ema_decay"]) if options.get("ema_decay") else None,
         "text_encoder": encoder.text_encoder,
         "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
         "seed": plain(options.get("seed", 42)) if options else None,
-        "limits": "\n".join(f"- {limit}" for limit in limits),
-        "origin": origin_table(lineage),
     }
 
 
-def _of_figures(rows: list[ComparisonRow], seeds: Seeds | None) -> dict[str, Any]:
+def _of_figures(student: Student) -> dict[str, Any]:
     """What the template says of the figures."""
+    rows, seeds = student.rows, student.seeds
     return {
         "results": as_markdown(rows) if rows else "",
         "has_baseline": any(row.baseline is not None for row in rows),
@@ -176,34 +220,241 @@ def _of_figures(rows: list[ComparisonRow], seeds: Seeds | None) -> dict[str, Any
     }
 
 
-def _metadata(
-    model_id: str,
-    is_local: bool,
-    weight: float,
-    rows: list[ComparisonRow],
-    seeds: Seeds | None,
-    lineage: dict[str, Any],
-    contents: Contents,
-    is_timm: bool,
-    weights: str,
-    licence: dict[str, str],
-) -> ModelCardData:
-    """Only what there is: the Hub refuses a field that is null or empty."""
-    datasets = [source["id"] for source in lineage.get("sources") or [] if source.get("id")]
-    base = contents.adapter.base if contents.adapter else (lineage.get("student") or {}).get("id")
-    fields: dict[str, Any] = dict(licence)
-    if datasets:
-        fields["datasets"] = list(dict.fromkeys(datasets))
-    if base:
-        fields |= {"base_model": base, "base_model_relation": "adapter" if contents.adapter else "finetune"}
-    evaluated = EvaluatedData.of(lineage)
-    if rows and evaluated is not None:
-        results = model_index_results(rows, seeds, evaluated, weights)
-        name = NO_NAME if is_local else model_id.split("/")[-1]
-        fields |= {"metrics": ["accuracy"], "model_name": name, "eval_results": results}
-    return ModelCardData(
-        library_name="peft" if contents.adapter else "timm" if is_timm else "transformers",
-        pipeline_tag="image-classification",
-        tags=["image-classification", *(["g4i_hf", "captions"] if weight else ["g4i_hf"])],
-        **fields,
+def options_table(options: dict[str, Any], image_size: int | None = None) -> str:
+    """
+    Args:
+        options: the run's `train.yaml`.
+        image_size: of the student, where its options leave it to the checkpoint.
+
+    Returns:
+        Those that it takes to repeat the run, without paths; empty where none are known.
+    """
+    if not options:
+        return ""
+    kinds = (RunArguments, AlignmentArguments, StudentArguments, AugmentationArguments)
+    defaults = {each.name: getattr(each.default, "value", each.default) for kind in kinds for each in fields(kind)}
+    known = {name: defaults[name] for name in OF_TRAINER if name in defaults} | options
+    known["image_size"] = known.get("image_size") or image_size
+    has_text, uses_captions = aligns(known), learned_from_captions(known) is not None
+    rows = []
+    for name in (*SHOWN_OPTIONS, *MORE_OPTIONS):
+        value = _without_paths(known.get(name))
+        if value in (None, "", [], {}) or (name in OF_ADAPTERS and not known.get("use_peft")):
+            continue
+        if name.startswith("align_") and name != "align_weight" and not has_text:
+            continue
+        if name.startswith("caption_") and not uses_captions:
+            continue
+        if name in MORE_OPTIONS and name not in OF_ADAPTERS and value == defaults.get(name):
+            continue
+        if value or name in OFF_IS_SAID or name in MORE_OPTIONS:
+            value = int(value) if isinstance(value, float) and value.is_integer() else value
+            shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+            rows.append(f"| {name} | {code_cell(shown)} |")
+    return "\n".join(["| option | value |", "|---|---|", *rows])
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        inner = {key: _without_paths(each) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if each is not None}
+    if isinstance(value, list):
+        return [each for each in map(_without_paths, value) if each is not None]
+    return None if is_path(value) else value
+
+
+# --- Where it comes from, and how far it can be trusted --------------------------------------------------------------
+
+
+def _origin(lineage: dict[str, Any]) -> str:
+    """A table of data, captions, text encoder, pretrained weights and libraries; empty where nothing is known."""
+    stages = {"embedding": "data with embeddings", "captioning": "data with captions", "captions": "captions"}
+    rows = []
+    for source in lineage.get("sources") or []:
+        kind = stages.get(source.get("stage"), "data") if source.get("stage") else "images"
+        rows.append((kind, _named(source.get("id") or source.get("name"), source.get("revision"))))
+    if counts := lineage.get("rows"):
+        rows.append(("rows", ", ".join(f"{count:,} of {code_cell(split)}" for split, count in counts.items())))
+    if captions := lineage.get("captions"):
+        rows += _captions(captions)
+    encoder = lineage.get("text_encoder") or {}
+    if encoder.get("text_encoder"):
+        text = _named(encoder["text_encoder"], encoder.get("text_encoder_revision"))
+        text += ", a local folder" if TextSide.from_record(encoder).text_encoder_is_folder else ""
+        if prompt := encoder.get("text_encoder_prompt"):
+            text += f", each caption after {code_cell(prompt, LONGEST_SETTING)}"
+        rows.append(("text encoder", text))
+    student = lineage.get("student") or {}
+    if student.get("name"):
+        named = _named(student.get("id") or student["name"], student.get("revision"))
+        rows.append(("pretrained weights", named if student.get("pretrained") else "from scratch"))
+    versions = lineage.get("versions") or {}
+    if shown := ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions):
+        rows.append(("libraries", plain(shown)))
+    lines = [f"| {name} | {text} |" for name, text in rows]
+    return "\n".join(["| | |", "|---|---|", *lines]) if lines else ""
+
+
+def _captions(captions: dict[str, Any]) -> list[tuple[str, str]]:
+    if captions.get("captioner") in MACHINES:
+        rows = [("captions", f"written by a machine, {_named(captions.get('model'), captions.get('revision'))}")]
+    else:
+        rows = [("captions", GIVEN.get(captions.get("captioner"), "from elsewhere"))]
+    rows += prompt_rows(captions.get("prompts") or [], LONGEST_SETTING)
+    settings = ", ".join(f"{name} {captions[name]}" for name in SETTINGS if captions.get(name) is not None)
+    return rows + ([("captioner's settings", plain(settings, LONGEST_SETTING))] if settings else [])
+
+
+def prompt_rows(prompts: list[str], longest: int = LONGEST) -> list[tuple[str, str]]:
+    names = ["prompt"] if len(prompts) == 1 else [f"prompt {i + 1}" for i in range(len(prompts))]
+    return [(name, plain(text, longest)) for name, text in zip(names, prompts, strict=True)]
+
+
+def _named(name: Any, revision: Any) -> str:
+    if not name:
+        return "unnamed"
+    return code_cell(bare_name(str(name))) + (f" at {code_cell(revision)}" if revision else "")
+
+
+def _limits(student: Student) -> list[str]:
+    limits = ["It knows its own classes alone, and gives one of them to any picture, also to one that shows none."]
+    if student.rows:
+        named = ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in student.rows))
+        limits.append(
+            f"Its figures are of {named} alone. Pictures of another style, origin or quality can be classified worse; "
+            "evaluate it on your own before you rely on it."
+        )
+    else:
+        limits.append("It was not evaluated before it was released.")
+    options = student.options
+    trained = (student.lineage.get("rows") or {}).get(options.get("train_split") or "train", FEW_IMAGES)
+    if trained < FEW_IMAGES:
+        limits.append(f"It was trained on few images ({trained:,}).")
+    limits.append(
+        "How fairly it treats people or groups of them was not examined. It is not meant for decisions about people."
     )
+    captions = student.lineage.get("captions") or {}
+    if learned_from_captions(options) is not None and captions.get("captioner") in MACHINES:
+        limits.append(
+            "Its captions were written by a machine, which can describe what is not there and repeat the prejudices "
+            "of its own training; both can have passed into the features."
+        )
+    elif learned_from_captions(options) is not None:
+        limits.append("Whether people or a machine wrote its captions is not recorded.")
+    return limits
+
+
+# --- Licences --------------------------------------------------------------------------------------------------------
+
+# https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
+_KNOWN = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0
+cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
+cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0
+cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc lgpl
+lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by
+ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+"""
+HUB_LICENCES = frozenset(_KNOWN.split())
+NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-license", re.IGNORECASE)
+
+
+def licence_fields(licence: str | None) -> dict[str, Any]:
+    """
+    Fields of a card's metadata that the Hub takes: `license` and, where it is none of the Hub's, `license_name`.
+
+    Args:
+        licence: its identifier, such as `apache-2.0`; None for `other`.
+
+    Raises:
+        ValueError: for one that is nearly one of the Hub's.
+    """
+    identifier = (licence or "other").strip().lower()
+    if identifier in HUB_LICENCES:
+        return {"license": identifier}
+    name = re.sub(r"[^a-z0-9.-]+", "-", identifier).strip("-.")
+    bare = re.sub(r"-*\b(the|licen[cs]e|version)\b-*", "-", name).strip("-")
+    family = _family(bare)  # of apache2, cc-by and GPLv3
+    same = sorted(known for known in HUB_LICENCES if known != _family(known) == family)
+    meant = [known for known in same if all(number in known for number in re.findall(r"\d[\d.]*", bare))] or same
+    meant = meant or difflib.get_close_matches(bare, HUB_LICENCES, n=1, cutoff=0.85)
+    if meant or not name:
+        hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+        raise ValueError(
+            f"license is {licence!r}, which the Hub does not know.{hint} A licence of your own needs a name that is "
+            "not so near one of https://huggingface.co/docs/hub/repositories-licenses."
+        )
+    return {"license": "other", "license_name": name}
+
+
+def _family(licence: str) -> str:
+    """Its letters, without those of a version."""
+    return re.sub(r"v?(?![a-z])|[^a-z]", "", licence)
+
+
+def licence_line(licence: str | None) -> str:
+    """What a release says of it: none, one of the Hub's, or one of one's own."""
+    known = licence_fields(licence)
+    if "license_name" in known:
+        return f"a licence of your own: {known['license_name']}"
+    return "no licence: give one with --license" if known["license"] == "other" else known["license"]
+
+
+def licence_said(licence: str | None) -> str:
+    """The first sentence of the terms of a student or a data set."""
+    known = licence_fields(licence)
+    name = known.get("license_name") or known["license"]
+    if name == "other":
+        return "Its maker has not chosen a licence: ask before you use it for more than looking at it."
+    return f"Its maker releases it under `{name}`."
+
+
+def _terms(student: Student) -> str:
+    """What a reader may do with it, and what else may bind them."""
+    source, captions = student.lineage.get("student") or {}, student.lineage.get("captions") or {}
+    others = ["the images"]
+    if source.get("pretrained"):
+        others.append("the pretrained weights that it starts from")
+    if captions.get("captioner") in MACHINES:
+        others.append("the captioner")
+    listed = " and ".join([", ".join(others[:-1]), others[-1]]) if len(others) > 1 else others[0]
+    said = f"{licence_said(student.license)} The terms of {listed} may bind it too."
+    if source.get("pretrained") and student.weights_license:
+        said += f" Those weights are released under {code(student.weights_license)}"
+        said += ", which forbids commercial use." if NONCOMMERCIAL.search(student.weights_license) else "."
+    return said
+
+
+# --- Text that others wrote: it stays text, on its line and in its cell, whatever it holds ---------------------------
+
+# Nobody sees them, and they turn what stands around them: control characters, halves of characters, marks of direction
+_UNSEEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+# A pipe ends a cell; the others begin a tag, an entity, a link, a picture or code
+_ESCAPED = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;", "&": "&amp;", "[": "\\[", "]": "\\]", "`": "\\`"})
+
+
+def plain(text: Any, longest: int = LONGEST) -> str:
+    """One line that Markdown shows as it is, in a cell or elsewhere."""
+    return _one_line(text, longest).translate(_ESCAPED)
+
+
+def code(text: Any, longest: int = LONGEST) -> str:
+    """The same as code, for use outside of tables too: a pipe is kept, see [`code_cell`]."""
+    line = _one_line(text, longest)
+    ticks = max((len(run) for run in re.findall("`+", line)), default=0)
+    if not line or not ticks:
+        return f"`{line or ' '}`"
+    fence = "`" * (ticks + 1)
+    return f"{fence} {line} {fence}"
+
+
+def code_cell(text: Any, longest: int = LONGEST) -> str:
+    """Code in a cell of a table, where a pipe has a backslash even within code."""
+    return code(text, longest).replace("|", "\\|")
+
+
+def _one_line(text: Any, longest: int) -> str:
+    line = " ".join(_UNSEEN.sub("", str(text)).split())
+    return line if len(line) <= longest else f"{line[:longest]}…"

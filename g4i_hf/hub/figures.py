@@ -1,18 +1,32 @@
-"""The figures that a card shows: of the released weights, beside the baseline's, and over seeds."""
+"""
+The figures of a release: of the released weights, beside the baseline's, and over seeds; and the two forms that the
+Hub reads, `model-index` in the card and `.eval_results/*.yaml` for leaderboards.
+"""
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, compare, compare_seeds
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, compare, compare_seeds, mean_and_sd
 from ..evaluation.evaluate import RESULTS_FILE
+from ..evaluation.speed import speed_as_markdown
+from ..files import read_mapping
 from ..options import ReleaseArguments, learned_from_captions
 from ..training.lineage import read_lineage
 from ..training.run_folder import NOT_COMPARED, PATHS, read_options
+from .privacy import bare_name
 
 logger = logging.getLogger(__name__)
+
+METRICS = {name: measure for measure, name in MEASURES.items()}  # "caption retrieval R@1" -> recall_at_1
+DIGITS = 6  # of fractions; more would be noise
 
 SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
@@ -64,6 +78,17 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
             others = {f"{split}_{name}" for name in (*MEASURES, "samples")}
             found = {key: value for key, value in found.items() if key not in others}
     return found
+
+
+def size_and_speed(args: ReleaseArguments) -> str:
+    """The table of a card; empty where speed was not measured, or with other weights."""
+    path = Path(args.run) / RESULTS_FILE
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    splits = _in_order(_splits(found), args.run)
+    measured = [split for split in splits if f"{split}_int8_accuracy" in found]
+    if any(found.get(f"{split}_weights", "raw") != args.weights for split in measured):
+        return ""
+    return speed_as_markdown(found, measured)
 
 
 def over_seeds(args: ReleaseArguments) -> Seeds | None:
@@ -204,3 +229,141 @@ def _comparable(run: str) -> dict[str, Any]:
         if isinstance(value, str) and (Path(run) / value).exists():
             options[name] = str((Path(run) / value).resolve())
     return options
+
+
+# --- The forms that the Hub reads ------------------------------------------------------------------------------------
+
+
+@dataclass
+class EvaluatedData:
+    """The data set that the figures are of: its name, and where it is on the Hub its id, configuration and commit."""
+
+    name: str
+    id: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+    @property
+    def type(self) -> str:
+        """For `model-index`: the Hub id, or a bare name, which is accepted and names no other data set of the Hub."""
+        return self.id or re.sub(r"[^A-Za-z0-9_]+", "-", self.name)[:96].strip("-") or "local"
+
+    @classmethod
+    def of(cls, lineage: dict[str, Any]) -> "EvaluatedData | None":
+        """Of a run's `lineage.json`: the images, by their Hub id where they have one. None where nothing is known."""
+        sources = lineage.get("sources") or []
+        with_images = [source for source in sources if source.get("images")]
+        chosen = next((source for source in reversed(with_images) if source.get("id")), None)
+        chosen = chosen or (with_images[-1] if with_images else None)
+        if chosen is None:
+            return None
+        name = chosen.get("id") or bare_name(chosen["name"])
+        return cls(name, chosen.get("id"), chosen.get("config"), chosen.get("revision"))
+
+
+def model_index_results(
+    rows: list[ComparisonRow], seeds: Seeds | None, data: EvaluatedData, weights: str
+) -> list[EvalResult]:
+    """
+    The released checkpoint's own figures, as fractions, and beside them what they are over seeds: the mean as value,
+    the rest in `metric_args`.
+    """
+
+    def result(row: ComparisonRow | SeedRow, value: float, name: str, args: dict[str, Any]) -> EvalResult:
+        return EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=data.type,
+            dataset_name=data.name,
+            dataset_config=data.config,
+            dataset_revision=data.revision,
+            dataset_split=row.split,
+            metric_type=METRICS[row.measure],
+            metric_value=_rounded(value),
+            metric_name=f"{name} ({row.split})",
+            metric_args=args,
+        )
+
+    results = []
+    for row in rows:
+        baseline = {} if row.baseline is None else {"baseline": _rounded(row.baseline)}
+        results.append(result(row, row.aligned, row.measure, {"weights": weights} | baseline))
+    for row in seeds.rows if seeds else []:
+        args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.values.sd)}
+        if row.paired is not None:
+            args |= {
+                "baseline_mean": _rounded(row.paired.baseline_mean),
+                "baseline_standard_deviation": _rounded(row.paired.baseline_sd),
+                "paired_difference": _rounded(row.paired.difference),
+                "interval_95": [_rounded(row.paired.low), _rounded(row.paired.high)],
+            }
+        results.append(result(row, row.values.mean, f"{row.measure}, mean of {row.values.seeds} seeds", args))
+    return results
+
+
+def eval_result_entries(
+    rows: list[ComparisonRow],
+    seeds: Seeds | None,
+    data: EvaluatedData,
+    *,
+    weights: str,
+    date: str | None = None,
+    tasks: list[dict[str, Any]] | None = None,
+) -> list[EvalResultEntry]:
+    """
+    The checkpoint's accuracy for leaderboards. A leaderboard belongs to a dataset of the Hub, so a local one has no
+    entries: their figures are in `model-index`. The Hub shows those of datasets that are registered as benchmarks.
+
+    Args:
+        rows, seeds: figures.
+        data: what they are of.
+        weights: `"raw"` or `"ema"`.
+        date: of the evaluation, ISO 8601.
+        tasks: of the benchmark's `eval.yaml`: a split that is no task of it has no entry. None for a dataset that has
+            no such file; a split is then called by its name.
+    """
+    if data.id is None:
+        return []
+    entries = []
+    for row in rows:
+        task = row.split
+        if tasks is not None:
+            fitting = (each for each in tasks if data.config in (None, each.get("config")))
+            task = next((each["id"] for each in fitting if each.get("split") == row.split), None)
+        if METRICS[row.measure] != "accuracy" or task is None:
+            continue
+        notes = [f"split {row.split}", f"{weights} weights"]
+        for over in seeds.rows if seeds else []:
+            if (over.split, over.measure) == (row.split, row.measure):
+                named = ", ".join(map(str, seeds.seeds))
+                notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.values.mean, over.values.sd)} %")
+        entry = EvalResultEntry(data.id, task, _rounded(row.aligned), data.revision, date=date, notes="; ".join(notes))
+        entries.append(entry)
+    return entries
+
+
+def benchmark_tasks(data: EvaluatedData) -> list[dict[str, Any]] | None:
+    """The tasks of a benchmark, from `eval.yaml` in its dataset; None where there is none, or it is out of reach."""
+    if data.id is None:
+        return None
+    try:
+        path = hf_hub_download(data.id, "eval.yaml", repo_type="dataset", revision=data.revision)
+        tasks = read_mapping(Path(path)).get("tasks")
+    except (HfHubHTTPError, EntryNotFoundError, OfflineModeIsEnabled, ValueError):  # or somebody else's file
+        return None
+    return [task for task in tasks if isinstance(task, dict) and "id" in task] if isinstance(tasks, list) else None
+
+
+def write_entries(folder: str | Path, entries: list[EvalResultEntry]) -> None:
+    """One file in `.eval_results`, called like the dataset."""
+    if not entries:
+        return
+    name = re.sub(r"[^\w.-]+", "-", entries[0].dataset_id.split("/")[-1])
+    path = Path(folder) / ".eval_results" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), DIGITS)

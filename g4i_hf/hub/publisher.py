@@ -12,14 +12,12 @@ from .. import __version__
 from ..options import ReleaseArguments
 from ..training.arguments import AlignmentArguments
 from ..training.run_folder import resolved_options
-from .publishable import private_places
-from .push import check_repository, create_repository, push_folder
-from .push_errors import PushError, clear_errors
-from .release import options_of, release_student
-from .student_folder import release_with_card
+from .card import TEMPLATES
+from .privacy import private_places
+from .push import PushError, check_repository, clear_errors, create_repository, push_folder
+from .release import options_of, release_with_card, releasing
 
 logger = logging.getLogger(__name__)
-TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "in_progress.md.j2"
 
 
 class StudentPublisher:
@@ -79,12 +77,9 @@ class StudentPublisher:
         try:
             # Written now, as the checkpoint may be gone later; only the upload is left to the thread
             folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-", ignore_cleanup_errors=True)
-            student = release_student(
-                checkpoint,
-                Path(folder.name) / "student",
-                aligned=False,
-                add=lambda place: in_progress_card(step, max_steps).save(place / "README.md"),
-            )
+            student = Path(folder.name) / "student"
+            with releasing(ReleaseArguments(run=str(checkpoint), student_dir=str(student), aligned=False)) as place:
+                in_progress_card(step, max_steps).save(place / "README.md")
             self._under_way = self._thread.submit(self._push_student, folder, student, message)
         except Exception as error:
             logger.warning("%s was not pushed: %s", message, _said(error))
@@ -101,7 +96,7 @@ class StudentPublisher:
 
         Raises:
             ValueError: when the release cannot be made, or holds what may not be published.
-            OSError: when it was not written or pushed; as a [`~g4i_hf.hub.push_errors.PushError`] also whatever else
+            OSError: when it was not written or pushed; as a [`~g4i_hf.hub.push.PushError`] also whatever else
                 failed.
         """
         self.wait()
@@ -155,5 +150,5 @@ def in_progress_card(step: int, max_steps: int) -> ModelCard:
     """The card of a student that is still being trained."""
     data = ModelCardData(tags=["g4i_hf", "image-classification"], pipeline_tag="image-classification", license="other")
     return ModelCard.from_template(
-        data, template_path=str(TEMPLATE), step=step, max_steps=max_steps, version=__version__
+        data, template_path=str(TEMPLATES / "in_progress.md.j2"), step=step, max_steps=max_steps, version=__version__
     )

@@ -1,25 +1,99 @@
 """Pushing released folders: all are checked first, then each is one commit, there as a whole or not at all."""
 
+import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, SpaceCard
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from .manifest import MANIFEST, list_files, read_manifest, write_manifest
-from .publishable import check_publishable
-from .push_errors import PushError, clear_errors
+from ..files import replace_text
+from .privacy import check_publishable, list_files
 
+MANIFEST = ".g4i_hf.json"
 CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 README, OF_THE_HUB = "README.md", {".gitattributes"}
+LARGE = 10_000_000  # bytes; the Hub knows larger files by their SHA-256, smaller ones by that or by git's SHA-1
 SHOWN = 3  # names of files in a message
+# The Xet client tells the status of the server in words alone
+XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
+AGAIN = "Nothing of this push is visible; give the same command again"
+REMEDIES = {
+    401: "the Hub does not accept the token, which may have expired. Log in again with `hf auth login`",
+    403: "the token may not write there. Use one with the role `write`, and a namespace of your own",
+    404: "no such repository, or one that this token may not see. It may have been deleted, renamed or closed",
+    409: f"somebody else has pushed there meanwhile. {AGAIN}",
+    412: f"somebody else has pushed there meanwhile. {AGAIN}",
+    429: f"the Hub is busy or out of order. {AGAIN} later",
+}
+
+
+# --- The manifest: what a release consists of ------------------------------------------------------------------------
+
+
+def write_manifest(folder: str | Path) -> dict[str, list[str]]:
+    """
+    Writes `.g4i_hf.json`, `{"files": {name: [hash, ...]}}`: all files that are published, without its own, and the
+    hashes by which the Hub may know each. A later release takes away what an earlier one has left by it.
+
+    Returns:
+        The files.
+    """
+    folder = Path(folder)
+    files = {name: _hashes(folder / name, size) for name, size in list_files(folder) if name != MANIFEST}
+    replace_text(folder / MANIFEST, json.dumps({"files": files}, indent=1, ensure_ascii=False) + "\n")
+    return files
+
+
+def _hashes(path: Path, size: int) -> list[str]:
+    with path.open("rb") as file:
+        sha256 = sha_fileobj(file).hex()
+    return [sha256] if size > LARGE else [sha256, git_hash(path.read_bytes())]
+
+
+def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
+    """
+    Args:
+        place: a manifest, or a folder that may hold one.
+
+    Returns:
+        The names that it holds, each with its hashes, of which version 0.1 wrote none. None where there is none.
+
+    Raises:
+        ValueError: when it is no such file.
+    """
+    path = Path(place)
+    path = path / MANIFEST if path.is_dir() else path
+    if not path.exists():
+        return None
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = dict.fromkeys(files, []) if isinstance(files, list) else files
+        if all(isinstance(name, str) and isinstance(files[name], list) for name in files):
+            return files
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f'{path} is no manifest of a release, which is JSON such as {{"files": {{}}}}.')
+
+
+# --- The push --------------------------------------------------------------------------------------------------------
 
 
 def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **options) -> str:
     """
-    Pushes one released folder, see [`push_folders`].
+    Pushes one released folder.
 
     Args:
         folder: as `g4i release` writes it, with a card.
@@ -46,8 +120,8 @@ def push_folders(
     """
     Pushes released folders, each as one commit. All are checked before the first is pushed. Large files go up first
     and are not sent again when a push is repeated; they belong to nothing until the commit, so a reader sees the whole
-    folder or what was there before. Files that an earlier release has left, by the manifest that is there, and this
-    one has not are deleted by the same commit.
+    folder or what was there before. Files that an earlier release has left and this one has not are deleted by the
+    same commit.
 
     Args:
         released: of each its folder, Hub id and kind of repository, as of [`push_folder`].
@@ -67,18 +141,18 @@ def push_folders(
     """
     api = HfApi(token=token)
     for folder, _, _ in released:
-        write_manifest(folder)
         check_publishable(folder, folders)
+    manifests = [write_manifest(folder) for folder, _, _ in released]
     for folder, repo_id, repo_type in released:
         with clear_errors(repo_id):
             # The Hub's own opinion of the card, before anything is made there
             CARDS[repo_type].load(Path(folder) / README).validate(repo_type=repo_type)
-    for _, repo_id, repo_type in released:
-        check_repository(api, repo_id, repo_type, replace, revision)
-    return (
-        _push(api, Path(folder), repo_id, repo_type, private, revision, message, replace)
-        for folder, repo_id, repo_type in released
-    )
+    for (_, repo_id, repo_type), files in zip(released, manifests, strict=True):
+        check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
+
+    checked = [(Path(folder), *rest, files) for (folder, *rest), files in zip(released, manifests, strict=True)]
+    how = {"private": private, "revision": revision, "message": message, "replace": replace}
+    return (_push(api, *each, **how) for each in checked)
 
 
 def _push(
@@ -86,6 +160,8 @@ def _push(
     folder: Path,
     repo_id: str,
     repo_type: str,
+    files: dict[str, list[str]],
+    *,
     private: bool,
     revision: str | None,
     message: str | None,
@@ -93,16 +169,14 @@ def _push(
 ) -> str:
     with clear_errors(repo_id):
         repo_id = create_repository(api, repo_id, repo_type, private)
-        head, earlier = check_repository(api, repo_id, repo_type, replace, revision)
+        head, gone = check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        names = [name for name, _ in list_files(folder)]
+        # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
         commit = api.create_commit(
             repo_id,
-            [
-                *(CommitOperationAdd(name, str(folder / name)) for name in names),
-                *(CommitOperationDelete(name) for name in earlier if name not in names),
-            ],
+            [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
+            + [CommitOperationDelete(name) for name in gone],
             commit_message=message or f"Release {folder.resolve().name}",
             repo_type=repo_type,
             revision=revision,
@@ -112,19 +186,20 @@ def _push(
 
 
 def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:
-    """
-    Makes a repository where there is none.
-
-    Returns:
-        Its whole id, with the namespace.
-    """
+    """Makes a repository where there is none; returns its whole id, with the namespace."""
     sdk = "gradio" if repo_type == "space" else None
     url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
     return url.repo_id
 
 
 def check_repository(
-    api: HfApi, repo_id: str, repo_type: str = "model", replace: bool = False, revision: str | None = None
+    api: HfApi,
+    repo_id: str,
+    repo_type: str = "model",
+    files: dict[str, list[str]] | None = None,
+    *,
+    revision: str | None = None,
+    replace: bool = False,
 ) -> tuple[str | None, list[str]]:
     """
     Looks whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an
@@ -132,35 +207,53 @@ def check_repository(
     README of no more than its metadata and a line.
 
     Args:
-        replace: allow any other too. Files of the same name are written over then, and none is deleted.
+        files: what is to be pushed, with hashes.
         revision: branch; `main` by default, and where there is no such branch yet.
+        replace: allow any other too. Files of the same name are written over then, and none of others is deleted.
 
     Returns:
-        The last commit, and the files that an earlier release has left there. None and no files without repository.
+        The last commit, and the files that an earlier release has left there and this one has not. None and no files
+        without repository.
 
     Raises:
-        PushError: when the repository holds something else, or cannot be read.
+        PushError: when the repository holds something else or cannot be read, or when a file of the release was put
+            there or changed by hand.
     """
+    files = files or {}
     with clear_errors(repo_id):
         try:
             repo_id = repo_id if "/" in repo_id else api.get_full_repo_name(repo_id)
             head = _head(api, repo_id, repo_type, revision)
         except RepositoryNotFoundError:
             return None, []
-        present = api.list_repo_files(repo_id, repo_type=repo_type, revision=head)
-        if MANIFEST in present:
-            return head, [name for name in _earlier(api, repo_id, repo_type, head, replace) if name in present]
-        others = sorted(set(present) - OF_THE_HUB)
+        tree = api.list_repo_tree(repo_id, recursive=True, repo_type=repo_type, revision=head)
+        present = {
+            file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in tree if isinstance(file, RepoFile)
+        }
+        earlier = _earlier(api, repo_id, repo_type, head, replace) if MANIFEST in present else None
+        others = sorted(set(present) - OF_THE_HUB) if earlier is None else []
         if others == [README] and _is_empty_card(api, repo_id, repo_type, head):
             others = []
     if others and not replace:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise PushError(
-            f"{repo_id} holds files that no release has left there: {', '.join(others[:SHOWN])}{more}. Nothing was "
+            f"{repo_id} holds files that no release has left there: {_some(others)}. Nothing was "
             "pushed. Choose another --repo_id (in training, --hub_model_id), or push with g4i release --replace true, "
             "which writes over files of the same name and deletes none."
         )
-    return head, []
+    untouched = [name for name, hashes in (earlier or {}).items() if present.get(name) in hashes]
+    without_hashes = [name for name, hashes in (earlier or {}).items() if not hashes]  # written over, and not deleted
+    ours = {*untouched, *without_hashes}
+    by_hand = [name for name in files if name in present and name not in ours and present[name] not in files[name]]
+    if earlier is not None and by_hand and not replace:
+        raise PushError(
+            f"{repo_id} holds files that were put there or changed by hand: {_some(by_hand)}. Nothing was pushed. "
+            "Push with g4i release --replace true to write over them."
+        )
+    return head, [name for name in untouched if name not in files]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _head(api: HfApi, repo_id: str, repo_type: str, revision: str | None) -> str:
@@ -170,13 +263,13 @@ def _head(api: HfApi, repo_id: str, repo_type: str, revision: str | None) -> str
         return api.repo_info(repo_id, repo_type=repo_type).sha
 
 
-def _earlier(api: HfApi, repo_id: str, repo_type: str, head: str, replace: bool) -> list[str]:
+def _earlier(api: HfApi, repo_id: str, repo_type: str, head: str, replace: bool) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return read_manifest(_download(api, repo_id, repo_type, head, MANIFEST, folder)) or []
+            return read_manifest(_download(api, repo_id, repo_type, head, MANIFEST, folder)) or {}
         except ValueError as error:
             if replace:
-                return []
+                return {}
             raise PushError(
                 f"{repo_id}: its {MANIFEST} does not say which files an earlier release has left there. Nothing was "
                 "pushed. Choose another --repo_id, or push with g4i release --replace true, which deletes none."
@@ -192,3 +285,58 @@ def _is_empty_card(api: HfApi, repo_id: str, repo_type: str, head: str) -> bool:
 
 def _download(api: HfApi, repo_id: str, repo_type: str, head: str, name: str, folder: str) -> Path:
     return Path(api.hf_hub_download(repo_id, name, repo_type=repo_type, revision=head, local_dir=folder))
+
+
+# --- What went wrong, in words that say what is there now and what to do ---------------------------------------------
+
+
+class PushError(OSError):
+    """A push that did not happen: what went wrong, what is there now, and what to do."""
+
+
+@contextmanager
+def clear_errors(repo_id: str) -> Iterator[None]:
+    """
+    Raises:
+        PushError: in place of the clients' errors, with the remedy.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, httpx2.HTTPError) as error:
+        wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
+        cause = error.__cause__ if wraps else error  # of an upload, or of a download
+        known = (HfHubHTTPError, httpx2.HTTPError, ConnectionError, LocalTokenNotFoundError)
+        if not isinstance(cause, known) and not _is_xet_refusal(cause):
+            raise
+        raise PushError(_message(repo_id, cause)) from error
+
+
+def _is_xet_refusal(error: BaseException) -> bool:
+    """A PermissionError of hf_xet, which need not be installed; those of files of this machine are something else."""
+    return type(error).__name__ == "XetAuthenticationError"
+
+
+def _message(repo_id: str, error: BaseException) -> str:
+    if isinstance(error, LocalTokenNotFoundError):
+        return "There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN."
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code if error.response is not None else 0
+        # The server's own words on one line, without addresses that lead to an upload
+        text = " ".join((error.server_message or (str(error).splitlines() or [""])[0]).split())
+        reason = re.sub(r"https?://\S+", "...", text)[:300] or f"status {status}"
+        return f"{repo_id}: {_remedy(status)} ({reason})"
+    if _is_xet_refusal(error):
+        return (
+            f"{repo_id}: the Hub's storage does not accept the token, which may have expired or may not write there. "
+            "Log in again with `hf auth login`, with a token of the role `write`. Nothing of this push is visible"
+        )
+    if found := XET_STATUS.search(str(error)):
+        return f"{repo_id}: {_remedy(int(found[1]))} (the token for large files: status {found[1]})"
+    return (
+        f"{repo_id}: the connection to the Hub broke ({type(error).__name__}). Nothing of this push is visible there; "
+        "give the same command again, what has arrived is not sent twice."
+    )
+
+
+def _remedy(status: int) -> str:
+    return REMEDIES.get(429 if status >= 500 else status, "the Hub refuses. Nothing of this push is visible")

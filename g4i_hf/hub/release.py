@@ -1,25 +1,49 @@
-"""A trained run -> its student as a plain checkpoint that needs nothing of ours, and the aligned model beside it."""
+"""A trained run -> its student as a plain checkpoint that needs nothing of ours, with a card and the aligned model."""
 
 import json
-from collections.abc import Callable
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import timm
+from huggingface_hub import ModelCard, hf_hub_download
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, TimmWrapperConfig
 
+from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
+from ..evaluation.comparison import ComparisonRow
+from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.predict import load_run
 from ..files import replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
-from ..modeling.processing import ImageSettings, saved_processor
+from ..modeling.own_architecture import own_module
+from ..modeling.processing import ImageSettings, saved_processor, student_processor
 from ..modeling.student import PRETRAINED_CFG_KEYS
-from ..options import LORA, aligns
+from ..options import ReleaseArguments, aligns
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .manifest import MANIFEST, read_manifest, write_manifest
-from .onnx_export import export_onnx
-from .origin import bare_name
+from .card import NONCOMMERCIAL, Picture, Student, licence_fields, student_card
+from .figures import (
+    EvaluatedData,
+    benchmark_tasks,
+    comparison,
+    eval_result_entries,
+    over_seeds,
+    size_and_speed,
+    write_entries,
+)
+from .onnx import export_onnx
+from .privacy import bare_name
+from .push import MANIFEST, read_manifest, write_manifest
+
+logger = logging.getLogger(__name__)
 
 # Of a student's image processor and architecture. The rest of pretrained_cfg, such as `file`, is about other weights
 PUBLIC_PRETRAINED_CFG = (
@@ -28,7 +52,9 @@ PUBLIC_PRETRAINED_CFG = (
     *("first_conv", "classifier"),
 )
 ONNX_FILE = "onnx/model.onnx"
-CONFIGS = ("config.json", "adapter_config.json")  # a released student has one of them
+ADAPTER_FILE = "adapter_config.json"
+CONFIGS = ("config.json", ADAPTER_FILE)  # a released student has one of them
+IMAGES = "images"
 
 
 def release_student(
@@ -39,7 +65,6 @@ def release_student(
     aligned: bool = True,
     onnx: bool = False,
     lora: str = "merged",
-    add: Callable[[Path], None] | None = None,
 ) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
@@ -53,9 +78,8 @@ def release_student(
         weights: `"raw"`, or `"ema"` for their moving average.
         aligned: add the aligned model of the same weights in `aligned/`, with a generic image processor and what is
             known of the text encoder. Left out for a run without alignment, whose projector has learned nothing.
-        onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx_export.export_onnx`].
+        onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
         lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
-        add: called with the folder while it is still beside its place, to write what else belongs to the release.
 
     Returns:
         The student's folder.
@@ -65,25 +89,57 @@ def release_student(
         ValueError: when `output_dir` holds the run, or something else than an earlier release of a student; when an
             adapter is wanted of a run that has none; when the student cannot be exported.
     """
-    run = Path(run)
-    output_dir = Path(output_dir) if output_dir else run / "student"
+    place = str(output_dir) if output_dir else None
+    args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx, lora=lora)
+    with releasing(args):
+        pass
+    return _place(args)
+
+
+def release_with_card(
+    args: ReleaseArguments, options: dict[str, Any] | None = None
+) -> tuple[Path, list[ComparisonRow]]:
+    """
+    The student of a run and its card as one folder, which takes its place when all of it is there.
+
+    Args:
+        args: everything that is said of the student.
+        options: of the run, see [`write_card`].
+
+    Returns:
+        The folder, and the figures of the card.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`release_student`] and [`write_card`] do. An earlier release is then still
+            there.
+    """
+    licence_fields(args.license)
+    with releasing(args) as folder:
+        rows = write_card(folder, args, options)
+    return _place(args), rows
+
+
+@contextmanager
+def releasing(args: ReleaseArguments) -> Iterator[Path]:
+    """The student's folder while it is still beside its place, to write what else belongs to the release."""
+    run, output_dir = Path(args.run), _place(args)
     _check_place(output_dir, run)
-    if lora not in LORA:
-        raise ValueError(f"lora is {lora!r}; choose one of {', '.join(LORA)}.")
-    model, processor = load_run(run, weights)
+    model, processor = load_run(run, args.weights)
     _forget_origin(model)
-    if lora == "adapter" and not _has_adapters(model):
+    if args.lora == "adapter" and not _has_adapters(model):
         raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
     with replacing(output_dir) as folder:
-        _write_plain(model, run, folder, lora)
-        if aligned and lora != "adapter" and is_aligned(run):
+        _write_plain(model, run, folder, args.lora)
+        if args.aligned and args.lora != "adapter" and aligns(options_of(run)) is not False:
             save_aligned(model, run, folder / ALIGNED)
-        if add is not None:
-            add(folder)
-        if onnx:  # last, as it takes longest
+        yield folder
+        if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         write_manifest(folder)
-    return output_dir
+
+
+def _place(args: ReleaseArguments) -> Path:
+    return Path(args.student_dir) if args.student_dir else Path(args.run) / "student"
 
 
 def _check_place(folder: Path, run: Path) -> None:
@@ -100,6 +156,9 @@ def _check_place(folder: Path, run: Path) -> None:
             f"{folder} holds something else than a student that was released: only what has a {MANIFEST} of a release "
             "is replaced. Choose another --student_dir, or remove that folder if nobody needs it."
         )
+
+
+# --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
 def _write_plain(model: AlignedImageClassification, run: Path, folder: Path, lora: str) -> None:
@@ -125,7 +184,7 @@ def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(timm_config(model), indent=2, ensure_ascii=False) + "\n")
+    _write_json(folder / "config.json", timm_config(model))
 
 
 def save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
@@ -140,7 +199,7 @@ def save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> 
     saved_processor(run, model.config.student_config).save_pretrained(folder)
     known = text_encoder_of(run)
     if known is not None:
-        (folder / TEXT_ENCODER_FILE).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+        _write_json(folder / TEXT_ENCODER_FILE, known)
 
 
 def plain_student(model: AlignedImageClassification) -> PreTrainedModel:
@@ -150,40 +209,6 @@ def plain_student(model: AlignedImageClassification) -> PreTrainedModel:
     from ..modeling.lora import merged_student
 
     return merged_student(model)
-
-
-def is_aligned(run: str | Path) -> bool:
-    """Whether the projector of a run has learned anything; taken for granted of a folder without options."""
-    return aligns(options_of(run)) is not False
-
-
-def options_of(run: str | Path) -> dict[str, Any]:
-    """Of a run or of one of its checkpoints; empty for a folder that is neither."""
-    place = run_of(run)
-    return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
-
-
-def run_of(folder: str | Path) -> Path:
-    """The run that a checkpoint belongs to, or the run itself."""
-    folder = Path(folder)
-    inside = folder.name.startswith("checkpoint-") and not (folder / OPTIONS_FILE).is_file()
-    return folder.parent if inside else folder
-
-
-def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
-    """
-    What the captions of a run were embedded with, and the temperature of the alignment; None where the encoder is not
-    known. A local encoder goes by the bare name of its folder.
-    """
-    options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
-    known = known or (options if options.get("text_encoder") else None)
-    if known is None:
-        return None
-    name = bare_name(known["text_encoder"])
-    facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": name}
-    if name != known["text_encoder"]:  # of a path, which readers must not take for a name on the Hub
-        facts["text_encoder_is_folder"] = True
-    return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
 
 
 def timm_config(model: AlignedImageClassification) -> dict[str, Any]:
@@ -213,3 +238,180 @@ def _forget_origin(model: AlignedImageClassification) -> None:
 
 def _has_adapters(model: AlignedImageClassification) -> bool:
     return getattr(model.config, "lora", None) is not None
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# --- What is known of a run ------------------------------------------------------------------------------------------
+
+
+def options_of(run: str | Path) -> dict[str, Any]:
+    """Of a run or of one of its checkpoints; empty for a folder that is neither."""
+    place = _run_of(run)
+    return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
+
+
+def _run_of(folder: str | Path) -> Path:
+    """The run that a checkpoint belongs to, or the run itself."""
+    folder = Path(folder)
+    inside = folder.name.startswith("checkpoint-") and not (folder / OPTIONS_FILE).is_file()
+    return folder.parent if inside else folder
+
+
+def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
+    """
+    What the captions of a run were embedded with, and the temperature of the alignment; None where the encoder is not
+    known. A local encoder goes by the bare name of its folder.
+    """
+    options, known = options_of(run), read_lineage(_run_of(run)).get("text_encoder")
+    known = known or (options if options.get("text_encoder") else None)
+    if known is None:
+        return None
+    name = bare_name(known["text_encoder"])
+    facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": name}
+    if name != known["text_encoder"]:  # of a path, which readers must not take for a name on the Hub
+        facts["text_encoder_is_folder"] = True
+    return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
+
+
+def weights_license(lineage: dict[str, Any]) -> str | None:
+    """The licence of the pretrained weights of a run, of timm or by the card of the base; None where it is unknown."""
+    student = lineage.get("student") or {}
+    if not student.get("pretrained"):
+        return None
+    if timm.is_model(student["name"]):
+        return timm.get_pretrained_cfg(student["name"]).license
+    if not student.get("id"):
+        return None
+    try:
+        card = ModelCard.load(hf_hub_download(student["id"], "README.md", revision=student.get("revision"))).data
+    except (OSError, ValueError):  # of the Hub, of the network, or a card that is none
+        return None
+    return card.get("license_name") or card.get("license")
+
+
+# --- The card --------------------------------------------------------------------------------------------------------
+
+
+def write_card(
+    student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
+) -> list[ComparisonRow]:
+    """
+    Writes README.md, `.eval_results` and `images` into a released student.
+
+    Args:
+        student_dir: as [`release_student`] has written it.
+        args: the run, its baseline, other seeds, the weights, the Hub id, the licence, whether pictures are shown, and
+            whether an ONNX graph is there or about to be.
+        options: of the run; by default those of its `train.yaml`. Where there is none, the card says nothing of them.
+
+    Returns:
+        The figures, beside the baseline's where one is given.
+
+    Raises:
+        ValueError: for a licence that is misspelt, or runs of other seeds that cannot be compared.
+    """
+    student_dir, run = Path(student_dir), Path(args.run)
+    lineage, rows, seeds = read_lineage(run), comparison(args), over_seeds(args)
+    pictures = _pictures(run, args)
+    adapter = json.loads((student_dir / ADAPTER_FILE).read_text()) if (student_dir / ADAPTER_FILE).is_file() else {}
+    student = Student(
+        **_facts(student_dir, run),
+        weights=args.weights,
+        options=options_of(run) if options is None else options,
+        lineage=lineage,
+        rows=rows,
+        seeds=seeds,
+        speed=size_and_speed(args),
+        aligned=(student_dir / ALIGNED).is_dir(),
+        onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
+        adapter=adapter.get("base_model_name_or_path"),
+        adapter_revision=adapter.get("revision"),
+        pictures=list(pictures.values()),
+        model_id=args.repo_id or "path/to/student",
+        license=args.license,
+        weights_license=weights_license(lineage),
+    )
+    card = student_card(student)
+    if NONCOMMERCIAL.search(student.weights_license or ""):
+        logger.warning(
+            "The pretrained weights that the student starts from (%s) are under %s, which forbids commercial use, "
+            "whatever --license says of the student.",
+            lineage["student"]["name"],
+            student.weights_license,
+        )
+    data = EvaluatedData.of(lineage)
+    if data is not None and rows:
+        date = datetime.fromtimestamp((run / RESULTS_FILE).stat().st_mtime, UTC).date().isoformat()
+        more = {"weights": args.weights, "date": date, "tasks": benchmark_tasks(data)}
+        write_entries(student_dir, eval_result_entries(rows, seeds, data, **more))
+    for file, picture in pictures.items():
+        (student_dir / IMAGES).mkdir(exist_ok=True)
+        shutil.copyfile(file, student_dir / picture.file)
+    card.save(student_dir / "README.md")
+    if read_manifest(student_dir) is not None:
+        write_manifest(student_dir)
+    return rows
+
+
+def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
+    """Of the student itself, without loading it: the tensors of the files are counted."""
+    config = AlignedImageClassificationConfig.from_pretrained(run).student_config
+    is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
+    if module == "__main__":
+        raise ValueError(
+            "The architecture of this student is registered by the script or notebook itself, which nobody else can "
+            "import: put it into a module."
+        )
+    settings = ImageSettings.from_processor(student_processor(config, saved_processor(run, config)))
+    is_plain = is_timm and config.pretrained_cfg.get("crop_mode", "center") == "center"
+    return {
+        "architecture": config.architecture if is_timm else (config.architectures or [config.model_type])[0],
+        "num_labels": config.num_labels,
+        "num_parameters": _num_parameters(student_dir),
+        "image_size": settings.size,
+        "pixels": settings if is_plain else None,
+        "classes": [config.id2label[i] for i in range(config.num_labels)],
+        "is_timm": is_timm,
+        "module": module,
+    }
+
+
+def _num_parameters(folder: Path) -> int:
+    """Numbers in the weights of a folder; running statistics and counters of batches are few and left out."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, it is no mapping
+                if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+                    total += math.prod(tensors.get_slice(name).get_shape())
+    return total
+
+
+def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
+    """The pictures that `g4i evaluate` has left in the run: where they are, and what they are in the card."""
+    if not args.card_pictures:
+        return {}
+    folder, found = run / PICTURES, {}
+    about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
+    if (folder / CURVES).is_file():
+        text = "Accuracy on the split that was evaluated during training, and cross entropy on the training images."
+        found[folder / CURVES] = Picture(f"{IMAGES}/{CURVES}", "Accuracy and loss by epoch", text)
+    if (folder / PREDICTIONS).is_file() and about.get("weights") == args.weights:
+        captions_of = about.get("captions_of")
+        nearest = f" and the caption of `{captions_of}` that the aligned model finds nearest" if captions_of else ""
+        text = (
+            f"Images of `{about['split']}`, drawn at random: above each its class, in red where the prediction is "
+            f"another; below it the prediction{nearest}."
+        )
+        alt = f"Images of {about['split']} with predictions"
+        found[folder / PREDICTIONS] = Picture(f"{IMAGES}/{PREDICTIONS}", alt, text)
+    if not found:
+        logger.warning(
+            "The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (pip install -e '.[demo]' in "
+            "a clone of g4i_hf).",
+            run,
+        )
+    return found

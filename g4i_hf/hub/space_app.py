@@ -84,7 +84,7 @@ class Explainer:
 
     def by_names(self, picture: str | None, text: str | None) -> dict[str, float]:
         """
-        Scores of the classes that a visitor names, one a line or with commas between them.
+        Scores of the classes that a visitor names, one a line.
 
         Raises:
             VisitorError: without picture or names, for too many or too long ones, or without a text encoder.
@@ -133,10 +133,9 @@ def read_names(text: str | None) -> list[str]:
     Raises:
         VisitorError: for none, too many, or too long ones.
     """
-    words = [name.strip() for line in (text or "").splitlines() for name in line.split(",")]
-    names = list(dict.fromkeys(name for name in words if name))
+    names = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if not names:
-        raise VisitorError("There are no names yet: write some, one a line or with commas between them.")
+        raise VisitorError("There are no names yet: write some, one a line.")
     if len(names) > MOST_NAMES:
         raise VisitorError(f"These are {len(names)} names: {MOST_NAMES} at most.")
     if max(map(len, names)) > LONGEST_NAME:
@@ -192,7 +191,7 @@ def build_demo(explainer: Explainer) -> Any:
             with gr.Column():
                 names = gr.Textbox(
                     value="\n".join(settings["names"]),
-                    label="Names, one a line or with commas between them",
+                    label="Names, one a line",
                     lines=6,
                     max_lines=12,
                     max_length=MOST_NAMES * LONGEST_NAME,

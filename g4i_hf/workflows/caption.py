@@ -226,7 +226,7 @@ class Captioning:
 
     def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
         """Weights, the stage, the report and the card."""
-        from ..hub.captions_card import write_card
+        from ..hub.dataset_card import write_card
 
         args, quality, encode = self.args, self.quality, None
         if quality.quality_encoder:

@@ -28,7 +28,7 @@ from ..evaluation.probes import Probes
 from ..evaluation.report import write_report
 from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
 from ..evaluation.zero_shot import embeds_of_class_names
-from ..hub.onnx_export import export_onnx
+from ..hub.onnx import export_onnx
 from ..hub.release import plain_student
 from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns

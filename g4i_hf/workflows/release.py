@@ -6,14 +6,12 @@ from pathlib import Path
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
-from ..hub.dataset_folder import build_dataset
-from ..hub.earlier_release import lost_parts, parts_of
-from ..hub.licences import licence_line
-from ..hub.manifest import list_files, write_manifest
-from ..hub.publishable import check_publishable, private_places
-from ..hub.push import push_folders
+from ..hub.card import licence_line
+from ..hub.dataset import build_dataset
+from ..hub.privacy import check_publishable, list_files, private_places
+from ..hub.push import push_folders, write_manifest
+from ..hub.release import release_with_card
 from ..hub.space import build_space
-from ..hub.student_folder import release_with_card
 from ..options import ReleaseArguments
 
 RUN_PAGE = """# A run of g4i_hf
@@ -94,7 +92,6 @@ class Release:
         for baseline in (args.baseline, *(args.seed_baselines or [])):
             if baseline:
                 check_run(baseline)
-        earlier = parts_of(args.student_dir or run / "student")
         student, rows = release_with_card(args)
         (run / "README.md").write_text(RUN_PAGE)
         self.released = [Released(student, args.repo_id, "model")]
@@ -110,7 +107,7 @@ class Release:
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
-        self.lines += [f"{'licence':10}{licence_line(args.license)}", *lost_parts(earlier, student)]
+        self.lines.append(f"{'licence':10}{licence_line(args.license)}")
 
     def _say(self, name: str, path: Path, what: str) -> None:
         self.lines.append(f"{name:10}{path}  ({what})")

@@ -3,8 +3,7 @@ Serves a Hub on loopback until stopped:
 
     python tests/hub_server --port 8000 --folder runs/hub
 
-Clients need HF_ENDPOINT=<its address>, HF_HUB_DISABLE_XET=1 and HF_TOKEN=hf_me_write. To look at private
-repositories of a folder with a browser, add --visitor hf_me_read.
+Clients need HF_ENDPOINT=<its address>, HF_HUB_DISABLE_XET=1 and HF_TOKEN=hf_me_write.
 """
 
 import argparse
@@ -22,12 +21,10 @@ from .server import Hub
 def main() -> None:
     parser = argparse.ArgumentParser("hub_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--port", type=int, default=0, help="0, the default, for a free one")
-    parser.add_argument("--folder", type=Path, help="where repositories are kept; gone at the end by default")
-    parser.add_argument("--page", type=int, default=1000, help="lines of a listing at once")
-    parser.add_argument("--visitor", help="token of requests that bring none; anonymous by default")
+    parser.add_argument("--folder", type=Path, help="where the files of main branches are shown; nowhere by default")
     options = parser.parse_args()
-    hub = Hub(options.port, options.folder, options.page, options.visitor)
-    print(hub.url, flush=True)
+    hub = Hub(options.port, options.folder)
+    print(f"http://127.0.0.1:{hub.server_port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         hub.serve_forever()
 

@@ -1,70 +1,103 @@
-"""The socket's side: one thread a connection, each request logged, faults brought in where a test wants them."""
+"""The socket's side: one thread a connection, each request logged, faults and administration for tests."""
 
 import contextlib
+import re
+import socket
+import struct
 import sys
-import tempfile
 import threading
-import time
 import traceback
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from . import administration, routes
-from .exchange import Body, Reply, Request
-from .faults import Fault, Faults, hang_up, wrong_reply
-from .refusals import Refusal
-from .store import Store
+from .accounts import Token
+from .api import Api, Reply, Request
+from .store import File, Refusal
 
-ADMINISTRATION = ("_admin", "_faults", "_log")
+CODES = {404: "RepoNotFound"}
+ACTIONS = ("make_private", "delete", "expire_token", "add_token", "commit")
+
+
+@dataclass
+class Fault:
+    """
+    Attributes:
+        match: regular expression, found in "METHOD /path".
+        kind: an HTTP status; cut: the connection is reset after half of the request's body, or of the reply's where
+            the request has none; lost: all is done, but no reply comes; or an action (see `act`), done just before.
+        times: how often it happens; None for ever.
+        seconds: of a 429 the wait that it asks for.
+        arguments: of the action.
+    """
+
+    match: str
+    kind: str
+    times: int | None = 1
+    seconds: float = 1.0
+    arguments: dict = field(default_factory=dict)
+
+    def happens(self, line: str) -> bool:
+        """Whether it is the turn of this request; counts it."""
+        if self.times == 0 or not re.search(self.match, line):
+            return False
+        self.times = self.times if self.times is None else self.times - 1
+        return True
 
 
 class Hub(ThreadingHTTPServer):
-    """
-    Listens on loopback only.
-
-    Args:
-        port (`int`): 0 for a free one.
-        folder (`Path`, *optional*): where repositories are kept; a temporary folder by default.
-        page (`int`, *optional*): lines of a listing at once.
-        visitor (`str`, *optional*): token of requests that bring none; anonymous by default.
-    """
+    """Listens on loopback only; port 0 for a free one."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port: int = 0, folder: Path | None = None, page: int = 1000, visitor: str | None = None):
-        self.temporary = None if folder else tempfile.TemporaryDirectory(prefix="hub-")
-        self.store = Store(Path(folder or self.temporary.name))
-        self.faults = Faults()
+    def __init__(self, port: int = 0, folder: Path | None = None):
+        self.api, self.lock = Api(folder), threading.RLock()
+        self.faults: list[Fault] = []
         self.log: list[dict] = []
-        self.page = page
-        self.visitor = visitor
         super().__init__(("127.0.0.1", port), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    @contextlib.contextmanager
-    def running(self):
-        """Serves in a thread of this process until left."""
-        thread = threading.Thread(target=self.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.shutdown()
-            self.server_close()
-
-    def server_close(self):
-        super().server_close()
-        if self.temporary:
-            self.temporary.cleanup()
 
     def handle_error(self, request, client_address):
         """Clients may go at any time, and some faults make them."""
         if not isinstance(sys.exception(), ConnectionError | ValueError):
             super().handle_error(request, client_address)
+
+    def administer(self, request: Request) -> Reply:
+        """What tests do behind the back of the clients."""
+        match request.method, request.segments:
+            case "GET", ["_log"]:
+                return Reply(200, list(self.log))
+            case "DELETE", ["_log"]:
+                self.log.clear()
+            case "DELETE", ["_faults"]:
+                self.faults.clear()
+            case "POST", ["_faults"]:
+                given = request.json()
+                known = {name: given.pop(name) for name in Fault.__annotations__ if name in given}
+                known["arguments"] = known.get("arguments", {}) | given
+                self.faults.append(Fault(**known | {"kind": str(known["kind"])}))
+            case "GET", ["_admin", "state"]:
+                return Reply(200, {f"{each.kind}s/{each.id}": each.state() for each in self.api.repositories.values()})
+            case "POST", ["_admin", action]:
+                self.act(action, **request.json())
+        return Reply(200, {})
+
+    def act(self, action: str, repo: str = "", type: str = "model", files: dict | None = None, **more) -> None:
+        """Files of a commit, as if by somebody else, are text by path."""
+        repository = self.api.repositories.get((type, repo))
+        if action == "make_private":
+            repository.private = True
+        elif action == "delete":
+            del self.api.repositories[type, repo]
+        elif action == "expire_token":
+            self.api.tokens.pop(more["token"], None)
+        elif action == "add_token":
+            self.api.tokens[more["token"]] = Token(more["user"], more.get("role", "write"))
+        elif action == "commit":
+            changed = {path: File(text.encode()) for path, text in files.items()}
+            repository.commit("main", repository.head("main").files | changed, "A commit of somebody else", "other")
+        else:
+            raise Refusal(404, f"Unknown action {action!r}")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -78,97 +111,72 @@ class Handler(BaseHTTPRequestHandler):
         pass  # the log is asked for over HTTP
 
     def answer_one(self) -> None:
-        host = self.headers.get("Host") or self.server.url.removeprefix("http://")
-        body = Body(self.rfile, self.headers)
-        request = Request(self.command, self.path, self.headers, body, f"http://{host}")
-        if request.segments[0] in ADMINISTRATION:
-            self.send(self.reply_to(request, None), request)
-            return
-        record = {"method": request.method, "path": request.path, "status": None, "bytes": 0}
-        self.server.log.append(record)
-        fault = self.server.faults.of(request)
-        try:
-            self.answer_with(fault, request, record)
-        finally:
-            record["bytes"] = body.count
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer_one
-
-    def answer_with(self, fault: Fault | None, request: Request, record: dict) -> None:
-        """Status None in the log is a request that got no answer."""
-        if fault and fault.cuts and (request.body.length or request.body.chunked):
-            self.cut_request(fault, request)
-            return
-        reply = self.reply_to(request, fault)
-        if fault and fault.kind == "lost":
-            hang_up(self, hard=True)
-            return
-        if fault and fault.cuts:
-            self.send(reply, request, reply.length // 2 if fault.after is None else fault.after)
-            hang_up(self, hard=fault.kind == "cut")
-            return
+        hub, path = self.server, self.path.split("?")[0]
+        is_client = not path.startswith(("/_admin", "/_faults", "/_log"))
+        record = {"method": self.command, "path": path, "status": None, "bytes": 0}
+        fault = None
+        if is_client:
+            with hub.lock:
+                hub.log.append(record)
+                fault = next((each for each in hub.faults if each.happens(f"{self.command} {path}")), None)
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault and fault.kind == "cut" and length:
+            record["bytes"] = len(self.rfile.read(length // 2))
+            return self.hang_up()
+        body = self.rfile.read(length) if length else b"".join(self.chunks())
+        record["bytes"] = len(body)
+        origin = f"http://{self.headers.get('Host') or f'127.0.0.1:{hub.server_port}'}"
+        request = Request(self.command, self.path, self.headers, body, origin)
+        reply = self.reply_to(request, fault, is_client)
+        if fault and fault.kind in ("lost", "cut"):
+            if fault.kind == "cut":
+                self.send(reply, len(reply.data) // 2)
+            return self.hang_up()
         record["status"] = reply.status
-        self.send(reply, request)
+        return self.send(reply)
 
-    def cut_request(self, fault: Fault, request: Request) -> None:
-        limit = request.body.length // 2 if fault.after is None else fault.after
-        request.body.stop_at(limit)
-        for _ in request.pieces():
-            pass
-        hang_up(self, hard=fault.kind == "cut")
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer_one
 
-    def reply_to(self, request: Request, fault: Fault | None) -> Reply:
-        """The reply with all of the request read, whatever is wrong with it: the connection goes on."""
+    def chunks(self):
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+
+    def reply_to(self, request: Request, fault: Fault | None, is_client: bool) -> Reply:
         try:
-            if not (request.method == "PUT" and request.segments[0] == "lfs"):
-                request.load()
-            if fault and fault.kind.isdigit():
-                return wrong_reply(fault)
-            if fault and fault.kind == "slow":
-                time.sleep(fault.seconds)
-            return self.routed(request, fault)
+            with self.server.lock:
+                if fault and fault.kind.isdigit():
+                    refusal = Refusal(int(fault.kind), "Injected fault", CODES.get(int(fault.kind), ""))
+                    refusal.headers["Retry-After"] = str(int(fault.seconds))
+                    raise refusal
+                if fault and fault.kind in ACTIONS:
+                    self.server.act(fault.kind, **fault.arguments)
+                return self.server.api.answer(request) if is_client else self.server.administer(request)
         except Refusal as refusal:
             return Reply(refusal.status, refusal.body, refusal.headers)
-        except ConnectionError:
-            raise
         except Exception:  # clients would ask again for 23 seconds after a 500
             traceback.print_exc()
             return Reply(501, {"error": f"A fault of the test server:\n{traceback.format_exc()}"})
-        finally:
-            for _ in request.pieces():
-                pass
 
-    def routed(self, request: Request, fault: Fault | None) -> Reply:
-        store = self.server.store
-        if request.segments[0] in ADMINISTRATION:
-            with store.lock:
-                return administration.answer(self.server, request)
-        if fault and not fault.kind.isdigit() and fault.kind not in ("cut", "close", "lost", "slow"):
-            with store.lock:
-                administration.act(store, fault.kind, fault.arguments or {})
-        request.token = store.accounts.token(self.headers.get("Authorization") or self.server.visitor)
-        if request.method == "PUT" and request.segments[0] == "lfs":
-            return routes.answer(
-                store, request, self.server.page
-            )  # bytes may come slowly, and do not change the state
-        with store.lock:
-            return routes.answer(store, request, self.server.page)
-
-    def send(self, reply: Reply, request: Request, limit: int | None = None) -> None:
-        """
-        Args:
-            limit: bytes of the content, however long it is said to be; all by default.
-        """
+    def send(self, reply: Reply, limit: int | None = None) -> None:
+        data = reply.data
         self.send_response(reply.status)
-        json = not isinstance(reply.content, bytes | Path)
+        json = not isinstance(reply.content, bytes)
         headers = {"Content-Type": "application/json" if json else "application/octet-stream"} | reply.headers
         for name, value in headers.items():
             self.send_header(name, value.encode("latin-1", "replace").decode("latin-1"))
-        self.send_header("Content-Length", str(reply.length))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if request.method == "HEAD":
-            return
-        left = reply.length if limit is None else limit
-        for piece in reply.pieces():
-            self.wfile.write(piece[:left])
-            left = max(0, left - len(piece))
+        if self.command != "HEAD":
+            self.wfile.write(data[:limit])
+
+    def hang_up(self) -> None:
+        """Ends the connection with a reset."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):
+            self.rfile.close()  # the socket closes once nobody holds it
+            self.wfile.close()
+        self.connection.close()

@@ -1,153 +1,148 @@
-"""All repositories, and where their bytes are: a folder that can be looked at, and opened again by the next server."""
+"""Repositories: commits, branches and files."""
 
-import contextlib
 import hashlib
-import json
-import os
-import re
-import shutil
-import tempfile
-import threading
-from collections.abc import Iterable
+import posixpath
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from .accounts import Accounts, Token
-from .refusals import Refusal, no_repository
-from .repository import Commit, File, Repository, blob_oid
-from .templates import first_files
-
-KINDS = ("model", "dataset", "space")
-NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[\w.-]{1,96}(?<![-.])", re.ASCII)
+BINARY = "7z arrow bin bz2 ckpt gz h5 joblib model msgpack npy npz onnx parquet pickle pkl pt pth safetensors tar zip"
+MEDIA = "wav mp3 bmp gif png tiff jpg jpeg webp mp4"
 
 
-class Store:
+class Refusal(Exception):
     """
-    Folder layout: `<kind>s/<namespace>/<name>/` with `repository.json` (commits and branches), `objects/` (contents by
-    their id) and `main/` (the files of that branch, as links to the contents).
+    A request that is answered with an error.
 
     Args:
-        folder (`Path`): created, or read when a server was there before.
+        status: of HTTP.
+        message: for the user.
+        code: by which clients choose their exception.
+        commit: that lacks a file, so that the client remembers it.
+        body: more of the JSON.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.accounts = Accounts()
-        self.lock = threading.RLock()  # one request at a time changes or reads the state
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for state in folder.glob("*/*/*/repository.json"):
-            repository = Repository.from_json(json.loads(state.read_text()))
-            self.repositories[repository.kind, repository.id] = repository
+    def __init__(self, status: int, message: str, code: str = "", commit: str = "", body: dict | None = None):
+        super().__init__(message)
+        self.status, self.body = status, {"error": message} | (body or {})
+        self.headers = {"X-Error-Message": " ".join(message.split())}
+        self.headers |= {"X-Error-Code": code} if code else {}
+        self.headers |= {"X-Repo-Commit": commit} if commit else {}
 
-    def place(self, repository: Repository) -> Path:
-        return self.folder / f"{repository.kind}s" / repository.id
 
-    def visible(self, kind: str, id: str, token: Token | None) -> Repository:
-        """
-        Raises:
-            Refusal: where there is none, or a private one of others.
-        """
-        repository = self.repositories.get((kind, id))
-        hidden = repository is None or (
-            repository.private and not (token and self.accounts.owns(token.user, repository.namespace))
-        )
-        if hidden:
-            raise no_repository(token is None)
-        return repository
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
-    def writable(self, repository: Repository, token: Token | None, *, for_pull: bool = False) -> Token:
-        """
-        Raises:
-            Refusal: 401 or 403 for who may not write there; everyone may open a pull request.
-        """
-        token = self.accounts.writer(token)
-        if not for_pull and not self.accounts.owns(token.user, repository.namespace):
-            raise Refusal(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
-        return token
 
-    def create(self, kind: str, id: str, user: str, *, private: bool, settings: dict) -> Repository:
-        """A repository with the first commit that the Hub makes."""
-        repository = Repository(kind, id, private, settings=settings)
-        self.repositories[kind, id] = repository
-        files = {path: self.put(repository, text.encode()) for path, text in first_files(kind, id, settings).items()}
-        repository.add_commit("main", None, files, title="initial commit", message="", author=user)
-        self.save(repository)
-        return repository
+def git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
-    def delete(self, repository: Repository) -> None:
-        del self.repositories[repository.kind, repository.id]
-        shutil.rmtree(self.place(repository), ignore_errors=True)
 
-    def move(self, repository: Repository, id: str) -> None:
-        source = self.place(repository)
-        del self.repositories[repository.kind, repository.id]
-        repository.id = id
-        self.repositories[repository.kind, id] = repository
-        self.place(repository).parent.mkdir(parents=True, exist_ok=True)
-        source.rename(self.place(repository))
-        self.save(repository)
+@dataclass(frozen=True)
+class File:
+    """A file of a commit; `in_lfs` where the commit holds a pointer to it."""
 
-    def content(self, repository: Repository, oid: str) -> Path:
-        """Where the bytes of a file are, by its id; a repository has its own, as on the Hub."""
-        return self.place(repository) / "objects" / oid
+    content: bytes = field(repr=False)
+    in_lfs: bool = False
 
-    def read(self, repository: Repository, file: File) -> bytes:
-        return self.content(repository, file.stored_as).read_bytes()
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
 
-    def put(self, repository: Repository, content: bytes) -> File:
-        """Stores a file of a commit itself."""
-        file = File(blob_oid(content), len(content))
-        path = self.content(repository, file.oid)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return file
+    @property
+    def pointer(self) -> bytes:
+        size = len(self.content)
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {size}\n".encode()
 
-    def put_lfs(self, repository: Repository, sha256: str, size: int, pieces: Iterable[bytes]) -> None:
-        """
-        Stores an uploaded file, once all of it has come and is what was announced.
+    @property
+    def oid(self) -> str:
+        return git_oid(self.pointer if self.in_lfs else self.content)
 
-        Raises:
-            Refusal: 400 for other bytes, or another number of them.
-        """
-        path = self.content(repository, sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest, length = hashlib.sha256(), 0
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix="incoming-")
-        try:
-            with os.fdopen(handle, "wb") as incoming:
-                for piece in pieces:
-                    digest.update(piece)
-                    length += len(piece)
-                    incoming.write(piece)
-            if length != size or digest.hexdigest() != sha256:
-                raise Refusal(400, f"Got {length} bytes with sha256 {digest.hexdigest()}, not {size} with {sha256}")
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    @property
+    def etag(self) -> str:
+        return self.sha256 if self.in_lfs else self.oid
 
-    def stored_lfs(self, repository: Repository, sha256: str) -> int | None:
-        """Size of a file in LFS; None where it was never uploaded to this repository."""
-        path = self.content(repository, sha256)
-        return path.stat().st_size if path.exists() else None
+    def listed(self, path: str) -> dict:
+        line = {"type": "file", "oid": self.oid, "size": len(self.content), "path": path}
+        lfs = {"oid": self.sha256, "size": len(self.content), "pointerSize": len(self.pointer)}
+        return line | ({"lfs": lfs} if self.in_lfs else {})
 
-    def commit(self, repository: Repository, ref: str, parent: Commit, files: dict, **about) -> Commit:
-        """As `Repository.add_commit`, and on disk."""
-        commit = repository.add_commit(ref, parent, files, **about)
-        self.save(repository)
-        return commit
 
-    def save(self, repository: Repository) -> None:
-        """Writes the state of a repository, whole or not at all, and shows the files of main."""
-        place = self.place(repository)
-        place.mkdir(parents=True, exist_ok=True)
-        state = place / "repository.json"
-        fresh = state.with_suffix(".new")
-        fresh.write_text(json.dumps(repository.to_json(), indent=1))
-        fresh.replace(state)
-        shown = place / "main"
-        shutil.rmtree(shown, ignore_errors=True)
-        for path, file in repository.head("main").files.items():
-            target = shown / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError):  # a name that this file system does not take is still served
-                os.link(self.content(repository, file.stored_as), target)
+@dataclass(frozen=True)
+class Commit:
+    oid: str
+    parent: str | None
+    title: str
+    author: str
+    date: str
+    files: dict[str, File]
+
+    def folders(self) -> set[str]:
+        found = set()
+        for path in self.files:
+            while path := posixpath.dirname(path):
+                found.add(path)
+        return found
+
+    def text(self, path: str) -> str:
+        return self.files[path].content.decode("utf-8", "replace") if path in self.files else ""
+
+
+@dataclass
+class Repository:
+    """`uploaded` is what LFS has received, by its SHA-256."""
+
+    kind: str
+    id: str
+    private: bool
+    shown: Path | None = None
+    commits: dict[str, Commit] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
+
+    def begin(self, user: str, sdk: str | None) -> None:
+        """The first commit, which the Hub makes."""
+        endings = f"{BINARY} {MEDIA}" if self.kind == "dataset" else BINARY
+        attributes = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in endings.split())
+        files = {".gitattributes": File(attributes.encode())}
+        if self.kind == "space":
+            header = f"title: {self.id}\nemoji: 🐠\ncolorFrom: blue\ncolorTo: green\nsdk: {sdk}\npinned: false\n"
+            files["README.md"] = File(f"---\n{header}---\n\nThe configuration of a Space.\n".encode())
+        self.commit("main", files, "initial commit", user)
+
+    def commit(self, branch: str, files: dict[str, File], title: str, author: str) -> Commit:
+        parent, date = self.branches.get(branch), now()
+        text = f"{self.id} {len(self.commits)} {parent} {title} {date} {sorted(files)}"
+        made = Commit(hashlib.sha1(text.encode()).hexdigest(), parent, title, author, date, files)
+        self.commits[made.oid], self.branches[branch] = made, made.oid
+        if self.shown is not None and branch == "main":
+            for path, file in files.items():
+                place = self.shown / f"{self.kind}s" / self.id / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(file.content)
+        return made
+
+    def head(self, branch: str) -> Commit:
+        if branch not in self.branches:
+            raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        return self.commits[self.branches[branch]]
+
+    def at(self, revision: str) -> Commit:
+        """The commit of a branch or of an id."""
+        return self.commits[revision] if revision in self.commits else self.head(revision)
+
+    def state(self) -> dict:
+        """What tests look at."""
+        branches = {
+            name: {
+                "sha": oid,
+                "title": self.commits[oid].title,
+                "files": {path: len(file.content) for path, file in sorted(self.commits[oid].files.items())},
+            }
+            for name, oid in self.branches.items()
+        }
+        return {"private": self.private, "commits": len(self.commits), "branches": branches}

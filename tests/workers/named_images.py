@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from g4i_hf.data import open_images
 from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.stream import stream_images
-from g4i_hf.hub.dataset_folder import build_dataset
+from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import push_folder
 
 folder = Path(sys.argv[1])

@@ -1,6 +1,7 @@
 """A student as an ONNX graph, checked against the student itself."""
 
 import contextlib
+import importlib
 import io
 import logging
 import re
@@ -52,16 +53,14 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
     external = f"{path.name}.data" if weights > LARGEST_FILE else None
     onnx_ir.save(graph, path, external_data=external)
     try:
-        _compare(student, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), image_size, name)
-    except Exception:
+        _compare(student, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), image_size)
+    except ValueError as error:
         for written in (path, path.with_name(f"{path.name}.data")):
             written.unlink(missing_ok=True)
-        raise
+        raise ValueError(f"{name}: the ONNX graph {error} Release it without --onnx.") from error
 
 
 def _require(package: str) -> ModuleType:
-    import importlib
-
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -72,6 +71,7 @@ def _require(package: str) -> ModuleType:
 @torch.no_grad()
 def _graph(student: PreTrainedModel, image_size: int) -> Any:
     """The graph, an `onnx_ir.Model`, with its logits alone and nothing of this machine."""
+    import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
@@ -87,19 +87,12 @@ def _graph(student: PreTrainedModel, image_size: int) -> Any:
         model.graph.outputs.append(logits)
         RemoveUnusedNodesPass()(model)
         ClearMetadataAndDocStringPass()(model)  # stack traces with the files of this machine
-    _name_batch(model, logits)
-    return model
-
-
-def _name_batch(model: Any, logits: Any) -> None:
-    """The exporter calls the dimension after a number of its own."""
-    import onnx_ir
-
-    symbol = str(logits.shape[0])
+    symbol = str(logits.shape[0])  # the exporter calls the dimension after a number of its own
     for value in [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]:
         for axis, size in enumerate(value.shape or ()):
             if isinstance(size, onnx_ir.SymbolicDim) and size.value is not None:
                 value.shape[axis] = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, str(size.value))
+    return model
 
 
 @contextlib.contextmanager
@@ -118,7 +111,7 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _compare(student: PreTrainedModel, session: Any, image_size: int, name: str) -> None:
+def _compare(student: PreTrainedModel, session: Any, image_size: int) -> None:
     """
     Raises:
         ValueError: when the logits differ.
@@ -130,18 +123,13 @@ def _compare(student: PreTrainedModel, session: Any, image_size: int, name: str)
         try:
             found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0]).float()
         except Exception as error:  # onnxruntime has no class of its own for them
-            cause = " ".join(str(error).split())
-            raise ValueError(
-                f"{name}: the ONNX graph does not take {batch} images: {cause} Release it without --onnx."
-            ) from error
+            raise ValueError(f"does not take {batch} images: {' '.join(str(error).split())}") from error
         if found.shape != expected.shape:
             raise ValueError(
-                f"{name}: the ONNX graph gives logits of shape {tuple(found.shape)} for {batch} images, not "
-                f"{tuple(expected.shape)}. Release it without --onnx."
+                f"gives logits of shape {tuple(found.shape)} for {batch} images, not {tuple(expected.shape)}."
             )
         difference = (found - expected).abs().max().item() / max(1.0, expected.abs().max().item())
         if not difference <= TOLERANCE:  # NaN too
             raise ValueError(
-                f"{name}: the ONNX graph gives other logits than PyTorch, by {difference:.1e} of the largest for "
-                f"{batch} images. Release it without --onnx."
+                f"gives other logits than PyTorch, by {difference:.1e} of the largest for {batch} images."
             )

@@ -9,11 +9,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
 from ..training.lineage import is_hub_id
-from .licences import licence_fields
-from .markdown import code, code_cell, plain
-from .origin import licence_said
+from .card import MACHINES, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
 
-TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "captions.md.j2"
 COLUMNS = {
     "image_id": "names the image: its file in its class folder, or a hash of its content",
     "image": "the image",
@@ -53,7 +50,7 @@ def captions_card(
     """
     Args:
         stage: of captions or of their embeddings; as it was written, or as
-            [`~g4i_hf.hub.public_stage.public_stage`] gives it. A source or model that is a local folder is not named.
+            [`~g4i_hf.hub.dataset.public_stage`] gives it. A source or model that is a local folder is not named.
         repo_id: what a reader passes to `load_dataset`.
         date: of the run.
         license: of the captions, which the terms of the captioner may bind.
@@ -61,13 +58,13 @@ def captions_card(
     splits = stage["num_rows"]
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
     captioner = captions.get("captioner") or {"captioner": "column"}
-    machine_made = captioner["captioner"] in ("local", "endpoint")
+    machine_made = captioner["captioner"] in MACHINES
     embedded = columns.TEXT_EMBEDS in stage["columns"]
     images_id = stage["source"] if stage["source"] and is_hub_id(stage["source"]) else None
     cleaning = {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()}
     return DatasetCard.from_template(
         _metadata(stage, images_id, machine_made, license),
-        template_path=str(TEMPLATE),
+        template_path=str(TEMPLATES / "captions.md.j2"),
         title=_title(stage, images_id, machine_made),
         machine_made=machine_made,
         embedded=embedded,
@@ -129,8 +126,7 @@ def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
     facts = [("captioner", _captioner(captioner))]
     facts += [("revision", code_cell(captioner["revision"]))] if captioner.get("revision") is not None else []
-    prompts = stage.get("prompts") or []
-    facts += [("prompt" if len(prompts) == 1 else f"prompt {i + 1}", plain(text)) for i, text in enumerate(prompts)]
+    facts += prompt_rows(stage.get("prompts") or [])
     settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
     if settings:
         facts.append(("settings", plain(", ".join(f"{name} {value}" for name, value in settings.items()))))
@@ -183,7 +179,7 @@ def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool,
 
 
 def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:
-    said = licence_said(licence_fields(license))
+    said = licence_said(license)
     if not machine_made:
         return f"{said} The terms of the captions are those of where they come from."
     bound = f"What {code(captioner['model'])} writes is bound by the terms of that model, and perhaps of its host."

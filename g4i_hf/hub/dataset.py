@@ -1,0 +1,413 @@
+"""From a stage to a dataset for everyone: Parquet files, a card, and what is public of its provenance."""
+
+import json
+import logging
+import math
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset_builder
+from datasets.utils.py_utils import convert_file_size_to_int
+from huggingface_hub import DatasetCard
+
+from .. import columns
+from ..captioning.stage import RAW, REASON, STATUS
+from ..data.image_metadata import without_metadata
+from ..data.joining import check_image_ids, id_form, image_id_of
+from ..data.loading import class_names, open_images
+from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
+from ..data.stream import stream_images
+from ..files import replacing
+from .card import licence_fields
+from .dataset_card import captions_card
+from .privacy import HUB_ID, bare_name, without_private
+
+logger = logging.getLogger(__name__)
+
+TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
+COLUMNS = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
+LOCAL_ID = r"^(~|/|[A-Za-z]:[\\/]|file:)|\\"
+THREADS = 8
+SEEN_IDS = 200  # of a split of `images_id`
+
+# What a published stage may hold of a stage; a field that is not known here may be anything
+PUBLISHED = (
+    *("captioner", "prompts", "status", "cleaning", "quality", "judged_by", "asked_about", "order", "found"),
+    *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
+    *("text_encoder_prompt_name", "text_embed_dim", "max_tokens", "long_captions", "normalised", "several_captions"),
+    *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
+)
+MODELS = {"model", "adapter", "text_encoder", "quality_encoder", "clip_scorer", "file"}  # names, perhaps of folders
+# Fields that say where, with what rights or on whose behalf, and examples of keys, which may be paths
+NOT_PUBLISHED = re.compile(r"url|host|endpoint|user|journal|key|token|secret|password|_env$|examples")
+
+
+def build_dataset(
+    stage: str | Path,
+    output_dir: str | Path,
+    *,
+    with_images: bool = False,
+    images_id: str | None = None,
+    license: str | None = None,
+    repo_id: str | None = None,
+    max_shard_size: int | str = "500MB",
+) -> Path:
+    """
+    Writes the captions or embeddings of a stage, with the captions that were embedded, as a folder that `load_dataset`
+    opens, there or on the Hub. The folder is whole or not there. The same stage gives the same bytes.
+
+    Args:
+        stage: folder of a captioning or embedding stage.
+        output_dir: where the dataset goes; an earlier one is replaced.
+        with_images: publish images and labels too, without their metadata (see
+            [`~g4i_hf.data.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
+        images_id: Hub id of the images, where the stage knows them as a folder; some ids there are compared.
+        license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
+        repo_id: of the card's snippets.
+        max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
+            is that of the images, those in `images_id` have other ids, or `output_dir` holds something else.
+        FileNotFoundError: when the images or captions of the stage are gone.
+    """
+    stage, output_dir = Path(stage), Path(output_dir)
+    _check(stage, output_dir, license)
+    max_bytes = convert_file_size_to_int(max_shard_size)
+    splits = _rows(stage, with_images)
+    features = _common_features(splits)
+    for name, split in splits.items():
+        _check_ids(split, name)
+    public = public_stage(stage, with_images=with_images, images_id=images_id) | {
+        "num_rows": {name: len(split) for name, split in splits.items()},
+        "columns": list(features),
+    }
+    _check_source(public, repo_id)
+    has_ids = has_named_ids(public, splits) if images_id and not with_images else None
+    public["ids_from"] = "column" if has_ids else _ids_from(splits)
+    date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
+    card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
+    with replacing(output_dir) as folder:
+        (folder / "data").mkdir()
+        card.save(folder / "README.md")
+        for name, split in splits.items():
+            _write_split(split, name, features, folder / "data", max_bytes)
+        (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        DatasetCard.load(folder / "README.md")
+        found = load_dataset_builder(str(folder)).config.data_files or {}
+        if list(map(str, found)) != list(splits):
+            raise ValueError(f"The card names the splits {', '.join(map(str, found))}, not {', '.join(splits)}.")
+    return output_dir
+
+
+def _check(stage: Path, output_dir: Path, license: str | None) -> None:
+    made = read_stage(stage)
+    if made is None:
+        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+    if made.get("published"):
+        raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
+    is_ours = (read_stage(output_dir) or {}).get("published")
+    if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} holds something else than such a dataset. Choose another --dataset_dir.")
+    licence_fields(license)
+
+
+def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
+    """
+    Raises:
+        ValueError: when a stage would be published as the dataset of the images that it belongs to.
+    """
+    ours, theirs = (repo_id or "").lower(), (public["source"] or "").lower()
+    if ours and (ours == theirs or ("/" not in ours and ours == theirs.split("/")[-1])):
+        raise ValueError(
+            f"repo_id is {repo_id}, and the images are {public['source']}: what is published there would point at "
+            "itself. Give it an id of its own, with its namespace, as in me/my-captions."
+        )
+    if public.get("source_name") and not public["with_images"]:
+        logger.warning(
+            "The images are a local folder (%s), which readers cannot open: if the Hub has them, name that dataset "
+            "with --images_id.",
+            public["source_name"],
+        )
+
+
+# --- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def _rows(folder: Path, with_images: bool) -> DatasetDict:
+    """What is published of every row. The images are not looked for where they are not needed."""
+    if with_images:
+        splits, wanted = open_images(str(folder)), COLUMNS
+        labels = {repr(split.features[columns.LABEL]) for split in splits.values() if columns.LABEL in split.features}
+        splits = class_names(splits)[0] if len(labels) > 1 else splits
+    else:
+        splits, wanted = _texts(folder), (columns.IMAGE_ID, *TEXTS)
+    return DatasetDict(
+        {
+            name: split.select_columns([column for column in wanted if column in split.column_names])
+            for name, split in splits.items()
+        }
+    )
+
+
+def _texts(folder: Path) -> DatasetDict:
+    """The stage's own rows, joined to the captions that it was made of, or else to the data that has them."""
+    stage = read_stage(folder)
+    own = open_stage(folder, stage)
+    if any(columns.CAPTION in split.column_names for split in own.values()):
+        return own
+    source = Source.read(stage, folder)
+    if source.captions is None and Path(source.name).is_dir():
+        behind = find_stage(source.name)
+        rows = open_stage(source.name, behind) if behind else DatasetDict()
+        if any(columns.CAPTION in split.column_names for split in rows.values()):
+            return join_stage(DatasetDict({name: rows[name] for name in own}), folder, stage)
+    whole = open_images(str(folder))
+    return DatasetDict({name: whole[name] for name in own})
+
+
+def _common_features(splits: DatasetDict) -> Features:
+    """All splits get the same columns, as `load_dataset` wants it; what one has not is null there."""
+    features = {}
+    for column in COLUMNS:
+        found = [split.features[column] for split in splits.values() if column in split.features]
+        known = [feature for feature in found if feature != Value("null")]
+        if known:
+            features[column] = Image() if column == columns.IMAGE else known[0]
+    if not set(features) & set(TEXTS):
+        raise ValueError("There are neither captions nor embeddings in this stage.")
+    return Features(features)
+
+
+def _check_ids(split: Dataset, name: str) -> None:
+    """
+    Raises:
+        ValueError: for an id that is null, comes twice, or is a path of this machine.
+    """
+    check_image_ids(split, name)
+    for batch in split.select_columns([columns.IMAGE_ID]).with_format("arrow").iter(10_000):
+        image_ids = batch[columns.IMAGE_ID]
+        local = image_ids.filter(pc.match_substring_regex(image_ids, LOCAL_ID))
+        if len(local):
+            raise ValueError(
+                f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine, which would be "
+                "published. Give the images other ids, or leave the column out to have them made from file names."
+            )
+
+
+def _ids_from(splits: DatasetDict) -> str | None:
+    """
+    What the ids were made from: `file` names, the `content` of images, or a `column` of the data. None where they were
+    made from both, or where images had the same and had to be told apart: the snippet of the card cannot do that.
+    """
+    ids = {image_id for split in splits.values() for image_id in split[columns.IMAGE_ID][:]}
+    forms = set(map(id_form, ids))
+    if "column" in forms:  # made ids are of the other forms
+        return "column"
+    return forms.pop() if len(forms) == 1 and not any("#" in image_id for image_id in ids) else None
+
+
+def _write_split(split: Dataset, name: str, features: Features, folder: Path, max_bytes: int) -> None:
+    """Files of about `max_bytes`; their number is in their names."""
+    size = split.data.nbytes
+    if columns.IMAGE in features:
+        split = split.cast_column(columns.IMAGE, Image(decode=False))
+        files = (image["path"] for image in split[columns.IMAGE] if image and not image["bytes"] and image["path"])
+        size += sum(os.path.getsize(file) for file in files if os.path.isfile(file))
+    for column in features:
+        if column not in split.column_names:
+            split = split.add_column(column, [None] * len(split), feature=features[column])
+    count = min(max(math.ceil(size / max_bytes), 1), max(len(split), 1))
+    for number in range(count):
+        shard = split.shard(count, number, contiguous=True).select_columns(list(features))
+        if columns.IMAGE in features:
+            first = number * (len(split) // count) + min(number, len(split) % count)
+            shard = _without_metadata(shard, name, first)
+        shard = shard.cast(features, keep_in_memory=True)
+        shard.to_parquet(folder / f"{name}-{number:05d}-of-{count:05d}.parquet")
+
+
+def _without_metadata(shard: Dataset, name: str, first: int) -> Dataset:
+    """The same rows, whose images are bytes without metadata; `first` is where in the split they begin."""
+
+    def stripped(image: dict[str, Any] | None, image_id: str, row: int) -> dict[str, Any]:
+        try:
+            return without_metadata(image)
+        except ValueError as error:
+            raise ValueError(
+                f"split {name!r}, row {first + row}, image {image_id!r}: {error}. Repair the image or remove it from "
+                "the data, or publish without images."
+            ) from error
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return shard.map(
+            lambda images, image_ids, rows: {columns.IMAGE: list(pool.map(stripped, images, image_ids, rows))},
+            input_columns=[columns.IMAGE, columns.IMAGE_ID],
+            with_indices=True,
+            batched=True,
+            batch_size=100,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            features=shard.features,
+            new_fingerprint=f"{shard._fingerprint}-stripped",  # the pool cannot be hashed
+            desc=f"Writing {name}",
+        )
+
+
+# --- Provenance without anything of this machine ---------------------------------------------------------------------
+
+
+def public_stage(folder: str | Path, *, with_images: bool = False, images_id: str | None = None) -> dict[str, Any]:
+    """
+    Args:
+        folder: of a stage.
+        with_images: whether the images are published too.
+        images_id: Hub id of the images, where the stage knows them as a folder.
+
+    Returns:
+        Its `stage.json` for everyone: `source` is a Hub id or None, with the bare `source_name` of what was a folder;
+        models that were folders are bare names; addresses, paths and examples of keys are gone. `captions_stage` is
+        that of captions which were embedded. Rows and columns are to be added.
+    """
+    stage = read_stage(folder)
+    images, captions = _images_and_captions(folder)
+    where: dict[str, Any] = {"source": images_id, "source_revision": None}
+    if images is not None:
+        # By its form: a folder of this name may lie here, and another be meant
+        is_local = not HUB_ID.fullmatch(images.name)
+        if is_local and images_id is None:
+            where["source_name"] = bare_name(str(Path(images.name).resolve()))
+        elif not is_local and images_id in (None, images.name):
+            where |= {"source": images.name, "source_revision": images.revision}
+            where |= {"source_config": images.config} if images.config else {}
+        of_images = (columns.IMAGE, columns.LABEL, columns.IMAGE_ID)
+        named = {ours: theirs for ours, theirs in images.columns.items() if ours in of_images and ours != theirs}
+        where |= {"source_columns": named} if named else {}
+    public = {"stage": stage.get("stage"), "published": True, **where, "with_images": with_images, **_said_of(stage)}
+    if captions is not None and stage.get("stage") != "captioning":
+        public["captions_stage"] = {"stage": "captioning", **_said_of(captions)}
+    return public
+
+
+def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, Any] | None]:
+    """
+    Follows a stage back: where its images lie, None where that is not known; and the `stage.json` of its captions,
+    None where they are a column of the data.
+    """
+    captions: dict[str, Any] | None = None
+    named: dict[str, str] = {}
+    way = []
+    try:
+        for step in steps(Source(str(folder))):
+            for stage in filter(None, (step.joined(), step.stage)):
+                of_captions = stage if stage.get("stage") == "captioning" else stage.get("captions_stage")
+                captions = captions or of_captions
+            named = step.source.columns | named
+            way.append(step)
+    except FileNotFoundError:  # a folder that is gone has left its name
+        last = way[-1]
+        return Source(os.path.abspath(os.path.join(last.source.name, last.stage["source"]))), captions
+    last = way[-1]
+    holds_images = last.stage is None or last.stage.get("with_images") or last.stage.get("source") is None
+    return (replace(last.source, columns=named) if len(way) > 1 and holds_images else None), captions
+
+
+def _said_of(stage: dict[str, Any]) -> dict[str, Any]:
+    return {name: _public(stage[name], name) for name in PUBLISHED if name in stage}
+
+
+def _public(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _public(inner, key)
+            for key, inner in value.items()
+            if isinstance(inner, (int, float)) or not NOT_PUBLISHED.search(key)
+        }
+    if isinstance(value, list):
+        return [_public(inner, name) for inner in value]
+    if isinstance(value, str):
+        return bare_name(value) if name in MODELS or is_path(value) else without_private(value)
+    return value
+
+
+# --- The images that it names on the Hub -----------------------------------------------------------------------------
+
+
+def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
+    """
+    Compares ids of the first images of `images_id`, as far as they can be read, with those of the stage.
+
+    Args:
+        public: the public `stage.json`, whose `source` is looked up on the Hub, whatever lies in the current folder.
+        splits: rows of the stage, with `image_id`.
+
+    Returns:
+        Whether the ids there are a column; None where they cannot be read.
+
+    Raises:
+        ValueError: when a column is missing there, or no id can be one of the stage.
+    """
+    name, seen = public["source"], []
+    config, named = public.get("source_config"), public.get("source_columns") or {}
+    source = Source(f"hf://datasets/{name}", public.get("source_revision"), config, named)
+    try:
+        try:
+            streams = stream_images(source, read_files=False)
+        except ValueError as error:
+            raise ValueError(
+                f"images_id is {name}, which is no dataset of these images, or calls its columns otherwise: {error}"
+            ) from error
+        shared = [split for split in streams if split in splits]
+        if not shared:
+            raise ValueError(
+                f"images_id is {name}, which has the splits {', '.join(streams)}, but the stage has "
+                f"{', '.join(splits)}. Name the images of the stage."
+            )
+        for split in shared:
+            has_column = columns.IMAGE_ID in streams[split].features
+            ours = {_base(image_id) for image_id in splits[split][columns.IMAGE_ID][:]}
+            rows = streams[split].select_columns([columns.IMAGE_ID if has_column else columns.IMAGE])
+            for row in islice(rows, SEEN_IDS):
+                seen.append((split, str(row[columns.IMAGE_ID]) if has_column else image_id_of(row[columns.IMAGE])))
+                if _base(seen[-1][1]) in ours:
+                    return has_column
+    except ValueError:
+        raise
+    except Exception as error:  # of the Hub, of the network, of the right to read: none of them is one of the stage
+        said = "images_id: %s could not be read (%s); whether its images have the ids of the stage was not looked at."
+        logger.warning(said, name, type(error).__name__)
+        return None
+    if not seen:
+        return None
+    split, theirs = seen[0]
+    ours = splits[split][columns.IMAGE_ID][0]
+    if _form(theirs) == _form(ours) and len(seen) >= SEEN_IDS:
+        said = "images_id: the first %d images of %s are none of the stage's; later ones may be. Their first is %r."
+        logger.warning(said, SEEN_IDS, name, theirs)
+        return None
+    raise ValueError(
+        f"images_id is {name}, but no id there is one of the stage: the first of split {split!r} is {theirs!r}, that "
+        f"of the stage {ours!r}. Upload the images as files (hf upload ID FOLDER --repo-type dataset), or with a "
+        "column `image_id` that holds the ids of the stage, or publish them with --with_images; Parquet files of "
+        "`push_to_hub` keep the names of files without their folders. Or leave --images_id out: readers then name "
+        "their images themselves."
+    )
+
+
+def _base(image_id: str) -> str:
+    """Without what tells images of one name apart, which a stream does not know."""
+    return image_id.partition("#")[0]
+
+
+def _form(image_id: str) -> tuple[str, bool]:
+    return id_form(image_id), "/" in _base(image_id)

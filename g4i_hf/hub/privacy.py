@@ -1,0 +1,289 @@
+"""What must not be published (paths, host names, tokens, pickles), and names and texts without it."""
+
+import bz2
+import functools
+import gzip
+import json
+import lzma
+import os
+import pickletools
+import re
+import socket
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import get_token
+
+from ..captioning.stage import PRIVATE
+from ..data.stage import read_stage
+from ..training.run_folder import OPTIONS_FILE, read_options
+
+NEVER_PUBLISHED = {"__pycache__", ".cache", ".git", ".gradio"}  # folders
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+COMPRESSED: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+UNREADABLE = (b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")  # Zstandard, 7z and RAR
+# Beside those of detect-secrets (1.5), which knows neither Hugging Face nor Anthropic nor Google
+TOKEN = re.compile(r"\b(hf|github_pat|ghp|sk|sk-proj|sk-ant)[_-][A-Za-z0-9_-]{30,}|\bAIza[A-Za-z0-9_-]{35}")
+NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these find ordinary words and version numbers
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|KEY$|AUTH$|_PWD$")
+SECRET_VALUE = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20,}")  # under whatever name
+SHORTEST_SECRET, SHORTEST_HOST = 12, 6  # shorter ones are ordinary words
+SHORT_PATH = 8  # bytes; shorter ones come by chance in the gigabytes of a graph
+BLOCK, OVERLAP = 1 << 24, 4096
+# Where a path begins, seen from behind its first slash, which is quick to find: not within another path or an address,
+# but after `file://`, `-I` or another slash
+BEGINS = (
+    r"(?:(?<![\w./-]/)|(?<=:///)|(?<=://localhost/)|(?<=(?<![\w./:-])//)|(?<=(?<![\w.-])-[A-Za-z]/)|(?<=-isystem/))"
+)
+ENDS = r"(?![\w-]|\.\w)"  # else another name begins with this one
+IN_TEXT = r"(?=[\s!-~]{3}|[\s!-~]{0,2}\Z)"
+LOCAL = re.compile(r"\.{1,2}/|~/|/|[A-Za-z]:\\")
+EVERYWHERE = {Path("/"), Path("/usr"), Path("/usr/local")}  # these say nothing of a machine
+MOST_STAGES, LONGEST_PATH = 8, 4096
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
+WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
+
+
+def bare_name(name: str) -> str:
+    """A Hub id as it is; of a path or an address the last part alone."""
+    if not MODEL_NAME.fullmatch(name):
+        parts = [part for part in re.split(r"[\\/]", name.split("?")[0]) if part not in ("", ".", "..", "~")]
+        name = parts[-1] if parts else ""
+    return without_private(name)
+
+
+def without_private(text: str) -> str:
+    """A text with `...` in place of addresses, paths and tokens."""
+    for private in (PRIVATE, WINDOWS_PATH, TOKEN):
+        text = private.sub("...", text)
+    return text
+
+
+# --- The files of a folder -------------------------------------------------------------------------------------------
+
+
+def list_files(folder: str | Path) -> list[tuple[str, int]]:
+    """Name and size in bytes of every file of a released folder that is published, sorted by name."""
+    root, found = Path(folder), []
+    for path in root.rglob("*"):
+        name = path.relative_to(root)
+        if path.is_file() and not NEVER_PUBLISHED & set(name.parts) and name.suffix.lower() != ".pyc":
+            found.append((name.as_posix(), path.stat().st_size))
+    return sorted(found)
+
+
+def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) -> None:
+    """
+    Looks through every file that is published: all bytes, or the header of safetensors, texts and bytes of Parquet in
+    columns of any type, and what gzip, bzip2, xz and zip files hold.
+
+    Args:
+        folder: a released folder.
+        folders: of this machine, whose paths are looked for as well as those of home, temporary files and the like.
+
+    Raises:
+        ValueError: when one holds a folder of this machine, its name, a secret, or a pickle, or cannot be looked
+            through. The message names file and kind, and does not repeat a secret.
+    """
+    patterns = local_patterns(folders)
+    for name, _ in list_files(folder):
+        with (Path(folder) / name).open("rb") as file:
+            try:
+                kind = "a pickle" if Path(name).suffix.lower() in PICKLES else _finding(file, patterns)
+            except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError, pa.ArrowInvalid) as error:
+                raise ValueError(f"{name} cannot be looked through ({error}): it is not published.") from error
+        if kind == "a pickle":
+            raise ValueError(f"{name} is or may be a pickle, which runs code when it is opened: it is not published.")
+        if kind is not None:
+            raise ValueError(
+                f"{name} holds {kind}, which would be published. Nothing was pushed. Make the folder again without "
+                "it, or take it out by hand."
+            )
+
+
+def local_patterns(folders: Collection[str | Path] = ()) -> dict[str, re.Pattern[bytes]]:
+    """What is looked for on this machine: the kind of finding, and its expression."""
+    places = {Path.home(), Path.cwd(), Path(sys.prefix), Path(tempfile.gettempdir())}
+    places |= {Path(os.path.abspath(folder)) for folder in folders}
+    places |= {place.resolve() for place in places}
+    patterns = {"a path of this machine": _of_places({place for place in places if place.name} - EVERYWHERE)}
+    host = socket.gethostname()
+    # One without digit, dot or hyphen is an ordinary word too, as in laptop or student
+    if len(host) >= SHORTEST_HOST and re.search(r"[\d.-]", host) and not host.startswith("localhost"):
+        patterns["the name of this machine"] = re.compile(rf"(?<![\w-]){re.escape(host)}(?![\w-])".encode())
+    secrets = {get_token() or ""}
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name.upper()) or (SECRET_VALUE.search(value) and not LOCAL.match(value)):
+            secrets.add(value)
+    secrets = {re.escape(os.fsencode(value)) for value in secrets if len(value) >= SHORTEST_SECRET}
+    if secrets:
+        patterns["a token or password of this environment"] = re.compile(b"|".join(sorted(secrets)))
+    return patterns
+
+
+def _of_places(places: set[Path]) -> re.Pattern[bytes]:
+    """Paths as they are written in text, in JSON and in addresses."""
+    names = {name for place in places for name in (str(place), json.dumps(str(place))[1:-1], quote(place.as_posix()))}
+    ways = [
+        re.escape(name.removeprefix("/")) + ENDS + (IN_TEXT if len(name.encode()) < SHORT_PATH else "")
+        for name in sorted(names)
+        if name.startswith("/")
+    ]
+    others = [rf"(?<![\w./-]){re.escape(name)}{ENDS}" for name in sorted(names) if not name.startswith("/")]
+    return re.compile("|".join([*([f"/{BEGINS}(?:{'|'.join(ways)})"] if ways else []), *others]).encode())
+
+
+def _finding(file: BinaryIO, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
+    """The kind of the first finding in a file, or in one that it holds; None without any."""
+    head = file.read(16)
+    file.seek(0)
+    if head.startswith(UNREADABLE):
+        raise OSError("a compressed file of a kind that is not opened here")
+    if head.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as inside:
+                    kind = _kind(member.filename.encode(), patterns) or _finding(inside, patterns)
+                if kind is not None:
+                    return kind
+        return None
+    for magic, opened in COMPRESSED.items():
+        if head.startswith(magic):
+            with opened(file) as inside:
+                return _finding(inside, patterns)
+    if not head.startswith(b"PAR1") and _is_pickle(file):
+        return "a pickle"
+    file.seek(0)
+    texts = _parquet(file) if head.startswith(b"PAR1") else _blocks(file, head)
+    return next((kind for text in texts if (kind := _kind(text, patterns)) is not None), None)
+
+
+def _is_pickle(file: BinaryIO) -> bool:
+    """Whether a file begins as pickles since protocol 2 do, or is an older one that names code."""
+    names: list[str] = []
+    try:
+        for opcode, _, _ in pickletools.genops(file):
+            names.append(opcode.name)
+            if names[0] == "PROTO" and len(names) == 3:
+                return True
+    except Exception:  # whatever bytes that are no pickle make of it
+        return False
+    return bool({"PROTO", "GLOBAL", "INST"} & set(names))
+
+
+def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
+    for kind, pattern in patterns.items():
+        if pattern.search(text):
+            return kind
+    printable = b"\n".join(re.findall(rb"[ -~\t\r\n]{12,}", text)).decode("ascii")
+    if TOKEN.search(printable):
+        return "what looks like a token"
+    for kind, detector in _detectors().items():
+        if any(True for _ in detector.analyze_string(printable)):
+            return f"what looks like a secret ({kind})"
+    return None
+
+
+@functools.cache
+def _detectors() -> dict[str, Any]:
+    """Those of detect-secrets that know a secret by its form: tokens, private keys, passwords in addresses."""
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
+
+    kinds = get_mapping_from_secret_type_to_class()
+    return {
+        kind: each()
+        for kind, each in kinds.items()
+        if issubclass(each, RegexBasedDetector) and each.__name__ not in NOISY
+    }
+
+
+def _blocks(file: BinaryIO, head: bytes) -> Iterator[bytes]:
+    """A file in blocks that overlap, so that nothing hides between two of them; of safetensors the header alone."""
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header < BLOCK:
+        yield file.read(8 + header)[8:]
+        return
+    tail = b""
+    while block := file.read(BLOCK):
+        yield tail + block
+        tail = block[-OVERLAP:]
+
+
+def _parquet(file: BinaryIO) -> Iterator[bytes]:
+    """Metadata of a Parquet file, and its texts and bytes, within lists, structs, maps and dictionaries too."""
+    with pq.ParquetFile(file) as table:
+        yield b"\n".join(word for pair in (table.metadata.metadata or {}).items() for word in pair)
+        yield str(table.schema_arrow.names).encode()
+        leaves = [table.schema.column(i) for i in range(len(table.schema))]
+        wanted = [
+            leaf.path
+            for leaf in leaves
+            if leaf.physical_type.endswith("BYTE_ARRAY") and str(leaf.logical_type) != "Float16"
+        ]
+        for batch in table.iter_batches(batch_size=500, columns=wanted) if wanted else ():
+            for column in batch.columns:
+                yield from _values(column)
+
+
+def _values(array: pa.Array) -> Iterator[bytes]:
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        yield from _values(array.storage)
+    elif pa.types.is_dictionary(kind):
+        yield from _values(array.dictionary)
+    elif pa.types.is_map(kind):
+        yield from _values(array.keys)
+        yield from _values(array.items)
+    elif pa.types.is_struct(kind):
+        for field in array.flatten():
+            yield from _values(field)
+    elif pa.types.is_nested(kind):
+        yield from _values(array.flatten())
+    else:
+        values = (each for each in array.to_pylist() if isinstance(each, (str, bytes)))
+        yield b"\n".join(each.encode(errors="replace") if isinstance(each, str) else each for each in values)
+
+
+# --- Folders that a run or a stage names -----------------------------------------------------------------------------
+
+
+def private_places(*folders: str | Path | None) -> set[Path]:
+    """
+    Args:
+        folders: of runs, stages and releases; None stands for none.
+
+    Returns:
+        They, and the folders that their options or sources name, and that stages there name again.
+    """
+    places = {Path(os.path.abspath(folder)) for folder in folders if folder}
+    for place in list(places):
+        run = place.parent if place.name.startswith("checkpoint-") else place
+        for base in {place, run}:
+            options = read_options(base) if (base / OPTIONS_FILE).is_file() else {}
+            places |= _named({**options, **(read_stage(base) or {})}, base)
+    return places
+
+
+def _named(options: dict, base: Path, depth: int = MOST_STAGES) -> set[Path]:
+    """The folders that options name, relative ones seen from `base`."""
+    found: set[Path] = set()
+    for value in options.values():
+        if not isinstance(value, str) or len(value) > LONGEST_PATH or not LOCAL.match(value):
+            continue
+        place = Path(os.path.abspath(base / Path(value).expanduser()))
+        # One that is gone has left its path all the same; what is no path is a prompt, as in `/no_think Describe it`
+        if os.path.exists(place) or (len(place.parts) > 2 and not re.search(r"\s", value)):
+            found.add(place.parent if os.path.isfile(place) else place)
+        if depth and os.path.isdir(place):
+            found |= _named(read_stage(place) or {}, place, depth - 1)
+    return found
