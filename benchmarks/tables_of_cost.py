@@ -10,6 +10,7 @@ def step_time() -> str:
         low, high = row["ratio_quartiles"]
         bank = row["options"].get("align_text_bank")
         objective = f"`{row['options']['align_loss']}`" + (f", bank of {bank:,} texts" if bank else "")
+        objective += ", soft labels" if "soft_label_weight" in row["options"] else ""
         lines.append(
             f"| {row['student']} | {row['batch_size']} | {objective} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |"
         )

@@ -273,7 +273,7 @@ def test_pages_name_launcher_files_that_exist():
     "name, more, processes, backend",
     [
         pytest.param("cpu", [], 1, None, marks=pytest.mark.slow),
-        ("ddp", ["--num_processes", "2", "--main_process_port", "0"], 2, "gloo"),
+        pytest.param("ddp", ["--num_processes", "2", "--main_process_port", "0"], 2, "gloo", marks=pytest.mark.slow),
     ],
 )
 def test_the_launcher_starts_what_its_file_says(name, more, processes, backend, tmp_path):

@@ -52,7 +52,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("name", ["timm-resnet", "vit"])
+@pytest.mark.parametrize("name", [pytest.param("timm-resnet", marks=pytest.mark.slow), "vit"])
 def test_the_best_weights_are_loaded_and_saved_with_their_average(tmp_path, name):
     options = {"metric_for_best_model": "accuracy", "ema_decay": 0.5, "learning_rate": 0.1}
     trainer = rigged(tmp_path / "run", name, **options)
@@ -80,6 +80,7 @@ def test_training_stops_when_nothing_gets_better(tmp_path):
     assert trainer.state.global_step == 4 and trainer.state.best_global_step == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_how_long_it_has_waited(tmp_path):
     rigged(tmp_path, callbacks=[StopAfter(3)], early_stopping_patience=2, save_total_limit=3).train()
     trainer = rigged(tmp_path, early_stopping_patience=2, save_total_limit=3)

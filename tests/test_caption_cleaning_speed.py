@@ -3,6 +3,8 @@
 import random
 import time
 
+import pytest
+
 from g4i_hf.captioning.cleaning import clean
 
 ARGS = True
@@ -53,6 +55,7 @@ def hostile() -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_no_text_takes_long():
     """Quadratic time would be minutes; this takes some tenths of a second each on a slow machine."""
     for name, text in hostile().items():

@@ -355,6 +355,7 @@ def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quic
     assert not found
 
 
+@pytest.mark.slow
 def test_a_dead_server_marks_no_row_either_when_few_are_asked_at_a_time(serve, quick):
     server, found = serve("--always", 500), []
     with pytest.raises(CaptionerError, match="has answered nothing"):

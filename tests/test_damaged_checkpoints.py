@@ -158,7 +158,8 @@ def wait_for(process: subprocess.Popen, path: Path, log: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.slow
 def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys, processes):
     run, log = tmp_path / "run", tmp_path / "log"
     launcher = [ACCELERATE, "launch", *TWO_PROCESSES] if processes == 2 else [sys.executable]

@@ -141,6 +141,7 @@ def test_rows_in_the_wrong_place_would_be_seen(in_process):
     assert named(rotated, "colour") < 50
 
 
+@pytest.mark.slow
 def test_behind_a_server_it_says_the_same(served_captioner: Server, in_process):  # noqa: F811
     endpoint = EndpointCaptioner(served_captioner.model, served_captioner.base_url, Decoding(24))
     found = described(endpoint, PLAIN)

@@ -198,6 +198,8 @@ def test_labels_that_captions_contradict_are_softened():
     low, high = found.facts["label_noise_interval"]
     assert low < 1 / 8 < high
     assert supervised(split, label_noise="soften", soft_label_weight=0.3).plan.soft_label_weight == 0.3
+    dropped = supervised(split, label_noise="soften", unlabelled="drop").split
+    assert soft_of(dropped).any(1).sum() == len(wrong) and len(dropped) == len(split) - 1  # the one without a label
 
 
 def test_labels_that_captions_contradict_are_replaced():

@@ -101,7 +101,8 @@ def test_options_that_timm_would_ignore_are_an_error(tmp_path):
 # --- Compilation -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param("timm-resnet", marks=pytest.mark.slow), "vit"])
+@pytest.mark.parametrize("name", ["timm-resnet", "vit"])
+@pytest.mark.slow
 def test_a_compiled_run_learns_the_same_resumes_and_is_released(tmp_path, name):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "optim": "sgd", "ema_decay": 0.5}
     compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}

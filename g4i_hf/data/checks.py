@@ -38,9 +38,9 @@ def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
     return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
 
 
-def labelled_rows(split: Dataset) -> Dataset:
-    """The rows that have a label; a ValueError when none has."""
-    rows = np.flatnonzero(labels_of(split) >= 0)
+def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
+    """The rows that have a label, by `labels` (rows,) or by their own; a ValueError when none has."""
+    rows = np.flatnonzero((labels_of(split) if labels is None else labels) >= 0)
     if len(rows) == len(split):
         return split
     if not len(rows):

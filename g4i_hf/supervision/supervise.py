@@ -138,7 +138,8 @@ def supervise(
     split = _learned(training, captioned, probabilities, plan, estimates)
     weight = (plan.soft_label_weight or 1.0) if soft_label_weight is None else soft_label_weight
     plan.soft_label_weight = weight if columns.SOFT_LABELS in split.column_names else 0.0
-    split = labelled_rows(split) if run.unlabelled == "drop" else split
+    if run.unlabelled == "drop":  # but not rows that learn from soft labels, as their own was softened
+        split = labelled_rows(split, np.maximum(labels_of(split), labels_of(training)))
     return Supervised(split, plan, _facts(plan, estimates))
 
 
