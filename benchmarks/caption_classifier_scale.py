@@ -32,7 +32,7 @@ def embeddings(file: Path, truth: np.ndarray, classes: int) -> np.ndarray:
         rows = rows + SPREAD * generator.standard_normal(rows.shape, dtype=np.float32)
         found[start : start + BLOCK] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     found.flush()
-    return np.load(file, mmap_mode="r")
+    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def main() -> None:

@@ -259,7 +259,7 @@ def test_measures_are_named_in_one_word_or_several():
 
     assert measures() == ["text_to_image", "calibration", "zero_shot"]
     assert measures("robustness,probe", "probe") == ["probe", "robustness"]
-    assert measures("all") == [*measures(), "probe", "robustness"] and measures("none") == []
+    assert measures("all") == [*measures(), "probe", "robustness", "speed"] and measures("none") == []
     with pytest.raises(ValueError, match="measures is 'prob'; choose one of .*Did you mean 'probe'"):
         measures("prob")
     with pytest.raises(ValueError, match="none alone"):
@@ -274,7 +274,7 @@ def test_all_figures_of_a_split_are_known_and_replaced(tmp_path):
     found = split_metrics(labelled, split, "test", CHEAP_MEASURES, name_embeds=EYE, probes=probes.Probes(labelled))
     figures = {name.removeprefix("test_") for name in found}
     not_of_split_metrics = {
-        figure for figure in FIGURES if re.match("weights|bad|blur|noise|contrast|jpeg|corr", figure)
+        figure for figure in FIGURES if re.match("weights|bad|blur|noise|contrast|jpeg|corr|int8", figure)
     }
     assert figures == set(FIGURES) - not_of_split_metrics
     assert found["test_ece"] == pytest.approx(1 / 3 - 1 / 4)  # unlabelled rows do not count
