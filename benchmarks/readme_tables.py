@@ -26,6 +26,7 @@ TABLES = {
     "alignment_memory": tables_of_cost.alignment_memory,
     "alignment_step": tables_of_cost.alignment_step,
     "answer_store": tables_of_cost.answer_store,
+    "caption_classifier": tables_of_gain.caption_classifier,
     "caption_knowledge": tables_of_gain.caption_knowledge,
     "captioning": tables_of_cost.captioning,
     "cifar10_few_labels": tables_of_gain.cifar10_few_labels,
