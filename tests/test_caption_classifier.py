@@ -151,6 +151,14 @@ def test_captions_that_name_the_class_and_captions_that_do_not_are_both_calibrat
     assert calibration_error(found, held_out.truth) < 0.035
 
 
+def test_broken_features_are_said():
+    data = clusters(100)
+    broken = data.x.copy()
+    broken[3, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        CaptionClassifier(CLASSES).fit(broken, data.y)
+
+
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
 
 

@@ -209,6 +209,15 @@ def test_captions_that_teach_classes_are_said(options, said):
         assert f"| supervision | `{options['supervision']}` |" in text
 
 
+def test_what_auto_has_chosen_and_why_is_said():
+    found = {"caption_accuracy_estimate": 0.94, "label_noise_estimate": 0.41, "label_noise_interval": [0.36, 0.458]}
+    auto = {"options": OPTIONS | {"supervision": "auto"}, "estimates": found | {"supervision": "soft"}}
+    text = " ".join(student_card(**NEEDED | EVERYTHING | auto).text.split())
+    assert "it learned soft labels" in text and "which chose how captions are used" in text
+    assert "captions tell the class of 94% of the images; 41% of the labels are wrong" in text
+    assert "(95% interval 36% to 46%)" in text
+
+
 def test_a_text_encoder_in_a_folder_is_no_name_on_the_hub():
     """Its bare name would be that of another encoder there, so the reader has to give it."""
     record = {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}

@@ -349,6 +349,12 @@ def test_class_without_examples_is_counted_and_named(caplog):
     assert check(split, training=False) == {}
 
 
+def test_a_class_that_another_split_spells_otherwise_is_said_with_the_nearest_name(caplog):
+    names = ClassLabel(names=["horse", "hosre", "cat"])
+    check(split_with(label=[0, 2, 0, 2, 0, 2], features={"label": names}))
+    assert "(first: 'hosre', perhaps a slip for 'horse'): classes without an example: 1" in caplog.text
+
+
 def test_several_unusual_things_are_all_reported(caplog):
     split = split_with(row=2, image=UNUSUAL["grey"][1], caption=None, text_embeds=None)
     assert sorted(check(split).values()) == [1, 1, 1] and len(caplog.messages) == 3

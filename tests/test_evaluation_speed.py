@@ -18,6 +18,8 @@ from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options, write_options
 from g4i_hf.workflows import evaluate
 
+BROKEN = {"bytes": b"no image", "path": None}
+
 
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
@@ -75,11 +77,34 @@ def test_speed_is_in_results_terminal_and_report(run, capsys):
     assert "## Size and speed" in card and f"| {found['int8_latency_ms']:.2f} |" in card
 
 
+def test_a_training_image_that_cannot_be_read_and_a_graph_that_cannot_be_quantized_lose_no_figure(
+    run, monkeypatch, caplog, tmp_path
+):
+    data = DatasetDict.load_from_disk(tmp_path / "data").cast_column("image", Image(decode=False))
+    rows = data["train"].to_list()
+    data["train"] = Dataset.from_list([rows[0] | {"image": BROKEN}, *rows[1:]], features=data["train"].features)
+    data.save_to_disk(tmp_path / "broken")
+    write_options(run, read_options(run) | {"dataset_name": str(tmp_path / "broken")})
+
+    def fails(_student, _onnx, _int8, pixels) -> None:
+        assert len(pixels) == 19
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(evaluate, "export_onnx", lambda *_: None)
+    monkeypatch.setattr(evaluate, "quantize", fails)
+    monkeypatch.setattr(evaluate, "speed_metrics", lambda *_: {"cpu_threads": 1})
+    found = evaluated(run)
+    assert found["validation_accuracy"] == 0.95 and found["cpu_threads"] == 1
+    assert "no speed in int8: RuntimeError: no such operator" in caplog.text
+
+
 def test_without_onnx_runtime_it_is_that_of_pytorch(run, monkeypatch, caplog):
     def missing(*_):
         raise ImportError("ONNX needs onnxruntime: pip install it.")
 
     monkeypatch.setattr(evaluate, "export_onnx", missing)
+    (run / "all_results.json").write_text('{"onnx_latency_ms": 1.0, "validation_int8_accuracy": 1.0}')
     found = evaluated(run)
+    assert not {"onnx_latency_ms", "validation_int8_accuracy"} & set(found)  # of an earlier evaluation
     assert found["pytorch_latency_ms"] > 0 and "onnx_latency_ms" not in found
     assert "ONNX needs onnxruntime" in caplog.text

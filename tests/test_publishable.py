@@ -216,10 +216,20 @@ def test_values_of_variables_that_hold_a_secret(machine, monkeypatch, name):
 
 def test_other_variables_hold_words(machine, monkeypatch):
     words = {"CAPTIONER": "Qwen/Qwen2.5-VL-7B-Instruct", "LANG": "C.UTF-8", "EDITOR": "vim", "SHORT_KEY": "abc"}
+    words |= {"TOKENIZER": "sentence-transformers/all-MiniLM-L6-v2", "COMPASS_CITY": "a photograph of Graz"}
+    words |= {"HF_REPO": "me/EmojiStyles58ClassesStudent", "REVISION": "5e1b0c8c3e6f4ad0b4a7a33f3f37a7d5d3dbb7a1"}
+    words |= {"IMAGE": "hf_flowers102_captioned_by_qwen25_vl_7b sk_building_photo_from_the_old_town_2019"}
     (machine / "README.md").write_text(" ".join(words.values()))
     for name, value in words.items():
         monkeypatch.setenv(name, value)
     check_publishable(machine)
+
+
+def test_a_damaged_archive_is_one_clear_error(machine):
+    whole = gzip.compress(b"captions" * 1000)
+    (machine / "captions.json.gz").write_bytes(whole[:20] + bytes([whole[20] ^ 255]) + whole[21:])
+    with pytest.raises(ValueError, match=r"captions\.json\.gz cannot be looked through"):
+        check_publishable(machine)
 
 
 PICKLES = ["training_args.bin", "optimizer.pt", "a.pkl", "A.PKL", "b.Pth", "c.joblib", "d.npy", "e.npz", "f.CKPT"]

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, List
 from tqdm import tqdm
 
 from .. import columns
+from ..files import nearest
 from .images import open_image, unusual, why_bad
 from .joining import check_image_ids
 from .texts import Embeddings, is_blank, values_of
@@ -137,7 +138,11 @@ def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bo
     empty = sorted(set(range(num_labels)) - seen)
     if empty:
         feature = split.features[columns.LABEL]
-        first = repr(feature.int2str(empty[0])) if isinstance(feature, ClassLabel) else f"class {empty[0]}"
+        first = f"class {empty[0]}"
+        if isinstance(feature, ClassLabel):  # perhaps a misspelt folder of another split
+            unseen = feature.names[empty[0]]
+            near = nearest(unseen, [other for other in feature.names if other != unseen])
+            first = repr(unseen) + (f", perhaps a slip for {near!r}" if near else "")
         yield "classes without an example", f"column 'label' (first: {first})", len(empty)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from .calibration import calibration_metrics
-from .measures import FIGURES
+from .measures import FIGURES, SPEED
 from .metrics import Accuracy, retrieval_recall, text_to_image_recall
 from .predict import Predictions, texts_of
 from .probes import Probes
@@ -111,7 +111,8 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
     Args:
         run: the folder, made where there is none.
         metrics: by name.
-        splits: their earlier figures are dropped: a split without captions has no retrieval any more.
+        splits: their earlier figures are dropped, and those of size and speed: a split without captions has no
+            retrieval any more.
 
     Returns:
         All metrics of the file.
@@ -119,7 +120,7 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
     path = Path(run) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.is_file() else {}
-    dropped = {f"{split}_{figure}" for split in splits for figure in FIGURES}
+    dropped = {f"{split}_{figure}" for split in splits for figure in FIGURES} | {*(SPEED if splits else ())}
     results = {name: value for name, value in results.items() if name not in dropped} | metrics
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n")

@@ -6,7 +6,8 @@ from typing import Any
 import jinja2
 from datasets import DatasetDict
 
-from ..options import aligns
+from ..options import aligns, learned_from_captions
+from ..training.run_folder import read_options
 from .comparison import ComparisonRow
 from .predict import Predictions
 from .report_sections import (
@@ -72,8 +73,8 @@ def write_report(
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
         curves=curve_pictures(runs),
-        speeds=speed_rows(results or {}, list(splits)),
-        speed_note=speed_note(results or {}),
+        speed={"rows": speed_rows(results or {}, list(splits)), "note": speed_note(results or {})},
+        taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
         weights=weights,
         seed=options.get("seed", 42),

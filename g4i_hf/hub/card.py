@@ -97,6 +97,8 @@ class Student:
         rows: figures, perhaps beside the baseline's.
         seeds: the same over seeds.
         speed: Markdown table of size and speed; empty where they were not measured.
+        estimates: what was estimated of captions and labels before training, and what `supervision: auto` chose by it;
+            empty without.
         aligned, onnx: whether the release holds the aligned model and an ONNX graph.
         adapter: Hub id of the model that a LoRA adapter was trained beside; None for a whole checkpoint.
         adapter_revision: its branch, tag or commit.
@@ -120,6 +122,7 @@ class Student:
     rows: list[ComparisonRow] = field(default_factory=list)
     seeds: Seeds | None = None
     speed: str = ""
+    estimates: dict[str, Any] = field(default_factory=dict)
     aligned: bool = False
     onnx: bool = False
     adapter: str | None = None
@@ -144,7 +147,11 @@ def student_card(student: Student) -> ModelCard:
     card = ModelCard.from_template(
         _metadata(student),
         template_path=str(TEMPLATES / "student.md.j2"),
-        **{name: value for name, value in vars(student).items() if name not in ("options", "lineage", "seeds")}
+        **{
+            name: value
+            for name, value in vars(student).items()
+            if name not in ("options", "lineage", "seeds", "estimates")
+        }
         | {"architecture": plain(student.architecture)}
         | {"classes": ", ".join(map(code, student.classes[:MOST_CLASSES])) if is_named else ""},
         more_classes=len(student.classes) > MOST_CLASSES,
@@ -194,7 +201,10 @@ def _of_training(student: Student) -> dict[str, Any]:
     best = options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None
     return {
         "align_weight": float(options.get("align_weight") or 0),
-        "supervision": next((kind for kind, is_set in old.items() if is_set), options.get("supervision") or "none"),
+        "supervision": next((kind for kind, is_set in old.items() if is_set), None)
+        or student.estimates.get("supervision", options.get("supervision") or "none"),
+        "is_auto": options.get("supervision") == "auto",
+        "estimates": estimates_in_words(student.estimates),
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": aligns(options) is False and learned_from_captions(options) is None,
@@ -205,6 +215,18 @@ def _of_training(student: Student) -> dict[str, Any]:
         "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
         "seed": plain(options.get("seed", 42)) if options else None,
     }
+
+
+def estimates_in_words(estimates: dict[str, Any]) -> str:
+    """Of a run's `all_results.json`; empty where nothing was estimated."""
+    said, captions = [], estimates.get("caption_accuracy_estimate")
+    if captions is not None:
+        said.append(f"captions tell the class of {captions:.0%} of the images")
+    if estimates.get("label_noise_estimate") is not None:
+        low, high = estimates["label_noise_interval"]
+        wrong = f"{estimates['label_noise_estimate']:.0%} of the labels are wrong"
+        said.append(f"{wrong} (95% interval {low:.0%} to {high:.0%})")
+    return "; ".join(said)
 
 
 def _of_figures(student: Student) -> dict[str, Any]:

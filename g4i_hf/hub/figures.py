@@ -80,15 +80,20 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
     return found
 
 
-def size_and_speed(args: ReleaseArguments) -> str:
-    """The table of a card; empty where speed was not measured, or with other weights."""
+def measured(args: ReleaseArguments) -> dict[str, Any]:
+    """
+    `speed`, the table of size and speed, empty where they were not measured or with other weights; `estimates`, what
+    was estimated before training, and the supervision that was chosen, empty where nothing was.
+    """
     path = Path(args.run) / RESULTS_FILE
     found = json.loads(path.read_text()) if path.is_file() else {}
-    splits = _in_order(_splits(found), args.run)
-    measured = [split for split in splits if f"{split}_int8_accuracy" in found]
-    if any(found.get(f"{split}_weights", "raw") != args.weights for split in measured):
-        return ""
-    return speed_as_markdown(found, measured)
+    splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
+    is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
+    names = ("supervision", "caption_accuracy_estimate", "label_noise_estimate", "label_noise_interval")
+    return {
+        "speed": "" if is_of_others else speed_as_markdown(found, splits),
+        "estimates": {name: found[name] for name in names if found.get(name) is not None},
+    }
 
 
 def over_seeds(args: ReleaseArguments) -> Seeds | None:

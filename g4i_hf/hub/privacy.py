@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,14 +27,17 @@ from ..data.stage import read_stage
 from ..training.run_folder import OPTIONS_FILE, read_options
 
 NEVER_PUBLISHED = {"__pycache__", ".cache", ".git", ".gradio"}  # folders
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 COMPRESSED: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 UNREADABLE = (b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")  # Zstandard, 7z and RAR
 # Beside those of detect-secrets (1.5), which knows neither Hugging Face nor Anthropic nor Google
-TOKEN = re.compile(r"\b(hf|github_pat|ghp|sk|sk-proj|sk-ant)[_-][A-Za-z0-9_-]{30,}|\bAIza[A-Za-z0-9_-]{35}")
+TOKEN = re.compile(r"\b(hf_|sk-)[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-proj-|sk-ant-|AIza)[A-Za-z0-9_-]{30,}")
 NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these find ordinary words and version numbers
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|KEY$|AUTH$|_PWD$")
-SECRET_VALUE = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20,}")  # under whatever name
+SECRET_NAME = re.compile(
+    r"(\w*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)|(\w+_)?(PASS|AUTH)|SSHPASS|\w+_PWD)(_\w*)?"
+)
+# Under whatever name; but the hash of a commit or a file is none
+SECRET_VALUE = re.compile(r"(?![0-9a-f]{40}\Z|[0-9a-f]{64}\Z)(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20,}")
 SHORTEST_SECRET, SHORTEST_HOST = 12, 6  # shorter ones are ordinary words
 SHORT_PATH = 8  # bytes; shorter ones come by chance in the gigabytes of a graph
 BLOCK, OVERLAP = 1 << 24, 4096
@@ -99,7 +103,15 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
         with (Path(folder) / name).open("rb") as file:
             try:
                 kind = "a pickle" if Path(name).suffix.lower() in PICKLES else _finding(file, patterns)
-            except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError, pa.ArrowInvalid) as error:
+            except (
+                OSError,
+                EOFError,
+                RuntimeError,
+                zipfile.BadZipFile,
+                lzma.LZMAError,
+                zlib.error,
+                pa.ArrowInvalid,
+            ) as error:
                 raise ValueError(f"{name} cannot be looked through ({error}): it is not published.") from error
         if kind == "a pickle":
             raise ValueError(f"{name} is or may be a pickle, which runs code when it is opened: it is not published.")
@@ -120,13 +132,13 @@ def local_patterns(folders: Collection[str | Path] = ()) -> dict[str, re.Pattern
     # One without digit, dot or hyphen is an ordinary word too, as in laptop or student
     if len(host) >= SHORTEST_HOST and re.search(r"[\d.-]", host) and not host.startswith("localhost"):
         patterns["the name of this machine"] = re.compile(rf"(?<![\w-]){re.escape(host)}(?![\w-])".encode())
-    secrets = {get_token() or ""}
+    secrets = {get_token() or "": "a token or password of this environment (of the Hub)"}
     for name, value in os.environ.items():
-        if SECRET_NAME.search(name.upper()) or (SECRET_VALUE.search(value) and not LOCAL.match(value)):
-            secrets.add(value)
-    secrets = {re.escape(os.fsencode(value)) for value in secrets if len(value) >= SHORTEST_SECRET}
-    if secrets:
-        patterns["a token or password of this environment"] = re.compile(b"|".join(sorted(secrets)))
+        if SECRET_NAME.fullmatch(name.upper()) or SECRET_VALUE.fullmatch(value):
+            secrets[value] = f"a token or password of this environment ({name})"
+    for value, kind in sorted(secrets.items()):
+        if len(value) >= SHORTEST_SECRET:
+            patterns[kind] = re.compile(re.escape(os.fsencode(value)))
     return patterns
 
 
@@ -230,7 +242,7 @@ def _parquet(file: BinaryIO) -> Iterator[bytes]:
             for leaf in leaves
             if leaf.physical_type.endswith("BYTE_ARRAY") and str(leaf.logical_type) != "Float16"
         ]
-        for batch in table.iter_batches(batch_size=500, columns=wanted) if wanted else ():
+        for batch in table.iter_batches(batch_size=50, columns=wanted) if wanted else ():
             for column in batch.columns:
                 yield from _values(column)
 

@@ -35,8 +35,8 @@ from .figures import (
     benchmark_tasks,
     comparison,
     eval_result_entries,
+    measured,
     over_seeds,
-    size_and_speed,
     write_entries,
 )
 from .onnx import export_onnx
@@ -324,7 +324,7 @@ def write_card(
         lineage=lineage,
         rows=rows,
         seeds=seeds,
-        speed=size_and_speed(args),
+        **measured(args),
         aligned=(student_dir / ALIGNED).is_dir(),
         onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
         adapter=adapter.get("base_model_name_or_path"),

@@ -193,6 +193,8 @@ class _Scale:
     def of(cls, values: np.ndarray) -> "_Scale":
         rows = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int))
         sample = np.asarray(values[rows], dtype=np.float32)
+        if not np.isfinite(sample).all():
+            raise ValueError("Embeddings or image features are NaN or infinite: the model that made them is broken.")
         mean = sample.mean(0)
         return cls(mean, float(np.sqrt(((sample - mean) ** 2).sum(1).mean())) or 1.0)
 

@@ -45,7 +45,7 @@ class Stopwatch(TrainerCallback):
     def _start(self, step: int) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.first_step = self.last_step = step
-        self.images = 0  # of all processes
+        self.images = 0.0  # of all processes
         self._last = time.perf_counter()
 
     @property
@@ -80,8 +80,11 @@ class Stopwatch(TrainerCallback):
         self.seconds[part] += now - self._last
         self._last = now
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         self._start(state.global_step)
+        self._first_epoch = float(state.epoch or 0)
+        dataset = getattr(train_dataloader, "dataset", None)
+        self._images_an_epoch = len(dataset) if has_length(dataset) else None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._lap("other")
@@ -92,8 +95,11 @@ class Stopwatch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self._lap("step")
         self.last_step = state.global_step
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.images = (self.last_step - self.first_step) * batch
+        if self._images_an_epoch is not None:  # exact also where the last batch of an epoch is a small one
+            self.images = (state.epoch - self._first_epoch) * self._images_an_epoch
+        else:
+            batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            self.images = (self.last_step - self.first_step) * batch
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}):
