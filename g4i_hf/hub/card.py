@@ -22,6 +22,7 @@ from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
 LONGEST = 2000  # characters of a text of others
+IN_OTHER_WORDS = {"options", "lineage", "seeds", "estimates"}  # of a Student, in its card
 MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
 CONTROLS = {
@@ -147,11 +148,7 @@ def student_card(student: Student) -> ModelCard:
     card = ModelCard.from_template(
         _metadata(student),
         template_path=str(TEMPLATES / "student.md.j2"),
-        **{
-            name: value
-            for name, value in vars(student).items()
-            if name not in ("options", "lineage", "seeds", "estimates")
-        }
+        **{name: value for name, value in vars(student).items() if name not in IN_OTHER_WORDS}
         | {"architecture": plain(student.architecture)}
         | {"classes": ", ".join(map(code, student.classes[:MOST_CLASSES])) if is_named else ""},
         more_classes=len(student.classes) > MOST_CLASSES,
