@@ -47,6 +47,7 @@ TABLES = {
     "input_fidelity": tables_of_cost.input_fidelity,
     "input_large": tables_of_cost.input_large,
     "input_pipeline": tables_of_cost.input_pipeline,
+    "jpeg_decoders": tables_of_cost.jpeg_decoders,
     "labels_above_thresholds": tables_of_gain.labels_above_thresholds,
     "longer": tables_of_gain.longer,
     "mlp_mixer": tables_of_gain.mlp_mixer,

@@ -17,6 +17,12 @@ def step_time() -> str:
     return "\n".join(lines)
 
 
+def jpeg_decoders() -> str:
+    found = read_result("jpeg_decoders.json")["ms"]
+    lines = ["| decoder | ms an image |", "|---|---:|"]
+    return "\n".join([*lines, *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in found.items())])
+
+
 def input_pipeline() -> str:
     return _speeds(read_result("input_pipeline.json")["speed"])
 
