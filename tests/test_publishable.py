@@ -175,6 +175,7 @@ def test_what_cannot_be_looked_through_is_not_published(machine, content):
 SECRETS = {
     "hf": TOKEN,
     "openai": "sk-proj-" + "aB3" * 12,
+    "openrouter": "sk-or-v1-" + "ab12" * 16,
     "anthropic": "sk-ant-api03-" + "aB3_" * 12,
     "google": "AIza" + "aB3_-" * 7,
     "aws": "AKIA" + "ABCDEFGH23456789",

@@ -31,7 +31,7 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy",
 COMPRESSED: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 UNREADABLE = (b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")  # Zstandard, 7z and RAR
 # Beside those of detect-secrets (1.5), which knows neither Hugging Face nor Anthropic nor Google
-TOKEN = re.compile(r"\b(hf_|sk-)[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-proj-|sk-ant-|AIza)[A-Za-z0-9_-]{30,}")
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-|AIza)[A-Za-z0-9_-]{30,}")
 NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these find ordinary words and version numbers
 SECRET_NAME = re.compile(
     r"(\w*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)|(\w+_)?(PASS|AUTH)|SSHPASS|\w+_PWD)(_\w*)?"
