@@ -214,7 +214,7 @@ def test_what_auto_has_chosen_and_why_is_said():
     auto = {"options": OPTIONS | {"supervision": "auto"}, "estimates": found | {"supervision": "soft"}}
     text = " ".join(student_card(**NEEDED | EVERYTHING | auto).text.split())
     assert "it learned soft labels" in text and "which chose how captions are used" in text
-    assert "captions tell the class of 94% of the images; 41% of the labels are wrong" in text
+    assert "captions tell the class of 94% of held-out images; 41% of the labels are wrong" in text
     assert "(95% interval 36% to 46%)" in text
 
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
+from .measures import ENGINES
 
 LATENCY_BATCH, THROUGHPUT_BATCH = 1, 32
 SECONDS = 1.0  # that each call is timed for
-ENGINES = {"pytorch": "PyTorch, float32", "onnx": "ONNX Runtime, float32", "int8": "ONNX Runtime, int8"}
 
 
 def size_metrics(student: PreTrainedModel, image_size: int) -> dict[str, float]:

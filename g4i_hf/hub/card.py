@@ -14,6 +14,7 @@ from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..modeling.processing import ImageSettings
 from ..options import AugmentationArguments, RunArguments, StudentArguments, aligns, learned_from_captions
+from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
@@ -201,7 +202,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "supervision": next((kind for kind, is_set in old.items() if is_set), None)
         or student.estimates.get("supervision", options.get("supervision") or "none"),
         "is_auto": options.get("supervision") == "auto",
-        "estimates": estimates_in_words(student.estimates),
+        "estimates": _estimates(student.estimates),
         "caption_control": CONTROLS.get(options.get("caption_control")),
         "label_fraction": float(options.get("label_fraction") or 1),
         "is_baseline": aligns(options) is False and learned_from_captions(options) is None,
@@ -214,15 +215,13 @@ def _of_training(student: Student) -> dict[str, Any]:
     }
 
 
-def estimates_in_words(estimates: dict[str, Any]) -> str:
+def _estimates(found: dict[str, Any]) -> str:
     """Of a run's `all_results.json`; empty where nothing was estimated."""
-    said, captions = [], estimates.get("caption_accuracy_estimate")
-    if captions is not None:
-        said.append(f"captions tell the class of {captions:.0%} of the images")
-    if estimates.get("label_noise_estimate") is not None:
-        low, high = estimates["label_noise_interval"]
-        wrong = f"{estimates['label_noise_estimate']:.0%} of the labels are wrong"
-        said.append(f"{wrong} (95% interval {low:.0%} to {high:.0%})")
+    said = []
+    if "caption_accuracy_estimate" in found:
+        said.append(captions_in_words(found["caption_accuracy_estimate"]))
+    if "label_noise_estimate" in found:
+        said.append(noise_in_words(found["label_noise_estimate"], found["label_noise_interval"]))
     return "; ".join(said)
 
 

@@ -1,5 +1,6 @@
 """`supervision: auto`: what captions are worth here, estimated before training, and so how they are used."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Harm was measured where pseudo-labels were right for 13% of the images, and perhaps at 40%; gain from 56% on
@@ -78,17 +79,22 @@ def choose(found: Estimates) -> Plan:
     return plan
 
 
+def captions_in_words(share: float) -> str:
+    return f"captions tell the class of {share:.0%} of held-out images"
+
+
+def noise_in_words(share: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
+
+
 def _described(found: Estimates) -> str:
-    parts = []
-    if found.captions is None:
-        parts.append("no class has two labels, so that nothing could be held out")
-    else:
-        parts.append(f"captions tell the class of {found.captions:.0%} of held-out images")
+    nothing = "no class has two labels, so that nothing could be held out"
+    parts = [nothing if found.captions is None else captions_in_words(found.captions)]
     if found.image is not None:
         parts.append(f"image features of {found.image:.0%}, both together of {found.both:.0%}")
     if found.agreement is not None:
         parts.append(f"captions and image features agree on {found.agreement:.0%} of the unlabelled")
     if found.noise is not None:
-        low, high = found.noise_interval
-        parts.append(f"{found.noise:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})")
+        parts.append(noise_in_words(found.noise, found.noise_interval))
     return f"Estimates: {'; '.join(parts)}."
