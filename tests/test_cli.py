@@ -130,6 +130,12 @@ def test_a_value_on_the_command_line(argv, name, expected):
     assert parse("--dataset_name", "x", *argv)[name] == expected
 
 
+def test_the_dataset_or_the_run_may_be_the_first_word():
+    assert parse("pictures", "--seed", "1")["dataset_name"] == "pictures"
+    assert parse("runs/a", "--dry_run", classes=OF["release"])["run"] == "runs/a"
+    assert "'grid' in the command line belongs to no option" in refused(parse, "grid", classes=OF["compare"])
+
+
 @pytest.mark.parametrize("text", [".", "./data", "../data", "./däta/x"])
 def test_a_path_that_starts_with_a_dot_is_relative_to_its_file(tmp_path, monkeypatch, text):
     """It still starts with a dot or a slash then: a folder, whether it exists or not, and no Hub id."""
