@@ -1,4 +1,4 @@
-"""Classes by their names: known answers of a constructed model, and a trained one on concepts it has never seen."""
+"""Zero-shot classification: known answers of a constructed model, and a trained one on concepts it has never seen."""
 
 import ast
 import json
@@ -14,21 +14,23 @@ import torch
 from datasets import load_dataset
 from hub_client import serving
 from PIL import Image
+from released_runs import a_run
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from students import aligned_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from trained_emoji import train_emoji
-from transformers import ViTConfig, ZeroShotImageClassificationPipeline
+from transformers import ZeroShotImageClassificationPipeline
 
 from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier
-from g4i_hf.zero_shot.checkpoint import TextSide
 
 ROOT = Path(__file__).parent.parent
 DIM = 12
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+NO_LABELS = ([], "", " , ", None, ["a", 3])
 
 
 class KnownVectors:
@@ -91,7 +93,7 @@ def test_temperature_is_the_learned_one_then_that_of_training(model):
     model.learn_logits(0.07)
     assert scale() == pytest.approx(1 / 0.07) and scale(temperature=0.01) == pytest.approx(100)
     model.logit_scale.data.fill_(9)
-    assert scale() == 100
+    assert scale() == 100  # the limit of CLIP
 
 
 def test_a_learned_bias_makes_a_sigmoid_of_each_label(model):
@@ -118,17 +120,18 @@ def test_text_is_centred_where_the_model_is(model):
     assert [each["score"] for each in found] == pytest.approx([1, -1], abs=1e-5)
 
 
-def test_several_templates_are_the_mean_of_their_vectors(model):
+def test_several_templates_are_the_mean_of_their_vectors_and_no_two_are_mistaken(model):
     image = pictures(1)[0]
     near = vectors_near(model, image)
     encoder = KnownVectors(
         {"x": near["same"], "a {x}": near["half"], "y": near["opposite"], "a {y}": near["opposite"]}
     )
     classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=1, device="cpu")
-    answer = classifier(image, ["x", "y"], hypothesis_template=["{}", "a {{}}"])
     between = 3**0.5 / 2  # two unit vectors 60 degrees apart; their mean is 30 from either
-    expected = torch.tensor([between, -1]).softmax(-1).tolist()
-    assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
+    for template, cosine in (("{}", 1.0), ("a {{}}", 0.5), (["{}", "a {{}}"], between)):
+        answer = classifier(image, ["x", "y"], hypothesis_template=template)
+        expected = torch.tensor([cosine, -1]).softmax(-1).tolist()
+        assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
 
 
 def test_batches_lists_paths_and_generators_give_what_single_images_give(model, tmp_path):
@@ -160,30 +163,28 @@ def test_a_16_bit_image_is_what_it_was_in_training(model):
     assert torch.equal(classifier.embed_images(deep), classifier.embed_images(Image.fromarray(grey)))
 
 
-def test_wrong_calls_say_what_is_wrong(model):
-    image = pictures(1)[0]
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        *(
+            (lambda c, i, labels=labels: c(i, labels), "candidate_labels is .*give class names")
+            for labels in NO_LABELS
+        ),
+        (lambda c, i: c(i, ["a"], hypothesis_template="a picture"), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c(i, ["a"], hypothesis_template=[]), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c(i, ["a"], hypothesis_template=["{}", "a picture"]), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c.nearest(i, []), "captions is empty"),
+        (lambda c, i: c.nearest(i, ["a"], text_embeds=np.zeros((1, 3))), r"shape \(1, 3\).*need \(1, 12\)"),
+        (lambda c, i: ZeroShotImageClassifier(c.model, temperature=0), "temperature is 0"),
+        (lambda c, i: ZeroShotImageClassifier(c.model, device="cpu")(i, ["a"]), "Name it as text_encoder"),
+        (lambda c, i: ZeroShotImageClassifier(c.model, text_encoder=MINILM)(i, ["a"]), "gives vectors of 384 numbers"),
+        (lambda c, i: ZeroShotImageClassifier(aligned_model("vit")), "type vit does not know its image size"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(model, call, said):
     classifier = ZeroShotImageClassifier(model, text_encoder=KnownVectors({}), device="cpu")
-    for labels in ([], "", " , ", None, ["a", 3]):
-        with pytest.raises(ValueError, match="candidate_labels is .*give class names"):
-            classifier(image, labels)
-    for template in ("a picture", [], ["{}", "a picture"]):
-        with pytest.raises(ValueError, match="hypothesis_template is .*needs a place"):
-            classifier(image, ["a"], hypothesis_template=template)
-    with pytest.raises(ValueError, match="captions is empty"):
-        classifier.nearest(image, [])
-    with pytest.raises(ValueError, match=r"shape \(1, 3\).*need \(1, 12\)"):
-        classifier.nearest(image, ["a"], text_embeds=np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="temperature is 0"):
-        ZeroShotImageClassifier(model, temperature=0)
-    with pytest.raises(ValueError, match="Name it as text_encoder"):
-        ZeroShotImageClassifier(model, device="cpu")(image, ["a"])
-    wider = KnownVectors({})
-    wider.dim = 384
-    with pytest.raises(ValueError, match="KnownVectors gives vectors of 384 numbers.*vectors of 12"):
-        ZeroShotImageClassifier(model, text_encoder=wider, device="cpu")(image, ["a"])
-    with pytest.raises(ValueError, match="type vit does not know its image size"):
-        assert ViTConfig.model_type == "vit"
-        ZeroShotImageClassifier(aligned_model("vit"))
+    with pytest.raises(ValueError, match=said):
+        call(classifier, pictures(1)[0])
 
 
 @pytest.fixture
@@ -217,28 +218,15 @@ def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
         torch.testing.assert_close(classifier.embed_images(image), expected)
 
 
-def test_no_prompt_on_record_is_none_and_not_the_encoders_own():
-    """Null in the stage of the embeddings: there was none. Null in the options of a run: the encoder's default."""
-    assert TextSide.from_record({"text_encoder": "e", "text_encoder_prompt": None}).text_encoder_prompt is None
-    record = {"text_encoder": "e", "text_encoder_prompt": None, "text_embed_dim": 12}
-    assert TextSide.from_record(record).text_encoder_prompt == ""
-
-
-def test_a_plain_student_and_a_wrong_name_are_said(released):
+def test_a_plain_student_and_a_wrong_name_are_said(released, monkeypatch):
     with pytest.raises(ValueError, match=r"plain holds no aligned model .*plain/aligned.*--aligned true"):
         ZeroShotImageClassifier(released / "plain")
     with pytest.raises(ValueError, match="holds no aligned model"):
         ZeroShotImageClassifier(released / "student", subfolder="elsewhere")
-    with pytest.raises(OSError, match="nowhere"):
-        ZeroShotImageClassifier(str(released / "nowhere"))
-
-
-@pytest.mark.parametrize("name", ["runs/emoji_styles/nope", "./nope", "/nope", "~/nope"])
-def test_a_folder_that_is_not_there_is_said_to_be_none(name, tmp_path, monkeypatch):
-    """And not a Hub id of a wrong form."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"No such folder: {name}"):
-        ZeroShotImageClassifier(name)
+    monkeypatch.chdir(released)
+    for name in ("runs/emoji_styles/nope", "./nope", "/nope", "~/nope"):  # and not a Hub id of a wrong form
+        with pytest.raises(FileNotFoundError, match=f"No such folder: {name}"):
+            ZeroShotImageClassifier(name)
 
 
 def test_a_baseline_is_refused_and_what_is_not_known_is_not(released, model):
@@ -286,20 +274,17 @@ def test_an_encoder_from_a_folder_is_not_loaded_by_its_bare_name(released, fine_
     assert provenance["text_encoder"] == "all-MiniLM-L6-v2" and provenance["text_encoder_digest"]
     (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(provenance))
     image, labels = pictures(1)[0], ["cat", "dog"]
-    with monkeypatch.context() as patched:
-        patched.setattr("g4i_hf.zero_shot.encoder.load_encoder", lambda *_, **__: pytest.fail("it was loaded"))
-        for given in ({}, {"text_encoder": "all-MiniLM-L6-v2"}):
-            with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'.*the folder as text_encoder"):
-                ZeroShotImageClassifier(released / "student", device="cpu", **given)(image, labels)
-    expected = ZeroShotImageClassifier(
-        released / "student", text_encoder=load_encoder(str(folder)), temperature=0.05, device="cpu"
-    )(image, labels)
+    for given in ({}, {"text_encoder": "all-MiniLM-L6-v2"}):
+        with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'.*the folder as text_encoder"):
+            ZeroShotImageClassifier(released / "student", device="cpu", **given)(image, labels)
+    loaded = load_encoder(str(folder))
     moved = shutil.copytree(folder, released / "elsewhere")
-    for place in (moved, str(moved)):
-        found = ZeroShotImageClassifier(released / "student", text_encoder=place, temperature=0.05, device="cpu")
-        assert found(image, labels) == expected
     monkeypatch.chdir(released)  # a folder is a folder, however it is named
-    assert ZeroShotImageClassifier("student", text_encoder="elsewhere", device="cpu").texts
+    answers = [
+        ZeroShotImageClassifier("student", text_encoder=place, temperature=0.05, device="cpu")(image, labels)
+        for place in (loaded, moved, str(moved), "elsewhere")
+    ]
+    assert all(answer == answers[0] for answer in answers)
 
 
 def test_a_folder_with_another_encoder_is_refused(released, fine_tuned, caplog):
@@ -321,35 +306,46 @@ def test_a_run_does_not_take_what_its_folder_has_become(released, fine_tuned):
     run = released / "run"
     (run / "train.yaml").write_text("text_encoder: ../models/all-MiniLM-L6-v2\nalign_temperature: 0.4\n")
     (run / "lineage.json").write_text(json.dumps({"text_encoder": provenance}))
-    assert ZeroShotImageClassifier(run, device="cpu").texts
+
+    def encoder():
+        return ZeroShotImageClassifier(run, device="cpu").texts.encoder
+
+    assert encoder().provenance == provenance
     changed(folder, folder)
     with pytest.raises(ValueError, match="is not the text encoder"):
-        ZeroShotImageClassifier(run, device="cpu").texts  # noqa: B018
+        encoder()
     (run / "lineage.json").unlink()
-    assert ZeroShotImageClassifier(run, device="cpu").texts  # nothing to compare with
+    assert encoder()  # nothing to compare with
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'"):
-        ZeroShotImageClassifier(run, device="cpu").texts  # noqa: B018
+        encoder()
 
 
-def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name():
+def test_labels_have_the_prompt_of_the_captions(released, fine_tuned):
+    """Null in a record of embeddings says that there was none, null in the options of a run the encoder's own."""
+    folder, _ = fine_tuned
+    encoder = SentenceTransformer(str(folder), device="cpu")
+    encoder.prompts, encoder.default_prompt_name = {"mine": "dog "}, "mine"
+    encoder.save(str(folder))
+
+    def label_vector(**record) -> torch.Tensor:
+        record = {"text_encoder": str(folder), "text_encoder_prompt": None} | record
+        (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(record))
+        return ZeroShotImageClassifier(released / "student", device="cpu").texts.of(["cat"])
+
+    without = label_vector(text_embed_dim=DIM)
+    assert torch.equal(without, label_vector(text_encoder_prompt=""))
+    assert torch.equal(label_vector(), label_vector(text_encoder_prompt="dog "))
+    assert not torch.allclose(without, label_vector())
+
+
+def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name(tmp_path):
     """It lies in a folder too, and has a digest, but its name is that of the Hub."""
-    provenance = load_encoder("sentence-transformers/all-MiniLM-L6-v2").provenance
-    assert provenance["text_encoder_digest"] and not TextSide.from_record(provenance).text_encoder_is_folder
-    assert not TextSide.from_record({"text_encoder": "all-MiniLM-L6-v2"}).text_encoder_is_folder
-    assert TextSide.from_record({"text_encoder": "x", "text_encoder_is_folder": True}).text_encoder_is_folder
-
-
-def test_the_default_encoder_is_found_without_a_connection(tmp_path):
-    """The model has 384 numbers, and the encoder is the one of the recipes, from its package."""
-    torch.manual_seed(0)
-    model = aligned_model("timm-resnet", 384)
-    name = "sentence-transformers/all-MiniLM-L6-v2"
-    classifier = ZeroShotImageClassifier(model, text_encoder=name, device="cpu")
-    answer = classifier(pictures(1)[0], ["a cat", "a dog"])
+    run = a_run(tmp_path / "run")
+    answer = ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"])
     assert sum(each["score"] for each in answer) == pytest.approx(1)
-    with pytest.raises(ValueError, match="gives vectors of 384 numbers"):
-        ZeroShotImageClassifier(aligned_model("timm-resnet", 12), text_encoder=name)(pictures(1)[0], ["a"])
+    (run / "text_encoder.json").write_text(json.dumps(load_encoder(MINILM).provenance))  # as a release has it
+    assert ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"]) == answer
 
 
 FROM_THE_HUB = """
