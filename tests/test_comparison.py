@@ -302,7 +302,7 @@ def test_predictions_of_other_images_or_in_another_order_are_refused(found):
         with pytest.raises(ValueError, match="small/clip/1 predicted other images of validation"):
             find(*found)
     found[2]["small/clip/1"].images = {}
-    labels.classes = labels.classes[:-1]
+    labels.classes, labels.clusters = labels.classes[:-1], labels.clusters[:-1]
     with pytest.raises(ValueError, match=r"predicted other images of validation.*\(--results\)"):
         find(*found)
 

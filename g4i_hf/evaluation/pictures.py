@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,49 +71,31 @@ def draw_predictions(
     count: int = 18,
 ) -> bool:
     """
-    Images drawn at random, with the prediction and the caption of `captions_of`, another split or the same, that the
-    aligned student finds nearest.
+    Images drawn at random, with their class above, in red where the prediction is another, and below the prediction
+    and the nearest caption of `captions_of`, another split or the same.
 
     Returns:
         Whether captions were shown: not every split has them.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count]).tolist()
     captions = nearest_captions(captions_of, predictions, chosen) if captions_of is not None else None
-    texts = [[f"predicted: {id2label[int(predictions.predicted[row])]}"] for row in chosen]
-    for lines, caption in zip(texts, captions or (), strict=False):
-        lines.append(f"nearest: {caption}")
-    _draw_grid(split, predictions, chosen, texts, id2label, path)
-    return captions is not None
-
-
-def _draw_grid(
-    split: Dataset,
-    predictions: Predictions,
-    rows: Sequence[int],
-    texts: list[list[str]],
-    id2label: dict[int, str],
-    path: Path,
-    across: int = 6,
-) -> None:
-    """Images with their class above, in red where the prediction is another, and lines of text below."""
-    plt = _pyplot()
-    down = max(1, -(-len(rows) // across))
+    plt, across = _pyplot(), 6
+    down = -(-len(chosen) // across)
     figure, all_axes = plt.subplots(down, across, figsize=(12, 2.9 * down), layout="constrained", squeeze=False)
     for axes in all_axes.flat:
         axes.axis("off")
-    for axes, row, lines in zip(all_axes.flat, rows, texts, strict=False):
-        row, label = int(row), int(predictions.labels[row])
+    for number, (axes, row) in enumerate(zip(all_axes.flat, chosen, strict=False)):
+        label, predicted = int(predictions.labels[row]), int(predictions.predicted[row])
+        lines = [f"predicted: {id2label[predicted]}", *([f"nearest: {captions[number]}"] if captions else [])]
+        text = "\n".join(textwrap.shorten(line, 34, placeholder="…") for line in lines)
+        color = GREY if label < 0 else ALIGNED if predicted == label else "#b3261e"
         axes.imshow(to_rgb(open_image(split[row][columns.IMAGE])))
-        text = "\n".join(_literal(textwrap.shorten(line, 34, placeholder="…")) for line in lines)
-        color = GREY if label < 0 else ALIGNED if predictions.predicted[row] == label else "#b3261e"
-        axes.set_title(_literal(id2label.get(label, "unlabelled")), fontsize=10, color=color)
-        axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=GREY)
+        below = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+        # Else what stands between two dollars would be a formula
+        axes.set_title(id2label.get(label, "unlabelled"), fontsize=10, color=color, parse_math=False)
+        axes.text(0.5, -0.04, text, fontsize=7.5, color=GREY, parse_math=False, **below)
     _save(figure, path)
-
-
-def _literal(text: str) -> str:
-    """matplotlib would read what stands between two dollars as a formula."""
-    return text.replace("$", r"\$")
+    return captions is not None
 
 
 def _pyplot() -> Any:

@@ -107,19 +107,27 @@ def open_aligned(
         raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
     place = {"revision": revision, "token": token}
     tried = [subfolder] if subfolder is not None else ["", ALIGNED]
-    found = next((folder for folder in tried if _is_aligned(_read(name, "config.json", folder, place))), None)
+    kind = AlignedImageClassificationConfig.model_type
+    configs = {folder: _read(name, "config.json", folder, place) or {} for folder in tried}
+    found = next((folder for folder, config in configs.items() if config.get("model_type") == kind), None)
     if found is None:
         where = " and ".join(f"{name}/{folder}".rstrip("/") for folder in tried)
         raise ValueError(
             f"{name} holds no aligned model (looked in {where}): a plain student knows no text. Name a run, or a "
             "student that was released with --aligned true."
         )
-    _check_aligned(Path(name) / found)
+    folder = Path(name) / found
+    _check_aligned(folder)
     # transformers looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
-    inside, at = (str(Path(name) / found), {}) if Path(name).is_dir() else (name, {"subfolder": found, **place})
+    inside, at = (str(folder), {}) if folder.is_dir() else (name, {"subfolder": found, **place})
     model = AlignedImageClassification.from_pretrained(inside, **at).eval()
     saved = AutoImageProcessor.from_pretrained(inside, **at)
-    return model, student_processor(model.config.student_config, saved), _text_side(name, found, place)
+    record = _read(name, TEXT_ENCODER_FILE, found, place)
+    if record is not None:
+        side = TextSide.from_record(record)
+    else:
+        side = TextSide.from_run(folder) if (folder / RUN_OPTIONS).is_file() else TextSide()
+    return model, student_processor(model.config.student_config, saved), side
 
 
 def _check_aligned(folder: Path) -> None:
@@ -135,18 +143,6 @@ def _check_aligned(folder: Path) -> None:
             f"{folder} is a baseline (align_weight 0): its projector has learned nothing, and its scores of texts "
             "would be chance. Name a run with align_weight above 0, or its released student."
         )
-
-
-def _text_side(name: str, folder: str, place: dict[str, Any]) -> TextSide:
-    record = _read(name, TEXT_ENCODER_FILE, folder, place)
-    if record is not None:
-        return TextSide.from_record(record)
-    run = Path(name) / folder
-    return TextSide.from_run(run) if (run / RUN_OPTIONS).is_file() else TextSide()
-
-
-def _is_aligned(config: dict[str, Any] | None) -> bool:
-    return (config or {}).get("model_type") == AlignedImageClassificationConfig.model_type
 
 
 def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
