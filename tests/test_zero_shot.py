@@ -72,37 +72,31 @@ def vectors_near(model, image) -> dict[str, np.ndarray]:
     return {name: vector.numpy() for name, vector in texts.items()}
 
 
-def test_scores_are_the_softmax_of_cosines_over_the_temperature(model):
+@pytest.mark.parametrize(
+    ("prepare", "temperature", "scores"),
+    [
+        (None, 0.5, lambda cosines: (cosines / 0.5).softmax(-1)),
+        (None, None, lambda cosines: (cosines / 0.2).softmax(-1)),  # the default of training
+        (lambda model: model.learn_logits(0.7), None, lambda cosines: (cosines / 0.7).softmax(-1)),
+        (lambda model: model.learn_logits(0.7), 0.5, lambda cosines: (cosines / 0.5).softmax(-1)),
+        (lambda model: model.learn_logits(1e-3), None, lambda cosines: (100 * cosines).softmax(-1)),  # CLIP's limit
+        (lambda model: model.learn_logits(0.5, bias=-1.0), None, lambda cosines: (2 * cosines - 1).sigmoid()),
+    ],
+    ids=["given", "default", "learned", "given and learned", "learned too small", "learned with a bias"],
+)
+def test_scores_are_those_of_cosines_over_the_temperature(model, prepare, temperature, scores):
     image = pictures(1)[0]
     encoder = KnownVectors(vectors_near(model, image))
-    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=0.5, device="cpu")
+    if prepare:
+        prepare(model)
+    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=temperature, device="cpu")
     assert isinstance(classifier, ZeroShotImageClassificationPipeline)
     answer = classifier(image, candidate_labels=["half", "opposite", "same"])
-    expected = torch.tensor([1, 0.5, -1]).div(0.5).softmax(-1)
     assert [each["label"] for each in answer] == ["same", "half", "opposite"]
-    assert [each["score"] for each in answer] == pytest.approx(expected.tolist(), abs=1e-5)
+    expected = scores(torch.tensor([1, 0.5, -1])).tolist()
+    assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
     assert classifier(image, "half, opposite,same,") == answer
     assert encoder.asked == ["half", "opposite", "same"]  # the second time they are known
-
-
-def test_temperature_is_the_learned_one_then_that_of_training(model):
-    def scale(**kwargs):
-        return ZeroShotImageClassifier(model, device="cpu", **kwargs).scale
-
-    assert scale() == pytest.approx(5) and scale(temperature=0.01) == pytest.approx(100)
-    model.learn_logits(0.07)
-    assert scale() == pytest.approx(1 / 0.07) and scale(temperature=0.01) == pytest.approx(100)
-    model.logit_scale.data.fill_(9)
-    assert scale() == 100  # the limit of CLIP
-
-
-def test_a_learned_bias_makes_a_sigmoid_of_each_label(model):
-    image = pictures(1)[0]
-    encoder = KnownVectors(vectors_near(model, image))
-    model.learn_logits(0.5, bias=-1.0)
-    answer = ZeroShotImageClassifier(model, text_encoder=encoder, device="cpu")(image, ["same", "opposite"])
-    expected = torch.tensor([2.0 - 1, -2.0 - 1]).sigmoid()
-    assert [each["score"] for each in answer] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_text_is_centred_where_the_model_is(model):
@@ -135,21 +129,20 @@ def test_several_templates_are_the_mean_of_their_vectors_and_no_two_are_mistaken
 
 
 def test_batches_lists_paths_and_generators_give_what_single_images_give(model, tmp_path):
-    images = pictures()
-    encoder = KnownVectors(vectors_near(model, images[0]))
-    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, device="cpu")
-    labels = ["same", "half", "opposite"]
+    images, labels = pictures(), ["same", "half", "opposite"]
+    classifier = ZeroShotImageClassifier(
+        model, text_encoder=KnownVectors(vectors_near(model, images[0])), device="cpu"
+    )
     single = [classifier(image, labels) for image in images]
     assert classifier(images, labels) == single
     assert list(classifier((image for image in images), labels)) == single
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     for path, image in zip(paths, images, strict=True):
         image.save(path)
-    assert classifier(str(paths[1]), labels) == single[1]
-    for batched, alone in zip(classifier(list(map(str, paths)), labels, batch_size=2), single, strict=True):
-        assert {each["label"]: each["score"] for each in batched} == pytest.approx(
-            {each["label"]: each["score"] for each in alone}, abs=1e-5
-        )
+    assert classifier(paths[1], labels) == single[1]
+    for batched, alone in zip(classifier(paths, labels, batch_size=2), single, strict=True):
+        scores = [{each["label"]: each["score"] for each in answer} for answer in (batched, alone)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     several = classifier.nearest(images, labels, top_k=2)
     assert len(several) == 3 and several[0][0]["caption"] == "same" and len(several[0]) == 2
     assert several[0] == classifier.nearest(images[0], labels, top_k=2)
@@ -204,18 +197,19 @@ def released(model, tmp_path):
 
 
 def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
-    image, expected = pictures(1)[0], ZeroShotImageClassifier(model, device="cpu").embed_images(pictures(1)[0])
-    student = ZeroShotImageClassifier(released / "student", device="cpu")
-    assert student.side.text_encoder == "some/encoder" and student.side.text_encoder_prompt == "passage: "
-    assert student.scale == pytest.approx(20)
-    moved = ZeroShotImageClassifier(released / "student", text_encoder="another/place", device="cpu").side
-    assert (moved.text_encoder, moved.text_encoder_prompt) == ("another/place", "passage: ")
-    named = ZeroShotImageClassifier(str(released / "student"), subfolder="aligned", device="cpu")
-    run = ZeroShotImageClassifier(released / "run", device="cpu")
-    assert Path(run.side.text_encoder).resolve() == (released / "encoder").resolve()
-    assert run.scale == pytest.approx(2.5)
-    for classifier in (student, named, run):
+    image = pictures(1)[0]
+    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(image)
+
+    def opened(folder: str, scale: float, **options):
+        classifier = ZeroShotImageClassifier(released / folder, device="cpu", **options)
         torch.testing.assert_close(classifier.embed_images(image), expected)
+        assert classifier.scale == pytest.approx(scale)
+        return classifier.side.text_encoder, classifier.side.text_encoder_prompt
+
+    assert opened("student", 20) == ("some/encoder", "passage: ")
+    assert opened("student", 20, subfolder="aligned") == ("some/encoder", "passage: ")
+    assert opened("student", 20, text_encoder="another/place") == ("another/place", "passage: ")
+    assert opened("run", 2.5) == (str((released / "encoder").resolve()), None)
 
 
 def test_a_plain_student_and_a_wrong_name_are_said(released, monkeypatch):
@@ -352,30 +346,24 @@ FROM_THE_HUB = """
 import json, sys
 from huggingface_hub import HfApi
 from PIL import Image
-from g4i_hf.zero_shot import ZeroShotImageClassifier
+from g4i_hf import ZeroShotImageClassifier
 
-folder, picture, found = sys.argv[1], Image.open(sys.argv[2]), {}
-for name in ("student", "plain"):
-    HfApi().create_repo(f"me/{name}", private=True)
-    commit = HfApi().upload_folder(folder_path=f"{folder}/{name}", repo_id=f"me/{name}").oid
-    try:
-        classifier = ZeroShotImageClassifier(f"me/{name}", revision=commit, device="cpu")
-        found[name] = [classifier.side.text_encoder, classifier.embed_images(picture).tolist()]
-    except ValueError as error:
-        found[name] = str(error)
-print(json.dumps(found))
+HfApi().create_repo("me/student", private=True)
+commit = HfApi().upload_folder(folder_path=sys.argv[1], repo_id="me/student").oid
+classifier = ZeroShotImageClassifier("me/student", revision=commit, device="cpu")
+print(json.dumps([classifier.side.text_encoder, classifier.embed_images(Image.open(sys.argv[2])).tolist()]))
 """
 
 
 @pytest.mark.slow
 def test_a_student_on_the_hub_is_found_by_its_name(released, model, tmp_path):
-    pictures(1)[0].save(tmp_path / "picture.png")
+    image = pictures(1)[0]
+    image.save(tmp_path / "picture.png")
     with serving() as hub:
-        found = hub.run(FROM_THE_HUB, tmp_path / "home", released, tmp_path / "picture.png")
-    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(pictures(1)[0])
-    assert found["student"][0] == "some/encoder"
-    torch.testing.assert_close(torch.tensor(found["student"][1]), expected)
-    assert "me/plain holds no aligned model (looked in me/plain and me/plain/aligned)" in found["plain"]
+        found = hub.run(FROM_THE_HUB, tmp_path / "home", released / "student", tmp_path / "picture.png")
+    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(image)
+    assert found[0] == "some/encoder"
+    torch.testing.assert_close(torch.tensor(found[1]), expected)
 
 
 @pytest.fixture(scope="module")
