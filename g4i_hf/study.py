@@ -1,4 +1,4 @@
-"""Grids of trainings over students, variants and seeds: their cells, the results of these, and what they say."""
+"""Studies: grids of trainings over students, variants and seeds, their results and statistics."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What a student looks at: the places of an image that speak for a class, by captum."""
+"""Activation maps: which places of an image raise the score of a class (HiResCAM, with captum)."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from torch import nn
 from ..modeling import AlignedImageClassification
 
 CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "(B, C, h, w)", "(B, h, w, C)", "(B, tokens, C)"
-COPIES = 5  # of an image: an output of another first dimension is of no images; few models have five of anything
+COPIES = 5  # images in the pass that looks for layers: an output of another first dimension is of no image
 MOST_EXTRA_TOKENS = 8  # class tokens, distillation tokens, registers
-FINE = 6  # cells a side: of small images, hiding what a finer map marks costs the class more of its score
+FINE = 6  # cells a side: hiding what a map of so many marks costs a class more of its score
 
 
 @dataclass
@@ -118,7 +118,7 @@ def activation_maps(
 ) -> np.ndarray:
     """
     Gradient times activation of each cell, summed over the channels: HiResCAM (arXiv 2011.08891), which is Grad-CAM
-    where nothing but pooling and a linear classifier follows. What speaks against the class is left out.
+    where nothing but pooling and a linear classifier follows. Negative values are set to zero.
 
     Args:
         model: in evaluation mode.

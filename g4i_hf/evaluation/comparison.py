@@ -1,4 +1,4 @@
-"""Baseline against aligned: a table, the same in the terminal and on the page."""
+"""Tables of a run beside its baseline, for the terminal, the report and cards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The captions that an aligned model finds nearest to images."""
+"""Nearest captions: those with the largest cosine to the embedding of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the feature of a student holds, read by classifiers that are fitted on the training split."""
+"""Probes: k-NN and a linear classifier on the student's features, fitted on the training split."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""One page a run for people who would rather look than read: a file of HTML that needs no other."""
+"""The report: one HTML file with the figures and pictures of a run, and of its baseline beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,8 @@ def write_report(
     results: dict[str, Any] | None = None,
 ) -> None:
     """
-    What compares two runs is left out where there is no baseline; what needs a package that is not installed says so.
+    Writes the page. Sections that compare are left out where there is no baseline; those that need a package that is
+    not installed say so.
 
     Args:
         path: the HTML file; its pictures are in it.
