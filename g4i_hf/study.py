@@ -509,6 +509,8 @@ def not_scored_now(path: str | Path, findings: list[Finding], seeds: list[int]) 
     if not Path(path).is_file():
         return []
     known = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(known, dict) or not {"findings", "seeds"} <= set(known):
+        return []
     more: dict[str, None] = {}
     for name in ("split", "student", "variant"):
         now = {getattr(row, name) for row in findings} | {None}

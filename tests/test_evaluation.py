@@ -239,21 +239,20 @@ def test_it_is_done_to_the_image_as_the_student_sees_it(kind):
 def test_accuracy_of_each_kind_and_strength_is_over_labelled_rows(run):
     model, processor = load_run(run)
     split = images(8, unlabelled=(1, 2), start=80)
+    labelled = [row for row in split if row["label"] is not None]
+
+    @torch.no_grad()
+    def accuracy(kind: str, strength: int) -> float:
+        transform = CorruptingTransform(processor, kind, strength)
+        pixels = torch.stack([transform.drawn(transform.fixed(row["image"])) for row in labelled])
+        return float(np.mean(model(pixels).logits.argmax(-1).numpy() == [row["label"] for row in labelled]))
+
     found = corrupted_accuracies(model, processor, split, CPU, batch_size=4)
     assert set(found) == {name for name in FIGURES if name.split("_")[0] in (*CORRUPTIONS, "corrupted")}
-    rows = [row for row in split if row["label"] is not None]
     for kind in CORRUPTIONS:
-        right = []
-        for strength in STRENGTHS:
-            pixels = [CorruptingTransform(processor, kind, strength)] * len(rows)
-            pixels = torch.stack(
-                [each.drawn(each.fixed(row["image"])) for each, row in zip(pixels, rows, strict=True)]
-            )
-            with torch.no_grad():
-                predicted = model(pixels).logits.argmax(-1).tolist()
-            right.append(np.mean([one == row["label"] for one, row in zip(predicted, rows, strict=True)]))
-        assert [found[f"{kind}_{strength}_accuracy"] for strength in STRENGTHS] == pytest.approx(right)
-        assert found[f"{kind}_accuracy"] == pytest.approx(np.mean(right))
+        expected = [accuracy(kind, strength) for strength in STRENGTHS]
+        assert [found[f"{kind}_{strength}_accuracy"] for strength in STRENGTHS] == pytest.approx(expected)
+        assert found[f"{kind}_accuracy"] == pytest.approx(np.mean(expected))
     assert found["corrupted_accuracy"] == pytest.approx(np.mean([found[f"{kind}_accuracy"] for kind in CORRUPTIONS]))
     assert corrupted_accuracies(model, processor, images(2, unlabelled=(0, 1)), CPU) == {}
 

@@ -38,8 +38,7 @@ def write_report(
     results: dict[str, Any] | None = None,
 ) -> None:
     """
-    Writes the page. Sections that compare are left out where there is no baseline; those that need a package that is
-    not installed say so.
+    Writes the page; without a baseline what compares is left out, and what cannot be drawn says why.
 
     Args:
         path: the HTML file; its pictures are in it.
@@ -83,9 +82,8 @@ def write_report(
         weights=weights,
         seed=options.get("seed", 42),
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", errors="replace")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
 # --- What the sections show, as plain values for the template --------------------------------------------------------
