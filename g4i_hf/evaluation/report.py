@@ -20,7 +20,7 @@ from .mistakes import ClassTexts, Confusion, changed_confusions, class_gains, wo
 from .nearest import ranked_captions
 from .pictures import Picture, curves, heat_picture, pixel_picture, png_uri, row_picture
 from .predict import Predictions, load_run
-from .speed import speed_note, speed_rows
+from .speed import speed_note, speed_table
 
 # How many are shown of each
 MAPS, CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 6, 18, 6, 6, 3, 8
@@ -76,7 +76,8 @@ def write_report(
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
         curves=curve_pictures(runs),
-        speed={"rows": speed_rows(results or {}, list(splits)), "note": speed_note(results or {})},
+        speed=speed_table(results or {}, list(splits)),
+        speed_note=speed_note(results or {}),
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
         weights=weights,

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,32 +134,18 @@ def onnx_accuracy(file: Path, images: CaptionedImages, batch_size: int, num_work
     return float(np.mean(np.concatenate(predicted)[labelled] == images.labels[labelled])) if labelled.any() else np.nan
 
 
-@dataclass
-class SpeedRow:
-    """A line of the table of speed: `accuracies` by split, None where it was not measured."""
-
-    engine: str
-    megabytes: float
-    latency_ms: float
-    images_per_second: float
-    accuracies: dict[str, float | None]
-
-
-def speed_rows(results: dict[str, Any], splits: list[str]) -> list[SpeedRow]:
-    """The table of a run's `all_results.json`; without rows where speed was not measured."""
+def speed_table(results: dict[str, Any], splits: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows, one an engine, of a run's `all_results.json`; no row where speed was not measured."""
     rows = []
     for name, title in ENGINES.items():
         if f"{name}_latency_ms" in results:
+            megabytes = results.get(f"{name}_megabytes", 4e-6 * results["parameters"])
+            numbers = [f"{megabytes:.1f}", f"{results[f'{name}_latency_ms']:.2f}"]
+            numbers.append(f"{results[f'{name}_images_per_second']:,.0f}")
             figure = "int8_accuracy" if name == "int8" else "accuracy"
-            row = SpeedRow(
-                engine=title,
-                megabytes=results.get(f"{name}_megabytes", 4e-6 * results["parameters"]),
-                latency_ms=results[f"{name}_latency_ms"],
-                images_per_second=results[f"{name}_images_per_second"],
-                accuracies={split: results.get(f"{split}_{figure}") for split in splits},
-            )
-            rows.append(row)
-    return rows
+            accuracies = [results.get(f"{split}_{figure}") for split in splits]
+            rows.append([title, *numbers, *("" if value is None else f"{100 * value:.1f}" for value in accuracies)])
+    return ["engine", "MB", "ms", "images/s", *(f"accuracy, {split}" for split in splits)], rows
 
 
 def speed_note(results: dict[str, Any]) -> str:
@@ -177,13 +162,5 @@ def speed_note(results: dict[str, Any]) -> str:
 
 def speed_as_markdown(results: dict[str, Any], splits: list[str]) -> str:
     """The table and its note for a card; empty where speed was not measured."""
-    rows = speed_rows(results, splits)
-    if not rows:
-        return ""
-    cells = []
-    for row in rows:
-        numbers = [f"{row.megabytes:.1f}", f"{row.latency_ms:.2f}", f"{row.images_per_second:,.0f}"]
-        numbers += ["" if value is None else f"{100 * value:.1f}" for value in row.accuracies.values()]
-        cells.append([row.engine, *numbers])
-    heads = ["engine", "MB", "ms", "images/s", *(f"accuracy, {split}" for split in splits)]
-    return f"{markdown_table(heads, cells)}\n\n{speed_note(results)}"
+    heads, rows = speed_table(results, splits)
+    return f"{markdown_table(heads, rows)}\n\n{speed_note(results)}" if rows else ""
