@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from g4i_hf.comparison.provenance import made_by
+from g4i_hf.study import made_by
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"

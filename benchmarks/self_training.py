@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from g4i_hf.cli import parse_options
 from g4i_hf.commands import compare, train
-from g4i_hf.comparison.results import other_than
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.supervision.label_controls import keep_label_fraction
 from g4i_hf.workflows.compare import Study, train_cell
@@ -68,11 +67,11 @@ def main() -> None:
     study, splits = Study(args), args.splits + args.final_splits
     cells, known = study.cells, study.results
     rows = []
-    with study._workers(args.processes) as pool:
+    with study.workers(args.processes) as pool:
         waiting = {pool.submit(write_labels, cell, args.train_config, splits): cell for cell in cells}
         for future in tqdm(as_completed(waiting), total=len(waiting), desc="Baselines", unit="cell"):
             cell, (result, right) = waiting[future], future.result()
-            same = not other_than(known[cell.name], result) if cell.name in known else None
+            same = not result.other_than(known[cell.name]) if cell.name in known else None
             rows.append({"student": cell.student, "seed": cell.seed, "right": right, "is_that_of_the_grid": same})
     rows.sort(key=lambda row: (row["student"], row["seed"]))
     found = provenance() | {"rows": rows}

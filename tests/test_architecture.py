@@ -27,7 +27,7 @@ ORDER = {
     "training": 6,
     "evaluation": 7,
     "zero_shot": 7,
-    "comparison": 7,
+    "study": 7,
     "hub": 8,
     "workflows": 9,
     "captioning.scale": 10,

@@ -1,28 +1,24 @@
-"""`compare` with real trainings: cells see the same batches, a kill loses one at most, test stays closed."""
+"""`g4i compare` on a small grid: cells see the same batches, a kill loses one at most, test stays closed."""
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
-from g4i_hf.commands import train
-from g4i_hf.comparison.grid import Cell
-from g4i_hf.comparison.results import digest_of_rows, read_results
-from g4i_hf.data.dataset import finish_batch
 from g4i_hf.options import CompareArguments
-from g4i_hf.workflows.compare import Study, run_of
-from g4i_hf.workflows.train import TrainingRun
+from g4i_hf.running import main
+from g4i_hf.study import Cell, Result, append_result, cells_of, read_results
+from g4i_hf.workflows.compare import run_of, train_cell
 
 ROOT = Path(__file__).parent.parent
 STUDENT = {"student": "resnet18", "student_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}}
@@ -64,41 +60,18 @@ def folder(tmp_path_factory):
     return folder
 
 
-def batches_of(folder, tmp_path, weight: str) -> tuple[list[str], str]:
-    """Hashes of what every step of a training saw, and of the weights that the student began with."""
-    argv = ["--config", str(folder / "train.yaml"), "--output_dir", str(tmp_path / weight), "--align_weight", weight]
-    argv += ["--student", "resnet18", "--student_args", json.dumps(STUDENT["student_args"]), "--report_to", "none"]
-    argv += ["--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true", "--seed", "3"]
-    run = TrainingRun(*parse_options(train.OPTIONS, argv))
-    run.load()
-    trainer = run.build_trainer()
-    seen = []
-
-    def digest(tensors) -> str:
-        return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
-
-    def compute_loss(model, inputs, **kwargs):
-        batch = finish_batch(inputs)
-        state = torch.default_generator.get_state()  # what dropout would draw from
-        seen.append(digest([torch.as_tensor(batch[name]) for name in sorted(batch)] + [state]))
-        return original(model, inputs, **kwargs)
-
-    original, trainer.compute_loss = trainer.compute_loss, compute_loss
-    began = digest(trainer.model.student.state_dict().values())
-    trainer.train()
-    return seen, began
-
-
-def test_a_baseline_and_an_aligned_run_see_the_same_batches_and_begin_with_the_same_weights(folder, tmp_path):
-    (baseline, began), (aligned, also) = (batches_of(folder, tmp_path, weight) for weight in ("0", "1e-12"))
-    assert len(baseline) == 8 and len(set(baseline)) == 8
-    assert aligned == baseline and also == began
-
-
-def cell_of(folder, **options):
-    grid = json.loads((folder / "compare.yaml").read_text())
-    args = CompareArguments(**{name: value for name, value in grid.items() if name not in ("processes", "plot")})
-    return args, Cell("tiny", "clip", 0, STUDENT | options, "")
+def test_a_baseline_and_an_aligned_run_see_the_same_batches_and_begin_with_the_same_weights(folder):
+    """Mixed images and all: an alignment of no weight leaves every step what it was."""
+    found = []
+    for weight in (0, 1e-12):
+        cell = Cell("tiny", str(weight), 3, STUDENT | {"align_weight": weight}, "")
+        found.append(train_cell(cell, str(folder / "train.yaml"), ["validation"]))
+    baseline, aligned = found
+    assert aligned.training["train_loss"] == pytest.approx(baseline.training["train_loss"], rel=1e-6)
+    assert np.array_equal(aligned.predicted["validation"], baseline.predicted["validation"])
+    assert aligned.retrieval["validation"]["gallery_size"] == 16
+    with pytest.raises(ValueError, match="The data has no split 'valid'. It has: .*train"):
+        train_cell(cell, str(folder / "train.yaml"), ["valid"])
 
 
 def test_cells_with_data_or_an_encoder_of_their_own_have_a_folder_of_embeddings_of_their_own(folder, tmp_path):
@@ -107,49 +80,85 @@ def test_cells_with_data_or_an_encoder_of_their_own_have_a_folder_of_embeddings_
 
     def place(given: str, **options) -> str:
         config.write_text((folder / "train.yaml").read_text().replace("./data", str(folder / "data")) + given)
-        _, cell = cell_of(folder, **options)
+        cell = Cell("tiny", "clip", 0, STUDENT | options, "")
         return run_of(cell, str(config), str(tmp_path / "run")).encoder.embeddings_dir
 
     kept = "embeddings_dir: runs/kept\ntext_encoder: one\n"
-    assert place(kept, align_weight=1) == "runs/kept"  # as recipes/embed.py may have left it
+    assert place(kept, align_weight=1) == "runs/kept"  # as `g4i embed` may have left it
     others = [{"text_encoder": "two"}, {"dataset_name": "x"}, {"dataset_name": "x", "text_encoder": "two"}]
     found = [place(kept, **other) for other in others] + [place("", text_encoder=name) for name in ("one", "two")]
     assert len({*found, "runs/kept"}) == 6 and found[0] == place(kept, **others[0])
 
 
-def open_labels(args, cell):
-    study = Study(args)
-    study.cells = [cell]
-    return study._open_labels()
+# --- A grid that was trained: its lines are made up -----------------------------------------------------------------
 
 
-def test_labels_are_opened_with_the_rows_they_belong_to(folder, tmp_path, monkeypatch):
-    args, cell = cell_of(folder)
-    labels, bars = open_labels(args, cell)
-    assert set(labels) == set(bars) == {"validation"} and not (folder / "LOG.md").exists()
-    assert labels["validation"].classes.tolist() == [0, 1] * 16
-    ids = [f"validation-{number}" for number in range(32)]
-    assert labels["validation"].digest == digest_of_rows(ids, ["dark", "light"])
-    assert bars["validation"] > 0.9
-    monkeypatch.setattr("g4i_hf.workflows.compare.MOST", 63)
-    assert open_labels(args, cell)[1] == {}
-    args.splits, args.final, args.openings = ["unknown"], True, str(tmp_path / "LOG.md")
-    split = Dataset.from_parquet(str(folder / "data" / "validation.parquet"))
-    unlabelled = split.remove_columns("label").add_column("label", [None] * 32, feature=split.features["label"])
-    for name, each in (("train", split), ("unknown", unlabelled), ("test", split)):
-        each.to_parquet(tmp_path / "data" / f"{name}.parquet")
-    cell.options["dataset_name"] = str(tmp_path / "data")
-    with pytest.raises(ValueError, match="unknown has no labelled image"):
-        open_labels(args, cell)
-    assert not (tmp_path / "LOG.md").exists()  # nothing was opened
+@pytest.fixture
+def finished(folder, tmp_path):
+    """Options of the command for a grid whose cells are all there; `clip` is right for more images."""
+    options = ["--config", str(folder / "compare.yaml")]
+    for name, file in (("results", "cells.jsonl"), ("openings", "LOG.md"), ("summary", "all.json"), ("plot", "a.png")):
+        options += [f"--{name}", str(tmp_path / file)]
+    (args,) = parse_options((CompareArguments,), options)
+    for cell in cells_of(args):
+        predicted = np.arange(32) % 2
+        predicted[: 12 - 8 * (cell.variant == "clip") + cell.seed] ^= 1
+        result = Result(cell.student, cell.variant, cell.seed, cell.digest, cell.options, {}, made={"commit": "ab"})
+        result.predicted = {"validation": predicted, "test": predicted}
+        append_result(tmp_path / "cells.jsonl", result)
+    return options
 
 
-def compare(folder, *options, expected: int | None = 0, **kwargs) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "recipes" / "compare.py"), "--config", str(folder / "compare.yaml")]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, **kwargs)
-    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-3000:]
-    return done
+def test_labels_of_final_splits_are_used_by_final_alone_and_that_is_noted(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["g4i", "compare", "--final", "true"])
+    main(["compare", *finished])
+    printed = capsys.readouterr().out
+    assert "| validation | tiny | clip | 85.9 ± 2.2 | +25.0 |" in printed and "| test |" not in printed
+    assert "Nearest training image by 16 x 16 pixels: validation 100.0" in printed
+    assert not (tmp_path / "LOG.md").exists()
+    assert {row["split"] for row in json.loads((tmp_path / "all.json").read_text())["findings"]} == {"validation"}
+    main(["compare", *finished, "--final", "true"])
+    assert "| test | tiny | clip |" in capsys.readouterr().out
+    (note,) = (tmp_path / "LOG.md").read_text().splitlines()
+    assert "test opened for" in note and note.endswith("by `g4i compare --final true`")
+    kept = [(tmp_path / name).read_bytes() for name in ("all.json", "a.png")]
+    assert {row["split"] for row in json.loads(kept[0])["findings"]} == {"validation", "test"}
+    main(["compare", *finished])
+    assert "has figures of test, which were not scored now: it and the pictures are left as" in capsys.readouterr().out
+    assert kept == [(tmp_path / name).read_bytes() for name in ("all.json", "a.png")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--results", "{on_a_gpu}"), "were trained on NVIDIA H100, this machine has"),
+        (("--seeds", "7", "--final", "true"), "scores a grid that is whole"),
+        (("--check_cell", "tiny/clip/9"), "no finished cell"),
+        (("--cluster_column", "concept"), "validation has no column 'concept' (cluster_column)"),
+        (("--final", "true", "--train_config", "{unlabelled}"), "test has no labelled image"),
+    ],
+)
+def test_a_mistake_opens_no_labels(folder, finished, tmp_path, capsys, options, said):
+    """Among them other data, and results of another machine, for the very same cells."""
+    config, on_a_gpu, lines = tmp_path / "train.yaml", tmp_path / "gpu.jsonl", tmp_path / "cells.jsonl"
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = Dataset.from_parquet(str(folder / "data" / f"{split}.parquet"))
+        if split == "test":
+            nothing = [None] * len(rows)
+            rows = rows.remove_columns("label").add_column("label", nothing, feature=rows.features["label"])
+        rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    config.write_text((folder / "train.yaml").read_text())
+    (args,) = parse_options((CompareArguments,), [*finished, "--train_config", str(config)])
+    for cell, result in zip(cells_of(args), read_results(lines), strict=True):
+        append_result(on_a_gpu, replace(result, device="NVIDIA H100"))
+        append_result(lines, replace(result, digest=cell.digest))
+    with pytest.raises(SystemExit):
+        main(["compare", *finished, *(word.format(unlabelled=config, on_a_gpu=on_a_gpu) for word in options)])
+    assert said in capsys.readouterr().err and not (tmp_path / "LOG.md").exists()
+
+
+# --- Real processes -------------------------------------------------------------------------------------------------
 
 
 def is_running(group: int) -> bool:
@@ -161,17 +170,16 @@ def is_running(group: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_dry_run_shows_the_plan_and_trains_nothing(folder):
-    done = compare(folder, "--dry_run", "true")
-    assert "4 cells, 0 of them" in done.stdout and "baseline 0/2  clip 0/2" in done.stdout
-    assert not (folder / "cells.jsonl").exists()
-
-
-@pytest.mark.slow
-def test_a_grid_is_killed_resumed_checked_and_opened(folder):
-    path = folder / "cells.jsonl"
+def test_a_grid_is_killed_resumed_and_checked(folder):
     command = [sys.executable, str(ROOT / "recipes" / "compare.py"), "--config", str(folder / "compare.yaml")]
     environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    path = folder / "cells.jsonl"
+
+    def compare(*options, expected: int = 0) -> str:
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
+        assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
     running = subprocess.Popen([*command, "--processes", "1"], env=environment, start_new_session=True)
     deadline = time.monotonic() + 300
     while not path.is_file() and time.monotonic() < deadline:
@@ -184,42 +192,11 @@ def test_a_grid_is_killed_resumed_checked_and_opened(folder):
     before = len(read_results(path))
     assert 1 <= before < 4
 
-    done = compare(folder)
-    results = read_results(path)
-    assert f"4 cells, {before} of them" in done.stdout and len(results) == 4
+    printed, results = compare(), read_results(path)
+    assert f"4 cells, {before} of them" in printed and "| validation | tiny | clip |" in printed
     assert {(r.variant, r.seed) for r in results} == {(v, s) for v in ("baseline", "clip") for s in (0, 1)}
-    assert all(set(result.predicted) == {"validation", "test"} for result in results)
-    assert "| validation | tiny | clip |" in done.stdout and "| test |" not in done.stdout
-    assert not (folder / "LOG.md").exists()
+    assert all(set(result.predicted) == set(result.images) == {"validation", "test"} for result in results)
     assert results[0].training["thread_seconds"] > 0 and results[0].made["versions"]["torch"]
     assert str(folder) not in path.read_text() and str(ROOT) not in path.read_text()
 
-    assert "the same to the bit" in compare(folder, "--check_cell", "tiny/clip/1").stdout
-    lines = path.read_text().splitlines()
-    changed = json.loads(lines[-1])
-    changed["training"]["train_loss"] += 1e-6
-    path.write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
-    name = f"tiny/{changed['variant']}/{changed['seed']}"
-    assert f"{name}: train_loss " in compare(folder, "--check_cell", name, expected=1).stdout
-
-    done = compare(folder, "--final", "true")
-    assert "| test | tiny | clip |" in done.stdout and "test opened for" in (folder / "LOG.md").read_text()
-    summary = json.loads((folder / "summary.json").read_text())
-    assert {row["split"] for row in summary["findings"]} == {"validation", "test"} and (folder / "plot.png").is_file()
-    assert {split for result in results for split in result.images} == {"validation", "test"}
-    assert summary["made"]["commits_of_cells"] == sorted({result.made["commit"] for result in results})
-    assert summary["made"]["command"].endswith("recipes/compare.py --config compare.yaml --final true")
-
-    kept = [(folder / name).read_bytes() for name in ("summary.json", "plot.png")]
-    done = compare(folder)
-    assert "has figures of test, which were not scored now: it and the pictures are left as they are" in done.stdout
-    assert kept == [(folder / name).read_bytes() for name in ("summary.json", "plot.png")]
-
-
-@pytest.mark.slow
-def test_a_final_table_of_half_a_grid_and_unknown_cells_are_refused(folder):
-    done = compare(folder, "--seeds", "7", "--final", "true", expected=2)
-    assert "scores a grid that is whole" in done.stderr
-    assert "no finished cell" in compare(folder, "--check_cell", "tiny/clip/9", expected=2).stderr
-    done = compare(folder, "--only_variants", "clip", "--seeds", "8", "--splits", "valid", expected=2)
-    assert "cell tiny/clip/8: The data has no split 'valid'" in done.stderr
+    assert "the same to the bit" in compare("--check_cell", "tiny/clip/1")

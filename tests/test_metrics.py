@@ -1,109 +1,373 @@
-"""Figures of a split."""
+"""Metrics of evaluation: arrays in, numbers out, against references and answers worked out by hand."""
 
-import pickle
+import tracemalloc
 from types import SimpleNamespace
 
+import evaluate
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
-from PIL import Image as PILImage
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import brier_score_loss, log_loss
+from transformers import EvalPrediction
 
-from g4i_hf.evaluation.evaluate import results_folder, split_metrics, update_results
-from g4i_hf.evaluation.metrics import retrieval_recall
-from g4i_hf.evaluation.predict import Predictions, texts_of
+from g4i_hf.evaluation.comparison import as_markdown, as_text, compare
+from g4i_hf.evaluation.evaluate import split_metrics, update_results, zero_shot_metrics
+from g4i_hf.evaluation.measures import ALL_MEASURES, FIGURES
+from g4i_hf.evaluation.metrics import (
+    Accuracy,
+    AdaptiveCalibrationError,
+    BrierScore,
+    ExpectedCalibrationError,
+    NegativeLogLikelihood,
+    RetrievalRecall,
+    TextToImageRecall,
+    calibration_metrics,
+    retrieval_recall,
+    text_to_image_recall,
+)
+from g4i_hf.evaluation.mistakes import ClassTexts
+from g4i_hf.evaluation.nearest import nearest_captions, ranked_captions
+from g4i_hf.evaluation.predict import Predictions
+from g4i_hf.evaluation.probes import Probes
 from g4i_hf.evaluation.statistics import paired_summary
-from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
-from g4i_hf.training.build import accuracy_of_logits
+from g4i_hf.options import CHEAP_MEASURES
+from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 
 EYE = np.eye(4, dtype=np.float32)
 
 
-def test_accuracy_leaves_unlabelled_rows_out():
-    prediction = SimpleNamespace(predictions=EYE[:3], label_ids=np.array([0, 2, -100]))
-    assert accuracy_of_logits(prediction) == {"accuracy": 0.5}
+def predictions(embeds, labels=None, **more) -> Predictions:
+    n = len(embeds)
+    labels = np.zeros(n, dtype=np.int64) if labels is None else np.asarray(labels)
+    defaults = {"logits": np.zeros((n, 4), dtype=np.float32), "image_embeds": np.asarray(embeds, dtype=np.float32)}
+    return Predictions([str(row) for row in range(n)], labels, **defaults | more)
 
 
-def test_a_tie_in_retrieval_is_a_miss_and_equal_captions_are_one_entry():
+def split(captions: list, embeds: list) -> Dataset:
+    return Dataset.from_dict({"caption": captions, "text_embeds": embeds})
+
+
+# --- Accuracy and calibration ---------------------------------------------------------------------------------------
+
+
+def test_accuracy_in_training_is_of_labelled_rows_and_of_classes_in_place_of_logits():
+    logits, labels = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([1, 1, -100])
+    classes = predicted_classes(logits, None)
+    assert classes.tolist() == [1, 0, 1]
+    for given_ in (logits.numpy(), classes.numpy()):
+        assert accuracy_of_logits(EvalPrediction(given_, labels)) == {"accuracy": 0.5}
+    assert accuracy_of_logits(SimpleNamespace(predictions=logits.numpy(), label_ids=np.full(3, -100))) == {}
+
+
+def in_bins(confidence, is_right, edges) -> float:
+    """Expected calibration error by a loop over bins (lower, upper]."""
+    error = 0.0
+    for lower, upper in zip(edges[:-1], edges[1:], strict=True):
+        rows = (confidence > lower) & (confidence <= upper)
+        if rows.any():
+            error += rows.mean() * abs(is_right[rows].mean() - confidence[rows].mean())
+    return error
+
+
+def test_calibration_of_many_logits_is_that_of_the_literature():
+    """More rows than a block has. NLL and Brier by scikit-learn, ECE and adaptive ECE by loops."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((3000, 7)).astype(np.float32) * 3, rng.integers(0, 7, 3000)
+    probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
+    confidence, is_right = probabilities.max(1), probabilities.argmax(1) == labels
+    ordered = np.sort(confidence).reshape(15, 200)
+    wanted = {
+        "nll": log_loss(labels, probabilities),
+        "brier": brier_score_loss(labels, probabilities, scale_by_half=False),
+        "ece": in_bins(confidence, is_right, np.linspace(0, 1, 16)),
+        "adaptive_ece": in_bins(confidence, is_right, [0, *ordered[:-1, -1], 1]),
+    }
+    assert calibration_metrics(logits, labels) == pytest.approx(wanted)
+
+
+def test_edges_of_bins_equal_confidences_and_probabilities_of_zero():
+    metric, adaptive = ExpectedCalibrationError(), AdaptiveCalibrationError()
+    on_an_edge = np.array([[0.6, 0.4], [0.45, 0.55], [0.9, 0.1], [0.1, 0.9]])  # 0.6 belongs to the bin of 0.55
+    expected = (abs(1 - 0.6 - 0.55) + abs(1 - 0.9 - 0.9)) / 4
+    assert metric.compute(predictions=on_an_edge, references=[0] * 4)["ece"] == pytest.approx(expected)
+    for order in ([0, 0, 1, 1], [0, 1, 0, 1]):  # whatever their order, they share a bin
+        assert adaptive.compute(predictions=np.full((4, 2), 0.5), references=order)["adaptive_ece"] == 0
+    found = calibration_metrics(np.array([[1e4, -1e4], [0, 0]], dtype=np.float32), np.array([1, 0]))
+    assert all(np.isfinite(value) for value in found.values()) and found["brier"] == pytest.approx((2 + 0.5) / 2)
+
+
+def test_metrics_combine_and_take_batches():
+    rng = np.random.default_rng(1)
+    probabilities, labels = rng.dirichlet(np.ones(3), 20), rng.integers(0, 3, 20)
+    kinds = (ExpectedCalibrationError, AdaptiveCalibrationError, NegativeLogLikelihood, BrierScore, Accuracy)
+    found = evaluate.combine([kind() for kind in kinds]).compute(predictions=probabilities, references=labels)
+    wanted = calibration_metrics(np.log(probabilities), labels)
+    assert found == pytest.approx(wanted | {"accuracy": np.mean(probabilities.argmax(1) == labels)})
+    batched = evaluate.combine([kind() for kind in kinds])
+    for rows in (slice(0, 1), slice(1, 20)):
+        batched.add_batch(predictions=probabilities[rows], references=labels[rows])
+    assert batched.compute() == found
+    assert Accuracy().compute(predictions=[0, 1], references=[0, 0]) == {"accuracy": 0.5}
+    both = evaluate.combine([RetrievalRecall(), TextToImageRecall()])
+    found = both.compute(predictions=EYE[[0, 2, 1]], references=EYE[[0, 1, 1]])
+    assert found["recall_at_1"] == pytest.approx(2 / 3) and found["gallery_size"] == 2
+    assert found["text_to_image_recall_at_1"] == 1 and found["text_to_image_gallery_size"] == 3
+
+
+def test_memory_does_not_grow_with_the_split(tmp_path):
+    """With ten times the rows, what predictions, scores and calibration allocate grows by some numbers a row alone."""
+    rng, peaks = np.random.default_rng(0), []
+    for rows in (4000, 40_000):
+        logits = np.memmap(tmp_path / f"{rows}", np.float32, "w+", shape=(rows, 100))
+        for start in range(0, rows, 1000):
+            logits[start : start + 1000] = rng.standard_normal((1000, 100))
+        tracemalloc.start()
+        labels = np.zeros(rows, dtype=np.int64)
+        found = Predictions([], labels, logits, None)
+        assert len(found.predicted) == len(found.score) == rows
+        calibration_metrics(found.logits, labels)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    numbers_a_row = (peaks[1] - peaks[0]) / 36_000 / 8
+    assert numbers_a_row < 25  # and of its 100 logits none
+
+
+# --- Retrieval ------------------------------------------------------------------------------------------------------
+
+
+def recalls_by_loops(images, texts, owners, k) -> tuple[float, float]:
+    """Recall at k both ways: a wrong answer that is as near as the best right one stands before it."""
+    captions = [tuple(text) for text in texts]
+    distinct = sorted(set(captions))
+    to_text, to_image = [], []
+    for i, image in enumerate(images):
+        own = {captions[t] for t in range(len(texts)) if owners[t] == i}
+        best = max(image @ np.array(text) for text in own)
+        to_text.append(sum(image @ np.array(text) >= best for text in distinct if text not in own) < k)
+    for text in distinct:
+        own = {owners[t] for t in range(len(texts)) if captions[t] == text}
+        best = max(images[i] @ np.array(text) for i in own)
+        to_image.append(sum(images[i] @ np.array(text) >= best for i in range(len(images)) if i not in own) < k)
+    return float(np.mean(to_text)), float(np.mean(to_image))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 7), st.integers(0, 7), st.sampled_from([1, 2, 5]))
+def test_recall_equals_loops_whatever_ties_and_equal_captions(seed, images, more, k):
+    rng = np.random.default_rng(seed)
+    queries, texts = rng.integers(-1, 2, (images, 2)), rng.integers(-1, 2, (images + more, 2))  # many are equal
+    owners = np.concatenate([np.arange(images), rng.integers(0, images, more)])
+    wanted = recalls_by_loops(queries, texts, owners, k)
+    assert retrieval_recall(queries, texts, (k,), owners)[f"recall_at_{k}"] == pytest.approx(wanted[0])
+    found = text_to_image_recall(queries, texts, (k,), owners)
+    assert found[f"text_to_image_recall_at_{k}"] == pytest.approx(wanted[1])
+
+
+def test_a_tie_is_a_miss_equal_captions_are_one_entry_and_chance_counts_right_answers():
     images = np.stack([EYE[0], (EYE[0] + EYE[1]) / np.sqrt(2), EYE[2]])
     found = retrieval_recall(images, EYE[[0, 1, 0]], ks=(1,))
     assert found == {"recall_at_1": pytest.approx(1 / 3), "chance_at_1": 0.5, "gallery_size": 2}
+    # Of the captions 0 and 1 of image 0 the nearest counts; caption 2 is that of image 1
+    found = retrieval_recall(EYE[[1, 3]], EYE[:3], ks=(1, 2), owners=np.array([0, 0, 1]))
+    chances = {"chance_at_1": (2 / 3 + 1 / 3) / 2, "chance_at_2": (1 + 2 / 3) / 2}
+    assert found == pytest.approx({"recall_at_1": 0.5, "recall_at_2": 0.5, "gallery_size": 3} | chances)
+    found = text_to_image_recall(np.stack([EYE[1], EYE[3], EYE[0]]), EYE[[0, 1, 0]], ks=(1,))
+    wanted = {"recall_at_1": 0.5, "chance_at_1": (2 / 3 + 1 / 3) / 2, "gallery_size": 3}
+    assert found == pytest.approx({f"text_to_image_{name}": value for name, value in wanted.items()})
 
 
-@pytest.mark.parametrize("dim, measured", [(4, True), (3, False)])
-def test_retrieval_is_left_out_where_the_projector_has_another_size(dim, measured):
-    split = Dataset.from_dict({"image_id": ["a", "b"], "text_embeds": EYE[:2, :4].tolist()})
-    predictions = Predictions(["a", "b"], np.array([0, 1]), EYE[:2], EYE[:2, :dim])
-    metrics = split_metrics(predictions, split, "test")
-    assert metrics["test_accuracy"] == 1.0 and ("test_recall_at_1" in metrics) == measured
-
-
-def test_paired_summary_against_values_worked_out_by_hand():
-    summary = paired_summary([0.50, 0.52, 0.51], [0.53, 0.54, 0.55])  # differences 3, 2, 4 points, sd 1
-    assert summary.difference == pytest.approx(0.03) and summary.improved == 3
-    assert summary.high - summary.difference == pytest.approx(4.3027 * 0.01 / np.sqrt(3), rel=1e-4)
-
-
-def test_of_several_captions_the_nearest_counts():
-    """Image 0 has captions 0 and 1, image 1 has caption 2; image 0 is nearest to its second caption."""
-    images = np.stack([EYE[1], EYE[3]])
-    found = retrieval_recall(images, EYE[:3], ks=(1, 2), owners=np.array([0, 0, 1]))
-    assert found["recall_at_1"] == 0.5 and found["gallery_size"] == 3
-    assert found["chance_at_1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert found["chance_at_2"] == pytest.approx((1 + 2 / 3) / 2)
-
-
-def test_texts_are_centred_where_the_model_centres_them():
-    """Both captions have much in common; without it they are at right angles."""
-    split = Dataset.from_dict({"image_id": ["a", "b"], "text_embeds": [[0.8, 0.6, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]})
-    mean = np.float32([0.8, 0, 0, 0])
-    centred = Predictions(["a", "b"], np.array([0, 1]), EYE[:2], EYE[[1, 0]], mean)
-    np.testing.assert_allclose(texts_of(split, centred).embeds, EYE[[1, 0]], atol=1e-3)
-    assert split_metrics(centred, split, "test")["test_recall_at_1"] == 1.0
-
-
-def test_new_figures_of_a_split_replace_all_of_its_old_ones(tmp_path):
-    update_results(tmp_path, {"test_recall_at_1": 0.5, "test_novel_recall_at_1": 0.4, "train_loss": 1.0})
-    update_results(tmp_path, {"test_accuracy": 0.9}, splits=["test"])
-    found = update_results(tmp_path, {})
-    assert found == {"test_novel_recall_at_1": 0.4, "train_loss": 1.0, "test_accuracy": 0.9}
-
-
-def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
-    (tmp_path / "pictures").mkdir()
-    run = tmp_path / "runs" / "one"
-    run.mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    own = {"dataset_name": "../../pictures"}
-    assert results_folder(run, own, {"dataset_name": "pictures/"}) == run
-    assert results_folder(run, own, {"dataset_name": "user/pictures"}) == run / "evaluations" / "user_pictures"
-    hub = {"dataset_name": "user/pictures", "dataset_revision": "v1"}
-    assert results_folder(run, hub, hub) == run
-    assert results_folder(run, hub, hub | {"dataset_revision": "v2"}) == run / "evaluations" / "user_pictures-v2"
-
-
-def test_transform_of_evaluation_can_go_to_other_processes():
-    transform = pickle.loads(pickle.dumps(EvalTransform(generic_processor(ImageSettings(16)))))
-    assert transform(PILImage.new("RGB", (20, 30))).shape == (3, 16, 16)
-
-
-def test_retrieval_in_blocks_is_retrieval_at_once(monkeypatch):
+def test_retrieval_of_more_images_than_a_block_is_retrieval_at_once():
     rng = np.random.default_rng(0)
-    images, texts = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=(120, 4)).astype(np.float32)
-    owners = np.concatenate([np.arange(50), rng.integers(0, 50, 70)])
-    whole = retrieval_recall(images, texts, owners=owners)
+    images, texts = rng.normal(size=(1100, 8)).astype(np.float32), rng.normal(size=(1300, 8)).astype(np.float32)
+    owners = np.concatenate([np.arange(1100), rng.integers(0, 1100, 200)])
     cosines = images @ texts.T
-    best = np.array([cosines[i, owners == i].max() for i in range(50)])
-    assert whole["recall_at_5"] == np.mean((cosines >= best[:, None]).sum(1) <= 5)
-    monkeypatch.setattr("g4i_hf.evaluation.metrics.BLOCK", 7)
-    assert retrieval_recall(images, texts, owners=owners) == whole
+    best = np.where(owners == np.arange(1100)[:, None], cosines, -np.inf).max(1, keepdims=True)
+    expected = np.mean((cosines >= best).sum(1) <= 5)  # nothing is as near by chance
+    assert retrieval_recall(images, texts, owners=owners)["recall_at_5"] == expected
 
 
-def test_nan_is_no_hit():
-    with pytest.raises(ValueError, match="NaN or infinite"):
+def test_embeddings_that_are_nan_are_an_error():
+    with pytest.raises(ValueError, match="NaN or infinite: the model, or the stage"):
         retrieval_recall(np.full((2, 4), np.nan), EYE[:2])
 
 
-def test_a_caption_that_is_the_mean_itself_gives_numbers():
-    split = Dataset.from_dict({"image_id": ["a"], "text_embeds": [[1.0, 0.0, 0.0, 0.0]]})
-    predictions = Predictions(["a"], np.array([0]), EYE[:1], EYE[:1], EYE[0])
-    assert np.isfinite(texts_of(split, predictions).embeds).all()
+def test_texts_are_centred_where_the_model_centres_them():
+    """Both captions have much in common; without it they are at right angles. One that is the mean gives numbers."""
+    first, second = np.float32([0.8, 0.6, 0, 0]), EYE[0]
+    rows, images = split(["a", "b"], [first, second]), [EYE[1], first]
+    centred = predictions(images, [0, 1], text_mean=np.float32([0.8, 0, 0, 0]))
+    assert split_metrics(centred, rows, "test")["test_recall_at_1"] == 1.0
+    assert split_metrics(predictions(images, [0, 1]), rows, "test")["test_recall_at_1"] == 0.5
+    assert split_metrics(predictions(EYE[:1], text_mean=EYE[0]), split(["a"], [EYE[0]]), "test")["test_recall_at_1"]
+
+
+# --- Classes by their texts -----------------------------------------------------------------------------------------
+
+
+def test_a_class_is_the_mean_of_its_distinct_captions():
+    """
+    Class 0 has the captions x, x again, and y: with x counted twice the diagonal image would be nearer to class 1.
+    The row without label and the class without captions are left out.
+    """
+    one = np.float32([0.5, np.sqrt(0.75), 0, 0])
+    rows = split(["x", "x", "y", "z", "nobody's", None], [EYE[0], EYE[0], EYE[1], one, EYE[3], None])
+    embeds = [np.float32([0.72, 0.69, 0, 0]), EYE[0], EYE[3], EYE[1], EYE[3], EYE[3]]
+    found = zero_shot_metrics(predictions(embeds, [0, 0, 0, 1, -100, 2]), rows)
+    # the diagonal one, x and z are right; the third row is at right angles to both classes: a tie, so a miss
+    assert found == pytest.approx({"zero_shot_captions_accuracy": 3 / 4, "zero_shot_captions_chance": 1 / 2})
+
+
+def test_classes_by_names_are_those_that_the_split_shows():
+    """Class 2, which image 1 is nearest to, is not in the split. Names of another size say nothing."""
+    rows = Dataset.from_dict({"image_id": ["a", "b"]})
+    found = zero_shot_metrics(predictions([EYE[0], EYE[2] + 0.1 * EYE[1]], [0, 1]), rows, EYE[:3])
+    assert found == {"zero_shot_names_accuracy": 1.0, "zero_shot_names_chance": 0.5}
+    assert zero_shot_metrics(predictions(EYE[:2]), rows, EYE[:, :3]) == {}
+
+
+# --- Probes ---------------------------------------------------------------------------------------------------------
+
+
+def labelled_features(features, labels) -> Predictions:
+    features = np.asarray(features, dtype=np.float32)
+    return predictions(np.zeros((len(features), 2)), labels, features=features)
+
+
+def test_a_linear_probe_finds_what_separates_whatever_its_scale():
+    """Its sign is the class; the others are noise of a far larger scale. Unlabelled rows do not count."""
+    rng, splits = np.random.default_rng(0), []
+    for n in (200, 60):
+        labels, features = rng.integers(0, 2, n), rng.normal(scale=[1e-3, 1, 100], size=(n, 3))
+        features[:, 0] = (2 * labels - 1) * rng.uniform(1e-3, 2e-3, n)
+        labels[0] = -100
+        splits.append(labelled_features(features, labels))
+    found = Probes(splits[0]).metrics(splits[1])
+    assert found["linear_probe_accuracy"] == 1.0 and found["probe_samples"] == 199
+    assert 0.3 < found["knn_1_accuracy"] < 0.8  # distances are those of the noise
+
+
+def test_the_penalty_is_chosen_on_rows_that_the_candidates_were_not_fitted_on():
+    """Among a hundred features of noise the weakest penalty is right for all that it was fitted on."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 150)
+    features = np.concatenate([(labels - 0.5 + rng.normal(size=150))[:, None], rng.normal(size=(150, 100))], axis=1)
+    probes = Probes(labelled_features(features, labels))
+    assert probes.metrics(labelled_features(features, labels))["linear_probe_c"] < 0.1
+
+
+def test_neighbours_are_near_by_angle_and_vote_and_one_class_has_no_linear_probe():
+    """Two of class 0 and one of class 1; the nearest one of the second image is of class 1, the majority is not."""
+    training = labelled_features(10 * np.float32([[1, 0], [0.9, 0.4], [0.8, 0.6]]), [0, 0, 1])
+    found = Probes(training).metrics(labelled_features([[5, 0.1], [0.7, 0.7]], [0, 1]))
+    assert found["knn_1_accuracy"] == 1.0 and found["knn_20_accuracy"] == 0.5
+    one_class, unlabelled = (labelled_features(EYE[:3], [label] * 3) for label in (1, -100))
+    found = Probes(one_class).metrics(one_class)
+    assert found == {"probe_samples": 3, "knn_1_accuracy": 1.0, "knn_20_accuracy": 1.0}
+    assert Probes(one_class).metrics(unlabelled) == {}
+    with pytest.raises(ValueError, match="has no labels.*Leave probe out"):
+        Probes(unlabelled)
+
+
+# --- Figures of a split, their file and their table -----------------------------------------------------------------
+
+
+def test_all_figures_of_a_split_are_known_and_new_ones_replace_them(tmp_path):
+    rows = Dataset.from_dict({"image_id": list("abcd"), "text_embeds": EYE.tolist()})
+    labelled = predictions(EYE, [0, 1, 2, -100], features=EYE)
+    found = split_metrics(labelled, rows, "test", CHEAP_MEASURES, name_embeds=EYE, probes=Probes(labelled))
+    figures = {name.removeprefix("test_") for name in found}
+    assert figures <= set(FIGURES) and {"accuracy", "recall_at_1", "knn_1_accuracy", "nll"} < figures
+    assert found["test_ece"] == pytest.approx(1 / 3 - 1 / 4)  # unlabelled rows do not count
+    update_results(tmp_path, found | {"test_novel_ece": 0.1, "train_loss": 1.0})
+    kept = update_results(tmp_path, {"test_accuracy": 0.9}, splits=["test"])  # this time without captions
+    assert kept == {"test_accuracy": 0.9, "test_novel_ece": 0.1, "train_loss": 1.0}
+
+
+def test_what_a_split_lacks_has_no_figures():
+    rows = Dataset.from_dict({"image_id": list("ab"), "text_embeds": EYE[:2].tolist()})
+    bare = rows.remove_columns("text_embeds")
+    unlabelled = split_metrics(predictions(EYE[:2], [-100, -100]), bare, "test", CHEAP_MEASURES, name_embeds=EYE)
+    assert unlabelled == {"test_samples": 2}
+    of_other_size = split_metrics(predictions(EYE[:2, :3]), rows, "test")  # as the projector of a baseline may be
+    assert set(of_other_size) == {"test_samples", "test_accuracy"}
+
+
+def test_the_table_has_headings_and_marks_what_should_be_low():
+    aligned = {"v_accuracy": 0.5, "v_ece": 0.1, "v_nll": 2.5, "v_zero_shot_names_accuracy": 0.2}
+    aligned["v_zero_shot_names_chance"] = 0.05
+    rows = compare(aligned, {"v_accuracy": 0.5, "v_ece": 0.15, "v_nll": 2.0}, ["v"], ALL_MEASURES)
+    assert [row.is_better for row in rows] == [None, None, True, False]
+    lines = [" ".join(line.split()) for line in as_text(rows).splitlines()]
+    assert lines[1] == "accuracy v 50.0 50.0 +0.0" and "classes by names v 20.0 (chance 5.0)" in lines
+    heading = lines.index("Calibration of the classifier")
+    assert lines[heading + 1 : heading + 3] == ["ECE ↓ v 15.0 10.0 -5.0", "NLL, nats ↓ v 2.000 2.500 +0.500"]
+    assert "less is better" in lines[-1] and "less is better" not in as_text(rows[:2])
+    assert "| NLL, nats ↓ | v | 2.000 | 2.500 | +0.500 |" in as_markdown(rows)
+
+
+def test_a_paired_summary_is_that_of_a_paired_t_test():
+    baseline, aligned = [0.50, 0.52, 0.51, 0.53], [0.53, 0.54, 0.55, 0.52]
+    found, reference = paired_summary(baseline, aligned), stats.ttest_rel(aligned, baseline)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
+    assert found.difference == pytest.approx(0.02) and found.improved == 3
+    with pytest.raises(ValueError, match="Two or more pairs"):
+        paired_summary([0.5], [0.6])
+
+
+# --- Nearest captions -----------------------------------------------------------------------------------------------
+
+
+def test_each_image_has_its_nearest_caption_among_one_several_or_none_a_row():
+    assert nearest_captions(split(["a", "b", "c: d"], list(EYE[:3])), predictions(EYE[[2, 0, 1]] + 0.1), [2, 0]) == [
+        *("b", "c: d")
+    ]
+    gaps = split(["a", None, "", "b"], [EYE[0], None, EYE[3], EYE[1]])
+    assert nearest_captions(gaps, predictions(EYE[[1, 0, 3, 0]])) == ["b", "a", "a", "a"]
+    several = split([["a", "b"], [], ["c"]], [list(EYE[:2]), [], [EYE[2]]])
+    assert nearest_captions(several, predictions(EYE[[1, 2, 0]])) == ["b", "c", "a"]
+    for without in (several.remove_columns("caption"), several.remove_columns("text_embeds")):
+        assert nearest_captions(without, predictions(EYE)) is None
+    assert nearest_captions(split(list("abcd"), list(EYE[:, :3])), predictions(EYE)) is None  # of another size
+
+
+def test_nearest_captions_of_a_training_split_larger_than_a_block():
+    """Of 20,000 captions, more than are compared at once, each image is that of one."""
+    embeds = np.random.default_rng(0).normal(size=(20_000, 8)).astype(np.float32)
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    rows = split([f"caption {number}" for number in range(20_000)], list(embeds))
+    chosen = [17, 16_500, 19_900]
+    assert nearest_captions(rows, predictions(embeds[chosen])) == [f"caption {number}" for number in chosen]
+
+
+def test_ranked_captions_are_distinct_and_mark_the_nearest_own_one():
+    """Cosines with the image rise from row to row; "b" is the caption of two rows."""
+    captions = [["a", "e"], ["b"], ["b"], ["c"], [], ["d", "a"]]
+    cosines = [[0.0, 0.25], [0.1], [0.2], [0.3], [], [0.5, 0.05]]
+    rows = split(captions, [[cosine * EYE[0] for cosine in row] for row in cosines])
+    images = predictions(EYE[[0] * 6])
+    found = ranked_captions(rows, images, [0, 1, 4, 5], most=2)
+    assert [[(one.caption, one.rank, one.is_own) for one in ranked] for ranked in found] == [
+        [("d", 1, False), ("c", 2, False), ("e", 3, True)],
+        [("d", 1, False), ("c", 2, False), ("b", 4, True)],
+        [("d", 1, False), ("c", 2, False)],  # it has no caption of its own
+        [("d", 1, True), ("c", 2, False)],
+    ]
+    assert [one.cosine for one in found[1]] == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)  # the nearer of the two of b
+    assert ranked_captions(rows.remove_columns("caption"), images, [0]) is None
+
+
+def test_cosines_of_the_captions_of_two_classes_are_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(7, 4))
+    texts = (texts / np.linalg.norm(texts, axis=1, keepdims=True)).astype(np.float16)
+    of_rows = [[texts[0], texts[1]], [texts[2]], [texts[3]], [], [texts[4]], [texts[5], texts[6]]]
+    captions = [[f"{row} {k}" for k in range(len(vectors))] for row, vectors in enumerate(of_rows)]
+    found = ClassTexts(split(captions, of_rows), predictions(np.zeros((6, 4)), [0, 0, 1, 2, -100, 3]))
+    classes = {0: texts[:3], 1: texts[3:4], 3: texts[5:7]}  # an unlabelled row belongs to none, class 2 has no caption
+    pairs = {(a, b): float(np.mean(classes[a].astype(float) @ classes[b].T)) for a in classes for b in classes}
+    assert all(found.cosine(a, b) == pytest.approx(value, abs=1e-6) for (a, b), value in pairs.items())
+    assert found.cosine(0, 2) is None
+    assert found.mean_cosine() == pytest.approx(np.mean([pairs[0, 1], pairs[0, 3], pairs[1, 3]]), abs=1e-6)

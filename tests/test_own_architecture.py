@@ -25,13 +25,13 @@ from transformers import (
 )
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.comparison.results import read_results
 from g4i_hf.hub.card import Student, student_card
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.own_architecture import own_module
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import new_student, student_config_from
 from g4i_hf.options import ReleaseArguments
+from g4i_hf.study import read_results
 
 ROOT = Path(__file__).parent.parent
 G4I = Path(sys.executable).with_name("g4i")

@@ -1,4 +1,4 @@
-"""The page of an evaluation: one file, escaped, with pictures; what cannot be shown is left out."""
+"""The page of an evaluation: one file, escaped, with pictures and activation maps; what is missing is left out."""
 
 import base64
 import io
@@ -10,12 +10,25 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
+from captum.attr import LayerGradCam
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from released_runs import OPTIONS, a_run
 from space_browser import browser_page
+from students import ID2LABEL, STUDENTS, TINY_VIT, aligned_model
+from transformers import PoolFormerConfig, ViTConfig
 
-from g4i_hf.evaluation import report, report_sections
+from g4i_hf import AlignedImageClassification
+from g4i_hf.evaluation import report
+from g4i_hf.evaluation.activation_maps import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    TOKENS,
+    SpatialLayer,
+    activation_maps,
+    find_spatial_layer,
+)
 from g4i_hf.evaluation.comparison import ComparisonRow
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.report import write_report
@@ -129,15 +142,15 @@ def test_names_and_captions_are_text_whatever_they_hold(page):
     assert any(NAMES[1] in image["alt"] for image in parsed.images if "alt" in image)
 
 
-def test_small_images_are_kept_to_the_pixel_and_shown_enlarged(page, runs, tmp_path, no_drawing):
-    assert re.search(r"img\.small \{ image-rendering: pixelated", page)
-    small = [image for image in Page(page).images if "small" in image.get("class", "")]
-    shown = {base64.b64decode(image["src"].split(",")[1]) for image in small}
+def test_small_images_are_kept_to_the_pixel_and_large_ones_made_smaller(page, runs, tmp_path, no_drawing):
+    def shown(text: str, small: bool) -> list[PILImage.Image]:
+        found = [image for image in Page(text).images if ("small" in image.get("class", "")) == small]
+        return [PILImage.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1]))) for image in found]
+
     expected = {picture(number, 48).tobytes() for number in range(10)}
-    assert shown and {PILImage.open(io.BytesIO(png)).tobytes() for png in shown} <= expected
+    assert {image.tobytes() for image in shown(page, small=True)} <= expected
     large = write(tmp_path, {"aligned": runs["aligned"]}, a_split(side=250))
-    sizes = [PILImage.open(io.BytesIO(base64.b64decode(i["src"].split(",")[1]))).size for i in Page(large).images]
-    assert not any("small" in image.get("class", "") for image in Page(large).images) and max(sizes) == (192, 192)
+    assert not shown(large, small=True) and {image.size for image in shown(large, small=False)} == {(192, 192)}
 
 
 def test_any_measure_is_a_row_of_the_table(page):
@@ -171,16 +184,6 @@ def test_the_sections_say_what_the_runs_predict(page):
     )
 
 
-def test_mended_and_broken_images_are_shown_as_often_as_they_occur(monkeypatch):
-    monkeypatch.setattr(report_sections, "DIFFERING", 3)
-    runs = {"baseline": a_prediction(BASELINE), "aligned": a_prediction(ALIGNED)}
-    found = report_sections.differing_cards(report_sections.ShownSplit(a_split(), runs, NAMES))
-    assert (found["mended"], found["broken"]) == (4, 2)
-    assert [[said["right"] for said in card["said"]] for card in found["cards"]] == 2 * [[False, True]] + [
-        [True, False]
-    ]
-
-
 def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):
     page = write(tmp_path, {"aligned": runs["aligned"]})
     parsed = Page(page)
@@ -189,12 +192,9 @@ def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):
     assert len([image for image in parsed.images if "what speaks for" in image.get("alt", "")]) >= 6
 
 
-def test_a_run_without_alignment_has_no_nearest_captions(runs, tmp_path, no_drawing):
+def test_without_alignment_or_captions_there_are_no_nearest_captions(runs, tmp_path, no_drawing):
     page = write(tmp_path, {"aligned": runs["baseline"]}, options=OPTIONS | {"align_weight": 0})
     assert "Nearest captions" not in Page(page).headings and "No alignment." in page
-
-
-def test_a_split_without_captions_says_so(runs, tmp_path, no_drawing):
     text = Page(write(tmp_path, runs, a_split(captions=False))).text
     assert "The split validation has no captions" in text and "cosine of captions" not in text
 
@@ -234,10 +234,8 @@ def test_pictures_are_of_a_split_with_labels(runs, tmp_path, no_drawing):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it_without_script_and_network_at_any_width(page, scheme):
-    options = {"viewport": {"width": 1180, "height": 900}, "color_scheme": scheme, "java_script_enabled": False}
-    with browser_page(**options) as (shown, outside):
+def test_a_browser_shows_it_without_script_and_network_at_any_width(page):
+    with browser_page(java_script_enabled=False) as (shown, outside):
         shown.set_content(page)
         for width in (1180, 700, 360):
             shown.set_viewport_size({"width": width, "height": 900})
@@ -246,8 +244,86 @@ def test_a_browser_shows_it_without_script_and_network_at_any_width(page, scheme
                 assert box["width"] > 20 and box["height"] > 20 and box["x"] >= 0
                 assert box["x"] + box["width"] <= width or width < 700  # tables scroll on a phone
         assert not outside
-        style = shown.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
-        )
-        paper, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in style)
-    assert (min(paper) > 200 and max(ink) < 80) if scheme == "light" else (max(paper) < 80 and min(ink) > 180)
+        for scheme in ("light", "dark"):
+            shown.emulate_media(color_scheme=scheme)
+            style = shown.evaluate(
+                "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+            )
+            paper, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in style)
+            assert (min(paper) > 200 and max(ink) < 80) if scheme == "light" else (max(paper) < 80 and min(ink) > 180)
+
+
+# --- Activation maps ------------------------------------------------------------------------------------------------
+
+# Of images of 48 pixels: (layer, layout of its output, cells a side)
+LAYERS = {
+    "resnet": ("resnet.encoder.stages.1", CHANNELS_FIRST, 6),
+    "vit": ("vit.layers.0", TOKENS, 3),  # behind the second and last layer only the class token counts
+    "deit-two-heads": ("deit.layers.0", TOKENS, 3),
+    "dinov2": ("dinov2.layernorm", TOKENS, 3),  # its classifier takes the patches as well
+    "swin": ("swin.layernorm", TOKENS, 6),
+    "timm-resnet": ("timm_model.layer2", CHANNELS_FIRST, 6),
+    "timm-vit": ("timm_model.blocks.0", TOKENS, 3),
+    "timm-swin": ("timm_model.norm", CHANNELS_LAST, 6),
+}
+
+
+def shaken(model: AlignedImageClassification) -> AlignedImageClassification:
+    """With weights that are not zero anywhere, as those of fresh heads and branches may be."""
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def layer_with_maps(model: AlignedImageClassification) -> SpatialLayer:
+    """The layer found, after maps of two images and two classes were taken from it."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 48, 48)
+    layer = find_spatial_layer(model, images[:1])
+    maps = activation_maps(model, layer, images, [0, 1])
+    assert maps.shape == (2, *layer.grid) and maps.min() >= 0 and maps.max() == 1
+    assert not np.allclose(*activation_maps(model, layer, images[[0, 0]], [0, 1]))  # each class has its own
+    assert not any(module._forward_hooks for module in model.student.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    return layer
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layer_of_activation_maps_is_found_by_what_it_gives(name):
+    layer = layer_with_maps(shaken(aligned_model(name)))
+    assert (layer.name, layer.layout, layer.grid) == (*LAYERS[name][:2], (LAYERS[name][2],) * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name not in LAYERS])
+def test_every_other_student_has_a_layer_too(name):
+    assert layer_with_maps(shaken(aligned_model(name))).grid in ((6, 6), (3, 3))
+
+
+def test_the_map_is_grad_cam_where_only_pooling_and_a_classifier_follow():
+    """At 192 pixels the last stage has 6 x 6 cells."""
+    torch.manual_seed(0)
+    model, images = shaken(aligned_model("timm-resnet")), torch.randn(2, 3, 192, 192)
+    layer = find_spatial_layer(model, images[:1])
+    assert layer.name == "timm_model.layer4"
+    cam = LayerGradCam(lambda pixels: model(pixels).logits, layer.module)
+    expected = cam.attribute(images.requires_grad_(), target=torch.tensor([2, 0]))[:, 0].detach().relu()
+    limits = torch.quantile(expected.flatten(1), 0.95, dim=1).view(2, 1, 1)
+    assert activation_maps(model, layer, images, [2, 0]) == pytest.approx((expected / limits).clamp(max=1), abs=1e-5)
+
+
+def test_tokens_become_cells_row_by_row_without_the_extra_ones():
+    values = torch.arange(8.0).view(1, 8, 1)  # two extra tokens, then 2 x 3 cells
+    layer = SpatialLayer("", torch.nn.Identity(), TOKENS, (2, 3))
+    assert layer.on_grid(values)[0, ..., 0].tolist() == [[2, 3, 4], [5, 6, 7]]
+
+
+def test_one_cell_is_no_map_and_a_block_may_give_a_tuple():
+    sizes = {"id2label": ID2LABEL, "text_embed_dim": 12, "image_size": 48}
+    config = ViTConfig(**TINY_VIT | {"patch_size": 48}, intermediate_size=64)
+    whole = AlignedImageClassification.from_student(config, **sizes).eval()
+    assert find_spatial_layer(whole, torch.randn(1, 3, 48, 48)) is None
+    config = PoolFormerConfig(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4)
+    of_tuples = AlignedImageClassification.from_student(config, **sizes)
+    assert layer_with_maps(shaken(of_tuples)).name == "poolformer.encoder.block.1.0"

@@ -331,7 +331,7 @@ def test_an_encoder_that_is_not_on_the_hub_is_not_said_to_be_downloaded(built, t
         text = said(tmp_path / "space")
         assert f"Classes by their names are switched off: {off}" in text
         assert "downloaded" not in text and "None" not in text and "by their names alone" not in text
-    monkeypatch.setattr("g4i_hf.zero_shot.encoder.load_encoder", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("g4i_hf.zero_shot.checkpoint.load_encoder", lambda *_, **__: pytest.fail("it was loaded"))
     (tmp_path / "space" / "model" / "text_encoder.json").write_text(
         '{"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}'
     )

@@ -1,4 +1,4 @@
-"""Classes by their names: known answers of a constructed model, and a trained one on concepts it has never seen."""
+"""Zero-shot classification: known answers of a constructed model, and a trained one on concepts it has never seen."""
 
 import ast
 import json
@@ -14,21 +14,23 @@ import torch
 from datasets import load_dataset
 from hub_client import serving
 from PIL import Image
+from released_runs import a_run
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from students import aligned_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from trained_emoji import train_emoji
-from transformers import ViTConfig, ZeroShotImageClassificationPipeline
+from transformers import ZeroShotImageClassificationPipeline
 
 from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier
-from g4i_hf.zero_shot.checkpoint import TextSide
 
 ROOT = Path(__file__).parent.parent
 DIM = 12
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+NO_LABELS = ([], "", " , ", None, ["a", 3])
 
 
 class KnownVectors:
@@ -70,37 +72,31 @@ def vectors_near(model, image) -> dict[str, np.ndarray]:
     return {name: vector.numpy() for name, vector in texts.items()}
 
 
-def test_scores_are_the_softmax_of_cosines_over_the_temperature(model):
+@pytest.mark.parametrize(
+    ("prepare", "temperature", "scores"),
+    [
+        (None, 0.5, lambda cosines: (cosines / 0.5).softmax(-1)),
+        (None, None, lambda cosines: (cosines / 0.2).softmax(-1)),  # the default of training
+        (lambda model: model.learn_logits(0.7), None, lambda cosines: (cosines / 0.7).softmax(-1)),
+        (lambda model: model.learn_logits(0.7), 0.5, lambda cosines: (cosines / 0.5).softmax(-1)),
+        (lambda model: model.learn_logits(1e-3), None, lambda cosines: (100 * cosines).softmax(-1)),  # CLIP's limit
+        (lambda model: model.learn_logits(0.5, bias=-1.0), None, lambda cosines: (2 * cosines - 1).sigmoid()),
+    ],
+    ids=["given", "default", "learned", "given and learned", "learned too small", "learned with a bias"],
+)
+def test_scores_are_those_of_cosines_over_the_temperature(model, prepare, temperature, scores):
     image = pictures(1)[0]
     encoder = KnownVectors(vectors_near(model, image))
-    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=0.5, device="cpu")
+    if prepare:
+        prepare(model)
+    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=temperature, device="cpu")
     assert isinstance(classifier, ZeroShotImageClassificationPipeline)
     answer = classifier(image, candidate_labels=["half", "opposite", "same"])
-    expected = torch.tensor([1, 0.5, -1]).div(0.5).softmax(-1)
     assert [each["label"] for each in answer] == ["same", "half", "opposite"]
-    assert [each["score"] for each in answer] == pytest.approx(expected.tolist(), abs=1e-5)
+    expected = scores(torch.tensor([1, 0.5, -1])).tolist()
+    assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
     assert classifier(image, "half, opposite,same,") == answer
     assert encoder.asked == ["half", "opposite", "same"]  # the second time they are known
-
-
-def test_temperature_is_the_learned_one_then_that_of_training(model):
-    def scale(**kwargs):
-        return ZeroShotImageClassifier(model, device="cpu", **kwargs).scale
-
-    assert scale() == pytest.approx(5) and scale(temperature=0.01) == pytest.approx(100)
-    model.learn_logits(0.07)
-    assert scale() == pytest.approx(1 / 0.07) and scale(temperature=0.01) == pytest.approx(100)
-    model.logit_scale.data.fill_(9)
-    assert scale() == 100
-
-
-def test_a_learned_bias_makes_a_sigmoid_of_each_label(model):
-    image = pictures(1)[0]
-    encoder = KnownVectors(vectors_near(model, image))
-    model.learn_logits(0.5, bias=-1.0)
-    answer = ZeroShotImageClassifier(model, text_encoder=encoder, device="cpu")(image, ["same", "opposite"])
-    expected = torch.tensor([2.0 - 1, -2.0 - 1]).sigmoid()
-    assert [each["score"] for each in answer] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_text_is_centred_where_the_model_is(model):
@@ -118,35 +114,35 @@ def test_text_is_centred_where_the_model_is(model):
     assert [each["score"] for each in found] == pytest.approx([1, -1], abs=1e-5)
 
 
-def test_several_templates_are_the_mean_of_their_vectors(model):
+def test_several_templates_are_the_mean_of_their_vectors_and_no_two_are_mistaken(model):
     image = pictures(1)[0]
     near = vectors_near(model, image)
     encoder = KnownVectors(
         {"x": near["same"], "a {x}": near["half"], "y": near["opposite"], "a {y}": near["opposite"]}
     )
     classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=1, device="cpu")
-    answer = classifier(image, ["x", "y"], hypothesis_template=["{}", "a {{}}"])
     between = 3**0.5 / 2  # two unit vectors 60 degrees apart; their mean is 30 from either
-    expected = torch.tensor([between, -1]).softmax(-1).tolist()
-    assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
+    for template, cosine in (("{}", 1.0), ("a {{}}", 0.5), (["{}", "a {{}}"], between)):
+        answer = classifier(image, ["x", "y"], hypothesis_template=template)
+        expected = torch.tensor([cosine, -1]).softmax(-1).tolist()
+        assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
 
 
 def test_batches_lists_paths_and_generators_give_what_single_images_give(model, tmp_path):
-    images = pictures()
-    encoder = KnownVectors(vectors_near(model, images[0]))
-    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, device="cpu")
-    labels = ["same", "half", "opposite"]
+    images, labels = pictures(), ["same", "half", "opposite"]
+    classifier = ZeroShotImageClassifier(
+        model, text_encoder=KnownVectors(vectors_near(model, images[0])), device="cpu"
+    )
     single = [classifier(image, labels) for image in images]
     assert classifier(images, labels) == single
     assert list(classifier((image for image in images), labels)) == single
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     for path, image in zip(paths, images, strict=True):
         image.save(path)
-    assert classifier(str(paths[1]), labels) == single[1]
-    for batched, alone in zip(classifier(list(map(str, paths)), labels, batch_size=2), single, strict=True):
-        assert {each["label"]: each["score"] for each in batched} == pytest.approx(
-            {each["label"]: each["score"] for each in alone}, abs=1e-5
-        )
+    assert classifier(paths[1], labels) == single[1]
+    for batched, alone in zip(classifier(paths, labels, batch_size=2), single, strict=True):
+        scores = [{each["label"]: each["score"] for each in answer} for answer in (batched, alone)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     several = classifier.nearest(images, labels, top_k=2)
     assert len(several) == 3 and several[0][0]["caption"] == "same" and len(several[0]) == 2
     assert several[0] == classifier.nearest(images[0], labels, top_k=2)
@@ -160,30 +156,28 @@ def test_a_16_bit_image_is_what_it_was_in_training(model):
     assert torch.equal(classifier.embed_images(deep), classifier.embed_images(Image.fromarray(grey)))
 
 
-def test_wrong_calls_say_what_is_wrong(model):
-    image = pictures(1)[0]
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        *(
+            (lambda c, i, labels=labels: c(i, labels), "candidate_labels is .*give class names")
+            for labels in NO_LABELS
+        ),
+        (lambda c, i: c(i, ["a"], hypothesis_template="a picture"), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c(i, ["a"], hypothesis_template=[]), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c(i, ["a"], hypothesis_template=["{}", "a picture"]), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c.nearest(i, []), "captions is empty"),
+        (lambda c, i: c.nearest(i, ["a"], text_embeds=np.zeros((1, 3))), r"shape \(1, 3\).*need \(1, 12\)"),
+        (lambda c, i: ZeroShotImageClassifier(c.model, temperature=0), "temperature is 0"),
+        (lambda c, i: ZeroShotImageClassifier(c.model, device="cpu")(i, ["a"]), "Name it as text_encoder"),
+        (lambda c, i: ZeroShotImageClassifier(c.model, text_encoder=MINILM)(i, ["a"]), "gives vectors of 384 numbers"),
+        (lambda c, i: ZeroShotImageClassifier(aligned_model("vit")), "type vit does not know its image size"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(model, call, said):
     classifier = ZeroShotImageClassifier(model, text_encoder=KnownVectors({}), device="cpu")
-    for labels in ([], "", " , ", None, ["a", 3]):
-        with pytest.raises(ValueError, match="candidate_labels is .*give class names"):
-            classifier(image, labels)
-    for template in ("a picture", [], ["{}", "a picture"]):
-        with pytest.raises(ValueError, match="hypothesis_template is .*needs a place"):
-            classifier(image, ["a"], hypothesis_template=template)
-    with pytest.raises(ValueError, match="captions is empty"):
-        classifier.nearest(image, [])
-    with pytest.raises(ValueError, match=r"shape \(1, 3\).*need \(1, 12\)"):
-        classifier.nearest(image, ["a"], text_embeds=np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="temperature is 0"):
-        ZeroShotImageClassifier(model, temperature=0)
-    with pytest.raises(ValueError, match="Name it as text_encoder"):
-        ZeroShotImageClassifier(model, device="cpu")(image, ["a"])
-    wider = KnownVectors({})
-    wider.dim = 384
-    with pytest.raises(ValueError, match="KnownVectors gives vectors of 384 numbers.*vectors of 12"):
-        ZeroShotImageClassifier(model, text_encoder=wider, device="cpu")(image, ["a"])
-    with pytest.raises(ValueError, match="type vit does not know its image size"):
-        assert ViTConfig.model_type == "vit"
-        ZeroShotImageClassifier(aligned_model("vit"))
+    with pytest.raises(ValueError, match=said):
+        call(classifier, pictures(1)[0])
 
 
 @pytest.fixture
@@ -203,42 +197,30 @@ def released(model, tmp_path):
 
 
 def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
-    image, expected = pictures(1)[0], ZeroShotImageClassifier(model, device="cpu").embed_images(pictures(1)[0])
-    student = ZeroShotImageClassifier(released / "student", device="cpu")
-    assert student.side.text_encoder == "some/encoder" and student.side.text_encoder_prompt == "passage: "
-    assert student.scale == pytest.approx(20)
-    moved = ZeroShotImageClassifier(released / "student", text_encoder="another/place", device="cpu").side
-    assert (moved.text_encoder, moved.text_encoder_prompt) == ("another/place", "passage: ")
-    named = ZeroShotImageClassifier(str(released / "student"), subfolder="aligned", device="cpu")
-    run = ZeroShotImageClassifier(released / "run", device="cpu")
-    assert Path(run.side.text_encoder).resolve() == (released / "encoder").resolve()
-    assert run.scale == pytest.approx(2.5)
-    for classifier in (student, named, run):
+    image = pictures(1)[0]
+    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(image)
+
+    def opened(folder: str, scale: float, **options):
+        classifier = ZeroShotImageClassifier(released / folder, device="cpu", **options)
         torch.testing.assert_close(classifier.embed_images(image), expected)
+        assert classifier.scale == pytest.approx(scale)
+        return classifier.side.text_encoder, classifier.side.text_encoder_prompt
+
+    assert opened("student", 20) == ("some/encoder", "passage: ")
+    assert opened("student", 20, subfolder="aligned") == ("some/encoder", "passage: ")
+    assert opened("student", 20, text_encoder="another/place") == ("another/place", "passage: ")
+    assert opened("run", 2.5) == (str((released / "encoder").resolve()), None)
 
 
-def test_no_prompt_on_record_is_none_and_not_the_encoders_own():
-    """Null in the stage of the embeddings: there was none. Null in the options of a run: the encoder's default."""
-    assert TextSide.from_record({"text_encoder": "e", "text_encoder_prompt": None}).text_encoder_prompt is None
-    record = {"text_encoder": "e", "text_encoder_prompt": None, "text_embed_dim": 12}
-    assert TextSide.from_record(record).text_encoder_prompt == ""
-
-
-def test_a_plain_student_and_a_wrong_name_are_said(released):
+def test_a_plain_student_and_a_wrong_name_are_said(released, monkeypatch):
     with pytest.raises(ValueError, match=r"plain holds no aligned model .*plain/aligned.*--aligned true"):
         ZeroShotImageClassifier(released / "plain")
     with pytest.raises(ValueError, match="holds no aligned model"):
         ZeroShotImageClassifier(released / "student", subfolder="elsewhere")
-    with pytest.raises(OSError, match="nowhere"):
-        ZeroShotImageClassifier(str(released / "nowhere"))
-
-
-@pytest.mark.parametrize("name", ["runs/emoji_styles/nope", "./nope", "/nope", "~/nope"])
-def test_a_folder_that_is_not_there_is_said_to_be_none(name, tmp_path, monkeypatch):
-    """And not a Hub id of a wrong form."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"No such folder: {name}"):
-        ZeroShotImageClassifier(name)
+    monkeypatch.chdir(released)
+    for name in ("runs/emoji_styles/nope", "./nope", "/nope", "~/nope"):  # and not a Hub id of a wrong form
+        with pytest.raises(FileNotFoundError, match=f"No such folder: {name}"):
+            ZeroShotImageClassifier(name)
 
 
 def test_a_baseline_is_refused_and_what_is_not_known_is_not(released, model):
@@ -286,20 +268,17 @@ def test_an_encoder_from_a_folder_is_not_loaded_by_its_bare_name(released, fine_
     assert provenance["text_encoder"] == "all-MiniLM-L6-v2" and provenance["text_encoder_digest"]
     (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(provenance))
     image, labels = pictures(1)[0], ["cat", "dog"]
-    with monkeypatch.context() as patched:
-        patched.setattr("g4i_hf.zero_shot.encoder.load_encoder", lambda *_, **__: pytest.fail("it was loaded"))
-        for given in ({}, {"text_encoder": "all-MiniLM-L6-v2"}):
-            with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'.*the folder as text_encoder"):
-                ZeroShotImageClassifier(released / "student", device="cpu", **given)(image, labels)
-    expected = ZeroShotImageClassifier(
-        released / "student", text_encoder=load_encoder(str(folder)), temperature=0.05, device="cpu"
-    )(image, labels)
+    for given in ({}, {"text_encoder": "all-MiniLM-L6-v2"}):
+        with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'.*the folder as text_encoder"):
+            ZeroShotImageClassifier(released / "student", device="cpu", **given)(image, labels)
+    loaded = load_encoder(str(folder))
     moved = shutil.copytree(folder, released / "elsewhere")
-    for place in (moved, str(moved)):
-        found = ZeroShotImageClassifier(released / "student", text_encoder=place, temperature=0.05, device="cpu")
-        assert found(image, labels) == expected
     monkeypatch.chdir(released)  # a folder is a folder, however it is named
-    assert ZeroShotImageClassifier("student", text_encoder="elsewhere", device="cpu").texts
+    answers = [
+        ZeroShotImageClassifier("student", text_encoder=place, temperature=0.05, device="cpu")(image, labels)
+        for place in (loaded, moved, str(moved), "elsewhere")
+    ]
+    assert all(answer == answers[0] for answer in answers)
 
 
 def test_a_folder_with_another_encoder_is_refused(released, fine_tuned, caplog):
@@ -321,65 +300,70 @@ def test_a_run_does_not_take_what_its_folder_has_become(released, fine_tuned):
     run = released / "run"
     (run / "train.yaml").write_text("text_encoder: ../models/all-MiniLM-L6-v2\nalign_temperature: 0.4\n")
     (run / "lineage.json").write_text(json.dumps({"text_encoder": provenance}))
-    assert ZeroShotImageClassifier(run, device="cpu").texts
+
+    def encoder():
+        return ZeroShotImageClassifier(run, device="cpu").texts.encoder
+
+    assert encoder().provenance == provenance
     changed(folder, folder)
     with pytest.raises(ValueError, match="is not the text encoder"):
-        ZeroShotImageClassifier(run, device="cpu").texts  # noqa: B018
+        encoder()
     (run / "lineage.json").unlink()
-    assert ZeroShotImageClassifier(run, device="cpu").texts  # nothing to compare with
+    assert encoder()  # nothing to compare with
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'"):
-        ZeroShotImageClassifier(run, device="cpu").texts  # noqa: B018
+        encoder()
 
 
-def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name():
+def test_labels_have_the_prompt_of_the_captions(released, fine_tuned):
+    """Null in a record of embeddings says that there was none, null in the options of a run the encoder's own."""
+    folder, _ = fine_tuned
+    encoder = SentenceTransformer(str(folder), device="cpu")
+    encoder.prompts, encoder.default_prompt_name = {"mine": "dog "}, "mine"
+    encoder.save(str(folder))
+
+    def label_vector(**record) -> torch.Tensor:
+        record = {"text_encoder": str(folder), "text_encoder_prompt": None} | record
+        (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(record))
+        return ZeroShotImageClassifier(released / "student", device="cpu").texts.of(["cat"])
+
+    without = label_vector(text_embed_dim=DIM)
+    assert torch.equal(without, label_vector(text_encoder_prompt=""))
+    assert torch.equal(label_vector(), label_vector(text_encoder_prompt="dog "))
+    assert not torch.allclose(without, label_vector())
+
+
+def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name(tmp_path):
     """It lies in a folder too, and has a digest, but its name is that of the Hub."""
-    provenance = load_encoder("sentence-transformers/all-MiniLM-L6-v2").provenance
-    assert provenance["text_encoder_digest"] and not TextSide.from_record(provenance).text_encoder_is_folder
-    assert not TextSide.from_record({"text_encoder": "all-MiniLM-L6-v2"}).text_encoder_is_folder
-    assert TextSide.from_record({"text_encoder": "x", "text_encoder_is_folder": True}).text_encoder_is_folder
-
-
-def test_the_default_encoder_is_found_without_a_connection(tmp_path):
-    """The model has 384 numbers, and the encoder is the one of the recipes, from its package."""
-    torch.manual_seed(0)
-    model = aligned_model("timm-resnet", 384)
-    name = "sentence-transformers/all-MiniLM-L6-v2"
-    classifier = ZeroShotImageClassifier(model, text_encoder=name, device="cpu")
-    answer = classifier(pictures(1)[0], ["a cat", "a dog"])
+    run = a_run(tmp_path / "run")
+    answer = ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"])
     assert sum(each["score"] for each in answer) == pytest.approx(1)
-    with pytest.raises(ValueError, match="gives vectors of 384 numbers"):
-        ZeroShotImageClassifier(aligned_model("timm-resnet", 12), text_encoder=name)(pictures(1)[0], ["a"])
+    (run / "text_encoder.json").write_text(json.dumps(load_encoder(MINILM).provenance))  # as a release has it
+    assert ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"]) == answer
 
 
 FROM_THE_HUB = """
 import json, sys
 from huggingface_hub import HfApi
 from PIL import Image
-from g4i_hf.zero_shot import ZeroShotImageClassifier
+from g4i_hf import ZeroShotImageClassifier
 
-folder, picture, found = sys.argv[1], Image.open(sys.argv[2]), {}
-for name in ("student", "plain"):
-    HfApi().create_repo(f"me/{name}", private=True)
-    commit = HfApi().upload_folder(folder_path=f"{folder}/{name}", repo_id=f"me/{name}").oid
-    try:
-        classifier = ZeroShotImageClassifier(f"me/{name}", revision=commit, device="cpu")
-        found[name] = [classifier.side.text_encoder, classifier.embed_images(picture).tolist()]
-    except ValueError as error:
-        found[name] = str(error)
-print(json.dumps(found))
+HfApi().create_repo("me/student", private=True)
+commit = HfApi().upload_folder(folder_path=sys.argv[1], repo_id="me/student").oid
+classifier = ZeroShotImageClassifier("me/student", revision=commit, device="cpu")
+print(json.dumps([classifier.side.text_encoder, classifier.embed_images(Image.open(sys.argv[2])).tolist()]))
 """
 
 
 @pytest.mark.slow
 def test_a_student_on_the_hub_is_found_by_its_name(released, model, tmp_path):
-    pictures(1)[0].save(tmp_path / "picture.png")
+    image = pictures(1)[0]
+    image.save(tmp_path / "picture.png")
     with serving() as hub:
-        found = hub.run(FROM_THE_HUB, tmp_path / "home", released, tmp_path / "picture.png")
-    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(pictures(1)[0])
-    assert found["student"][0] == "some/encoder"
-    torch.testing.assert_close(torch.tensor(found["student"][1]), expected)
-    assert "me/plain holds no aligned model (looked in me/plain and me/plain/aligned)" in found["plain"]
+        found = hub.run(FROM_THE_HUB, tmp_path / "home", released / "student", tmp_path / "picture.png")
+    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(image)
+    assert found[0] == "some/encoder"
+    torch.testing.assert_close(torch.tensor(found[1]), expected)
 
 
 @pytest.fixture(scope="module")

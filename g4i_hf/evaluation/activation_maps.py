@@ -1,4 +1,4 @@
-"""What a student looks at: the places of an image that speak for a class, by captum."""
+"""Activation maps: which places of an image raise the score of a class (HiResCAM, with captum)."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from torch import nn
 from ..modeling import AlignedImageClassification
 
 CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "(B, C, h, w)", "(B, h, w, C)", "(B, tokens, C)"
-COPIES = 5  # of an image: an output of another first dimension is of no images; few models have five of anything
+COPIES = 5  # images in the pass that looks for layers: an output of another first dimension is of no image
 MOST_EXTRA_TOKENS = 8  # class tokens, distillation tokens, registers
-FINE = 6  # cells a side: of small images, hiding what a finer map marks costs the class more of its score
+FINE = 6  # cells a side: hiding what a map of so many marks costs a class more of its score
 
 
 @dataclass
@@ -55,76 +55,62 @@ def find_spatial_layer(model: AlignedImageClassification, pixel_values: torch.Te
     Returns:
         None for a student without such a layer.
     """
-    outputs = _outputs(model, pixel_values.repeat(COPIES, 1, 1, 1))
-    layers = _spatial_layers([output[:3] for output in outputs], pixel_values.shape[2:])
-    blocks = {layer.name for layer in layers if layer is not None and not isinstance(layer.module, nn.Sequential)}
-    found = []
-    for layer, (*_, gradient) in zip(layers, outputs, strict=True):
-        if layer is None or gradient is None or any(layer.name.startswith(f"{block}.") for block in blocks):
-            continue
-        if layer.on_grid(gradient).any():
-            found.append(layer)
-    fine = [layer for layer in found if min(layer.grid) >= FINE]
-    return (fine or found or [None])[-1]
-
-
-def _outputs(
-    model: AlignedImageClassification, images: torch.Tensor
-) -> list[tuple[str, nn.Module, torch.Size, torch.Tensor | None]]:
-    """
-    Name, module, shape of the output, and gradient of a logit with respect to it, of each module in the order in which
-    they finish. There is no gradient where captum could not tell which tensor is meant.
-    """
+    images = pixel_values.repeat(COPIES, 1, 1, 1).requires_grad_()
     calls: Counter[str] = Counter()
-    found: list[tuple[str, nn.Module, torch.Tensor, bool]] = []
+    outputs: list[tuple[str, nn.Module, torch.Tensor, bool]] = []  # in the order in which modules finish
 
     def watch(name: str, module: nn.Module):
         def note(_, __, output):
             calls[name] += 1
             first = output[0] if isinstance(output, tuple) and output else output
-            if isinstance(first, torch.Tensor) and first.requires_grad and len(first) == len(images):
-                found.append((name, module, first, first is output or len(output) == 1))
+            if isinstance(first, torch.Tensor) and first.requires_grad and len(first) == COPIES:
+                outputs.append((name, module, first, first is output or len(output) == 1))
 
         return module.register_forward_hook(note)
 
     handles = [watch(name, module) for name, module in model.student.named_modules() if name]
     try:
         with torch.enable_grad():
-            logits = _logits(model, images.requires_grad_())
-            gradients = torch.autograd.grad(logits.max(), [output for _, _, output, _ in found], allow_unused=True)
+            logits = _logits(model, images)
+            gradients = torch.autograd.grad(logits.max(), [output for _, _, output, _ in outputs], allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-    return [
-        (name, module, output.shape, gradient if alone and calls[name] == 1 else None)
-        for (name, module, output, alone), gradient in zip(found, gradients, strict=True)
+    grid, layers = None, []
+    for (name, module, output, is_alone), gradient in zip(outputs, gradients, strict=True):
+        layout, cells = _layout_of(output.shape, pixel_values.shape[2:], grid)
+        if layout is not None:
+            grid = grid if layout == TOKENS else cells
+            # Where a module is called twice or gives several tensors, captum cannot tell which is meant
+            usable = gradient is not None and is_alone and calls[name] == 1
+            layers.append((SpatialLayer(name, module, layout, cells), gradient if usable else None))
+    blocks = tuple(f"{layer.name}." for layer, _ in layers if not isinstance(layer.module, nn.Sequential))
+    found = [
+        layer
+        for layer, gradient in layers
+        if gradient is not None and not layer.name.startswith(blocks) and layer.on_grid(gradient).any()
     ]
+    fine = [layer for layer in found if min(layer.grid) >= FINE]
+    return (fine or found or [None])[-1]
 
 
-def _spatial_layers(
-    outputs: list[tuple[str, nn.Module, torch.Size]], size: tuple[int, int]
-) -> list[SpatialLayer | None]:
+def _layout_of(
+    shape: torch.Size, size: tuple[int, int], grid: tuple[int, int] | None
+) -> tuple[str | None, tuple[int, int]]:
     """
-    Of the outputs for images of `size`, those that are laid out over them. Tokens are the cells of the last feature
-    map before them, perhaps behind some extra ones, or of that map halved.
+    How an output for images of `size` is laid out over them, if it is. Tokens are the cells of `grid`, that of the
+    last feature map, perhaps behind some extra ones, or of that map halved.
     """
-    layers: list[SpatialLayer | None] = []
-    grid = None
-    for name, module, shape in outputs:
-        layout, cells = None, None
-        if len(shape) == 4:
-            for kind, (height, width) in ((CHANNELS_FIRST, shape[2:]), (CHANNELS_LAST, shape[1:3])):
-                if layout is None and height * width > 1 and abs(height * size[1] - width * size[0]) < max(size):
-                    layout, cells = kind, (height, width)
-                    grid = cells
-        elif len(shape) == 3 and shape[2] > 1 and grid is not None:
-            for halvings in range(5):
-                height, width = (-(-side // 2**halvings) for side in grid)
-                most = 0 if halvings else MOST_EXTRA_TOKENS
-                if layout is None and height * width > 1 and 0 <= shape[1] - height * width <= most:
-                    layout, cells = TOKENS, (height, width)
-        layers.append(SpatialLayer(name, module, layout, cells) if layout else None)
-    return layers
+    if len(shape) == 4:
+        for layout, (height, width) in ((CHANNELS_FIRST, shape[2:]), (CHANNELS_LAST, shape[1:3])):
+            if height * width > 1 and abs(height * size[1] - width * size[0]) < max(size):
+                return layout, (height, width)
+    elif len(shape) == 3 and shape[2] > 1 and grid is not None:
+        for halvings in range(5):
+            height, width = (-(-side // 2**halvings) for side in grid)
+            if height * width > 1 and 0 <= shape[1] - height * width <= (0 if halvings else MOST_EXTRA_TOKENS):
+                return TOKENS, (height, width)
+    return None, (0, 0)
 
 
 def activation_maps(
@@ -132,7 +118,7 @@ def activation_maps(
 ) -> np.ndarray:
     """
     Gradient times activation of each cell, summed over the channels: HiResCAM (arXiv 2011.08891), which is Grad-CAM
-    where nothing but pooling and a linear classifier follows. What speaks against the class is left out.
+    where nothing but pooling and a linear classifier follows. Negative values are set to zero.
 
     Args:
         model: in evaluation mode.

@@ -1,13 +1,13 @@
 """Pictures for a student's card, left in the run folder: a release only copies them."""
 
 import json
-import shutil
 from pathlib import Path
 
 from datasets import Dataset
 
 from .. import columns
 from ..data.texts import is_blank
+from ..files import replacing
 from .pictures import draw_curves, draw_predictions
 from .predict import Predictions
 
@@ -50,19 +50,12 @@ def draw_card_pictures(
         ImportError: without matplotlib.
     """
     target = Path(folder) / PICTURES
-    staging = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        shown = next(name for name in (*PREFERRED_SPLITS, *splits) if name in splits)
+    shown = next(name for name in (*PREFERRED_SPLITS, *splits) if name in splits)
+    name, rows = (shown, splits[shown]) if training and _has_captions(splits[shown]) else training or (None, None)
+    with replacing(target) as staging:
         if all((run / "trainer_state.json").is_file() for run in runs.values()):
             draw_curves(runs, staging / CURVES)
-        name, rows = (shown, splits[shown]) if training and _has_captions(splits[shown]) else training or (None, None)
         drawn = draw_predictions(splits[shown], predictions[shown], id2label, staging / PREDICTIONS, captions_of=rows)
         about = {"split": shown, "weights": weights, "captions_of": name if drawn else None}
         (staging / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target

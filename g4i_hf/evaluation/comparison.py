@@ -1,4 +1,4 @@
-"""Baseline against aligned: a table, the same in the terminal and on the page."""
+"""Tables of a run beside its baseline, for the terminal, the report and cards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -128,32 +128,37 @@ def as_text(rows: list[ComparisonRow]) -> str:
 
 def as_markdown(rows: list[ComparisonRow]) -> str:
     """The table for a card, as [`as_text`] without the headings."""
-    with_baseline = any(row.baseline is not None for row in rows)
-    lines = ["| measure | split | baseline | aligned | difference |", "|---|---|---:|---:|---:|"]
-    if not with_baseline:
-        lines = ["| measure | split | value |", "|---|---|---:|"]
+    if not any(row.baseline is not None for row in rows):
+        cells = [[row.title, row.split, row.text(row.aligned)] for row in rows]
+        return markdown_table(["measure", "split", "value"], cells, texts=2)
+    cells = []
     for row in rows:
-        cells = [row.title, row.split, row.text(row.aligned)]
-        if with_baseline:
-            cells = [*cells[:2], row.text(row.baseline), cells[2], row.text(row.difference, "+")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        values = (row.text(row.baseline), row.text(row.aligned), row.text(row.difference, "+"))
+        cells.append([row.title, row.split, *values])
+    return markdown_table(["measure", "split", "baseline", "aligned", "difference"], cells, texts=2)
 
 
 def seeds_as_markdown(rows: list[SeedRow]) -> str:
     """The table for a card, in percent and percentage points: mean ± standard deviation."""
     if not any(row.paired for row in rows):
-        lines = ["| measure | split | mean ± sd |", "|---|---|---:|"]
-        cells = [f"| {row.measure} | {row.split} | {mean_and_sd(row.values.mean, row.values.sd)} |" for row in rows]
-        return "\n".join(lines + cells)
-    lines = ["| measure | split | baseline | aligned | paired difference (95% interval) |", "|---|---|---:|---:|---:|"]
+        cells = [[row.measure, row.split, mean_and_sd(row.values.mean, row.values.sd)] for row in rows]
+        return markdown_table(["measure", "split", "mean ± sd"], cells, texts=2)
+    cells = []
     for row in rows:
-        cells = [row.measure, row.split, "", mean_and_sd(row.values.mean, row.values.sd), ""]
-        if row.paired is not None:
-            cells[2] = mean_and_sd(row.paired.baseline_mean, row.paired.baseline_sd)
-            interval = f"{100 * row.paired.low:+.1f} to {100 * row.paired.high:+.1f}"
-            cells[4] = f"{100 * row.paired.difference:+.1f} ({interval})"
-        lines.append("| " + " | ".join(cells) + " |")
+        baseline, difference = "", ""
+        if (paired := row.paired) is not None:
+            baseline = mean_and_sd(paired.baseline_mean, paired.baseline_sd)
+            low, high = 100 * paired.low, 100 * paired.high
+            difference = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+        cells.append([row.measure, row.split, baseline, mean_and_sd(row.values.mean, row.values.sd), difference])
+    heads = ["measure", "split", "baseline", "aligned", "paired difference (95% interval)"]
+    return markdown_table(heads, cells, texts=2)
+
+
+def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> str:
+    """Of its columns the first `texts` are left-aligned, the others numbers."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
+    lines.insert(1, "|" + "---|" * texts + "---:|" * (len(heads) - texts))
     return "\n".join(lines)
 
 

@@ -1,5 +1,5 @@
 """
-Blurred, noisy, pale and compressed images, at five strengths.
+Accuracy on corrupted images: blurred, noisy, pale and compressed, at five strengths.
 
 The kinds and strengths are those of CIFAR-10-C at 32 px and of ImageNet-C at 224 px (Hendrycks and Dietterich, arXiv
 1903.12261), and geometrically between them at sizes between. They are made by torchvision's transforms and are not the
@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 from transformers import BaseImageProcessor
 
-from ..data.dataset import CaptionedImages, own_randomness
+from ..data.dataset import own_randomness
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
 from .measures import CORRUPTIONS, STRENGTHS
@@ -47,8 +47,8 @@ def parameter(kind: str, strength: int, side: int) -> float:
 
 def corrupted(pixels: torch.Tensor, kind: str, strength: int) -> torch.Tensor:
     """
-    The image, corrupted. Noise is drawn from the pixels alone: it is the same for an image wherever it stands, and the
-    same pattern at every strength; the random state stays as it was.
+    The image, corrupted. Noise is seeded by the pixels: it is the same pattern for an image wherever it stands and at
+    every strength; the random state stays as it was.
 
     Args:
         pixels: (3, H, W) uint8.
@@ -73,13 +73,12 @@ def corrupted(pixels: torch.Tensor, kind: str, strength: int) -> torch.Tensor:
 
 class CorruptingTransform:
     """
-    The transform of evaluation with a corruption between its resizing and its normalisation: what is corrupted is the
-    image as the student sees it. Every processor maps the values of a channel to others by a factor and a summand,
-    which a black and a white image tell.
+    The transform of evaluation with a corruption between its resizing and its normalisation, which is found with a
+    black and a white image: what is corrupted is the image as the student sees it.
 
     Args:
         processor: that of the student.
-        kind, strength: see [`corrupted`]; may be changed between passes, the resized images being kept.
+        kind, strength: see [`corrupted`]; may be changed between passes.
     """
 
     def __init__(self, processor: BaseImageProcessor, kind: str = "blur", strength: int = 1):
@@ -126,18 +125,6 @@ def corrupted_accuracies(
     if len(labelled) < len(split):
         images = for_prediction(split.select(labelled), transform)
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    return _accuracies(model, images, transform, accelerator, batch_size, num_workers, description)
-
-
-def _accuracies(
-    model: torch.nn.Module,
-    images: CaptionedImages,
-    transform: CorruptingTransform,
-    accelerator: Accelerator,
-    batch_size: int,
-    num_workers: int,
-    description: str,
-) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind in CORRUPTIONS:
         for strength in STRENGTHS:

@@ -1,22 +1,26 @@
-"""Figures of one split: accuracy, retrieval, and what else is asked for."""
+"""The figures of one split, and the `all_results.json` that they go into."""
 
 import json
-import os
+import logging
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
-from .calibration import calibration_metrics
+from ..embedding import EncoderArguments, encoder_from
+from ..embedding.embed import class_name_embeds
+from ..files import replace_text
 from .measures import FIGURES, SPEED
-from .metrics import Accuracy, retrieval_recall, text_to_image_recall
-from .predict import Predictions, texts_of
+from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall, text_to_image_recall
+from .predict import Predictions, centred, texts_of
 from .probes import Probes
-from .zero_shot import zero_shot_metrics
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "all_results.json"
 
@@ -24,7 +28,7 @@ RESULTS_FILE = "all_results.json"
 @dataclass
 class Evaluated:
     """
-    What a run makes of the images.
+    What a run predicts.
 
     Attributes:
         predictions: by split.
@@ -51,23 +55,20 @@ def split_metrics(
         predictions: of the split.
         split: its rows.
         name: of the split, which all figures begin with.
-        measures: what is wanted beside accuracy and caption retrieval: `text_to_image`, `calibration`, `zero_shot`.
+        measures: beside accuracy and caption retrieval: `text_to_image`, `calibration`, `zero_shot`.
         name_embeds: text embeddings of the class names, for `zero_shot`.
         probes: fitted ones, which want `features` in the predictions.
 
     Returns:
-        `{name}_samples`, `{name}_accuracy` over labelled rows, the figures of [`retrieval_metrics`] over rows with a
-        caption, and those of [`text_to_image_metrics`], [`~g4i_hf.evaluation.calibration.calibration_metrics`],
-        [`~g4i_hf.evaluation.zero_shot.zero_shot_metrics`] and [`~g4i_hf.evaluation.probes.Probes`], as far as they are
-        wanted and the split has what they need.
+        `{name}_samples`, and of labelled rows and rows with a caption, where there are any, `{name}_accuracy`, the
+        figures of [`retrieval_metrics`] and of the measures.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
     if labelled.any():
-        accuracy = Accuracy().compute(
+        metrics |= Accuracy().compute(
             predictions=predictions.predicted[labelled], references=predictions.labels[labelled]
         )
-        metrics["accuracy"] = accuracy["accuracy"]
         if "calibration" in measures:
             rows = slice(None) if labelled.all() else labelled  # a mask would copy the logits
             metrics |= calibration_metrics(predictions.logits[rows], predictions.labels[rows])
@@ -75,33 +76,89 @@ def split_metrics(
             metrics |= zero_shot_metrics(predictions, split, name_embeds)
         if probes is not None:
             metrics |= probes.metrics(predictions)
-    metrics |= retrieval_metrics(predictions, split)
-    if "text_to_image" in measures:
-        metrics |= text_to_image_metrics(predictions, split)
+    metrics |= retrieval_metrics(predictions, split, both_ways="text_to_image" in measures)
     return {f"{name}_{figure}": value for figure, value in metrics.items()}
 
 
-def retrieval_metrics(predictions: Predictions, split: Dataset) -> dict[str, float]:
+def retrieval_metrics(predictions: Predictions, split: Dataset, both_ways: bool = False) -> dict[str, float]:
     """
-    Returns:
-        `recall_at_1`, `_5`, `chance_at_1`, `_5` and `gallery_size` over rows with a caption; nothing where the split
-        has no text embeddings.
+    Figures of [`~g4i_hf.evaluation.metrics.retrieval_recall`], and with `both_ways` of `text_to_image_recall`, over
+    rows with a caption; none where the split has no text embeddings.
     """
-    return _with_captions(retrieval_recall, predictions, split)
-
-
-def text_to_image_metrics(predictions: Predictions, split: Dataset) -> dict[str, float]:
-    """The other direction, see [`~g4i_hf.evaluation.metrics.text_to_image_recall`]; nothing without texts."""
-    return _with_captions(text_to_image_recall, predictions, split)
-
-
-def _with_captions(recall: Callable, predictions: Predictions, split: Dataset) -> dict[str, float]:
     texts = texts_of(split, predictions)
     if texts is None:
         return {}
     captioned = np.flatnonzero(texts.counts)
     owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
-    return recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
+    recalls = (retrieval_recall, text_to_image_recall) if both_ways else (retrieval_recall,)
+    found: dict[str, float] = {}
+    for recall in recalls:
+        found |= recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
+    return found
+
+
+def zero_shot_metrics(
+    predictions: Predictions, split: Dataset, name_embeds: np.ndarray | None = None
+) -> dict[str, float]:
+    """
+    Accuracy where each labelled image is given the class whose text is nearest, among the classes that the split
+    shows. A text that is as near as that of the right class is a miss. Two kinds of text:
+
+    - `captions`: the mean over the distinct captions that the split has of the class, that of the image among them.
+      Classes without captions are no candidates, and their images are left out.
+    - `names`: the class name alone.
+
+    Args:
+        predictions: of the split.
+        split: with text embeddings, for `captions`.
+        name_embeds: (num_labels, D) of the class names, see [`embeds_of_class_names`], for `names`.
+
+    Returns:
+        `zero_shot_captions_accuracy`, `zero_shot_captions_chance`, `zero_shot_names_accuracy` and
+        `zero_shot_names_chance`, as far as the split has labels and texts.
+    """
+    vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    texts = texts_of(split, predictions)
+    if texts is not None:
+        labels = np.repeat(predictions.labels, texts.counts)
+        _, first = np.unique(np.stack([texts.text_keys, labels]), axis=1, return_index=True)
+        first = first[labels[first] >= 0]
+        classes, members = np.unique(labels[first], return_inverse=True)
+        sums = np.zeros((len(classes), texts.embeds.shape[1]), dtype=np.float32)
+        np.add.at(sums, members, texts.embeds[first])
+        vectors["captions"] = classes, sums
+    comparable = name_embeds is not None and predictions.image_embeds is not None
+    if comparable and name_embeds.shape[1] == predictions.image_embeds.shape[1]:
+        classes = np.unique(predictions.labels[predictions.labels >= 0])
+        vectors["names"] = classes, centred(name_embeds[classes], predictions)
+    found: dict[str, float] = {}
+    for kind, (classes, embeds) in vectors.items():
+        rows = np.flatnonzero(np.isin(predictions.labels, classes))
+        if len(rows):
+            right = np.searchsorted(classes, predictions.labels[rows])
+            embeds = embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
+            recall = recall_at(predictions.image_embeds[rows], embeds, np.arange(len(rows)), right, ks=(1,))
+            found |= {f"zero_shot_{kind}_accuracy": recall["recall_at_1"]}
+            found |= {f"zero_shot_{kind}_chance": recall["chance_at_1"]}
+    return found
+
+
+def embeds_of_class_names(
+    id2label: dict[int, str], args: EncoderArguments, device: str | torch.device
+) -> np.ndarray | None:
+    """
+    (num_labels, D) float32 of unit norm: the class names by the text encoder of the captions. None where that is not
+    known or cannot be loaded, which is logged.
+    """
+    if args.text_encoder is None:
+        logger.info("No zero-shot accuracy by class names: text_encoder, that of the captions, is not given.")
+        return None
+    try:
+        encoder = encoder_from(args, device)
+    except OSError as error:
+        logger.warning("No zero-shot accuracy by class names: %s", error)
+        return None
+    return class_name_embeds([id2label[index] for index in sorted(id2label)], encoder, args).astype(np.float32)
 
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:
@@ -122,9 +179,7 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
     results = json.loads(path.read_text()) if path.is_file() else {}
     dropped = {f"{split}_{figure}" for split in splits for figure in FIGURES} | {*(SPEED if splits else ())}
     results = {name: value for name, value in results.items() if name not in dropped} | metrics
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(results, indent=4, sort_keys=True) + "\n")
     return results
 
 

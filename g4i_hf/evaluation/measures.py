@@ -49,21 +49,12 @@ ALL_MEASURES = {
 }
 ENGINES = {"pytorch": "PyTorch, float32", "onnx": "ONNX Runtime, float32", "int8": "ONNX Runtime, int8"}
 TIMED = ("latency_ms", "images_per_second", "megabytes")
-SPEED = (
-    *("parameters", "macs", "cpu_threads"),
-    *(f"{engine}_{figure}" for engine in ENGINES for figure in TIMED),
-)
+SPEED = ("parameters", "macs", "cpu_threads", *(f"{engine}_{figure}" for engine in ENGINES for figure in TIMED))
 # All of a split, with what no table shows
 FIGURES = (
-    "samples",
-    "bad_images",
-    "weights",
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
-    "gallery_size",
-    "text_to_image_gallery_size",
-    "probe_samples",
-    "linear_probe_c",
-    "int8_accuracy",
+    *("samples", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
+    *("probe_samples", "linear_probe_c", "int8_accuracy"),
     *(f"{kind}_{strength}_accuracy" for kind in CORRUPTIONS for strength in STRENGTHS),
 )

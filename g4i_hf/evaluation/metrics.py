@@ -1,33 +1,52 @@
-"""Metrics as subclasses of `evaluate.Metric`: usable alone, in `evaluate.combine`, and without any network."""
+"""
+Metrics: arrays in, numbers out. Each is also a subclass of [`evaluate.Metric`], which works in `evaluate.combine` and
+without any network.
+"""
 
 import math
+from collections.abc import Iterator
 
 import datasets
 import evaluate
 import numpy as np
+import scipy.special
 
-BLOCK = 1024  # images compared with the gallery at once
-_CITATION = "Ding et al., GPT4Image, arXiv 2306.00693"
-_VECTOR = datasets.Sequence(datasets.Value("float32"))
+BLOCK = 1024  # rows looked at together: memory does not grow with the split
+NUM_BINS = 15  # as in Guo et al.
+
+_CLASS, _VECTOR = datasets.Value("int64"), datasets.Sequence(datasets.Value("float32"))
+_PROBABILITIES = datasets.Sequence(datasets.Value("float64"))
+_GPT4IMAGE = "Ding et al., GPT4Image, arXiv 2306.00693"
+_GUO = "Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599"
+_MUKHOTI = "Mukhoti et al., Calibrating Deep Neural Networks using Focal Loss, arXiv 2002.09437"
+_BRIER = "Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 78 (1950)"
 
 
-class Accuracy(evaluate.Metric):
-    """
-    Share of right predictions: `accuracy`, in [0, 1]. Predictions are class indices (n,), or probabilities
-    (n, classes), so that it combines with the metrics of [`~g4i_hf.evaluation.calibration`].
-    """
+def blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
+
+
+class _Metric(evaluate.Metric):
+    """A metric described by its docstring; `inputs` are the possible types of a prediction and a reference."""
+
+    inputs: tuple = ()
+    source = ""
 
     def _info(self) -> evaluate.MetricInfo:
-        index = datasets.Value("int64")
+        names = ("predictions", "references")
+        features = [datasets.Features(dict(zip(names, types, strict=True))) for types in self.inputs]
         return evaluate.MetricInfo(
-            description="Share of predictions that equal their reference.",
-            citation=_CITATION,
-            inputs_description="predictions: class indices or probabilities; references: class indices.",
-            features=[
-                datasets.Features({"predictions": index, "references": index}),
-                datasets.Features({"predictions": datasets.Sequence(datasets.Value("float64")), "references": index}),
-            ],
+            description=self.__doc__, citation=self.source, inputs_description=self.__doc__, features=features
         )
+
+
+# --- Accuracy and calibration ----------------------------------------------------------------------------------------
+
+
+class Accuracy(_Metric):
+    """`accuracy`: share of rows whose class index, or class of the largest probability, is the reference."""
+
+    inputs, source = ((_CLASS, _CLASS), (_PROBABILITIES, _CLASS)), _GPT4IMAGE
 
     def _compute(self, predictions, references) -> dict[str, float]:
         predictions = np.asarray(predictions)
@@ -35,37 +54,99 @@ class Accuracy(evaluate.Metric):
         return {"accuracy": float(np.mean(predicted == np.asarray(references)))}
 
 
-class RetrievalRecall(evaluate.Metric):
+class _CalibrationMetric(_Metric):
+    inputs = ((_PROBABILITIES, _CLASS),)
+    figure = ""
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        rows = _calibration_of_rows(np.asarray(predictions, dtype=np.float64), np.asarray(references))
+        return {self.figure: _calibration(*rows)[self.figure]}
+
+
+class ExpectedCalibrationError(_CalibrationMetric):
     """
-    Image -> caption retrieval: share of images whose own caption is among the k nearest of the gallery. A caption as
-    near as the own one counts as nearer: a tie is a miss.
+    `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
+    holds confidences in ((m - 1) / 15, m / 15] (equation 3). Takes probabilities (n, classes) and classes (n,).
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Recall at 1 and 5 of the own caption among a gallery of distinct captions.",
-            citation=_CITATION,
-            inputs_description="predictions: image embeddings; references: their captions' embeddings.",
-            features=datasets.Features({"predictions": _VECTOR, "references": _VECTOR}),
-        )
+    figure, source = "ece", _GUO
+
+
+class AdaptiveCalibrationError(_CalibrationMetric):
+    """`adaptive_ece`: the same with as many images in each bin; equal confidences share a bin."""
+
+    figure, source = "adaptive_ece", _MUKHOTI
+
+
+class NegativeLogLikelihood(_CalibrationMetric):
+    """`nll`: mean of -log p(right class), in nats; a probability of 0 counts as the smallest positive float64."""
+
+    figure, source = "nll", _GUO
+
+
+class BrierScore(_CalibrationMetric):
+    """`brier`: mean over images of the sum over classes of (p - y)^2, y being 1 for the right class; in [0, 2]."""
+
+    figure, source = "brier", _BRIER
+
+
+def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """
+    Args:
+        logits: (n, classes); their softmax are the probabilities.
+        labels: (n,) class indices.
+
+    Returns:
+        `ece`, `adaptive_ece`, `nll` and `brier`, see the classes above.
+    """
+    parts = [
+        _calibration_of_rows(scipy.special.softmax(logits[rows].astype(np.float64), axis=1), labels[rows])
+        for rows in blocks(len(labels))
+    ]
+    return _calibration(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _calibration_of_rows(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(n,) confidence, whether the prediction is right, negative log-likelihood, and Brier score of each row."""
+    right = probabilities[np.arange(len(labels)), labels]
+    nll = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
+    brier = np.einsum("nc,nc->n", probabilities, probabilities) - 2 * right + 1
+    return probabilities.max(1), probabilities.argmax(1) == labels, nll, brier
+
+
+def _calibration(confidence: np.ndarray, is_right: np.ndarray, nll: np.ndarray, brier: np.ndarray) -> dict[str, float]:
+    shares = np.arange(1, NUM_BINS) / NUM_BINS
+    upper_edges = {
+        "ece": np.linspace(0, 1, NUM_BINS + 1)[1:-1],
+        "adaptive_ece": np.quantile(confidence, shares, method="inverted_cdf"),
+    }
+    found = {"nll": float(nll.mean()), "brier": float(brier.mean())}
+    for name, edges in upper_edges.items():
+        sums = np.bincount(np.digitize(confidence, edges, right=True), weights=is_right - confidence)
+        found[name] = float(np.abs(sums).sum() / len(confidence))
+    return found
+
+
+# --- Retrieval -------------------------------------------------------------------------------------------------------
+
+
+class RetrievalRecall(_Metric):
+    """
+    Image-to-text retrieval of (n, D) image embeddings and their captions' embeddings, see [`retrieval_recall`].
+    """
+
+    inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
 
     def _compute(self, predictions, references) -> dict[str, float]:
         return retrieval_recall(np.asarray(predictions), np.asarray(references))
 
 
-class TextToImageRecall(evaluate.Metric):
+class TextToImageRecall(_Metric):
     """
-    Caption -> image retrieval: share of distinct captions with an image of theirs among the k nearest. Any image of
-    the caption is right; another image as near as the nearest right one counts as nearer: a tie is a miss.
+    Text-to-image retrieval of (n, D) image embeddings and their captions' embeddings, see [`text_to_image_recall`].
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Recall at 1 and 5 of an image of the caption among a gallery of images.",
-            citation=_CITATION,
-            inputs_description="predictions: image embeddings; references: their captions' embeddings.",
-            features=datasets.Features({"predictions": _VECTOR, "references": _VECTOR}),
-        )
+    inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
 
     def _compute(self, predictions, references) -> dict[str, float]:
         return text_to_image_recall(np.asarray(predictions), np.asarray(references))
@@ -75,6 +156,8 @@ def retrieval_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
     """
+    Share of images with a caption of theirs among the k nearest.
+
     Args:
         image_embeds: (n, D) unit norm.
         text_embeds: (m, D) unit norm. Equal rows are one entry of the gallery.
@@ -83,35 +166,31 @@ def retrieval_recall(
             of an image the nearest counts.
 
     Returns:
-        `recall_at_k` for each k, `gallery_size`, and `chance_at_k`, what guessing would give.
+        `recall_at_k` and `chance_at_k` for each k, and `gallery_size`, see [`recall_at`].
 
     Raises:
         ValueError: for embeddings that are NaN or infinite.
     """
-    captions, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
-    owners = np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
-    return recall_at(image_embeds, captions, owners, entries.reshape(-1), ks)
+    captions, entries, owners = _distinct(text_embeds, owners)
+    return recall_at(image_embeds, captions, owners, entries, ks)
 
 
 def text_to_image_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
     """
-    The other way round: each distinct caption asks for its images, of which any is right.
-
-    Args:
-        image_embeds, text_embeds, ks, owners: as in [`retrieval_recall`].
-
-    Returns:
-        `text_to_image_recall_at_k` for each k, `text_to_image_gallery_size`, and `text_to_image_chance_at_k`.
-
-    Raises:
-        ValueError: for embeddings that are NaN or infinite.
+    The other way round: share of distinct captions with an image of theirs, of which any is right, among the k
+    nearest. Figures are called `text_to_image_recall_at_k` and so on.
     """
-    captions, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
-    owners = np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
-    found = recall_at(captions, image_embeds, entries.reshape(-1), owners, ks)
+    captions, entries, owners = _distinct(text_embeds, owners)
+    found = recall_at(captions, image_embeds, entries, owners, ks)
     return {f"text_to_image_{name}": value for name, value in found.items()}
+
+
+def _distinct(text_embeds: np.ndarray, owners: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct texts, and of each text (m,) the number of its distinct one and of its image."""
+    captions, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
+    return captions, entries.reshape(-1), np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
 
 
 def recall_at(
@@ -139,12 +218,11 @@ def recall_at(
     query_of, entry_of = query_of[order], entry_of[order]
     place = np.empty(len(queries), dtype=np.int64)
     num_right = np.empty(len(queries), dtype=np.int64)
-    for start in range(0, len(queries), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for rows in blocks(len(queries)):
         cosines = queries[rows].astype(np.float32) @ gallery.T
-        first, last = np.searchsorted(query_of, [start, start + len(cosines)])
+        first, last = np.searchsorted(query_of, [rows.start, rows.start + len(cosines)])
         is_right = np.zeros(cosines.shape, dtype=bool)
-        is_right[query_of[first:last] - start, entry_of[first:last]] = True
+        is_right[query_of[first:last] - rows.start, entry_of[first:last]] = True
         best = np.where(is_right, cosines, -np.inf).max(1, keepdims=True)
         place[rows] = 1 + ((cosines >= best) & ~is_right).sum(1)
         num_right[rows] = is_right.sum(1)

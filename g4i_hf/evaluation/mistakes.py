@@ -1,4 +1,4 @@
-"""What runs get wrong: their surest mistakes, and which classes they take for which."""
+"""Mistakes of runs, and confusions between classes."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -67,25 +67,17 @@ def class_gains(baseline: Predictions, aligned: Predictions) -> list[tuple[int, 
     return sorted(gains, key=lambda gain: -gain[2])
 
 
-@dataclass
 class ClassTexts:
     """
-    The captions of each class, as image embeddings are compared with them.
-
-    Attributes:
-        means: class -> (D,) mean of its captions, not normalised: the product of two is the mean cosine of all pairs.
+    How alike the captions of classes are. Empty where the split has no text embeddings, or of another size than the
+    model's.
     """
 
-    means: dict[int, np.ndarray]
-
-    @classmethod
-    def of(cls, split: Dataset, predictions: Predictions) -> "ClassTexts":
-        """Without any class where the split has no text embeddings, or of another size than the model's."""
+    def __init__(self, split: Dataset, predictions: Predictions):
         texts = texts_of(split, predictions)
-        if texts is None:
-            return cls({})
-        labels = np.repeat(predictions.labels, texts.counts)
-        return cls({int(label): texts.embeds[labels == label].mean(0) for label in np.unique(labels[labels >= 0])})
+        labels = np.repeat(predictions.labels, texts.counts) if texts is not None else np.zeros(0)
+        # Not normalised: the product of two is the mean cosine of all pairs
+        self.means = {int(c): texts.embeds[labels == c].mean(0) for c in np.unique(labels[labels >= 0])}
 
     def cosine(self, first: int, second: int) -> float | None:
         """Mean cosine between the captions of two classes; None where one has none."""

@@ -1,4 +1,4 @@
-"""The captions that an aligned model finds nearest to images."""
+"""Nearest captions: those with the largest cosine to the embedding of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
-from ..data.texts import Texts, is_blank
-from .metrics import BLOCK
+from ..data.texts import is_blank
+from .metrics import blocks
 from .predict import Predictions, centred, stored_texts_of, texts_of
 
 TEXTS = 16_384  # compared with a block of images at once
@@ -32,13 +32,15 @@ def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[in
     best, nearest = np.full(len(embeds), -np.inf, dtype=np.float32), np.zeros(len(embeds), dtype=np.int64)
     for first in range(0, len(texts.embeds), TEXTS):  # those of a whole training set would be gigabytes
         block = centred(texts.embeds[first : first + TEXTS], predictions)
-        for start in range(0, len(embeds), BLOCK):
-            images = slice(start, start + BLOCK)
+        for images in blocks(len(embeds)):
             cosines = embeds[images] @ block.T
             is_nearer = cosines.max(1) > best[images]
             nearest[images] = np.where(is_nearer, first + cosines.argmax(1), nearest[images])
             best[images] = np.where(is_nearer, cosines.max(1), best[images])
-    return _captions_of_texts(split, texts, nearest)
+    rows = np.searchsorted(texts.starts, nearest, side="right") - 1
+    captions = split.select_columns([columns.CAPTION])[rows.tolist()][columns.CAPTION] if len(rows) else []
+    places = (nearest - texts.starts[rows]).tolist()
+    return [_caption_of_text(caption, place) for caption, place in zip(captions, places, strict=True)]
 
 
 @dataclass
@@ -74,7 +76,8 @@ def ranked_captions(
     texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None
-    described = _caption_of_each_text(split, texts)
+    rows_of_texts = zip(split[columns.CAPTION][:], texts.counts, strict=True)
+    described = [_caption_of_text(caption, k) for caption, count in rows_of_texts for k in range(count)]
     found = []
     for row in rows:
         own = set(described[texts.starts[row] : texts.starts[row + 1]])
@@ -91,19 +94,7 @@ def ranked_captions(
     return found
 
 
-def _captions_of_texts(split: Dataset, texts: Texts, numbers: np.ndarray) -> list[str]:
-    """The captions of texts (n,) alone."""
-    rows = np.searchsorted(texts.starts, numbers, side="right") - 1
-    captions = split.select_columns([columns.CAPTION])[rows.tolist()][columns.CAPTION] if len(rows) else []
-    return [_of_row(caption, k) for caption, k in zip(captions, (numbers - texts.starts[rows]).tolist(), strict=True)]
-
-
-def _of_row(caption: str | list[str], k: int) -> str:
+def _caption_of_text(caption: str | list[str], k: int) -> str:
     """The k-th caption of a row that is not blank; the last where its texts are more."""
     several = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
     return several[min(k, len(several) - 1)]
-
-
-def _caption_of_each_text(split: Dataset, texts: Texts) -> list[str]:
-    captions = zip(split[columns.CAPTION][:], texts.counts, strict=True)
-    return [_of_row(caption, k) for caption, count in captions for k in range(count)]

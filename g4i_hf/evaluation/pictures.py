@@ -1,14 +1,16 @@
-"""Pictures for cards and reports, drawn with matplotlib."""
+"""Pictures for cards and reports: drawn with matplotlib, or images as data URIs, so that a page is one file."""
 
+import base64
 import io
 import json
 import textwrap
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from PIL import Image as PILImage
 
 from .. import columns
 from ..data.images import open_image, to_rgb
@@ -18,6 +20,10 @@ from .predict import Predictions
 ALIGNED, GREY = "#0b6e4f", "#555555"
 COLORS = {"aligned": ALIGNED, "baseline": "#8a8f98"}
 DARK_COLORS = {"aligned": "#46c08f", "baseline": "#9aa3ad"}
+
+SMALL = 64  # pixels: up to here an image is kept to the pixel, and shown enlarged
+LARGEST = 192  # pixels of a side of others
+ENLARGED = 144  # pixels of a side, at least, of a picture with colours over it
 
 
 def draw_curves(runs: dict[str, Path], path: Path) -> None:
@@ -65,54 +71,31 @@ def draw_predictions(
     count: int = 18,
 ) -> bool:
     """
-    Images drawn at random, with the prediction and the caption of `captions_of`, another split or the same, that the
-    aligned student finds nearest.
+    Images drawn at random, with their class above, in red where the prediction is another, and below the prediction
+    and the nearest caption of `captions_of`, another split or the same.
 
     Returns:
         Whether captions were shown: not every split has them.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count]).tolist()
     captions = nearest_captions(captions_of, predictions, chosen) if captions_of is not None else None
-    texts = [[f"predicted: {id2label[int(predictions.predicted[row])]}"] for row in chosen]
-    for lines, caption in zip(texts, captions or (), strict=False):
-        lines.append(f"nearest: {_short(caption)}")
-    _draw_grid(split, predictions, chosen, texts, id2label, path)
-    return captions is not None
-
-
-def _draw_grid(
-    split: Dataset,
-    predictions: Predictions,
-    rows: Sequence[int],
-    texts: list[list[str]],
-    id2label: dict[int, str],
-    path: Path,
-    across: int = 6,
-) -> None:
-    """Images with their class above, in red where the prediction is another, and lines of text below."""
-    plt = _pyplot()
-    down = max(1, -(-len(rows) // across))
+    plt, across = _pyplot(), 6
+    down = -(-len(chosen) // across)
     figure, all_axes = plt.subplots(down, across, figsize=(12, 2.9 * down), layout="constrained", squeeze=False)
     for axes in all_axes.flat:
         axes.axis("off")
-    for axes, row, lines in zip(all_axes.flat, rows, texts, strict=False):
-        row, label = int(row), int(predictions.labels[row])
+    for number, (axes, row) in enumerate(zip(all_axes.flat, chosen, strict=False)):
+        label, predicted = int(predictions.labels[row]), int(predictions.predicted[row])
+        lines = [f"predicted: {id2label[predicted]}", *([f"nearest: {captions[number]}"] if captions else [])]
+        text = "\n".join(textwrap.shorten(line, 34, placeholder="…") for line in lines)
+        color = GREY if label < 0 else ALIGNED if predicted == label else "#b3261e"
         axes.imshow(to_rgb(open_image(split[row][columns.IMAGE])))
-        text = "\n".join(_literal(textwrap.shorten(line, 34, placeholder="…")) for line in lines)
-        color = GREY if label < 0 else ALIGNED if predictions.predicted[row] == label else "#b3261e"
-        axes.set_title(_literal(id2label.get(label, "unlabelled")), fontsize=10, color=color)
-        axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=GREY)
+        below = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+        # Else what stands between two dollars would be a formula
+        axes.set_title(id2label.get(label, "unlabelled"), fontsize=10, color=color, parse_math=False)
+        axes.text(0.5, -0.04, text, fontsize=7.5, color=GREY, parse_math=False, **below)
     _save(figure, path)
-
-
-def _short(caption: str) -> str:
-    """Up to the colon, after which some captions list keywords; the whole where that leaves nothing."""
-    return caption.split(":")[0].strip() or caption
-
-
-def _literal(text: str) -> str:
-    """matplotlib would read what stands between two dollars as a formula."""
-    return text.replace("$", r"\$")
+    return captions is not None
 
 
 def _pyplot() -> Any:
@@ -130,3 +113,76 @@ def _save(figure: Any, path: Path | io.BytesIO) -> None:
     """A file of pixels alone: what drew them is nobody's business."""
     figure.savefig(path, dpi=110, metadata={"Software": None})
     _pyplot().close(figure)
+
+
+# --- Parts of a page -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Picture:
+    """
+    Attributes:
+        uri: `data:image/...`.
+        alt: what it shows, in words.
+        is_small: whether its pixels should be seen as squares.
+    """
+
+    uri: str
+    alt: str
+    is_small: bool = False
+
+
+def row_picture(split: Dataset, row: int, alt: str) -> Picture:
+    """The image of a row, at most [`LARGEST`] wide or high."""
+    image = open_image(split[int(row)][columns.IMAGE])
+    image.draft("RGB", (2 * LARGEST, 2 * LARGEST))  # a large JPEG is decoded small
+    image = to_rgb(image)
+    if max(image.size) <= SMALL:
+        return Picture(_data_uri(image, "PNG"), alt, is_small=True)
+    image.thumbnail((LARGEST, LARGEST))
+    return Picture(_data_uri(image, "JPEG"), alt)
+
+
+def heat_picture(pixels: np.ndarray, heat: np.ndarray, alt: str) -> Picture:
+    """
+    A map over its image, whose colours are taken away.
+
+    Args:
+        pixels: (H, W, 3) in [0, 1].
+        heat: (h, w) in [0, 1].
+        alt: what it shows.
+    """
+    image = _enlarged(pixels)
+    grey = np.asarray(image.convert("L").convert("RGB")) / 255
+    heat = np.asarray(PILImage.fromarray(heat.astype(np.float32)).resize(image.size, PILImage.Resampling.BILINEAR))
+    heat = heat.clip(0, 1)[..., None]
+    # From yellow to red, the more opaque the warmer
+    color = np.concatenate([np.ones_like(heat), 0.85 * (1 - heat), np.zeros_like(heat)], axis=-1)
+    opacity = 0.75 * heat
+    mixed = (1 - opacity) * (0.25 + 0.75 * grey) + opacity * color
+    return Picture(_data_uri(PILImage.fromarray((255 * mixed).round().astype(np.uint8)), "JPEG"), alt)
+
+
+def pixel_picture(pixels: np.ndarray, alt: str) -> Picture:
+    """pixels (H, W, 3) in [0, 1], as large as [`heat_picture`] makes them."""
+    return Picture(_data_uri(_enlarged(pixels), "JPEG"), alt)
+
+
+def png_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _enlarged(pixels: np.ndarray) -> PILImage.Image:
+    image = PILImage.fromarray((255 * pixels.clip(0, 1)).round().astype(np.uint8))
+    factor = -(-ENLARGED // max(image.size))
+    image = image.resize((factor * image.width, factor * image.height), PILImage.Resampling.NEAREST)
+    image.thumbnail((2 * ENLARGED, 2 * ENLARGED))
+    return image
+
+
+def _data_uri(image: PILImage.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"optimize": True} if kind == "PNG" else {"quality": 85}))
+    if kind == "PNG":
+        return png_uri(buffer.getvalue())
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

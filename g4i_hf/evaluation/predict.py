@@ -1,5 +1,6 @@
-"""Running an aligned model over the splits of a data set."""
+"""Logits, features and embeddings of an aligned model for the splits of a data set."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,10 @@ from transformers import BaseImageProcessor
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
 from ..data.texts import Texts
-from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
+from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
 from ..training.callbacks import EMA_FILE
-from .outputs import OutputFile, blocks
+from .metrics import blocks
 
 
 @dataclass
@@ -74,8 +75,7 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
 
     Args:
         run: run folder.
-        weights: `"raw"`, or `"ema"` for the moving average of the student, running statistics included. The projector
-            has no average: it is the raw one either way.
+        weights: `"raw"`, or `"ema"` for the moving average of the student; the projector has none.
 
     Raises:
         FileNotFoundError: when the folder holds no finished run, or no average.
@@ -89,10 +89,7 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
 
 
 def check_run(run: str | Path, weights: str = "raw") -> None:
-    """
-    Raises:
-        FileNotFoundError: when the folder holds no trained model, or no average where its weights are wanted.
-    """
+    """Raises what [`load_run`] does."""
     if not Path(run).is_dir():
         raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
     if not (Path(run) / "model.safetensors").is_file():
@@ -102,7 +99,7 @@ def check_run(run: str | Path, weights: str = "raw") -> None:
 
 
 def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:
-    """The images and labels of a split."""
+    """The images and labels of a split, as [`run_batches`] takes them."""
     needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
     return CaptionedImages(split.select_columns(needed), transform)
 
@@ -120,12 +117,14 @@ def predict(
     output_image_embeds: bool | None = None,
 ) -> Predictions | None:
     """
-    Logits, image embeddings where the split has texts or on request, and on request features of every row of a split,
-    in its order, the processes sharing the work. They lie in temporary files and are mapped, so that memory does not
-    grow with the split.
+    Logits of every row of a split, in its order, the processes sharing the work; image embeddings where the split has
+    texts or on request, and features on request. They are mapped from files: memory does not grow with the split.
 
     Returns:
         None in processes other than the main one.
+
+    Raises:
+        ValueError: for a split without rows.
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
@@ -164,18 +163,25 @@ def run_batches(
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     loader = accelerator.prepare(loader)
     wanted = {"output_image_embeds": "image_embeds" in names, "output_features": "features" in names}
-    files = {name: OutputFile() for name in names}
+    # Mapped files without a name, which are gone with the last who maps them: memory does not grow with the split
+    files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
+    rows, last = 0, {}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
         outputs = model(finish_batch(batch)["pixel_values"], **wanted)
-        local = {name: _output(outputs, name) for name in names}
-        for name, values in accelerator.gather_for_metrics(local).items():
-            if accelerator.is_main_process:
-                files[name].append(values.cpu().numpy())
-    return {name: file.mapped() for name, file in files.items()} if accelerator.is_main_process else None
-
-
-def _output(outputs: AlignedImageClassifierOutput, name: str) -> torch.Tensor:
-    return outputs.logits.argmax(-1) if name == "predicted" else outputs[name].float()
+        found = {name: outputs.logits.argmax(-1) if name == "predicted" else outputs[name].float() for name in names}
+        last = {name: values.cpu().numpy() for name, values in accelerator.gather_for_metrics(found).items()}
+        rows += len(last[names[0]])
+        if accelerator.is_main_process:
+            for name, values in last.items():
+                files[name].write(np.ascontiguousarray(values).data)
+    if not accelerator.is_main_process:
+        return None
+    for file in files.values():
+        file.flush()
+    return {
+        name: np.memmap(files[name], values.dtype, "c", shape=(rows, *values.shape[1:]))
+        for name, values in last.items()
+    }
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:

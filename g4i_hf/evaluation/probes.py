@@ -1,4 +1,4 @@
-"""What the feature of a student holds, read by classifiers that are fitted on the training split."""
+"""Probes: k-NN and a linear classifier on the student's features, fitted on the training split."""
 
 import logging
 import warnings
@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from tqdm import tqdm
 
-from .metrics import BLOCK
+from .metrics import blocks
 from .predict import Predictions
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,10 @@ class Probes:
         features, labels = predictions.features[labelled], predictions.labels[labelled]
         found: dict[str, float] = {"probe_samples": self.num_rows}
         predicted: dict[str, list[np.ndarray]] = {f"knn_{k}": [] for k in NEIGHBOURS}
-        for start in tqdm(range(0, len(labels), BLOCK), desc=f"{self.description}, k-NN", leave=False):
+        for rows in tqdm([*blocks(len(labels))], desc=f"{self.description}, k-NN", leave=False):
             for k in NEIGHBOURS:
                 self.nearest.set_params(n_neighbors=min(k, self.num_rows))
-                predicted[f"knn_{k}"].append(self.nearest.predict(features[start : start + BLOCK]))
+                predicted[f"knn_{k}"].append(self.nearest.predict(features[rows]))
         if self.linear is not None:
             predicted["linear_probe"] = [self.linear.predict(features)]
             found["linear_probe_c"] = self.penalty

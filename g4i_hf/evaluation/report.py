@@ -1,26 +1,29 @@
-"""One page a run for people who would rather look than read: a file of HTML that needs no other."""
+"""The report: one HTML file with the figures and pictures of a run, and of its baseline beside it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from datasets import DatasetDict
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
 
+from .. import columns
+from ..data.images import open_image, to_rgb
+from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
+from .activation_maps import activation_maps, find_spatial_layer
 from .comparison import ComparisonRow
-from .predict import Predictions
-from .report_sections import (
-    ShownSplit,
-    caption_cards,
-    confusion_tables,
-    curve_pictures,
-    differing_cards,
-    gain_bars,
-    map_cards,
-    mistake_cards,
-)
-from .speed import speed_note, speed_rows
+from .mistakes import ClassTexts, Confusion, changed_confusions, class_gains, worst_mistakes
+from .nearest import ranked_captions
+from .pictures import Picture, curves, heat_picture, pixel_picture, png_uri, row_picture
+from .predict import Predictions, load_run
+from .speed import speed_note, speed_table
+
+# How many are shown of each
+MAPS, CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 6, 18, 6, 6, 3, 8
 
 
 def write_report(
@@ -35,7 +38,7 @@ def write_report(
     results: dict[str, Any] | None = None,
 ) -> None:
     """
-    What compares two runs is left out where there is no baseline; what needs a package that is not installed says so.
+    Writes the page; without a baseline what compares is left out, and what cannot be drawn says why.
 
     Args:
         path: the HTML file; its pictures are in it.
@@ -73,12 +76,175 @@ def write_report(
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
         curves=curve_pictures(runs),
-        speed={"rows": speed_rows(results or {}, list(splits)), "note": speed_note(results or {})},
+        speed=speed_table(results or {}, list(splits)),
+        speed_note=speed_note(results or {}),
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
         weights=weights,
         seed=options.get("seed", 42),
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", errors="replace")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(page, encoding="utf-8", errors="replace")
+
+
+# --- What the sections show, as plain values for the template --------------------------------------------------------
+
+
+@dataclass
+class ShownSplit:
+    """
+    A split and what the runs predict for it.
+
+    Attributes:
+        split: its rows.
+        predictions: of `aligned` and perhaps `baseline`, which comes first.
+        id2label: class names.
+    """
+
+    split: Dataset
+    predictions: dict[str, Predictions]
+    id2label: dict[int, str]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.predictions["aligned"].labels
+
+    def name(self, label: int) -> str:
+        return self.id2label.get(int(label), "unlabelled")
+
+    def picture(self, row: int) -> Picture:
+        return row_picture(self.split, row, f"image of class {self.name(self.labels[row])}")
+
+    def said(self, run: str, row: int) -> dict[str, Any]:
+        """What a run predicts of an image: `name` of the class, `score`, and whether it is `right`, if known."""
+        predicted, label = int(self.predictions[run].predicted[row]), int(self.labels[row])
+        score = float(self.predictions[run].score[row])
+        right = None if label < 0 else predicted == label
+        return {"run": run, "name": self.name(predicted), "score": score, "right": right}
+
+    def card(self, row: int, first: str = "") -> dict[str, Any]:
+        """An image, its class, and what each run predicts, that of `first` before others."""
+        said = [self.said(run, row) for run in sorted(self.predictions, key=lambda run: run != first)]
+        return {"picture": self.picture(row), "label": self.name(self.labels[row]), "said": said}
+
+    def right(self, run: str) -> np.ndarray:
+        return self.predictions[run].predicted == self.labels
+
+
+def map_cards(shown: ShownSplit, runs: dict[str, Path], weights: str) -> dict[str, Any]:
+    """
+    `cards` of a few images, each with the activation maps of every run for the class that it predicts and, where that
+    is wrong, for the right one; `layers`: what they were read from. Or `why`, a sentence, where there can be none.
+    """
+    rows = _assorted(shown, MAPS)
+    images = [to_rgb(open_image(shown.split[row][columns.IMAGE])) for row in rows]
+    cards: list[dict[str, Any]] = [{"label": shown.name(shown.labels[row]), "said": []} for row in rows]
+    layers = []
+    for run, folder in runs.items():
+        predicted = shown.predictions[run].predicted[rows]
+        labels = np.where(shown.labels[rows] >= 0, shown.labels[rows], predicted)
+        try:
+            model, processor = load_run(folder, weights)
+            pixel_values = torch.stack([EvalTransform(processor)(image) for image in images])
+            layer = find_spatial_layer(model, pixel_values[:1])
+            if layer is None:
+                raise ValueError(f"no layer of the student {folder.name} has more than one cell an image")
+            maps, right_maps = (activation_maps(model, layer, pixel_values, c.tolist()) for c in (predicted, labels))
+        except (ImportError, ValueError, RuntimeError) as error:  # the rest of the page needs none of it
+            return {"why": f"There is no map, as {str(error).rstrip('.')}."}
+        layers.append(f"{run}: {layer.name}, {layer.grid[0]} x {layer.grid[1]} cells")
+        settings = ImageSettings.from_processor(processor)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
+        pixels = (pixel_values * std + mean).permute(0, 2, 3, 1).numpy()
+        for number, (row, card) in enumerate(zip(rows, cards, strict=True)):
+            said = shown.said(run, row)
+            speaks = f"what speaks for {{}} to the student {run}"
+            said["picture"] = heat_picture(pixels[number], maps[number], speaks.format(said["name"]))
+            if said["right"] is False:
+                said["own_score"] = float(shown.predictions[run].scores_of(row)[shown.labels[row]])
+                said["own_picture"] = heat_picture(pixels[number], right_maps[number], speaks.format(card["label"]))
+            card.setdefault("picture", pixel_picture(pixels[number], f"image of class {card['label']} as it is seen"))
+            card["said"].append(said)
+    return {"cards": cards, "layers": layers}
+
+
+def _assorted(shown: ShownSplit, count: int) -> list[int]:
+    """Rows drawn at random, as evenly as there are: right by all runs, by one of them, by none."""
+    rng = np.random.default_rng(0)
+    keys = sum(2**number * shown.right(run) for number, run in enumerate(shown.predictions))
+    kinds = [rng.permutation(np.flatnonzero(keys == key)).tolist() for key in np.unique(keys)[::-1]]
+    in_turn = [kind[turn] for turn in range(count) for kind in kinds if turn < len(kind)]
+    chosen = set(in_turn[:count])
+    return [row for kind in kinds for row in kind if row in chosen]
+
+
+def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
+    """A few images with the captions that the aligned run finds nearest; None for a split without captions."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(shown.split))[:CAPTIONED]).tolist()
+    ranked = ranked_captions(shown.split, shown.predictions["aligned"], chosen)
+    if ranked is None:
+        return None
+    return [shown.card(row) | {"captions": captions} for row, captions in zip(chosen, ranked, strict=True)]
+
+
+def differing_cards(shown: ShownSplit) -> dict[str, Any]:
+    """
+    Images that one of the two runs gets right and the other wrong: how many, and cards of both kinds in the proportion
+    in which they occur.
+    """
+    aligned, baseline = shown.right("aligned"), shown.right("baseline")
+    mended, broken = np.flatnonzero(aligned & ~baseline), np.flatnonzero(baseline & ~aligned)
+    number = round(DIFFERING * len(mended) / max(1, len(mended) + len(broken)))
+    rng = np.random.default_rng(0)
+    rows = [*rng.permutation(mended)[:number].tolist(), *rng.permutation(broken)[: DIFFERING - number].tolist()]
+    return {"mended": len(mended), "broken": len(broken), "cards": [shown.card(row) for row in rows]}
+
+
+def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
+    """The mistakes of each run with the highest scores, with what the other one predicts."""
+    return {
+        run: [shown.card(row, first=run) for row in worst_mistakes(predictions, MISTAKES)]
+        for run, predictions in shown.predictions.items()
+    }
+
+
+def confusion_tables(shown: ShownSplit) -> dict[str, Any]:
+    """Pairs of classes that are confused less and more often than by the baseline, and how alike captions are."""
+    fallen, risen = changed_confusions(shown.predictions["baseline"], shown.predictions["aligned"])
+    texts = ClassTexts(shown.split, shown.predictions["aligned"])
+
+    def line(one: Confusion) -> dict[str, Any]:
+        names = {"label": shown.name(one.label), "predicted": shown.name(one.predicted)}
+        pictures = [shown.picture(row) for row in one.rows[:PAIR_EXAMPLES]]
+        cosine = texts.cosine(one.label, one.predicted)
+        return names | {"baseline": one.baseline, "aligned": one.aligned, "cosine": cosine, "pictures": pictures}
+
+    return {
+        "numbers": (len(fallen), len(risen)),
+        "mean_cosine": texts.mean_cosine(),
+        "fallen": [line(one) for one in fallen[:PAIRS]],
+        "risen": [line(one) for one in risen[:PAIRS]],
+    }
+
+
+def gain_bars(shown: ShownSplit) -> dict[str, Any]:
+    """Classes that gained and lost most images, and how many did in all."""
+    gains = class_gains(shown.predictions["baseline"], shown.predictions["aligned"])
+    gained, lost = [gain for gain in gains if gain[2] > 0], [gain for gain in gains if gain[2] < 0]
+    chosen = gained[:CLASSES] + lost[-CLASSES:]
+    largest = max((abs(number) for *_, number in chosen), default=1)
+    bars = [
+        {"name": shown.name(label), "images": images, "gained": number, "share": abs(number) / largest}
+        for label, images, number in chosen
+    ]
+    return {"gained": len(gained), "lost": len(lost), "classes": len(gains), "bars": bars}
+
+
+def curve_pictures(runs: dict[str, Path]) -> dict[str, Any]:
+    """The curves of training on a light and on a dark page; or `why` there are none."""
+    if not all((run / "trainer_state.json").is_file() for run in runs.values()):
+        return {"why": "There are no curves, as trainer_state.json is missing in a run folder."}
+    try:
+        return {"light": png_uri(curves(runs)), "dark": png_uri(curves(runs, dark=True))}
+    except ImportError as error:
+        return {"why": f"There are no curves, as {error}"}

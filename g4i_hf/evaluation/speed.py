@@ -1,7 +1,7 @@
 """Size and speed of a student on this machine's CPU: in PyTorch, in ONNX Runtime, and with int8 weights there."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
+from .comparison import markdown_table
 from .measures import ENGINES
 
-LATENCY_BATCH, THROUGHPUT_BATCH = 1, 32
+BATCH = 32  # images of a batch in which throughput is measured
 SECONDS = 1.0  # that each call is timed for
 
 
@@ -40,14 +41,13 @@ def _multiply_adds(student: PreTrainedModel, image_size: int) -> dict[str, int]:
 
 
 def speed_metrics(
-    student: PreTrainedModel, image_size: int, onnx_files: dict[str, Path] | None = None, seconds: float = SECONDS
+    student: PreTrainedModel, image_size: int, onnx_files: dict[str, Path] | None = None
 ) -> dict[str, float]:
     """
     Args:
         student: on the CPU.
         image_size: side in pixels.
         onnx_files: graphs by the names of `ENGINES`.
-        seconds: that each call is timed for.
 
     Returns:
         Of each engine its `_latency_ms`, the median milliseconds of a batch of one image, and `_images_per_second` in
@@ -55,41 +55,36 @@ def speed_metrics(
     """
     threads = torch.get_num_threads()
     found: dict[str, float] = {"cpu_threads": threads}
-    calls = {"pytorch": _TorchCall(student)}
+    calls = {"pytorch": _torch_call(student)}
     for name, file in (onnx_files or {}).items():
-        calls[name] = _OnnxCall(file, threads)
+        calls[name] = _onnx_call(file, threads)
         found[f"{name}_megabytes"] = file.stat().st_size / 1e6
     for name, call in calls.items():
-        for batch in (LATENCY_BATCH, THROUGHPUT_BATCH):
+        taken = {}
+        for batch in (1, BATCH):
             pixels = np.random.default_rng(0).standard_normal((batch, 3, image_size, image_size), dtype=np.float32)
             timer = Timer("call(pixels)", globals={"call": call, "pixels": pixels}, num_threads=threads)
-            taken = timer.blocked_autorange(min_run_time=seconds).median
-            if batch == LATENCY_BATCH:
-                found[f"{name}_latency_ms"] = 1000 * taken
-            else:
-                found[f"{name}_images_per_second"] = batch / taken
+            taken[batch] = timer.blocked_autorange(min_run_time=SECONDS).median
+        found |= {f"{name}_latency_ms": 1000 * taken[1], f"{name}_images_per_second": BATCH / taken[BATCH]}
     return found
 
 
-class _TorchCall:
-    def __init__(self, student: PreTrainedModel):
-        self.student = student.eval()
-
+def _torch_call(student: PreTrainedModel) -> Callable[[np.ndarray], np.ndarray]:
     @torch.inference_mode()
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        return self.student(pixel_values=torch.from_numpy(pixels)).logits.numpy()
+    def call(pixels: np.ndarray) -> np.ndarray:
+        return student(pixel_values=torch.from_numpy(pixels)).logits.numpy()
+
+    student.eval()
+    return call
 
 
-class _OnnxCall:
-    def __init__(self, file: Path, threads: int):
-        import onnxruntime
+def _onnx_call(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        return self.session.run(["logits"], {"pixel_values": pixels})[0]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(["logits"], {"pixel_values": pixels})[0]
 
 
 def quantize(student: PreTrainedModel, onnx_file: Path, int8_file: Path, calibration: np.ndarray) -> None:
@@ -129,7 +124,7 @@ def quantize(student: PreTrainedModel, onnx_file: Path, int8_file: Path, calibra
 
 def onnx_accuracy(file: Path, images: CaptionedImages, batch_size: int, num_workers: int, description: str) -> float:
     """Share of the labelled images that a graph classifies rightly; NaN where none is labelled."""
-    call = _OnnxCall(file, torch.get_num_threads())
+    call = _onnx_call(file, torch.get_num_threads())
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     predicted = [
         call(finish_batch(batch)["pixel_values"].numpy()).argmax(-1)
@@ -139,32 +134,18 @@ def onnx_accuracy(file: Path, images: CaptionedImages, batch_size: int, num_work
     return float(np.mean(np.concatenate(predicted)[labelled] == images.labels[labelled])) if labelled.any() else np.nan
 
 
-@dataclass
-class SpeedRow:
-    """A line of the table of speed: `accuracies` by split, None where it was not measured."""
-
-    engine: str
-    megabytes: float
-    latency_ms: float
-    images_per_second: float
-    accuracies: dict[str, float | None]
-
-
-def speed_rows(results: dict[str, Any], splits: list[str]) -> list[SpeedRow]:
-    """The table of a run's `all_results.json`; without rows where speed was not measured."""
+def speed_table(results: dict[str, Any], splits: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows, one an engine, of a run's `all_results.json`; no row where speed was not measured."""
     rows = []
     for name, title in ENGINES.items():
         if f"{name}_latency_ms" in results:
+            megabytes = results.get(f"{name}_megabytes", 4e-6 * results["parameters"])
+            numbers = [f"{megabytes:.1f}", f"{results[f'{name}_latency_ms']:.2f}"]
+            numbers.append(f"{results[f'{name}_images_per_second']:,.0f}")
             figure = "int8_accuracy" if name == "int8" else "accuracy"
-            row = SpeedRow(
-                engine=title,
-                megabytes=results.get(f"{name}_megabytes", 4e-6 * results["parameters"]),
-                latency_ms=results[f"{name}_latency_ms"],
-                images_per_second=results[f"{name}_images_per_second"],
-                accuracies={split: results.get(f"{split}_{figure}") for split in splits},
-            )
-            rows.append(row)
-    return rows
+            accuracies = [results.get(f"{split}_{figure}") for split in splits]
+            rows.append([title, *numbers, *("" if value is None else f"{100 * value:.1f}" for value in accuracies)])
+    return ["engine", "MB", "ms", "images/s", *(f"accuracy, {split}" for split in splits)], rows
 
 
 def speed_note(results: dict[str, Any]) -> str:
@@ -175,19 +156,11 @@ def speed_note(results: dict[str, Any]) -> str:
     return (
         f"{results['parameters'] / 1e6:.2f} million parameters, {results['macs'] / 1e6:,.0f} million multiply-adds an "
         f"image. On a CPU with {threads} thread{'s' if threads > 1 else ''}: milliseconds of one image, images a "
-        f"second in batches of {THROUGHPUT_BATCH}."
+        f"second in batches of {BATCH}."
     )
 
 
 def speed_as_markdown(results: dict[str, Any], splits: list[str]) -> str:
     """The table and its note for a card; empty where speed was not measured."""
-    rows = speed_rows(results, splits)
-    if not rows:
-        return ""
-    heads = ["engine", "MB", "ms", "images/s", *(f"accuracy, {split}" for split in splits)]
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    for row in rows:
-        cells = [row.engine, f"{row.megabytes:.1f}", f"{row.latency_ms:.2f}", f"{row.images_per_second:,.0f}"]
-        cells += ["" if value is None else f"{100 * value:.1f}" for value in row.accuracies.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", speed_note(results)])
+    heads, rows = speed_table(results, splits)
+    return f"{markdown_table(heads, rows)}\n\n{speed_note(results)}" if rows else ""

@@ -16,16 +16,12 @@ class Spread:
 
 def spread(values: list[float]) -> Spread:
     """
-    Args:
-        values: the measure for each seed.
-
     Raises:
         ValueError: with fewer than two seeds.
     """
     if len(values) < 2:
         raise ValueError(f"Two or more seeds are needed for a spread, but there is {len(values)}.")
-    array = np.asarray(values, dtype=float)
-    return Spread(len(values), float(array.mean()), float(array.std(ddof=1)))
+    return Spread(len(values), float(np.mean(values)), float(np.std(values, ddof=1)))
 
 
 @dataclass
@@ -61,17 +57,8 @@ def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary
 
     if len(baseline) != len(aligned) or len(baseline) < 2:
         raise ValueError(f"Two or more pairs are needed, but there are {len(baseline)} and {len(aligned)} values.")
-    first, second = spread(baseline), spread(aligned)
-    differences = np.asarray(aligned, dtype=float) - np.asarray(baseline, dtype=float)
-    half = stats.t.ppf(0.975, first.seeds - 1) * differences.std(ddof=1) / np.sqrt(first.seeds)
-    return PairedSummary(
-        seeds=first.seeds,
-        baseline_mean=first.mean,
-        baseline_sd=first.sd,
-        aligned_mean=second.mean,
-        aligned_sd=second.sd,
-        difference=float(differences.mean()),
-        low=float(differences.mean() - half),
-        high=float(differences.mean() + half),
-        improved=int((differences > 0).sum()),
-    )
+    first, second, paired = spread(baseline), spread(aligned), np.subtract(aligned, baseline)
+    mean, half = float(paired.mean()), stats.t.ppf(0.975, len(paired) - 1) * stats.sem(paired)
+    improved = int((paired > 0).sum())
+    both = (first.mean, first.sd, second.mean, second.sd)
+    return PairedSummary(len(paired), *both, mean, float(mean - half), float(mean + half), improved)

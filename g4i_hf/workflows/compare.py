@@ -2,41 +2,50 @@
 
 import multiprocessing
 import os
+import statistics
 import tempfile
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
 import torch
+from datasets import Dataset
+from PIL.Image import Resampling
 from tqdm import tqdm
 
 from ..cli import OWN_MODULE, import_module, parse_options, quiet_libraries
-from ..comparison.findings import Finding, Labels, as_table, find
-from ..comparison.grid import Cell, cells_of, digest_of
-from ..comparison.openings import note_opening
-from ..comparison.pixel_neighbours import MOST, labelled_pixels, neighbour_predictions
-from ..comparison.plan import plan
-from ..comparison.plots import plot_curves, plot_differences
-from ..comparison.provenance import made_by
-from ..comparison.results import (
-    Result,
-    append_result,
-    check_device,
-    digest_of_rows,
-    finished,
-    other_than,
-    read_results,
-)
-from ..comparison.summary import left_out, write_summary
 from ..data.checks import labels_of
-from ..data.images import rows_to_use
+from ..data.images import open_image, rows_to_use, to_rgb
 from ..data.loading import class_names, load_data
 from ..evaluation.evaluate import retrieval_metrics
 from ..evaluation.predict import predict
 from ..options import OPTIONS_OF, CompareArguments
+from ..study import (
+    Cell,
+    Finding,
+    Labels,
+    Result,
+    append_result,
+    as_table,
+    cells_of,
+    digest_of,
+    digest_of_rows,
+    find,
+    finished,
+    made_by,
+    not_scored_now,
+    note_opening,
+    plot_curves,
+    plot_differences,
+    read_results,
+    write_summary,
+)
 from ..training.progress import AlignmentProgress
 from .train import TrainingRun
+
+PIXELS = 16  # a side of the images whose nearest neighbour is looked for
+MOST_NEIGHBOURS = 100_000  # training images that are opened for it
 
 
 class Study:
@@ -49,19 +58,52 @@ class Study:
         results: of the finished ones, by name.
         missing: the others.
         findings, bars: set by [`score`]; bars are the accuracies of the nearest training image, by split.
+
+    Raises:
+        ValueError: when finished cells were trained on another kind of device.
     """
 
     def __init__(self, args: CompareArguments):
         self.args = args
         self.cells = cells_of(args)
         self.results = finished(self.cells, read_results(args.results), args.splits + args.final_splits)
-        check_device(self.results, device_kind())
+        self.missing = [cell for cell in self.cells if cell.name not in self.results]
         self.findings: list[Finding] = []
         self.bars: dict[str, float] = {}
-        self.missing = [cell for cell in self.cells if cell.name not in self.results]
+        if others := {result.device for result in self.results.values()} - {device_kind()}:
+            raise ValueError(
+                f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "
+                f"{device_kind()}: differences between devices would pass for differences between variants. Give "
+                "another file of results (--results)."
+            )
 
     def plan(self) -> str:
-        return plan(self.args, self.cells, self.missing, self.results)
+        """Cells by student and variant, finished and all, and how long the missing ones will take."""
+        done = len(self.cells) - len(self.missing)
+        lines = [f"{len(self.cells)} cells, {done} of them in {self.args.results}; finished of all:"]
+        students = list(dict.fromkeys(cell.student for cell in self.cells))
+        for student in students:
+            counts = []
+            for variant in dict.fromkeys(cell.variant for cell in self.cells):
+                names = [cell.name for cell in self.cells if (cell.student, cell.variant) == (student, variant)]
+                counts.append(f"{variant} {sum(name in self.results for name in names)}/{len(names)}")
+            lines.append(f"  {student:{max(map(len, students))}}  " + "  ".join(counts))
+        took: dict[str, list[float]] = {}
+        for result in self.results.values():
+            took.setdefault(result.student, []).append(result.training["seconds"])
+        if self.missing and took:
+            known = {student: statistics.median(seconds) for student, seconds in took.items()}
+            usual = statistics.median(known.values())
+            seconds = sum(known.get(cell.student, usual) for cell in self.missing) / self.args.processes
+            guessed = sorted({cell.student for cell in self.missing} - set(known))
+            many = f"{len(self.missing)}, {self.args.processes} at a time"
+            more = f", guessed for {', '.join(guessed)}" if guessed else ""
+            lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}{more}.")
+        elif self.missing:
+            lines.append(
+                "How long a cell takes is known once one is finished; g4i train --dry_run times single steps."
+            )
+        return "\n".join(lines)
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -76,28 +118,31 @@ class Study:
             return
         made, read = made_by(), [*self.args.splits, *self.args.final_splits]
         self._embed()
-        with self._workers(min(self.args.processes, len(self.missing))) as pool:
+        with self.workers(min(self.args.processes, len(self.missing))) as pool:
             waiting = {pool.submit(train_cell, cell, self.args.train_config, read): cell for cell in self.missing}
             try:
                 for future in tqdm(as_completed(waiting), total=len(waiting), desc="Cells", unit="cell"):
-                    result = result_of(future, waiting[future])
+                    try:
+                        result = future.result()
+                    except (ImportError, OSError, ValueError, RuntimeError) as error:
+                        raise ValueError(f"cell {waiting[future].name}: {error}") from error
                     result.made = made
                     append_result(self.args.results, result)
-                    self.results[f"{result.student}/{result.variant}/{result.seed}"] = result
+                    self.results[result.name] = result
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def check_cell(self) -> str | None:
-        """Trains the cell of `check_cell` again. Returns what is other than before; None when all is the same."""
+    def check_cell(self) -> str:
+        """Trains the cell of `check_cell` again. Returns what is other than before; empty when all is the same."""
         name = self.args.check_cell
         chosen = [cell for cell in self.cells if cell.name == name]
         if not chosen or name not in self.results:
             raise ValueError(f"check_cell is {name!r}, which is no finished cell, student/variant/seed.")
         before = self.results[name]
-        with self._workers(1) as pool:
+        with self.workers(1) as pool:
             again = pool.submit(train_cell, chosen[0], self.args.train_config, list(before.predicted)).result()
-        return other_than(before, again)
+        return again.other_than(before)
 
     def _embed(self) -> None:
         """Once, before several processes would all do so."""
@@ -109,7 +154,7 @@ class Study:
                     run.load()
                 embedded.add(run.encoder.embeddings_dir)
 
-    def _workers(self, number: int) -> ProcessPoolExecutor:
+    def workers(self, number: int) -> ProcessPoolExecutor:
         os.environ["OMP_NUM_THREADS"] = str(self.args.threads)  # read when they start
         os.environ["TQDM_DISABLE"] = "1"  # in them: the bar is that of the cells. Read when tqdm is imported
         if torch.cuda.device_count() > 1:
@@ -121,18 +166,18 @@ class Study:
 
     def score(self) -> str:
         """Scores the cells. Returns the table."""
-        labels, self.bars = self._open_labels()
+        labels = self._open_labels()
         self.findings = find(self.args, self.cells, self.results, labels)
         few = {cell.student for cell in self.cells if float(cell.options.get("label_fraction", 1)) < 1}
         # None: all of them together
         table = as_table(self.findings, self.bars, few | {None} if few else ())
         shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.bars.items())
-        return table + (f"\n\nNearest training image by 16 x 16 pixels: {shown}" if self.bars else "")
+        return table + (f"\n\nNearest training image by {PIXELS} x {PIXELS} pixels: {shown}" if shown else "")
 
     def write(self) -> list[str]:
         """Writes summary and pictures of what was scored. Returns a line for each."""
         args, lines, findings = self.args, [], self.findings
-        if args.summary and (others := left_out(args.summary, findings, args.seeds)):
+        if args.summary and (others := not_scored_now(args.summary, findings, args.seeds)):
             return [
                 f"{args.summary} has figures of {', '.join(others)}, which were not scored now: it and the pictures "
                 "are left as they are. Score these too (--final true for the final splits), name another file "
@@ -149,32 +194,43 @@ class Study:
             lines.append(f"curves: {args.curves}")
         return lines
 
-    def _open_labels(self) -> tuple[dict[str, Labels], dict[str, float]]:
-        """Labels and clusters of the splits that are scored, and what the nearest neighbour scores on them."""
+    def _open_labels(self) -> dict[str, Labels]:
+        """Labels and clusters of the splits that are scored; sets what the nearest neighbour scores on them."""
+        from sklearn.neighbors import KNeighborsClassifier
+
         args = self.args
         with tempfile.TemporaryDirectory() as folder:
             run = run_of(self.cells[0], args.train_config, folder)
         splits, id2label = class_names(load_data(run.data))
         scored = args.splits + (args.final_splits if args.final else [])
-        if unlabelled := [name for name in scored if not (labels_of(splits[name]) >= 0).any()]:
-            raise ValueError(f"{unlabelled[0]} has no labelled image, and cannot be scored.")
+        for name in scored:
+            if not (labels_of(splits[name]) >= 0).any():
+                raise ValueError(f"{name} has no labelled image, and cannot be scored.")
+            if args.cluster_column and args.cluster_column not in splits[name].column_names:
+                raise ValueError(f"{name} has no column {args.cluster_column!r} (cluster_column).")
         if args.final and args.final_splits:
             note_opening(args.openings, args.final_splits, args.results)
-        training, on_bad_images = splits[run.run.train_split], run.run.on_bad_images
-        few_enough = len(training) <= MOST
-        rows = rows_to_use(training, run.run.train_split, on_bad_images) if few_enough else None
-        known = labelled_pixels(rows) if few_enough else None
-        labels, bars = {}, {}
+        training, skipping = splits[run.run.train_split], run.run.on_bad_images
+        nearest = None  # the bar for a baseline, which needs no training
+        if len(training) <= MOST_NEIGHBOURS:
+            known = rows_to_use(training, run.run.train_split, skipping)
+            known = known.select(np.flatnonzero(labels_of(known) >= 0))
+            nearest = KNeighborsClassifier(1, algorithm="brute").fit(pixels_of(known), labels_of(known))
+        labels = {}
         for name in scored:
-            split = rows_to_use(splits[name], name, on_bad_images)
-            if args.cluster_column and args.cluster_column not in split.column_names:
-                raise ValueError(f"{name} has no column {args.cluster_column!r} (cluster_column).")
-            classes = labels_of(split)
-            clusters = np.asarray(split[args.cluster_column or "image_id"][:])
+            split = rows_to_use(splits[name], name, skipping)
+            classes, clusters = labels_of(split), np.asarray(split[args.cluster_column or "image_id"][:])
             labels[name] = Labels(classes, clusters, digest_of_rows(split["image_id"], id2label.values()))
-            if known is not None:
-                bars[name] = float((neighbour_predictions(known, split) == classes)[classes >= 0].mean())
-        return labels, bars
+            if nearest is not None:
+                right = nearest.predict(pixels_of(split)) == classes
+                self.bars[name] = float(right[classes >= 0].mean())
+        return labels
+
+
+def pixels_of(split: Dataset) -> np.ndarray:
+    """(n, 3 x 16 x 16) float32 of the images, resized to a square."""
+    images = (to_rgb(open_image(image)).resize((PIXELS, PIXELS), Resampling.BICUBIC) for image in split["image"])
+    return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in images])
 
 
 def device_kind() -> str:
@@ -225,13 +281,6 @@ def train_cell(cell: Cell, train_config: str, splits_read: list[str]) -> Result:
     place = (cell.student, cell.variant, cell.seed, cell.digest, cell.options)
     images = {name: digest_of_rows(split["image_id"], run.id2label.values()) for name, split in scored.items()}
     return Result(*place, predicted, retrieval, training, device_kind(), images=images)
-
-
-def result_of(future: Future, cell: Cell) -> Result:
-    try:
-        return future.result()
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cell {cell.name}: {error}") from error
 
 
 def run_of(cell: Cell, train_config: str, folder: str) -> TrainingRun:

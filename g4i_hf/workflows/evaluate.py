@@ -20,14 +20,19 @@ from ..embedding import with_text_embeds
 from ..evaluation.card_pictures import draw_card_pictures
 from ..evaluation.comparison import ComparisonRow, compare
 from ..evaluation.corruptions import corrupted_accuracies
-from ..evaluation.evaluate import Evaluated, results_folder, split_metrics, update_results
+from ..evaluation.evaluate import (
+    Evaluated,
+    embeds_of_class_names,
+    results_folder,
+    split_metrics,
+    update_results,
+)
 from ..evaluation.measures import ALL_MEASURES
 from ..evaluation.nearest import nearest_captions
 from ..evaluation.predict import check_run, for_prediction, load_run, predict
 from ..evaluation.probes import Probes
 from ..evaluation.report import write_report
 from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
-from ..evaluation.zero_shot import embeds_of_class_names
 from ..hub.onnx import export_onnx
 from ..hub.release import plain_student
 from ..modeling.processing import EvalTransform, ImageSettings

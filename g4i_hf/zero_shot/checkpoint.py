@@ -1,14 +1,17 @@
-"""Where an aligned model lies, and what was recorded of its text encoder."""
+"""Aligned models in folders and on the Hub, and the text encoder of their captions: that one and no other."""
 
 import json
+import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
 from ..data.stage import is_path
+from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
@@ -18,6 +21,8 @@ TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
 RUN_LINEAGE = "lineage.json"
 ALIGNED = "aligned"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -102,19 +107,27 @@ def open_aligned(
         raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
     place = {"revision": revision, "token": token}
     tried = [subfolder] if subfolder is not None else ["", ALIGNED]
-    found = next((folder for folder in tried if _is_aligned(_read(name, "config.json", folder, place))), None)
+    kind = AlignedImageClassificationConfig.model_type
+    configs = {folder: _read(name, "config.json", folder, place) or {} for folder in tried}
+    found = next((folder for folder, config in configs.items() if config.get("model_type") == kind), None)
     if found is None:
         where = " and ".join(f"{name}/{folder}".rstrip("/") for folder in tried)
         raise ValueError(
             f"{name} holds no aligned model (looked in {where}): a plain student knows no text. Name a run, or a "
             "student that was released with --aligned true."
         )
-    _check_aligned(Path(name) / found)
+    folder = Path(name) / found
+    _check_aligned(folder)
     # transformers looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
-    inside, at = (str(Path(name) / found), {}) if Path(name).is_dir() else (name, {"subfolder": found, **place})
+    inside, at = (str(folder), {}) if folder.is_dir() else (name, {"subfolder": found, **place})
     model = AlignedImageClassification.from_pretrained(inside, **at).eval()
     saved = AutoImageProcessor.from_pretrained(inside, **at)
-    return model, student_processor(model.config.student_config, saved), _text_side(name, found, place)
+    record = _read(name, TEXT_ENCODER_FILE, found, place)
+    if record is not None:
+        side = TextSide.from_record(record)
+    else:
+        side = TextSide.from_run(folder) if (folder / RUN_OPTIONS).is_file() else TextSide()
+    return model, student_processor(model.config.student_config, saved), side
 
 
 def _check_aligned(folder: Path) -> None:
@@ -132,19 +145,69 @@ def _check_aligned(folder: Path) -> None:
         )
 
 
-def _text_side(name: str, folder: str, place: dict[str, Any]) -> TextSide:
-    record = _read(name, TEXT_ENCODER_FILE, folder, place)
-    if record is not None:
-        return TextSide.from_record(record)
-    run = Path(name) / folder
-    return TextSide.from_run(run) if (run / RUN_OPTIONS).is_file() else TextSide()
-
-
-def _is_aligned(config: dict[str, Any] | None) -> bool:
-    return (config or {}).get("model_type") == AlignedImageClassificationConfig.model_type
-
-
 def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
     """A JSON file of a folder or of the Hub; None where the place is there and the file is not."""
     path = cached_file(name, file, subfolder=folder, _raise_exceptions_for_missing_entries=False, **place)
     return json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else None
+
+
+def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncoder, str]:
+    """
+    Args:
+        side: what is known of the encoder; its `text_encoder` may be one that is loaded.
+        device: where it runs.
+
+    Returns:
+        The encoder, and its name for errors.
+
+    Raises:
+        OSError: when it cannot be loaded.
+        ValueError: when none is known, when it was a folder of which only the name is known, or when a folder holds
+            another one.
+    """
+    encoder = side.text_encoder
+    if encoder is None:
+        raise ValueError(
+            "The model does not say which text encoder its captions were embedded with. Name it as text_encoder."
+        )
+    if not isinstance(encoder, str):
+        name = type(encoder).__name__
+        _check_files(side, encoder.provenance, name)
+        return encoder, name
+    if side.text_encoder_is_folder and is_bare(encoder):
+        raise ValueError(
+            f"The captions of the model were embedded with a text encoder in a local folder, {encoder!r}. An encoder "
+            "of that name on the Hub would be another one: give the place of the folder as text_encoder."
+        )
+    loaded = load_encoder(
+        encoder,
+        side.text_encoder_revision,
+        device,
+        # a recorded prompt is the text itself, with its name for information
+        prompt=side.text_encoder_prompt if side.text_encoder_prompt_name is None else None,
+        prompt_name=side.text_encoder_prompt_name,
+    )
+    _check_files(side, loaded.provenance, encoder)
+    return loaded, encoder
+
+
+def _check_files(side: TextSide, provenance: dict[str, Any], name: str) -> None:
+    """
+    Raises:
+        ValueError: when the captions were embedded with a folder, and the encoder is one of other files.
+    """
+    if not side.text_encoder_is_folder or side.text_encoder_digest is None:
+        return
+    given = TextSide.from_record(provenance)
+    if not given.text_encoder_is_folder:
+        logger.warning(
+            "The captions of the model were embedded with a text encoder in a local folder. Whether %s is the same "
+            "cannot be seen.",
+            name,
+        )
+    elif given.text_encoder_digest != side.text_encoder_digest:
+        raise ValueError(
+            f"{name} is not the text encoder that the captions of the model were embedded with: its files are others "
+            f"({given.text_encoder_digest}, not {side.text_encoder_digest}). Give the folder of that one as "
+            "text_encoder."
+        )

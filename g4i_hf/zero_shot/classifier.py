@@ -1,6 +1,7 @@
-"""`ZeroShotImageClassifier`: classes by their names, without a classifier of them."""
+"""Zero-shot classification and nearest captions, by an aligned model and the text encoder of its captions."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,72 @@ from ..embedding.encoders import TextEncoder
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
-from .checkpoint import TextSide, open_aligned
-from .encoder import open_encoder
-from .label_texts import PLACE_OF_LABEL, LabelTexts, in_text_space
+from .checkpoint import TextSide, open_aligned, open_encoder
 
 DEFAULT_TEMPERATURE = 0.2  # that of training, `align_temperature`, for models that say nothing of theirs
+PLACE_OF_LABEL = "{}"
+TEXTS_AT_ONCE = 64
+SETS_KEPT = 16  # sets of labels whose vectors are kept
 
 Images = str | Path | PIL.Image.Image
 Templates = str | Sequence[str]
 
 
+class LabelTexts:
+    """
+    Embeds texts as the captions of a model were, and keeps the vectors of the latest sets of labels.
+
+    Args:
+        model: subtracts its mean embedding, where it has one.
+        encoder: that of its captions.
+        name: of the encoder, for errors.
+
+    Raises:
+        ValueError: when the encoder's vectors have another size than the model's.
+    """
+
+    def __init__(self, model: AlignedImageClassification, encoder: TextEncoder, name: str):
+        if encoder.dim != model.config.text_embed_dim:
+            raise ValueError(
+                f"The text encoder {name} gives vectors of {encoder.dim} numbers, but the model was aligned with "
+                f"vectors of {model.config.text_embed_dim}. Name the encoder of its captions as text_encoder."
+            )
+        self.model, self.encoder = model, encoder
+        self._kept: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = OrderedDict()
+
+    def of(self, labels: Sequence[str], templates: Sequence[str] = (PLACE_OF_LABEL,)) -> torch.Tensor:
+        """
+        (n, D) of unit norm. With several templates the mean of the vectors that a label has in them, as in CLIP
+        (arXiv 2103.00020, section 3.1.4).
+        """
+        key = (tuple(labels), tuple(templates))
+        if key not in self._kept:
+            vectors = [
+                self._encode([template.replace(PLACE_OF_LABEL, label) for label in labels]) for template in templates
+            ]
+            self._kept[key] = torch.nn.functional.normalize(torch.stack(vectors).mean(0), dim=-1)
+            if len(self._kept) > SETS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _encode(self, texts: list[str]) -> torch.Tensor:
+        batches = [
+            self.encoder.encode(texts[start : start + TEXTS_AT_ONCE]) for start in range(0, len(texts), TEXTS_AT_ONCE)
+        ]
+        return in_text_space(self.model, torch.cat([torch.from_numpy(batch) for batch in batches]))
+
+
+@torch.no_grad()
+def in_text_space(model: AlignedImageClassification, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Text embeddings (n, D), as they are stored, the way they are compared with image embeddings: float32, CPU."""
+    return model.text_space(text_embeds.float().to(model.device)).cpu()
+
+
 class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
     """
-    Called like transformers' `pipeline("zero-shot-image-classification")`, which it is: batches, devices and data sets
-    work as there. The image goes through the aligned model, the labels through the text encoder of its captions, once
-    for each set of labels.
+    transformers' `pipeline("zero-shot-image-classification")` with an aligned model for images and the text encoder of
+    its captions for labels, which runs once for each set of labels.
 
     Args:
         model: Hub id or folder of a released student (with `aligned/`), of an aligned model or of a run; or the model.
@@ -67,8 +119,12 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         **kwargs,
     ):
         if isinstance(model, AlignedImageClassification):
-            model, side = model.eval(), TextSide()
-            image_processor = image_processor or _own_processor(model)
+            model, side, config = model.eval(), TextSide(), model.config.student_config
+            if image_processor is None and not isinstance(config, TimmWrapperConfig):
+                raise ValueError(
+                    f"A student of type {config.model_type} does not know its image size: give image_processor."
+                )
+            image_processor = image_processor or student_processor(config, fallback=None)
         else:
             model, found, side = open_aligned(str(model), subfolder, revision, token)
             image_processor = image_processor or found
@@ -80,7 +136,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         super().__init__(model=model, image_processor=image_processor, task=task, device=device, **kwargs)
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Whatever the list of transformers holds: its models carry a text tower, ours stands beside."""
+        """Any: those that transformers lists carry a text tower, ours stands beside."""
 
     @property
     def texts(self) -> LabelTexts:
@@ -119,7 +175,19 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         Raises:
             ValueError: without labels, or for a template without `{}`.
         """
-        labels, templates = _labels(candidate_labels), _templates(hypothesis_template)
+        if isinstance(candidate_labels, str):
+            candidate_labels = candidate_labels.split(",")
+        labels = [label.strip() if isinstance(label, str) else label for label in candidate_labels or ()]
+        labels = [label for label in labels if label != ""]
+        if not labels or not all(isinstance(label, str) for label in labels):
+            raise ValueError(
+                f"candidate_labels is {candidate_labels!r}; give class names, as a list or with commas between them."
+            )
+        templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
+        if not templates or any(PLACE_OF_LABEL not in template for template in templates):
+            raise ValueError(
+                f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: 'a drawing of {{}}'."
+            )
         return super().__call__(image, labels, hypothesis_template=templates, **kwargs)
 
     def embed_images(self, images: Images | list[Images], **kwargs) -> torch.Tensor:
@@ -156,7 +224,15 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         captions = list(captions)
         if not captions:
             raise ValueError("captions is empty: give at least one.")
-        texts = self.texts.of(captions) if text_embeds is None else self._given(text_embeds, captions)
+        if text_embeds is None:
+            texts = self.texts.of(captions)
+        else:
+            expected = (len(captions), self.model.config.text_embed_dim)
+            if tuple(text_embeds.shape) != expected:
+                raise ValueError(
+                    f"text_embeds has the shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
+                )
+            texts = in_text_space(self.model, torch.as_tensor(text_embeds))
         embeds = self.embed_images(images, **kwargs)
         ranked = (embeds.view(-1, embeds.shape[-1]) @ texts.T).topk(min(top_k, len(captions)))
         found = [
@@ -164,14 +240,6 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             for row in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         ]
         return found if embeds.ndim == 2 else found[0]
-
-    def _given(self, text_embeds: np.ndarray | torch.Tensor, captions: list[str]) -> torch.Tensor:
-        expected = (len(captions), self.model.config.text_embed_dim)
-        if tuple(text_embeds.shape) != expected:
-            raise ValueError(
-                f"text_embeds has the shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
-            )
-        return in_text_space(self.model, torch.as_tensor(text_embeds))
 
     @property
     def scale(self) -> float:
@@ -208,35 +276,3 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             scores = logits.softmax(-1)
         ranked = sorted(zip(scores.tolist(), candidate_labels, strict=True), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked]
-
-
-def _own_processor(model: AlignedImageClassification) -> BaseImageProcessor:
-    config = model.config.student_config
-    if not isinstance(config, TimmWrapperConfig):
-        raise ValueError(f"A student of type {config.model_type} does not know its image size: give image_processor.")
-    return student_processor(config, fallback=None)
-
-
-def _labels(labels: Sequence[str] | str | None) -> list[str]:
-    """
-    Raises:
-        ValueError: when there is no label, or one is no text.
-    """
-    found = [label.strip() for label in labels.split(",")] if isinstance(labels, str) else list(labels or ())
-    found = [label for label in found if not isinstance(label, str) or label.strip()]
-    if not found or not all(isinstance(label, str) for label in found):
-        raise ValueError(f"candidate_labels is {labels!r}; give class names, as a list or with commas between them.")
-    return found
-
-
-def _templates(templates: Templates) -> tuple[str, ...]:
-    """
-    Raises:
-        ValueError: when there is none, or a label has no place in one.
-    """
-    found = (templates,) if isinstance(templates, str) else tuple(templates)
-    without = [template for template in found if PLACE_OF_LABEL not in template]
-    if not found or without:
-        wrong = without[0] if without else templates
-        raise ValueError(f"hypothesis_template is {wrong!r}; the label needs a place in it: 'a drawing of {{}}'.")
-    return found

@@ -1,1 +1,0 @@
-"""Grids of students, variants of training and seeds: cells, their results, and what they say."""

@@ -1,0 +1,310 @@
+"""`g4i evaluate`: figures, predictions, corrupted images, probes, size and speed of runs on splits of many kinds."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+from released_runs import a_run
+from students import ID2LABEL, aligned_model
+from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
+from transformers import AutoModelForImageClassification, TimmWrapperConfig, TimmWrapperImageProcessor
+
+from g4i_hf import columns, evaluate_run
+from g4i_hf.evaluation.corruptions import CorruptingTransform, corrupted, corrupted_accuracies, parameter
+from g4i_hf.evaluation.evaluate import results_folder
+from g4i_hf.evaluation.measures import ALL_MEASURES, CORRUPTIONS, ENGINES, FIGURES, STRENGTHS
+from g4i_hf.evaluation.predict import load_run, predict
+from g4i_hf.evaluation.speed import size_metrics
+from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
+from g4i_hf.options import MEASURES
+from g4i_hf.running import main
+from g4i_hf.training.run_folder import read_options, write_options
+
+ALL_BUT_SPEED = ",".join(measure for measure in MEASURES if measure != "speed")
+BROKEN = {"bytes": b"no image", "path": None}
+CPU = Accelerator(cpu=True)
+
+
+def picture(size: int, seed: int = 0) -> torch.Tensor:
+    """A checkerboard with some texture, (3, size, size) uint8."""
+    rng = np.random.default_rng(seed)
+    board = np.kron(rng.integers(40, 215, (3, 8, 8)), np.ones((size // 8, size // 8)))
+    return torch.from_numpy((board + rng.integers(-8, 8, board.shape)).astype(np.uint8))
+
+
+def images(n: int, unlabelled: tuple[int, ...] = (), captions: bool = True, start: int = 0, label=None) -> Dataset:
+    """Row 3 has no caption. `label` gives the classes of images; by default they are 0 to 4 in turn."""
+    pictures = [PILImage.fromarray(picture(48, start + row).permute(1, 2, 0).numpy()) for row in range(n)]
+    labels = [row % 5 for row in range(n)] if label is None else label(pictures)
+    features = {"image": Image(), "label": ClassLabel(names=list(ID2LABEL.values())), "image_id": Value("string")}
+    rows = {
+        "image": pictures,
+        "label": [None if row in unlabelled else labels[row] for row in range(n)],
+        "image_id": [str(row) for row in range(start, start + n)],
+    }
+    if captions:
+        features |= {"caption": Value("string"), "text_embeds": columns.text_embeds_features(384)["text_embeds"]}
+        rows["caption"] = [None if row == 3 else f"a picture of number {row % 7}" for row in range(n)]
+        rows["text_embeds"] = [None if row == 3 else np.eye(384, dtype=np.float16)[row % 7] for row in range(n)]
+    return Dataset.from_dict(rows, features=Features(features))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """
+    A run, and data whose labels are what it predicts, but for one row of `validation`; with unlabelled rows, a row and
+    a split without captions, and an image for training that cannot be read.
+    """
+    folder = tmp_path_factory.mktemp("evaluation")
+    run = a_run(folder / "run", results=None, lineage=None)
+    model, processor = load_run(run)
+
+    @torch.no_grad()
+    def predicted(pictures) -> list[int]:
+        return model(processor(pictures, return_tensors="pt")["pixel_values"]).logits.argmax(-1).tolist()
+
+    def but_for_one(pictures) -> list[int]:
+        return [(predicted(pictures[:1])[0] + 1) % 5, *predicted(pictures[1:])]
+
+    splits = DatasetDict(
+        train=images(23, unlabelled=(7,)),
+        validation=images(11, unlabelled=(2,), start=40, label=but_for_one),
+        plain=images(4, captions=False, start=60, label=predicted),
+        unlabelled=images(3, unlabelled=(0, 1, 2), start=70),
+    )
+    splits.save_to_disk(folder / "data")
+    rows = splits["train"].cast_column("image", Image(decode=False)).to_list()
+    features = Features(splits["train"].features | {"image": Image(decode=False)})
+    splits["train"] = Dataset.from_list([rows[0] | {"image": BROKEN}, *rows[1:]], features=features)
+    splits.save_to_disk(folder / "broken")
+    write_options(run, read_options(run) | {"dataset_name": str(folder / "data"), "student": "resnet18"})
+    return run
+
+
+def evaluated(run, *options: str) -> dict:
+    main(["evaluate", "--run", str(run), *options])
+    return json.loads((run / "all_results.json").read_text())
+
+
+# --- The command and the function -----------------------------------------------------------------------------------
+
+
+def test_all_measures_of_splits_that_lack_labels_or_captions(run, capsys):
+    options = ("--measures", ALL_BUT_SPEED, "--probe_samples", "20", "--splits", "validation,plain,unlabelled")
+    found = evaluated(run, *options)
+    assert {figure for figure in FIGURES if f"validation_{figure}" not in found} == {"bad_images", "int8_accuracy"}
+    assert found["validation_samples"] == 11 and found["validation_accuracy"] == 0.9 and found["plain_accuracy"] == 1
+    assert found["validation_probe_samples"] in (19, 20)  # the unlabelled row may be one of those drawn
+    assert found["validation_text_to_image_gallery_size"] == 10 and found["validation_gallery_size"] == 7
+    of_texts = [figure for figure in FIGURES if "recall" in figure or "captions" in figure or "gallery" in figure]
+    assert not any(f"plain_{figure}" in found for figure in of_texts) and "plain_zero_shot_names_accuracy" in found
+    assert {"plain_ece", "plain_corrupted_accuracy", "plain_linear_probe_accuracy"} <= set(found)
+    of_unlabelled = {name for name in found if name.startswith("unlabelled_")}
+    kept = {"samples", "weights", *(figure for figure in of_texts if "zero_shot" not in figure)}
+    kept |= {figure for figure in FIGURES if "chance_at" in figure}
+    assert of_unlabelled == {f"unlabelled_{figure}" for figure in kept}
+    printed = capsys.readouterr().out
+    assert all(measure.title in printed and measure.group in printed for measure in ALL_MEASURES.values())
+    table = pd.read_parquet(run / "predictions" / "validation.parquet").set_index("image_id")
+    assert table["label"].isna().sum() == 1 and (table["label"] == table["prediction"]).sum() == 9
+    assert table["nearest_caption"].str.startswith("a picture of number").all()
+
+
+def test_figures_that_are_not_taken_again_do_not_stay_nor_need_an_encoder(run, caplog):
+    first = evaluate_run(run, measures=["calibration"], splits=["validation", "plain"])["aligned"]
+    assert {"validation_ece", "validation_recall_at_1", "plain_ece"} <= set(first)
+    options = {"measures": ["zero_shot"], "splits": ["validation"], "text_encoder": "nobody/there"}
+    found = evaluate_run(run, **options)["aligned"]
+    assert {"validation_zero_shot_captions_accuracy", "validation_accuracy", "plain_ece"} <= set(found)
+    assert not {"validation_ece", "validation_zero_shot_names_accuracy"} & set(found)
+    assert "No zero-shot accuracy by class names: " in caplog.text and "nobody/there" in caplog.text
+    assert json.loads((run / "all_results.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--train_split", "training", "--measures", "probe"), "no split 'training' (train_split), which probes are"),
+        (("--splits", "valid"), "no split 'valid' (splits). It has: train, validation"),
+        (("--measures", "prob"), "measures is 'prob'; choose one of"),
+        (("--measures", "none,probe"), "none alone"),
+        (("--probe_samples", "0"), "probe_samples is 0"),
+        (("--weights", "ema"), "trained without ema_decay. Use --weights raw"),
+        (("--run", "no/where"), "run is 'no/where', but there is no such folder"),
+    ],
+)
+def test_a_mistake_names_the_option_and_the_remedy(run, capsys, options, said):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run", str(run), *options])
+    assert said in capsys.readouterr().err
+
+
+def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    own = {"dataset_name": "../../pictures"}
+    assert results_folder(run, own, {"dataset_name": "pictures/"}) == run
+    assert results_folder(run, own, {"dataset_name": "user/pictures"}) == run / "evaluations" / "user_pictures"
+    hub = {"dataset_name": "user/pictures", "dataset_revision": "v1"}
+    assert results_folder(run, hub, hub) == run
+    assert results_folder(run, hub, hub | {"dataset_revision": "v2"}) == run / "evaluations" / "user_pictures-v2"
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_figures(run):
+    options = ("--measures", ALL_BUT_SPEED, "--eval_batch_size", "4")
+    alone = evaluated(run, *options)
+    command = [ACCELERATE, "launch", *TWO_PROCESSES, "recipes/evaluate.py", "--run", str(run), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((run / "all_results.json").read_text())
+    assert alone.keys() == found.keys() and alone == pytest.approx(found, abs=1e-6)
+
+
+# --- Predictions ----------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_in_the_order_of_the_split_and_lie_in_files():
+    model, processor = aligned_model("timm-resnet").eval(), generic_processor(ImageSettings(48))
+    split = images(5)
+    found = predict(model, processor, split, CPU, batch_size=2, output_features=True)
+    pixels = torch.stack([EvalTransform(processor)(image) for image in split["image"]])
+    with torch.no_grad():
+        expected = model(pixels, output_features=True, output_image_embeds=True)
+    for name in ("features", "logits", "image_embeds"):
+        values = getattr(found, name)
+        torch.testing.assert_close(torch.from_numpy(values), expected[name], atol=1e-5, rtol=1e-4)
+        assert isinstance(values, np.memmap)
+    assert predict(model, processor, split, CPU).features is None
+
+
+# --- Corrupted images -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_each_strength_changes_more_than_the_one_before(kind, size):
+    clean = picture(size)
+    found = [corrupted(clean, kind, strength) for strength in STRENGTHS]
+    assert all(image.dtype == torch.uint8 and image.shape == clean.shape for image in found)
+    changes = [(image.float() - clean.float()).abs().mean().item() for image in found]
+    assert changes[0] > 0.5 and all(np.diff(changes) > 0), changes
+
+
+def test_noise_is_that_of_the_image_and_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    first = corrupted(picture(32), "noise", 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(corrupted(picture(32), "noise", 3), first)
+    grey = [torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (127, 128)]
+    noise = [corrupted(one, "noise", 1).float() - one for one in grey]
+    assert (noise[0] - noise[1]).abs().mean() > 5  # another image, other noise
+
+
+def test_strengths_follow_the_size():
+    assert [parameter("blur", strength, 32) for strength in STRENGTHS] == [0.4, 0.6, 0.7, 0.8, 1.0]
+    assert [parameter("blur", strength, 224) for strength in STRENGTHS] == pytest.approx([1, 2, 3, 4, 6])
+    assert parameter("blur", 5, 16) == 1.0 and parameter("blur", 5, 512) == pytest.approx(6)
+    assert parameter("jpeg", 1, round((32 * 224) ** 0.5)) == pytest.approx((80 * 25) ** 0.5, rel=0.01)
+    assert corrupted(picture(8), "blur", 5).shape == (3, 8, 8)  # the kernel fits
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+def test_it_is_done_to_the_image_as_the_student_sees_it(kind):
+    settings = ImageSettings(48, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1), crop_pct=0.9)
+    processor = generic_processor(settings)
+    if kind == "timm":
+        processor = TimmWrapperImageProcessor(settings.pretrained_cfg(), architecture="resnet18")
+    image = PILImage.fromarray(picture(96).permute(1, 2, 0).numpy()).resize((120, 80))
+    expected, transform = EvalTransform(processor)(image), CorruptingTransform(processor, "contrast", 5)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
+    seen = torch.from_numpy(np.array(transform.fixed(image))).permute(2, 0, 1)
+    torch.testing.assert_close((seen / 255 - mean) / std, expected, atol=1e-4, rtol=0)
+    pale = transform.drawn(transform.fixed(image))
+    torch.testing.assert_close(pale, (corrupted(seen, "contrast", 5) / 255 - mean) / std)
+
+
+def test_accuracy_of_each_kind_and_strength_is_over_labelled_rows(run):
+    model, processor = load_run(run)
+    split = images(8, unlabelled=(1, 2), start=80)
+    labelled = [row for row in split if row["label"] is not None]
+
+    @torch.no_grad()
+    def accuracy(kind: str, strength: int) -> float:
+        transform = CorruptingTransform(processor, kind, strength)
+        pixels = torch.stack([transform.drawn(transform.fixed(row["image"])) for row in labelled])
+        return float(np.mean(model(pixels).logits.argmax(-1).numpy() == [row["label"] for row in labelled]))
+
+    found = corrupted_accuracies(model, processor, split, CPU, batch_size=4)
+    assert set(found) == {name for name in FIGURES if name.split("_")[0] in (*CORRUPTIONS, "corrupted")}
+    for kind in CORRUPTIONS:
+        expected = [accuracy(kind, strength) for strength in STRENGTHS]
+        assert [found[f"{kind}_{strength}_accuracy"] for strength in STRENGTHS] == pytest.approx(expected)
+        assert found[f"{kind}_accuracy"] == pytest.approx(np.mean(expected))
+    assert found["corrupted_accuracy"] == pytest.approx(np.mean([found[f"{kind}_accuracy"] for kind in CORRUPTIONS]))
+    assert corrupted_accuracies(model, processor, images(2, unlabelled=(0, 1)), CPU) == {}
+
+
+# --- Size and speed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [  # of the table of timm, https://github.com/huggingface/pytorch-image-models/blob/main/results/model_benchmark*
+        ("resnet18", 11.69e6, 1.82e9),
+        ("deit_tiny_patch16_224", 5.72e6, 1.26e9),
+    ],
+)
+def test_size_is_that_of_the_literature(name, parameters, macs):
+    student = AutoModelForImageClassification.from_config(TimmWrapperConfig(architecture=name, num_labels=1000)).eval()
+    found = size_metrics(student, 224)
+    assert found["parameters"] == sum(each.numel() for each in timm.create_model(name).parameters())
+    assert found == pytest.approx({"parameters": parameters, "macs": macs}, rel=0.01)
+
+
+def test_without_onnx_speed_is_that_of_pytorch(run, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (run / "all_results.json").write_text('{"onnx_latency_ms": 1.0, "validation_int8_accuracy": 1.0}')
+    found = evaluated(run, "--measures", "speed", "--splits", "validation")
+    assert not {"onnx_latency_ms", "validation_int8_accuracy"} & set(found)  # of an earlier evaluation
+    assert found["pytorch_latency_ms"] > 0 and "speed in PyTorch alone. ONNX needs onnxruntime" in caplog.text
+
+
+@pytest.mark.slow
+def test_speed_is_in_results_terminal_report_and_card(run, capsys):
+    write_options(run, read_options(run) | {"dataset_name": str(run.parent / "broken")})
+    found = evaluated(run, "--measures", "speed", "--splits", "validation", "--report", str(run / "report.html"))
+    printed, page = capsys.readouterr().out, (run / "report.html").read_text()
+    for engine, title in ENGINES.items():
+        assert 0 < found[f"{engine}_latency_ms"] < 1000 and found[f"{engine}_images_per_second"] > 1
+        assert title in printed and title in page
+    assert found["cpu_threads"] == torch.get_num_threads()
+    assert found["onnx_megabytes"] > found["int8_megabytes"] > 0
+    assert found["validation_accuracy"] == 0.9 and 0.6 <= found["validation_int8_accuracy"] <= 1
+    assert f"{found['parameters'] / 1e6:.2f} million parameters" in printed
+    main(["release", "--run", str(run), "--card_pictures", "false"])
+    card = (run / "student" / "README.md").read_text()
+    assert "## Size and speed" in card and f"| {found['int8_latency_ms']:.2f} |" in card
+
+
+@pytest.mark.slow
+def test_a_graph_that_cannot_be_quantized_loses_no_other_figure(run, monkeypatch, caplog):
+    def fails(*_, **__):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", fails)
+    found = evaluated(run, "--measures", "speed", "--splits", "validation")
+    assert found["validation_accuracy"] == 0.9 and found["onnx_latency_ms"] > 0 and "int8_latency_ms" not in found
+    assert "no speed in int8: RuntimeError: no such operator" in caplog.text
