@@ -44,7 +44,6 @@ def test_a_process_computes_its_rows_of_the_logits_once(cost, objective, read):
     for found in cost["ranks"]:
         assert found[objective, read]["logits"] == [ROWS, N]
         assert found[objective, read]["flops"] == 2 * (2 * ROWS * N * DIM)
-        assert found["official"]["flops"] >= WORLD * found[objective, read]["flops"]
 
 
 @objectives
@@ -58,7 +57,6 @@ def test_no_image_and_texts_in_half_precision_or_none_cross_processes(cost, obje
             assert received.get("torch.float32", 0) == exchanges * 2 * (WORLD - 1) * N * 4 // WORLD
         assert gathered["torch.float16"] == others * DIM * 2 and "torch.float16" not in read
         assert read["torch.int64"] - gathered["torch.int64"] == others * 8  # the number of each text
-        assert found["official"]["bytes"] == {"torch.float32": 2 * others * DIM * 4}
 
 
 @pytest.mark.parametrize("option, device, reads", [(None, "cpu", True), (None, "meta", False), (True, "cpu", False)])

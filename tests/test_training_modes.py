@@ -1,12 +1,10 @@
-"""Activation checkpointing, compilation, mixed precision and DDP change how, not what, is learned."""
+"""Activation checkpointing, compilation and mixed precision change how, not what, is learned."""
 
 import copy
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from processes import environment, launched
 from safetensors.torch import load_file
 from students import aligned_model
 from test_optimization import arguments, trainer_of
@@ -17,8 +15,6 @@ from transformers import AutoModelForImageClassification
 from g4i_hf.hub import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training import AlignmentTrainer
-
-WORKER = Path(__file__).parent / "workers" / "two_processes.py"
 
 
 def losses(trainer: AlignmentTrainer) -> list[float]:
@@ -87,7 +83,7 @@ def test_transformers_recomputes_what_it_was_told(tmp_path):
     assert [layer.gradient_checkpointing for layer in trainer.model.student.vit.layers] == [True, False]
 
 
-# --- Compilation, mixed precision, several processes -----------------------------------------------------------------
+# --- Compilation, mixed precision ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -123,15 +119,3 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path):
     for file in ("model.safetensors", "ema.safetensors"):
         saved = load_file(tmp_path / "checkpoint-20" / file)
         assert {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()} == {torch.float32}
-
-
-@pytest.mark.slow
-def test_two_processes_step_the_schedule_once_and_wait_for_no_unused_parameter(tmp_path):
-    """With a frozen backbone, and with the unused token of DINOv2: left to DDP, either would be an error."""
-    command = launched(WORKER, tmp_path / "result.pt", processes=2)
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, found in torch.load(tmp_path / "result.pt", weights_only=True).items():
-        assert found["wrapper"] == "DistributedDataParallel" and found["find_unused_parameters"] is False, name
-        assert found["course"] == pytest.approx(found["expected"], rel=1e-9), name
-        assert len(found["course"]) == found["steps"] == 6, name
