@@ -1,33 +1,37 @@
-"""A checkpoint is whole or is not gone on from, knows its data, and survives a full disk."""
+"""
+A checkpoint is whole or is not resumed, knows its data, and survives a full disk. A run folder is resumed, or left
+alone: nothing in it is lost without `--overwrite true`, and no two trainings share it.
+"""
 
 import contextlib
 import json
+import os
+import random
 import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from students import aligned_model
-from test_optimization import StopAfter
-from test_trainer import arguments
+from tiny_training import arguments
 from transformers import TrainerCallback
 
 from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data.fingerprint import fingerprint
 from g4i_hf.options import AugmentationArguments
-from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.checkpoint import (
-    CheckpointError,
-    OtherDataError,
-    missing_of,
-    newest_checkpoint,
-    settle,
-    telling_what_remains,
-)
+from g4i_hf.running import main
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint
+from g4i_hf.training.run_folder import clear_run, open_run, resolved_options, write_options
 
+ROOT = Path(__file__).parent.parent
 FEATURES = Features(
     {
         "image": Image(decode=False),
@@ -39,6 +43,9 @@ FEATURES = Features(
     }
 )
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "per_device_train_batch_size": 4}
+STUDENT = '{"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2, "drop_rate": 0.1}'
+OPTIONS = {"student": "vit_tiny_patch16_224", "student_args": STUDENT, "image_size": 32, "use_cpu": "true"}
+OPTIONS |= SAVED | {"learning_rate": "1e-2", "save_total_limit": 10, "disable_tqdm": "true"}
 
 
 def split_of(folder: Path, change=lambda rows: rows) -> Dataset:
@@ -57,24 +64,42 @@ def split_of(folder: Path, change=lambda rows: rows) -> Dataset:
 
 
 def images(folder: Path, change=lambda rows: rows) -> CaptionedImages:
-    return CaptionedImages(
-        split_of(folder, change), train_transform(AugmentationArguments(image_size=48, train_crop="pad"))
-    )
+    transform = train_transform(AugmentationArguments(image_size=48, train_crop="pad"))
+    return CaptionedImages(split_of(folder, change), transform)
 
 
 def trainer_of(folder: Path, data: CaptionedImages, callbacks=None, **options) -> AlignmentTrainer:
     return AlignmentTrainer(aligned_model("vit"), arguments(folder, **SAVED | options), data, callbacks=callbacks)
 
 
+def command(folder: Path, run: Path, **options) -> list[str]:
+    options = OPTIONS | {"dataset_name": folder / "data", "output_dir": run} | options
+    return ["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+
+
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Path:
-    """A run with checkpoint-2, and the images that it was trained on."""
-    folder = tmp_path_factory.mktemp("stopped")
-    trainer_of(folder / "run", images(folder / "images"), [StopAfter(2)]).train()
+def trained(tmp_path_factory) -> Path:
+    """`data`, a run of 6 steps by command (`run`) and one from Python on `images` (`trainer`); read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    split = split_of(folder / "images").cast_column("image", Image())
+    DatasetDict({"train": split}).save_to_disk(folder / "data")
+    main(command(folder, folder / "run"))
+    trainer_of(folder / "trainer", images(folder / "images"), save_total_limit=10).train()
     return folder
 
 
-# --- The data of a checkpoint ---------------------------------------------------------------------------------------
+@pytest.fixture
+def interrupted(trained, tmp_path) -> Path:
+    """The run of the command as a kill left it after its fourth step."""
+    run = trained / tmp_path.name
+    shutil.copytree(trained / "run", run)
+    shutil.rmtree(run / "checkpoint-6")
+    for name in ("all_results.json", "model.safetensors", "trainer_state.json"):
+        (run / name).unlink()
+    return run
+
+
+# --- The data of a checkpoint ----------------------------------------------------------------------------------------
 
 
 def changed(rows: list[dict], row: int, **values) -> list[dict]:
@@ -88,28 +113,16 @@ CHANGES = {
     "caption weights": lambda rows: changed(rows, 5, caption_weight=0.5),
     "which captions are equal": lambda rows: changed(rows, 7, caption="caption 8"),
     "bytes of the images": lambda rows: changed(rows, 2, image=rows[4]["image"]),
-    "image ids or their order, labels": lambda rows: rows[::-1],
     "number of rows.*12 there, 11 here": lambda rows: rows[:-1],
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_changed_data_is_refused_by_what_changed(stopped, tmp_path, what):
+def test_changed_data_is_refused_by_what_changed(trained, tmp_path, what):
     trainer = trainer_of(tmp_path, images(tmp_path / "images", CHANGES[what]))
     message = f"not what .*checkpoint-2 was trained on. What differs: {what}.*Bring back that data, or train afresh"
     with pytest.raises(OtherDataError, match=message):
-        trainer.train(resume_from_checkpoint=str(stopped / "run" / "checkpoint-2"))
-
-
-def test_data_that_only_moved_is_the_same(stopped, tmp_path):
-    ours, theirs = fingerprint(images(stopped / "images")), fingerprint(images(tmp_path / "moved"))
-    assert ours == theirs and len(ours) == 7
-    table = images(tmp_path / "moved", lambda rows: [row | {"image": bytes_of(row)} for row in rows])
-    assert fingerprint(table) == ours  # nor does it matter where the bytes lie
-
-
-def bytes_of(row: dict) -> dict:
-    return {"bytes": Path(row["image"]["path"]).read_bytes(), "path": None}
+        trainer.train(resume_from_checkpoint=str(trained / "trainer" / "checkpoint-2"))
 
 
 @pytest.mark.parametrize(
@@ -121,76 +134,114 @@ def bytes_of(row: dict) -> dict:
         ({"train_sampling_strategy": "sequential"}, r"train_sampling_strategy \(random there, sequential here\)"),
     ],
 )
-def test_another_order_of_the_data_is_refused(stopped, tmp_path, options, message):
-    trainer = trainer_of(tmp_path, images(stopped / "images"), **options)
+def test_another_order_of_the_data_is_refused(trained, tmp_path, options, message):
+    trainer = trainer_of(tmp_path, images(trained / "images"), **options)
     with pytest.raises(OtherDataError, match=f"in another order: {message}"):
-        trainer.train(resume_from_checkpoint=str(stopped / "run" / "checkpoint-2"))
+        trainer.train(resume_from_checkpoint=str(trained / "trainer" / "checkpoint-2"))
 
 
-# --- Whole checkpoints ----------------------------------------------------------------------------------------------
+def test_data_that_only_moved_is_the_same(trained, tmp_path):
+    def into_the_table(rows: list[dict]) -> list[dict]:
+        stored = [{"bytes": Path(row["image"]["path"]).read_bytes(), "path": None} for row in rows]
+        return [row | {"image": image} for row, image in zip(rows, stored, strict=True)]
+
+    ours = fingerprint(images(trained / "images"))
+    assert fingerprint(images(tmp_path / "moved")) == fingerprint(images(tmp_path / "moved", into_the_table)) == ours
+    assert len(ours) == 7
 
 
-def test_the_newest_whole_checkpoint_is_found(stopped, tmp_path, caplog):
-    for step in (2, 10, 9):
-        shutil.copytree(stopped / "run" / "checkpoint-2", tmp_path / f"checkpoint-{step}")
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    (tmp_path / "checkpoint-10" / "checkpoint.json").unlink()  # as a copy that was interrupted leaves it
-    with (tmp_path / "checkpoint-9" / "optimizer.pt").open("r+b") as file:
-        file.truncate(100)
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    named = "is not whole and is left out"
-    assert f"checkpoint-10 {named}: its checkpoint.json, which is written last, is missing" in caplog.text
-    assert f"checkpoint-9 {named}: optimizer.pt has 100 bytes of" in caplog.text
-    (tmp_path / "checkpoint-2" / "rng_state.pth").unlink()
-    assert newest_checkpoint(tmp_path) is None
+# --- Whole or damaged ------------------------------------------------------------------------------------------------
 
 
-def test_files_in_folders_of_a_checkpoint_count(stopped, tmp_path):
-    """FSDP and DeepSpeed write their part of a checkpoint into folders of it."""
-    checkpoint, written = tmp_path / "checkpoint-2", tmp_path / "aside" / "checkpoint-2"
-    shutil.copytree(stopped / "run" / "checkpoint-2", written)
-    (written / "checkpoint.json").unlink()
-    (written / "global_step2").mkdir()
-    (written / "global_step2" / "states.pt").write_bytes(bytes(2**20))
-    settle(written, tmp_path, data={}, order={})
-    assert missing_of(checkpoint) is None and not written.parent.exists()
-    with pytest.raises(CheckpointError) as error, telling_what_remains("checkpoint-4", tmp_path, tmp_path / "aside"):
-        raise OSError("no room")
-    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
-    assert f"{checkpoint} ({size / 2**20:,.1f} MiB) is whole" in str(error.value)
-    shutil.rmtree(checkpoint / "global_step2")
-    assert missing_of(checkpoint) == "global_step2/states.pt is missing"
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
 
 
-DAMAGED = [b'{"files": "\xff"}', b"[1]", b"null", b'{"data": {}, "order": {}}']
-DAMAGED += [b'{"files": {"a": "b"}, "data": {}, "order": {}}']
+def scribble(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-4000:-2000] = random.Random(0).randbytes(2000)
+    path.write_bytes(content)
 
 
-@pytest.mark.parametrize("content", DAMAGED)
-def test_one_with_a_damaged_record_is_left_out(stopped, tmp_path, caplog, content):
-    for step in (2, 4):
-        shutil.copytree(stopped / "run" / "checkpoint-2", tmp_path / f"checkpoint-{step}")
-    (tmp_path / "checkpoint-4" / "checkpoint.json").write_bytes(content)
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert "checkpoint-4 is not whole and is left out: its checkpoint.json, which is written last, is " in caplog.text
+def take_the_earlier_one(path: Path) -> None:
+    shutil.copyfile(path.parent.with_name("checkpoint-2") / path.name, path)
 
 
-def test_a_record_without_the_number_of_rows_is_of_other_data(stopped, tmp_path):
-    shutil.copytree(stopped / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
-    path = tmp_path / "checkpoint-2" / "checkpoint.json"
-    path.write_text(path.read_text().replace('"rows"', '"roms"'))
-    with pytest.raises(OtherDataError, match="number of rows"):
-        trainer_of(tmp_path, images(stopped / "images")).check_resumable(tmp_path / "checkpoint-2")
+def cut(path: Path) -> None:
+    os.truncate(path, 100)
 
 
-def test_one_that_is_named_and_not_whole_is_refused(stopped, tmp_path):
-    shutil.copytree(stopped / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
-    (tmp_path / "checkpoint-2" / "scheduler.pt").unlink()  # Trainer would go on with a fresh one
+DAMAGES = [
+    ("model.safetensors", flip_a_bit, "is not what was written"),
+    ("model.safetensors", take_the_earlier_one, "is not what was written"),
+    ("optimizer.pt", scribble, "is not what was written"),
+    ("optimizer.pt", cut, "has 100 bytes of"),
+    ("scheduler.pt", Path.unlink, "is missing"),  # Trainer would go on with a fresh one
+    ("checkpoint.json", Path.unlink, "which is written last, is missing"),  # a copy that was interrupted
+    ("checkpoint.json", lambda path: path.write_bytes(b'{"files": "\xff"}'), "damaged"),
+    ("checkpoint.json", lambda path: path.write_text('{"data": {}, "order": {}}'), "damaged"),
+]
+
+
+def as_version_0_1(run: Path) -> None:
+    """Checkpoints whose record holds sizes alone."""
+    for path in run.glob("checkpoint-*/checkpoint.json"):
+        record = json.loads(path.read_text())
+        record["files"] = {name: (path.parent / name).stat().st_size for name in record["files"]}
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("name, spoil, told", DAMAGES)
+def test_a_damaged_checkpoint_is_left_out(interrupted, caplog, name, spoil, told):
+    spoil(interrupted / "checkpoint-4" / name)
+    assert newest_checkpoint(interrupted) == str(interrupted / "checkpoint-2")
+    assert f"checkpoint-4 is not whole and is left out: {'its ' * (name == 'checkpoint.json')}{name}" in caplog.text
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize("what", ["damaged", "of version 0.1"])
+def test_the_command_resumes_from_the_newest_whole_one(trained, interrupted, capsys, what):
+    if what == "damaged":
+        flip_a_bit(interrupted / "checkpoint-4" / "model.safetensors")
+    else:
+        as_version_0_1(interrupted)
+    main(command(trained, interrupted))
+    assert f"Resuming from {interrupted}/checkpoint-{2 if what == 'damaged' else 4}\n" in capsys.readouterr().out
+    assert (interrupted / "model.safetensors").read_bytes() == (trained / "run" / "model.safetensors").read_bytes()
+
+
+def test_one_that_is_named_must_be_whole_and_there(trained, tmp_path):
+    shutil.copytree(trained / "trainer" / "checkpoint-2", tmp_path / "checkpoint-2")
+    trainer = trainer_of(tmp_path, images(trained / "images"))
+    with pytest.raises(FileNotFoundError, match="checkpoint-7 is no folder. Resume from another"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    (tmp_path / "checkpoint-2" / "scheduler.pt").unlink()
     with pytest.raises(FileNotFoundError, match="checkpoint-2 is not whole: scheduler.pt is missing"):
-        trainer_of(tmp_path, images(stopped / "images")).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint to resume from"):
+        trainer.train(resume_from_checkpoint=True)
 
 
-# --- A full disk ----------------------------------------------------------------------------------------------------
+class WriteBeside(AlignmentTrainer):
+    """Writes a part of its checkpoints into a folder of them, as FSDP and DeepSpeed do."""
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        (Path(output_dir) / "global_step").mkdir()
+        (Path(output_dir) / "global_step" / "states.pt").write_bytes(bytes(2**20))
+
+
+def test_files_in_folders_of_a_checkpoint_count(trained, tmp_path):
+    args = arguments(tmp_path, **SAVED | {"max_steps": 2})
+    WriteBeside(aligned_model("vit"), args, images(trained / "images")).train()
+    assert missing_of(tmp_path / "checkpoint-2") is None
+    shutil.rmtree(tmp_path / "checkpoint-2" / "global_step")
+    assert missing_of(tmp_path / "checkpoint-2") == "global_step/states.pt is missing"
+
+
+# --- A full disk -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -214,10 +265,9 @@ class FillDisk(TrainerCallback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, hard))
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
-def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(stopped, tmp_path, file):
-    size = (stopped / "run" / "checkpoint-2" / file).stat().st_size - 1
-    data = images(stopped / "images")
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(trained, tmp_path):
+    size = (trained / "trainer" / "checkpoint-2" / "optimizer.pt").stat().st_size - 1
+    data = images(trained / "images")
     unlimited = no_file_larger_than(resource.RLIM_INFINITY)  # restores the limit
     with unlimited, pytest.raises(CheckpointError) as error:
         trainer_of(tmp_path, data, [FillDisk(size)]).train()
@@ -225,19 +275,81 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(stopped, tmp_path, f
     assert message.startswith("checkpoint-4 could not be written: ") and "MiB are free" in message
     assert f"{tmp_path}/checkpoint-2 (" in message and "is whole: the same command goes on from it" in message
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]  # nothing half written takes room
-    assert missing_of(tmp_path / "checkpoint-2") is None
     trainer = trainer_of(tmp_path, data)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(tmp_path))
+    trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 6
-    assert json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())["global_step"] == 6
-
-
-def test_a_full_disk_at_the_very_end_says_what_to_go_on_from(stopped, tmp_path):
-    data = images(stopped / "images")
-    trainer = trainer_of(tmp_path, data)
-    trainer.train()
-    with (
-        no_file_larger_than(1000),
-        pytest.raises(CheckpointError, match="The weights could not.*checkpoint-6 .*whole"),
-    ):
+    end = pytest.raises(CheckpointError, match="The weights could not be written.*checkpoint-6 .*whole")
+    with no_file_larger_than(1000), end:
         trainer.save_run()
+
+
+# --- The run folder --------------------------------------------------------------------------------------------------
+
+
+def options_of(folder, **kwargs) -> dict:
+    return resolved_options((AlignmentArguments(str(folder), **kwargs),), folder)
+
+
+def test_tokens_and_what_depends_on_the_machine_are_not_recorded(tmp_path):
+    recorded = options_of(tmp_path, hub_token="hf_secret", use_cpu=True)
+    assert "hf_secret" not in str(recorded)
+    assert not {"hub_token", "use_cpu", "dataloader_pin_memory"} & set(recorded)
+
+
+def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
+    caplog.set_level("INFO", logger="g4i_hf")
+    options = options_of(tmp_path) | {"dataset_name": "one"}
+    (tmp_path / "checkpoint-5").mkdir()
+    with pytest.raises(ValueError, match="checkpoint-5, but no run of ours.*--overwrite"):
+        open_run(tmp_path, options, overwrite=False)
+    write_options(tmp_path, options)
+    with pytest.raises(ValueError, match="none that is whole; of the newest, checkpoint-5: its checkpoint.json"):
+        open_run(tmp_path, options, overwrite=False)
+    assert open_run(tmp_path, options, overwrite=True) == ("fresh", None)
+    (tmp_path / "checkpoint-5").rmdir()
+    assert open_run(tmp_path, options, overwrite=False) == ("fresh", None)
+    assert "has written no checkpoint: it begins anew" in caplog.text
+    for name, value in (("dataset_name", "other"), ("learning_rate", 0.5)):
+        with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
+            open_run(tmp_path, options | {name: value}, overwrite=False)
+
+
+def test_clearing_leaves_files_that_a_run_does_not_write(tmp_path):
+    for name in ("model.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "checkpoint-3").mkdir()
+    clear_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_mistake_leaves_no_folder(trained, tmp_path):
+    with pytest.raises(SystemExit):
+        main(command(trained, tmp_path / "runs" / "run", train_split="nowhere"))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
+    """The lock dies with its process, though the process that reads images may live on for a while."""
+    run, long = tmp_path / "run", {"max_steps": 100_000, "dataloader_num_workers": 1}
+    with (tmp_path / "log").open("w") as log:
+        words = [sys.executable, "-m", "g4i_hf", *command(trained, run, **long)]
+        process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 300
+        while not (run / "checkpoint-2").exists():
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.01)
+        for more in ({}, {"overwrite": "true"}):
+            with pytest.raises(SystemExit) as error:
+                main(command(trained, run, **long | more))
+            (line,) = capsys.readouterr().err.strip().splitlines()
+            assert error.value.code == 2 and line.startswith(f"error: Another training writes to {run}")
+        with pytest.raises(OSError, match="Another training writes to"):
+            trainer_of(run, images(trained / "images")).train()
+        assert list(run.glob("checkpoint-*")), "it is still there"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    main(command(trained, run, **long | {"max_steps": 4, "overwrite": "true"}))
+    assert (run / "all_results.json").is_file() and not list(run.glob(".*"))

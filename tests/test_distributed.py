@@ -1,120 +1,64 @@
-"""Several machines, and weights that are spread over processes: real launchers on the loopback device."""
+"""Weights that are spread over processes (FSDP2): real launchers on the loopback device."""
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import ROOT, environment, launched
 from safetensors.torch import load_file
 from streams import save_parquet
-from test_architecture import LAUNCHER
+from tiny_training import same
 
 WORKER = Path(__file__).parent / "workers" / "distributed_run.py"
+ONE_PROCESS = launched(WORKER, processes=1)
 SIZES = [9, 1, 14, 6]
 TIMEOUT = 420  # seconds; a collective that some process never joins hangs for ever
 pytestmark = pytest.mark.slow
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launch(launchers: list[list[str]], folder: Path, *options: str) -> dict:
-    """Starts launchers side by side, one a machine; gives what the worker saved, and the weights."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+def launch(launcher: list[str], folder: Path, *options: str) -> dict:
+    """What the worker saved, the weights, and the log."""
     folder.mkdir(exist_ok=True)
-    started = []
-    for machine, launcher in enumerate(launchers):
-        command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--num_cpu_threads_per_process", "1"]
-        command += [str(WORKER), str(folder / "run"), *options]
-        with (folder / f"{machine}.log").open("w") as log:
-            more = {"stdout": log, "stderr": log, "start_new_session": True}
-            started.append(subprocess.Popen(command, env=environment, **more))
-    logs = [folder / f"{machine}.log" for machine in range(len(launchers))]
+    with (folder / "log").open("w") as log:
+        command = [*launcher, str(folder / "run"), *options]
+        more = {"stdout": log, "stderr": log, "start_new_session": True}
+        process = subprocess.Popen(command, env=environment(), **more)
     try:
-        codes = [process.wait(timeout=TIMEOUT) for process in started]
-    except subprocess.TimeoutExpired:
-        pytest.fail("\n".join(log.read_text()[-4000:] for log in logs))
+        code = process.wait(timeout=TIMEOUT)
     finally:
-        for process in started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # the launcher's processes too
-    assert codes == [0] * len(codes), "\n".join(log.read_text()[-4000:] for log in logs)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the launcher's processes too
+    assert code == 0, (folder / "log").read_text()[-4000:]
     found = torch.load(folder / "run" / "result.pt", weights_only=True)
-    return found | {"weights": load_file(folder / "run" / "model.safetensors"), "log": logs[0].read_text()}
-
-
-def machine(number: int, of: int, port: int) -> list[str]:
-    """The launcher of one machine with two processes."""
-    where = ["--num_machines", str(of), "--machine_rank", str(number), "--num_processes", str(2 * of)]
-    where += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--rdzv_backend", "static"]
-    return ["--multi_gpu", *where, "--mixed_precision", "no", "--dynamo_backend", "no"]
-
-
-ONE_PROCESS = [["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]]
-
-
-def assert_same_weights(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert actual.keys() == expected.keys()
-    for name, weights in expected.items():
-        assert (actual[name] - weights).abs().max() <= tolerance, name
-
-
-def test_two_machines_train_what_one_process_trains(tmp_path):
-    """
-    Two launchers with two processes each. 30 rows by 16: the last step has 14 rows, of which the four processes get 4,
-    4, 3 and 3.
-    """
-    save_parquet(tmp_path / "data", SIZES)
-    options = [str(tmp_path / "data"), "--num_train_epochs", "2"]
-    one = launch(ONE_PROCESS, tmp_path / "one", *options, "--per_device_train_batch_size", "16")
-    port = free_port()
-    launchers = [machine(number, 2, port) for number in range(2)]
-    two = launch(launchers, tmp_path / "two", *options, "--per_device_train_batch_size", "4")
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert_same_weights(two["weights"], one["weights"], 1e-5)
-
-
-def test_streamed_rows_of_its_own_for_each_process(tmp_path):
-    """30 rows by 16, of shards with 7, 8, 6 and 9: on two machines the same as on one."""
-    save_parquet(tmp_path / "data", [7, 8, 6, 9])
-    options = [str(tmp_path / "data"), "--streaming", "true", "--num_train_epochs", "2"]
-    port = free_port()
-    launchers = [machine(number, 2, port) for number in range(2)]
-    found = launch(launchers, tmp_path / "two", *options, "--per_device_train_batch_size", "4")
-    assert len(found["losses"]) == 2 * 2
-    assert all(loss > 0 for loss in found["losses"])
-    four = ["--multi_gpu", "--num_processes", "4", "--num_machines", "1", "--mixed_precision", "no"]
-    four += ["--main_process_port", "0"]
-    again = launch([four], tmp_path / "four", *options, "--per_device_train_batch_size", "4")
-    assert_same_weights(again["weights"], found["weights"], 0.0)
+    weights = load_file(folder / "run" / "model.safetensors")
+    return found | {"weights": weights, "log": (folder / "log").read_text()}
 
 
 def test_fsdp2_trains_what_one_process_trains_and_goes_on(tmp_path):
     """Weights and states of the optimizer spread over two processes; a checkpoint, and a run that goes on from it."""
     save_parquet(tmp_path / "data", SIZES)
     options = [str(tmp_path / "data"), "--num_train_epochs", "2", "--sgd_momentum", "0.9"]
-    fsdp = ["--config_file", str(LAUNCHER / "fsdp2.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
-    fsdp += ["--main_process_port", "0", "--fsdp_min_num_params", "1000"]
+    config = str(ROOT / "recipes" / "accelerate_configs" / "fsdp2.yaml")
+    fsdp = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+    fsdp += ["--mixed_precision", "no", "--main_process_port", "0", "--fsdp_min_num_params", "1000", str(WORKER)]
     mine = [*options, "--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "2"]
     one = launch(ONE_PROCESS, tmp_path / "one", *options, "--per_device_train_batch_size", "16")
-    two = launch([fsdp], tmp_path / "two", *mine)
+    two = launch(fsdp, tmp_path / "two", *mine)
     assert (
         "FSDP" in two["model"] and sum(two["shards"]) == one["shards"][0] and max(two["shards"]) < sum(two["shards"])
     )
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert_same_weights(two["weights"], one["weights"], 1e-5)
+    for name, weights in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weights, rtol=0, atol=1e-5, msg=name)
     run = tmp_path / "two" / "run"
     shutil.rmtree(run / "checkpoint-4")
     for name in ("all_results.json", "model.safetensors", "result.pt"):
         (run / name).unlink()
-    again = launch([fsdp], tmp_path / "two", *mine)
+    again = launch(fsdp, tmp_path / "two", *mine)
     assert "Resuming from" in again["log"] and "checkpoint-2" in again["log"]
-    assert_same_weights(again["weights"], two["weights"], 0.0)
+    assert same(again["weights"], two["weights"])

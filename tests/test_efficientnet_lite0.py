@@ -79,19 +79,6 @@ def test_logits_are_those_of_an_independent_implementation(name, folder, origina
     assert config["label_names"][int(logits.argmax())] == SHOWN[name]
     # The same tensors in the model that pads evenly: they fit, and give something else
     assert (timm_model(OTHER, folder)(image) - expected).abs().max() > 1
-
-
-@torch.no_grad()
-def test_normalisation_is_the_one_the_weights_know(folder):
-    """With the normalisation of the other model, the flower is no flower any more."""
-    config = json.loads((folder / "config.json").read_text())
-    other = timm.get_pretrained_cfg(OTHER).to_dict()
-    wrong = config["pretrained_cfg"] | {name: other[name] for name in ("mean", "std")}
-    model, daisy = timm_model(config["architecture"], folder), config["label_names"].index("daisy")
-    right, mistaken = (
-        model(pixels("flower.jpg", cfg)).softmax(-1)[0, daisy] for cfg in (config["pretrained_cfg"], wrong)
-    )
-    assert right > 2 * mistaken
     settings = ImageSettings.from_pretrained_cfg(config["pretrained_cfg"])
     assert (settings.size, settings.mean, settings.std) == (224, (0.5,) * 3, (0.5,) * 3)
     assert (settings.interpolation, settings.crop_pct) == ("bicubic", 0.875)
@@ -107,18 +94,19 @@ def test_timm_and_transformers_load_the_folder(folder):
     assert pipeline("image-classification", model=str(folder))(photograph("flower.jpg"))[0]["label"] == "daisy"
 
 
-def test_no_key_is_left_over_on_either_side(source):
-    converted = convert.convert(source)
-    assert len(converted) == len(source) == len(timm.create_model(convert.ARCHITECTURE).state_dict())
-    sums = [sorted(float(tensor.double().sum()) for tensor in side.values()) for side in (source, converted)]
-    assert sums[0] == pytest.approx(sums[1], rel=1e-9)
-    missing = {key: tensor for key, tensor in source.items() if key != "_blocks.3._bn1.weight"}
-    with pytest.raises(ValueError, match=r"keys it lacks: \['blocks.2.0.bn2.weight'\]"):
-        convert.convert(missing)
-    with pytest.raises(ValueError, match="_blocks.16._bn1.weight"):
-        convert.convert(source | {"_blocks.16._bn1.weight": torch.ones(3)})
-    with pytest.raises(ValueError, match=r"classifier.bias has the shape \(3,\)"):
-        convert.convert(source | {"_fc.bias": torch.ones(3)})
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"_blocks.3._bn1.weight": None}, r"keys it lacks: \['blocks.2.0.bn2.weight'\]"),
+        ({"_blocks.16._bn1.weight": torch.ones(3)}, "_blocks.16._bn1.weight"),
+        ({"_fc.bias": torch.ones(3)}, r"classifier.bias has the shape \(3,\)"),
+    ],
+)
+def test_no_key_is_left_over_on_either_side(source, change, message):
+    assert len(convert.convert(source)) == len(source) == len(timm.create_model(convert.ARCHITECTURE).state_dict())
+    changed = {key: tensor for key, tensor in (source | change).items() if tensor is not None}
+    with pytest.raises(ValueError, match=message):
+        convert.convert(changed)
 
 
 class Payload:
@@ -148,15 +136,8 @@ def test_a_student_starts_from_it_and_keeps_its_own_classes(folder, tmp_path):
     assert model.student.config.pretrained_cfg["input_size"] == [3, 64, 64]
     assert model.student.config.pretrained_cfg["mean"] == [0.5, 0.5, 0.5]
 
-    image = torch.randn(2, 3, 64, 64)
-    logits = model(pixel_values=image).logits
-    model.save_pretrained(tmp_path / "run")
-    again = AlignedImageClassification.from_pretrained(tmp_path / "run").eval()
-    assert again.config.id2label == again.config.student_config.id2label == id2label
-    torch.testing.assert_close(again(pixel_values=image).logits, logits, rtol=0, atol=1e-6)
-
-    save_student(again, tmp_path / "student")
+    save_student(model, tmp_path / "student")
     released = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
-    torch.testing.assert_close(released(image), logits, rtol=0, atol=1e-6)
-    config = AutoModelForImageClassification.from_pretrained(tmp_path / "student").config
-    assert config.id2label == id2label
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(released(image), model(pixel_values=image).logits, rtol=0, atol=1e-6)
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "student").config.id2label == id2label

@@ -1,11 +1,11 @@
-"""The aligned model: its feature, its initialisation, its round trips."""
+"""The aligned model: its feature, its initialisation, its round trips, and the student it holds."""
 
 import pytest
 import timm
 import torch
 from students import ID2LABEL, STUDENTS, TWO_HEADS, aligned_model
 from torch import nn
-from transformers import AutoModel, AutoModelForImageClassification, TrainingArguments, ViTConfig
+from transformers import AutoModel, AutoModelForImageClassification, ViTConfig
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig
 from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor
@@ -16,39 +16,35 @@ PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_feature_is_what_enters_the_classifier(name):
-    """logits = classifier(feature), for two-headed students the mean of both classifiers."""
-    model = aligned_model(name).eval()
-    seen = []
-    model.projector.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    """
+    logits = classifier(feature); of two heads, the feature is the mean of both inputs. And every parameter that is
+    trained takes part, as DDP, told that none is unused, would otherwise wait for ever.
+    """
+    model, inputs, features = aligned_model(name).train(), [], []
     with torch.no_grad():
-        output = model(PIXELS, output_image_embeds=True)
+        for parameter in model.student.parameters():  # fresh ones can be zero, and both heads would see the same
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    model.freeze_unused()
     layers = classifier_layers(model.student)
-    assert len(layers) == (2 if name in TWO_HEADS else 1)
-    assert output.image_embeds.shape == (4, 12)
-    torch.testing.assert_close(output.image_embeds.norm(dim=1), torch.ones(4))
-    if name not in TWO_HEADS:
-        feature = seen[0]
-        if isinstance(layers[0], nn.Conv2d):
-            feature = feature[:, :, None, None]
-        torch.testing.assert_close(layers[0](feature).flatten(1), output.logits)
-
-
-@pytest.mark.parametrize("name", sorted(TWO_HEADS))
-def test_feature_of_two_heads_is_the_mean_of_their_inputs(name):
-    model = aligned_model(name).eval()
-    for parameter in model.student.parameters():  # fresh tokens are zero, and both heads would see the same
-        nn.init.normal_(parameter, std=0.2)
-    inputs, features = [], []
-    for layer in classifier_layers(model.student):
+    for layer in layers:
         layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     model.projector.register_forward_pre_hook(lambda _, args: features.append(args[0]))
-    with torch.no_grad():
-        model(PIXELS, output_image_embeds=True)
-    assert not torch.equal(inputs[0], inputs[1])
-    torch.testing.assert_close(features[0], (inputs[0] + inputs[1]) / 2)
+    output = model(PIXELS)
+    assert output.image_embeds.shape == (4, 12)
+    torch.testing.assert_close(output.image_embeds.norm(dim=1), torch.ones(4))
+    assert len(layers) == len(inputs) == (2 if name in TWO_HEADS else 1)
+    torch.testing.assert_close(features[0], torch.stack([each.flatten(1) for each in inputs]).mean(0))
+    if name in TWO_HEADS:
+        assert not torch.equal(*inputs)
+    else:
+        feature = features[0][:, :, None, None] if isinstance(layers[0], nn.Conv2d) else features[0]
+        torch.testing.assert_close(layers[0](feature).flatten(1), output.logits)
+    (output.logits.square().sum() + output.image_embeds[:, 0].sum()).backward()
+    for key, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, key
 
 
-@pytest.mark.parametrize("name", [name for name in STUDENTS if name.startswith("timm-")])
+@pytest.mark.parametrize("name", ["timm-resnet", "timm-vit", "timm-mixer"])
 def test_timm_student_from_scratch_has_timms_own_initialisation(name):
     architecture, student_args = STUDENTS[name]
     torch.manual_seed(3)
@@ -69,112 +65,100 @@ def test_projector_leaves_the_random_state_alone():
 
 
 @pytest.mark.parametrize(
-    "kind", [{"projector_type": "linear"}, {"projector_norm": "batch"}, {"projector_norm": "layer"}]
+    "auto_class, kind",
+    [
+        (AlignedImageClassification, {"projector_type": "linear"}),
+        (AutoModel, {"projector_norm": "batch", "center_text": True}),
+        (AutoModelForImageClassification, {"projector_norm": "layer", "logit_scale_init": 1.0}),
+    ],
 )
-def test_round_trip_keeps_every_tensor_and_the_logits(tmp_path, kind):
+def test_round_trip_keeps_every_tensor_and_the_logits(tmp_path, auto_class, kind):
     model = aligned_model("timm-swin", **kind).eval()
     model.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.bin"))
-    for auto_class in (AlignedImageClassification, AutoModel, AutoModelForImageClassification):
-        loaded = auto_class.from_pretrained(tmp_path).eval()
-        assert type(loaded) is AlignedImageClassification
-        assert loaded.config.id2label == ID2LABEL and loaded.config.projector_norm == model.config.projector_norm
-        expected = dict(model.named_buffers()) | model.state_dict()  # some buffers are not saved but made anew
-        actual = dict(loaded.named_buffers()) | loaded.state_dict()
-        assert all(torch.equal(actual[key], expected[key]) for key in expected)
-        with torch.no_grad():
-            torch.testing.assert_close(loaded(PIXELS).logits, model(PIXELS).logits, rtol=0, atol=1e-6)
+    loaded = auto_class.from_pretrained(tmp_path).eval()
+    assert type(loaded) is AlignedImageClassification
+    assert loaded.config.id2label == ID2LABEL and loaded.config.projector_norm == model.config.projector_norm
+    expected = dict(model.named_buffers()) | model.state_dict()  # some buffers are not saved but made anew
+    actual = dict(loaded.named_buffers()) | loaded.state_dict()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(PIXELS).logits, model(PIXELS).logits, rtol=0, atol=1e-6)
 
 
-def test_image_embeds_come_while_training_or_on_request():
-    model = aligned_model("vit")
+def test_without_text_it_is_an_image_classifier():
+    """Image embeddings come while training or on request; the loss is the cross entropy of the labelled rows."""
+    model, labels = aligned_model("vit"), torch.tensor([0, 4, -100, 2])
     assert model.train()(PIXELS).image_embeds is not None
-    assert model.eval()(PIXELS).image_embeds is None
-    assert model(PIXELS, output_image_embeds=True).image_embeds is not None
-    assert isinstance(model(PIXELS, labels=torch.zeros(4, dtype=torch.long), return_dict=False), tuple)
-
-
-def test_loss_is_the_cross_entropy_and_ignores_unlabelled_rows():
-    model = aligned_model("vit").eval()
-    labels = torch.tensor([0, 4, -100, 2])
-    output = model(PIXELS, labels=labels)
+    output = model.eval()(PIXELS, labels=labels)
+    assert output.image_embeds is None and model(PIXELS, output_image_embeds=True).image_embeds is not None
     expected = nn.functional.cross_entropy(output.logits[[0, 1, 3]], labels[[0, 1, 3]])
     torch.testing.assert_close(output.loss, expected)
-
-
-def test_stock_trainer_takes_the_model(tmp_path):
-    from transformers import Trainer
-
-    rows = [{"pixel_values": pixels, "labels": label} for label, pixels in enumerate(PIXELS)]
-    args = TrainingArguments(tmp_path, max_steps=1, use_cpu=True, disable_tqdm=True, save_strategy="no")
-    trainer = Trainer(aligned_model("vit"), args, train_dataset=rows, eval_dataset=rows)
-    assert trainer.train().global_step == 1
-    assert trainer.predict(rows).predictions.shape == (4, 5)  # image_embeds are not gathered
-
-
-def test_a_student_used_by_itself_keeps_no_tensors():
-    model = aligned_model("timm-resnet")
-    model.student(pixel_values=PIXELS)
-    assert model._forward_pass.classifier_inputs == []
-
-
-@pytest.mark.parametrize(
-    "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0)]
-)
-def test_configuration_names_the_wrong_field(name, value):
-    with pytest.raises(ValueError, match=name):
-        AlignedImageClassificationConfig(ViTConfig(), **{name: value})
-
-
-def test_number_of_classes_comes_from_the_data_alone():
-    with pytest.raises(ValueError, match="num_classes"):
-        AlignedImageClassification.from_student(
-            "resnet18", id2label=ID2LABEL, text_embed_dim=4, student_args={"num_classes": 7}
-        )
+    assert isinstance(model(PIXELS, labels=labels, return_dict=False), tuple)
 
 
 def test_pretrained_checkpoint_gets_a_head_that_fits(tmp_path):
     """The body's weights are the checkpoint's; the head has our classes."""
     source = aligned_model("vit").student
     source.save_pretrained(tmp_path)
-    model = AlignedImageClassification.from_student(
-        str(tmp_path), id2label={0: "x", 1: "y"}, text_embed_dim=4, pretrained=True
-    )
+    build = {"id2label": {0: "x", 1: "y"}, "text_embed_dim": 4, "pretrained": True}
+    model = AlignedImageClassification.from_student(str(tmp_path), **build)
     assert model.student.classifier.out_features == 2 and model.config.num_labels == 2
     for key, tensor in source.state_dict().items():
         if not key.startswith("classifier"):
             assert torch.equal(model.student.state_dict()[key], tensor)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t", "vit"])
-def test_a_new_student_is_built_for_its_image_size(name):
+@pytest.mark.parametrize(
+    "name, student_args",
+    [
+        ("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 1, "num_heads": 2}),
+        ("vit", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
+        ("resnet10t", {}),
+    ],
+)
+def test_a_new_student_is_built_for_its_image_size(name, student_args):
     """Position embeddings fit it; a student without any takes it as it is."""
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2} if name == "vit" else {}
-    small = {"embed_dim": 32, "depth": 1, "num_heads": 2} if name.startswith("vit_") else small
-    model = AlignedImageClassification.from_student(
-        name, id2label=ID2LABEL, text_embed_dim=4, student_args=small, image_size=64
-    )
+    build = {"id2label": ID2LABEL, "text_embed_dim": 4, "student_args": student_args, "image_size": 64}
+    model = AlignedImageClassification.from_student(name, **build)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).logits.shape == (1, len(ID2LABEL))
 
 
-def test_chosen_resizing_is_kept_with_a_timm_student():
-    model = AlignedImageClassification.from_student(
-        "resnet10t", id2label=ID2LABEL, text_embed_dim=4, image_size=64, image_settings={"crop_pct": 0.875}
-    )
+def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
+    build = {"id2label": ID2LABEL, "text_embed_dim": 4, "image_size": 64, "image_settings": {"crop_pct": 0.875}}
+    model = AlignedImageClassification.from_student("resnet10t", **build)
     settings = ImageSettings.of(model.config.student_config, None)
+    del build["image_size"]  # what the student was built for
+    unsized = AlignedImageClassification.from_student("resnet10t", **build).config.student_config
+    assert unsized.pretrained_cfg["input_size"] == [3, 176, 176]
     assert (settings.size, settings.crop_pct, settings.interpolation) == (64, 0.875, "bicubic")
+    generic_processor(settings).save_pretrained(tmp_path)
+    for wanted in (None, {"image_size": None}, {"image_size": 64, "interpolation": "bicubic"}):
+        found = ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, wanted))
+        assert (found.size, found.interpolation) == (64, "bicubic")
+    with pytest.raises(ValueError, match="image_size is 32, but .* has 64. Leave image_size out"):
+        pretrained_processor(str(tmp_path), None, {"image_size": 32})
 
 
-def test_a_pretrained_processor_is_not_silently_another_one(tmp_path):
-    generic_processor(ImageSettings(48, interpolation="bilinear")).save_pretrained(tmp_path)
-    for wanted in (None, {"image_size": None}, {"image_size": 48, "interpolation": "bilinear"}):
-        assert ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, wanted)).size == 48
-    with pytest.raises(ValueError, match="image_size is 64, but .* has 48. Leave image_size out"):
-        pretrained_processor(str(tmp_path), None, {"image_size": 64})
+@pytest.mark.parametrize(
+    "student, options, message",
+    [
+        ("resnet18", {"student_args": {"num_classes": 7}}, "num_classes.*the classes come from the data"),
+        ("resnet18", {"student_args": {"layer": [1]}}, "student_args .*'layer'.*unexpected keyword"),
+        ("vit", {"student_args": {"hiden_size": 8}}, "hiden_size.*Did you mean 'hidden_size'"),
+        ("resnet1", {}, "student 'resnet1' is no folder, no model of timm.*Did you mean 'resnet"),
+        (ViTConfig(), {"pretrained": True}, "pretrained=True needs the name of a checkpoint"),
+        ("resnet18", {"lora": {"r": 2}}, "set pretrained to true, or leave LoRA out"),
+    ],
+)
+def test_a_student_that_cannot_be_built_is_an_error_that_names_the_remedy(student, options, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        AlignedImageClassification.from_student(student, id2label=ID2LABEL, text_embed_dim=4, **options)
 
 
-def test_arguments_that_a_student_does_not_take_are_named():
-    with pytest.raises(ValueError, match="student_args .*'layer'.*unexpected keyword"):
-        AlignedImageClassification.from_student(
-            "resnet18", id2label=ID2LABEL, text_embed_dim=4, student_args={"layer": [1]}
-        )
+@pytest.mark.parametrize(
+    "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0), ("lora", {"r": 1})]
+)
+def test_configuration_names_the_wrong_field(name, value):
+    with pytest.raises(ValueError, match=name):
+        AlignedImageClassificationConfig(ViTConfig(), **{name: value})

@@ -1,75 +1,180 @@
-"""A run killed at any moment and started again ends as if nothing had happened."""
+"""
+Training killed by SIGKILL, one process or two, between steps and while a checkpoint is written: the same command goes
+on from the newest whole checkpoint and ends, bit for bit, as if nothing had happened.
+"""
 
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
+import torch
+from datasets import DatasetDict, Image
+from processes import ROOT, children_of, launched
+from students import ID2LABEL, STUDENTS
+from test_checkpoint import split_of
+from tiny_training import TEXT_DIM, StopAfter, arguments, rows, same
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.training import AlignmentTrainer
+from g4i_hf.training.checkpoint import STAGING, missing_of, newest_checkpoint
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
-SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(1000)))
-STEPS = 12  # 30 rows, 8 a step, 3 epochs; a checkpoint every 3 steps
-# One kill before the first checkpoint and two at random steps after it; then the delicate moments of writing one
-RANDOM_STEPS = random.Random(SEED).sample(range(4, STEPS), 2)
-POINTS = {
-    "before any checkpoint": "step:2",
-    "first random step": f"step:{RANDOM_STEPS[0]}",
-    "second random step": f"step:{RANDOM_STEPS[1]}",
-    "write": "write",
-    "ema": "ema",
-    "rename": "rename",
+WAIT = 600  # seconds until something hangs
+STEPS = 60  # 12 rows in batches of 4: 3 steps an epoch, a checkpoint every 2, in the middle of an epoch or not
+OPTIONS = {
+    "student": "vit_tiny_patch16_224",
+    "student_args": '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1}',
+    "image_size": 32,
+    "max_steps": STEPS,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "logging_steps": 5,
+    "learning_rate": "1e-3",
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 10,
+    "color_jitter": 0.3,
+    "mixup_alpha": 0.2,
+    "ema_decay": 0.9,
+    "align_schedule": "cosine",
+    "align_warmup_epochs": 3,
+    "align_off_epochs": 2,
+    "align_text_bank": 5,
+    "align_loss": "siglip",  # with a temperature that is learned
+    "supervision": "soft",
+    "soft_label_weight": 0.5,
+    "use_cpu": "true",
+    "per_device_train_batch_size": 2,
 }
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    rng = np.random.default_rng(0)
-    features = Features(
-        {
-            "image": Image(),
-            "label": ClassLabel(names=["a", "b", "c"]),
-            "image_id": Value("string"),
-            "text_embeds": List(Value("float16"), length=8),
-        }
-    )
-    rows = [
-        {
-            "image": PILImage.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)),
-            "label": row % 3,
-            "image_id": str(row),
-            "text_embeds": (vector / np.linalg.norm(vector)).astype(np.float16),
-        }
-        for row, vector in enumerate(rng.normal(size=(30, 8)))
-    ]
-    Dataset.from_list(rows, features=features).save_to_disk(folder / "data")
-    command = [sys.executable, str(WORKER), str(folder), str(folder / "data"), *POINTS.values()]
-    command += ["--", "--supervision", "soft", "--soft_label_weight", "0.5"]
+    split = split_of(folder / "images").cast_column("image", Image())
+    DatasetDict({"train": split}).save_to_disk(folder / "data")
+    return folder
+
+
+# --- One process, at chosen moments ----------------------------------------------------------------------------------
+
+# Before the first checkpoint; between two; then the delicate moments of writing one
+MOMENTS = {"step 2": "step:2", "step 7": "step:7", "weights written": "write", "no average yet": "ema"}
+MOMENTS |= {"not yet renamed": "rename"}
+
+
+@pytest.mark.slow
+def test_one_process_killed_at_any_moment(folder, tmp_path):
+    command = [sys.executable, str(WORKER), str(tmp_path), str(folder / "data"), *MOMENTS.values()]
+    command += ["--", "--supervision", "soft", "--soft_label_weight", "0.5", "--per_device_train_batch_size", "3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return dict(zip(POINTS, found, strict=True))
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    for moment, outcome in zip(MOMENTS, outcomes, strict=True):
+        assert outcome["killed"] and outcome["resumed"] == 0, (moment, outcome)
+        assert outcome["went_on_from"] == (moment != "step 2"), moment
+        assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}, moment
+        if not moment.startswith("step"):
+            assert outcome["checkpoints"] == ["checkpoint-3"] and outcome["whole"] and not outcome["leftovers"], moment
+
+
+def test_a_run_resumed_with_workers_ends_as_one_without_them(tmp_path):
+    """In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too."""
+    name, student_args = STUDENTS["timm-vit"]
+    build = {"id2label": ID2LABEL, "text_embed_dim": TEXT_DIM, "student_args": student_args | {"drop_rate": 0.5}}
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
+
+    def trained(run: str, *callbacks, workers: int = 2, resume: bool = False) -> dict:
+        torch.manual_seed(0)
+        model = AlignedImageClassification.from_student(name, **build)
+        args = arguments(tmp_path / run, **options, dataloader_num_workers=workers)
+        AlignmentTrainer(model, args, rows(8), callbacks=list(callbacks)).train(resume or None)
+        return model.state_dict()
+
+    whole = trained("whole", workers=0)
+    trained("parts", StopAfter(3))
+    assert same(trained("parts", resume=True), whole)
+
+
+# --- Two processes, at random moments --------------------------------------------------------------------------------
+
+
+def start(folder: Path, run: Path) -> subprocess.Popen:
+    options = OPTIONS | {"dataset_name": folder / "data", "output_dir": run}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    log = run.with_suffix(".log").open("a")
+    return subprocess.Popen(launched("recipes/train.py", *words, processes=2), cwd=ROOT, stdout=log, stderr=log)
+
+
+def finish(process: subprocess.Popen, run: Path) -> None:
+    assert process.wait(timeout=WAIT) == 0, run.with_suffix(".log").read_text()[-4000:]
+
+
+def number_of(run: Path) -> int:
+    newest = newest_checkpoint(run)
+    return int(newest.rsplit("-", 1)[1]) if newest else 0
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not happened():
+        assert process.poll() is None and time.monotonic() < deadline, "training ended before it could be killed"
+        time.sleep(0.001)
+
+
+def two_checkpoints_more(run: Path) -> Callable[[], bool]:
+    wanted = number_of(run) + 4
+    return lambda: any(int(path.name.rsplit("-", 1)[1]) >= wanted for path in run.glob("checkpoint-*"))
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    for number in [*children_of(process.pid), process.pid]:
+        os.kill(number, signal.SIGKILL)
+    process.wait(timeout=WAIT)
+
+
+def is_running(number: int) -> bool:
+    """A process that is dead but not yet waited for does not run."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_and_resumed_run_ends_with_the_same_weights_and_ema(outcomes, point):
-    outcome = outcomes[point]
-    print(f"KILL_SEED={SEED}")  # gives the same random steps again
-    assert outcome["killed"], outcome
-    assert outcome["resumed"] == 0, outcome["log"]
-    assert outcome["went_on_from"] == (point != "before any checkpoint")
-    assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}
+def test_two_processes_killed_again_and_again(folder, tmp_path):
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(start(folder, undisturbed), undisturbed)
 
+    # One of two: the other does not wait for it for ever, and the launcher says that it failed
+    process = start(folder, run)
+    wait_for(process, two_checkpoints_more(run))
+    workers = children_of(process.pid)
+    assert len(workers) == 2
+    os.kill(random.choice(workers), signal.SIGKILL)
+    assert process.wait(timeout=120) != 0 and not any(map(is_running, workers))
 
-@pytest.mark.slow
-@pytest.mark.parametrize("point", ["write", "ema", "rename"])
-def test_a_checkpoint_is_whole_or_not_there(outcomes, point):
-    assert outcomes[point]["checkpoints"] == ["checkpoint-3"] and outcomes[point]["whole"]
-    assert outcomes[point]["leftovers"] == []
+    # Both, while a checkpoint is written
+    for _ in range(6):
+        process, happened = start(folder, run), two_checkpoints_more(run)
+        wait_for(process, lambda happened=happened: happened() and (run / STAGING).exists())
+        kill_all(process)
+        if (run / STAGING).exists():  # else it was renamed in the last moment
+            break
+    assert (run / STAGING).exists()
+    whole = [path for path in run.glob("checkpoint-*") if missing_of(path) is None]
+    assert str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) == newest_checkpoint(run)
+
+    before = number_of(run)
+    assert 0 < before < STEPS
+    finish(start(folder, run), run)
+    assert f"Resuming from {run}/checkpoint-{before}\n" in run.with_suffix(".log").read_text()
+    assert not (run / STAGING).exists()
+    for name in ("model.safetensors", "ema.safetensors"):
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from streams import CLASSES, save_parquet, save_webdataset
 from students import aligned_model
-from test_progress import Spoil
-from test_trainer import arguments
+from tiny_training import Spoil, arguments
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 

@@ -1,6 +1,10 @@
-"""`AlignmentTrainer` on one process: the baseline, accumulation, mixing, optimizer, EMA, arguments."""
+"""
+`AlignmentTrainer` on one process: the baseline is stock Trainer, a step is the slope of the documented loss, and every
+option of the loss is in its logged terms.
+"""
 
 import copy
+import math
 from dataclasses import fields
 
 import numpy as np
@@ -8,103 +12,44 @@ import pytest
 import reference
 import torch
 from students import ID2LABEL, STUDENTS, aligned_model
+from tiny_training import (
+    ONE_STEP,
+    TEXT_DIM,
+    Rows,
+    arguments,
+    change,
+    expected_terms,
+    first_log,
+    one_step,
+    rows,
+    same,
+    train,
+)
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.dataset import collator_from
+from g4i_hf.losses import OBJECTIVES, WITH_TEMPERATURE
 from g4i_hf.options import TrainingOptions
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-
-TEXT_DIM = 12
-GENTLE = {"max_grad_norm": 0.0, "optim": "sgd", "sgd_momentum": 0.0, "learning_rate": 0.5}  # step = 0.5 x gradient
-ONE_STEP = GENTLE | {"max_steps": 1, "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant"}
+from g4i_hf.training.alignment_term import TextBank
 
 
-class Snapshots(TrainerCallback):
-    """The student after every step, and which gradients of the projector the optimizer was about to use."""
+@pytest.fixture
+def vit() -> AlignedImageClassification:
+    torch.manual_seed(1)
+    return aligned_model("vit", TEXT_DIM).double()
+
+
+class ProjectorGradients(TrainerCallback):
+    """Those that the optimizer was about to use."""
 
     def __init__(self):
-        self.states: list[dict[str, torch.Tensor]] = []
-        self.projector_gradients: list[torch.Tensor | None] = []
+        self.found: list[torch.Tensor | None] = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.projector_gradients += [copy.deepcopy(parameter.grad) for parameter in model.projector.parameters()]
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.states.append(copy.deepcopy(model.student.state_dict()))
-
-
-def rows(n: int, dtype: torch.dtype = torch.float32) -> list[dict]:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(n, 3, 48, 48, generator=generator).to(dtype)
-    embeds = nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1)
-    return [
-        {
-            "pixel_values": pixels[row],
-            "labels": row % len(ID2LABEL),
-            "image_key": row,
-            "caption_keys": row,
-            "text_keys": row,
-            "text_embeds": embeds[row].numpy(),
-            "caption_weight": 1.0,
-        }
-        for row in range(n)
-    ]
-
-
-def arguments(folder, kind: type = AlignmentArguments, **options) -> TrainingArguments:
-    common = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
-    return kind(str(folder), **common | options)
-
-
-def train(folder, model: AlignedImageClassification, data: list[dict], callbacks=None, collator=None, **options):
-    trainer = AlignmentTrainer(
-        model, arguments(folder, **options), train_dataset=data, callbacks=callbacks, data_collator=collator
-    )
-    trainer.train()
-    return trainer
-
-
-def first_log(trainer: Trainer) -> dict[str, float]:
-    return trainer.state.log_history[0]
-
-
-def change(before: nn.Module, after: nn.Module) -> torch.Tensor:
-    moved = dict(after.named_parameters())  # a learned temperature may have come in
-    return torch.cat([(moved[name] - old).detach().flatten() for name, old in before.named_parameters()])
-
-
-def one_step(folder, model: AlignedImageClassification, data: list[dict], **options) -> tuple[Trainer, torch.Tensor]:
-    """Trains a copy of the model; its change is the negative gradient."""
-    trainer = train(folder, copy.deepcopy(model), data, **ONE_STEP | options)
-    return trainer, change(model, trainer.model)
-
-
-def global_batch(model: AlignedImageClassification, batch: dict[str, torch.Tensor]):
-    """Logits, and the alignment's view of a collated batch, in NumPy."""
-    with torch.no_grad():
-        output = model.train()(batch["pixel_values"])
-    tensors = {k: value for k, value in batch.items() if isinstance(value, torch.Tensor)}
-    batch = {k: (tensor.double() if tensor.is_floating_point() else tensor).numpy() for k, tensor in tensors.items()}
-    mix = {"partner": batch.get("mix_partner"), "share": batch.get("mix_share")}
-    keys = [batch["image_keys"], batch["caption_keys"]]
-    alignment = reference.Batch(
-        output.image_embeds.numpy(), batch["text_embeds"], batch["caption_weight"], keys, **mix
-    )
-    return output.logits.numpy(), batch["labels"], mix, alignment
-
-
-def slope(loss, model: AlignedImageClassification, part: str, direction: torch.Tensor, step: float = 1e-4) -> float:
-    """How fast the loss rises when the parameters of the part move in a direction, by finite differences."""
-    sides = []
-    for distance in (step, -step):
-        moved = copy.deepcopy(model)
-        parameters = list(getattr(moved, part).parameters())
-        vector = nn.utils.parameters_to_vector(parameters).detach() + distance * direction
-        nn.utils.vector_to_parameters(vector, parameters)
-        sides.append(loss(moved))
-    return (sides[0] - sides[1]) / (2 * step)
+        self.found += [copy.deepcopy(parameter.grad) for parameter in model.projector.parameters()]
 
 
 # --- Baseline --------------------------------------------------------------------------------------------------------
@@ -122,47 +67,113 @@ def test_without_weight_the_student_is_that_of_stock_trainer_bit_for_bit(tmp_pat
     )
     bare, projector = copy.deepcopy(model.student), copy.deepcopy(model.projector)
     initial = copy.deepcopy(bare.state_dict())
-    options = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_grad_norm": 1.0}
+    options = {"max_steps": 7, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_grad_norm": 1.0}
     data = rows(22)  # the last batch of an epoch has 6
     stock_data = [{"pixel_values": row["pixel_values"], "labels": row["labels"]} for row in data]
     Trainer(bare, arguments(tmp_path, TrainingArguments, **options), train_dataset=stock_data).train()
-    snapshots = Snapshots()
-    trainer = train(tmp_path, model, data, [snapshots], align_weight=0.0, **options)
+    gradients = ProjectorGradients()
+    trainer = train(tmp_path, model, data, [gradients], align_weight=0.0, **options)
 
-    ours, stock = model.student.state_dict(), bare.state_dict()
-    assert list(ours) == list(stock)
-    assert all(torch.equal(ours[key], stock[key]) for key in stock)
+    stock = bare.state_dict()
+    assert same(model.student.state_dict(), stock)
     assert not any(torch.equal(stock[key], initial[key]) for key in stock if key.endswith("weight"))
     assert {"cosine_positive", "cosine_negative", "retrieval_top1", "loss_align"} <= set(first_log(trainer))
     optimized = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}
-    assert snapshots.projector_gradients == [None] * 20 * len(list(projector.parameters()))
-    for before, after in zip(projector.parameters(), model.projector.parameters(), strict=True):
-        assert after not in optimized and torch.equal(before, after)
+    assert not optimized & set(model.projector.parameters()) and set(gradients.found) == {None}
+    assert same(model.projector.state_dict(), projector.state_dict())
 
 
-# --- Accumulation ----------------------------------------------------------------------------------------------------
+# --- The loss of a batch ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def vit() -> AlignedImageClassification:
+CASES = {
+    **{f"{name}, mixup": {"align_loss": name, "mixup_alpha": 0.8} for name in OBJECTIVES},
+    "clip": {},
+    "cutmix": {"cutmix_alpha": 1.0},
+    "class mask": {"align_mask": "class"},
+    "no mask": {"align_mask": "none"},
+    "captions not mixed": {"align_loss": "cosine", "mixup_alpha": 0.8, "align_mix_captions": False},
+    "centred": {"align_center": True},
+    "whole text bank": {"align_text_bank": -1},
+    "centred text bank, class mask": {"align_text_bank": -1, "align_center": True, "align_mask": "class"},
+    "bce, mixup": {"classification_loss": "bce", "mixup_alpha": 0.8},
+    "bce, threshold": {"classification_loss": "bce", "bce_target_threshold": 0.3},
+    "class weights": {"class_weights": "[0.1, 2, 0.5, 1, 3]"},
+    "balanced, mixup": {"class_weights": "balanced", "mixup_alpha": 0.8},
+}
+CLASSIFICATION = {  # the same for the formula
+    "bce, mixup": {"kind": "bce"},
+    "bce, threshold": {"kind": "bce", "threshold": 0.3},
+    "class weights": {"class_weights": np.array([0.1, 2, 0.5, 1, 3])},
+    "balanced, mixup": {"class_weights": 8 / 5 / np.array([2, 1, 2, 2, 1])},
+}
+
+
+def irregular() -> Rows:
+    """Nine rows, one without label, one without caption, one with a doubtful one, and one with that of another."""
+    data = [row | {"draw_seed": 5} for row in rows(9, torch.float64)]
+    data[1]["labels"] = -100
+    data[2]["caption_weight"], data[3]["caption_weight"] = 0.0, 0.25
+    for name in ("caption_keys", "text_keys", "text_embeds"):
+        data[4][name] = data[0][name]
+    return Rows(data)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logged_terms_and_the_step_are_those_of_the_formulas(tmp_path, vit, case):
+    data, collated = irregular(), []
+    options = {"align_loss": "clip", "align_weight": 0.7, "align_temperature": 0.3, "label_smoothing_factor": 0.1}
+    options |= CASES[case] | {"per_device_train_batch_size": len(data)}
+    collator = collator_from(arguments(tmp_path, **options))
+
+    def collate(items):
+        collated.append(collator(items))
+        return collated[-1]
+
+    trainer, _ = one_step(tmp_path, vit, data, collator=collate, **options)
+    (batch,) = collated
+    assert ("mix_share" in batch) == ("mix" in case or case == "cutmix")
+
+    def terms(model: AlignedImageClassification) -> dict[str, float]:
+        with torch.no_grad():
+            output = model.train()(batch["pixel_values"])
+        return expected_terms(output, batch, data, **options, classification=CLASSIFICATION.get(case, {}))
+
+    expected, logged = terms(vit), first_log(trainer)
+    assert {name: logged[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    for part in ("student", "projector"):  # the step against finite differences, in one direction
+        before = getattr(vit, part)
+        gradient = change(before, getattr(trainer.model, part)) / -ONE_STEP["learning_rate"]
+        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        sides, length = [], 1e-4 / direction.norm()
+        for distance in (length, -length):
+            moved = copy.deepcopy(vit)
+            parameters = list(getattr(moved, part).parameters())
+            there = nn.utils.parameters_to_vector(parameters).detach() + distance * direction
+            nn.utils.vector_to_parameters(there, parameters)
+            sides.append(terms(moved)["loss"])
+        slope = (sides[0] - sides[1]) / (2 * length.item())
+        assert torch.dot(gradient, direction).item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_bf16_does_not_touch_the_alignment_loss(tmp_path, objective):
+    """The features are those of bfloat16; the loss is what float64 makes of them."""
     torch.manual_seed(1)
-    return aligned_model("vit", TEXT_DIM).double()
+    model, data, outputs = aligned_model("vit", TEXT_DIM), Rows(rows(6)), []
+    for module in (model.student, model):
+        module.register_forward_hook(lambda module, args, output: outputs.append(output))
+    options = {"align_loss": objective, "align_temperature": 0.02, "align_weight": 0.3}
+    more = {"bf16": True, "align_learn_temperature": False, "per_device_train_batch_size": 6}
+    trainer = train(tmp_path, model, data, **ONE_STEP | options | more)
+    of_student, output = outputs
+    assert of_student.logits.dtype == torch.bfloat16 and output.image_embeds.dtype == torch.float32
+    expected = expected_terms(output, collator_from(trainer.args)(data), data, **options)
+    assert first_log(trainer)["loss_align"] == pytest.approx(expected["loss_align"], rel=1e-4)
 
 
-def test_accumulation_gives_the_gradient_and_the_loss_of_the_whole_batch(tmp_path, vit):
-    data = rows(8, torch.float64)
-    whole, whole_change = one_step(tmp_path, vit, data, align_weight=0.0, per_device_train_batch_size=8)
-    parts, parts_change = one_step(
-        tmp_path, vit, data, align_weight=0.0, per_device_train_batch_size=4, gradient_accumulation_steps=2
-    )
-    torch.testing.assert_close(parts_change, whole_change, rtol=1e-10, atol=1e-14)
-    assert whole_change.norm() > 0.01
-    for name in ("loss", "loss_ce"):
-        assert first_log(parts)[name] == pytest.approx(first_log(whole)[name], rel=1e-6)
-
-
-@pytest.mark.parametrize("objective", reference.OBJECTIVES)
-def test_accumulated_total_is_the_mean_over_the_micro_batches(tmp_path, vit, objective):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_accumulated_step_is_the_mean_over_the_micro_batches(tmp_path, vit, objective):
     data = rows(8, torch.float64)
     options = {"align_weight": 0.7, "align_loss": objective, "per_device_train_batch_size": 4}
     both, both_change = one_step(tmp_path, vit, data, gradient_accumulation_steps=2, **options)
@@ -173,126 +184,162 @@ def test_accumulated_total_is_the_mean_over_the_micro_batches(tmp_path, vit, obj
         assert first_log(both)[name] == pytest.approx(expected, rel=1e-6)
 
 
-# --- The loss of a batch ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.8}, {"cutmix_alpha": 1.0}])
-@pytest.mark.parametrize("objective", reference.OBJECTIVES)
-def test_loss_and_logged_terms_are_those_of_the_collated_batch(tmp_path, vit, objective, mixing):
-    """
-    Labels and texts are mixed with the same shares, unlabelled rows and rows without caption among them, and the step
-    that is taken is the slope of that loss.
-    """
-    data = rows(9, torch.float64)
-    data[1]["labels"] = -100
-    data[2]["caption_weight"], data[3]["caption_weight"] = 0.0, 0.25
-    data[4]["caption_keys"] = data[0]["caption_keys"]
-    options = {"align_loss": objective, "align_weight": 0.7, "align_temperature": 0.3, "label_smoothing_factor": 0.1}
-    options |= {"per_device_train_batch_size": 9, **mixing}
-    data = [row | {"draw_seed": 5} for row in data]
-    collator, batches = collator_from(arguments(tmp_path, **options)), []
-
-    def collate(items):
-        batches.append(collator(items))
-        return batches[-1]
-
-    trainer, _ = one_step(tmp_path, vit, data, collator=collate, **options)
-    assert ("mix_share" in batches[0]) == bool(mixing)
-
-    def terms(model: AlignedImageClassification) -> dict[str, float]:
-        logits, labels, mix, alignment = global_batch(model, batches[0])
-        loss_ce = reference.classification(logits, labels, 0.1, **mix)
-        settings = reference.Settings(0.3, bias=-10.0, target_temperature=0.1)
-        loss_align = reference.OBJECTIVES[objective](alignment, settings) / alignment.num_captions
-        total = {"loss": loss_ce + 0.7 * loss_align, "align_weight": 0.7}
-        return total | {"loss_ce": loss_ce, "loss_align": loss_align} | reference.diagnostics(alignment)
-
-    expected, logged = terms(vit), first_log(trainer)
-    assert {name: logged[name] for name in expected} == pytest.approx(expected, rel=1e-6)
-
-    for part in ("student", "projector"):
-        gradient = change(getattr(vit, part), getattr(trainer.model, part)) / -ONE_STEP["learning_rate"]
-        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        direction /= direction.norm()
-        expected_slope = slope(lambda model: terms(model)["loss"], vit, part, direction)
-        assert torch.dot(gradient, direction).item() == pytest.approx(expected_slope, rel=1e-5, abs=1e-8)
-
-
-@pytest.mark.parametrize("objective", reference.OBJECTIVES)
-def test_batch_without_captions_trains_on_its_labels_alone(tmp_path, vit, objective):
-    data = [row | {"caption_weight": 0.0} for row in rows(6, torch.float64)]
-    options = {"per_device_train_batch_size": 6, "align_loss": objective}
-    snapshots = Snapshots()
-    trainer, aligned = one_step(tmp_path, vit, data, callbacks=[snapshots], align_weight=0.7, **options)
+def test_batch_without_captions_trains_on_its_labels_alone(tmp_path, vit):
+    data, gradients = [row | {"caption_weight": 0.0} for row in rows(6, torch.float64)], ProjectorGradients()
+    options = {"per_device_train_batch_size": 6}
+    trainer, aligned = one_step(tmp_path, vit, data, callbacks=[gradients], align_weight=0.7, **options)
     _, baseline = one_step(tmp_path, vit, data, align_weight=0.0, **options)
     torch.testing.assert_close(aligned, baseline, rtol=0, atol=1e-14)
     assert first_log(trainer)["loss_align"] == 0
-    assert len(snapshots.projector_gradients) == 4
-    assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in snapshots.projector_gradients)  # not None: DDP
+    assert len(gradients.found) == 4 and not any(grad.any() for grad in gradients.found)  # zero, not None: DDP waits
 
 
-def test_weight_without_text_embeds_is_an_error(tmp_path, vit):
+def test_unlabelled_rows_train_on_their_captions_alone(tmp_path, vit):
+    data = [row | {"labels": -100} for row in rows(6, torch.float64)]
+    trainer, moved = one_step(tmp_path, vit, data, per_device_train_batch_size=6, align_weight=0.7)
+    assert first_log(trainer)["loss_ce"] == 0 and first_log(trainer)["loss_align"] > 0 and moved.norm() > 0
+    assert same(trainer.model.student.classifier.state_dict(), vit.student.classifier.state_dict())
+
+
+def test_alignment_without_text_embeds_is_an_error(tmp_path, vit):
     data = [{name: row[name] for name in ("pixel_values", "labels")} for row in rows(4, torch.float64)]
-    with pytest.raises(ValueError, match="no text_embeds"):
+    with pytest.raises(ValueError, match="align_weight is 0.7.*no text_embeds.*set align_weight to 0"):
         one_step(tmp_path, vit, data, align_weight=0.7)
 
 
-# --- Optimizer and EMA -----------------------------------------------------------------------------------------------
+def test_evaluation_sees_whole_images(tmp_path, vit):
+    """Mixup is for training alone: the loss of an evaluation is the cross entropy of the images themselves."""
+    data = rows(4, torch.float64)
+    args = arguments(tmp_path, mixup_alpha=0.8, per_device_eval_batch_size=4)
+    trainer = AlignmentTrainer(vit, args, train_dataset=data, eval_dataset=data)
+    with torch.no_grad():
+        logits = vit.eval()(torch.stack([row["pixel_values"] for row in data])).logits
+    expected = nn.functional.cross_entropy(logits, torch.arange(4))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert "mix_share" in next(iter(trainer.get_train_dataloader()))
+
+
+# --- Learned temperature ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", sorted(WITH_TEMPERATURE))
+def test_learned_logits_start_at_the_options_and_step_along_their_slope(tmp_path, vit, objective):
+    data = Rows(rows(6, torch.float64))
+    options = {"align_loss": objective, "align_weight": 0.7, "align_temperature": 0.4, "align_logit_bias": -2.0}
+    more = {"align_learn_temperature": True, "per_device_train_batch_size": 6}
+    trainer, _ = one_step(tmp_path, vit, data, **options, **more)
+    batch = collator_from(trainer.args)(data)
+    with torch.no_grad():
+        output = vit.train()(batch["pixel_values"])
+
+    def loss(log_scale: float, bias: float) -> float:
+        moved = options | {"align_temperature": math.exp(-log_scale), "align_logit_bias": bias}
+        return expected_terms(output, batch, data, **moved)["loss"]
+
+    start, step, rate = -math.log(0.4), 1e-5, ONE_STEP["learning_rate"]
+    slope = (loss(start + step, -2.0) - loss(start - step, -2.0)) / (2 * step)
+    assert trainer.model.logit_scale.item() - start == pytest.approx(-rate * slope, rel=1e-5)
+    assert first_log(trainer)["logit_scale"] == pytest.approx(1 / 0.4)
+    assert hasattr(trainer.model, "logit_bias") == (objective == "siglip")
+    if objective == "siglip":
+        slope = (loss(start, -2.0 + step) - loss(start, -2.0 - step)) / (2 * step)
+        assert trainer.model.logit_bias.item() + 2.0 == pytest.approx(-rate * slope, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    "options, momentum", [({}, 0.9), ({"sgd_momentum": 0.5}, 0.5), ({"optim_args": "momentum=0.3,nesterov=True"}, 0.3)]
+    "options, learned",
+    [
+        ({"align_loss": "siglip"}, True),
+        ({"align_loss": "siglip", "align_learn_temperature": False}, False),
+        ({"align_loss": "siglip", "align_weight": 0.0}, False),
+        ({"align_loss": "clip"}, False),
+        ({"align_loss": "clip", "align_learn_temperature": True}, True),
+        ({"align_loss": "cosine", "align_learn_temperature": True}, False),
+    ],
 )
-def test_sgd_has_momentum(tmp_path, vit, options, momentum):
-    trainer = AlignmentTrainer(vit, arguments(tmp_path, optim="sgd", **options), train_dataset=rows(4))
-    groups = trainer.create_optimizer().param_groups
-    assert [group["momentum"] for group in groups] == [momentum] * len(groups)
-    assert all(group["nesterov"] == ("optim_args" in options) for group in groups)
+@pytest.mark.parametrize("brought_along", [False, True])
+def test_the_temperature_is_learned_where_that_was_asked_for(tmp_path, vit, options, learned, brought_along):
+    """One that the model brings along is otherwise left alone."""
+    if brought_along:
+        vit.learn_logits(0.5, -1.0)
+    trainer, _ = one_step(tmp_path, vit, rows(4, torch.float64), per_device_train_batch_size=4, **options)
+    assert ("logit_scale" in first_log(trainer)) == learned
+    assert hasattr(trainer.model, "logit_scale") == (learned or brought_along)
+    if brought_along:
+        assert (trainer.model.logit_scale != vit.logit_scale).item() == learned
 
 
-def test_ema_is_the_moving_average_of_parameters_and_buffers(tmp_path):
-    """It starts from the student after the first step."""
-    snapshots = Snapshots()
-    model = aligned_model("timm-resnet", TEXT_DIM)
-    trainer = train(
-        tmp_path, model, rows(8), [snapshots], max_steps=5, per_device_train_batch_size=8, ema_decay=0.7, optim="sgd"
-    )
-    expected = snapshots.states[0]
-    for state in snapshots.states[1:]:
-        expected = {k: 0.7 * v + 0.3 * state[k] if v.is_floating_point() else state[k] for k, v in expected.items()}
-    averaged = trainer.ema.averaged.state_dict()
-    assert len(snapshots.states) == 5 and list(averaged) == list(expected)
-    for key, tensor in expected.items():
-        torch.testing.assert_close(averaged[key], tensor, rtol=1e-5, atol=1e-7, msg=key)
-    assert not torch.equal(averaged["timm_model.conv1.weight"], model.student.timm_model.conv1.weight)
+def test_learned_logits_have_no_decay_and_survive_saving(tmp_path, vit):
+    args = arguments(tmp_path, align_loss="siglip", weight_decay=0.1, weight_decay_on="all")
+    trainer = AlignmentTrainer(vit, args, train_dataset=rows(4))
+    decays = {p: group["weight_decay"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert decays[trainer.model.logit_scale] == decays[trainer.model.logit_bias] == 0
+    trainer.model.logit_bias.data.fill_(-3.5)
+    trainer.model.save_pretrained(tmp_path / "run")
+    loaded = AlignedImageClassification.from_pretrained(tmp_path / "run")
+    assert loaded.logit_bias.item() == -3.5 and loaded.logit_scale.item() == pytest.approx(-math.log(0.2))
 
 
-def test_an_average_that_deepspeed_would_lose_is_refused(tmp_path, vit, monkeypatch):
-    """DeepSpeed itself is not needed for it: what Trainer found out when it made the accelerator is enough."""
-    create = AlignmentTrainer.create_accelerator_and_postprocess
-
-    def found_deepspeed(trainer: AlignmentTrainer) -> None:
-        create(trainer)
-        trainer.is_deepspeed_enabled = True
-
-    monkeypatch.setattr(AlignmentTrainer, "create_accelerator_and_postprocess", found_deepspeed)
-    with pytest.raises(ValueError, match="ema_decay is 0.9, but with DeepSpeed the average would start anew"):
-        AlignmentTrainer(vit, arguments(tmp_path, ema_decay=0.9), None)
+def test_scale_is_held_at_its_limit_but_can_come_back(vit):
+    vit.learn_logits(temperature=0.001)
+    output = vit.train()(torch.randn(2, 3, 48, 48, dtype=torch.float64))
+    output.logit_scale.backward()
+    assert output.logit_scale.item() == pytest.approx(100) and vit.logit_scale.grad.item() > 0
 
 
-def test_training_without_ema_decay_keeps_no_average(tmp_path, vit):
-    assert AlignmentTrainer(vit, arguments(tmp_path), train_dataset=rows(4)).ema is None
+def test_stock_trainer_takes_a_model_with_learned_logits(tmp_path, vit):
+    """They take no part in its loss; evaluation does not gather them, nor the image embeddings."""
+    vit.learn_logits(0.1, -5.0)
+    data = [{"pixel_values": row["pixel_values"], "labels": row["labels"]} for row in rows(4, torch.float64)]
+    trainer = Trainer(vit, arguments(tmp_path, max_steps=1), train_dataset=data, eval_dataset=data)
+    assert trainer.train().global_step == 1 and trainer.predict(data).predictions.shape == (4, 5)
+
+
+# --- Text bank, weight over time -------------------------------------------------------------------------------------
+
+
+def test_every_batch_draws_other_texts_of_the_bank_and_the_same_again():
+    """Drawn from seed, optimizer step and batch within it alone: on any process, after any interruption."""
+    keys = np.arange(50)
+    texts = {"embeds": np.eye(50), "text_keys": keys, "caption_keys": keys[:, None], "labels": keys % 3}
+
+    def draw(size: int, *batch: int) -> list[int]:
+        return TextBank(texts, size, seed=3).draw(*batch, by_class=True, device="cpu").text_keys.tolist()
+
+    draws = [draw(10, step, micro_step) for step in range(3) for micro_step in range(2)]
+    assert all(len(set(found)) == 10 for found in draws) and len(set(map(tuple, draws))) == 6
+    assert draw(10, 1, 1) == draws[3]
+    assert draw(-1, 0, 0) == list(range(50)) == sorted(draw(1000, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "course, expected",
+    [
+        ({}, [2, 2, 2, 2, 2, 2, 2, 2]),
+        ({"warmup_epochs": 2}, [0, 0.5, 1, 1.5, 2, 2, 2, 2]),
+        ({"off_epochs": 1}, [2, 2, 2, 2, 2, 2, 0, 0]),
+        (
+            {"schedule": "cosine", "warmup_epochs": 1, "off_epochs": 1},
+            [0, 1, *(1 + math.cos(math.pi * step / 4) for step in range(4)), 0, 0],
+        ),
+    ],
+)
+def test_the_weight_of_each_step_is_in_its_loss_and_its_log(tmp_path, vit, course, expected):
+    options = {"num_train_epochs": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    options |= {f"align_{name}": value for name, value in course.items()}
+    trainer = train(tmp_path, vit, rows(8, torch.float64), align_weight=2.0, **options)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert [log["align_weight"] for log in logs] == pytest.approx(expected)
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["loss_ce"] + log["align_weight"] * log["loss_align"], rel=1e-5)
 
 
 # --- Arguments -------------------------------------------------------------------------------------------------------
 
 
-def test_every_option_of_ours_is_described():
+def test_options_are_described_and_docstrings_name_changed_defaults():
     for field in fields(TrainingOptions):
         assert field.metadata["help"].endswith("."), field.name
-
-
-def test_docstring_lists_the_defaults_that_differ_from_the_parents():
     parents = {field.name: field.default for field in fields(TrainingArguments)}
     for field in fields(AlignmentArguments):
         if field.name in parents and parents[field.name] != field.default:
@@ -300,39 +347,37 @@ def test_docstring_lists_the_defaults_that_differ_from_the_parents():
 
 
 @pytest.mark.parametrize(
-    "name, value",
+    "options, message",
     [
-        ("align_weight", -0.1),
-        ("align_loss", "triplet"),
-        ("align_temperature", 0.0),
-        ("align_temperature", -1.0),
-        ("align_gradient", "mine"),
-        ("soft_label_weight", -1.0),
-        ("mixup_alpha", -1.0),
-        ("cutmix_alpha", -1.0),
-        ("mix_prob", 1.5),
-        ("mix_switch_prob", -0.5),
-        ("ema_decay", 1.0),
-        ("ema_decay", 0.0),
-        ("sgd_momentum", -0.1),
-        ("sgd_momentum", 1.0),
+        ({"align_weight": -0.1}, "align_weight is -0.1"),
+        ({"align_loss": "triplet"}, "align_loss is 'triplet'.*clip"),
+        ({"align_temperature": 0.0}, "align_temperature is 0.0"),
+        ({"align_gradient": "mine"}, "align_gradient is 'mine'.*official"),
+        ({"soft_label_weight": -1.0}, "soft_label_weight is -1.0"),
+        ({"mixup_alpha": -1.0}, "mixup_alpha is -1.0"),
+        ({"mix_prob": 1.5}, "mix_prob is 1.5"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"sgd_momentum": 1.0}, "sgd_momentum is 1.0"),
+        ({"max_nan_steps": 2, "stop_on_nan": False}, "max_nan_steps is 2, but stop_on_nan is false"),
+        ({"align_balance": True, "align_weight": 1.5}, "align_weight is 1.5, but with align_balance it is a share"),
+        ({"align_balance": True, "freeze_backbone": True}, "align_balance.*freeze_backbone"),
+        ({"align_similarity": "euclid"}, "align_similarity is 'euclid'.*cosine.*dot"),
+        ({"class_weights": "many"}, "class_weights is 'many'; give 'balanced' or a JSON list"),
     ],
 )
-def test_invalid_value_is_an_error_that_names_field_and_value(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"{name} is '?{value}") as error:
-        arguments(tmp_path, **{name: value})
-    assert name in str(error.value)
+def test_a_value_that_makes_no_sense_is_an_error_that_names_it(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **options)
 
 
-def test_every_objective_can_be_chosen_and_is_tested_here(tmp_path):
-    from g4i_hf.losses import OBJECTIVES
+@pytest.mark.parametrize("given, message", [("[1, 2]", "2 weights for 5 classes"), ("balanced", "no `labels`")])
+def test_class_weights_that_do_not_fit_the_data_are_an_error(tmp_path, vit, given, message):
+    with pytest.raises(ValueError, match=message):
+        AlignmentTrainer(vit, arguments(tmp_path, class_weights=given), rows(4))
 
+
+def test_every_objective_can_be_chosen_and_has_a_formula(tmp_path):
     assert set(reference.OBJECTIVES) == set(OBJECTIVES)
     for name in OBJECTIVES:
         assert arguments(tmp_path, align_loss=name).align_loss == name
         assert name in TrainingOptions.__dataclass_fields__["align_loss"].metadata["help"]
-
-
-def test_logged_terms_are_finite_numbers(tmp_path, vit):
-    trainer, _ = one_step(tmp_path, vit, rows(4, torch.float64), per_device_train_batch_size=4)
-    assert all(np.isfinite(value) for value in first_log(trainer).values())

@@ -34,9 +34,8 @@ def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
         1/2 w_ij (-s_ij + log sum_k exp s_ik) + 1/2 w_ij (-s_ij + log sum_k exp s_kj)
 
     where k runs over the allowed texts of image i in the first half and the allowed images of text j in the second,
-    over all processes. Each process computes n x M logits once, for both halves, never N x M: the sums of the second
-    half are put together from those of every process, and no image crosses processes. Texts of a bank are among the
-    first k alone.
+    over all processes. Each process computes n x M logits once, for both halves: only the sums of the second half
+    cross processes, and no image. Texts of a bank are among the first k alone.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
@@ -155,25 +154,23 @@ WITH_BIAS = {"siglip"}
 OFFICIALLY_DIVIDED = {"clip"}
 
 
-# --- Softmax over rows or columns of which each process has its own rows ------------------------------------------
+# --- Softmax over rows, and over columns whose rows are spread over processes ----------------------------------------
 
 
 def pair_logits(pairs: Pairs, temperature: float | torch.Tensor) -> torch.Tensor:
     """(n, M) cosines of local images and all texts over the temperature, without the pairs that do not count."""
     # The smaller factor is divided, and the product masked in place: n x M numbers are there once
     logits = (pairs.image_embeds / temperature) @ pairs.all_text_embeds.T
-    return logits.masked_fill_(~pairs.allowed, left_out(logits))
+    return logits.masked_fill_(~pairs.allowed, mask_value(logits))
 
 
 def masked_logits(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     """Logits whose softmax leaves out the columns that do not count."""
-    return logits.masked_fill(~allowed, left_out(logits))
+    return logits.masked_fill(~allowed, mask_value(logits))
 
 
-def left_out(logits: torch.Tensor) -> float:
-    """
-    A large finite number instead of -inf: rows and columns without any pair then give 0 x finite, not 0 x nan.
-    """
+def mask_value(logits: torch.Tensor) -> float:
+    """Large but finite: rows and columns without any pair then give 0 x finite, not 0 x nan."""
     return torch.finfo(logits.dtype).min / 2
 
 
@@ -183,18 +180,13 @@ def weighted_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch
 
 
 def cross_entropy_of_columns(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """
-    The same with a softmax over the rows, of which every process has its own; logits and targets (n, M) of these.
-
-    Returns:
-        0-d: the part of the own rows. The sum over processes has the gradient of the global loss.
-    """
+    """The same with a softmax over the rows of all processes: the 0-d part of the local rows, (n, M)."""
     return _cross_entropy(logits, targets, logsumexp_of_columns(logits), targets.sum(0))
 
 
 def logsumexp_of_columns(logits: torch.Tensor) -> torch.Tensor:
     """(M,) over the rows of all processes; finite also where no process has one."""
-    return global_logsumexp(logits.logsumexp(0).clamp(min=left_out(logits)))
+    return global_logsumexp(logits.logsumexp(0).clamp(min=mask_value(logits)))
 
 
 def _cross_entropy(

@@ -1,4 +1,4 @@
-"""Which image of a global batch belongs to which text, with what weight, and which pairs are no negatives."""
+"""The pairs of a global batch: which text belongs to which image, with what weight, and which are negatives."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +11,18 @@ from .gather import gather_counts, gather_rows, rank
 @dataclass
 class Pairs:
     """
-    What every objective takes: local images against the texts of all processes. n images and m = n K texts on this
-    process, N images over all processes, K texts an image, D dimensions; M is N K and the B texts of a bank, the last
-    columns. P = K own texts of an image, or 2 K where images are mixed.
+    What every objective takes: local images against the texts of all processes. This process has n images and
+    m = n K texts of D dimensions, K an image; all processes have N images and M = N K + B texts, the last B of a bank.
+    An image has P = K own texts, or 2 K where images are mixed.
 
     Args:
         image_embeds: (n, D) local images, unit norm, with gradient.
-        text_embeds: (m, D) local texts, unit norm; whatever where there is none.
+        text_embeds: (m, D) local texts, unit norm; arbitrary where there is none.
         all_text_embeds: (M, D).
-        weights: (n, M) weight of the pair (local image, text): the text's weight, times the share of that text's image
-            where images are mixed; zero for everything that is not a pair.
-        allowed: (n, M) bool, which texts count for a local image, and the image for them: its own and its negatives.
-        own_texts: (n, P) the own texts of a local image, as rows of `text_embeds`: pairs never cross processes.
+        weights: (n, M) weight of each pair of a local image and a text: the text's weight, times the share of that
+            text's image where images are mixed; zero for everything that is not a pair.
+        allowed: (n, M) bool, which texts are in an image's softmax, and it in theirs: its own and its negatives.
+        own_texts: (n, P) an image's own texts, as rows of `text_embeds`: pairs never cross processes.
         own_weights: (n, P) their weights; zero where there is none.
         own_shares: (n, P) how much of an image each of them describes, whatever its weight; the sum is 1 at most.
         num_captions: 0-d, number of rows with a text over all processes: the divisor of the loss.
@@ -49,12 +49,12 @@ class Pairs:
 @dataclass
 class BankTexts:
     """
-    Texts without an image in the batch, the same on every process: negatives of every image that does not own them.
+    Texts without an image in the batch, the same on every process: further negatives.
 
     Args:
         embeds: (B, D) unit norm.
         text_keys: (B,) integers; a text that is in the batch already, known by its key, is left out.
-        keys: as those of [`make_pairs`], (B, C) a group.
+        keys: as those of [`make_pairs`]: groups of (B, C).
     """
 
     embeds: torch.Tensor
@@ -126,18 +126,18 @@ def make_pairs(
         image_embeds=image_embeds,
         text_embeds=all_text_embeds[first : first + n * texts_per_row],
         all_text_embeds=all_text_embeds,
-        weights=_place(_local_weights(slots, own_weights).flatten(1), first, len(all_text_embeds)),
+        weights=_pair_weights(slots + first // texts_per_row, own_weights, sum(num_rows)).flatten(1),
         allowed=_allowed(rows, everywhere, slots, shares, first // texts_per_row),
-        own_texts=_texts_of(slots, texts_per_row),
+        own_texts=(slots.unsqueeze(2) * texts_per_row + torch.arange(texts_per_row, device=slots.device)).flatten(1),
         own_weights=own_weights.flatten(1),
         own_shares=_text_shares(present, slots, shares),
         num_captions=counts[:, 1].sum(),
         num_bank=0,
     )
-    return pairs if bank is None else _with_bank(pairs, _allowed_of_bank(rows, everywhere, slots, shares, bank), bank)
+    return pairs if bank is None else _with_bank(pairs, bank, _allowed_of_bank(rows, everywhere, slots, shares, bank))
 
 
-def _with_bank(pairs: Pairs, allowed: torch.Tensor, bank: BankTexts) -> Pairs:
+def _with_bank(pairs: Pairs, bank: BankTexts, allowed: torch.Tensor) -> Pairs:
     """The pairs with texts of a bank as further columns, allowed (n, B)."""
     return replace(
         pairs,
@@ -152,8 +152,8 @@ def _slots(
     image_embeds: torch.Tensor, mix_partner: torch.Tensor | None, mix_share: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    An image shows its own row's picture and, where it was mixed, its partner's: S slots. Returns (n, S) local rows and
-    (n, S) shares.
+    The S rows whose pictures an image shows: its own and, where images are mixed, its partner's. Returns local rows
+    (n, S) and shares (n, S).
     """
     own = torch.arange(len(image_embeds), device=image_embeds.device)
     if mix_partner is None or mix_share is None:
@@ -162,13 +162,13 @@ def _slots(
     return torch.stack([own, mix_partner], dim=1), torch.stack([share, 1 - share], dim=1)
 
 
-def _local_weights(slot_rows: torch.Tensor, own_weights: torch.Tensor) -> torch.Tensor:
-    """(n, n, K) weights of local images against local texts: pairs never cross processes."""
+def _pair_weights(slot_rows: torch.Tensor, own_weights: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """(n, N, K) weights of local images against all texts; `slot_rows` (n, S) are numbers among all rows."""
     n, slots, texts_per_row = own_weights.shape
-    weights = own_weights.new_zeros(n, n, texts_per_row)
+    weights = own_weights.new_zeros(n, num_rows, texts_per_row)
     own = torch.arange(n, device=slot_rows.device)
     for slot in range(slots):
-        weights = weights.index_put((own, slot_rows[:, slot]), own_weights[:, slot], accumulate=True)
+        weights.index_put_((own, slot_rows[:, slot]), own_weights[:, slot], accumulate=True)
     return weights
 
 
@@ -182,7 +182,7 @@ class _Rows:
     stored: torch.Tensor | None
 
     def gathered(self, num_rows: list[int]) -> "_Rows":
-        """In one exchange of integers."""
+        """Of all processes, in one exchange of integers."""
         further = [part for part in (self.text_keys, self.stored) if part is not None]
         parts = [self.present.long(), *self.keys, *further]
         together = list(gather_rows(torch.cat(parts, dim=1), num_rows).split([part.shape[1] for part in parts], dim=1))
@@ -231,19 +231,6 @@ def _allowed_of_bank(
     for group, bank_group in zip(local.keys, bank.keys, strict=True):
         allowed &= ~_overlap(group[slots], shown, bank_group)
     return allowed
-
-
-def _place(block: torch.Tensor, start: int, num_columns: int) -> torch.Tensor:
-    """(a, b) -> (a, num_columns) with the block from column `start` on, zero elsewhere."""
-    full = block.new_zeros(len(block), num_columns)
-    full[:, start : start + block.shape[1]] = block
-    return full
-
-
-def _texts_of(rows: torch.Tensor, texts_per_row: int) -> torch.Tensor:
-    """Rows (a, S) -> their texts (a, S K), as numbers of the flattened texts."""
-    texts = rows.unsqueeze(2) * texts_per_row + torch.arange(texts_per_row, device=rows.device)
-    return texts.flatten(1)
 
 
 def _overlap(image_keys: torch.Tensor, shown: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:

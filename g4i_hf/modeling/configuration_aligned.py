@@ -14,7 +14,7 @@ LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "base_model_
 
 class AlignedImageClassificationConfig(PreTrainedConfig):
     r"""
-    Describes a student together with the projector that maps its feature into the space of the text embeddings.
+    Configuration of a student and of the projector from its feature to the space of the text embeddings.
 
     Args:
         student_config (`PreTrainedConfig` or `dict`):
@@ -29,15 +29,14 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             Norm after the first layer of the MLP: `"batch"` (the paper's choice for ResNet), `"layer"` or `"none"`
             (the paper's choice for DeiT).
         logit_scale_init (`float`, *optional*):
-            Logarithm of the inverse temperature that learning starts from; by default the temperature is no part of
-            the model.
+            Initial logarithm of a learned inverse temperature; by default the model has none.
         logit_bias_init (`float`, *optional*):
-            Bias of the logits that learning starts from; by default none is learned.
+            Initial value of a learned bias of the logits; by default the model has none.
         center_text (`bool`, *optional*, defaults to `False`):
             Whether the model holds a mean embedding, which is subtracted from every text embedding.
         lora (`dict`, *optional*):
-            Of a student with LoRA adapters, in peft's words: `r`, `lora_alpha`, `lora_dropout`, `target_modules`
-            (whole names of the student's layers), `base_model_name_or_path` (Hub id of the checkpoint that the
+            For a student with LoRA adapters, in peft's words: `r`, `lora_alpha`, `lora_dropout`, `target_modules`
+            (full names of the student's layers), `base_model_name_or_path` (Hub id of the checkpoint that the
             student started from, None for a local folder) and its `revision`.
 
     Raises:

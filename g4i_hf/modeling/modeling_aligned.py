@@ -48,9 +48,8 @@ class AlignedImageClassifierOutput(ModelOutput):
 
 class Projector(nn.Module):
     """
-    From the student's feature (B, F) to the space of the text embeddings (B, D): an MLP or a linear map, see
-    [`AlignedImageClassificationConfig`]. Its initial weights are drawn from a generator of their own, so that a
-    student with a projector starts from the same weights, and sees the same random numbers, as one without.
+    Maps the student's feature (B, F) to the space of the text embeddings (B, D), by an MLP or a linear layer. Drawing
+    its initial weights leaves the random state alone, so that a student trains the same with and without a projector.
     """
 
     def __init__(self, in_features: int, config: AlignedImageClassificationConfig):
@@ -79,9 +78,8 @@ class Projector(nn.Module):
 
 class _ForwardPass:
     """
-    Hooks that know whether the model's own forward pass is going on (`with`). Within it they collect what enters the
-    classifier layers; a student used by itself keeps nothing. Outside it, activation checkpointing runs layers a
-    second time, and batch norms then leave their running statistics alone.
+    Hooks around the model's own forward pass (`with`). Within it they collect the inputs of the classifier layers.
+    Outside it, where activation checkpointing runs layers a second time, batch norms keep their running statistics.
     """
 
     def __init__(self):
@@ -104,7 +102,7 @@ class _ForwardPass:
         for module in student.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
                 self.handles.append(module.register_forward_pre_hook(self._before_batch_norm))
-                # Always called: recomputation ends by an exception once all that was wanted is there
+                # Always called: recomputation ends by an exception once it has what it needs
                 self.handles.append(module.register_forward_hook(self._after_batch_norm, always_call=True))
 
     def unwatch(self) -> None:
@@ -122,15 +120,14 @@ class _ForwardPass:
 
 
 def _at_most(value: torch.Tensor, limit: float) -> torch.Tensor:
-    """Clamps the value, but not its gradient, which can so bring it back."""
+    """Clamps the value but not the gradient, which can bring it back."""
     return value + (value.clamp(max=limit) - value).detach()
 
 
 class AlignedImageClassification(PreTrainedModel):
     """
-    Holds a student, exactly what `AutoModelForImageClassification` gives, takes the feature at the entrance of its
-    classifier and projects it. Without text it is an ordinary image classifier: `pipeline`, stock `Trainer` and
-    `evaluate` all take it.
+    A student, exactly what `AutoModelForImageClassification` gives, and a projector from its feature to the space of
+    the text embeddings. Without text it is an image classifier for `pipeline`, stock `Trainer` and `evaluate`.
 
     The feature is the input of the student's last layer, (B, F), whatever the architecture; for students with two
     heads (distilled DeiT) the mean of both heads' inputs.
@@ -153,7 +150,7 @@ class AlignedImageClassification(PreTrainedModel):
         if config.lora is not None:
             add_adapters(self.student, config.lora)
         self.projector = Projector(feature_size(self.student), config)
-        # Of the alignment alone; like the projector, no part of the released student
+        # Like the projector, no part of the released student
         if config.logit_scale_init is not None:
             self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
         if config.logit_bias_init is not None:
@@ -163,7 +160,7 @@ class AlignedImageClassification(PreTrainedModel):
         self._forward_pass = _ForwardPass()
         for layer in classifier_layers(self.student):
             layer.register_forward_pre_hook(self._forward_pass.collect)
-        # Of the last batch, for what needs the gradient there; outputs may be copies of them
+        # Of the last batch, for `align_balance`, which needs the gradient there; outputs may be copies
         self.keeps_classifier_inputs, self.classifier_inputs = False, ()
         self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
@@ -192,13 +189,12 @@ class AlignedImageClassification(PreTrainedModel):
 
         Args:
             name_or_config: folder, Hub id, timm name, transformers model type, or a `PreTrainedConfig`.
-            id2label: class names by index; the head is made to fit.
+            id2label: class names by index; the head gets as many outputs.
             text_embed_dim: D, the size of the text embeddings.
             pretrained: start from the checkpoint's weights instead of fresh ones.
             student_args: arguments of `timm.create_model`, or fields of the student's configuration.
-            image_size: side of the student's input in pixels. A timm student keeps it, with the normalisation, in its
-                `pretrained_cfg`, where its image processor finds it. Students with position embeddings are built for
-                it.
+            image_size: side of the student's input in pixels. Students with position embeddings are built for it; a
+                timm student keeps it in its `pretrained_cfg`, for its image processor.
             image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
             revision: branch, tag or commit of a Hub checkpoint.
             lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]) of
@@ -230,7 +226,7 @@ class AlignedImageClassification(PreTrainedModel):
         return model
 
     def learn_logits(self, temperature: float, bias: float | None = None) -> None:
-        """Makes the temperature, and where one is given the bias, parameters of the model; keeps those that it has."""
+        """Makes the temperature, and a bias where one is given, parameters of the model; keeps those it has."""
         where = {"device": self.device, "dtype": self.projector.dtype}
         if not hasattr(self, "logit_scale"):
             self.config.logit_scale_init = -math.log(temperature)
@@ -245,7 +241,7 @@ class AlignedImageClassification(PreTrainedModel):
         self.register_buffer("text_mean", mean.to(self.device, self.projector.dtype))
 
     def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Text embeddings (..., D) as they are compared with image embeddings: centred where the model is."""
+        """Text embeddings (..., D) as they are compared with image embeddings: centred with `center_text`."""
         if not self.config.center_text:
             return text_embeds
         return nn.functional.normalize(text_embeds - self.text_mean.to(text_embeds.dtype), dim=-1)
@@ -294,7 +290,7 @@ class AlignedImageClassification(PreTrainedModel):
 
     def freeze_backbone(self) -> None:
         """
-        From now on only classifier and projector learn; the rest stays in evaluation mode, also while training.
+        Freezes all but classifier and projector, and keeps it in evaluation mode while training.
 
         Raises:
             ValueError: when the backbone has LoRA adapters, which would be frozen as well.
@@ -310,7 +306,7 @@ class AlignedImageClassification(PreTrainedModel):
         self.train(self.training)
 
     def freeze_unused(self) -> None:
-        """Parameters of no use to a classifier, which DDP would wait for: the token of masked patches of DINOv2."""
+        """Freezes what a classifier does not use and DDP would wait for: DINOv2's token of masked patches."""
         for name, parameter in self.student.named_parameters():
             if name.endswith("mask_token"):
                 parameter.requires_grad_(False)
@@ -329,8 +325,8 @@ class AlignedImageClassification(PreTrainedModel):
         self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
         """
-        Has the student compute its activations again in the backward pass instead of keeping them. The running
-        statistics of its batch norms are updated once a step all the same.
+        The student recomputes its activations in the backward pass instead of keeping them. Running statistics of its
+        batch norms are updated once a step.
 
         Raises:
             ValueError: when the student cannot, or cannot with these options.
@@ -349,7 +345,7 @@ class AlignedImageClassification(PreTrainedModel):
         self._forward_pass.unwatch()
 
     def get_input_embeddings(self) -> None:
-        """None: those are tables of tokens. accelerate asks for them before it spreads weights by FSDP2."""
+        """None, as there are no tokens; accelerate asks before it shards weights by FSDP2."""
 
     def _init_weights(self, module: nn.Module) -> None:
         # Only reached for weights that a checkpoint lacks; torch's initialisation, as in the projector

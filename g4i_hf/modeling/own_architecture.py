@@ -27,7 +27,7 @@ def own_module(config: PreTrainedConfig) -> str | None:
         module = (classes[0] if isinstance(classes, tuple) else classes).__module__
     if module.split(".")[0] in ("timm", "transformers"):
         return None
-    spec = getattr(sys.modules.get(module), "__spec__", None)  # of what was started by `python -m` under its own name
+    spec = getattr(sys.modules.get(module), "__spec__", None)  # has the name of what `python -m` started
     return spec.name if spec is not None else module
 
 
@@ -43,9 +43,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     """
-    Tries an aligned model of a user's own architecture, before it is trained for hours: that it takes images, and is
-    the same after it was saved and loaded. transformers loads into a model that was built without memory, where what
-    is neither a parameter nor a saved buffer is lost. Not under DeepSpeed's ZeRO-3, where there is no whole model.
+    Tries an aligned model of a user's own architecture before it is trained for hours: it must take images, and give
+    the same logits after saving and loading. transformers loads into a model without memory, where what is neither a
+    parameter nor a saved buffer is lost. Not under DeepSpeed's ZeRO-3, where no process has the whole model.
 
     Raises:
         ValueError: when it fails, or gives other logits after loading.

@@ -1,4 +1,4 @@
-"""Image processors: what turns a picture into `pixel_values` at inference."""
+"""Image processors: from images to `pixel_values` at inference."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class ImageSettings:
     def of(
         cls, student_config: PreTrainedConfig, size: int | None, chosen: dict[str, Any] | None = None
     ) -> "ImageSettings":
-        """Those of a student: a timm student carries its own, others get `size`, what is chosen, and defaults."""
+        """Of a student: a timm student has its own, others get `size`, what is chosen, and defaults."""
         if isinstance(student_config, TimmWrapperConfig):
             return cls.from_pretrained_cfg(student_config.pretrained_cfg)
         return cls(size, **(chosen or {}))
@@ -96,7 +96,7 @@ def pretrained_processor(
 
 def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:
     """
-    What the released student will be used with: timm's transforms for a timm student, by its `pretrained_cfg`, else
+    The processor of the released student: timm's transforms by its `pretrained_cfg` for a timm student, else
     `fallback`, the one saved beside the model.
     """
     if isinstance(student_config, TimmWrapperConfig):
@@ -113,7 +113,7 @@ def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> Bas
 
 def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
     """
-    What a student's configuration says of its images: the size, and timm's normalisation or else that of ImageNet.
+    By a student's configuration: its image size, and timm's normalisation or else that of ImageNet.
 
     Raises:
         ValueError: when it names no size.
@@ -148,8 +148,8 @@ def timm_pretrained_cfg(
     student: TimmWrapperForImageClassification, image_size: int | None, settings: dict[str, Any] | None
 ) -> dict[str, Any]:
     """
-    Where the image processor of a timm student finds size (by default what the student was built for), normalisation
-    and other entries, such as `crop_pct`.
+    The entries that the image processor of a timm student reads: size (by default what the student was built for),
+    normalisation and others, such as `crop_pct`.
     """
     known = getattr(student.config, "pretrained_cfg", None) or {}
     usual = known or getattr(student.timm_model, "pretrained_cfg", None) or {}
@@ -163,8 +163,8 @@ def timm_pretrained_cfg(
 @dataclass
 class EvalTransform:
     """
-    PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit. A class, so
-    that processes of a data loader can take it along.
+    PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit. A class, as
+    workers of a data loader need to pickle it.
     """
 
     processor: BaseImageProcessor

@@ -1,4 +1,4 @@
-"""Building a student, and finding the layer whose input is its feature."""
+"""Builds students, and finds the layer whose input is the feature."""
 
 import contextlib
 from pathlib import Path
@@ -28,7 +28,7 @@ CLASSIFIER_NAMES = (
     ("head",),
     ("fc",),
 )
-# What an image processor needs; the rest of timm's pretrained_cfg speaks of the original weights
+# What an image processor needs; the rest of timm's pretrained_cfg is about the original weights
 PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
@@ -65,7 +65,7 @@ def student_config_from(
         return _timm_config(name_or_config, student_args, image_size)
     elif name_or_config in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[name_or_config]
-        with contextlib.suppress(TypeError):  # a user's own may have fields without a default
+        with contextlib.suppress(TypeError):  # a user's own configuration may have fields without a default
             default = config_class()
             _check_fields(default, student_args)
             if image_size is not None and hasattr(default, "image_size"):
@@ -111,7 +111,7 @@ def _timm_config(name: str, student_args: dict[str, Any], image_size: int | None
 
 
 def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> None:
-    """A configuration of transformers takes any name, also a misspelt one."""
+    """Raises ValueError for an unknown field: a configuration of transformers takes any name."""
     for name in student_args:
         if not hasattr(config, name) and name != "attn_implementation":
             near = nearest(name, sorted(config.to_dict()))
@@ -119,11 +119,11 @@ def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> Non
 
 
 def new_student(config: PreTrainedConfig) -> PreTrainedModel:
-    """Fresh weights; timm's own for timm, as transformers' wrapper draws every convolution from N(0, 0.02)."""
+    """Fresh weights; for timm by timm's initialisation, as transformers' wrapper draws from N(0, 0.02)."""
     if isinstance(config, TimmWrapperConfig):
         return _wrap(config, _timm_model(config.architecture, config, pretrained=False))
     if not config.architectures:
-        # Where one configuration has two classes (DeiT), the automatic class wants to be told which
+        # Where one configuration has two classes (DeiT), the Auto class chooses by this name
         classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
         config.architectures = [(classes[0] if isinstance(classes, tuple) else classes).__name__]
     return AutoModelForImageClassification.from_config(config)
@@ -156,7 +156,7 @@ def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Mo
 
 
 def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForImageClassification:
-    # A shell without memory, whose weights are then replaced by timm's; not every user's own can be built so
+    # The wrapper builds weights that timm's then replace: without memory, which not every user's own model can
     with torch.device("meta") if own_module(config) is None else torch.random.fork_rng([]):
         student = TimmWrapperForImageClassification(config)
     student.timm_model = timm_model
@@ -165,7 +165,7 @@ def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForIma
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
     """
-    The last layer or, for distilled models, the last two layers of a student: what enters them is the feature.
+    The last layer of a student or, for distilled models, both: their input is the feature.
 
     Raises:
         ValueError: when none is found.

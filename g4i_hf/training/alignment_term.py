@@ -1,4 +1,4 @@
-"""The alignment part of the loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
+"""The alignment loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local r
 
 
 class TermSums:
-    """Sums of the terms of the loss and of their rows, on the device: adding waits for nothing."""
+    """Sums of the terms of the loss and of their rows since the last log, kept on the device so that no step waits."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}  # name -> (2,) float32
@@ -39,7 +39,7 @@ class TermSums:
         self.sums[name] = self.sums[name] + entry if name in self.sums else entry
 
     def means(self) -> dict[str, float]:
-        """Over the rows of all processes, each of which must call it; the sums begin anew."""
+        """Means over the rows of all processes, each of which must call it; resets the sums."""
         sums, self.sums = self.sums, {}
         if not sums:
             return {}
@@ -58,7 +58,7 @@ def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor
 
 class TextBank:
     """
-    The captions of the whole training set: as text is frozen, exact negatives at any batch size.
+    Negatives from the captions of the whole training set, exact at any batch size, as the text encoder is frozen.
 
     Args:
         texts: see [`~g4i_hf.data.dataset.CaptionedImages.text_bank`]; of `embeds` (B, D) only what is drawn is read.
@@ -74,46 +74,43 @@ class TextBank:
         seed: int,
         transform: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
     ):
-        self.transform = transform
+        self.transform, self.seed = transform, seed
         self.embeds = texts["embeds"]
         self.texts = {name: torch.from_numpy(values) for name, values in texts.items() if name != "embeds"}
-        self.size = len(self) if size < 0 else min(size, len(self))
-        self.seed = seed
+        self.num_texts = len(self.embeds)
+        self.size = self.num_texts if size < 0 else min(size, self.num_texts)
         self._whole: BankTexts | None = None
-
-    def __len__(self) -> int:
-        return len(self.embeds)
 
     def draw(self, step: int, micro_step: int, by_class: bool, device: torch.device) -> BankTexts:
         """
-        The same texts on every process, and again after an interruption: drawn from the seed, the optimizer step and
-        the batch within it alone. `by_class`: rows of one class are no negatives of each other.
+        The same texts on every process and after a resume: drawn from the seed, the optimizer step and the batch
+        within it alone. `by_class`: rows of one class are no negatives of each other.
         """
         if self._whole is not None:
             return self._whole
-        rows = np.arange(len(self))
-        if self.size < len(self):
+        rows = np.arange(self.num_texts)
+        if self.size < self.num_texts:
             generator = np.random.default_rng([self.seed, step, micro_step])
-            rows = generator.choice(len(self), self.size, replace=False, shuffle=False)
+            rows = generator.choice(self.num_texts, self.size, replace=False, shuffle=False)
         embeds = torch.from_numpy(self.embeds[rows]).to(device, non_blocking=True)
         drawn = {name: values[rows].to(device, non_blocking=True) for name, values in self.texts.items()}
         labels = drawn["labels"].unsqueeze(1)
-        nobodys = torch.full_like(labels, -1)  # a caption is known by itself, not by one image of those that have it
+        no_image = torch.full_like(labels, -1)  # a caption has a key of its own, not that of one of its images
         texts = BankTexts(
             embeds=self.transform(embeds.float()),
             text_keys=drawn["text_keys"],
-            keys=[nobodys, drawn["caption_keys"], *([labels] if by_class else [])],
+            keys=[no_image, drawn["caption_keys"], *([labels] if by_class else [])],
         )
-        if self.size == len(self):
+        if self.size == self.num_texts:
             self._whole = texts
         return texts
 
 
 class AlignmentTerm:
     """
-    Prepares the aligned model for what the options ask for: a learned temperature becomes its parameter, the mean of
-    the training texts its buffer. Centring and a text bank need `texts` and `text_bank()` of `train_dataset`, see
-    [`~g4i_hf.data.dataset.CaptionedImages`].
+    The alignment loss by the options. A learned temperature becomes a parameter of the model, the mean of the training
+    texts its buffer. Centring and a text bank need `texts` and `text_bank()` of `train_dataset`, as
+    [`~g4i_hf.data.dataset.CaptionedImages`] has them.
     """
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
@@ -127,7 +124,7 @@ class AlignmentTerm:
         if train_dataset is None:
             return
         texts = getattr(train_dataset, "texts", None)
-        self.texts = texts if hasattr(texts, "read") else None  # else only a process itself knows its own
+        self.texts = texts if hasattr(texts, "read") else None  # where every process can read all texts
         is_dot = args.align_similarity == "dot"
         model.projector.normalizes = not is_dot
         if args.align_center or is_dot:  # evaluation compares with centred texts too
@@ -139,7 +136,7 @@ class AlignmentTerm:
             self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, self.text_space)
 
     def _prepare_logits(self) -> set[str]:
-        """Makes those of temperature and bias parameters that are learned; others that the model has are left out."""
+        """Names of those of temperature and bias that are learned: these become parameters, others are frozen."""
         args, model, names = self.args, self.model, set()
         if args.aligns and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
             names = {"logit_scale"} | ({"logit_bias"} if args.align_loss in WITH_BIAS else set())
@@ -149,7 +146,7 @@ class AlignmentTerm:
                 getattr(model, name).requires_grad_(name in names)
         return names
 
-    def added(
+    def add_to(
         self,
         loss: torch.Tensor,
         outputs: AlignedImageClassifierOutput,
@@ -157,11 +154,8 @@ class AlignmentTerm:
         state: TrainerState,
     ) -> tuple[torch.Tensor, Terms]:
         """
-        Args:
-            loss: 0-d, of the classifier.
-
-        Returns:
-            The total of both losses, and the terms to be logged. The baseline only measures, outside the graph.
+        The total of the classifier's 0-d `loss` and the alignment, and the terms to be logged. A baseline only
+        measures, outside the graph.
         """
         args, weight = self.args, self.weight_at(state)
         # Cosines and their exponentials want more than the 8 bits of bfloat16
@@ -216,15 +210,15 @@ class AlignmentTerm:
         return (1 - weight) * loss + balance * alignment, terms
 
     def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Texts (..., D) as image embeddings are compared with them in training."""
+        """Texts (..., D) as they are compared with image embeddings in training."""
         if self.text_mean is None:
             return self.model.text_space(text_embeds)
         return text_embeds - self.text_mean.to(text_embeds)
 
     def weight_at(self, state: TrainerState) -> float:
         """
-        `align_weight` in the coming step: it rises linearly from zero in the warm-up and is zero in the last
-        `align_off_epochs`; `cosine` leads from the one to the other.
+        `align_weight` in the coming step: rises linearly from zero in the warm-up, is zero in the last
+        `align_off_epochs`, and with `cosine` falls in between.
         """
         args, step, num_steps = self.args, state.global_step, max(1, state.max_steps)
         steps_per_epoch = self.steps_per_epoch or num_steps / max(1, args.num_train_epochs)
@@ -255,9 +249,9 @@ class AlignmentTerm:
 
     def _stored_texts(self, inputs: dict[str, torch.Tensor]) -> StoredTexts | None:
         """
-        Read by every process, the texts of the others cost 8 bytes of the network each instead of 2 D. But an
-        accelerator then has to be sent N texts rather than its own n: as many bytes as gathering moves, over a slower
-        way. So by default processes without an accelerator read, those with one gather.
+        A text that every process reads itself costs 8 bytes of the network instead of 2 D. But an accelerator then
+        receives N texts from its host instead of n: as many bytes as gathering moves, over a slower link. So by
+        default, processes with an accelerator gather.
         """
         device, gathers = inputs["text_embeds"].device, self.args.align_gather_texts
         if gathers is None:
@@ -269,7 +263,7 @@ class AlignmentTerm:
         )
 
     def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """What rows have in common that are no negatives of each other."""
+        """Keys that rows share which are no negatives of each other."""
         if self.args.align_mask == "none":
             return []
         by_class = [inputs["labels"].unsqueeze(1)] if self.args.align_mask == "class" else []

@@ -72,10 +72,10 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     @classmethod
     def from_options(cls, options: TrainingOptions) -> "AlignmentArguments":
         """
-        Of options as a command has read them.
+        From the options of a command; those of Trainer in `others` may be strings.
 
         Raises:
-            ValueError: for a value of one of Trainer's own options that is of the wrong type.
+            ValueError: for a value of the wrong type.
         """
         values = {each.name: getattr(options, each.name) for each in fields(options) if each.init}
         others = getattr(options, "others", {})
@@ -97,7 +97,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     @property
     def aligns(self) -> bool:
-        """Whether there is an alignment loss. Without it the projector stays as it is."""
+        """Whether there is an alignment loss; a baseline has none."""
         return self.align_weight > 0
 
     @property
@@ -107,7 +107,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         return self.align_loss == "siglip"
 
     def to_dict(self) -> dict[str, Any]:
-        """What trackers are given: without the path of the run on this machine."""
+        """For trackers: without the path of the run on this machine."""
         return super().to_dict() | {"output_dir": Path(self.output_dir).resolve().name}
 
     def _read_class_weights(self) -> None:

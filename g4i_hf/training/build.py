@@ -1,4 +1,4 @@
-"""From options, or plain arguments, to what the trainer needs: student, image processors, images."""
+"""Builds what the trainer needs from options: student, image processors, images."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ class BuiltStudent:
         return None if split is None else CaptionedImages(split, EvalTransform(self.processor))
 
     def trainer_options(self) -> dict[str, Any]:
-        """What Trainer is given beside model, arguments and data: the image processor and accuracy."""
+        """Arguments of Trainer: the image processor, and accuracy as metric."""
         return {
             "processing_class": self.saved_processor,
             "compute_metrics": accuracy_of_logits,
@@ -94,7 +94,7 @@ def build_student(
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
-    """Of a student for which none was given; `warn` says what was assumed where its configuration does not tell."""
+    """The default for a student's configuration; `warn` of what was assumed where that is incomplete."""
     processor = default_processor(config)
     if warn and not isinstance(config, TimmWrapperConfig):
         logger.warning(
@@ -112,9 +112,11 @@ def from_name(
     options: Mapping[str, Any],
 ) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any]]:
     """
-    What [`~g4i_hf.AlignmentTrainer`] makes of a student's name and of options, of `Trainer`, the student and the
-    augmentation: the model, the training images, and the options of `Trainer` with evaluation images, image processor
-    and accuracy.
+    For [`~g4i_hf.AlignmentTrainer`] with a student's name. `options` are those of `Trainer`, of the student and of the
+    augmentation.
+
+    Returns:
+        The model, the training images, and the options of `Trainer` with evaluation images, processor and accuracy.
 
     Raises:
         ValueError: for labels without class names, or captions that are not embedded.
@@ -153,7 +155,7 @@ def _split_options(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def predicted_classes(logits, labels):
-    """`preprocess_logits_for_metrics` of Trainer: keeps one number per image rather than one per class."""
+    """`preprocess_logits_for_metrics` of Trainer: keeps one number an image rather than one a class."""
     return logits.argmax(-1)
 
 

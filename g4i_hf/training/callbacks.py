@@ -1,4 +1,4 @@
-"""What accompanies training: moving average, NaN losses, unreadable images, position in a stream, pushes."""
+"""Trainer callbacks: moving average, NaN losses, unreadable images, position in a stream, pushes."""
 
 import contextlib
 import json
@@ -36,12 +36,8 @@ REMEDIES = {
 
 class EmaCallback(TrainerCallback):
     """
-    Averages the student after every optimizer step, by timm's ModelEmaV3. [`AlignmentTrainer`] writes the average into
-    each checkpoint and reads it back on resuming.
-
-    Args:
-        student: what is averaged, parameters and buffers.
-        decay: of the average; its first value is a copy of the student.
+    Moving average of the student's parameters and buffers, by timm's ModelEmaV3: updated after every optimizer step,
+    written into each checkpoint and read back on resuming.
     """
 
     def __init__(self, student: nn.Module, decay: float):
@@ -78,13 +74,12 @@ class NonFiniteLoss(ValueError):
 
 class LossCheck(TrainerCallback):
     """
-    Notes on the device in which step a term of the loss became NaN or infinite, and looks at it when the terms are
-    logged and when training ends, so that no step waits for the device. Logs before every checkpoint: none is written
-    of weights that are lost, and a resumed run has the log of the uninterrupted one.
+    Ends training with [`NonFiniteLoss`] when a term of the loss became NaN or infinite. The step is noted on the
+    device, and read with every log and at the end, so that no step waits. Logs before every checkpoint, so that none
+    is written of weights that are lost.
 
     Args:
-        dataset: whose rows are trained on; with `image_ids`, as [`~g4i_hf.data.dataset.CaptionedImages`] has them,
-            images are named by these, else by their rows.
+        dataset: of the training rows; images are named by its `image_ids`, or by their rows where it has none.
     """
 
     def __init__(self, dataset: Any = None):
@@ -93,25 +88,25 @@ class LossCheck(TrainerCallback):
         self._rows: dict[int, list[np.ndarray]] = {}  # step -> rows of its batches on this process, since the last log
 
     def note(self, name: str, value: torch.Tensor, step: int) -> None:
-        """A term of an optimizer step, () on the device; only those called `loss_...` are looked at."""
+        """A term of an optimizer step, () on the device; only those called `loss_...` are checked."""
         if name.startswith("loss_"):
             bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
             known = self.first_steps.get(name)
             self.first_steps[name] = bad if known is None else torch.minimum(known, bad)
 
     def note_rows(self, rows: np.ndarray | None, step: int) -> None:
-        """Rows (n,) of a batch, negative for padding, or ids, empty for it; None where nothing is known of them."""
+        """Rows (n,) of a batch, negative for padding, or ids, empty for padding; None where they are not known."""
         if rows is not None:
             self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
 
     def is_bad(self, step: int, args) -> torch.Tensor:
-        """(), bool, on the device: whether a term became NaN or infinite on this process in that step."""
+        """() bool, on the device: whether a term became NaN or infinite on this process in that step."""
         return torch.stack([self.first_steps[name] == step for name in self._terms(args)]).any()
 
     def found(self, step: int, args) -> tuple[list[str], list[str]]:
         """
-        The terms that were bad in a step, and the images of the batches of those processes where they were; of all
-        processes where only the gradient was. To be called by all processes.
+        The terms that were NaN or infinite in a step, and the images of those processes where they were; of all
+        processes where only the gradient was. All processes must call it.
         """
         terms = sorted(self._terms(args))
         here = torch.stack([self.first_steps[name] == step for name in terms]).long()
@@ -143,12 +138,12 @@ class LossCheck(TrainerCallback):
             self._rows = {}
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Looks at the steps since the last log: what is saved next are the weights."""
+        """Checks the steps since the last log: what is saved next are the weights."""
         if self.first_steps and self._first_step(args) != NEVER:
             self._raise(args, state)
 
     def _first_step(self, args) -> int:
-        """In which a term that is trained on became bad on any process; to be called by all of them."""
+        """In which a term that is trained on became NaN or infinite on any process; all must call it."""
         return min(int(gather_counts(self.first_steps[name].reshape(1)).min()) for name in self._terms(args))
 
     def _raise(self, args, state) -> None:
@@ -156,7 +151,7 @@ class LossCheck(TrainerCallback):
         raise self.error(step, *self.found(step, args), args, state)
 
     def error(self, step: int, terms: list[str], image_ids: list[str], args, state, after: str = "") -> NonFiniteLoss:
-        """What became of a step, and what to do; the first process writes all its images to `nan_batch.json`."""
+        """The message for a step; the first process writes all its images to `nan_batch.json`."""
         if args.should_save:
             found = {"step": step, "terms": terms, "image_ids": image_ids}
             with contextlib.suppress(OSError):
@@ -187,15 +182,13 @@ class LossCheck(TrainerCallback):
 
 class SkipNanSteps(TrainerCallback):
     """
-    Takes back a step whose loss or gradient is NaN or infinite on any process, on all processes alike: its gradient,
-    what it did to running statistics, and what it added to the logged terms. It counts as a step all the same, so that
-    data and schedules stay where they would be. Waits for the device once a step.
-
-    fp16 has a loss scaling that overflows now and then and leaves such steps out itself: there only the loss counts.
+    Takes back a step whose loss or gradient is NaN or infinite on any process: its gradient, running statistics and
+    logged terms. It still counts as a step for data and schedules. Waits for the device once a step. With fp16, whose
+    loss scaling leaves out overflowing steps itself, only the loss counts.
 
     Args:
-        trainer: whose steps these are, an [`AlignmentTrainer`] with `stop_on_nan`.
-        most: so many steps may be left out, those before an interruption included.
+        trainer: an [`AlignmentTrainer`] with `stop_on_nan`.
+        most: number of steps that may be left out, those before an interruption included.
     """
 
     def __init__(self, trainer: Any, most: int):
@@ -247,21 +240,17 @@ class SkipNanSteps(TrainerCallback):
 
 class SkippedImages(TrainerCallback):
     """
-    Which training images could not be read and were left out, over all processes and interruptions. Keeps
-    `bad_images.json` in the run folder: written with every checkpoint and at the end, where there are any.
-
-    Args:
-        dataset: [`~g4i_hf.data.dataset.CaptionedImages`] that is trained on.
+    Lists the training images that cannot be read, over all processes and interruptions, in `bad_images.json` of the
+    run folder: with every checkpoint and at the end.
     """
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
-        self.may_skip = getattr(dataset, "on_bad_images", "error") == "skip"
-        self.known: dict[int, dict[str, Any]] = {}  # row -> what is told of it, on this process
-        self.total = 0  # of all processes, known to each
+        self.known: dict[int, dict[str, Any]] = {}  # row -> entry of the file, on this process
+        self.total = 0  # of all processes
 
     def note(self, bad: dict[int, str] | None) -> None:
-        """bad: row -> why its image cannot be read, of a batch. Raises BadImageError when there are too many."""
+        """bad: row -> why its image cannot be read. Raises BadImageError when there are too many."""
         for row, reason in (bad or {}).items():
             if row in self.known:
                 continue
@@ -290,7 +279,7 @@ class SkippedImages(TrainerCallback):
 
 class StreamPosition(TrainerCallback):
     """
-    Tells the batches of a resumed run how many of them were trained on, so that they need not be read again as far as
+    Tells the sampler of a resumed run how many batches were trained on, so that they need not be read again as far as
     the sizes of shards are known; Trainer skips as many.
     """
 
@@ -308,7 +297,7 @@ class StreamPosition(TrainerCallback):
 
 
 class PushCheckpoints(TrainerCallback):
-    """Pushes the student of every checkpoint, once that is whole, by a [`~g4i_hf.hub.StudentPublisher`]."""
+    """Pushes the student of every checkpoint by a [`~g4i_hf.hub.StudentPublisher`]."""
 
     def __init__(self, publisher: Any):
         self.publisher = publisher

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: what is in one, whether it is damaged, and which data it was trained on."""
+"""Checkpoints that are whole or absent, and that know the data they were trained on."""
 
 import contextlib
 import functools
@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.fingerprint import PARTS
@@ -37,20 +34,19 @@ class OtherDataError(ValueError):
     """The data, or its order, is not what a checkpoint was trained on."""
 
 
-# --- Written whole ---------------------------------------------------------------------------------------------------
+# --- Writing ---------------------------------------------------------------------------------------------------------
 
 
 def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
-    Gives a checkpoint that was written aside, into a folder that is removed, its place in the run folder in one step,
-    when all of it is on the disk. Its record is written last: files with sizes and digests, the
-    [`~g4i_hf.data.fingerprint.fingerprint`] of the data, and its order, see [`order_of`].
+    Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
+    disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order.
     """
-    files = {
+    digests = {
         name: {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
         for name in _files(written)
     }
-    record = {"files": files, "data": data, "order": order}
+    record = {"files": digests, "data": data, "order": order}
     (written / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in (*written.rglob("*"), written):
         _to_disk(path)
@@ -61,20 +57,20 @@ def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]
 
 
 @contextlib.contextmanager
-def telling_what_remains(what: str, run: str | Path, staging: Path) -> Iterator[None]:
+def remaining_checkpoint_named(what: str, run: Path) -> Iterator[None]:
     """
     Raises CheckpointError in place of any error, as json, torch and safetensors each have one of their own for a full
-    disk: it says what is left to resume from. `staging` is removed.
+    disk. It names the checkpoint to resume from; what was half written is removed.
     """
     try:
         yield
     except Exception as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(run / STAGING, ignore_errors=True)
         newest, remains = newest_checkpoint(run), "There is no earlier checkpoint."
         if newest is not None:
             size = sum((Path(newest) / name).stat().st_size for name in _files(Path(newest))) / 2**20
             remains = f"{newest} ({size:,.1f} MiB) is whole: the same command goes on from it when there is room."
-        cause = (str(error).splitlines() or [""])[0] or type(error).__name__
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         free = shutil.disk_usage(run).free / 2**20
         raise CheckpointError(f"{what} could not be written: {cause}. {free:,.0f} MiB are free. {remains}") from error
 
@@ -82,10 +78,8 @@ def telling_what_remains(what: str, run: str | Path, staging: Path) -> Iterator[
 def _to_disk(path: Path) -> None:
     """Waits until a file, or the names in a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def _digest(path: Path) -> str:
@@ -102,7 +96,7 @@ def _files(checkpoint: Path) -> list[str]:
 
 
 def newest_checkpoint(run: str | Path) -> str | None:
-    """The newest whole checkpoint of a run; those that are not whole are named in a warning."""
+    """The newest whole checkpoint of a run; warns of those that are not whole."""
     for path in checkpoints_of(run):
         missing = missing_of(path)
         if missing is None:
@@ -121,52 +115,33 @@ def missing_of(checkpoint: str | Path) -> str | None:
     """What a checkpoint lacks, or what of it is damaged, in words; None when it is whole."""
     record = _record(checkpoint)
     if record is None:
-        is_there = (Path(checkpoint) / RECORD_FILE).is_file()
-        return f"its {RECORD_FILE}, which is written last, is {'damaged' if is_there else 'missing'}"
+        return f"its {RECORD_FILE}, which is written last, is missing or damaged"
     for name, known in record["files"].items():
         path = Path(checkpoint) / name
-        size, digest = (known["bytes"], known["blake2b"]) if isinstance(known, dict) else (known, None)
-        try:
-            found = path.stat()
-            if found.st_size != size:
-                return f"{name} has {found.st_size:,} bytes of {size:,}"
-            if digest is None:
-                _try_to_read(path)  # the record of version 0.1 has sizes alone
-            elif _known_digest(path, found.st_mtime_ns, found.st_ino) != digest:
-                return f"{name} is not what was written"
-        except FileNotFoundError:
+        if not path.is_file():
             return f"{name} is missing"
-        except Exception as error:  # json, torch and safetensors each have errors of their own
-            return f"{name} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        known = known if isinstance(known, dict) else {"bytes": known}  # version 0.1 kept sizes alone
+        found = path.stat()
+        if found.st_size != known["bytes"]:
+            return f"{name} has {found.st_size:,} bytes of {known['bytes']:,}"
+        if "blake2b" in known and _known_digest(path, found.st_mtime_ns) != known["blake2b"]:
+            return f"{name} is not what was written"
     return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _known_digest(path: Path, mtime_ns: int, inode: int) -> str:
+def _known_digest(path: Path, mtime_ns: int) -> str:
     """Each file is read once, however often a run asks whether its checkpoint is whole."""
     return _digest(path)
 
 
-def _try_to_read(path: Path) -> None:
-    if path.suffix == ".json":
-        json.loads(path.read_text(encoding="utf-8"))
-    elif path.suffix == ".safetensors":
-        with safe_open(path, "pt"):
-            pass
-    elif path.suffix in (".pt", ".pth"):
-        with safe_globals():
-            torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _record(checkpoint: str | Path) -> dict[str, Any] | None:
-    """What [`settle`] wrote; None where there is none, or what is there is none."""
+    """What [`settle`] wrote; None where it is missing or damaged."""
     try:
         record = json.loads((Path(checkpoint) / RECORD_FILE).read_text(encoding="utf-8"))
-        files, _, _ = (dict(record[name]) for name in ("files", "data", "order"))
-        [int(known["bytes"] if isinstance(known, dict) else known) for known in files.values()]
+        return {name: dict(record[name]) for name in ("files", "data", "order")}
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return record
 
 
 # --- The data of a checkpoint ----------------------------------------------------------------------------------------
@@ -198,17 +173,17 @@ def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[st
         return
     missing = missing_of(checkpoint)
     if missing is not None:
-        raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Go on from another checkpoint.")
+        raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Resume from another checkpoint.")
     if changed := _differing(record["data"], data):
-        told = ", ".join(what + changed[name] * (name == "rows") for name, what in PARTS.items() if name in changed)
+        parts = ", ".join(what + changed[name] * (name == "rows") for name, what in PARTS.items() if name in changed)
         raise OtherDataError(
-            f"The training data is not what {checkpoint} was trained on. What differs: {told}. Bring back that data, "
+            f"The training data is not what {checkpoint} was trained on. What differs: {parts}. Bring back that data, "
             f"or {AFRESH}."
         )
     if changed := _differing(record["order"], order):
-        told = ", ".join(name + values for name, values in changed.items())
+        options = ", ".join(name + values for name, values in changed.items())
         raise OtherDataError(
-            f"{checkpoint} is of a run that had the training data in another order: {told}. Give what it had, or "
+            f"{checkpoint} is of a run that had the training data in another order: {options}. Give what it had, or "
             f"{AFRESH}."
         )
 

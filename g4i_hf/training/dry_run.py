@@ -1,4 +1,4 @@
-"""What a run would be: its steps, and a few of them timed, without a run folder."""
+"""Dry run of training: the number of steps and checkpoints, and the time, without a run folder."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ class _StepTimes(TrainerCallback):
 
 
 def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments:
-    """The same training for a few steps, which tells nobody and leaves nothing outside `folder`."""
+    """The same training for a few steps, without logs, trackers and pushes; writes to `folder` alone."""
     trial = copy.copy(args)
     trial.output_dir, trial.max_steps = folder, TIMED_STEPS
     trial.save_strategy = SaveStrategy.NO
@@ -44,8 +44,8 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
 
 def plan_of(trainer: AlignmentTrainer, args: AlignmentArguments) -> dict[str, list[str]]:
     """
-    Trains some steps with a trainer of [`trial_arguments`], whose weights are changed, and counts those of the whole
-    training, `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
+    Times some steps with a trainer of [`trial_arguments`], whose weights change, and counts those of the training by
+    `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
     """
     batches, per_epoch = trainer.get_train_dataloader(), None
     if has_length(batches):

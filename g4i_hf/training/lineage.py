@@ -1,4 +1,4 @@
-"""Where a run's supervision comes from: images, captions, text embeddings, pretrained weights. No local paths."""
+"""Provenance of a run: images, captions, text embeddings, pretrained weights. No local paths."""
 
 import contextlib
 import json
@@ -46,16 +46,15 @@ def lineage_of(
 ) -> dict[str, Any]:
     """
     Args:
-        splits: what the run was given.
-        data: where they come from.
-        student: which student, and whether it was pretrained.
-        embeddings: the stage that the run has made of the captions, or found; None where the data has its embeddings.
+        splits: the data of the run.
+        data: its options.
+        student: its student's options.
+        embeddings: the stage with the embeddings that the run made or found; None where the data has its own.
 
     Returns:
-        `sources`: from what was opened to the images, each with the `id` of the Hub and its `revision`, or the bare
-        `name` of a folder. `rows` by split, where they are known. `captions`: their captioner, its settings and
-        `prompts`; None without any. `text_encoder`: None where it is not known. `student`. `versions` of the
-        libraries.
+        `sources`, from what was opened to the images, each with Hub `id` and `revision`, or `name` of a folder;
+        `rows` by split, where known; `captions`: captioner, its settings and `prompts`, None without captions;
+        `text_encoder`, None where unknown; `student`; `versions` of the libraries.
     """
     sources, stages = _sources(source_of(data))
     _add_commits(sources, splits)
@@ -84,7 +83,7 @@ def read_lineage(run: str | Path) -> dict[str, Any]:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id; whether the Hub knows it is not asked."""
+    """Whether a name has the form of a Hub id; the Hub is not asked."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -105,8 +104,8 @@ def _described(
 
 def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """
-    From what was opened, and the captions that were joined to it, to the images; and the stages among them, the latest
-    first: joined captions took the place of those that were there.
+    All sources from what was opened to the images, with the captions joined on the way; and the stages among them,
+    the latest first: joined captions replaced earlier ones.
     """
     sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
@@ -128,7 +127,7 @@ def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def _add_commits(sources: list[dict[str, Any]], splits: Splits) -> None:
-    """In place of branches, the commits that `datasets` has noted of the files that it downloaded."""
+    """Replaces branches by the commits that `datasets` noted of the files it downloaded."""
     downloaded = {url for split in splits.values() for url in split.info.download_checksums or {}}
     found = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]
     commits = {match[1]: match[2] for match in found if match}
@@ -163,7 +162,7 @@ def student_source(student: StudentArguments) -> dict[str, Any]:
 
 
 def _cached_commit(repository: str | None, revision: str | None, kind: str = "model") -> str | None:
-    """The commit that was loaded a moment ago, from where the cache keeps it: nothing is asked of the Hub."""
+    """The commit that was loaded, by its place in the cache; the Hub is not asked."""
     for file in CACHED_FILES[kind] if repository else ():
         path = try_to_load_from_cache(repository, file, revision=revision, repo_type=kind)
         if isinstance(path, str):

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of timm, parameter groups, and weights of classes."""
+"""timm's optimizers and schedules, parameter groups, class weights."""
 
 import ast
 import inspect
@@ -19,8 +19,8 @@ from ..files import did_you_mean
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
-TIMM, LOOKAHEAD = "timm:", "lookahead_"  # mark optimizers and schedules of timm, and those that look ahead
-# Those that timm can step every update; its plateau waits for a metric, for which Trainer has reduce_lr_on_plateau
+TIMM, LOOKAHEAD = "timm:", "lookahead_"  # prefixes
+# All but plateau, which waits for a metric: Trainer has reduce_lr_on_plateau
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 # Set from the run, not by the user
 _FROM_RUN = {"optimizer", "sched", "step_on_epochs", "updates_per_epoch", "plateau_mode", "patience_epochs"}
@@ -116,9 +116,9 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
 
 class TimmSchedule(LRScheduler):
     """
-    A timm schedule, stepped once an optimizer step, as one of torch's: a function of the number of steps alone, so
-    that this number is all that a checkpoint has to keep. `num_epochs` of `lr_scheduler_kwargs` is by default what
-    makes the schedule end with the run, warm-up and cool-down included.
+    A timm schedule as one of torch's, stepped once an optimizer step. It depends on the number of steps alone, so that
+    a checkpoint keeps nothing else. By default, `num_epochs` of `lr_scheduler_kwargs` makes it end with the run,
+    warm-up and cool-down included.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ def decay_groups(model: nn.Module, decayed: set[str], weight_decay: float) -> li
 
 
 def _exempt(model: AlignedImageClassification) -> list[str]:
-    """Patterns of names that the student wants spared."""
+    """Patterns of the student's parameters that are exempt from weight decay."""
     timm_model = getattr(model.student, "timm_model", None)
     if timm_model is None:
         return [f"student.{pattern}" for pattern in EXEMPT_IN_TRANSFORMERS]
@@ -216,9 +216,9 @@ def _exempt(model: AlignedImageClassification) -> list[str]:
 def layer_factors(model: AlignedImageClassification, layer_decay: float) -> dict[nn.Parameter, float]:
     """
     Factor of the learning rate of every trainable parameter: `layer_decay` to the power of its layer's depth below the
-    classifier. Classifier and projector have 1, stem and embeddings the smallest. timm's students have timm's layers;
-    those of transformers are blocks in the same sense: what stands before the first belongs to the stem, what follows
-    the last (such as the final norm) to the last, and what joins two stages to the nearest block of its own.
+    classifier. Classifier and projector have 1, stem and embeddings the smallest. timm's students have timm's layers.
+    In those of transformers a layer is a block; what comes before the first block is the stem, and what follows the
+    last (such as the final norm) belongs to it.
 
     Raises:
         ValueError: when the student's blocks are not found.
@@ -263,8 +263,8 @@ def _layers(student: nn.Module) -> dict[nn.Parameter, int]:
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Parameter, float]) -> None:
     """
-    Splits the groups of a new optimizer so that each has one factor, the largest first: its rate is what is logged.
-    The factor stays in the group as `lr_scale`, where timm's schedulers look for it.
+    Splits the groups of a new optimizer by factor, the largest first, whose rate is logged. The factor stays in the
+    group as `lr_scale`, which timm's schedulers read.
     """
     groups = []
     for group in optimizer.param_groups:
@@ -279,8 +279,8 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Para
 
 def class_weights_of(option: list[float] | str | None, num_labels: int, train_dataset: Any) -> torch.Tensor | None:
     """
-    (num_labels,) float64 of the option `class_weights`, None where nothing is weighted. `balanced` is in inverse
-    proportion to the number of images of a class in `train_dataset.labels`, with a mean over the labelled images of 1.
+    (num_labels,) float64 by the option `class_weights`, or None. `balanced` weights are inversely proportional to the
+    number of images of a class in `train_dataset.labels`, with a mean of 1 over the labelled images.
     """
     if option is None or train_dataset is None:
         return None

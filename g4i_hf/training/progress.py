@@ -1,6 +1,5 @@
-"""What a user sees of training: a bar or lines with the terms of the loss, where its time goes, and a summary."""
+"""What a user sees of a training: a bar or lines with the terms of the loss, its times, and a summary."""
 
-import logging
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
-from transformers.trainer_utils import IntervalStrategy, has_length
+from transformers.trainer_utils import has_length
 
 from ..data.stream_batches import StreamedImages
 from ..losses import UNLABELLED
@@ -22,8 +21,6 @@ from ..options import OWN_MODULE
 from .arguments import AlignmentArguments
 from .callbacks import BAD_IMAGES_FILE
 from .run_folder import tracker_places
-
-logger = logging.getLogger(__name__)
 
 PARTS = ("data", "step", "evaluation", "saving", "other")
 # Endings of what a line leaves to the trackers and trainer_state.json
@@ -35,8 +32,8 @@ RUN_FILES = ("model.safetensors", "ema.safetensors", "train.yaml", "all_results.
 
 class Stopwatch(TrainerCallback):
     """
-    Divides the time since training began, or was resumed, into `PARTS`, by the clock of this process and without
-    waiting for the device. `data` is the time spent on fetching batches, with workers the wait for them.
+    Divides the time since training began or was resumed into `PARTS`, without waiting for the device. `data` is the
+    time spent on fetching batches; with workers, the wait for them.
     """
 
     def __init__(self):
@@ -55,19 +52,19 @@ class Stopwatch(TrainerCallback):
 
     @property
     def images_per_second(self) -> float | None:
-        """Images of all processes, without the time of evaluation and saving; None before the first step."""
+        """Of all processes, without the time of evaluation and saving; None before the first step."""
         busy = self.seconds["data"] + self.seconds["step"]
         return self.images / busy if busy > 0 and self.images else None
 
     def remaining(self, max_steps: int) -> float | None:
-        """Seconds left if everything goes on as fast as until now, evaluation and saving included."""
+        """Seconds left at the mean speed until now, evaluation and saving included."""
         steps = self.last_step - self.first_step
         return self.total / steps * (max_steps - self.last_step) if steps else None
 
     def metrics(self) -> dict[str, float]:
         """
-        For `all_results.json`: `train_{data,step,evaluation,saving}_seconds`, `train_images_per_second`, and
-        `train_resumed_from_step` (0: from the start). Times are those after the resumption.
+        For `all_results.json`: `train_{data,step,evaluation,saving}_seconds` and `train_images_per_second` since
+        `train_resumed_from_step` (0: from the start).
         """
         found = {f"train_{part}_seconds": round(self.seconds[part], 3) for part in PARTS if part != "other"}
         found["train_resumed_from_step"] = self.first_step
@@ -120,9 +117,8 @@ class Stopwatch(TrainerCallback):
 
 class AlignmentProgress(ProgressCallback):
     """
-    In a terminal a bar that carries the last loss and its terms, and a line for every evaluation. Without a terminal,
-    or with `disable_tqdm`, a line for every log and evaluation, with speed and time left by the stopwatch, which is
-    called before it. Only the main process shows anything.
+    In a terminal a bar with the last loss and its terms, and a line an evaluation. Without one, or with
+    `disable_tqdm`, a line a log and evaluation, with speed and time left. Only the main process shows anything.
     """
 
     def __init__(self, stopwatch: Stopwatch):
@@ -131,17 +127,7 @@ class AlignmentProgress(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step
-        if not state.is_world_process_zero:
-            return
-        for what, name in (("checkpoint", "save"), ("log", "logging")):
-            steps = getattr(args, f"{name}_steps")
-            if getattr(args, f"{name}_strategy") == IntervalStrategy.STEPS and steps >= state.max_steps > 1:
-                logger.info(
-                    "%s_steps is %d, and training has %d: there is no %s before the end. --%s_strategy epoch gives "
-                    "one an epoch.",
-                    *(name, steps, state.max_steps, what, name),
-                )
-        if shows_bars(args):
+        if state.is_world_process_zero and shows_bars(args):
             self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -190,12 +176,12 @@ class AlignmentProgress(ProgressCallback):
 
 
 def shows_bars(args) -> bool:
-    """Whether anybody would see a bar move."""
+    """Whether a bar is wanted, and stderr is a terminal."""
     return not args.disable_tqdm and sys.stderr.isatty()
 
 
 def replace_progress(trainer, stopwatch: Stopwatch) -> AlignmentProgress | None:
-    """Puts [`AlignmentProgress`] in the place of Trainer's own; a notebook keeps its table."""
+    """Replaces Trainer's own progress by [`AlignmentProgress`]; a notebook keeps its table."""
     if not any(trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)):
         return None
     progress = AlignmentProgress(stopwatch)
@@ -218,7 +204,7 @@ def _loss(logs: dict[str, Any]) -> str:
 
 
 def _others(logs: dict[str, Any]) -> list[str]:
-    """Every other value, without `eval_`; rates between 0 and 1 as percentages."""
+    """The values that are shown beside the loss, without `eval_`; shares as percentages."""
     shown = []
     for name, value in logs.items():
         if name.endswith(NOT_SHOWN):
@@ -230,7 +216,7 @@ def _others(logs: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Three decimals, so that lines stand under each other, unless that would show nothing or too much."""
+    """Three decimals, so that lines align; three digits where that would show nothing or too much."""
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
 
 
@@ -238,7 +224,7 @@ def _number(value: float) -> str:
 
 
 def as_block(rows: dict[str, Sequence[str]]) -> str:
-    """label -> lines, as a block with the labels in a column; labels without lines are left out."""
+    """label -> lines, as a block with the labels in a column."""
     lines = []
     for label, texts in rows.items():
         lines += [f"{label if number == 0 else '':{LABEL_WIDTH}}{text}" for number, text in enumerate(texts)]
@@ -252,7 +238,7 @@ def describe_training(
     args: AlignmentArguments,
     uses: Sequence[str] = (),
 ) -> list[str]:
-    """`student`: what the user called it. `uses`: what captions are used for beside alignment."""
+    """Lines on a run. `student`: its name. `uses`: what captions are used for beside alignment."""
     size = sum(p.numel() for name, p in model.student.named_parameters() if not is_adapter(name))
     lines = [f"{student}, {size:,} parameters"]
     if lora := model.config.lora:
@@ -278,8 +264,8 @@ def describe_training(
 
 def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) -> str:
     """
-    What an [`~g4i_hf.AlignmentTrainer`] has trained, as [`describe_training`] says it, its metrics (those of
-    `all_results.json`), times and files, and the next commands.
+    A block on what an [`~g4i_hf.AlignmentTrainer`] has trained, as [`describe_training`] says it: its metrics (those
+    of `all_results.json`), times and files, and the next commands.
     """
     args, state, watch = trainer.args, trainer.state, trainer.stopwatch
     steps = [f"{state.global_step} steps" + (f", {state.epoch or 0:.3g} epochs" if knows_epochs(state) else "")]

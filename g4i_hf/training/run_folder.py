@@ -1,4 +1,4 @@
-"""The folder of a run: who writes to it, its options, whether it is finished, where to go on, its trackers."""
+"""Run folders: one training at a time, the options of a run, finished and resumable runs, trackers."""
 
 import contextlib
 import logging
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 OPTIONS_FILE = "train.yaml"
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
-# Options that say where and how a run goes on, not what it computes
+# Options that do not change what a run computes
 NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
 NOT_COMPARED |= {"stop_on_nan", "max_nan_steps", "on_bad_images"}
 NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
@@ -51,8 +51,8 @@ PATHS = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir
 @contextlib.contextmanager
 def locked(output_dir: str | Path) -> Iterator[None]:
     """
-    Keeps other processes from training into a run folder, for as long as this one lives. The folder is made, and
-    removed again where nothing was written to it.
+    Locks a run folder against other trainings for as long as this process lives. The folder is made, and removed
+    again where nothing was written to it.
 
     Raises:
         OSError: when another process holds it.
@@ -60,11 +60,11 @@ def locked(output_dir: str | Path) -> Iterator[None]:
     folder = Path(output_dir).resolve()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    # One object for each folder and process, which may take it twice: a command holds it around its trainer
+    # A singleton, as a process takes it twice: the command, and its trainer
     lock = filelock.FileLock(folder / LOCK_FILE, blocking=False, is_singleton=True)
     try:
         lock.acquire()
-        while not (folder / LOCK_FILE).exists():  # another process, which has just ended, removed what is locked here
+        while not (folder / LOCK_FILE).exists():  # another process removed the locked file when it ended
             lock.release(force=True)
             lock.acquire()
     except filelock.Timeout:
@@ -129,7 +129,7 @@ def read_options(run: str | Path) -> dict[str, Any]:
 
 
 def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a run by their present names, with defaults of those that its version lacked; none that are gone."""
+    """Options of a run of any version, by their present names, with the defaults of later ones."""
     known = {each.name: each.default for cls in OPTIONS_OF["train"] for each in fields(cls) if each.init}
     found = translated(options)[0]
     others = OTHER_TRAINER_OPTIONS.split()
@@ -141,10 +141,8 @@ def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
 
 def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -> tuple[str, str | None]:
     """
-    What to do with a run folder that may hold an earlier run.
-
     Returns:
-        `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`.
+        `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`, by what the run folder holds.
 
     Raises:
         ValueError: when it holds a run with other options, or checkpoints of which none is whole, and `overwrite` is
@@ -188,8 +186,8 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
 
 
 def clear_run(output_dir: str | Path) -> None:
-    """Removes what an earlier run left, but nothing that a run does not write."""
-    # First, so that what is left of a run after a kill passes for none
+    """Removes the files of an earlier run, and no others."""
+    # First, so that a folder half cleared by a kill is no run
     (Path(output_dir) / OPTIONS_FILE).unlink(missing_ok=True)
     for path in _written(Path(output_dir)):
         if path.is_dir():
@@ -207,14 +205,14 @@ def _written(folder: Path) -> list[Path]:
 
 
 def name_run(args: AlignmentArguments) -> None:
-    """Names the run after its folder, and gives Weights & Biases the project that Trackio has, unless they are set."""
+    """Unless they are set, the run has the name of its folder, and Weights & Biases the project of Trackio."""
     args.run_name = args.run_name or Path(args.output_dir).resolve().name
     if "wandb" in args.report_to:
         os.environ.setdefault("WANDB_PROJECT", args.project)
 
 
 def forget_local_student(config: PreTrainedConfig) -> None:
-    """Keeps the name alone of a local folder that the student came from: trackers and config.json take it along."""
+    """Reduces the path of a local student to its name, as config.json and trackers publish it."""
     for part in (config, getattr(config, "student_config", None)):
         place = getattr(part, "_name_or_path", None)
         if place and Path(place).is_absolute():
@@ -222,7 +220,7 @@ def forget_local_student(config: PreTrainedConfig) -> None:
 
 
 def tracker_places(args: AlignmentArguments) -> list[str]:
-    """Where each tracker keeps this run, for people to read."""
+    """Where each tracker keeps this run, for the summary."""
     places = {
         "tensorboard": f"tensorboard --logdir {_tensorboard_folder(args)}",
         "trackio": f"trackio show --project {args.project}",
@@ -237,8 +235,8 @@ def _tensorboard_folder(args: AlignmentArguments) -> str:
 
 class RunTensorBoard(TensorBoardCallback):
     """
-    Writes to `tensorboard/` in the run folder (or to `TENSORBOARD_LOGGING_DIR`), not to a folder that is named after
-    this machine. A resumed run goes on in the same curves: what was logged after the checkpoint is dropped.
+    Writes to `tensorboard/` in the run folder (or to `TENSORBOARD_LOGGING_DIR`), not to a folder named after this
+    machine. A resumed run continues its curves: what was logged after the checkpoint is dropped.
     """
 
     _purge_step: int | None = None

@@ -1,4 +1,4 @@
-"""The data of a run whose training split is a stream: what it is, and what it cannot do."""
+"""Opens the data of a run whose training split is a stream, and refuses options that need all rows."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..options import DataArguments, RunArguments
 from .arguments import AlignmentArguments
 from .optimization import timm_name
 
-# What needs all rows, or looks rows up: option -> what it is without
+# Options that need all rows, or look rows up -> their value without a use
 NOT_STREAMED = {
     "align_text_bank": 0,
     "align_center": False,
@@ -41,7 +41,7 @@ def _check_streamed(options: dict[str, Any]) -> None:
                 "out, or train without streaming."
             )
     if options["class_weights"] == "balanced":
-        raise ValueError("class_weights is 'balanced', but nobody counts the classes of a stream. Give a list.")
+        raise ValueError("class_weights is 'balanced', but the classes of a stream are not counted. Give a list.")
     if options["align_captions"] == "all":
         raise ValueError("align_captions is 'all': with streaming choose sample or mean.")
 
@@ -50,8 +50,9 @@ def load_streamed(
     run: RunArguments, data: DataArguments, args: AlignmentArguments
 ) -> tuple[dict[str, RowStream | Dataset], dict[int, str], int | None]:
     """
-    The training split as a stream and the evaluated one, checked, as a data set; the names of the classes by index;
-    the size of the text embeddings, None without any.
+    Returns:
+        The training split as a stream and the evaluated one, checked, as a dataset; class names by index; the size of
+        the text embeddings, None without any.
     """
     _check_streamed(vars(run) | vars(args))
     state = PartialState()
@@ -115,7 +116,7 @@ def _text_embed_dim(stream: RowStream) -> int | None:
 
 
 def _check_without_length(args: AlignmentArguments) -> None:
-    """Of a stream whose number of rows is unknown, nobody knows what an epoch is."""
+    """A stream whose number of rows is unknown has no epochs."""
     why = "the number of rows of the stream is not known (it is of Parquet files)"
     if args.max_steps <= 0:
         raise ValueError(f"max_steps is {args.max_steps}, but {why}: say how many steps are to be trained.")
@@ -124,6 +125,6 @@ def _check_without_length(args: AlignmentArguments) -> None:
             raise ValueError(f"{name} is epoch, but {why}: set it to steps.")
     for name in ("align_warmup_epochs", "align_off_epochs"):
         if getattr(args, name) > 0:
-            raise ValueError(f"{name} is {getattr(args, name)}, but {why}, so that nobody knows what an epoch is.")
+            raise ValueError(f"{name} is {getattr(args, name)}, but {why}, so that it has no epochs.")
     if timm_name(args.lr_scheduler_type) is not None:
         raise ValueError(f"lr_scheduler_type is {args.lr_scheduler_type}, which counts epochs, but {why}.")

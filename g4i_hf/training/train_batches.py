@@ -1,4 +1,4 @@
-"""Which rows make a training batch, of a data set at hand or of a stream, and the loader that reads them."""
+"""The loader of training batches, of a dataset or a stream."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,8 +16,8 @@ from .arguments import AlignmentArguments
 
 class TrainLoader(DataLoaderShard):
     """
-    Takes from torch's randomness in every epoch what a loader takes that starts its workers anew. Workers that live on
-    would only do so once, and a run that goes on from a checkpoint once more: dropout would then draw something else.
+    Draws from torch's generator once an epoch, as a loader does that starts its workers anew. With persistent workers
+    torch draws only once, and once more after a resume: dropout would then differ.
     """
 
     def __iter__(self) -> Iterator[Any]:
@@ -29,7 +29,7 @@ class TrainLoader(DataLoaderShard):
 def train_loader(
     data: Any, batch_size: int, args: AlignmentArguments, accelerator: Accelerator, collate: Callable
 ) -> TrainLoader:
-    """Rows in global batches, `batch_size` on each process, of a stream or of map-style data; they carry the epoch."""
+    """Global batches, `batch_size` rows of them on each process, of a stream or of map-style data."""
     common = {
         "num_processes": accelerator.num_processes,
         "process_index": accelerator.process_index,
@@ -60,8 +60,8 @@ def train_loader(
 
 def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
     """
-    Raises ValueError before training, not at the end of its first epoch, when one of so many batches has a single
-    image: BatchNorm of vectors, as projectors have it, cannot train on it.
+    Raises ValueError, before training, when one of so many batches has a single image: BatchNorm1d, as projectors have
+    it, cannot train on it.
     """
     if not isinstance(sampler, GlobalBatchSampler):
         return  # the number of rows of a stream may not be known

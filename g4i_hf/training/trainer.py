@@ -24,7 +24,14 @@ from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
 from .build import from_name, processor_of
 from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
-from .checkpoint import STAGING, check_resumable, newest_checkpoint, order_of, settle, telling_what_remains
+from .checkpoint import (
+    STAGING,
+    check_resumable,
+    newest_checkpoint,
+    order_of,
+    remaining_checkpoint_named,
+    settle,
+)
 from .optimization import (
     TimmSchedule,
     class_weights_of,
@@ -46,14 +53,12 @@ class AlignmentTrainer(Trainer):
 
         total = classification loss + align_weight x alignment loss + soft_label_weight x loss of soft labels
 
-    All are means over the rows of the global batch, so that the gradient does not depend on how many processes share
-    it. With `align_weight=0` the projector is frozen and nothing of the alignment enters the graph: the student learns
-    exactly as under stock `Trainer`.
+    Each is a mean over the rows of the global batch, so that the gradient does not depend on the number of processes.
+    With `align_weight=0` the student learns bit for bit as under stock `Trainer`.
 
-    Logs `loss`, and unweighted `loss_ce`, `loss_align`, `align_weight`, `cosine_positive`, `cosine_negative` and
-    `retrieval_top1`, means over all processes since the last log, a learned `logit_scale` and `logit_bias`, and
-    `loss_soft_labels` where the training rows have `soft_labels`, such as the probabilities of a
-    [`~g4i_hf.CaptionClassifier`].
+    Logs `loss` and, unweighted, means over all processes since the last log: `loss_ce`, `loss_align`, `align_weight`,
+    `cosine_positive`, `cosine_negative`, `retrieval_top1`, a learned `logit_scale` and `logit_bias`, and
+    `loss_soft_labels` where rows have `soft_labels`, such as the probabilities of a [`~g4i_hf.CaptionClassifier`].
 
     Args:
         model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type),
@@ -104,10 +109,11 @@ class AlignmentTrainer(Trainer):
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
         self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
         self.terms = TermSums()  # since the last log
-        self._check_callbacks()
+        self._check_arguments()
         self._add_callbacks()
 
-    def _check_callbacks(self) -> None:
+    def _check_arguments(self) -> None:
+        """What is only known beside data and accelerator."""
         args, metric = self.args, self.args.metric_for_best_model
         if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
             raise ValueError(
@@ -124,7 +130,7 @@ class AlignmentTrainer(Trainer):
             )
 
     def _add_callbacks(self) -> None:
-        """In this order: progress reads the stopwatch, and steps are left out by what the check of the loss noted."""
+        """In this order: progress reads the stopwatch; skipping NaN steps, what the check of the loss noted."""
         args, data = self.args, self.train_dataset
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
@@ -134,13 +140,12 @@ class AlignmentTrainer(Trainer):
         self.add_callback(self.stopwatch)
         self.progress = replace_progress(self, self.stopwatch)
         self.loss_check = LossCheck(data) if args.stop_on_nan else None
-        self.skipped_images = SkippedImages(data)
+        self.skipped_images = SkippedImages(data) if getattr(data, "on_bad_images", None) == "skip" else None
         self.nan_steps = SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
         self.ema = None if args.ema_decay is None else EmaCallback(self.model.student, args.ema_decay)
         position = StreamPosition() if isinstance(data, StreamedImages) else None
         pushes = PushCheckpoints(self.publisher) if args.push_to_hub else None
-        skipped = self.skipped_images if self.skipped_images.may_skip else None
-        for callback in (self.loss_check, skipped, self.nan_steps, position, self.ema, pushes):
+        for callback in (self.loss_check, self.skipped_images, self.nan_steps, position, self.ema, pushes):
             if callback is not None:
                 self.add_callback(callback)
 
@@ -172,7 +177,7 @@ class AlignmentTrainer(Trainer):
         training = model.training
         aligning = training and "text_embeds" in inputs
         if training:
-            self._look_at(inputs)
+            self._note_rows(inputs)
         outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
         mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
         weights = self.class_weights
@@ -191,13 +196,14 @@ class AlignmentTrainer(Trainer):
                 soft_loss, rows = soft_label_loss(outputs.logits, inputs["soft_labels"], **mixing)
                 loss = loss + self.soft_label_weight * self._global_mean("loss_soft_labels", soft_loss, rows)
             if aligning:
-                loss, terms = self.alignment.added(loss, outputs, inputs, self.state)
+                loss, terms = self.alignment.add_to(loss, outputs, inputs, self.state)
                 for name, (value, count) in terms.items():
                     self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss
 
-    def _look_at(self, inputs: dict[str, Any]) -> None:
-        self.skipped_images.note(inputs.get("bad_images"))
+    def _note_rows(self, inputs: dict[str, Any]) -> None:
+        if self.skipped_images is not None:
+            self.skipped_images.note(inputs.get("bad_images"))
         if self.loss_check is not None:
             self.loss_check.note_rows(inputs.get("rows"), self.state.global_step + 1)
         if self.args.aligns and "text_embeds" not in inputs:
@@ -227,9 +233,9 @@ class AlignmentTrainer(Trainer):
         super().log(logs, start_time)
 
     def left_out(self) -> dict[str, int]:
-        """For `all_results.json`: what training did without, where it was allowed to."""
+        """For `all_results.json`: the numbers of steps and images that were left out, where that is allowed."""
         found = {} if self.nan_steps is None else {"train_nan_steps": self.nan_steps.steps}
-        return found | ({"train_bad_images": self.skipped_images.total} if self.skipped_images.may_skip else {})
+        return found | ({} if self.skipped_images is None else {"train_bad_images": self.skipped_images.total})
 
     # --- Optimizer and schedule --------------------------------------------------------------------------------------
 
@@ -267,7 +273,7 @@ class AlignmentTrainer(Trainer):
 
         Raises:
             CheckpointError: when a checkpoint cannot be written, such as to a full disk; the earlier ones are intact.
-            OtherDataError: when it is to go on with other data than that of the checkpoint, or another order of it.
+            OtherDataError: when the checkpoint was trained on other data, or in another order.
             OSError: when another process trains into the run folder.
         """
         with locked(self.args.output_dir) if self.args.process_index == 0 else contextlib.nullcontext():
@@ -285,7 +291,7 @@ class AlignmentTrainer(Trainer):
 
     @cached_property
     def data_fingerprint(self) -> dict[str, Any]:
-        """Of the training data, see [`~g4i_hf.data.fingerprint.fingerprint`]; taken once, when it is asked for."""
+        """See [`~g4i_hf.data.fingerprint.fingerprint`]."""
         return fingerprint(self.train_dataset)
 
     def check_resumable(self, checkpoint: str | Path) -> None:
@@ -293,7 +299,7 @@ class AlignmentTrainer(Trainer):
         check_resumable(checkpoint, self.data_fingerprint, order_of(self.train_dataset, self.args))
 
     def save_run(self) -> None:
-        """Weights, their moving average and the state of a training that has come to its end, into the run folder."""
+        """Writes weights, their moving average and the state of a finished training into the run folder."""
         with self._saving("The weights"):
             self.save_model(_internal_call=True)  # else it would be pushed now, before its evaluation
             if self.args.should_save and self.ema is not None:
@@ -302,14 +308,14 @@ class AlignmentTrainer(Trainer):
 
     def _saving(self, what: str) -> contextlib.AbstractContextManager:
         """Another process only waits in vain for the first, which says why."""
-        run = Path(self.args.output_dir)
-        return telling_what_remains(what, run, run / STAGING) if self.args.should_save else contextlib.nullcontext()
+        if not self.args.should_save:
+            return contextlib.nullcontext()
+        return remaining_checkpoint_named(what, Path(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """
-        Private in Trainer, which writes into the final folder, so that a kill leaves half a checkpoint there
-        (huggingface/transformers#27820, #35782). Here it writes into a temporary one, which is renamed when
-        everything, the EMA included, is on the disk.
+        Trainer writes into the final folder, where a kill leaves half a checkpoint (huggingface/transformers#27820,
+        #35782). Here it writes into a temporary one, renamed when all of it, the EMA included, is on the disk.
         """
         args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
         output_dir, staging = args.output_dir, Path(args.output_dir) / STAGING
@@ -340,7 +346,7 @@ class AlignmentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """Without Trainer's pickle of the arguments, which has the paths of this machine; train.yaml keeps them."""
+        """Without Trainer's pickle of the arguments, which names paths of this machine; train.yaml keeps them."""
         super()._save(output_dir, state_dict)
         (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
@@ -376,8 +382,8 @@ class AlignmentTrainer(Trainer):
         Called before training, so that a token that may not write is noticed then.
 
         Raises:
-            ValueError: without a publisher, or without a `processing_class` for a student whose configuration does not
-                say how large its images are.
+            ValueError: without a publisher, or where neither `processing_class` nor the student's configuration says
+                how large images are.
         """
         if self.publisher is None:
             raise ValueError(

@@ -1,6 +1,6 @@
 """
-The alignment loss of one global batch on W processes, its texts gathered or read, and the way of the official code:
-what crosses processes, how many operations a process computes, and the gradient. test_alignment_scale.py compares.
+The alignment loss of one global batch on W processes, its texts gathered or read: what crosses processes,
+how many operations a process computes, and the gradient. test_alignment_scale.py compares.
 
     python tests/workers/alignment_cost.py RESULT.pt
 """
@@ -53,7 +53,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return images, texts.half()
 
 
-def ours(objective: str, rows: slice, read: bool):
+def measured(objective: str, rows: slice, read: bool):
     images, texts = batch()
     image_embeds = images[rows].requires_grad_()
     numbers = torch.arange(len(images))[rows, None]
@@ -65,26 +65,9 @@ def ours(objective: str, rows: slice, read: bool):
     return image_embeds.grad, list(pairs.allowed.shape)
 
 
-def official(rows: slice):
-    """Images and texts gathered without gradient, the own ones put in their place, all logits on every process."""
-    images, texts = batch()
-    image_embeds = images[rows].requires_grad_()
-    everywhere = []
-    for local in (image_embeds, texts[rows].float()):
-        parts = [torch.empty_like(local) for _ in range(WORLD)]
-        dist.all_gather(parts, local.detach())
-        parts[dist.get_rank()] = local
-        everywhere.append(torch.cat(parts))
-    logits = everywhere[0] @ everywhere[1].T / 0.2
-    own = torch.arange(len(logits))
-    loss = sum(torch.nn.functional.cross_entropy(side, own) for side in (logits, logits.T)) / 2
-    loss.backward()
-    return image_embeds.grad, list(logits.shape)
-
-
-def counted(run, *args) -> dict:
+def counted(objective: str, rows: slice, read: bool) -> dict:
     with CountedBytes() as traffic, FlopCounterMode(display=False) as flops:
-        grad, logits = run(*args)
+        grad, logits = measured(objective, rows, read)
     return {"bytes": dict(traffic.received), "flops": flops.get_total_flops(), "logits": logits, "grad": grad}
 
 
@@ -93,10 +76,7 @@ def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     rows = slice(rank * ROWS, (rank + 1) * ROWS)
-    found = {"official": counted(official, rows)}
-    for objective in OBJECTIVES:
-        for read in (False, True):
-            found[objective, read] = counted(ours, objective, rows, read)
+    found = {(objective, read): counted(objective, rows, read) for objective in OBJECTIVES for read in (False, True)}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -118,7 +98,7 @@ def main() -> None:
         if any(os.waitpid(child, 0)[1] for child in children):
             sys.exit("a process failed")
         ranks = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
-    whole = {objective: ours(objective, slice(None), False)[0] for objective in OBJECTIVES}
+    whole = {objective: measured(objective, slice(None), False)[0] for objective in OBJECTIVES}
     torch.save({"ranks": ranks, "whole": whole}, sys.argv[1])
 
 

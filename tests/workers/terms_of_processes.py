@@ -16,7 +16,9 @@ import torch
 from ending import end_and_look
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from test_progress import Spoil, trained, trainer_of, with_nan
+from test_nan_losses import trained, with_nan
+from test_progress import trainer_of
+from tiny_training import Spoil
 
 HANGS_AFTER = 120  # seconds
 

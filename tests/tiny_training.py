@@ -1,0 +1,141 @@
+"""Trainings of a tenth of a second, and what the formulas of reference.py expect of one of their batches."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import reference
+import torch
+from students import ID2LABEL
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+
+TEXT_DIM = 12
+GENTLE = {"max_grad_norm": 0.0, "optim": "sgd", "sgd_momentum": 0.0, "learning_rate": 0.5}  # step = 0.5 x gradient
+ONE_STEP = GENTLE | {"max_steps": 1, "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant"}
+
+
+def rows(n: int = 8, dtype: torch.dtype = torch.float32) -> list[dict]:
+    """Random images of 48 x 48 pixels, each with a caption of its own; the label of row i is i mod 5."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(n, 3, 48, 48, generator=generator).to(dtype)
+    embeds = nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1).numpy()
+    keys = ("image_key", "caption_keys", "text_keys")
+    return [
+        {"pixel_values": pixels[row], "labels": row % len(ID2LABEL), "text_embeds": embeds[row], "caption_weight": 1.0}
+        | dict.fromkeys(keys, row)
+        for row in range(n)
+    ]
+
+
+class Rows(list):
+    """Rows as a dataset that knows its labels and texts: their mean, and a bank of them all."""
+
+    def __init__(self, items: list[dict]):
+        super().__init__(items)
+        self.labels = np.array([row["labels"] for row in self])
+        self.embeds = np.stack([row["text_embeds"] for row in self]).astype(np.float64)
+        self.texts = SimpleNamespace(mean=lambda: self.embeds.mean(0))
+
+    def text_bank(self) -> dict[str, np.ndarray]:
+        keys = np.array([row["text_keys"] for row in self])
+        return {"embeds": self.embeds, "text_keys": keys, "caption_keys": keys[:, None], "labels": self.labels}
+
+
+def arguments(folder, kind: type = AlignmentArguments, **options) -> TrainingArguments:
+    common = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+    return kind(str(folder), **common | options)
+
+
+def train(folder, model: AlignedImageClassification, data: list[dict], callbacks=None, collator=None, **options):
+    args = arguments(folder, **options)
+    trainer = AlignmentTrainer(model, args, train_dataset=data, callbacks=callbacks, data_collator=collator)
+    trainer.train()
+    return trainer
+
+
+def first_log(trainer: Trainer) -> dict[str, float]:
+    return trainer.state.log_history[0]
+
+
+def change(before: nn.Module, after: nn.Module) -> torch.Tensor:
+    """How far all parameters moved, in one vector."""
+    moved = dict(after.named_parameters())  # a learned temperature may have come in
+    return torch.cat([(moved[name] - old).detach().flatten() for name, old in before.named_parameters()])
+
+
+def one_step(folder, model: AlignedImageClassification, data: list[dict], **options) -> tuple[Trainer, torch.Tensor]:
+    """Trains a copy of the model; its change is the negative gradient, times the learning rate."""
+    trainer = train(folder, copy.deepcopy(model), data, **ONE_STEP | options)
+    return trainer, change(model, trainer.model)
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts have the same bits."""
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+class StopAfter(TrainerCallback):
+    """Ends training after a step, as an interruption does."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+class Spoil(TrainerCallback):
+    """Fills the first parameter of a part of the model with NaN before a step."""
+
+    def __init__(self, step: int, part: str):
+        self.step, self.part = step, part
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            with torch.no_grad():
+                next(model.get_submodule(self.part).parameters()).fill_(torch.nan)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options) -> dict[str, float]:
+    """
+    The logged terms by the formulas, for the model's output on a collated batch. `options` of training: those of the
+    alignment that are known here, and `classification`, arguments of `reference.classification`.
+    """
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    arrays = {name: (t.double() if t.is_floating_point() else t).numpy() for name, t in tensors.items()}
+    mix = {"partner": arrays.get("mix_partner"), "share": arrays.get("mix_share")}
+    groups = {"none": 0, "caption": 2, "class": 3}[options.get("align_mask", "caption")]
+    keys = [arrays["image_keys"], arrays["caption_keys"], arrays["labels"][:, None]][:groups]
+    texts, bank = arrays["text_embeds"], data.embeds
+    if options.get("align_center"):
+        texts, bank = unit(texts - data.embeds.mean(0)), unit(bank - data.embeds.mean(0))
+    alignment = reference.Batch(
+        output.image_embeds.detach().double().numpy(),
+        texts,
+        arrays["caption_weight"],
+        keys,
+        text_keys=arrays["text_keys"],
+        **(mix if options.get("align_mix_captions", True) else {}),
+    )
+    if options.get("align_text_bank"):
+        alignment.bank_embeds, alignment.bank_text_keys = bank, data.text_bank()["text_keys"]
+        nobodys = np.full((len(bank), 1), -1)
+        alignment.bank_keys = [nobodys, alignment.bank_text_keys[:, None], data.labels[:, None]][:groups]
+    smoothing = options.get("label_smoothing_factor", 0.0)
+    logits = output.logits.detach().double().numpy()
+    classification = options.get("classification", {})
+    loss_ce = reference.classification(logits, arrays["labels"], smoothing, **mix, **classification)
+    settings = reference.Settings(options["align_temperature"], options.get("align_logit_bias", -10.0), 0.1)
+    objective = reference.OBJECTIVES[options["align_loss"]]
+    loss_align = objective(alignment, settings) / max(alignment.num_captions, 1)
+    weight = options["align_weight"]
+    terms = {"loss": loss_ce + weight * loss_align, "loss_ce": loss_ce, "loss_align": loss_align}
+    return terms | {"align_weight": weight} | reference.diagnostics(alignment)
