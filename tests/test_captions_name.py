@@ -9,7 +9,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
-from test_embedding import clip_folder, static_folder  # noqa: F401
+from tiny_encoders import clip_folder, static_folder  # noqa: F401
 
 from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.cli import parse_options
