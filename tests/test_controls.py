@@ -20,7 +20,6 @@ from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_no
 from g4i_hf.training.optimization import class_weights_of
 from g4i_hf.workflows.train import TrainingRun
 
-pytest_plugins = ["tiny_encoders"]
 DIM, UNEVEN, EVEN = 5, (40, 10, 3, 1), (20, 20, 20, 20)
 NAMES = ["animal-bird", "hot_dog", "sky", "elk"]
 CONTROLS = ["class_name", "random", "shuffle_class", "shuffle"]

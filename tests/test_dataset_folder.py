@@ -27,7 +27,6 @@ from g4i_hf.hub.dataset_card import captions_card
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.options import DataArguments
 
-pytest_plugins = ["tiny_encoders"]
 EMBEDS = List(Value("float16"), length=5)
 COLUMNS = ["image_id", "caption", "caption_weight", "caption_status", "text_embeds"]
 NASTY = {
@@ -98,7 +97,7 @@ def stages(tmp_path_factory, static_folder) -> Path:
         columns["caption_status"] = ["ok" if is_train else "not asked"] * len(ids)
         splits[name] = Dataset.from_dict(columns).cast_column("caption", Value("string"))
     stage = {"stage": "captioning", "source": "../../pictures", "prompts": ["Describe this {label}."]}
-    stage["captioner"] = {"captioner": "local", "model": "captioner", "device": str(folder)}
+    stage["captioner"] = {"captioner": "local", "model": "captioner"}
     write_stage(folder / "runs" / "captions", splits, stage)
     embedded_stage(DataArguments(str(folder / "runs" / "captions")), static_folder, folder / "runs" / "embeddings")
     return folder
@@ -228,11 +227,12 @@ def test_published_captions_are_joined_by_name_embedded_and_published_again(
     build_dataset(stages / "runs" / "captions", tmp_path / "me" / "captions", images_id="me/pictures")
     shutil.copytree(stages / "pictures", tmp_path / "me" / "pictures")
     gone = next((tmp_path / "me" / "pictures" / "train").rglob("*.png"))
-    gone.rename(gone.with_name("new.png"))
+    new = gone.rename(gone.with_name("new.png"))
     split = open_images("me/captions")["train"]
     captions = {row["image_id"]: row["caption"] for row in load_dataset("me/captions", split="train")}
     assert len(split) == 12 and split["caption"][:].count(None) == 1
     assert all(row["caption"] == captions.get(row["image_id"]) for row in split)
+    new.rename(gone)
     for number, data in enumerate(
         (DataArguments("me/captions"), DataArguments("me/pictures", captions_name="me/captions"))
     ):

@@ -27,7 +27,6 @@ from g4i_hf.embedding import EncoderArguments, load_encoder
 from g4i_hf.embedding.embed import encode_captions
 from g4i_hf.embedding.long_captions import split_captions
 
-pytest_plugins = ["tiny_encoders"]
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CAPTIONS = ["a red car", "owl", "a blue bird a red owl", "long long car a"]
 TEXT = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
@@ -46,10 +45,8 @@ def sentence_encoder(folder: Path, config, padding_side: str = "right", pooling:
     return folder / "encoder"
 
 
-@pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory) -> Path:
-    """A CLIP text tower of 6 dimensions, window of 8 tokens, pooled at the end token."""
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-clip"
+def save_clip_encoder(folder: Path) -> Path:
+    """A text tower pooled at the end token."""
     word_tokenizer().save_pretrained(folder)
     config = CLIPTextConfig(
         vocab_size=len(WORDS),
@@ -67,13 +64,10 @@ def clip_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def static_folder(clip_folder) -> Path:
-    """The quickest encoder there is: static word vectors of 5 dimensions, with a prompt and without a window."""
-    folder = clip_folder.with_name("static")
-    tokenizer = Tokenizer.from_file(str(clip_folder / "tokenizer.json"))
+def save_static_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
-    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=5)], prompts={"caption": "a "})
+    words = StaticEmbedding(word_tokenizer().backend_tokenizer, embedding_dim=5)
+    model = SentenceTransformer(modules=[words], prompts={"caption": "a "})
     model.default_prompt_name = "caption"
     model.save(str(folder))
     return folder

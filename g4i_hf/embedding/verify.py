@@ -1,4 +1,4 @@
-"""Embeddings that are there, compared with what their captions give now."""
+"""`--verify`: compare stored embeddings with what their captions give now."""
 
 import textwrap
 from pathlib import Path
@@ -15,13 +15,12 @@ from ..options import EncoderArguments
 from .embed import captioned_splits, captions_digest, encode_captions, texts_of_rows
 from .encoders import encoder_from
 
-# Of the cosine: float16, other batches and other machines change less, an edited caption more
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # of the cosine: float16, other batches and other machines change less, an edited caption more
 SETTINGS = ("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "long_captions")
 
 
 class Sampled(NamedTuple):
-    """A caption: the split and the row that it is in, and its number among the captions of the split."""
+    """A caption: its split and row, and its number among the captions of the split."""
 
     split: str
     row: int
@@ -33,22 +32,22 @@ def verify_embeddings(
     images: DatasetDict, args: EncoderArguments, embeddings_dir: str | Path, *, num_captions: int, seed: int = 0
 ) -> dict[str, Any]:
     """
-    Embeds a random sample of captions again and compares them with the stage in `embeddings_dir`. Which rows have a
-    caption, and how many, is compared everywhere. Rows are found by `image_id`, whatever their order.
+    Embeds a random sample of captions again and compares the vectors with the stage in `embeddings_dir`, row by row
+    by `image_id`. The number of captions is compared in every row.
 
     Args:
         images: splits with `image_id` and `caption`, as the stage was made from.
         args: the encoder and settings that the stage should have been made with.
         embeddings_dir: folder of the stage.
-        num_captions: size of the sample; all captions when there are fewer.
+        num_captions: size of the sample.
         seed: of the draw.
 
     Returns:
-        `checked` and `captions` (numbers of captions), `splits`, `min_cosine`, and `other_settings`: names of settings
-        that differ from those of the stage, although the vectors are the same.
+        `checked` and `captions` (numbers of captions), `splits`, `min_cosine`, and `other_settings`: settings that
+        differ from those of the stage, although the vectors are the same.
 
     Raises:
-        ValueError: when something does not fit; the message names the row and the remedy.
+        ValueError: at a difference; the message names the row and the remedy.
     """
     splits, several = captioned_splits(images)
     stage = _read_stage(embeddings_dir, splits)
@@ -75,8 +74,14 @@ def verify_embeddings(
     actual = np.asarray([embeds[one.split][one.number] for one in sample], np.float32).reshape(expected.shape)
     cosines = _cosines(expected, actual)
     if not (cosines >= 1 - TOLERANCE).all():
-        raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, expected, actual)}")
-    _check_digests(embeddings_dir, stage, splits, len(sample))
+        raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, cosines)}")
+    for name, split in splits.items():  # digests cover all captions, though they name no row
+        same_rows = ids_digest(split[columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
+        if same_rows and captions_digest(split) != stage["captions_digest"].get(name):
+            raise ValueError(
+                f"{embeddings_dir}, split {name!r}: captions were edited after they were embedded, though none of the "
+                f"{len(sample)} checked. Embed again, or find them with a larger --verify."
+            )
     return {
         "checked": len(sample),
         "captions": len(captions),
@@ -87,7 +92,7 @@ def verify_embeddings(
 
 
 def described_verification(found: dict[str, Any], folder: str) -> list[str]:
-    """What is said of a check that found nothing wrong, see [`verify_embeddings`], of the embeddings in a folder."""
+    """Lines for the user about a check of a folder that found nothing wrong, see [`verify_embeddings`]."""
     if not found["checked"]:
         return [f"Verified: the splits {', '.join(found['splits'])} have no captions, and {folder} no embeddings."]
     lines = [
@@ -129,47 +134,23 @@ def _many(count: int, what: str) -> str:
 
 
 def _cosines(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """Of each row, 1 at best; equal vectors have 1, also where both are zero or of another length than 1."""
+    """(n,) Equal vectors have 1, also where both are zero or of another length than 1."""
     norms = np.maximum(np.linalg.norm(expected, axis=1), np.linalg.norm(actual, axis=1))
     return np.where(norms > 0, (expected * actual).sum(axis=1) / np.maximum(norms, 1e-6) ** 2, 1.0)
 
 
 def _what_is_wrong(
-    changed: dict[str, tuple[Any, Any]],
-    images: DatasetDict,
-    sample: list[Sampled],
-    expected: np.ndarray,
-    actual: np.ndarray,
+    changed: dict[str, tuple[Any, Any]], images: DatasetDict, sample: list[Sampled], cosines: np.ndarray
 ) -> str:
-    """The first row whose vector is another one, and why that may be."""
-    cosines = _cosines(expected, actual)
+    """The first row with another vector, and the probable cause."""
     wrong = np.flatnonzero(~(cosines >= 1 - TOLERANCE))
-    first = wrong[0]
-    one = sample[first]
+    one = sample[wrong[0]]
     said = (
         f"split {one.split!r}, row {one.row} ({images[one.split][one.row][columns.IMAGE_ID]}): the vector there is "
-        f"not that of the caption {textwrap.shorten(one.text, 60)!r} (cosine {cosines[first]:.3f}); {len(wrong)} of "
-        f"{len(sample)} captions checked are like that. "
+        f"not that of the caption {textwrap.shorten(one.text, 60)!r} (cosine {cosines[wrong[0]]:.3f}); {len(wrong)} "
+        f"of {len(sample)} captions checked are like that. "
     )
     if changed:
         there = ", ".join(f"{key} ({before!r} there, {now!r} here)" for key, (before, now) in changed.items())
         return said + f"The stage was made with other settings: {there}. Give those, or embed again."
-    for other in wrong:
-        if sample[other].text != one.text and _cosines(expected[[first]], actual[[other]])[0] >= 1 - TOLERANCE:
-            return said + f"It is in row {sample[other].row}: rows were shuffled. Embed again."
-    if len(wrong) == len(sample) > 1:
-        return said + "All of them: the encoder's weights or the rows are others now. Embed again."
-    return said + "The caption was edited after it was embedded, or the vector was. Embed again."
-
-
-def _check_digests(
-    embeddings_dir: str | Path, stage: dict[str, Any], splits: dict[str, Dataset], num_checked: int
-) -> None:
-    """They cover all captions, though they name no row."""
-    for name, split in splits.items():
-        same_rows = ids_digest(split[columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
-        if same_rows and captions_digest(split) != stage["captions_digest"].get(name):
-            raise ValueError(
-                f"{embeddings_dir}, split {name!r}: captions were edited after they were embedded, though none of the "
-                f"{num_checked} checked. Embed again, or find them with a larger --verify."
-            )
+    return said + "The caption was edited after it was embedded, or rows or weights are others now. Embed again."
