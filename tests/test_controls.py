@@ -14,7 +14,6 @@ from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.data.texts import numbered
 from g4i_hf.embedding import EncoderArguments, load_encoder
-from g4i_hf.options import RunArguments
 from g4i_hf.supervision.caption_controls import control_captions
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.training.optimization import class_weights_of
@@ -348,18 +347,3 @@ def test_seeds_of_their_own_and_rows_without_label_dropped(folder):
     assert seed_3 == own != seed_4
     dropped = splits_of(folder, *few, "--unlabelled", "drop")
     assert len(dropped["train"]) == 7 and len(dropped["validation"]) == 80
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"label_fraction": 0.0}, "label_fraction is 0.0; it must be above 0 and at most 1"),
-        ({"label_noise_rate": 1.0}, "label_noise_rate is 1.0; it must be at least 0 and below 1"),
-        ({"label_noise_kind": "symetric"}, "label_noise_kind is 'symetric'.*Did you mean 'symmetric'"),
-        ({"long_tail_factor": 0.5}, "long_tail_factor is 0.5"),
-        ({"caption_control": "class-name"}, "caption_control is 'class-name'.*Did you mean 'class_name'"),
-    ],
-)
-def test_wrong_values_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        RunArguments(**options)

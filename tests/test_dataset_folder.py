@@ -22,8 +22,7 @@ from g4i_hf.data import load_data, open_images
 from g4i_hf.data.loading import source_of
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
-from g4i_hf.hub.dataset import build_dataset, public_stage
-from g4i_hf.hub.dataset_card import captions_card
+from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.options import DataArguments
 
@@ -195,18 +194,6 @@ def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
     assert stage["found"] == {"from": "file", "captions_without_row": {"count": 2}}
 
 
-def test_images_of_the_hub_keep_their_name_and_version(tmp_path):
-    source = {"source": "user/pictures", "source_revision": "v1", "source_config": "small"}
-    stage = captions_stage(tmp_path / "s", ["a"], **source)
-    assert source.items() <= public_stage(stage).items()
-    other = public_stage(stage, images_id="me/pictures")
-    assert (other["source"], other["source_revision"], "source_config" in other) == ("me/pictures", None, False)
-    more = {"num_rows": {"train": 1}, "columns": ["image_id", "caption"], "ids_from": "column"}
-    card = str(captions_card(public_stage(stage) | more, date="2026-01-01"))
-    assert 'load_dataset("user/pictures", "small", revision="v1", split="train")' in card
-    assert DatasetCard(card).data.source_datasets == ["user/pictures"]
-
-
 # --- Opened again ----------------------------------------------------------------------------------------------------
 
 
@@ -259,15 +246,14 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 
 
-@pytest.mark.parametrize("with_images_id", [False, True])
-@pytest.mark.parametrize("repo_id", ["me/pictures", "Me/Pictures", "pictures"])
-def test_captions_are_not_published_as_their_own_images(tmp_path, repo_id, with_images_id):
+def test_captions_are_not_published_as_their_own_images(tmp_path):
     (tmp_path / "photos").mkdir()
-    stage = captions_stage(tmp_path / "stage", ["a"], source="../photos" if with_images_id else "me/pictures")
-    images_id = "me/pictures" if with_images_id else None
-    with pytest.raises(ValueError, match=f"repo_id is {repo_id}, and the images are me/pictures.*point at itself"):
-        build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
-    assert not (tmp_path / "out").exists()
+    for source, images_id in (("me/pictures", None), ("../photos", "me/pictures")):
+        stage = captions_stage(tmp_path / "stage", ["a"], source=source)
+        for repo_id in ("me/pictures", "Me/Pictures", "pictures"):
+            with pytest.raises(ValueError, match=f"repo_id is {repo_id}, and the images are me/pict.*point at itself"):
+                build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
+        assert not (tmp_path / "out").exists()
     build_dataset(stage, tmp_path / "out", repo_id="me/pictures-captions", images_id=images_id)
 
 
@@ -341,41 +327,13 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
     assert joined["text_embeds"][:] == [expected[image_id]["text_embeds"] for image_id in joined["image_id"]]
 
 
-def test_card_says_where_everything_comes_from_and_how_much_was_cut(embedded, stages, tmp_path):
-    card, data = (embedded / "README.md").read_text(), DatasetCard.load(embedded / "README.md").data
-    for said in (
-        "# Machine-made captions of pictures and their embeddings",
-        'load_dataset("me/embedded", split="train")',
-        "`pictures`, a data set of images on its maker's machine",
-        "| captioner | a local model (`captioner`) |",
-        "| text encoder | `static` |",
-        "--captions_name me/embedded",
-        "Its maker has not chosen a licence: ask before",
-        "bound by the terms of that model",
-        "The prompt told the class",
-        "Rows without the images, each joined to its own by `image_id`: 12 in `train`, 4 in `validation`.",
-    ):
-        assert said in card, said
-    assert data.license == "other" and data.size_categories == ["n<1K"] and data.task_categories is None
-    assert set(data.tags[2:]) == {"text-embeddings", "machine-generated"}
-    folder = build_dataset(stages / "runs" / "captions", tmp_path / "out", with_images=True, license="cc-by-4.0")
-    card, data = (folder / "README.md").read_text(), DatasetCard.load(folder / "README.md").data
-    for said in ("Rows with their images: 12 in", "the pixels are the same", "releases it under `cc-by-4.0`."):
-        assert said in card, said
-    assert data.license == "cc-by-4.0" and data.task_categories == ["image-classification", "image-to-text"]
-    with pytest.raises(ValueError, match="Did you mean cc-by-4.0"):
-        build_dataset(stages / "runs" / "captions", tmp_path / "out", license="cc-by4.0")
-    over = {"train": {"share": 0.25}, "test": {"share": 0.001}}
-    stage = {"stage": "embedding", "num_rows": {"train": 1, "test": 1}, "columns": ["image_id", "text_embeds"]}
-    stage |= {"source": None, "long_captions": "truncate", "captions_over_window": over}
-    assert "were cut there: 25% of `train`." in str(captions_card(stage, date="2026-01-01"))
-    assert "cut there" not in str(captions_card(stage | {"long_captions": "chunk_mean"}, date="2026-01-01"))
-
-
 def test_images_in_a_folder_are_said_to_be_out_of_reach(tmp_path, caplog):
     (tmp_path / "photos").mkdir()
     stage = captions_stage(tmp_path / "stage", ["a"], source="../photos")
     build_dataset(stage, tmp_path / "out", images_id="me/pictures")
     assert "--images_id" not in caplog.text
-    build_dataset(stage, tmp_path / "out")
+    build_dataset(stage, tmp_path / "out", license="cc-by-4.0")
     assert "The images are a local folder (photos)" in caplog.text and "--images_id" in caplog.text
+    assert DatasetCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-4.0"
+    with pytest.raises(ValueError, match="Did you mean cc-by-4.0"):
+        build_dataset(stage, tmp_path / "out", license="cc-by4.0")

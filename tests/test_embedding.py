@@ -240,15 +240,6 @@ def test_captions_that_cannot_be_embedded_are_an_error(encoder, tmp_path, captio
         embed_stage(DatasetDict(train=train), encoder, tmp_path / "embeddings", source="images")
 
 
-def test_images_are_never_replaced_by_their_embeddings(tmp_path):
-    """Said before an encoder is looked for."""
-    images = images_with(["owl", "car"], tmp_path / "images")
-    before = written(tmp_path / "images")
-    with pytest.raises(ValueError, match="images holds other files, which a stage would replace. Choose a folder"):
-        embed_stage(images, EncoderArguments(text_encoder="nobody/x"), tmp_path / "images", source="images")
-    assert written(tmp_path / "images") == before
-
-
 def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for(encoder, tmp_path):
     embed(["a cat", "a dog"], encoder, tmp_path)
     folder = tmp_path / "embeddings"
@@ -355,9 +346,3 @@ def test_captions_over_the_window_are_counted_and_said(clip_folder, tmp_path, ca
     assert "Split 'train': 3 of 4 captions (75.0%) are longer than the encoder's window of 8 tokens" in caplog.text
     said = f"{lost} tokens are lost" if lost else f"embedded in {chunks} chunks; no token is lost"
     assert said in caplog.text
-
-
-def test_an_encoder_without_window_cuts_nothing(encoder, tmp_path, caplog):
-    stage = embed(["owl " * 9999, "owl"], encoder, tmp_path)
-    assert stage["max_tokens"] is None and stage["captions_over_window"]["train"]["captions"] == 0
-    assert "window" not in caplog.text

@@ -189,14 +189,6 @@ def test_columns_are_renamed_to_ours_and_the_images_stay_where_they_are(tmp_path
     assert train["image_id"][:] == ["7", "8", "9"]  # ids are text, whatever the data holds
 
 
-@pytest.mark.parametrize("column", ["image", "label", "caption", "image_id"])
-def test_a_named_column_that_is_missing_is_an_error(tmp_path, column):
-    rows(1).save_to_disk(tmp_path)
-    message = rf"Split 'train' has no column 'oops' \(given as {column}_column\). Its columns: image, label, caption"
-    with pytest.raises(ValueError, match=message):
-        load_images(tmp_path, **{f"{column}_column": "oops"})
-
-
 @pytest.mark.parametrize(
     "column, values, message",
     [
@@ -311,12 +303,6 @@ def one_line(folder: Path) -> str:
         load_images(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-@pytest.mark.parametrize("name", ["./pictures", "/nowhere/pictures", "pictures/", "my/own/pictures"])
-def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(name):
-    with pytest.raises(FileNotFoundError, match=f"dataset_name is '{name}', but there is no such folder"):
-        open_images(name)
 
 
 def test_archives_are_to_be_unpacked(tmp_path):

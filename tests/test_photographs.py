@@ -145,13 +145,3 @@ def test_the_longest_place_names_the_class():
     assert build.class_of("animals/mammals/pig") == "hoofed animal"
     assert build.class_of("animals/mammals/pigeon") == "mammal"  # a place is a whole name, no beginning of one
     assert build.class_of("animals/mammals/bears/toys/edward_bear") is None
-
-
-def test_a_folder_without_stamps_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["build.py", "--stamps", "/nope", "--output_dir", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as stopped:
-        build.main()
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "build.py: error: /nope holds no stamps: give usr/share/tuxpaint/stamps of the package."
-    ]

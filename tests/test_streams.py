@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict, Image
+from datasets import Image
 from streams import CLASSES, example_rows, save_parquet, save_webdataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
@@ -242,13 +242,6 @@ def test_a_stream_is_known_by_its_files_and_their_order(tmp_path, save):
     assert {known(tmp_path / name)["files"] for name in ("other order", "moved")}.isdisjoint([ours["files"]])
     shutil.copy(next((tmp_path / "rows").glob("train-00002*")), renamed.rename(first))
     assert known(tmp_path / "moved")["files"] != ours["files"]
-
-
-def test_a_stream_of_rows_at_hand_is_known_by_their_ids(tmp_path):
-    rows = example_rows(9)
-    for name, split in {"rows": rows, "same": rows, "turned": rows.select(range(9)[::-1])}.items():
-        DatasetDict(train=split).save_to_disk(str(tmp_path / name))
-    assert known(tmp_path / "rows") == known(tmp_path / "same") != known(tmp_path / "turned")
 
 
 # --- Killed and resumed ----------------------------------------------------------------------------------------------

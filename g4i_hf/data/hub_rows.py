@@ -66,7 +66,7 @@ def check_path(path: str, where: str) -> None:
     if not is_remote(path) or not _is_public(path):
         raise ValueError(
             f"{where}: names the file {path!r} in place of an image, which is on this machine, in its network, or at "
-            "no address that is opened (hf, http, https). It is not opened. If you trust the data set, open a copy of "
+            "no address that is opened (hf, http, https). It is not opened. If you trust the dataset, open a copy of "
             "it in a folder."
         )
 

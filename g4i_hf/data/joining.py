@@ -214,7 +214,7 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
     own = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
     captions = captions.remove_columns([column for column in captions.column_names if column in own])
     if len(captions.column_names) < 2:
-        raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a data set with captions.")
+        raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a dataset with captions.")
     try:
         check_image_ids(captions, name)
     except ValueError as error:
@@ -228,7 +228,7 @@ def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, 
     if len(without) and complete:
         raise ValueError(
             f"{where}: {len(without)} of {len(images)} images have no row there, the first is "
-            f"{_first(images, without[:1])}. Run the stage again on this data set."
+            f"{_first(images, without[:1])}. Run the stage again on this dataset."
         )
     if len(without):
         said = "%s: %d of %d images have no row there and are used without caption: %s"
