@@ -46,10 +46,8 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
         return _of_stream(dataset.stream)
     if not isinstance(dataset, CaptionedImages):
         return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
-    found: dict[str, int | str] = {
-        "rows": len(dataset),
-        "image_ids": ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID)),
-    }
+    found: dict[str, int | str] = {"rows": len(dataset)}
+    found["image_ids"] = ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID))
     found["labels"] = _digest_of_array(dataset.labels)
     if dataset.texts is not None:
         found["captions"] = _digest_of_array(numbered(dataset.caption_keys))

@@ -174,7 +174,7 @@ class RowStream:
         features: of our columns.
         holds_tables: whether rows are stored in tables; else they are made one by one.
         hub_id: of a dataset on the Hub, see [`~g4i_hf.data.hub_rows.check_path`].
-        files: identity of each file, see [`known_by`], with the rows of its row groups for Parquet.
+        files: identity of each file, see [`file_identities`], with the rows of its row groups for Parquet.
         image_ids: of rows that are opened as without streaming.
     """
 
@@ -259,7 +259,7 @@ def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowSt
     rows, holds_tables = builder.as_streaming_dataset(split=split), isinstance(builder, ArrowBasedBuilder)
     stream = _row_stream(rows, split, source.columns, holds_tables)
     stream.hub_id = None if is_local else source.name
-    stream.files = known_by(files[split], source.name)
+    stream.files = file_identities(files[split], source.name)
     if builder.name == "parquet":
         groups = row_groups(files[split])
         stream.files = [f"{file} {rows}" for file, rows in zip(stream.files, groups, strict=True)]
@@ -315,16 +315,16 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 # --- Its files -------------------------------------------------------------------------------------------------------
 
 
-def known_by(files: list[str], folder: str | Path) -> list[str]:
+def file_identities(files: list[str], folder: str | Path) -> list[str]:
     """
     The identity of each file without opening it: name and size of a local one, name and git's hash of one on the Hub,
     the address of any other.
     """
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(lambda file: _known_by(str(file), folder), files))
+        return list(readers.map(lambda file: _identity_of(str(file), folder), files))
 
 
-def _known_by(file: str, folder: str | Path) -> str:
+def _identity_of(file: str, folder: str | Path) -> str:
     if file.startswith("hf://"):
         hub = HfFileSystem()
         found = hub.info(file)
