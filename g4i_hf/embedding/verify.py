@@ -75,13 +75,12 @@ def verify_embeddings(
     cosines = _cosines(expected, actual)
     if not (cosines >= 1 - TOLERANCE).all():
         raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, cosines)}")
-    for name, split in splits.items():  # digests cover all captions, though they name no row
-        same_rows = ids_digest(split[columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
-        if same_rows and captions_digest(split) != stage["captions_digest"].get(name):
-            raise ValueError(
-                f"{embeddings_dir}, split {name!r}: captions were edited after they were embedded, though none of the "
-                f"{len(sample)} checked. Embed again, or find them with a larger --verify."
-            )
+    edited = _edited_splits(stage, splits)
+    if edited:
+        raise ValueError(
+            f"{embeddings_dir}, split {edited[0]!r}: captions were edited after they were embedded, though none of the "
+            f"{len(sample)} checked. Embed again, or find them with a larger --verify."
+        )
     return {
         "checked": len(sample),
         "captions": len(captions),
@@ -127,6 +126,16 @@ def _embeddings(rows: list[list[str]], several: bool, stored: Dataset, name: str
                 "changed after they were embedded; embed again."
             )
     return embeds
+
+
+def _edited_splits(stage: dict[str, Any], splits: dict[str, Dataset]) -> list[str]:
+    """Splits with the rows of the stage and other captions, by digests of all."""
+    return [
+        name
+        for name, split in splits.items()
+        if ids_digest(split[columns.IMAGE_ID][:]) == stage["image_ids_digest"].get(name)
+        and captions_digest(split) != stage["captions_digest"].get(name)
+    ]
 
 
 def _many(count: int, what: str) -> str:
