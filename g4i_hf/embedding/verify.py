@@ -36,11 +36,10 @@ def verify_embeddings(
     by `image_id`. The number of captions is compared in every row.
 
     Args:
-        images: splits with `image_id` and `caption`, as the stage was made from.
-        args: the encoder and settings that the stage should have been made with.
+        images: splits with `image_id` and `caption`.
+        args: the expected encoder and settings.
         embeddings_dir: folder of the stage.
-        num_captions: size of the sample.
-        seed: of the draw.
+        num_captions, seed: of the sample.
 
     Returns:
         `checked` and `captions` (numbers of captions), `splits`, `min_cosine`, and `other_settings`: settings that
@@ -78,8 +77,8 @@ def verify_embeddings(
     edited = _edited_splits(stage, splits)
     if edited:
         raise ValueError(
-            f"{embeddings_dir}, split {edited[0]!r}: captions were edited after they were embedded, though none of the "
-            f"{len(sample)} checked. Embed again, or find them with a larger --verify."
+            f"{embeddings_dir}, split {edited[0]!r}: captions were edited after they were embedded, though none of "
+            f"the {len(sample)} checked. Embed again, or find them with a larger --verify."
         )
     return {
         "checked": len(sample),
