@@ -334,16 +334,6 @@ def test_controls_change_the_training_split_alone_labels_first_and_of_the_baseli
     assert splits["validation"]["caption"][:] == sorted_rows(EVEN)["caption"][:]
     again = splits_of(folder, *words, "--align_weight", "0")["train"]
     assert again["label"][:] == training["label"][:] and again["caption"][:] == training["caption"][:]
-    other = splits_of(folder, *words, "--seed", "4", "--label_seed", "3")["train"]
-    assert other["caption"][:] != training["caption"][:] or control == "random"
-
-
-def test_seeds_of_their_own_and_rows_without_label_dropped(folder):
-    few = ("--label_fraction", "0.1", "--align_weight", "0")
-    seed_3, seed_4, own = (
-        splits_of(folder, *few, *words)["train"]["label"][:]
-        for words in (("--seed", "3"), ("--seed", "4"), ("--seed", "4", "--label_seed", "3"))
-    )
-    assert seed_3 == own != seed_4
-    dropped = splits_of(folder, *few, "--unlabelled", "drop")
-    assert len(dropped["train"]) == 7 and len(dropped["validation"]) == 80
+    few = ["--label_fraction", "0.1", "--label_seed", "3"]  # which is one of their own
+    one, other = (splits_of(folder, *few, "--seed", seed, "--unlabelled", "drop")["train"] for seed in "34")
+    assert one["image_id"][:] == other["image_id"][:] and len(one) == 7
