@@ -22,6 +22,7 @@ from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
+INTEGERS = ("image_keys", "caption_keys", "text_keys", "text_rows")  # of a batch; an item has one `image_key`
 
 
 # --- Which rows make a batch -----------------------------------------------------------------------------------------
@@ -400,18 +401,15 @@ class AlignmentCollator:
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        if "image_key" in items[0]:
-            batch["image_keys"] = _stack(items, "image_key", np.int64)
-            batch["caption_keys"] = _stack(items, "caption_keys", np.int64)
+        for name in INTEGERS:
+            of_item = name if name in items[0] else name.removesuffix("s")
+            if of_item in items[0]:
+                batch[name] = _stack(items, of_item, np.int64)
         if "text_embeds" in items[0]:
             # float16 as stored: half the bytes to the device and other processes
             is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
             batch["text_embeds"] = _stack(items, "text_embeds", np.float16 if is_half else np.float32, dims=2)
             batch["caption_weight"] = _stack(items, "caption_weight", np.float32)
-            if "text_keys" in items[0]:
-                batch["text_keys"] = _stack(items, "text_keys", np.int64)
-            if "text_rows" in items[0]:
-                batch["text_rows"] = _stack(items, "text_rows", np.int64)
         if "soft_labels" in items[0]:
             batch["soft_labels"] = torch.from_numpy(np.stack([item["soft_labels"] for item in items]))
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:

@@ -2,9 +2,10 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, List
 
@@ -17,15 +18,6 @@ from .encoders import encoder_from
 
 TOLERANCE = 1e-3  # of the cosine: float16, other batches and other machines change less, an edited caption more
 SETTINGS = ("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "long_captions")
-
-
-class Sampled(NamedTuple):
-    """A caption: its split and row, and its number among the captions of the split."""
-
-    split: str
-    row: int
-    number: int
-    text: str
 
 
 def verify_embeddings(
@@ -51,14 +43,9 @@ def verify_embeddings(
     splits, several = captioned_splits(images)
     stage = _read_stage(embeddings_dir, splits)
     stored = join_stage(images, embeddings_dir, stage)
-    embeds, captions = {}, []
-    for name, split in splits.items():
-        rows = list(texts_of_rows(split))
-        embeds[name] = _embeddings(rows, several, stored[name], name)
-        texts = [(row, text) for row, of_row in enumerate(rows) for text in of_row]
-        captions += [Sampled(name, row, number, text) for number, (row, text) in enumerate(texts)]
+    captions = pd.concat([_captions(split, stored[name], name, several) for name, split in splits.items()])
     drawn = np.random.default_rng(seed).choice(len(captions), min(num_captions, len(captions)), replace=False)
-    sample = [captions[place] for place in sorted(drawn)]
+    sample = captions.iloc[sorted(drawn)]
 
     encoder = encoder_from(args, PartialState().device)
     if stage["text_embed_dim"] != encoder.dim:
@@ -69,24 +56,19 @@ def verify_embeddings(
         )
     present = {**encoder.provenance, "long_captions": args.long_captions}
     changed = {key: (stage[key], present[key]) for key in SETTINGS if key in stage and stage[key] != present[key]}
-    expected = encode_captions([one.text for one in sample], encoder, args).vectors.astype(np.float32)
-    actual = np.asarray([embeds[one.split][one.number] for one in sample], np.float32).reshape(expected.shape)
-    cosines = _cosines(expected, actual)
+    embeds = {name: Embeddings(stored[name]) for name in splits}
+    actual = [embeds[one.split][one.number] for one in sample.itertuples()]
+    cosines = _cosines(encode_captions(sample["text"].tolist(), encoder, args).vectors, actual)
     if not (cosines >= 1 - TOLERANCE).all():
-        raise ValueError(f"{embeddings_dir}, {_what_is_wrong(changed, images, sample, cosines)}")
+        raise ValueError(f"{embeddings_dir}, {_described_difference(changed, images, sample, cosines)}")
     edited = _edited_splits(stage, splits)
     if edited:
         raise ValueError(
             f"{embeddings_dir}, split {edited[0]!r}: captions were edited after they were embedded, though none of "
             f"the {len(sample)} checked. Embed again, or find them with a larger --verify."
         )
-    return {
-        "checked": len(sample),
-        "captions": len(captions),
-        "splits": list(splits),
-        "min_cosine": float(cosines.min()) if len(sample) else None,
-        "other_settings": list(changed),
-    }
+    found = {"checked": len(sample), "captions": len(captions), "splits": list(splits)}
+    return found | {"min_cosine": float(cosines.min()) if len(sample) else None, "other_settings": list(changed)}
 
 
 def described_verification(found: dict[str, Any], folder: str) -> list[str]:
@@ -113,18 +95,20 @@ def _read_stage(embeddings_dir: str | Path, splits: dict[str, Dataset]) -> dict[
     return stage
 
 
-def _embeddings(rows: list[list[str]], several: bool, stored: Dataset, name: str) -> Embeddings:
-    """The vectors of a split, one of each caption."""
-    embeds = Embeddings(stored)
+def _captions(split: Dataset, stored: Dataset, name: str, several: bool) -> pd.DataFrame:
+    """The `text` of each caption of a split, its `split` and `row`, and its `number` in the split."""
+    rows, counts = list(texts_of_rows(split)), Embeddings(stored).counts.tolist()
     in_lists = isinstance(stored.features[columns.TEXT_EMBEDS].feature, List)
-    for row, (texts, count) in enumerate(zip(rows, embeds.counts.tolist(), strict=True)):
+    for row, (texts, count) in enumerate(zip(rows, counts, strict=True)):
         if len(texts) != count or (texts and in_lists != several):
             raise ValueError(
                 f"Split {name!r}, row {row} ({stored[row][columns.IMAGE_ID]}): {_many(len(texts), 'caption')}, but "
                 f"{_many(count, 'embedding')} in the stage{', in lists' if in_lists else ''}. The captions were "
                 "changed after they were embedded; embed again."
             )
-    return embeds
+    texts = [text for texts in rows for text in texts]
+    places = np.repeat(np.arange(len(rows)), counts)
+    return pd.DataFrame({"split": name, "row": places, "number": np.arange(len(texts)), "text": texts})
 
 
 def _edited_splits(stage: dict[str, Any], splits: dict[str, Dataset]) -> list[str]:
@@ -141,22 +125,23 @@ def _many(count: int, what: str) -> str:
     return f"{count or 'no'} {what}{'s' * (count != 1)}"
 
 
-def _cosines(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+def _cosines(expected: np.ndarray, actual: list[np.ndarray]) -> np.ndarray:
     """(n,) Equal vectors have 1, also where both are zero or of another length than 1."""
-    norms = np.maximum(np.linalg.norm(expected, axis=1), np.linalg.norm(actual, axis=1))
-    return np.where(norms > 0, (expected * actual).sum(axis=1) / np.maximum(norms, 1e-6) ** 2, 1.0)
+    one, other = (np.asarray(vectors, np.float32).reshape(expected.shape) for vectors in (expected, actual))
+    norms = np.maximum(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+    return np.where(norms > 0, (one * other).sum(axis=1) / np.maximum(norms, 1e-6) ** 2, 1.0)
 
 
-def _what_is_wrong(
-    changed: dict[str, tuple[Any, Any]], images: DatasetDict, sample: list[Sampled], cosines: np.ndarray
+def _described_difference(
+    changed: dict[str, tuple[Any, Any]], images: DatasetDict, sample: pd.DataFrame, cosines: np.ndarray
 ) -> str:
     """The first row with another vector, and the probable cause."""
     wrong = np.flatnonzero(~(cosines >= 1 - TOLERANCE))
-    one = sample[wrong[0]]
+    one = sample.iloc[wrong[0]]
     said = (
-        f"split {one.split!r}, row {one.row} ({images[one.split][one.row][columns.IMAGE_ID]}): the vector there is "
-        f"not that of the caption {textwrap.shorten(one.text, 60)!r} (cosine {cosines[wrong[0]]:.3f}); {len(wrong)} "
-        f"of {len(sample)} captions checked are like that. "
+        f"split {one.split!r}, row {one.row} ({images[one.split][int(one.row)][columns.IMAGE_ID]}): the vector there "
+        f"is not that of the caption {textwrap.shorten(one.text, 60)!r} (cosine {cosines[wrong[0]]:.3f}); "
+        f"{len(wrong)} of {len(sample)} captions checked are like that. "
     )
     if changed:
         there = ", ".join(f"{key} ({before!r} there, {now!r} here)" for key, (before, now) in changed.items())
