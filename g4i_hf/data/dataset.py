@@ -22,7 +22,8 @@ from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
-INTEGERS = ("image_keys", "caption_keys", "text_keys", "text_rows")  # of a batch; an item has one `image_key`
+# Integers that are stacked: their names in an item, and in a batch
+STACKED = {"image_key": "image_keys"} | {name: name for name in ("caption_keys", "text_keys", "text_rows")}
 
 
 # --- Which rows make a batch -----------------------------------------------------------------------------------------
@@ -401,10 +402,9 @@ class AlignmentCollator:
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        for name in INTEGERS:
-            of_item = name if name in items[0] else name.removesuffix("s")
-            if of_item in items[0]:
-                batch[name] = _stack(items, of_item, np.int64)
+        for name, stacked in STACKED.items():
+            if name in items[0]:
+                batch[stacked] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:
             # float16 as stored: half the bytes to the device and other processes
             is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
