@@ -18,6 +18,7 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 # The same examples every time: a test of a change does not fail for what it has not changed. test_properties_slow.py
@@ -28,3 +29,19 @@ settings.register_profile(
 settings.register_profile("slow", settings.get_profile("fast"), max_examples=100)
 settings.register_profile("search", settings.get_profile("slow"), derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A CLIP text tower of 6 dimensions, window of 8 tokens."""
+    from tiny_encoders import save_clip_encoder
+
+    return save_clip_encoder(tmp_path_factory.mktemp("encoders") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def static_folder(tmp_path_factory):
+    """The quickest encoder there is: static word vectors of 5 dimensions, with a prompt and without a window."""
+    from tiny_encoders import save_static_encoder
+
+    return save_static_encoder(tmp_path_factory.mktemp("encoders") / "static")

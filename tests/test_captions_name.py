@@ -9,7 +9,6 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
-from test_embedding import clip_folder, static_folder  # noqa: F401
 
 from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.cli import parse_options
@@ -237,7 +236,7 @@ def test_vectors_of_the_same_captions_keep_captions_and_weights(tmp_path):
 
 
 @pytest.fixture
-def args(static_folder) -> EncoderArguments:  # noqa: F811
+def args(static_folder) -> EncoderArguments:
     return EncoderArguments(text_encoder=str(static_folder))
 
 
@@ -335,7 +334,7 @@ def test_figures_with_other_captions_go_into_a_folder_of_their_own(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_every_stage_takes_captions_by_name(tmp_path, static_folder):  # noqa: F811
+def test_every_stage_takes_captions_by_name(tmp_path, static_folder):
     """embed, train and evaluate as people start them, from another folder each time."""
     save_images(tmp_path / "pictures")
     captions_of(IDS[1:]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")

@@ -1,4 +1,4 @@
-"""Which rows make a batch, and that a row's augmentation depends on (seed, epoch, row) and nothing else."""
+"""Which rows make a batch, what an item holds, and that augmentation depends on (seed, epoch, row) alone."""
 
 import random
 
@@ -8,50 +8,62 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+from students import aligned_model
+from torch import nn
 from torch.utils.data import DataLoader
 
-from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, DrawnRows, GlobalBatchSampler, finish_batch
-from g4i_hf.data.transforms import train_transform
+from g4i_hf.data import CaptionedImages, train_transform
+from g4i_hf.data.dataset import AlignmentCollator, Draw, DrawnRows, GlobalBatchSampler
+from g4i_hf.data.fingerprint import fingerprint
 from g4i_hf.options import AugmentationArguments
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+from g4i_hf.training.train_batches import check_batches_of_one
 
 ROWS, SIZE = 10, 32
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+CAPTIONS = ["same", "same", None, None, *(f"caption {row}" for row in range(4, ROWS))]
 # Python's, NumPy's and torch's randomness are all at work here
 AUGMENTATION = AugmentationArguments(image_size=SIZE, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
 
 
-@pytest.fixture(scope="module")
-def split():
+def rows_with(captions: list, embeds: list, vector) -> Dataset:
     rng = np.random.default_rng(0)
+    text = List(Value("string")) if any(isinstance(caption, list) for caption in captions) else Value("string")
     features = Features(
-        {
-            "image": Image(decode=False),
-            "label": ClassLabel(names=["a", "b"]),
-            "image_id": Value("string"),
-            "caption": Value("string"),
-            "text_embeds": List(Value("float16"), length=4),
-        }
+        image=Image(decode=False),
+        label=ClassLabel(names=["a", "b"]),
+        image_id=Value("string"),
+        caption=text,
+        text_embeds=vector,
     )
-    images = [PILImage.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)) for _ in range(ROWS)]
-    rows = {
+    images = [PILImage.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)) for _ in captions]
+    columns = {
         "image": [Image().encode_example(image) for image in images],
-        "label": [row % 2 for row in range(ROWS)],
-        "image_id": [f"id-{row}" for row in range(ROWS)],
-        "caption": ["same", "same", None, None, *(f"caption {row}" for row in range(4, ROWS))],
-        "text_embeds": [np.eye(4)[row % 4] for row in range(ROWS)],
+        "label": [row % 2 for row in range(len(captions))],
+        "image_id": [f"id-{row}" for row in range(len(captions))],
+        "caption": captions,
+        "text_embeds": embeds,
     }
-    return Dataset.from_dict(rows, features=features)
+    return Dataset.from_dict(columns, features=features)
 
 
-def augmented(split, seed: int = 0) -> CaptionedImages:
-    return CaptionedImages(split, train_transform(AUGMENTATION, SIZE, MEAN, STD), seed=seed)
+@pytest.fixture(scope="module")
+def split() -> Dataset:
+    return rows_with(CAPTIONS, [np.eye(4)[row % 4] for row in range(ROWS)], List(Value("float16"), length=4))
 
 
-def pixels(split, draws: list[Draw], seed: int = 0) -> list[torch.Tensor]:
+def augmented(split: Dataset, seed: int = 0) -> CaptionedImages:
+    return CaptionedImages(split, train_transform(AUGMENTATION, SIZE), seed=seed)
+
+
+def pixels(split: Dataset, draws: list[Draw], seed: int = 0) -> list[torch.Tensor]:
     return [item["pixel_values"] for item in augmented(split, seed).get_draws(draws)]
 
 
-# --- Augmentation ---------------------------------------------------------------------------------------------------
+def all_equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
+
+
+# --- Augmentation ----------------------------------------------------------------------------------------------------
 
 
 def test_a_row_is_the_same_in_any_order_of_access_and_beside_any_others(split):
@@ -61,47 +73,47 @@ def test_a_row_is_the_same_in_any_order_of_access_and_beside_any_others(split):
     images = augmented(split)
     images.set_epoch(3)
     by_index = [images[row]["pixel_values"] for row in range(ROWS)]
-    for other in (backward, alone, by_index):
-        assert all(torch.equal(a, b) for a, b in zip(forward, other, strict=True))
+    assert all(all_equal(forward, other) for other in (backward, alone, by_index))
 
 
-@pytest.mark.parametrize("change", ["epoch", "seed", "row"])
-def test_another_epoch_seed_or_row_draws_something_else(split, change):
-    """The rows of the last case hold one and the same image."""
+def test_another_epoch_seed_row_or_repeat_draws_something_else(split):
     same_image = split.select([0] * ROWS)
     first = pixels(same_image, [Draw(row, 0) for row in range(ROWS)])
-    if change == "row":
-        others = first[1:] + first[:1]
-    else:
-        draws = [Draw(row, int(change == "epoch")) for row in range(ROWS)]
-        others = pixels(same_image, draws, seed=int(change == "seed"))
-    assert not any(torch.equal(a, b) for a, b in zip(first, others, strict=True))
+    others = {
+        "epoch": pixels(same_image, [Draw(row, 1) for row in range(ROWS)]),
+        "seed": pixels(same_image, [Draw(row, 0) for row in range(ROWS)], seed=1),
+        "row": first[1:] + first[:1],
+        "repeat": pixels(same_image, [Draw(row, 0, repeat=1) for row in range(ROWS)]),
+    }
+    for what, found in others.items():
+        assert not any(torch.equal(a, b) for a, b in zip(first, found, strict=True)), what
 
 
-@pytest.mark.parametrize("global_seed", [1, 2])
-def test_global_random_states_neither_matter_nor_change(split, global_seed):
+def random_states() -> tuple:
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_global_random_states_neither_matter_nor_change_also_after_an_error(split):
     expected = pixels(split, [Draw(0, 0), Draw(5, 0)])
-    random.seed(global_seed), np.random.seed(global_seed), torch.manual_seed(global_seed)
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    drawn = pixels(split, [Draw(0, 0), Draw(5, 0)])
-    assert all(torch.equal(a, b) for a, b in zip(expected, drawn, strict=True))
-    assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]
-    assert torch.equal(torch.get_rng_state(), states[2])
+    mixed = AlignmentCollator(mixup_alpha=0.8)(augmented(split).get_draws([Draw(0, 0), Draw(5, 0)]))
+    for seed in (1, 2):
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        states = random_states()
+        items = augmented(split).get_draws([Draw(0, 0), Draw(5, 0)])
+        assert all_equal(expected, [item["pixel_values"] for item in items])
+        again = AlignmentCollator(mixup_alpha=0.8)(items)
+        assert torch.equal(again["pixel_values"], mixed["pixel_values"]) and random_states() == states
+
+        def fail(image):
+            torch.rand(1), random.random()
+            raise RuntimeError("no transform")
+
+        with pytest.raises(RuntimeError, match="no transform"):
+            CaptionedImages(split, fail)[0]
+        assert random_states() == states
 
 
-def test_global_random_states_survive_an_error_in_the_transform(split):
-    def fail(image):
-        torch.rand(1), random.random()
-        raise RuntimeError("no transform")
-
-    states = random.getstate(), torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="no transform"):
-        CaptionedImages(split, fail)[0]
-    assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
-
-
-def epochs_through_loader(split, workers: int, persistent: bool = False) -> list[torch.Tensor]:
+def epochs_through_loader(split: Dataset, workers: int, persistent: bool = False) -> list[torch.Tensor]:
     sampler = GlobalBatchSampler(ROWS, 4, seed=5)
     loader = DataLoader(
         DrawnRows(augmented(split)),
@@ -110,190 +122,217 @@ def epochs_through_loader(split, workers: int, persistent: bool = False) -> list
         num_workers=workers,
         persistent_workers=persistent,
     )
-    batches = []
+    found = []
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
         torch.manual_seed(workers)  # whatever the global state is
-        batches.append(torch.cat([batch["pixel_values"] for batch in loader]))
-    return batches
+        found.append(torch.cat([batch["pixel_values"] for batch in loader]))
+    return found
 
 
 def test_workers_change_nothing(split):
     """Two epochs, mixup included; persistent workers get no word of the next epoch but through the draws."""
-    expected = epochs_through_loader(split, workers=0)
-    assert expected[0].shape == (ROWS, 3, SIZE, SIZE)
-    for actual in (epochs_through_loader(split, workers=2, persistent=True), epochs_through_loader(split, workers=1)):
-        assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
+    assert all_equal(epochs_through_loader(split, workers=0), epochs_through_loader(split, workers=2, persistent=True))
 
 
-# --- Items ----------------------------------------------------------------------------------------------------------
+# --- Items -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_item_holds_label_keys_and_embedding_of_its_own_row(split):
-    items = [CaptionedImages(split, np.asarray)[row] for row in range(ROWS)]
-    assert [item["labels"] for item in items] == split["label"][:]
-    assert len({int(item["image_key"]) for item in items}) == ROWS
-    keys = [item["caption_keys"].tolist() for item in items]
-    captions = split["caption"][:]
-    assert keys[0] == keys[1] and captions[0] == captions[1]
+@pytest.mark.parametrize("order", [list(range(ROWS)), [7, 0, 2, 4, 1]], ids=["all rows", "selected rows"])
+def test_an_item_holds_label_keys_and_embedding_of_its_own_row(split, order):
+    some = split.select(order)
+    items = [CaptionedImages(some, np.asarray)[row] for row in range(len(order))]
+    assert [item["labels"] for item in items] == [row % 2 for row in order]
+    assert len({int(item["image_key"]) for item in items}) == len(order)
+    keys, captions = [item["caption_keys"].tolist() for item in items], [CAPTIONS[row] for row in order]
     assert [key == [-1] for key in keys] == [caption is None for caption in captions]
-    assert len({tuple(key) for key in keys}) == len(set(captions))
-    for row, item in enumerate(items):
-        expected = np.eye(4, dtype=np.float16)[[row % 4]] * (captions[row] is not None)
+    assert (np.asarray(keys) == np.asarray(keys).T).tolist() == [[a == b for b in captions] for a in captions]
+    for row, item in zip(order, items, strict=True):
+        expected = np.eye(4, dtype=np.float16)[[row % 4]] * (CAPTIONS[row] is not None)
         np.testing.assert_array_equal(item["text_embeds"], expected)
+        assert item["caption_weight"].tolist() == [CAPTIONS[row] is not None]
 
 
-def test_without_labels_captions_and_embeddings_an_item_says_so(split):
+def test_without_captions_equal_embeddings_are_equal_texts_and_without_labels_an_item_says_so(split):
+    keys = CaptionedImages(split.remove_columns("caption"), np.asarray).caption_keys
+    assert keys[0] == keys[4] == keys[8] and len(set(keys.flatten().tolist())) == 4
     item = CaptionedImages(split.select_columns(["image", "image_id"]), np.asarray)[0]
     assert item["labels"] == -100 and "text_embeds" not in item
 
 
-def test_without_captions_equal_embeddings_have_equal_keys(split):
-    keys = CaptionedImages(split.remove_columns("caption"), np.asarray).caption_keys
-    assert keys[0] == keys[4] == keys[8] and len(set(keys.flatten().tolist())) == 4
+@pytest.mark.parametrize("choice", ["sample", "mean", "all"])
+def test_several_captions_of_an_image_count_as_much_as_one(choice):
+    """`sample` draws one each time, `mean` averages, `all` gives all; the weights of a row add up to its own."""
+    captions, vectors = [["x", "y"], ["z"], None, ["x", "y", "z"]], np.eye(3).tolist()
+    embeds = [vectors[:2], vectors[2:], None, vectors]
+    split = rows_with(captions, embeds, List(List(Value("float16"), length=3)))
+    images = CaptionedImages(split, np.asarray, captions=choice)
+    items = images.get_draws([Draw(row, epoch) for epoch in range(20) for row in range(4)])
+    for place, item in enumerate(items):
+        assert item["caption_weight"].sum() == pytest.approx(float(captions[place % 4] is not None))
+        assert item["text_embeds"].shape == ((3 if choice == "all" else 1), 3)
+    first = [item["text_embeds"].tolist() for item in items[::4]]
+    if choice == "sample":
+        assert {tuple(vector) for (vector,) in first} == {(1, 0, 0), (0, 1, 0)}
+    elif choice == "mean":
+        np.testing.assert_allclose(first, [[[2**-0.5, 2**-0.5, 0]]] * 20, atol=1e-3)
+    else:
+        assert first == [[*vectors[:2], [0, 0, 0]]] * 20
 
 
-# --- Sampler --------------------------------------------------------------------------------------------------------
+def test_a_resume_notices_other_rows_labels_captions_embeddings_and_images(split):
+    def known(split: Dataset) -> dict:
+        return fingerprint(CaptionedImages(split, np.asarray))
+
+    def changed(column: str, values: list) -> Dataset:
+        return split.remove_columns(column).add_column(column, values, feature=split.features[column])
+
+    labels, embeds = [1, *split["label"][1:]], [*split["text_embeds"][:9], [1, 0, 0, 0]]
+    images = [*split["image"][:9], split["image"][0]]
+    others = {
+        "labels": changed("label", labels),
+        "captions": changed("caption", ["other", *CAPTIONS[1:]]),
+        "text_embeds": changed("text_embeds", embeds),
+        "image_ids": changed("image_id", [f"ID-{row}" for row in range(ROWS)]),
+        "images": changed("image", images),
+    }
+    ours = known(split)
+    assert known(split.select(range(ROWS))) == ours
+    for part, other in others.items():
+        assert {name for name, value in known(other).items() if value != ours[name]} == {part}
+    assert known(split.select(range(9)))["rows"] != ours["rows"]
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 7])
-@pytest.mark.parametrize("seed", [0, 42])
+# --- Sampler ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 7), (42, 1)])
 def test_on_one_process_the_order_is_that_of_accelerate(seed, epoch):
     stock = SeedableRandomSampler(range(ROWS), data_seed=seed)
     stock.set_epoch(epoch)
     ours = GlobalBatchSampler(ROWS, 4, seed=seed)
     ours.set_epoch(epoch)
-    batches = [[draw.row for draw in batch] for batch in ours]
-    order = list(stock)
-    assert batches == [order[:4], order[4:8], order[8:]]
-    assert all(draw == Draw(draw.row, epoch) for batch in ours for draw in batch)
-
-
-def test_without_shuffling_the_order_is_that_of_the_data():
+    order = [Draw(row, epoch) for row in stock]
+    assert list(ours) == [order[:4], order[4:8], order[8:]]
     assert [[draw.row for draw in batch] for batch in GlobalBatchSampler(5, 2, shuffle=False)] == [[0, 1], [2, 3], [4]]
+
+
+def test_with_repeats_each_row_comes_so_often_in_succession_in_an_epoch_as_long_as_without():
+    uses = [
+        [(draw.row, draw.repeat) for draw in batch] for batch in GlobalBatchSampler(5, 2, shuffle=False, repeats=3)
+    ]
+    assert uses == [[(0, 0), (0, 1)], [(0, 2), (1, 0)], [(1, 1)]]
 
 
 def epoch_of(num_rows: int, batch_size: int, processes: int, epoch: int = 0, **kwargs) -> list[list[list[Draw]]]:
     """[step][process] -> draws"""
     batches = []
     for process in range(processes):
-        sampler = GlobalBatchSampler(
-            num_rows, batch_size, num_processes=processes, process_index=process, seed=3, **kwargs
-        )
+        options = {"num_processes": processes, "process_index": process, "seed": 3} | kwargs
+        sampler = GlobalBatchSampler(num_rows, batch_size, **options)
         sampler.set_epoch(epoch)
         batches.append(list(sampler))
         assert len(batches[-1]) == len(sampler)
-    assert len({len(steps) for steps in batches}) == 1  # else a collective would hang
-    return [list(step) for step in zip(*batches, strict=True)]
+    return [list(step) for step in zip(*batches, strict=True)]  # as many on each, else a collective would hang
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 8, 10, 13, 16, 17])
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_every_row_is_drawn_once_an_epoch_whatever_the_tail(processes, num_rows):
-    steps = epoch_of(num_rows, 8 // processes, processes)
-    assert len(steps) == -(-num_rows // 8)
-    drawn = [draw.row for step in steps for batch in step for draw in batch if not draw.padding]
-    assert sorted(drawn) == list(range(num_rows))
+def test_every_row_is_drawn_once_an_epoch_whatever_the_tail_and_the_number_of_processes(processes, num_rows):
+    steps = epoch_of(num_rows, 8 // processes, processes, epoch=1)
+    joined = [[draw for batch in step for draw in batch if not draw.padding] for step in steps]
+    assert sorted(draw.row for step in joined for draw in step) == list(range(num_rows))
+    assert joined == [batch for (batch,) in epoch_of(num_rows, 8, 1, epoch=1)]
     for step in steps:
         sizes = [sum(not draw.padding for draw in batch) for batch in step]
-        assert max(sizes) - min(sizes) <= 1  # dealt out evenly
-        for batch, size in zip(step, sizes, strict=True):
-            assert len(batch) == max(size, 1)  # one padding row, only where there is no other
-            assert 0 < len(batch) <= 8 // processes
-
-
-@pytest.mark.parametrize("num_rows", [10, 16, 17])
-@pytest.mark.parametrize("processes", [2, 4])
-def test_global_batches_do_not_depend_on_the_number_of_processes(processes, num_rows):
-    for epoch in (0, 1):
-        alone = [batch for (batch,) in epoch_of(num_rows, 8, 1, epoch)]
-        shared = epoch_of(num_rows, 8 // processes, processes, epoch)
-        joined = [[draw for batch in step for draw in batch if not draw.padding] for step in shared]
-        assert joined == alone
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_drop_last_leaves_out_the_smaller_global_batch(processes):
-    steps = epoch_of(13, 8 // processes, processes, drop_last=True)
-    assert len(steps) == 1 and all(len(batch) == 8 // processes for batch in steps[0])
+        assert max(sizes) - min(sizes) <= 1  # dealt out evenly, one padding row only where there is no other
+        assert [len(batch) for batch in step] == [max(size, 1) for size in sizes]
+    whole = epoch_of(num_rows, 8 // processes, processes, drop_last=True)
+    assert len(whole) == num_rows // 8 and all(len(batch) == 8 // processes for step in whole for batch in step)
 
 
 def test_a_padding_row_counts_for_nothing(split):
-    item = DrawnRows(CaptionedImages(split, np.asarray))[Draw(1, 0, padding=True)]
-    assert item["labels"] == -100 and item["caption_weight"] == 0
-    assert DrawnRows(CaptionedImages(split, np.asarray))[Draw(1, 0)]["labels"] == 1
+    rows = DrawnRows(CaptionedImages(split, np.asarray))
+    item = rows[Draw(1, 0, padding=True)]
+    assert item["labels"] == -100 and item["caption_weight"] == 0 and rows[Draw(1, 0)]["labels"] == 1
 
 
-# --- Transform ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_batch_of_one_image_is_refused_where_a_batchnorm_could_not_train_on_it(num_processes, drop_last):
+    for num_rows in range(1, 14):
+        options = {"num_processes": num_processes, "drop_last": drop_last}
+        samplers = [GlobalBatchSampler(num_rows, 2, process_index=p, **options) for p in range(num_processes)]
+        check_batches_of_one(nn.LayerNorm(2), samplers[0], len(samplers[0]))
+        if 1 not in [len(batch) for sampler in samplers for batch in sampler]:
+            check_batches_of_one(nn.BatchNorm1d(2), samplers[0], len(samplers[0]))
+            continue
+        with pytest.raises(ValueError, match="a batch of a single image.*--dataloader_drop_last true"):
+            check_batches_of_one(nn.BatchNorm1d(2), samplers[0], len(samplers[0]))
 
 
-@pytest.mark.parametrize("crop", ["pad", "resized"])
-@pytest.mark.parametrize("size", [32, 48])
-@pytest.mark.parametrize("shape", [(32, 32), (48, 20), (7, 90)])
-def test_train_transform_gives_a_normalised_square(crop, size, shape):
-    args = AugmentationArguments(image_size=size, train_crop=crop, hflip=0)
-    white = PILImage.fromarray(np.full((*shape, 3), 255, dtype=np.uint8))
-    tensor = train_transform(args, size, MEAN, STD)(white)
-    assert tensor.shape == (3, size, size) and tensor.dtype == torch.float32
-    expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
-    torch.testing.assert_close(tensor, expected[:, None, None].expand_as(tensor))
+def test_a_last_batch_of_one_is_refused_before_the_first_step(split, tmp_path):
+    args = AlignmentArguments(
+        str(tmp_path),
+        per_device_train_batch_size=3,
+        num_train_epochs=1,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    model = aligned_model("vit", text_embed_dim=4, projector_norm="batch")
+    transform = train_transform(AugmentationArguments(image_size=48), 48)
+    trainer = AlignmentTrainer(model, args, train_dataset=CaptionedImages(split, transform))
+    with pytest.raises(ValueError, match="a batch of a single image.*--per_device_train_batch_size"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
-@pytest.mark.parametrize("padding, largest", [(None, 4), (2, 2), (0, 0)])
-def test_pad_moves_the_whole_image_by_at_most_its_padding(padding, largest):
-    """One pixel is white; where it lands tells how far the crop moved."""
-    image = np.zeros((32, 32, 3), dtype=np.uint8)
-    image[16, 16] = 255
-    args = AugmentationArguments(image_size=32, train_crop="pad", crop_padding=padding, hflip=0)
-    transform = train_transform(args, 32, (0, 0, 0), (1, 1, 1))
-    torch.manual_seed(0)
-    shifts = set()
-    for _ in range(100):
-        tensor = transform(PILImage.fromarray(image))
-        ((y, x),) = (tensor[0] == 1).nonzero().tolist()
-        shifts |= {y - 16, x - 16}
-    assert shifts == set(range(-largest, largest + 1))
+# --- Batches ---------------------------------------------------------------------------------------------------------
+
+MIXUP, CUTMIX = AlignmentCollator(mixup_alpha=0.8), AlignmentCollator(cutmix_alpha=1.0)
 
 
-@pytest.mark.parametrize("shape", [(96, 16), (16, 96)])
-def test_pad_shows_the_whole_of_an_image_that_is_not_square(shape):
-    """A ramp from black to white along its longer side arrives with both ends."""
-    ramp = np.linspace(0, 255, max(shape)).astype(np.uint8).reshape((-1, 1) if shape[0] > shape[1] else (1, -1))
-    image = np.broadcast_to(ramp[..., None], (*shape, 3)).copy()
-    args = AugmentationArguments(image_size=32, train_crop="pad", crop_padding=0, hflip=0)
-    tensor = train_transform(args, 32, (0, 0, 0), (1, 1, 1))(PILImage.fromarray(image))
-    assert tensor[0, 0, 0] < 0.05 and tensor[0, -1, -1] > 0.95
+def items(number: int, seed: int = 0) -> list[dict]:
+    values = torch.randn(number, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return [
+        {"pixel_values": values[row], "labels": row, "image_key": row, "caption_keys": row, "draw_seed": seed + row}
+        for row in range(number)
+    ]
 
 
-@pytest.mark.parametrize("hflip, flipped", [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
-def test_hflip_is_the_share_of_flipped_images(hflip, flipped):
-    image = np.zeros((32, 32, 3), dtype=np.uint8)
-    image[:, :16] = 255
-    args = AugmentationArguments(image_size=32, train_crop="pad", crop_padding=0, hflip=hflip)
-    transform = train_transform(args, 32, (0, 0, 0), (1, 1, 1))
-    torch.manual_seed(0)
-    assert {bool(transform(PILImage.fromarray(image))[0, 0, 0] == 0) for _ in range(30)} == flipped
+def plain(number: int) -> torch.Tensor:
+    return AlignmentCollator()(items(number))["pixel_values"]
 
 
-@pytest.mark.parametrize("policy", ["rand-m10-inc1", "v0"])
-def test_policies_run_at_every_strength(policy):
-    """Posterised to 0 bits, an image ends the run under Pillow 13."""
-    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    transform = train_transform(AugmentationArguments(image_size=16, auto_augment=policy))
-    random.seed(0)
-    np.random.seed(0)
-    for _ in range(200):
-        assert transform(PILImage.fromarray(noise)).isfinite().all()
+@pytest.mark.parametrize("number", [2, 6, 7])
+def test_mixed_pixels_are_the_shares_of_the_row_and_its_partner(number):
+    x = plain(number)
+    batch = MIXUP(items(number))
+    share = batch["mix_share"].view(-1, 1, 1, 1)
+    torch.testing.assert_close(batch["pixel_values"], share * x + (1 - share) * x[batch["mix_partner"]])
+    assert 0 < batch["mix_share"][0] < 1 and batch["labels"].tolist() == list(range(number))
+    assert batch["image_keys"].tolist() == batch["caption_keys"].tolist() == [[row] for row in range(number)]
+    for seed in range(5):
+        batch = CUTMIX(items(number, seed))
+        own, other = batch["pixel_values"] == x, batch["pixel_values"] == x[batch["mix_partner"]]
+        assert (own | other).all()
+        torch.testing.assert_close(own.float().mean(dim=(1, 2, 3)), batch["mix_share"])
+    if number % 2:  # the last row of an odd batch stays as it is
+        assert torch.equal(batch["pixel_values"][-1], x[-1]) and batch["mix_share"][-1] == 1
+        assert batch["mix_partner"].tolist() == [5, 4, 3, 2, 1, 0, 6]
+    unmixed = AlignmentCollator(mixup_alpha=0.8, cutmix_alpha=1.0, mix_prob=0.0)(items(number))
+    assert torch.equal(unmixed["pixel_values"], x) and (unmixed["mix_share"] == 1).all()
+    assert not torch.equal(MIXUP(items(number, 4))["pixel_values"], MIXUP(items(number, 3))["pixel_values"])
 
 
-def test_steps_that_draw_nothing_are_done_once_an_image_and_give_the_same_pixels(split):
-    transform = train_transform(AugmentationArguments(image_size=16, train_crop="pad", hflip=0.5), 16, MEAN, STD)
-    whole = CaptionedImages(split, lambda image: transform(image), seed=3)
-    prepared, fixed = [], transform.fixed
-    in_parts = CaptionedImages(split, transform, seed=3)
-    in_parts.prepare = lambda image: prepared.append(image) or fixed(image)
-    for epoch in range(3):
-        for row in range(ROWS):
-            both = [AlignmentCollator()(rows.get_draws([Draw(row, epoch)])) for rows in (whole, in_parts)]
-            assert torch.equal(*(finish_batch(batch)["pixel_values"] for batch in both))
-    assert len(prepared) == ROWS
+def test_several_captions_of_an_image_are_stacked_as_the_texts_of_its_row():
+    rows = [row | {"caption_keys": np.array([3, -1, 4])} for row in items(4)]
+    texts = {"text_embeds": np.ones((2, 5), np.float16), "caption_weight": np.array([0.5, 0.25]), "text_keys": [7, 8]}
+    batch = AlignmentCollator()([row | texts for row in rows])
+    assert batch["text_embeds"].shape == (4, 2, 5) and batch["text_embeds"].dtype == torch.float16
+    assert batch["caption_weight"].tolist() == [[0.5, 0.25]] * 4 and batch["text_keys"].tolist() == [[7, 8]] * 4
+    assert batch["caption_keys"].tolist() == [[3, -1, 4]] * 4
+    doubles = AlignmentCollator()([row | texts | {"text_embeds": np.ones((2, 5))} for row in rows])
+    assert doubles["text_embeds"].dtype == torch.float32

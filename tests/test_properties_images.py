@@ -23,38 +23,34 @@ ID = "cats/1.jpg"
 FEATURES = Features({"image": Image(decode=False), "image_id": Value("string"), "label": Value("int64")})
 SAVED = {
     "JPEG": ("RGB", {}),
-    "JPEG, CMYK": ("CMYK", {"format": "JPEG"}),
-    "JPEG, progressive": ("RGB", {"format": "JPEG", "progressive": True}),
+    "JPEG, CMYK": ("CMYK", {}),
+    "JPEG, progressive": ("RGB", {"progressive": True}),
     "PNG": ("RGB", {}),
-    "PNG, palette": ("P", {"format": "PNG"}),
-    "PNG, 16 bits": ("I;16", {"format": "PNG"}),
-    "PNG, one bit": ("1", {"format": "PNG"}),
+    "PNG, palette": ("P", {}),
+    "PNG, 16 bits": ("I;16", {}),
+    "PNG, one bit": ("1", {}),
     "WEBP": ("RGBA", {}),
-    "WEBP, lossless": ("RGB", {"format": "WEBP", "lossless": True}),
+    "WEBP, lossless": ("RGB", {"lossless": True}),
     "GIF": ("P", {}),
+    **{f"{kind}, moving": ("RGB", {"save_all": True, "duration": 40}) for kind in ("GIF", "WEBP", "PNG")},
     "TIFF": ("RGB", {}),
     "BMP": ("RGB", {}),
 }
-# Pixels of two frames, for the formats that can move
-MOVING = {"GIF, moving": "GIF", "WEBP, moving": "WEBP", "PNG, moving": "PNG"}
 
 
-def file_of(kind: str, side: int = 24) -> bytes:
+def file_of(kind: str) -> bytes:
     rng = np.random.default_rng(0)
-    frames = [PILImage.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in range(2)]
+    frames = [PILImage.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(2)]
+    mode, options = SAVED[kind]
+    frame = PILImage.fromarray(np.full((24, 24), 40_000, np.uint16)) if mode == "I;16" else frames[0].convert(mode)
+    if options.get("save_all"):
+        options = options | {"append_images": frames[1:]}
     buffer = io.BytesIO()
-    if kind in MOVING:
-        frames[0].save(buffer, MOVING[kind], save_all=True, append_images=frames[1:], duration=40)
-    else:
-        mode, options = SAVED[kind]
-        frame = (
-            PILImage.fromarray(np.full((side, side), 40_000, np.uint16)) if mode == "I;16" else frames[0].convert(mode)
-        )
-        frame.save(buffer, **{"format": kind.split(",")[0]} | options)
+    frame.save(buffer, **{"format": kind.split(",")[0]} | options)
     return buffer.getvalue()
 
 
-FILES = {kind: file_of(kind) for kind in (*SAVED, *MOVING)}
+FILES = {kind: file_of(kind) for kind in SAVED}
 
 
 def png_of(width: int, height: int) -> bytes:

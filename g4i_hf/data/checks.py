@@ -1,4 +1,4 @@
-"""Labels of a split, and what must hold of the data before the first step."""
+"""Labels of a split, and checks of the data before training."""
 
 import logging
 from collections import Counter
@@ -21,7 +21,7 @@ UNLABELLED = -100
 CHECK_ALL_BELOW = 50_000  # images; of larger splits a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # float16 rounds
 BATCH = 10_000  # vectors looked at together
-Unusual = Iterator[tuple[str, str, int]]  # what can be used but should be known, where first, and how often
+Unusual = Iterator[tuple[str, str, int]]  # a warning, where first, and how often
 
 
 def labels_of(split: Dataset) -> np.ndarray:
@@ -33,7 +33,7 @@ def labels_of(split: Dataset) -> np.ndarray:
 
 
 def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
-    """The split with other labels (rows,) of the same feature; null where they are negative."""
+    """The split with these labels (rows,), null where they are negative."""
     values = [label if label >= 0 else None for label in labels.tolist()]
     feature = split.features[columns.LABEL]
     return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
@@ -58,7 +58,7 @@ def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
 
 
 class DataError(ValueError):
-    """A fault in the data that training would stumble over: says column, row and remedy."""
+    """A fault in the data; the message names column, row and remedy."""
 
 
 def check_split(
@@ -76,18 +76,18 @@ def check_split(
 
     Args:
         split: the rows.
-        name: what messages call it.
+        name: of the split, for messages.
         num_labels: number of classes.
-        text_embed_dim: what the model expects; when given, the split must have text embeddings.
-        training: whether it is trained on, so that lacking examples and captions matter.
+        text_embed_dim: of the model; when given, the split must have text embeddings.
+        training: whether to warn of missing examples and captions.
         require_labels: whether an unlabelled row (null or -1) is an error.
-        on_bad_images: whether an image that cannot be read is an `error`, or is counted (`skip`).
+        on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`).
 
     Returns:
-        Counts of what is unusual but can be used; each is also logged as a warning.
+        Counts of what was warned of.
 
     Raises:
-        DataError: at the first thing that cannot be used.
+        DataError: at the first fault.
     """
     try:
         check_image_ids(split, name)

@@ -1,4 +1,4 @@
-"""Rows of a dataset as the student's training examples: which rows, their items, their batches."""
+"""Training examples from a dataset: the sampler, items with augmentation, and batches with mixup and CutMix."""
 
 import contextlib
 import hashlib
@@ -22,6 +22,8 @@ from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
+# Integers that are stacked: their names in an item, and in a batch
+STACKED = {"image_key": "image_keys"} | {name: name for name in ("caption_keys", "text_keys", "text_rows")}
 
 
 # --- Which rows make a batch -----------------------------------------------------------------------------------------
@@ -29,9 +31,8 @@ CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
 
 class Draw(NamedTuple):
     """
-    One use of a row. It travels through the data loader in place of an index, so that augmentation can depend on the
-    epoch without any state in the workers. `padding` rows fill a process that has none: they count for nothing.
-    `repeat` tells the uses of a row in one epoch apart.
+    One use of a row, in place of an index of the data loader: augmentation depends on the epoch, and workers keep no
+    state. `padding` rows fill a process that has none and count for nothing; `repeat` numbers the uses in an epoch.
     """
 
     row: int
@@ -41,7 +42,7 @@ class Draw(NamedTuple):
 
 
 def share_of(count: int, num_processes: int, process_index: int) -> range:
-    """Which of `count` places of a global batch are those of a process: as evenly as it goes, the first get more."""
+    """The places of a process among `count` of a global batch, divided evenly; the first processes get more."""
     share, extra = divmod(count, num_processes)
     first = process_index * share + min(process_index, extra)
     return range(first, first + share + (process_index < extra))
@@ -50,18 +51,18 @@ def share_of(count: int, num_processes: int, process_index: int) -> range:
 class GlobalBatchSampler(BatchSampler):
     """
     Cuts the epoch's order into global batches and gives each process its part. On one process the order is that of
-    stock `Trainer`. The last, smaller global batch is dealt out as evenly as it goes: no row is repeated or dropped,
-    and a process that would get none gets one padding row, so that no collective hangs.
+    stock `Trainer`. The last, smaller global batch is divided evenly: no row is repeated or dropped, and a process
+    without a row gets one padding row, so that no collective hangs.
 
     With repeated augmentation (arXiv 1901.09335, as in DeiT) each row comes `repeats` times in succession, and the
-    epoch ends after as many draws as there are rows: it sees that part of the rows alone.
+    epoch ends after as many draws as there are rows.
 
     Args:
-        num_rows: rows of the data set.
+        num_rows: rows of the dataset.
         batch_size: rows of a process.
-        num_processes, process_index: who we are among how many.
+        num_processes, process_index: of this process.
         seed: the order of epoch e is drawn from `seed + e`.
-        shuffle: keep the order of the data set when False.
+        shuffle: whether the order is random.
         drop_last: leave out the last, smaller global batch.
         repeats: uses of a row in one epoch.
     """
@@ -114,7 +115,7 @@ class GlobalBatchSampler(BatchSampler):
 
 
 class DrawnRows(torch.utils.data.Dataset):
-    """Looks up the draws of [`GlobalBatchSampler`] in any map-style data set."""
+    """Looks up the draws of [`GlobalBatchSampler`] in any map-style dataset."""
 
     def __init__(self, dataset: torch.utils.data.Dataset):
         self.dataset = dataset
@@ -145,29 +146,26 @@ class DrawnRows(torch.utils.data.Dataset):
 
 class CaptionedImages(torch.utils.data.Dataset):
     """
-    Decodes, augments and pairs each image with its label and text embeddings.
+    Images, decoded and augmented, with their labels and text embeddings.
 
-    The randomness of a row's augmentation is drawn from (seed, epoch, row, repeat) alone. So it does not depend on
-    workers, processes or an interruption, and leaves the random state of training as it was.
+    Augmentation depends on (seed, epoch, row, repeat) alone: not on workers, processes or an interruption. The global
+    random state does not change.
 
     Args:
-        split: rows with `image` (not decoded), `image_id` and, where there are any, `label`, `caption`, `text_embeds`,
+        split: rows with `image` (not decoded), `image_id` and perhaps `label`, `caption`, `text_embeds`,
             `caption_weight`, `soft_labels`.
-        transform: PIL image in RGB -> tensor (3, H, W). One in parts, as
-            [`~g4i_hf.data.transforms.TrainTransform`], does `fixed` once an image where images are kept in memory, and
-            leaves `normalization` of 8-bit pixels to those who have the whole batch.
+        transform: PIL image in RGB -> tensor (3, H, W), or a [`~g4i_hf.data.transforms.TrainTransform`], whose
+            `fixed` steps are cached and whose `normalization` is left to [`finish_batch`].
         seed: of the augmentation.
-        captions: what becomes of several captions of an image: `sample` draws one each time, `mean` averages them,
-            `all` gives all.
-        on_bad_images: `error`, or `skip`: a row whose image cannot be read shows a grey one and counts for nothing, as
-            neither its label nor its caption does; its item says why in `bad_image`.
+        captions: of several captions of an image, `sample` draws one each time, `mean` averages them, `all` gives all.
+        on_bad_images: `error`, or `skip`: a row whose image cannot be read shows a grey one, counts for nothing, and
+            its item says why in `bad_image`.
 
-    An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), `image_key` (an integer) and
-    `caption_keys` (C,), equal for equal images and captions and -1 for none, `draw_seed`, and with embeddings
-    `text_embeds` (K, D) float16, `text_keys` (K,), `text_rows` (K,), by which any process finds them in `texts`, and
-    `caption_weight` (K,), which adds up to the weight of the row; K is 1 except for `all`. With a
-    [`~g4i_hf.data.transforms.TrainTransform`] that leaves it to others, `pixel_values` are uint8 and the item has
-    their `normalization`. `soft_labels` (num_labels,) are those of the split.
+    An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
+    `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
+    `text_embeds` (K, D) float16, `text_keys` (K,), `text_rows` (K,), their numbers in `texts`, and `caption_weight`
+    (K,), which adds up to the weight of the row (K is 1 except for `all`); perhaps `soft_labels` (num_labels,), and
+    the `normalization` of `pixel_values` that are uint8.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
@@ -190,7 +188,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.seed = seed
         self.on_bad_images = on_bad_images
         self.epoch = 0
-        self.names: Sequence[int | str] = range(len(split))  # what tells a row from the others wherever it is drawn
+        self.names: Sequence[int | str] = range(len(split))  # of rows, for the seed of their augmentation
         self.labels = labels_of(split)
         self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
         self.texts = Texts.of(split, captions)
@@ -216,11 +214,11 @@ class CaptionedImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
-        """For data loaders that give plain indices: the epoch of the next items."""
+        """Epoch of the next items, for data loaders with plain indices."""
         self.epoch = epoch
 
     def use_one_embedding(self, dim: int, captions: list) -> None:
-        """Gives all rows with a caption one and the same vector (`dim`,), to time steps before they are embedded."""
+        """Gives all rows with a caption the same vector (`dim`,), to time steps before they are embedded."""
         captioned = np.asarray([not is_blank(caption) for caption in captions])
         number = int(captioned.sum())
         self.texts = Texts(
@@ -238,7 +236,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         return self.get_draws([Draw(row, self.epoch) for row in rows])
 
     def get_draws(self, draws: list[Draw]) -> list[dict[str, Any]]:
-        # One look into the table for all: half of what a small image costs would go into asking for each
+        # One access to the table for all rows: for small images, one a row takes half the time
         rows = [row for row in dict.fromkeys(draw.row for draw in draws) if row not in self._decoded]
         stored = dict(zip(rows, self.images[rows][columns.IMAGE], strict=True)) if rows else {}
         with own_randomness() as seed_all:
@@ -270,7 +268,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         return item
 
     def _add_texts(self, items: list[dict[str, Any]], rows: np.ndarray) -> None:
-        """Of a whole batch at once."""
         seeds = np.asarray([item["draw_seed"] for item in items])
         numbers = self.texts.chosen(rows, seeds, self.texts_per_row)
         embeds, is_there, keys = self.texts.read(numbers), numbers >= 0, np.full_like(numbers, -1)
@@ -282,11 +279,11 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def text_bank(self) -> dict[str, np.ndarray]:
         """
-        The texts of all rows that have a caption with a weight, each distinct one once a class; without a class where
-        no image of it has a label.
+        The distinct texts of rows with a caption weight above zero, once a class; without a class where no image of a
+        text has a label.
 
         Returns:
-            `embeds` (B, D) float16, where they lie, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
+            `embeds` (B, D) float16, memory-mapped, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
         """
         if self.texts is None:
             raise ValueError("A text bank needs text_embeds. Embed the captions with g4i embed.")
@@ -305,7 +302,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         }
 
     def _caption_keys_of_texts(self, texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(B, C): the caption of each text or, where texts are means of several captions, all captions of the row."""
+        """(B, C): the caption of each text; all captions of the row where texts are means."""
         keys = self.caption_keys[rows]
         if np.array_equal((keys >= 0).sum(1), self.texts.counts[rows]):
             return np.take_along_axis(keys, (texts - self.texts.starts[rows])[:, None], axis=1)
@@ -314,7 +311,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     def _pixels(
         self, row: int, stored: dict[int, Any], draw_seed: int, seed_all: Callable[[int], None]
     ) -> tuple[torch.Tensor, str | None]:
-        """The augmented image; of one that cannot be read, a stand-in and why."""
+        """The augmented image; a grey one and the reason where it cannot be read."""
         try:
             image = self._image(row, stored)
             seed_all(draw_seed)
@@ -349,7 +346,7 @@ def _bytes_of(image: Any) -> int:
 
 @contextlib.contextmanager
 def own_randomness() -> Iterator[Callable[[int], None]]:
-    """Gives a function that seeds Python, NumPy and torch, and restores their states on leaving."""
+    """Yields a function that seeds Python, NumPy and torch; restores their states at the end."""
     generator = torch.default_generator
     states = random.getstate(), np.random.get_state(), generator.get_state()
 
@@ -372,8 +369,7 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
 @dataclass
 class AlignmentCollator:
     """
-    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, telling how much of which image went where, so
-    that labels and captions can be mixed alike.
+    Stacks items of [`CaptionedImages`] and applies mixup or CutMix; labels and captions are mixed by the loss.
 
     Args:
         mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
@@ -382,14 +378,13 @@ class AlignmentCollator:
         mix_switch_prob: probability of CutMix where both are on.
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
-    with embeddings `text_embeds` (B, K, D), of float16 where the items' are, `caption_weight` (B, K), `text_keys` and
-    `text_rows` (B, K), perhaps `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,);
-    in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`, row -> why its image could not be
-    read, without padding.
+    with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight`, `text_keys` and `text_rows`
+    (B, K), perhaps `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part
+    that is left of the own image; in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`,
+    row -> why its image could not be read.
 
-    Where items hold 8-bit pixels and their `normalization`, the batch does too: `pixel_values` are uint8, beside
-    `pixel_mean` (3,), `pixel_std` (3,) and, to be mixed, `mix`. [`finish_batch`] makes of it what is described above,
-    on the device of training: a quarter of the bytes goes there.
+    Where items have a `normalization`, `pixel_values` are uint8, beside `pixel_mean` (3,), `pixel_std` (3,) and
+    perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes.
     """
 
     mixup_alpha: float = 0.0
@@ -402,23 +397,19 @@ class AlignmentCollator:
             "pixel_values": torch.stack([item["pixel_values"] for item in items]),
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
-        if "row" in items[0]:  # an array, which stays where it is: nobody computes with it
+        if "row" in items[0]:  # NumPy: it is not moved to the device
             batch["rows"] = np.asarray([item["row"] for item in items])
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
-        if bad:  # without padding: the process that trains on that row reports it
+        if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        if "image_key" in items[0]:
-            batch["image_keys"] = _stack(items, "image_key", np.int64)
-            batch["caption_keys"] = _stack(items, "caption_keys", np.int64)
+        for name, stacked in STACKED.items():
+            if name in items[0]:
+                batch[stacked] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:
-            # Of float16, as they are stored, half as much goes to the device and to other processes
+            # float16 as stored: half the bytes to the device and other processes
             is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
             batch["text_embeds"] = _stack(items, "text_embeds", np.float16 if is_half else np.float32, dims=2)
             batch["caption_weight"] = _stack(items, "caption_weight", np.float32)
-            if "text_keys" in items[0]:
-                batch["text_keys"] = _stack(items, "text_keys", np.int64)
-            if "text_rows" in items[0]:
-                batch["text_rows"] = _stack(items, "text_rows", np.int64)
         if "soft_labels" in items[0]:
             batch["soft_labels"] = torch.from_numpy(np.stack([item["soft_labels"] for item in items]))
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
@@ -431,8 +422,8 @@ class AlignmentCollator:
 
     def _mix(self, batch: dict[str, torch.Tensor], seed: int | None) -> None:
         """
-        timm mixes the batch with its reverse. Given row numbers as labels of as many classes, its soft labels are the
-        shares: entry (i, i) is what is left of image i. Of an odd batch the last row stays as it is.
+        timm mixes the batch with its reverse. With row numbers as labels, entry (i, i) of its soft labels is the part
+        that is left of image i. The last row of an odd batch is not mixed.
         """
         pixels = batch["pixel_values"]
         even = len(pixels) // 2 * 2
@@ -459,7 +450,7 @@ class AlignmentCollator:
 
 
 def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
-    """Of a batch of [`AlignmentCollator`], pixels normalised and then mixed, where they are not yet."""
+    """Normalises and then mixes the pixels of a batch of [`AlignmentCollator`] where that is still to be done."""
     batch = dict(batch)
     mean, std, mix = (batch.pop(name, None) for name in ("pixel_mean", "pixel_std", "mix"))
     if mean is not None:
@@ -470,11 +461,11 @@ def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stack(items: list[dict[str, Any]], name: str, dtype: type, dims: int = 1) -> torch.Tensor:
-    """(B, ...) of values that have `dims` dimensions each, or one less, as of a single caption."""
+    """(B, ...) of values of `dims` dimensions each, or one less for a single caption."""
     values = np.stack([np.asarray(item[name], dtype=dtype) for item in items])
     return torch.from_numpy(values if values.ndim == dims + 1 else np.expand_dims(values, 1))
 
 
 def collator_from(args: Any) -> AlignmentCollator:
-    """The collator that training arguments ask for."""
+    """The collator of training arguments."""
     return AlignmentCollator(args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)

@@ -1,4 +1,4 @@
-"""What tells the data that a training saw from any other: a digest of each of its parts."""
+"""Fingerprint of the training data, to refuse a resume on different data."""
 
 import hashlib
 from typing import Any
@@ -14,8 +14,8 @@ from .stream import RowStream
 from .stream_batches import StreamedImages
 from .texts import numbered, values_of
 
-SAMPLE = 4096  # images whose bytes are read; of larger splits these, evenly spaced
-BATCH = 10_000  # rows or vectors looked at together
+SAMPLE = 4096  # images whose bytes are read, evenly spaced
+BATCH = 10_000  # rows or vectors read together
 PARTS = {
     "rows": "number of rows",
     "files": "files of the stream (names, sizes, rows) or their order",
@@ -30,16 +30,14 @@ PARTS = {
 
 def fingerprint(dataset: Any) -> dict[str, int | str]:
     """
-    Digests of what is trained on, in the order of the rows: after `label_fraction`, `caption_control` and the like.
+    Digests of the training data in the order of the rows, after controls such as `label_fraction`.
 
-    All but the images is read whole: at ImageNet's size that is one pass over about a gigabyte of embeddings. Of a
-    split with more than `SAMPLE` images so many are read, evenly spaced: images that were all encoded anew are seen,
-    one that was replaced may not be.
+    All but the images is read whole. Of more than `SAMPLE` images so many are read: one that was replaced may be
+    missed.
 
     Args:
-        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.stream_batches.StreamedImages`] it is known which files are
-            read, in which order, and how many rows lie where, or which ids, and nothing of what is in the rows; of
-            anything else only the length.
+        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.stream_batches.StreamedImages`] only files and rows, or ids,
+            are known; of anything else the length.
 
     Returns:
         A digest by part, see `PARTS`.
@@ -48,10 +46,8 @@ def fingerprint(dataset: Any) -> dict[str, int | str]:
         return _of_stream(dataset.stream)
     if not isinstance(dataset, CaptionedImages):
         return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
-    found: dict[str, int | str] = {
-        "rows": len(dataset),
-        "image_ids": ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID)),
-    }
+    found: dict[str, int | str] = {"rows": len(dataset)}
+    found["image_ids"] = ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID))
     found["labels"] = _digest_of_array(dataset.labels)
     if dataset.texts is not None:
         found["captions"] = _digest_of_array(numbered(dataset.caption_keys))
@@ -84,12 +80,12 @@ def _digest_of_images(rows: Any) -> str:
 
 
 def _content(image: dict[str, Any] | PILImage.Image | None) -> bytes:
-    """As it is stored, not decoded; empty where there is none."""
+    """As stored; empty where there is none."""
     if image is None:
         return b""
     if isinstance(image, PILImage.Image):
         return image.tobytes()
     try:
         return content_of(image)
-    except OSError:  # that it cannot be read is for training to say
+    except OSError:  # training will report it
         return b""

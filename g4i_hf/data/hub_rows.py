@@ -1,4 +1,4 @@
-"""What a row of the Hub may name in place of an image: never a file of this machine, nor an address of its network."""
+"""Check what rows of a Hub dataset name in place of images: no local file, no address of this network."""
 
 import ipaddress
 import os
@@ -15,7 +15,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from .. import columns
 from .images import image_paths
 
-# Addresses that a row of the Hub may name in place of an image, and archives that the image may lie in there
+# Addresses that a row may name, and archives that the image may lie in there
 SERVERS = ("hf://", "http://", "https://")
 ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "lz4://", "xz://", "zstd://")
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -26,13 +26,13 @@ HOLD_IPV4 = [ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "::/
 def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
     """
     Checks the images of a split of the Hub, see [`check_path`]. Files in the caches of `datasets` and
-    `huggingface_hub` may be named, as those of the data set itself lie there.
+    `huggingface_hub` are allowed: the dataset itself lies there.
 
     Args:
         split: with `image`, not decoded.
 
     Raises:
-        ValueError: for the first row that names a file of this machine, or an address of its network.
+        ValueError: for the first row that names a local file or address.
     """
     caches = [os.path.abspath(cache) for cache in (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]
     caches.append(os.path.abspath(HF_HUB_CACHE))
@@ -44,37 +44,36 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
 
 
 def file_columns(split: Dataset) -> list[str]:
-    """Columns that hold images, sound or other files, which `datasets` opens with any row, or writes with all."""
+    """Columns of images, sound or other files, which `datasets` opens with any row."""
     return [column for column, feature in split.features.items() if require_storage_embed(feature)]
 
 
 def check_path(path: str, where: str) -> None:
     """
-    Checks what a row of the Hub names in place of an image, before it is opened: `datasets` opens whatever it is.
+    Checks what a row names in place of an image, before `datasets` opens it.
 
-    Not covered: redirects and links that a public server answers with; a host name that resolves to another address
-    when the image is opened, or that only a proxy can resolve; and `hf://`, which is opened with the user's token.
+    Not covered: redirects by a public server; a host name that resolves to another address when the image is opened,
+    or that only a proxy can resolve; and `hf://`, which is opened with the user's token.
 
     Args:
         path: of the image.
-        where: it is named, for the error.
+        where: column and row, for the error.
 
     Raises:
-        ValueError: for a file of this machine, an address of a host in its network (loopback, private, link-local and
-            all others that are not global, by number or by name), or one that is not opened at all.
+        ValueError: for a local file, a host whose address is not global (loopback, private, link-local, ...; by number
+            or by name), or another protocol.
     """
     if not is_remote(path) or not _is_public(path):
         raise ValueError(
             f"{where}: names the file {path!r} in place of an image, which is on this machine, in its network, or at "
-            "no address that is opened (hf, http, https). It is not opened. If you trust the data set, open a copy of "
+            "no address that is opened (hf, http, https). It is not opened. If you trust the dataset, open a copy of "
             "it in a folder."
         )
 
 
 def is_remote(path: str) -> bool:
     """
-    Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`. Not so `file://...`:
-    what a file has in front of it may lead back to this machine.
+    Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`.
     """
     *archives, address = path.split("::")
     return address.startswith(SERVERS) and all(archive.startswith(ARCHIVES) for archive in archives)
@@ -93,7 +92,7 @@ def _is_public(path: str) -> bool:
 
 @lru_cache(maxsize=100_000)
 def _addresses_of(host: str) -> frozenset[str]:
-    """Of a host as it is resolved when it is opened: also numbers of other forms, as in 2130706433 or 0x7f.1."""
+    """Of a host as it is resolved when it is opened, also numbers such as 2130706433 or 0x7f.1."""
     try:
         return frozenset(found[4][0] for found in socket.getaddrinfo(host, None))
     except (OSError, UnicodeError):  # there is none

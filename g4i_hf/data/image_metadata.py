@@ -1,9 +1,8 @@
 """
-Images without what their files say beside the picture: EXIF, GPS, XMP, comments, thumbnails, second pictures.
+Remove metadata from image files: EXIF, GPS, XMP, comments, thumbnails, second pictures.
 
-Of JPEG, PNG and WebP only the parts that a decoder needs are kept, by a list of what may stay; no pixel is encoded
-anew. What says how the picture is shown does stay: colour profile, gamma, density and, alone of the EXIF, the
-orientation.
+Of JPEG, PNG and WebP only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and
+those that say how the image is shown, such as colour profile, gamma, density and the orientation.
 """
 
 import io
@@ -19,7 +18,7 @@ from .images import content_of, why_unreadable
 
 ORIENTATION = ExifTags.Base.Orientation
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# What changes how the picture is shown; names of colour profiles and palettes, texts, dates and private chunks are not
+# Chunks that change how the image is shown; not names of profiles and palettes, texts, dates, private chunks
 PNG_KEPT = {
     *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs"),
     *(b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT"),
@@ -38,9 +37,9 @@ class Malformed(ValueError):
 
 def without_metadata(image: dict[str, Any]) -> dict[str, Any]:
     """
-    The same picture, which `datasets` decodes to the same pixels, under a bare file name; of and as `{"bytes",
-    "path"}`. JPEG, PNG and WebP stay what they are; of anything else, such as GIF, TIFF or BMP, the first picture
-    becomes a PNG, or a TIFF where a PNG cannot hold it. One that is null, missing or damaged is a ValueError.
+    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. JPEG, PNG and WebP
+    keep their format; of any other the first frame becomes a PNG, or a TIFF where a PNG cannot hold it. One that is
+    null, missing or damaged is a ValueError.
     """
     content = _content(image)
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None

@@ -1,4 +1,4 @@
-"""Images as they are stored: decoded to upright 8-bit RGB, or reported where that cannot be done."""
+"""Stored images: decoded to upright 8-bit RGB, or reported as unreadable."""
 
 import io
 import logging
@@ -16,7 +16,7 @@ from .. import columns
 
 logger = logging.getLogger(__name__)
 
-# More than this is no matter of a few bad files, but of a disk or a folder that is gone
+# With more unreadable images, the disk or the folder must be at fault
 MOST_BAD, MOST_BAD_SHARE = 10, 0.01
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROWS_AT_ONCE = 10_000
@@ -26,8 +26,8 @@ GREY = (124, 116, 104)  # ImageNet's mean
 
 def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
     """
-    The image as it is stored, of any mode, not yet decoded; of `{"bytes", "path"}`, as `datasets.Image(decode=False)`
-    gives, or of a PIL image. A null is a ValueError.
+    A PIL image of any mode, not yet decoded, from `{"bytes", "path"}` as in `datasets.Image(decode=False)`, or from a
+    PIL image. A null is a ValueError.
     """
     if image is None:
         raise ValueError("null")
@@ -37,7 +37,7 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
 
 
 def content_of(image: dict[str, Any]) -> bytes:
-    """The file of an image, as it is stored; an OSError when it cannot be read."""
+    """The encoded bytes of an image; an OSError when its file cannot be read."""
     if image["bytes"] is not None:
         return image["bytes"]
     with open(image["path"], "rb") as file:
@@ -46,8 +46,8 @@ def content_of(image: dict[str, Any]) -> bytes:
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """
-    Upright and RGB. The steps are those of `transformers.image_utils.load_image`, so that a released student sees the
-    same pixels in a pipeline; 16-bit images, which Pillow would clip to white, are scaled to 8 bits first.
+    Upright and RGB, by the steps of `transformers.image_utils.load_image`, so that a released student sees the same
+    pixels in a pipeline. 16-bit images, which Pillow would clip to white, are scaled to 8 bits first.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
@@ -56,7 +56,7 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
 
 
 def unusual(image: PILImage.Image) -> list[str]:
-    """Why an image is not an upright 8-bit RGB image: the empty list when it is."""
+    """In what an image differs from upright 8-bit RGB."""
     kinds = {"L": "grey", "LA": "grey", "1": "grey", "RGBA": "RGBA", "P": "palette", "PA": "palette", "CMYK": "CMYK"}
     reasons = []
     if image.mode != "RGB":
@@ -73,7 +73,7 @@ class BadRowError(ValueError):
     """
     A row cannot be trained on.
 
-    A data loader's process hands an error on with its traceback in front of the message, which is cut off here.
+    A worker of a data loader puts its traceback in front of the message; it is cut off here.
     """
 
     def __init__(self, message: str):
@@ -85,7 +85,7 @@ class BadImageError(BadRowError):
 
 
 def why_unreadable(error: Exception) -> str:
-    """Without the address of a buffer or the path of the file, which say nothing to the reader of a table."""
+    """One line, without the address of a buffer or the path of the file."""
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
     if isinstance(error, FileNotFoundError):
@@ -96,7 +96,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
-    """Decodes an image as a data set holds it. Returns why that cannot be done, None when it can."""
+    """Decodes a stored image. Returns why that cannot be done, None when it can."""
     try:
         to_rgb(open_image(stored))
     except Exception as error:  # Pillow's readers raise about anything on a broken file
@@ -105,7 +105,7 @@ def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
 
 
 def stand_in() -> PILImage.Image:
-    """What a row shows whose image cannot be read; the row counts for nothing."""
+    """Shown in place of an unreadable image, in a row that counts for nothing."""
     return PILImage.new("RGB", (64, 64), GREY)
 
 
@@ -128,7 +128,7 @@ def error_of(bad: dict[str, str | None]) -> BadImageError:
 
 
 def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -> None:
-    """A BadImageError when so many images of so many rows are bad that something else must be wrong."""
+    """A BadImageError for more than `MOST_BAD` images and `MOST_BAD_SHARE` of the rows."""
     if number > max(MOST_BAD, MOST_BAD_SHARE * rows):
         raise BadImageError(
             f"{number:,} of {rows:,} images cannot be read, too many to be left out (at most {MOST_BAD_SHARE:.0%}, or "
@@ -138,8 +138,8 @@ def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -
 
 def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
     """
-    The rows of a split whose image can be read, for evaluation: every image is decoded once to find out. The others,
-    as [`bad_image`] tells of them, are named in a warning; too many are a BadImageError.
+    The rows of a split whose image can be read, for evaluation: every image is decoded once. The others, see
+    [`bad_image`], are named in a warning; too many are a BadImageError.
     """
     images, bad = split.select_columns([columns.IMAGE]), {}
     for row in tqdm(range(len(split)), desc=f"Reading images of {name}", unit="image", leave=False, disable=None):
@@ -168,7 +168,7 @@ def warn_of(what: str, bad: list[dict[str, Any]], rows: int, place: str = "") ->
 
 
 def image_paths(split: Dataset, column: str = columns.IMAGE) -> Iterator[tuple[str | None, bool]]:
-    """Path of each image, and whether its bytes are in the table: they are not read for it."""
+    """Path of each image, and whether its bytes are in the table, without reading them."""
     images = split.select_columns([column]).with_format("arrow")
     for start in range(0, len(split), ROWS_AT_ONCE):
         found = images[start : start + ROWS_AT_ONCE][column]

@@ -1,4 +1,4 @@
-"""`image_id`: where it comes from, and columns put beside the images that have it."""
+"""`image_id`: made from file names or content, checked, and used to join columns to images."""
 
 import hashlib
 import logging
@@ -29,7 +29,7 @@ IN_MEMORY = 1 << 26  # bytes: larger tables in another order are written to the 
 
 
 def with_image_ids(split: Dataset, split_name: str) -> Dataset:
-    """Ids from file names where there are any, else, and where two files have one name, from the content."""
+    """Adds `image_id`: from the file name, or from the content without one or where two are equal."""
     if columns.IMAGE_ID in split.column_names:
         if split.features[columns.IMAGE_ID] == Value("string"):
             return split
@@ -51,7 +51,7 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
 
 
 def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
-    """(rows,) for each `image_id` of one data set its row in another, `NO_ROW` where it is none there."""
+    """(rows,) the row `among` others of each `image_id`, or `NO_ROW`."""
     wanted, there = (
         split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:][columns.IMAGE_ID].cast(pa.large_string())
         for split in (image_ids, among)
@@ -62,8 +62,8 @@ def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
 
 def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[str]:
     """
-    The ids, where two are equal with the content of the image after them (`content_of` gives it for a row), and a
-    number where that is equal too.
+    Makes ids unique: to equal ones the content of the image is added, `content_of` its row, and a number where that is
+    equal too.
     """
     counts = Counter(image_ids)
     if len(counts) == len(image_ids):
@@ -82,7 +82,7 @@ def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[s
 def check_image_ids(split: Dataset, split_name: str) -> None:
     """
     Raises:
-        ValueError: for an `image_id` that is null or occurs twice: what belongs to one image would go to another.
+        ValueError: for an `image_id` that is null or occurs twice.
     """
     table = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:]
     image_ids = table[columns.IMAGE_ID]
@@ -100,7 +100,7 @@ def check_image_ids(split: Dataset, split_name: str) -> None:
 
 
 def image_id_of(image: dict[str, Any]) -> str:
-    """The id of one image by itself, as in a stream: by its file name, else by its content. See [`told_apart`]."""
+    """The id of one image in a stream: by its file name, else by its content."""
     return _id_of_file(image["path"]) or content_id(image)
 
 
@@ -113,7 +113,7 @@ def _id_of_file(path: str | None) -> str | None:
 
 
 def id_form(image_id: str) -> str:
-    """What an id looks like: one made from a `file` name or from the `content` of an image, or one of a `column`."""
+    """Whether an id was made from a `file` name or `content`, or is that of a `column`, by its form."""
     base = image_id.partition("#")[0]
     if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
         return "file"
@@ -132,20 +132,19 @@ def join_captions(
     images: DatasetDict, captions: Mapping[str, Dataset], what: str, complete: bool = False
 ) -> DatasetDict:
     """
-    Adds captions and embeddings to the images' own rows, in place of columns of the same name. The images are not
-    rewritten: rows are matched by `image_id` and the tables are put side by side.
+    Adds captions and embeddings by `image_id`, in place of columns of the same name. Image bytes are not rewritten.
 
-    Splits without captions stay as they are, but for `text_embeds` where the others get captions that are still to be
-    embedded: vectors of two encoders would not fit together.
+    Splits without captions keep theirs, but lose `text_embeds` where the others get captions that are still to be
+    embedded: vectors of two encoders do not fit together.
 
     Args:
         images: with `image_id`.
         captions: splits with `image_id` and the columns to add.
-        what: what messages call them.
-        complete: whether an image that has no row there is an error. Otherwise it gets nulls, with a warning.
+        what: name of the captions in messages.
+        complete: whether an image without a row there is an error. Otherwise it gets nulls, with a warning.
 
     Raises:
-        ValueError: when no split has a row in common, or captions lack an `image_id` or hold one twice.
+        ValueError: when no split has a row in common, or an `image_id` of the captions is missing or there twice.
     """
     added = {name: _without_images(captions[name], name, what) for name in images if name in captions}
     positions = {name: positions_of(images[name], split) for name, split in added.items()}
@@ -176,15 +175,15 @@ def join_captions(
 
 
 def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Dataset:
-    """The images with columns that replace theirs, of the row that `positions` (rows,) says; `NO_ROW` for nulls."""
+    """The split with columns of `added`, by their row numbers `positions` (rows,); nulls for `NO_ROW`."""
     added = _in_order(added.remove_columns(columns.IMAGE_ID), positions)
     return concatenate_datasets([without_replaced(split, added.column_names), added], axis=1)
 
 
 def without_replaced(split: Dataset, added: Iterable[str]) -> Dataset:
     """
-    The split without the columns that are added to it, and, where other captions are, without what was made of its
-    earlier ones: their embeddings, weights and statuses.
+    The split without the columns that will be added; with captions go the embeddings, weights and statuses of the
+    earlier ones.
     """
     replaced = set(added)
     replaced |= set(columns.OF_CAPTION) if columns.CAPTION in replaced else set()
@@ -197,7 +196,7 @@ def _in_order(added: Dataset, positions: np.ndarray) -> Dataset:
     if (positions == NO_ROW).any():
         schema = added.features.arrow_schema
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
-        # A fingerprint of its own would be a random one, and the cache would grow with every run
+        # The default fingerprint is random: the cache would grow with every run
         info, fingerprint = DatasetInfo(features=added.features), f"{added._fingerprint}-nulls"
         added = concatenate_datasets([added, Dataset(InMemoryTable(nulls), info=info, fingerprint=fingerprint)])
         positions = np.where(positions == NO_ROW, len(added) - 1, positions)
@@ -215,7 +214,7 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
     own = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
     captions = captions.remove_columns([column for column in captions.column_names if column in own])
     if len(captions.column_names) < 2:
-        raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a data set with captions.")
+        raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a dataset with captions.")
     try:
         check_image_ids(captions, name)
     except ValueError as error:
@@ -224,12 +223,12 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
 
 
 def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, complete: bool) -> None:
-    """What has no counterpart on the other side."""
+    """Warns of rows without a counterpart on the other side, or raises where `complete`."""
     without = np.flatnonzero(positions == NO_ROW)
     if len(without) and complete:
         raise ValueError(
             f"{where}: {len(without)} of {len(images)} images have no row there, the first is "
-            f"{_first(images, without[:1])}. Run the stage again on this data set."
+            f"{_first(images, without[:1])}. Run the stage again on this dataset."
         )
     if len(without):
         said = "%s: %d of %d images have no row there and are used without caption: %s"

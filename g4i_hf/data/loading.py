@@ -1,4 +1,4 @@
-"""Opening an image dataset through one name, with the columns that the other stages expect."""
+"""Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,13 +38,13 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
 
 
 def load_data(data: DataArguments) -> DatasetDict:
-    """The splits that the options name, see [`open_images`]."""
+    """[`open_images`] by options, with the classes of `class_names_file`."""
     splits, names = open_images(source_of(data)), read_class_names(data)
     return splits if names is None else with_class_names(splits, names)
 
 
 def source_of(data: DataArguments) -> Source:
-    """What the options name, as a stage made of it records it."""
+    """The options as a stage records them."""
     named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column"))}
     return Source(
         data.dataset_name,
@@ -57,7 +57,7 @@ def source_of(data: DataArguments) -> Source:
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """The names of the classes in `class_names_file`; a ValueError when it holds one twice, or none."""
+    """The lines of `class_names_file`; a ValueError when there is none, or one twice."""
     if data.class_names_file is None:
         return None
     names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
@@ -70,14 +70,12 @@ def read_class_names(data: DataArguments) -> list[str] | None:
 
 def open_images(source: str | Source) -> DatasetDict:
     """
-    Opens what [`load_images`] opens, with `image` (not decoded), `image_id` and our names for other columns. The
-    columns of a stage join those of its own source. Of a dataset of the Hub, further columns of images, sound or other
-    files are left out.
+    Opens what [`load_images`] opens, labels as they are. The columns of a stage are joined to its images. Of a dataset
+    on the Hub, other columns of images, sound or files are left out.
 
     Raises:
         ValueError: when there is no image column, a column that was named is missing, captions do not fit, a
-            `stage.json` names an absolute path, or a row of the Hub names a file of this machine or an address of its
-            network.
+            `stage.json` names an absolute path, or a row of the Hub names a local file or address.
         FileNotFoundError: when nothing of that name exists.
     """
     config, given = None, {}
@@ -107,21 +105,20 @@ def open_images(source: str | Source) -> DatasetDict:
 
 
 def _join(images: DatasetDict, source: Source, stage: dict[str, Any]) -> DatasetDict:
-    """The columns of a stage beside its images, which for readers of a published one may be other ones by now."""
-    if stage.get("published"):
+    if stage.get("published"):  # its images may have changed since
         return join_captions(images, _rows(source.name, None, source.revision, stage), source.name)
     return join_stage(images, source.name, stage)
 
 
 def _rows(name: str, config: str | None, revision: str | None, stage: dict[str, Any] | None) -> DatasetDict:
-    """A dataset as it is, of a stage its own columns alone."""
+    """A dataset as it is stored; of a stage without its images."""
     if stage is not None and Path(name).is_dir():
         return open_stage(name, stage)
     return open_data(name, config, revision)
 
 
 def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> DatasetDict:
-    """With our names, as far as there are columns of theirs."""
+    """Captions to be joined, with our names of columns."""
     check_dataset_name(name, "captions_name")
     opened = DatasetDict()
     for split_name, split in _rows(name, None, revision, find_stage(name, revision)).items():
@@ -134,11 +131,11 @@ def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> Da
 
 def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: str | None = None) -> Dataset:
     """
-    The split as [`open_images`] gives it.
+    The split with our columns, see [`open_images`].
 
     Args:
-        given: what it calls its columns, by our names.
-        hub_id: of a dataset of the Hub, whose rows may not name files of this machine.
+        given: its names of columns, by ours.
+        hub_id: of a dataset on the Hub, whose rows may not name local files.
     """
     is_webdataset, found = WEBDATASET_URL in split.features, our_columns(split.features, split_name, given)
     if fields := [theirs for theirs in found.values() if theirs not in split.features]:
@@ -165,14 +162,14 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
 
 
 def _renamed(split: Dataset, named: dict[str, str]) -> Dataset:
-    """With our names in place of theirs; a column that has one of our names without being it goes."""
+    """Renames columns to ours; another column of the same name is removed."""
     renamed = {theirs: ours for ours, theirs in named.items() if theirs != ours}
     in_the_way = [name for name in (*renamed.values(), WEBDATASET_URL) if name in split.column_names]
     return split.remove_columns(in_the_way).rename_columns(renamed)
 
 
 def _with_fixed_length(split: Dataset) -> Dataset:
-    """With `text_embeds` as vectors of one length, which JSON cannot declare."""
+    """Declares that vectors of `text_embeds` have one length, which JSON cannot."""
     feature = split.features.get(columns.TEXT_EMBEDS)
     if not isinstance(feature, List) or feature.length > 0 or isinstance(feature.feature, List):
         return split
@@ -184,8 +181,8 @@ def _with_fixed_length(split: Dataset) -> Dataset:
 
 def our_columns(features: Features, split_name: str, given: dict[str, str]) -> dict[str, str]:
     """
-    Our columns that the data has, and what it calls them: a column, or the field of one as in `json.caption`. Names
-    that are `given` go before those that are usual in a WebDataset: an image of any type, `cls`, `txt`, the key as id.
+    Our columns that the data has, and its name for each: a column, or a field as in `json.caption`. Names that are
+    `given` go before those of a WebDataset: an image of any type, `cls`, `txt`, the key as id.
 
     Raises:
         ValueError: when a column that was named is missing.
@@ -210,7 +207,7 @@ def our_columns(features: Features, split_name: str, given: dict[str, str]) -> d
 
 
 def feature_of(features: Features, name: str) -> Any:
-    """Of a column, or of the field of one; None where there is none."""
+    """The feature of a column or a field; None where there is none."""
     column, _, field = name.partition(".")
     of_column = features.get(column)
     return features.get(name) or (of_column.get(field) if isinstance(of_column, dict) else None)

@@ -1,4 +1,4 @@
-"""Whether there is a dataset of a name, without opening it: a wrong name is said before anything heavy is imported."""
+"""Check the name of a dataset without opening it, before anything heavy is imported."""
 
 import os
 from pathlib import Path
@@ -16,8 +16,8 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
 
 def check_dataset_exists(name: str, option: str = "dataset_name", revision: str | None = None) -> None:
     """
-    A FileNotFoundError when neither a folder nor a dataset on the Hub has the name. The Hub is asked once, for two
-    seconds at most: one that does not answer in time is asked again when the data is opened.
+    A FileNotFoundError when neither a folder nor a dataset on the Hub has the name. The Hub is asked once, for at most
+    two seconds.
     """
     check_dataset_name(name, option)
     if Path(name).is_dir():

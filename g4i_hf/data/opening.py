@@ -1,4 +1,4 @@
-"""Finding the files of a dataset, which split each belongs to, and which of them is at fault where one is."""
+"""Open the files of a dataset: its format, the split of each file, and which file is at fault."""
 
 import glob
 import json
@@ -23,21 +23,21 @@ from .naming import check_dataset_name
 logger = logging.getLogger(__name__)
 
 STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
-# Folders of an imagefolder that are splits, as `datasets` reads them; also with an ending, as in test_novel
+# Folders of images that are splits, as in `datasets`; also with an ending, as in test_novel
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
-SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` that a folder may hold, by file name
+SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
 
 
 def open_data(name: str, config: str | None, revision: str | None) -> DatasetDict:
     """
     Raises:
         FileNotFoundError: when nothing of that name exists.
-        ValueError: for files that `datasets` cannot read; the message names the first at fault, or has the cause.
+        ValueError: for files that `datasets` cannot read; the message names the first at fault, or the cause.
     """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
@@ -50,8 +50,7 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
 
 def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:
     """
-    Arguments of `load_dataset`; None for a folder that holds neither Parquet files nor WebDataset archives, nor says
-    what its files are.
+    Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -76,8 +75,8 @@ def load_parquet(files: list[Path], split: str) -> Dataset:
 @contextmanager
 def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
     """
-    A ValueError in place of long ones of `datasets`: it names the first of the files that is at fault, with a remedy,
-    or the first cause.
+    Turns the long errors of `datasets` into a ValueError of one line, which names the first file at fault and a
+    remedy, or the first cause.
     """
     try:
         yield
@@ -95,7 +94,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _fault(files: Iterable[Path]) -> str | None:
-    """What is wrong with the first file that has something wrong; None where that cannot be told."""
+    """The first file with a fault that is known here, and what it is."""
     for file in sorted(files):
         try:
             str(file).encode()
@@ -139,7 +138,7 @@ def _names_its_files(folder: Path) -> bool:
 
 def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
     """
-    The files of each split: one split a file name without the number of its shard, or a folder name where the files
+    The files of each split. Its name is the file name without the number of the shard, or the folder name where files
     only have numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
     """
     files: dict[str, list[str]] = {}
@@ -157,10 +156,9 @@ def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
 
 def _open_imagefolder(folder: Path) -> DatasetDict:
     """
-    Class folders with captions in a `metadata.jsonl` lose their labels in `datasets` 5.2, and so does a split with
-    images of one class alone. So labels are taken from the folder names here: the folder that directly holds an image,
-    when there are at least two of them in a split; what lies in a folder called `unlabelled` has null. Splits are read
-    one by one, as captions are wanted for training alone, and `datasets` wants the same columns in all of them.
+    `datasets` 5.2 loses the labels of class folders with a `metadata.jsonl`, and of a split with images of one class.
+    So the label is the folder of an image here, if a split has at least two; in a folder `unlabelled` it is null.
+    Splits are read one by one, as `datasets` wants the same columns in all, and captions may be in one alone.
     """
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
@@ -181,7 +179,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
 
 
 def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
-    """With `label`, where the files say nothing of it: a ClassLabel, or a string where other splits have names."""
+    """Adds `label` where metadata has none: a ClassLabel, or a string where other splits have strings."""
     labels = {
         name: [_folder_label(image["path"], os.path.abspath(root)) for image in split["image"]]
         for name, split in splits.items()
@@ -209,7 +207,7 @@ def _folder_label(path: str, root: str) -> str | None:
 
 
 def _check_listed(split: Dataset, name: str, patterns: list[str]) -> None:
-    """Warns of images that a metadata file does not name, which `datasets` leaves out; one named twice is an error."""
+    """Warns of images without a line in the metadata, which `datasets` leaves out; two lines are an error."""
     listed = Counter(path for path, _ in image_paths(split))
     image, times = listed.most_common(1)[0]
     if times > 1:
@@ -227,7 +225,7 @@ def _check_listed(split: Dataset, name: str, patterns: list[str]) -> None:
 
 
 def _files(patterns: list[str]) -> Iterator[str]:
-    """Of a split, without hidden ones and what lies in folders such as `__MACOSX`."""
+    """Files of a split, without hidden ones and folders such as `__MACOSX`."""
     for root in (root for pattern in patterns for root in glob.iglob(pattern.removesuffix("/**"))):
         for place, folders, files in os.walk(root):
             folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
@@ -236,8 +234,8 @@ def _files(patterns: list[str]) -> Iterator[str]:
 
 def _folder_splits(folder: Path) -> dict[str, list[str]]:
     """
-    The files of each split: one split a folder called train, validation, test, test_novel or the like; without any,
-    all is `train`. `datasets` would take a class or a picture called `train` for a split and leave out the rest.
+    Patterns of the files of each split: folders called train, validation, test, test_novel or the like; else all is
+    `train`. `datasets` would take a class or an image called `train` for a split and leave out the rest.
     """
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
     folders = [path for path in inside if not path.name.startswith((".", "__"))]

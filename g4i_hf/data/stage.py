@@ -1,8 +1,8 @@
 """
-Stages, and the one format of their provenance.
+Stages and their provenance.
 
-A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last: the data that
-they were made of (a [`Source`]), and what a command did with it. The way from a stage back to its images is [`steps`].
+A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last: its data (a
+[`Source`]) and what a command did with it. [`steps`] leads from a stage back to its images.
 """
 
 import glob
@@ -20,40 +20,33 @@ import datasets
 from datasets import Dataset, DatasetDict
 from datasets.table import embed_table_storage
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError
 
 from .. import columns
 from ..files import replacing, take_back
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
 
-# Otherwise `datasets` (5.2) tells a server whenever files are opened, those of this machine too
+# Otherwise `datasets` 5.2 reports opened files to a server, local ones too
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
-SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of the names of files
+SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
 
 
-# --- What the rows of a stage were made of ---------------------------------------------------------------------------
+# --- Sources ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Source:
     """
-    What is opened, see [`~g4i_hf.data.loading.open_images`], and what a stage made of it records.
+    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage made of it records it.
 
     Args:
         name: Hub id or folder.
         revision, config: of a Hub dataset.
-        columns: what it calls its columns, by our names, where that differs.
-        captions, captions_revision: Hub id or folder of captions or embeddings with the `image_id` of each, which are
-            joined to the images.
+        columns: its names of columns by ours, where they differ.
+        captions, captions_revision: Hub id or folder of captions or embeddings, joined to the images by `image_id`.
     """
 
     name: str
@@ -68,7 +61,7 @@ class Source:
         return source if isinstance(source, Source) else cls(source)
 
     def recorded(self, folder: str | Path) -> dict[str, Any]:
-        """Fields of the `stage.json` in `folder`; folders are relative to it, so that all can be moved together."""
+        """Fields of the `stage.json` in `folder`; other folders are relative to it."""
         more = {
             "source_config": self.config,
             "source_columns": self.columns,
@@ -84,7 +77,7 @@ class Source:
     @classmethod
     def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
         """
-        What the `stage.json` in a folder records; None for a stage of the Hub whose images are not there.
+        The source in a `stage.json`; None for a stage on the Hub whose images are not there.
 
         Raises:
             FileNotFoundError: for a folder that is gone.
@@ -104,15 +97,14 @@ class Source:
 
 
 def is_path(value: Any) -> bool:
-    """Whether it is a text of the form of a path, as no Hub id has: what lies in the current folder plays no part."""
+    """Whether a value has the form of a path, as no Hub id has. The disk is not asked."""
     return isinstance(value, str) and PATH.match(value) is not None
 
 
 def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
     """
     Raises:
-        ValueError: for a `stage.json` that names a folder other than relative to its own: no stage writes that, and
-            what somebody else wrote could lead anywhere on this machine.
+        ValueError: for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere.
     """
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
@@ -143,21 +135,21 @@ def _found(name: str, folder: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A dataset on the way to the images: its `stage.json` is None where no stage has made it."""
+    """A dataset on the way to the images; `stage` is None where it is no stage."""
 
     source: Source
     stage: dict[str, Any] | None
 
     def joined(self) -> dict[str, Any] | None:
-        """The `stage.json` of the captions that were joined to it; None without, and where no stage has made them."""
+        """The `stage.json` of the captions that were joined, if they are a stage."""
         captions = self.source.captions
         return None if captions is None else find_stage(captions, self.source.captions_revision)
 
 
 def steps(source: Source) -> Iterator[Step]:
     """
-    From what is opened to its images, one dataset after the other, each looked up when it is asked for. The last one
-    is no stage, or a stage that does not say where its images are.
+    The datasets from a source to its images, looked up lazily. The last is no stage, or a stage that does not say
+    where its images are.
 
     Raises:
         FileNotFoundError: for a folder that is gone.
@@ -194,7 +186,7 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
     The `stage.json` of a finished stage, or None where there is none.
 
     Raises:
-        ValueError: when it is none, or names a split by a path, whose files would lie elsewhere.
+        ValueError: when it is malformed, or names a split by a path.
     """
     take_back(folder)
     path = Path(folder) / STAGE_FILE
@@ -213,21 +205,14 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     """
-    The `stage.json` of a folder or a dataset of the Hub; None where no stage has made it, and where it cannot be
-    reached: opening it says why.
+    The `stage.json` of a folder or a dataset on the Hub; None where there is none, or it cannot be reached.
     """
     take_back(name)
     if Path(name).is_dir():
         return read_stage(name)
     try:
         path = hf_hub_download(name, STAGE_FILE, repo_type="dataset", revision=revision)
-    except (
-        EntryNotFoundError,  # also: not reached, and not in the cache
-        HFValidationError,  # a path
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    ):
+    except (OSError, HFValidationError):  # opening the dataset says why
         return None
     stage = json.loads(Path(path).read_text(encoding="utf-8"))
     return stage if isinstance(stage, dict) and "stage" in stage and "num_rows" in stage else None
@@ -235,12 +220,8 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
     """
-    Writes one Parquet file a split and then `stage.json`: the provenance given, row counts, columns and versions.
-    Everything is written beside the folder and renamed, so a stage interrupted half-way leaves an earlier one as it
-    was.
-
-    Raises:
-        ValueError: when the folder holds something else than a stage, which is not replaced.
+    Replaces the folder as a whole by one Parquet file a split and `stage.json`: the provenance given, row counts,
+    columns and versions. Errors as in [`check_replaceable`].
     """
     check_replaceable(folder)
     stage = {
@@ -256,7 +237,7 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
 
 
 def _with_bytes(split: Dataset) -> Dataset:
-    """Images that lie in files go into the table, under their file names: Parquet would hold their paths alone."""
+    """Reads images that lie in files into the table: Parquet would hold their paths alone."""
     if columns.IMAGE not in split.column_names:
         return split
     return split.with_format("arrow").map(
@@ -271,7 +252,7 @@ def _with_bytes(split: Dataset) -> Dataset:
 def check_replaceable(folder: str | Path) -> None:
     """
     Raises:
-        ValueError: when the folder holds something else than a stage, such as the images themselves.
+        ValueError: when the folder holds anything but a stage.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -281,7 +262,7 @@ def check_replaceable(folder: str | Path) -> None:
 
 
 def ids_digest(image_ids: Iterable[str | None]) -> str:
-    """Hash of the `image_id`s in their order: tells whether two datasets hold the same rows."""
+    """Hash of `image_id`s in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for image_id in image_ids:
         digest.update((image_id or "").encode() + b"\0")
@@ -293,8 +274,7 @@ def ids_digest(image_ids: Iterable[str | None]) -> str:
 
 def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """
-    The rows of a stage, without those of its source: one Parquet file a split beside `stage.json`, or those of a
-    published stage in `data/`. Its README.md and report are no data.
+    The rows of a stage: a Parquet file a split beside `stage.json`, or shards in `data/` of a published one.
     """
     opened = DatasetDict()
     for name in stage["num_rows"]:  # one by one: opened together, splits would have to have the same columns
@@ -306,9 +286,6 @@ def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     """
-    Adds the columns of a stage to the images that it was made of, see [`~g4i_hf.data.joining.join_captions`].
-
-    Raises:
-        ValueError: when the stage lacks rows of a split, or holds an `image_id` twice.
+    Adds the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; every image must have a row.
     """
     return join_captions(images, open_stage(folder, stage), str(folder), complete=True)

@@ -1,8 +1,6 @@
 """
-A dataset read from start to end, instead of being downloaded first.
-
-[`stream_images`] gives its rows as they come, to be captioned; [`open_rows`] gives a split in shards, to be trained
-on, see [`~g4i_hf.data.stream_batches.StreamedImages`].
+Stream a dataset instead of downloading it first: [`stream_images`] for captioning, [`open_rows`] for training, see
+[`~g4i_hf.data.stream_batches.StreamedImages`].
 """
 
 import glob
@@ -52,15 +50,14 @@ from .opening import how_to_load, one_line_errors
 from .stage import Source, find_stage
 
 READ_ROWS = 64  # read together
-LOCAL_SHARDS = 64  # of a split that is on this machine in any other form
-ENOUGH_FILES = 8  # a process; it passes over the part of a file that is another's
-READERS = 16  # files asked for at once
+LOCAL_SHARDS = 64  # of a split that is opened as without streaming
+ENOUGH_FILES = 8  # a process; fewer are read by row groups
+READERS = 16  # files read at once
 
 
 def load_split(data: DataArguments, split: str) -> Dataset | None:
     """
-    One split as [`~g4i_hf.data.loading.load_data`] gives it, None where there is none of that name. The files of the
-    others are not touched where they are Parquet or WebDataset.
+    One split of [`~g4i_hf.data.loading.load_data`], or None. Parquet and WebDataset files of others are not touched.
     """
     source, names = source_of(data), read_class_names(data)
     is_local = Path(source.name).is_dir()
@@ -76,24 +73,24 @@ def load_split(data: DataArguments, split: str) -> Dataset | None:
     return loaded if loaded is None or names is None else with_class_names(DatasetDict({split: loaded}), names)[split]
 
 
-# --- Rows as they come -----------------------------------------------------------------------------------------------
+# --- For captioning --------------------------------------------------------------------------------------------------
 
 
 def stream_images(source: str | Source, read_files: bool = True) -> dict[str, IterableDataset]:
     """
-    Opens a dataset as a stream with our column names; what it calls `image_id` is kept, and not made where there is
-    none (see [`~g4i_hf.data.joining.image_id_of`]).
+    Opens a dataset as a stream with our column names. No `image_id` is made, see
+    [`~g4i_hf.data.joining.image_id_of`].
 
     Args:
-        source: as [`~g4i_hf.data.loading.open_images`] takes it.
-        read_files: whether the bytes of images that are files of the Hub are read too.
+        source: as in [`~g4i_hf.data.loading.open_images`].
+        read_files: whether the bytes of images that are files on the Hub are read too.
 
     Returns:
-        Splits whose `image` is `{"bytes", "path"}` as it is stored there, not decoded.
+        Splits whose `image` is `{"bytes", "path"}`, not decoded.
 
     Raises:
-        ValueError: when there is no image column, a column that was named is missing, captions are to be joined, or
-            while reading, when a row of the Hub names a file of this machine or an address of its network.
+        ValueError: as there, and when captions are to be joined; for a row that names a local file or address, while
+            reading.
         FileNotFoundError: when nothing of that name exists.
     """
     source = Source.of(source)
@@ -118,7 +115,7 @@ def _check_no_join(source: Source) -> None:
 
 
 def _standardised(split: IterableDataset, split_name: str, given: dict[str, str]) -> IterableDataset:
-    """The stream with our column names, its images not decoded, see [`stream_images`]."""
+    """The stream with our column names, images not decoded."""
     split, found = _not_decoded(split, split_name, given)
     if fields := [theirs for theirs in found.values() if theirs not in split.features]:
         added = {theirs: feature_of(split.features, theirs) for theirs in fields}
@@ -132,8 +129,8 @@ def _standardised(split: IterableDataset, split_name: str, given: dict[str, str]
 def _not_decoded(
     split: IterableDataset, split_name: str, given: dict[str, str]
 ) -> tuple[IterableDataset, dict[str, str]]:
-    """The stream with its images as they are stored, and what it calls our columns."""
-    # First of all: whatever is done to a stream that decodes would encode its images anew, without paths
+    """The stream with images not decoded, and its names of our columns."""
+    # First, as any operation on a stream that decodes would encode its images anew, without paths
     split = (split if split.features is not None else split._resolve_features()).decode(False)
     found = our_columns(split.features, split_name, given)
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
@@ -153,7 +150,7 @@ def _of_hub(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
 
 
 def _with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, Any] | None:
-    """The image with its bytes where it is a file on a server; `where` a row of the Hub names it, None elsewhere."""
+    """The image with the bytes of a file on a server; `where` is the place of a row on the Hub, None elsewhere."""
     if image is None or image["bytes"] is not None or not image["path"]:
         return image
     if where is not None:
@@ -164,23 +161,21 @@ def _with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, An
         return {"bytes": file.read(), "path": image["path"]}
 
 
-# --- Rows to train on ------------------------------------------------------------------------------------------------
+# --- For training ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class RowStream:
     """
     Args:
-        rows: with `image` (`{"bytes", "path"}`, not decoded) and others, by the names that they have there; in shards,
-            which are read in any order.
+        rows: with `image` (not decoded) and other columns, in shards that can be read in any order.
         shard_rows: rows of each shard; None where only reading tells.
-        names: our columns, and what they are called there: a column, or the field of one as in `json.caption`.
+        names: our columns, and their names there: a column, or a field as in `json.caption`.
         features: of our columns.
         holds_tables: whether rows are stored in tables; else they are made one by one.
-        hub_id: of a data set of the Hub, see [`~g4i_hf.data.hub_rows.check_path`].
-        files: what each file is known by, in their order, see [`~g4i_hf.data.stream.known_by`], with the rows of
-            its row groups where only reading would not tell.
-        image_ids: `image_id` of rows that are at hand in any other form.
+        hub_id: of a dataset on the Hub, see [`~g4i_hf.data.hub_rows.check_path`].
+        files: identity of each file, see [`file_identities`], with the rows of its row groups for Parquet.
+        image_ids: of rows that are opened as without streaming.
     """
 
     rows: IterableDataset
@@ -193,8 +188,8 @@ class RowStream:
     image_ids: Dataset | None = None
 
     def read(self, shard: int) -> Iterator[pa.Table]:
-        """Our columns of a shard, some rows at a time; errors as in [`~g4i_hf.data.hub_rows.check_path`]."""
-        if self.shard_rows is not None and self.shard_rows[shard] == 0:  # which `datasets` cannot read
+        """Our columns of a shard, `READ_ROWS` at a time; errors as in [`~g4i_hf.data.hub_rows.check_path`]."""
+        if self.shard_rows is not None and self.shard_rows[shard] == 0:  # `datasets` cannot read it
             return
         where = None if self.hub_id is None else f"{self.hub_id}, a row of the stream"
         rows = self.rows.shard(num_shards=self.rows.num_shards, index=shard)
@@ -228,24 +223,24 @@ class RowStream:
         return self.rows.info
 
     def count_rows(self, shard: int) -> int:
-        """Of a shard whose size is not known: all of it is read."""
+        """Reads the whole shard."""
         return sum(1 for _ in self.rows.shard(num_shards=self.rows.num_shards, index=shard))
 
 
 def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowStream:
     """
-    Opens a split as a stream. Parquet files and WebDataset archives, in a folder or on the Hub, are read as they are;
-    anything else that [`~g4i_hf.data.loading.open_images`] opens in a folder is opened by it.
+    Opens a split as a stream: Parquet files and WebDataset archives in a folder or on the Hub as they are, anything
+    else in a folder by [`~g4i_hf.data.loading.open_images`].
 
     Args:
         source: as there.
         split: its name.
-        num_processes: between which the rows are divided. Parquet files that are few for them are read by row groups.
+        num_processes: among which the rows are divided.
 
     Raises:
         FileNotFoundError: when nothing of that name exists.
-        ValueError: when there is no such split or no image column, a column that was named is missing, captions are to
-            be joined, or the data is a stage without images on the Hub.
+        ValueError: as there, and when there is no such split, captions are to be joined, or the data is a stage
+            without images on the Hub.
     """
     source = Source.of(source)
     _check_no_join(source)
@@ -264,7 +259,7 @@ def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowSt
     rows, holds_tables = builder.as_streaming_dataset(split=split), isinstance(builder, ArrowBasedBuilder)
     stream = _row_stream(rows, split, source.columns, holds_tables)
     stream.hub_id = None if is_local else source.name
-    stream.files = known_by(files[split], source.name)
+    stream.files = file_identities(files[split], source.name)
     if builder.name == "parquet":
         groups = row_groups(files[split])
         stream.files = [f"{file} {rows}" for file, rows in zip(stream.files, groups, strict=True)]
@@ -276,7 +271,7 @@ def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowSt
 
 
 def _builder_of(source: Source) -> DatasetBuilder | None:
-    """What reads files of a dataset as they are; None for a folder whose files have to be looked at first."""
+    """The builder of `datasets` for Parquet or archives; None for any other folder."""
     how = how_to_load(source.name, source.config, source.revision)
     return None if how is None else load_dataset_builder(**how)
 
@@ -320,17 +315,16 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 # --- Its files -------------------------------------------------------------------------------------------------------
 
 
-def known_by(files: list[str], folder: str | Path) -> list[str]:
+def file_identities(files: list[str], folder: str | Path) -> list[str]:
     """
-    What tells each file from one that took its place, without opening it: of one on this machine the name in the
-    folder and the size; of one on the Hub the name in the data set and git's hash, which a commit that only changes
-    other files leaves alone; of any other its address.
+    The identity of each file without opening it: name and size of a local one, name and git's hash of one on the Hub,
+    the address of any other.
     """
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(lambda file: _known_by(str(file), folder), files))
+        return list(readers.map(lambda file: _identity_of(str(file), folder), files))
 
 
-def _known_by(file: str, folder: str | Path) -> str:
+def _identity_of(file: str, folder: str | Path) -> str:
     if file.startswith("hf://"):
         hub = HfFileSystem()
         found = hub.info(file)
@@ -339,7 +333,7 @@ def _known_by(file: str, folder: str | Path) -> str:
 
 
 def row_groups(files: list[str]) -> list[list[int]]:
-    """Rows of each row group of each Parquet file, from their last bytes."""
+    """Rows of each row group of each Parquet file, from the footers."""
 
     def read(file: str) -> list[int]:
         with xopen(file, "rb") as opened, one_line_errors(f"{file}:", [Path(file)]):

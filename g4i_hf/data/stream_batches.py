@@ -1,4 +1,4 @@
-"""Which rows of a stream make a batch, in which order, and the examples that they become."""
+"""Training examples from a stream: the part of each process, the order of rows, batches and items."""
 
 import math
 from collections import deque
@@ -21,12 +21,12 @@ from .joining import image_id_of
 from .stream import READ_ROWS, RowStream
 
 Row = tuple[pa.Table, int]  # a table and the place in it
-MOST_CAPTIONS = 16  # of a row: the keys of all batches have one shape, on every process
-ENOUGH_ARCHIVES = 8  # a process: one more or less for some of them then matters little
+MOST_CAPTIONS = 16  # of a row: all batches have keys of one shape, on every process
+ENOUGH_ARCHIVES = 8  # a process: then one more or less matters little
 
 
 class Part(NamedTuple):
-    """Rows of a shard from `first` up to `last`, without it; to the end where its size is not known."""
+    """Rows of a shard from `first` up to, without, `last`; to the end where that is None."""
 
     shard: int
     first: int = 0
@@ -35,14 +35,14 @@ class Part(NamedTuple):
 
 def parts_of(stream: RowStream, batch_size: int, num_processes: int, process_index: int) -> list[Part]:
     """
-    What a process reads of a stream. Where the sizes of shards are known, rows that follow each other, as many as it
-    gets of all global batches; else every so many-th shard.
+    The part of a stream for a process: consecutive rows, as many as it has in all global batches, where the sizes of
+    shards are known; else every `num_processes`-th shard.
 
     Args:
         batch_size: rows of a process.
 
     Raises:
-        ValueError: for shards of unknown sizes that cannot be divided.
+        ValueError: for too few shards of unknown size.
     """
     if stream.shard_rows is None:
         number = stream.rows.num_shards
@@ -69,14 +69,13 @@ def rows_in_order(
     stream: RowStream, parts: list[Part], *, seed: list[int] | None, block: int, skip: int = 0
 ) -> Iterator[Row]:
     """
-    The rows of an epoch. Parts come in a random order, one after the other; of them `block` rows at a time are read
-    and put in a random order. So what comes after `skip` rows is known without those before, and parts whose size is
-    known are passed over unread.
+    The rows of an epoch: parts in a random order, `block` rows at a time shuffled. So the order after `skip` rows does
+    not depend on reading those before, and skipped parts of known size are not read.
 
     Args:
-        parts: those that are read.
-        seed: words that the orders are drawn from; None keeps the order of the data.
-        block: rows that are put in a random order together; below 2 none are.
+        parts: to be read.
+        seed: of the orders; None keeps the order of the data.
+        block: rows that are shuffled together; below 2 none are.
         skip: rows left out at the start.
     """
     if seed is None:
@@ -93,12 +92,12 @@ def rows_in_order(
 
 
 def batch_of(rows: list[Row]) -> pa.Table:
-    """One table, which holds no other rows."""
+    """A table of these rows alone."""
     return pa.concat_tables([table.slice(place, 1) for table, place in rows]).combine_chunks()
 
 
 def read_ahead(items: Iterator[Any], number: int) -> Iterator[Any]:
-    """The items, of which so many are read in a thread before they are asked for."""
+    """The items, `number` of them read ahead in a thread."""
     end = object()
     reader = ThreadPoolExecutor(1)
     try:
@@ -107,7 +106,7 @@ def read_ahead(items: Iterator[Any], number: int) -> Iterator[Any]:
             coming.append(reader.submit(next, items, end))
             yield item
     finally:
-        reader.shutdown(cancel_futures=True)
+        reader.shutdown(wait=False, cancel_futures=True)  # perhaps called in that thread, by the garbage collector
 
 
 def _tables(stream: RowStream, parts: list[Part], skip: int) -> Iterator[pa.Table]:
@@ -128,11 +127,11 @@ def _tables(stream: RowStream, parts: list[Part], skip: int) -> Iterator[pa.Tabl
 
 
 def _shuffled(rows: Iterator[Row], seed: list[int], block: int, first: int) -> Iterator[Row]:
-    """Blocks of rows, the first of which has the number `first`, each in an order of its own."""
+    """Shuffles within blocks, the first of which has the number `first`."""
     number = first
     while together := list(islice(rows, block)):
         for place in np.random.default_rng([*seed, number]).permutation(len(together)):
-            row, together[place] = together[place], None  # else all would be there until the next block is
+            row, together[place] = together[place], None  # frees the memory of each row at once
             yield row
         number += 1
 
@@ -142,8 +141,8 @@ def _shuffled(rows: Iterator[Row], seed: list[int], block: int, first: int) -> I
 
 class StreamBatch(NamedTuple):
     """
-    Rows that travel through the data loader in place of indices. Images are decoded where they arrive, in the workers.
-    `padding` rows fill a process that has none: they count for nothing in the loss, only BatchNorm sees them.
+    Rows in place of indices of the data loader; workers decode them. `padding` rows fill a process that has none: they
+    count for nothing in the loss, only BatchNorm sees them.
     """
 
     table: pa.Table
@@ -153,19 +152,19 @@ class StreamBatch(NamedTuple):
 
 class StreamBatches(BatchSampler):
     """
-    Reads a stream and cuts it into batches, in an order that depends on `seed` and the epoch alone. Each process reads
-    its own rows, see [`parts_of`]; none is repeated or dropped. Where the last global batch has fewer rows than there
-    are processes, those without get the first rows of the stream as padding, so that no collective hangs.
+    Cuts a stream into batches, in an order that depends on `seed` and the epoch alone. Each process reads its own
+    rows, see [`parts_of`]; none is repeated or dropped. Processes without rows of the last global batch get the first
+    rows of the stream as padding, so that no collective hangs.
 
-    Of a stream of unknown length the batches do not end: one epoch follows another, on each process for itself.
+    A stream of unknown length does not end: one epoch follows another, on each process for itself.
 
     Args:
         stream: the rows.
         batch_size: rows of a process.
-        num_processes, process_index: who we are among how many.
+        num_processes, process_index: of this process.
         seed: of the orders.
-        shuffle: keep the order of the data when False.
-        block: rows that are shuffled together, see [`~g4i_hf.data.stream_batches.rows_in_order`].
+        shuffle: whether the order is random.
+        block: rows that are shuffled together, see [`rows_in_order`].
     """
 
     split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
@@ -193,8 +192,8 @@ class StreamBatches(BatchSampler):
 
     def pass_over(self, batches: int) -> None:
         """
-        The next iteration gives None for so many batches of the epoch or, where its length is unknown, of the whole
-        training. They are not read where the sizes of shards are known.
+        The next iteration gives None for so many batches of the epoch, or of the training where the length is unknown.
+        They are not read where the sizes of shards are known.
         """
         self._passed_over = batches
 
@@ -238,26 +237,26 @@ class StreamBatches(BatchSampler):
             yield StreamBatch(batch_of(together), epoch)
 
 
-# --- Examples --------------------------------------------------------------------------------------------------------
+# --- Items -----------------------------------------------------------------------------------------------------------
 
 
 class StreamedImages(torch.utils.data.Dataset):
     """
-    What [`~g4i_hf.data.dataset.CaptionedImages`] makes of rows, of a stream: the same items, with augmentation drawn
-    from (seed, epoch, `image_id`) alone, and the `image_id` as `row`, empty for padding.
+    The items of [`~g4i_hf.data.dataset.CaptionedImages`] from a stream. Augmentation depends on (seed, epoch,
+    `image_id`) alone, and `row` is the `image_id`, empty for padding.
 
     Its indices are batches of [`StreamBatches`], see `batches`. It has a length where that of the stream is known.
 
     Args:
-        stream: rows with `image` (not decoded) and, where there are any, `image_id`, `label`, `caption`,
-            `text_embeds`, `caption_weight`. Without `image_id` it is made of file names, or else of the content.
+        stream: rows with `image` (not decoded) and perhaps `image_id`, `label`, `caption`, `text_embeds`,
+            `caption_weight`. A missing `image_id` is made from the file name, or else from the content.
         transform, seed, captions: as there; `captions` is `sample` or `mean`.
-        block: rows that are shuffled together, see [`~g4i_hf.data.stream_batches.rows_in_order`].
-        class_names: by number; labels that are strings are numbered by them.
+        block: rows that are shuffled together, see [`rows_in_order`].
+        class_names: by number; they number labels that are strings.
         require_labels: whether an unlabelled row (null or -1) is an error.
 
     Raises:
-        BadRowError: for a row without label where these are required, or with one that is no class; it names the row.
+        BadRowError: for a row without a required label, or with one that is no class; it names the row.
         BadImageError: when an image cannot be read.
     """
 
@@ -302,13 +301,13 @@ class StreamedImages(torch.utils.data.Dataset):
         images.caption_keys = np.pad(images.caption_keys, more, constant_values=-1)
         items = DrawnRows(images).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(images))])
         for row, item in enumerate(items):
-            # A place in the batch names no row of the stream, nor a text; the row is only told of, by its id
+            # A place in the batch identifies neither a row of the stream nor a text
             item["row"] = "" if batch.padding else images.names[row]
             item.pop("text_rows", None)
         return items
 
     def _split_of(self, batch: StreamBatch) -> Dataset:
-        """The rows as a data set, with `image_id`, and labels that are numbers."""
+        """The rows as a dataset, with `image_id`, and labels as numbers."""
         split = Dataset(InMemoryTable(batch.table), info=DatasetInfo(features=self.features), fingerprint="batch")
         if columns.IMAGE_ID not in self.features:
             image_ids = [image_id_of(image) for image in split[columns.IMAGE]]

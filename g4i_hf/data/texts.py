@@ -1,4 +1,4 @@
-"""The texts of a split: embeddings where they lie, one or several a row, and what tells equal ones."""
+"""The texts of a split: memory-mapped embeddings, one or several a row, and keys equal for equal texts."""
 
 import copy
 import hashlib
@@ -15,7 +15,7 @@ from .. import columns
 ROWS = 10_000  # read together
 CHUNK = 65536  # texts converted at once
 NO_TEXT = -1
-INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # which are no space to Python
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # no whitespace to `str.strip`
 
 
 def values_of(split: Dataset, column: str) -> Iterator[Any]:
@@ -25,14 +25,13 @@ def values_of(split: Dataset, column: str) -> Iterator[Any]:
         yield from column_alone[start : start + ROWS][column]
 
 
-# --- Vectors where they lie ------------------------------------------------------------------------------------------
+# --- Embeddings ------------------------------------------------------------------------------------------------------
 
 
 class Embeddings:
     """
-    (T, D) vectors of `text_embeds`, one after the other over the rows; a row has none, one or several. They are read
-    as float16 when they are indexed, by a number, a slice or an array, and shared with every process that maps the
-    same file. Another process is sent the data set, not the vectors.
+    (T, D) float16 vectors of `text_embeds`, in the order of the rows; a row has none, one or several. They are read
+    when indexed by a number, slice or array, from a memory-mapped file. Pickling sends the dataset, not the vectors.
 
     Args:
         split: with `text_embeds`.
@@ -52,7 +51,7 @@ class Embeddings:
         self._groups: np.ndarray | None = None  # (T, 2) of means: the first of their places, and how many they have
 
     def select(self, numbers: np.ndarray) -> "Embeddings":
-        """Some of them, (t, D), by their numbers (t,) or a mask (T,)."""
+        """(t, D), by numbers (t,) or a mask (T,)."""
         some = copy.copy(self)
         if self._groups is None:
             some._places = self._places[numbers]
@@ -61,7 +60,7 @@ class Embeddings:
         return some
 
     def means(self, counts: np.ndarray) -> "Embeddings":
-        """Of as many that follow each other as `counts` (n,) says, the mean, of unit norm, made when it is read."""
+        """(n, D) of unit norm, the means of `counts` (n,) consecutive vectors each, computed when read."""
         averaged = copy.copy(self)
         averaged._groups = np.stack([np.cumsum(counts) - counts, counts], axis=1)
         return averaged
@@ -100,13 +99,13 @@ class Embeddings:
         self._map()
 
     def _map(self) -> None:
-        """The vectors of each part of the table, as NumPy sees them, and the number of the first of each."""
+        """NumPy views of the vectors of each part of the table, and the number of the first of each."""
         self._parts = [_vectors(chunk) for chunk in self._split.data.column(columns.TEXT_EMBEDS).chunks]
         self._dim = max((part.shape[1] for part in self._parts), default=0)
         self._firsts = np.cumsum([0, *map(len, self._parts[:-1])])
 
     def _starts_and_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(rows of the table,) where the vectors of each row start in the mapped column, and how many they are."""
+        """(rows of the table,) where the vectors of each row start, and how many there are."""
         starts, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for chunk, first in zip(self._split.data.column(columns.TEXT_EMBEDS).chunks, self._firsts, strict=True):
             present = np.asarray(chunk.is_valid())
@@ -126,7 +125,7 @@ def _has_several(kind: pa.DataType) -> bool:
 
 
 def _vectors(chunk: pa.Array) -> np.ndarray:
-    """(vectors, D) of a part of the column, as they lie in it where they all have the same length by their type."""
+    """(vectors, D) of a part of the column; no copy where their type has a fixed length."""
     if _has_several(chunk.type):
         chunk = chunk.values  # of the whole part: offsets count from its start
     if pa.types.is_fixed_size_list(chunk.type):
@@ -143,13 +142,13 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
 
 
-# --- What tells equal texts ------------------------------------------------------------------------------------------
+# --- Keys of texts ---------------------------------------------------------------------------------------------------
 
 
 def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
     """
-    Equal values get equal integers, a null -1: 63 bits of a digest, so that they need not stay in memory. Of two
-    million, two different ones are taken for equal once in four million data sets.
+    Equal values get equal integers, a null -1: 63 bits of a digest. In two million values, a collision has a chance of
+    one in four million.
     """
     return np.fromiter((-1 if value is None else _digest(value) for value in values), dtype=np.int64)
 
@@ -160,7 +159,7 @@ def _digest(value: str | bytes) -> int:
 
 
 def numbered(keys: np.ndarray) -> np.ndarray:
-    """Keys of any shape as 0, 1, 2, ... in the order in which they come first; -1 stays."""
+    """Keys of any shape as 0, 1, 2, ... in the order of first occurrence; -1 stays."""
     numbers = np.full(keys.shape, -1)
     _, first, inverse = np.unique(keys[keys >= 0], return_index=True, return_inverse=True)
     numbers[keys >= 0] = np.argsort(np.argsort(first))[inverse]
@@ -168,7 +167,7 @@ def numbered(keys: np.ndarray) -> np.ndarray:
 
 
 def caption_key_table(captions: Iterable[Any]) -> np.ndarray:
-    """(rows, C) integers, equal for equal captions, -1 where a row has fewer than the most; a null is no caption."""
+    """(rows, C) integers, equal for equal captions, -1 where a row has fewer than C."""
     counts: list[int] = []
 
     def present() -> Iterator[str]:
@@ -182,7 +181,7 @@ def caption_key_table(captions: Iterable[Any]) -> np.ndarray:
 
 
 def is_blank(caption: str | list[str] | None) -> bool:
-    """Whether there is nothing to read: the row is then trained on its label alone."""
+    """Whether there is no visible character."""
     texts = caption if isinstance(caption, list) else [caption]
     return not any(text and text.translate(INVISIBLE).strip() for text in texts)
 
@@ -193,26 +192,25 @@ def _keys_of_vectors(embeds: Embeddings) -> np.ndarray:
 
 
 def _table(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(rows, C) of keys one after the other over the rows, of which each has so many."""
+    """(rows, C) of keys in the order of the rows, `counts` (rows,) each, -1 elsewhere."""
     table = np.full((len(counts), max(1, counts.max(initial=1))), -1, dtype=np.int64)
     table[np.arange(table.shape[1]) < counts[:, None]] = keys
     return table
 
 
-# --- Texts of rows ---------------------------------------------------------------------------------------------------
+# --- Texts -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Texts:
     """
-    T text embeddings of a split's rows, one after the other; rows without a caption have none.
+    T text embeddings in the order of the rows of a split; rows without a caption have none.
 
     Args:
-        embeds: (T, D) float16, indexed by a number, a slice or an array; those of a data set stay on the disk, see
-            [`~g4i_hf.data.texts.Embeddings`].
+        embeds: (T, D) float16, indexed by a number, slice or array.
         starts: (rows + 1,) where the texts of each row start.
         text_keys: (T,) integers, equal for equal texts.
-        caption_keys: (rows, C) integers of all captions of a row, equal for equal captions, -1 where there are fewer.
+        caption_keys: (rows, C) integers, equal for equal captions, -1 where a row has fewer than C.
     """
 
     embeds: np.ndarray | Embeddings
@@ -225,8 +223,7 @@ class Texts:
         """
         Args:
             split: rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`.
-            choice: what becomes of several captions: `sample` and `all` keep them, `mean` averages them into one text
-                of unit norm.
+            choice: of several captions, `mean` averages them into one text of unit norm; `sample` and `all` keep them.
 
         Returns:
             None for a split without text embeddings.
@@ -240,7 +237,7 @@ class Texts:
             captions = (caption_keys >= 0).sum(1)
             embeds, counts = embeds.select(np.repeat(captions > 0, counts)), np.where(captions > 0, counts, 0)
             has_texts = counts > 0
-            if np.array_equal(captions[has_texts], counts[has_texts]):  # else no vector is known to be of a caption
+            if np.array_equal(captions[has_texts], counts[has_texts]):  # else vectors cannot be assigned to captions
                 text_keys = caption_keys[has_texts][caption_keys[has_texts] >= 0]
         if text_keys is None:
             text_keys = _keys_of_vectors(embeds)
@@ -258,8 +255,8 @@ class Texts:
 
     def chosen(self, rows: np.ndarray, draw_seeds: np.ndarray, per_row: int) -> np.ndarray:
         """
-        (n, `per_row`) numbers of the texts of rows (n,), and `NO_TEXT` where there are fewer; of more, one that the
-        seed of the draw (n,) decides.
+        (n, `per_row`) numbers of the texts of rows (n,), `NO_TEXT` where there are fewer; of more than `per_row`, one
+        is drawn by the seed (n,).
         """
         first, counts = self.starts[rows][:, None], (self.starts[rows + 1] - self.starts[rows])[:, None]
         place = np.arange(per_row)
@@ -274,7 +271,7 @@ class Texts:
         return embeds
 
     def mean(self) -> np.ndarray:
-        """(D,) float32: the mean over the rows with a text of the mean of their texts."""
+        """(D,) float32: mean over rows of the mean of their texts."""
         captioned = self.counts[self.counts > 0]
         weights = np.repeat(1.0 / captioned, captioned) / len(captioned)
         total = np.zeros(self.embeds.shape[1])

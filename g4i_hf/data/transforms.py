@@ -1,4 +1,4 @@
-"""From a stored image to the pixels of a training step: JPEG decoding, augmentation by timm, normalization."""
+"""From a stored image to pixels for training: JPEG decoding, augmentation by timm, normalization."""
 
 import io
 import random
@@ -21,20 +21,17 @@ from torchvision.transforms import functional as F
 from ..options import AugmentationArguments
 from .images import content_of, open_image, to_rgb
 
-SIDES_SWAPPED = (5, 6, 7, 8)  # orientations that turn the image by 90 degrees
-LEFT_IS_END, TOP_IS_END = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations whose left or top is an end of the stored image
-# A JPEG can be decoded at one part in 8, 4 or 2 of its size. At a half it takes as long as the whole, as most of the
-# time goes into its entropy code.
-REDUCTIONS = (8, 4)
-MARGIN = 1.5  # the reduced crop has so many pixels a pixel that is wanted: less than 1/255 from the exact result
+SIDES_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that turn the image by 90 degrees
+LEFT_IS_END, TOP_IS_END = (2, 3, 6, 7), (3, 4, 7, 8)  # those whose left or top is an end of the stored image
+REDUCTIONS = (8, 4)  # a JPEG can be decoded at 1/8, 1/4 or 1/2 of its size; at 1/2 that saves no time
+MARGIN = 1.5  # pixels of a reduced crop a pixel of the result, along each side: errors are below 1/255
 SMOOTH = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
 PILLOW = {mode: PILImage.Resampling[mode.name] for mode in (*SMOOTH, InterpolationMode.LANCZOS)}
 
 
 class Normalization:
     """
-    (pixels / 255 - mean) / std, in float32 and in this order: to the bit what torchvision's `ToTensor` and `Normalize`
-    give, on any device.
+    (pixels / 255 - mean) / std in float32: bit for bit torchvision's `ToTensor` and `Normalize`, on any device.
 
     Args:
         mean, std: of the three channels, of pixels between 0 and 1.
@@ -48,23 +45,23 @@ class Normalization:
         """(..., 3, H, W) uint8 -> the same shape in float32, on the device of the pixels."""
         values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
         mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        # One image after the other stays in the processor's cache: half the time; a GPU would rather have all at once
+        # On a CPU, one image at a time stays in the cache and takes half the time
         parts = zip(pixels, values, strict=True) if pixels.dim() == 4 and pixels.is_cpu else [(pixels, values)]
         for part, out in parts:
             torch.div(part, 255, out=out).sub_(mean).div_(std)
         return values
 
 
-# --- JPEGs, decoded as finely as a crop of them needs ----------------------------------------------------------------
+# --- JPEGs -----------------------------------------------------------------------------------------------------------
 
 
 class StoredJpeg:
     """
-    A JPEG before it is decoded. What becomes of it depends on the crop alone, never on what was kept in memory:
+    A JPEG before it is decoded. How it is decoded depends on the crop alone:
 
-    - a crop of many more pixels than are wanted is decoded at a part of its size (Pillow's `draft`);
-    - an upright RGB or grey image is decoded by torchvision, to the same pixels as by Pillow, and resized by torch:
-      the same filters, some values in a thousand differ by one step of 255;
+    - a crop much larger than the result is decoded at a reduced size (Pillow's `draft`);
+    - an upright RGB or grey image is decoded by torchvision, to the same pixels as by Pillow, and resized by torch,
+      where some values in a thousand differ by one step of 255;
     - others (CMYK, rotated by EXIF) go through Pillow.
 
     Args:
@@ -84,7 +81,7 @@ class StoredJpeg:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory, decoded."""
+        """In memory, decoded."""
         return len(self.data) + 3 * self.width * self.height
 
     def resized_crop(
@@ -93,13 +90,13 @@ class StoredJpeg:
         """
         Args:
             top, left, height, width: of the crop, in pixels of the upright image.
-            size: side of the square that it becomes.
+            size: side of the result.
 
         Returns:
-            (3, size, size) uint8, or the same as an image.
+            (3, size, size) uint8, or an image.
 
         Raises:
-            OSError: when the file is damaged, with Pillow's words.
+            OSError: Pillow's, when the file is damaged.
         """
         reduction = next((part for part in REDUCTIONS if min(height, width) >= MARGIN * part * size), 1)
         if reduction > 1 and interpolation != InterpolationMode.NEAREST:
@@ -107,14 +104,14 @@ class StoredJpeg:
         if self.is_plain and interpolation in SMOOTH:
             try:
                 part = self.pixels()[:, top : top + height, left : left + width]
-            except RuntimeError:  # what torchvision does not read; Pillow reads it, or says what is wrong
+            except RuntimeError:  # not supported by torchvision, or damaged
                 self.is_plain = False
             else:
                 return _resized(part, size, SMOOTH[interpolation])
         return F.resized_crop(to_rgb(self._open()), top, left, height, width, [size, size], interpolation)
 
     def pixels(self) -> torch.Tensor:
-        """(3, H, W) uint8, of an image that is upright as it is."""
+        """(3, H, W) uint8, as stored."""
         if self._pixels is None:
             encoded = torch.from_numpy(np.frombuffer(self.data, dtype=np.uint8).copy())
             self._pixels = decode_jpeg(encoded, ImageReadMode.RGB)
@@ -129,7 +126,7 @@ class StoredJpeg:
         stored = self._open()
         stored.draft(None, (stored.width // part, stored.height // part))
         upright = to_rgb(stored)
-        # The last of its columns and rows may stand for fewer than `part`, and these may come first
+        # The last stored columns and rows may stand for fewer than `part`; some orientations put them first
         first_x = upright.width - self.width / part if self.orientation in LEFT_IS_END else 0
         first_y = upright.height - self.height / part if self.orientation in TOP_IS_END else 0
         box = (first_x + left / part, first_y + top / part)
@@ -144,7 +141,7 @@ def _resized(pixels: torch.Tensor, size: int, mode: str) -> torch.Tensor:
 
 
 def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage.Image:
-    """A JPEG not yet decoded; anything else, and an image that is decoded, upright in RGB."""
+    """A JPEG not yet decoded; anything else upright in RGB."""
     if isinstance(stored, dict):
         stored = {"bytes": content_of(stored), "path": stored["path"]}
     image = open_image(stored)
@@ -158,14 +155,13 @@ def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage
 
 class TrainTransform:
     """
-    Called with an image, it gives a float tensor (3, H, W), normalised. In parts, for
-    [`~g4i_hf.data.dataset.CaptionedImages`]: `open_stored`, `fixed`, `drawn` and, once a batch, `normalization`.
+    PIL image -> float tensor (3, H, W), normalised; in parts for [`~g4i_hf.data.dataset.CaptionedImages`].
 
     Args:
-        open_stored: what the data set holds of an image -> what the first step takes.
-        fixed: first steps. They draw nothing, so what they give may be kept.
-        drawn: further steps, to (3, H, W): uint8, or with `normalization` None floats that are normalised already.
-        normalization: of 8-bit pixels.
+        fixed: first steps, without randomness: their result may be cached.
+        drawn: further steps, to (3, H, W): uint8, or with `normalization` None normalised floats.
+        normalization: of 8-bit pixels, applied once a batch.
+        open_stored: stored image -> input of the first step.
     """
 
     def __init__(
@@ -186,7 +182,7 @@ class TrainTransform:
 
 
 class CropOfStored:
-    """timm's random resized crop, box drawn by timm, also of JPEGs that are not decoded yet."""
+    """timm's random resized crop, also of JPEGs that are not decoded yet."""
 
     def __init__(self, crop: RandomResizedCropAndInterpolation):
         self.crop = crop
@@ -194,7 +190,7 @@ class CropOfStored:
     def __call__(self, image: StoredJpeg | PILImage.Image) -> torch.Tensor | PILImage.Image:
         if not isinstance(image, StoredJpeg):
             return self.crop(image)
-        sized = torch.empty((image.height, image.width), device="meta")  # timm asks an image for nothing but its size
+        sized = torch.empty((image.height, image.width), device="meta")  # timm needs the size only
         box = self.crop.get_params(sized, self.crop.scale, self.crop.ratio)
         interpolation = self.crop.interpolation
         if isinstance(interpolation, tuple):
@@ -207,7 +203,7 @@ def open_rgb(stored: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
 
 
 def to_pixels(image: torch.Tensor | PILImage.Image) -> torch.Tensor:
-    """(3, H, W) uint8, in memory of its own."""
+    """(3, H, W) uint8, a contiguous copy."""
     if isinstance(image, torch.Tensor):
         return image.clone(memory_format=torch.contiguous_format)
     return F.pil_to_tensor(image).contiguous()
@@ -227,8 +223,8 @@ def train_transform(
     """
     PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size`, or 224, by default.
 
-    Images of 32-64 px lose too much to a random resized crop from 8% of their area, so `train_crop: pad` resizes them
-    to `size` and takes a random crop after padding, as is usual for CIFAR.
+    `train_crop: pad` resizes to `size` and takes a random crop after padding, as is usual for CIFAR: images of
+    32-64 px lose too much to a random resized crop from 8% of their area.
     """
     size = size or args.image_size or 224
     transform = create_transform(
@@ -253,7 +249,7 @@ def train_transform(
     erasing = [step for step in steps[end + 1 :] if not isinstance(step, transforms.Normalize)]
     in_pillow = not all(isinstance(step, transforms.RandomHorizontalFlip) for step in changes)
     normalization = Normalization(mean, std)
-    # Erasing draws values that are normalised already
+    # Erasing draws normalised values
     last = [to_pixels, normalization, *erasing] if erasing else [to_pixels]
     drawn = [*([to_picture] if in_pillow else []), *changes, *last]
     parts = {"normalization": None if erasing else normalization}
@@ -267,11 +263,11 @@ def train_transform(
 
 
 def _operations(transform: transforms.Compose) -> list[Any]:
-    """The AugmentOps of timm's policies: RandAugment and AugMix have a list of them, AutoAugment lists of lists."""
+    """The AugmentOps of timm's policies: a list in RandAugment and AugMix, lists of lists in AutoAugment."""
     flat = [operation for step in transform.transforms for operation in getattr(step, "ops", ())]
     return flat + [op for step in transform.transforms for policy in getattr(step, "policy", ()) for op in policy]
 
 
 def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict[str, Any]) -> tuple[int]:
-    """timm goes down to 0 bits, which Pillow 13 refuses; earlier versions made the picture black."""
+    """timm goes down to 0 bits: an error in Pillow 13, a black image in earlier versions."""
     return (max(1, level_fn(level, hparams)[0]),)

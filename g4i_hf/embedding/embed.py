@@ -1,8 +1,8 @@
 """
-Captions -> the column `text_embeds`.
+Embed captions: the column `text_embeds`, as a stage.
 
-Every distinct caption is encoded once, in batches of like length; under `accelerate launch` the processes share them.
-The result is a stage of `image_id` and `text_embeds`, which is found again by what its vectors depend on.
+Every distinct caption is encoded once, in batches of similar length; under `accelerate launch` the processes share the
+work. A stage is reused as long as nothing that its vectors depend on has changed.
 """
 
 import hashlib
@@ -65,12 +65,11 @@ def embed_stage(
     images: DatasetDict, args: EncoderArguments, output_dir: str | Path, *, source: str | Source
 ) -> dict[str, Any]:
     """
-    Embeds every caption once and writes a stage of `image_id` and `text_embeds`: (D,) where a row has one caption,
-    (K, D) where the column holds lists of captions. An unfinished run leaves an earlier stage as it was.
+    Writes a stage of `image_id` and `text_embeds`: (D,), or (K, D) where the column holds lists of captions. An
+    interrupted run leaves an earlier stage as it was.
 
     Returns:
-        The stage's `stage.json`, with `reused: True` when the embeddings of the same captions by the same encoder were
-        there already.
+        The stage's `stage.json`, with `reused: True` when the same embeddings were there already.
 
     Raises:
         ValueError: when no split has captions, or when `output_dir` holds something else.
@@ -87,8 +86,8 @@ def with_text_embeds(
     shared: bool = False,
 ) -> DatasetDict:
     """
-    The images with `text_embeds`: their own column, or one embedded now (or earlier) into `embeddings_dir`. When that
-    is `shared` by other data sets and encoders, each of them has a folder of its own in it, and none replaces another.
+    The images with `text_embeds`: their own column, or one embedded now or earlier into `embeddings_dir`, in a
+    subfolder for this dataset and encoder where it is `shared`.
 
     Raises:
         ValueError: when the images have embeddings by another encoder than the one asked for.
@@ -106,8 +105,7 @@ def text_embeds_folder(
     shared: bool = False,
 ) -> Path | None:
     """
-    The stage that [`with_text_embeds`] joins; None where the images have their own column, or no encoder is asked for.
-    Errors as there.
+    The stage that [`with_text_embeds`] joins; None where the images have their own column or there is no encoder.
     """
     if args.text_encoder is None:
         return None
@@ -120,7 +118,7 @@ def text_embeds_folder(
 
 
 def described_embeddings(stage: dict[str, Any], folder: str) -> list[str]:
-    """What is said of the `stage.json` of embeddings in a folder, see [`embed_stage`]."""
+    """Lines for the user about the embeddings in a folder, from their `stage.json`."""
     captions = ", ".join(f"{name} {count:,}" for name, count in stage["captions"].items())
     done = "Already embedded" if stage.get("reused") else "Embedded"
     lines = [
@@ -138,7 +136,7 @@ def described_embeddings(stage: dict[str, Any], folder: str) -> list[str]:
 
 
 def _check_encoder(source: Source, text_encoder: str) -> None:
-    """That a column which is there was made by this encoder, as far as a stage says by which."""
+    """A ValueError when a stage says that another encoder made the column `text_embeds`."""
     places = [(source.captions, source.captions_revision)] if source.captions else []
     for name, revision in [*places, (source.name, source.revision)]:
         made_by = (find_stage(name, revision) or {}).get("text_encoder")
@@ -157,7 +155,7 @@ def _check_encoder(source: Source, text_encoder: str) -> None:
 
 def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
     """
-    The splits that have captions, as the training split alone can, and whether a row can have several.
+    The splits that have captions, and whether a row can have several.
 
     Raises:
         ValueError: when no split has captions, or the column holds something else than texts or lists of texts.
@@ -188,7 +186,7 @@ def texts_of_rows(split: Dataset) -> Iterator[list[str]]:
 
 
 def captions_digest(split: Dataset) -> str:
-    """Other texts, or the same in other rows, have another one."""
+    """Depends on the texts and on the row of each."""
     return ids_digest("\2".join(texts) or "\1" for texts in texts_of_rows(split))
 
 
@@ -210,9 +208,8 @@ def encode_captions(
     captions: list[str], encoder: TextEncoder, args: EncoderArguments, state: PartialState | None = None
 ) -> Encoded:
     """
-    Encodes n captions, equal ones once. They are sorted by length so that batches hold little padding, and those
-    beyond the window have batches of their own: how they are treated changes no bit of the others. Processes of a
-    `state` share them.
+    Encodes n captions, equal ones once, shared among the processes of `state`. They are sorted by length, against
+    padding. Those beyond the window have their own batches, so that `long_captions` changes no bit of the others.
     """
     distinct = list(dict.fromkeys(captions))
     tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))
@@ -242,7 +239,7 @@ def encode_captions(
 
 
 def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: PartialState | None) -> np.ndarray:
-    """(n, D) float16. Every process encodes its share, and gets those of the others."""
+    """(n, D) float16, on every process."""
     rank, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
     share = captions[rank::processes]
     vectors = np.empty((len(share), encoder.dim), dtype=np.float16)
@@ -261,7 +258,7 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
 
 
 def text_embeds_column(vectors: np.ndarray, counts: np.ndarray, several: bool) -> pa.Array:
-    """The vectors (n, D) as a column of rows with so many each, (rows,), one at most unless `several`; 0 is null."""
+    """Vectors (n, D) as a column, `counts` (rows,) of them a row, at most one unless `several`; null for none."""
 
     def fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
@@ -281,7 +278,7 @@ def name_as_text(class_name: str) -> str:
 
 
 def class_name_embeds(class_names: list[str], encoder: TextEncoder, args: EncoderArguments) -> np.ndarray:
-    """(classes, D) of unit norm, as captions that are nothing but the name of a class are embedded."""
+    """(classes, D) unit norm: the names embedded like captions."""
     return encode_captions([name_as_text(name) for name in class_names], encoder, args).vectors
 
 
@@ -290,12 +287,12 @@ def class_name_embeds(class_names: list[str], encoder: TextEncoder, args: Encode
 
 class EmbeddingStage:
     """
-    The embeddings of the captions of images, to be written, or found where they were written.
+    Embeddings of the captions of images, found or to be written.
 
     Attributes:
         splits: those that have captions.
-        settings: of `stage.json`, all that the vectors depend on.
-        folder: where they go; in a folder that is `shared`, `<data set>-<encoder>-<digest of the settings>`.
+        settings: all that the vectors depend on, part of `stage.json`.
+        folder: of the stage; within a `shared` one, `<dataset>-<encoder>-<digest of the settings>`.
 
     Raises:
         ValueError: when no split has captions, or the folder holds something else.
@@ -337,7 +334,7 @@ class EmbeddingStage:
             check_replaceable(self.folder)
 
     def found(self) -> dict[str, Any] | None:
-        """The stage that is there, when it is that of the same captions by the same encoder."""
+        """The `stage.json` that is there, if it has the same source and settings."""
         recorded = self.source.recorded(self.folder)
         recorded.pop("source_columns", None)  # other names of the same columns make no other embeddings
         wanted, present = {"stage": "embedding", **recorded, **self.settings}, read_stage(self.folder)
@@ -353,7 +350,7 @@ class EmbeddingStage:
     def write(self) -> dict[str, Any]:
         """Embeds the captions, unless they are there. Returns the `stage.json`."""
         state = PartialState()
-        # The first decides for all: another run may be writing there while they look
+        # The main process decides for all: another run may be writing there meanwhile
         present = broadcast_object_list([self.found()])[0]
         if present is not None:
             return {**present, "reused": True}
@@ -396,7 +393,7 @@ class EmbeddingStage:
         for attempt in range(3):
             try:
                 return write_stage(self.folder, splits, stage)
-            except OSError:  # another run may be writing there at this very moment: then its folder is in the way
+            except OSError:  # another run may be writing into the same folder
                 if self.found() is not None:
                     logger.info("Another run wrote the same embeddings into %s meanwhile.", self.folder)
                     return

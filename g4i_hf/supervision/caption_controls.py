@@ -1,6 +1,4 @@
-"""
-Controls of training with captions: something else in their place, to tell what of an effect they owe to what they say.
-"""
+"""Controls of a study: something else in place of captions, to separate what they say from other effects."""
 
 import logging
 
@@ -29,13 +27,13 @@ def control_captions(
     leave_out_unlabelled: bool = False,
 ) -> Dataset:
     """
-    Replaces the captions of a training split, their embeddings and with them their keys: after it, rows of equal texts
-    are no negatives of each other, and a text bank holds the new texts. Rows without a caption stay without.
+    Replaces the captions of a training split and their embeddings, and so what counts as equal texts and what is in a
+    text bank. Rows without a caption stay without.
 
     - `class_name`: the name of the row's class, embedded. Rows without a label are given no text.
-    - `random`: a random unit vector for every distinct caption, which is then an identity without a meaning.
+    - `random`: a random unit vector for every distinct caption, which keeps its identity and loses its meaning.
     - `shuffle_class`: captions permuted among the rows of a class. Rows without a label are given none.
-    - `shuffle`: captions permuted among all rows, each for itself, so that rows of one caption get different ones.
+    - `shuffle`: captions permuted among all rows.
 
     Args:
         split: with `text_embeds`, and perhaps `caption` and `caption_weight`. Without `text_embeds` it stays as it is.
@@ -43,7 +41,7 @@ def control_captions(
         seed: of the vectors and permutations.
         class_names: by label.
         encoder: that of the captions, for `class_name`.
-        leave_out_unlabelled: permutes captions among labelled rows alone, as the others will not be trained on.
+        leave_out_unlabelled: permute among labelled rows alone, as the others will not be trained on.
 
     Raises:
         ValueError: when `class_name` has no encoder, or one of another size than the embeddings.
@@ -66,7 +64,7 @@ def control_captions(
 
 
 def _with_class_names(split: Dataset, labels: np.ndarray, names: list[str], encoder: EncoderArguments) -> Dataset:
-    """labels (rows,), negative for rows that are given no text."""
+    """`labels` (rows,) are negative for rows that are given no text."""
     if encoder.text_encoder is None:
         raise ValueError(
             "caption_control is 'class_name', but text_encoder is not set: name the encoder of the captions, with the "
@@ -104,7 +102,7 @@ def _with_random_vectors(split: Dataset, texts: Texts, seed: int) -> Dataset:
 
 
 def _shuffled(split: Dataset, groups: np.ndarray, seed: int) -> Dataset:
-    """Captions and what is said of them, permuted among rows of one group (rows,); a negative one has none."""
+    """Captions and the columns that belong to them, permuted within `groups` (rows,); none for a negative group."""
     generator = np.random.default_rng(seed)
     positions = np.full(len(split), NO_ROW)
     for group in np.unique(groups[groups >= 0]):
@@ -115,7 +113,7 @@ def _shuffled(split: Dataset, groups: np.ndarray, seed: int) -> Dataset:
 
 
 def _taken(vectors: np.ndarray, rows: np.ndarray) -> pa.Array:
-    """Of vectors (n, D) those of rows (m,), as a column; null where the row is negative."""
+    """Vectors (n, D) by row numbers (m,), as a column; null for a negative one."""
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     return column.take(pa.array(rows, mask=rows < 0))
 

@@ -1,4 +1,4 @@
-"""Controls of studies: fewer labels, wrong labels, rare classes. Evaluated splits stay as they are."""
+"""Controls of a study on labels of the training split: fewer, wrong, long-tailed."""
 
 import hashlib
 import logging
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
     """
-    Keeps the labels of a share of each class, rounded, of at least one row; the labels of the others become null.
+    Keeps the labels of a share of each class, rounded, of at least one row; the others become null.
 
-    Rows are ranked by a hash of the seed and their `image_id`. So which are kept depends neither on the order of the
-    rows nor on the other classes, and those of a smaller fraction are among those of a larger one.
+    Rows are ranked by a hash of the seed and their `image_id`: the choice depends neither on the order of the rows nor
+    on other classes, and labels of a smaller fraction are among those of a larger one.
 
     Args:
-        split: rows with `image_id` and, where there are any, `label`. Unlabelled ones stay so and are not counted.
+        split: rows with `image_id`, and perhaps `label`. Unlabelled ones are not counted.
         fraction: in (0, 1].
     """
     labels = labels_of(split)
@@ -40,14 +40,14 @@ def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
 
 def with_label_noise(split: Dataset, rate: float, seed: int, num_labels: int, kind: str = "symmetric") -> Dataset:
     """
-    Makes a share of the labels of each class wrong. Which, is drawn as in [`keep_label_fraction`]: the wrong labels of
-    a lower rate are among those of a higher one.
+    Makes a share of the labels of each class wrong, drawn as in [`keep_label_fraction`]: the wrong labels of a lower
+    rate are among those of a higher one.
 
     Args:
         split: rows with `image_id` and `label`; with `text_embeds` for `confusable`.
         rate: share of the labels, in [0, 1).
-        kind: `symmetric`, any other class with the same probability; or `confusable`, the class whose mean caption is
-            most like that of the true class.
+        kind: `symmetric`, any other class with equal probability; or `confusable`, the class with the nearest mean of
+            text embeddings.
     """
     labels = labels_of(split)
     if rate <= 0 or not (labels >= 0).any():
@@ -64,12 +64,12 @@ def with_label_noise(split: Dataset, rate: float, seed: int, num_labels: int, ki
 
 def with_long_tail(split: Dataset, factor: float, seed: int) -> Dataset:
     """
-    Leaves out rows so that class k of C keeps the share factor ** (-k / (C - 1)), of at least one row: the long tail
-    of Cao et al. (2019, arXiv 1906.07413). Rows without a label stay.
+    Keeps of class k of C the share factor ** (-k / (C - 1)), of at least one row: the long tail of Cao et al. (2019,
+    arXiv 1906.07413). Rows without a label stay.
 
     Args:
         split: rows with `image_id` and `label`.
-        factor: images of the first class over those of the last, where all had the same number.
+        factor: images of the first class over those of the last, of classes of equal size.
     """
     labels = labels_of(split)
     classes = np.unique(labels[labels >= 0])
@@ -85,7 +85,7 @@ def with_long_tail(split: Dataset, factor: float, seed: int) -> Dataset:
 
 
 def _ranked(split: Dataset, labels: np.ndarray, seed: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Of each class its rows in the order of their ranks, and these: uint64 by the seed and `image_id` alone."""
+    """Label, rows in the order of their ranks, and ranks of each class: uint64 of the seed and `image_id` alone."""
     texts = [f"{seed} {image_id}".encode() for image_id in split[columns.IMAGE_ID][:]]
     hashes = [hashlib.blake2b(text, digest_size=8).digest() for text in texts]
     ranks = np.frombuffer(b"".join(hashes), dtype="<u8")
@@ -96,7 +96,7 @@ def _ranked(split: Dataset, labels: np.ndarray, seed: int) -> Iterator[tuple[int
 
 
 def _most_alike(split: Dataset, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """(C,) for each class the other one whose mean caption is nearest by cosine."""
+    """(C,) for each class the other one with the nearest mean of text embeddings, by cosine."""
     texts = Texts.of(split, "mean")
     if texts is None:
         raise ValueError("label_noise_kind is 'confusable', which needs captions that are embedded.")
@@ -107,5 +107,5 @@ def _most_alike(split: Dataset, labels: np.ndarray, num_labels: int) -> np.ndarr
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     alike = means @ means.T
     np.fill_diagonal(alike, -np.inf)
-    alike[:, ~np.isin(np.arange(num_labels), labels[rows])] = -np.inf  # nothing is known of their captions
+    alike[:, ~np.isin(np.arange(num_labels), labels[rows])] = -np.inf  # classes without captions
     return alike.argmax(1)

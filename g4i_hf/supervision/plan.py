@@ -1,4 +1,4 @@
-"""`supervision: auto`: what captions are worth here, estimated before training, and so how they are used."""
+"""`supervision: auto`: choose how captions are used, from estimates made before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ WEIGHT_AGAINST_NOISE = 3.0
 @dataclass
 class Estimates:
     """
-    What is known before training. Shares in [0, 1]; None where it could not be estimated.
+    Shares in [0, 1]; None where it could not be estimated.
 
     Attributes:
-        captions: held-out rows whose class their caption tells.
-        image: the same of a probe of image features; None without such features.
-        both: the same of both views together; that of captions without image features.
-        noise: labels that are wrong; `noise_interval` its 95% interval.
-        unlabelled: training rows that have a caption and no label.
-        agreement: of these, rows for which both views name the same class; None without image features.
+        captions: accuracy on held-out rows of the classifier of captions.
+        image: the same of a probe of image features, if there are any.
+        both: the same of both views together, or of captions alone.
+        noise: wrong labels; `noise_interval` its 95% interval.
+        unlabelled: training rows with a caption and no label.
+        agreement: of these, rows where both views predict the same class.
     """
 
     captions: float | None
@@ -42,7 +42,7 @@ class Plan:
         supervision: `none`, `soft` or `pseudo`.
         label_noise: `keep`, `soften` or `relabel`.
         soft_label_weight: 0 without soft labels.
-        reasons: lines for the user, where it was chosen.
+        reasons: lines for the user, of a plan that was chosen.
     """
 
     supervision: str

@@ -1,4 +1,4 @@
-"""What a training split is learned from: of its labels and captions, those that the options leave or put there."""
+"""Supervision of a training split: the controls of a study, then labels and soft labels from captions."""
 
 import hashlib
 import json
@@ -32,12 +32,12 @@ PROBABILITIES, FACTS = "probabilities.npy", "supervision.json"
 @dataclass
 class CaptionedRows:
     """
-    The rows of a split with a caption that counts: it is embedded, and its weight is not zero.
+    The rows of a split whose caption is embedded and has a weight above zero.
 
     Attributes:
         rows: (n,) their numbers in the split.
-        labels: (n,) class indices, negative for rows without a label.
-        texts: of the whole split, the mean where a row has several captions.
+        labels: (n,) class indices, negative without a label.
+        texts: of the whole split; several captions of a row by their mean.
     """
 
     rows: np.ndarray
@@ -46,7 +46,7 @@ class CaptionedRows:
 
     @classmethod
     def of(cls, split: Dataset) -> "CaptionedRows":
-        """split: rows with `text_embeds`, and perhaps `label` and `caption_weight`."""
+        """`split` needs `text_embeds`; it may have `label` and `caption_weight`."""
         texts = Texts.of(split, "mean")
         counts = texts.counts > 0
         if columns.CAPTION_WEIGHT in split.column_names:
@@ -55,7 +55,7 @@ class CaptionedRows:
         return cls(rows, labels_of(split)[rows], texts)
 
     def text_embeds(self) -> np.ndarray:
-        """(n, D) float16, read now."""
+        """(n, D) float16, in memory."""
         return np.asarray(self.texts.embeds[self.texts.starts[self.rows]])
 
 
@@ -63,10 +63,9 @@ class CaptionedRows:
 class Supervised:
     """
     Attributes:
-        split: the training rows; with `soft_labels` where they learn from them.
+        split: the training rows, perhaps with `soft_labels`.
         plan: how captions are used.
-        facts: `supervision`, `caption_accuracy_estimate`, `label_noise_estimate` and what they were made of, as JSON
-            values.
+        facts: the plan and its estimates, for `all_results.json`.
     """
 
     split: Dataset
@@ -77,7 +76,7 @@ class Supervised:
 def controlled(
     training: Dataset, run: RunArguments, encoder: EncoderArguments, class_names: list[str], seed: int
 ) -> Dataset:
-    """The training rows after the controls of a study. Labels first: one that is not kept plays no part after it."""
+    """The training rows after the controls of a study, those of labels before those of captions."""
 
     def seed_or(own: int | None) -> int:
         return seed if own is None else own
@@ -114,10 +113,9 @@ def supervise(
         run: `supervision`, `label_noise` and `unlabelled`.
         num_labels: C.
         seed: of the folds.
-        soft_label_weight: given by the user.
-        image_features: (rows, F) a second view, in the main process; called by all processes at once.
-        folder: keeps the probabilities, so that a resumed run and other processes read what was found; None: nothing
-            is written.
+        soft_label_weight: the user's; None for the default of the plan.
+        image_features: called by all processes, gives (rows, F), a second view, in the main process.
+        folder: keeps the probabilities for other processes and a resumed run; None: nothing is written.
 
     Raises:
         ValueError: without text embeddings, or when captions of fewer than two classes are labelled.
@@ -157,7 +155,7 @@ def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
 
 
 def warn_of_silent_captions(training: Dataset) -> None:
-    """Says, before training, that captions of unlabelled images could teach the classifier, where they do not."""
+    """Warns that captions of unlabelled images are not used for the classifier."""
     if columns.TEXT_EMBEDS not in training.column_names:
         return
     labels = CaptionedRows.of(training).labels
@@ -179,7 +177,7 @@ def _estimated(
 ) -> tuple[np.ndarray, Estimates]:
     """
     (n, C) float16 probabilities, out of fold for labelled rows, and estimates. The main process fits the classifier;
-    the others, and a resumed run, read from `folder` what it found.
+    the others, and a resumed run, read the result from `folder`.
     """
     text_embeds = captioned.text_embeds()
 
@@ -231,13 +229,13 @@ def _fitted(
     return classifier.out_of_fold_, estimates
 
 
-# --- What is learned from it -----------------------------------------------------------------------------------------
+# --- Labels and soft labels ------------------------------------------------------------------------------------------
 
 
 def _learned(
     training: Dataset, captioned: CaptionedRows, probabilities: np.ndarray, plan: Plan, estimates: Estimates
 ) -> Dataset:
-    """The split with the labels, and perhaps soft labels, that the plan gives its rows."""
+    """The split with the labels and soft labels of the plan."""
     rows, given = captioned.rows, captioned.labels
     labels = labels_of(training)
     found, contradicted = labels.copy(), np.zeros(len(rows), dtype=bool)
@@ -256,14 +254,14 @@ def _learned(
     if not taught.any():
         return split
     if taught.all() and len(rows) == len(training):
-        return with_soft_labels(split, probabilities)  # stays where it is, on the disk
+        return with_soft_labels(split, probabilities)  # a memory-mapped file stays one
     soft = np.zeros((len(training), probabilities.shape[1]), dtype=np.float16)
     soft[rows[taught]] = probabilities[taught]
     return with_soft_labels(split, soft)
 
 
 def with_soft_labels(split: Dataset, soft: np.ndarray) -> Dataset:
-    """The split with the column `soft_labels`: (rows, C) probabilities, zeros for a row without."""
+    """Adds the column `soft_labels`: `soft` (rows, C), zeros for a row without."""
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(soft, np.float16).reshape(-1)), soft.shape[1])
     feature = List(Value("float16"), length=soft.shape[1])
     return split.add_column(columns.SOFT_LABELS, values, feature=feature)

@@ -1,0 +1,339 @@
+"""Controls of studies: few, wrong and rare labels; something else in place of captions. Evaluated splits stay."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from g4i_hf.cli import parse_options
+from g4i_hf.commands import train
+from g4i_hf.data import CaptionedImages
+from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
+from g4i_hf.data.texts import numbered
+from g4i_hf.embedding import EncoderArguments, load_encoder
+from g4i_hf.supervision.caption_controls import control_captions
+from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
+from g4i_hf.training.optimization import class_weights_of
+from g4i_hf.workflows.train import TrainingRun
+
+DIM, UNEVEN, EVEN = 5, (40, 10, 3, 1), (20, 20, 20, 20)
+NAMES = ["animal-bird", "hot_dog", "sky", "elk"]
+CONTROLS = ["class_name", "random", "shuffle_class", "shuffle"]
+NO_ENCODER = EncoderArguments()
+
+
+def vector_of(text: str) -> np.ndarray:
+    vector = np.random.default_rng(list(text.encode())).standard_normal(DIM)
+    return vector / np.linalg.norm(vector)
+
+
+def rows_of(labels: list, captions: list) -> Dataset:
+    """Rows with ids id-0, ...; each caption has a vector of its own. Row 2 has the caption weight 0.5, others 1."""
+    vector, text = List(Value("float16"), length=DIM), Value("string")
+    if any(isinstance(caption, list) for caption in captions):
+        vector, text = List(vector), List(text)
+    features = Features(
+        image=Image(decode=False),
+        label=ClassLabel(names=NAMES),
+        image_id=Value("string"),
+        caption=text,
+        text_embeds=vector,
+        caption_weight=Value("float32"),
+    )
+    white = Image().encode_example(PILImage.new("RGB", (8, 8), "white"))
+    embeds = [
+        [vector_of(text) for text in caption] if isinstance(caption, list) else caption and vector_of(caption)
+        for caption in captions
+    ]
+    columns = {"image": [white] * len(labels), "label": labels, "caption": captions, "text_embeds": embeds}
+    columns |= {"image_id": [f"id-{row}" for row in range(len(labels))]}
+    columns |= {"caption_weight": [0.5 if row == 2 else 1.0 for row in range(len(labels))]}
+    return Dataset.from_dict(columns, features=features)
+
+
+def sorted_rows(sizes: tuple[int, ...]) -> Dataset:
+    """So many rows of each class, one class after the other, with two captions a class in turn."""
+    labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    return rows_of(labels, [f"{label}, {row % 2}" for row, label in enumerate(labels)])
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Dataset:
+    return sorted_rows(UNEVEN)
+
+
+@pytest.fixture(scope="module")
+def even() -> Dataset:
+    return sorted_rows(EVEN)
+
+
+def counts(labels: np.ndarray) -> list[int]:
+    return np.bincount(labels[labels >= 0], minlength=4).tolist()
+
+
+def half_unlabelled(split: Dataset) -> Dataset:
+    return with_labels(split, np.where(np.arange(len(split)) % 2, labels_of(split), -100))
+
+
+def turned(split: Dataset) -> Dataset:
+    return split.select(range(len(split))[::-1]).flatten_indices()
+
+
+# --- Few labels ------------------------------------------------------------------------------------------------------
+
+
+def kept_ids(split: Dataset, fraction: float, seed: int = 0) -> set[str]:
+    kept = keep_label_fraction(split, fraction, seed)
+    assert kept.features == split.features and kept["image_id"][:] == split["image_id"][:]
+    return {row["image_id"] for row in kept if row["label"] is not None}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))]
+)
+def test_each_class_keeps_its_share_of_labels_and_one_at_least(uneven, fraction, expected):
+    labels, truth = labels_of(keep_label_fraction(uneven, fraction, seed=0)), labels_of(uneven)
+    assert counts(labels) == expected and (labels[labels >= 0] == truth[labels >= 0]).all()
+
+
+def test_labels_of_smaller_fractions_are_among_those_of_larger_ones(uneven):
+    shares = [kept_ids(uneven, fraction) for fraction in (0.05, 0.1, 0.3, 0.31, 0.9)]
+    assert all(smaller <= larger for smaller, larger in zip(shares, shares[1:], strict=False))
+    assert kept_ids(turned(uneven), 0.3) == shares[2] != kept_ids(uneven, 0.3, seed=1)
+    # Those of a seed stay the same: results of other versions could not be compared
+    assert shares[1] == {"id-0", "id-12", "id-20", "id-29", "id-48", "id-51", "id-53"}
+    assert sorted(labelled_rows(keep_label_fraction(uneven, 0.1, seed=0))["image_id"][:]) == sorted(shares[1])
+    with pytest.raises(ValueError, match="unlabelled is 'drop', but no row .* has a label"):
+        labelled_rows(uneven.remove_columns("label"))
+
+
+def test_labels_that_are_not_kept_are_nowhere(uneven):
+    """Neither in items, nor in the weights of the classes, nor in a text bank."""
+    few, kept = keep_label_fraction(uneven, 0.1, seed=0), kept_ids(uneven, 0.1)
+    images = CaptionedImages(few, lambda image: torch.zeros(3, 8, 8))
+    truth = zip(labels_of(uneven), uneven["image_id"][:], strict=True)
+    assert [images[row]["labels"] for row in range(len(images))] == [
+        label if image_id in kept else -100 for label, image_id in truth
+    ]
+    weights = class_weights_of("balanced", 4, images)  # 4, 1, 1 and 1 labels: each class counts as much as another
+    assert weights.tolist() == pytest.approx([7 / 16, 7 / 4, 7 / 4, 7 / 4])
+    labels = np.where(np.arange(len(uneven)) < 2, 0, -100)  # both captions of class 0 have a labelled image
+    bank = CaptionedImages(with_labels(uneven, labels), lambda image: image).text_bank()
+    found = dict(zip(numbered(bank["text_keys"]).tolist(), bank["labels"].tolist(), strict=True))
+    assert found == {0: 0, 1: 0} | dict.fromkeys(range(2, 7), -100)
+
+
+# --- Wrong labels ----------------------------------------------------------------------------------------------------
+
+
+def noisy(split: Dataset, rate: float, seed: int = 0, kind: str = "symmetric") -> np.ndarray:
+    found = with_label_noise(split, rate, seed, 4, kind)
+    assert found.features == split.features and found["image_id"][:] == split["image_id"][:]
+    return labels_of(found)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "confusable"])
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.05, 1), (0.24, 5), (0.5, 10), (0.95, 19)])
+def test_of_each_class_that_share_of_labels_is_wrong(even, rate, expected, kind):
+    truth, found = labels_of(even), noisy(even, rate, kind=kind)
+    assert counts(truth[found != truth]) == [expected] * 4 and found.min() >= 0 and found.max() < 4
+    rates = [noisy(even, each, kind=kind) for each in (0.1, 0.3, 0.8)]
+    for fewer, more in zip(rates, rates[1:], strict=False):  # of a lower rate among those of a higher one
+        assert (more == fewer)[fewer != truth].all()
+
+
+def test_wrong_labels_depend_on_seed_and_image_id_alone(even):
+    assert (noisy(turned(even), 0.4) == noisy(even, 0.4)[::-1]).all()
+    assert (noisy(even, 0.4, seed=1) != noisy(even, 0.4)).any()
+    fewer = even.select(np.flatnonzero(labels_of(even) != 0))  # another class does not matter
+    assert (noisy(fewer, 0.4) == noisy(even, 0.4)[20:]).all()
+    # Those of a seed stay the same: results of other versions could not be compared
+    assert np.flatnonzero(noisy(even, 0.1) != labels_of(even)).tolist() == [0, 12, 20, 29, 47, 48, 67, 72]
+    some = half_unlabelled(even)
+    found = noisy(some, 0.5)
+    assert (found[::2] == -100).all() and (found != labels_of(some)).sum() == 20
+
+
+def test_symmetric_labels_are_any_other_class():
+    found = noisy(sorted_rows((1500, 10, 10, 10)), 0.9)[:1500]
+    assert abs(np.asarray(counts(found)[1:]) - 450).max() < 60  # three standard deviations
+
+
+def test_confusable_labels_are_the_class_whose_captions_are_most_alike():
+    """Means of captions: class 1 is between 0 and 2, nearer to 0; class 3 is opposite to all."""
+    split = sorted_rows((4, 4, 4, 4))
+    vectors, angles = np.zeros((16, DIM)), np.radians([0, 20, 60, 200])
+    vectors[:, 0], vectors[:, 1] = np.cos(angles).repeat(4), np.sin(angles).repeat(4)
+    vectors[[0, 1], 1] += [0.3, -0.3]  # their mean is what counts
+    feature = split.features["text_embeds"]
+    split = split.remove_columns("text_embeds").add_column("text_embeds", vectors.tolist(), feature=feature)
+    truth, found = labels_of(split), noisy(split, 0.5, kind="confusable")
+    assert [set(found[(truth == label) & (found != truth)].tolist()) for label in range(4)] == [{1}, {0}, {1}, {2}]
+    # A class without captions has no mean: it is never the nearest
+    opposite = split.select([*range(4), *range(12, 16)])
+    assert counts(noisy(opposite, 0.5, kind="confusable")) == [4, 0, 0, 4]
+    with pytest.raises(ValueError, match="label_noise_kind is 'confusable', which needs captions that are embedded"):
+        noisy(split.remove_columns("text_embeds"), 0.5, kind="confusable")
+
+
+# --- Rare classes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(1, [20] * 4), (8, [20, 10, 5, 3]), (20, [20, 7, 3, 1]), (1000, [20, 2, 1, 1])]
+)
+def test_classes_fall_off_exponentially(even, factor, expected):
+    found = with_long_tail(even, factor, seed=0)
+    assert counts(labels_of(found)) == expected and found.features == even.features
+    assert found["image_id"][:] == sorted(found["image_id"][:], key=even["image_id"][:].index)
+
+
+def test_a_longer_tail_is_within_a_shorter_one_and_rows_without_a_label_stay(even):
+    ids = [set(with_long_tail(even, factor, seed=0)["image_id"][:]) for factor in (1, 5, 10, 100)]
+    assert all(longer < shorter for shorter, longer in zip(ids, ids[1:], strict=False))
+    assert set(with_long_tail(turned(even), 10, seed=0)["image_id"][:]) == ids[2]
+    assert set(with_long_tail(even, 10, seed=1)["image_id"][:]) != ids[2]
+    found = labels_of(with_long_tail(half_unlabelled(even), 10, seed=0))
+    assert (found < 0).sum() == 40 and counts(found) == [10, 5, 2, 1]
+
+
+# --- Captions --------------------------------------------------------------------------------------------------------
+
+
+def captioned(rows: int = 36) -> Dataset:
+    """Three classes in turn, each with three captions of several rows. Row 0 has no caption, row 1 no label."""
+    labels = [row % 3 for row in range(rows)]
+    captions = [f"{label}, {row // 3 % 3}" for row, label in enumerate(labels)]
+    captions[0], labels[1] = None, None
+    return rows_of(labels, captions)
+
+
+def controlled(split: Dataset, control: str, seed: int = 0, encoder=NO_ENCODER, **options) -> Dataset:
+    after = control_captions(split, control, seed=seed, class_names=NAMES, encoder=encoder, **options)
+    for name in ("image", "image_id", "label"):
+        assert after[name][:] == split[name][:]
+    return after
+
+
+def same(values: list) -> np.ndarray:
+    """(n, n) which are equal."""
+    return np.asarray(values)[:, None] == np.asarray(values)
+
+
+def assert_vectors_belong_to_captions(split: Dataset, vector=vector_of) -> None:
+    for caption, found in zip(split["caption"][:], split["text_embeds"][:], strict=True):
+        assert (caption is None) == (found is None)
+        if caption is not None:
+            np.testing.assert_allclose(found, vector(caption), atol=1e-3)
+
+
+def test_class_names_take_the_place_of_captions_where_the_class_is_known(static_folder):
+    split, encoder = captioned(), EncoderArguments(text_encoder=str(static_folder), text_encoder_prompt="a red ")
+    after = controlled(split, "class_name", encoder=encoder)
+    words = ["animal bird", "hot dog", "sky"]
+    assert after["caption"][:] == [None, None, "sky", *(words[row % 3] for row in range(3, 36))]
+    library = load_encoder(str(static_folder), prompt="a red ")  # as the captions were embedded
+    assert_vectors_belong_to_captions(after, lambda caption: library.encode([caption])[0])
+    images = CaptionedImages(after, lambda image: image)
+    assert images.caption_weight[:4].tolist() == [0, 0, 0.5, 1]
+    assert (same(images.caption_keys[3:, 0]) == same(images.labels[3:])).all()
+    assert sorted(images.text_bank()["labels"].tolist()) == [0, 1, 2]
+
+
+def test_class_names_need_the_encoder_of_the_captions(clip_folder):
+    with pytest.raises(ValueError, match="caption_control is 'class_name', but text_encoder is not set"):
+        controlled(captioned(), "class_name")
+    with pytest.raises(ValueError, match="gives vectors of 6 numbers and the captions have vectors of 5"):
+        controlled(captioned(), "class_name", encoder=EncoderArguments(text_encoder=str(clip_folder)))
+
+
+def test_random_vectors_are_one_for_each_distinct_caption():
+    split = captioned()
+    after = controlled(split, "random")
+    assert after["caption"][:] == split["caption"][:] and after.features == split.features
+    table = np.asarray(after["text_embeds"][1:], dtype=np.float32)
+    assert after["text_embeds"][0] is None
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-3)
+    assert ((table[:, None] == table).all(-1) == same(split["caption"][1:])).all()
+    assert not any(np.allclose(table[row], vector_of(split["caption"][row + 1]), atol=0.01) for row in range(35))
+    assert controlled(split.remove_columns("caption"), "random")["text_embeds"][:] == after["text_embeds"][:]
+    lists = rows_of([0] * 5, [None, ["a", "b"], ["c"], ["b", "c"], ["a"]])
+    vectors = controlled(lists, "random")["text_embeds"][:]
+    assert [vector and len(vector) for vector in vectors] == [None, 2, 1, 2, 1]
+    assert vectors[1][1] == vectors[3][0] and vectors[2][0] == vectors[3][1] and vectors[1][0] == vectors[4][0]
+
+
+def test_captions_are_shuffled_within_their_class():
+    split = captioned()
+    after = controlled(split, "shuffle_class")
+    for label in range(3):
+        before, now = (Counter(row["caption"] for row in rows if row["label"] == label) for rows in (split, after))
+        assert before == now
+    assert_vectors_belong_to_captions(after)
+    assert after["caption"][:] != split["caption"][:] and after["caption"][1] is None  # whose class is not known
+    texts = zip(after["caption"][:], after["caption_weight"][:], strict=True)
+    assert [caption for caption, weight in texts if weight == 0.5] == ["2, 0"]  # the weight went with its caption
+
+
+def test_captions_are_shuffled_over_all_rows_so_that_neither_class_nor_text_is_left():
+    """600 rows of 9 captions: after it the caption of a row says nothing of the one it had."""
+    split = captioned(600)
+    after = controlled(split, "shuffle")
+    before, now = split["caption"][1:], after["caption"][1:]
+    assert Counter(before) == Counter(now) and after["caption"][0] is None
+    assert_vectors_belong_to_captions(after)
+    pairs, expected = Counter(zip(before, now, strict=True)), 599 / 81
+    # 64 degrees of freedom: above 105 in one of a thousand
+    assert len(pairs) == 81 and sum((count - expected) ** 2 / expected for count in pairs.values()) < 105
+    assert (same(CaptionedImages(after, lambda image: image).caption_keys[1:, 0]) == same(now)).all()
+
+
+def test_captions_of_rows_that_are_left_out_go_to_no_other():
+    split = rows_of([0, None, None, 1, 2, 0], [None, *(f"caption {row}" for row in range(1, 6))])
+    after = controlled(split, "shuffle", leave_out_unlabelled=True)
+    assert sorted(after["caption"][3:]) == [f"caption {row}" for row in range(3, 6)]
+    assert after["caption"][:3] == [None] * 3
+
+
+# --- Through the options ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, uneven, even):
+    folder = tmp_path_factory.mktemp("controls") / "data"
+    folder.mkdir()
+    uneven.to_parquet(folder / "train.parquet")
+    even.to_parquet(folder / "validation.parquet")
+    return folder
+
+
+def splits_of(folder, *words: str) -> dict[str, Dataset]:
+    argv = ["--dataset_name", str(folder), "--output_dir", str(folder.parent / "run"), *words]
+    run = TrainingRun(*parse_options(train.OPTIONS, argv))
+    run.load()
+    return run.splits
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_controls_change_the_training_split_alone_labels_first_and_of_the_baseline_too(folder, static_folder, control):
+    words = ["--label_noise_rate", "0.5", "--long_tail_factor", "5", "--label_fraction", "0.5", "--seed", "3"]
+    words += ["--caption_control", control, "--text_encoder", str(static_folder)]
+    splits = splits_of(folder, *words)
+    training, given = splits["train"], sorted_rows(UNEVEN)
+    truth = dict(zip(given["image_id"], given["label"], strict=True))
+    found, own = labels_of(training), np.asarray([truth[image_id] for image_id in training["image_id"][:]])
+    # The tail of 40, 10, 3 and 1, then the labels that are kept, then those made wrong
+    assert counts(own) == [40, 6, 1, 1] and counts(own[found >= 0]) == [20, 3, 1, 1]
+    assert ((found >= 0) & (found != own)).sum() == 10 + 2 + 1 + 1
+    captioned = np.asarray([caption is not None for caption in training["caption"][:]])
+    assert (captioned == ((found >= 0) | (control in ("random", "shuffle")))).all()
+    assert labels_of(splits["validation"]).tolist() == labels_of(sorted_rows(EVEN)).tolist()
+    assert splits["validation"]["caption"][:] == sorted_rows(EVEN)["caption"][:]
+    again = splits_of(folder, *words, "--align_weight", "0")["train"]
+    assert again["label"][:] == training["label"][:] and again["caption"][:] == training["caption"][:]
+    few = ["--label_fraction", "0.1", "--label_seed", "3"]  # which is one of their own
+    one, other = (splits_of(folder, *few, "--seed", seed, "--unlabelled", "drop")["train"] for seed in "34")
+    assert one["image_id"][:] == other["image_id"][:] and len(one) == 7

@@ -1,0 +1,161 @@
+"""Stages: columns joined to images by `image_id`, folders that move together, folders that are replaced as a whole."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict, Features, List, Value
+from test_loading import rows, save_pictures
+
+from g4i_hf import load_images
+from g4i_hf.data import open_images
+from g4i_hf.data.stage import read_stage, write_stage
+from g4i_hf.files import replacing, take_back
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder of images with ids 0 to 3 of `train` and a, b of `test`, the former with embeddings of one number."""
+    train = rows(4).add_column("image_id", list("0123")).add_column("text_embeds", [[0.0]] * 4)
+    DatasetDict(train=train, test=rows(2).add_column("image_id", list("ab"))).save_to_disk(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def stage_of(images: Path, ids: str, **columns) -> Path:
+    """A stage beside the images, with an embedding that tells which id it belongs to."""
+    features = Features({"image_id": Value("string"), "text_embeds": List(Value("float16"), length=2)})
+    embeds = [[float(ord(image_id)), 0.5] for image_id in ids]
+    train = Dataset.from_dict({"image_id": list(ids), "text_embeds": embeds}, features=features)
+    for name, values in columns.items():
+        train = train.add_column(name, values)
+    write_stage(images.with_name("stage"), {"train": train}, {"stage": "embedding", "source": "../images"})
+    return images.with_name("stage")
+
+
+# --- Joined ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ids", ["0123", "3102", "9031x2"], ids=["same order", "other order", "more rows"])
+def test_a_stage_is_joined_by_image_id_and_no_image_is_copied(images, ids):
+    before = {path: path.stat().st_mtime_ns for path in images.rglob("*")}
+    splits = load_images(stage_of(images, ids))
+    assert splits["train"]["image_id"][:] == list("0123")
+    assert [embed[0] for embed in splits["train"]["text_embeds"]] == [float(ord(i)) for i in "0123"]
+    assert splits["train"].features["text_embeds"] == List(Value("float16"), length=2)
+    assert splits["train"]["caption"][:] == [f"caption {i}" for i in range(4)]
+    assert "text_embeds" not in splits["test"].column_names  # the stage has no such split
+    # The joined table still lies in the file of the images
+    files = {file["filename"] for file in splits["train"].cache_files}
+    assert str(next((images / "train").glob("*.arrow"))) in files
+    assert {path: path.stat().st_mtime_ns for path in images.rglob("*")} == before
+
+
+def test_new_captions_take_the_place_of_earlier_ones_and_of_what_was_made_of_them(images):
+    """Embeddings, weights and statuses of the earlier captions are not those of the new ones."""
+    captions = Dataset.from_dict({"image_id": list("0123"), "caption": [f"new {i}" for i in range(4)]})
+    write_stage(images.with_name("captions"), {"train": captions}, {"stage": "captioning", "source": "../images"})
+    train = open_images(str(images.with_name("captions")))["train"]
+    assert train["caption"][:] == ["new 0", "new 1", "new 2", "new 3"] and "text_embeds" not in train.column_names
+    both = open_images(str(stage_of(images, "0123", caption=[f"later {i}" for i in range(4)])))["train"]
+    assert both["caption"][0] == "later 0" and both["text_embeds"][0] == [48.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ("012", r"split 'train': 1 of 4 images have no row there, the first is '3'. Run the stage again"),
+        ("01232", r"Split 'train', column 'image_id', row 4: '2', which row 2 has too"),
+    ],
+    ids=["missing row", "doubled row"],
+)
+def test_a_stage_that_does_not_fit_is_an_error(images, ids, message):
+    with pytest.raises(ValueError, match=message):
+        open_images(str(stage_of(images, ids)))
+
+
+def test_a_stage_moves_together_with_its_images_and_else_says_where_they_were(images, tmp_path):
+    stage_of(images, "0123")
+    assert read_stage(tmp_path / "stage")["source"] == "../images"
+    (tmp_path / "moved").mkdir()
+    for name in ("images", "stage"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    assert "text_embeds" in open_images(str(tmp_path / "moved" / "stage"))["train"].column_names
+    (tmp_path / "moved" / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"those of \.\./images, .*that folder is gone. Put it back"):
+        open_images(str(tmp_path / "moved" / "stage"))
+
+
+def test_embeddings_that_are_damaged_are_named(images):
+    file = stage_of(images, "0123") / "train.parquet"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        load_images(file.parent)
+
+
+def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
+    save_pictures(tmp_path, ["cat/1.png"])
+    with pytest.raises(ValueError, match="holds other files, which a stage would replace. Choose a folder of its own"):
+        write_stage(tmp_path, {"train": Dataset.from_dict({"image_id": ["a"]})}, {})
+    assert (tmp_path / "cat" / "1.png").is_file()
+
+
+# --- Replaced as a whole ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "old.txt").write_text("earlier")
+    return tmp_path / "made"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_new_folder_takes_the_place_of_the_earlier_one_also_behind_a_link(place):
+    link = place.with_name("link")
+    link.symlink_to(place)
+    for target in (place, place.parent / "deep" / "fresh", link):
+        with replacing(target) as folder:
+            assert names(folder) == []
+            take_back(target)  # what a running process writes is left alone
+            (folder / "new.txt").write_text("later")
+        assert names(target) == ["new.txt"]
+    assert link.is_symlink() and sorted(path.name for path in place.parent.iterdir()) == ["deep", "link", "made"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_after_an_error_the_earlier_folder_is_untouched(place, error):
+    with pytest.raises(type(error)), replacing(place) as folder:
+        (folder / "new.txt").touch()
+        raise error
+    assert names(place.parent) == ["made", "made/old.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from g4i_hf.files import replacing
+original = Path.rename
+def rename(path, target):
+    if sys.argv[2] in path.name:  # the process ends instead
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(path, target)
+Path.rename = rename
+with replacing(sys.argv[1]) as folder:
+    (folder / "new.txt").touch()
+    if sys.argv[2] == "within":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["within", ".tmp-"])
+def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place, moment):
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(place), moment])
+    assert ended.returncode == -signal.SIGKILL
+    assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
+    take_back(place)  # as whoever opens it does first
+    assert names(place.parent) == ["made", "made/old.txt"]

@@ -1,0 +1,92 @@
+"""Text encoders of random weights, as small as they can be, and images with captions for them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as PILImage
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoModel, CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from g4i_hf.data import open_images
+
+WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "car", "owl", "long", "bird", "query", "photo", "of", ":"]
+
+
+def word_tokenizer(**options) -> PreTrainedTokenizerFast:
+    """One token a word, in small letters, and an end token."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, **options)
+
+
+def save_random(model: torch.nn.Module, folder: Path) -> None:
+    """With weights large enough that captions differ much."""
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.4, generator=generator)
+    model.save_pretrained(folder)
+
+
+def sentence_encoder(folder: Path, config, padding_side: str = "right", pooling: str = "mean", **options) -> Path:
+    """A transformer with pooling, window of 16 tokens, in `folder`/encoder; without pooling in `folder`/plain."""
+    word_tokenizer(padding_side=padding_side, model_max_length=16).save_pretrained(folder / "plain")
+    save_random(AutoModel.from_config(config), folder / "plain")
+    transformer = Transformer(str(folder / "plain"))
+    parts = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+    SentenceTransformer(modules=parts, device="cpu", **options).save(str(folder / "encoder"))
+    return folder / "encoder"
+
+
+def save_clip_encoder(folder: Path) -> Path:
+    """A text tower pooled at the end token."""
+    word_tokenizer().save_pretrained(folder)
+    config = CLIPTextConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        projection_dim=6,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    save_random(CLIPTextModelWithProjection(config), folder)
+    return folder
+
+
+def save_static_encoder(folder: Path) -> Path:
+    torch.manual_seed(0)
+    words = StaticEmbedding(word_tokenizer().backend_tokenizer, embedding_dim=5)
+    model = SentenceTransformer(modules=[words], prompts={"caption": "a "})
+    model.default_prompt_name = "caption"
+    model.save(str(folder))
+    return folder
+
+
+def images_with(captions: list, folder: Path) -> DatasetDict:
+    """
+    Images of noise with ids bïld-0, ... and these captions, texts or lists of texts, saved to a folder and opened
+    from there; the first two rows are the split `test_novel` as well.
+    """
+    rng = np.random.default_rng(0)
+    texts = List(Value("string")) if any(isinstance(caption, list) for caption in captions) else Value("string")
+    features = Features(image=Image(), label=ClassLabel(names=["a", "b"]), image_id=Value("string"), caption=texts)
+    columns = {
+        "image": [PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)) for _ in captions],
+        "label": [row % 2 for row in range(len(captions))],
+        "image_id": [f"bïld-{row}" for row in range(len(captions))],
+        "caption": captions,
+    }
+    split = Dataset.from_dict(columns, features=features)
+    DatasetDict(train=split, test_novel=split.select(range(2))).save_to_disk(folder)
+    return open_images(str(folder))
