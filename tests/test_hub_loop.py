@@ -8,8 +8,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_process_without_this_package_predicts_what_evaluate_did(tmp_path):
+    few = ["--max_requests", "64", "--partial", "true"]
+    steps = ["--max_steps", "20", "--eval_strategy", "no", "--save_strategy", "no"]
     with serving(tmp_path / "hub") as hub:
-        expected, found = demonstrate(tmp_path, hub, "--num_train_epochs", "2")
+        expected, found = demonstrate(tmp_path, hub, caption=few, train=steps)
         state = hub.state()
     assert len(expected) == 300 and set(found) == set(expected)
     assert {name: row["label"] for name, row in found.items()} == {

@@ -12,7 +12,7 @@ from g4i_hf.hub.onnx import export_onnx
 from g4i_hf.hub.privacy import check_publishable
 
 # The others are slow: attention, windows, depthwise convolutions, two heads, of both libraries
-QUICK, SLOW = ["vit"], ["timm-resnet", "timm-deit-two-heads", "swin", "timm-mobilenetv3", "timm-convnext", "beit"]
+QUICK, SLOW = ["vit"], ["timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext"]
 
 
 def trained(name: str):

@@ -7,7 +7,6 @@ import json
 import lzma
 import os
 import pickle
-import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,13 +70,6 @@ def png(text: str) -> bytes:
     return file.getvalue()
 
 
-def zipped(text: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("inside/notes.txt", text)
-    return file.getvalue()
-
-
 def safetensors(text: str) -> bytes:
     save_file({"weight": torch.zeros(2)}, Path("made.safetensors"), metadata={"format": "pt", "from": text})
     return Path("made.safetensors").read_bytes()
@@ -88,10 +80,6 @@ CONTENTS = {
     "bytes": lambda text: bytes(range(192, 256)) * 9000 + b"\x12" + text.encode() + bytes(10),
     "safetensors": safetensors,
     "png": png,
-    "gzip": lambda text: gzip.compress(f"see {text} there".encode()),
-    "bzip2": lambda text: bz2.compress(text.encode()),
-    "xz": lambda text: lzma.compress(text.encode()),
-    "zip in gzip": lambda text: gzip.compress(zipped(text.encode())),
     "path of an image": image_path,
     "strings": lambda text: parquet(pa.array([f"a cat of {i * 7919 % 1000} colours" for i in range(2000)] + [text])),
     "dictionary": lambda text: parquet(pa.array(["a cat", text, None]).dictionary_encode()),
@@ -120,14 +108,8 @@ def test_canaries_are_found_in_every_kind_of_file_and_not_repeated(folder, monke
 
 def test_a_path_across_two_blocks_is_found(folder):
     """Files are read in blocks of 16 MiB."""
-    (folder / "model.onnx").write_bytes(bytes((1 << 24) - 12) + f" {HOME}/data ".encode() + bytes(100))
+    (folder / "model.onnx").write_bytes(bytes((1 << 24) - 5) + f" {HOME}/data ".encode() + bytes(100))
     refused(folder, r"model\.onnx holds a path")
-
-
-PICKLED = {f"protocol {version}": pickle.dumps(Path("x"), version) for version in range(6)}
-PICKLED |= {"in gzip": gzip.compress(PICKLED["protocol 4"]), "in zip": zipped(PICKLED["protocol 2"])}
-UNREADABLE = {"zstd": b"\x28\xb5\x2f\xfd" + bytes(20), "half": gzip.compress(b"a" * 99)[:20], "zip": b"PK\x03\x04xxx"}
-UNREADABLE["damaged"] = b"".join([gzip.compress(b"captions" * 1000)[:20], b"\xff" * 40])
 
 
 def test_pickles_are_refused_by_name_and_by_what_is_in_them(folder):
@@ -135,14 +117,23 @@ def test_pickles_are_refused_by_name_and_by_what_is_in_them(folder):
         (folder / name).write_bytes(b"x")
         refused(folder, f"{name} is or may be a pickle")
         (folder / name).unlink()
-    for content in PICKLED.values():
-        (folder / "data.dat").write_bytes(content)
+    for protocol in range(6):
+        (folder / "data.dat").write_bytes(pickle.dumps(Path("x"), protocol))
         refused(folder, r"data\.dat is or may be a pickle")
 
 
-@pytest.mark.parametrize("kind", UNREADABLE)
+COMPRESSED = {
+    "gzip": gzip.compress(b"x"),
+    "bzip2": bz2.compress(b"x"),
+    "xz": lzma.compress(b"x"),
+    "zip": b"PK\x03\x04",
+}
+COMPRESSED |= {"zstd": b"\x28\xb5\x2f\xfd" + bytes(20), "damaged Parquet": b"PAR1" + bytes(20)}
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
 def test_what_cannot_be_looked_through_is_not_published(folder, kind):
-    (folder / "notes.data").write_bytes(UNREADABLE[kind])
+    (folder / "notes.data").write_bytes(COMPRESSED[kind])
     refused(folder, r"notes\.data cannot be looked through")
 
 

@@ -25,8 +25,8 @@ CHATTY = ("torch.onnx", "torch.export", "torch._dynamo", "transformers.exporters
 def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
     """
     Writes a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits`
-    (batch, num_labels), float32, any batch size, by the exporter of transformers. It is compared with the student on
-    several batches of random pixels; no file is left when it differs.
+    (batch, num_labels), float32, any batch size. It is compared with the student on random pixels; no file is left
+    when it differs.
 
     Args:
         student: a transformers image classifier, timm's wrapper included.
