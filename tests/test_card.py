@@ -192,6 +192,7 @@ def test_options_repeat_the_run_and_hold_no_path():
     options = {
         **{"num_train_epochs": 20.0, "optim": "timm:lamb", "lr_scheduler_type": "cosine", "warmup_steps": 50.0},
         **{"train_crop": "pad", "crop_min_scale": 0.08, "hflip": 0.0, "align_weight": 0.3, "align_mask": "class"},
+        **{"output_dir": "runs/ann", "run_name": "ann", "hub_model_id": "ann/x", "logging_dir": "ann"},
         "student_args": {"layers": [1, 2], "checkpoint_path": "/home/ann/weights", "act": "a|b"},
     }
     text = card_of(**NOTHING | {"options": options, "image_size": 48}).text

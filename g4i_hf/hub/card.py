@@ -52,10 +52,11 @@ SHOWN_OPTIONS = (
 # where a run lies and how it is watched
 SHOWN_GROUPS = (
     *(options.AlignmentOptions, options.SupervisionOptions, options.StudentArguments, options.AugmentationArguments),
-    *(options.MixingOptions, options.LengthOptions, options.OptimizerOptions, options.OptimizationOptions),
-    *(options.ClassificationOptions, options.ControlOptions),
+    *(options.MixingOptions, options.OptimizerOptions, options.OptimizationOptions, options.ClassificationOptions),
+    options.ControlOptions,
 )
-OF_TRAINER = ("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16")
+OF_TRAINER = ("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon")
+OF_TRAINER += ("bf16", "fp16")
 # A run records these where they differ from Trainer's default, which is shown all the same
 UNRECORDED = ("num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "seed")
 LORA = {each.name for each in fields(options.LoraOptions)} - {"use_peft"}

@@ -171,6 +171,7 @@ def _is_pickle(file: BinaryIO) -> bool:
 
 
 def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
+    """The kind of the first finding in a text."""
     for kind, pattern in patterns.items():
         if pattern.search(text):
             return kind
@@ -185,7 +186,7 @@ def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
 
 @functools.cache
 def _detectors() -> dict[str, Any]:
-    """Those of detect-secrets that know a secret by its form: tokens, private keys, passwords in addresses."""
+    """Detectors of detect-secrets for tokens, private keys and passwords in addresses."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 
@@ -198,7 +199,7 @@ def _detectors() -> dict[str, Any]:
 
 
 def _blocks(file: BinaryIO, head: bytes) -> Iterator[bytes]:
-    """A file in blocks that overlap, so that nothing hides between two of them; of safetensors the header alone."""
+    """A file in overlapping blocks; of safetensors the header alone."""
     header = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header < BLOCK:
         yield file.read(8 + header)[8:]
@@ -248,13 +249,7 @@ def _values(array: pa.Array) -> Iterator[bytes]:
 
 
 def private_places(*folders: str | Path | None) -> set[Path]:
-    """
-    Args:
-        folders: of runs, stages and releases; None stands for none.
-
-    Returns:
-        They, and the folders that their options or sources name, and that stages there name again.
-    """
+    """Folders of runs, stages and releases, and those that their options or sources name, and stages there again."""
     places = {Path(os.path.abspath(folder)) for folder in folders if folder}
     for place in list(places):
         run = place.parent if place.name.startswith("checkpoint-") else place

@@ -125,7 +125,7 @@ for kind, split in TRAPS.items():
 
 # A column of files beside the images, which nothing asks for
 beside = {"image_id": ["cat/1.png"], "more": as_struct, "image": [{"bytes": secret.read_bytes(), "path": None}]}
-upload("me/more", Dataset.from_dict(beside, features=IMAGES | {"more": ImageFeature(decode=False)}))
+upload("me/more", Dataset.from_dict(beside, features=Features(IMAGES | {"more": ImageFeature(decode=False)})))
 found["beside"] = open_images("me/more")["train"].column_names
 
 # What a stream of the Hub is known by, after a commit that leaves its files alone, and after one that does not
