@@ -102,6 +102,7 @@ def test_runs_in_other_places_see_the_same_data(runs):
 
 # --- Beside a baseline -----------------------------------------------------------------------------------------------
 
+OTHER_COMMIT = LINEAGE | {"sources": [{"id": "them/photos", "images": True, "revision": "b" * 40}]}
 OTHER_IMAGES = LINEAGE | {"sources": [{"id": "them/others", "images": True}]}
 
 
@@ -112,6 +113,8 @@ OTHER_IMAGES = LINEAGE | {"sources": [{"id": "them/others", "images": True}]}
         ({"learning_rate": 0.5, "student": "vit"}, r"another learning_rate .*, student \('vit', not 'resnet18'"),
         ({"dataset_name": "them/others", "lineage": None}, r"another dataset_name \('them/others', not None\)"),
         ({"lineage": OTHER_IMAGES}, r"another images \('them/others', not 'them/photos'\)"),
+        ({"lineage": OTHER_COMMIT}, r"another revision \('bbb"),
+        ({"label_column": "coarse"}, r"another label_column \('coarse', not None\)"),
         ({"lineage": LINEAGE | {"rows": {"train": 9}}}, r"another rows \(\{'train': 9\}"),
         ({"align_weight": 0.3}, r"learned from captions too \(align_weight 0.3\).*--supervision none"),
         ({"supervision": "soft"}, r"learned from captions too \(supervision soft\)"),

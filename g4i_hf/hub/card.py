@@ -74,54 +74,31 @@ class Picture:
 
 @dataclass
 class Student:
-    """
-    A released student, as its card describes it.
-
-    Args:
-        architecture: its name.
-        num_labels, num_parameters: how many it has.
-        image_size: side of its input in pixels.
-        classes: their names, in the order of the logits.
-        is_timm: whether timm loads it too.
-        module: that registers an architecture of one's own; None for one of timm or transformers.
-        weights: `"raw"` or `"ema"`.
-        options: the run's `train.yaml`; those that are paths are not shown.
-        lineage: the run's `lineage.json`.
-        rows, seeds: figures of the run, perhaps beside the baseline's, and over seeds.
-        speed: Markdown table of size and speed.
-        estimates: of captions and labels before training, and the `supervision` that was chosen.
-        aligned, onnx: whether the release holds the aligned model and an ONNX graph.
-        adapter, adapter_revision: Hub id and revision of the base of a LoRA adapter; None for a whole checkpoint.
-        pixels: preprocessing of a timm student, for the ONNX graph without timm and torch.
-        pictures: of the card.
-        model_id: what a reader passes to `from_pretrained`.
-        license: of what is released; `other` by default.
-        weights_license: of the pretrained weights that it starts from, where that is known.
-    """
+    """A released student, as its card describes it."""
 
     architecture: str
     num_labels: int
     num_parameters: int
-    image_size: int | None = None
-    classes: list[str] = field(default_factory=list)
-    is_timm: bool = False
-    module: str | None = None
-    weights: str = "raw"
-    options: dict[str, Any] = field(default_factory=dict)
-    lineage: dict[str, Any] = field(default_factory=dict)
-    rows: list[ComparisonRow] = field(default_factory=list)
+    image_size: int | None = None  # side of its input in pixels
+    classes: list[str] = field(default_factory=list)  # their names, in the order of the logits
+    is_timm: bool = False  # whether timm loads it too
+    module: str | None = None  # that registers an architecture of one's own; None for one of timm or transformers
+    weights: str = "raw"  # or "ema"
+    options: dict[str, Any] = field(default_factory=dict)  # the run's `train.yaml`; paths are not shown
+    lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
+    rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     seeds: Seeds | None = None
-    speed: str = ""
-    estimates: dict[str, Any] = field(default_factory=dict)
-    aligned: bool = False
+    speed: str = ""  # Markdown table of size and speed
+    estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
+    aligned: bool = False  # whether the release holds the aligned model
     onnx: bool = False
-    adapter: str | None = None
+    adapter: str | None = None  # Hub id of the base of a LoRA adapter; None for a whole checkpoint
     adapter_revision: str | None = None
-    pixels: ImageSettings | None = None
+    pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
     pictures: list[Picture] = field(default_factory=list)
-    model_id: str = "path/to/student"
-    license: str | None = None
-    weights_license: str | None = None
+    model_id: str = "path/to/student"  # what a reader passes to `from_pretrained`
+    license: str | None = None  # `other` by default
+    weights_license: str | None = None  # of the pretrained weights that it starts from, where that is known
 
     @property
     def is_local(self) -> bool:

@@ -71,7 +71,7 @@ def captions_card(
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
         num_rows=", ".join(f"{count:,} in {code(split)}" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
-        images_of=f"[`{images_id}`](https://huggingface.co/datasets/{images_id})" if images_id else _local_images(stage),
+        images_of=_images_of(stage, images_id),
         columns=_columns(stage),
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
         encoder=_encoder(stage) if embedded else [],
@@ -186,7 +186,9 @@ def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -
     return f"{said} {bound}" + ("" if license else " Look them up before you use or publish the captions.")
 
 
-def _local_images(stage: dict[str, Any]) -> str:
+def _images_of(stage: dict[str, Any], images_id: str | None) -> str:
+    if images_id:
+        return f"[`{images_id}`](https://huggingface.co/datasets/{images_id})"
     name = stage.get("source_name")
     return (f"{code_cell(name)}, " if name else "") + "a data set of images on its maker's machine"
 

@@ -34,7 +34,7 @@ MAY_DIFFER = ("align_", "teacher_", "supervision", "soft_label_", "image_feature
 MAY_DIFFER += ("captions_", "caption_", "text_embeds_", "long_captions", "with_images", "logging_", "log_", "save_")
 MAY_DIFFER += ("hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
 MAY_DIFFER += ("per_device_eval_batch_size", "eval_on_start")
-# Compared by what they lead to where that is known: the same images may be opened as a stage that was made of them
+# Where the names differ, the images that they lead to are compared: one may be a stage that was made of the other
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 
 
@@ -189,7 +189,11 @@ def _check_baseline(run: str, baseline: str) -> None:
     compared = [_options_of_images(each) for each in (run, baseline)]
     images = [_images(each) for each in (run, baseline)]
     if all(images):
-        compared = [_without(each, DATA) | found for each, found in zip(compared, images, strict=True)]
+        if not all(each["revision"] for each in images):
+            images = [each | {"revision": None} for each in images]
+        if compared[0].get("dataset_name") != compared[1].get("dataset_name"):
+            compared = [_without(each, DATA) for each in compared]
+        compared = [each | found for each, found in zip(compared, images, strict=True)]
     if "drop" in (each.get("unlabelled") for each in compared):
         compared = [_without(each, OF_UNLABELLED) for each in compared]
     options, others = compared
@@ -234,7 +238,8 @@ def _images(run: str) -> dict[str, Any] | None:
     found = [source for source in lineage.get("sources") or [] if source.get("images")]
     if not found or not lineage.get("rows"):
         return None
-    return {"images": found[-1].get("id") or found[-1].get("name"), "rows": lineage["rows"]}
+    name = found[-1].get("id") or found[-1].get("name")
+    return {"images": name, "revision": found[-1].get("revision"), "rows": lineage["rows"]}
 
 
 # --- The forms that the Hub reads ------------------------------------------------------------------------------------
