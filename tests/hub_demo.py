@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hub_client import ServedHub, serving
+from hub_client import serving
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "shapes"
@@ -43,15 +43,13 @@ class Demo:
     Attributes:
         folder: for everything that is made.
         environment: of the processes.
-        more: further options by command.
     """
 
     folder: Path
     environment: dict[str, str]
-    more: dict[str, list[str]]
 
-    def g4i(self, command: str, *options) -> None:
-        words = [command, *map(str, options), *self.more.get(command, [])]
+    def g4i(self, *words) -> None:
+        words = list(map(str, words))
         self.run([sys.executable, "-m", "g4i_hf", *words], "g4i " + " ".join(words))
 
     def run(self, command: list[str], shown: str) -> None:
@@ -95,9 +93,8 @@ class Demo:
         return json.loads(found.read_text())
 
 
-def demonstrate(folder: Path, hub: ServedHub, **more: list[str]) -> tuple[dict[str, dict], dict[str, dict]]:
+def demonstrate(demo: Demo) -> tuple[dict[str, dict], dict[str, dict]]:
     """What `g4i evaluate` predicted for the test images, and what the process without this package did."""
-    demo = Demo(folder, hub.environment(folder / "home"), more)
     demo.captions_to_hub()
     run = demo.student_to_hub()
     rows = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
@@ -111,7 +108,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     with serving(folder / "hub") as hub:
         print(f"A server of the Hub's interface: {hub.url}")
-        expected, found = demonstrate(folder, hub)
+        expected, found = demonstrate(Demo(folder, hub.environment(folder / "home")))
     same = sum(found[name]["label"] == row["label"] for name, row in expected.items())
     largest = max(abs(found[name]["score"] - row["score"]) for name, row in expected.items())
     print(f"\n{same} of {len(expected)} predictions are those of evaluate.py; scores differ by {largest:.1g} at most")

@@ -1,7 +1,6 @@
 """
 Captions out and in by name, a student out and in by name, against the test Hub: one commit each, private, without
-paths of this machine; and training that pushes. test_hub_loop.py does the same as `make hub-demo`, in an environment
-without this package.
+paths of this machine; training that pushes; and `make hub-demo`.
 """
 
 import json
@@ -11,6 +10,7 @@ import pytest
 from doors import Preloaded, caption_server
 from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 from hub_client import serving
+from hub_demo import Demo, demonstrate
 from hub_server.accounts import ME_WRITE
 
 pytestmark = pytest.mark.slow
@@ -141,3 +141,28 @@ def test_a_token_that_may_not_write_is_noticed_before_training(pushed):
     done = trained(commands, folder, "foreign", hub_model_id="somebody-else/student")
     assert done.code != 0 and "may not write there" in done.err
     assert not list((folder / "foreign").glob("checkpoint-*"))
+
+
+# --- make hub-demo ---------------------------------------------------------------------------------------------------
+
+SHORT = {"caption": {"max_requests": 64, "partial": "true"}}
+SHORT["train"] = {"max_steps": 20, "eval_strategy": "no", "save_strategy": "no", "use_cpu": "true"}
+
+
+def test_make_hub_demo(hub, pushed, tmp_path):
+    """Its commands, made short by options; the last process cannot import this package."""
+    _, commands = pushed
+
+    class Short(Demo):
+        def g4i(self, command, *words):
+            commands.succeed(command, *words, SHORT.get(command, {}))
+
+    expected, found = demonstrate(Short(tmp_path, hub.environment(tmp_path / "home")))
+    assert len(expected) == 300 and set(found) == set(expected)
+    assert {name: row["label"] for name, row in found.items()} == {
+        name: row["label"] for name, row in expected.items()
+    }
+    assert all(found[name]["score"] == pytest.approx(row["score"], abs=1e-6) for name, row in expected.items())
+    assert len({row["label"] for row in expected.values()}) > 1, "a student that always says the same proves little"
+    names = {"datasets/me/shapes-captions", "datasets/me/shapes-embedded", "models/me/shapes-student"}
+    assert names <= set(hub.state()) and all(hub.state()[name]["private"] for name in names)
