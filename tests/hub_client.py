@@ -33,7 +33,7 @@ class ServedHub:
     """
 
     url: str
-    process: subprocess.Popen
+    process: subprocess.Popen | None = None
 
     def environment(self, home: Path, token: str | None = ME_WRITE, **more: str) -> dict[str, str]:
         """
@@ -82,18 +82,15 @@ class ServedHub:
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines else None
 
-    def ask(self, method: str, path: str, value: dict | None = None, token: str | None = None, headers=None):
+    def ask(self, method: str, path: str, value: dict | None = None, token: str | None = None):
         """
         One request without a client.
 
         Returns:
             Status, headers and body (JSON where it is JSON, else bytes).
         """
-        return self.send(method, path, None if value is None else json.dumps(value).encode(), token, headers)
-
-    def send(self, method: str, path: str, data: bytes | None = None, token: str | None = None, headers=None):
-        """As `ask`, with a body of any kind."""
-        request = urllib.request.Request(self.url + path, data, headers or {}, method=method)
+        data = None if value is None else json.dumps(value).encode()
+        request = urllib.request.Request(self.url + path, data, method=method)
         if token:
             request.add_header("Authorization", f"Bearer {token}")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
@@ -147,15 +144,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 @contextlib.contextmanager
-def serving(folder: Path | None = None, **options: object) -> Iterator[ServedHub]:
-    """
-    Args:
-        folder: where the server shows the files of its repositories; nowhere by default.
-        options: others of the server, see hub_server/__main__.py.
-    """
-    options |= {"folder": folder} if folder else {}
+def serving(folder: Path | None = None) -> Iterator[ServedHub]:
+    """`folder`: where the server shows the files of its repositories; nowhere by default."""
     command = [sys.executable, str(Path(__file__).parent / "hub_server")]
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command += ["--folder", str(folder)] if folder else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().strip()

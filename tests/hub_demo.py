@@ -4,7 +4,7 @@ The whole loop over HTTP, with the real clients, against a small server of the H
     python tests/hub_demo.py [FOLDER]
 
 Images are captioned and pushed, loaded by name, embedded, pushed, trained on; the student is pushed and loaded by a
-process of an environment that does not have this package. Everything lands in FOLDER, `runs/hub_demo` by default.
+process that does not have this package. Everything lands in FOLDER, `runs/hub_demo` by default.
 """
 
 import json
@@ -12,20 +12,18 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hub_client import ServedHub, serving
+from hub_client import serving
 
 ROOT = Path(__file__).parent.parent
-USER = "me"
+RECIPE = ROOT / "recipes" / "shapes"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
-# In an environment of its own: datasets and transformers, but not this package
 READER = """
 import json, sys
 sys.modules["g4i_hf"] = None  # as where it is not installed: an import of it fails
@@ -41,86 +39,67 @@ json.dump(dict(zip(images["image_id"], predicted)), open(sys.argv[4], "w"))
 
 @dataclass
 class Demo:
-    """Paths and names of one demonstration."""
+    """
+    Attributes:
+        folder: for everything that is made.
+        environment: of the processes.
+    """
 
     folder: Path
     environment: dict[str, str]
 
-    def script(self, name: str, *options) -> str:
-        command = [sys.executable, "-m", "g4i_hf", name, *map(str, options)]
-        shown = [f"g4i {name}", *(str(option) for option in options)]
-        return self.run(command, " ".join(shown))
+    def g4i(self, *words) -> None:
+        words = list(map(str, words))
+        self.run([sys.executable, "-m", "g4i_hf", *words], "g4i " + " ".join(words))
 
-    def run(self, command: list[str], shown: str, cwd: Path = ROOT) -> str:
+    def run(self, command: list[str], shown: str) -> None:
         print(f"\n$ {shown}", flush=True)
         environment = {name: value for name, value in self.environment.items() if name != "PYTHONPATH"}
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
         print(done.stdout.strip(), flush=True)
-        return done.stdout
+
+    def captions_to_hub(self) -> None:
+        """Images described by the model of the recipe, pushed with the images; then embedded and pushed without."""
+        captions, embeddings = self.folder / "captions", self.folder / "embeddings"
+        published = ("--license", "apache-2.0", "--push_to_hub", "true")
+        self.g4i("caption", "--config", RECIPE / "caption.yaml", "--captions_dir", captions)
+        named = ("--with_images", "true", "--repo_id", "me/shapes-captions")
+        self.g4i("release", "--stage", captions, *named, *published)
+        from_hub = ("--dataset_name", "me/shapes-captions", "--text_encoder", ENCODER)
+        self.g4i("embed", "--config", RECIPE / "embed.yaml", *from_hub, "--embeddings_dir", embeddings)
+        self.g4i("release", "--stage", embeddings, "--repo_id", "me/shapes-embedded", *published)
+
+    def student_to_hub(self) -> Path:
+        """A student trained on the dataset loaded by name, beside its baseline, and pushed with its card."""
+        runs = {"train": self.folder / "aligned", "baseline": self.folder / "baseline"}
+        for name, run in runs.items():
+            options = ("--config", RECIPE / f"{name}.yaml", "--dataset_name", "me/shapes-embedded")
+            self.g4i("train", *options, "--output_dir", run, "--disable_tqdm", "true")
+        both = ("--run", runs["train"], "--baseline", runs["baseline"])
+        self.g4i("evaluate", "--config", RECIPE / "evaluate.yaml", *both, "--report", self.folder / "report.html")
+        named = ("--repo_id", "me/shapes-student", "--license", "apache-2.0")
+        self.g4i("release", *both, *named, "--dry_run", "true")
+        self.g4i("release", *both, *named, "--push_to_hub", "true")
+        return runs["train"]
+
+    def read_predictions(self, student: str, images: str, split: str) -> dict[str, dict]:
+        """image_id -> label and score, by a process without this package."""
+        script, found = self.folder / "reader.py", self.folder / "predictions.json"
+        script.write_text(READER)
+        shown = f"python reader.py {images} {split} {student}  # where g4i_hf cannot be imported"
+        self.run([sys.executable, str(script), images, split, student, str(found)], shown)
+        return json.loads(found.read_text())
 
 
-def captions_to_hub(demo: Demo) -> None:
-    """Images described by the small model of the recipe, pushed with the images; then embedded and pushed without."""
-    recipe, captions, embeddings = ROOT / "recipes" / "shapes", demo.folder / "captions", demo.folder / "embeddings"
-    demo.script("caption", "--config", recipe / "caption.yaml", "--captions_dir", captions)
-    published = ("--license", "apache-2.0", "--push_to_hub", "true")
-    demo.script(
-        *("release", "--stage", captions, "--with_images", "true", "--repo_id", f"{USER}/shapes-captions", *published)
-    )
-    from_hub = ("--dataset_name", f"{USER}/shapes-captions", "--text_encoder", ENCODER)
-    demo.script("embed", "--config", recipe / "embed.yaml", *from_hub, "--embeddings_dir", embeddings)
-    demo.script("release", "--stage", embeddings, "--repo_id", f"{USER}/shapes-embedded", *published)
-
-
-def student_to_hub(demo: Demo, more: list) -> Path:
-    """A student trained on the data set loaded by name, beside its baseline, and pushed with its card."""
-    recipe = ROOT / "recipes" / "shapes"
-    runs = {"aligned": demo.folder / "aligned", "baseline": demo.folder / "baseline"}
-    for name, run in runs.items():
-        options = ["--config", recipe / ("train.yaml" if name == "aligned" else "baseline.yaml")]
-        options += ["--dataset_name", f"{USER}/shapes-embedded", "--output_dir", run]
-        demo.script("train", *options, "--disable_tqdm", "true", *more)
-    both = ("--run", runs["aligned"], "--baseline", runs["baseline"])
-    demo.script("evaluate", "--config", recipe / "evaluate.yaml", *both, "--report", demo.folder / "report.html")
-    named = ("--repo_id", f"{USER}/shapes-student", "--license", "apache-2.0")
-    demo.script("release", *both, *named, "--dry_run", "true")
-    demo.script("release", *both, *named, "--push_to_hub", "true")
-    return runs["aligned"]
-
-
-def read_predictions(demo: Demo, student: str, images: str | Path, split: str) -> dict[str, dict]:
-    """image_id -> label and score, by a process of an environment without this package."""
-    environment, script, found = (demo.folder / name for name in ("reader", "reader.py", "predictions.json"))
-    if not environment.exists():
-        demo.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], "python -m venv reader")
-        packages = next(environment.glob("lib/python*/site-packages"))
-        # A .pth file lets it see what is installed here; this package, installed in place by a .pth file, is not
-        (packages / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
-    script.write_text(READER)
-    command = [environment / "bin" / "python", script, images, split, student, found]
-    shown = f"reader/bin/python reader.py {images} {split} {student}  # no g4i_hf in there"
-    demo.run([str(part) for part in command], shown, demo.folder)
-    return json.loads(found.read_text())
-
-
-def demonstrate(folder: Path, hub: ServedHub, *more: str) -> tuple[dict[str, dict], dict[str, dict]]:
-    """
-    Args:
-        folder: for everything that is made.
-        hub: what is pushed to.
-        more: options of training.
-
-    Returns:
-        What `evaluate.py` predicted for the test images, and what the process without this package did.
-    """
-    demo = Demo(folder, hub.environment(folder / "home"))
-    captions_to_hub(demo)
-    run = student_to_hub(demo, list(more))
+def demonstrate(demo: Demo) -> tuple[dict[str, dict], dict[str, dict]]:
+    """What `g4i evaluate` predicted for the test images, and what the process without this package did."""
+    demo.captions_to_hub()
+    run = demo.student_to_hub()
     rows = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     expected = {row["image_id"]: {"label": row["prediction"], "score": row["score"]} for row in rows}
-    return expected, read_predictions(demo, f"{USER}/shapes-student", f"{USER}/shapes-captions", "test")
+    return expected, demo.read_predictions("me/shapes-student", "me/shapes-captions", "test")
 
 
 def main() -> None:
@@ -129,7 +108,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     with serving(folder / "hub") as hub:
         print(f"A server of the Hub's interface: {hub.url}")
-        expected, found = demonstrate(folder, hub)
+        expected, found = demonstrate(Demo(folder, hub.environment(folder / "home")))
     same = sum(found[name]["label"] == row["label"] for name, row in expected.items())
     largest = max(abs(found[name]["score"] - row["score"]) for name, row in expected.items())
     print(f"\n{same} of {len(expected)} predictions are those of evaluate.py; scores differ by {largest:.1g} at most")

@@ -7,22 +7,19 @@ from pathlib import Path
 import pytest
 import timm
 from datasets import Dataset, DatasetDict
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from g4i_hf.data.stage import write_stage
 from g4i_hf.options import DataArguments, StudentArguments
-from g4i_hf.training.lineage import is_hub_id, lineage_of, read_lineage, write_lineage
+from g4i_hf.training.lineage import is_hub_id, lineage_of
 
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"
 CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}
-ENCODER = {
-    "text_encoder": "me/encoder",
-    "text_encoder_revision": "def",
-    "text_encoder_digest": None,
-    "text_encoder_prompt": "passage: ",
-    "text_encoder_prompt_name": None,
-    "text_embed_dim": 4,
-}
+ENCODER = {"text_encoder": "me/encoder", "text_encoder_revision": "def", "text_encoder_digest": None}
+ENCODER |= {"text_encoder_prompt": "passage: ", "text_encoder_prompt_name": None, "text_embed_dim": 4}
+CAPTIONS = {"name": "captions", "stage": "captioning", "images": False}
+PHOTOS = {"name": "photos", "images": True}
 
 
 def rows(**columns) -> dict[str, Dataset]:
@@ -33,19 +30,17 @@ def rows(**columns) -> dict[str, Dataset]:
     }
 
 
-def captions(folder: Path, source: str, **more) -> Path:
+def captions(folder: Path, source: str, **more) -> None:
     stage = {"stage": "captioning", "source": source, "captioner": CAPTIONER, "prompts": ["What is it?"], **more}
     write_stage(folder, rows(caption="a cat"), stage)
-    return folder
 
 
-def embeddings(folder: Path, source: str | None, **more) -> Path:
+def embeddings(folder: Path, source: str | None, **more) -> None:
     write_stage(folder, rows(text_embeds=[1.0, 0, 0, 0]), {"stage": "embedding", "source": source, **ENCODER, **more})
-    return folder
 
 
-def lineage(name, splits=None, embedded=None, revision=None, **student):
-    data = DataArguments(dataset_name=str(name), dataset_revision=revision)
+def lineage(name, splits=None, embedded=None, revision=None, captions_name=None, **student) -> dict:
+    data = DataArguments(dataset_name=str(name), dataset_revision=revision, captions_name=captions_name)
     return lineage_of(splits or DatasetDict(rows()), data, StudentArguments(**student), embedded)
 
 
@@ -53,14 +48,10 @@ def test_embeddings_of_captions_of_images_on_the_hub(tmp_path):
     captions(tmp_path / "captions", "them/photos", source_revision=COMMIT)
     embeddings(tmp_path / "embeddings", "../captions")
     found = lineage(tmp_path / "embeddings")
-    assert found["sources"] == [
-        {"name": "embeddings", "stage": "embedding", "images": False},
-        {"name": "captions", "stage": "captioning", "images": False},
-        {"id": "them/photos", "revision": COMMIT, "images": True},
-    ]
-    assert found["rows"] == {"train": 3, "test": 1}
-    assert found["captions"] == {**CAPTIONER, "prompts": ["What is it?"]}
-    assert found["text_encoder"] == ENCODER
+    photos = {"id": "them/photos", "revision": COMMIT, "images": True}
+    assert found["sources"] == [{"name": "embeddings", "stage": "embedding", "images": False}, CAPTIONS, photos]
+    assert found["rows"] == {"train": 3, "test": 1} and found["text_encoder"] == ENCODER
+    assert found["captions"] == CAPTIONER | {"prompts": ["What is it?"]}
     assert found["student"] == {"name": "resnet50", "pretrained": False, "id": None, "revision": None}
     assert {"g4i_hf", "torch", "transformers", "timm", "datasets", "python"} <= set(found["versions"])
 
@@ -71,34 +62,22 @@ def test_captions_that_the_run_has_embedded_itself(tmp_path):
     embeddings(tmp_path / "embeddings", "../captions")
     found = lineage(tmp_path / "captions", embedded=tmp_path / "embeddings")
     assert found["text_encoder"]["text_encoder"] == "me/encoder"
-    assert found["sources"] == [
-        {"name": "captions", "stage": "captioning", "images": True},
-        {"name": "photos", "images": True},
-    ]
+    assert found["sources"] == [CAPTIONS | {"images": True}, PHOTOS]
 
 
 def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
     captions(tmp_path / "captions", "../elsewhere")
     (tmp_path / "photos").mkdir()
-    data = DataArguments(dataset_name=str(tmp_path / "photos"), captions_name=str(tmp_path / "captions"))
-    found = lineage_of(DatasetDict(rows()), data, StudentArguments())
-    assert found["sources"] == [
-        {"name": "photos", "images": True},
-        {"name": "captions", "stage": "captioning", "images": False},
-    ]
-    assert found["captions"]["model"] == "me/captioner"
+    found = lineage(tmp_path / "photos", captions_name=str(tmp_path / "captions"))
+    assert found["sources"] == [PHOTOS, CAPTIONS] and found["captions"]["model"] == "me/captioner"
 
 
 def test_a_published_stage_knows_its_captioner_and_the_name_of_its_images(tmp_path):
     published = {"source_name": "photos", "captions_stage": {"stage": "captioning", "captioner": CAPTIONER}}
     embeddings(tmp_path / "published", None, source_revision=None, with_images=False, **published)
     found = lineage(tmp_path / "published")
-    assert found["sources"] == [
-        {"name": "published", "stage": "embedding", "images": False},
-        {"name": "photos", "images": True},
-    ]
-    assert found["captions"] == {**CAPTIONER, "prompts": []}
-    assert found["text_encoder"] == ENCODER
+    assert found["sources"] == [{"name": "published", "stage": "embedding", "images": False}, PHOTOS]
+    assert found["captions"] == CAPTIONER | {"prompts": []} and found["text_encoder"] == ENCODER
 
 
 @pytest.mark.parametrize("caption", [None, "a cat"])
@@ -106,33 +85,24 @@ def test_a_plain_folder_with_and_without_captions_of_its_own(tmp_path, caption):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
     found = lineage(tmp_path / "photos", DatasetDict(rows(caption=caption) if caption else rows()))
-    assert found["sources"] == [{"name": "photos", "images": True}]
+    assert found["sources"] == [PHOTOS] and found["text_encoder"] is None
     assert found["captions"] == ({"captioner": "column", "prompts": []} if caption else None)
-    assert found["text_encoder"] is None
 
 
-def test_a_branch_becomes_the_commit_that_was_downloaded():
+def test_branches_become_the_commits_that_were_downloaded():
     splits = DatasetDict(rows())
     url = f"hf://datasets/them/photos@{COMMIT}/data/train.parquet"
     splits["train"].info.download_checksums = {url: {"num_bytes": 1, "checksum": None}}
-    assert lineage("them/photos", splits, revision="main")["sources"] == [
-        {"id": "them/photos", "revision": COMMIT, "images": True}
-    ]
+    found = lineage("them/photos", splits, revision="main")["sources"]
+    assert found == [{"id": "them/photos", "revision": COMMIT, "images": True}]
     assert lineage("them/others", splits, revision="v1")["sources"][0]["revision"] == "v1"
-
-
-def test_the_commit_of_a_pretrained_student_is_read_from_the_cache(tmp_path, monkeypatch):
-    known = timm.get_pretrained_cfg("resnet18").hf_hub_id
-    snapshot = tmp_path / f"models--{known.replace('/', '--')}" / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot / "model.safetensors").touch()
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    found = lineage("them/photos", student="resnet18", pretrained=True)["student"]
-    assert found == {"name": "resnet18", "pretrained": True, "id": known, "revision": COMMIT}
+    known = timm.get_pretrained_cfg("resnet10t").hf_hub_id
+    repository = Path(HF_HUB_CACHE) / f"models--{known.replace('/', '--')}"
+    for file, text in {f"snapshots/{COMMIT}/model.safetensors": "", "refs/main": COMMIT}.items():
+        (repository / file).parent.mkdir(parents=True)
+        (repository / file).write_text(text)
+    found = lineage("them/photos", student="resnet10t", pretrained=True)["student"]
+    assert found == {"name": "resnet10t", "pretrained": True, "id": known, "revision": COMMIT}
     found = lineage("them/photos", student="me/vit", pretrained=True, student_revision="v2")["student"]
     assert found == {"name": "me/vit", "pretrained": True, "id": "me/vit", "revision": "v2"}
 
@@ -148,12 +118,6 @@ def test_no_local_path_is_kept(tmp_path, monkeypatch):
         assert "secret" not in text and "hidden" not in text and os.sep + "photos" not in text
         assert [source["name"] for source in found["sources"]] == ["captions", "photos"]
         assert found["student"]["name"] == "weights"
-
-
-def test_what_is_written_is_read_again(tmp_path):
-    assert read_lineage(tmp_path) == {}
-    write_lineage(tmp_path, {"captions": {"prompts": ["Was ist das? ä"]}})
-    assert read_lineage(tmp_path) == {"captions": {"prompts": ["Was ist das? ä"]}}
 
 
 def test_hub_ids():

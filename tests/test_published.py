@@ -1,98 +1,100 @@
-"""Stages that are found by name, in folders and on the Hub."""
+"""Stages as datasets: what is published of them, what opens again by name, and that no row leads elsewhere."""
 
 import json
+import os
 import socket
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, Features, List, Value, load_dataset
 from hub_client import serving
-from test_caption_endpoint import Worker
-from test_captions_name import IDS, captions_of, save_images
+from PIL import ExifTags, Image
 
+from g4i_hf.data import open_images
 from g4i_hf.data.hub_rows import check_path, is_remote
-from g4i_hf.data.stage import find_stage, write_stage
+from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.hub.dataset import build_dataset
+from g4i_hf.options import ReleaseArguments
+from g4i_hf.running import main
+from g4i_hf.workflows.release import Release
 
 WORKER = Path(__file__).parent / "workers" / "published_data.py"
+IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
+FEATURES = {"image_id": Value("string"), "caption": Value("string"), "text_embeds": List(Value("float16"), length=3)}
 
 
-def test_stage_of_a_folder(tmp_path):
-    (tmp_path / "stage.json").write_text(json.dumps({"stage": "captioning", "num_rows": {"train": 2}}))
-    assert find_stage(str(tmp_path))["num_rows"] == {"train": 2}
+def save_images(folder: Path) -> Path:
+    """Two splits of two classes; each image has a colour of its own."""
+    for split in ("train", "test"):
+        for number, image_id in enumerate(IDS):
+            path = folder / split / image_id
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(path)
+    return folder
 
 
-def test_none_where_no_stage_is(tmp_path):
-    assert find_stage(str(tmp_path)) is None
-    assert find_stage(str(tmp_path / "gone")) is None
-    assert find_stage("nobody/nothing") is None  # offline, and not in the cache
+def captions_of(ids: list[str]) -> Dataset:
+    rows = {"image_id": ids, "caption": [f"of {i}" for i in ids]}
+    rows["text_embeds"] = [[float(IDS.index(i) if i in IDS else 9)] * 3 for i in ids]
+    return Dataset.from_dict(rows, features=Features(FEATURES))
+
+
+def stage_of(folder: Path, ids: list[str] = IDS, **more) -> Path:
+    stage = {"stage": "embedding", "text_encoder": "org/encoder", "source": "../pictures"} | more
+    write_stage(folder, {"train": captions_of(ids)}, stage)
+    return folder
+
+
+# --- By name, from the Hub -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    """What a client finds of two data sets that it has pushed."""
+    """What a client finds of the datasets that it has pushed."""
     folder = tmp_path_factory.mktemp("published")
     save_images(folder / "pictures")
-    stage = {"stage": "embedding", "source": "../pictures", "text_encoder": "org/encoder"}
-    write_stage(folder / "stage", {"train": captions_of(IDS[::-1])}, stage)
-    images = build_dataset(folder / "stage", folder / "images", with_images=True)
-    captions = build_dataset(folder / "stage", folder / "captions", images_id="me/images")
-    server = Worker("caption_server.py")
-    try:
-        with serving() as hub:
-            words = [folder / "pictures", images, captions, f"{server.url}/v1"]
-            found = hub.run(WORKER, folder / "home", *words)
-            return found | {"asked of the network": hub.log("/secret.png"), "captioned": server.stats()["requests"]}
-    finally:
-        server.stop()
-
-
-@pytest.mark.slow
-def test_a_second_push_of_the_same_changes_nothing(found):
-    assert found["unchanged"]
-    assert {"README.md", "stage.json", "data/train-00000-of-00001.parquet"} <= set(found["files"])
+    stage_of(folder / "stage", IDS[::-1])
+    with serving() as hub:
+        found = hub.run(WORKER, folder / "home", folder)
+        return found | {"asked": hub.log("/secret.png") + hub.log("/v1/")}
 
 
 def test_captions_of_the_hub_are_joined_to_their_images(found):
-    assert found["alone"] == {"train": ["image_id", "caption", "caption_weight", "text_embeds"]}
-    expected = {row["image_id"]: row for row in captions_of(IDS)}
-    assert found["source"] == "me/images" and list(found["joined"]) == list(found["with images"])
-    for kind in ("joined", "with images", "named"):
-        assert [row[0] for row in found[kind]["train"]] == IDS, kind
-        for image_id, label, caption, embeds, size in found[kind]["train"]:
-            assert caption == expected[image_id]["caption"] and embeds == expected[image_id]["text_embeds"]
-            assert label == (0 if image_id.startswith("cat") else 1)
-            assert size > 0 or kind == "named"  # whose images lie in files
-        assert [row[2] for row in found[kind]["test"]] == [None] * 4
+    expected = [[i, int(i.startswith("dog")), f"of {i}", [float(number)] * 3] for number, i in enumerate(IDS)]
+    assert found["joined"] == dict.fromkeys(("by its own name", "with images", "to a folder"), expected)
+    assert found["alone"] == ["image_id", "caption", "text_embeds"] and found["unchanged"]
+    assert found["none"] == [None, None, None]
 
 
-def test_a_data_set_of_the_hub_that_is_no_stage_is_none(found):
-    assert found["none"] == [None, None] and found["without stage"] is None
+def test_the_images_of_captions_are_known_by_files_or_a_column_of_ids(found):
+    """Rows of `push_to_hub` have lost the folders of their files."""
+    assert (found["files"], found["images"], found["nothing"]) == ("file", "column", "file")
+    for said in ("me/rows, but no id there is one of the stage", "is '1.png'", "hf upload", "`image_id`", "--with_im"):
+        assert said in found["rows"]
+    for name in ("files", "images"):
+        assert found[f"{name} by the snippet"] == {i: f"of {i}" for i in IDS}
+    assert list(found["streamed"]) == IDS and min(found["streamed"].values()) > 0
 
 
-DOORS = ("load_images", "load_split", "stream_images", "open_rows", "caption.py")
-STREAMS = ("stream_images", "open_rows")
-TRAPS = ("image", "address", "string", "string without id", "struct", "field", "struct in a field")
-TRAPS += ("image of loopback", "string of loopback")
+DOORS = ("load_images", "load_split", "stream_images", "open_rows", "g4i caption")
+TRAPS = ("image", "address", "image of loopback", "string", "string without id", "string of loopback", "struct")
+TRAPS += ("struct in a field",)
 
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("trap", TRAPS)
 def test_a_row_of_the_hub_leads_neither_to_this_machine_nor_into_its_network(found, trap, door):
     said = found["traps"][f"{trap}, {door}"]
-    if door in STREAMS and not trap.startswith(("image", "address")):
+    if door in ("stream_images", "open_rows") and not trap.startswith(("image", "address")):
         assert "has no column of images" in said
     else:
         assert "names the file" in said and "secret.png" in said
 
 
-def test_nothing_was_opened_on_the_way(found):
-    assert len(found["traps"]) == len(TRAPS) * len(DOORS)
-    assert found["asked of the network"] == [] and found["captioned"] == 0
-
-
-def test_columns_of_files_that_nothing_asks_for_are_left_out(found):
-    assert set(found["beside images"]) == {"image_id", "caption", "image"}
-    assert set(found["beside captions"]) == {"image_id", "caption", "image", "label"}
+def test_nothing_was_opened_or_asked_on_the_way(found):
+    assert len(found["traps"]) == len(TRAPS) * len(DOORS) and found["asked"] == []
+    assert set(found["beside"]) == {"image_id", "image"}
 
 
 def test_a_stream_of_the_hub_is_known_by_what_is_in_its_files(found):
@@ -101,20 +103,17 @@ def test_a_stream_of_the_hub_is_known_by_what_is_in_its_files(found):
     assert first[0].split()[:2] != after_one_of_its_own[0].split()[:2]  # name and hash, whatever its rows
 
 
-@pytest.mark.parametrize(
-    "path", ["hf://datasets/me/images/a.png", "http://a.org/a", "zip://a.png::https://a.org/b.zip"]
-)
-def test_images_on_servers_are_opened(path):
-    assert is_remote(path)
+# --- Addresses in rows -----------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    "path",
-    ["a.png", "/a.png", "file:///a.png", "file:/a.png", "local://a.png", "zip://a.png::/b.zip"]
-    + ["zip://a.png::file:///b.zip", "file:///a.png::https://a.org/b", "/a.png::https://a.org/b", "s3://a/b.png"],
-)
-def test_files_and_what_may_lead_to_them_are_not(path):
-    assert not is_remote(path)
+REMOTE = ["hf://datasets/me/images/a.png", "http://a.org/a", "zip://a.png::https://a.org/b.zip"]
+FILES = ["a.png", "/a.png", "file:///a.png", "file:/a.png", "local://a.png", "zip://a.png::/b.zip", "s3://a/b.png"]
+FILES += ["zip://a.png::file:///b.zip", "file:///a.png::https://a.org/b", "/a.png::https://a.org/b"]
+INSIDE = ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "①②⑦.0.0.1", "127.0.0.1.", "0", "localhost"]
+INSIDE += ["10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "me@127.0.0.1", "", "["]
+INSIDE += ["[::1]", "[0:0:0:0:0:ffff:7f00:1]", "[64:ff9b:0:0:0:0:7f00:1]", "[2002:7f00:1:0:0:0:0:0]"]
+INSIDE += ["[fe80:0:0:0:0:0:0:1]", "[fc00:0:0:0:0:0:0:1]", "inside.example", "inside.example:8000"]
+OUTSIDE = ["http://8.8.8.8/a.png", "http://[2001:4860:4860:0:0:0:0:8888]/a.png", "https://outside.example:80/a?b=c"]
+OUTSIDE += ["http://[64:ff9b:0:0:0:0:808:808]/a.png", "http://unknown.example/a.png", *REMOTE[:1]]
 
 
 @pytest.fixture
@@ -124,34 +123,144 @@ def resolver(monkeypatch):
     numbers = socket.getaddrinfo
 
     def resolved(host, *options, **more):
-        if host.endswith(".example"):
-            if host not in known:
-                raise socket.gaierror(socket.EAI_NONAME, "not known")
-            return [(None, None, 0, "", (address, 0)) for address in known[host].split()]
-        return numbers(host, *options, **more)
+        if not host.endswith(".example"):
+            return numbers(host, *options, **more)
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "not known")
+        return [(None, None, 0, "", (address, 0)) for address in known[host].split()]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "①②⑦.0.0.1", "127.0.0.1.", "0", "localhost"]
-    + ["10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "me@127.0.0.1"]
-    + ["[0:0:0:0:0:0:0:1]", "[::1]", "[0:0:0:0:0:ffff:7f00:1]", "[0:0:0:0:0:0:7f00:1]", "[64:ff9b:0:0:0:0:7f00:1]"]
-    + ["[2002:7f00:1:0:0:0:0:0]", "[fe80:0:0:0:0:0:0:1]", "[fc00:0:0:0:0:0:0:1]", "[fec0:0:0:0:0:0:0:1]"]
-    + ["[ff02:0:0:0:0:0:0:1]", "", "[", "inside.example", "inside.example:8000"],
-)
-@pytest.mark.parametrize("form", ["http://{}/a.png", "https://{}/a.png", "zip://a.png::http://{}/b.zip"])
-def test_addresses_inside_of_the_network_are_refused(resolver, host, form):
-    with pytest.raises(ValueError, match="me/images, row 0: names the file .* If you trust"):
-        check_path(form.format(host), "me/images, row 0")
+def test_images_on_servers_are_told_from_files():
+    assert all(map(is_remote, REMOTE)) and not any(map(is_remote, FILES))
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["http://8.8.8.8/a.png", "http://[2001:4860:4860:0:0:0:0:8888]/a.png", "https://outside.example:8000/a.png?b=c"]
-    + ["http://[64:ff9b:0:0:0:0:808:808]/a.png", "https://me@outside.example/a.png", "hf://datasets/me/images/a.png"]
-    + ["http://unknown.example/a.png", "zip://a.png::hf://datasets/me/images/b.zip"],
-)
+@pytest.mark.parametrize("host", INSIDE)
+def test_addresses_inside_of_the_network_are_refused(resolver, host):
+    for form in ("http://{}/a.png", "https://{}/a.png", "zip://a.png::http://{}/b.zip"):
+        with pytest.raises(ValueError, match="me/images, row 0: names the file .* If you trust"):
+            check_path(form.format(host), "me/images, row 0")
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
 def test_public_addresses_are_opened_and_those_of_no_host_left_to_fail(resolver, path):
     check_path(path, "me/images, row 0")
+
+
+# --- Names in the files of a folder ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of one picture, and beside it one that nobody has named."""
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    for path in (tmp_path / "pictures" / "cat" / "1.png", tmp_path / "secret.png"):
+        Image.new("RGB", (4, 4)).save(path)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "cat/../../secret.png", "file://{}/secret.png"])
+def test_metadata_that_name_a_file_elsewhere_are_refused(pictures, tmp_path, name):
+    lines = [{"file_name": "cat/1.png", "caption": "a"}, {"file_name": name.format(tmp_path), "caption": "b"}]
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match=r"pictures.*its files cannot be read: .*secret\.png"):
+        open_images(str(pictures))
+
+
+def test_a_link_is_a_name_that_the_owner_of_the_folder_gave(pictures):
+    """As in collections that are made of links to a store of images."""
+    os.symlink("../../secret.png", pictures / "cat" / "2.png")
+    assert sorted(open_images(str(pictures))["train"]["image_id"][:]) == ["cat/1.png", "cat/2.png"]
+
+
+def test_a_stage_leads_to_what_lies_beside_it_and_nowhere_else(pictures, tmp_path):
+    stage_of(tmp_path / "runs" / "captions", ["cat/1.png"], source="../../pictures")
+    assert open_images(str(tmp_path / "runs" / "captions"))["train"]["caption"][:] == ["of cat/1.png"]
+    for field in ("source", "captions_name"):
+        for form in ("{}", "file://{}", "~"):
+            stage = stage_of(tmp_path / "captions", ["cat/1.png"]) / "stage.json"
+            stage.write_text(json.dumps(json.loads(stage.read_text()) | {field: form.format(pictures)}))
+            with pytest.raises(ValueError, match="not relative to its folder"):
+                open_images(str(tmp_path / "captions"))
+    stage_of(tmp_path / "captions", ["cat/1.png"], published=True)  # downloaded: a path in it may be a trap
+    with pytest.raises(ValueError, match="does not say where they are"):
+        open_images(str(tmp_path / "captions"))
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "", ".hidden", "a\nb"])
+def test_a_split_is_no_path(tmp_path, name):
+    (tmp_path / "stage.json").write_text(json.dumps({"source": None, "num_rows": {name: 1}, "columns": []}))
+    for opened in (read_stage, lambda folder: build_dataset(folder, tmp_path / "out")):
+        with pytest.raises(ValueError, match="is not what a stage writes"):
+            opened(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"num_rows": 5}', '{"source": 5}', "[" * 100_000, "\udcff"])
+def test_a_stage_file_that_is_none_is_named(tmp_path, text):
+    assert find_stage(str(tmp_path)) is None
+    (tmp_path / "stage.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"stage\.json is not what a stage writes"):
+        read_stage(tmp_path)
+
+
+# --- What is published -----------------------------------------------------------------------------------------------
+
+
+def test_published_images_have_lost_their_metadata(tmp_path):
+    image, tags = save_images(tmp_path / "pictures") / "train" / "cat" / "1.jpg", Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    tags.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (48.0, 8.0, 1.5), 29: "canary-position"})
+    Image.new("RGB", (8, 4)).save(image, exif=tags)
+    image.with_suffix(".png").unlink()
+    stage = stage_of(tmp_path / "stage", ["cat/1.jpg", *IDS[1:]])
+    folder = build_dataset(stage, tmp_path / "out", with_images=True)
+    rows = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    stored = next(row for row in pq.read_table(folder / "data").to_pylist() if row["image_id"] == "cat/1.jpg")
+    assert (4, 8) in [row["image"].size for row in rows], "turned as before"
+    assert b"canary" not in stored["image"]["bytes"] and b"canary" in image.read_bytes()
+
+
+def test_the_card_says_that_the_prompt_told_the_class(tmp_path):
+    said = "The prompt told the class, so captions hold it: no score on these rows may read them."
+    for prompt in ("Describe the {label}.", "Describe it."):
+        stage = {"stage": "captioning", "captioner": {"captioner": "local", "model": "me/vlm"}, "prompts": [prompt]}
+        folder = build_dataset(stage_of(tmp_path / "stage", **stage), tmp_path / "out")
+        assert (said in (folder / "README.md").read_text()) == ("{label}" in prompt)
+
+
+def test_a_path_of_the_data_in_a_caption_ends_the_release(tmp_path, capsys):
+    """A captioner that repeats the name of the file it was given; nothing is asked of the Hub."""
+    elsewhere = os.path.relpath("/mnt/photos/pictures", tmp_path / "stage")
+    stage = stage_of(tmp_path / "stage", IDS, source=elsewhere)
+    rows = captions_of(IDS).map(lambda row: {"caption": f"/mnt/photos/pictures/{row['image_id']} shows a cat."})
+    write_stage(stage, {"train": rows}, read_stage(stage))
+    for way in ("--dry_run", "--push_to_hub"):
+        with pytest.raises(SystemExit) as ended:
+            main(["release", "--stage", str(stage), "--repo_id", "me/captions", way, "true"])
+        assert ended.value.code == 2
+        assert "data/train-00000-of-00001.parquet holds a path of this machine" in capsys.readouterr().err
+
+
+def test_a_dataset_lies_beside_its_stage_and_has_a_licence_or_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(stage_of(tmp_path / "runs" / "captions").parent)
+    release = Release(ReleaseArguments(stage="captions/"))
+    release.build()
+    assert [(made.folder, made.repo_type) for made in release.released] == [(Path("captions-dataset"), "dataset")]
+    assert release.lines[1] == "licence   no licence: give one with --license"
+
+
+@pytest.mark.parametrize(
+    ("ids", "ids_from"),
+    [
+        (["a/0.png", "0.png#b0e04e15e40be1d99e4bd2b5"], None),
+        (["a/0.png", "b0e04e15e40be1d99e4bd2b5"], None),
+        (["a/0.png", "b.JPEG"], "file"),
+        (["b0e04e15e40be1d99e4bd2b5"], "content"),
+        (["a/0.png", "4711"], "column"),
+    ],
+)
+def test_the_card_has_a_snippet_where_every_id_can_be_made_by_it(tmp_path, ids, ids_from):
+    folder = build_dataset(stage_of(tmp_path / "s", ids), tmp_path / "out")
+    assert read_stage(folder)["ids_from"] == ids_from
+    assert ("With their images, by `datasets` alone" in (folder / "README.md").read_text()) == (ids_from is not None)

@@ -1,51 +1,34 @@
-"""Pushes over HTTP: whole or not at all, whatever happens on the way, and the same after a repetition."""
+"""Pushes over HTTP: whole or not at all, nothing of others is lost, and a repetition succeeds."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hub_client import serving
 from hub_server.accounts import ME_READ, ME_WRITE
-from huggingface_hub import HfApi, ModelCard, SpaceCard
+from released_runs import training_arguments, training_rows
+from students import ID2LABEL, aligned_model
 
-from g4i_hf.hub import push as pushing
-from g4i_hf.hub.publisher import StudentPublisher
-from g4i_hf.hub.push import MANIFEST, PushError, read_manifest
-from g4i_hf.options import ReleaseArguments
-from g4i_hf.training import AlignmentArguments
-from g4i_hf.workflows import release
+from g4i_hf import AlignmentTrainer
+from g4i_hf.hub import StudentPublisher
+from g4i_hf.hub.push import MANIFEST, PushError, clear_errors, read_manifest
 
-CARD = """---
-license: apache-2.0
-tags:
-- g4i_hf
----
-
-# A student
+CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
+# A process that pushes: huggingface_hub reads its environment only when imported. A line of JSON for each push
+PUSHER = """
+import json, sys
+from g4i_hf.hub.push import push_folders
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        answer = {"urls": list(push_folders(**json.loads(line)))}
+    except Exception as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(answer), flush=True)
 """
-
-
-class Pusher:
-    """A process that pushes: huggingface_hub reads its environment only when imported."""
-
-    def __init__(self, hub, home: Path, **environment: str):
-        command = [sys.executable, str(Path(__file__).parent / "workers" / "pusher.py")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=hub.environment(home, **environment), text=True, **pipes)
-        assert self.process.stdout.readline().strip() == "ready"
-
-    def __call__(self, folder: Path, repo_id: str, **more) -> dict:
-        print(json.dumps({"folder": str(folder), "repo_id": repo_id} | more), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +38,32 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def push(hub, tmp_path_factory):
-    pusher = Pusher(hub, tmp_path_factory.mktemp("home"))
-    yield pusher
-    pusher.close()
+def push_all(hub, tmp_path_factory):
+    """Pushes (folder, repository, kind) tuples; gives what `push_folders` does, or its error."""
+    environment = hub.environment(tmp_path_factory.mktemp("home"))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", PUSHER], env=environment, text=True, **pipes)
+    assert process.stdout.readline().strip() == "ready"
+
+    def push_all(*released, **options) -> dict:
+        released = [[str(folder), repo, kind] for folder, repo, kind in released]
+        print(json.dumps({"released": released} | options), file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    yield push_all
+    process.stdin.close()
+    process.wait(timeout=20)
+    process.stdout.close()
+
+
+@pytest.fixture
+def push(push_all):
+    return lambda folder, repo, kind="model", **options: push_all((folder, repo, kind), **options)
 
 
 @pytest.fixture
 def repo(hub, request):
     """A name of its own for each test, and no fault left over."""
-    hub.no_faults()
     hub.clear_log()
     yield "me/" + re.sub(r"\W+", "-", request.node.name.replace("_", "-"))[-60:].strip("-")
     hub.no_faults()
@@ -78,14 +77,13 @@ def folder(tmp_path):
     (root / "README.md").write_text(CARD)
     (root / "config.json").write_text("{}")
     for seed, name in enumerate(("model.safetensors", "aligned/model.safetensors")):
-        header = b"{}" + b" " * 6
-        (root / name).write_bytes(len(header).to_bytes(8, "little") + header + bytes([seed]) * 300_000)
+        (root / name).write_bytes((8).to_bytes(8, "little") + b"{}      " + bytes([seed]) * 300_000)
     return root
 
 
-def files_of(hub, repo: str, kind: str = "models") -> dict[str, int] | None:
+def files_of(hub, repo: str, kind: str = "model") -> dict[str, int] | None:
     """What a reader of the main branch sees; None without a repository."""
-    found = hub.state().get(f"{kind}/{repo}")
+    found = hub.state().get(f"{kind}s/{repo}")
     return found and {
         name: size for name, size in found["branches"]["main"]["files"].items() if name != ".gitattributes"
     }
@@ -100,275 +98,139 @@ def sent(hub) -> int:
     return sum(line["bytes"] for line in hub.log("PUT "))
 
 
-def test_a_push_is_one_commit_in_a_private_repository(hub, push, repo, folder):
-    answer = push(folder, repo)
-    assert answer["url"].startswith(hub.url) and repo in answer["url"]
-    state = hub.state()[f"models/{repo}"]
-    assert state["private"] and files_of(hub, repo) == sizes(folder)
-    assert len(hub.log("/commit/")) == 1
-
-
-def test_a_push_of_the_same_sends_and_commits_nothing(hub, push, repo, folder):
-    first = push(folder, repo)
-    commits = hub.state()[f"models/{repo}"]["commits"]
-    hub.clear_log()
-    assert push(folder, repo) == first
-    assert hub.state()[f"models/{repo}"]["commits"] == commits and sent(hub) == 0
-
-
-# --- What is somebody else's stays ----------------------------------------------------------------------------------
-
-
-def test_what_a_release_no_longer_has_is_deleted_and_what_others_added_stays(hub, push, repo, folder):
-    (folder / "onnx").mkdir()
-    (folder / "onnx" / "model.onnx").write_text("of an earlier release")
-    push(folder, repo)
-    theirs = ["NOTES.md", "teacher/model.safetensors", "extra-lora.safetensors", "images/logo.png", "onnx/theirs.onnx"]
-    hub.act("commit", repo=repo, files=dict.fromkeys([*theirs, ".eval_results/imagenet-real.yaml"], "by hand"))
-    (folder / "aligned" / "model.safetensors").unlink()
-    (folder / "onnx" / "model.onnx").unlink()
-    assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder) | dict.fromkeys([*theirs, ".eval_results/imagenet-real.yaml"], 7)
-    assert list(read_manifest(folder)) == ["README.md", "config.json", "model.safetensors"]
-
-
-HAND_MADE = {"changed": ("README.md", "their own page"), "put there": ("onnx/model.onnx", "their own graph")}
-
-
-@pytest.mark.parametrize("what", HAND_MADE)
-def test_a_file_made_by_hand_is_not_written_over_without_a_word(hub, push, repo, folder, what):
-    push(folder, repo)
-    name, text = HAND_MADE[what]
-    hub.act("commit", repo=repo, files={name: text})
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text(CARD.replace("A student", "A better student"))
-    before = files_of(hub, repo)
-    answer = push(folder, repo)
-    assert answer["error"] == "PushError" and files_of(hub, repo) == before
-    assert f"put there or changed by hand: {name}. Nothing was pushed" in answer["message"]
-    assert "--replace true" in answer["message"]
-    assert "url" in push(folder, repo, replace=True)
-    assert files_of(hub, repo) == sizes(folder)
-
-
-def test_a_file_changed_by_hand_is_not_deleted_with_the_release_that_it_was_of(hub, push, repo, folder):
-    push(folder, repo)
-    hub.act("commit", repo=repo, files={"config.json": "theirs"})
-    (folder / "config.json").unlink()
-    assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder) | {"config.json": 6}
-
-
-@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
-def test_a_repository_of_somebody_else_is_refused_and_left_alone(hub, push, repo, folder, kind):
-    make(hub, repo, kind)
-    theirs = {f"data/train-0000{i}-of-00009.parquet": "images" for i in range(9)} | {"config.json": "their model"}
-    hub.act("commit", repo=repo, type=kind, files=theirs)
-    card(folder, kind)
-    before = hub.state()[f"{kind}s/{repo}"]
-    answer = push(folder, repo, repo_type=kind)
-    assert answer["error"] == "PushError"
-    words = r"holds files that no release has left there: .*config\.json, .* and \d+ more.*--repo_id.*--replace true"
-    assert re.search(words, answer["message"]), answer
-    assert "pushed" in answer["message"] and hub.state()[f"{kind}s/{repo}"] == before and sent(hub) == 0
-
-
-def test_replace_writes_over_and_deletes_nothing(hub, push, repo, folder):
-    make(hub, repo)
-    hub.act("commit", repo=repo, files={"config.json": "theirs", "data/a.parquet": "theirs", "onnx/b.onnx": "theirs"})
-    assert "url" in push(folder, repo, replace=True)
-    kept = {"data/a.parquet": 6, "onnx/b.onnx": 6}
-    assert files_of(hub, repo) == sizes(folder) | kept
-    (folder / "aligned" / "model.safetensors").unlink()
-    assert "url" in push(folder, repo), "it holds a release now"
-    assert files_of(hub, repo) == sizes(folder) | kept
-
-
-@pytest.mark.parametrize(
-    ("readme", "is_empty"),
-    [
-        ("---\nlicense: mit\n---\n", True),
-        ("---\n---\n\nCheck out the configuration reference at https://huggingface.co/docs\n", True),
-        ("", True),
-        ("---\nlicense: mit\n---\n# My model\n\nIt was trained for years.\n", False),
-        ("# My model\n\nIt was trained for years.\n\n---\nThe end\n\n---\n", False),
-    ],
-)
-def test_a_readme_alone_is_content_when_somebody_has_written_it(hub, push, repo, folder, readme, is_empty):
-    make(hub, repo)
-    hub.act("commit", repo=repo, files={"README.md": readme})
-    answer = push(folder, repo)
-    assert ("url" in answer) == is_empty and ("left there: README.md. " in answer.get("message", "")) != is_empty
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"files": 7}'])
-def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder, text):
-    push(folder, repo)
-    hub.act("commit", repo=repo, files={MANIFEST: text})
-    (folder / "config.json").unlink()
-    before = files_of(hub, repo)
-    answer = push(folder, repo)
-    assert answer["error"] == "PushError" and f"its {MANIFEST} does not say" in answer["message"]
-    assert files_of(hub, repo) == before
-    assert "url" in push(folder, repo, replace=True)
-    assert files_of(hub, repo) == sizes(folder) | {"config.json": 2}
-
-
-@pytest.mark.parametrize("text", ["{}", "of somebody else"])
-def test_a_manifest_deletes_only_what_it_knows_by_its_hash(hub, push, repo, folder, text):
-    """Neither a file that has gone meanwhile, nor one that was changed, nor one that somebody else has listed."""
-    push(folder, repo)
-    named = json.loads((folder / MANIFEST).read_text())["files"] | {"gone.json": ["0" * 64], "data.csv": ["0" * 64]}
-    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": named}), "config.json": text, "data.csv": "1"})
-    (folder / "config.json").unlink()
-    assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder) | {"data.csv": 1} | (
-        {} if text == "{}" else {"config.json": len(text)}
-    )
-
-
-def test_of_a_manifest_of_version_0_1_files_are_written_over_and_none_is_deleted(hub, push, repo, folder):
-    push(folder, repo)
-    hub.act("commit", repo=repo, files={MANIFEST: json.dumps({"files": ["config.json", "README.md", "precious.txt"]})})
-    hub.act("commit", repo=repo, files={"precious.txt": "theirs", "README.md": "of 0.1"})
-    (folder / "config.json").unlink()
-    assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder) | {"config.json": 2, "precious.txt": 6}
-
-
-def test_a_branch_of_a_foreign_repository_is_not_made(hub, push, repo, folder):
-    make(hub, repo)
-    hub.act("commit", repo=repo, files={"weights.h5": "theirs"})
-    assert "holds files" in push(folder, repo, revision="v2")["message"]
-    assert list(hub.state()[f"models/{repo}"]["branches"]) == ["main"]
-
-
-def test_a_name_without_namespace_is_ones_own(hub, push, repo, folder):
-    bare = repo.split("/")[1]
-    push(folder, bare)
-    hub.act("commit", repo=repo, files={MANIFEST: "{"})
-    hub.clear_log()
-    assert f"{repo}: its {MANIFEST} does not say" in push(folder, bare)["message"]
-    assert not hub.log("repos/create"), "looked at by its whole name, before it would be made"
-
-
-@pytest.fixture
-def space(tmp_path):
-    """The app of the student, which tells where a data set lies."""
-    (tmp_path / "space").mkdir()
-    card(tmp_path / "space", "space")
-    (tmp_path / "space" / "app.py").write_text("path = '/mnt/photos/cats'")
-    return tmp_path / "space"
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What would be asked of the Hub, and is not."""
-    calls = []
-
-    def commit(api, repo_id, operations, **more):
-        calls.append(repo_id)
-        return SimpleNamespace(commit_url="https://hub")
-
-    monkeypatch.setattr(pushing, "check_repository", lambda *args, **more: calls.append("check") or (None, []))
-    monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
-    monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: calls.append("card"))
-    monkeypatch.setattr(SpaceCard, "validate", lambda *args, **kwargs: calls.append("card"))
-    monkeypatch.setattr(HfApi, "create_commit", commit)
-    return calls
-
-
-def test_none_is_pushed_before_all_are_checked(asked, folder, space):
-    released = [(folder, "me/student", "model"), (space, "me/space", "space")]
-    with pytest.raises(ValueError, match=r"app\.py holds a path"):
-        pushing.push_folders(released, folders=["/mnt/photos"])
-    assert not asked
-    urls = pushing.push_folders(released)
-    assert asked == ["card", "card", "check", "check"], "before the first one is asked for"
-    assert list(urls) == ["https://hub"] * 2 and asked[4:] == ["check", "me/student", "check", "me/space"]
-
-
-def release_args(tmp_path: Path, **more) -> ReleaseArguments:
-    """Of a run whose images lie on another disk."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "train.yaml").write_text("dataset_name: /mnt/photos\n")
-    return ReleaseArguments(run=str(tmp_path / "run"), repo_id="me/student", space=True, **more)
-
-
-@pytest.mark.parametrize("way", ["dry_run", "push_to_hub"])
-def test_release_looks_for_the_folders_of_the_run_in_all_folders_first(asked, folder, space, tmp_path, way):
-    of_run = release.Release(release_args(tmp_path, **{way: True}))
-    of_run.released = [
-        release.Released(folder, "me/student", "model"),
-        release.Released(space, "me/student-space", "space"),
-    ]
-    with pytest.raises(ValueError, match=r"app\.py holds a path"):
-        of_run.look_through() if way == "dry_run" else of_run.push()
-    assert not asked
-    (space / "app.py").write_text("path = 'photos'")
-    of_run.look_through()
-    if way == "push_to_hub":
-        assert of_run.push() == [f"Pushed {place} to https://hub" for place in (folder, space)]
-        return
-    listed = re.findall(r"^ *[\d.]+ k?B  (.*)$", "\n".join(of_run.listed()), re.M)
-    assert listed == [*sorted(sizes(folder)), *sorted(sizes(space))] and listed.count(MANIFEST) == 2 and not asked
-
-
-def test_training_looks_for_the_folders_of_its_run_too(monkeypatch, folder, tmp_path):
-    seen = {}
-    monkeypatch.setattr("g4i_hf.hub.publisher.push_folder", lambda *args, **more: seen.update(more))
-    run = Path(release_args(tmp_path).run)
-    publisher = StudentPublisher(AlignmentArguments(str(run), report_to="none", hub_model_id="me/student"))
-    publisher._push(folder, "Step 1")
-    assert seen["folders"] == {run, Path("/mnt/photos")}
-
-
-def test_release_passes_on_that_files_may_be_written_over(monkeypatch, folder, tmp_path):
-    seen = {}
-    monkeypatch.setattr(release, "push_folders", lambda released, **more: seen.update(more) or iter(["https://hub"]))
-    for replace in (False, True):
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        args = release_args(tmp_path, push_to_hub=True, replace=replace, hub_revision="v2", private=False)
-        of_run = release.Release(args)
-        of_run.released = [release.Released(folder, "me/student", "model")]
-        of_run.push()
-        assert (seen["replace"], seen["revision"], seen["private"]) == (replace, "v2", False)
-
-
 def make(hub, repo: str, kind: str = "model") -> None:
     """A repository as its owner makes it."""
     value = {"name": repo.split("/")[1], "type": kind} | ({"sdk": "gradio"} if kind == "space" else {})
     assert hub.ask("POST", "/api/repos/create", value, ME_WRITE)[0] == 200
 
 
-def card(folder: Path, kind: str) -> None:
+def card_of(folder: Path, kind: str) -> Path:
+    folder.mkdir(exist_ok=True)
     metadata = "sdk: gradio\nsdk_version: 6.31.0\napp_file: app.py" if kind == "space" else "license: mit"
     (folder / "README.md").write_text(f"---\n{metadata}\n---\n# It\n")
+    return folder
 
 
-# --- Visibility, branches, kinds -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none(hub, push, repo, folder, kind):
+    card_of(folder, kind)
+    first = push(folder, repo, kind)
+    assert first["urls"][0].startswith(hub.url) and repo in first["urls"][0]
+    state = hub.state()[f"{kind}s/{repo}"]
+    assert state["private"] and state["commits"] == 2 and files_of(hub, repo, kind) == sizes(folder)
+    hub.clear_log()
+    assert push(folder, repo, kind) == first
+    assert hub.state()[f"{kind}s/{repo}"] == state and sent(hub) == 0
 
 
-def test_a_public_repository_on_request_and_one_that_exists_keeps_its_visibility(hub, push, repo, folder):
+# --- What is somebody else's stays ----------------------------------------------------------------------------------
+
+# Of a file that the earlier release had and this one has not: what happened meanwhile, and what is left of it
+EARLIER = {
+    "as it was": ({}, {}),
+    "changed by hand": ({"config.json": "theirs"}, {"config.json": 6}),
+    "not of the manifest": ({"onnx/theirs.onnx": "by hand"}, {"onnx/theirs.onnx": 7}),
+    "in the manifest with another hash": (
+        {MANIFEST: '{"files": {"data.csv": ["00"], "gone.json": ["00"]}}', "data.csv": "1"},
+        {"config.json": 2, "data.csv": 1},
+    ),
+    "in a manifest of version 0.1": ({MANIFEST: '{"files": ["config.json", "README.md"]}'}, {"config.json": 2}),
+}
+
+
+@pytest.mark.parametrize("what", EARLIER)
+def test_a_push_deletes_only_what_an_earlier_one_left_as_it_is(hub, push, repo, folder, what):
+    push(folder, repo)
+    meanwhile, left = EARLIER[what]
+    hub.act("commit", repo=repo, files=meanwhile)
+    (folder / "config.json").unlink()
+    assert "urls" in push(folder, repo)
+    assert files_of(hub, repo) == sizes(folder) | left
+
+
+@pytest.mark.parametrize("name", ["README.md", "onnx/model.onnx"])
+def test_a_file_made_by_hand_is_not_written_over_without_a_word(hub, push, repo, folder, name):
+    push(folder, repo)
+    hub.act("commit", repo=repo, files={name: "their own"})
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(CARD + "better")
+    before = files_of(hub, repo)
+    answer = push(folder, repo)
+    assert answer["error"] == "PushError" and files_of(hub, repo) == before
+    assert f"put there or changed by hand: {name}. Nothing" in answer["message"] and "--replace" in answer["message"]
+    assert "urls" in push(folder, repo, replace=True) and files_of(hub, repo) == sizes(folder)
+
+
+@pytest.mark.parametrize("kind", ["model", "space"])
+def test_a_repository_of_something_else_is_refused_until_replace_which_deletes_nothing(hub, push, repo, folder, kind):
+    make(hub, repo, kind)
+    theirs = dict.fromkeys(["config.json", "data/a.parquet", "data/b.parquet", "notes.txt"], "theirs")
+    hub.act("commit", repo=repo, type=kind, files=theirs)
+    card_of(folder, kind)
+    before = hub.state()[f"{kind}s/{repo}"]
+    for options in ({}, {"revision": "v2"}):
+        answer = push(folder, repo, kind, **options)
+        words = r"holds files that no release has left there: .*config\.json, .* more.*--repo_id.*--replace true"
+        assert answer["error"] == "PushError" and re.search(words, answer["message"]), answer
+        assert hub.state()[f"{kind}s/{repo}"] == before and sent(hub) == 0, "and no branch is made"
+    assert "urls" in push(folder, repo, kind, replace=True)
+    theirs.pop("config.json")
+    assert files_of(hub, repo, kind) == sizes(folder) | dict.fromkeys(theirs, 6)
+
+
+READMES = {
+    "metadata": ("---\nlicense: mit\n---\n", True),
+    "a line": ("---\n---\n\nCheck out the configuration reference at https://huggingface.co/docs\n", True),
+    "a page": ("# My model\n\nIt was trained for years.\n\n---\nThe end\n\n---\n", False),
+}
+
+
+@pytest.mark.parametrize("what", READMES)
+def test_a_readme_alone_is_content_when_somebody_has_written_it(hub, push, repo, folder, what):
+    make(hub, repo)
+    readme, is_empty = READMES[what]
+    hub.act("commit", repo=repo, files={"README.md": readme})
+    answer = push(folder, repo)
+    assert ("urls" in answer) == is_empty and ("left there: README.md. " in answer.get("message", "")) != is_empty
+
+
+def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder):
+    push(folder, repo.split("/")[1])  # without a namespace it is that of the token
+    hub.act("commit", repo=repo, files={MANIFEST: '{"files": 7}'})
+    (folder / "config.json").unlink()
+    answer = push(folder, repo)
+    assert answer["error"] == "PushError" and f"its {MANIFEST} does not say" in answer["message"]
+    assert "urls" in push(folder, repo, replace=True) and "config.json" in files_of(hub, repo)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"files": [1]}', '{"files": {"a": 1}}', "[" * 100_000, "\udcff"]
+)
+def test_what_is_no_manifest_is_an_error(tmp_path, text):
+    assert read_manifest(tmp_path) is None
+    (tmp_path / MANIFEST).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"\.g4i_hf\.json is no manifest of a release"):
+        read_manifest(tmp_path)
+
+
+def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, folder):
+    push(folder, repo)
+    (folder / "config.json").write_text('{"ours": true}')
+    hub.fault("POST .*/preupload/", "commit", arguments={"repo": repo, "files": {"aligned/theirs.json": "{}"}})
+    assert "pushed there meanwhile" in push(folder, repo)["message"]
+    assert files_of(hub, repo)["config.json"] == 2 and "aligned/theirs.json" in files_of(hub, repo)
+
+
+# --- Visibility, branches, checks ------------------------------------------------------------------------------------
+
+
+def test_public_on_request_and_what_exists_keeps_its_visibility_and_its_main_branch(hub, push, repo, folder):
     push(folder, repo, private=False)
-    assert not hub.state()[f"models/{repo}"]["private"]
     (folder / "config.json").write_text('{"a": 1}')
-    assert "url" in push(folder, repo)
-    assert not hub.state()[f"models/{repo}"]["private"]
-
-
-def test_a_branch_is_made_and_main_left_alone(hub, push, repo, folder):
-    assert "url" in push(folder, repo, revision="v2")
-    branches = hub.state()[f"models/{repo}"]["branches"]
-    assert "model.safetensors" in branches["v2"]["files"] and "model.safetensors" not in branches["main"]["files"]
-
-
-@pytest.mark.parametrize("kind", ["dataset", "space"])
-def test_data_sets_and_spaces(hub, push, repo, tmp_path, kind):
-    (tmp_path / "made").mkdir()
-    card(tmp_path / "made", kind)
-    assert "url" in push(tmp_path / "made", repo, repo_type=kind)
-    assert files_of(hub, repo, f"{kind}s") == sizes(tmp_path / "made")
+    assert "urls" in push(folder, repo, revision="v2")
+    state = hub.state()[f"models/{repo}"]
+    assert not state["private"]
+    assert [state["branches"][name]["files"]["config.json"] for name in ("main", "v2")] == [2, 8]
 
 
 def test_a_card_that_the_hub_refuses_makes_no_repository(hub, push, repo, folder):
@@ -378,161 +240,141 @@ def test_a_card_that_the_hub_refuses_makes_no_repository(hub, push, repo, folder
     assert files_of(hub, repo) is None and sent(hub) == 0
 
 
-def test_a_finding_stops_before_anything_is_asked_of_the_hub(hub, push, repo, folder):
-    (folder / "config.json").write_text(json.dumps({"_name_or_path": str(Path.home() / "runs")}))
-    answer = push(folder, repo)
-    assert answer["error"] == "ValueError" and "config.json holds a path" in answer["message"]
-    assert hub.log("models") == []
+def test_none_is_pushed_before_all_are_checked(hub, push_all, repo, folder, tmp_path):
+    space = card_of(tmp_path / "space", "space")
+    (space / "app.py").write_text("path = '/mnt/photos/cats'")
+    released = [(folder, repo, "model"), (space, f"{repo}-space", "space")]
+    answer = push_all(*released, folders=["/mnt/photos"])
+    assert answer["error"] == "ValueError" and "app.py holds a path" in answer["message"] and hub.log() == []
+    make(hub, f"{repo}-space", "space")
+    hub.act("commit", repo=f"{repo}-space", type="space", files={"theirs.py": "", "README.md": "# Theirs\n\nText.\n"})
+    assert "holds files" in push_all(*released)["message"] and files_of(hub, repo) is None
+    assert len(push_all(*released, replace=True)["urls"]) == 2 and files_of(hub, repo) == sizes(folder)
 
 
 # --- Faults: the repository is as it was, the message says what to do, a repetition succeeds -------------------------
+
+AGAIN = "same command again"
 FAULTS = {
     # what happens, and words of the message
-    "conflict": ({"match": "POST .*/commit/", "kind": "409"}, "pushed there meanwhile.*same command again"),
-    "precondition": ({"match": "POST .*/commit/", "kind": "412"}, "pushed there meanwhile.*same command again"),
-    "expired at once": ({"match": "repos/create", "kind": "expire_token", "token": ME_WRITE}, "hf auth login"),
-    "expired in between": ({"match": "/preupload/", "kind": "expire_token", "token": ME_WRITE}, "hf auth login"),
-    "expired at the end": ({"match": "/commit/", "kind": "expire_token", "token": ME_WRITE}, "hf auth login"),
-    "forbidden": ({"match": "/preupload/", "kind": "403"}, "may not write.*role `write`"),
-    "gone at the end": ({"match": "/commit/", "kind": "404"}, "no such repository.*deleted, renamed or closed"),
-    "too large": ({"match": "lfs/objects/batch", "kind": "413"}, "the Hub refuses.*Nothing of this push is visible"),
+    "conflict": ({"match": "POST .*/commit/", "kind": 409}, f"pushed there meanwhile.*{AGAIN}"),
+    "expired": ({"match": "/commit/", "kind": "expire_token", "token": ME_WRITE}, "hf auth login"),
+    "forbidden": ({"match": "/preupload/", "kind": 403}, "may not write.*role `write`"),
+    "gone": ({"match": "/commit/", "kind": 404}, "no such repository.*deleted, renamed or closed"),
+    "too large": ({"match": "lfs/objects/batch", "kind": 413}, "the Hub refuses.*Nothing of this push is visible"),
+    "out of order": ({"match": "/commit/", "kind": 500, "times": None}, f"out of order.*{AGAIN} later"),
+    "cut": ({"match": "/commit/", "kind": "cut", "times": None}, f"connection.*{AGAIN}"),
 }
-# The client itself tries these again, for half a minute
-LASTING_FAULTS = {
-    "server errors": ({"match": "/commit/", "kind": "500", "times": None}, "out of order.*same command again later"),
-    "cut uploads": ({"match": "PUT ", "kind": "cut", "times": None}, "connection.*same command again"),
-    "no reply": ({"match": "/preupload/", "kind": "lost", "times": None}, "connection.*same command again"),
-    "busy": ({"match": "/commit/", "kind": "429", "times": None, "seconds": 0}, "busy.*same command again later"),
-}
-
-
-def survive(hub, push, repo: str, folder: Path, fault: dict, words: str, versions=("first", "second")) -> None:
-    """Both the first push and a later one fail as they should, change nothing, and succeed when repeated."""
-    for version in versions:
-        (folder / "config.json").write_text(json.dumps({"version": version}))
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-6] + version[:6].encode().ljust(6))
-        before = files_of(hub, repo) or {}
-        commits = (hub.state().get(f"models/{repo}") or {}).get("commits")
-        hub.fault(**fault)
-        answer = push(folder, repo)
-        hub.no_faults()
-        hub.act("add_token", token=ME_WRITE, user="me", role="write")
-        assert answer["error"] == "PushError" and re.search(words, answer["message"], re.S), answer
-        assert ME_WRITE not in answer["message"]
-        assert (files_of(hub, repo) or {}) == before
-        if commits is not None:
-            assert hub.state()[f"models/{repo}"]["commits"] == commits
-        arrived = sent(hub)
-        hub.clear_log()
-        assert "url" in push(folder, repo), "a repetition succeeds"
-        assert files_of(hub, repo) == sizes(folder)
-        if "/commit/" in fault["match"]:
-            assert arrived > 0 and sent(hub) == 0, "what has arrived is not sent twice"
-        hub.clear_log()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push, repo, folder, name):
-    survive(hub, push, repo, folder, *FAULTS[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LASTING_FAULTS)
-def test_a_fault_that_lasts(hub, push, repo, folder, name):
-    survive(hub, push, repo, folder, *LASTING_FAULTS[name], versions=("first",))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault", [{"match": "lfs/objects/batch", "kind": "503"}, {"match": "PUT ", "kind": "cut"}], ids=str
-)
-def test_a_fault_that_passes_is_not_noticed(hub, push, repo, folder, fault):
-    hub.fault(**fault)
-    assert "url" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder)
-
-
-def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, folder):
+    fault, words = FAULTS[name]
     push(folder, repo)
-    (folder / "config.json").write_text('{"ours": true}')
-    theirs = {"kind": "commit", "repo": repo, "files": {"aligned/theirs.json": "{}"}}
-    hub.fault("POST .*/preupload/", theirs.pop("kind"), arguments=theirs)
+    (folder / "config.json").write_text('{"version": 2}')
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b"2")
+    before = hub.state()[f"models/{repo}"]
+    hub.clear_log()
+    hub.fault(**fault)
     answer = push(folder, repo)
-    assert "pushed there meanwhile" in answer["message"]
-    assert files_of(hub, repo)["config.json"] == 2 and "aligned/theirs.json" in files_of(hub, repo)
+    hub.no_faults()
+    hub.act("add_token", token=ME_WRITE, user="me")
+    assert answer["error"] == "PushError" and re.search(words, answer["message"], re.S), answer
+    assert ME_WRITE not in answer["message"]
+    assert hub.state()[f"models/{repo}"] == before
+    arrived = sent(hub)
+    hub.clear_log()
+    assert "urls" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
+    if "/commit/" in fault["match"]:
+        assert arrived > 0 and sent(hub) == 0, "what has arrived is not sent twice"
 
 
 def test_a_token_that_may_only_read_and_a_foreign_namespace(hub, push, repo, folder):
-    for arguments in ({"token": ME_READ}, {"repo_id": "somebody-else/student"}):
-        answer = push(folder, **{"repo_id": repo} | arguments)
+    for target, options in ((repo, {"token": ME_READ}), ("somebody-else/student", {})):
+        answer = push(folder, target, **options)
         assert answer["error"] == "PushError" and "may not write there" in answer["message"]
 
 
-def test_a_repository_that_went_private_is_not_found_by_others(hub, push, repo, folder):
-    push(folder, repo, private=False)
-    hub.act("make_private", repo=repo)
-    hub.act("add_token", token="hf_of_another", user="another", role="write")
-    answer = push(folder, repo, token="hf_of_another")
-    assert answer["error"] == "PushError" and hub.state()[f"models/{repo}"]["commits"] == 2
-
-
-# --- The Xet client, which has errors of its own --------------------------------------------------------------------
-
 ROUTE = "domain: https://huggingface.co/api/models/me/student/xet-write-token/main"
-XET = {
-    # in its own words (hf_xet 1.8)
-    f"Network error: Request error: HTTP status client error (401 Unauthorized), {ROUTE}": "expired.*hf auth login",
-    f"Network error: Request error: HTTP status client error (403 Forbidden), {ROUTE}": "may not write.*role `write`",
-    f"Network error: Request error: HTTP status server error (503 Service Unavailable), {ROUTE}": "same command again",
-    "Network error: error sending request for url (https://cas:4010/)": "the connection to the Hub broke",
-}
+XET = [  # in the words of hf_xet 1.8
+    (f"Network error: HTTP status client error (401 Unauthorized), {ROUTE}", "expired.*hf auth login"),
+    (f"Network error: HTTP status client error (403 Forbidden), {ROUTE}", "may not write.*role `write`"),
+    (f"Network error: HTTP status server error (503 Service Unavailable), {ROUTE}", AGAIN),
+    ("Network error: error sending request for url (https://cas:4010/)", "the connection to the Hub broke"),
+]
 
 
-def raising(monkeypatch, error: BaseException) -> None:
-    def fail(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(pushing, "check_repository", lambda *args, **more: (None, []))
-    monkeypatch.setattr(pushing, "create_repository", lambda api, repo_id, *args: repo_id)
-    monkeypatch.setattr(ModelCard, "validate", lambda *args, **kwargs: None)
-    monkeypatch.setattr(HfApi, "create_commit", fail)
-
-
-@pytest.mark.parametrize("text", XET, ids=range(len(XET)))
-def test_what_the_xet_client_calls_a_connection_may_be_the_token(monkeypatch, folder, text):
-    raising(monkeypatch, ConnectionError(text))
-    with pytest.raises(PushError, match=f"(?s)me/student: .*{XET[text]}") as error:
-        pushing.push_folder(folder, "me/student")
+@pytest.mark.parametrize(("text", "words"), XET)
+def test_what_the_xet_client_calls_a_connection_may_be_the_token(text, words):
+    with pytest.raises(PushError, match=f"(?s)me/student: .*{words}") as error, clear_errors("me/student"):
+        raise ConnectionError(text)
     assert "http" not in str(error.value)
 
 
-@pytest.mark.parametrize("is_wrapped", [False, True])
-def test_the_xet_client_is_refused_by_its_storage(monkeypatch, folder, is_wrapped):
+def test_xet_storage_that_refuses_is_no_file_that_may_not_be_read():
     hf_xet = pytest.importorskip("hf_xet")
-    error = hf_xet.XetAuthenticationError("Authentication error: token of https://cas")
-    if is_wrapped:
-        wrapper = RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
-        wrapper.__cause__ = error
-        error = wrapper
-    raising(monkeypatch, error)
-    with pytest.raises(PushError, match=r"may have expired or may not write there.*hf auth login") as error:
-        pushing.push_folder(folder, "me/student")
-    assert "http" not in str(error.value)
+    with pytest.raises(PushError, match=r"may have expired or may not write there.*hf auth login"), clear_errors("x"):
+        raise RuntimeError("while uploading") from hf_xet.XetAuthenticationError("token of https://cas")
+    with pytest.raises(PermissionError, match="model"), clear_errors("x"):
+        raise PermissionError(13, "Permission denied", "model.safetensors")
 
 
-def test_a_file_that_may_not_be_read_is_no_matter_of_tokens(monkeypatch, folder):
-    raising(monkeypatch, PermissionError(13, "Permission denied", "model.safetensors"))
-    with pytest.raises(PermissionError, match=r"model\.safetensors"):
-        pushing.push_folder(folder, "me/student")
+# --- While a student trains ------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):
+    with pytest.raises(ValueError, match="hub_strategy is checkpoint.*pickle"):
+        StudentPublisher(training_arguments(tmp_path, hub_strategy="checkpoint"))
+    args = training_arguments(tmp_path, push_to_hub=True, hub_model_id="me/student")
+    with pytest.raises(ValueError, match=r"\(resnet\) does not say how large.*processing_class"):
+        AlignmentTrainer(aligned_model("resnet"), args, training_rows(), publisher=StudentPublisher(args))
+
+
+TRAINING = """
+import json, os, sys
+from dataclasses import replace
+os.chdir(sys.argv[1])
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+from students import aligned_model
+from released_runs import training_rows
+from transformers import pipeline
+
+model, images = aligned_model("timm-resnet"), training_rows(4)
+{code}
+api, found = HfApi(), {{}}
+found["answers"] = len(pipeline("image-classification", model="me/pictures-student")(Image.new("RGB", (60, 50))))
+found["card"] = ModelCard.load("me/pictures-student").text
+api.create_repo("me/notes")
+api.upload_file(repo_id="me/notes", path_in_repo="notes.txt", path_or_fileobj=b"mine")
+try:
+    StudentPublisher(replace(args, hub_model_id="me/notes")).start()
+except OSError as error:
+    found["other files"] = str(error)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(hub, tmp_path_factory) -> dict:
+    """What the code of docs/hub.md pushes."""
+    page = (Path(__file__).parent.parent / "docs" / "hub.md").read_text()
+    code = re.search(r"<!-- test: publisher -->\n```python\n(.*?)```", page, re.S)[1]
+    folder = tmp_path_factory.mktemp("trained")
+    found = hub.run(TRAINING.format(code=code), folder / "home", folder)
+    return found | {"state": hub.state()["models/me/pictures-student"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("status", "words"), [(401, "may have expired"), (403, "may not write there")])
-def test_the_real_xet_client_and_its_token(hub, repo, folder, tmp_path, status, words):
-    hub.fault("xet-write-token", status, times=None)
-    pusher = Pusher(hub, tmp_path / "home", HF_HUB_DISABLE_XET="0")
-    answer = pusher(folder, repo)
-    pusher.close()
-    assert answer["error"] == "PushError" and words in answer["message"], answer
-    assert files_of(hub, repo) == {}
+def test_training_makes_a_private_repository_first(trained):
+    assert trained["state"]["private"]
+    assert "notes.txt" in trained["other files"] and "--hub_model_id" in trained["other files"]
+
+
+@pytest.mark.slow
+def test_checkpoints_are_pushed_as_plain_students_and_the_end_as_a_release(trained):
+    main = trained["state"]["branches"]["main"]
+    assert main["title"] == "End of training" and trained["state"]["commits"] > 2
+    assert {"README.md", "config.json", "model.safetensors"} <= set(main["files"])
+    assert "In training" not in trained["card"]
+    assert "48 x 48 pixels" in trained["card"] and trained["answers"] == len(ID2LABEL)

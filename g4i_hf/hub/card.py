@@ -9,11 +9,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .. import __version__
+from .. import __version__, options
 from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..modeling.processing import ImageSettings
-from ..options import AugmentationArguments, RunArguments, StudentArguments, aligns, learned_from_captions
+from ..options import aligns, learned_from_captions
 from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
@@ -23,7 +23,7 @@ from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
 LONGEST = 2000  # characters of a text of others
-IN_OTHER_WORDS = {"options", "lineage", "seeds", "estimates"}  # of a Student, in its card
+LONGEST_SETTING = 300  # of a prompt or a setting in the card of a student
 MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
 CONTROLS = {
@@ -41,40 +41,31 @@ GIVEN = {
 # Of a captioner's provenance, beside its name, revision and prompts
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype", "jpeg_quality")
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
-LONGEST_SETTING = 300  # characters of a prompt or setting
 
-# Options that are shown whenever they are known: what it takes to repeat the run. Others may not be for everyone
+# Options that are shown whenever they are known
 SHOWN_OPTIONS = (
     *("align_weight", "align_loss", "align_temperature", "text_encoder", "student", "image_size"),
     *("train_crop", "hflip", "num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate"),
     *("lr_scheduler_type", "weight_decay", "pretrained", "seed"),
 )
-# Shown where they differ from their default
-MORE_OPTIONS = (
-    *("align_target_temperature", "align_learn_temperature", "align_logit_bias", "align_mask", "align_mix_captions"),
-    *("align_gradient", "align_text_bank", "align_captions", "align_center", "align_similarity"),
-    *("align_balance", "align_schedule"),
-    *("supervision", "soft_label_weight", "label_noise", "image_features"),
-    *("align_warmup_epochs", "align_off_epochs", "projector_type", "projector_hidden_size", "projector_norm"),
-    *("student_args", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze_backbone"),
-    *("interpolation", "crop_pct", "crop_min_scale", "crop_padding", "color_jitter", "auto_augment"),
-    *("random_erasing", "repeated_augmentation", "mixup_alpha", "cutmix_alpha", "mix_prob", "mix_switch_prob"),
-    *("max_steps", "gradient_accumulation_steps", "max_grad_norm", "optim_args", "sgd_momentum"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
-    *("weight_decay_on", "layer_decay", "label_smoothing_factor", "classification_loss", "bce_target_threshold"),
-    *("label_fraction", "label_seed", "label_noise_rate", "label_noise_kind", "label_noise_seed"),
-    *("long_tail_factor", "long_tail_seed", "unlabelled", "caption_control"),
-    *("class_weights", "ema_decay", "early_stopping_patience", "bf16", "fp16"),
+# Those of these groups, and some of Trainer's own, are shown where they differ from their default. No others: they say
+# where a run lies and how it is watched
+SHOWN_GROUPS = (
+    *(options.AlignmentOptions, options.SupervisionOptions, options.StudentArguments, options.AugmentationArguments),
+    *(options.MixingOptions, options.OptimizerOptions, options.OptimizationOptions, options.ClassificationOptions),
+    options.ControlOptions,
 )
-# A run keeps those of Trainer where they differ from their default
-OF_TRAINER = ("num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "seed")
-OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
-OFF_IS_SAID = ("align_weight", "hflip", "seed")
+OF_TRAINER = ("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon")
+OF_TRAINER += ("bf16", "fp16")
+# A run records these where they differ from Trainer's default, which is shown all the same
+UNRECORDED = ("num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "seed")
+LORA = {each.name for each in fields(options.LoraOptions)} - {"use_peft"}
+ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
 
 @dataclass
 class Picture:
-    """A picture of the card: its file within the release, what it says to those who cannot see it, and its text."""
+    """A picture of the card: its file within the release, its alternative text, and its caption."""
 
     file: str
     alt: str
@@ -83,57 +74,31 @@ class Picture:
 
 @dataclass
 class Student:
-    """
-    A released student, as its card describes it.
-
-    Args:
-        architecture: its name.
-        num_labels, num_parameters: how many it has.
-        image_size: side of its input in pixels.
-        classes: their names, in the order of the logits.
-        is_timm: whether timm loads it too.
-        module: of its maker's own, which registers the architecture; None for one of timm or transformers.
-        weights: `"raw"` or `"ema"`, see [`~g4i_hf.hub.release_student`].
-        options: the run's `train.yaml`; only those that are no paths are shown.
-        lineage: the run's `lineage.json`.
-        rows: figures, perhaps beside the baseline's.
-        seeds: the same over seeds.
-        speed: Markdown table of size and speed; empty where they were not measured.
-        estimates: what was estimated of captions and labels before training, and what `supervision: auto` chose by it;
-            empty without.
-        aligned, onnx: whether the release holds the aligned model and an ONNX graph.
-        adapter: Hub id of the model that a LoRA adapter was trained beside; None for a whole checkpoint.
-        adapter_revision: its branch, tag or commit.
-        pixels: what a student of timm's does to a picture, for the ONNX graph without timm and torch.
-        pictures: of the card.
-        model_id: what a reader passes to `from_pretrained`.
-        license: of what is released; `other` by default.
-        weights_license: of the pretrained weights that it starts from, where that is known.
-    """
+    """A released student, as its card describes it."""
 
     architecture: str
     num_labels: int
     num_parameters: int
-    image_size: int | None = None
-    classes: list[str] = field(default_factory=list)
-    is_timm: bool = False
-    module: str | None = None
-    weights: str = "raw"
-    options: dict[str, Any] = field(default_factory=dict)
-    lineage: dict[str, Any] = field(default_factory=dict)
-    rows: list[ComparisonRow] = field(default_factory=list)
+    image_size: int | None = None  # side of its input in pixels
+    classes: list[str] = field(default_factory=list)  # their names, in the order of the logits
+    is_timm: bool = False  # whether timm loads it too
+    module: str | None = None  # that registers an architecture of one's own; None for one of timm or transformers
+    weights: str = "raw"  # or "ema"
+    options: dict[str, Any] = field(default_factory=dict)  # the run's `train.yaml`; paths are not shown
+    lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
+    rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     seeds: Seeds | None = None
-    speed: str = ""
-    estimates: dict[str, Any] = field(default_factory=dict)
-    aligned: bool = False
+    speed: str = ""  # Markdown table of size and speed
+    estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
+    aligned: bool = False  # whether the release holds the aligned model
     onnx: bool = False
-    adapter: str | None = None
+    adapter: str | None = None  # Hub id of the base of a LoRA adapter; None for a whole checkpoint
     adapter_revision: str | None = None
-    pixels: ImageSettings | None = None
+    pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
     pictures: list[Picture] = field(default_factory=list)
-    model_id: str = "path/to/student"
-    license: str | None = None
-    weights_license: str | None = None
+    model_id: str = "path/to/student"  # what a reader passes to `from_pretrained`
+    license: str | None = None  # `other` by default
+    weights_license: str | None = None  # of the pretrained weights that it starts from, where that is known
 
     @property
     def is_local(self) -> bool:
@@ -146,24 +111,22 @@ def student_card(student: Student) -> ModelCard:
         ValueError: for a licence that is nearly one of the Hub's.
     """
     is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
-    card = ModelCard.from_template(
-        _metadata(student),
-        template_path=str(TEMPLATES / "student.md.j2"),
-        **{name: value for name, value in vars(student).items() if name not in IN_OTHER_WORDS}
-        | {"architecture": plain(student.architecture)}
-        | {"classes": ", ".join(map(code, student.classes[:MOST_CLASSES])) if is_named else ""},
-        more_classes=len(student.classes) > MOST_CLASSES,
-        is_local=student.is_local,
-        timm_id=f"{'local-dir' if student.is_local else 'hf-hub'}:{student.model_id}",
-        number_of_parameters=f"{student.num_parameters / 1e6:.1f}",
-        is_average=student.weights == "ema",
-        training=options_table(student.options, student.image_size),
-        **_of_training(student) | _of_figures(student),
-        origin=_origin(student.lineage),
-        limits="\n".join(f"- {limit}" for limit in _limits(student)),
-        terms=_terms(student),
-        version=__version__,
-    )
+    shown = vars(student) | {
+        "architecture": plain(student.architecture),
+        "classes": ", ".join(map(code, student.classes[:MOST_CLASSES])) if is_named else "",
+        "more_classes": len(student.classes) > MOST_CLASSES,
+        "is_local": student.is_local,
+        "timm_id": f"{'local-dir' if student.is_local else 'hf-hub'}:{student.model_id}",
+        "number_of_parameters": f"{student.num_parameters / 1e6:.1f}",
+        "is_average": student.weights == "ema",
+        "training": options_table(student.options, student.image_size),
+        "origin": _origin(student.lineage),
+        "limits": "\n".join(f"- {limit}" for limit in _limits(student)),
+        "terms": _terms(student),
+        "version": __version__,
+    }
+    shown |= _of_training(student) | _of_figures(student)
+    card = ModelCard.from_template(_metadata(student), template_path=str(TEMPLATES / "student.md.j2"), **shown)
     # Conditions of the template leave runs of blank lines
     return ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
 
@@ -192,37 +155,33 @@ def _metadata(student: Student) -> ModelCardData:
 
 def _of_training(student: Student) -> dict[str, Any]:
     """What the template says of the run."""
-    options = {name: value for name, value in student.options.items() if not is_path(value)}
-    old = {"soft": options.get("teacher_weight"), "pseudo": options.get("unlabelled") == "pseudo_label"}  # version 0.1
-    known = student.lineage.get("text_encoder") or {}
-    encoder = TextSide.from_record(known if known.get("text_encoder") else options)
-    best = options.get("metric_for_best_model") if options.get("load_best_model_at_end") else None
-    return {
-        "align_weight": float(options.get("align_weight") or 0),
-        "supervision": next((kind for kind, is_set in old.items() if is_set), None)
-        or student.estimates.get("supervision", options.get("supervision") or "none"),
-        "is_auto": options.get("supervision") == "auto",
-        "estimates": _estimates(student.estimates),
-        "caption_control": CONTROLS.get(options.get("caption_control")),
-        "label_fraction": float(options.get("label_fraction") or 1),
-        "is_baseline": aligns(options) is False and learned_from_captions(options) is None,
-        "best_by": plain(best) if best else None,
-        "chosen_on": next((row.split for row in student.rows if row.split == options.get("eval_split")), None),
-        "ema_decay": plain(options["ema_decay"]) if options.get("ema_decay") else None,
-        "text_encoder": encoder.text_encoder,
-        "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
-        "seed": plain(options.get("seed", 42)) if options else None,
-    }
-
-
-def _estimates(found: dict[str, Any]) -> str:
-    """Of a run's `all_results.json`; empty where nothing was estimated."""
-    said = []
+    known = {name: value for name, value in student.options.items() if not is_path(value)}
+    supervision = student.estimates.get("supervision") or known.get("supervision") or "none"
+    if known.get("teacher_weight") or known.get("unlabelled") == "pseudo_label":  # version 0.1
+        supervision = "soft" if known.get("teacher_weight") else "pseudo"
+    recorded = student.lineage.get("text_encoder") or {}
+    encoder = TextSide.from_record(recorded if recorded.get("text_encoder") else known)
+    best = known.get("metric_for_best_model") if known.get("load_best_model_at_end") else None
+    said, found = [], student.estimates
     if "caption_accuracy_estimate" in found:
         said.append(captions_in_words(found["caption_accuracy_estimate"]))
     if "label_noise_estimate" in found:
         said.append(noise_in_words(found["label_noise_estimate"], found["label_noise_interval"]))
-    return "; ".join(said)
+    return {
+        "align_weight": float(known.get("align_weight") or 0),
+        "supervision": supervision,
+        "is_auto": known.get("supervision") == "auto",
+        "estimates": "; ".join(said),
+        "caption_control": CONTROLS.get(known.get("caption_control")),
+        "label_fraction": float(known.get("label_fraction") or 1),
+        "is_baseline": aligns(known) is False and learned_from_captions(known) is None,
+        "best_by": plain(best) if best else None,
+        "chosen_on": next((row.split for row in student.rows if row.split == known.get("eval_split")), None),
+        "ema_decay": plain(known["ema_decay"]) if known.get("ema_decay") else None,
+        "text_encoder": encoder.text_encoder,
+        "encoder_folder": bare_name(encoder.text_encoder) if encoder.text_encoder_is_folder else None,
+        "seed": plain(known.get("seed", 42)) if known else None,
+    }
 
 
 def _of_figures(student: Student) -> dict[str, Any]:
@@ -238,38 +197,40 @@ def _of_figures(student: Student) -> dict[str, Any]:
     }
 
 
-def options_table(options: dict[str, Any], image_size: int | None = None) -> str:
+def options_table(run_options: dict[str, Any], image_size: int | None = None) -> str:
     """
     Args:
-        options: the run's `train.yaml`.
+        run_options: the run's `train.yaml`.
         image_size: of the student, where its options leave it to the checkpoint.
 
     Returns:
         Those that it takes to repeat the run, without paths; empty where none are known.
     """
-    if not options:
+    if not run_options:
         return ""
-    kinds = (RunArguments, AlignmentArguments, StudentArguments, AugmentationArguments)
-    defaults = {each.name: getattr(each.default, "value", each.default) for kind in kinds for each in fields(kind)}
-    known = {name: defaults[name] for name in OF_TRAINER if name in defaults} | options
+    defaults = {
+        each.name: getattr(each.default, "value", each.default)
+        for kind in (AlignmentArguments, *SHOWN_GROUPS)
+        for each in fields(kind)
+    }
+    known = {name: defaults[name] for name in UNRECORDED} | run_options
     known["image_size"] = known.get("image_size") or image_size
-    has_text, uses_captions = aligns(known), learned_from_captions(known) is not None
-    rows = []
-    for name in (*SHOWN_OPTIONS, *MORE_OPTIONS):
+    left_out = set() if known.get("use_peft") else set(LORA)
+    if not aligns(known):
+        left_out |= {name for name in known if name.startswith("align_")} - {"align_weight"}
+    if learned_from_captions(known) is None:
+        left_out.add("caption_control")
+    others = [each.name for kind in SHOWN_GROUPS for each in fields(kind)]
+    lines = ["| option | value |", "|---|---|"]
+    for name in dict.fromkeys((*SHOWN_OPTIONS, *others, *OF_TRAINER)):
         value = _without_paths(known.get(name))
-        if value in (None, "", [], {}) or (name in OF_ADAPTERS and not known.get("use_peft")):
-            continue
-        if name.startswith("align_") and name != "align_weight" and not has_text:
-            continue
-        if name.startswith("caption_") and not uses_captions:
-            continue
-        if name in MORE_OPTIONS and name not in OF_ADAPTERS and value == defaults.get(name):
-            continue
-        if value or name in OFF_IS_SAID or name in MORE_OPTIONS:
+        is_shown = (value or name in ZERO_IS_SHOWN) if name in SHOWN_OPTIONS else value != defaults.get(name)
+        is_shown = is_shown or (name in LORA and value is not None)
+        if name not in left_out and is_shown and value not in (None, "", [], {}):
             value = int(value) if isinstance(value, float) and value.is_integer() else value
-            shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-            rows.append(f"| {name} | {code_cell(shown)} |")
-    return "\n".join(["| option | value |", "|---|---|", *rows])
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+            lines.append(f"| {name} | {code_cell(text)} |")
+    return "\n".join(lines)
 
 
 def _without_paths(value: Any) -> Any:
@@ -281,7 +242,7 @@ def _without_paths(value: Any) -> Any:
     return None if is_path(value) else value
 
 
-# --- Where it comes from, and how far it can be trusted --------------------------------------------------------------
+# --- Provenance and limits -------------------------------------------------------------------------------------------
 
 
 def _origin(lineage: dict[str, Any]) -> str:
@@ -289,12 +250,17 @@ def _origin(lineage: dict[str, Any]) -> str:
     stages = {"embedding": "data with embeddings", "captioning": "data with captions", "captions": "captions"}
     rows = []
     for source in lineage.get("sources") or []:
-        kind = stages.get(source.get("stage"), "data") if source.get("stage") else "images"
+        kind = stages.get(source["stage"], "data") if source.get("stage") else "images"
         rows.append((kind, _named(source.get("id") or source.get("name"), source.get("revision"))))
     if counts := lineage.get("rows"):
         rows.append(("rows", ", ".join(f"{count:,} of {code_cell(split)}" for split, count in counts.items())))
     if captions := lineage.get("captions"):
-        rows += _captions(captions)
+        made_by = GIVEN.get(captions.get("captioner"), "from elsewhere")
+        if captions.get("captioner") in MACHINES:
+            made_by = f"written by a machine, {_named(captions.get('model'), captions.get('revision'))}"
+        rows += [("captions", made_by), *prompt_rows(captions.get("prompts") or [], LONGEST_SETTING)]
+        settings = ", ".join(f"{name} {captions[name]}" for name in SETTINGS if captions.get(name) is not None)
+        rows += [("captioner's settings", plain(settings, LONGEST_SETTING))] if settings else []
     encoder = lineage.get("text_encoder") or {}
     if encoder.get("text_encoder"):
         text = _named(encoder["text_encoder"], encoder.get("text_encoder_revision"))
@@ -311,16 +277,6 @@ def _origin(lineage: dict[str, Any]) -> str:
         rows.append(("libraries", plain(shown)))
     lines = [f"| {name} | {text} |" for name, text in rows]
     return "\n".join(["| | |", "|---|---|", *lines]) if lines else ""
-
-
-def _captions(captions: dict[str, Any]) -> list[tuple[str, str]]:
-    if captions.get("captioner") in MACHINES:
-        rows = [("captions", f"written by a machine, {_named(captions.get('model'), captions.get('revision'))}")]
-    else:
-        rows = [("captions", GIVEN.get(captions.get("captioner"), "from elsewhere"))]
-    rows += prompt_rows(captions.get("prompts") or [], LONGEST_SETTING)
-    settings = ", ".join(f"{name} {captions[name]}" for name in SETTINGS if captions.get(name) is not None)
-    return rows + ([("captioner's settings", plain(settings, LONGEST_SETTING))] if settings else [])
 
 
 def prompt_rows(prompts: list[str], longest: int = LONGEST) -> list[tuple[str, str]]:
@@ -344,21 +300,20 @@ def _limits(student: Student) -> list[str]:
         )
     else:
         limits.append("It was not evaluated before it was released.")
-    options = student.options
-    trained = (student.lineage.get("rows") or {}).get(options.get("train_split") or "train", FEW_IMAGES)
+    trained = (student.lineage.get("rows") or {}).get(student.options.get("train_split") or "train", FEW_IMAGES)
     if trained < FEW_IMAGES:
         limits.append(f"It was trained on few images ({trained:,}).")
     limits.append(
         "How fairly it treats people or groups of them was not examined. It is not meant for decisions about people."
     )
-    captions = student.lineage.get("captions") or {}
-    if learned_from_captions(options) is not None and captions.get("captioner") in MACHINES:
+    if learned_from_captions(student.options) is not None:
+        is_machine = (student.lineage.get("captions") or {}).get("captioner") in MACHINES
         limits.append(
             "Its captions were written by a machine, which can describe what is not there and repeat the prejudices "
             "of its own training; both can have passed into the features."
+            if is_machine
+            else "Whether people or a machine wrote its captions is not recorded."
         )
-    elif learned_from_captions(options) is not None:
-        limits.append("Whether people or a machine wrote its captions is not recorded.")
     return limits
 
 
@@ -389,27 +344,17 @@ def licence_fields(licence: str | None) -> dict[str, Any]:
     Raises:
         ValueError: for one that is nearly one of the Hub's.
     """
-    identifier = (licence or "other").strip().lower()
-    if identifier in HUB_LICENCES:
-        return {"license": identifier}
-    name = re.sub(r"[^a-z0-9.-]+", "-", identifier).strip("-.")
-    bare = re.sub(r"-*\b(the|licen[cs]e|version)\b-*", "-", name).strip("-")
-    family = _family(bare)  # of apache2, cc-by and GPLv3
-    same = sorted(known for known in HUB_LICENCES if known != _family(known) == family)
-    meant = [known for known in same if all(number in known for number in re.findall(r"\d[\d.]*", bare))] or same
-    meant = meant or difflib.get_close_matches(bare, HUB_LICENCES, n=1, cutoff=0.85)
-    if meant or not name:
-        hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+    name = re.sub(r"[^a-z0-9.+-]+", "-", (licence or "other").lower()).strip("-.")
+    if name in HUB_LICENCES:
+        return {"license": name}
+    near = difflib.get_close_matches(name, HUB_LICENCES, n=1, cutoff=0.8)
+    if near or not name:
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(
             f"license is {licence!r}, which the Hub does not know.{hint} A licence of your own needs a name that is "
             "not so near one of https://huggingface.co/docs/hub/repositories-licenses."
         )
-    return {"license": "other", "license_name": name}
-
-
-def _family(licence: str) -> str:
-    """Its letters, without those of a version."""
-    return re.sub(r"v?(?![a-z])|[^a-z]", "", licence)
+    return {"license": "other", "license_name": name.replace("+", "-")}
 
 
 def licence_line(licence: str | None) -> str:
@@ -421,7 +366,7 @@ def licence_line(licence: str | None) -> str:
 
 
 def licence_said(licence: str | None) -> str:
-    """The first sentence of the terms of a student or a data set."""
+    """The first sentence of the terms of a student or a dataset."""
     known = licence_fields(licence)
     name = known.get("license_name") or known["license"]
     if name == "other":
@@ -431,15 +376,12 @@ def licence_said(licence: str | None) -> str:
 
 def _terms(student: Student) -> str:
     """What a reader may do with it, and what else may bind them."""
-    source, captions = student.lineage.get("student") or {}, student.lineage.get("captions") or {}
-    others = ["the images"]
-    if source.get("pretrained"):
-        others.append("the pretrained weights that it starts from")
-    if captions.get("captioner") in MACHINES:
-        others.append("the captioner")
-    listed = " and ".join([", ".join(others[:-1]), others[-1]]) if len(others) > 1 else others[0]
+    is_pretrained = (student.lineage.get("student") or {}).get("pretrained")
+    others = ["the images"] + ["the pretrained weights that it starts from"] * bool(is_pretrained)
+    others += ["the captioner"] * ((student.lineage.get("captions") or {}).get("captioner") in MACHINES)
+    listed = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
     said = f"{licence_said(student.license)} The terms of {listed} may bind it too."
-    if source.get("pretrained") and student.weights_license:
+    if is_pretrained and student.weights_license:
         said += f" Those weights are released under {code(student.weights_license)}"
         said += ", which forbids commercial use." if NONCOMMERCIAL.search(student.weights_license) else "."
     return said

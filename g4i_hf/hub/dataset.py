@@ -1,4 +1,4 @@
-"""From a stage to a dataset for everyone: Parquet files, a card, and what is public of its provenance."""
+"""A stage -> a dataset for everyone: Parquet files, a card, and what may be published of its provenance."""
 
 import json
 import logging
@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset_builder
 from datasets.utils.py_utils import convert_file_size_to_int
-from huggingface_hub import DatasetCard
 
 from .. import columns
 from ..captioning.stage import RAW, REASON, STATUS
@@ -61,13 +60,12 @@ def build_dataset(
 ) -> Path:
     """
     Writes the captions or embeddings of a stage, with the captions that were embedded, as a folder that `load_dataset`
-    opens, there or on the Hub. The folder is whole or not there. The same stage gives the same bytes.
+    opens. The folder is whole or not there. The same stage gives the same bytes.
 
     Args:
         stage: folder of a captioning or embedding stage.
         output_dir: where the dataset goes; an earlier one is replaced.
-        with_images: publish images and labels too, without their metadata (see
-            [`~g4i_hf.data.image_metadata.without_metadata`]). Otherwise rows are known by `image_id`.
+        with_images: publish images and labels too, without the metadata of the images.
         images_id: Hub id of the images, where the stage knows them as a folder; some ids there are compared.
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: of the card's snippets.
@@ -103,7 +101,6 @@ def build_dataset(
         for name, split in splits.items():
             _write_split(split, name, features, folder / "data", max_bytes)
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        DatasetCard.load(folder / "README.md")
         found = load_dataset_builder(str(folder)).config.data_files or {}
         if list(map(str, found)) != list(splits):
             raise ValueError(f"The card names the splits {', '.join(map(str, found))}, not {', '.join(splits)}.")
@@ -192,7 +189,7 @@ def _common_features(splits: DatasetDict) -> Features:
 def _check_ids(split: Dataset, name: str) -> None:
     """
     Raises:
-        ValueError: for an id that is null, comes twice, or is a path of this machine.
+        ValueError: for an id that is null, is there twice, or is a path of this machine.
     """
     check_image_ids(split, name)
     for batch in split.select_columns([columns.IMAGE_ID]).with_format("arrow").iter(10_000):
@@ -207,8 +204,8 @@ def _check_ids(split: Dataset, name: str) -> None:
 
 def _ids_from(splits: DatasetDict) -> str | None:
     """
-    What the ids were made from: `file` names, the `content` of images, or a `column` of the data. None where they were
-    made from both, or where images had the same and had to be told apart: the snippet of the card cannot do that.
+    What the ids were made from: `file` names, the `content` of images, or a `column` of the data. None for a mixture,
+    or where equal ids got a number: the snippet of the card cannot make those.
     """
     ids = {image_id for split in splits.values() for image_id in split[columns.IMAGE_ID][:]}
     forms = set(map(id_form, ids))
@@ -269,15 +266,14 @@ def _without_metadata(shard: Dataset, name: str, first: int) -> Dataset:
 
 def public_stage(folder: str | Path, *, with_images: bool = False, images_id: str | None = None) -> dict[str, Any]:
     """
+    The `stage.json` of a stage for everyone: `source` is a Hub id or None, with the bare `source_name` of what was a
+    folder; models that were folders are bare names; addresses, paths and examples of keys are gone. `captions_stage`
+    is that of captions which were embedded. Rows and columns are to be added.
+
     Args:
         folder: of a stage.
         with_images: whether the images are published too.
         images_id: Hub id of the images, where the stage knows them as a folder.
-
-    Returns:
-        Its `stage.json` for everyone: `source` is a Hub id or None, with the bare `source_name` of what was a folder;
-        models that were folders are bare names; addresses, paths and examples of keys are gone. `captions_stage` is
-        that of captions which were embedded. Rows and columns are to be added.
     """
     stage = read_stage(folder)
     images, captions = _images_and_captions(folder)
@@ -357,51 +353,59 @@ def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
     Raises:
         ValueError: when a column is missing there, or no id can be one of the stage.
     """
-    name, seen = public["source"], []
-    config, named = public.get("source_config"), public.get("source_columns") or {}
-    source = Source(f"hf://datasets/{name}", public.get("source_revision"), config, named)
+    name = public["source"]
     try:
-        try:
-            streams = stream_images(source, read_files=False)
-        except ValueError as error:
-            raise ValueError(
-                f"images_id is {name}, which is no dataset of these images, or calls its columns otherwise: {error}"
-            ) from error
-        shared = [split for split in streams if split in splits]
-        if not shared:
-            raise ValueError(
-                f"images_id is {name}, which has the splits {', '.join(streams)}, but the stage has "
-                f"{', '.join(splits)}. Name the images of the stage."
-            )
+        streams = _streams(public, splits)
+        shared = list(streams)
+        has_column = columns.IMAGE_ID in streams[shared[0]].features
+        column = columns.IMAGE_ID if has_column else columns.IMAGE
+        seen = []
         for split in shared:
-            has_column = columns.IMAGE_ID in streams[split].features
-            ours = {_base(image_id) for image_id in splits[split][columns.IMAGE_ID][:]}
-            rows = streams[split].select_columns([columns.IMAGE_ID if has_column else columns.IMAGE])
-            for row in islice(rows, SEEN_IDS):
-                seen.append((split, str(row[columns.IMAGE_ID]) if has_column else image_id_of(row[columns.IMAGE])))
-                if _base(seen[-1][1]) in ours:
+            ours = set(map(_base, splits[split][columns.IMAGE_ID][:]))
+            for row in islice(streams[split].select_columns([column]), SEEN_IDS):
+                seen.append(str(row[column]) if has_column else image_id_of(row[column]))
+                if _base(seen[-1]) in ours:
                     return has_column
     except ValueError:
         raise
-    except Exception as error:  # of the Hub, of the network, of the right to read: none of them is one of the stage
+    except Exception as error:  # of the Hub, of the network, of the right to read
         said = "images_id: %s could not be read (%s); whether its images have the ids of the stage was not looked at."
         logger.warning(said, name, type(error).__name__)
         return None
+    ours = splits[shared[0]][columns.IMAGE_ID][0]
     if not seen:
         return None
-    split, theirs = seen[0]
-    ours = splits[split][columns.IMAGE_ID][0]
-    if _form(theirs) == _form(ours) and len(seen) >= SEEN_IDS:
-        said = "images_id: the first %d images of %s are none of the stage's; later ones may be. Their first is %r."
-        logger.warning(said, SEEN_IDS, name, theirs)
+    if _form(seen[0]) == _form(ours) and len(seen) >= SEEN_IDS:
+        said = "images_id: the first %d images of %s are none of the stage's; later ones may be."
+        logger.warning(said, len(seen), name)
         return None
     raise ValueError(
-        f"images_id is {name}, but no id there is one of the stage: the first of split {split!r} is {theirs!r}, that "
-        f"of the stage {ours!r}. Upload the images as files (hf upload ID FOLDER --repo-type dataset), or with a "
+        f"images_id is {name}, but no id there is one of the stage: the first of split {shared[0]!r} is {seen[0]!r}, "
+        f"that of the stage {ours!r}. Upload the images as files (hf upload ID FOLDER --repo-type dataset), or with a "
         "column `image_id` that holds the ids of the stage, or publish them with --with_images; Parquet files of "
         "`push_to_hub` keep the names of files without their folders. Or leave --images_id out: readers then name "
         "their images themselves."
     )
+
+
+def _streams(public: dict[str, Any], splits: DatasetDict) -> dict[str, Any]:
+    """Rows of `images_id`, of the splits that the stage has too."""
+    name = public["source"]
+    named, config = public.get("source_columns") or {}, public.get("source_config")
+    source = Source(f"hf://datasets/{name}", public.get("source_revision"), config, named)
+    try:
+        streams = stream_images(source, read_files=False)
+    except ValueError as error:
+        raise ValueError(
+            f"images_id is {name}, which is no dataset of these images, or calls its columns otherwise: {error}"
+        ) from error
+    shared = {split: rows for split, rows in streams.items() if split in splits}
+    if not shared:
+        raise ValueError(
+            f"images_id is {name}, which has the splits {', '.join(streams)}, but the stage has {', '.join(splits)}. "
+            "Name the images of the stage."
+        )
+    return shared
 
 
 def _base(image_id: str) -> str:

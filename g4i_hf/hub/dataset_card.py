@@ -1,4 +1,4 @@
-"""The card of captions and embeddings: a pure function of the stage's `stage.json`."""
+"""The dataset card of captions and embeddings: a pure function of `stage.json`."""
 
 import json
 from datetime import UTC, datetime
@@ -71,7 +71,7 @@ def captions_card(
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
         num_rows=", ".join(f"{count:,} in {code(split)}" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
-        images_of=f"[`{images_id}`](https://huggingface.co/datasets/{images_id})" if images_id else _unnamed(stage),
+        images_of=_images_of(stage, images_id),
         columns=_columns(stage),
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
         encoder=_encoder(stage) if embedded else [],
@@ -81,7 +81,7 @@ def captions_card(
         quality_table=_quality(captions.get("quality") or {}),
         limits=_limits(stage, captions, machine_made, embedded),
         images_id=images_id,
-        images_options=_options(stage) if images_id else "",
+        images_options=_load_options(stage) if images_id else "",
         named=stage.get("source_columns") or {},
         ids_from=stage.get("ids_from"),
         repo_id=repo_id,
@@ -186,12 +186,14 @@ def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -
     return f"{said} {bound}" + ("" if license else " Look them up before you use or publish the captions.")
 
 
-def _unnamed(stage: dict[str, Any]) -> str:
+def _images_of(stage: dict[str, Any], images_id: str | None) -> str:
+    if images_id:
+        return f"[`{images_id}`](https://huggingface.co/datasets/{images_id})"
     name = stage.get("source_name")
     return (f"{code_cell(name)}, " if name else "") + "a data set of images on its maker's machine"
 
 
-def _options(stage: dict[str, Any]) -> str:
+def _load_options(stage: dict[str, Any]) -> str:
     """Of `load_dataset`, for the images."""
     config, revision = stage.get("source_config"), stage.get("source_revision")
     return (f", {json.dumps(config)}" if config else "") + (f", revision={json.dumps(revision)}" if revision else "")

@@ -1,7 +1,4 @@
-"""
-The figures of a release: of the released weights, beside the baseline's, and over seeds; and the two forms that the
-Hub reads, `model-index` in the card and `.eval_results/*.yaml` for leaderboards.
-"""
+"""Figures of a release, beside the baseline's and over seeds, also as `model-index` and as `.eval_results/*.yaml`."""
 
 import json
 import logging
@@ -31,12 +28,13 @@ DIGITS = 6  # of fractions; more would be noise
 SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
 # Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
-OF_UNLABELLED = ("unlabelled", "max_steps", "num_train_epochs")
-# Options in which a baseline may differ: those of the text side, which it lacks, and how a run is watched and stored
-OF_TEXTS = ("align_", "teacher_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder")
-OF_TEXTS += ("captions_", "caption_", "text_embeds_")
-OF_KEEPING = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
-OF_NEITHER = {"label_noise", "long_captions", "with_images", "per_device_eval_batch_size", "eval_on_start"}
+OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs", "rows"}
+# Options in which a baseline may differ: those of the captions, which it lacks, and how a run is watched and stored
+MAY_DIFFER = ("align_", "teacher_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder")
+MAY_DIFFER += ("captions_", "caption_", "text_embeds_", "long_captions", "with_images", "logging_", "log_", "save_")
+MAY_DIFFER += ("hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
+MAY_DIFFER += ("per_device_eval_batch_size", "eval_on_start")
+# Where the names differ, the images that they lead to are compared: one may be a stage that was made of the other
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 
 
@@ -57,7 +55,7 @@ def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
     Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation.
 
     Raises:
-        ValueError: when the baseline learned from captions, or differs from the run in more than the alignment.
+        ValueError: when the baseline learned from captions, or differs from the run in more than the captions.
     """
     if args.baseline:
         _check_baseline(args.run, args.baseline)
@@ -67,9 +65,8 @@ def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
 
 
 def figures(run: str | Path, weights: str) -> dict[str, Any]:
-    """Those of the weights that are released: a split may have been evaluated with the others."""
-    path = Path(run) / RESULTS_FILE
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    """`all_results.json` without splits that were evaluated with other weights than the released ones."""
+    found = read_results(run)
     for split in _splits(found):
         if found.get(f"{split}_weights", "raw") != weights:
             logger.warning(
@@ -80,13 +77,18 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
     return found
 
 
+def read_results(run: str | Path) -> dict[str, Any]:
+    """`all_results.json` of a run; empty before any evaluation."""
+    path = Path(run) / RESULTS_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed`, the table of size and speed, empty where they were not measured or with other weights; `estimates`, what
-    was estimated before training, and the supervision that was chosen, empty where nothing was.
+    `speed`: the table of size and speed, empty where they were not measured or with other weights. `estimates`: of
+    captions and labels before training, and the supervision that was chosen.
     """
-    path = Path(args.run) / RESULTS_FILE
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    found = read_results(args.run)
     splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
     is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
     names = ("supervision", "caption_accuracy_estimate", "label_noise_estimate", "label_noise_interval")
@@ -98,38 +100,35 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
 
 def over_seeds(args: ReleaseArguments) -> Seeds | None:
     """
-    The run and those of other seeds, each against its own baseline.
-
-    Returns:
-        None where no other runs are given.
+    The run and those of other seeds, each against its own baseline; None where no other runs are given.
 
     Raises:
         ValueError: when a run differs from the released one in more than its seed, has the same seed, or another than
             its baseline; when there is not a baseline for each run; when a run lacks figures.
     """
-    if not args.seed_runs:
-        if args.seed_baselines:
-            raise ValueError("seed_baselines are given without seed_runs: give the runs that they belong to.")
-        return None
-    runs = _others(args.run, args.seed_runs)
-    baselines = _others(args.baseline, args.seed_baselines or []) if args.baseline else []
+    if args.seed_baselines and not args.seed_runs:
+        raise ValueError("seed_baselines are given without seed_runs: give the runs that they belong to.")
     if args.seed_baselines and not args.baseline:
         raise ValueError("seed_baselines are given without the baseline of the run itself: give it as --baseline.")
+    if not args.seed_runs:
+        return None
+    runs = _with_others(args.run, args.seed_runs)
+    baselines = _with_others(args.baseline, args.seed_baselines or []) if args.baseline else []
     if baselines and len(baselines) != len(runs):
         raise ValueError(
             f"There are {len(runs)} runs with the released one, but {len(baselines)} baselines: give one for each in "
             "seed_baselines, in the same order, or none at all."
         )
     seeds = _seeds(runs, "seed_runs")
-    if baselines and _seeds(baselines, "seed_baselines") != seeds:
+    if baselines and (others := _seeds(baselines, "seed_baselines")) != seeds:
         raise ValueError(
-            f"The runs have the seeds {seeds}, their baselines {_seeds(baselines, 'seed_baselines')}: a difference is "
-            "taken between a run and the baseline of the same seed. Give them in the same order."
+            f"The runs have the seeds {seeds}, their baselines {others}: a difference is taken between a run and the "
+            "baseline of the same seed. Give them in the same order."
         )
     found = {run: figures(run, args.weights) for run in (*runs, *baselines)}
-    splits = _splits(found[runs[0]])
-    for run in (*runs, *baselines):
-        missing = [split for split in splits if f"{split}_accuracy" in found[runs[0]].keys() - found[run].keys()]
+    splits = [split for split in _splits(found[runs[0]]) if f"{split}_accuracy" in found[runs[0]]]
+    for run, results in found.items():
+        missing = [split for split in splits if f"{split}_accuracy" not in results]
         if missing:
             raise ValueError(f"{run} has no figures of {missing[0]!r}: evaluate it with g4i evaluate --run {run}.")
     results, others = ([found[run] for run in several] for several in (runs, baselines))
@@ -146,10 +145,13 @@ def _in_order(splits: list[str], run: str | Path) -> list[str]:
     return sorted(splits, key=lambda split: known.index(split) if split in known else len(known))
 
 
-def _others(run: str, more: list[str]) -> list[str]:
+def _with_others(run: str, more: list[str]) -> list[str]:
     """The run and the others, each once: a list of all seeds may hold the released one too."""
     named = [name for word in more for name in word.split(",") if name]
     return [run, *(other for other in named if Path(other).resolve() != Path(run).resolve())]
+
+
+# --- Runs that can be compared ---------------------------------------------------------------------------------------
 
 
 def _seeds(runs: list[str], option: str) -> list[int]:
@@ -157,14 +159,15 @@ def _seeds(runs: list[str], option: str) -> list[int]:
     Raises:
         ValueError: when the runs differ in more than their seed, or not in it.
     """
-    first, seeds = _comparable(runs[0]), []
+    first, seeds = _options(runs[0]), []
     for run in runs:
-        options = _comparable(run)
-        differing = sorted(name for name in first.keys() | options.keys() if first.get(name) != options.get(name))
+        options = _options(run)
+        differing = _differing(first, options)
         if differing:
+            name = differing[0]
             raise ValueError(
-                f"{option}: {run} was trained with another {differing[0]} ({options.get(differing[0])!r}) than "
-                f"{runs[0]} ({first.get(differing[0])!r}). Only the seed may differ."
+                f"{option}: {run} was trained with another {name} ({options.get(name)!r}) than {runs[0]} "
+                f"({first.get(name)!r}). Only the seed may differ."
             )
         seed = int(read_options(run).get("seed", DEFAULT_SEED))
         if seed in seeds:
@@ -183,20 +186,18 @@ def _check_baseline(run: str, baseline: str) -> None:
             f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with the options of the "
             "run and --align_weight 0 --supervision none, or leave baseline out."
         )
-    (options, data), (others, other_data) = ((_without_texts(each), _images(each)) for each in (run, baseline))
-    if "drop" in (options.get("unlabelled"), others.get("unlabelled")):
-        options, others = (each | dict.fromkeys(OF_UNLABELLED) for each in (options, others))
-        data, other_data = (each and each | {"rows": None} for each in (data, other_data))
-    if data and other_data:
-        known = {name for name in data if name != "revision" or (data[name] and other_data[name])}
-        data, other_data = ({name: each[name] for name in known} for each in (data, other_data))
-        if data == other_data and options.get("dataset_name") != others.get("dataset_name"):
-            # the same images, opened as a stage that was made of them, or as a copy
-            options, others = (each | dict.fromkeys(DATA) for each in (options, others))
-        options, others = options | data, others | other_data
-    names = options.keys() | others.keys()
-    differing = sorted(name for name in names if options.get(name) != others.get(name))
-    if differing:
+    compared = [_options_of_images(each) for each in (run, baseline)]
+    images = [_images(each) for each in (run, baseline)]
+    if all(images):
+        if not all(each["revision"] for each in images):
+            images = [each | {"revision": None} for each in images]
+        if compared[0].get("dataset_name") != compared[1].get("dataset_name"):
+            compared = [_without(each, DATA) for each in compared]
+        compared = [each | found for each, found in zip(compared, images, strict=True)]
+    if "drop" in (each.get("unlabelled") for each in compared):
+        compared = [_without(each, OF_UNLABELLED) for each in compared]
+    options, others = compared
+    if differing := _differing(options, others):
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
             f"{baseline} is no baseline of {run}: it was trained with another {shown}. Only what belongs to the "
@@ -205,15 +206,30 @@ def _check_baseline(run: str, baseline: str) -> None:
         )
 
 
-def _without_texts(run: str) -> dict[str, Any]:
-    options = {
-        name: value
-        for name, value in _comparable(run).items()
-        if not name.startswith((*OF_TEXTS, *OF_KEEPING)) and name not in OF_NEITHER
-    }
+def _without(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _differing(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    return sorted(name for name in options.keys() | others.keys() if options.get(name) != others.get(name))
+
+
+def _options(run: str) -> dict[str, Any]:
+    """Options without the seed and where the run lies; folders as they are seen from here."""
+    options = _without(read_options(run), NOT_COMPARED | SEEDS)
+    for name in PATHS:
+        value = options.get(name)
+        if isinstance(value, str) and (Path(run) / value).exists():
+            options[name] = str((Path(run) / value).resolve())
+    return options
+
+
+def _options_of_images(run: str) -> dict[str, Any]:
+    """Without what belongs to the captions, and with the seed."""
     recorded = read_options(run)
-    seed = recorded.get("seed", DEFAULT_SEED)
-    return options | {"seed": seed, "data_seed": recorded.get("data_seed")}
+    found = {name: value for name, value in _options(run).items() if not name.startswith(MAY_DIFFER)}
+    found.pop("label_noise", None)  # what captions do about wrong labels; label_noise_rate makes them wrong
+    return found | {"seed": recorded.get("seed", DEFAULT_SEED), "data_seed": recorded.get("data_seed")}
 
 
 def _images(run: str) -> dict[str, Any] | None:
@@ -226,22 +242,12 @@ def _images(run: str) -> dict[str, Any] | None:
     return {"images": name, "revision": found[-1].get("revision"), "rows": lineage["rows"]}
 
 
-def _comparable(run: str) -> dict[str, Any]:
-    """Options without the seed and where the run lies; folders as they are seen from here."""
-    options = {name: value for name, value in read_options(run).items() if name not in NOT_COMPARED | SEEDS}
-    for name in PATHS:
-        value = options.get(name)
-        if isinstance(value, str) and (Path(run) / value).exists():
-            options[name] = str((Path(run) / value).resolve())
-    return options
-
-
 # --- The forms that the Hub reads ------------------------------------------------------------------------------------
 
 
 @dataclass
 class EvaluatedData:
-    """The data set that the figures are of: its name, and where it is on the Hub its id, configuration and commit."""
+    """The dataset that the figures are of: its name, and where it is on the Hub its id, configuration and commit."""
 
     name: str
     id: str | None = None
@@ -250,7 +256,7 @@ class EvaluatedData:
 
     @property
     def type(self) -> str:
-        """For `model-index`: the Hub id, or a bare name, which is accepted and names no other data set of the Hub."""
+        """For `model-index`: the Hub id, or a bare name, which names no other dataset of the Hub."""
         return self.id or re.sub(r"[^A-Za-z0-9_]+", "-", self.name)[:96].strip("-") or "local"
 
     @classmethod
@@ -316,16 +322,15 @@ def eval_result_entries(
     tasks: list[dict[str, Any]] | None = None,
 ) -> list[EvalResultEntry]:
     """
-    The checkpoint's accuracy for leaderboards. A leaderboard belongs to a dataset of the Hub, so a local one has no
-    entries: their figures are in `model-index`. The Hub shows those of datasets that are registered as benchmarks.
+    The checkpoint's accuracy for leaderboards, which belong to datasets of the Hub: a local one has no entries.
 
     Args:
         rows, seeds: figures.
         data: what they are of.
         weights: `"raw"` or `"ema"`.
         date: of the evaluation, ISO 8601.
-        tasks: of the benchmark's `eval.yaml`: a split that is no task of it has no entry. None for a dataset that has
-            no such file; a split is then called by its name.
+        tasks: of the benchmark's `eval.yaml`: a split that is no task of it has no entry. None without such a file;
+            a task is then called like its split.
     """
     if data.id is None:
         return []

@@ -1,4 +1,4 @@
-"""A student as an ONNX graph, checked against the student itself."""
+"""Export of a student to ONNX, checked against PyTorch."""
 
 import contextlib
 import importlib
@@ -25,8 +25,8 @@ CHATTY = ("torch.onnx", "torch.export", "torch._dynamo", "transformers.exporters
 def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
     """
     Writes a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits`
-    (batch, num_labels), float32, any batch size, by the exporter of transformers. It is compared with the student on
-    several batches of random pixels; no file is left when it differs.
+    (batch, num_labels), float32, any batch size. It is compared with the student on random pixels; no file is left
+    when it differs.
 
     Args:
         student: a transformers image classifier, timm's wrapper included.
@@ -42,7 +42,7 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
     name = getattr(student.config, "architecture", None) or type(student).__name__
     try:
         graph = _graph(student, image_size)
-    except Exception as error:  # whatever an exporter meets in an architecture; torch names its causes in hundreds
+    except Exception as error:  # torch has hundreds of them
         cause = str(error).strip().splitlines()
         raise ValueError(
             f"{name} cannot be exported to ONNX: {type(error).__name__}: {cause[0] if cause else ''} Release it "

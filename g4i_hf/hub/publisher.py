@@ -24,9 +24,8 @@ class StudentPublisher:
     """
     What `AlignmentTrainer` pushes with `push_to_hub`: never its run folder, but what a release holds.
 
-    The repository is made before training, so that a token that may not write, or a repository of somebody else's
-    files, is noticed then. A push of a checkpoint runs beside training. Whatever goes wrong with one, a disk that is
-    full included, is logged, and the next one tries again. The last one is waited for.
+    The repository is made before training, so that a token that may not write is noticed then. A push of a checkpoint
+    runs beside training; one that fails is logged, and the next one tries again.
 
     Args:
         args: `hub_model_id`, `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push`, and `hub_strategy`:
@@ -49,10 +48,7 @@ class StudentPublisher:
 
     def start(self) -> str:
         """
-        Makes the repository.
-
-        Returns:
-            Its id, with the namespace.
+        Makes the repository; returns its id, with the namespace.
 
         Raises:
             PushError: when the token may not write there, or something else is there than an earlier push.
@@ -65,12 +61,12 @@ class StudentPublisher:
 
     def push_checkpoint(self, checkpoint: str | Path, step: int, max_steps: int) -> None:
         """
-        The student of a checkpoint, unless an earlier push still goes on and `hub_always_push` is off. Nothing is
-        raised: training is worth more than a push, and there will be another.
+        Pushes the student of a checkpoint, unless an earlier push still goes on and `hub_always_push` is off. Raises
+        nothing: training is worth more than a push, and there will be another.
         """
         if self.args.hub_strategy == HubStrategy.END:
             return
-        if self._is_busy() and not self.args.hub_always_push:
+        if self._under_way and not self._under_way.done() and not self.args.hub_always_push:
             logger.info("Step %d is not pushed: an earlier push is still under way.", step)
             return
         message, folder = f"Step {step} of {max_steps}", None
@@ -88,16 +84,12 @@ class StudentPublisher:
 
     def push_run(self, run: str | Path, message: str = "End of training") -> str:
         """
-        The release of a finished run, with its card. Where the run has no `train.yaml`, as one that was started from
-        Python, the options are those of the arguments.
-
-        Returns:
-            Address of the commit.
+        Pushes the release of a finished run, with its card; returns the address of the commit. Where the run has no
+        `train.yaml`, as one that was started from Python, the options are those of the arguments.
 
         Raises:
             ValueError: when the release cannot be made, or holds what may not be published.
-            OSError: when it was not written or pushed; as a [`~g4i_hf.hub.push.PushError`] also whatever else
-                failed.
+            OSError: when it was not written or pushed; a [`~g4i_hf.hub.push.PushError`] for whatever else failed.
         """
         self.wait()
         if "/" not in self.repo_id:  # not started; the card holds the whole id
@@ -117,9 +109,6 @@ class StudentPublisher:
         if self._under_way is not None:
             self._under_way.result()
 
-    def _is_busy(self) -> bool:
-        return self._under_way is not None and not self._under_way.done()
-
     def _push_student(self, folder: tempfile.TemporaryDirectory, student: Path, message: str) -> None:
         try:
             self._push(student, message)
@@ -129,11 +118,10 @@ class StudentPublisher:
             folder.cleanup()
 
     def _push(self, student: Path, message: str) -> str:
-        private = self.args.hub_private_repo is not False
         return push_folder(
             student,
             self.repo_id,
-            private=private,
+            private=self.args.hub_private_repo is not False,
             revision=self.args.hub_revision,
             message=message,
             token=self.args.hub_token,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, SpaceCard
@@ -45,11 +46,8 @@ REMEDIES = {
 
 def write_manifest(folder: str | Path) -> dict[str, list[str]]:
     """
-    Writes `.g4i_hf.json`, `{"files": {name: [hash, ...]}}`: all files that are published, without its own, and the
-    hashes by which the Hub may know each. A later release takes away what an earlier one has left by it.
-
-    Returns:
-        The files.
+    Writes and returns `{"files": {name: [hash, ...]}}`: all other files that are published, and the hashes by which
+    the Hub may know each. By it, a later release deletes what an earlier one has left.
     """
     folder = Path(folder)
     files = {name: _hashes(folder / name, size) for name, size in list_files(folder) if name != MANIFEST}
@@ -65,11 +63,8 @@ def _hashes(path: Path, size: int) -> list[str]:
 
 def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
     """
-    Args:
-        place: a manifest, or a folder that may hold one.
-
-    Returns:
-        The names that it holds, each with its hashes, of which version 0.1 wrote none. None where there is none.
+    The files of a manifest, or of a folder that may hold one, each with its hashes (none of version 0.1); None where
+    there is no manifest.
 
     Raises:
         ValueError: when it is no such file.
@@ -92,18 +87,7 @@ def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
 
 
 def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **options) -> str:
-    """
-    Pushes one released folder.
-
-    Args:
-        folder: as `g4i release` writes it, with a card.
-        repo_id: `namespace/name`; without a namespace, that of the token.
-        repo_type: `"model"`, `"dataset"` or `"space"`.
-        options: of [`push_folders`].
-
-    Returns:
-        Address of the commit. When nothing has changed, that of the one that is there.
-    """
+    """Pushes one released folder, with the options of [`push_folders`]; returns the address of the commit."""
     return next(push_folders([(folder, repo_id, repo_type)], **options))
 
 
@@ -118,13 +102,13 @@ def push_folders(
     folders: Collection[str | Path] = (),
 ) -> Iterator[str]:
     """
-    Pushes released folders, each as one commit. All are checked before the first is pushed. Large files go up first
-    and are not sent again when a push is repeated; they belong to nothing until the commit, so a reader sees the whole
-    folder or what was there before. Files that an earlier release has left and this one has not are deleted by the
-    same commit.
+    Pushes released folders, each as one commit. All are checked before the first is pushed. Large files belong to
+    nothing until the commit, so a reader sees the whole folder or what was there before. Files that an earlier release
+    has left and this one has not are deleted by the same commit.
 
     Args:
-        released: of each its folder, Hub id and kind of repository, as of [`push_folder`].
+        released: of each the folder, as `g4i release` writes it, the Hub id (without a namespace, of the token) and
+            `"model"`, `"dataset"` or `"space"`.
         private: visibility of a repository that is made now; one that exists keeps its own.
         revision: branch, made where there is none; `main` by default.
         message: of the commit.
@@ -133,7 +117,7 @@ def push_folders(
         folders: of this machine, whose paths must not be published either.
 
     Returns:
-        Addresses of the commits, one after another: each folder is pushed when its own is asked for.
+        Addresses of the commits (of the one that is there when nothing has changed), each folder pushed in its turn.
 
     Raises:
         ValueError: when a file holds a local path, a host name or a token, or a card is not valid.
@@ -147,26 +131,26 @@ def push_folders(
         with clear_errors(repo_id):
             # The Hub's own opinion of the card, before anything is made there
             CARDS[repo_type].load(Path(folder) / README).validate(repo_type=repo_type)
+    where: dict[str, Any] = {"revision": revision, "replace": replace}
     for (_, repo_id, repo_type), files in zip(released, manifests, strict=True):
-        check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
-
-    checked = [(Path(folder), *rest, files) for (folder, *rest), files in zip(released, manifests, strict=True)]
-    how = {"private": private, "revision": revision, "message": message, "replace": replace}
-    return (_push(api, *each, **how) for each in checked)
+        check_repository(api, repo_id, repo_type, files, **where)
+    checked = zip(released, manifests, strict=True)
+    return (_push(api, *each, files, private=private, message=message, **where) for each, files in checked)
 
 
 def _push(
     api: HfApi,
-    folder: Path,
+    folder: str | Path,
     repo_id: str,
     repo_type: str,
     files: dict[str, list[str]],
     *,
     private: bool,
-    revision: str | None,
     message: str | None,
+    revision: str | None,
     replace: bool,
 ) -> str:
+    folder = Path(folder)
     with clear_errors(repo_id):
         repo_id = create_repository(api, repo_id, repo_type, private)
         head, gone = check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
@@ -202,9 +186,8 @@ def check_repository(
     replace: bool = False,
 ) -> tuple[str | None, list[str]]:
     """
-    Looks whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an
-    earlier release, which its manifest names. The files that come with a new repository do not count, nor does a
-    README of no more than its metadata and a line.
+    Checks whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an
+    earlier release, which its manifest names. A README of no more than metadata and a line does not count.
 
     Args:
         files: what is to be pushed, with hashes.
@@ -212,8 +195,7 @@ def check_repository(
         replace: allow any other too. Files of the same name are written over then, and none of others is deleted.
 
     Returns:
-        The last commit, and the files that an earlier release has left there and this one has not. None and no files
-        without repository.
+        The last commit, None without repository, and the files of an earlier release that this one has not.
 
     Raises:
         PushError: when the repository holds something else or cannot be read, or when a file of the release was put

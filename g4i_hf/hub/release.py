@@ -68,16 +68,14 @@ def release_student(
 ) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
-    `timm.create_model("local-dir:...")` load it with exactly the run's weights. The folder is written beside its place
-    and renamed; whatever fails before that leaves an earlier release as it was.
+    `timm.create_model("local-dir:...")` load it with exactly the run's weights. The folder is whole or not there.
 
     Args:
         run: run folder, or one of its checkpoints.
-        output_dir: where the student goes; `<run>/student` by default. An earlier release there is replaced, known by
-            its manifest, and nothing else.
+        output_dir: where the student goes; `<run>/student` by default. Only an earlier release there is replaced.
         weights: `"raw"`, or `"ema"` for their moving average.
-        aligned: add the aligned model of the same weights in `aligned/`, with a generic image processor and what is
-            known of the text encoder. Left out for a run without alignment, whose projector has learned nothing.
+        aligned: add the aligned model of the same weights in `aligned/`, with what is known of the text encoder. Left
+            out for a run without alignment, whose projector has learned nothing.
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
         lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
 
@@ -100,7 +98,7 @@ def release_with_card(
     args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> tuple[Path, list[ComparisonRow]]:
     """
-    The student of a run and its card as one folder, which takes its place when all of it is there.
+    The student of a run with its card; an earlier release stays until all of it is there.
 
     Args:
         args: everything that is said of the student.
@@ -110,8 +108,7 @@ def release_with_card(
         The folder, and the figures of the card.
 
     Raises:
-        FileNotFoundError, ValueError: as [`release_student`] and [`write_card`] do. An earlier release is then still
-            there.
+        FileNotFoundError, ValueError: as [`release_student`] and [`write_card`] do.
     """
     licence_fields(args.license)
     with releasing(args) as folder:
@@ -126,12 +123,20 @@ def releasing(args: ReleaseArguments) -> Iterator[Path]:
     _check_place(output_dir, run)
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
-    if args.lora == "adapter" and not _has_adapters(model):
+    is_adapter = args.lora == "adapter"
+    if is_adapter and model.config.lora is None:
         raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
     with replacing(output_dir) as folder:
-        _write_plain(model, run, folder, args.lora)
-        if args.aligned and args.lora != "adapter" and aligns(options_of(run)) is not False:
-            save_aligned(model, run, folder / ALIGNED)
+        if is_adapter:
+            from ..modeling.lora import save_adapter
+
+            save_adapter(model, folder)
+        else:
+            save_student(model, folder)
+        if is_adapter or not isinstance(model.config.student_config, TimmWrapperConfig):  # timm's own says as much
+            saved_processor(run, model.config.student_config).save_pretrained(folder)
+        if args.aligned and not is_adapter and aligns(options_of(run)) is not False:
+            _save_aligned(model, run, folder / ALIGNED)
         yield folder
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
@@ -143,7 +148,10 @@ def _place(args: ReleaseArguments) -> Path:
 
 
 def _check_place(folder: Path, run: Path) -> None:
-    """Before anything is loaded: whatever lies in that place goes away in the end."""
+    """
+    Raises:
+        ValueError: when something else than an earlier release would be deleted.
+    """
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(
@@ -161,18 +169,6 @@ def _check_place(folder: Path, run: Path) -> None:
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _write_plain(model: AlignedImageClassification, run: Path, folder: Path, lora: str) -> None:
-    """What transformers, timm or peft load: student or adapter, and where they need one an image processor."""
-    if lora == "adapter":
-        from ..modeling.lora import save_adapter
-
-        save_adapter(model, folder)
-    else:
-        save_student(model, folder)
-    if lora == "adapter" or not isinstance(model.config.student_config, TimmWrapperConfig):
-        saved_processor(run, model.config.student_config).save_pretrained(folder)
-
-
 def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
     """The student's weights and configuration, without projector, adapters and image processor."""
     student = plain_student(model)
@@ -184,12 +180,12 @@ def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", timm_config(model))
+    _write_json(folder / "config.json", _timm_config(model))
 
 
-def save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
+def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
     """Student and projector, adapters merged, with what it takes to use them with texts."""
-    if _has_adapters(model):
+    if model.config.lora is not None:
         fields = {**model.config.to_dict(), "lora": None}
         merged = AlignedImageClassification(AlignedImageClassificationConfig(**fields), plain_student(model))
         own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("student.")}
@@ -204,14 +200,14 @@ def save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> 
 
 def plain_student(model: AlignedImageClassification) -> PreTrainedModel:
     """The student without adapters: exactly what transformers or timm would make of its configuration."""
-    if not _has_adapters(model):
+    if model.config.lora is None:
         return model.student
     from ..modeling.lora import merged_student
 
     return merged_student(model)
 
 
-def timm_config(model: AlignedImageClassification) -> dict[str, Any]:
+def _timm_config(model: AlignedImageClassification) -> dict[str, Any]:
     """config.json of a timm student: the trained size and normalisation in `pretrained_cfg`, the classes beside it."""
     config = model.config.student_config
     pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
@@ -221,9 +217,7 @@ def timm_config(model: AlignedImageClassification) -> dict[str, Any]:
         "label_names": [config.id2label[i] for i in range(config.num_labels)],
         "pretrained_cfg": {name: value for name, value in pretrained_cfg.items() if name != "num_classes"},
     }
-    if config.model_args:
-        layout["model_args"] = config.model_args
-    return layout
+    return layout | ({"model_args": config.model_args} if config.model_args else {})
 
 
 def _forget_origin(model: AlignedImageClassification) -> None:
@@ -234,10 +228,6 @@ def _forget_origin(model: AlignedImageClassification) -> None:
         config.pretrained_cfg = {
             name: value for name, value in config.pretrained_cfg.items() if name in PUBLIC_PRETRAINED_CFG
         }
-
-
-def _has_adapters(model: AlignedImageClassification) -> bool:
-    return getattr(model.config, "lora", None) is not None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -303,15 +293,14 @@ def write_card(
 
     Args:
         student_dir: as [`release_student`] has written it.
-        args: the run, its baseline, other seeds, the weights, the Hub id, the licence, whether pictures are shown, and
-            whether an ONNX graph is there or about to be.
+        args: the run, its baseline, other seeds, and what else is said of the student.
         options: of the run; by default those of its `train.yaml`. Where there is none, the card says nothing of them.
 
     Returns:
         The figures, beside the baseline's where one is given.
 
     Raises:
-        ValueError: for a licence that is misspelt, or runs of other seeds that cannot be compared.
+        ValueError: for a licence that is misspelt, or runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows, seeds = read_lineage(run), comparison(args), over_seeds(args)
@@ -351,8 +340,6 @@ def write_card(
         (student_dir / IMAGES).mkdir(exist_ok=True)
         shutil.copyfile(file, student_dir / picture.file)
     card.save(student_dir / "README.md")
-    if read_manifest(student_dir) is not None:
-        write_manifest(student_dir)
     return rows
 
 
@@ -366,13 +353,13 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
             "import: put it into a module."
         )
     settings = ImageSettings.from_processor(student_processor(config, saved_processor(run, config)))
-    is_plain = is_timm and config.pretrained_cfg.get("crop_mode", "center") == "center"
+    has_center_crop = is_timm and config.pretrained_cfg.get("crop_mode", "center") == "center"
     return {
         "architecture": config.architecture if is_timm else (config.architectures or [config.model_type])[0],
         "num_labels": config.num_labels,
         "num_parameters": _num_parameters(student_dir),
         "image_size": settings.size,
-        "pixels": settings if is_plain else None,
+        "pixels": settings if has_center_crop else None,
         "classes": [config.id2label[i] for i in range(config.num_labels)],
         "is_timm": is_timm,
         "module": module,

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,14 @@ def build_space(
 ) -> Path:
     """
     Writes a Gradio app that runs as it is, with `python <output_dir>/app.py` or as a Space: the aligned model, the
-    code that the app needs, a dozen pictures of the splits that were not trained on, and up to 20,000 captions of the
-    training data with their embeddings. The folder is written beside its place and renamed.
+    code that the app needs, a dozen images of the splits that were not trained on, and up to 20,000 captions of the
+    training data with their embeddings.
 
     Args:
-        run: run folder; pictures and captions are those of its data.
+        run: run folder; images and captions are those of its data.
         student_dir: its released student, with `aligned/`.
-        output_dir: where the app goes.
+        output_dir: where the app goes; an earlier one is replaced.
         repo_id: the student's Hub id, for title and links.
-
-    Returns:
-        The app's folder.
 
     Raises:
         ImportError: without gradio, whose version the Space names.
@@ -87,10 +85,10 @@ def build_space(
             # One a line: a name may hold commas, but no line breaks
             "names": list(dict.fromkeys(" ".join(each["label"].split()) for each in gallery if each["label"]))[:NAMES],
         }
-        _write(staging / "space.json", json.dumps(settings, indent=2, ensure_ascii=False))
-        _write(staging / "requirements.txt", "\n".join(f"{name}=={versions[name]}" for name in REQUIREMENTS))
-        card = _card(student_dir, repo_id, settings, num_captions, versions["gradio"], _data(run))
-        card.save(staging / "README.md")
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        (staging / "space.json").write_text(text + "\n", encoding="utf-8")
+        (staging / "requirements.txt").write_text("".join(f"{name}=={versions[name]}\n" for name in REQUIREMENTS))
+        _card(run, student_dir, repo_id, settings, num_captions, versions["gradio"]).save(staging / "README.md")
     return output_dir
 
 
@@ -157,23 +155,14 @@ def _versions() -> dict[str, str]:
         ) from error
 
 
-def _data(run: Path) -> str:
-    """The data sets that hold captions and images, by their Hub ids or bare names; empty where none is known."""
-    sources = read_lineage(run).get("sources") or []
-    ids = [
-        f"[{each['id']}](https://huggingface.co/datasets/{each['id']})"
-        for each in sources
-        if is_hub_id(each.get("id") or "")
-    ]
-    names = [code(bare_name(each["name"])) for each in sources if each.get("name") and each.get("images")]
-    return " and ".join(dict.fromkeys([*ids, *names]))
-
-
 def _card(
-    student_dir: Path, repo_id: str | None, settings: dict, num_captions: int, gradio: str, of_data: str = ""
+    run: Path, student_dir: Path, repo_id: str | None, settings: dict, num_captions: int, gradio: str
 ) -> SpaceCard:
-    side = _text_side(student_dir)
+    side, sources = _text_side(student_dir), read_lineage(run).get("sources") or []
     student = ModelCard.load(student_dir / "README.md").data if (student_dir / "README.md").is_file() else None
+    ids = [each["id"] for each in sources if is_hub_id(each.get("id") or "")]
+    links = [f"[{name}](https://huggingface.co/datasets/{name})" for name in ids]
+    names = [code(bare_name(each["name"])) for each in sources if each.get("name") and each.get("images")]
     data = SpaceCardData(
         title=settings["title"],
         emoji="🔎",
@@ -198,16 +187,12 @@ def _card(
         num_captions=f"{num_captions:,}",
         num_pictures=len(settings["gallery"]),
         gallery_is_new=settings["gallery_is_new"],
-        of_data=of_data,
+        of_data=" and ".join(dict.fromkeys([*links, *names])),
         version=__version__,
     )
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-# --- What it shows of a run's data -----------------------------------------------------------------------------------
+# --- Images and captions of the run's data ---------------------------------------------------------------------------
 
 
 def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
@@ -247,10 +232,8 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
 
 def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int:
     """
-    Writes distinct captions and their embeddings, float16, drawn at random where there are more than `most`.
-
-    Returns:
-        How many.
+    Writes distinct captions and their embeddings, float16, drawn at random where there are more than `most`; returns
+    how many.
 
     Raises:
         ValueError: when the embeddings are not those of single captions.
@@ -268,7 +251,7 @@ def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int
     kept: dict[str, list[float]] = {}
     for caption in captions:
         row, position = places[caption]
-        of_row = vectors[row] if vectors[row] is not None and len(vectors[row]) else []
+        of_row = vectors[row] or []
         of_row = of_row if of_row and isinstance(of_row[0], list) else [of_row] * bool(of_row)
         if position < len(of_row):
             kept[caption] = of_row[position]
@@ -287,34 +270,33 @@ def write_gallery(
     splits: DatasetDict, id2label: dict[int, str], train_split: str, folder: Path, count: int = PICTURES
 ) -> tuple[list[dict[str, Any]], bool]:
     """
-    Writes pictures of the splits that were not trained on, drawn at random, of different classes as far as there are
-    some. Upright RGB of at most 512 pixels, without metadata.
+    Writes images of the splits that were not trained on, drawn at random, of different classes as far as there are
+    some: upright RGB of at most 512 pixels, without metadata.
 
     Returns:
-        `file` and `label` of each, and whether they are of other splits than the one trained on, which there must be.
+        `file` and `label` of each, and whether there is another split than the one trained on.
     """
     others = [name for name in splits if name != train_split]
-    names = others or [train_split]
     generator = np.random.default_rng(0)
-    waiting = {name: list(generator.permutation(len(splits[name]))) for name in names}
+    drawn = {name: generator.permutation(len(splits[name])) for name in others or [train_split]}
+    in_turn = [(name, row) for rows in zip_longest(*drawn.values()) for name, row in zip(drawn, rows, strict=True)]
     chosen, spare = [], []
-    while any(waiting.values()) and len(chosen) < count and len(chosen) + len(spare) < 20 * count:
-        for name in names:
-            if waiting[name]:
-                row = splits[name][int(waiting[name].pop())]
-                label = row.get(columns.LABEL)
-                label = id2label[label] if label is not None and label >= 0 else None
-                is_new = label is None or label not in {each for _, each in chosen}
-                (chosen if is_new else spare).append((row[columns.IMAGE], label))
+    for name, number in in_turn:
+        if len(chosen) == count or len(chosen) + len(spare) == 20 * count:
+            break
+        if number is not None:  # of a split that has no more
+            row = splits[name][int(number)]
+            label = row.get(columns.LABEL)
+            label = id2label[label] if label is not None and label >= 0 else None
+            is_new = label is None or label not in {each for _, each in chosen}
+            (chosen if is_new else spare).append((row[columns.IMAGE], label))
     folder.mkdir()
     gallery: list[dict[str, Any]] = []
     for image, label in (chosen + spare)[:count]:
         picture = to_rgb(open_image(image))
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        file = (
-            f"{len(gallery) + 1:02d}-{re.sub(r'[^a-z0-9]+', '-', (label or 'picture').lower()).strip('-')}"[:40]
-            + ".png"
-        )
+        name = re.sub(r"[^a-z0-9]+", "-", (label or "picture").lower()).strip("-")
+        file = f"{len(gallery) + 1:02d}-{name}"[:40] + ".png"
         # from the pixels: Pillow would carry profiles and other metadata along
         Image.fromarray(np.asarray(picture)).save(folder / file, optimize=True)
         gallery.append({"file": file, "label": label})

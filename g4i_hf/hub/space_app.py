@@ -69,13 +69,7 @@ class Explainer:
         self._model_in_use = Lock()
 
     def look(self, picture: str | None) -> tuple[dict[str, float], list[list[Any]]]:
-        """
-        Returns:
-            Probabilities of the classes, and rows of cosine and caption, the nearest first.
-
-        Raises:
-            VisitorError: for what is no picture, or is too large.
-        """
+        """Probabilities of the classes, and rows of cosine and caption, the nearest first; raises VisitorError."""
         image = read_picture(picture)
         with self._model_in_use:
             classes = {each["label"]: each["score"] for each in self.by_head(image, top_k=SHOWN)}
@@ -83,12 +77,7 @@ class Explainer:
         return classes, [[f"{each['score']:.2f}", each["caption"]] for each in found]
 
     def by_names(self, picture: str | None, text: str | None) -> dict[str, float]:
-        """
-        Scores of the classes that a visitor names, one a line.
-
-        Raises:
-            VisitorError: without picture or names, for too many or too long ones, or without a text encoder.
-        """
+        """Scores of the classes that a visitor names, one a line; raises VisitorError."""
         image, names = read_picture(picture), read_names(text)
         if self.why_no_names:
             raise VisitorError("The text encoder could not be loaded, so that names mean nothing at present.")
@@ -113,19 +102,19 @@ def read_picture(path: str | None) -> Image.Image:
         raise VisitorError("There is no picture yet: drop one on the left, or choose one of those below it.")
     if os.path.getsize(path) > MOST_BYTES:
         raise VisitorError(f"The picture is too large: {MOST_BYTES // 1_000_000} MB at most.")
+    too_many_pixels = f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
             image = Image.open(path, formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise VisitorError(f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most.")
-        return to_rgb(image)
+        picture = to_rgb(image) if image.width * image.height <= MOST_PIXELS else None
     except Image.DecompressionBombError as error:
-        raise VisitorError(f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most.") from error
-    except VisitorError:
-        raise
+        raise VisitorError(too_many_pixels) from error
     except Exception as error:  # whatever a broken file makes of Pillow
         raise VisitorError(f"This file cannot be read as a picture: use {', '.join(FORMATS)}.") from error
+    if picture is None:
+        raise VisitorError(too_many_pixels)
+    return picture
 
 
 def read_names(text: str | None) -> list[str]:

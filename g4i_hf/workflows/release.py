@@ -1,4 +1,4 @@
-"""From a run or a stage to what is published, and the push: what `release` does."""
+"""What `g4i release` does: from a run or a stage to what is published, and the push."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,7 @@ plain student is in `student/`, with a card; the options are in `train.yaml`, th
 
 @dataclass
 class Released:
-    """
-    Attributes:
-        folder: what is published, whole or not there.
-        repo_id: its Hub id, None where none was given.
-        repo_type: `model`, `dataset` or `space`.
-    """
+    """A folder that was made, its Hub id (None where none was given), and `model`, `dataset` or `space`."""
 
     folder: Path
     repo_id: str | None
@@ -37,12 +32,9 @@ class Released:
 
 class Release:
     """
-    Args:
-        args: the options of the command.
-
     Attributes:
         released: the folders that were made.
-        lines: what is said of them.
+        lines: what the command prints of them.
     """
 
     def __init__(self, args: ReleaseArguments):
@@ -55,24 +47,22 @@ class Release:
         Raises:
             ValueError, OSError: when there is no such run or stage, and for what cannot be released.
         """
-        self._check_folder()
-        if self.args.stage:
-            self._build_dataset()
-        else:
-            self._build_student()
-
-    def _check_folder(self) -> None:
-        kind, folder = ("stage", Path(self.args.stage)) if self.args.stage else ("run", Path(self.args.run))
+        folder = Path(self.args.stage or self.args.run)
         is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
-        if kind == "run" and is_stage and not is_run:
+        if self.args.run and is_stage and not is_run:
             raise ValueError(
                 f"{folder} is a stage, no run. Release it as a dataset: --stage {folder} in place of --run."
             )
-        if kind == "stage" and is_run and not is_stage:
+        if self.args.stage and is_run and not is_stage:
             raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder} in place of --stage.")
+        if self.args.stage:
+            self._build_dataset(folder)
+        else:
+            self._build_student(folder)
+        self.lines.append(f"{'licence':10}{licence_line(self.args.license)}")
 
-    def _build_dataset(self) -> None:
-        args, stage = self.args, Path(self.args.stage)
+    def _build_dataset(self, stage: Path) -> None:
+        args = self.args
         stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
         folder = build_dataset(
             stage,
@@ -85,13 +75,11 @@ class Release:
         )
         self.released = [Released(folder, args.repo_id, "dataset")]
         self._say("dataset", folder, "Parquet files and a card, for datasets.load_dataset")
-        self.lines.append(f"{'licence':10}{licence_line(args.license)}")
 
-    def _build_student(self) -> None:
-        args, run = self.args, Path(self.args.run)
-        for baseline in (args.baseline, *(args.seed_baselines or [])):
-            if baseline:
-                check_run(baseline)
+    def _build_student(self, run: Path) -> None:
+        args = self.args
+        for baseline in filter(None, (args.baseline, *(args.seed_baselines or []))):
+            check_run(baseline)
         student, rows = release_with_card(args)
         (run / "README.md").write_text(RUN_PAGE)
         self.released = [Released(student, args.repo_id, "model")]
@@ -100,14 +88,13 @@ class Release:
         kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
         self._say("student", student, f"{kind} AutoModelForImageClassification.from_pretrained")
         if args.space:
-            space = build_space(args.run, student, run / "space", repo_id=args.repo_id)
+            space = build_space(run, student, run / "space", repo_id=args.repo_id)
             space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
             self.released.append(Released(space, space_id, "space"))
             self._say("space", space, f"a Gradio app: python {space / 'app.py'}")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
-        self.lines.append(f"{'licence':10}{licence_line(args.license)}")
 
     def _say(self, name: str, path: Path, what: str) -> None:
         self.lines.append(f"{name:10}{path}  ({what})")

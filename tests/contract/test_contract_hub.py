@@ -1,6 +1,6 @@
 """
 Captions out and in by name, a student out and in by name, against the test Hub: one commit each, private, without
-paths of this machine. test_hub_loop.py does the same as `make hub-demo`, in an environment without this package.
+paths of this machine; training that pushes; and `make hub-demo`.
 """
 
 import json
@@ -10,6 +10,7 @@ import pytest
 from doors import Preloaded, caption_server
 from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 from hub_client import serving
+from hub_demo import Demo, demonstrate
 from hub_server.accounts import ME_WRITE
 
 pytestmark = pytest.mark.slow
@@ -100,3 +101,68 @@ def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed):
     for row in rows:
         assert found[row["image_id"]]["label"] == row["prediction"]
         assert found[row["image_id"]]["score"] == pytest.approx(row["score"], abs=1e-5)
+
+
+# --- Training that pushes --------------------------------------------------------------------------------------------
+
+
+def trained(commands, folder, name: str, **more):
+    data = {"dataset_name": "me/embedded", "output_dir": name, "push_to_hub": "true", "hub_model_id": f"me/{name}"}
+    saving = {"save_strategy": "steps", "save_steps": 1, "hub_always_push": "true"}
+    return commands.run("train", data, STUDENT, TRAINING | saving | more, cwd=folder)
+
+
+def test_checkpoints_are_pushed_as_plain_students_and_the_end_as_a_release(hub, pushed):
+    folder, commands = pushed
+    done = trained(commands, folder, "watched")
+    assert done.code == 0 and "Pushed: " in done.out, done.said[-3000:]
+    state = hub.state()["models/me/watched"]
+    assert state["private"] and state["commits"] == 1 + TRAINING["max_steps"] + 1, (
+        "the first, one a checkpoint, and the release"
+    )
+    assert state["branches"]["main"]["title"] == "End of training"
+    assert not [name for name in state["branches"]["main"]["files"] if name.endswith((".bin", ".pt", "train.yaml"))]
+
+
+def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, pushed):
+    folder, commands = pushed
+    hub.fault("POST .*/commit/", 403, times=None)
+    done = trained(commands, folder, "unlucky")
+    hub.no_faults()
+    assert done.code != 0 and "finished and whole" in done.err and "may not write there" in done.err
+    assert (folder / "unlucky" / "all_results.json").is_file()
+    assert "g4i release --run unlucky --repo_id me/unlucky --push_to_hub true" in done.err
+    commands.succeed("release", {"run": "unlucky", "repo_id": "me/unlucky", "push_to_hub": "true"}, cwd=folder)
+    assert "model.safetensors" in hub.state()["models/me/unlucky"]["branches"]["main"]["files"]
+
+
+def test_a_token_that_may_not_write_is_noticed_before_training(pushed):
+    folder, commands = pushed
+    done = trained(commands, folder, "foreign", hub_model_id="somebody-else/student")
+    assert done.code != 0 and "may not write there" in done.err
+    assert not list((folder / "foreign").glob("checkpoint-*"))
+
+
+# --- make hub-demo ---------------------------------------------------------------------------------------------------
+
+SHORT = {"caption": {"max_requests": 64, "partial": "true"}}
+SHORT["train"] = {"max_steps": 20, "eval_strategy": "no", "save_strategy": "no", "use_cpu": "true"}
+
+
+def test_make_hub_demo(hub, pushed, tmp_path):
+    """Its commands, made short by options; the last process cannot import this package."""
+    _, commands = pushed
+
+    class Short(Demo):
+        def g4i(self, command, *words):
+            commands.succeed(command, *words, SHORT.get(command, {}))
+
+    expected, found = demonstrate(Short(tmp_path, hub.environment(tmp_path / "home")))
+    assert len(expected) == 300 and set(found) == set(expected)
+    assert {name: row["label"] for name, row in found.items()} == {
+        name: row["label"] for name, row in expected.items()
+    }
+    assert all(found[name]["score"] == pytest.approx(row["score"], abs=1e-6) for name, row in expected.items())
+    assert len({row["label"] for row in expected.values()}) > 1, "a student that always says the same proves little"
+    names = {"datasets/me/shapes-captions", "datasets/me/shapes-embedded", "models/me/shapes-student"}
+    assert names <= set(hub.state()) and all(hub.state()[name]["private"] for name in names)

@@ -17,17 +17,11 @@ if not __package__:
 
 from .server import Hub
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser("hub_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--port", type=int, default=0, help="0, the default, for a free one")
-    parser.add_argument("--folder", type=Path, help="where the files of main branches are shown; nowhere by default")
-    options = parser.parse_args()
-    hub = Hub(options.port, options.folder)
-    print(f"http://127.0.0.1:{hub.server_port}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        hub.serve_forever()
-
-
-if __name__ == "__main__":
-    main()
+parser = argparse.ArgumentParser("hub_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+parser.add_argument("--port", type=int, default=0, help="0, the default, for a free one")
+parser.add_argument("--folder", type=Path, help="where the files of main branches are shown; nowhere by default")
+options = parser.parse_args()
+hub = Hub(options.port, options.folder)
+print(f"http://127.0.0.1:{hub.server_port}", flush=True)
+with contextlib.suppress(KeyboardInterrupt):
+    hub.serve_forever()

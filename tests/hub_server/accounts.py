@@ -1,11 +1,8 @@
-"""Tokens that every server starts with. `me` is a member of `our-lab`, `other` of `their-lab`."""
+"""Tokens that every server starts with."""
 
 from dataclasses import dataclass
 
-ME_WRITE = "hf_me_write"
-ME_READ = "hf_me_read"
-OTHER_WRITE = "hf_other_write"
-ORGANIZATIONS = {"our-lab": {"me"}, "their-lab": {"other"}}
+ME_WRITE, ME_READ, OTHER_WRITE = "hf_me_write", "hf_me_read", "hf_other_write"
 
 
 @dataclass
@@ -14,9 +11,6 @@ class Token:
 
     user: str
     role: str = "write"
-
-    def owns(self, namespace: str) -> bool:
-        return self.user == namespace or self.user in ORGANIZATIONS.get(namespace, ())
 
 
 def first_tokens() -> dict[str, Token]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
-import yaml
-
 from .accounts import Token, first_tokens
 from .cards import check_card, metadata_of
 from .store import Commit, File, Refusal, Repository
@@ -64,7 +62,10 @@ class Api:
             raise Refusal(401, "Invalid credentials in Authorization header")
         match request.method, request.segments:
             case "GET", ["api", "whoami-v2"]:
-                return self.who(request)
+                if request.token is None:
+                    raise Refusal(401, "Invalid username or password.")
+                auth = {"accessToken": {"displayName": "a token", "role": request.token.role}}
+                return Reply(200, {"type": "user", "name": request.token.user, "orgs": [], "auth": auth})
             case "POST", ["api", "validate-yaml"]:
                 body = request.json()
                 errors = [{"message": text} for text in check_card(body.get("content", ""), body.get("repoType"))]
@@ -72,40 +73,32 @@ class Api:
             case "POST", ["api", "repos", "create"]:
                 return self.create(request)
             case method, ["api", kind, namespace, name, *rest] if kind in KINDS:
-                repository = self.visible(KINDS[kind], f"{namespace}/{name}", request)
-                return self.of_repository(request, repository, method, rest)
-            case "GET", ["api", kind, name] if kind in KINDS:
+                return self.of_repository(request, self.visible(KINDS[kind], namespace, name, request), method, rest)
+            case "GET", ["api", kind, _] if kind in KINDS:
                 raise Refusal(404, "Repository not found", "RepoNotFound")
             case method, ["lfs", kind, namespace, name, oid, *rest] if kind in KINDS:
-                return self.of_lfs(request, self.repositories[KINDS[kind], f"{namespace}/{name}"], method, oid, rest)
+                return of_lfs(request, self.repositories[KINDS[kind], f"{namespace}/{name}"], method, oid, rest)
             case method, [kind, *segments] if kind in ("datasets", "spaces"):
                 return self.of_files(request, KINDS[kind], method, segments)
             case method, segments:
                 return self.of_files(request, "model", method, segments)
 
-    def who(self, request: Request) -> Reply:
-        if request.token is None:
-            raise Refusal(401, "Invalid username or password.")
-        auth = {"type": "access_token", "accessToken": {"displayName": "a token", "role": request.token.role}}
-        return Reply(200, {"type": "user", "name": request.token.user, "orgs": [], "auth": auth})
-
-    def visible(self, kind: str, id: str, request: Request) -> Repository:
-        repository, token = self.repositories.get((kind, id)), request.token
-        if repository is None or (repository.private and not (token and token.owns(id.split("/")[0]))):
+    def visible(self, kind: str, namespace: str, name: str, request: Request) -> Repository:
+        repository, token = self.repositories.get((kind, f"{namespace}/{name}")), request.token
+        if repository is None or (repository.private and not (token and token.user == namespace)):
             raise Refusal(404 if token else 401, "Repository not found", "RepoNotFound")
         return repository
 
-    def writer(self, request: Request, namespace: str) -> Token:
+    def check_writer(self, request: Request, namespace: str) -> None:
         if request.token is None:
             raise Refusal(401, "Invalid username or password.")
-        if request.token.role != "write" or not request.token.owns(namespace):
+        if request.token.role != "write" or request.token.user != namespace:
             raise Refusal(403, "Forbidden: you must use a write token of the namespace.", body={"url": None})
-        return request.token
 
     def create(self, request: Request) -> Reply:
         body = request.json()
         namespace = body.get("organization") or (request.token.user if request.token else "")
-        token = self.writer(request, namespace)
+        self.check_writer(request, namespace)
         made = Repository(body.get("type") or "model", f"{namespace}/{body['name']}", False, self.folder)
         about = {"url": f"{request.origin}/{made.place}", "name": made.id, "id": made.id}
         if (made.kind, made.id) in self.repositories:
@@ -113,11 +106,9 @@ class Api:
         if made.kind == "space" and body.get("sdk") not in ("gradio", "docker", "static"):
             raise Refusal(400, '"sdk" must be one of [gradio, docker, static]')
         made.private = body.get("visibility") == "private" or bool(body.get("private"))
-        made.begin(token.user, body.get("sdk"))
+        made.begin(body.get("sdk"))
         self.repositories[made.kind, made.id] = made
         return Reply(200, about)
-
-    # --- A repository --------------------------------------------------------------------------------------------
 
     def of_repository(self, request: Request, repository: Repository, method: str, rest: list[str]) -> Reply:
         match method, rest:
@@ -128,21 +119,13 @@ class Api:
             case "GET", ["tree", revision, *path]:
                 return tree(request, repository.at(revision), "/".join(path))
             case "POST", ["paths-info", revision]:
-                at, form = repository.at(revision), parse_qs(request.body.decode())
-                lines = [listed(at, path.strip("/")) for path in form.get("paths", [])]
+                paths = parse_qs(request.body.decode()).get("paths", [])
+                lines = [listed(repository.at(revision), path.strip("/")) for path in paths]
                 return Reply(200, [line for line in lines if line])
-            case "GET", ["commits", revision]:
-                return Reply(200, history(repository, repository.at(revision)))
-            case "GET", ["refs"]:
-                found = [
-                    {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
-                    for name, oid in repository.branches.items()
-                ]
-                return Reply(200, {"branches": found, "tags": [], "converts": []})
-        self.writer(request, repository.id.split("/")[0])
+        self.check_writer(request, repository.id.split("/")[0])
         match method, rest:
             case "POST", ["preupload", branch]:
-                return preupload(request, repository.head(branch))
+                return preupload(request, repository.at(branch))
             case "POST", ["commit", branch]:
                 return add_commit(request, repository, branch)
             case "POST", ["branch", name]:
@@ -155,28 +138,13 @@ class Api:
     def of_files(self, request: Request, kind: str, method: str, segments: list[str]) -> Reply:
         match method, segments:
             case "POST", [namespace, name, "info", "lfs", "objects", "batch"]:
-                repository = self.visible(kind, f"{namespace}/{name.removesuffix('.git')}", request)
-                self.writer(request, namespace)
+                repository = self.visible(kind, namespace, name.removesuffix(".git"), request)
+                self.check_writer(request, namespace)
                 return batch(request, repository)
             case "GET" | "HEAD", [namespace, name, "resolve", revision, *path] if path:
-                return resolve(request, self.visible(kind, f"{namespace}/{name}", request), revision, "/".join(path))
+                return resolve(request, self.visible(kind, namespace, name, request), revision, "/".join(path))
             case "GET" | "HEAD", [_, "resolve", *_]:  # a name without namespace
                 raise Refusal(404, "Repository not found", "RepoNotFound")
-        raise unknown(request)
-
-    def of_lfs(self, request: Request, repository: Repository, method: str, oid: str, rest: list[str]) -> Reply:
-        """The storage of large files, which asks for no token."""
-        match method, rest:
-            case "PUT", []:
-                if File(request.body).sha256 != oid:
-                    raise Refusal(400, "These bytes are not those that were announced")
-                repository.uploaded[oid] = request.body
-                return Reply(200)
-            case "POST", ["verify"]:
-                self.writer(request, repository.id.split("/")[0])
-                return Reply(200 if oid in repository.uploaded else 404, {})
-            case "GET" | "HEAD", ["content"]:
-                return ranged(request, repository.uploaded[oid], {"ETag": f'"{oid}"'})
         raise unknown(request)
 
 
@@ -191,36 +159,18 @@ def unknown(request: Request) -> Refusal:
 def info(repository: Repository, commit: Commit) -> dict:
     card = metadata_of(commit.text("README.md")) or {}
     library = card.get("library_name") or ("transformers" if "model_type" in commit.text("config.json") else None)
-    state = {
+    of_model = {"library_name": library, "pipeline_tag": card.get("pipeline_tag")} if library else {}
+    switches = {"private": repository.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+    return switches | of_model | {
         "_id": commit.oid[:24],
         "id": repository.id,
         "sha": commit.oid,
-        "private": repository.private,
-        "gated": False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
         "createdAt": commit.date,
         "lastModified": commit.date,
         "tags": [str(tag) for tag in card.get("tags") or []],
         "cardData": json.loads(json.dumps(card, default=str)),
         "siblings": [{"rfilename": path} for path in sorted(commit.files)],
-    }
-    if repository.kind == "model":
-        about = {"library_name": library, "pipeline_tag": card.get("pipeline_tag"), "evalResults": results(commit)}
-        state |= {name: value for name, value in about.items() if value}
-    return state
-
-
-def results(commit: Commit) -> list[dict]:
-    """Entries of .eval_results/*.yaml."""
-    found = [path for path in sorted(commit.files) if re.fullmatch(r"\.eval_results/[^/]+\.ya?ml", path)]
-    return [
-        {"filename": path, "verified": False, "data": json.loads(json.dumps(entry, default=str))}
-        for path in found
-        for entry in yaml.safe_load(commit.text(path))
-        if isinstance(entry, dict)
-    ]
+    }  # fmt: skip
 
 
 def listed(commit: Commit, path: str) -> dict | None:
@@ -234,34 +184,24 @@ def tree(request: Request, commit: Commit, path: str) -> Reply:
     under = f"{path}/" if path else ""
     inside = sorted(name for name in {*commit.files, *commit.folders()} if name.startswith(under))
     if path and not inside:
-        raise Refusal(404, f"{path} does not exist", "EntryNotFound", commit.oid)
+        raise Refusal(404, f"{path} does not exist", "EntryNotFound", {"X-Repo-Commit": commit.oid})
     if request.query.get("recursive", "").lower() != "true":
         inside = [name for name in inside if "/" not in name[len(under) :]]
     return Reply(200, [listed(commit, name) for name in inside])
-
-
-def history(repository: Repository, commit: Commit) -> list[dict]:
-    lines = []
-    while True:
-        about = {"id": commit.oid, "title": commit.title, "message": "", "date": commit.date}
-        lines.append(about | {"authors": [{"user": commit.author}]})
-        if commit.parent is None:
-            return lines
-        commit = repository.commits[commit.parent]
 
 
 def resolve(request: Request, repository: Repository, revision: str, path: str) -> Reply:
     """The bytes of a file; those of LFS are elsewhere, behind a redirect, as on the Hub."""
     commit = repository.at(revision)
     if path not in commit.files:
-        raise Refusal(404, "Entry not found", "EntryNotFound", commit.oid)
+        raise Refusal(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": commit.oid})
     file = commit.files[path]
     headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
     if not file.in_lfs:
         return ranged(request, file.content, headers)
     elsewhere = request.origin.replace("//127.0.0.1:", "//localhost:")  # of its own origin the client would follow
     headers["Location"] = f"{elsewhere}/lfs/{repository.kind}s/{repository.id}/{file.sha256}/content"
-    return Reply(302, b"", headers | {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.content))})
+    return Reply(302, b"", headers | {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))})
 
 
 def ranged(request: Request, content: bytes, headers: dict[str, str]) -> Reply:
@@ -286,7 +226,8 @@ def preupload(request: Request, head: Commit) -> Reply:
         in_lfs = file["size"] > REGULAR_LIMIT or b"\0" in sample
         in_lfs |= any(fnmatch.fnmatchcase(path.split("/")[-1], rule) for rule in rules)
         answer = {"path": path, "uploadMode": "lfs" if in_lfs and file["size"] else "regular", "shouldIgnore": False}
-        answers.append(answer | ({"oid": head.files[path].etag} if path in head.files else {}))
+        stored = head.files.get(path)
+        answers.append(answer | ({"oid": stored.sha256 if stored.in_lfs else stored.oid} if stored else {}))
     return Reply(200, {"files": answers, "commitOid": head.oid})
 
 
@@ -295,14 +236,27 @@ def batch(request: Request, repository: Repository) -> Reply:
     objects = []
     for wanted in request.json()["objects"]:
         link = f"{request.origin}/lfs/{repository.kind}s/{repository.id}/{wanted['oid']}"
-        actions = {"upload": {"href": link, "header": {}}, "verify": {"href": f"{link}/verify", "header": {}}}
+        actions = {"upload": {"href": link, "header": {}}}
         objects.append(wanted | ({} if wanted["oid"] in repository.uploaded else {"actions": actions}))
     return Reply(200, {"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"})
 
 
+def of_lfs(request: Request, repository: Repository, method: str, oid: str, rest: list[str]) -> Reply:
+    """The storage of large files, which asks for no token."""
+    match method, rest:
+        case "PUT", []:
+            if File(request.body).sha256 != oid:
+                raise Refusal(400, "These bytes are not those that were announced")
+            repository.uploaded[oid] = request.body
+            return Reply(200)
+        case "GET" | "HEAD", ["content"]:
+            return ranged(request, repository.uploaded[oid], {"ETag": f'"{oid}"'})
+    raise unknown(request)
+
+
 def add_commit(request: Request, repository: Repository, branch: str) -> Reply:
     """One commit; where any of it is refused, nothing has changed."""
-    head = repository.head(branch)
+    head = repository.at(branch)
     lines = [json.loads(line) for line in request.body.splitlines() if line.strip()]
     header, files = lines[0]["value"], dict(head.files)
     if header.get("parentCommit") not in (None, head.oid):
@@ -316,11 +270,11 @@ def add_commit(request: Request, repository: Repository, branch: str) -> Reply:
                 raise Refusal(400, f"An LFS pointer pointed to a file that does not exist. Offending file: {path}")
             files[path] = File(repository.uploaded[value["oid"]], in_lfs=True)
         elif path not in files:
-            raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound", head.oid)
+            raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         else:
             del files[path]
     if "README.md" in files and (errors := check_card(files["README.md"].content.decode(), repository.kind)):
         raise Refusal(400, "Invalid metadata in README.md: " + "; ".join(errors))
-    made = repository.commit(branch, files, header["summary"], request.token.user)
+    made = repository.commit(branch, files, header["summary"])
     url = f"{request.origin}/{repository.place}/commit/{made.oid}"
     return Reply(200, {"success": True, "commitOid": made.oid, "commitUrl": url})

@@ -15,8 +15,7 @@ from .accounts import Token
 from .api import Api, Reply, Request
 from .store import File, Refusal
 
-CODES = {404: "RepoNotFound"}
-ACTIONS = ("make_private", "delete", "expire_token", "add_token", "commit")
+ACTIONS = ("expire_token", "add_token", "commit")
 
 
 @dataclass
@@ -24,8 +23,8 @@ class Fault:
     """
     Attributes:
         match: regular expression, found in "METHOD /path".
-        kind: an HTTP status; cut: the connection is reset after half of the request's body, or of the reply's where
-            the request has none; lost: all is done, but no reply comes; or an action (see `act`), done just before.
+        kind: an HTTP status; cut: the connection is reset after half of the request's body; lost: all is done, but no
+            reply comes; or an action (see `act`), done just before.
         times: how often it happens; None for ever.
         seconds: of a 429 the wait that it asks for.
         arguments: of the action.
@@ -74,8 +73,7 @@ class Hub(ThreadingHTTPServer):
             case "POST", ["_faults"]:
                 given = request.json()
                 known = {name: given.pop(name) for name in Fault.__annotations__ if name in given}
-                known["arguments"] = known.get("arguments", {}) | given
-                self.faults.append(Fault(**known | {"kind": str(known["kind"])}))
+                self.faults.append(Fault(**known | {"arguments": known.get("arguments", {}) | given}))
             case "GET", ["_admin", "state"]:
                 return Reply(200, {f"{each.kind}s/{each.id}": each.state() for each in self.api.repositories.values()})
             case "POST", ["_admin", action]:
@@ -84,18 +82,14 @@ class Hub(ThreadingHTTPServer):
 
     def act(self, action: str, repo: str = "", type: str = "model", files: dict | None = None, **more) -> None:
         """Files of a commit, as if by somebody else, are text by path."""
-        repository = self.api.repositories.get((type, repo))
-        if action == "make_private":
-            repository.private = True
-        elif action == "delete":
-            del self.api.repositories[type, repo]
-        elif action == "expire_token":
+        if action == "expire_token":
             self.api.tokens.pop(more["token"], None)
         elif action == "add_token":
             self.api.tokens[more["token"]] = Token(more["user"], more.get("role", "write"))
         elif action == "commit":
+            repository = self.api.repositories[type, repo]
             changed = {path: File(text.encode()) for path, text in files.items()}
-            repository.commit("main", repository.head("main").files | changed, "A commit of somebody else", "other")
+            repository.commit("main", repository.at("main").files | changed, "A commit of somebody else")
         else:
             raise Refusal(404, f"Unknown action {action!r}")
 
@@ -113,24 +107,20 @@ class Handler(BaseHTTPRequestHandler):
     def answer_one(self) -> None:
         hub, path = self.server, self.path.split("?")[0]
         is_client = not path.startswith(("/_admin", "/_faults", "/_log"))
-        record = {"method": self.command, "path": path, "status": None, "bytes": 0}
-        fault = None
+        record, fault = {"method": self.command, "path": path, "status": None, "bytes": 0}, None
         if is_client:
             with hub.lock:
                 hub.log.append(record)
                 fault = next((each for each in hub.faults if each.happens(f"{self.command} {path}")), None)
         length = int(self.headers.get("Content-Length") or 0)
-        if fault and fault.kind == "cut" and length:
+        if fault and fault.kind == "cut":
             record["bytes"] = len(self.rfile.read(length // 2))
             return self.hang_up()
         body = self.rfile.read(length) if length else b"".join(self.chunks())
         record["bytes"] = len(body)
         origin = f"http://{self.headers.get('Host') or f'127.0.0.1:{hub.server_port}'}"
-        request = Request(self.command, self.path, self.headers, body, origin)
-        reply = self.reply_to(request, fault, is_client)
-        if fault and fault.kind in ("lost", "cut"):
-            if fault.kind == "cut":
-                self.send(reply, len(reply.data) // 2)
+        reply = self.reply_to(Request(self.command, self.path, self.headers, body, origin), fault, is_client)
+        if fault and fault.kind == "lost":
             return self.hang_up()
         record["status"] = reply.status
         return self.send(reply)
@@ -148,9 +138,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with self.server.lock:
                 if fault and fault.kind.isdigit():
-                    refusal = Refusal(int(fault.kind), "Injected fault", CODES.get(int(fault.kind), ""))
-                    refusal.headers["Retry-After"] = str(int(fault.seconds))
-                    raise refusal
+                    code = "RepoNotFound" if fault.kind == "404" else ""
+                    raise Refusal(int(fault.kind), "Injected fault", code, {"Retry-After": str(int(fault.seconds))})
                 if fault and fault.kind in ACTIONS:
                     self.server.act(fault.kind, **fault.arguments)
                 return self.server.api.answer(request) if is_client else self.server.administer(request)
@@ -160,17 +149,16 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             return Reply(501, {"error": f"A fault of the test server:\n{traceback.format_exc()}"})
 
-    def send(self, reply: Reply, limit: int | None = None) -> None:
+    def send(self, reply: Reply) -> None:
         data = reply.data
         self.send_response(reply.status)
-        json = not isinstance(reply.content, bytes)
-        headers = {"Content-Type": "application/json" if json else "application/octet-stream"} | reply.headers
-        for name, value in headers.items():
-            self.send_header(name, value.encode("latin-1", "replace").decode("latin-1"))
+        kind = "application/octet-stream" if isinstance(reply.content, bytes) else "application/json"
+        for name, value in ({"Content-Type": kind} | reply.headers).items():
+            self.send_header(name, " ".join(value.encode("latin-1", "replace").decode("latin-1").split()))
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[:limit])
+            self.wfile.write(data)
 
     def hang_up(self) -> None:
         """Ends the connection with a reset."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-BINARY = "7z arrow bin bz2 ckpt gz h5 joblib model msgpack npy npz onnx parquet pickle pkl pt pth safetensors tar zip"
-MEDIA = "wav mp3 bmp gif png tiff jpg jpeg webp mp4"
+LARGE = ["arrow", "bin", "gz", "npy", "npz", "onnx", "parquet", "pickle", "pt", "pth", "safetensors", "tar", "zip"]
+MEDIA = ["bmp", "gif", "png", "tiff", "jpg", "jpeg", "webp"]
 
 
 class Refusal(Exception):
@@ -18,24 +18,13 @@ class Refusal(Exception):
         status: of HTTP.
         message: for the user.
         code: by which clients choose their exception.
-        commit: that lacks a file, so that the client remembers it.
-        body: more of the JSON.
+        headers, body: more of the reply.
     """
 
-    def __init__(self, status: int, message: str, code: str = "", commit: str = "", body: dict | None = None):
+    def __init__(self, status: int, message: str, code: str = "", headers: dict | None = None, body=None):
         super().__init__(message)
         self.status, self.body = status, {"error": message} | (body or {})
-        self.headers = {"X-Error-Message": " ".join(message.split())}
-        self.headers |= {"X-Error-Code": code} if code else {}
-        self.headers |= {"X-Repo-Commit": commit} if commit else {}
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-def git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        self.headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {}) | (headers or {})
 
 
 @dataclass(frozen=True)
@@ -50,21 +39,14 @@ class File:
         return hashlib.sha256(self.content).hexdigest()
 
     @property
-    def pointer(self) -> bytes:
-        size = len(self.content)
-        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {size}\n".encode()
-
-    @property
     def oid(self) -> str:
-        return git_oid(self.pointer if self.in_lfs else self.content)
-
-    @property
-    def etag(self) -> str:
-        return self.sha256 if self.in_lfs else self.oid
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
+        content = text.encode() if self.in_lfs else self.content
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
     def listed(self, path: str) -> dict:
         line = {"type": "file", "oid": self.oid, "size": len(self.content), "path": path}
-        lfs = {"oid": self.sha256, "size": len(self.content), "pointerSize": len(self.pointer)}
+        lfs = {"oid": self.sha256, "size": len(self.content), "pointerSize": 130}
         return line | ({"lfs": lfs} if self.in_lfs else {})
 
 
@@ -73,7 +55,6 @@ class Commit:
     oid: str
     parent: str | None
     title: str
-    author: str
     date: str
     files: dict[str, File]
 
@@ -104,20 +85,20 @@ class Repository:
     def place(self) -> str:
         return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
 
-    def begin(self, user: str, sdk: str | None) -> None:
+    def begin(self, sdk: str | None) -> None:
         """The first commit, which the Hub makes."""
-        endings = f"{BINARY} {MEDIA}" if self.kind == "dataset" else BINARY
-        attributes = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in endings.split())
-        files = {".gitattributes": File(attributes.encode())}
+        endings = LARGE + MEDIA * (self.kind == "dataset")
+        rules = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in endings)
+        files = {".gitattributes": File(rules.encode())}
         if self.kind == "space":
-            header = f"title: {self.id}\nemoji: 🐠\ncolorFrom: blue\ncolorTo: green\nsdk: {sdk}\npinned: false\n"
-            files["README.md"] = File(f"---\n{header}---\n\nThe configuration of a Space.\n".encode())
-        self.commit("main", files, "initial commit", user)
+            text = f"---\ntitle: {self.id}\nemoji: 🐠\nsdk: {sdk}\n---\n\nThe configuration of a Space.\n"
+            files["README.md"] = File(text.encode())
+        self.commit("main", files, "initial commit")
 
-    def commit(self, branch: str, files: dict[str, File], title: str, author: str) -> Commit:
-        parent, date = self.branches.get(branch), now()
+    def commit(self, branch: str, files: dict[str, File], title: str) -> Commit:
+        parent, date = self.branches.get(branch), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         text = f"{self.id} {len(self.commits)} {parent} {title} {date} {sorted(files)}"
-        made = Commit(hashlib.sha1(text.encode()).hexdigest(), parent, title, author, date, files)
+        made = Commit(hashlib.sha1(text.encode()).hexdigest(), parent, title, date, files)
         self.commits[made.oid], self.branches[branch] = made, made.oid
         if self.shown is not None and branch == "main":
             for path, file in files.items():
@@ -126,23 +107,18 @@ class Repository:
                 place.write_bytes(file.content)
         return made
 
-    def head(self, branch: str) -> Commit:
-        if branch not in self.branches:
-            raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
-        return self.commits[self.branches[branch]]
-
     def at(self, revision: str) -> Commit:
         """The commit of a branch or of an id."""
-        return self.commits[revision] if revision in self.commits else self.head(revision)
+        oid = self.branches.get(revision, revision)
+        if oid not in self.commits:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return self.commits[oid]
 
     def state(self) -> dict:
         """What tests look at."""
-        branches = {
-            name: {
-                "sha": oid,
-                "title": self.commits[oid].title,
-                "files": {path: len(file.content) for path, file in sorted(self.commits[oid].files.items())},
-            }
-            for name, oid in self.branches.items()
-        }
+        branches = {}
+        for name, oid in self.branches.items():
+            commit = self.commits[oid]
+            files = {path: len(file.content) for path, file in sorted(commit.files.items())}
+            branches[name] = {"sha": oid, "title": commit.title, "files": files}
         return {"private": self.private, "commits": len(self.commits), "branches": branches}

@@ -1,4 +1,4 @@
-"""Pushes data sets that were made of stages, and opens them by name as others would; prints JSON."""
+"""Pushes datasets that were made of stages, and opens them by name as others would; prints JSON."""
 
 import contextlib
 import io
@@ -13,68 +13,80 @@ from datasets import Image as ImageFeature
 from huggingface_hub import HfApi
 from PIL import Image
 
-from g4i_hf.data.loading import load_data, open_images
+from g4i_hf import load_images
+from g4i_hf.data.joining import image_id_of
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source, find_stage
 from g4i_hf.data.stream import load_split, open_rows, stream_images
+from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import push_folder
 from g4i_hf.options import DataArguments
 from g4i_hf.running import run_command
 
 IMAGES = Features({"image": ImageFeature(decode=False), "image_id": Value("string")})
-pictures, images, captions, server = sys.argv[1:]
-api = HfApi()
-push_folder(images, "me/images", "dataset")
-push_folder(captions, "me/captions", "dataset")
-first = api.dataset_info("me/captions").sha
-push_folder(captions, "me/captions", "dataset")
+folder = Path(sys.argv[1])
+pictures, home = folder / "pictures", Path(os.environ["HF_HOME"])
+api, found = HfApi(), {}
 
-
-def rows(splits) -> dict:
-    names = ("image_id", "label", "caption", "text_embeds")
-    return {
-        split: [
-            [row.get(name) for name in names] + [len(row["image"]["bytes"] or b"")]
-            for row in splits[split].select_columns([n for n in (*names, "image") if n in splits[split].features])
-        ]
-        for split in splits
-    }
-
-
-alone = load_dataset("me/captions")
-joined = open_images("me/captions")
-named = load_data(DataArguments(dataset_name=pictures, captions_name="me/captions", captions_revision=first))
-found = {
-    "unchanged": api.dataset_info("me/captions").sha == first,
-    "files": sorted(api.list_repo_files("me/captions", repo_type="dataset")),
-    "alone": {split: alone[split].column_names for split in alone},
-    "joined": rows(joined),
-    "named": rows(named),
-    "with images": rows(open_images("me/images")),
-    "source": find_stage("me/captions", first)["source"],
-    "none": [find_stage("me/nothing"), find_stage("me/captions", "no-such-branch")],
+# Images that were pushed in three ways, and captions that name them
+load_dataset("imagefolder", data_dir=str(pictures)).push_to_hub("me/rows", private=True)
+api.create_repo("me/files", repo_type="dataset", private=True)
+api.upload_folder(repo_id="me/files", folder_path=pictures, repo_type="dataset")  # as `hf upload`
+push_folder(build_dataset(folder / "stage", folder / "images", with_images=True), "me/images", "dataset")
+found["streamed"] = {
+    image_id_of(row["image"]): len(row["image"]["bytes"]) for row in stream_images("me/files")["train"]
 }
+for name in ("rows", "files", "images", "nothing"):
+    try:
+        built = build_dataset(folder / "stage", folder / f"of-{name}", images_id=f"me/{name}")
+    except ValueError as error:
+        found[name] = str(error)
+        continue
+    found[name] = json.loads((built / "stage.json").read_text())["ids_from"]
+    if name != "nothing":
+        push_folder(built, f"me/captions-of-{name}", "dataset")
+        card, seen = (built / "README.md").read_text(), {}
+        exec(card.split("```python\n")[2].split("```")[0].replace("path/to/captions", f"me/captions-of-{name}"), seen)
+        found[f"{name} by the snippet"] = dict(zip(seen["image_ids"], seen["joined"]["caption"][:], strict=True))
+
+
+def rows(splits) -> list:
+    names = [name for name in ("image_id", "label", "caption", "text_embeds") if name in splits["train"].features]
+    return [[row[name] for name in names] for row in splits["train"].select_columns(names)]
+
+
+first = api.dataset_info("me/captions-of-files").sha
+push_folder(folder / "of-files", "me/captions-of-files", "dataset")
+found["unchanged"] = api.dataset_info("me/captions-of-files").sha == first
+found["alone"] = load_dataset("me/captions-of-files")["train"].column_names
+found["joined"] = {
+    "by its own name": rows(open_images("me/captions-of-files")),
+    "with images": rows(open_images("me/images")),
+    "to a folder": rows(load_images(pictures, captions_name="me/captions-of-files")),
+}
+found["none"] = [find_stage("me/nothing"), find_stage("me/captions-of-files", "no-such-branch"), find_stage("me/rows")]
+
 # Rows that name, in place of an image, a file of whoever opens them or an address of its network
-secret = Path(pictures).resolve() / "secret.png"
+secret = folder / "secret.png"
 Image.new("RGB", (4, 4)).save(secret)
 loopback = f"{api.endpoint}/secret.png"
 as_struct = [{"bytes": None, "path": str(secret)}]
 TRAPS = {
     "image": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}, features=IMAGES),
     "address": Dataset.from_dict({"image": [{"bytes": None, "path": f"file://{secret}"}], "image_id": ["a"]}, IMAGES),
+    "image of loopback": Dataset.from_dict({"image": [{"bytes": None, "path": loopback}], "image_id": ["a"]}, IMAGES),
     "string": Dataset.from_dict({"image": [str(secret)], "image_id": ["a"]}),
     "string without id": Dataset.from_dict({"image": [str(secret)]}),
-    "struct": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}),
-    "field": Dataset.from_dict({"json": [{"pic": str(secret), "id": 1}], "image_id": ["a"]}),
-    "struct in a field": Dataset.from_dict({"json": [{"pic": as_struct[0], "id": 1}], "image_id": ["a"]}),
-    "image of loopback": Dataset.from_dict({"image": [{"bytes": None, "path": loopback}], "image_id": ["a"]}, IMAGES),
     "string of loopback": Dataset.from_dict({"image": [loopback], "image_id": ["a"]}),
+    "struct": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}),
+    "struct in a field": Dataset.from_dict({"json": [{"pic": as_struct[0], "id": 1}], "image_id": ["a"]}),
 }
 
 
 def described(name: str, **options) -> None:
-    """By the command that asks a server for captions, whose error it raises."""
-    options |= {"dataset_name": name, "captions_dir": f"{os.environ['HF_HOME']}/of/{name}"}
-    options |= {"base_url": server, "captioner_model": "tiny"}
+    """By the command that asks a server for captions, whose error it raises; the Hub would see that it was asked."""
+    options |= {"dataset_name": name, "captions_dir": f"{home}/of/{name}"}
+    options |= {"base_url": f"{api.endpoint}/v1", "captioner_model": "tiny"}
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
         try:
@@ -87,52 +99,40 @@ def options_of(source: Source) -> dict[str, str]:
     return {f"{ours}_column": theirs for ours, theirs in source.columns.items()}
 
 
-found["traps"] = {}
-for kind, split in TRAPS.items():
-    name = f"me/{kind.replace(' ', '-')}"
-    api.create_repo(name, repo_type="dataset")
+def upload(name: str, split: Dataset) -> None:
     file = io.BytesIO()
     pq.write_table(split.data.table.replace_schema_metadata(split.features.arrow_schema.metadata), file)
+    api.create_repo(name, repo_type="dataset")
     api.upload_file(path_or_fileobj=file.getvalue(), path_in_repo="train.parquet", repo_id=name, repo_type="dataset")
-    source = Source(name, columns={"image": "json.pic"} if "json" in split.features else {})
-    doors = {
-        "load_images": lambda source: open_images(source)["train"],
-        "load_split": lambda source: load_split(DataArguments(source.name, **options_of(source)), "train"),
-        "stream_images": lambda source: list(stream_images(source)["train"]),
-        "open_rows": lambda source: list(open_rows(source, "train").read(0)),
-        "caption.py": lambda source: described(source.name, **options_of(source)),
-    }
-    for door, opened in doors.items():
+
+
+DOORS = {
+    "load_images": lambda source: open_images(source)["train"],
+    "load_split": lambda source: load_split(DataArguments(source.name, **options_of(source)), "train"),
+    "stream_images": lambda source: list(stream_images(source)["train"]),
+    "open_rows": lambda source: list(open_rows(source, "train").read(0)),
+    "g4i caption": lambda source: described(source.name, **options_of(source)),
+}
+found["traps"] = {}
+for kind, split in TRAPS.items():
+    source = Source(f"me/{kind.replace(' ', '-')}", columns={"image": "json.pic"} if "json" in split.features else {})
+    upload(source.name, split)
+    for door, opened in DOORS.items():
         try:
             found["traps"][f"{kind}, {door}"] = f"opened {opened(source)}"
         except Exception as error:  # also of a server that was asked
             found["traps"][f"{kind}, {door}"] = str(error)
 
-# Columns of files beside the images and the captions, which nothing asks for
-further = {"image_id": ["cat/1.png"], "caption": ["a cat"], "more": as_struct, "nested": [{"more": as_struct}]}
-features = Features({name: Value("string") for name in ("image_id", "caption")})
-features |= {"more": ImageFeature(), "nested": {"more": [ImageFeature()]}}
-whole = Dataset.from_dict(further | {"image": [{"bytes": secret.read_bytes(), "path": None}]},
-                          features=Features(features | {"image": ImageFeature()}))  # fmt: skip
-for name, split in {"images-and-more": whole, "captions-and-more": whole.remove_columns("image")}.items():
-    api.create_repo(f"me/{name}", repo_type="dataset")
-    split.to_parquet(path := Path(os.environ["HF_HOME"]) / f"{name}.parquet")
-    api.upload_file(path_or_fileobj=path, path_in_repo="train.parquet", repo_id=f"me/{name}", repo_type="dataset")
-for beside, source in {
-    "images": Source("me/images-and-more"),
-    "captions": Source(pictures, captions="me/captions-and-more"),
-}.items():
-    try:
-        found[f"beside {beside}"] = open_images(source)["train"].column_names
-    except ValueError as error:
-        found[f"beside {beside}"] = [str(error)]
+# A column of files beside the images, which nothing asks for
+beside = {"image_id": ["cat/1.png"], "more": as_struct, "image": [{"bytes": secret.read_bytes(), "path": None}]}
+upload("me/more", Dataset.from_dict(beside, features=Features(IMAGES | {"more": ImageFeature(decode=False)})))
+found["beside"] = open_images("me/more")["train"].column_names
 
 # What a stream of the Hub is known by, after a commit that leaves its files alone, and after one that does not
 found["known by"] = []
-for path, content in {"notes.txt": b"text", "data/train-00000-of-00001.parquet": file.getvalue()}.items():
+for path in ("notes.txt", "data/train-00000-of-00001.parquet"):
     found["known by"].append(open_rows("me/images", "train").files)
+    content = (folder / "of-files" / "data" / "train-00000-of-00001.parquet").read_bytes()
     api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="me/images", repo_type="dataset")
 found["known by"].append(open_rows("me/images", "train").files)
-api.delete_file("stage.json", "me/captions", repo_type="dataset")
-found["without stage"] = find_stage("me/captions")
 print(json.dumps(found))
