@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from caption_doors import ROOT
+from caption_doors import ROOT, answers_in
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
@@ -20,7 +20,7 @@ from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
 from g4i_hf.captioning.projection import Budget, project
 from g4i_hf.captioning.prompts import Prompts
-from g4i_hf.captioning.questions import Questions, facts_of
+from g4i_hf.captioning.questions import Questions, sizes_and_times
 from g4i_hf.captioning.runner import Asking, Share, _interrupted_once
 from g4i_hf.captioning.stage import RAW, REASON, STATUS, answered_columns, given_columns, needs_another_try
 from g4i_hf.captioning.store import AnswerStore, Keys
@@ -220,7 +220,7 @@ def test_tables_of_large_images_are_not_copied():
     features = Features({"image": Image(decode=False)})
     table = pa.table({"image": pa.chunked_array([chunk] * 10)}).cast(features.arrow_schema)
     split = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint="large")
-    assert facts_of(split.with_format("arrow")[:]["image"]) == [(220_000, None)] * 10_000
+    assert sizes_and_times(split.with_format("arrow")[:]["image"]) == [(220_000, None)] * 10_000
 
 
 # --- Other processes, and signals ------------------------------------------------------------------------------------
@@ -261,8 +261,7 @@ def test_sigterm_keeps_what_was_answered_and_another_process_knows_the_table(fol
         process.terminate()
         _, errors = process.communicate(timeout=60)
         assert "KeyboardInterrupt" in errors and process.returncode != 0
-    with AnswerStore(tmp_path / "journal") as store:
-        kept = len(store)
+    kept = answers_in(tmp_path / "journal")
     assert 8 <= kept < 12
     assert len(ask(opened(tmp_path / "data"), tmp_path / "journal").asked) == 12 - kept
 

@@ -4,12 +4,9 @@ import json
 import os
 import pickle
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
-from caption_doors import ROOT
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from torchvision.datasets import ImageFolder
@@ -212,39 +209,6 @@ def test_quotes_newlines_lists_and_named_fields(tmp_path):
 def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=name + ".*" + message):
         from_file(splits(train=["a.jpg", "b.jpg", "c.jpg"]), written(tmp_path, name, text))
-
-
-LARGE = """
-import csv, resource, sys
-import pyarrow as pa
-from datasets import Dataset, DatasetDict
-from g4i_hf.captioning.existing import existing_captions
-from g4i_hf.options import ExistingCaptionsArguments
-
-rows = 1_281_167
-table = {"image_id": pa.array(f"n{i // 1300:08d}/n{i // 1300:08d}_{i}.JPEG" for i in range(rows))}
-data = DatasetDict(train=Dataset(pa.table(table)))
-with open(f"{sys.argv[1]}/c.csv", "w", newline="") as file:
-    writer = csv.writer(file)
-    writer.writerow(["filename", "caption"])
-    for i in range(rows - 1, -1, -1):
-        writer.writerow([f"train/n{i // 1300:08d}_{i}.JPEG", f"number {i}, " + "it lies on a wet stone. " * 16])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-result = existing_captions(data, ExistingCaptionsArguments(captions_file=f"{sys.argv[1]}/c.csv"))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert all(caption.startswith(f"number {i}, ") for i, caption in enumerate(result.captions["train"]))
-print(result.report["matched_by"], (peak - before) / 1024)
-"""
-
-
-@pytest.mark.slow
-def test_the_captions_of_imagenet_are_joined_in_a_gigabyte(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", LARGE, str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
-    assert run.returncode == 0, run.stderr
-    rule, mebibytes = run.stdout.split()[-2:]
-    assert rule == "file" and float(mebibytes) < 1024, "the captions alone are 600"
 
 
 # --- Lists without keys ----------------------------------------------------------------------------------------------

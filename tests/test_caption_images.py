@@ -71,16 +71,6 @@ def test_a_jpeg_that_fits_keeps_its_coded_pixels_and_nothing_else(mode, options)
     assert clean_jpeg(row(dirty), max_side=500) == jpeg(image, **options)
 
 
-def test_a_thumbnail_in_the_header_is_not_sent_and_fill_bytes_do_no_harm():
-    """Of a picture that was cropped later it shows the rest."""
-    data = jpeg(photograph())
-    assert data[2:4] == b"\xff\xe0" and data[4:6] == b"\0\x10"
-    header = data[6:18] + bytes((6, 3)) + CANARY + bytes(3 * 6 * 3 - len(CANARY))  # 6 x 3 pixels
-    sent = clean_jpeg(row(data[:2] + segment(0xE0, header) + data[20:]), 768)
-    assert CANARY not in sent and np.array_equal(opened(sent), opened(data))
-    assert clean_jpeg(row(data[:2] + b"\xff\xff" + data[2:]), 768) == data
-
-
 def png_texts() -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", CANARY.decode())

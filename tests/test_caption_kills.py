@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import ROOT, Worker, all_right, captions_of_numbers, draw_numbers
+from caption_doors import ROOT, Worker, all_right, answers_in, captions_of_numbers, draw_numbers
 
 serve = caption_doors.serve
 IMAGES, KILLS = 120, 5
@@ -63,15 +62,6 @@ def workers_of(launcher: int) -> list[int]:
             if int(path.read_text().rsplit(")", 1)[1].split()[1]) == launcher:
                 found.append(int(path.parent.name))
     return found
-
-
-def answers_in(journal: Path) -> int:
-    """In all files, each of which is one process's."""
-    keys = set()
-    for path in journal.glob("*.sqlite"):
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            keys |= {key for (key,) in database.execute("SELECT key FROM answers")}
-    return len(keys)
 
 
 @pytest.fixture(scope="module")

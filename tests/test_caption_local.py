@@ -154,11 +154,7 @@ def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(lla
     assert "no known image format" in reasons["text"] and "truncated" in reasons["cut"] and "null" in reasons["null"]
     assert "more pixels than can be opened safely" in reasons["bomb"]
     assert texts(found) == texts(answers(captioner(llava), good)) and len(asked) == 4
-
-
-def test_no_more_is_asked_than_allowed(llava):
-    found = answers(captioner(llava, 4), questions(20), counted([], limit=6))
-    assert len(found) == 6 and all(answer.status == "ok" for answer in found.values())
+    assert len(answers(captioner(llava, 4), questions(20), counted([], limit=6))) == 6, "no more than is allowed"
 
 
 def short_of_memory(of: LocalCaptioner, rows: int) -> LocalCaptioner:
@@ -207,22 +203,6 @@ def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_of
     found = answers(captioner(qwen, 1), asked)
     assert found.pop("good").status == "ok"
     assert len(found) == 45 and {answer.status for answer in found.values()} == {"failed"}
-
-
-def test_a_captioner_that_breaks_on_the_way_is_an_error(llava):
-    of, delivered, left = captioner(llava, 1), [], [1, 2, 3]
-    generate = of.generator.model.generate
-
-    def broken(**inputs):
-        if not left:
-            raise RuntimeError("CUDA error: device-side assert triggered")
-        left.pop()
-        return generate(**inputs)
-
-    of.generator.model.generate = broken
-    with pytest.raises(CaptionerError, match="device-side assert"):
-        of.run(iter(questions(40)), delivered.extend, lambda: True)
-    assert [answer.status for _, answer in delivered] == ["ok"] * 3
 
 
 # --- Which model -----------------------------------------------------------------------------------------------------

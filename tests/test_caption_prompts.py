@@ -40,7 +40,7 @@ def test_columns_are_filled_in(templates, row, said, columns):
 @pytest.mark.parametrize(
     "templates, message",
     [
-        (["{labell}"], r"split 'train' has no column 'labell'. Did you mean \{label\}\? Its columns: image_id, label"),
+        (["{labell}"], r"split 'train' has no column 'labell'. Did you mean .label.\? Its columns: image_id, label"),
         (["{label.__init__.__globals__}"], "reaches into a value"),
         (["{tags[0]}"], "reaches into a value"),
         (["{tags}"], "column 'tags' of split 'train' holds"),
@@ -53,7 +53,7 @@ def test_columns_are_filled_in(templates, row, said, columns):
         (["  "], "give a text"),
         ([], "give a text"),
         (["plain", PLAIN], "twice"),
-        (["clas"], "did you mean 'class'"),
+        (["clas"], "Did you mean .class."),
     ],
 )
 def test_anything_but_a_name_of_a_column_is_refused(templates, message):

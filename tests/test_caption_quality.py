@@ -61,14 +61,6 @@ def test_labels_are_found_as_whole_words_where_they_mean_anything(pairs, named):
     assert terms_of("drake, LABEL_3") == ["drake"]
 
 
-def test_synonyms_of_the_user_count(tmp_path):
-    (tmp_path / "synonyms.yaml").write_text("dog: [hound, puppy]\ncat: kitten\n")
-    synonyms = read_synonyms(tmp_path / "synonyms.yaml", ["dog", "cat"])
-    captions, labels = ["A puppy", "A kitten", "two hounds"], np.array([0, 1, 0])
-    assert names_label(captions, labels, ["dog", "cat"], synonyms).tolist() == [1, 1, 1]
-    assert names_label(captions, labels, ["dog", "cat"]).tolist() == [0, 0, 0]
-
-
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import CAPTIONER, ROOT, caption, captions_of_numbers, draw_numbers, png, rows_of, shapes
+from caption_doors import CAPTIONER, ROOT, answers_in, caption, captions_of_numbers, draw_numbers, png, rows_of, shapes
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
 
-from g4i_hf.captioning.store import AnswerStore
 from g4i_hf.data import open_images
 
 serve = caption_doors.serve
@@ -80,14 +79,21 @@ def test_labels_without_names_keep_no_image_from_being_described(tmp_path, label
     assert len(rows_of(tmp_path / "captions")) == 4
 
 
+def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
+    wnid, label = (Value("string"), ["n1", "n2", "n1", "n2"]), (ClassLabel(names=["cat", "dog"]), [0, 1, 0, 1])
+    data = [*saved(tmp_path, wnid=wnid, label=label), *LOCAL, "--prompt", "See {wnid}."]
+    said = caption(tmp_path, *data, "--train_splits", "training", fails=True)
+    assert "the column 'wnid', which tells the class, and split 'train' is for evaluation" in said
+    caption(tmp_path, *data)
+
+
 def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_path, serve):
     """The server has the model under another name."""
     shapes(tmp_path, 4)
     server = serve("--always", 400, "--say", "wrong model")
     message = caption(tmp_path, *asking(server, "--dry_run", 3), fails=True)
     assert "None of 3 images got a caption" in message and "wrong model" in message and "127.0.0.1" in message
-    with AnswerStore(tmp_path / "captions.journal") as store:
-        assert len(store) == 0
+    assert answers_in(tmp_path / "captions.journal") == 0
 
 
 # --- What is written -------------------------------------------------------------------------------------------------
