@@ -58,16 +58,18 @@ class Prompts:
             MissingValue: when a column that a template names is null or blank, or is a label of -1.
         """
         values = {column: self._text(column, row[column]) for column in self.columns}
+        for column in self.columns:
+            if not values[column]:
+                raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
         return ["".join(text + (values[name] if name else "") for text, name in parts) for parts in self._parsed]
 
     def _text(self, column: str, value: Any) -> str:
+        """The value as text; empty for a blank one, a null or a label of -1."""
         names = self._class_names[column]
         if names is not None and value is not None:
             value = names[value] if 0 <= value < len(names) else None
         text = "" if value is None else str(value)
-        if not text.strip():
-            raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
-        return text
+        return text if text.strip() else ""
 
     def check(self, split: Dataset) -> None:
         """
@@ -78,12 +80,7 @@ class Prompts:
         """
         for column in self.columns:
             values = split.select_columns([column])[column][:]
-            empty = []
-            for row, value in enumerate(values):
-                try:
-                    self._text(column, value)
-                except MissingValue:
-                    empty.append(row)
+            empty = [row for row, value in enumerate(values) if not self._text(column, value)]
             if empty:
                 raise MissingValue(
                     f"Split {self.split_name!r}, column {column!r}: {len(empty):,} of {len(values):,} rows are empty, "
