@@ -9,36 +9,64 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from caption_doors import ROOT
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from students import aligned_model
-from test_checkpoint import SAVED
-from test_checkpoint import split_of as whole_split
-from test_optimization import StopAfter
-from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
-from test_trainer import ONE_STEP, arguments, change
+from test_caption_kills import ACCELERATE, TWO_PROCESSES
+from transformers import TrainerCallback
 
 from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data.dataset import AlignmentCollator, DrawnRows, GlobalBatchSampler
 from g4i_hf.data.images import BadImageError, readable_rows
 from g4i_hf.options import AugmentationArguments
-from g4i_hf.training import AlignmentTrainer
+from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 CORRUPT = b"\x89PNG\r\n\x1a\n and no picture"
+FEATURES = Features(
+    {
+        "image": Image(decode=False),
+        "label": ClassLabel(names=["a", "b", "c", "d", "e"]),
+        "image_id": Value("string"),
+        "caption": Value("string"),
+        "caption_weight": Value("float32"),
+        "text_embeds": List(Value("float16"), length=12),
+    }
+)
+ONE_STEP = {
+    "max_steps": 1,
+    "per_device_train_batch_size": 12,
+    "optim": "sgd",
+    "sgd_momentum": 0.0,
+    "learning_rate": 0.5,
+}
+ONE_STEP |= {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "train_sampling_strategy": "sequential"}
 
 
 def exact(image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image.resize((48, 48)), dtype=np.float64)).permute(2, 0, 1) / 255
 
 
-def split_of(folder: Path, corrupt: list[int], left_out: tuple[int, ...] = ()):
+def split_of(folder: Path, corrupt: list[int], left_out: tuple[int, ...] = ()) -> Dataset:
     """12 rows with images in files, some of them corrupt."""
+    rng, rows = np.random.default_rng(0), []
+    folder.mkdir(exist_ok=True, parents=True)
+    for number in range(12):
+        path, embed = folder / f"{number}.png", rng.normal(size=12)
+        PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(path)
+        if number in corrupt:
+            path.write_bytes(CORRUPT)
+        row = {"label": number % 5, "image_id": str(number), "caption": f"caption {number}", "caption_weight": 1.0}
+        row |= {"text_embeds": (embed / np.linalg.norm(embed)).astype(np.float16)}
+        rows.append(row | {"image": {"bytes": None, "path": str(path)}})
+    return Dataset.from_list([row for number, row in enumerate(rows) if number not in left_out], features=FEATURES)
 
-    def corrupted(rows: list[dict]) -> list[dict]:
-        for row in corrupt:
-            Path(rows[row]["image"]["path"]).write_bytes(CORRUPT)
-        return [each for row, each in enumerate(rows) if row not in left_out]
 
-    return whole_split(folder, corrupted)
+def trainer_of(folder: Path, model, data: CaptionedImages, *callbacks: TrainerCallback, **options) -> AlignmentTrainer:
+    common = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+    return AlignmentTrainer(
+        model, AlignmentArguments(str(folder), **common | options), data, callbacks=list(callbacks)
+    )
 
 
 @pytest.fixture
@@ -47,7 +75,7 @@ def vit():
     return aligned_model("vit").double()
 
 
-# --- Left out -------------------------------------------------------------------------------------------------------
+# --- Left out --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", ["clip", "siglip", "cosine"])
@@ -56,23 +84,31 @@ def test_a_corrupt_row_counts_for_nothing(tmp_path, vit, objective):
     changes = []
     for name, left_out in (("with", ()), ("without", (3,))):
         data = CaptionedImages(split_of(tmp_path, [3], left_out), exact, on_bad_images="skip")
-        options = ONE_STEP | {"per_device_train_batch_size": 12, "align_loss": objective}
         model = copy.deepcopy(vit)
-        AlignmentTrainer(model, arguments(tmp_path / name, **options), data).train()
-        changes.append(change(vit, model))
+        trainer_of(tmp_path / name, model, data, **ONE_STEP, align_loss=objective).train()
+        after = dict(model.named_parameters())  # a learned temperature may have come in
+        changes.append(torch.cat([(after[name] - old).detach().flatten() for name, old in vit.named_parameters()]))
     assert changes[0].norm() > 1e-3
     torch.testing.assert_close(changes[0], changes[1], rtol=1e-10, atol=1e-14)
 
 
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
 def test_what_was_left_out_is_reported_once_and_across_an_interruption(tmp_path, caplog):
     split = split_of(tmp_path / "images", [3, 7])
+    saved = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4, "dataloader_num_workers": 1}
 
-    def trainer_of(*callbacks, **options) -> AlignmentTrainer:
+    def made(*callbacks, max_steps: int) -> AlignmentTrainer:
         data = CaptionedImages(split, lambda image: exact(image).float(), on_bad_images="skip")
-        args = arguments(tmp_path / "run", **SAVED | {"dataloader_num_workers": 1} | options)
-        return AlignmentTrainer(aligned_model("vit"), args, data, callbacks=list(callbacks))
+        return trainer_of(tmp_path / "run", aligned_model("vit"), data, *callbacks, **saved, max_steps=max_steps)
 
-    first = trainer_of(StopAfter(4))
+    first = made(StopAfter(4), max_steps=6)
     first.train()
     assert first.left_out() == {"train_bad_images": 2}
     assert all(np.isfinite(entry["loss"]) for entry in first.state.log_history if "loss" in entry)
@@ -82,7 +118,7 @@ def test_what_was_left_out_is_reported_once_and_across_an_interruption(tmp_path,
     assert f"'3' ({tmp_path}/images/3.png): no known image format" in caplog.text
     found = json.loads((tmp_path / "run" / "bad_images.json").read_text())
     assert [bad["image_id"] for bad in found] == ["3", "7"] and found[0]["file"] == f"{tmp_path}/images/3.png"
-    second = trainer_of(max_steps=5)  # one batch of four is left
+    second = made(max_steps=5)  # one batch of four is left
     second.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert second.left_out() == {"train_bad_images": 2}
 
@@ -97,42 +133,35 @@ def test_a_row_that_only_pads_a_process_is_reported_by_the_one_that_trains_on_it
     assert found == [{row: "no known image format"}, None]
 
 
-def test_too_many_are_an_error_all_the_same(tmp_path, vit):
-    data = CaptionedImages(split_of(tmp_path, list(range(11))), exact, on_bad_images="skip")
-    trainer = AlignmentTrainer(vit, arguments(tmp_path, **ONE_STEP, per_device_train_batch_size=12), data)
-    with pytest.raises(BadImageError, match="11 of 12 images cannot be read, too many.*Is the folder"):
-        trainer.train()
-
-
 def test_an_evaluated_split_loses_the_row(tmp_path, caplog):
-    split = split_of(tmp_path, [0, 5])
-    readable, bad = readable_rows(split, "validation")
+    readable, bad = readable_rows(split_of(tmp_path, [0, 5]), "validation")
     assert readable["image_id"][:] == [str(row) for row in range(12) if row not in (0, 5)]
     assert [each["image_id"] for each in bad] == ["0", "5"]
     assert "Split 'validation': 2 of 12 images cannot be read and are left out: '0'" in caplog.text
     assert readable_rows(readable, "validation") == (readable, [])
 
 
-# --- An error -------------------------------------------------------------------------------------------------------
+# --- An error --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_an_error_that_names_it(tmp_path, vit, workers):
+def test_a_corrupt_image_is_an_error_that_names_it_and_too_many_are_one_in_any_case(tmp_path, vit, workers):
     data = CaptionedImages(split_of(tmp_path, [3]), exact)
-    options = ONE_STEP | {"per_device_train_batch_size": 12, "dataloader_num_workers": workers}
     with pytest.raises(BadImageError) as error:
-        AlignmentTrainer(vit, arguments(tmp_path, **options), data).train()
+        trainer_of(tmp_path, vit, data, **ONE_STEP, dataloader_num_workers=workers).train()
     assert str(error.value) == (
         f"The image '3' ({tmp_path}/3.png): no known image format. Replace the file or remove the row, or leave such "
         "images out with --on_bad_images skip (not of a stream)."
     )
+    data = CaptionedImages(split_of(tmp_path, list(range(11))), exact, on_bad_images="skip")
+    with pytest.raises(BadImageError, match="11 of 12 images cannot be read, too many.*Is the folder"):
+        trainer_of(tmp_path, vit, data, **ONE_STEP, dataloader_num_workers=workers).train()
 
 
 def test_a_jpeg_that_ends_early_is_noticed_when_it_is_decoded(tmp_path):
     split, path = split_of(tmp_path, []), tmp_path / "3.png"
     PILImage.open(path).resize((400, 400)).save(path, format="JPEG")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     transform = train_transform(AugmentationArguments(image_size=48))
     with pytest.raises(BadImageError, match="The image '3' .*truncated"):
         CaptionedImages(split, transform)[3]
@@ -141,38 +170,26 @@ def test_a_jpeg_that_ends_early_is_noticed_when_it_is_decoded(tmp_path):
     assert item["pixel_values"].shape == (3, 48, 48)
 
 
-# --- The stages ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_training_and_evaluation_of_a_folder_with_corrupt_images(tmp_path, processes):
+def test_training_on_two_processes_and_evaluation_of_a_folder_with_corrupt_images(tmp_path):
     for name, corrupt in (("train", [4]), ("validation", [2]), ("test", [1])):
         split_of(tmp_path / "images" / name, corrupt)
-        (tmp_path / "data" / name).mkdir(parents=True)
         for row in range(12):
-            image = tmp_path / "images" / name / f"{row}.png"
             place = tmp_path / "data" / name / "abcde"[row % 5]
-            place.mkdir(exist_ok=True)
-            image.rename(place / f"{row}.png")
-    launch = [ACCELERATE, "launch", *TWO_PROCESSES] if processes == 2 else [sys.executable]
-    options = ["--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run", "--align_weight", "0"]
-    options += ["--student", "vit_tiny_patch16_224", "--image_size", "32", "--num_train_epochs", "2"]
-    options += ["--student_args", '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}']
-    options = [str(word) for word in [*options, "--per_device_train_batch_size", "4"]]
+            place.mkdir(exist_ok=True, parents=True)
+            (tmp_path / "images" / name / f"{row}.png").rename(place / f"{row}.png")
 
-    def run(script: str, *words: str) -> subprocess.CompletedProcess:
-        command = [*launch, f"recipes/{script}.py", *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    def run(*words: object) -> subprocess.CompletedProcess:
+        return subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
 
-    config = tmp_path / "train.yaml"
-    config.write_text("use_cpu: true\n")
-    refused = run("train", "--config", str(config), *options)
-    assert refused.returncode != 0 and "leave such images out with --on_bad_images skip" in refused.stderr
-    done = run("train", "--config", str(config), *options, "--on_bad_images", "skip")
+    train = [ACCELERATE, "launch", *TWO_PROCESSES, "recipes/train.py", "--dataset_name", tmp_path / "data"]
+    train += ["--output_dir", tmp_path / "run", "--align_weight", 0, "--use_cpu", "true", "--num_train_epochs", 2]
+    train += ["--student", "vit_tiny_patch16_224", "--image_size", 32, "--per_device_train_batch_size", 4]
+    train += ["--student_args", '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}']
+    done = run(*train, "--on_bad_images", "skip")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "1 images left out, which could not be read: bad_images.json" in done.stdout
-    done = run("evaluate", "--run", str(tmp_path / "run"))  # the option is the run's
+    done = run(sys.executable, "recipes/evaluate.py", "--run", tmp_path / "run")  # the option is the run's
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert [results[f"{name}_bad_images"] for name in ("train", "validation", "test")] == [1, 1, 1]

@@ -1,7 +1,9 @@
-"""From rows to questions, from answers to columns: nothing is asked twice, nothing lands in another row."""
+"""From rows to questions, from answers to columns: nothing is asked twice or lands in another row; limits hold."""
 
 import hashlib
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,19 +11,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from caption_doors import ROOT, answers_in
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
 from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.projection import Budget
+from g4i_hf.captioning.projection import Budget, project
 from g4i_hf.captioning.prompts import Prompts
-from g4i_hf.captioning.questions import Questions, facts_of
+from g4i_hf.captioning.questions import Questions, sizes_and_times
 from g4i_hf.captioning.runner import Asking, Share, _interrupted_once
 from g4i_hf.captioning.stage import RAW, REASON, STATUS, answered_columns, given_columns, needs_another_try
 from g4i_hf.captioning.store import AnswerStore, Keys
-from g4i_hf.data.images import image_paths
 from g4i_hf.data.loading import open_images
 
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
@@ -37,28 +39,27 @@ def text_of(image: dict, prompt: str) -> str:
 
 
 class Digesting:
-    """Describes an image by its bytes, and notes what it was asked."""
+    """Describes an image by its bytes, so many questions at a time, and notes what it was asked."""
 
-    provenance = PROVENANCE
-
-    def __init__(self, fails: dict[str, Answer] | None = None, stop_after: int | None = None):
+    def __init__(self, fails: dict[str, Answer] | None = None, stop_after: int = 1000, together: int = 1, **changed):
         self.asked: list[tuple[str, str]] = []
-        self.fails, self.stop_after = fails or {}, stop_after
+        self.fails, self.stop_after, self.together = fails or {}, stop_after, together
+        self.provenance = PROVENANCE | changed
 
     def run(self, questions, deliver, allow):
-        for question in questions:
-            if not allow():
-                return
-            if self.stop_after is not None and len(self.asked) >= self.stop_after:
+        allowed = itertools.takewhile(lambda _: allow(), questions)
+        while batch := list(itertools.islice(allowed, self.together)):
+            if len(self.asked) >= self.stop_after:
                 raise KeyboardInterrupt
-            self.asked.append((question.image_id, question.prompt))
-            answer = self.fails.get(question.image_id)
-            if answer is None:
-                try:
-                    answer = Answer(OK, text_of(question.image, question.prompt), finish_reason="stop")
-                except (OSError, TypeError):
-                    answer = Answer("undecodable", reason="no such file")
-            deliver([(question, answer)])
+            self.asked += [(question.image_id, question.prompt) for question in batch]
+            deliver([(question, self.answer(question)) for question in batch])
+
+    def answer(self, question) -> Answer:
+        if question.image_id in self.fails:
+            return self.fails[question.image_id]
+        if question.image["bytes"] is None:
+            return Answer("undecodable", reason="no such file")
+        return Answer(OK, text_of(question.image, question.prompt), finish_reason="stop")
 
 
 @pytest.fixture
@@ -77,212 +78,134 @@ def opened(folder: Path) -> Dataset:
 
 def in_a_table(split: Dataset) -> Dataset:
     """The same rows with the images' bytes in the table."""
-    features = Features({"image": Image(decode=False), "image_id": Value("string"), "label": Value("int64")})
+    rows = {name: split[name][:] for name in ("image_id", "label")}
     images = [{"bytes": content(image), "path": None} for image in split["image"]]
-    return Dataset.from_dict(
-        {"image": images, "image_id": split["image_id"][:], "label": split["label"][:]}, features=features
-    )
+    features = Features({"image_id": Value("string"), "label": Value("int64"), "image": Image(decode=False)})
+    return Dataset.from_dict(rows | {"image": images}, features=features)
 
 
-def questions_of(split: Dataset, *templates: str) -> dict[str, Questions]:
-    prompts = Prompts(list(templates or ["Describe it."]), split.features, "train")
-    return {"train": Questions(split, "train", prompts, Keys(PROVENANCE))}
+def questions_of(split: Dataset, templates=("Describe it.",), provenance=PROVENANCE) -> Questions:
+    return Questions(split, "train", Prompts(templates, split.features, "train"), Keys(provenance))
 
 
-def ask(split: Dataset, journal: Path, captioner=None, templates=(), **options) -> tuple[Digesting, Asking]:
+def ask(split: Dataset, journal: Path, captioner=None, templates=("Describe it.",), **options) -> Digesting:
     captioner = captioner or Digesting()
-    share = options.get("share", Share())
-    with AnswerStore(journal, share.rank) as store:
-        asking = Asking(captioner, questions_of(split, *templates).values(), store, **options)
-        asking.run()
-    return captioner, asking
+    with AnswerStore(journal, options.get("share", Share()).rank) as store:
+        Asking(captioner, [questions_of(split, templates, captioner.provenance)], store, **options).run()
+    return captioner
 
 
-def rows_of(split: Dataset, journal: Path, templates=()) -> list[dict]:
-    questions = questions_of(split, *templates)["train"]
+def rows_of(split: Dataset, journal: Path, templates=("Describe it.",)) -> list[dict]:
     with AnswerStore(journal) as store:
-        return answered_columns(questions, store, True).to_list()
+        return answered_columns(questions_of(split, templates), store, True).to_list()
 
 
-def answered(split: Dataset, journal: Path) -> int:
-    """Questions whose answer is found without opening an image."""
-    with AnswerStore(journal) as store:
-        return sum(record is not None for row in questions_of(split)["train"].records(store) for record in row)
-
-
-def arrow_of(split: Dataset) -> pa.ChunkedArray:
-    return split.select_columns(["image"]).with_format("arrow")[:]["image"]
-
-
-def test_facts_are_those_of_files_and_of_bytes(folder, monkeypatch):
-    split = opened(folder)
-    monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("opened"))
-    facts = facts_of(arrow_of(split))
-    monkeypatch.undo()
-    found = [os.stat(image["path"]) for image in split["image"]]
-    assert facts == [(file.st_size, file.st_mtime_ns) for file in found]
-    assert facts_of(arrow_of(in_a_table(split))) == [(file.st_size, None) for file in found]
-    assert facts_of(arrow_of(split.select([5, 3]))) == [facts[5], facts[3]]
-
-
-@pytest.mark.parametrize("form", [lambda split: split, in_a_table])
-def test_every_row_has_the_caption_of_its_own_image(folder, tmp_path, form):
-    split = form(opened(folder))
-    captioner, asking = ask(split, tmp_path / "journal")
-    assert len(captioner.asked) == 12 and asking.outcome.asked == {OK: 12}
-    rows = rows_of(split, tmp_path / "journal")
+def assert_captions_are_of_their_images(split: Dataset, journal: Path) -> None:
+    rows = rows_of(split, journal)
     assert [row["image_id"] for row in rows] == split["image_id"][:]
     for row, image in zip(rows, split["image"], strict=True):
         assert row[columns.CAPTION] == row[RAW] == text_of(image, "Describe it.") and row[STATUS] == OK
 
 
-@pytest.mark.parametrize("form", [lambda split: split, in_a_table])
-def test_a_resume_opens_no_answered_image_and_asks_nothing(folder, tmp_path, form, monkeypatch):
+def answered_unopened(split: Dataset, journal: Path) -> int:
+    """Questions whose answer is found without opening an image."""
+    with AnswerStore(journal) as store:
+        return sum(record is not None for row in questions_of(split).records(store) for record in row)
+
+
+# --- Rows and their answers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [lambda split: split, in_a_table], ids=["files", "table"])
+def test_every_row_has_the_caption_of_its_own_image_and_a_resume_asks_nothing(folder, tmp_path, form):
     split = form(opened(folder))
-    ask(split, tmp_path / "journal")
-    monkeypatch.setattr("g4i_hf.captioning.questions.content_of", lambda image: pytest.fail("opened"))
-    captioner, asking = ask(split, tmp_path / "journal")
-    assert captioner.asked == [] and asking.outcome.known == 12
-    assert len(rows_of(split, tmp_path / "journal")) == 12
+    assert len(ask(split, tmp_path / "journal").asked) == 12
+    assert_captions_are_of_their_images(split, tmp_path / "journal")
+    assert ask(split, tmp_path / "journal").asked == []
+    assert answered_unopened(split, tmp_path / "journal") == 12
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
-    split = opened(folder)
-    with pytest.raises(KeyboardInterrupt):
-        ask(split, tmp_path / "journal", Digesting(stop_after=5))
-    captioner, _ = ask(split, tmp_path / "journal")
-    assert len(captioner.asked) == 7
-    assert [row[STATUS] for row in rows_of(split, tmp_path / "journal")] == [OK] * 12
-
-
-def test_a_changed_image_is_asked_again_and_a_moved_one_is_not(folder, tmp_path):
+def test_a_changed_image_is_asked_again_and_a_moved_or_touched_one_is_not(folder, tmp_path):
     ask(opened(folder), tmp_path / "journal")
     PILImage.new("RGB", (9, 9), (0, 0, 255)).save(folder / "train" / "cat" / "3.png")
     (folder / "train" / "cat" / "5.png").rename(folder / "train" / "cat" / "5b.png")
+    os.utime(folder / "train" / "cat" / "7.png", (1, 1))
     split = opened(folder)
-    captioner, _ = ask(split, tmp_path / "journal")
-    assert captioner.asked == [("cat/3.png", "Describe it.")]
-    for row, image in zip(rows_of(split, tmp_path / "journal"), split["image"], strict=True):
-        assert row[columns.CAPTION] == text_of(image, "Describe it.")
-    # Its new place was noted, so that it is not even read next time
-    assert answered(split, tmp_path / "journal") == 12
+    assert ask(split, tmp_path / "journal").asked == [("cat/3.png", "Describe it.")]
+    assert_captions_are_of_their_images(split, tmp_path / "journal")
+    assert answered_unopened(split, tmp_path / "journal") == 12, "their new places were noted"
+    for path in (folder / "train").rglob("*.png"):
+        os.utime(path, (2, 2))
+    assert_captions_are_of_their_images(opened(folder), tmp_path / "journal")
+
+
+def test_bytes_of_the_same_size_in_a_table_of_the_same_ids_are_asked_about_anew(folder, tmp_path):
+    split = in_a_table(opened(folder))
+    changed = split.map(
+        lambda row: {"image": {"bytes": row["image"]["bytes"][:-1] + b"x", "path": None}}, features=split.features
+    )
+    ask(split, tmp_path / "journal")
+    assert len(ask(changed, tmp_path / "journal").asked) == 12
+    assert_captions_are_of_their_images(changed, tmp_path / "journal")
 
 
 def test_another_prompt_or_model_reuses_nothing(folder, tmp_path):
-    split = opened(folder)
-    ask(split, tmp_path / "journal")
-    captioner, _ = ask(split, tmp_path / "journal", templates=["Describe it!"])
-    assert len(captioner.asked) == 12
-    other = Digesting()
-    other.provenance = PROVENANCE | {"revision": "2"}
-    keys = Keys(other.provenance)
-    questions = Questions(split, "train", Prompts(["Describe it."], split.features, "train"), keys)
-    with AnswerStore(tmp_path / "journal") as store:
-        Asking(other, [questions], store).run()
-    assert len(other.asked) == 12
+    for captioner, templates in (({}, "Describe it."), ({}, "Describe it!"), ({"revision": "2"}, "Describe it.")):
+        asked = ask(opened(folder), tmp_path / "journal", Digesting(**captioner), [templates]).asked
+        assert len(asked) == 12, (captioner, templates)
 
 
-def test_the_same_image_in_two_rows_is_asked_once(folder, tmp_path):
+@pytest.mark.parametrize("together", [1, 20])
+def test_the_same_image_in_two_rows_is_asked_once_also_while_it_is_under_way(folder, tmp_path, together):
     (folder / "train" / "cat" / "copy.png").write_bytes((folder / "train" / "cat" / "1.png").read_bytes())
     split = opened(folder)
-    captioner, _ = ask(split, tmp_path / "journal")
-    assert len(split) == 13 and len(captioner.asked) == 12
-    captions = {row["image_id"]: row[columns.CAPTION] for row in rows_of(split, tmp_path / "journal")}
-    assert captions["cat/copy.png"] == captions["cat/1.png"] is not None
+    assert len(split) == 13 and len(ask(split, tmp_path / "journal", Digesting(together=together)).asked) == 12
+    assert_captions_are_of_their_images(split, tmp_path / "journal")
 
 
 def test_several_prompts_give_lists_in_their_order(folder, tmp_path):
     split, templates = opened(folder), ("What is it?", "Describe the {label}.")
-    captioner, _ = ask(split, tmp_path / "journal", templates=templates)
-    assert len(captioner.asked) == 24
-    names = split.features["label"].names
-    for row, image, label in zip(
-        rows_of(split, tmp_path / "journal", templates), split["image"], split["label"], strict=True
-    ):
-        name = names[label].replace("_", " ")
+    assert len(ask(split, tmp_path / "journal", templates=templates).asked) == 24
+    names = [split.features["label"].names[label].replace("_", " ") for label in split["label"]]
+    rows = rows_of(split, tmp_path / "journal", templates)
+    for row, image, name in zip(rows, split["image"], names, strict=True):
         assert row[columns.CAPTION] == [text_of(image, "What is it?"), text_of(image, f"Describe the {name}.")]
         assert row[STATUS] == [OK, OK]
 
 
 def test_failures_end_nothing_and_are_asked_again_only_on_demand(folder, tmp_path):
-    fails = {
-        "cat/1.png": Answer("undecodable", reason="broken"),
-        "cat/3.png": Answer(OK, "I'm sorry, but I can't help with that."),
-        "cat/5.png": Answer(OK, " "),
-    }
+    fails = {"cat/1.png": Answer("undecodable", reason="broken"), "cat/5.png": Answer(OK, " ")}
+    fails["cat/3.png"] = Answer(OK, "I'm sorry, but I can't help with that.")
     split = opened(folder)
+    (folder / "train" / "cat" / "7.png").rename(tmp_path / "gone.png")
     ask(split, tmp_path / "journal", Digesting(fails))
     found = {row["image_id"]: row for row in rows_of(split, tmp_path / "journal")}
-    assert [found[name][STATUS] for name in fails] == ["undecodable", "refused", "empty"]
-    assert all(found[name][columns.CAPTION] is None and found[name][REASON] for name in fails)
+    failed = {name: row[STATUS] for name, row in found.items() if row[STATUS] != OK}
+    expected = {"cat/1.png": "undecodable", "cat/3.png": "refused", "cat/5.png": "empty", "cat/7.png": "undecodable"}
+    assert failed == expected
+    assert all(found[name][columns.CAPTION] is None and found[name][REASON] for name in failed)
     assert found["cat/3.png"][RAW].startswith("I'm sorry")
-    assert sum(row[STATUS] == OK for row in found.values()) == 9
-    again, _ = ask(split, tmp_path / "journal")
-    assert again.asked == []
-    retry, _ = ask(split, tmp_path / "journal", ask_again=needs_another_try(True))
-    assert {name for name, _ in retry.asked} == set(fails)
-    assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
+    assert {name for name, _ in ask(split, tmp_path / "journal").asked} <= {"cat/7.png"}
+    (tmp_path / "gone.png").rename(folder / "train" / "cat" / "7.png")
+    again = ask(split, tmp_path / "journal", ask_again=needs_another_try(True))
+    assert {name for name, _ in again.asked} == set(failed)
+    assert_captions_are_of_their_images(split, tmp_path / "journal")
 
 
-def test_a_file_that_is_gone_is_a_row_without_caption(folder, tmp_path):
-    split = opened(folder)
-    (folder / "train" / "cat" / "7.png").unlink()
-    captioner, _ = ask(split, tmp_path / "journal")
-    found = {row["image_id"]: row[STATUS] for row in rows_of(split, tmp_path / "journal")}
-    assert found.pop("cat/7.png") == "undecodable" and set(found.values()) == {OK}
-
-
-def test_an_image_that_cannot_be_read_for_a_moment_gets_no_caption_of_another(folder, tmp_path, monkeypatch):
-    from g4i_hf.captioning import questions
-
-    def fails(image):
-        raise OSError(5, "Input/output error")
-
-    split = opened(folder)
-    monkeypatch.setattr(questions, "content_of", fails)
-    captioner, _ = ask(split.select([0]), tmp_path / "journal")
-    monkeypatch.undo()
-    [row] = rows_of(split.select([0]), tmp_path / "journal")
-    assert row[STATUS] == "undecodable" and len(captioner.asked) == 1
-    ask(split, tmp_path / "journal", ask_again=needs_another_try(True))
-    for row, image in zip(rows_of(split, tmp_path / "journal"), split["image"], strict=True):
-        assert row[columns.CAPTION] == text_of(image, "Describe it.")
-
-
-def test_a_budget_stops_cleanly(folder, tmp_path):
-    split = opened(folder)
-    captioner, asking = ask(split, tmp_path / "journal", budget=Budget(max_requests=5))
-    assert len(captioner.asked) == 5 == asking.budget.requests and "5" in asking.budget.reason
-    statuses = [row[STATUS] for row in rows_of(split, tmp_path / "journal")]
-    assert sorted(statuses) == ["missing"] * 7 + [OK] * 5
-    rest, _ = ask(split, tmp_path / "journal")
-    assert len(rest.asked) == 7
-
-
-def test_shares_are_disjoint_and_complete_and_read_together(folder, tmp_path):
-    split = opened(folder)
-    second, _ = ask(split, tmp_path / "journal", share=Share(1, 2))
-    first, _ = ask(split, tmp_path / "journal", share=Share(0, 2))
-    assert len(first.asked) == len(second.asked) == 6 and not set(first.asked) & set(second.asked)
-    assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
-
-
-def test_what_a_lost_process_left_is_asked_by_whoever_comes_next(folder, tmp_path):
+def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_next(folder, tmp_path):
     split = opened(folder)
     with pytest.raises(KeyboardInterrupt):
         ask(split, tmp_path / "journal", Digesting(stop_after=2), share=Share(1, 2))
-    ask(split, tmp_path / "journal", share=Share(0, 2))
-    rest, _ = ask(split, tmp_path / "journal")  # alone: any number of processes may go on
-    assert len(rest.asked) == 4
-    assert {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK}
-
-
-def test_a_number_is_shared_whole():
+    first = ask(split, tmp_path / "journal", share=Share(0, 2))
+    assert len(first.asked) == 6 and {row[STATUS] for row in rows_of(split, tmp_path / "journal")} == {OK, "missing"}
+    rest = ask(split, tmp_path / "journal")  # alone: any number of processes may go on
+    assert len(rest.asked) == 4 and not set(rest.asked) & set(first.asked)
+    assert_captions_are_of_their_images(split, tmp_path / "journal")
     for number, processes in ((10, 8), (1, 8), (100, 16)):
         assert sum(Share(rank, processes).part_of(number) for rank in range(processes)) == number
 
 
-def test_given_captions_become_the_same_columns():
+def test_captions_that_exist_become_the_same_columns():
     split = Dataset.from_dict({"image_id": ["a", "b", "c"]})
     found = given_columns(split, ["The image shows a dog.", None, "I'm sorry, I can't see it."], False, True)
     assert found["caption"][:] == ["A dog.", None, None]
@@ -297,73 +220,15 @@ def test_tables_of_large_images_are_not_copied():
     features = Features({"image": Image(decode=False)})
     table = pa.table({"image": pa.chunked_array([chunk] * 10)}).cast(features.arrow_schema)
     split = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint="large")
-    assert facts_of(arrow_of(split)) == [(220_000, None)] * 10_000
-    assert [*image_paths(split)] == [("a.png", True)] * 10_000
+    assert sizes_and_times(split.with_format("arrow")[:]["image"]) == [(220_000, None)] * 10_000
 
 
-@pytest.mark.slow
-def test_a_resume_in_another_process_knows_the_table(folder, tmp_path):
-    """The place of bytes in a table holds the fingerprint of the split, which has to be the same."""
-    (tmp_path / "data").mkdir()
-    in_a_table(opened(folder)).to_parquet(tmp_path / "data" / "train.parquet")
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from g4i_hf.data import open_images
-from test_caption_asking import answered, ask
-split, journal = open_images({str(tmp_path / "data")!r})["train"], Path({str(tmp_path / "journal")!r})
-print(answered(split, journal))
-ask(split, journal)
-"""
-    for known in (0, 12):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        assert done.stdout.splitlines()[-1] == str(known), done.stderr[-2000:]
+# --- Other processes, and signals ------------------------------------------------------------------------------------
 
-
-def test_an_interruption_while_answers_are_written_loses_none(folder, tmp_path, monkeypatch):
-    put, interrupted = AnswerStore.put, []
-
-    def interrupt_once(self, answers, places=()):
-        if answers and not interrupted:
-            interrupted.append(True)
-            raise KeyboardInterrupt
-        put(self, answers, places)
-
-    monkeypatch.setattr(AnswerStore, "put", interrupt_once)
-    with pytest.raises(KeyboardInterrupt):
-        ask(opened(folder), tmp_path / "journal")
-    assert answered(opened(folder), tmp_path / "journal") == 1
-
-
-def test_a_file_that_was_touched_after_it_was_described_keeps_its_caption(folder, tmp_path):
-    split = opened(folder)
-    ask(split, tmp_path / "journal")
-    for path in (folder / "train").rglob("*.png"):
-        os.utime(path, (1, 1))
-    assert [row[STATUS] for row in rows_of(opened(folder), tmp_path / "journal")] == [OK] * 12
-
-
-def test_a_second_signal_is_ignored():
-    written = False
-    with pytest.raises(KeyboardInterrupt), _interrupted_once():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            signal.raise_signal(signal.SIGTERM)  # while answers are written down
-            written = True
-            raise
-    assert written
-
-
-@pytest.mark.slow
-def test_sigterm_keeps_what_was_answered(folder, tmp_path):
-    """A real process, terminated in the middle."""
-    script = f"""
+ASKING = """
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from test_caption_asking import Digesting, ask, opened
+from test_caption_asking import Digesting, answered_unopened, ask, opened
 
 class Slow(Digesting):
     def run(self, questions, deliver, allow):
@@ -373,18 +238,101 @@ class Slow(Digesting):
             time.sleep(0.2)
         super().run(questions, slowly, allow)
 
-ask(opened(Path({str(folder)!r})), Path({str(tmp_path / "journal")!r}), Slow())
+split, journal = opened(Path(sys.argv[1])), Path(sys.argv[2])
+print(answered_unopened(split, journal), flush=True)
+ask(split, journal, Slow())
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for _ in range(4):
-        assert process.stdout.readline() == "answered\n"
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert "KeyboardInterrupt" in errors and process.returncode != 0
-    with AnswerStore(tmp_path / "journal") as store:
-        kept = len(store)
-    assert 4 <= kept < 12
-    rest, _ = ask(opened(folder), tmp_path / "journal")
-    assert len(rest.asked) == 12 - kept
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_what_was_answered_and_another_process_knows_the_table(folder, tmp_path):
+    """The place of bytes in a table holds the fingerprint of the split, which has to be the same."""
+    (tmp_path / "data").mkdir()
+    in_a_table(opened(folder)).to_parquet(tmp_path / "data" / "train.parquet")
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    for known in (0, 4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ASKING, tmp_path / "data", tmp_path / "journal"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | path,
+        )  # fmt: skip
+        assert int(process.stdout.readline()) >= known
+        for _ in range(4):
+            assert process.stdout.readline() == "answered\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+        assert "KeyboardInterrupt" in errors and process.returncode != 0
+    kept = answers_in(tmp_path / "journal")
+    assert 8 <= kept < 12
+    assert len(ask(opened(tmp_path / "data"), tmp_path / "journal").asked) == 12 - kept
+
+
+def test_a_second_signal_is_ignored_while_answers_are_written():
+    written = False
+    with pytest.raises(KeyboardInterrupt), _interrupted_once():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)
+            written = True
+            raise
+    assert written
+
+
+# --- Limits and projection -------------------------------------------------------------------------------------------
+
+
+def answer(prompt_tokens: int | None = 1000, completion_tokens: int | None = 100, **more) -> Answer:
+    return Answer("ok", "A dog.", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, **more)
+
+
+@pytest.mark.parametrize("in_flight", [1, 10, 64])
+def test_a_limit_of_the_cost_counts_what_is_in_flight(in_flight):
+    """An answer costs 0.003 on average, give or take; `in_flight` requests are open at any time."""
+    rng, open_requests = random.Random(in_flight), 0
+    budget = Budget(max_cost=1.0, price_input=1.0, price_output=10.0)
+    while True:
+        while open_requests < in_flight and budget.allow():
+            open_requests += 1
+        if not open_requests:
+            break
+        budget.spent(answer(1000, rng.randint(150, 250)))
+        open_requests -= 1
+    assert 0.95 <= budget.cost <= 1.0 + 3 * 0.0003 * in_flight**0.5
+    assert budget.reason.startswith("max_cost (1) is reached: ")
+
+
+def test_repeated_requests_are_not_in_flight_for_ever():
+    """Each question takes three requests, of which the last is answered: all of the budget is used."""
+    budget, questions = Budget(max_cost=1.0, price_input=1.0, price_output=0.0), 0
+    while budget.allow() and budget.allow() and budget.allow():
+        budget.spent(answer(1000, 100, attempts=3))
+        questions += 1
+    assert 995 <= questions <= 1000
+
+
+def test_a_cost_that_cannot_be_known_ends_the_run():
+    budget = Budget(max_cost=1.0, price_input=1.0, price_output=1.0)
+    budget.spent(Answer("timeout"))  # says nothing about the captioner
+    assert budget.allow()
+    budget.spent(answer(None, None))
+    assert not budget.allow() and "does not say how many tokens" in budget.reason
+    unlimited = Budget(max_requests=5)
+    unlimited.spent(answer(None, None))
+    assert unlimited.allow()
+
+
+def test_projection_against_numbers_worked_out_by_hand():
+    """4 answers in 8 s, two processes; 10,000 - 6 are left; a mean of 100 tokens written, so 0.003 an answer."""
+    measured = [answer(completion_tokens=tokens) for tokens in (90, 110, 80, 120)]
+    assert project(measured, 6, 10_000, seconds=8.0, processes=2, prices=(2.0, 10.0)) == [
+        "4 answers were measured; 9,994 are still to come.",
+        "Requests: 9,994",
+        "Tokens read: 9,994,000",
+        "Tokens written: 999,400",
+        "Time: 2.8 hours, at the measured rate in every process",
+        "Cost: 29.98",
+    ]
+    repeated = [answer(attempts=3), answer(), Answer("timeout", reason="no answer", attempts=8)]
+    lines = project(repeated, 3, 103, 3.0, prices=(1.0, None))
+    assert "Requests: 400" in lines and "Tokens read: 100,000" in lines and lines[-1].startswith("Cost: unknown")
+    assert "Tokens: the captioner does not say." in project([answer(None, None)], 1, 100, 3.0)

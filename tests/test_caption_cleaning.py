@@ -1,12 +1,11 @@
-"""Answers as models give them, and the captions in them."""
+"""Answers as models give them, the captions in them, and that no answer takes long."""
 
 import random
+import time
 
 import pytest
 
 from g4i_hf.captioning.cleaning import STEPS, Cleaned, clean
-
-ARGS, OFF = True, False
 
 OPENINGS = {
     "The image shows a dog on a beach.": "A dog on a beach.",
@@ -174,89 +173,114 @@ LONG = (
     "foreground, a woman in a red coat holds an umbrella, while a man beside her carries two paper bags. To the left, "
     "a cyclist waits at the light. The buildings are made of brick and have tall, narrow windows. The sky is grey."
 )
+CAPTIONS = NO_OPENINGS + NO_REFUSALS + NO_LOOPS + FINISHED + PLAIN + LANGUAGES
 CORPUS = [
     *(OPENINGS | LOOPS | UNFINISHED | BOILERPLATE),
-    *(NO_OPENINGS + REFUSALS + NO_REFUSALS + NO_LOOPS + FINISHED + PLAIN + LANGUAGES),
+    *(CAPTIONS + REFUSALS),
     *(LONG, LONG[:-30], LONG.replace(". ", ".\n\n"), "Sure!\n\n**Description:**\n\n" + LONG + "\n\nAnything else?"),
     *("", "   ", "...", "\u200b", "?", "**", "###", '""', "Sure!", "Description:", "\ud83d", "🐕"),
 ]
-
-
-def caption_of(text: str | None, finish_reason: str | None = None) -> str | None:
-    return clean(text, finish_reason, ARGS).caption
 
 
 @pytest.mark.parametrize(
     "step, cases",
     [("openings", OPENINGS), ("repetitions", LOOPS), ("unfinished", UNFINISHED), ("boilerplate", BOILERPLATE)],
 )
-def test_what_goes_goes_and_is_counted_and_has_a_switch(step, cases):
+def test_what_goes_goes_and_is_counted_and_can_be_switched_off(step, cases):
     for text, caption in cases.items():
-        cleaned = clean(text, None, ARGS)
-        assert cleaned.caption == caption and cleaned.status == "ok", text
-        assert step in cleaned.applied, text
-        assert clean(text, None, OFF) == Cleaned(" ".join(text.split()), "ok"), text
+        cleaned = clean(text, None)
+        assert (cleaned.caption, cleaned.status) == (caption, "ok") and step in cleaned.applied, text
+        assert clean(text, None, False) == Cleaned(" ".join(text.split()), "ok"), text
 
 
-@pytest.mark.parametrize("text", NO_OPENINGS + NO_REFUSALS + NO_LOOPS + FINISHED + PLAIN + LANGUAGES)
 @pytest.mark.parametrize("finish_reason", [None, "stop"])
-def test_what_is_a_caption_stays_as_it_is(text, finish_reason):
-    expected = {"I can see a dog that cannot walk.": "A dog that cannot walk."}.get(text, text)
-    assert caption_of(text, finish_reason) == expected
+def test_what_is_a_caption_stays_as_it_is(finish_reason):
+    for text in CAPTIONS:
+        expected = {"I can see a dog that cannot walk.": "A dog that cannot walk."}.get(text, text)
+        assert clean(text, finish_reason).caption == expected
 
 
 @pytest.mark.parametrize("text", REFUSALS)
 def test_refusals_are_no_captions(text):
-    cleaned = clean(text, "stop", ARGS)
+    cleaned = clean(text, "stop")
     assert (cleaned.caption, cleaned.status) == (None, "refused") and "refusals" in cleaned.applied
-    assert clean(text, "stop", OFF).status == "ok"
+    assert clean(text, "stop", False).status == "ok"
 
 
-@pytest.mark.parametrize("args", [ARGS, OFF])
-@pytest.mark.parametrize("finish_reason", [None, "stop", "length"])
-def test_cleaning_twice_changes_nothing_more(args, finish_reason):
-    for text in CORPUS:
-        once = clean(text, finish_reason, args)
-        if once.caption is not None:
-            assert clean(once.caption, finish_reason, args) == Cleaned(once.caption, "ok"), text
-
-
-def test_pieces_of_answers_put_together_are_clean_after_one_cleaning():
-    """Openings before quotes before lists before loops, in any order."""
+def test_cleaning_twice_changes_nothing_more():
+    """Of answers, and of pieces of them put together: openings, quotes, lists and loops in any order."""
     rng = random.Random(0)
-    for _ in range(1500):
-        text = rng.choice([" ", "\n", "\n\n"]).join(rng.sample(CORPUS, rng.randint(2, 4)))
-        text = text[: rng.randint(10, 400)]
-        reason = rng.choice([None, "stop", "length"])
-        caption = clean(text, reason, ARGS).caption
-        if caption is not None:
-            assert clean(caption, reason, ARGS) == Cleaned(caption, "ok"), text
+    pieces = [rng.choice([" ", "\n", "\n\n"]).join(rng.sample(CORPUS, rng.randint(2, 4))) for _ in range(500)]
+    for text in CORPUS + [piece[: rng.randint(10, 400)] for piece in pieces]:
+        for enabled in (True, False):
+            for reason in (None, "stop", "length"):
+                once = clean(text, reason, enabled).caption
+                assert once is None or clean(once, reason, enabled) == Cleaned(once, "ok"), text
 
 
-def test_nothing_is_left_of_an_answer_without_words():
-    for text in (None, "", "  \n ", "...", "\u200b\ufeff", '""', "###", "\ud83d", "🐕"):
-        assert (clean(text, None, ARGS).caption, clean(text, None, ARGS).status) == (None, "empty"), text
-    assert clean("Would you like me to describe the image?", None, ARGS).status == "empty"
-
-
-def test_half_a_character_and_invisible_ones_go():
-    assert caption_of("A dog \ud83d", "length") == "A dog"
-    assert caption_of("A do\u200bg\ufffd", "length") == "A dog"
-    assert caption_of("A\u00a0dog\u3000runs\tfast\x00") == "A dog runs fast"
-    caption_of("A dog \ud83d").encode("utf-8")
-
-
-def test_a_list_that_was_cut_off_loses_its_last_item_and_a_whole_one_does_not():
-    text = "- a dog\n- a cat\n- a tr"
-    assert clean(text, "length") == Cleaned("A dog. A cat.", "ok", ("boilerplate", "unfinished"))
-    assert caption_of(text, "stop") == "A dog. A cat. A tr."
-
-
-def test_the_order_is_that_of_the_steps():
-    """A refusal in markup behind an opening; an opening behind a heading; a loop before its broken last round."""
-    assert clean("**Sure!** I'm sorry, but I can't do that.", None, ARGS).status == "refused"
-    everything = "**Description:**\nThe image shows a dog. The dog is black. The dog is black. The dog is bl"
-    cleaned = clean(everything, "length", ARGS)
-    assert cleaned.caption == "A dog. The dog is black."
-    assert cleaned.applied == ("boilerplate", "openings", "repetitions")
+@pytest.mark.parametrize(
+    "text, finish_reason, expected",
+    [
+        *((text, None, (None, "empty")) for text in (None, "", " \n ", "...", "\u200b\ufeff", '""', "###", "\ud83d")),
+        ("🐕", None, (None, "empty")),
+        ("Would you like me to describe the image?", None, (None, "empty")),
+        ("A dog \ud83d", "length", ("A dog", "ok")),
+        ("A do\u200bg\ufffd", "length", ("A dog", "ok")),
+        ("A\u00a0dog\u3000runs\tfast\x00", None, ("A dog runs fast", "ok")),
+        ("- a dog\n- a cat\n- a tr", "length", ("A dog. A cat.", "ok")),
+        ("- a dog\n- a cat\n- a tr", "stop", ("A dog. A cat. A tr.", "ok")),
+        ("**Sure!** I'm sorry, but I can't do that.", None, (None, "refused")),
+        (
+            "**Description:**\nThe image shows a dog. The dog is black. The dog is black. The dog is bl",
+            "length",
+            ("A dog. The dog is black.", "ok"),
+        ),
+    ],
+)
+def test_answers_that_take_several_steps_or_hold_no_words(text, finish_reason, expected):
+    cleaned = clean(text, finish_reason)
+    assert (cleaned.caption, cleaned.status) == expected
     assert [step for step in STEPS if step in cleaned.applied] == list(cleaned.applied)
+
+
+# --- Time ------------------------------------------------------------------------------------------------------------
+
+PIECES = ["a", ".", " ", "\n", "*", "_", "`", "#", "[", "<", '"', "&amp;", "&#38;", "赤", "! ", "1. ", "\n- ", ".\"'"]
+PIECES += ["The image shows ", "Sure! ", "I'm sorry, ", "Let me know if ", "Would you ", "A picture of ", "\nUser"]
+PIECES += ["the dog ", "Here is a ", "very ", "\n#", "**a", "a. ", "[a](", "Unfortunately ", "\n**a**\n", ".!", "<b>"]
+
+
+def hostile(length: int) -> dict[str, str]:
+    rng, fibonacci, before = random.Random(0), "a b", "a"
+    while len(fibonacci) < length:
+        fibonacci, before = f"{fibonacci} {before}", fibonacci
+    once = " ".join(f"{i:x}" for i in range(length // 7))
+    return {
+        **{repr(piece): (piece * (length // len(piece) + 1))[:length] for piece in PIECES},
+        "here": "Here is a " + "very " * (length // 5),
+        "picture": "A picture of " + "a dog " * (length // 6),
+        "two words": " ".join(rng.choice("ab") for _ in range(length // 2)),
+        "two characters": "".join(rng.choice("赤青") for _ in range(length)),
+        "fibonacci": fibonacci,
+        "twice": f"{once} {once}",
+        "long period": " ".join(f"w{i % 700}" if i % 701 else f"x{i}" for i in range(length // 4)),
+    }
+
+
+@pytest.mark.parametrize("length, limit", [(10_000, 0.5), pytest.param(100_000, 3, marks=pytest.mark.slow)])
+def test_no_text_takes_long(length, limit):
+    """Quadratic time would be minutes; this takes some tenths of a second each on a slow machine."""
+    for name, text in hostile(length).items():
+        start = time.process_time()
+        clean(text, "length")
+        seconds = time.process_time() - start
+        assert seconds < limit, f"{name}: {seconds:.1f} s"
+
+
+def test_a_million_captions_take_minutes():
+    """Measured at 0.2 ms a caption; ten times that would be half an hour for 1.28 million."""
+    texts = [LONG, LONG.replace("The image captures", "There is"), LONG[:-25], "Sure! Here it is:\n\n" + LONG] * 100
+    start = time.process_time()
+    for text in texts:
+        clean(text, None)
+    assert (time.process_time() - start) / len(texts) < 1.5e-3

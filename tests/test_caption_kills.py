@@ -1,4 +1,4 @@
-"""The captioning stage killed at any moment, on one process and on two, against a real server on loopback."""
+"""Captioning killed at any moment, on two processes and by many tasks of an executor: nothing is paid twice."""
 
 import contextlib
 import json
@@ -6,78 +6,52 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import caption_doors
 import pytest
-from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
+from caption_doors import ROOT, Worker, all_right, answers_in, captions_of_numbers, draw_numbers
 
-sys.path.insert(0, str(ROOT / "tests" / "workers"))
-from caption_server import picture_of
-
-IMAGES, KILLS = 240, 10
+serve = caption_doors.serve
+IMAGES, KILLS = 120, 5
 CONCURRENCY = 8
 LATENCY = 0.2
 WAIT = 120  # seconds for what takes a few
+ACCELERATE = str(Path(sys.executable).parent / "accelerate")
+# With `--cpu`, accelerate starts one process unless there is MPI
+TWO_PROCESSES = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
+SCALE = [sys.executable, "recipes/scale/caption.py"]
+CAPTION = {1: [sys.executable, "recipes/caption.py"], 2: [ACCELERATE, "launch", *TWO_PROCESSES, "recipes/caption.py"]}
 
 
-@contextlib.contextmanager
-def caption_server() -> Iterator[str]:
-    """Its address; it answers `number N` for the picture of N, so that an answer in another row is seen."""
-    command = [sys.executable, str(ROOT / "tests" / "workers" / "caption_server.py")]
-    command += ["--latency", str(LATENCY), "--capacity", str(CONCURRENCY)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-    finally:
-        process.kill()
-        process.wait()
+def environment() -> dict[str, str]:
+    """As a user has it: what pytest's own processes were told is not for others."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RANK", "WORLD_SIZE"))}
+    return kept | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def stats(server: str) -> dict:
-    with urllib.request.urlopen(f"{server}/stats") as reply:
-        return json.load(reply)
-
-
-def command(folder: Path, server: str, processes: int) -> list[str]:
-    launcher = [ACCELERATE, "launch", *TWO_PROCESSES] if processes == 2 else [sys.executable]
-    options = {
-        "dataset_name": folder / "pictures",
-        "captions_dir": folder / "captions",
-        "base_url": f"{server}/v1",
-        "captioner_model": "tiny",
-        "max_concurrency": CONCURRENCY // processes,
-        "report": "false",
-    }
-    return [
-        *launcher,
-        "recipes/caption.py",
-        *(str(word) for name, value in options.items() for word in (f"--{name}", value)),
-    ]
-
-
-def start(folder: Path, server: str, processes: int) -> subprocess.Popen:
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    return subprocess.Popen(
-        command(folder, server, processes),
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(command: list[str], pictures: Path, captions: Path, server: Worker, **more: object) -> subprocess.Popen:
+    options = {"dataset_name": pictures, "captions_dir": captions, "base_url": f"{server.url}/v1"}
+    options |= {"captioner_model": "tiny", "report": "false", "max_concurrency": 4} | more
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, *words], cwd=ROOT, env=environment(), start_new_session=True, **output)
 
 
 def finish(process: subprocess.Popen) -> str:
-    printed, _ = process.communicate(timeout=WAIT)
+    printed, _ = process.communicate(timeout=2 * WAIT)
     assert process.returncode == 0, printed[-3000:]
     return printed
+
+
+def wait_until(happened, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + WAIT
+    while not happened() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def workers_of(launcher: int) -> list[int]:
@@ -90,70 +64,114 @@ def workers_of(launcher: int) -> list[int]:
     return found
 
 
-def kill(process: subprocess.Popen, one_of_two: bool) -> None:
-    """SIGKILL for all processes at once, or for one that asks: the launcher then ends the other."""
-    workers = workers_of(process.pid)
-    for number in [random.choice(workers)] if one_of_two else [process.pid, *workers]:
-        os.kill(number, signal.SIGKILL)
-    process.communicate(timeout=WAIT)
-
-
-def answers_in(journal: Path) -> int:
-    """In all files, each of which is one process's."""
-    keys = set()
-    for path in journal.glob("*.sqlite"):
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            keys |= {key for (key,) in database.execute("SELECT key FROM answers")}
-    return len(keys)
-
-
-def rows(folder: Path) -> dict[str, list]:
-    return pq.read_table(folder / "captions" / "train.parquet").to_pydict()
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    """Pictures of the numbers 0 to 239, in a folder for each class, captioned without a stop."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    for number in range(IMAGES):
-        place = folder / "pictures" / "train" / f"class{number % 3}"
-        place.mkdir(parents=True, exist_ok=True)
-        picture_of(number).save(place / f"{number}.png")
-    with caption_server() as server:
-        finish(start(folder, server, 1))
-        assert stats(server)["requests"] == IMAGES
-    found = rows(folder)
-    assert found["caption"] == [f"number {name.split('/')[1].removesuffix('.png')}" for name in found["image_id"]]
-    return folder
+def pictures(tmp_path_factory) -> Path:
+    return draw_numbers(tmp_path_factory.mktemp("kills") / "pictures", IMAGES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_ten_moments_nothing_is_lost_and_nothing_paid_twice(undisturbed, tmp_path, processes):
+def test_killed_at_any_moment_two_processes_lose_nothing_and_nothing_is_paid_twice(pictures, tmp_path, serve):
+    """SIGKILL for all processes at once, or for one that asks: the launcher then ends the other."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # of the moments; pytest shows it when the test fails
     draw = random.Random(seed)
-    moments = sorted(draw.uniform(0, IMAGES) for _ in range(KILLS))
-    shutil.copytree(undisturbed / "pictures", tmp_path / "pictures")
-    journal = tmp_path / "captions.journal"
-    lost, while_in_flight = 0, 0
-    with caption_server() as server:
-        for number, moment in enumerate(moments):
-            moment = max(moment, stats(server)["whole"] + 1)  # the one before may have gone further
-            process = start(tmp_path, server, processes)
-            deadline = time.monotonic() + WAIT
-            while stats(server)["whole"] < moment and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(draw.uniform(0, LATENCY))  # replies come in waves; not only right after one
-            if process.poll() is None:
-                kill(process, one_of_two=processes == 2 and number % 2 == 0)
-            time.sleep(LATENCY)  # the server notices which clients are gone
-            asked, known = stats(server)["requests"], answers_in(journal)
-            in_flight = asked - known - lost  # asked, but not written down
-            assert 0 <= in_flight <= CONCURRENCY, (number, moment, in_flight)
-            lost += in_flight
-            while_in_flight += in_flight > 0
-        finish(start(tmp_path, server, processes))
-        assert stats(server)["requests"] == IMAGES + lost
-    assert while_in_flight >= 3
-    assert rows(tmp_path) == rows(undisturbed)
+    server = serve("--latency", LATENCY, "--capacity", CONCURRENCY)
+    command, captions = CAPTION[2], tmp_path / "captions"
+    lost = while_in_flight = 0
+    for number, moment in enumerate(sorted(draw.uniform(0, 0.9 * IMAGES) for _ in range(KILLS))):
+        moment = max(moment, server.stats()["whole"] + 1)  # the one before may have gone further
+        process = start(command, pictures, captions, server)
+        wait_until(lambda moment=moment: server.stats()["whole"] >= moment, process)
+        time.sleep(draw.uniform(0, LATENCY))  # replies come in waves; not only right after one
+        if process.poll() is None:
+            workers = workers_of(process.pid)
+            for each in [draw.choice(workers)] if number % 2 == 0 else [process.pid, *workers]:
+                os.kill(each, signal.SIGKILL)
+            process.communicate(timeout=WAIT)
+        time.sleep(LATENCY)  # the server notices which clients are gone
+        in_flight = server.stats()["requests"] - answers_in(tmp_path / "captions.journal") - lost
+        assert 0 <= in_flight <= CONCURRENCY, (number, moment, in_flight)
+        lost += in_flight
+        while_in_flight += in_flight > 0
+    finish(start(command, pictures, captions, server))
+    assert server.stats()["requests"] == IMAGES + lost and while_in_flight >= 2
+    assert captions_of_numbers(captions) == all_right(IMAGES)
+
+
+# --- Many tasks: datatrove's executors -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, tmp_path, serve):
+    server, captions = serve("--latency", LATENCY, "--capacity", CONCURRENCY), tmp_path / "captions"
+    moments = (20, 70)
+    for moment in moments:
+        process = start([*SCALE, "--tasks", "4"], pictures, captions, server)
+        wait_until(lambda moment=moment: server.stats()["whole"] >= moment, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(start([*SCALE, "--tasks", "3"], pictures, captions, server))
+    requests = server.stats()["requests"]
+    assert IMAGES <= requests <= IMAGES + 16 * len(moments), "four tasks of four requests each may have been under way"
+    assert captions_of_numbers(captions) == all_right(IMAGES)
+    finish(start(CAPTION[1], pictures, tmp_path / "alone", server, journal_dir=tmp_path / "captions.journal"))
+    assert server.stats()["requests"] == requests
+    for name in ("train.parquet", "stage.json"):
+        assert (tmp_path / "alone" / name).read_bytes() == (captions / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_on_ray(pictures, tmp_path, serve):
+    server = serve()
+    command = [*SCALE, "--executor", "ray", "--tasks", "2", "--executor_options", '{"cpus_per_task": 1}']
+    finish(start(command, pictures, tmp_path / "captions", server))
+    assert server.stats()["requests"] == IMAGES
+    assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)
+
+
+@contextlib.contextmanager
+def slurm(folder: Path):
+    """A cluster of this machine alone, with its own configuration; the key of munge is that of the machine."""
+    host = os.uname().nodename.split(".")[0]
+    for name in ("spool", "state"):
+        (folder / name).mkdir(parents=True)
+    (folder / "slurm.conf").write_text(
+        f"ClusterName=test\nSlurmctldHost={host}\nSlurmUser=root\nSlurmdUser=root\nAuthType=auth/munge\n"
+        f"StateSaveLocation={folder}/state\nSlurmdSpoolDir={folder}/spool\nProctrackType=proctrack/linuxproc\n"
+        f"SlurmctldPidFile={folder}/ctld.pid\nSlurmdPidFile={folder}/d.pid\nTaskPlugin=task/none\n"
+        f"SlurmctldLogFile={folder}/ctld.log\nSlurmdLogFile={folder}/d.log\nSelectType=select/cons_tres\n"
+        f"ReturnToService=2\nNodeName={host} CPUs=2 RealMemory=8000 State=UNKNOWN\n"
+        f"PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP\n"
+    )
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    daemons = [subprocess.Popen([name, "-D"], stderr=subprocess.DEVNULL) for name in ("slurmctld", "slurmd")]
+    try:
+        yield
+    finally:
+        subprocess.run(["scancel", "--user", "root"], check=False)
+        for daemon in daemons:
+            daemon.kill()
+            daemon.wait()
+        del os.environ["SLURM_CONF"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which("slurmctld")
+    or os.geteuid() != 0
+    or subprocess.run(["munge", "-n"], capture_output=True).returncode,
+    reason="needs Slurm and munge, installed and munged running, and root: apt-get install slurm-wlm",
+)
+def test_on_slurm(pictures, tmp_path, serve):
+    options = {"partition": "all", "time": "00:10:00", "mem_per_cpu_gb": 2, "mail_type": "NONE"}
+    options |= {"venv_path": f"{sys.prefix}/bin/activate"}
+    server, captions = serve(), tmp_path / "captions"
+    with slurm(tmp_path / "slurm"):
+        command = [*SCALE, "--executor", "slurm", "--tasks", "3", "--executor_options", json.dumps(options)]
+        process = start(command, pictures, captions, server)
+        finish(process)
+        deadline = time.monotonic() + 200
+        while not (captions / "stage.json").exists() and time.monotonic() < deadline:
+            time.sleep(1)
+    assert server.stats()["requests"] == IMAGES
+    assert captions_of_numbers(captions) == all_right(IMAGES)

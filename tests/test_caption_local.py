@@ -1,22 +1,72 @@
-"""Describing images with a model in this process: each row gets the answer to its own image and prompt."""
+"""A model in this process: each row gets the answer to its own image and prompt, and failures end nothing else."""
 
 import io
+import json
+import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_captioners
-from local_captioners import NEW_TOKENS, PROMPTS, answers, captioner, counted, picture, png, question
+import torch
+from caption_doors import png
+from huggingface_hub import constants
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from PIL import Image
 from tiny_captioners import FAMILIES
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BertConfig, BertModel
 
-from g4i_hf.captioning.answers import Question
-from g4i_hf.captioning.images import UndecodableImage, decode
-from g4i_hf.captioning.local import Generator
+from g4i_hf.captioning.answers import Answer, CaptionerError, Decoding, Question
+from g4i_hf.captioning.local import FAILURES_IN_A_ROW, LocalCaptioner
+from g4i_hf.options import LocalCaptionerArguments
 
+PROMPTS = ["Describe this image in detail.", "what is it?", "a"]
 SIZES = [(32, 32), (64, 32), (40, 80), (16, 16)]
+NEW_TOKENS = 8
+
+
+def picture(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """Sixteen fields of random colours."""
+    fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(fields).resize(size, Image.Resampling.NEAREST)
+
+
+def question(name: int | str, image: bytes | Image.Image | None, prompt: str = PROMPTS[0]) -> Question:
+    content = png(image) if isinstance(image, Image.Image) else image
+    return Question(str(name), {"bytes": content, "path": None}, prompt, key=f"key {name}")
+
+
+def questions(count: int) -> list[Question]:
+    return [question(number, picture(number)) for number in range(count)]
+
+
+def captioner(folder: Path, batch_size: int = 8, adapter: Path | None = None, **decoding) -> LocalCaptioner:
+    local = LocalCaptionerArguments(caption_batch_size=batch_size, captioner_adapter=adapter and str(adapter))
+    return LocalCaptioner(str(folder), Decoding(**{"max_new_tokens": NEW_TOKENS} | decoding), local=local)
+
+
+def answers(of: LocalCaptioner, asked: list[Question], allow=lambda: True) -> dict[str, Answer]:
+    found = {}
+
+    def deliver(pairs: list[tuple[Question, Answer]]) -> None:
+        for one, answer in pairs:
+            assert one.image_id not in found, "answered twice"
+            found[one.image_id] = answer
+
+    of.run(iter(asked), deliver, allow)
+    return found
+
+
+def texts(found: dict[str, Answer]) -> dict[str, str]:
+    return {name: answer.text for name, answer in found.items()}
+
+
+def counted(asked: list, limit: int = 1000) -> Callable[[], bool]:
+    """Allows so many requests, and notes each in `asked`."""
+    return lambda: len(asked) < limit and (asked.append(1) or True)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +75,7 @@ def folder_of(tmp_path_factory):
 
     def made(family: str) -> Path:
         if family not in folders:
-            folders[family] = tiny_captioners.save(family, tmp_path_factory.mktemp("captioner") / family)
+            folders[family] = tiny_captioners.save(family, tmp_path_factory.mktemp("captioner") / f"my-{family}")
         return folders[family]
 
     return made
@@ -36,96 +86,55 @@ def llava(folder_of) -> Path:
     return folder_of("llava")
 
 
-# --- Every architecture ---------------------------------------------------------------------------------------------
+# --- Answers ---------------------------------------------------------------------------------------------------------
 
 
-def asked_plainly(folder: Path, questions: list[Question]) -> dict[str, str]:
+def asked_plainly(folder: Path, asked: list[Question]) -> dict[str, str]:
     """Each image alone, with nothing but transformers."""
     model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-    texts = {}
-    for asked in questions:
-        parts = [{"type": "image"}, {"type": "text", "text": asked.prompt}]
-        prompt = asked.prompt
+    found = {}
+    for one in asked:
+        parts, prompt = [{"type": "image"}, {"type": "text", "text": one.prompt}], one.prompt
         if processor.chat_template is not None:
             prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-        elif prompt.endswith((".", "?")):
+        elif prompt.endswith((".", "?")):  # BLIP-2 is asked as its authors do
             prompt = f"Question: {prompt} Answer:"
-        image = Image.open(io.BytesIO(asked.image["bytes"]))
-        inputs = processor(images=[image], text=[prompt], return_tensors="pt")
+        inputs = processor(images=[Image.open(io.BytesIO(one.image["bytes"]))], text=[prompt], return_tensors="pt")
         tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         new = tokens[0, inputs["input_ids"].shape[1] :]
-        texts[asked.image_id] = processor.decode(new, skip_special_tokens=True).strip()
-    return texts
+        found[one.image_id] = processor.decode(new, skip_special_tokens=True).strip()
+    return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_sizes_and_prompts_gives_what_each_image_gives_alone(family, folder_of):
-    questions = [
-        question(number, picture(number, SIZES[number % len(SIZES)]), PROMPTS[number % len(PROMPTS)])
-        for number in range(12)
-    ]
-    expected = asked_plainly(folder_of(family), questions)
+    asked = [question(n, picture(n, SIZES[n % len(SIZES)]), PROMPTS[n % len(PROMPTS)]) for n in range(12)]
+    expected = asked_plainly(folder_of(family), asked)
     assert len(set(expected.values())) == 12  # otherwise an answer in the wrong row would go unseen
-    for batch_size in (12, 5, 1):
-        found = answers(captioner(folder_of(family), batch_size), questions)
-        assert {name: answer.text for name, answer in found.items()} == expected
-        assert {answer.status for answer in found.values()} == {"ok"}
-        assert not any("describe this image in detail" in answer.text for answer in found.values())
-
-
-def swapped(images: list) -> list:
-    return [images[1], images[0], *images[2:]]
-
-
-def constant(images: list) -> list:
-    return [images[0]] * len(images)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("sabotage, wrong_rows", [(swapped, 2), (constant, 5)])
-def test_a_swapped_or_ignored_image_is_noticed(family, sabotage, wrong_rows, folder_of, monkeypatch):
-    """By the comparison of the test above: prompts and sizes are the same here, so only the image tells rows apart."""
-    questions = [question(number, picture(number)) for number in range(6)]
-    expected = asked_plainly(folder_of(family), questions)
-    inputs = Generator.inputs
-    monkeypatch.setattr(Generator, "inputs", lambda self, images, prompts: inputs(self, sabotage(images), prompts))
-    found = answers(captioner(folder_of(family)), questions)
-    assert sum(found[name].text != text for name, text in expected.items()) == wrong_rows
+    found = answers(captioner(folder_of(family), 5), asked)
+    assert texts(found) == expected and {answer.status for answer in found.values()} == {"ok"}
 
 
 def test_tokens_are_counted_row_by_row(llava):
-    questions = [question(number, picture(number), prompt) for number, prompt in enumerate(PROMPTS)]
-    together, alone = (answers(captioner(llava, size), questions) for size in (3, 1))
+    asked = [question(number, picture(number), prompt) for number, prompt in enumerate(PROMPTS)]
+    together, alone = (answers(captioner(llava, size), asked) for size in (3, 1))
     assert [together[str(row)].prompt_tokens for row in range(3)] == [24, 22, 19]
-    for name, answer in alone.items():
-        counted = (answer.prompt_tokens, answer.completion_tokens, answer.finish_reason)
-        row = together[name]
-        assert counted == (row.prompt_tokens, row.completion_tokens, row.finish_reason)
+    for name, row in together.items():
+        kept = ("text", "prompt_tokens", "completion_tokens", "finish_reason")
+        assert [getattr(alone[name], each) for each in kept] == [getattr(row, each) for each in kept]
         assert (row.finish_reason == "length") <= (row.completion_tokens == NEW_TOKENS) and row.seconds > 0
 
 
-def test_blip_2_is_asked_as_its_authors_do(folder_of):
-    generator = captioner(folder_of("blip_2")).generator
-    tokenizer = generator.processor.tokenizer
-    inputs = generator.inputs([picture(0)] * 2, ["What is it?", "a image of"])
-    texts = tokenizer.batch_decode(inputs["input_ids"], skip_special_tokens=True)
-    assert [text.strip() for text in texts] == ["question : what is it ? answer :", "a image of"]
-
-
-# --- Sampling -------------------------------------------------------------------------------------------------------
-
-
 def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(llava):
-    questions = [question(number, picture(number)) for number in range(6)]
-    first, again = (answers(captioner(llava, temperature=1.5, top_p=0.95), questions) for _ in range(2))
-    greedy = answers(captioner(llava), questions)
-    assert {name: answer.text for name, answer in first.items()} == {n: a.text for n, a in again.items()}
-    assert sum(first[name].text != greedy[name].text for name in first) >= 5
-    nearly = answers(captioner(llava, temperature=1.5, top_p=1e-6), questions)
-    assert {name: answer.text for name, answer in nearly.items()} == {n: a.text for n, a in greedy.items()}
+    sampled, again, nearly, greedy = (
+        texts(answers(captioner(llava, **options), questions(6)))
+        for options in [{"temperature": 1.5, "top_p": 0.95}] * 2 + [{"temperature": 1.5, "top_p": 1e-6}, {}]
+    )
+    assert sampled == again and nearly == greedy
+    assert sum(sampled[name] != greedy[name] for name in greedy) >= 5
 
 
-# --- Images ---------------------------------------------------------------------------------------------------------
+# --- Failures --------------------------------------------------------------------------------------------------------
 
 
 def bomb() -> bytes:
@@ -135,42 +144,157 @@ def bomb() -> bytes:
     return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
 
 
-@pytest.mark.parametrize(
-    "image, reason",
-    [
-        (b"no image at all", "no known image format"),
-        (png(picture(0, (200, 200)))[:150], "truncated"),
-        (b"", "no known image format"),
-        (None, "null"),
-        (bomb(), "more pixels than can be opened safely"),
-    ],
-    ids=["text", "truncated", "empty", "null", "bomb"],
-)
-def test_an_image_that_cannot_be_read_stops_nobody_else(image, reason, llava):
-    questions = [question(number, picture(number)) for number in range(4)]
-    expected = answers(captioner(llava), questions)
-    asked = []
-    found = answers(captioner(llava), [*questions[:2], question("broken", image), *questions[2:]], counted(asked))
-    broken = found.pop("broken")
-    assert broken.status == "undecodable" and reason in broken.reason and broken.text is None
-    assert {name: answer.text for name, answer in found.items()} == {n: a.text for n, a in expected.items()}
-    assert len(asked) == 4  # nothing was asked about the broken one
+def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(llava):
+    broken = {"text": b"no image at all", "cut": png(picture(0, (200, 200)))[:150], "null": None, "bomb": bomb()}
+    asked, good = [], questions(4)
+    found = answers(
+        captioner(llava), [*good[:2], *(question(*pair) for pair in broken.items()), *good[2:]], counted(asked)
+    )
+    reasons = {name: found.pop(name).reason for name in broken}
+    assert "no known image format" in reasons["text"] and "truncated" in reasons["cut"] and "null" in reasons["null"]
+    assert "more pixels than can be opened safely" in reasons["bomb"]
+    assert texts(found) == texts(answers(captioner(llava), good)) and len(asked) == 4
+    assert len(answers(captioner(llava, 4), questions(20), counted([], limit=6))) == 6, "no more than is allowed"
 
 
-def test_a_file_that_is_gone_is_said_without_its_path(tmp_path):
-    gone = {"bytes": None, "path": str(tmp_path / "a.png")}
-    with pytest.raises(UndecodableImage, match="^there is no such file$"):
-        decode(gone, 768)
-    picture(0).save(tmp_path / "a.png")
-    assert decode(gone, 768).size == (32, 32)
+def short_of_memory(of: LocalCaptioner, rows: int) -> LocalCaptioner:
+    """What a GPU does with more than so many rows."""
+    generate = of.generator.model.generate
+
+    def limited(**inputs):
+        if len(inputs["input_ids"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+        return generate(**inputs)
+
+    of.generator.model.generate = limited
+    return of
 
 
-def test_images_are_upright_and_shrunk_but_never_enlarged():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    lying = question(0, png(picture(0, (300, 150)), format="JPEG", exif=exif)).image
-    assert decode(lying, 768).size == (150, 300)
-    assert decode(lying, 100).size == (50, 100)
-    assert decode(question(0, picture(0, (1000, 1))).image, 100).size == (100, 1)
-    assert decode(question(0, picture(0, (16, 16))).image, 100).size == (16, 16)
-    assert decode(question(0, picture(0).convert("P")).image, 100).mode == "RGB"
+def test_short_memory_makes_batches_smaller_and_an_image_too_large_fails_with_advice(llava, caplog):
+    found = answers(short_of_memory(captioner(llava), rows=2), questions(11))
+    assert texts(found) == texts(answers(captioner(llava), questions(11)))
+    assert [record.args for record in caplog.records if "Out of memory" in record.msg] == [(8, 4), (4, 2)]
+    found = answers(short_of_memory(captioner(llava), rows=0), questions(2))
+    assert {answer.status for answer in found.values()} == {"failed"}
+    assert all("out of memory" in a.reason and "image_max_side" in a.reason for a in found.values())
+
+
+def ribbon(number: int) -> Question:
+    """So long and thin that the processor of Qwen2-VL refuses it."""
+    return question(number, picture(number, (700, 1)))
+
+
+def test_an_image_that_the_model_refuses_fails_alone(folder_of):
+    asked = [ribbon(n) if n in (1, 6) else question(n, picture(n)) for n in range(8)]
+    found = answers(captioner(folder_of("qwen2_vl")), asked)
+    failed = {name: answer for name, answer in found.items() if answer.status != "ok"}
+    assert failed.keys() == {"1", "6"} and len(found) == 8
+    assert all(a.status == "failed" and "aspect ratio" in a.reason for a in failed.values())
+
+
+def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_often(folder_of):
+    qwen, delivered = folder_of("qwen2_vl"), []
+    with pytest.raises(CaptionerError, match="20 images in a row.*aspect ratio"):
+        captioner(qwen).run(map(ribbon, range(30)), delivered.extend, lambda: True)
+    assert delivered == []
+    few = answers(captioner(qwen), [ribbon(number) for number in range(5)])
+    assert [answer.status for answer in few.values()] == ["failed"] * 5
+    asked = [question("good", picture(0, (4, 4))), *map(ribbon, range(2 * FAILURES_IN_A_ROW + 5))]
+    found = answers(captioner(qwen, 1), asked)
+    assert found.pop("good").status == "ok"
+    assert len(found) == 45 and {answer.status for answer in found.values()} == {"failed"}
+
+
+# --- Which model -----------------------------------------------------------------------------------------------------
+
+
+def test_provenance_of_a_folder_is_its_name_and_content(llava, tmp_path):
+    first = captioner(llava).provenance
+    assert first["model"] == "my-llava" and str(llava.parent) not in json.dumps(first)
+    moved = shutil.copytree(llava, tmp_path / "elsewhere" / "my-llava")
+    (moved / "README.md").write_text("words")
+    (moved / ".git").mkdir()
+    (moved / ".git" / "config.json").write_text("{}")
+    assert captioner(moved).provenance == first
+    template = moved / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    second = captioner(moved).provenance["revision"]
+    template.rename(moved / "chat_template_of_old.jinja")
+    other = tiny_captioners.save("llava", tmp_path / "other" / "my-llava", seed=1)
+    revisions = {first["revision"], second, captioner(moved).provenance["revision"]}
+    assert len(revisions | {captioner(other).provenance["revision"]}) == 4
+
+
+def test_every_option_that_changes_answers_is_in_the_key_and_no_other(llava):
+    options = [{}, {"max_new_tokens": 9}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.5}, {"max_side": 20}]
+    made = [captioner(llava, **given).provenance for given in options]
+    assert all(made.count(provenance) == 1 for provenance in made)
+    assert all(captioner(llava, **given).provenance == made[0] for given in ({"top_p": 0.5}, {"batch_size": 2}))
+
+
+def test_a_revision_is_resolved_to_its_commit_whose_weights_are_loaded(tmp_path, monkeypatch):
+    """Two commits of a model in the cache of the Hub; `main` is the second, until the branch moves."""
+    commits, repository = ("1" * 40, "2" * 40), tmp_path / "hub" / "models--someone--tiny-llava"
+    for number, commit in enumerate(commits):
+        tiny_captioners.save("llava", repository / "snapshots" / commit, seed=number)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits[1])
+    (repository / "refs" / "v1").write_text(commits[0])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def made(revision: str | None) -> LocalCaptioner:
+        return LocalCaptioner("someone/tiny-llava", Decoding(8), revision=revision)
+
+    main, first = made(None), made("v1")
+    (repository / "refs" / "main").write_text(commits[0])
+    assert [of.provenance["revision"] for of in (main, first)] == [commits[1], commits[0]]
+    assert {of.provenance["model"] for of in (main, first)} == {"someone/tiny-llava"}
+    said = [texts(answers(of, questions(3))) for of in (main, made(commits[1]), first, made(commits[0]))]
+    assert said[0] == said[1] != said[2] == said[3]
+
+
+def test_models_that_are_missing_or_no_captioners_are_refused(llava, tmp_path):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    BertModel(BertConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(CaptionerError, match="'bert'.*AutoModelForImageTextToText.*SmolVLM"):
+        LocalCaptioner(str(tmp_path / "bert"))
+    for name in ("./nowhere", "/a/b/c", "a/b/c"):
+        with pytest.raises(CaptionerError, match=f"'{name}' cannot be found: there is no such folder"):
+            LocalCaptioner(name)
+    with pytest.raises(CaptionerError, match="'someone/nothing' cannot be found"):
+        LocalCaptioner("someone/nothing")
+    broken = shutil.copytree(llava, tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(CaptionerError, match="broken' cannot be loaded: .*model.safetensors"):
+        answers(LocalCaptioner(str(broken)), questions(1))
+    with pytest.raises(ValueError, match="caption_batch_size is .*must be at least 1"):
+        captioner(llava, 0)
+
+
+def save_adapter(llava: Path, folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForImageTextToText.from_pretrained(llava), config).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_changes_answers_and_provenance(llava, tmp_path):
+    adapters = [save_adapter(llava, tmp_path / str(seed) / "lora", seed) for seed in range(2)]
+    made = [captioner(llava), *(captioner(llava, adapter=adapter) for adapter in adapters)]
+    assert [of.provenance.get("adapter") for of in made] == [None, "lora", "lora"]
+    assert len({of.provenance.get("adapter_revision") for of in made}) == 3
+    said = [texts(answers(of, questions(4))) for of in made]
+    assert all(len({of_model[name] for of_model in said}) == 3 for name in said[0])
+    base = AutoModelForImageTextToText.from_pretrained(llava)
+    made[0].generator.model = PeftModel.from_pretrained(base, adapters[0]).eval()  # as peft alone applies it
+    assert texts(answers(made[0], questions(4))) == said[1]
+
+
+def test_adapters_that_are_missing_or_do_not_fit_are_refused(llava, tmp_path):
+    with pytest.raises(CaptionerError, match="nowhere' cannot be found"):
+        captioner(llava, adapter=tmp_path / "nowhere")
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2).save_pretrained(tmp_path / "prompt")
+    LoraConfig(target_modules=["nothing_of_this_name"]).save_pretrained(tmp_path / "lora")
+    for name in ("prompt", "lora"):
+        with pytest.raises(CaptionerError, match="does not fit the captioner"):
+            answers(captioner(llava, adapter=tmp_path / name), questions(1))

@@ -1,18 +1,25 @@
-"""Captions that fit get full weight, doubtful ones half of it."""
+"""Captions that fit get full weight, doubtful ones half of it; and the pages on which people look at them."""
 
+import html
+import io
 import json
+import re
+from base64 import b64decode
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from PIL import Image as PILImage
 
 from g4i_hf.captioning.label_names import names_label, read_synonyms, terms_of
 from g4i_hf.captioning.quality import class_margins, judge, judge_captions
+from g4i_hf.captioning.report import HTML, JSON, SIDE, Shown, thumbnail, write_page, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
 from g4i_hf.options import QualityArguments
 
-# --- Labels in the text ---------------------------------------------------------------------------------------------
+# --- Labels in the text ----------------------------------------------------------------------------------------------
 
 NAMED = [
     ("golden_retriever", "Two Golden Retrievers on grass."),
@@ -43,27 +50,15 @@ NOT_NAMED = [
     ("7", "17 sheep and 7th heaven"),
     ("猫", "一只狗"),
 ]
+UNKNOWN = [("LABEL_3", "label 3"), ("n01440764", "n01440764"), ("0123", "0123"), ("dog", None)]
 
 
-@pytest.mark.parametrize("name, caption, named", [(*pair, 1) for pair in NAMED] + [(*pair, 0) for pair in NOT_NAMED])
-def test_labels_are_found_as_whole_words(name, caption, named):
-    assert names_label([caption], np.array([0]), [name]).tolist() == [named]
-
-
-def test_what_cannot_be_said_is_not_said():
-    names = ["LABEL_3", "n01440764", "dog", "0123"]
-    captions, labels = ["label 3", "n01440764", None, "dog", "0123"], np.array([0, 1, 2, -1, 3])
-    assert names_label(captions, labels, names).tolist() == [-1] * 5
+@pytest.mark.parametrize("pairs, named", [(NAMED, 1), (NOT_NAMED, 0), (UNKNOWN, -1)])
+def test_labels_are_found_as_whole_words_where_they_mean_anything(pairs, named):
+    for name, caption in pairs:
+        assert names_label([caption], np.array([0]), [name]).tolist() == [named], (name, caption)
+    assert names_label(["dog"], np.array([-1]), ["dog"]).tolist() == [-1]
     assert terms_of("drake, LABEL_3") == ["drake"]
-
-
-def test_synonyms_of_the_user_count(tmp_path):
-    path = tmp_path / "synonyms.yaml"
-    path.write_text("dog: [hound, puppy]\ncat: kitten\n")
-    synonyms = read_synonyms(path, ["dog", "cat"])
-    captions = ["A puppy", "A kitten", "two hounds"]
-    assert names_label(captions, np.array([0, 1, 0]), ["dog", "cat"], synonyms).tolist() == [1, 1, 1]
-    assert names_label(captions, np.array([0, 1, 0]), ["dog", "cat"]).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -73,17 +68,17 @@ def test_synonyms_of_the_user_count(tmp_path):
         ("dog: {a: b}", r"class 'dog': give a list of words"),
         ("- dog", r"it must hold `class name: \[word, other word\]` lines"),
         ("dog: [", "cannot be read"),
+        (None, "cannot be read"),
     ],
 )
 def test_wrong_synonyms_are_refused(tmp_path, content, message):
-    (tmp_path / "s.yaml").write_text(content)
+    if content:
+        (tmp_path / "s.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_synonyms(tmp_path / "s.yaml", ["dog", "cat"])
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_synonyms(tmp_path / "none.yaml", ["dog"])
 
 
-# --- Margins --------------------------------------------------------------------------------------------------------
+# --- Margins ---------------------------------------------------------------------------------------------------------
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -93,13 +88,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 class Toy:
     """Captions `i` of class c whose embeddings lie around a direction of the class."""
 
-    def __init__(self, classes: int = 10, each: int = 60, dim: int = 32, noise: float = 0.8, seed: int = 0):
-        rng = np.random.default_rng(seed)
+    def __init__(self, classes: int = 10, each: int = 60):
+        self.rng = np.random.default_rng(0)
         self.labels = np.repeat(np.arange(classes), each)
-        centres = unit(rng.normal(size=(classes, dim)))
-        self.embeds = unit(centres[self.labels] + noise * unit(rng.normal(size=(len(self.labels), dim))))
+        centres = unit(self.rng.normal(size=(classes, 32)))
+        self.embeds = unit(centres[self.labels] + 0.8 * unit(self.rng.normal(size=(len(self.labels), 32))))
         self.captions = [f"caption {row}" for row in range(len(self.labels))]
-        self.rng = rng
 
     def encode(self, texts: list[str]) -> np.ndarray:
         return self.embeds[[int(text.split()[1]) for text in texts]]
@@ -108,12 +102,13 @@ class Toy:
 def test_margins_against_loops(monkeypatch):
     toy = Toy(classes=4, each=7)
     toy.captions[9], toy.embeds[9] = toy.captions[8], toy.embeds[8]  # one is said twice
+    toy.labels[0] = 5  # and one alone in its class
     expected, nearest = np.empty(28), np.empty(28)
     for row in range(28):
         near = {}
-        for label in range(4):
+        for label in set(toy.labels):
             others = [other for other in range(28) if toy.labels[other] == label and other != row]
-            near[label] = toy.embeds[row] @ unit(toy.embeds[others].sum(0))
+            near[label] = toy.embeds[row] @ unit(toy.embeds[others].sum(0)) if others else np.nan
         own = near.pop(toy.labels[row])
         nearest[row] = max(near, key=near.get)
         expected[row] = own - near[nearest[row]]
@@ -123,37 +118,30 @@ def test_margins_against_loops(monkeypatch):
         margins, found = class_margins(toy.captions, toy.labels, toy.encode)
         np.testing.assert_allclose(margins, expected, atol=1e-5)
         assert found.tolist() == nearest.tolist()
-
-
-def test_a_caption_alone_in_its_class_has_no_margin():
-    toy = Toy(classes=3, each=4)
-    toy.labels[0] = 5
-    margins, _ = class_margins(toy.captions, toy.labels, toy.encode)
-    assert np.isnan(margins[0]) and np.isfinite(margins[1:]).all()
-
-
-def test_an_encoder_that_fails_is_named():
+    assert np.isnan(expected[0])
     with pytest.raises(ValueError, match="quality_encoder gives embeddings that are not finite"):
         class_margins(["a", "b"], np.array([0, 1]), lambda texts: np.array([[1.0], [np.nan]]))
 
 
-# --- Weights --------------------------------------------------------------------------------------------------------
+# --- Weights ---------------------------------------------------------------------------------------------------------
 
 
 def judged(captions, labels, names=None, cleaned="", **options) -> pd.DataFrame:
-    table = pd.DataFrame({"caption": captions, "label": labels, "caption_cleaned": cleaned}, dtype=object)
-    table["caption"] = table["caption"].astype(object).where(table["caption"].notna(), None)
+    captions = pd.Series(list(captions), dtype=object)
+    table = pd.DataFrame({"caption": captions.where(captions.notna(), None), "caption_cleaned": cleaned}, dtype=object)
     return judge(table.assign(label=np.asarray(labels), row=range(len(table))), names, **options)
 
 
 def test_shuffled_captions_are_doubted_and_right_ones_are_not():
-    toy = Toy()
-    wrong = toy.rng.permutation(len(toy.captions))[:60]
-    captions = np.array(toy.captions, dtype=object)
+    toy, captions = Toy(), np.array(Toy().captions, dtype=object)
+    wrong = toy.rng.permutation(len(captions))[:60]
     captions[wrong] = captions[np.roll(wrong, 1)]
     moved = wrong[toy.labels[wrong] != toy.labels[np.roll(wrong, 1)]]
-    weights = judged(captions, toy.labels, encode=toy.encode)["weight"].to_numpy()
+    found = judged(captions, toy.labels, [*"abcdefghij"], encode=toy.encode)
+    weights = found["weight"].to_numpy()
     assert weights[moved].mean() < 0.55 and np.delete(weights, moved).mean() > 0.97
+    doubted = found[found["weight"] == 0.5].iloc[0]
+    assert doubted["doubts"] == "nearer to another class" and doubted["nearest"] != doubted["class"]
 
 
 def test_misfits_by_image_text_score_are_doubted():
@@ -167,17 +155,10 @@ def test_misfits_by_image_text_score_are_doubted():
 
 
 def test_each_doubt_is_named_and_several_weigh_no_less_than_one():
-    cleaned = ["", "unfinished", "openings,repetitions,unfinished", "openings"]
-    found = judged(list("abcd"), np.full(4, -1), cleaned=cleaned)
-    assert found["weight"].tolist() == [1, 0.5, 0.5, 1]
-    assert found["doubts"].tolist() == ["", "cut off", "cut off, in a loop", ""]
-
-
-def test_a_caption_nearer_to_another_class_is_doubted():
-    toy = Toy()
-    captions = [toy.captions[-1] + " zero", *toy.captions[1:]]
-    found = judged(captions, toy.labels, [*"abcdefghij"], encode=toy.encode).iloc[0]
-    assert (found["doubts"], found["nearest"], found["weight"]) == ("nearer to another class", "j", 0.5)
+    cleaned = ["", "unfinished", "openings,repetitions,unfinished", "openings", "", ""]
+    found = judged(["a", "b", "c", "d", None, "e"], np.full(6, -1), cleaned=cleaned, encode=lambda texts: 1 / 0)
+    assert found["weight"].tolist() == [1, 0.5, 0.5, 1, 0, 1]
+    assert found["doubts"].tolist() == ["", "cut off", "cut off, in a loop", "", "", ""]
 
 
 def test_a_caption_given_to_other_classes_is_doubted():
@@ -187,26 +168,15 @@ def test_a_caption_given_to_other_classes_is_doubted():
     assert found["weight"].tolist() == [0.5, 0.5, 0.5, 0.5, 1, 1, 0, 1]
 
 
-def test_rows_without_label_or_caption_skip_what_needs_them():
-    toy = Toy()
-    toy.labels[:2] = -1
-    found = judged(toy.captions, toy.labels, [*"abcdefghij"], encode=toy.encode)
-    assert found["weight"][:2].tolist() == [1, 1] and found["margin"][:2].isna().all()
-    assert found["named"][:2].tolist() == [-1, -1]
-    assert judged(["a dog", None], [-1, -1], encode=lambda texts: 1 / 0)["weight"].tolist() == [1, 0]
-    assert judged([None], [0], ["a"], encode=toy.encode)["weight"].tolist() == [0]
-
-
-def stage_of(captions: list, several: bool = False, labels: list | None = None) -> tuple[Captioned, dict]:
+def stage_of(captions: list, several: bool = False) -> tuple[Captioned, dict]:
     features = Features({"image_id": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
-    rows = {"image_id": [str(row) for row in range(len(captions))], "label": labels or [0, 1] * (len(captions) // 2)}
+    rows = {"image_id": [str(row) for row in range(len(captions))], "label": [0, 1] * (len(captions) // 2)}
     images = Dataset.from_dict(rows, features=features)
     return Captioned({"train": given_columns(images, captions, several, True)}, {}), {"train": images}
 
 
 def test_a_row_with_several_captions_has_their_mean_weight():
-    several = [["A dog.", "Something"], [], ["I'm sorry.", "A hound."], ["Something"]]
-    captioned, splits = stage_of(several, several=True)
+    captioned, splits = stage_of([["A dog.", "Something"], [], ["I'm sorry.", "A hound."], ["Something"]], True)
     table = judge_captions(captioned, splits, QualityArguments())["train"]
     assert captioned.weights["train"].dtype == np.float32
     assert captioned.weights["train"].tolist() == [0.75, 0, 1, 0.5]
@@ -218,12 +188,137 @@ def test_figures_of_the_stage_against_values_counted_by_hand(tmp_path):
     captioned, splits = stage_of(["A dog.", "A cat.", "A hound.", "Something", "Something", None])
     arguments = QualityArguments(synonyms_file=str(tmp_path / "synonyms.yaml"))
     judge_captions(captioned, splits, arguments, scorer=lambda images, texts: 1 / 0)
-    assert json.loads(json.dumps(captioned.quality["train"], allow_nan=False)) == {
-        "captions": 5,
-        "without_caption": 1,
-        "doubtful": 2,
-        "names_label": 0.6,
-        "mean_weight": 0.8,
-        "share_of_duplicates": 0.4,
-    }
+    counts = {"captions": 5, "without_caption": 1, "doubtful": 2}
+    shares = {"names_label": 0.6, "mean_weight": 0.8, "share_of_duplicates": 0.4}
+    assert json.loads(json.dumps(captioned.quality["train"], allow_nan=False)) == counts | shares
     assert captioned.judged_by == {"synonyms": True}
+
+
+# --- Report ----------------------------------------------------------------------------------------------------------
+
+EVIL = "<script>alert('caption')</script>"
+ROWS = 60
+
+
+class Images(list):
+    """Rows of images, each of its own colour; row 7 cannot be read."""
+
+    def __init__(self, rows: int = ROWS):
+        self.asked: list[int] = []
+        super().__init__(range(rows))
+
+    def __getitem__(self, row: int) -> dict:
+        self.asked.append(row)
+        if row == 7:
+            raise OSError("cannot identify image file")
+        return {"image": PILImage.new("RGB", (64, 40), (4 * (row % 60), 255 - 4 * (row % 60), 128))}
+
+
+def split(labels=True, **changed) -> pd.DataFrame:
+    """Row 0 was refused, row 1 timed out, row 2 holds a script, rows 3 and 4 say the same, row 5 is cut off."""
+    captions = [f"A {'dog' if row % 2 == 0 else 'cat'} number {row} sits." for row in range(ROWS)]
+    captions[:6] = [None, None, EVIL, "An animal.", "An animal.", "A cat."]
+    raw = [f"I'm sorry, but I can't help. {EVIL}", None, *[f"The image shows: {text}" for text in captions[2:]]]
+    table = pd.DataFrame(
+        {
+            "row": range(ROWS),
+            "image_id": [f"{EVIL}/{row}.png" if row == 2 else f"folder/{row}.png" for row in range(ROWS)],
+            "caption": pd.Series(captions, dtype=object),
+            "caption_raw": raw,
+            "caption_status": ["refused", "timeout"] + ["ok"] * (ROWS - 2),
+            "caption_reason": ["the model declined", f"no answer {EVIL}"] + [None] * (ROWS - 2),
+            "caption_cleaned": ["refusals", "", *["openings"] * 3, "openings,unfinished"] + ["openings"] * (ROWS - 6),
+            "label": np.arange(ROWS) % 2 if labels else -1,
+        }
+    ).assign(**changed)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return unit(np.array([[1.0 * ("dog" in text), 1.0 * ("cat" in text), 0.5] for text in texts]))
+
+    measured = {"encode": encode, "scores": np.linspace(0.2, 0.4, ROWS)} if labels else {}
+    return judge(table, ["<b>dog</b>", "cat"] if labels else None, **measured)
+
+
+def text_of(page: Path) -> str:
+    """What a reader sees, without markup."""
+    source = re.sub(r"<style>.*?</style>", " ", page.read_text(encoding="utf-8"), flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", source)).split())
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("captions")
+    about = {"captioner": f"model {EVIL}", "prompt": ["one", "two"], "nothing": None, "nested": {"a": 1}}
+    judged, images = {"train": split(), "test": split(labels=False)}, {"train": Images(), "test": Images()}
+    assert write_report(folder, judged, images, about) == folder / HTML
+    return folder
+
+
+def test_the_page_tells_what_was_dropped_and_why_and_nothing_in_it_runs(report):
+    text, source = text_of(report / HTML), (report / HTML).read_text(encoding="utf-8")
+    said = ["58 captions", "2 without caption", "refused the model declined 1", f"timeout no answer {EVIL} 1"]
+    said += ["openings 58", "I'm sorry, but I can't help.", "captioner model", "prompt one; two", "cannot be shown"]
+    said += ["Most doubtful captions", "given to other classes too", "An animal. 2 2"]  # its rows, its classes
+    assert [each for each in said if each not in text] == []
+    assert "<script" not in source and "<b>dog" not in source and text.count(EVIL) >= 5, "there to be read"
+    assert "http://" not in source and "https://" not in source, "nothing is fetched when it is opened"
+    assert source.count("data:image/jpeg;base64,") > 20
+    words = json.loads((report / JSON).read_text())["splits"]["test"]["words"]
+    heights = [float(height) for height in re.findall(r'<rect [^>]* height="([^"]+)"', source)]
+    expected = [100 * count / max(words["counts"]) for count in words["counts"]]
+    assert heights[-len(expected) :] == pytest.approx(expected)
+
+
+def test_the_json_file_holds_the_numbers_as_counted_by_hand(report):
+    told = json.loads((report / JSON).read_text(encoding="utf-8"))
+    train = told["splits"]["train"]
+    assert train["captions"] == 58 and [line["captions"] for line in train["status"]] == [58, 1, 1]
+    assert {line["step"]: line["captions"] for line in train["cleaning"]} == {
+        "openings": 58, "unfinished": 1, "refusals": 1,
+    }  # fmt: skip
+    assert [one["image_id"] for one in train["dropped"]] == ["folder/0.png", "folder/1.png"]
+    assert train["dropped"][0]["caption_raw"].startswith("I'm sorry")
+    dog, cat = sorted(train["classes"], key=lambda line: line["class"])
+    assert (dog["captions"], dog["failures"], cat["captions"], cat["failures"]) == (29, 1, 29, 1)
+    assert cat["names_label"] == pytest.approx(28 / 29)  # all but `An animal.`
+    assert cat["mean_words"] == pytest.approx((27 * 5 + 2 + 2) / 29)
+    assert cat["mean_weight"] == pytest.approx(split()["weight"][3::2].mean())
+    test = told["splits"]["test"]
+    assert test["mean_margin"] is None and test["classes"] == [] and told["about"]["nested"] == {"a": 1}
+
+
+def test_the_most_doubtful_captions_come_first_and_only_images_that_are_shown_are_opened(tmp_path):
+    doubts = ["cut off"] * (ROWS - 1) + ["cut off, in a loop"]
+    doubted = split(caption=pd.Series(["一只狗 runs fast"] * ROWS)).assign(doubts=doubts, weight=0.5)
+    images = Images()
+    write_report(tmp_path, {"train": doubted[8:]}, {"train": images})
+    text = text_of(tmp_path / HTML)
+    assert text.index("Most doubtful captions") < text.index("folder/59.png") < text.index("folder/9.png")
+    assert "Least doubtful captions" not in text and len(images.asked) <= 2 * 12
+    words = json.loads((tmp_path / JSON).read_text())["splits"]["train"]["words"]
+    assert words["mean"] == 5, "in scripts without spaces each character counts"
+
+
+def test_nothing_at_all_and_a_stream_can_be_reported(tmp_path):
+    write_report(tmp_path, {"empty": split()[:0], "failed": split()[:1]}, {"empty": Images(0), "failed": iter(())})
+    assert "Split empty" in text_of(tmp_path / HTML) and "the model declined" in text_of(tmp_path / HTML)
+
+
+def test_a_page_of_a_dry_run_has_each_caption_beside_its_image(tmp_path):
+    shown = [Shown(thumbnail(Images(), row), f"caption {row}", f"id {row}") for row in range(3)]
+    broken = [Shown(thumbnail(Images(), 7), None, "broken", doubts=["undecodable"]), Shown(None, EVIL, raw=EVIL)]
+    page = tmp_path / "new" / "page.html"
+    write_page(page, f"Dry run {EVIL}", shown=shown + broken, paragraphs=[f"Images go to {EVIL}"])
+    source = page.read_text(encoding="utf-8")
+    assert "<script" not in source and "Images go to &lt;script&gt;" in source
+    for row, one in enumerate(shown):
+        place = source.index(one.picture) + len(one.picture)
+        assert f"caption {row}" in source[place : place + 200]
+    assert "no caption undecodable" in text_of(page) and "cannot be shown" in source
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_thumbnails_are_small_and_in_colour(mode):
+    picture = thumbnail([{"image": PILImage.new(mode, (3000, 5))}], 0).partition(",")[2]
+    image = PILImage.open(io.BytesIO(b64decode(picture)))
+    assert image.mode == "RGB" and image.size == (SIDE, 1)

@@ -1,26 +1,26 @@
 """Captions of one data set joined to the images of another, with `captions_name`."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import StaticEmbedding
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
 from g4i_hf.data.loading import load_data, open_images, source_of
-from g4i_hf.data.stage import Source, find_stage, write_stage
+from g4i_hf.data.stage import Source, write_stage
 from g4i_hf.data.stream import stream_images
 from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
 from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.options import DataArguments, EvaluateArguments
 
-ROOT = Path(__file__).parent.parent
 IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
 EMBEDS = List(Value("float16"), length=3)
 
@@ -54,6 +54,17 @@ def images(tmp_path) -> str:
     return save_images(tmp_path / "pictures")
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> EncoderArguments:
+    """The quickest there is: static word vectors of five numbers."""
+    folder = tmp_path_factory.mktemp("encoder")
+    words = {word: n for n, word in enumerate(["[UNK]", "of", "new", "cat", "dog", "/", "1", "2", "3", "0", "png"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=5)]).save(str(folder))
+    return EncoderArguments(text_encoder=str(folder))
+
+
 def save_captions(folder: Path, ids: list[str | None], split: str = "train", **more) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     captions_of(ids, **more).to_parquet(folder / f"{split}.parquet")
@@ -80,9 +91,8 @@ def test_each_image_gets_its_own_caption_or_a_null(images, tmp_path, ids, limit,
 
 
 def test_what_has_no_counterpart_is_reported(images, tmp_path, caplog):
-    captions = save_captions(tmp_path / "captions", [IDS[0], "gone/1.png", "gone/2.png"])
-    with caplog.at_level(logging.WARNING):
-        joined(images, captions)
+    caplog.set_level(logging.WARNING)
+    joined(images, save_captions(tmp_path / "captions", [IDS[0], "gone/1.png", "gone/2.png"]))
     for said in (
         "split 'train': 3 of 4 images have no row there and are used without caption: 'cat/2.png', 'dog/1.png', 'dog",
         "split 'train': 2 of 3 rows there belong to no image and are left out: 'gone/1.png', 'gone/2.png'",
@@ -99,21 +109,13 @@ def test_what_has_no_counterpart_is_reported(images, tmp_path, caplog):
         ([IDS[0], None], "train", "captions: Split 'train', column 'image_id', row 1: null"),
         (IDS, "evening", "has captions of the splits evening, but the images have test, train"),
     ],
-)  # fmt: skip
+)
 def test_captions_that_do_not_fit_are_an_error(images, tmp_path, ids, split, message):
     with pytest.raises(ValueError, match=message):
         joined(images, save_captions(tmp_path / "captions", ids, split))
 
 
-def test_images_that_have_lost_their_folders_are_seen_in_the_message(tmp_path):
-    rows = {"image": [PILImage.new("RGB", (8, 8), (n, 0, 0)) for n in range(2)], "image_id": ["1.png#ab", "2.png"]}
-    Dataset.from_dict(rows).to_parquet(tmp_path / "rows" / "train.parquet")
-    captions = save_captions(tmp_path / "captions", IDS)
-    with pytest.raises(ValueError, match="is 'cat/1.png', that of the images '1.png#ab'.* lost the folders"):
-        joined(str(tmp_path / "rows"), captions)
-
-
-def test_a_data_set_without_ids_or_captions_is_an_error(images, tmp_path):
+def test_data_without_ids_captions_or_folders_is_an_error(images, tmp_path):
     captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
     with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*g4i caption"):
         joined(images, str(tmp_path / "a"))
@@ -122,51 +124,47 @@ def test_a_data_set_without_ids_or_captions_is_an_error(images, tmp_path):
         joined(images, str(tmp_path / "b"))
     with pytest.raises(FileNotFoundError, match="captions_name is './c', but there is no such folder"):
         joined(images, "./c")
+    rows = {"image": [PILImage.new("RGB", (8, 8), (n, 0, 0)) for n in range(2)], "image_id": ["1.png#ab", "2.png"]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "rows" / "train.parquet")
+    with pytest.raises(ValueError, match="is 'cat/1.png', that of the images '1.png#ab'.* lost the folders"):
+        joined(str(tmp_path / "rows"), save_captions(tmp_path / "captions", IDS))
+    with pytest.raises(ValueError, match="captions_name is set, but a stream"):
+        stream_images(source_of(DataArguments(dataset_name="user/pictures", captions_name="user/captions")))
+    with pytest.raises(ValueError, match="captions_revision is set, but captions_name is not"):
+        DataArguments(dataset_name="user/pictures", captions_revision="v1")
 
 
-def test_images_are_not_written_again(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(joining, "IN_MEMORY", 0)
-    train = joined(images, save_captions(tmp_path / "captions", IDS[::-1]))["train"]
-    alone = open_images(images)["train"]
-    cached = {Path(file["filename"]) for file in train.cache_files} - {
-        Path(file["filename"]) for file in alone.cache_files
-    }
-    assert cached and "image" not in {
-        name for file in cached for name in Dataset.from_file(str(file)).column_names
-    }  # only the captions in their new order
-    again = joined(images, str(tmp_path / "captions"))["train"]
-    assert {file["filename"] for file in again.cache_files} == {file["filename"] for file in train.cache_files}
-
-
-def test_images_and_labels_are_those_of_the_images(images, tmp_path):
+def test_images_and_labels_are_those_of_the_images_and_are_not_written_again(images, tmp_path, monkeypatch):
     """Captions may come with images and labels, of another size and in another order of classes."""
+    monkeypatch.setattr(joining, "IN_MEMORY", 0)
     more = {
         "image": ([PILImage.new("RGB", (2, 2)) for _ in IDS], Image()),
         "label": ([0] * 4, ClassLabel(names=["dog"])),
     }
-    train = joined(images, save_captions(tmp_path / "captions", IDS, **more))["train"]
+    train = joined(images, save_captions(tmp_path / "captions", IDS[::-1], **more))["train"]
     assert train.features["label"].names == ["cat", "dog"] and train["label"][:] == [0, 0, 1, 1]
     assert PILImage.open(train[0]["image"]["path"]).size == (8, 8)
+    files = {file["filename"] for file in train.cache_files}
+    written = files - {file["filename"] for file in open_images(images)["train"].cache_files}
+    assert written and all("image" not in Dataset.from_file(file).column_names for file in written)
+    again = joined(images, str(tmp_path / "captions"))["train"]
+    assert {file["filename"] for file in again.cache_files} == files
 
 
 def test_columns_are_named_on_the_side_that_has_them(images, tmp_path):
     captions_of(IDS).rename_column("caption", "text").to_parquet(tmp_path / "a" / "train.parquet")
     train = joined(images, str(tmp_path / "a"), caption_column="text")["train"]
     assert train["caption"][0] == "of cat/1.png" and "text" not in train.column_names
-    own = Dataset.from_dict(
-        {"picture": [PILImage.new("RGB", (8, 8))] * 4, "key": IDS, "text": ["own"] * 4},
-        features=Features({"picture": Image(), "key": Value("string"), "text": Value("string")}),
-    )
-    own.to_parquet(tmp_path / "own" / "train.parquet")
-    embeds = save_captions(tmp_path / "captions", IDS)
-    captions_of(IDS).remove_columns("caption").to_parquet(Path(embeds) / "train.parquet")
+    features = Features({"picture": Image(), "key": Value("string"), "text": Value("string")})
+    own = {"picture": [PILImage.new("RGB", (8, 8))] * 4, "key": IDS, "text": ["own"] * 4}
+    Dataset.from_dict(own, features=features).to_parquet(tmp_path / "own" / "train.parquet")
+    captions_of(IDS).remove_columns("caption").to_parquet(tmp_path / "captions" / "train.parquet")
     columns = {"image_column": "picture", "image_id_column": "key", "caption_column": "text"}
-    train = joined(str(tmp_path / "own"), embeds, **columns)["train"]
+    train = joined(str(tmp_path / "own"), str(tmp_path / "captions"), **columns)["train"]
     assert train["caption"][:] == ["own"] * 4 and train["text_embeds"][3] == [3.0] * 3
 
 
-# --- Other captions of data that has embeddings ------------------------------------------------------------------
-
+# --- Other captions of data that has embeddings ----------------------------------------------------------------------
 
 NEW = [f"new {i}" for i in range(4)]
 
@@ -188,174 +186,111 @@ def new_captions(folder: Path, splits: tuple[str, ...] = ("train",), stage: dict
 
 @pytest.mark.parametrize("splits", [("train",), ("train", "test")])
 @pytest.mark.parametrize("way", ["captions_name", "stage", "stage with images"])
-def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, args, way, splits, caplog):
+def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, way, splits, caplog):
     embedded, folder = save_embedded(tmp_path / "emb"), tmp_path / "cap"
     if way == "captions_name":
         data = DataArguments(dataset_name=embedded, captions_name=new_captions(folder, splits))
     elif way == "stage with images":
-        own = open_images(embedded)
         split = Dataset.from_dict({"image_id": IDS, "caption": NEW, "caption_cleaned": [""] * 4})
-        split = split.add_column("caption_status", ["ok"] * 4)
-        write_captions(Captioned(dict.fromkeys(splits, split), {"captioner": "column"}), folder, source=embedded,
-                       images=own)  # fmt: skip
+        made = Captioned(
+            dict.fromkeys(splits, split.add_column("caption_status", ["ok"] * 4)), {"captioner": "column"}
+        )
+        write_captions(made, folder, source=embedded, images=open_images(embedded))
         data = DataArguments(dataset_name=str(folder))
     else:
         data = DataArguments(dataset_name=new_captions(folder, splits, {"source": "../emb"}))
     loaded = load_data(data)
     for name, split in loaded.items():
-        assert split["caption"][:] == (NEW if name in splits else [f"of {i}" for i in IDS])
+        is_old = name not in splits
+        assert split["caption"][:] == ([f"of {i}" for i in IDS] if is_old else NEW)
         assert "text_embeds" not in split.column_names
-        assert ("caption_weight" in split.column_names) == ("caption_raw" in split.column_names) == (
-            name not in splits
-        )  # fmt: skip
+        assert is_old == ("caption_weight" in split.column_names) == ("caption_raw" in split.column_names)
     if way != "stage with images":
         assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text
-    found = with_text_embeds(loaded, args, tmp_path / "e", source=source_of(data))
-    again = Dataset.from_dict({"image_id": IDS, "caption": NEW})
-    expected = with_text_embeds(DatasetDict(train=again), args, tmp_path / "again", source="x")["train"]
+    found = with_text_embeds(loaded, encoder, tmp_path / "e", source=source_of(data))
+    again = DatasetDict(train=Dataset.from_dict({"image_id": IDS, "caption": NEW}))
+    expected = with_text_embeds(again, encoder, tmp_path / "again", source="x")["train"]
     assert found["train"]["text_embeds"][:] == expected["text_embeds"][:]
-    assert {split.features["text_embeds"].length for split in found.values()} == {5}
 
 
-def test_captions_that_have_vectors_but_no_weights_take_the_weights_of_others_away(tmp_path):
+def test_weights_go_with_the_captions_that_they_belong_to(tmp_path):
     (tmp_path / "cap").mkdir()
     captions_of(IDS[::-1]).remove_columns("caption_weight").to_parquet(tmp_path / "cap" / "train.parquet")
     train = joined(save_embedded(tmp_path / "emb"), str(tmp_path / "cap"))["train"]
     assert train["text_embeds"][3] == [3.0] * 3 and "caption_weight" not in train.column_names
-
-
-def test_vectors_of_the_same_captions_keep_captions_and_weights(tmp_path):
-    (tmp_path / "cap").mkdir()
     captions_of(IDS).select_columns(["image_id", "text_embeds"]).to_parquet(tmp_path / "cap" / "train.parquet")
-    splits = joined(save_embedded(tmp_path / "emb"), str(tmp_path / "cap"))
+    splits = joined(str(tmp_path / "emb"), str(tmp_path / "cap"))
     assert splits["train"]["caption"][:] == [f"of {i}" for i in IDS] and "caption_weight" in splits["train"].features
-    assert "text_embeds" in splits["test"].features  # that of its own caption
+    assert "text_embeds" in splits["test"].features, "that of its own caption"
 
 
-# --- Stages of such data -----------------------------------------------------------------------------------------
+# --- Stages and runs of such data ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def args(static_folder) -> EncoderArguments:
-    return EncoderArguments(text_encoder=str(static_folder))
-
-
-def test_embeddings_of_joined_captions_are_joined_right_again(images, tmp_path, args, monkeypatch):
+def test_embeddings_of_joined_captions_are_joined_right_again_where_all_was_moved(
+    images, tmp_path, encoder, monkeypatch
+):
     (tmp_path / "captions").mkdir()
-    captions_of(IDS[::-1]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
+    captions_of(IDS[:0:-1]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
     data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
     splits = load_data(data)
-    stage = embed_stage(splits, args, tmp_path / "embeddings", source=source_of(data))
+    stage = embed_stage(splits, encoder, tmp_path / "embeddings", source=source_of(data))
     assert (stage["source"], stage["captions_name"]) == ("../pictures", "../captions")
-    assert stage["num_rows"] == {"train": 4}  # the split without captions has no embeddings
+    assert stage["num_rows"] == {"train": 4} and stage["captions"] == {"train": 3}
     (tmp_path / "moved").mkdir()
     for name in ("pictures", "captions", "embeddings"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
     monkeypatch.chdir(tmp_path / "moved")
     opened = open_images("embeddings")
-    assert opened["train"]["caption"][:] == [f"of {i}" for i in IDS]
-    expected = with_text_embeds(splits, args, tmp_path / "again", source="x")["train"]
+    assert opened["train"]["caption"][:] == [None, *(f"of {i}" for i in IDS[1:])]
+    expected = with_text_embeds(splits, encoder, tmp_path / "again", source="x")["train"]
     assert opened["train"]["text_embeds"][:] == expected["text_embeds"][:]
     assert sorted(opened["test"].column_names) == ["image", "image_id", "label"]
 
 
-def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, args):
-    own = Dataset.from_dict(
-        {"picture": [PILImage.new("RGB", (8, 8))] * 2, "text": ["owl", "car"]},
-        features=Features({"picture": Image(), "text": Value("string")}),
-    )
-    own.to_parquet(tmp_path / "data" / "train.parquet")
+def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, encoder):
+    own = {"picture": [PILImage.new("RGB", (8, 8))] * 2, "text": ["owl", "car"]}
+    features = Features({"picture": Image(), "text": Value("string")})
+    Dataset.from_dict(own, features=features).to_parquet(tmp_path / "data" / "train.parquet")
     data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text")
-    embed_stage(load_data(data), args, tmp_path / "e", source=source_of(data))
+    embed_stage(load_data(data), encoder, tmp_path / "e", source=source_of(data))
     assert open_images(str(tmp_path / "e"))["train"]["caption"][:] == ["owl", "car"]
-    data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text",
-                         label_column="picture")  # fmt: skip
-    with_other_names = embed_stage(
-        open_images(Source(str(tmp_path / "data"), columns={"image": "picture", "caption": "text"})),
-        args, tmp_path / "e", source=source_of(data),
-    )  # fmt: skip
-    assert with_other_names["reused"]  # of the same captions
+    other = Source(str(tmp_path / "data"), columns={"image": "picture", "caption": "text"})
+    assert embed_stage(open_images(other), encoder, tmp_path / "e", source=source_of(data))["reused"]
 
 
-def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path, args):
-    write_stage(
-        tmp_path / "captions", {"train": captions_of(IDS)}, {"source": "../pictures", "text_encoder": "other/one"}
-    )
+def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path, encoder):
+    made = {"source": "../pictures", "text_encoder": "other/one"}
+    write_stage(tmp_path / "captions", {"train": captions_of(IDS)}, made)
     data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
     with pytest.raises(ValueError, match="captions was embedded by other/one, but text_encoder is"):
-        with_text_embeds(load_data(data), args, tmp_path / "e", source=source_of(data))
+        with_text_embeds(load_data(data), encoder, tmp_path / "e", source=source_of(data))
 
 
-def test_a_stream_cannot_be_joined():
-    with pytest.raises(ValueError, match="captions_name is set, but a stream"):
-        stream_images(source_of(DataArguments(dataset_name="user/pictures", captions_name="user/captions")))
-    with pytest.raises(ValueError, match="captions_revision is set, but captions_name is not"):
-        DataArguments(dataset_name="user/pictures", captions_revision="v1")
-
-
-def test_a_stage_of_the_hub_names_no_folder_of_this_machine(tmp_path):
+def test_a_stage_of_the_hub_names_no_folder_of_this_machine():
     """Somebody may have pushed the folder of a stage as it was."""
     for source in ("../pictures", "/home/ann/pictures", "~/pictures", None):
         assert Source.read({"source": source}, "somebody/captions") is None
     assert Source.read({"source": "somebody/pictures"}, "somebody/captions").name == "somebody/pictures"
 
 
-# --- Runs --------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_is_evaluated_with_its_own_captions_only_on_its_own_data(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "train.yaml").write_text(yaml.safe_dump({"dataset_name": "a/b", "captions_name": "c/d",
-                                                    "captions_revision": "v1", "dataset_revision": "v2"}))  # fmt: skip
-    (data,) = parsed(run)
-    assert (data.captions_name, data.captions_revision, data.dataset_revision) == ("c/d", "v1", "v2")
-    (data,) = parsed(run, "--dataset_name", "other/data")
-    assert (data.captions_name, data.captions_revision, data.dataset_revision) == (None, None, None)
-    (data,) = parsed(run, "--dataset_name", "other/data", "--captions_name", "other/captions")
-    assert data.captions_name == "other/captions"
-
-
-def parsed(run: Path, *words: str):
-    argv = ["--run", str(run), *words]
-    return parse_options((EvaluateArguments, DataArguments), argv, run_options="train.yaml")[1:]
-
-
-def test_figures_with_other_captions_go_into_a_folder_of_their_own(tmp_path, monkeypatch):
-    (tmp_path / "captions").mkdir()
+def test_a_run_is_evaluated_with_its_own_captions_only_on_its_own_data(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "one"
     run.mkdir(parents=True)
+    own = {"dataset_name": "a/b", "captions_name": "c/d", "captions_revision": "v1", "dataset_revision": "v2"}
+    (run / "train.yaml").write_text(yaml.safe_dump(own))
+    for words, expected in (
+        ([], ("c/d", "v1", "v2")),
+        (["--dataset_name", "other/data"], (None, None, None)),
+        (["--dataset_name", "other/data", "--captions_name", "other/captions"], ("other/captions", None, None)),
+    ):
+        [data] = parse_options(
+            (EvaluateArguments, DataArguments), ["--run", str(run), *words], run_options="train.yaml"
+        )[1:]
+        assert (data.captions_name, data.captions_revision, data.dataset_revision) == expected
+    (tmp_path / "captions").mkdir()
     monkeypatch.chdir(tmp_path)
     own = {"dataset_name": "a/b", "captions_name": "../../captions"}
     assert results_folder(run, own, {"dataset_name": "a/b", "captions_name": "captions/"}) == run
     other = results_folder(run, own, {"dataset_name": "a/b", "captions_name": "c/d", "captions_revision": "v1"})
     assert other == run / "evaluations" / "a_b-c_d-v1"
-    assert results_folder(run, own, {"dataset_name": "a/b"}) != run
-
-
-@pytest.mark.slow
-def test_every_stage_takes_captions_by_name(tmp_path, static_folder):
-    """embed, train and evaluate as people start them, from another folder each time."""
-    save_images(tmp_path / "pictures")
-    captions_of(IDS[1:]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
-    data = ["--dataset_name", "./pictures", "--captions_name", "./captions", "--text_encoder", str(static_folder)]
-    script(tmp_path, "embed.py", *data, "--embeddings_dir", "embeddings")
-    stage = find_stage(str(tmp_path / "embeddings"))
-    assert stage["captions"] == {"train": 3} and stage["captions_name"] == "../captions"
-    run = ["--output_dir", "runs/one", "--student", "resnet18", "--image_size", "32", "--num_train_epochs", "1",
-           "--per_device_train_batch_size", "4", "--eval_split", "test", "--use_cpu", "true"]  # fmt: skip
-    run += ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4]}', "--eval_strategy", "no"]
-    script(tmp_path, "train.py", *data, *run)
-    options = yaml.safe_load((tmp_path / "runs" / "one" / "train.yaml").read_text())
-    assert options["captions_name"] == "../../captions"
-    (tmp_path / "elsewhere").mkdir()
-    printed = script(tmp_path / "elsewhere", "evaluate.py", "--run", "../runs/one", "--splits", "train")
-    assert "../runs/one/all_results.json" in printed and "retrieval" in printed
-
-
-def script(folder: Path, name: str, *options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "recipes" / name), *options], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout

@@ -6,10 +6,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import caption_doors
 import hub_client
 import pytest
-from test_caption_kills import ROOT, caption_server, picture_of
+from caption_doors import ROOT, draw_numbers
 
+serve = caption_doors.serve
 SCRIPT = ROOT / "recipes" / "scale" / "g4i_caption.py"
 PUSH = """
 import sys
@@ -22,26 +24,18 @@ from datasets import load_dataset
 rows = load_dataset("me/photos-captions", split="train")
 print(json.dumps(dict(zip(rows["image_id"], rows["caption"]))))
 """
-IMAGES = 12
-
-
-def test_its_inline_dependencies_are_a_script_block():
-    block = re.search(r"(?m)^# /// script$\n((?:^# ?.*$\n)+?)^# ///$", SCRIPT.read_text())
-    lines = [line.removeprefix("# ") for line in block[1].splitlines()]
-    assert lines == ['requires-python = ">=3.11"', 'dependencies = ["g4i_hf"]']
 
 
 @pytest.mark.slow
-def test_one_line_captions_a_dataset_of_the_hub(tmp_path):
-    for number in range(IMAGES):
-        place = tmp_path / "photos" / f"class{number % 3}"
-        place.mkdir(parents=True, exist_ok=True)
-        picture_of(number).save(place / f"{number}.png")
-    with hub_client.serving() as hub, caption_server() as server:
-        hub.run(PUSH, tmp_path / "pusher", tmp_path / "photos")
+def test_one_line_captions_a_dataset_of_the_hub(tmp_path, serve):
+    block = re.search(r"(?m)^# /// script$\n((?:^# ?.*$\n)+?)^# ///$", SCRIPT.read_text())
+    assert block[1] == '# requires-python = ">=3.11"\n# dependencies = ["g4i_hf"]\n', "what uv reads"
+    draw_numbers(tmp_path / "photos", 12)
+    with hub_client.serving() as hub:
+        hub.run(PUSH, tmp_path / "pusher", tmp_path / "photos" / "train")
         # in the environment of the tests, which has the dependencies: --no-sync installs nothing
         uv = [str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--no-sync", "--offline"]
-        words = ["--base_url", f"{server}/v1", "--captioner_model", "tiny", "--report", "false"]
+        words = ["--base_url", f"{serve().url}/v1", "--captioner_model", "tiny", "--report", "false"]
         environment = hub.environment(tmp_path / "home", VIRTUAL_ENV=sys.prefix)
         done = subprocess.run(
             [*uv, str(SCRIPT), "me/photos", "me/photos-captions", *words],
@@ -49,4 +43,4 @@ def test_one_line_captions_a_dataset_of_the_hub(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         found = hub.run(READ, tmp_path / "reader")
-    assert found == {f"{number}.png": f"number {number}" for number in range(IMAGES)}
+    assert found == {f"{number}.png": f"number {number}" for number in range(12)}

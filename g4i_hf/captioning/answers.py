@@ -1,11 +1,11 @@
-"""What is asked of a captioner and what comes back: the words that all captioners share."""
+"""What all captioners share: questions, answers, decoding options, and the interface `Captioner`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 OK = "ok"
-# Why a row has no caption. `empty`, and mostly `refused`, are found by looking at the answer, others while asking
+# Why a row has no caption. `empty`, and mostly `refused`, are found in the answer, the others while asking
 FAILURES = {
     "undecodable": "the image cannot be read",
     "rejected": "the server refused this request (400, 413, 422)",
@@ -14,12 +14,12 @@ FAILURES = {
     "empty": "an answer without text",
     "refused": "the model declined to describe the image",
 }
-TRANSIENT = {"timeout", "failed"}  # the next attempt may succeed
+TRANSIENT = {"timeout", "failed"}  # another attempt may succeed
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt about one image. See [`~g4i_hf.captioning.store.Keys`] for key and place."""
+    """One prompt about one image. `key` and `place` are those of [`~g4i_hf.captioning.store.Keys`]."""
 
     image_id: str
     image: dict[str, Any]  # `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass
 class Answer:
-    """What came back. The store keeps all fields."""
+    """The answer to a question. The store keeps all fields."""
 
     status: str  # `ok` or one of [`FAILURES`]
     text: str | None = None  # as the model gave it
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How images are sent and answers decoded."""
+    """Image size and generation options."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0  # of sampling; 0 decodes greedily
@@ -53,7 +53,7 @@ class Decoding:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What answers depend on: at temperature 0 neither `top_p` nor the seed, which is 0."""
+        """The options that answers depend on: `top_p` and the seed only where the temperature is above 0."""
         is_sampled = self.temperature > 0
         return {
             "max_new_tokens": self.max_new_tokens,
@@ -69,9 +69,11 @@ Deliver = Callable[[list[tuple[Question, Answer]]], None]
 
 class Captioner(Protocol):
     """
+    Answers questions with a model or a server.
+
     Attributes:
         provenance: what an answer depends on beside image and prompt (model, revision, decoding, preprocessing), as
-            JSON values. It is part of every key and of `stage.json`, so it holds no host, path or token.
+            JSON values. It is part of every key and of `stage.json`, so it must hold no host, path or token.
         hosts: hosts, with ports, that images are sent to.
         unanswered: questions that were sent but have no answer after `run`, and may be asked again.
     """

@@ -1,4 +1,4 @@
-"""Captions by the batch API of a server (`/v1/batches`): questions go as files, at half the price at most hosts."""
+"""Captions from a server's batch API (`/v1/batches`): questions are sent as files, at half price with most hosts."""
 
 import itertools
 import json
@@ -30,23 +30,22 @@ ENDED = {"completed", "failed", "expired", "cancelled"}
 
 @dataclass
 class Batch:
-    """Questions that were sent together; kept as a file until all their answers are."""
+    """Questions that were sent together. It is kept as a file until all answers are stored."""
 
-    name: str  # of the file; the server is told, so that a batch is found whose id was not written down
+    name: str  # of the file, and in the metadata at the server: finds a batch whose id was not written down
     sent_to: str  # address and model
-    id: str = ""  # the server's; empty until it is known
+    id: str = ""  # the server's; empty until known
     questions: list[dict[str, str]] = field(default_factory=list)  # without their images
-    status: str = ""  # the last that was heard
+    status: str = ""  # last known
 
 
 class BatchCaptioner(EndpointCaptioner):
     """
-    As [`~g4i_hf.captioning.endpoint.EndpointCaptioner`], whose answers count as these do and the other way round, with
-    one address. What was sent is written down before the server is told to begin, so that a run that was stopped waits
-    for its batches and pays for nothing twice.
+    As [`~g4i_hf.captioning.endpoint.EndpointCaptioner`], with one address and the same keys. A batch is written down
+    before the server is told to begin, so that a run that was stopped waits for its batches and pays nothing twice.
 
     Args:
-        folder: of the batches under way.
+        folder: for the batches under way.
     """
 
     def __init__(self, *args: Any, folder: str | Path, **others: Any):
@@ -68,7 +67,7 @@ class BatchCaptioner(EndpointCaptioner):
             default_headers={"User-Agent": f"g4i_hf/{__version__}"},
             http_client=httpx2.Client(follow_redirects=False),
         ) as client:
-            client.organization = client.project = None  # what it takes from the environment, for whatever address
+            client.organization = client.project = None  # taken from the environment, whatever the address
             try:
                 under_way = self._found_again(client)
                 under_way += self._send(client, questions, under_way, deliver, allow)
@@ -91,7 +90,7 @@ class BatchCaptioner(EndpointCaptioner):
         deliver: Deliver,
         allow: Callable[[], bool],
     ) -> list[Batch]:
-        """Batches of the questions that are in none yet."""
+        """Sends the questions that are in no batch yet."""
         asked = {question["key"] for batch in under_way for question in batch.questions}
         new = (question for question in questions if question.key not in asked)
         allowed = itertools.takewhile(lambda _: allow(), new)
@@ -100,12 +99,12 @@ class BatchCaptioner(EndpointCaptioner):
             if together and (len(together) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
                 sent.append(self._submit(client, together))
                 together, size = [], 0
-            together.append((replace(question, image={}), line))  # which is large, and in the line
+            together.append((replace(question, image={}), line))  # the image is in the line
             size += len(line)
         return [*sent, self._submit(client, together)] if together else sent
 
     def _lines(self, questions: Iterator[Question], deliver: Deliver) -> Iterator[tuple[Question, bytes]]:
-        """Each question as a line of a file; images that cannot be read are answered at once."""
+        """Each question as a line of the file; an image that cannot be read is answered at once."""
 
         def prepared(question: Question) -> bytes | Answer:
             try:
@@ -137,7 +136,7 @@ class BatchCaptioner(EndpointCaptioner):
         return batch
 
     def _create(self, client: openai.OpenAI, file: str, name: str) -> str:
-        """The id of a new batch. A reply that is lost may have made one, so that none is made before looking."""
+        """The id of a new batch. When a reply is lost the batch may exist, so it is looked for before a second try."""
         once = client.with_options(max_retries=0)
         for attempt in itertools.count(1):
             try:
@@ -155,14 +154,14 @@ class BatchCaptioner(EndpointCaptioner):
                 time.sleep(backoff(attempt))
 
     def _ids(self, client: openai.OpenAI) -> dict[str, str]:
-        """Of the batches at the server, by the name that they were given."""
+        """The ids of the batches at the server, by name."""
         return {(each.metadata or {}).get("g4i_hf"): each.id for each in client.batches.list(limit=100)}
 
     def _write(self, batch: Batch) -> None:
         replace_text(self._path(batch), json.dumps(asdict(batch)))
 
     def _found_again(self, client: openai.OpenAI) -> list[Batch]:
-        """Batches of an earlier run; one that never reached the server is forgotten, and its questions asked anew."""
+        """The batches of earlier runs. One that never reached the server is forgotten and its questions sent again."""
         found = [Batch(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
         found = [batch for batch in found if batch.sent_to == self.sent_to]
         for batch in found:
@@ -204,7 +203,7 @@ class BatchCaptioner(EndpointCaptioner):
             )
 
     def _deliver(self, client: openai.OpenAI, file: str, batch: Batch, deliver: Deliver) -> int:
-        """Returns the number of answers in a file; questions that may be asked again get none."""
+        """Delivers the answers in a file and returns their number; questions that may be asked again get none."""
         questions, pairs = {asked["key"]: asked for asked in batch.questions}, []
         with client.files.with_streaming_response.content(file) as content:
             for line in filter(str.strip, content.iter_lines()):

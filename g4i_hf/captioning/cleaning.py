@@ -1,4 +1,4 @@
-"""Answers of a model -> captions, by pure functions. No pattern is slower than linear in the length of the text."""
+"""Cleaning: the caption in a model's answer. All patterns take time linear in the length of the text."""
 
 import html
 import re
@@ -17,8 +17,10 @@ WORD = re.compile(rf"[{_UNSPACED}]\s*|[^\s{_UNSPACED}]+\s*")
 @dataclass(frozen=True)
 class Cleaned:
     """
+    A cleaned answer.
+
     Attributes:
-        caption: what is left; None where there is no caption.
+        caption: None where nothing is left.
         status: `ok`, `refused` or `empty`.
         applied: names of the [`STEPS`] that changed the answer, in their order.
     """
@@ -30,13 +32,13 @@ class Cleaned:
 
 def clean(text: str | None, finish_reason: str | None, enabled: bool = True) -> Cleaned:
     """
-    The caption in an answer. The steps are repeated until they find no more: an opening may stand before a quotation,
-    and a quotation hold another opening. White space becomes single spaces, and invisible characters go, in any case.
+    Extracts the caption from an answer. The [`STEPS`] are repeated until none changes the text, as a quotation can
+    hold another opening. White space and invisible characters are normalised in any case.
 
     Args:
-        text: the answer as the model gave it.
-        finish_reason: `length` when the model was cut off.
-        enabled: whether the steps are taken.
+        text: the answer.
+        finish_reason: `length` for an answer that was cut off.
+        enabled: whether the steps are applied.
     """
     text, applied = _INVISIBLE.sub("", text or ""), set()
     if enabled and finish_reason == "length" and _LAST_ITEM.search(text):

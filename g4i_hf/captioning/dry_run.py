@@ -1,6 +1,6 @@
-"""A few images described and shown, and what all of them would take."""
+"""Dry run: captions of a few images on a page, and what captioning all of them would take."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,11 @@ from .. import columns
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
 from .projection import Budget, project
+from .quality import caption_table, judge
 from .questions import Questions, StreamQuestions
-from .report import Shown, thumbnail, write_page
+from .report import Shown, card_of, records, write_page
 from .runner import NOT_KEPT, Asking
-from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
+from .stage import REASON, STATUS, answered_columns
 from .store import AnswerStore
 
 PAGE = "index.html"
@@ -27,12 +28,11 @@ def dry_run(
     processes: int = 1,
 ) -> tuple[Path, str]:
     """
-    Describes some images, drawn at random, or the first of a stream. Their answers go into the store: the whole run
-    does not ask for them again.
+    Captions some images, drawn at random, or the first of a stream. The answers are stored, so that the whole run does
+    not ask for them again.
 
     Returns:
-        The folder of the page and the grid, and what all of it will take; of a stream, whose length nobody knows,
-        nothing.
+        The folder of the page, and the projected requests, tokens, time and cost (of a stream, nothing).
 
     Raises:
         CaptionerError: when no image got a caption.
@@ -62,7 +62,7 @@ def dry_run(
 
 
 def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
-    """Rows of each split, drawn from all of them; of streams the first."""
+    """Rows of each split, drawn from all splits together; of a stream the first rows."""
     first = next(iter(questions.values()))
     if isinstance(first, StreamQuestions):
         return {first.name: list(range(count))}
@@ -75,23 +75,10 @@ def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[in
     return chosen
 
 
-def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> list[Shown]:
-    shown = []
-    for row, values in enumerate(answered_columns(part, store, cleaning).to_list()):
-        image_id = values.pop(columns.IMAGE_ID)
-        lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-        for number, caption in enumerate(lists[columns.CAPTION]):
-            raw, status, reason, steps = (lists[name][number] for name in (RAW, STATUS, REASON, CLEANED))
-            if caption is None and image_id in failures:
-                status, reason = failures[image_id].status, failures[image_id].reason
-            shown.append(
-                Shown(
-                    picture=thumbnail(part.split, row),
-                    caption=caption,
-                    title=f"{part.name}: {image_id}",
-                    notes=[f"cleaned: {steps.replace(',', ', ')}"] if steps else [],
-                    doubts=[] if status == OK else [f"{status}: {reason}"],
-                    raw=raw if raw != caption else None,
-                )
-            )
-    return shown
+def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> Iterator[Shown]:
+    table, _ = caption_table(answered_columns(part, store, cleaning), None)
+    for line in records(judge(table)):
+        image_id = line[columns.IMAGE_ID]
+        if line[columns.CAPTION] is None and image_id in failures:  # which are not in the store
+            line |= {STATUS: failures[image_id].status, REASON: failures[image_id].reason}
+        yield card_of(line | {columns.IMAGE_ID: f"{part.name}: {image_id}"}, part.split)

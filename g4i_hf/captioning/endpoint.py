@@ -24,30 +24,30 @@ from .servers import Server, addresses_of, backoff, is_unreachable, token_for
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = 15 * 60.0  # seconds that a server may ask for, before the run is better ended
-# That a server may answer nothing, until it is given up; longer for one that is loading a model or has worked before
+LONGEST_WAIT = 15 * 60.0  # seconds; a server that asks for more is given up
+# Seconds without an answer until a server is given up; longer for one that is loading a model or has worked before
 GIVE_UP_SECONDS, WAIT_SECONDS = 30.0, 300.0
-DRAIN_SECONDS = 30.0  # for what is under way when no server works any more
+DRAIN_SECONDS = 30.0  # to wait for requests under way when no server works any more
 PREPARING = min(8, os.cpu_count() or 1)  # threads that decode and encode images
-STOP_SECONDS = 5.0  # for what is under way, when a run is interrupted
+STOP_SECONDS = 5.0  # to wait for requests under way when a run is interrupted
 
 FATAL = {401, 402, 403, 404, 405, 407, 410}  # every request would meet these
-RETRIED = {408, 409, 425, 429}  # these pass by themselves, as 500 and above do; others are of this question alone
+RETRIED = {408, 409, 425, 429}  # tried again, as 500 and above are; all others concern this question alone
 
 
 class EndpointCaptioner(Captioner):
     """
-    Implements [`~g4i_hf.captioning.answers.Captioner`] with `openai.AsyncOpenAI`.
+    Asks servers over HTTP, with `openai.AsyncOpenAI`.
 
     Args:
         model: the server's name for it.
-        base_url: addresses up to `/v1`; several, with commas, share the questions.
+        base_url: address up to `/v1`; several, separated by commas, share the questions.
         decoding: image size and generation.
-        revision: of the model; no server is asked for it, but it is part of every key.
-        endpoint: token, concurrency, time-out, attempts, quality.
+        revision: of the model; it is not sent, but part of every key.
+        endpoint: token, concurrency, time-out, attempts, JPEG quality.
 
     Raises:
-        ValueError: for an address that is none, or a token that is missing.
+        ValueError: for an invalid address or a missing token.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class EndpointCaptioner(Captioner):
         self.endpoint = endpoint or EndpointArguments()
         self.addresses = addresses_of(base_url)
         self.hosts = [urlsplit(address).netloc for address in self.addresses]
-        self.servers()  # a missing token is seen now
+        self.servers()  # raises for a missing token
         is_folder = Path(model).is_dir()
         self.provenance = {
             "captioner": "endpoint",
-            # `transformers serve` calls a model by its folder, which is another one elsewhere
+            # `transformers serve` names a model by its folder, which differs between machines
             "model": Path(model).resolve().name if is_folder else Path(model).name if os.path.isabs(model) else model,
             "revision": revision or (folder_digest(model) if is_folder else None),
             **self.decoding.provenance,
@@ -84,8 +84,8 @@ class EndpointCaptioner(Captioner):
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
-        See [`~g4i_hf.captioning.answers.Captioner`]. Requests run in a thread of their own, so that this works in a
-        notebook too. `deliver` is called from the thread of `run`; `questions` and `allow` from others.
+        See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in a thread of its own, so that this works in
+        a notebook. `deliver` is called from this thread, `questions` and `allow` from others.
         """
         results: queue.SimpleQueue = queue.SimpleQueue()
         asking = EndpointRun(self, iter(questions), allow, results)
@@ -102,7 +102,7 @@ class EndpointCaptioner(Captioner):
                 deliver(pairs)
         except KeyboardInterrupt:
             asking.stop()
-            thread.join(STOP_SECONDS)  # what is under way is paid for
+            thread.join(STOP_SECONDS)  # requests under way are paid for
             asking.break_off()
             while not results.empty():
                 waiting.append(results.get())
@@ -118,8 +118,8 @@ class EndpointCaptioner(Captioner):
 
 class EndpointRun:
     """
-    One run over the questions: a task for each that is under way, which also waits there before another attempt.
-    `results` takes pairs of question and answer, and None at the end.
+    One run over the questions, with a task for each question under way. `results` takes pairs of question and answer,
+    and None at the end.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class EndpointRun:
         self.results.put(None)
 
     def stop(self) -> None:
-        """From another thread: sends nothing more, and waits for what is under way."""
+        """From another thread: sends nothing more; requests under way go on."""
         self.is_stopped = True
         with contextlib.suppress(AttributeError, RuntimeError):  # the loop has not begun, or has ended
             self.loop.call_soon_threadsafe(self.stopping.set)
@@ -156,13 +156,13 @@ class EndpointRun:
             self.loop.call_soon_threadsafe(self.main.cancel)
 
     def _fail(self, error: BaseException) -> None:
-        """The run ends with this error, when what is under way has come, or does not come soon."""
+        """Ends the run with this error, once requests under way have come back or DRAIN_SECONDS have passed."""
         self.error, self.is_stopped = self.error or error, True
         self.stopping.set()
         self.loop.call_later(DRAIN_SECONDS, self.main.cancel)
 
     async def _sleep(self, seconds: float) -> None:
-        """Until nothing more is sent, at most."""
+        """Sleeps, until `stop` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.stopping.wait()
@@ -196,7 +196,7 @@ class EndpointRun:
                     await server.client.close()
 
     async def _answer(self, question: Question) -> None:
-        """Until there is an answer, or no attempt is left."""
+        """Asks until there is an answer or no attempt is left."""
         asked = self.captioner.endpoint
         try:
             uri = await self.loop.run_in_executor(
@@ -215,7 +215,7 @@ class EndpointRun:
             finally:
                 server.under_way.pop(request)
             has_failed = answer.status in TRANSIENT
-            # A server that fails on everything, or is busy, tells nothing of the question
+            # A server that fails on everything, or is busy, says nothing about the question
             failures += has_failed and not server.fails and server.last_status != 429
             self._watch(server)
             answer = replace(answer, seconds=time.monotonic() - began, attempts=attempts)
@@ -229,7 +229,7 @@ class EndpointRun:
                 await self._sleep(wait + backoff(attempts))
 
     async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
-        """Returns the answer, or a failure that may pass, and the seconds that the server asks to wait."""
+        """One request. Returns the answer or failure, and the seconds that the server asks to wait."""
         try:
             answer, wait = await server.ask(question.prompt, uri, self.captioner.options)
             server.answered()
@@ -249,7 +249,7 @@ class EndpointRun:
                 return Answer("rejected", reason=reason), wait
             server.fail(question.key, reason, error.status_code)
             if not server.answers:
-                server.pause(wait)  # nobody else need try
+                server.pause(wait)  # for all questions
             return Answer("failed", reason=reason), wait
         except (openai.APIConnectionError, UselessReply, TimeoutError) as error:
             reason = server.describe(error)
@@ -258,26 +258,26 @@ class EndpointRun:
             return Answer("timeout" if is_late else "failed", reason=reason), 0.0
 
     def _put(self, question: Question, answer: Answer) -> None:
-        self.results.put((replace(question, image={}), answer))  # which is large, and done with
+        self.results.put((replace(question, image={}), answer))  # the image is large and no longer needed
 
     def _release(self, server: Server) -> None:
-        """It works, so that what it failed on or rejected before is a matter of those questions."""
+        """The server works, so the questions held back are failures of their own."""
         while server.held:
             self._put(*server.held.pop())
 
     def _watch(self, server: Server) -> None:
-        """Gives a server up that has answered nothing for long, sooner where it never did."""
+        """Gives up a server that has answered nothing for long."""
         if server.fails:
             server.rest()
         patience = WAIT_SECONDS if server.answers or server.last_status == 503 else GIVE_UP_SECONDS
         if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):
-            self._give_up(server, server.why_dead())
-        elif server.fails and not server.is_told_of:
-            server.is_told_of = True
+            self._give_up(server, server.why_given_up())
+        elif server.fails and not server.has_warned:
+            server.has_warned = True
             logger.warning("%s does not answer (%s). Trying for %.0f s.", server.name, server.last_error, patience)
 
     def _give_up(self, server: Server, why: str) -> None:
-        """What it failed on is asked of the others; without any, the run ends, and it has no answer yet."""
+        """Its questions go to the other servers. Without any the run ends, and they stay unanswered."""
         was_alive, server.alive = server.alive, False
         if not any(other.alive for other in self.servers):
             self._fail(CaptionerError(why))
@@ -287,7 +287,7 @@ class EndpointRun:
                 self.tasks.create_task(self._answer(question))
 
     async def _server_with_room(self) -> Server | None:
-        """The least busy server; None when nothing more may be sent."""
+        """The least busy server with room; None when nothing more may be sent."""
         while not self.is_stopped:
             if free := [server for server in self.servers if server.alive and server.has_room]:
                 try:
@@ -298,6 +298,6 @@ class EndpointRun:
                 except Exception as error:
                     self._fail(error)
                 return None
-            # In the beginning there is room soon; later a server fails, or wants a pause
+            # At first there is room soon; later a server is failing or asked for a pause
             await self._sleep(0.25 if any(server.answers for server in self.servers) else 0.05)
         return None

@@ -1,8 +1,8 @@
 """
-Captions that exist already: in a column, in a file that names each image, or in a list in the order of the images.
+Existing captions: from a column, a file that names each image, or a list in the order of the images.
 
-Nothing is guessed. A caption whose key fits several images goes to none of them, and a list whose order is not known
-is refused.
+Nothing is guessed: a caption whose key fits several images goes to none of them, and a list of unknown order is
+refused.
 """
 
 import csv
@@ -23,8 +23,6 @@ from ..data.opening import SPLIT_FOLDERS
 from ..options import ExistingCaptionsArguments
 from .list_order import BY_NAME, LIST_SUFFIXES, check_order, folder_order, read_list
 
-__all__ = ["ExistingCaptions", "existing_captions"]
-
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of keys, in messages
@@ -34,9 +32,9 @@ EXAMPLES = 3  # of keys, in messages
 class ExistingCaptions:
     """
     Attributes:
-        captions: of every split that has any, in the order of its rows: all texts, or all lists of texts; None where
-            a row has no caption.
-        report: what was matched and what was not, as JSON values; no paths.
+        captions: for every split that has any, in the order of its rows: all texts, or all lists of texts; None for
+            a row without caption.
+        report: what was matched and what was not, as JSON values without paths.
     """
 
     captions: dict[str, list[str | list[str] | None]]
@@ -47,15 +45,17 @@ def existing_captions(
     splits: DatasetDict, arguments: ExistingCaptionsArguments, captioner: str | None = None
 ) -> ExistingCaptions:
     """
+    Reads existing captions and matches them with the rows.
+
     Args:
-        splits: with `image_id`, as [`~g4i_hf.data.loading.open_images`] gives them, those to caption.
-        arguments: which file, and how it is read.
-        captioner: `column`, `file` or `list`; by default what the file is, or `column` without one.
+        splits: the splits to caption, with `image_id`.
+        arguments: the file and its fields.
+        captioner: `column`, `file` or `list`; by default told from the file, or `column` without one.
 
     Returns:
-        The captions and a report: of each split the rows without caption; of a file `captions_without_row` and
-        `ambiguous`; of a list `files_digest`, the hash of the sorted list of files, and `order`, which is `verified`
-        by `order_scorer` or `unverified` without it.
+        The captions and a report: for each split the rows without caption; for a file `captions_without_row` and
+        `ambiguous`; for a list `files_digest`, a hash of the sorted file names, and `order`, which is `verified` by
+        `order_scorer` or else `unverified`.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -90,7 +90,7 @@ def _from_column(splits: DatasetDict) -> ExistingCaptions:
 
 
 def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> ExistingCaptions:
-    """The file is read twice, for its keys and then for its captions: a million of both at once take much memory."""
+    """Reads the file twice, for its keys and then for its captions, as a million of both would fill the memory."""
     fields = arguments.file_key, arguments.file_caption
     keys = list(dict.fromkeys(key for key, _ in _keys_and_captions(path, *fields)))
     rule, row_of = _match(keys, splits)
@@ -124,7 +124,7 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
 
 
 def _from_list(splits: DatasetDict, path: Path, order_scorer: str | None) -> ExistingCaptions:
-    """In the order of torchvision's `ImageFolder`; the rows of the data may be in any order."""
+    """The list is in the order of torchvision's `ImageFolder`; the rows may be in any order."""
     captions = read_list(path)
     name = next(iter(splits)) if len(splits) == 1 else "train"
     if name not in splits or len(splits[name]) != len(captions):
@@ -147,7 +147,7 @@ def _from_list(splits: DatasetDict, path: Path, order_scorer: str | None) -> Exi
 
 
 def _texts(caption: Any, where: str) -> list[str]:
-    """The texts of a caption that are not empty."""
+    """The texts of a caption, without empty ones."""
     texts = caption if isinstance(caption, list) else [caption]
     for text in texts:
         if text is not None and (not isinstance(text, str) or _HALF.search(text)):
@@ -155,13 +155,13 @@ def _texts(caption: Any, where: str) -> list[str]:
     return [text for text in texts if text and text.strip()]
 
 
-_HALF = re.compile("[\ud800-\udfff]")  # of a character, such as an emoji that was cut: Arrow takes none
+_HALF = re.compile("[\ud800-\udfff]")  # half a character, as of an emoji that was cut: Arrow refuses it
 
 
 def _by_split(
     splits: dict[str, Dataset], texts: list[Sequence[str]], several: bool, report: dict[str, Any]
 ) -> ExistingCaptions:
-    """The texts of all rows, split after split, as captions; `report` gets the rows without."""
+    """The texts of all rows, split after split, as captions by split; completes `report`."""
     captions, report["splits"], start = {}, {}, 0
     for name, split in splits.items():
         rows = texts[start : start + len(split)]
@@ -174,7 +174,7 @@ def _by_split(
 # --- Which row a key means -------------------------------------------------------------------------------------------
 
 NO_ROW, SEVERAL = -1, -2
-# How many of the last parts of a path must agree, and whether with its ending; as they become looser
+# How many of the last parts of a path must agree, and whether with the ending; from strict to loose
 RULES = {
     "split/file": (3, True),
     "folder/file": (2, True),
@@ -192,7 +192,8 @@ _IMAGENET = re.compile(r"((?:n\d{8}|ILSVRC2012_val)_\d+)_(n\d{8})(\.\w+)$")
 
 def _match(keys: list[str], splits: DatasetDict) -> tuple[str, dict[str, int]]:
     """
-    One rule holds for the whole file: that by which most keys have a row, of several the strictest.
+    Matches keys with rows by one rule for the whole file: the one that finds a row for most keys, the strictest of
+    several.
 
     Returns:
         The name of the rule and, for each key, the number of its row counted over all splits, `NO_ROW`, or `SEVERAL`

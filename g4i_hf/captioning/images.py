@@ -1,4 +1,4 @@
-"""Images on their way to a captioner: decoded and shrunk, or encoded with nothing in them but their pixels."""
+"""Images for captioners: decoded and shrunk, or as JPEGs without metadata."""
 
 import base64
 import io
@@ -6,13 +6,14 @@ import math
 import struct
 from typing import Any
 
+from datasets.utils.file_utils import xopen
 from PIL import ExifTags
 from PIL import Image as PILImage
 
 from ..data.image_metadata import Malformed, jpeg_without_metadata
 from ..data.images import open_image, to_rgb, why_unreadable
 
-# Longest side in pixels up to which colour keeps its full resolution: halved, it would leave little of an icon
+# Up to this longest side in pixels, colour keeps its full resolution (4:4:4): halved, it would leave little of an icon
 TINY = 64
 
 
@@ -22,33 +23,31 @@ class UndecodableImage(ValueError):
 
 def content_of(image: dict[str, Any] | None) -> bytes:
     """
+    The encoded bytes of an image: from the row, a file, an archive or an address.
+
     Raises:
-        ValueError: for a null; with `why` in it, for what could not be read before.
-        OSError: when the file, which may lie on a server or within an archive, cannot be read.
+        ValueError: for a null, and for what could not be read before (the reason is in `why`).
+        OSError: when the file cannot be read.
     """
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise ValueError((image or {}).get("why", "null"))
     if image.get("bytes") is not None:
         return image["bytes"]
-    if "://" in image["path"]:
-        from datasets.utils.file_utils import xopen
-
-        with xopen(image["path"], "rb") as file:
-            return file.read()
-    with open(image["path"], "rb") as file:
+    opener = xopen if "://" in image["path"] else open  # xopen splits a file's name at `::`
+    with opener(image["path"], "rb") as file:
         return file.read()
 
 
 def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
     """
-    The upright RGB image with a longest side of at most `max_side` pixels.
+    The upright RGB image, shrunk to a longest side of at most `max_side` pixels.
 
     Raises:
-        UndecodableImage: for whatever a broken file makes Pillow's readers raise.
+        UndecodableImage: with the reason.
     """
     try:
         return _shrunk(to_rgb(open_image({"bytes": content_of(image), "path": None})), max_side)
-    except Exception as error:
+    except Exception as error:  # whatever a broken file makes Pillow's readers raise
         raise UndecodableImage(_reason(error)) from None
 
 
@@ -69,24 +68,20 @@ def _reason(error: Exception) -> str:
     return why_unreadable(error)[:100]
 
 
-# --- To a server -----------------------------------------------------------------------------------------------------
-
-
 def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> str:
-    """[`clean_jpeg`] as `data:image/jpeg;base64,...`."""
+    """[`clean_jpeg`] as a data URI, as chat completions take images."""
     return "data:image/jpeg;base64," + base64.b64encode(clean_jpeg(image, max_side, jpeg_quality)).decode("ascii")
 
 
 def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
     """
+    An upright 8-bit JPEG without EXIF, GPS, XMP, colour profile, comment or thumbnail. The pixels of a JPEG that is
+    upright and small enough are not encoded again.
+
     Args:
         image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
-        max_side: longest side in pixels; larger images are shrunk, smaller ones stay as they are.
-        jpeg_quality: of images that are encoded anew.
-
-    Returns:
-        Upright, 8 bits, without EXIF, GPS, XMP, colour profile, comment or thumbnail. A JPEG that is like that already
-        but for such segments keeps its coded pixels.
+        max_side: longest side in pixels; larger images are shrunk, smaller ones are not enlarged.
+        jpeg_quality: of images that are encoded again.
 
     Raises:
         UndecodableImage: broken, no image, too large to be opened safely, or a file that is not there.
@@ -94,14 +89,14 @@ def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 
     try:
         content = content_of(image)
         opened = open_image({"bytes": content, "path": None})
-        plain = _plain(content, opened) if max(opened.size) <= max_side else None
+        plain = _without_metadata(content, opened) if max(opened.size) <= max_side else None
         return _encoded(opened, max_side, jpeg_quality) if plain is None else plain
-    except Exception as error:  # whatever a broken file makes Pillow's readers raise
+    except Exception as error:
         raise UndecodableImage(_reason(error)) from None
 
 
-def _plain(content: bytes, opened: PILImage.Image) -> bytes | None:
-    """The same JPEG with nothing but its pixels; None where that needs encoding."""
+def _without_metadata(content: bytes, opened: PILImage.Image) -> bytes | None:
+    """The same coded pixels and nothing else; None for an image that has to be encoded again."""
     if opened.format not in ("JPEG", "MPO") or opened.mode not in ("L", "RGB"):
         return None
     is_upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -112,7 +107,7 @@ def _plain(content: bytes, opened: PILImage.Image) -> bytes | None:
         plain = jpeg_without_metadata(content, keep_profile=False)
     except (Malformed, struct.error, IndexError):
         return None
-    # An eighth of the brightness alone: reads all of the file for a fraction of the work
+    # Decodes the brightness at an eighth of the size: all of the file is checked, for a fraction of the work
     opened.draft("L", (max(1, opened.width // 8), max(1, opened.height // 8)))
     opened.load()
     return plain

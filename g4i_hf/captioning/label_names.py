@@ -1,4 +1,4 @@
-"""Whether a caption names its class: the label, a part of it, or another word that the user gives."""
+"""Class names in captions: does a caption name its class, by the label, a part of it, or a synonym?"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,14 @@ _PLURALS = (
 
 def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
     """
+    Synonyms by class.
+
     Args:
-        path: YAML file, `class name: [word, other word]` lines; None for none.
-        names: the classes.
+        path: YAML file of `class name: [word, other word]` lines; None for none.
+        names: of the classes.
 
     Raises:
-        ValueError: when it is no such file, or names a class that there is not.
+        ValueError: for another kind of file, or an unknown class.
     """
     if path is None:
         return {}
@@ -54,8 +56,8 @@ def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, li
 
 def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
     """
-    What a caption may call a class: each part of `tench, Tinca tinca`, with spaces for underscores and hyphens,
-    without numbers before it or an explanation in brackets. Empty for a name without meaning such as `LABEL_3`.
+    The terms by which a caption may name a class: each part of `tench, Tinca tinca`, with spaces for underscores and
+    hyphens, without leading numbers and text in brackets. None for a meaningless name such as `LABEL_3`.
     """
     terms = []
     for part in [*_IN_BRACKETS.sub("", _NUMBER.sub("", name, count=1)).split(","), *synonyms]:
@@ -73,15 +75,17 @@ def names_label(
     synonyms: Mapping[str, list[str]] | None = None,
 ) -> np.ndarray:
     """
+    Finds the class name in each caption, in singular or plural, as a whole word.
+
     Args:
-        captions: a text or None each.
-        labels: (N,) class of each, -1 where there is none.
+        captions: N texts or None.
+        labels: (N,) classes, -1 for no label.
         names: of the classes.
         synonyms: other words for a class.
 
     Returns:
-        (N,) int8: 1 where the caption names its class, 0 where it does not, -1 without caption, label or a class
-        name that means anything.
+        (N,) int8: 1 for a caption that names its class, 0 for one that does not, -1 without caption, label or a
+        meaningful class name.
     """
     patterns = [_pattern_of(terms_of(name, (synonyms or {}).get(name, ()))) for name in names]
     named = np.full(len(captions), UNKNOWN, dtype=np.int8)
@@ -93,7 +97,7 @@ def names_label(
 
 
 def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
-    """Finds any of the terms, in singular or plural, as whole words in text in lower case; None without terms."""
+    """A pattern for text in lower case; None without terms."""
     alternatives = []
     for term in terms:
         *before, last = term.split(" ")
@@ -104,7 +108,7 @@ def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
 
 
 def _forms(word: str) -> set[str]:
-    """A word in singular and plural, as far as endings tell."""
+    """The word in singular and plural, by its ending."""
     if not word.isalpha():
         return {word}
     singulars = {word}

@@ -1,6 +1,4 @@
-"""
-Lists of captions without names: in which order their images are, and whether the captions are in that order.
-"""
+"""Lists of captions without file names: the order of their images, and a test whether the captions are in it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,8 +21,8 @@ SIGNIFICANT = 0.025  # one-sided
 
 def read_list(path: Path) -> list[str | None]:
     """
-    Captions of a .txt (a line a caption; an empty line is no caption), a .json (a list of strings), or a .pth or .pt
-    (a list of strings written by `torch.save`; nothing else in it is unpickled).
+    Reads a .txt (a caption a line; an empty line is no caption), a .json (a list of strings), or a .pth or .pt (a list
+    of strings written by `torch.save`; nothing else is unpickled).
 
     Raises:
         ValueError: when the file holds anything else.
@@ -50,18 +48,18 @@ def read_list(path: Path) -> list[str | None]:
 
 def folder_order(split: Dataset, split_name: str, names: list[str | None]) -> tuple[list[int], str]:
     """
-    The order of torchvision's `ImageFolder`: class folders by name, and in each the files by name, as Python sorts
-    strings: capitals before small letters, `10.jpg` before `2.jpg`.
+    The order of torchvision's `ImageFolder`: class folders by name, and the files in each by name, as Python sorts
+    strings (capitals before small letters, `10.jpg` before `2.jpg`).
 
     Args:
-        names: `class/file` of each row, which may be in any order.
+        names: `class/file` of each row.
 
     Returns:
-        The row of each place in that order, and a hash of the sorted list of names.
+        The rows in that order, and a hash of the sorted names.
 
     Raises:
-        ValueError: when the data does not show the order: rows without file names, two files of one name, folders
-            inside class folders, or fewer class folders than classes.
+        ValueError: when the order is unknown: rows without file names, two files of one name, folders inside class
+            folders, or fewer class folders than classes.
     """
     # `ImageFolder` sorts by the outermost folder, `image_id` keeps the innermost
     paths = image_paths(split) if columns.IMAGE in split.column_names else []
@@ -90,25 +88,22 @@ def check_order(
     images: Dataset, captions: Sequence[str | None], scorer: Callable, sample: int = 256
 ) -> dict[str, Any]:
     """
-    Paired t-tests on a random sample: images must fit their own captions better than the previous caption of the
-    list, the next one, and one drawn at random.
-
-    This finds a shift of most of the list, captions of other images and, where images have labels, captions shuffled
-    within classes. It does not find single captions, or a smaller part of the list, out of place.
+    Tests on a random sample whether images fit their own captions better than the previous caption, the next one and
+    a random one (paired t-tests). Finds a shift of most of the list, captions of other images and, with labels,
+    captions shuffled within classes; does not find a few captions out of place.
 
     Args:
         images: with `image`, not decoded, in the order of the list. With `label`, only images between two of their own
             class are taken.
         captions: of the list; None for an image without.
-        scorer: takes n images and n texts and gives n scores, the higher the better, such as
-            [`~g4i_hf.captioning.quality.ClipScorer`].
-        sample: how many images.
+        scorer: n images and n texts -> n scores, such as [`~g4i_hf.captioning.quality.ClipScorer`].
+        sample: number of images.
 
     Returns:
-        `order`, which is `verified`, and the numbers, as JSON values.
+        `order`, which is `verified`, and the test results, as JSON values.
 
     Raises:
-        ValueError: when the captions do not fit significantly better where they are. The message holds the numbers.
+        ValueError: when the captions do not fit significantly better where they are; with the test results.
     """
     from scipy import stats
 

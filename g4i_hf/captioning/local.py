@@ -1,4 +1,4 @@
-"""Captions by a vision-language model in this process. torch is imported when the model is loaded."""
+"""Captions from a vision-language model in this process. torch is imported when the model is loaded."""
 
 import contextlib
 import copy
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = "llava-hf/llava-1.5-7b-hf, Qwen/Qwen2.5-VL-3B-Instruct, HuggingFaceTB/SmolVLM-Instruct"
 DECODING_THREADS = 4
-FAILURES_IN_A_ROW = 20  # after so many the captioner is tried on an image that it could describe
+FAILURES_IN_A_ROW = 20  # after so many, the captioner is tested on an image that it described before
 Row = tuple[Question, PILImage.Image]
 
 
 class LocalCaptioner(Captioner):
     """
-    A model that `AutoModelForImageTextToText` loads, at the first question.
+    A model of `AutoModelForImageTextToText`, loaded at the first question.
 
     Args:
         model: Hub id or folder of a vision-language model.
@@ -42,7 +42,7 @@ class LocalCaptioner(Captioner):
         device: where the model runs.
 
     Raises:
-        CaptionerError: when there is no such model or adapter, or it does not describe images.
+        CaptionerError: for a model or adapter that does not exist, or a model of another kind.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class LocalCaptioner(Captioner):
         """
         See [`~g4i_hf.captioning.answers.Captioner`].
 
-        Failures are held back until an image is described. Those of a captioner that does not work are not delivered,
-        so that they are asked again once it does.
+        Failures are held back until an image is described: those of a captioner that does not work are not delivered,
+        so that these images are asked about again once it does.
         """
         held: list[tuple[Question, Answer]] = []
         described: Row | None = None
@@ -151,7 +151,7 @@ class LocalCaptioner(Captioner):
             return error
 
     def _answered(self, rows: list[Row]) -> Iterator[tuple[Row, Answer]]:
-        """Answers together, in smaller batches where memory is short, and alone where an image makes others fail."""
+        """Answers in batches, smaller ones where memory is short, one by one where an image makes its batch fail."""
         while rows:
             batch = rows[: self.batch_size]
             answers = self._ask(batch)
@@ -164,10 +164,10 @@ class LocalCaptioner(Captioner):
                 yield from zip(batch, answers, strict=True)
 
     def _ask(self, rows: list[Row], attempts: int = 1) -> list[Answer]:
-        """An answer a row, all `failed` where the model raises an error. Out of memory halves the batch size."""
+        """One batch: all `failed` where the model raises an error. Out of memory halves the batch size."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        generator = self.generator  # that it cannot be loaded is no failure of these images
+        generator = self.generator  # an error of loading is no failure of these images
         start, is_short = time.monotonic(), False
         try:
             answers = generator.answer([question.prompt for question, _ in rows], [image for _, image in rows])
@@ -177,7 +177,7 @@ class LocalCaptioner(Captioner):
             if is_short:
                 reason += " A smaller image_max_side or max_new_tokens needs less memory."
             answers = [Answer("failed", reason=reason) for _ in rows]
-        if is_short:  # not above, where the error still holds the tensors
+        if is_short:  # not in the `except`, where the error still holds the tensors
             clear_device_cache(garbage_collection=True)
             self.batch_size = max(1, len(rows) // 2)
             logger.warning("Out of memory with %d images; now %d in a batch.", len(rows), self.batch_size)
@@ -190,14 +190,14 @@ class LocalCaptioner(Captioner):
 
 
 class Generator:
-    """Images and prompts -> answers of one batch. The model is on its device, the processor pads on the left."""
+    """Generates the answers of a batch. The model is on its device, the processor pads on the left."""
 
     def __init__(self, model: Any, processor: Any, decoding: Decoding):
         self.model, self.processor, self.max_new_tokens = model, processor, decoding.max_new_tokens
         self.has_chat_template = processor.chat_template is not None
         tokenizer = processor.tokenizer
         ends = model.generation_config.eos_token_id
-        # The decoder of BLIP is a BERT, which ends with the separator
+        # The decoder of BLIP is a BERT, whose end token is the separator
         ends = [*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id, tokenizer.sep_token_id]
         self.end_tokens = set(ends) - {None}
         # The model's other settings, such as a penalty on repetitions, stay as they are
@@ -235,7 +235,7 @@ class Generator:
         return [self._read(row, count) for row, count in zip(tokens, prompt_tokens, strict=True)]
 
     def inputs(self, images: list[PILImage.Image], prompts: list[str]) -> "BatchFeature":
-        """What the model takes of B images and their prompts, padded on the left."""
+        """The model inputs of B images and their prompts, padded on the left."""
         if not self.has_chat_template:
             texts = [self._plain_prompt(prompt) for prompt in prompts]
             return self.processor(images=images, text=texts, padding=True, return_tensors="pt")
@@ -253,7 +253,7 @@ class Generator:
         )
 
     def _plain_prompt(self, prompt: str) -> str:
-        """Without a chat template. BLIP-2 was trained to answer questions in this form, and continues other texts."""
+        """For models without a chat template. BLIP-2 was trained to answer questions in this form."""
         is_sentence = prompt.rstrip().endswith((".", "?", "!"))
         is_blip_2 = self.model.config.model_type == "blip-2"
         return f"Question: {prompt.strip()} Answer:" if is_blip_2 and is_sentence else prompt
@@ -273,8 +273,8 @@ class Generator:
 
 class StepCounter:
     """
-    Counts the tokens of an answer while it is generated. Some models return prompt and answer, some the answer alone,
-    some with a start token before it: the last `count` tokens are the answer in each case.
+    Counts the generated tokens. Some models return prompt and answer, some the answer alone, some with a start token:
+    the last `count` tokens are the answer in each case.
     """
 
     count = 0
@@ -288,7 +288,7 @@ class StepCounter:
 
 
 def dtype_on(device: "str | torch.device") -> "torch.dtype":
-    """bfloat16 on a GPU that has it, else float32."""
+    """bfloat16 on a GPU that supports it, else float32."""
     import torch
 
     is_cuda = torch.device(device).type == "cuda"
@@ -297,7 +297,7 @@ def dtype_on(device: "str | torch.device") -> "torch.dtype":
 
 def _identity(model: str, revision: str | None = None, file: str = "config.json") -> dict[str, str | None]:
     """
-    Of a Hub model its commit; of a folder its name without the path, and a digest of its files.
+    Name and revision: of a Hub model its commit, of a folder its name without the path and a digest of its files.
 
     Raises:
         CaptionerError: when there is no such model.
@@ -312,7 +312,7 @@ def _identity(model: str, revision: str | None = None, file: str = "config.json"
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Missing files and models that do not fit, in one line instead of a traceback through three libraries."""
+    """Turns any error of loading into a CaptionerError of one line."""
     try:
         yield
     except Exception as error:

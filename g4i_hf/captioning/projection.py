@@ -1,4 +1,4 @@
-"""What captioning the whole set will take, from a few answers; and limits that a run keeps while it asks."""
+"""Projected requests, tokens, time and cost of captioning a whole dataset; and the limits of a run."""
 
 import threading
 
@@ -16,15 +16,15 @@ def project(
     prices: tuple[float | None, float | None] = (None, None),
 ) -> list[str]:
     """
-    What is still to come, if it is like the answers that were measured: lines for the terminal and a page.
+    Projects what remains from the answers that were measured, as lines of text.
 
     Args:
-        measured: answers of this run, at least one; not those that were there already.
-        num_answered: questions that have an answer by now, whenever it was given.
-        num_total: questions of the whole set.
+        measured: the answers of this run, at least one.
+        num_answered: questions with an answer by now.
+        num_total: questions of the whole dataset.
         seconds: from the first request to the last answer, in one process.
         processes: that will share the work, each as fast as this one.
-        prices: of a million tokens read and written.
+        prices: of a million prompt tokens and of a million completion tokens.
     """
     remaining = max(num_total - num_answered, 0)
 
@@ -54,7 +54,7 @@ def project(
 
 
 def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:
-    """In the currency of the prices, of a million tokens read and written; None where the tokens are not known."""
+    """The cost of an answer, in the currency of the prices; None where its tokens are unknown."""
     if answer.prompt_tokens is None or answer.completion_tokens is None:
         return None
     return (answer.prompt_tokens * prices[0] + answer.completion_tokens * prices[1]) / MILLION
@@ -62,19 +62,19 @@ def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:
 
 class Budget:
     """
-    How much may be asked. Requests in flight are expected to cost the mean of the answers so far, so the cost ends
-    below its limit unless the last answers are dearer. Before the first answer the limit of the cost does not hold.
-    Safe for threads; every process has a budget of its own.
+    Limits the requests and the cost of one process; safe for threads. Requests in flight count with the mean cost of
+    the answers so far, so the cost stays below its limit unless the last answers cost more. Before the first answer
+    only the limit of requests holds.
 
     Args:
-        max_requests: never more, retries included.
+        max_requests: retries included.
         max_cost: in the currency of the prices.
         price_input, price_output: of a million tokens; a limit of the cost needs both.
 
     Attributes:
         requests: allowed so far.
         cost: of the answers so far.
-        reason: why it stopped, in a sentence; None as long as it did not.
+        reason: why it stopped, in a sentence; None while it has not.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class Budget:
         self._lock = threading.Lock()
 
     def allow(self) -> bool:
-        """Whether one more request may be sent, which then counts as sent. After one False there are only more."""
+        """Whether one more request may be sent, which then counts as sent. Once False, it stays False."""
         with self._lock:
             self.reason = self.reason or self._why_not()
             self.requests += self.reason is None
             return self.reason is None
 
     def spent(self, answer: Answer) -> None:
-        """Counts an answer: its tokens, and its attempts as so many requests that are no longer in flight."""
+        """Counts the tokens of an answer, and its attempts as requests that are no longer in flight."""
         cost = cost_of(answer, self._prices)
         with self._lock:
             self._ended += answer.attempts

@@ -1,6 +1,5 @@
-"""What is asked of each image: templates filled in from the columns of its row."""
+"""Prompt templates, filled in from the columns of each row, and the check that they leak no class."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from string import Formatter
 from typing import Any
@@ -9,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
 from ..data.opening import SPLIT_FOLDERS
+from ..files import did_you_mean
 
 # The paper's, with which the published captions of ImageNet were made
 PLAIN = "Describe this image in detail."
@@ -16,7 +16,7 @@ PLAIN = "Describe this image in detail."
 CLASS = "The main subject of this image is: {label}. Describe this image in detail."
 NAMED = {"plain": PLAIN, "class": CLASS}
 
-# Beside these, every ClassLabel tells the class; image_id holds the class folder
+# Columns that tell the class, beside every ClassLabel; image_id holds the class folder
 TELLING = (columns.LABEL, columns.IMAGE_ID)
 
 
@@ -26,12 +26,12 @@ class MissingValue(ValueError):
 
 class Prompts:
     """
-    One or several templates, `plain`, `class` or text with columns in braces: `A photo of a {label}, by {artist}.` Two
-    braces, `{{`, stand for one. Of a ClassLabel the name is filled in, underscores as spaces.
+    One or more templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.`
+    A ClassLabel is filled in by the name of its class, with spaces for underscores. `{{` is a literal brace.
 
     Attributes:
-        templates: with the names `plain` and `class` replaced. One gives one caption an image, several give several.
-        columns: that the templates name: all that `prompts_of` needs of a row.
+        templates: with the names `plain` and `class` replaced.
+        columns: the columns that the templates name.
 
     Raises:
         ValueError: for a column that does not exist or cannot be put into text, for anything but a name in braces,
@@ -43,32 +43,33 @@ class Prompts:
         self.split_name = split_name
         self._parsed = [_parse(template) for template in self.templates]
         self.columns = tuple(dict.fromkeys(name for parts in self._parsed for _, name in parts if name is not None))
-        self._names = {column: _class_names(column, features, split_name) for column in self.columns}
+        self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
 
     @property
     def several(self) -> bool:
-        """Whether an image gets a list of captions."""
+        """Whether an image gets a list of captions: one for each template."""
         return len(self.templates) > 1
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
         """
-        One a template, in their order.
+        The prompts of a row, one for each template.
 
         Raises:
-            MissingValue: when a column that a template names is null or blank, or is a label of -1. A split at hand is
-                checked before the first question, see `check`; of a streamed one only this row has no prompt.
+            MissingValue: when a column that a template names is null or blank, or is a label of -1.
         """
         values = {column: self._text(column, row[column]) for column in self.columns}
+        for column in self.columns:
+            if not values[column]:
+                raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
         return ["".join(text + (values[name] if name else "") for text, name in parts) for parts in self._parsed]
 
     def _text(self, column: str, value: Any) -> str:
-        names = self._names[column]
+        """The value as text; empty for a blank one, a null or a label of -1."""
+        names = self._class_names[column]
         if names is not None and value is not None:
             value = names[value] if 0 <= value < len(names) else None
         text = "" if value is None else str(value)
-        if not text or text.isspace():
-            raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
-        return text
+        return text if text.strip() else ""
 
     def check(self, split: Dataset) -> None:
         """
@@ -79,12 +80,7 @@ class Prompts:
         """
         for column in self.columns:
             values = split.select_columns([column])[column][:]
-            empty = []
-            for row, value in enumerate(values):
-                try:
-                    self._text(column, value)
-                except MissingValue:
-                    empty.append(row)
+            empty = [row for row, value in enumerate(values) if not self._text(column, value)]
             if empty:
                 raise MissingValue(
                     f"Split {self.split_name!r}, column {column!r}: {len(empty):,} of {len(values):,} rows are empty, "
@@ -98,13 +94,12 @@ def resolve(templates: Iterable[str]) -> list[str]:
     Templates with the names `plain` and `class` replaced by what they stand for.
 
     Raises:
-        ValueError: without any, for an empty one, and for one that is given twice.
+        ValueError: for no template, an empty one, one that is given twice, and a mistyped name.
     """
     templates = list(templates)
     for template in templates:
-        near = difflib.get_close_matches(template, NAMED, n=1, cutoff=0.7)
-        if near and template not in NAMED and " " not in template.strip():
-            raise ValueError(f"prompt is {template!r}; did you mean {near[0]!r}?")
+        if template not in NAMED and " " not in template.strip() and (hint := did_you_mean(template, NAMED)):
+            raise ValueError(f"prompt is {template!r}.{hint}")
     resolved = [NAMED.get(template, template) for template in templates]
     if not resolved or not all(template.strip() for template in resolved):
         raise ValueError(f"prompt is {resolved!r}; give a text, or one of {', '.join(NAMED)}.")
@@ -132,18 +127,16 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
 
 
 def _class_names(column: str, features: Features, split_name: str) -> list[str] | None:
-    """Names by class of a ClassLabel, None for a column of other values."""
+    """The names of a ClassLabel, None for a column of other values."""
     if column not in features:
         if any(mark in column for mark in ".[]()"):
             raise ValueError(
                 f"prompt: {{{column}}} reaches into a value. Only names of columns may stand in braces: "
                 f"{', '.join(features)}."
             )
-        near = difflib.get_close_matches(column, list(features), n=1)
-        hint = f" Did you mean {{{near[0]}}}?" if near else ""
         raise ValueError(
-            f"prompt: split {split_name!r} has no column {column!r}.{hint} Its columns: {', '.join(features)}. For a "
-            "brace that is no column, write two."
+            f"prompt: split {split_name!r} has no column {column!r}.{did_you_mean(column, features)} Its columns: "
+            f"{', '.join(features)}. For a brace that is no column, write two."
         )
     feature, wrong = features[column], None
     if isinstance(feature, ClassLabel):
@@ -166,30 +159,25 @@ def check_leak(
     train_splits: Iterable[str] | None = None,
 ) -> None:
     """
-    A caption that was written with the class at hand holds the answer. On training images that is the purpose; on
-    evaluation images every score that reads captions (zero-shot, retrieval) would be that of a leak. Captions that
-    exist already tell nothing of how they were made and cannot be checked.
+    Refuses prompts that tell the class of evaluation images: their captions would hold the answer, and every score
+    that reads captions (zero-shot, retrieval) would be that of a leak.
 
     Args:
         templates: the prompts.
         splits: those to caption: their rows, or, when they are streamed, their features. A column tells the class if
             it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with the labels.
-        train_splits: which of them are for training; by default those called train or training. All others count as
-            evaluation.
+        train_splits: which of them are for training; by default those called train or training.
 
     Raises:
-        ValueError: when a prompt names such a column and a split is for evaluation: says which, why, and what to do.
+        ValueError: says which prompt, column and split, why, and what to do.
     """
-    parsed = {template: [name for _, name in _parse(template) if name] for template in resolve(templates)}
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
-    for split_name, split in splits.items():
-        if split_name in training:
-            continue
-        for template, names in parsed.items():
-            for name in names:
-                if _tells_class(name, split):
+    for template in resolve(templates):
+        for column in (name for _, name in _parse(template) if name):
+            for split_name, split in splits.items():
+                if split_name not in training and _tells_class(column, split):
                     raise ValueError(
-                        f"prompt {template!r} names the column {name!r}, which tells the class, and split "
+                        f"prompt {template!r} names the column {column!r}, which tells the class, and split "
                         f"{split_name!r} is for evaluation: its captions would hold the answer (a leak), and scores "
                         "that use them would mean nothing. Caption that split with --prompt plain, or leave it out "
                         "with --caption_splits. If it is for training, name it with --train_splits."
@@ -200,16 +188,15 @@ def _tells_class(column: str, split: Dataset | Features) -> bool:
     features = split.features if isinstance(split, Dataset) else split
     if column in TELLING or isinstance(features.get(column), ClassLabel):
         return True
-    if not isinstance(split, Dataset) or columns.LABEL not in features or not isinstance(features.get(column), Value):
-        return False  # of a column that is missing, or holds no text, `Prompts` will say so
-    pairs = split.select_columns([column, columns.LABEL])
-    rows = [
-        (value, label)
-        for value, label in zip(pairs[column][:], pairs[columns.LABEL][:], strict=True)
-        if value is not None and label not in (None, -1)
-    ]
-    together, values, labels = len(set(rows)), {value for value, _ in rows}, {label for _, label in rows}
+    if not isinstance(split, Dataset) or not isinstance(features.get(column), Value):
+        return False  # `Prompts` refuses a column that is missing or holds no text
+    if not isinstance(features.get(columns.LABEL), (ClassLabel, Value)):
+        return False
+    table = split.select_columns([column, columns.LABEL]).to_pandas().dropna()
+    table = table[table[columns.LABEL] != -1]
+    num_values, num_labels = table.nunique()
+    num_pairs = len(table.drop_duplicates())
     # The label follows from a value that several rows share, or, as with a coarser class, the value from the label
-    by_value = together == len(values) < len(rows) and len(labels) > 1
-    by_label = together == len(labels) < len(rows) and len(values) > 1
+    by_value = num_pairs == num_values < len(table) and num_labels > 1
+    by_label = num_pairs == num_labels < len(table) and num_values > 1
     return by_value or by_label

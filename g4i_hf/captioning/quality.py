@@ -1,4 +1,4 @@
-"""Doubts about captions: `caption_weight` is 1 for a caption, 0.5 for one with a doubt, 0 where there is none."""
+"""Caption quality: `caption_weight` is 1 for a caption, 0.5 for a doubtful one, 0 where there is none."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,21 +32,21 @@ def judge_captions(
     scorer: Scorer | None = None,
 ) -> dict[str, pd.DataFrame]:
     """
-    Adds weights and figures to `captioned`.
+    Judges all captions, and adds weights and figures to `captioned`.
 
     Args:
-        splits: the images, and their labels where there are any; streams are not read again, and count as unlabelled.
-        encode: gives unit vectors (n, D) of n texts.
-        scorer: how well n images and n texts fit.
+        splits: the rows, with images and labels; streams are not read again, and count as unlabelled.
+        encode: n texts -> (n, D) unit vectors.
+        scorer: n images and n texts -> (n,) scores, the higher the better.
 
     Returns:
         The captions of each split as [`judge`] gives them.
 
     Raises:
-        ValueError: for synonyms of classes that there are not, and for embeddings that are not finite.
+        ValueError: for synonyms of unknown classes, and embeddings that are not finite.
     """
     for name in ("quality_encoder", "clip_scorer"):
-        if model := getattr(args, name):  # of a local folder only its name
+        if model := getattr(args, name):  # the name of a local folder, without its path
             captioned.judged_by[name] = Path(model).resolve().name if Path(model).is_dir() else model
     if args.synonyms_file:
         captioned.judged_by["synonyms"] = True
@@ -65,8 +65,8 @@ def judge_captions(
 
 def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
     """
-    The columns of a split of the stage, a line a caption also where images have several, with the `row` of its image
-    and the `label` (-1 where there is none); and the names of the classes.
+    The columns of a split with one line per caption, the `row` of its image, and its `label` (-1 for none); and the
+    names of the classes.
     """
     table = pd.DataFrame(split.to_dict(), dtype=object)
     table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
@@ -90,10 +90,10 @@ def judge(
 ) -> pd.DataFrame:
     """
     Args:
-        table: N captions, of [`caption_table`].
+        table: N captions, from [`caption_table`].
         names: of the classes.
         synonyms: other words for classes, see [`~g4i_hf.captioning.label_names.read_synonyms`].
-        encode: gives unit vectors (n, D) of n texts.
+        encode: n texts -> (n, D) unit vectors.
         scores: (N,) image-text scores, NaN where there is none.
 
     Returns:
@@ -133,14 +133,15 @@ def judge(
 
 def class_margins(captions: list[str], labels: np.ndarray, encode: Encode) -> tuple[np.ndarray, np.ndarray]:
     """
-    With unit vectors e_i and the sum S_c of those of class c, the margin of caption i of class y is
+    How much nearer each caption is to the centroid of its own class than to that of any other. With unit vectors e_i
+    and the sum S_c of those of class c, the margin of caption i of class y is
 
         e_i · (S_y - e_i) / |S_y - e_i|  -  max over c ≠ y of  e_i · S_c / |S_c|
 
-    so that a caption does not speak for itself.
+    where the centroid of its own class leaves the caption itself out.
 
     Returns:
-        (N,) margins, NaN for a caption that is alone in its class; and (N,) the nearest other classes.
+        (N,) margins, NaN for the only caption of a class; and (N,) the nearest other classes.
     """
     text_of, texts = pd.factorize(np.array(captions, dtype=object))
     parts = [encode(texts[start : start + ENCODED].tolist()) for start in range(0, len(texts), ENCODED)]
@@ -168,7 +169,7 @@ def class_margins(captions: list[str], labels: np.ndarray, encode: Encode) -> tu
 
 
 def figures(judged: pd.DataFrame) -> dict[str, Any]:
-    """Counts, shares and means of a split for `stage.json`; None for what was not measured."""
+    """Counts, shares and means for `stage.json`; None for what was not measured."""
     there = judged[judged["weight"] > 0]
     margins, known = there["margin"].dropna(), there["named"][there["named"] != UNKNOWN]
 
@@ -188,11 +189,11 @@ def figures(judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-# --- Whether image and caption fit -----------------------------------------------------------------------------------
+# --- Image-text scores -----------------------------------------------------------------------------------------------
 
 
 def image_text_scores(table: pd.DataFrame, images: Dataset, scorer: Scorer) -> np.ndarray:
-    """(N,) how well each caption fits its image; NaN without a caption, or for an image that cannot be read."""
+    """(N,) scores of captions and their images; NaN without a caption, or for an image that cannot be read."""
     scores = np.full(len(table), np.nan)
     there = np.flatnonzero(table[columns.CAPTION].notna())
     for start in tqdm(range(0, len(there), SCORED), desc="Comparing captions with images", unit_scale=SCORED):
@@ -210,15 +211,15 @@ def image_text_scores(table: pd.DataFrame, images: Dataset, scorer: Scorer) -> n
 
 class ClipScorer:
     """
-    Cosine of image and text in the space that the model gives both. Texts longer than its window (77 tokens of CLIP,
-    64 of SigLIP) are cut there. Runs on a GPU if there is one.
+    Cosine similarity of image and text embeddings. Texts longer than the model's window (77 tokens of CLIP, 64 of
+    SigLIP) are truncated. Runs on a GPU if there is one.
 
     Args:
         model: Hub id or folder of a CLIP, SigLIP, SigLIP 2 or similar model with its processor.
 
     Raises:
         OSError: when the model cannot be found.
-        ValueError: when it has no towers for images and texts.
+        ValueError: when it has no encoders of images and texts.
     """
 
     def __init__(self, model: str):
@@ -240,7 +241,7 @@ class ClipScorer:
         self.text_options = {"padding": padding, "truncation": True, "max_length": window, "return_tensors": "pt"}
 
     def __call__(self, images: Sequence[PILImage.Image], texts: Sequence[str]) -> np.ndarray:
-        """(n,) float32: the cosine of each of n images and its own of n texts."""
+        """n images and n texts -> (n,) float32, the cosine similarity of each pair."""
         import torch
 
         seen = self.processor(images=[to_rgb(image) for image in images], return_tensors="pt").to(self.model.device)

@@ -1,4 +1,4 @@
-"""What is asked about the rows of a split, and by which keys and places the answers are found."""
+"""The questions about the rows of a split, and the keys and places by which their answers are found."""
 
 import itertools
 import logging
@@ -36,18 +36,23 @@ class Row:
 
 class Questions:
     """
-    What is asked about a split: every row has as many questions as there are prompts. Rows have `image` (not decoded),
-    `image_id` and the columns that prompts name.
+    The questions about a split: one for each row and prompt.
+
+    Args:
+        split: rows with `image` (not decoded), `image_id` and the columns that the prompts name.
+        name: of the split.
+        prompts: the templates.
+        keys: of the captioner that is asked.
     """
 
     looked_up = 500  # rows whose answers are looked up together
 
     def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
         self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
-        self.keys_of_row: dict[int, list[str]] = {}  # of rows that have been read and have no place
+        self.keys_of_row: dict[int, list[str]] = {}  # of rows without places, once their image has been read
 
     def __len__(self) -> int:
-        """TypeError of a stream, whose length nobody knows."""
+        """TypeError for a stream, whose length is unknown."""
         return len(self.split) * len(self.prompts.templates)
 
     def part(self, rows: list[int]) -> "Questions":
@@ -59,15 +64,15 @@ class Questions:
         return self.split.select_columns([columns.IMAGE_ID])
 
     def rows(self) -> Iterator[Row]:
-        """All rows. No image is opened."""
+        """All rows; no image is opened."""
         light = self.split.select_columns(list(dict.fromkeys([columns.IMAGE_ID, *self.prompts.columns])))
         images = self.split.select_columns([columns.IMAGE])
         for start in range(0, len(light), BATCH):
             batch = light[start : start + BATCH]
-            facts = facts_of(images.with_format("arrow")[start : start + BATCH][columns.IMAGE])
-            for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], facts, strict=True)):
+            known = sizes_and_times(images.with_format("arrow")[start : start + BATCH][columns.IMAGE])
+            for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], known, strict=True)):
                 prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
-                # Files change by themselves, bytes in a table with the table
+                # A file has a time of change of its own; bytes in a table change with the table
                 table = self.name if mtime is not None else None if size is None else self.split._fingerprint
                 places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
                 number = start + inside
@@ -79,12 +84,12 @@ class Questions:
             yield batch
 
     def of_row(self, row: Row) -> list[Question]:
-        """Reads the image, once: the bytes that are digested are those that are described."""
+        """Reads the image, once: the bytes of the key are the bytes that the captioner gets."""
         image = row.image()
         try:
             image = {"bytes": content_of(image), "path": (image or {}).get("path")}
             digest = image_digest(image["bytes"])
-        except (OSError, ValueError) as error:  # the captioner says so of this row
+        except (OSError, ValueError) as error:  # the captioner will answer `undecodable`
             image, digest = {"bytes": None, "path": None, "why": why_unreadable(error)}, f"unreadable {row.image_id}"
         keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
         if not all(row.places):
@@ -94,8 +99,11 @@ class Questions:
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """
-        Of each row what the store has of its prompts. Images are opened only where there is no place, or, if one is to
-        `look_closer`, where nothing is known of it: the file may have been touched meanwhile.
+        For each row, the stored answers to its prompts.
+
+        Args:
+            look_closer: open an image whose place is unknown, as its file may have been moved or touched. Images
+                without a place are opened in any case.
         """
         for batch in self.batches():
             found = store.find_many([place for row in batch for place in row.places])
@@ -109,8 +117,8 @@ class Questions:
 
 class StreamQuestions(Questions):
     """
-    The same for a stream, of which nothing but ids and digests is kept: an answer is found by the image's bytes. Where
-    the data has no `image_id`, it is the file's name, or a digest. Every process reads the whole stream, and asks
+    The questions about a stream. Nothing but ids and keys is kept of it, so answers are found by the image's bytes.
+    Without a column `image_id`, the id is the file's name, or a digest. Every process reads the whole stream and asks
     about its own rows.
     """
 
@@ -127,7 +135,7 @@ class StreamQuestions(Questions):
         return StreamQuestions(list(self.split.take(len(rows))), self.name, self.prompts, self.keys)
 
     def image_ids(self) -> Dataset:
-        """Once the stream was read."""
+        """Known once the stream was read."""
         return Dataset.from_dict({columns.IMAGE_ID: told_apart(self._image_ids, self._contents.__getitem__)})
 
     def rows(self) -> Iterator[Row]:
@@ -148,7 +156,7 @@ class StreamQuestions(Questions):
             yield Row(number, self._image_ids[number], prompts, [""] * len(prompts), lambda image=image: image)
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
-        """Once the stream was read."""
+        """Known once the stream was read."""
         for number in range(len(self._image_ids)):
             keys = self.keys_of_row.get(number)
             yield [store.find(key) for key in keys] if keys else [None] * len(self.prompts.templates)
@@ -176,18 +184,18 @@ def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], st
         return f"unreadable-{row}"
 
 
-def facts_of(images: Any) -> list[tuple[int | None, int | None]]:
+def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
     """
-    Size in bytes of each image of an Arrow column, and the time of its file in nanoseconds; None for what is not
-    known. Bytes in a table are not read, files not opened.
+    The size in bytes of each image of an Arrow column, and its file's time of change in nanoseconds; None for what is
+    unknown. Bytes in a table are not read, files not opened.
     """
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
-    facts: list[tuple[int | None, int | None]] = []
+    known: list[tuple[int | None, int | None]] = []
     for length, path in zip(lengths, paths, strict=True):
         try:
             file = os.stat(path or "") if length is None else None
-            facts.append((file.st_size, file.st_mtime_ns) if file else (length, None))
+            known.append((file.st_size, file.st_mtime_ns) if file else (length, None))
         except OSError:  # it is gone, or an address
-            facts.append((None, None))
-    return facts
+            known.append((None, None))
+    return known

@@ -1,4 +1,4 @@
-"""What replies of OpenAI-compatible servers say: an answer, an error, or how long to wait."""
+"""Parses replies of OpenAI-compatible servers: answers, error messages, and how long to wait."""
 
 import json
 import math
@@ -17,10 +17,7 @@ class UselessReply(Exception):
 
 def answer_in(content: bytes) -> Answer:
     """
-    What a chat completion says.
-
-    Returns:
-        An answer with status `ok`, `empty` or `refused`.
+    The answer in a chat completion, with status `ok`, `empty` or `refused`.
 
     Raises:
         UselessReply: for anything but a completion with a message.
@@ -54,7 +51,7 @@ def _why_empty(message: dict[str, Any], finish_reason: str | None) -> tuple[str,
 
 
 def error_message(body: bytes | str, secret: str | None = None, limit: int = 300) -> str:
-    """What a server says of an error, in a line without image data and secrets; of JSON and HTML, the text in it."""
+    """The error message of a server in one line, without JSON, HTML, image data and secrets."""
     text = body[:100_000]
     text = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
     try:
@@ -73,7 +70,7 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
 
 
 def seconds_of(text: str | None) -> float | None:
-    """`1s`, `6m0s`, `120ms`, or a plain number of seconds or since 1970; None for anything else."""
+    """Seconds in `1s`, `6m0s`, `120ms`, a plain number, or a time since 1970; None for anything else."""
     text = (text or "").strip().lower()
     units = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)

@@ -32,14 +32,14 @@ SIDE = 240  # pixels of a picture on a page
 @dataclass
 class Shown:
     """
-    One image beside its caption.
+    A card of a page: one image with its caption.
 
     Attributes:
-        picture: a data URI; None where the image cannot be read.
-        caption: None where there is none.
-        title: above the caption: id and class.
-        notes, doubts: in a few words, below it; doubts are red.
-        raw: the answer as it came, where it differs.
+        picture: a data URI; None for an image that cannot be read.
+        caption: None for an image without.
+        title: above the caption.
+        notes, doubts: short labels below it; doubts are red.
+        raw: the unedited answer, where it differs.
     """
 
     picture: str | None
@@ -51,13 +51,13 @@ class Shown:
 
 
 def thumbnail(images: Any, row: int) -> str | None:
-    """A small upright picture of the `image` of a row, as a data URI; None where it cannot be read, as of a stream."""
+    """The `image` of a row, upright and small, as a data URI; None where it cannot be read, as of a stream."""
     try:
         small = open_image(images[row][columns.IMAGE])
         small.draft("RGB", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded small
         small = to_rgb(small)
         small.thumbnail((SIDE, SIDE))
-    except Exception:  # whatever a broken file makes of Pillow: the page is more important
+    except Exception:  # whatever a broken file makes Pillow's readers raise
         return None
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
@@ -66,8 +66,10 @@ def thumbnail(images: Any, row: int) -> str | None:
 
 def write_page(path: str | Path, title: str, **values: Any) -> None:
     """
+    Writes an HTML page that holds its pictures.
+
     Args:
-        path: the HTML file; its pictures are in it.
+        path: of the file.
         title: of the page.
         values: others of the template: `paragraphs` and `shown` of a dry run, `about` and `splits` of a report.
     """
@@ -87,15 +89,17 @@ def write_report(
     title: str = "Captions",
 ) -> Path:
     """
+    Writes the report of captions as a page and as JSON.
+
     Args:
-        folder: of the captions; both files are written into it.
-        judged: the captions of each split, as [`~g4i_hf.captioning.quality.judge`] gives them.
-        images: the rows of each split, with `image`; of a stream no pictures are shown.
-        about: what else is to be told, as JSON values: model, prompts, decoding.
+        folder: of the captions.
+        judged: the captions of each split, from [`~g4i_hf.captioning.quality.judge`].
+        images: the rows of each split, with `image`; a stream's pictures are left out.
+        about: further JSON values to show: model, prompts, decoding.
         title: of the page.
 
     Returns:
-        The page, with its pictures in it.
+        The path of the page.
     """
     folder, about = Path(folder), about or {}
     numbers, sections = {}, []
@@ -105,8 +109,8 @@ def write_report(
         charts = {kind: histogram(values) for kind, values in charts.items() if values.notna().any()}
         found, tables, examples = figures(split), _tables(split, words), _examples(split, images[name])
         dropped = split[split[columns.CAPTION].isna()]
-        numbers[name] = found | charts | {heading: _records(table) for heading, table in tables.items()}
-        numbers[name]["dropped"] = _records(dropped[[columns.IMAGE_ID, STATUS, REASON, RAW]].head(LISTED))
+        numbers[name] = found | charts | {heading: records(table) for heading, table in tables.items()}
+        numbers[name]["dropped"] = records(dropped[[columns.IMAGE_ID, STATUS, REASON, RAW]].head(LISTED))
         with pd.option_context("display.max_colwidth", MOST_LETTERS):
             shown = {
                 heading: table.head(MOST_LINES).to_html(index=False, border=0, na_rep="–", float_format="%.2f")
@@ -121,7 +125,7 @@ def write_report(
 
 
 def histogram(values: pd.Series) -> dict[str, Any]:
-    """Edges, counts, mean and median of the values that are not NaN, as JSON values."""
+    """Edges, counts, mean and median of the values that are not NaN."""
     counts, edges = np.histogram(values.dropna(), bins=24)
     mean, median = float(values.mean()), float(values.median())
     return {"mean": mean, "median": median, "edges": edges.tolist(), "counts": counts.tolist()}
@@ -157,8 +161,8 @@ def _counts(values: pd.Series, name: str) -> pd.DataFrame:
     return values[values.fillna("") != ""].value_counts().rename_axis(name).reset_index(name="captions")
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values."""
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a table, with None for NaN."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
@@ -166,7 +170,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _examples(judged: pd.DataFrame, images: Any) -> dict[str, list[Shown]]:
-    """Some captions of each kind, by heading."""
+    """Some captions under each heading."""
     is_there = judged[columns.CAPTION].notna()
     ranked = judged.assign(many=judged["doubts"].str.count(",")).sort_values(
         ["many", "margin"], ascending=[False, True]
@@ -178,7 +182,7 @@ def _examples(judged: pd.DataFrame, images: Any) -> dict[str, list[Shown]]:
         "Changed by cleaning": _spread(judged[is_there & (judged[CLEANED] != "")], CLEANED),
     }
     return {
-        heading: [_shown(line, images) for line in _records(lines)] for heading, lines in chosen.items() if len(lines)
+        heading: [card_of(line, images) for line in records(lines)] for heading, lines in chosen.items() if len(lines)
     }
 
 
@@ -188,7 +192,8 @@ def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
     return lines.iloc[np.argsort(turns, kind="stable")[:EXAMPLES]]
 
 
-def _shown(line: dict[str, Any], images: Any) -> Shown:
+def card_of(line: dict[str, Any], images: Any) -> Shown:
+    """The card of a line of a judged table; `images` are the rows of its split."""
     caption, raw = line[columns.CAPTION], line[RAW]
     notes = [f"cleaned: {line[CLEANED].replace(',', ', ')}"] if line[CLEANED] else []
     if line["margin"] is not None:

@@ -1,4 +1,4 @@
-"""Asks the captioner what the store does not know yet, and keeps every answer at once."""
+"""Asks a captioner the questions that have no stored answer, and stores every answer as it comes."""
 
 import contextlib
 import os
@@ -17,13 +17,13 @@ from .projection import Budget
 from .questions import Questions
 from .store import AnswerStore, Record
 
-NOT_KEPT = {"rejected", *TRANSIENT}  # of a trial
-SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where nobody watches
+NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
+SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where the output is no terminal
 
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of the process `rank`, counted from 0, of so many."""
+    """The rows that process `rank` (from 0) of `processes` asks about."""
 
     rank: int = 0
     processes: int = 1
@@ -32,7 +32,7 @@ class Share:
     def from_environment(cls) -> "Share":
         """
         Raises:
-            ValueError: when RANK is no process of WORLD_SIZE, or nobody says where these meet.
+            ValueError: for RANK and WORLD_SIZE that no launcher has set.
         """
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if not 0 <= rank < processes or (processes > 1 and "MASTER_ADDR" not in os.environ):
@@ -50,20 +50,20 @@ class Share:
         return row % self.processes == self.rank
 
     def part_of(self, number: int) -> int:
-        """The own part of a number that all processes share."""
+        """This process's part of a number that all of them share."""
         return number // self.processes + (self.rank < number % self.processes)
 
 
 @dataclass
 class Outcome:
-    """What became of the questions of this process."""
+    """Counts of one process's questions and answers."""
 
     asked: Counter = field(default_factory=Counter)  # by status
-    known: int = 0  # answered before, or by the answer about the same image
+    known: int = 0  # answered before, or by another row with the same image
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    answers: list[tuple[Question, Answer]] = field(default_factory=list)  # of a trial
+    answers: list[tuple[Question, Answer]] = field(default_factory=list)  # of a dry run only
 
     @property
     def per_second(self) -> float:
@@ -83,14 +83,16 @@ class Outcome:
 
 class Asking:
     """
+    One run over the questions.
+
     Args:
-        captioner: what answers.
+        captioner: answers the questions.
         questions: of each split.
         store: where answers are kept.
-        share: which of the rows this process asks about.
-        budget: how much may still be asked.
-        ask_again: which answers of earlier runs do not count.
-        is_trial: fills `Outcome.answers`; failures that may be a matter of the options are not kept in the store.
+        share: the rows of this process.
+        budget: limits of requests and cost.
+        ask_again: whether a stored answer is asked for once more.
+        is_trial: for a dry run: fills `Outcome.answers`, and does not store failures that other options may avoid.
     """
 
     def __init__(
@@ -116,9 +118,9 @@ class Asking:
     def run(self) -> Outcome:
         """
         Raises:
-            CaptionerError: when the captioner as a whole does not work. What was answered by then is kept.
+            CaptionerError: when the captioner as a whole does not work. Answers so far are kept.
             OSError: when the answers cannot be written.
-            KeyboardInterrupt: also on SIGTERM; what was answered by then is kept.
+            KeyboardInterrupt: also on SIGTERM. Answers so far are kept.
         """
         with _interrupted_once(), self._bar() as self._progress:
             try:
@@ -147,7 +149,7 @@ class Asking:
         """Each question without an answer once, also where two rows show the same image."""
         for split in self.questions:
             for batch in split.batches():
-                # Rows of others whose place is not known are read too: the columns need their keys
+                # Rows of other processes are read too where they have no place: the columns need their keys
                 batch = [row for row in batch if self.share.is_mine(row.number) or not all(row.places)]
                 found = self.store.find_many([place for row in batch for place in row.places])
                 for row in batch:

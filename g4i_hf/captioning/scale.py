@@ -1,12 +1,12 @@
 """
-Captioning beyond one machine: steps of a datatrove pipeline, for any of its executors (local, Slurm, Ray, HF Jobs).
+Captioning on many machines: steps of a datatrove pipeline, for any of its executors (local, Slurm, Ray, HF Jobs).
 
     LocalPipelineExecutor(
         [WriteCaptions(**options)], depends=LocalPipelineExecutor([AskForCaptions(**options)], tasks=4)
     ).run()
 
-Tasks share nothing but the folder of answers, in which each has a file of its own. One that dies is run again and asks
-only for what is missing; the number of tasks may change on the way. `recipes/scale` has this for every executor.
+Tasks share only the folder of answers, where each has a file of its own. A task that dies is run again and asks only
+for what is missing; the number of tasks may change. `recipes/scale` is a script for every executor.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from .runner import Share
 
 class AskForCaptions(PipelineStep):
     """
-    Asks about every `world_size`-th image, from its own rank on.
+    Asks about every `world_size`-th image, starting at its rank.
 
     Args:
         options: those of `g4i caption`. `captions_dir` must lie on a disk that all tasks see.
@@ -47,8 +47,8 @@ class AskForCaptions(PipelineStep):
 
 class WriteCaptions(AskForCaptions):
     """
-    Writes the stage from the answers of all tasks, to be run as a single one. Asks for what they left, unless limits
-    were set; then `partial` writes what there is.
+    Writes the stage from the answers of all tasks, as one task. Asks for what is missing, unless limits were set; then
+    `partial` writes what there is.
     """
 
     name = "Write captions"
@@ -56,6 +56,6 @@ class WriteCaptions(AskForCaptions):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator:
         if rank == 0:
             if {"max_requests", "max_cost"} & set(self.options):
-                self.options = self.options | {"max_requests": 0}  # the tasks had their shares of it
+                self.options = self.options | {"max_requests": 0}  # the tasks used them up
             self.captioning(rank).run()
         yield from data or ()

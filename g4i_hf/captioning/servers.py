@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server: its address and token, one request to it, and how it fares."""
+"""An OpenAI-compatible server: its address and token, one request, and whether it works."""
 
 import asyncio
 import contextlib
@@ -20,13 +20,13 @@ from .answers import Answer, Question
 from .replies import UselessReply, answer_in, error_message, exhausted_for
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
-# Requests at the same time, until a server has answered one, or refused none for so long: enough to see a wrong token
+# So few requests run at first, until one is answered or FIRST_SECONDS have passed: enough to see a wrong token
 FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
-IN_A_ROW = 8  # failures, after which a server is asked one question at a time
-REJECTIONS = 20  # before any answer, that tell of a wrong model rather than of wrong images
+IN_A_ROW = 8  # failures, after which a server gets one request at a time
+REJECTIONS = 20  # before any answer: the model is wrong rather than the images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
 MOST_BYTES = 4 << 20  # of a reply
-POOLS = 32  # of connections
+POOLS = 32  # pools of connections, see `_Transport`
 
 
 def addresses_of(base_url: str | None) -> list[str]:
@@ -99,9 +99,9 @@ class _LimitedStream(httpx2.AsyncByteStream):
 
 class _Transport(httpx2.AsyncBaseTransport):
     """
-    Takes no reply that is compressed, as it could unpack to any size, or too large. Requests take turns over several
-    pools: a pool looks at each of its connections at every request (httpcore2 2.16), which with hundreds costs more
-    than the request itself.
+    Refuses replies that are compressed, as they could unpack to any size, or too large. Requests take turns over
+    several pools: a pool looks at each of its connections at every request (httpcore2 2.16), which with hundreds of
+    them takes longer than the request itself.
     """
 
     def __init__(self):
@@ -124,25 +124,25 @@ class _Transport(httpx2.AsyncBaseTransport):
 
 
 class Server:
-    """One address, and how it fares."""
+    """Sends requests to one address, and keeps count of answers and failures to tell whether it works."""
 
     def __init__(self, address: str, token: str | None, timeout: float):
         self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
-        self.alive, self.is_told_of = True, False  # until it is given up; its failures are logged
+        self.alive, self.has_warned = True, False  # not given up; a warning was logged
         self.began, self.paused_until, self.resting_until = math.inf, 0.0, 0.0
         self.under_way: dict[object, float] = {}  # when each request was sent, the oldest first
         self.answers = self.rejected = 0
         self.failures, self.failing_since, self.unreachable = 0, 0.0, False  # in a row
         self.failed_questions: set[str] = set()
         self.last_error, self.last_status = "", 0  # of a failure or rejection; without a reply the status is 0
-        # Questions that it failed on or rejected, until it answers another one: it may be the server
+        # Questions that it failed on or rejected, until it answers another one: the server may be the reason
         self.held: list[tuple[Question, Answer]] = []
-        # What the client would take from the environment, for whatever address
+        # The client would take these from the environment, whatever the address
         omitted = ["OpenAI-Organization", "OpenAI-Project", *([] if token else ["Authorization"])]
         self.headers = dict.fromkeys(omitted, openai.Omit())
 
     def open(self) -> None:
-        """Makes the client, inside of the loop that uses it."""
+        """Creates the client, inside the event loop that uses it."""
         self.client = openai.AsyncOpenAI(
             base_url=self.address,
             api_key=self.token or "none",
@@ -155,18 +155,18 @@ class Server:
 
     async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> tuple[Answer, float]:
         """
-        One request.
+        Sends one request.
 
         Returns:
             The answer, and the seconds until more may be asked.
 
         Raises:
-            openai.APIError, UselessReply, TimeoutError: as things go wrong.
+            openai.APIError, UselessReply, TimeoutError: when there is no answer.
         """
         self.began = min(self.began, time.monotonic())
         try:
-            async with asyncio.timeout(self.timeout):  # the client's own starts anew with each piece that comes
-                # As `chat.completions.create` does, without its walk through every part of the question
+            async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
+                # What `chat.completions.create` does, without its walk through every part of the request
                 reply = await self.client.post(
                     "/chat/completions",
                     body=chat_body(prompt, uri, options),
@@ -186,7 +186,7 @@ class Server:
 
     @property
     def has_room(self) -> bool:
-        """Few questions at a time in the beginning, one while it fails."""
+        """Whether another request may be sent: few at first, one at a time while it fails, none during a pause."""
         now = time.monotonic()
         is_known = self.answers or (now - self.began > FIRST_SECONDS and not self.failures and not self.rejected)
         most = 1 if self.fails else math.inf if is_known else FIRST_REQUESTS
@@ -197,13 +197,13 @@ class Server:
         self._end_row()
 
     def reject(self, reason: str, status: int) -> None:
-        """It works, but refuses this question."""
+        """The server works, but rejects this question."""
         self.rejected += 1
         self.last_error, self.last_status = reason, status
         self._end_row()
 
     def fail(self, question: str, reason: str, status: int = 0, unreachable: bool = False) -> None:
-        """It may answer the same question the next time. Many failures in a row are a reason to leave it alone."""
+        """The same question may be answered the next time."""
         if not self.failures:
             self.failing_since = time.monotonic()
         self.failures += 1
@@ -211,17 +211,17 @@ class Server:
         self.failed_questions.add(question)
 
     def rest(self) -> None:
-        """A pause that grows as long as it fails."""
+        """Pauses, the longer the server has been failing."""
         self.resting_until = time.monotonic() + random.uniform(0.5, 1) * min(15.0, FIRST_BACKOFF + self.fails_for())
 
     def _end_row(self) -> None:
-        self.failures, self.unreachable, self.is_told_of, self.resting_until = 0, False, False, 0.0
+        self.failures, self.unreachable, self.has_warned, self.resting_until = 0, False, False, 0.0
         self.failed_questions.clear()
 
     def fails_for(self) -> float:
         """
-        Seconds that nothing but failures came; negative as long as that means nothing. Errors come faster than
-        answers, so that a row of them counts when all that was sent before it has come back.
+        Seconds since the failures in a row began; -inf for fewer than IN_A_ROW. Errors arrive faster than answers, so
+        a row counts only once everything that was sent before it has come back.
         """
         oldest = next(iter(self.under_way.values()), math.inf)
         if self.failures < IN_A_ROW or (oldest < self.failing_since and not self.unreachable):
@@ -230,14 +230,14 @@ class Server:
 
     @property
     def fails(self) -> bool:
-        """Whether it, rather than some images, is why nothing but failures come: they met many questions."""
+        """Whether the failures are those of the server and not of some images: they met many different questions."""
         return self.fails_for() >= 0 and (self.unreachable or len(self.failed_questions) >= IN_A_ROW)
 
     @property
     def rejects_all(self) -> bool:
         return self.rejected >= REJECTIONS and not self.answers
 
-    def why_dead(self) -> str:
+    def why_given_up(self) -> str:
         hint = "Is it running, and is base_url right?"
         if self.last_status == 503:
             hint = "It may still be starting."
@@ -256,7 +256,7 @@ class Server:
         )
 
     async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
-        """Of an error that every request would meet."""
+        """The message for an error that every request would meet."""
         status = error.status_code
         if status < 400:
             remedy = "Give that address as base_url, if images may be sent there."
@@ -278,7 +278,7 @@ class Server:
         return f"{self.name} refuses to answer ({self.describe(error)}). {remedy}"
 
     def describe(self, error: Exception) -> str:
-        """An error in a line, without secrets."""
+        """An error in one line, without secrets."""
         if isinstance(error, openai.APIStatusError):
             message = error_message(error.response.content, self.token)
             if error.status_code < 400:
@@ -295,19 +295,16 @@ class Server:
 
 
 def chat_body(prompt: str, uri: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Of a request to `/chat/completions` about one image."""
+    """The body of a request to `/chat/completions` about one image."""
     content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": prompt}]
     return options | {"messages": [{"role": "user", "content": content}]}
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether nothing could be sent at all."""
+    """Whether no connection was made."""
     return isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
 
 
 def backoff(attempt: int) -> float:
-    """
-    Seconds to wait after an attempt, counted from 1: anything up to a bound that doubles each time, so that many
-    questions do not come back at once.
-    """
+    """Exponential backoff with full jitter: seconds to wait after an attempt, counted from 1."""
     return random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt - 1, 16)))

@@ -1,4 +1,4 @@
-"""The stage of captions: columns from the store or from captions that exist, and the folder that they become."""
+"""The stage of captions: its columns, from stored answers or from existing captions, and its folder."""
 
 import itertools
 import re
@@ -25,8 +25,8 @@ from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED = "caption_cleaned"
-MISSING = "missing"  # nobody was asked, or nobody wrote one
-# Addresses and paths in what servers and libraries say: the store keeps them, a published column does not
+MISSING = "missing"  # not asked, or no caption was given
+# Addresses and paths in error messages: the store keeps them, a published column must not
 PRIVATE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
 )
@@ -37,7 +37,7 @@ PRIVATE = re.compile(
 
 @dataclass(frozen=True)
 class Caption:
-    """Columns of the stage. A row has one of these for each prompt."""
+    """The columns of one caption. A row has one for each prompt."""
 
     caption: str | None = None
     caption_raw: str | None = None  # the answer as it came
@@ -47,7 +47,7 @@ class Caption:
 
     @classmethod
     def from_record(cls, record: Record | None, cleaning: bool) -> "Caption":
-        """Of an answer in the store."""
+        """From a stored answer."""
         if record is None:
             return cls(caption_reason="was not asked")
         if record["status"] != OK:
@@ -64,16 +64,16 @@ class Caption:
 
 
 def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
-    """For `retry_failed`: whether an answer is none, or becomes none when it is cleaned."""
+    """For `retry_failed`: whether an answer is a failure, or no caption is left when it is cleaned."""
     return lambda record: Caption.from_record(record, cleaning).caption_status != OK
 
 
 def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
     """
-    The columns of a split from its answers, in the order of the images.
+    The columns of a split from its stored answers, in the order of the rows.
 
     Args:
-        look_closer: all rows should have an answer, so that an image without one is opened to find it by its bytes.
+        look_closer: open images whose answer is not found by place, see [`Questions.records`].
     """
     records = questions.records(store, look_closer)
     rows = ([Caption.from_record(record, cleaning) for record in of_row] for of_row in records)
@@ -82,8 +82,8 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
     """
-    The columns of a split from captions that exist already: texts or None, or where rows can have `several` lists of
-    texts or None, in the order of the split.
+    The columns of a split from existing captions in the order of its rows: texts, or where rows can have `several`
+    lists of texts; None for a row without.
     """
     texts = ((caption or []) if several else [caption] for caption in captions)
     rows = ([Caption.from_text(text, cleaning) for text in of_row] for of_row in texts)
@@ -91,12 +91,12 @@ def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: 
 
 
 def _without_captions(split: Dataset, several: bool) -> Dataset:
-    """Rows that nobody asked about."""
+    """The columns of a split that was not to be captioned."""
     return with_captions(split, itertools.repeat([] if several else [Caption()]), several)
 
 
 def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) -> Dataset:
-    """`image_id` and the columns of [`Caption`]: lists where rows can have several, else the values of the one."""
+    """`image_id` and the columns of [`Caption`], which hold lists where rows can have several captions."""
     rows, names = iter(rows), [each.name for each in fields(Caption)]
     kind = List(Value("string")) if several else Value("string")
 
@@ -121,14 +121,14 @@ def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) 
 
 @dataclass
 class Captioned:
-    """What becomes the stage. Splits have `image_id` and the columns of [`Caption`], in the order of the images."""
+    """The content of a stage. Splits have `image_id` and the columns of [`Caption`], in the order of the rows."""
 
     splits: dict[str, Dataset]
     captioner: dict[str, Any]  # provenance
-    prompts: list[str] = field(default_factory=list)  # the templates; none for captions that exist already
-    found: dict[str, Any] = field(default_factory=dict)  # what was reported of captions that exist already
-    weights: dict[str, np.ndarray] = field(default_factory=dict)  # (rows,) float32 a split, once they are judged
-    quality: dict[str, Any] = field(default_factory=dict)  # figures, once they are judged
+    prompts: list[str] = field(default_factory=list)  # the templates; none for existing captions
+    found: dict[str, Any] = field(default_factory=dict)  # the report of existing captions
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # (rows,) float32 a split, by `judge_captions`
+    quality: dict[str, Any] = field(default_factory=dict)  # figures a split, by `judge_captions`
     judged_by: dict[str, Any] = field(default_factory=dict)
     asked_about: list[str] | None = None  # the splits that were to be captioned; None for all of them
 
@@ -142,7 +142,7 @@ class Captioned:
         cleaning: bool,
         partial: bool = False,
     ) -> "Captioned":
-        """Splits about which nothing was asked are there without captions; of streams they are left out."""
+        """From stored answers. Splits that were not asked about have no captions; those of streams are left out."""
         prompts = next(iter(questions.values())).prompts
         captioned = {}
         for name, split in splits.items():
@@ -156,7 +156,7 @@ class Captioned:
     def from_existing(
         cls, existing: ExistingCaptions, splits: DatasetDict, captioner: dict[str, Any], cleaning: bool
     ) -> "Captioned":
-        """Captions that exist already, in the order of the images; `captioner` says where they come from."""
+        """From existing captions; `captioner` says where they come from."""
         several = any(isinstance(caption, list) for rows in existing.captions.values() for caption in rows)
         captioned = {}
         for name, split in splits.items():
@@ -167,7 +167,7 @@ class Captioned:
         return cls(captioned, captioner, found=existing.report, asked_about=list(existing.captions))
 
     def _counts(self, column: str) -> dict[str, Counter]:
-        """Of each split how often each value is in a column, with several captions in each of the lists."""
+        """How often each value is in a column, for each split; lists are taken apart."""
         counts = {}
         for name, split in self.splits.items():
             values = split[column][:]
@@ -176,13 +176,13 @@ class Captioned:
         return counts
 
     def status_counts(self) -> dict[str, dict[str, int]]:
-        """By status and split."""
+        """Number of captions by status and split."""
         counts = self._counts(STATUS)
         statuses = sorted(set().union(*counts.values()))
         return {status: {name: found[status] for name, found in counts.items()} for status in statuses}
 
     def lines(self) -> list[str]:
-        """For the terminal: what became of each split that was to be captioned, and what to do about failures."""
+        """For the terminal: the status counts of each split, and what to do about failures."""
         counts = self._counts(STATUS)
         lines = [
             f"Captions of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
@@ -195,7 +195,7 @@ class Captioned:
         return lines
 
     def cleaning_counts(self) -> dict[str, int]:
-        """Answers that each step of cleaning changed."""
+        """Number of answers that each step of cleaning changed."""
         steps: Counter[str] = Counter()
         for applied, number in sum(self._counts(CLEANED).values(), Counter()).items():
             steps.update(dict.fromkeys((applied or "").split(","), number))
@@ -204,14 +204,15 @@ class Captioned:
 
 def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
     """
-    What is asked about each split.
+    The questions about each split that is to be captioned.
 
     Raises:
-        ValueError: for a prompt that cannot be filled in, or one that tells the class of evaluation images.
+        ValueError: for a prompt that cannot be filled in, or that tells the class of evaluation images.
     """
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
-    check_leak(templates, {name: split.features for name, split in chosen.items()}, args.train_splits)
+    known = {name: split.features if args.streaming else split for name, split in chosen.items()}
+    check_leak(templates, known, args.train_splits)
     keys, questions = Keys(captioner.provenance), {}
     for name, split in chosen.items():
         prompts = Prompts(templates, split.features, name)
@@ -230,16 +231,16 @@ def write_captions(
     images: DatasetDict | None = None,
 ) -> dict[str, Any]:
     """
-    Writes the stage: one Parquet file a split and `stage.json`. An earlier stage is replaced as a whole.
+    Writes the stage: a Parquet file for each split, and `stage.json`. An earlier stage is replaced as a whole.
 
     Args:
         captioned: judged or not.
-        folder: where it goes.
-        source: where the images come from, for those who open the stage.
-        images: the images, to be written too; by default they stay where they are.
+        folder: of the stage.
+        source: of the images, recorded for those who open the stage.
+        images: rows whose images are written too; by default they stay where they are.
 
     Returns:
-        What `stage.json` says.
+        The content of `stage.json`, with `num_rows` and `columns`.
 
     Raises:
         ValueError: when the folder holds something else.

@@ -1,4 +1,4 @@
-"""The answers that were given so far, on the disk: paid for once, found again after any stop or move of the images."""
+"""Stored answers: durable before they count, and found again after a stop or when images were moved."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ Record = dict[str, Any]  # of an answer: fields of the question and of the answe
 
 DIGEST_BYTES = 16
 MOST_TOGETHER = 1000  # digests in a query
-# Digests of different kinds never meet. A change of what goes into them needs another number
+# Keys and places never collide. When what goes into them changes, the number must too
 _KEY, _PLACE = b"g4i_hf key 1", b"g4i_hf place 1"
 
 _TABLES = """
@@ -42,11 +42,11 @@ WHERE (excluded.ok, excluded.time) >= (answers.ok, answers.time)
 
 class Keys:
     """
-    Keys and places of the answers of one captioner, which its provenance (JSON values) tells from others.
+    Keys and places of the answers of one captioner.
 
-    A *key* says what was asked: the bytes of an image, the prompt and the captioner. A *place* says where the image
-    lay, so that a known answer is found without opening the image. A place is only a shortcut: where it is unknown,
-    the image is read and its key decides, so that images that were moved or renamed are not asked about again.
+    A *key* is a digest of what was asked: the bytes of an image, the prompt and the captioner's provenance. A *place*
+    is a digest of where the image lies, by which an answer is found without opening the image. It is only a shortcut:
+    where the place is unknown the image is read and its key decides, so that moved images are not asked about again.
     """
 
     def __init__(self, provenance: dict[str, Any]):
@@ -149,19 +149,17 @@ class AnswerStore:
     def _own(self) -> sqlite3.Connection:
         return self._databases[self.path]
 
-    def __len__(self) -> int:
-        """Questions with an answer of this process, captions or not."""
-        return self._own.execute("SELECT count(*) FROM answers").fetchone()[0]
-
     def find(self, key: str) -> Record | None:
-        """The record of the best answer to a question: a caption before a failure, else the latest."""
+        """The best answer to a question: a caption rather than a failure, else the latest."""
         answers = self._select("SELECT ok, time, record FROM answers WHERE key", [bytes.fromhex(key)])
         return json.loads(max(answers)[2]) if answers else None
 
     def find_many(self, places: list[str]) -> dict[str, Record]:
-        """Records by place, of those that are known. One look into each file is quicker than many."""
+        """The best answers by place, of the places that are known."""
         digests = [bytes.fromhex(place) for place in places if place]
-        places_of: dict[bytes, list[bytes]] = {}  # two keys may have one place: that of an image not read at first
+        places_of: dict[
+            bytes, list[bytes]
+        ] = {}  # several keys can have one place: an image that could not be read at first
         for place, key in self._select("SELECT place, key FROM places WHERE place", digests):
             places_of.setdefault(key, []).append(place)
         best: dict[str, tuple] = {}
@@ -171,7 +169,7 @@ class AnswerStore:
         return {place: json.loads(record) for place, (_, _, record) in best.items()}
 
     def _select(self, query: str, digests: list[bytes]) -> list[tuple]:
-        """Of all files, the rows of some digests."""
+        """The rows of some digests, from all files."""
         found = []
         for start in range(0, len(digests), MOST_TOGETHER):
             together = digests[start : start + MOST_TOGETHER]
@@ -185,12 +183,14 @@ class AnswerStore:
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
         """
+        Writes answers in one transaction.
+
         Args:
             answers: of this process.
-            places: pairs of place and key, of images whose answer is known, or comes, under another place.
+            places: further pairs of place and key: images whose answer has another place.
 
         Raises:
-            OSError: when they cannot be written; none of them is then.
+            OSError: when they cannot be written; then none of them is.
         """
         rows, places, now = [], list(places), time.time()
         for question, answer in answers:
@@ -226,6 +226,7 @@ class AnswerStore:
         self.close()
 
     def _take_over_segments(self) -> None:
+        """Imports the `*.jsonl` files of version 0.1, again where one has grown since."""
         for path in sorted(self.folder.glob("*.jsonl")):
             size = path.stat().st_size
             if (size,) == self._own.execute("SELECT size FROM imported WHERE name = ?", (path.name,)).fetchone():
@@ -264,7 +265,7 @@ def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
 
 def check_writable(folder: str | Path, option: str) -> None:
     """
-    Fails before money is spent, not at the first answer.
+    Checks a folder before money is spent.
 
     Raises:
         OSError: when nothing can be written there; `option` names the place.

@@ -1,0 +1,121 @@
+"""What the tests of captioning share: servers in processes of their own, pictures of numbers, the command."""
+
+import contextlib
+import io
+import json
+import sqlite3
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from g4i_hf.running import main
+
+ROOT = Path(__file__).parent.parent
+WORKERS = ROOT / "tests" / "workers"
+CAPTIONER = ROOT / "recipes" / "shapes" / "captioner"
+sys.path.insert(0, str(WORKERS))
+from caption_server import picture_of  # noqa: E402
+
+
+class Worker:
+    """A server of tests/workers in a process of its own."""
+
+    def __init__(self, script: str, *options: object):
+        command = [sys.executable, str(WORKERS / script), *map(str, options)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.port = json.loads(self.process.stdout.readline())["port"]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str) -> dict:
+        with urllib.request.urlopen(self.url + path) as reply:
+            return json.load(reply)
+
+    def stats(self) -> dict:
+        return self.get("/stats")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def serve():
+    """Starts servers, and ends them."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options: object, script: str = "caption_server.py") -> Worker:
+            worker = Worker(script, *options)
+            stack.callback(worker.stop)
+            return worker
+
+        yield start
+
+
+def draw_numbers(folder: Path, count: int) -> Path:
+    """Pictures of the numbers from 0 on, in folders of three classes; the server describes N as `number N`."""
+    for number in range(count):
+        place = folder / "train" / f"class{number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        picture_of(number).save(place / f"{number}.png")
+    return folder
+
+
+def shapes(folder: Path, count: int) -> Path:
+    """Some of the Shapes as a folder of pictures, with a description in the metadata of each."""
+    split = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(count))
+    names = split.features["label"].names
+    exif = Image.Exif()
+    exif[0x010E] = "canary-description"
+    for row in split:
+        place = folder / "pictures" / "train" / names[row["label"]]
+        place.mkdir(parents=True, exist_ok=True)
+        row["image"].save(place / f"{row['image_id']}.png", exif=exif)
+    return folder / "pictures"
+
+
+def captions_of_numbers(stage: Path) -> dict[int, str | None]:
+    return {int(Path(row["image_id"]).stem): row["caption"] for row in rows_of(stage)}
+
+
+def all_right(count: int) -> dict[int, str]:
+    """What [`captions_of_numbers`] gives when every caption is in its own row."""
+    return {number: f"number {number}" for number in range(count)}
+
+
+def answers_in(journal: Path) -> int:
+    """In all files, each of which is one process's."""
+    keys = set()
+    for path in journal.glob("*.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            keys |= {key for (key,) in database.execute("SELECT key FROM answers")}
+    return len(keys)
+
+
+def rows_of(stage: Path, split: str = "train") -> list[dict]:
+    return pq.read_table(Path(stage) / f"{split}.parquet").to_pylist()
+
+
+def caption(folder: Path, *options: object, fails: bool = False) -> str:
+    """What `caption` prints, run in this process: starting one takes longer than most of the work."""
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            main(["caption", *map(str, options)])
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    said = printed.getvalue()
+    assert (code != 0) == fails and (not fails or "Traceback" not in said), said[-3000:]
+    return said
+
+
+def png(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
