@@ -22,7 +22,6 @@ from g4i_hf.modeling.own_architecture import own_module
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import new_student
 from g4i_hf.options import ReleaseArguments
-from g4i_hf.study import read_results
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "own_architectures.md").read_text(encoding="utf-8")

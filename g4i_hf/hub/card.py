@@ -9,11 +9,13 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .. import __version__, options
+from .. import __version__
 from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..modeling.processing import ImageSettings
 from ..options import aligns, learned_from_captions
+from ..options import student as of_student
+from ..options import training as of_training
 from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
@@ -51,15 +53,21 @@ SHOWN_OPTIONS = (
 # Those of these groups, and some of Trainer's own, are shown where they differ from their default. No others: they say
 # where a run lies and how it is watched
 SHOWN_GROUPS = (
-    *(options.AlignmentOptions, options.SupervisionOptions, options.StudentArguments, options.AugmentationArguments),
-    *(options.MixingOptions, options.OptimizerOptions, options.OptimizationOptions, options.ClassificationOptions),
-    options.ControlOptions,
+    of_training.AlignmentOptions,
+    of_training.SupervisionOptions,
+    of_student.StudentArguments,
+    of_student.AugmentationArguments,
+    of_training.MixingOptions,
+    of_training.OptimizerOptions,
+    of_training.OptimizationOptions,
+    of_training.ClassificationOptions,
+    of_training.ControlOptions,
 )
 OF_TRAINER = ("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon")
 OF_TRAINER += ("bf16", "fp16")
 # A run records these where they differ from Trainer's default, which is shown all the same
 UNRECORDED = ("num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "seed")
-LORA = {each.name for each in fields(options.LoraOptions)} - {"use_peft"}
+LORA = {each.name for each in fields(of_student.LoraOptions)} - {"use_peft"}
 ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
 
