@@ -273,7 +273,11 @@ def test_image_features_are_a_second_view():
 def test_what_was_found_is_read_and_not_found_again(tmp_path, monkeypatch):
     split = captioned(half_wrong(), GOOD)
     first = supervised(split, tmp_path / "supervision", supervision="auto")
-    assert {path.name for path in (tmp_path / "supervision").iterdir()} == {"probabilities.npy", "supervision.json"}
+    assert {path.name for path in (tmp_path / "supervision").iterdir()} == {
+        "probabilities.npy",
+        "likely.npy",
+        "supervision.json",
+    }
     stored = np.load(tmp_path / "supervision" / "probabilities.npy")
     np.testing.assert_array_equal(soft_of(first.split), stored.astype(np.float32))
     in_memory = supervised(split, supervision="auto")
