@@ -1,4 +1,4 @@
-"""What tells a model from all others: the commit of one on the Hub, a digest of the files in a folder."""
+"""Identity of a model, for provenance: its commit on the Hub, or a digest of its folder."""
 
 import hashlib
 from pathlib import Path
@@ -9,8 +9,8 @@ DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", 
 
 def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
     """
-    The commit that a branch or tag on the Hub stands for at present, read from where the cache keeps a file:
-    configurations no longer know theirs (transformers 5.24).
+    The commit of a branch or tag on the Hub, read from the path of a cached file: configurations have lost it
+    (transformers 5.24).
 
     Args:
         repository: Hub id.
@@ -27,8 +27,7 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
 
 def folder_digest(folder: str | Path) -> str:
     """
-    Hash of the names and bytes of a model's files: a folder has no revision that would tell whether it changed. What a
-    stage or a run has written into folders of it is no part of the model.
+    Hash of the names and contents of a model's files. Folders in it that hold a stage or a run are left out.
     """
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)

@@ -1,7 +1,7 @@
 """
-The options of a command as instances of its classes: defaults < options of a run < YAML file < command line.
+Options of a command, as instances of its dataclasses: defaults < options of a run < YAML file < command line.
 
-Nothing here imports torch: `--help`, a wrong option and a missing folder are answered within a second.
+Imports no torch, so that help, a wrong option and a missing folder take less than a second.
 """
 
 import gc
@@ -42,14 +42,14 @@ from .options import (
     translated,
 )
 
-# What users of other tools type for one of our options
+# Names of options in other tools, for the hint after an unknown option
 ALIASES = {
     **{"lr": "learning_rate", "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "wd": "weight_decay"},
     **{"batch_size": "per_device_train_batch_size", "output": "output_dir", "workers": "dataloader_num_workers"},
     **{"dataset": "dataset_name", "data": "dataset_name", "encoder": "text_encoder", "size": "image_size"},
     **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
 }
-# Options of the dataset that a run was trained with, and of no other
+# Options that fit the dataset of a run only
 OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
 WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
 
@@ -71,7 +71,7 @@ class CommonOptions:
 
 
 class Parser(HfArgumentParser):
-    """Reads the command line as text; [`Parser.typed`] gives it, and values of a YAML file, their types."""
+    """argparse reads the command line as text; [`typed`] converts it, and the values of a YAML file."""
 
     def __init__(self, classes: tuple[type, ...]):
         super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
@@ -79,6 +79,7 @@ class Parser(HfArgumentParser):
             for name in (*other_trainer_options(), *DEPRECATED_FOR_TRAINING):
                 self.add_argument(f"--{name}", nargs="*")
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
+        # Types of our options by name, and argparse's converter and choices of all
         self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
         self.kinds = {action.dest: (action.type, action.choices) for action in self._actions if action.nargs != 0}
         for action in self._actions:
@@ -87,6 +88,7 @@ class Parser(HfArgumentParser):
             action.default, action.required, action.type, action.choices = SUPPRESS, False, None, None
 
     def command_line(self, argv: list[str]) -> dict[str, Any]:
+        """The options that are given, by name."""
         try:
             given, unknown = self.parse_known_args(argv)
         except ArgumentError as error:
@@ -102,8 +104,10 @@ class Parser(HfArgumentParser):
 
     def typed(self, name: str, value: Any, where: str) -> Any:
         """
+        The value in the type of its option.
+
         Args:
-            value: text or a list of texts, or from YAML also None, a list or a mapping.
+            value: text or a list of texts; from YAML also None, a list or a mapping.
             where: what a message calls the option.
         """
         if (name, value) == ("unlabelled", "pseudo_label"):  # of version 0.1, see `translated`
@@ -112,24 +116,22 @@ class Parser(HfArgumentParser):
         hint = self.hints.get(name, str | None)
         union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         members = {getattr(member, "__origin__", member) for member in union}
-        if value is None:
-            if type(None) not in members:
-                raise OptionError(f"{where} has no value; {WANTED.get(kind, 'a value')} is wanted.")
-            return None
-        if name not in self.hints:  # of TrainingArguments: `AlignmentArguments` gives it its type
+        if value is None and type(None) not in members:
+            raise OptionError(f"{where} has no value; {WANTED.get(kind, 'a value')} is wanted.")
+        if value is None or name not in self.hints:  # `AlignmentArguments` converts other options of Trainer
             return value
         if list in members and str not in members and not isinstance(value, dict):
             return [self._one(kind, choices, item, where) for item in (value if isinstance(value, list) else [value])]
-        if isinstance(value, (dict, list)):
-            if type(value) not in members:
-                raise OptionError(f"{where} is {brief(value)}; {WANTED.get(kind, 'one value')} is wanted.")
-            return (
-                [scalar(item) if isinstance(item, str) else item for item in value] if list is type(value) else value
-            )
-        return self._one(kind, choices, value, where)
+        if not isinstance(value, (dict, list)):
+            return self._one(kind, choices, value, where)
+        if type(value) not in members:
+            raise OptionError(f"{where} is {brief(value)}; {WANTED.get(kind, 'one value')} is wanted.")
+        if isinstance(value, dict):
+            return value
+        return [scalar(item) if isinstance(item, str) else item for item in value]
 
     def _one(self, kind: Any, choices: Any, value: Any, where: str) -> Any:
-        text = value if isinstance(value, str) else str(value)
+        text = str(value)
         if choices is not None:
             if text not in choices:
                 raise OptionError(wrong_choice(where, text, choices))
@@ -147,6 +149,7 @@ class Parser(HfArgumentParser):
             raise OptionError(f"{where} is {brief(text)}; {WANTED.get(kind, 'another value')} is wanted.") from error
 
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
+        """The message about an option that does not exist."""
         name = name.replace("-", "_")
         alias = ALIASES.get(name)
         near = f" Did you mean {prefix + alias!r}?" if alias in self.kinds else did_you_mean(name, self.kinds, prefix)
@@ -176,7 +179,7 @@ class Parser(HfArgumentParser):
 
 
 def other_trainer_options() -> list[str]:
-    """Options of `TrainingArguments` beside ours. Of a newer transformers than the tested one they are asked for."""
+    """Options of `TrainingArguments` beside ours; a newer transformers than the tested one is asked for them."""
     if version("transformers").startswith(f"{OTHER_TRAINER_OPTIONS_OF}."):
         return OTHER_TRAINER_OPTIONS.split()
     from transformers import TrainingArguments
@@ -201,17 +204,19 @@ def parse_options(
         argv: the command line; that of the process by default.
         command, description: for `--help`.
         default_config: YAML file for a command line that names no configuration, dataset, run or stage.
-        run_options: name of the YAML file in the folder given as `run`; its options, as far as they are options here,
-            come before those of `--config`. Where another dataset is named, those of the dataset are left out.
+        run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Options that do not
+            exist here are ignored, and with another dataset those of the run's dataset.
 
     Returns:
-        One instance per class; one of `TrainingOptions` has further options of Trainer in its attribute `others`.
+        One instance per class. `TrainingOptions` has further options of Trainer in its attribute `others`.
 
     Raises:
         OptionError: for an unknown option, naming the nearest one, or a value of the wrong type.
         ValueError: for values that a class refuses.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if argv and not argv[0].startswith("-") and (name := first_word(classes)):
+        argv = [f"--{name}", *argv]
     if {"-h", "--help"} & {word.split("=")[0] for word in argv}:
         print_and_exit(help_text(classes, argv, command, description))
     parser = Parser(classes)
@@ -220,7 +225,7 @@ def parse_options(
     if config is None and not {"dataset_name", "run", "stage"} & set(given):
         config = default_config
     in_file = {} if config is None else parser.yaml_file(Path(config))
-    values = with_present_names(with_options_of_run(parser, in_file | given, run_options))
+    values = _complete(parser, in_file | given, run_options)
     if values.get("module"):
         import_module(values["module"])
     options = tuple(_build(cls, values) for cls in classes)
@@ -229,15 +234,21 @@ def parse_options(
     return options
 
 
+def first_word(classes: tuple[type, ...]) -> str | None:
+    """The option that a first word without dashes stands for: `g4i evaluate RUN`, `g4i train DATASET_NAME`."""
+    known = {name for cls in classes for name in _names(cls)}
+    return next((name for name in ("run", "dataset_name") if name in known), None)
+
+
 def with_underscores(word: str) -> str:
-    """`--learning-rate=1` as `--learning_rate=1`; anything but an option as it is."""
+    """`--learning-rate=1` as `--learning_rate=1`; a word that is no option is unchanged."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
 def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options: str | None = None) -> tuple[Any, ...]:
     """
-    The same from Python: one instance per class, from the options of `given["run"]` and those that are given.
+    [`parse_options`] for keyword arguments of Python: one instance per class.
 
     Raises:
         TypeError: for an unknown option, naming the nearest one.
@@ -249,29 +260,25 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
     for name, value in given.items():
         as_it_is = value is None or isinstance(value, (str, list, dict))
         given = given | {name: parser.typed(name, value if as_it_is else str(value), name)}
-    values = with_present_names(with_options_of_run(parser, given, run_options))
+    values = _complete(parser, given, run_options)
     return tuple(_build(cls, values) for cls in classes)
 
 
-def with_options_of_run(parser: Parser, values: dict[str, Any], run_options: str | None) -> dict[str, Any]:
-    """Those of the run folder `run` first; where another dataset is named, without those of its own dataset."""
-    if run_options is None or not values.get("run"):
-        return values
-    run = Path(values["run"])
-    if not run.is_dir():
-        raise OptionError(f"run is {str(run)!r}, but there is no such folder.")
-    if not (run / run_options).is_file():
-        raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
-    of_run = parser.yaml_file(run / run_options, strict=False)
-    if "dataset_name" in values:
-        of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
-    return of_run | values
-
-
-def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
-    values, said = translated(values)
-    if os.environ.get("RANK", "0") == "0":
-        for line in said:
+def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -> dict[str, Any]:
+    """With the options of the run folder `run` as defaults, and options of version 0.1 by their present names."""
+    if run_options is not None and values.get("run"):
+        run = Path(values["run"])
+        if not run.is_dir():
+            raise OptionError(f"run is {str(run)!r}, but there is no such folder.")
+        if not (run / run_options).is_file():
+            raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
+        of_run = parser.yaml_file(run / run_options, strict=False)
+        if "dataset_name" in values:
+            of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
+        values = of_run | values
+    values, warnings = translated(values)
+    if is_first_process():
+        for line in warnings:
             print(f"warning: {line}", file=sys.stderr)
     return values
 
@@ -291,7 +298,7 @@ def _names(cls: type) -> dict[str, Any]:
 
 
 def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
-    """The fields of each class, by the class that declares them; those of the class itself before its parents'."""
+    """The fields of all classes, grouped by the class that declares them; subclasses come first."""
     groups: dict[type, dict[str, Any]] = {}
     for cls in classes:
         known = _names(cls)
@@ -302,56 +309,62 @@ def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
     return groups
 
 
+def title_of(declaring: type) -> str:
+    return declaring.__doc__.splitlines()[0]
+
+
 def default_of(field: Any) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
-    """All options of ours, and those of Trainer that differ from their defaults, as a file for `--config`."""
+    """Our options, and those of Trainer that differ from their defaults, as a file for `--config`."""
     blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
     if values.get("module"):
         blocks.append(yaml_lines({"module": portable(values["module"])}))
-    known = other_trainer_options() if TrainingOptions in classes else []
-    others = {name: values[name] for name in known if name in values}
-    for declaring, group in [*grouped(classes).items(), (TrainerGroup, others)]:
-        shown = {}
-        for name, field in group.items():
-            value = field if declaring is TrainerGroup else values.get(name, default_of(field))
-            is_default = declaring is not TrainerGroup and value == default_of(field)
-            if name in NOT_RECORDED or is_secret(name) or (issubclass(declaring, TrainerGroup) and is_default):
-                continue
-            shown[name] = portable(value)
-        if shown:
-            blocks.append(f"# --- {declaring.__doc__.splitlines()[0]} ---\n{yaml_lines(shown)}")
+    groups = {}
+    for declaring, group in grouped(classes).items():
+        given = {name: values.get(name, default_of(field)) for name, field in group.items()}
+        if issubclass(declaring, TrainerGroup):
+            given = {name: value for name, value in given.items() if value != default_of(group[name])}
+        groups[title_of(declaring)] = given
+    if TrainingOptions in classes:
+        groups[title_of(TrainerGroup)] = {name: values[name] for name in other_trainer_options() if name in values}
+    for title, group in groups.items():
+        hidden = {name for name in group if name in NOT_RECORDED or is_secret(name)}
+        if shown := {name: portable(value) for name, value in group.items() if name not in hidden}:
+            blocks.append(f"# --- {title} ---\n{yaml_lines(shown)}")
     return "\n".join(blocks).rstrip()
 
 
 def help_text(classes: tuple[type, ...], argv: list[str], command: str, description: str) -> str:
-    """`--help`: all options in groups; `--help all`: every option of Trainer too; `--help WORD`: with the word."""
+    """`--help`: usage and our options; `--help all`: all of Trainer's too; `--help WORD`: those with the word."""
     place = next(i for i, word in enumerate(argv) if word.split("=")[0] in ("-h", "--help"))
     following = [argv[place].partition("=")[2], *argv[place + 1 : place + 2]]
     topic = next((word for word in following if word and not word.startswith("-")), "")
     groups = {
-        declaring.__doc__.splitlines()[0]: {name: help_line(field) for name, field in group.items()}
+        title_of(declaring): {name: help_line(field) for name, field in group.items()}
         for declaring, group in grouped((CommonOptions, *classes)).items()
     }
     groups["This command"]["help"] = (
         "This page; `--help all`: every option; `--help WORD`: those with WORD in their name."
     )
     if TrainingOptions in classes and topic:
-        see = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
-        groups[TrainerGroup.__doc__] = see
+        others = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
+        groups[title_of(TrainerGroup)] = others
     if topic not in ("", "all"):
         part = topic.lower().replace("-", "_")
         found = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
         if not any(found.values()):  # a word of a title
             found = {title: group for title, group in groups.items() if part in title.lower()}
-        if not found:
+        if not any(found.values()):
             near = did_you_mean(part, [name for group in groups.values() for name in group])
             raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
         return "\n".join(help_page(found))
-    usage = f"usage: g4i {command} [--config YAML] [--NAME VALUE ...], or accelerate launch recipes/{command}.py"
-    about = "Defaults are in brackets; an option without them is unset. `--NAME` alone means true for true or false."
+    first = f"[{name.upper()}] " if (name := first_word(classes)) else ""
+    usage = f"usage: g4i {command} {first}[--config YAML] [--NAME VALUE ...]"
+    usage += f", or accelerate launch recipes/{command}.py"
+    about = "Defaults are in brackets; an option without one is unset. `--NAME` alone sets a switch to true."
     return "\n".join([usage, "", description.strip(), "", about, *help_page(groups)])
 
 
@@ -379,21 +392,20 @@ def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:
 
 
 def print_and_exit(text: str) -> None:
-    if int(os.environ.get("RANK", 0)) == 0:  # `accelerate launch` starts several processes
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # `| head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        say(text)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     raise SystemExit(0)
 
 
-# --- What all commands do --------------------------------------------------------------------------------------------
+# --- Shared by the commands ------------------------------------------------------------------------------------------
 
 
 def check_data(data: DataArguments) -> None:
     """
     Raises:
-        FileNotFoundError: for images or captions that are nowhere, before torch is imported.
+        FileNotFoundError: for a dataset or captions that do not exist, before torch is imported.
     """
     check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
     if data.captions_name:
@@ -410,15 +422,19 @@ def check_paths(**paths: str | None) -> None:
             raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
 
 
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
-    """Prints, on the first of several processes."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    """Prints, in the first of several processes."""
+    if is_first_process():
         print(text, flush=True)
 
 
 def import_module(name: str) -> None:
     """
-    Imports the module of `--module`: a file under its bare name, or a module by its name.
+    Imports the module of `--module`: a Python file by its path, or a module by its name.
 
     Raises:
         OptionError: when there is none, its name is taken, or it fails.
@@ -431,9 +447,9 @@ def import_module(name: str) -> None:
     sys.path.append(str(path.parent.resolve()) if is_file else os.getcwd())
     module = path.stem if is_file else name
     found = importlib.util.find_spec(module.partition(".")[0])
-    if found is None and not is_file:
+    if found is None:
         raise OptionError(f"--module {name}: there is no such module. A file is named with its .py.")
-    if is_file and not (found and found.has_location and os.path.samefile(found.origin, path)):
+    if is_file and not (found.has_location and os.path.samefile(found.origin, path)):
         raise OptionError(f"--module {name}: it cannot be imported as {module!r}; give the file another name.")
     try:
         importlib.import_module(module)
@@ -442,7 +458,7 @@ def import_module(name: str) -> None:
 
 
 def quiet_libraries(main_process: bool) -> None:
-    """Our own messages and progress bars from the main process; from the libraries only warnings."""
+    """Shows our messages and progress bars of the main process, and only warnings of the libraries."""
     import datasets
     import transformers
 
@@ -458,8 +474,8 @@ def quiet_libraries(main_process: bool) -> None:
 
 def end_processes() -> None:
     """
-    At the end of a command, when what it made is out of use: threads of a process group that is still there can abort
-    a process as it leaves, and a model that outlives its group can keep it from leaving (torch 2.13, gloo).
+    Destroys the process group at the end of a command: threads of a group can abort a process that exits, and a model
+    that outlives its group can keep it from exiting (torch 2.13, gloo).
     """
     if "accelerate" not in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""Files and folders that are written as a whole or not at all; YAML and paths in it; nearest names."""
+"""Atomic writes of files and folders; YAML files of options, and paths in them; nearest names."""
 
 import contextlib
 import difflib
@@ -17,11 +17,10 @@ import yaml
 @contextlib.contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
     """
-    Gives an empty folder beside the place, which takes it when all has gone well; then the earlier one is removed.
-    After an error, whenever it comes, the earlier one is where it was; after the end of the process, [`take_back`]
-    puts it there.
+    Replaces a folder as a whole: yields an empty folder beside it, and renames that at the end. After an error the
+    earlier folder is in its place; after a killed process, [`take_back`] puts it there.
     """
-    place = Path(folder).resolve()  # of a link, what it leads to
+    place = Path(folder).resolve()  # the target of a link
     take_back(place)
     staging, earlier = (place.with_name(f"{_left_by(place, kind)}{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
@@ -44,8 +43,8 @@ def replacing(folder: str | Path) -> Iterator[Path]:
 
 def take_back(folder: str | Path) -> None:
     """
-    Tidies up after processes of this machine that ended within [`replacing`]: the earlier folder returns to its place
-    where nothing has taken that, and what else they left is removed.
+    Cleans up after processes of this machine that ended within [`replacing`]: moves an earlier folder back if its
+    place is empty, and removes other leftovers.
     """
     place = Path(folder).resolve()
     for kind in ("old", "tmp"):
@@ -55,7 +54,7 @@ def take_back(folder: str | Path) -> None:
             process = left.name.rpartition("-")[2]
             if not process.isdecimal() or pid_exists(int(process)):
                 continue
-            with contextlib.suppress(OSError):  # of a disk that can only be read
+            with contextlib.suppress(OSError):  # a read-only disk
                 if kind == "old" and not place.exists():
                     left.rename(place)
                 else:
@@ -63,12 +62,12 @@ def take_back(folder: str | Path) -> None:
 
 
 def _left_by(place: Path, kind: str) -> str:
-    """What the names of folders beside a place start with, before the number of the process."""
+    """Start of the names of the folders beside a place; the process id follows."""
     return f".{place.name}.{kind}-{platform.node()}-"
 
 
 def replace_text(path: str | Path, text: str) -> None:
-    """Writes a file in one step, in UTF-8: after an error, such as a full disk, the earlier one is where it was."""
+    """Writes a UTF-8 file atomically: after an error, such as a full disk, the earlier file is unchanged."""
     path = Path(path)
     staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -79,13 +78,13 @@ def replace_text(path: str | Path, text: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a mistyped one is most like; None when none is near."""
+    """The most similar known name, for a hint after a mistyped one; None if none is similar."""
 
     def alike(other: str) -> float:
         whole, begun = (
             difflib.SequenceMatcher(None, name.lower(), text).ratio() for text in (other, other[: len(name)])
         )
-        return max(whole, 0.95 * begun)  # `adamm` is rather a mistyped beginning of adamw_torch than adalomo
+        return max(whole, 0.95 * begun)  # `adamm` is adamw_torch cut short and mistyped, not adalomo
 
     if len(name) > 60:  # the comparison takes time
         return None
@@ -94,7 +93,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """` Did you mean 'clip'?`, or nothing when no known name is near."""
+    """` Did you mean 'clip'?`, or an empty text if no known name is similar."""
     near = nearest(name, known)
     return "" if near is None else f" Did you mean {prefix + near!r}?"
 
@@ -112,7 +111,7 @@ def brief(value: object, longest: int = 200) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 5e-4 as a number, which YAML 1.1 takes for text, and refuses a key that is given twice."""
+    """Reads 5e-4 as a number, which is text in YAML 1.1, and raises for duplicate keys."""
 
     def construct_mapping(self, node, deep=False):
         lines: dict[str, int] = {}
@@ -127,7 +126,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader` would read as a number."""
+    """Quotes text that [`_Loader`] would read as a number."""
 
 
 for _class in (_Loader, _Dumper):
@@ -142,15 +141,15 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: when it cannot be opened.
-        ValueError: when it is something else, or holds a key twice.
+        ValueError: for another content, or duplicate keys.
     """
     return {name: value for name, (value, _) in read_lines(path, as_text=False).items()}
 
 
 def read_lines(path: str | Path, as_text: bool = True) -> dict[str, tuple[Any, int]]:
     """
-    The values of a YAML file, each with its line. `as_text` leaves single values, also in lists, as they are written:
-    then the type of an option decides what 012, no or 5e-4 is, and not YAML.
+    The values of a YAML file, each with its line number. `as_text` keeps scalars as they are written, so that the type
+    of an option decides what 012, no or 5e-4 is, and not YAML.
     """
     try:
         loader = _Loader(Path(path).read_text(encoding="utf-8"))
@@ -171,7 +170,7 @@ def read_lines(path: str | Path, as_text: bool = True) -> dict[str, tuple[Any, i
 
 
 def _text(node: yaml.Node, value: Any) -> Any:
-    """Single values, and those of a list, as they are written; null as None."""
+    """A scalar, or the scalars of a list, as written; null is None."""
     nodes, values = (node.value, value) if isinstance(node, yaml.SequenceNode) else ([node], [value])
     texts = [
         each.value if isinstance(each, yaml.ScalarNode) and inside is not None else inside
@@ -181,12 +180,12 @@ def _text(node: yaml.Node, value: Any) -> Any:
 
 
 def scalar(text: str) -> Any:
-    """What YAML makes of a single value."""
+    """A scalar as YAML reads it."""
     return _Loader(text).get_single_data()
 
 
 def yaml_lines(values: dict[str, Any]) -> str:
-    """`name: value` lines, a list or mapping in the line of its name."""
+    """`name: value` lines; a list or mapping stays on the line of its name."""
     style = {"Dumper": _Dumper, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
     return "".join(
         f"{name}: {yaml.dump(value, default_flow_style=True, **style)}"
@@ -197,7 +196,7 @@ def yaml_lines(values: dict[str, Any]) -> str:
 
 
 def relative_to_file(value: str, path: Path) -> str:
-    """A path that starts with a dot is relative to the file it is written in."""
+    """Resolves a path that starts with a dot, which is relative to the file it is written in."""
     if not starts_with_a_dot(value):
         return value
     relative = os.path.relpath(path.parent / value)
@@ -209,7 +208,7 @@ def starts_with_a_dot(value: str) -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A path that starts with a dot, which in YAML is relative to the file, without the dot."""
+    """A path for a YAML file in any folder: one that starts with a dot would be relative to that file."""
     if not isinstance(value, str) or not starts_with_a_dot(value):
         return value
     inside = os.path.relpath(value)

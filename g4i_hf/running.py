@@ -1,4 +1,4 @@
-"""The command `g4i`, the scripts of `accelerate launch`, and what both do about a mistake."""
+"""Entry points: the command `g4i`, the scripts of `accelerate launch`, and one line on stderr about a mistake."""
 
 import contextlib
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from .cli import OptionError, end_processes, parse_options, with_underscores
+from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
 from .files import wrong_choice
 
 COMMANDS = ("caption", "embed", "check", "train", "evaluate", "compare", "release")
@@ -34,26 +34,30 @@ def main(argv: list[str] | None = None) -> None:
     if argv[0] == "--version":
         print(version("g4i_hf"))
         return
-    name, words, launcher = argv[0], [], []
-    if name == "check" and argv[1:] and not argv[1].startswith("-"):
-        argv = [name, "--dataset_name", *argv[1:]]  # `g4i check FOLDER`
-    if name not in COMMANDS:
-        fail(f"{wrong_choice('the command', name, COMMANDS)}")
-    waiting = list(argv[1:])
+    if argv[0] not in COMMANDS:
+        fail(wrong_choice("the command", argv[0], COMMANDS))
+    words, launcher = split_words(argv[1:])
+    run_command(argv[0], words, launcher)
+
+
+def split_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words for a command, and those for `accelerate launch`."""
+    words, launcher = [], []
+    waiting = list(argv)
     while waiting:
         word = with_underscores(waiting.pop(0))
-        given, has_value = word.removeprefix("--").split("=")[0], "=" in word
-        if not word.startswith("--") or given not in LAUNCHER_OPTIONS:
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in LAUNCHER_OPTIONS:
             words.append(word)
             continue
-        values = 0 if has_value else LAUNCHER_OPTIONS[given]
+        values = 0 if equals else LAUNCHER_OPTIONS[name]
         launcher += [word, *waiting[:values]]
         del waiting[:values]
-    run_command(name, words, launcher)
+    return words, launcher
 
 
 def run_script(name: str) -> None:
-    """What `accelerate launch recipes/NAME.py` does: the command of that name."""
+    """Runs the command NAME, for `accelerate launch recipes/NAME.py`."""
     # Python puts the folder of a script first on its path, where evaluate.py would hide the package `evaluate`
     folder = str(Path(sys.argv[0]).resolve().parent)
     sys.path = [place for place in sys.path if place != folder]
@@ -94,7 +98,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
 
 
 def wants_launcher(name: str, launcher: list[str]) -> bool:
-    """Whether to start processes: where the user says so, or there are several accelerators."""
+    """Whether to start processes: if the user says so, or the machine has several accelerators."""
     if name in ("check", "compare", "release"):
         if launcher:
             raise OptionError(f"{name} runs in one process: leave {launcher[0].split('=')[0]} out.")
@@ -109,7 +113,7 @@ def wants_launcher(name: str, launcher: list[str]) -> bool:
 
 
 def launch(words: list[str], launcher: list[str]) -> NoReturn:
-    """`accelerate launch LAUNCHER -m g4i_hf WORDS`, without its traceback and its list of defaults."""
+    """Runs `accelerate launch LAUNCHER -m g4i_hf WORDS` without its traceback and its list of defaults."""
     import subprocess
 
     from accelerate.commands.config.config_args import default_config_file
@@ -148,10 +152,8 @@ def exit_status(code: int) -> int:
 
 
 def fail(message: str) -> NoReturn:
-    """
-    Prints one line and ends with status 2. Of several processes, which mostly fail alike, one ends the others.
-    """
-    if int(os.environ.get("RANK", 0)) > 0:
+    """Prints one line and exits with status 2. Of several processes, which mostly fail alike, the first ends all."""
+    if not is_first_process():
         time.sleep(15)
     text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message)
     print(f"error: {text}", file=sys.stderr, flush=True)
@@ -160,15 +162,15 @@ def fail(message: str) -> NoReturn:
 
 
 def is_launcher(words: list[str]) -> bool:
-    """Of the first words of a process, as names of files: `accelerate launch`, or what it runs as a module."""
+    """Whether the first words of a process, as file names, are `accelerate launch`."""
     started_as = {("accelerate", "launch"), ("-m", "accelerate.commands.launch")}
     return "accelerate-launch" in words[:2] or bool(started_as & set(zip(words, words[1:], strict=False)))
 
 
 def end_launcher() -> None:
     """
-    Ends `accelerate launch` and the processes beside this one. When a process fails, it prints a traceback of its own
-    (`simple_launcher` and `multi_gpu_launcher` of accelerate 1.15), which hides the line that says what is wrong.
+    Ends `accelerate launch` and the other processes. When a process fails, the launcher would print a traceback of its
+    own (`simple_launcher` and `multi_gpu_launcher` of accelerate 1.15), which hides the line that says what is wrong.
     """
     import psutil
 

@@ -1,199 +1,306 @@
-"""The scripts as people start them: real processes, real launcher, the Emoji Styles recipe."""
+"""Every recipe is understood, takes its first steps and has its commands on its page; accelerate reads its files."""
 
+import importlib
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import evaluate
+import numpy as np
 import pytest
+import timm
+import torch
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset
-from transformers import pipeline
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as PILImage
+from transformers import CONFIG_MAPPING
 
-from g4i_hf import evaluate_run
+from g4i_hf import AlignedImageClassification, load_images
+from g4i_hf.cli import parse_options
+from g4i_hf.hub import save_student
+from g4i_hf.running import COMMANDS, main
+from g4i_hf.workflows.train import TrainingRun
 
 ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "recipes"
+LAUNCHER = RECIPES / "accelerate_configs"
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
-SMALL = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
 # With `--cpu`, accelerate starts one process unless there is MPI; the scripts see for themselves that there is no GPU
 TWO_PROCESSES = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
 TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
+
+YAML_FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.parent != LAUNCHER)
+WRITTEN = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in YAML_FILES}
+TRAINING_FILES = [path for path in YAML_FILES if "output_dir" in WRITTEN[path]]
+FOLDERS = sorted({path.parent for path in YAML_FILES})
+# What makes the student of a recipe small, on top of its own student_args
+TINY_VIT = {"img_size": 48, "embed_dim": 32, "depth": 2, "num_heads": 2}
+TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
+SHRUNK = {
+    "cifar100": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "groups_width": 8},
+    "efficientnet_lite0": {},
+    "emoji_styles": {"channels": [8, 8, 16, 16]},
+    "finetune": TINY_CONVNEXT,
+    "imagenet_convnext": TINY_CONVNEXT,
+    "imagenet_deit_base": TINY_VIT,
+    "imagenet_resnet50": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "imagenet_swin": {"img_size": 48, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 3},
+    "imagenet_vit": TINY_VIT,
+    "shapes": {"channels": [8, 8, 16, 16]},
+}
+# Folders of students that a recipe makes itself, and timm's name of what is in them
+MADE_STUDENTS = {"runs/efficientnet_lite0": "tf_efficientnet_lite0"}
+EMBED_DIMS = {"sentence-transformers/all-MiniLM-L6-v2": 384, "openai/clip-vit-base-patch32": 512}
+# Two steps, as the first of a warm-up can have a learning rate of zero; the machine is not part of the recipe
+SHORT = {"max_steps": 2, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+SHORT |= {"dataloader_num_workers": 0, "logging_strategy": "steps", "logging_steps": 1, "eval_strategy": "no"}
+SHORT |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": "true", "use_cpu": "true"}
 
 
 def launch(folder: Path, *command: str, fails: bool = False) -> str:
     """Runs a command in a folder where `recipes/` is what it is in a clone; returns what it printed."""
     if not (folder / "recipes").exists():
-        (folder / "recipes").symlink_to(ROOT / "recipes")
+        (folder / "recipes").symlink_to(RECIPES)
     done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, env=dict(os.environ))
     assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def emoji_run(tmp_path_factory):
-    """The recipe on two processes, shortened: aligned run, its evaluation and release."""
-    folder = tmp_path_factory.mktemp("emoji")
-    config = ["--config", "recipes/emoji_styles/train.yaml"]
-    launch(
-        folder,
-        *(ACCELERATE, "launch", *TWO_PROCESSES, "recipes/train.py", *config, *SMALL),
-        *("--num_train_epochs", "1", "--eval_strategy", "no", "--save_strategy", "no", "--seed", "3"),
-        *("--logging_strategy", "steps", "--logging_steps", "5"),
+def of_recipe(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def command_of(path: Path) -> str:
+    """The command that a file of options is for: the one it is called like, or by what it holds."""
+    if path.stem in COMMANDS:
+        return path.stem
+    return "train" if path in TRAINING_FILES else "compare"
+
+
+def parsed_options(path: Path, *more: str) -> tuple:
+    """What its command makes of a YAML file, with `more` on the command line: its dataclasses."""
+    command = importlib.import_module(f"g4i_hf.commands.{command_of(path)}")
+    run_options = getattr(command, "RUN_OPTIONS", None)
+    return parse_options(command.OPTIONS, ["--config", str(path), *more], run_options=run_options)
+
+
+# --- Files of options ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=of_recipe)
+def test_every_file_is_understood_by_its_command(path, monkeypatch, tmp_path):
+    """From whatever folder; where the options of a run come first, there is one."""
+    monkeypatch.chdir(tmp_path)
+    written = WRITTEN[path]
+    if "run" in written:
+        Path(written["run"]).mkdir(parents=True)
+        (Path(written["run"]) / "train.yaml").write_text(f"dataset_name: {path.parent}\nlearning_rate: 1e-3\n")
+    options = {name: value for arguments in parsed_options(path) for name, value in vars(arguments).items()}
+    options |= options.get("others") or {}
+    assert set(written) <= set(options)
+    for name, value in written.items():
+        if type(value) in (int, float) and name not in (options.get("others") or {}):
+            assert options[name] == value, name
+    if written.get("dataset_name", "").startswith("."):
+        assert Path(options["dataset_name"]).resolve() == (path.parent / written["dataset_name"]).resolve()
+
+
+ALIGNMENT = {"align_gradient", "align_mask", "align_mix_captions"}
+LORA = {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "learning_rate", "layer_decay"}
+
+
+@pytest.mark.parametrize("path", [path for path in TRAINING_FILES if path.stem != "train"], ids=of_recipe)
+def test_a_variation_of_a_training_differs_in_what_it_is_about_alone(path):
+    other = next(
+        path.with_name(f"{name}.yaml") for name in ("corrected", "train") if path.with_name(f"{name}.yaml") in WRITTEN
     )
-    run = folder / "runs" / "emoji_styles" / "aligned"
-    launch(
-        folder,
-        sys.executable,
-        "recipes/evaluate.py",
-        "--run",
-        run,
-        "--baseline",
-        run,
-        "--report",
-        folder / "report.html",
+    ours, theirs = WRITTEN[path], WRITTEN[other]
+    differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} - {"output_dir"}
+    match path.stem:
+        case "baseline":
+            assert differing == {"align_weight"} and ours["align_weight"] == 0 < theirs["align_weight"]
+        case "official":
+            assert differing == ALIGNMENT
+            assert [ours[name] for name in sorted(ALIGNMENT)] == ["official", "none", False]
+        case "lora":
+            assert ours["use_peft"] and {"use_peft"} <= differing <= LORA
+        case name:
+            assert name == "corrected"
+
+
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
+def test_student_args_are_fields_of_the_student(path):
+    """timm refuses an argument that it does not know, transformers keeps it and ignores it."""
+    student = MADE_STUDENTS.get(WRITTEN[path]["student"], WRITTEN[path]["student"])
+    given = set(WRITTEN[path].get("student_args") or {})
+    assert timm.is_model(student) or given <= set(CONFIG_MAPPING[student]().to_dict())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_stages_of_a_recipe_hand_on_what_the_next_one_reads(folder):
+    """One data set, one folder of embeddings, and runs that are trained before they are evaluated and released."""
+    stages = {path.stem: WRITTEN[path] for path in YAML_FILES if path.parent == folder}
+    trained = {options["output_dir"]: options for options in stages.values() if "output_dir" in options}
+    assert len(trained) == len([path for path in TRAINING_FILES if path.parent == folder])
+    for options in trained.values():
+        for name in ("dataset_name", "text_encoder", "embeddings_dir", "image_column", "label_column"):
+            assert options.get(name) == stages["embed"].get(name), name
+    for stage in ("evaluate", "release"):
+        assert trained[stages[stage]["run"]]["align_weight"] > 0
+        assert trained[stages[stage]["baseline"]]["align_weight"] == 0
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
+    """In the order of the stages, variations (options after the file) apart; the table of recipes names the folder."""
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:accelerate launch|g4i) .*\.yaml$", page, flags=re.M)
+    assert {line.split("--config ")[1] for line in lines} == {
+        str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")
+    }
+    stages = [re.search(r"(?:recipes/|g4i )(\w+)(?:\.py)? ", line)[1] for line in lines]
+    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "compare"].index)
+    assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
+
+
+# --- First steps -----------------------------------------------------------------------------------------------------
+
+
+def tiny_images(dim: int, rows: int = 16, labels: int = 4) -> DatasetDict:
+    """Random pictures with captions and random unit vectors in place of their embeddings."""
+    rng = np.random.default_rng(0)
+    embeds = rng.normal(size=(rows, dim))
+    columns = {
+        "image": [PILImage.fromarray(rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)) for _ in range(rows)],
+        "label": [row % labels for row in range(rows)],
+        "image_id": [str(row) for row in range(rows)],
+        "caption": [f"picture {row}" for row in range(rows)],
+        "text_embeds": list((embeds / np.linalg.norm(embeds, axis=1, keepdims=True)).astype(np.float16)),
+    }
+    features = {"image": Image(), "label": ClassLabel(names=[str(i) for i in range(labels)])}
+    features |= {"image_id": Value("string"), "caption": Value("string")}
+    features["text_embeds"] = List(Value("float16"), length=dim)
+    split = Dataset.from_dict(columns, features=Features(features))
+    return DatasetDict(train=split.cast_column("image", Image(decode=False)))
+
+
+def tiny_weights(folder: Path, name: str, student_args: dict) -> str:
+    """A folder with weights of the student made small, in place of the pretrained ones on the Hub."""
+    model = AlignedImageClassification.from_student(
+        name, id2label={0: "a", 1: "b"}, text_embed_dim=4, student_args=student_args, image_size=48
     )
-    launch(folder, sys.executable, "recipes/release.py", "--run", run)
-    return folder, run
+    save_student(model, folder)
+    return str(folder)
 
 
-@pytest.mark.slow
-def test_training_on_two_processes_leaves_a_whole_run_folder(emoji_run):
-    folder, run = emoji_run
-    names = {path.name for path in run.iterdir()}
-    assert {"config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"} <= names
-    assert {"trainer_state.json", "train.yaml", "README.md", "student", "predictions"} <= names
-    assert not {path.name for path in run.rglob("*.bin")} and not {path.name for path in run.rglob("*.p*t*h")}
-    results = json.loads((run / "all_results.json").read_text())
-    for measure in ("validation_accuracy", "test_accuracy", "test_novel_accuracy", "test_novel_recall_at_5"):
-        assert 0 <= results[measure] <= 1
-    assert results["test_novel_chance_at_5"] == pytest.approx(5 / 222)
-    assert results["train_samples_per_second"] > 0
-    assert 1e5 < (folder / "report.html").stat().st_size < 3e6 and not (folder / "report").exists()
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=of_recipe)
+def test_every_recipe_takes_its_first_steps(path, tmp_path):
+    """Made small: what should learn does, the rest stays, and the loss has the terms that it should."""
+    written = WRITTEN[path]
+    changed = SHORT | {
+        "image_size": min(written["image_size"], 48),
+        "output_dir": tmp_path / "run",
+        "pretrained": str(written.get("use_peft", False)).lower(),  # LoRA wants weights
+    }
+    run = TrainingRun(*parsed_options(path, *(str(word) for name in changed for word in (f"--{name}", changed[name]))))
+    student = run.student
+    student.student = MADE_STUDENTS.get(student.student, student.student)
+    student.student_args = (student.student_args or {}) | SHRUNK[path.parent.name]
+    if student.pretrained:  # no network
+        student.student = tiny_weights(tmp_path / "weights", student.student, student.student_args)
+    dim = EMBED_DIMS[run.encoder.text_encoder]
+    run.splits, run.text_embed_dim = tiny_images(dim), dim
+    run.id2label = dict(enumerate(run.splits["train"].features["label"].names))
 
-
-@pytest.mark.slow
-def test_two_processes_share_the_global_batches(emoji_run):
-    """2,897 images in global batches of 2 x 64 are 23 steps; one process would need 46."""
-    assert json.loads((emoji_run[1] / "trainer_state.json").read_text())["global_step"] == 23
-
-
-@pytest.mark.slow
-def test_all_processes_report_the_same_terms(emoji_run):
-    history = json.loads((emoji_run[1] / "trainer_state.json").read_text())["log_history"]
-    logged = next(entry for entry in history if "loss" in entry)
-    assert {"loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"} <= set(
-        logged
-    )
-    assert logged["loss"] == pytest.approx(logged["loss_ce"] + logged["align_weight"] * logged["loss_align"], rel=1e-3)
-
-
-@pytest.mark.slow
-def test_no_path_of_this_machine_is_written(emoji_run):
-    folder, run = emoji_run
-    for path in [*run.rglob("*.json"), *run.rglob("*.md"), *run.rglob("*.yaml"), *folder.rglob("stage.json")]:
-        text = path.read_text()
-        assert str(folder) not in text and str(ROOT) not in text and str(Path.home()) + "/" not in text, path
-
-
-@pytest.mark.slow
-def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(emoji_run):
-    folder, run = emoji_run
-    before = (run / "model.safetensors").stat().st_mtime_ns
-    command = [sys.executable, "recipes/train.py", "--config", run / "train.yaml"]
-    assert "finished" in launch(folder, *command)
-    message = launch(folder, *command, "--learning_rate", "0.5", fails=True)
-    assert "learning_rate" in message and "--overwrite" in message and "Traceback" not in message
-    assert (run / "model.safetensors").stat().st_mtime_ns == before
-
-
-@pytest.mark.slow
-def test_a_run_of_other_classes_is_not_evaluated(emoji_run):
-    folder, run = emoji_run
-    other = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(4))
-    DatasetDict(validation=other).save_to_disk(folder / "shapes")
-    with pytest.raises(ValueError, match="trained on other classes"):
-        evaluate_run(run, dataset_name=str(folder / "shapes"), text_encoder=None)
-
-
-@pytest.mark.slow
-def test_figures_of_other_data_do_not_pass_for_the_runs_own(emoji_run):
-    """Some of the same pictures, those of one split without captions, under another name."""
-    folder, run = emoji_run
-    before = (run / "all_results.json").read_text()
-    other = load_dataset(str(ROOT / "recipes" / "emoji_styles"), split="test_novel").select(range(20))
-    DatasetDict(test_novel=other.remove_columns("caption"), validation=other).save_to_disk(folder / "other")
-    command = [sys.executable, "recipes/evaluate.py", "--run", run, "--dataset_name", "./other"]
-    command += ["--embeddings_dir", "other_embeddings", "--splits", "test_novel,validation"]
-    printed = launch(folder, *command, "--report", "other.html")
-    assert "There is no baseline to compare with" in (folder / "other.html").read_text()
-    assert (run / "all_results.json").read_text() == before
-    results = json.loads((run / "evaluations" / "other" / "all_results.json").read_text())
-    assert results["test_novel_samples"] == 20 and "test_novel_recall_at_1" not in results
-    assert (run / "evaluations" / "other" / "predictions" / "validation.parquet").is_file()
-    assert results["validation_gallery_size"] == 20 and "evaluations/other" in printed
-
-
-@pytest.mark.slow
-def test_a_baseline_that_is_not_there_is_said_at_once(emoji_run):
-    folder, run = emoji_run
-    for script in ("evaluate", "release"):
-        message = launch(
-            folder, sys.executable, f"recipes/{script}.py", "--run", run, "--baseline", "runs/no", fails=True
-        )
-        assert "error: baseline is 'runs/no', but there is no such " in message and "Traceback" not in message
-
-
-@pytest.mark.slow
-def test_card_states_the_size_that_the_student_takes(emoji_run):
-    assert "at 32 x 32 pixels" in (emoji_run[1] / "student" / "README.md").read_text()
-
-
-@pytest.mark.slow
-def test_embeddings_are_made_once(emoji_run):
-    folder, _ = emoji_run
-    stage = folder / "runs" / "emoji_styles" / "embeddings" / "stage.json"
-    before = stage.stat().st_mtime_ns
-    printed = launch(folder, sys.executable, "recipes/embed.py", "--config", "recipes/emoji_styles/embed.yaml")
-    assert "Already embedded" in printed and stage.stat().st_mtime_ns == before
-
-
-@pytest.mark.slow
-def test_evaluator_and_pipeline_take_the_run_folder(emoji_run):
-    """`evaluate.evaluator` on the path of a run finds the accuracy that `g4i evaluate` wrote."""
-    import g4i_hf.modeling  # noqa: F401, registers the model with the Auto classes
-    from g4i_hf.evaluation.metrics import Accuracy
-
-    _, run = emoji_run
-    split = load_dataset(str(ROOT / "recipes" / "emoji_styles"), split="test_novel")
-    results = evaluate.evaluator("image-classification").compute(
-        model_or_pipeline=str(run),
-        data=split,
-        metric=Accuracy(),
-        label_mapping={name: i for i, name in enumerate(split.features["label"].names)},
-    )
-    written = json.loads((run / "all_results.json").read_text())
-    assert results["accuracy"] == pytest.approx(written["test_novel_accuracy"], abs=0.01)
-    predicted = Dataset.from_parquet(str(run / "predictions" / "test_novel.parquet"))["prediction"]
-    classifier = pipeline("image-classification", model=str(run / "student"), device="cpu")
-    assert [answer[0]["label"] for answer in classifier(split["image"][:10], top_k=1)] == predicted[:10]
-
-
-@pytest.mark.slow
-def test_packaged_recipe_is_the_same(tmp_path):
-    """A pip-installed user has `g4i train`; its default is the Emoji Styles recipe too."""
-    command = [sys.executable, "-m", "g4i_hf", "train", *SMALL, "--max_steps", "1", "--use_cpu", "true"]
-    launch(tmp_path, *command, "--eval_strategy", "no", "--save_strategy", "no")
-    options = yaml.safe_load((tmp_path / "runs" / "emoji_styles" / "aligned" / "train.yaml").read_text())
-    assert options["dataset_name"].endswith("recipes/emoji_styles")
+    trainer, model = run.build_trainer(), run.built.model
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainer.train()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    students = [name for name in before if name.startswith("student.") and name in learning]
+    assert {students[0], students[-1]} <= moved <= learning  # its first layer or adapter and its classifier
+    assert any(".lora_B." in name for name in moved) == bool(written.get("use_peft"))
+    is_aligned = run.args.align_weight > 0
+    assert any(name.startswith("projector.") for name in moved) == is_aligned
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    terms = ["loss", "loss_ce"] + ["loss_align"] * is_aligned
+    assert len(logs) == 2 and all(math.isfinite(entry[term]) for entry in logs for term in terms)
+    assert model.config.text_embed_dim == dim and model.config.num_labels == 4
 
 
 @pytest.mark.slow
 def test_the_literal_command_trains_the_emoji_recipe(tmp_path):
     """`accelerate launch recipes/train.py`, with no argument, in a clone."""
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(RECIPES, tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
     launch(tmp_path, ACCELERATE, "launch", "recipes/train.py")
     results = json.loads((tmp_path / "runs" / "emoji_styles" / "aligned" / "all_results.json").read_text())
     assert results["validation_accuracy"] > 0.5 and results["validation_recall_at_5"] > 0.4
+
+
+# --- Captions --------------------------------------------------------------------------------------------------------
+
+
+def caption_command(place: str) -> list[str]:
+    """The options of the command of the page whose captions go to a folder."""
+    page = (RECIPES / "README.md").read_text(encoding="utf-8")
+    return re.search(rf"^g4i (caption .*{place}.*)$", page, flags=re.M)[1].split()
+
+
+def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("train/n1/a", "train/n2/a", "val/n1/b", "val/n2/b")):
+        path = tmp_path / "imagenet" / f"{name}.JPEG"
+        path.parent.mkdir(parents=True)
+        PILImage.new("RGB", (8, 8), (50 * number, 9, 9)).save(path)
+    Path("captions.jsonl").write_text('{"image_id": "n2/a.JPEG", "caption": "a fish"}\n')
+    main([*caption_command("runs/imagenet/captions"), "--report", "false"])
+    splits = load_images("runs/imagenet/captions")
+    assert splits["train"]["image_id"][:] == ["n1/a.JPEG", "n2/a.JPEG"]
+    assert splits["train"]["caption"][:] == [None, "a fish"] and splits["validation"]["caption"][:] == [None, None]
+    assert splits["train"].features["label"].names == ["n1", "n2"]
+
+
+def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
+    """A stand-in for the data set on the Hub, with its columns."""
+    monkeypatch.chdir(tmp_path)
+    pictures = [PILImage.new("RGB", (8, 8), (90 * number, 9, 9)) for number in range(2)]
+    features = Features(img=Image(), fine_label=ClassLabel(names=["apple", "bear"]))
+    Dataset.from_dict({"img": pictures, "fine_label": [1, 0]}, features=features).to_parquet("cifar/train.parquet")
+    image_ids = load_images("cifar", image_column="img", label_column="fine_label")["train"]["image_id"][:]
+    Path("captions.jsonl").write_text(json.dumps({"image_id": image_ids[1], "caption": "an apple"}) + "\n")
+    command = [word.replace("uoft-cs/cifar100", "cifar") for word in caption_command("runs/cifar100/captions")]
+    main([*command, "--report", "false"])
+    recipe = WRITTEN[RECIPES / "cifar100" / "train.yaml"]
+    named = {name: recipe[name] for name in ("image_column", "label_column")}
+    split = load_images(recipe["dataset_name"], **named)["train"]
+    assert split["caption"][:] == [None, "an apple"] and split["label"][:] == [1, 0]
+
+
+# --- Launcher --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCHER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_launcher_file(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1 and config.mixed_precision in ("no", "bf16")
+    known = set(vars(launch_command_parser().parse_args(["script.py"])))
+    assert set(config.fsdp_config) <= known and set(config.deepspeed_config) <= known
+    assert f"| `{path.name}` |" in (LAUNCHER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, more, processes, backend", [("cpu", [], 1, None), ("ddp", TWO_PROCESSES[1:], 2, "gloo")]
+)
+def test_the_launcher_starts_what_its_file_says(name, more, processes, backend, tmp_path):
+    """cpu.yaml as it stands; ddp.yaml on two processes without a GPU."""
+    script = ROOT / "tests" / "workers" / "where.py"
+    launch(tmp_path, ACCELERATE, "launch", "--config_file", LAUNCHER / f"{name}.yaml", *more, script, "where.json")
+    found = json.loads((tmp_path / "where.json").read_text())
+    assert found["processes"] == [[index, "cpu"] for index in range(processes)] and found["backend"] == backend

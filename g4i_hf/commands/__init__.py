@@ -1,1 +1,1 @@
-"""The commands of `g4i`: each reads its options, calls the library and prints. Imports stay light until it runs."""
+"""The commands of `g4i`: each reads its options, calls the library and prints. Heavy imports wait until it runs."""

@@ -1,12 +1,12 @@
-"""Caption every image of a dataset, or take over captions that exist.
+"""Caption every image of a dataset, or import existing captions.
 
     g4i caption --dataset_name pictures --captions_dir runs/pictures/captions \\
         --captioner_model Qwen/Qwen2.5-VL-3B-Instruct --dry_run 8
     g4i caption --dataset_name pictures --captions_dir runs/pictures/captions \\
         --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
 
-Answers are saved as they arrive; the same command again asks only for what is missing. Without any option it captions
-the Shapes recipe, by its own small model.
+Answers are saved on arrival. To resume, run the same command again. Without options it captions the Shapes recipe with
+the small model of that recipe.
 """
 
 import sys

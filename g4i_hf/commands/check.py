@@ -1,10 +1,10 @@
-"""Find labels that captions contradict: a page with pictures and a CSV file.
+"""Find labels that captions contradict: a page with images and a CSV file.
 
     g4i check runs/pictures/embeddings
     g4i check pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2
 
-The labels are compared with class probabilities from the captions, estimated without the label in question. Nothing is
-changed: `--label_noise` of g4i train uses the same probabilities.
+Each label is compared with class probabilities from captions, estimated without that label. The data is not changed:
+to train on corrected labels, use `g4i train --label_noise`, which has the same probabilities.
 """
 
 from ..cli import check_data, quiet_libraries, say

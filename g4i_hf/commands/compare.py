@@ -1,11 +1,11 @@
-"""Compare variants of training over students and seeds, each cell of the grid a training of its own.
+"""Compare variants of training over students and seeds; each cell of the grid is one run.
 
     g4i compare --config recipes/emoji_styles/compare.yaml --dry_run
     g4i compare --config recipes/emoji_styles/compare.yaml --processes 2
     g4i compare --config recipes/emoji_styles/compare.yaml --final
 
-A cell that ends is a line in the file of results; the same command resumes with the missing ones. Labels of
-`final_splits` are used by `--final` only, which is noted in the file of `openings`.
+A finished cell is a line in `results`. To resume, run the same command again. Only `--final` uses the labels of
+`final_splits`, and logs that in `openings`.
 """
 
 import os

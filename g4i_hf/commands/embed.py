@@ -3,8 +3,8 @@
     g4i embed --dataset_name pictures --caption_column text \\
         --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
-With `--verify 100` it embeds nothing and compares 100 of the embeddings with their captions. Without any option it
-embeds the captions of Emoji Styles.
+`--verify 100` embeds nothing and compares 100 embeddings with their captions. Without options it embeds the captions
+of the Emoji Styles recipe.
 """
 
 from ..cli import OptionError, check_data, quiet_libraries, say
@@ -32,7 +32,7 @@ def run(data, encoder, verification) -> None:
     folder = encoder.embeddings_dir
     with state.main_process_first():
         images = load_data(data)
-    if verification.verify:  # every process checks the same, so that all end alike
+    if verification.verify:  # every process checks the same, so that all end with the same status
         found = verify_embeddings(images, encoder, folder, num_captions=verification.verify)
         say("\n".join(described_verification(found, folder)))
     else:

@@ -1,10 +1,10 @@
-"""Evaluate a run, and its baseline beside it, on every split but the one trained on.
+"""Evaluate a run, and its baseline beside it, on every split but the training split.
 
     g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
-Adds the figures to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
-figures of other data (--dataset_name) go into a folder of their own in the run's evaluations/. Probes of the feature,
-corrupted images and the speed of the student, which take longer, come with --measures all.
+Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
+results on other data (--dataset_name) go into a folder in the run's evaluations/. --measures all adds probes of the
+feature, corrupted images and the speed of the student, which take longer.
 """
 
 from ..cli import OptionError, check_data, check_paths, quiet_libraries

@@ -3,8 +3,8 @@
     g4i release --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
     g4i release --stage runs/emoji_styles/embeddings --repo_id me/emoji-captions
 
-transformers loads the student without this package, and so does timm when it is one of its models. Nothing is pushed
-without --push_to_hub; --dry_run lists what would be.
+transformers loads the student without this package; timm loads timm students too. Nothing is pushed without
+--push_to_hub; --dry_run lists what would be pushed.
 """
 
 from pathlib import Path

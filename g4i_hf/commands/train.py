@@ -4,7 +4,7 @@
         --student resnet18 --output_dir runs/pictures
     g4i train --num_processes 4 --config recipes/imagenet_resnet50/corrected.yaml
 
-To resume an interrupted run, give the same command again. Without any option it trains the Emoji Styles recipe.
+To resume, run the same command again. Without options it trains the Emoji Styles recipe.
 """
 
 from ..cli import OptionError, check_data, quiet_libraries, say

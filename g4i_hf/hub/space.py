@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent.parent
 APP = Path(__file__).with_name("space_app.py")
-CODE = ("__init__.py", "columns.py", "checkpoints.py", "files.py", "options.py")
-CODE += ("data", "embedding", "modeling", "zero_shot")
+CODE = ("__init__.py", "columns.py", "checkpoints.py", "files.py")
+CODE += ("data", "embedding", "modeling", "options", "zero_shot")
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (
     *("accelerate", "datasets", "gradio", "huggingface_hub", "numpy", "pillow", "psutil", "pyarrow", "pyyaml"),

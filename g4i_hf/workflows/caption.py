@@ -1,4 +1,4 @@
-"""From images to a stage of captions: what `caption` does. Endpoints need no torch, so models are imported late."""
+"""`g4i caption`: from images to a stage of captions. Local models are imported late, as endpoints need no torch."""
 
 import os
 from collections.abc import Callable
@@ -43,11 +43,11 @@ from ..options import (
 
 class Captioning:
     """
-    Describes every image of a dataset, or takes over captions that exist.
+    Captions every image of a dataset, or imports existing captions.
 
     Args:
         args, data, local, endpoint, existing, quality: the options of the command.
-        say: is given what a user should read, when it is known; on the first process.
+        say: receives messages to the user, in the first process.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class Captioning:
         self.asks = self.kind in ("local", "endpoint")
         self.share = Share.from_environment()
         self.say = say
-        self.outcome: Outcome | None = None  # of asking, where captions are made now
+        self.outcome: Outcome | None = None  # of asking a captioner
 
     def run(self) -> bool:
         """
         Returns:
-            Whether a stage was written: not by a dry run, nor where a limit ended it, nor by other processes.
+            Whether a stage was written: not in a dry run, after a limit, or in other processes than the first.
 
         Raises:
-            ValueError, OSError: for options or data that do not go together, and for a captioner that fails.
+            ValueError, OSError: for options or data that contradict each other, and for a captioner that fails.
         """
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
         try:
@@ -88,7 +88,7 @@ class Captioning:
             raise ValueError(str(error)) from error
 
     def _splits(self) -> DatasetDict:
-        """The splits, with names for their classes where the labels have any."""
+        """The splits, with class names if the labels have any."""
         args = self.args
         check_replaceable(args.captions_dir)
         if args.dry_run and not self.asks:
@@ -101,7 +101,7 @@ class Captioning:
         if missing := [name for name in args.caption_splits or [] if name not in splits]:
             raise ValueError(f"The data has no split {missing[0]!r} (caption_splits). It has: {', '.join(splits)}.")
         labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
-        # Numbers, and lists, are no names that a prompt could say or a caption could hold
+        # Numbers and lists are no names for prompts and captions
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
         return class_names(splits)[0] if named and all(named) and not args.streaming else splits
 
@@ -121,7 +121,7 @@ class Captioning:
             if not self.endpoint.base_url:
                 raise ValueError("base_url is missing: give the address of the server up to /v1.")
             server = (model, self.endpoint.base_url, decoding)
-            if self.endpoint.batch_api and not args.dry_run:  # which is to be there at once
+            if self.endpoint.batch_api and not args.dry_run:  # a dry run does not wait for a batch
                 from ..captioning.batch_api import BatchCaptioner
 
                 if self.share.processes > 1:
@@ -136,7 +136,7 @@ class Captioning:
         return LocalCaptioner(model, decoding, revision=revision, local=self.local, device=_device(self.share))
 
     def _asked(self, splits: DatasetDict) -> Captioned | None:
-        """The answers of a captioner; None where the rest is for other processes, or for another time."""
+        """The answers of a captioner; None if a limit ended the run, or in other processes than the first."""
         args, captioner = self.args, self._captioner()
         questions = questions_of(splits, args, captioner)
         first = next(iter(questions.values()))
@@ -163,15 +163,15 @@ class Captioning:
 
     def ask(self, share: Share) -> None:
         """
-        Asks about some of the rows and writes nothing but their answers: one of many tasks that share the work. When
-        all have ended, [`run`] finds every answer there and writes the stage.
+        Asks about the rows of one of many tasks, and saves the answers alone. When all tasks have ended, [`run`]
+        writes the stage from them.
         """
         self.share = share
         captioner = self._captioner()
         self._ask(captioner, questions_of(self._splits(), self.args, captioner))
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:
-        """Asks about the rows of this process. Returns why it stopped before their end, if it did."""
+        """Asks about the rows of this process. Returns why it stopped early, or None."""
         args, share = self.args, self.share
         requests = None if args.max_requests is None else share.part_of(args.max_requests)
         cost = None if args.max_cost is None else args.max_cost / share.processes
@@ -190,13 +190,13 @@ class Captioning:
         return reason
 
     def _wait_for_others(self) -> None:
-        """Until all processes of the launcher have asked; it ends them all when one fails."""
+        """Waits until all processes have asked. The launcher ends all of them when one fails."""
         from accelerate import PartialState
 
         PartialState(cpu=_device(self.share) == "cpu", timeout=timedelta(days=30)).wait_for_everyone()
 
     def _try(self, captioner: Captioner, questions: dict) -> None:
-        """A dry run: a few captions, and what all of them would take."""
+        """A dry run: a few captions, and the projected time and cost of all."""
         if captioner.hosts:
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
@@ -225,7 +225,7 @@ class Captioning:
     # --- The stage ---------------------------------------------------------------------------------------------------
 
     def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
-        """Weights, the stage, the report and the card."""
+        """Weighs the captions, and writes the stage, its report and its card."""
         from ..hub.dataset_card import write_card
 
         args, quality, encode = self.args, self.quality, None
@@ -256,7 +256,7 @@ class Captioning:
 
 
 def _device(share: Share) -> str:
-    """Where a model of this process runs: accelerators take turns, unless the launcher says which it is."""
+    """Device of a model in this process: processes take the accelerators in turn, or as the launcher says."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -287,7 +287,7 @@ def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options
         The splits with `image`, `image_id`, `caption` and `caption_weight`.
 
     Raises:
-        ValueError: when no captions were written, as after `dry_run` or at a limit; it says what was.
+        ValueError: when no captions were written, as after `dry_run` or at a limit; says why.
     """
     given = {"dataset_name": str(dataset_name), "captions_dir": str(captions_dir)} | options
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""Labels that captions contradict: a page with pictures and a CSV file, the most suspicious first."""
+"""`g4i check`: labels that captions contradict, as a page with images and a CSV file, the most suspicious first."""
 
 from pathlib import Path
 
@@ -23,14 +23,15 @@ def suspicious_labels(
     text_embeds: np.ndarray, labels: np.ndarray, num_labels: int, seed: int = 0
 ) -> tuple[pd.DataFrame, CaptionClassifier]:
     """
-    Rows whose label is not the most probable class, given the label and what captions say, out of fold.
+    Finds labels that are not the most probable class given the label and the caption. Caption probabilities are out of
+    fold.
 
     Args:
         text_embeds: (N, D).
         labels: (N,) class indices; negative for rows without a label.
 
     Returns:
-        A table with the columns `row`, `label` and `suggested` (class indices), `probability` (that the label is
+        A table with the columns `row`, `label` and `suggested` (class indices), `probability` (of the label being
         right) and `probability_of_suggested`, the most suspicious first; and the classifier.
     """
     classifier = CaptionClassifier(num_labels, seed).fit(text_embeds, labels)
@@ -57,7 +58,7 @@ def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArgu
         Lines for the terminal.
 
     Raises:
-        ValueError: without labels, or captions that are neither embedded nor can be.
+        ValueError: for data without labels, or without embeddings and a text encoder.
     """
     splits = load_data(data)
     if args.split not in splits:
@@ -95,7 +96,7 @@ def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArgu
         for line in table.head(args.num_pictures).itertuples()
     ]
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
-    return [*lines, f"Pictures: {out / PAGE}", f"All of them: {out / TABLE}"]
+    return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
 
 
 def _estimates(classifier: CaptionClassifier, count: int, labelled: int) -> list[str]:
@@ -103,7 +104,7 @@ def _estimates(classifier: CaptionClassifier, count: int, labelled: int) -> list
     if classifier.accuracy_ is not None:
         low, high = classifier.label_noise_interval_
         lines.append(f"Captions tell the class of {classifier.accuracy_:.0%} of held-out images.")
-        share = f"{classifier.label_noise_:.1%} of the labels are wrong (95% interval {low:.1%} to {high:.1%})"
-        lines.append(f"About {share}.")
+        noise = f"{classifier.label_noise_:.1%} of the labels are wrong"
+        lines.append(f"About {noise} (95% interval {low:.1%} to {high:.1%}).")
     lines.append(f"{count:,} of {labelled:,} labels are suspicious.")
     return lines

@@ -1,4 +1,4 @@
-"""From run folders and data to figures, predictions and a page: what `evaluate` does."""
+"""`g4i evaluate`: from run folders and data to metrics, predictions and a report."""
 
 import logging
 import tempfile
@@ -41,20 +41,20 @@ CALIBRATION_IMAGES = 128  # of the training split, for the ranges of int8 activa
 
 class Evaluation:
     """
-    A run and, where one is given, its baseline on every split but the training one.
+    Evaluates a run, and its baseline if there is one, on every split but the training split.
 
     Args:
         args, data, encoder: the options of the command.
 
     Attributes:
-        runs: `aligned` and `baseline`, their folders.
-        folders: where the figures of each go.
-        splits: the evaluated ones, with their embeddings.
+        runs: folders of the runs `aligned` and `baseline`.
+        folders: by run, the folder for its metrics.
+        splits: the evaluated splits, with their embeddings.
         id2label: class names by index.
-        training: the training split, where the data has it.
-        left_out: by split, images that cannot be read and are skipped.
-        found: by run, predictions and what other measures want of the images.
-        results: by run, its `all_results.json`; of the main process.
+        training: the training split, if the data has it.
+        left_out: by split, number of unreadable images that are skipped.
+        found: by run, predictions and other outputs for the measures.
+        results: by run, its `all_results.json`; in the main process.
     """
 
     def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
@@ -72,7 +72,7 @@ class Evaluation:
     def evaluate(self) -> None:
         """
         Raises:
-            ValueError, OSError: when there is no such run, split or data, or the classes are others than the run's.
+            ValueError, OSError: for a run, split or dataset that does not exist, or other classes than the run's.
         """
         for run in self.runs.values():
             check_run(run, self.args.weights)
@@ -81,12 +81,12 @@ class Evaluation:
             name: results_folder(run, read_options(run), vars(self.data)) for name, run in self.runs.items()
         }
         self.found = {name: self._predict(name) for name in self.runs}
-        if self.accelerator.is_main_process:  # nobody waits for it, and it may fit probes for long
+        if self.accelerator.is_main_process:  # the others need not wait while probes are fitted
             self.results = {name: self._figures(name) for name in self.runs}
 
     @property
     def rows(self) -> list[ComparisonRow]:
-        """The figures of the run beside those of its baseline."""
+        """The metrics of the run beside those of its baseline."""
         return compare(self.results["aligned"], self.results.get("baseline"), list(self.splits), ALL_MEASURES)
 
     # --- Data --------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Evaluation:
         with self.accelerator.main_process_first():  # the first fills the cache that the others read
             splits = load_data(self.data)
         splits, self.id2label = class_names(splits)
-        # A split without captions has its accuracy all the same
+        # A split without captions has an accuracy too
         captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
         if captioned:
             splits |= with_text_embeds(
@@ -137,7 +137,7 @@ class Evaluation:
     # --- Predictions and figures -------------------------------------------------------------------------------------
 
     def _predict(self, name: str) -> Evaluated:
-        """Predictions of every split, which are written; with them what other measures want of the images."""
+        """Predicts every split and writes the predictions; returns them with other outputs for the measures."""
         run, args, found = self.runs[name], self.args, Evaluated()
         model, processor = load_run(run, args.weights)
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
@@ -146,7 +146,7 @@ class Evaluation:
             )
         how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
         probes = "probe" in args.measures
-        # Image embeddings are compared with texts: of the split, of the training split for pictures, of class names
+        # Image embeddings are compared with captions of these splits and with class names
         with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
         texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
         outputs = {"output_features": probes, "output_image_embeds": texts}
@@ -181,12 +181,12 @@ class Evaluation:
         return embeds_of_class_names(self.id2label, self.encoder, self.accelerator.device)
 
     def _figures(self, name: str) -> dict[str, Any]:
-        """The figures of a run, merged into its `all_results.json`."""
+        """Computes the metrics of a run and merges them into its `all_results.json`."""
         args, found, metrics = self.args, self.found[name], {}
         name_embeds = self._name_embeds if "zero_shot" in args.measures else None
         probes = Probes(found.training, self.runs[name].name) if found.training is not None else None
         for split_name, predicted in found.predictions.items():
-            others = None if split_name == args.train_split else probes  # probes know the rows they were fitted on
+            others = None if split_name == args.train_split else probes  # fitted on these rows
             metrics |= split_metrics(
                 predicted, self.splits[split_name], split_name, args.measures, name_embeds=name_embeds, probes=others
             )
@@ -195,12 +195,12 @@ class Evaluation:
             metrics[f"{split_name}_weights"] = args.weights
             if args.on_bad_images == "skip":
                 metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
-        if "speed" in args.measures and name == "aligned":  # its baseline is no faster
+        if "speed" in args.measures and name == "aligned":  # the baseline is the same architecture
             metrics |= self._speed(name)
         return update_results(self.folders[name], metrics, list(self.splits))
 
     def _speed(self, name: str) -> dict[str, float]:
-        """Size and speed of the student as it is released; without ONNX Runtime those of PyTorch alone."""
+        """Size and speed of the released student; without ONNX Runtime in PyTorch alone."""
         args, run = self.args, self.runs[name]
         model, processor = load_run(run, args.weights)
         student, transform = plain_student(model).float(), EvalTransform(processor)
@@ -221,7 +221,7 @@ class Evaluation:
             int8 = Path(folder) / "int8.onnx"
             try:
                 quantize(student, files["onnx"], int8, np.stack(pixels))
-            except Exception as error:  # whatever a layer or an image does to it: the other figures are not lost
+            except Exception as error:  # of any layer or image: the other figures are kept
                 logger.warning("%s: no speed in int8: %s: %s", run.name, type(error).__name__, error)
                 return metrics | speed_metrics(student, size, files)
             metrics |= speed_metrics(student, size, files | {"int8": int8})
@@ -237,7 +237,7 @@ class Evaluation:
 
     def draw_card_pictures(self) -> Path:
         """
-        For the card of a release, which is there without as well.
+        Draws the images of the card of a release. Returns their folder.
 
         Raises:
             ImportError, OSError: when they cannot be drawn.
@@ -278,10 +278,10 @@ def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options:
         run: run folder.
         baseline: run folder of its baseline.
         options: others of [`~g4i_hf.options.EvaluateArguments`], such as `splits`, `measures` and `report`, and of
-            `DataArguments` and `EncoderArguments`, in place of the run's own.
+            `DataArguments` and `EncoderArguments`, which override the run's own.
 
     Returns:
-        `{"aligned": figures, "baseline": figures}`, each also in the `all_results.json` of its run.
+        `{"aligned": metrics, "baseline": metrics}`, also written to the `all_results.json` of each run.
     """
     given = {"run": str(run)} | ({"baseline": str(baseline)} if baseline else {}) | options
     evaluation = Evaluation(*build_options(OPTIONS_OF["evaluate"], given, run_options=OPTIONS_FILE))
@@ -296,7 +296,7 @@ def has_texts(split: Dataset) -> bool:
 
 
 def drawn_rows(training: Dataset, number: int | None) -> Dataset:
-    """The rows of the training split, or so many of them."""
+    """`number` random rows of the training split, or all."""
     if number is None or number >= len(training):
         return training
     return training.select(np.sort(np.random.default_rng(0).permutation(len(training))[:number]))

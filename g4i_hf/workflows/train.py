@@ -1,4 +1,4 @@
-"""One run of training, from options to a run folder."""
+"""`g4i train`: from options to a run folder."""
 
 import shutil
 import tempfile
@@ -45,8 +45,8 @@ from ..training.streamed_run import load_streamed
 
 class TrainingRun:
     """
-    Loads the data, builds the student, trains, evaluates and releases. Nothing is written to the run folder before all
-    options and data are checked.
+    Loads the data, builds the student, trains and evaluates it. Checks all options and data before it writes to the
+    run folder.
 
     Args:
         run, data, encoder, student, augmentation, training: the options of the command.
@@ -54,10 +54,11 @@ class TrainingRun:
     Attributes:
         splits: the data with its embeddings, set by [`load`]; the training split may be a stream.
         id2label: class names by index.
-        text_embed_dim: D, None without embeddings.
-        to_embed: in a dry run, distinct captions that would be embedded first.
-        embeddings: folder of embeddings that are not the data's own.
-        built: student and image processors, made when they are first asked for.
+        text_embed_dim: D; None without embeddings.
+        to_embed: in a dry run, number of distinct captions still to embed.
+        embeddings: folder of the embeddings, if the data has none of its own.
+        supervised: what was chosen and estimated about labels from captions; None for streams.
+        built: the student and its image processors, built on first use.
     """
 
     def __init__(self, run, data, encoder, student, augmentation, training: TrainingOptions):
@@ -83,18 +84,18 @@ class TrainingRun:
         return resolved_options(options, self.args.output_dir)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keeps other trainings out of the run folder, see [`~g4i_hf.training.run_folder.locked`]."""
+        """Locks the run folder, see [`~g4i_hf.training.run_folder.locked`]."""
         locks = self.args.process_index == 0 and not self.run.dry_run
         return locked(self.args.output_dir) if locks else nullcontext()
 
     def open(self) -> tuple[str, str | None]:
-        """Whether the run folder holds this run: see [`~g4i_hf.training.run_folder.open_run`]."""
+        """The state of the run folder and its newest checkpoint, see [`~g4i_hf.training.run_folder.open_run`]."""
         return open_run(self.args.output_dir, self.resolved, self.run.overwrite)
 
     # --- Data and student --------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Opens the data, embeds captions where they are not, and checks all of it."""
+        """Opens the data, embeds captions that have no embeddings, and checks everything."""
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
                 raise ValueError(
@@ -118,16 +119,16 @@ class TrainingRun:
         names = list(self.id2label.values())
         splits[self.run.train_split] = controlled(training, self.run, self.encoder, names, self.args.seed)
         self.splits = splits
-        if not self.to_embed:  # else a dry run does not know what captions say
+        if not self.to_embed:  # estimates need the embeddings
             self._supervise()
 
     def _supervise(self) -> None:
-        """Labels and soft labels from captions, as far as the options ask for them."""
+        """Adds pseudo-labels and soft labels from captions, as the options say."""
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)  # of another student, perhaps
+            shutil.rmtree(folder, ignore_errors=True)  # it may hold features of another student
         if self.args.aligns and self.run.supervision == "none" and self.run.unlabelled == "keep":
-            warn_of_silent_captions(self.splits[self.run.train_split])  # a baseline does without by choice
+            warn_of_silent_captions(self.splits[self.run.train_split])
         found = supervise(
             self.splits[self.run.train_split],
             self.run,
@@ -142,7 +143,7 @@ class TrainingRun:
             raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
 
     def _image_features(self) -> Callable[[], np.ndarray | None] | None:
-        """A second view of the training images beside their captions, where there is one."""
+        """What computes the image features used beside captions; None without any."""
         split, name = self.splits[self.run.train_split], self.run.image_features
         if name == "student" and not self.student.pretrained:
             raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
@@ -156,7 +157,7 @@ class TrainingRun:
         return name and (lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32))
 
     def _features_of_student(self) -> np.ndarray | None:
-        """(rows, F) in the main process, before training."""
+        """Features of the training images, (N, F); None in all but the main process."""
         split, accelerator = self.splits[self.run.train_split], Accelerator(cpu=self.args.use_cpu)
         what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
         found = predict(self.built.model.eval(), self.built.processor, split, accelerator, **what)
@@ -164,7 +165,7 @@ class TrainingRun:
         return found and found.features
 
     def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
-        """The splits with `text_embeds`; in a dry run, where they are still to be embedded, without, and D."""
+        """The splits with `text_embeds`, and None; in a dry run with captions to embed, the splits without, and D."""
         has_embeds = any(columns.TEXT_EMBEDS in split.column_names for split in splits.values())
         where = {"source": source_of(self.data), "shared": self.encoder.embeddings_dir is None}
         folder = self.encoder.embeddings_dir or Path(self.args.output_dir).parent / "embeddings"
@@ -194,7 +195,7 @@ class TrainingRun:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
-        """`args`: in place of the run's own, for a trial."""
+        """The trainer; `args` replaces the run's own, for a trial."""
         run, args, built, training = self.run, args or self.args, self.built, self.splits[self.run.train_split]
         common = (training, built.train_transform(self.augmentation), args.seed, args.align_captions)
         if isinstance(training, RowStream):
@@ -202,7 +203,7 @@ class TrainingRun:
             images = StreamedImages(*common, class_names=list(self.id2label.values()), **options)
         else:
             images = CaptionedImages(*common, run.on_bad_images)
-        if self.to_embed:  # a dry run: any vector does
+        if self.to_embed:  # a dry run: any vector will do
             images.use_one_embedding(built.model.config.text_embed_dim, training[columns.CAPTION][:])
         trainer = AlignmentTrainer(
             model=built.model,
@@ -219,7 +220,13 @@ class TrainingRun:
     # --- Training ----------------------------------------------------------------------------------------------------
 
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
-        """With what [`open`] gave. Returns the metrics in `all_results.json`, the last thing written."""
+        """
+        Args:
+            state, checkpoint: from [`open`].
+
+        Returns:
+            The metrics. They are written last, to `all_results.json`.
+        """
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
         if checkpoint is not None:
@@ -258,7 +265,7 @@ class TrainingRun:
             ) from error
 
     def plan(self, checkpoint: str | None) -> str:
-        """A dry run: what the run would be, with a few steps timed on a trainer whose folder is thrown away."""
+        """The plan of a dry run, with the time of a few steps in a temporary folder."""
         with tempfile.TemporaryDirectory() as folder:
             trainer = self.build_trainer(trial_arguments(self.args, folder))
             planned = plan_of(trainer, self.args)
@@ -277,11 +284,11 @@ class TrainingRun:
 
     @property
     def reasons(self) -> list[str]:
-        """Why `supervision: auto` chose what it did, in two lines."""
+        """The two lines that explain the choice of `supervision: auto`."""
         return [] if self.supervised is None else list(self.supervised.plan.reasons)
 
     def _uses(self) -> list[str]:
-        """What captions are used for beside alignment."""
+        """Uses of captions beside alignment."""
         if self.supervised is None:
             return []
         plan = self.supervised.plan

@@ -105,20 +105,17 @@ def test_the_card_of_a_student(loop):
 
 
 def test_the_cards_of_captions(loop):
-    card = (loop / "captions-dataset" / "README.md").read_text()
-    assert outline_of_card(card) == golden("card_captions", outline_of_card(card))
-    assert front_matter(card)["configs"] and "load_dataset(" in card
-    stage = (loop / "captions" / "README.md").read_text()
-    assert outline_of_card(stage) == golden("card_captions_stage", outline_of_card(stage))
+    for name, folder in (("card_captions", "captions-dataset"), ("card_captions_stage", "captions")):
+        card = (loop / folder / "README.md").read_text()
+        assert outline_of_card(card) == golden(name, outline_of_card(card))
+    assert "load_dataset(" in (loop / "captions-dataset" / "README.md").read_text()
 
 
 def test_the_report_is_one_file_with_its_sections(loop):
     page = (loop / "report.html").read_text()
     assert outline_of_page(page) == golden("report", outline_of_page(page))
-    assert (
-        "data:image/" in page and "<script src" not in page and "http://" not in page.replace("http://www.w3.org", "")
-    )
-    assert not (loop / "report").exists()
+    assert "data:image/" in page and "<script src" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and not (loop / "report").exists()
 
 
 def test_the_report_of_captions_has_its_sections(loop):
@@ -133,8 +130,10 @@ def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):
     before = files_in(loop)
     data = {"dataset_name": loop / "pictures", "output_dir": "run", "dry_run": "true"}
     done = quick.succeed("train", data, STUDENT, TRAINING, ENCODER, cwd=tmp_path)
-    assert list(tmp_path.iterdir()) == [] and files_in(loop) == before
     assert "resnet18" in done.out and "18 images" in done.out and "27" in done.out, "what, on what, what to embed"
+    data |= {"dataset_name": loop / "embeddings", "supervision": "soft"}
+    assert "soft labels from captions" in quick.succeed("train", data, STUDENT, TRAINING, cwd=tmp_path).out
+    assert list(tmp_path.iterdir()) == [] and files_in(loop) == before
 
 
 def test_a_dry_run_of_captioning_asks_about_so_many_and_keeps_their_answers(quick, loop, tmp_path):

@@ -13,6 +13,7 @@ DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 PROMISED = {
     "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input clean",
     "embed": "text_encoder embeddings_dir verify long_captions with_images text_encoder_prompt",
+    "check": "split check_dir text_encoder embeddings_dir",
     "train": "align_weight align_loss align_text_bank supervision label_noise unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights probe_samples",
     "compare": "train_config students variants seeds splits final processes results",
@@ -119,14 +120,6 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
     assert {name: values[name] for name in expected} == expected
 
 
-def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_path):
-    (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\nalign_weight: 1\nhflip: 0.25\n")
-    values = printed(quick, tmp_path, {"config": "o.yaml"})
-    assert (values["align_weight"], values["hflip"], values["align_loss"]) == (1, 0.25, "clip")
-    values = printed(quick, tmp_path, {"config": "o.yaml", "align_weight": 0.5})
-    assert (values["align_weight"], values["hflip"]) == (0.5, 0.25)
-
-
 def test_an_option_alone_changes_the_recipe_and_data_or_a_file_replace_it(quick, tmp_path):
     values = printed(quick, tmp_path, {"align_weight": 0})
     assert values["align_weight"] == 0 and values["student_args"]["channels"] == [32, 64, 128, 256]
@@ -135,30 +128,21 @@ def test_an_option_alone_changes_the_recipe_and_data_or_a_file_replace_it(quick,
     assert printed(quick, tmp_path, {"config": "o.yaml"})["student_args"] is None
 
 
-def test_numbers_with_an_exponent_and_other_kinds_of_values(quick, tmp_path):
-    lines = "dataset_name: x\noutput_dir: y\nlearning_rate: 5e-4\nclass_weights: [1, 2.5]\nema_decay:\nbf16: off\n"
-    (tmp_path / "o.yaml").write_text(lines + "student_args: {layers: [1, 1], act: '1e5'}\nrequire_labels: no\n")
-    values = printed(quick, tmp_path, {"config": "o.yaml", "weight_decay": "5e-2", "label_seed": 7})
-    assert values["learning_rate"] == 5e-4 and values["weight_decay"] == 0.05 and values["label_seed"] == 7
-    assert values["class_weights"] == [1, 2.5] and values["ema_decay"] is None
-    assert values["student_args"] == {"layers": [1, 1], "act": "1e5"} and values["require_labels"] is False
-
-
-def test_a_path_with_a_dot_is_relative_to_the_file(quick, tmp_path):
+def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_path):
+    """With paths, numbers and other kinds of values in both; names with hyphens; BOOL alone."""
     (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "o.yaml").write_text("dataset_name: ../data\noutput_dir: runs/x\nembeddings_dir: ./e\n")
-    values = printed(quick, tmp_path, {"config": "a/b/o.yaml"})
-    assert (tmp_path / values["dataset_name"]).resolve() == (tmp_path / "a" / "data").resolve()
-    assert (tmp_path / values["embeddings_dir"]).resolve() == (tmp_path / "a" / "b" / "e").resolve()
-    assert (tmp_path / values["output_dir"]).resolve() == (tmp_path / "runs" / "x").resolve()
-    values = printed(quick, tmp_path, {"dataset_name": "./here", "output_dir": "y"})
-    assert (tmp_path / values["dataset_name"]).resolve() == (tmp_path / "here").resolve()
-
-
-def test_hyphens_and_underscores_are_alike(quick, tmp_path):
-    words = ("--dataset-name", "x", "--output-dir=y", "--align-weight=0.5", "--use_cpu", "--learning-rate", "1e-3")
-    values = printed(quick, tmp_path, *words, "--label_noise-rate", "0.25")
-    assert (values["align_weight"], values["learning_rate"], values["label_noise_rate"]) == (0.5, 1e-3, 0.25)
+    lines = "dataset_name: ../data\noutput_dir: runs/x\nembeddings_dir: ./e\nalign_weight: 1\nhflip: 0.25\n"
+    lines += "learning_rate: 5e-4\nclass_weights: [1, 2.5]\nema_decay:\nbf16: off\nrequire_labels: no\n"
+    (tmp_path / "a" / "b" / "o.yaml").write_text(lines + "student_args: {layers: [1, 1], act: '1e5'}\n")
+    words = ("--weight-decay=5e-2", "--hflip", "0.5", "--align_center", "--label_noise-rate", "0.25", "--lora_r", "4")
+    values = printed(quick, tmp_path, {"config": "a/b/o.yaml"}, *words)
+    expected = {"align_loss": "clip", "align_weight": 1, "hflip": 0.5, "learning_rate": 5e-4, "weight_decay": 0.05}
+    expected |= {"class_weights": [1, 2.5], "ema_decay": None, "require_labels": False, "align_center": True}
+    expected |= {"student_args": {"layers": [1, 1], "act": "1e5"}, "label_noise_rate": 0.25, "lora_r": 4}
+    assert {name: values[name] for name in expected} == expected
+    places = {"dataset_name": "a/data", "embeddings_dir": "a/b/e", "output_dir": "runs/x"}
+    for name, place in places.items():
+        assert (tmp_path / values[name]).resolve() == (tmp_path / place).resolve(), name
 
 
 def test_options_of_version_0_1_are_translated(quick, tmp_path):
@@ -177,9 +161,6 @@ def test_options_of_version_0_1_are_translated(quick, tmp_path):
     assert done.err.splitlines() == ["warning: unlabelled: pseudo_label is deprecated: use supervision: pseudo."]
 
 
-def test_bool_alone_is_true_and_lists_take_several_words(quick, folders, tmp_path):
-    values = printed(quick, tmp_path, DATA, "--align_center", "--hflip", "0")
-    assert values["align_center"] is True and values["hflip"] == 0
+def test_lists_take_several_words(quick, folders, tmp_path):
     words = ({"run": folders / "aligned"}, "--measures", "probe", "calibration", "--print_config")
-    done = quick.succeed("evaluate", *words, cwd=tmp_path)
-    assert yaml.safe_load(done.out)["measures"] == ["probe", "calibration"]
+    assert yaml.safe_load(quick.succeed("evaluate", *words, cwd=tmp_path).out)["measures"] == ["probe", "calibration"]

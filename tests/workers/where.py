@@ -1,5 +1,5 @@
 """
-Says what the launcher made of its configuration; test_all_recipes.py reads it.
+Says what the launcher made of its configuration; test_recipes.py reads it.
 
     accelerate launch --config_file recipes/accelerate_configs/cpu.yaml tests/workers/where.py RESULT.json
 """

@@ -1,0 +1,49 @@
+"""
+The options of all commands. Imports nothing heavy: `--help` and a wrong option need no torch.
+
+`--help` groups options by the class that declares them, under its docstring.
+"""
+
+from .captioning import (
+    CaptionArguments,
+    EndpointArguments,
+    ExistingCaptionsArguments,
+    LocalCaptionerArguments,
+    QualityArguments,
+)
+from .data import DataArguments, EncoderArguments, VerifyArguments
+from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments
+from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
+from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
+from .student import AugmentationArguments, StudentArguments
+from .training import (
+    DEPRECATED_FOR_TRAINING,
+    OTHER_TRAINER_OPTIONS,
+    OTHER_TRAINER_OPTIONS_OF,
+    OWN_DEFAULTS,
+    RunArguments,
+    TrainerGroup,
+    TrainingOptions,
+    aligns,
+    check_training,
+    learned_from_captions,
+    recorded_options,
+    translated,
+)
+
+# The classes of each command, in the order in which it is given their instances
+OPTIONS_OF = {
+    "caption": (
+        *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
+        *(ExistingCaptionsArguments, QualityArguments),
+    ),
+    "embed": (DataArguments, EncoderArguments, VerifyArguments),
+    "train": (
+        *(RunArguments, DataArguments, EncoderArguments, StudentArguments),
+        *(AugmentationArguments, TrainingOptions),
+    ),
+    "check": (CheckArguments, DataArguments, EncoderArguments),
+    "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
+    "compare": (CompareArguments,),
+    "release": (ReleaseArguments,),
+}

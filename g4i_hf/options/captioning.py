@@ -1,0 +1,140 @@
+"""Options of `g4i caption`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from .fields import Count, NotNegative, Number, Positive, check_values, option
+
+
+@dataclass
+class PromptOptions:
+    """Model and prompts"""
+
+    captioner_model: str | None = option(None, "Hub id or folder of a VLM; with base_url, the server's name for it.")
+    captioner_revision: str | None = option(None, "Branch, tag or commit of the model.")
+    prompt: list[str] | None = option(
+        None,
+        "Prompt: text, `plain` (the paper's) or `class` (names the class). Columns in braces, such as {label}, are "
+        "filled in. Several prompts give several captions per image.",
+    )
+    max_new_tokens: Count = option(128, "Maximum length of an answer in tokens.")
+    temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
+    top_p: float | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
+    image_max_side: Count = option(768, "Longest side in pixels; larger images are shrunk first.")
+    train_splits: list[str] | None = option(None, "Splits whose prompts may name the class; train by default.")
+
+
+@dataclass
+class ResumeOptions:
+    """Resuming and limits"""
+
+    journal_dir: str | None = option(None, "Folder where answers are saved on arrival; `<captions_dir>.journal`.")
+    retry_failed: bool = option(False, "Ask again about images whose caption failed, was refused or is empty.")
+    dry_run: Number = option(0, "Caption this many images only, and project time and cost for all.")
+    partial: bool = option(False, "When a limit ends the run, write the captions so far; other rows have none.")
+    max_requests: Number | None = option(None, "Stop after this many requests.")
+    max_cost: NotNegative | None = option(None, "Stop before this cost; needs both prices.")
+    price_input: NotNegative | None = option(None, "Price of a million input tokens.")
+    price_output: NotNegative | None = option(None, "Price of a million output tokens.")
+
+
+@dataclass
+class CaptionArguments(PromptOptions, ResumeOptions):
+    """Captions"""
+
+    captioner: Literal["local", "endpoint", "column", "file", "list"] | None = option(
+        None,
+        "local (a VLM in this process), endpoint (an OpenAI-compatible server), column (of the dataset), file (JSONL "
+        "or CSV with a key) or list (in file order). By default, the other options decide.",
+    )
+    captions_dir: str | None = option(None, "Folder for the captions.")
+    caption_splits: list[str] | None = option(None, "Splits to caption; all by default.")
+    streaming: bool = option(False, "Stream the dataset instead of downloading it first.")
+    overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
+    with_images: bool = option(False, "Write images and all other columns too, as a dataset of its own.")
+
+    def __post_init__(self):
+        check_values(self)
+        if not self.captions_dir:
+            raise ValueError("captions_dir is missing: give a folder for the captions with --captions_dir.")
+        if self.max_cost is not None and (self.price_input is None or self.price_output is None):
+            raise ValueError("max_cost needs the prices of a million tokens: give --price_input and --price_output.")
+
+    @property
+    def journal(self) -> str:
+        """Folder of the answers; beside the captions, which are replaced as a whole."""
+        return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
+
+    def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str | None:
+        """
+        Where captions come from: a choice of `captioner`, or None where the captions file shows whether it is a list.
+
+        Raises:
+            ValueError: when no option says it.
+        """
+        if self.captioner is not None:
+            return self.captioner
+        if captions_file is not None:
+            return None
+        if base_url is not None:
+            return "endpoint"
+        if self.captioner_model is not None:
+            return "local"
+        if caption_column is not None:
+            return "column"
+        raise ValueError(
+            "Nothing says where captions come from. Give a model with --captioner_model, a server with --base_url as "
+            "well, a file with --captions_file, or a column of the data with --captioner column."
+        )
+
+
+@dataclass
+class LocalCaptionerArguments:
+    """Captioner in this process"""
+
+    caption_batch_size: Count = option(8, "Images per batch.")
+    captioner_adapter: str | None = option(None, "Hub id or folder of a LoRA adapter for the model.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
+
+    def __post_init__(self):
+        check_values(self)
+
+
+@dataclass
+class EndpointArguments:
+    """OpenAI-compatible server: vLLM, TGI, `transformers serve`, or a hosted provider"""
+
+    base_url: str | None = option(None, "Address up to /v1; separate several servers with commas.")
+    api_key_env: str | None = option(
+        None, "Environment variable with the API key. By default Hugging Face hosts alone get a token, your own."
+    )
+    max_concurrency: Count = option(384, "Maximum number of concurrent requests of this process.")
+    request_timeout: Positive = option(120.0, "Timeout of a request in seconds.")
+    max_attempts: Count = option(8, "Attempts per request.")
+    batch_api: bool = option(False, "Use /v1/batches: half the price at most providers, answers within a day.")
+    jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
+
+    def __post_init__(self):
+        check_values(self)
+
+
+@dataclass
+class ExistingCaptionsArguments:
+    """Existing captions"""
+
+    captions_file: str | None = option(None, "JSONL or CSV with keys, or a list: .txt, .json, .pth of strings.")
+    file_key: str | None = option(None, "Field with the image's name; found by its own name by default.")
+    file_caption: str | None = option(None, "Field with the caption; found by its own name by default.")
+    several_captions: bool = option(False, "A repeated key adds another caption instead of being an error.")
+    order_scorer: str | None = option(None, "CLIP model that checks whether a list is in the order of the images.")
+
+
+@dataclass
+class QualityArguments:
+    """Cleaning and quality; doubtful captions get a smaller `caption_weight`"""
+
+    clean: bool = option(True, "Remove markup, openings, loops and unfinished ends; refusals count as missing.")
+    synonyms_file: str | None = option(None, "YAML file: a list of other words for each class name.")
+    quality_encoder: str | None = option(None, "Text encoder that compares a caption with its class and others.")
+    clip_scorer: str | None = option(None, "CLIP model that scores how well a caption describes its image.")
+    report: bool = option(True, "Write caption_report.html and .json into captions_dir.")

@@ -1,0 +1,61 @@
+"""Options of the dataset and of the text encoder."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .fields import Count, Number, check_values, option
+
+
+@dataclass
+class DataArguments:
+    """Data"""
+
+    dataset_name: str | None = option(None, "Hub id, image folder, folder of Parquet files, or stage.")
+    dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of a Hub dataset.")
+    captions_name: str | None = option(None, "Hub id or folder of captions or embeddings, joined by image_id.")
+    captions_revision: str | None = option(None, "Branch, tag or commit of the captions.")
+    image_column: str | None = option(None, "The dataset's name for the column `image`.")
+    label_column: str | None = option(None, "The dataset's name for the column `label`.")
+    image_id_column: str | None = option(None, "The dataset's name for the column `image_id`.")
+    caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
+    text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
+    caption_weight_column: str | None = option(None, "The dataset's name for the column `caption_weight`.")
+    class_names_file: str | None = option(None, "File with one class name per line, for labels without names.")
+
+    def __post_init__(self):
+        if not self.dataset_name:
+            raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
+        if self.captions_revision and not self.captions_name:
+            raise ValueError("captions_revision is set, but captions_name is not: name the captions.")
+
+
+@dataclass
+class EncoderArguments:
+    """Text encoder"""
+
+    text_encoder: str | None = option(None, "Hub id or folder: sentence-transformers, CLIP, SigLIP, SigLIP 2.")
+    text_encoder_revision: str | None = option(None, "Branch, tag or commit of the encoder.")
+    text_encoder_prompt: str | None = option(None, "Text before every caption, such as 'passage: '; empty for none.")
+    text_encoder_prompt_name: str | None = option(None, "A prompt of the sentence-transformers model, by name.")
+    text_encoder_batch_size: Count = option(64, "Captions per batch.")
+    long_captions: Literal["truncate", "chunk_mean"] = option(
+        "truncate", "Captions longer than the encoder's window: truncate, or chunk_mean (mean over chunks)."
+    )
+    embeddings_dir: str | None = option(None, "Folder for the embeddings; `embeddings` beside the run by default.")
+    with_images: bool = option(False, "Write images and all other columns too, as a dataset of its own.")
+
+    def __post_init__(self):
+        check_values(self)
+        if self.text_encoder_prompt is not None and self.text_encoder_prompt_name is not None:
+            raise ValueError("text_encoder_prompt and text_encoder_prompt_name are both given; give one of them.")
+
+
+@dataclass
+class VerifyArguments:
+    """Verification"""
+
+    verify: Number = option(0, "Embed nothing; compare this many captions with their embeddings.")
+
+    def __post_init__(self):
+        check_values(self)

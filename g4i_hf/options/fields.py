@@ -1,0 +1,62 @@
+"""How an option is declared: a dataclass field with a help text and a type that holds its choices or its interval."""
+
+from dataclasses import field
+from math import inf
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from ..files import wrong_choice
+
+# Options of the machine: they are not written into files
+NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "dry_run"}
+# Environment variable with the module of `--module`, for processes that start again
+OWN_MODULE = "G4I_HF_MODULE"
+
+Count = Annotated[int, "[1, inf)"]
+Number = Annotated[int, "[0, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+NotNegative = Annotated[float, "[0, inf)"]
+Share = Annotated[float, "[0, 1]"]
+BadImages = Literal["error", "skip"]
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of an options class; a list or dict as `default` is copied for each instance."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def is_secret(name: str) -> bool:
+    return name.endswith(("token", "api_key", "password", "secret"))
+
+
+def choices_of(hint: Any) -> list[str]:
+    """The choices of a `Literal`, or of a union with one."""
+    members = [member for member in (hint, *get_args(hint)) if get_origin(member) is Literal]
+    return [choice for member in members for choice in get_args(member)]
+
+
+def check_values(options: Any) -> None:
+    """
+    Compares the fields of a dataclass with the choices and intervals of their types. None passes: it means unset.
+
+    Raises:
+        ValueError: names the field, its value and what is allowed.
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name, None)
+        if (choices := choices_of(hint)) and isinstance(value, str) and value not in choices:
+            raise ValueError(wrong_choice(name, value, choices))
+        for member in (hint, *get_args(hint)):
+            if get_origin(member) is Annotated and value is not None:
+                _check_interval(name, value, member.__metadata__[0])
+
+
+def _check_interval(name: str, value: float, interval: str) -> None:
+    low, high = map(float, interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[-1] == ")" else value <= high
+    if not (above and below):
+        words = f"{'above' if interval[0] == '(' else 'at least'} {low:g}"
+        words += "" if high == inf else f" and {'below' if interval[-1] == ')' else 'at most'} {high:g}"
+        raise ValueError(f"{name} is {value}; it must be {words}.")

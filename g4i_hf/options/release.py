@@ -1,0 +1,118 @@
+"""Options of `g4i release`."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from .fields import check_values, option
+
+
+@dataclass
+class ReleasedStudentOptions:
+    """Student"""
+
+    student_dir: str | None = option(None, "Folder for the student; <run>/student by default.")
+    weights: Literal["raw", "ema"] = option(
+        "raw", "raw, or ema: the exponential moving average of a run with ema_decay."
+    )
+    aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
+    onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
+    lora: Literal["merged", "adapter"] = option(
+        "merged", "LoRA runs: merged (into the weights), or the adapter alone."
+    )
+    card_pictures: bool = option(True, "Show evaluated images in the card; this publishes them.")
+
+
+@dataclass
+class ReleasedDatasetOptions:
+    """Dataset"""
+
+    dataset_dir: str | None = option(None, "Folder for the dataset; <stage>-dataset by default.")
+    with_images: bool = option(False, "Publish the images too, without EXIF; otherwise users join them by image_id.")
+    images_id: str | None = option(None, "Hub id of the images, if the stage has them from a local folder.")
+    max_shard_size: str = option("500MB", "Maximum size of a Parquet file, such as 500MB or 5GB.")
+
+
+@dataclass
+class SpaceOptions:
+    """Space"""
+
+    space: bool = option(False, "Make a Gradio app of the student too.")
+    space_repo_id: str | None = option(None, "Hub id of the app; <repo_id>-space by default.")
+
+
+@dataclass
+class PushOptions:
+    """Card and Hub"""
+
+    license: str | None = option(None, "License; `other` by default.")
+    repo_id: str | None = option(None, "Hub id, such as me/my-student.")
+    push_to_hub: bool = option(False, "Push to repo_id.")
+    private: bool = option(True, "Make a new repository private.")
+    hub_revision: str | None = option(None, "Branch to push to; main by default.")
+    replace: bool = option(False, "Push even if the repository holds other files, and replace those of the same name.")
+    dry_run: bool = option(False, "Write what would be pushed, list it with sizes, and push nothing.")
+
+
+@dataclass
+class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOptions, PushOptions):
+    """Release"""
+
+    run: str | None = option(None, "Run folder of the student to release.")
+    baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
+    seed_runs: list[str] | None = option(
+        None, "Run folders of the same run with other seeds, for mean and spread in the card."
+    )
+    seed_baselines: list[str] | None = option(None, "Their baselines, in the same order.")
+    stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
+
+    def __post_init__(self):
+        if self.stage and self.run:
+            raise ValueError(
+                f"run is {self.run} and stage is {self.stage}: one of them is released at a time, a run as a student "
+                "or a stage as a dataset. Leave the other out."
+            )
+        if not self.stage and not self.run:
+            raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
+        self._check_kind()
+        check_values(self)
+        for name in ("repo_id", "space_repo_id", "images_id"):
+            if getattr(self, name) is not None:
+                check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` can be read
+        if self.push_to_hub and not self.repo_id:
+            raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")
+
+    def _check_kind(self) -> None:
+        """Options of the other kind would have no effect."""
+        of_student = {"baseline", "seed_runs", "seed_baselines"}
+        of_student |= {each.name for group in (ReleasedStudentOptions, SpaceOptions) for each in fields(group)}
+        of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
+        others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
+        given = [
+            each.name for each in fields(self) if each.name in others and getattr(self, each.name) != each.default
+        ]
+        if given:
+            what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
+            raise ValueError(
+                f"{given[0]} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {given[0]} out, or "
+                f"give --{other} in place of --{kind}."
+            )
+
+
+def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
+    """
+    Raises:
+        ValueError: when it is no Hub id; an address of a page is none, as cards hold the id as it stands.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    parts = repo_id.split("/")
+    if len(parts) > 2 or not all(parts):
+        raise ValueError(
+            f"{name} is {repo_id}, which is an address or a path and no Hub id: write it as me/my-student."
+        )
+    if with_namespace and len(parts) < 2:
+        raise ValueError(
+            f"{name} is {repo_id}, without the user or organisation that it belongs to: write it as NAME/{repo_id}; "
+            "`hf auth whoami` prints your name."
+        )
+    validate_repo_id(repo_id)

@@ -1,0 +1,357 @@
+"""Options of `g4i train`."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from .fields import BadImages, Count, NotNegative, Number, Positive, Share, check_values, option
+
+Strategy = Literal["no", "steps", "epoch"]
+
+
+@dataclass
+class SupervisionOptions:
+    """Labels from captions"""
+
+    supervision: Literal["none", "auto", "soft", "pseudo"] = option(
+        "none",
+        "none (alignment alone), soft (soft labels from captions), pseudo (pseudo-labels for unlabelled rows), or "
+        "auto: chosen by estimates before training.",
+    )
+    label_noise: Literal["keep", "soften", "relabel"] | None = option(
+        None,
+        "Labels that captions contradict: keep, soften (replace by soft labels) or relabel; keep by default, unless "
+        "auto chooses.",
+    )
+    image_features: str | None = option(
+        None, "Image features used beside captions: a column, or student: those of the pretrained student."
+    )
+    unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
+
+
+@dataclass
+class ControlOptions:
+    """Controls of studies: fewer or wrong labels, rare classes, other captions; training split only"""
+
+    label_fraction: Annotated[float, "(0, 1]"] = option(
+        1.0, "Share of the labels to keep in each class; the other rows become unlabelled."
+    )
+    label_seed: int | None = option(None, "Seed for choosing these labels; the run's seed by default.")
+    label_noise_rate: Annotated[float, "[0, 1)"] = option(0.0, "Share of the labels to make wrong.")
+    label_noise_kind: Literal["symmetric", "confusable"] = option(
+        "symmetric", "symmetric (any other class) or confusable (the class with the most similar captions)."
+    )
+    label_noise_seed: int | None = option(None, "Seed for choosing wrong labels; the run's seed by default.")
+    long_tail_factor: Annotated[float, "[1, inf)"] = option(
+        1.0, "Imbalance factor: size of the first class over the last; exponential decay in between."
+    )
+    long_tail_seed: int | None = option(None, "Seed for choosing rows to leave out; the run's seed by default.")
+    caption_control: Literal["none", "class_name", "random", "shuffle_class", "shuffle"] = option(
+        "none", "Replace training captions by class names, random vectors, or captions of other rows (of the class)."
+    )
+
+
+@dataclass
+class RunArguments(SupervisionOptions, ControlOptions):
+    """Run"""
+
+    overwrite: bool = option(False, "Replace a run that output_dir already holds.")
+    dry_run: bool = option(False, "Check data and options, time a few steps and print the plan; write nothing.")
+    train_split: str = option("train", "Training split.")
+    eval_split: str = option("validation", "Split to evaluate during training.")
+    streaming: bool = option(False, "Stream the training split instead of downloading or copying it first.")
+    shuffle_buffer_size: Number = option(1000, "Shuffle buffer of a stream in rows; 0: shuffle shards only.")
+    require_labels: bool = option(True, "Unlabelled rows are an error; if false, they train on their captions.")
+    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
+
+    def __post_init__(self):
+        check_values(self)
+
+
+@dataclass
+class AlignmentOptions:
+    """Alignment"""
+
+    align_weight: NotNegative = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
+    align_loss: Literal["clip", "infonce", "soft_clip", "siglip", "cosine"] = option(
+        "clip",
+        "clip (symmetric InfoNCE over the global batch), infonce (image to text only), soft_clip (targets from "
+        "caption similarity), siglip (pairwise sigmoid) or cosine (no negatives).",
+    )
+    align_temperature: Positive = option(0.2, "Temperature tau, or its initial value (paper: ResNet 0.2, DeiT 0.05).")
+    align_target_temperature: Positive = option(0.1, "Temperature of soft_clip's targets.")
+    align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")
+    align_logit_bias: float = option(-10.0, "Bias of siglip's logits, or its initial value.")
+    align_mask: Literal["caption", "class", "none"] = option(
+        "caption", "Rows that are no negatives of each other: same image or caption; also same class; or none."
+    )
+    align_mix_captions: bool = option(
+        True, "Align a mixed image with the captions of both images, not of the first alone."
+    )
+    align_gradient: Literal["invariant", "official"] = option(
+        "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
+    )
+    align_gather_texts: bool | None = option(
+        None, "Gather text embeddings from all processes instead of reading them; by default on accelerators."
+    )
+    align_text_bank: Annotated[int, "[-1, inf)"] = option(
+        0, "Training captions to draw each step as additional negatives; -1: all."
+    )
+    align_captions: Literal["sample", "mean", "all"] = option(
+        "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
+    )
+    align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
+    align_similarity: Literal["cosine", "dot"] = option(
+        "cosine",
+        "cosine, or dot: dot product of unnormalised features and centred texts (TextTeacher; temperature 1).",
+    )
+    align_balance: bool = option(
+        False, "Make align_weight a share between losses whose gradients at the feature have equal norm (TextTeacher)."
+    )
+    align_schedule: Literal["constant", "cosine"] = option(
+        "constant", "Schedule of align_weight after its warm-up: constant, or cosine decay to zero."
+    )
+    align_warmup_epochs: NotNegative = option(0.0, "Epochs of linear warm-up of align_weight.")
+    align_off_epochs: NotNegative = option(0.0, "Last epochs, trained with align_weight 0.")
+
+
+@dataclass
+class ClassificationOptions:
+    """Classification"""
+
+    soft_label_weight: NotNegative | None = option(
+        None, "Weight of the cross-entropy with soft labels; 1 by default, unless auto chooses."
+    )
+    classification_loss: Literal["cross_entropy", "bce"] = option(
+        "cross_entropy", "cross_entropy, or bce: binary cross-entropy per class (arXiv 2110.00476, 2204.07118)."
+    )
+    bce_target_threshold: Annotated[float, "[0, 1)"] | None = option(
+        None, "Targets of bce above this value become 1, others 0."
+    )
+    class_weights: list | str | None = option(
+        None, "JSON list with a weight per class, or balanced: inverse frequency."
+    )
+
+
+@dataclass
+class MixingOptions:
+    """Repeated and mixed images"""
+
+    repeated_augmentation: Count = option(1, "Augmented copies of an image in an epoch (DeiT: 3).")
+    mixup_alpha: NotNegative = option(0.0, "Beta parameter of mixup; 0: off.")
+    cutmix_alpha: NotNegative = option(0.0, "Beta parameter of CutMix; 0: off.")
+    mix_prob: Share = option(1.0, "Probability of mixing a batch.")
+    mix_switch_prob: Share = option(0.5, "Probability of CutMix where both are on.")
+
+
+@dataclass
+class OptimizationOptions:
+    """Optimization"""
+
+    weight_decay_on: Literal["trainer", "matrices", "all"] = option(
+        "trainer", "Parameters to decay: all but biases and norms, as in Trainer; matrices, as in timm; or all."
+    )
+    layer_decay: Annotated[float, "(0, 1]"] | None = option(None, "Layer-wise learning-rate decay factor.")
+    freeze_backbone: bool = option(
+        False, "Train classifier and projector only; the backbone stays in evaluation mode."
+    )
+    ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
+    sgd_momentum: Annotated[float, "[0, 1)"] = option(0.9, "Momentum of `optim: sgd`.")
+    early_stopping_patience: Count | None = option(None, "Evaluations without improvement before training ends.")
+    stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.")
+    max_nan_steps: Number = option(0, "Steps with NaN or infinite gradients to skip before training ends.")
+
+
+# The usual options of transformers' TrainingArguments follow; only these have another default here
+OWN_DEFAULTS = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
+
+
+class TrainerGroup:
+    """Trainer: other options"""
+
+
+@dataclass
+class LengthOptions(TrainerGroup):
+    """Trainer: length and batches"""
+
+    output_dir: str | None = option(None, "Run folder: weights, checkpoints, options, results.")
+    num_train_epochs: float = option(3.0, "Epochs.")
+    max_steps: int = option(-1, "Optimizer steps; overrides num_train_epochs unless -1.")
+    per_device_train_batch_size: int = option(8, "Training batch size per device.")
+    per_device_eval_batch_size: int = option(8, "Evaluation batch size per device.")
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.")
+
+
+@dataclass
+class OptimizerOptions(TrainerGroup):
+    """Trainer: optimizer"""
+
+    optim: str = option("adamw_torch_fused", "Optimizer by Trainer's name, or timm's, such as timm:lamb.")
+    optim_args: str | None = option(None, "Arguments of the optimizer, such as name=value,name=value.")
+    learning_rate: float = option(5e-5, "Peak learning rate.")
+    lr_scheduler_type: str = option("linear", "Schedule by Trainer's name, or timm's, such as timm:cosine.")
+    lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
+    warmup_steps: float = option(0, "Linear warm-up in steps, or, below 1, as a share of all steps.")
+    weight_decay: float = option(0.0, "Weight decay.")
+    max_grad_norm: float = option(1.0, "Maximum gradient norm; 0: no clipping.")
+    label_smoothing_factor: float = option(0.0, "Label smoothing.")
+
+
+@dataclass
+class SavingOptions(TrainerGroup):
+    """Trainer: evaluation and saving"""
+
+    eval_strategy: Strategy = option("no", "When to evaluate.")
+    eval_steps: float | None = option(None, "Steps between evaluations.")
+    save_strategy: Literal["no", "steps", "epoch", "best"] = option("steps", "When to save a checkpoint.")
+    save_steps: float = option(500, "Steps between checkpoints.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep.")
+    load_best_model_at_end: bool = option(False, "Load the best checkpoint at the end; needs eval_strategy.")
+    metric_for_best_model: str | None = option(None, "Metric of the best checkpoint: loss, accuracy.")
+
+
+@dataclass
+class LoggingOptions(TrainerGroup):
+    """Trainer: logging and Hub"""
+
+    logging_strategy: Strategy = option("steps", "When to log.")
+    logging_steps: float = option(500, "Steps between logs.")
+    report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
+    run_name: str | None = option(None, "Name of the run in the tracker.")
+    disable_tqdm: bool | None = option(None, "No progress bar.")
+    push_to_hub: bool = option(False, "Push the student during and after training.")
+    hub_model_id: str | None = option(None, "Hub id of the repository.")
+    hub_private_repo: bool | None = option(True, "Make a new repository private.")
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = option("every_save", "When to push.")
+
+
+@dataclass
+class MachineOptions(TrainerGroup):
+    """Trainer: machine and seed"""
+
+    seed: int = option(42, "Random seed.")
+    use_cpu: bool = option(False, "Train on the CPU.")
+    bf16: bool = option(False, "bfloat16 mixed precision.")
+    fp16: bool = option(False, "float16 mixed precision.")
+    tf32: bool | None = option(None, "TF32 on Ampere and newer GPUs.")
+    activation_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
+    torch_compile: bool = option(False, "Compile the model.")
+    dataloader_num_workers: int = option(0, "Worker processes that read images.")
+    dataloader_persistent_workers: bool = option(True, "Keep the workers between epochs.")
+
+
+@dataclass
+class TrainingOptions(
+    AlignmentOptions,
+    ClassificationOptions,
+    MixingOptions,
+    OptimizationOptions,
+    LengthOptions,
+    OptimizerOptions,
+    SavingOptions,
+    LoggingOptions,
+    MachineOptions,
+):
+    """Training; [`~g4i_hf.AlignmentArguments`] adds these to transformers' `TrainingArguments`."""
+
+    def __post_init__(self):
+        check_training(self)
+
+
+def check_training(options: TrainingOptions) -> None:
+    """
+    Raises:
+        ValueError: for a value that is no choice, outside its interval, or contradicts another option.
+    """
+    check_values(options)
+    if isinstance(options.lr_scheduler_kwargs, str):
+        try:
+            json.loads(options.lr_scheduler_kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"lr_scheduler_kwargs is {options.lr_scheduler_kwargs!r}, which is no JSON.") from error
+    if options.bce_target_threshold == 0 and options.label_smoothing_factor > 0:
+        raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
+    if options.max_nan_steps and not options.stop_on_nan:
+        raise ValueError(f"max_nan_steps is {options.max_nan_steps}, but stop_on_nan is false: set it to true.")
+    if options.align_balance and options.align_weight > 1:
+        raise ValueError(f"align_weight is {options.align_weight}, but with align_balance it is a share: at most 1.")
+    if options.align_balance and options.freeze_backbone:
+        raise ValueError("align_balance compares gradients at the feature, where freeze_backbone has none.")
+    if options.soft_label_weight and options.classification_loss != "cross_entropy":
+        raise ValueError("soft_label_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
+
+
+def recorded_options(cls: type) -> set[str]:
+    """Options that a run records whatever their value; others of Trainer are recorded where it is not the default."""
+    own = [base for base in cls.__mro__ if base.__module__.startswith("g4i_hf") and TrainerGroup not in base.__bases__]
+    always = {*OWN_DEFAULTS, "optim", "lr_scheduler_type"}
+    return {name for base in own for name in inspect.get_annotations(base)} | always
+
+
+def aligns(options: Mapping[str, Any]) -> bool | None:
+    """Whether a run with these options (of its `train.yaml`) has an alignment loss; None where they do not say."""
+    weight = options.get("align_weight")
+    return None if weight is None else float(weight) > 0
+
+
+def learned_from_captions(options: Mapping[str, Any]) -> str | None:
+    """The options by which a run learned from captions, as text; None for a baseline."""
+    # teacher_weight and pseudo_label are of version 0.1
+    weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
+    found = [f"{name} {weight}" for name, weight in weights.items() if weight]
+    found += ["unlabelled pseudo_label"] if options.get("unlabelled") == "pseudo_label" else []
+    for name, without in (("supervision", "none"), ("label_noise", "keep")):
+        value = options.get(name)
+        found += [f"{name} {value}"] if value not in (None, without) else []
+    return ", ".join(found) or None
+
+
+# Options of version 0.1 that have another name now
+DEPRECATED_FOR_TRAINING = ("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold")
+
+
+def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """
+    Translates options of version 0.1.
+
+    Returns:
+        The options by their present names, and a warning for each that has another name now.
+    """
+    values, said = dict(values), []
+    for name in DEPRECATED_FOR_TRAINING:
+        if name not in values:
+            continue
+        value = values.pop(name)
+        if name != "teacher_weight":
+            said.append(f"{name} is deprecated and has no effect: probabilities are calibrated. Leave it out.")
+        elif float(value) > 0:
+            values |= {"supervision": "soft", "soft_label_weight": float(value)}
+            said.append(
+                f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {float(value):g}."
+            )
+    if values.get("unlabelled") == "pseudo_label":
+        values |= {"unlabelled": "keep", "supervision": "pseudo"}
+        said.append("unlabelled: pseudo_label is deprecated: use supervision: pseudo.")
+    return values, said
+
+
+# The other fields of transformers' TrainingArguments, which training takes as they are; a test compares the two lists.
+# With a newer transformers, an option that is in neither is looked for there before it is called unknown.
+OTHER_TRAINER_OPTIONS_OF = "5.24"
+OTHER_TRAINER_OPTIONS = """
+accelerator_config activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
+average_tokens_across_devices batch_eval_metrics bf16_full_eval data_seed dataloader_drop_last
+dataloader_in_order dataloader_multiprocessing_context dataloader_pin_memory dataloader_prefetch_factor
+ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout
+debug deepspeed do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay
+eval_do_concat_batches eval_on_start eval_use_gather_object fp16_full_eval fsdp fsdp_config full_determinism
+gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision hub_token
+ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names length_column_name
+liger_kernel_config local_rank log_level log_level_replica log_on_each_node logging_first_step
+logging_nan_inf_filter neftune_noise_alpha optim_target_modules parallelism_config prediction_loss_only
+project remove_unused_columns restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node
+save_only_model skip_memory_metrics torch_compile_backend torch_compile_mode torch_empty_cache_steps
+trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cache use_liger_kernel
+"""
