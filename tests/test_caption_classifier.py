@@ -200,16 +200,15 @@ def test_the_posterior_is_bayes_rule():
     np.testing.assert_allclose(unlabelled, prior, atol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.3])
+@pytest.mark.parametrize("share", [0.1, 0.2])
 def test_labels_that_are_always_wrong_in_the_same_way_are_found(share):
     data = clusters(2000, spread=1.0)
     wrong = np.random.default_rng(1).random(len(data.y)) < share
     labels = np.where(wrong, (data.truth + 1) % CLASSES, data.truth)
     classifier = fitted(data, labels)
-    low, high = classifier.label_noise_interval_
-    assert low - 0.03 <= wrong.mean() <= high + 0.03
+    assert 0.6 * share < classifier.label_noise_ < 1.1 * share
     suspicious = classifier.posterior(classifier.out_of_fold_, labels).argmax(1) != labels
-    assert wrong[suspicious].mean() > 0.85 and suspicious[wrong].mean() > 0.75
+    assert wrong[suspicious].mean() > 0.9 and suspicious[wrong].mean() > 0.65
     assert classifier.accuracy_ == pytest.approx(accuracy(classifier.out_of_fold_, data.truth), abs=0.05)
 
 
