@@ -15,6 +15,7 @@ _PLACES = {
     "caption_images": "workflows.caption",
     "embed_captions": "embedding",
     "evaluate_run": "workflows.evaluate",
+    "fit": "workflows.fit",
     "load_images": "data.loading",
     "release_student": "hub",
 }

@@ -168,20 +168,31 @@ def test_captions_that_say_nothing_do_not_accuse_the_labels():
     assert found.out_of_fold_.max(1).astype(float).mean() < 0.5
 
 
-def test_the_posterior_is_bayes_rule_and_repairs_wrong_labels():
-    classifier = CaptionClassifier(3)
-    classifier.noise_rate_ = 0.3
-    prior = np.asarray([[0.5, 0.3, 0.2], [0.05, 0.9, 0.05], [0.2, 0.3, 0.5], [0, 1, 0]], dtype=np.float16)
-    given = [0, 0, -100, 2]
-    found = classifier.posterior(prior, given)
-    for row in (0, 1):
-        likelihood = np.where(np.arange(3) == given[row], 0.7 + 0.1, 0.1)
-        expected = prior[row] * likelihood / (prior[row] * likelihood).sum()
-        np.testing.assert_allclose(found[row], expected, atol=1e-3)
-    np.testing.assert_allclose(found[2], prior[2])
-    assert found[3].argmax() == 1  # a certain caption
-    classifier.noise_rate_ = 0.0  # labels that are never wrong
-    assert classifier.posterior(prior, given).argmax(1)[[0, 1, 3]].tolist() == [0, 0, 2]
+def test_the_posterior_is_bayes_rule():
+    data = clusters(400, spread=1.0, wrong=0.3)
+    classifier = fitted(data)
+    share, prior = classifier.calibration_.noise, classifier.out_of_fold_.astype(np.float64)
+    likelihood = np.where(np.arange(CLASSES) == data.y[:, None], 1 - share + share / CLASSES, share / CLASSES)
+    expected = (prior + 1e-7) * likelihood
+    found = classifier.posterior(classifier.out_of_fold_, data.y)
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-4)
+    unlabelled = classifier.posterior(classifier.out_of_fold_, np.full(len(data.y), -100))
+    np.testing.assert_allclose(unlabelled, prior, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_labels_that_are_always_wrong_in_the_same_way_are_found(share):
+    data = clusters(2000, spread=1.0)
+    wrong = np.random.default_rng(1).random(len(data.y)) < share
+    labels = np.where(wrong, (data.truth + 1) % CLASSES, data.truth)
+    classifier = fitted(data, labels)
+    assert 0.6 * share < classifier.label_noise_ < 1.1 * share
+    suspicious = classifier.posterior(classifier.out_of_fold_, labels).argmax(1) != labels
+    assert wrong[suspicious].mean() > 0.9 and suspicious[wrong].mean() > 0.65
+    assert classifier.accuracy_ == pytest.approx(accuracy(classifier.out_of_fold_, data.truth), abs=0.05)
+
+
+def test_the_posterior_repairs_wrong_labels():
     data = clusters(500, spread=1.0, wrong=0.3)
     found = fitted(data)
     likely = found.posterior(found.out_of_fold_, data.y).argmax(1)

@@ -233,7 +233,7 @@ def test_what_it_needs_is_said():
 def test_what_was_found_is_kept_in_the_run_for_the_same_data_alone(tmp_path):
     split, folder = captioned(noisy(), GOOD), tmp_path / "supervision"
     first = supervised(split, folder, supervision="auto")
-    assert {path.name for path in folder.iterdir()} == {"probabilities.npy", "supervision.json"}
+    assert {path.name for path in folder.iterdir()} == {*("probabilities.npy", "likely.npy", "supervision.json")}
     assert soft_of(first.split).tolist() == soft_of(supervised(split, supervision="auto").split).tolist()
     marked = np.roll(np.load(folder / "probabilities.npy"), 1, axis=1)  # to see that they are read, not found again
     np.save(folder / "probabilities.npy", marked)

@@ -1,10 +1,13 @@
 """Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from .. import columns
@@ -38,9 +41,33 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
 
 
 def load_data(data: DataArguments) -> DatasetDict:
-    """[`open_images`] by options, with the classes of `class_names_file`."""
+    """[`open_images`] by options, with classes of `class_names_file` and `validation` by `validation_fraction`."""
     splits, names = open_images(source_of(data)), read_class_names(data)
-    return splits if names is None else with_class_names(splits, names)
+    splits = splits if names is None else with_class_names(splits, names)
+    if data.validation_fraction and "train" in splits and "validation" not in splits:
+        splits = hold_out(splits, data.validation_fraction)
+    return splits
+
+
+def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
+    """
+    Takes a share of each class of `train` as `validation`: at least two rows of a class, and at most half of it. Which
+    rows is decided by their `image_id` alone. Rows without a label stay where they are.
+    """
+    training = splits["train"]
+    if columns.LABEL not in training.column_names:
+        raise ValueError("validation_fraction holds out a share of each class, but `train` has no column 'label'.")
+    rows = pd.DataFrame({"label": training[columns.LABEL][:]})
+    rows["rank"] = [hashlib.blake2b(str(each).encode()).hexdigest() for each in training[columns.IMAGE_ID][:]]
+    labelled = rows[rows["label"].notna() & ~rows["label"].isin([-1])].sort_values("rank")
+    chosen: list[int] = []
+    for _, of_class in labelled.groupby("label"):
+        number = min(max(round(fraction * len(of_class)), 2), len(of_class) // 2)
+        chosen += of_class.index[:number].tolist()
+    is_held_out = np.zeros(len(training), dtype=bool)
+    is_held_out[chosen] = True
+    parts = {"train": np.flatnonzero(~is_held_out), "validation": np.flatnonzero(is_held_out)}
+    return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
 
 
 def source_of(data: DataArguments) -> Source:

@@ -14,6 +14,7 @@ from .captioning import (
 from .data import DataArguments, EncoderArguments, VerifyArguments
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
+from .fit import FitArguments
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
 from .student import AugmentationArguments, StudentArguments
 from .training import (
@@ -46,4 +47,5 @@ OPTIONS_OF = {
     "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
     "compare": (CompareArguments,),
     "release": (ReleaseArguments,),
+    "fit": (FitArguments, DataArguments),
 }

@@ -1,7 +1,7 @@
 """Options of the dataset and of the text encoder."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from .fields import Count, Number, check_values, option
 
@@ -21,9 +21,13 @@ class DataArguments:
     caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
     text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
     caption_weight_column: str | None = option(None, "The dataset's name for the column `caption_weight`.")
+    validation_fraction: Annotated[float, "[0, 1)"] = option(
+        0.0, "Share of each class of `train` to hold out as `validation`, where the data has no such split."
+    )
     class_names_file: str | None = option(None, "File with one class name per line, for labels without names.")
 
     def __post_init__(self):
+        check_values(self)
         if not self.dataset_name:
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
         if self.captions_revision and not self.captions_name:

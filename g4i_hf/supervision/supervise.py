@@ -19,14 +19,14 @@ from ..data.texts import Texts
 from ..embedding import EncoderArguments
 from ..files import replace_text
 from ..options import RunArguments
-from .caption_classifier import CaptionClassifier, posterior
+from .caption_classifier import CaptionClassifier
 from .caption_controls import control_captions
 from .label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from .plan import Estimates, Plan, choose
 
 logger = logging.getLogger(__name__)
 
-PROBABILITIES, FACTS = "probabilities.npy", "supervision.json"
+PROBABILITIES, LIKELY, FACTS = "probabilities.npy", "likely.npy", "supervision.json"
 
 
 @dataclass
@@ -130,10 +130,11 @@ def supervise(
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
-    probabilities, estimates = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, folder)
+    found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, folder)
+    estimates = found.estimates
     plan = choose(estimates) if run.supervision == "auto" else Plan(run.supervision)
     plan.label_noise = run.label_noise or plan.label_noise
-    split = _learned(training, captioned, probabilities, plan, estimates)
+    split = _learned(training, captioned, found, plan)
     weight = (plan.soft_label_weight or 1.0) if soft_label_weight is None else soft_label_weight
     plan.soft_label_weight = weight if columns.SOFT_LABELS in split.column_names else 0.0
     if run.unlabelled == "drop":  # but not rows that learn from soft labels, as their own was softened
@@ -172,13 +173,26 @@ def warn_of_silent_captions(training: Dataset) -> None:
 # --- What captions say -----------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Found:
+    """
+    What a [`CaptionClassifier`] says of n captioned rows.
+
+    Attributes:
+        probabilities: (n, C) float16, out of fold for labelled rows.
+        likely: (n,) the most probable class, given the label where there is one.
+        estimates: of all rows.
+    """
+
+    probabilities: np.ndarray
+    likely: np.ndarray
+    estimates: Estimates
+
+
 def _estimated(
     captioned: CaptionedRows, classifier: CaptionClassifier, image_features: Callable | None, folder: Path | None
-) -> tuple[np.ndarray, Estimates]:
-    """
-    (n, C) float16 probabilities, out of fold for labelled rows, and estimates. The main process fits the classifier;
-    the others, and a resumed run, read the result from `folder`.
-    """
+) -> Found:
+    """The main process fits the classifier; the others, and a resumed run, read from `folder` what it found."""
     text_embeds = captioned.text_embeds()
 
     def features() -> np.ndarray | None:
@@ -198,20 +212,22 @@ def _estimated(
     if not is_there:
         of_images = features()
         if state.is_main_process:
-            probabilities, estimates = _fitted(classifier, text_embeds, captioned.labels, of_images)
+            found = _fitted(classifier, text_embeds, captioned.labels, of_images)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FACTS).unlink(missing_ok=True)
-            np.save(folder / PROBABILITIES, probabilities)
-            facts = {"key": key, "estimates": asdict(estimates)}
+            np.save(folder / PROBABILITIES, found.probabilities)
+            np.save(folder / LIKELY, found.likely)
+            facts = {"key": key, "estimates": asdict(found.estimates)}
             replace_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
         state.wait_for_everyone()
     estimates = Estimates(**json.loads((folder / FACTS).read_text())["estimates"])
-    return np.load(folder / PROBABILITIES, mmap_mode="r", allow_pickle=False), estimates
+    probabilities = np.load(folder / PROBABILITIES, mmap_mode="r", allow_pickle=False)
+    return Found(probabilities, np.load(folder / LIKELY, allow_pickle=False), estimates)
 
 
 def _fitted(
     classifier: CaptionClassifier, text_embeds: np.ndarray, labels: np.ndarray, image_features: np.ndarray | None
-) -> tuple[np.ndarray, Estimates]:
+) -> Found:
     classifier.fit(text_embeds, labels, image_features)
     accuracies, unlabelled, agreement = classifier.view_accuracies_, labels < 0, None
     if image_features is not None and unlabelled.any():
@@ -226,22 +242,19 @@ def _fitted(
         unlabelled=float(unlabelled.mean()),
         agreement=agreement,
     )
-    return classifier.out_of_fold_, estimates
+    likely = classifier.posterior(classifier.out_of_fold_, labels).argmax(1)
+    return Found(classifier.out_of_fold_, likely, estimates)
 
 
 # --- Labels and soft labels ------------------------------------------------------------------------------------------
 
 
-def _learned(
-    training: Dataset, captioned: CaptionedRows, probabilities: np.ndarray, plan: Plan, estimates: Estimates
-) -> Dataset:
-    """The split with the labels and soft labels of the plan."""
+def _learned(training: Dataset, captioned: CaptionedRows, estimated: Found, plan: Plan) -> Dataset:
+    """The split with the labels, and perhaps soft labels, that the plan gives its rows."""
     rows, given = captioned.rows, captioned.labels
-    labels = labels_of(training)
+    probabilities, likely, labels = estimated.probabilities, estimated.likely, labels_of(training)
     found, contradicted = labels.copy(), np.zeros(len(rows), dtype=bool)
     if plan.label_noise != "keep":
-        wrong = 1 - 1 / probabilities.shape[1]  # a random label is right by chance
-        likely = posterior(probabilities, given, (estimates.noise or 0.0) / wrong).argmax(1)
         contradicted = (given >= 0) & (likely != given)
         found[rows[contradicted]] = likely[contradicted] if plan.label_noise == "relabel" else -1
         logger.info("label_noise is %s: captions contradict %d labels.", plan.label_noise, contradicted.sum())

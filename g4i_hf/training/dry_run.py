@@ -55,11 +55,7 @@ def plan_of(trainer: AlignmentTrainer, args: AlignmentArguments) -> dict[str, li
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
         TimmSchedule(optimizer, args, max_steps, per_epoch)
     trainer.check_batches(batches, max_steps)
-    times = _StepTimes()
-    trainer.add_callback(times)
-    trainer.pop_callback(AlignmentProgress)
-    trainer.train()
-    seconds = statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
+    seconds = seconds_per_step(trainer)
     epochs = f": {max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps" if per_epoch else ""
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     total = tqdm.format_interval(max_steps * seconds)
@@ -71,6 +67,15 @@ def plan_of(trainer: AlignmentTrainer, args: AlignmentArguments) -> dict[str, li
         ],
         "Run": [f"{args.output_dir}: {_checkpoints(args, max_steps, per_epoch)}"],
     }
+
+
+def seconds_per_step(trainer: AlignmentTrainer) -> float:
+    """Median of some steps of a trainer of [`trial_arguments`], whose weights are changed."""
+    times = _StepTimes()
+    trainer.add_callback(times)
+    trainer.pop_callback(AlignmentProgress)
+    trainer.train()
+    return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
 
 
 def _checkpoints(args: AlignmentArguments, max_steps: int, per_epoch: int | None) -> str:

@@ -36,7 +36,7 @@ from ..options import (
 from ..supervision.supervise import Supervised, controlled, supervise, warn_of_silent_captions
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import BuiltStudent, build_student
-from ..training.dry_run import plan_of, trial_arguments
+from ..training.dry_run import plan_of, seconds_per_step, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import as_block, describe_training, summary_of_run
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
@@ -263,6 +263,11 @@ class TrainingRun:
                 f"The run is finished and whole in {self.args.output_dir}, but was not pushed: {error}\nPush it with "
                 f"g4i release --run {self.args.output_dir} --repo_id {self.trainer.hub_model_id} --push_to_hub true"
             ) from error
+
+    def seconds_per_step(self) -> float:
+        """Times a few steps, after [`load`], on a trainer whose folder is thrown away."""
+        with tempfile.TemporaryDirectory() as folder:
+            return seconds_per_step(self.build_trainer(trial_arguments(self.args, folder)))
 
     def plan(self, checkpoint: str | None) -> str:
         """The plan of a dry run, with the time of a few steps in a temporary folder."""

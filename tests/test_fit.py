@@ -1,0 +1,98 @@
+"""`g4i fit`: one command from images with captions to a classifier and what its captions were worth."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from doors import run, succeed
+from drawings import STUDENT, draw_folder
+
+from g4i_hf import fit, load_images
+from g4i_hf.data.checks import labels_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """36 drawings with captions, without a validation split; `test` holds a file that nobody may open."""
+    root = draw_folder(tmp_path_factory.mktemp("fit") / "pictures", train=36, test=6)
+    for image in (root / "test").rglob("*.png"):
+        image.write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    """Options of `g4i train` that make it short."""
+    path = tmp_path_factory.mktemp("quick") / "train.yaml"
+    options = {"student": "resnet18", "student_args": json.loads(STUDENT["student_args"]), "max_steps": 4}
+    path.write_text(yaml.safe_dump(options | {"use_cpu": True, "disable_tqdm": True}))
+    return path
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(folder, tmp_path, capsys):
+    before = sorted(folder.rglob("*"))
+    assert fit(folder, output_dir=str(tmp_path / "out"), dry_run=True) is None
+    said = capsys.readouterr().out
+    assert "36 training images" not in said  # some of them are held out
+    for part in ("30 training images of 3 classes", "6 validation images", "Image size: 32 px", "small ResNet"):
+        assert part in said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("  g4i ")] == [
+        *("train", "train", "evaluate", "release")
+    ]
+    assert not (tmp_path / "out").exists() and sorted(folder.rglob("*")) == before
+
+
+def test_without_captions_the_three_ways_to_get_some_are_named(tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", captions=False, train=24)
+    with pytest.raises(ValueError, match=r"--captioner .*metadata\.jsonl.*--caption_column"):
+        fit(pictures, dry_run=True)
+
+
+@pytest.mark.parametrize(("number", "held_out"), [(9, 1), (12, 2), (36, 2), (90, 4)])
+def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, number, held_out):
+    pictures = draw_folder(tmp_path / "pictures", train=number)
+    splits = load_images(pictures, validation_fraction=0.15)
+    of_class = [(labels_of(splits["validation"]) == label).sum() for label in range(3)]
+    assert of_class == [held_out] * 3
+    again = load_images(pictures, validation_fraction=0.15)
+    assert splits["validation"]["image_id"][:] == again["validation"]["image_id"][:]
+    assert not set(splits["train"]["image_id"][:]) & set(splits["validation"]["image_id"][:])
+    assert len(splits["train"]) + len(splits["validation"]) == number
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(folder, quick, tmp_path):
+    words = ({"output_dir": tmp_path / "out", "train_config": quick, "seeds": 2},)
+    done = succeed("fit", folder, *words)
+    assert "95% interval" in done.out and "over 2 seeds" in done.out
+    out = tmp_path / "out"
+    chosen = yaml.safe_load((out / "fit.yaml").read_text())
+    assert chosen["validation_fraction"] == 0.15 and chosen["supervision"] == "auto" and chosen["max_steps"] == 4
+    assert (out / "report.html").is_file() and (out / "classifier" / "README.md").is_file()
+    from transformers import AutoModelForImageClassification
+
+    assert AutoModelForImageClassification.from_pretrained(out / "classifier").config.num_labels == 3
+    for run_folder in ("baseline-0", "baseline-1", "with_captions-0", "with_captions-1"):
+        assert "test_accuracy" not in json.loads((out / run_folder / "all_results.json").read_text())
+
+    # The same command again trains nothing; of a run that is gone it trains that one
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*-*/model.safetensors")}
+    shutil.rmtree(out / "with_captions-1")
+    assert "holds this very run, finished" in succeed("fit", folder, *words).out
+    for path, time in times.items():
+        assert (path.stat().st_mtime_ns == time) == (path.parent.name != "with_captions-1")
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_ends_fit_with_what_to_do(folder, tmp_path):
+    wrong = tmp_path / "train.yaml"
+    wrong.write_text("max_steps: 2\nstudent: resnet81\n")
+    done = run("fit", folder, {"output_dir": tmp_path / "out", "train_config": wrong})
+    assert done.code == 2 and "resnet81" in done.err
+    assert done.errors()[-1].startswith("error: g4i train failed, see above.") and "resumes" in done.errors()[-1]
