@@ -11,6 +11,7 @@ _PLACES = {
     "AlignmentArguments": "training",
     "AlignmentTrainer": "training",
     "CaptionClassifier": "supervision",
+    "ImageSearch": "zero_shot",
     "ZeroShotImageClassifier": "zero_shot",
     "caption_images": "workflows.caption",
     "embed_captions": "embedding",

@@ -215,8 +215,12 @@ def parse_options(
         ValueError: for values that a class refuses.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if argv and not argv[0].startswith("-") and (name := first_word(classes)):
-        argv = [f"--{name}", *argv]
+    first = []
+    for name in first_words(classes):
+        if argv and not argv[0].startswith("-"):
+            first += [f"--{name}", argv[0]]
+            argv = argv[1:]
+    argv = first + argv
     if {"-h", "--help"} & {word.split("=")[0] for word in argv}:
         print_and_exit(help_text(classes, argv, command, description))
     parser = Parser(classes)
@@ -234,10 +238,11 @@ def parse_options(
     return options
 
 
-def first_word(classes: tuple[type, ...]) -> str | None:
-    """The option that a first word without dashes stands for: `g4i evaluate RUN`, `g4i train DATASET_NAME`."""
+def first_words(classes: tuple[type, ...]) -> list[str]:
+    """The options that first words without dashes stand for: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
     known = {name for cls in classes for name in _names(cls)}
-    return next((name for name in ("run", "dataset_name") if name in known), None)
+    first = "run" if "run" in known else "dataset_name"
+    return [name for name in (first, "query") if name in known]
 
 
 def with_underscores(word: str) -> str:
@@ -361,7 +366,7 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
             near = did_you_mean(part, [name for group in groups.values() for name in group])
             raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
         return "\n".join(help_page(found))
-    first = f"[{name.upper()}] " if (name := first_word(classes)) else ""
+    first = "".join(f"[{name.upper()}] " for name in first_words(classes))
     usage = f"usage: g4i {command} {first}[--config YAML] [--NAME VALUE ...]"
     usage += f", or accelerate launch recipes/{command}.py"
     about = "Defaults are in brackets; an option without one is unset. `--NAME` alone sets a switch to true."

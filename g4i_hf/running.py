@@ -13,7 +13,7 @@ from typing import NoReturn
 from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
 from .files import wrong_choice
 
-COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "compare", "release")
+COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "compare", "search", "release")
 RECIPES = (Path(__file__).parent / "recipes").resolve()
 # Options of `accelerate launch` that `g4i` passes on, and how many values each takes; others belong in its config_file
 LAUNCHER_OPTIONS = {
@@ -82,7 +82,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
             argv,
             command=name,
             description=command.__doc__,
-            default_config=RECIPES / command.DEFAULT_CONFIG,
+            default_config=RECIPES / command.DEFAULT_CONFIG if command.DEFAULT_CONFIG else None,
             run_options=getattr(command, "RUN_OPTIONS", None),
         )
         command.check(*options)
@@ -99,7 +99,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
 
 def wants_launcher(name: str, launcher: list[str]) -> bool:
     """Whether to start processes: if the user says so, or the machine has several accelerators."""
-    if name in ("fit", "check", "compare", "release"):
+    if name in ("fit", "check", "compare", "search", "release"):
         if launcher:
             raise OptionError(f"{name} runs in one process: leave {launcher[0].split('=')[0]} out.")
         return False

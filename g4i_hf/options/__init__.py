@@ -12,7 +12,14 @@ from .captioning import (
     QualityArguments,
 )
 from .data import DataArguments, EncoderArguments, VerifyArguments
-from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments
+from .evaluation import (
+    CHEAP_MEASURES,
+    MEASURES,
+    CheckArguments,
+    CompareArguments,
+    EvaluateArguments,
+    SearchArguments,
+)
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
 from .fit import FitArguments
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
@@ -45,6 +52,7 @@ OPTIONS_OF = {
     ),
     "check": (CheckArguments, DataArguments, EncoderArguments),
     "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
+    "search": (SearchArguments,),
     "compare": (CompareArguments,),
     "release": (ReleaseArguments,),
     "fit": (FitArguments, DataArguments),

@@ -1,4 +1,4 @@
-"""Options of `g4i evaluate`, `check` and `compare`."""
+"""Options of `g4i evaluate`, `check`, `search` and `compare`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +20,24 @@ class CheckArguments:
 
     def __post_init__(self):
         check_values(self)
+
+
+@dataclass
+class SearchArguments:
+    """Search"""
+
+    run: str | None = option(None, "Run folder, released aligned student, or its Hub id.")
+    query: str | None = option(None, "What to look for, in words.")
+    images: str | None = option(None, "Folder of images, searched with its subfolders.")
+    top_k: Count = option(5, "Number of images to find.")
+    page: str | None = option(None, "HTML file for a page of the images found.")
+    text_encoder: str | None = option(None, "Another place of the text encoder of the captions.")
+
+    def __post_init__(self):
+        check_values(self)
+        for name in ("run", "query", "images"):
+            if not getattr(self, name):
+                raise ValueError(f'{name} is missing: g4i search RUN "a red flower" --images FOLDER.')
 
 
 @dataclass

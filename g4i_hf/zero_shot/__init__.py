@@ -1,5 +1,6 @@
-"""Classes by their names alone, and the nearest captions: an aligned model beside its text encoder."""
+"""Classes by their names alone, nearest captions, and images by a text: an aligned model beside its text encoder."""
 
 from .classifier import ZeroShotImageClassifier
+from .search import ImageSearch
 
-__all__ = ["ZeroShotImageClassifier"]
+__all__ = ["ImageSearch", "ZeroShotImageClassifier"]

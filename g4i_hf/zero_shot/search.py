@@ -1,0 +1,106 @@
+"""Text-to-image search: images ranked by the cosine of their embedding and that of a text."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from datasets import Dataset
+from tqdm import tqdm
+
+from .. import columns
+from ..data.images import IMAGE_SUFFIXES, open_image
+from .classifier import ZeroShotImageClassifier
+
+BATCH = 32
+
+
+class ImageSearch:
+    """
+    Finds images by a text. Every image is embedded once; a query costs one run of the text encoder.
+
+    Args:
+        model: run folder, released aligned student or its Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or that.
+        images: folder, searched with its subfolders; list of files or PIL images; or dataset with a column `image`.
+        cache: folder that keeps the embeddings of a folder of images, for the next time. They are computed again when
+            a file or the model changes.
+        kwargs: of [`~g4i_hf.ZeroShotImageClassifier`], such as `text_encoder` and `device`.
+
+    Raises:
+        FileNotFoundError: for a folder that does not exist or holds no image.
+
+    Example:
+        >>> search = ImageSearch("runs/pictures/with_captions-0", "pictures/validation")
+        >>> search("a red flower", top_k=1)
+        [{'image': 'pictures/validation/roses/7.jpg', 'score': 0.61}]
+    """
+
+    def __init__(
+        self,
+        model: str | Path | ZeroShotImageClassifier,
+        images: str | Path | Sequence[Any] | Dataset,
+        cache: str | Path | None = None,
+        **kwargs,
+    ):
+        is_classifier = isinstance(model, ZeroShotImageClassifier)
+        self.classifier = model if is_classifier else ZeroShotImageClassifier(model, **kwargs)
+        if isinstance(images, (str, Path)):
+            images = files_in(images)
+        elif isinstance(images, Dataset):
+            images = images[columns.IMAGE][:]
+        self.images: Sequence[Any] = images
+        self.image_embeds = self._cached(Path(cache) if cache else None)
+
+    def __call__(self, query: str, top_k: int = 5) -> list[dict[str, Any]]:
+        """
+        Returns:
+            `{"image", "score"}` for each of the `top_k` nearest images, the best first: the image as it was given (a
+            path, for a folder), and the cosine of image and text.
+        """
+        text = self.classifier.texts.of([query])[0].numpy()
+        scores = self.image_embeds @ text
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return [{"image": self.images[row], "score": float(scores[row])} for row in best]
+
+    def _cached(self, folder: Path | None) -> np.ndarray:
+        """(n, D) float32 of unit norm."""
+        if folder is None or not all(isinstance(image, str) for image in self.images):
+            return self._embedded()
+        digest = hashlib.blake2b(digest_size=16)
+        for name, values in sorted(self.classifier.model.state_dict().items()):
+            digest.update(name.encode() + values.cpu().numpy().tobytes())
+        for image in self.images:
+            found = Path(image).stat()
+            digest.update(f"{image} {found.st_size} {found.st_mtime_ns}\n".encode())
+        file = folder / f"{digest.hexdigest()}.npy"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = file.with_suffix(f".{os.getpid()}.npy")
+            np.save(unfinished, self._embedded())
+            unfinished.replace(file)
+        return np.load(file, allow_pickle=False)
+
+    def _embedded(self) -> np.ndarray:
+        batches = range(0, len(self.images), BATCH)
+        found = [
+            self.classifier.embed_images([_opened(image) for image in self.images[start : start + BATCH]]).numpy()
+            for start in tqdm(batches, desc="Embedding images", unit="batch", leave=False, disable=len(batches) < 2)
+        ]
+        return np.concatenate(found)
+
+
+def _opened(image: Any) -> str | PIL.Image.Image:
+    return open_image(image) if isinstance(image, dict) else image
+
+
+def files_in(folder: str | Path) -> list[str]:
+    """The images in a folder and its subfolders, by name."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r} of images.")
+    found = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return found

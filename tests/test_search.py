@@ -1,0 +1,92 @@
+"""Text-to-image search: images ranked by a text, from Python and as a command."""
+
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from datasets import Dataset, Image
+from students import aligned_model
+from test_zero_shot import KnownVectors, pictures, unit
+
+from g4i_hf import ImageSearch
+from g4i_hf.running import main
+from g4i_hf.zero_shot import ZeroShotImageClassifier
+
+
+@pytest.fixture(scope="module")
+def classifier() -> ZeroShotImageClassifier:
+    """Of a model of 12 dimensions whose text encoder gives the text `n` the embedding of image n."""
+    plain = ZeroShotImageClassifier(aligned_model("timm-resnet", 12), device="cpu")
+    embeds = unit(plain.embed_images(pictures(6)) - plain.embed_images(pictures(6)).mean(0))
+    plain.model.eval()
+    vectors = {str(number): embeds[number].numpy() for number in range(6)}
+    return ZeroShotImageClassifier(plain.model, text_encoder=KnownVectors(vectors), device="cpu")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number, picture in enumerate(pictures(6)):
+        place = tmp_path / "images" / f"{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        picture.save(place / f"{number}.png")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    return tmp_path / "images"
+
+
+def test_images_are_ranked_by_their_cosine_with_the_text(classifier, folder):
+    find = ImageSearch(classifier, folder)
+    assert len(find.images) == 6
+    for number in range(6):
+        cosines = find.image_embeds @ classifier.texts.of([str(number)])[0].numpy()
+        found = find(str(number), top_k=4)
+        assert [each["score"] for each in found] == pytest.approx(sorted(cosines, reverse=True)[:4])
+        assert found[0]["image"] == find.images[cosines.argmax()]
+        assert Path(found[0]["image"]).is_file()
+    assert len(find("0", top_k=100)) == 6
+
+
+def test_images_come_from_a_folder_a_list_or_a_dataset(classifier, folder):
+    files = sorted(str(path) for path in folder.rglob("*.png"))
+    rows = Dataset.from_dict({"image": files}).cast_column("image", Image(decode=False))
+    expected = ImageSearch(classifier, folder)("3")
+    assert ImageSearch(classifier, files)("3") == expected
+    for images in (rows, [picture.copy() for picture in map(PIL.Image.open, files)]):
+        scores = [each["score"] for each in ImageSearch(classifier, images)("3")]
+        assert scores == pytest.approx([each["score"] for each in expected])
+
+
+def test_embeddings_are_kept_until_an_image_or_the_model_changes(classifier, folder, tmp_path):
+    def kept() -> int:
+        ImageSearch(classifier, folder, cache=tmp_path / "kept")
+        return len(list((tmp_path / "kept").iterdir()))
+
+    assert kept() == kept() == 1
+    pictures(7)[6].save(folder / "0" / "0.png")
+    assert kept() == 2
+    next(classifier.model.projector.parameters()).data += 0.1
+    assert kept() == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "run is missing"),
+        (["RUN"], "query is missing"),
+        (["RUN", "red"], "images is missing"),
+        (["RUN", "red", "--images", "nowhere"], "images is 'nowhere', but there is no such"),
+        (["nowhere", "red", "--images", "EMPTY"], "nowhere"),
+    ],
+)
+def test_what_is_missing_is_said(words, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["search", *[str(tmp_path) if word in ("RUN", "EMPTY") else word for word in words]])
+    assert error.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_folder_without_images_is_said(classifier, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        ImageSearch(classifier, tmp_path)
