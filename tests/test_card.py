@@ -164,7 +164,7 @@ SAID = {
         ('InferenceSession("path/to/student/onnx/model.onnx")', '"local-dir:path/to/student"'),
         ("snapshot_download",),
     ),
-    "own image processor": ({"pixels": None}, ("transformers only prepares the picture",), ("no torch, transf",)),
+    "own image processor": ({"pixels": None}, ("transformers only prepares the image",), ("no torch, transf",)),
 }
 
 

@@ -299,11 +299,11 @@ def _named(name: Any, revision: Any) -> str:
 
 
 def _limits(student: Student) -> list[str]:
-    limits = ["It knows its own classes alone, and gives one of them to any picture, also to one that shows none."]
+    limits = ["It predicts one of its own classes for any image, also for one that shows none of them."]
     if student.rows:
         named = ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in student.rows))
         limits.append(
-            f"Its figures are of {named} alone. Pictures of another style, origin or quality can be classified worse; "
+            f"Its figures are of {named} alone. Images of another style, origin or quality can be classified worse: "
             "evaluate it on your own before you rely on it."
         )
     else:
@@ -311,9 +311,7 @@ def _limits(student: Student) -> list[str]:
     trained = (student.lineage.get("rows") or {}).get(student.options.get("train_split") or "train", FEW_IMAGES)
     if trained < FEW_IMAGES:
         limits.append(f"It was trained on few images ({trained:,}).")
-    limits.append(
-        "How fairly it treats people or groups of them was not examined. It is not meant for decisions about people."
-    )
+    limits.append("Fairness towards people or groups was not evaluated. Do not use it for decisions about people.")
     if learned_from_captions(student.options) is not None:
         is_machine = (student.lineage.get("captions") or {}).get("captioner") in MACHINES
         limits.append(
