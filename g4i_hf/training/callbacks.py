@@ -80,16 +80,17 @@ class LossCheck(TrainerCallback):
 
     Args:
         dataset: of the training rows; images are named by its `image_ids`, or by their rows where it has none.
+        aligns: whether the alignment is trained on; a baseline only measures it.
     """
 
-    def __init__(self, dataset: Any = None):
-        self.dataset = dataset
+    def __init__(self, dataset: Any = None, aligns: bool = True):
+        self.dataset, self.aligns = dataset, aligns
         self.first_steps: dict[str, torch.Tensor] = {}  # term -> () int64, its first bad step on this process
         self._rows: dict[int, list[np.ndarray]] = {}  # step -> rows of its batches on this process, since the last log
 
     def note(self, name: str, value: torch.Tensor, step: int) -> None:
         """A term of an optimizer step, () on the device; only those called `loss_...` are checked."""
-        if name.startswith("loss_"):
+        if name.startswith("loss_") and (self.aligns or name != "loss_align"):
             bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
             known = self.first_steps.get(name)
             self.first_steps[name] = bad if known is None else torch.minimum(known, bad)
@@ -99,16 +100,16 @@ class LossCheck(TrainerCallback):
         if rows is not None:
             self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
 
-    def is_bad(self, step: int, args) -> torch.Tensor:
+    def is_bad(self, step: int) -> torch.Tensor:
         """() bool, on the device: whether a term became NaN or infinite on this process in that step."""
-        return torch.stack([self.first_steps[name] == step for name in self._terms(args)]).any()
+        return (torch.stack(list(self.first_steps.values())) == step).any()
 
-    def found(self, step: int, args) -> tuple[list[str], list[str]]:
+    def found(self, step: int) -> tuple[list[str], list[str]]:
         """
         The terms that were NaN or infinite in a step, and the images of those processes where they were; of all
         processes where only the gradient was. All processes must call it.
         """
-        terms = sorted(self._terms(args))
+        terms = sorted(self.first_steps)
         here = torch.stack([self.first_steps[name] == step for name in terms]).long()
         anywhere = gather_counts(here).sum(0).tolist()
         rows = np.concatenate(self._rows.get(step, [np.zeros(0, dtype=np.int64)]))
@@ -130,25 +131,25 @@ class LossCheck(TrainerCallback):
         Raises:
             NonFiniteLoss: when a term that is trained on is NaN or infinite; on all processes alike.
         """
-        logs = logs or {}
+        if "loss" not in (logs or {}):
+            return
         # `loss` itself may have been filtered by Trainer
-        if not all(math.isfinite(logs.get(name, 0.0)) for name in self._terms(args)):
+        if not all(math.isfinite(logs.get(name, 0.0)) for name in self.first_steps):
             self._raise(args, state)  # every process has the same sums in its logs, so all of them come here
-        if "loss" in logs:
-            self._rows = {}
+        self._rows = {}
 
     def on_train_end(self, args, state, control, **kwargs):
         """Checks the steps since the last log: what is saved next are the weights."""
-        if self.first_steps and self._first_step(args) != NEVER:
+        if self.first_steps and self._first_step() != NEVER:
             self._raise(args, state)
 
-    def _first_step(self, args) -> int:
-        """In which a term that is trained on became NaN or infinite on any process; all must call it."""
-        return min(int(gather_counts(self.first_steps[name].reshape(1)).min()) for name in self._terms(args))
+    def _first_step(self) -> int:
+        """In which a term became NaN or infinite on any process; all must call it."""
+        return int(gather_counts(torch.stack(list(self.first_steps.values()))).min())
 
     def _raise(self, args, state) -> None:
-        step = self._first_step(args)
-        raise self.error(step, *self.found(step, args), args, state)
+        step = self._first_step()
+        raise self.error(step, *self.found(step), args, state)
 
     def error(self, step: int, terms: list[str], image_ids: list[str], args, state, after: str = "") -> NonFiniteLoss:
         """The message for a step; the first process writes all its images to `nan_batch.json`."""
@@ -168,10 +169,6 @@ class LossCheck(TrainerCallback):
             f"{images}{kept} Try {remedy}; leave out such steps with max_nan_steps; or train on regardless with "
             "stop_on_nan false."
         )
-
-    def _terms(self, args) -> list[str]:
-        """The baseline only measures alignment."""
-        return [name for name in self.first_steps if name != "loss_align" or args.aligns]
 
     def _names(self, rows: np.ndarray) -> list[str]:
         if rows.dtype.kind == "U":
@@ -210,13 +207,13 @@ class SkipNanSteps(TrainerCallback):
             NonFiniteLoss: when too many steps would be left out.
         """
         step, has_scaler = state.global_step + 1, self.trainer.accelerator.scaler is not None
-        bad = self.check.is_bad(step, args)
+        bad = self.check.is_bad(step)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if gradients and not has_scaler:
             bad = bad | ~torch.isfinite(nn.utils.get_total_norm(gradients))
         if reduce_sum(bad.to(torch.float32)).item() == 0:
             return
-        terms, image_ids = self.check.found(step, args)
+        terms, image_ids = self.check.found(step)
         if self.steps == self.most:
             after = f" after {self.steps} steps were left out (max_nan_steps)"
             raise self.check.error(step, terms, image_ids, args, state, after)

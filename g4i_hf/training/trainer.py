@@ -139,7 +139,7 @@ class AlignmentTrainer(Trainer):
         self.stopwatch = Stopwatch()
         self.add_callback(self.stopwatch)
         self.progress = replace_progress(self, self.stopwatch)
-        self.loss_check = LossCheck(data) if args.stop_on_nan else None
+        self.loss_check = LossCheck(data, args.aligns) if args.stop_on_nan else None
         self.skipped_images = SkippedImages(data) if getattr(data, "on_bad_images", None) == "skip" else None
         self.nan_steps = SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
         self.ema = None if args.ema_decay is None else EmaCallback(self.model.student, args.ema_decay)
