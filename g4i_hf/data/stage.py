@@ -246,11 +246,11 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     }
     with replacing(folder) as staging:
         for name, split in splits.items():
-            _with_bytes(split).to_parquet(staging / f"{name}.parquet")
+            _with_image_bytes(split).to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _with_bytes(split: Dataset) -> Dataset:
+def _with_image_bytes(split: Dataset) -> Dataset:
     """Reads images that lie in files into the table: Parquet would hold their paths alone."""
     if columns.IMAGE not in split.column_names:
         return split
