@@ -21,7 +21,7 @@ UNLABELLED = -100
 CHECK_ALL_BELOW = 50_000  # images; of larger splits a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # float16 rounds
 BATCH = 10_000  # vectors looked at together
-Unusual = Iterator[tuple[str, str, int]]  # a warning, where first, and how often
+Warned = Iterator[tuple[str, str, int]]  # a warning, where first, and how often
 
 
 def labels_of(split: Dataset) -> np.ndarray:
@@ -98,19 +98,18 @@ def check_split(
         _check_captions(split, name),
         _check_text_embeds(split, name, text_embed_dim),
     )
+    of_training = (found for found in of_training if training)  # errors are raised all the same
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
-    for of_images, found in ((False, of_training), (True, _check_images(split, name, on_bad_images))):
-        for what, place, count in found:
-            if of_images or training:
-                counts[what] += count
-                places.setdefault(what, place)
+    for what, place, count in chain(of_training, _check_images(split, name, on_bad_images)):
+        counts[what] += count
+        places.setdefault(what, place)
     for what, count in sorted(counts.items()):
         logger.warning("Split %r, %s: %s: %d", name, places[what], what, count)
     return dict(counts)
 
 
-def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> Unusual:
+def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> Warned:
     unlabelled = "rows without label, trained on their caption alone"
     if columns.LABEL not in split.column_names:
         if not require_labels:
@@ -146,7 +145,7 @@ def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bo
         yield "classes without an example", f"column 'label' (first: {first})", len(empty)
 
 
-def _check_captions(split: Dataset, name: str) -> Unusual:
+def _check_captions(split: Dataset, name: str) -> Warned:
     if columns.TEXT_EMBEDS not in split.column_names:
         return
     if columns.CAPTION in split.column_names:
@@ -163,7 +162,7 @@ def _check_captions(split: Dataset, name: str) -> Unusual:
                 )
 
 
-def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Unusual:
+def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
     if columns.TEXT_EMBEDS not in split.column_names:
         if dim is None:
             return
@@ -215,7 +214,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Unusual:
         yield what, f"column 'text_embeds' (first: row {empty[0]})", len(empty)
 
 
-def _check_images(split: Dataset, name: str, on_bad_images: str) -> Unusual:
+def _check_images(split: Dataset, name: str, on_bad_images: str) -> Warned:
     images = split.select_columns([columns.IMAGE])
     rows = np.linspace(0, len(split) - 1, min(len(split), CHECK_ALL_BELOW)).astype(int).tolist()
     for row in tqdm(rows, desc=f"Checking images of {name}", unit="image", leave=False, disable=len(rows) < 1000):

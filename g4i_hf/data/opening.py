@@ -187,9 +187,9 @@ def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
     }
     classes = {name: set(found) - {None} for name, found in labels.items()}
     names = sorted({label for found in classes.values() if len(found) > 1 for label in found})
-    if told := [split for name, split in splits.items() if name not in labels]:
-        names += [label for split in told for label in split.unique(columns.LABEL) if isinstance(label, str)]
-    feature = Value("string") if told else ClassLabel(names=names)
+    if from_metadata := [split for name, split in splits.items() if name not in labels]:
+        names += [label for split in from_metadata for label in split.unique(columns.LABEL) if isinstance(label, str)]
+    feature = Value("string") if from_metadata else ClassLabel(names=names)
     numbers = {None: None} | {label: number for number, label in enumerate(names)}
     for name, found in labels.items():
         if classes[name] and classes[name] <= set(names):
@@ -240,7 +240,7 @@ def _folder_splits(folder: Path) -> dict[str, list[str]]:
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
     folders = [path for path in inside if not path.name.startswith((".", "__"))]
     named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
-    if len(named) < len(folders):  # between other classes, a folder of pictures called `train` is a class
+    if len(named) < len(folders):  # between other classes, a folder of images called `train` is a class
         named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
     files: dict[str, list[str]] = {}
     for path, name in named.items():

@@ -20,7 +20,13 @@ import datasets
 from datasets import Dataset, DatasetDict
 from datasets.table import embed_table_storage
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from .. import columns
 from ..files import replacing, take_back
@@ -30,6 +36,14 @@ from .opening import STAGE_FILE, load_parquet
 # Otherwise `datasets` 5.2 reports opened files to a server, local ones too
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
+# No such file on the Hub, or not in the cache; a name that is a path. Opening the dataset says why
+NO_STAGE = (
+    EntryNotFoundError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
 
@@ -212,7 +226,7 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
         return read_stage(name)
     try:
         path = hf_hub_download(name, STAGE_FILE, repo_type="dataset", revision=revision)
-    except (OSError, HFValidationError):  # opening the dataset says why
+    except NO_STAGE:
         return None
     stage = json.loads(Path(path).read_text(encoding="utf-8"))
     return stage if isinstance(stage, dict) and "stage" in stage and "num_rows" in stage else None
@@ -232,11 +246,11 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     }
     with replacing(folder) as staging:
         for name, split in splits.items():
-            _with_bytes(split).to_parquet(staging / f"{name}.parquet")
+            _with_image_bytes(split).to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _with_bytes(split: Dataset) -> Dataset:
+def _with_image_bytes(split: Dataset) -> Dataset:
     """Reads images that lie in files into the table: Parquet would hold their paths alone."""
     if columns.IMAGE not in split.column_names:
         return split

@@ -197,7 +197,10 @@ class RowStream:
             named = pa.table({ours: _column(table, theirs) for ours, theirs in self.names.items()})
             cast = table_cast(named, self.features.arrow_schema)
             if where is not None:
-                _check_paths(cast[columns.IMAGE], where)
+                images = cast[columns.IMAGE]
+                without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
+                for path in filter(None, pc.struct_field(without_bytes, "path").to_pylist()):
+                    check_path(path, where)
             yield cast
 
     def _tables(self, rows: IterableDataset, where: str | None) -> Iterator[pa.Table]:
@@ -297,12 +300,6 @@ def _local_rows(splits: DatasetDict, split: str) -> RowStream:
 def _check_split(split: str, known: list[str]) -> None:
     if split not in known:
         raise ValueError(f"The data has no split {split!r}. It has: {', '.join(known)}.")
-
-
-def _check_paths(images: pa.ChunkedArray, where: str) -> None:
-    without_bytes = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
-    for path in filter(None, pc.struct_field(without_bytes, "path").to_pylist()):
-        check_path(path, where)
 
 
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:

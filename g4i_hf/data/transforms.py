@@ -209,7 +209,7 @@ def to_pixels(image: torch.Tensor | PILImage.Image) -> torch.Tensor:
     return F.pil_to_tensor(image).contiguous()
 
 
-def to_picture(image: torch.Tensor | PILImage.Image) -> PILImage.Image:
+def to_pil(image: torch.Tensor | PILImage.Image) -> PILImage.Image:
     return F.to_pil_image(image) if isinstance(image, torch.Tensor) else image
 
 
@@ -251,7 +251,7 @@ def train_transform(
     normalization = Normalization(mean, std)
     # Erasing draws normalised values
     last = [to_pixels, normalization, *erasing] if erasing else [to_pixels]
-    drawn = [*([to_picture] if in_pillow else []), *changes, *last]
+    drawn = [*([to_pil] if in_pillow else []), *changes, *last]
     parts = {"normalization": None if erasing else normalization}
     if args.train_crop != "pad":
         return TrainTransform([], [CropOfStored(crop), *drawn], **parts, open_stored=open_for_crop)

@@ -53,11 +53,11 @@ class Plan:
 
 def choose(found: Estimates) -> Plan:
     """
-    - Many rows have a caption and no label: pseudo-labels, if captions (with image features, where there are any) tell
-      the class of most rows, and of more than image features alone. Where no label can be held out, both views have to
-      agree on unlabelled rows.
-    - Labels are wrong: soft labels, if captions are right more often than the labels, and than image features.
-    - Else alignment alone: captions tell less than the student learns from its labels.
+    - Many rows have a caption and no label: pseudo-labels, if captions (and image features, if there are any) predict
+      most classes right, and more than image features alone. Where no label can be held out, both views must agree on
+      enough unlabelled rows.
+    - Labels are wrong: soft labels, if captions are right more often than the labels and than image features.
+    - Else alignment alone.
     """
     noisy = found.noise_interval is not None and found.noise_interval[0] > NOISE
     useful = (
