@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 from dataclasses import fields
@@ -160,8 +161,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("argv, name, expected", OTHERS)
 def test_other_options_of_trainer_pass_through(tmp_path, argv, name, expected):
-    (tmp_path / "o.yaml").write_text(f"{BASE}{name}: {yaml.safe_dump(expected)}" if type(expected) is not list else
-                                     f"{BASE}{name}: {expected}")  # fmt: skip
+    (tmp_path / "o.yaml").write_text(f"{BASE}{name}: {json.dumps(expected)}")
     for words in (["--dataset_name", "x", "--output_dir", "o", *argv], ["--config", str(tmp_path / "o.yaml")]):
         args = AlignmentArguments.from_options(parse_options(TRAIN, words)[-1])
         assert getattr(args, name) == expected and type(getattr(args, name)) is type(expected)

@@ -1,15 +1,20 @@
-"""What the workflows promise beside tests/contract/: a budget that processes share, and honest figures."""
+"""What the workflows promise beside tests/contract/: a shared budget, honest figures, the right images."""
 
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as PILImage
 
 from g4i_hf import evaluate_run
 from g4i_hf.captioning.runner import Share
 from g4i_hf.cli import build_options
 from g4i_hf.options import OPTIONS_OF
+from g4i_hf.running import main
 from g4i_hf.workflows.caption import Captioning
 
 CONTRACT = Path(__file__).parent / "contract"
@@ -40,3 +45,22 @@ def test_probes_have_no_figures_of_the_rows_they_were_fitted_on(older):
     assert not [
         name for name in found if name.startswith("train_") and "probe" in name or name.startswith("train_knn")
     ]
+
+
+def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_captions(tmp_path):
+    """The first thirty rows have no caption, so that row numbers of captions are not those of the data."""
+    rng, truth = np.random.default_rng(0), np.arange(120) % 3
+    labels = truth.copy()
+    labels[[40, 77]] = (truth[[40, 77]] + 1) % 3
+    embeds = np.eye(8)[truth] + 0.1 * rng.normal(size=(120, 8))
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    rows = {"label": labels, "image_id": [f"id-{row}" for row in range(120)]}
+    rows["text_embeds"] = [None if row < 30 else embeds[row].tolist() for row in range(120)]
+    rows["image"] = [PILImage.new("RGB", (8, 8), (row, 0, 0)) for row in range(120)]
+    features = {"label": ClassLabel(names=["a", "b", "c"]), "image_id": Value("string"), "image": Image()}
+    features["text_embeds"] = List(Value("float16"), length=8)
+    DatasetDict(train=Dataset.from_dict(rows, features=Features(features))).save_to_disk(tmp_path / "data")
+    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
+    found = pd.read_csv(tmp_path / "check" / "suspicious_labels.csv").sort_values("image_id")
+    assert found["image_id"].tolist() == ["id-40", "id-77"]
+    assert found["suggested"].tolist() == [["a", "b", "c"][truth[row]] for row in (40, 77)]

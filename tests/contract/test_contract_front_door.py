@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,6 @@ MISTAKES = {
 }
 # Which is only seen when the data is open; of two processes, one may wait for the other
 IN_THE_DATA = {"output_dir": "run", "train_split": "trian"} | STUDENT | ENCODER
-LAUNCHERS = pytest.mark.parametrize("launcher", [ONE_PROCESS, TWO_PROCESSES], ids=["one process", "two processes"])
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -72,7 +72,7 @@ def test_a_mistake_is_said_before_anything_heavy_is_imported(tmp_path, name):
 
 
 @pytest.mark.slow
-@LAUNCHERS
+@pytest.mark.parametrize("launcher", [ONE_PROCESS, TWO_PROCESSES], ids=["one process", "two processes"])
 def test_no_traceback_of_the_launcher_follows(tmp_path, launcher):
     done = run("train", MISTAKES["folder"][0], cwd=tmp_path, env=OFFLINE, launcher=launcher)
     one_line(done, "./nowhere")
@@ -80,9 +80,8 @@ def test_no_traceback_of_the_launcher_follows(tmp_path, launcher):
 
 
 @pytest.mark.slow
-@LAUNCHERS
-def test_nor_after_a_mistake_in_the_data(pictures, tmp_path, launcher):
-    done = run("train", {"dataset_name": pictures}, IN_THE_DATA, cwd=tmp_path, launcher=launcher)
+def test_nor_after_a_mistake_in_the_data(pictures, tmp_path):
+    done = run("train", {"dataset_name": pictures}, IN_THE_DATA, cwd=tmp_path, launcher=TWO_PROCESSES)
     one_line(done, "'trian'")
     left = subprocess.run(["pgrep", "-f", str(pictures)], capture_output=True, text=True).stdout
     assert left == "", "a process was left behind"
@@ -150,11 +149,12 @@ except ValueError as error:
 
 @pytest.mark.slow
 def test_captions_and_figures_from_python(quick, loop, tmp_path):
+    folder = shutil.copytree(loop, tmp_path / "loop")  # figures are written into the runs
     code = """
-import json, sys
+import json
 from g4i_hf import caption_images, evaluate_run
 
-images = caption_images("pictures", sys.argv[1], captioner="column")
+images = caption_images("pictures", "new", captioner="column")
 print(images["train"]["caption"][0])
 found = evaluate_run("aligned", "baseline", splits=["validation"], measures="none", on_bad_images="skip")
 print(json.dumps({name: figures["validation_accuracy"] for name, figures in found.items()}))
@@ -163,8 +163,8 @@ try:
 except TypeError as error:
     print(error)
 """
-    caption, figures, error = quick.python(code, tmp_path / "captions", cwd=loop).splitlines()[-3:]
-    assert "on paper" in caption and (tmp_path / "captions" / "stage.json").is_file()
+    caption, figures, error = quick.python(code, cwd=folder).splitlines()[-3:]
+    assert "on paper" in caption and (folder / "new" / "stage.json").is_file()
     results = {run: json.loads((loop / run / "all_results.json").read_text()) for run in ("aligned", "baseline")}
     assert json.loads(figures) == {run: found["validation_accuracy"] for run, found in results.items()}
     assert "'measures'" in error

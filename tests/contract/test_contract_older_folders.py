@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from doors import ROOT, caption_server, files_in, server_stats, succeed
+from doors import ROOT, caption_server, files_in, server_stats
 from drawings import ENCODER, STUDENT, TRAINING
 
 FIXTURES = Path(__file__).parent / "fixtures_0_1"
@@ -52,10 +52,10 @@ def test_a_run_and_its_baseline_are_evaluated_with_the_same_predictions(quick, o
         assert results["train_loss"] > 0, "figures that were there stay"
 
 
-def test_answers_that_were_paid_for_are_not_asked_again(older):
+def test_answers_that_were_paid_for_are_not_asked_again(quick, older):
     with caption_server("--always", "500") as server:
         options = {"dataset_name": "./pictures", "captions_dir": "again", "journal_dir": "captions.journal"}
-        succeed("caption", options, {"base_url": f"{server}/v1", "captioner_model": "tiny"}, cwd=older)
+        quick.succeed("caption", options, {"base_url": f"{server}/v1", "captioner_model": "tiny"}, cwd=older)
         assert server_stats(server)["requests"] == 0
     for split in ("train", "validation"):
         again, before = (pq.read_table(older / name / f"{split}.parquet") for name in ("again", "captions"))
