@@ -103,12 +103,6 @@ def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
     assert captioner(base_url=server.url).addresses == asked.addresses, "/v1 is added"
 
 
-def test_what_one_server_rejects_is_asked_of_the_other_and_two_share(serve, quick):
-    servers = [serve("--always", 400, "--say", "at most 0 images"), *(serve("--latency", 0.02) for _ in range(2))]
-    assert_all_right(ask(captioner(*servers), questions(300)), 300)
-    assert all(server.stats()["requests"] > 20 for server in servers[1:])
-
-
 def test_questions_are_read_only_as_fast_as_they_are_asked_also_in_a_running_loop(serve):
     """As in a notebook; `deliver` is called from the thread that runs."""
     server, read, furthest, answered, threads = serve("--latency", 0.05, "--capacity", 4), 0, 0, 0, set()
@@ -147,14 +141,6 @@ def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serv
     assert max(answer.attempts for _, answer in found) > 1
 
 
-@pytest.mark.parametrize("kind", ["endless", "packed"])
-def test_a_reply_that_would_fill_the_memory_is_not_read(serve, quick, kind):
-    server = serve("--fault_rate", 0.3, "--faults", kind, "--seed", 5)
-    assert_all_right(ask(captioner(server), questions(20)), 20)
-    stats = server.stats()
-    assert stats["faults"][kind] > 2 and stats["endless_bytes"] < 64 << 20, "some MB, and what lies in buffers"
-
-
 USED_UP = ("--header", "x-ratelimit-remaining-requests", "0", "--header", "x-ratelimit-reset-requests")
 
 
@@ -178,20 +164,6 @@ def test_a_server_that_asks_for_hours_ends_the_run(serve, options):
         ask(captioner(serve(*options)), questions(50))
 
 
-def test_what_is_under_way_is_delivered_when_a_server_is_given_up(serve):
-    server, found = serve("--latency", 0.5, "--fault_rate", 0.01, "--faults", "429-wait", "--retry_after", 86400), []
-    with pytest.raises(CaptionerError, match="left alone"):
-        captioner(server, max_concurrency=50).run(questions(2000), found.extend, lambda: True)
-    assert len(found) == server.stats()["whole"] > 8
-
-
-def test_being_told_to_wait_uses_up_no_attempt(serve, quick, monkeypatch):
-    monkeypatch.setattr("g4i_hf.captioning.endpoint.WAIT_SECONDS", 60.0)
-    monkeypatch.setattr("g4i_hf.captioning.endpoint.GIVE_UP_SECONDS", 60.0)
-    server = serve("--fault_rate", 0.6, "--faults", "429", "--seed", 2)
-    assert_all_right(ask(captioner(server, max_attempts=2), questions(40)), 40)
-
-
 def test_an_image_that_always_fails_is_told_apart_from_a_server_that_does(serve, quick):
     server = serve("--crash", 3, 5, "--reject", 7)
     rows = [question(9, b"no image") if number == 9 else question(number) for number in range(30)]
@@ -202,15 +174,6 @@ def test_an_image_that_always_fails_is_told_apart_from_a_server_that_does(serve,
     assert "not allowed: (image)" in found["7"].reason and found["7"].attempts == 1
     assert "format" in found["9"].reason
     assert server.stats()["requests"] == 27 + 2 * 4
-
-
-def test_bad_images_alone_do_not_look_like_a_bad_server(serve, quick):
-    """When the few that failed are asked again there is nobody else whose answer could show that the server works."""
-    crashing = by_name(ask(captioner(serve("--crash", 0, 1, 2), max_attempts=8), questions(3)))
-    assert [answer.status for answer in crashing.values()] == ["failed"] * 3
-    late = serve("--fault_rate", 1, "--faults", "slow", "--slow_seconds", 30)
-    found = ask(captioner(late, max_attempts=2, request_timeout=0.3), questions(2))
-    assert [answer.status for _, answer in found] == ["timeout"] * 2 and "0.3 s" in found[0][1].reason
 
 
 # --- The end --------------------------------------------------------------------------------------------------------
@@ -230,14 +193,6 @@ def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quic
     with pytest.raises(CaptionerError, match=says):
         asked.run(questions(1000), found.extend, lambda: True)
     assert not found
-
-
-@pytest.mark.parametrize("count", [2, 500])
-def test_a_server_that_is_not_there_is_named(serve, quick, count):
-    server = serve()
-    server.stop()
-    with pytest.raises(CaptionerError, match=f":{server.port} has answered nothing.*no connection.*Is it running"):
-        ask(captioner(server), questions(count))
 
 
 def test_a_server_that_dies_in_the_middle_ends_the_run_and_marks_no_row(serve, quick):
@@ -285,12 +240,6 @@ def test_errors_that_all_questions_would_meet_end_the_run_at_once(serve, options
     with pytest.raises(CaptionerError, match=says):
         ask(captioner(server, **asked), questions(1000))
     assert server.stats()["requests"] <= 8, "those that were in flight at the beginning"
-
-
-def test_no_more_is_sent_once_it_is_not_allowed_and_what_was_sent_is_delivered(serve):
-    server, left = serve("--latency", 0.05), iter([True] * 25)
-    found = ask(captioner(server), questions(1000), lambda: next(left, False))
-    assert len(found) == server.stats()["requests"] == 25 and {answer.status for _, answer in found} == {"ok"}
 
 
 def test_errors_of_the_caller_come_back(serve):

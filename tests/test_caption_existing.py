@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image as PILImage
 from torchvision.datasets import ImageFolder
 
@@ -113,14 +113,6 @@ def test_splits_with_equal_names_are_told_apart_by_their_folders(tmp_path):
     assert joined(tmp_path, hub, lines).captions == {"train": ["ten", "two"], "validation": ["val"]}
 
 
-def test_ids_of_another_kind_leave_the_file_names_of_the_images(tmp_path):
-    rows = {"image": [{"bytes": b"x", "path": f"/d/cat/{i}.jpg"} for i in range(3)], "image_id": ["01", "02", "03"]}
-    features = Features({"image": Image(decode=False), "image_id": Value("string")})
-    data = DatasetDict(train=Dataset.from_dict(rows, features=features).select([2, 0, 1]))
-    assert joined(tmp_path, data, [("cat/0.jpg", "0"), ("cat/2.jpg", "2")]).captions["train"] == ["2", "0", None]
-    assert joined(tmp_path, data, [("01", "first"), ("03", "third")]).captions["train"] == ["third", "first", None]
-
-
 def test_reports_hold_no_paths_and_a_file_of_other_images_is_refused(tmp_path):
     lines = [("/home/ann/data/train/a/1.jpg", "x"), ("/home/ann/data/train/a/9.jpg", "y")]
     report = json.dumps(joined(tmp_path, splits(train=["a/1.jpg"]), lines).report)
@@ -173,21 +165,6 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
     assert result.captions["train"] == ["a cat", "a dog"]
 
 
-def test_quotes_newlines_lists_and_named_fields(tmp_path):
-    text = 'file,caption\na.jpg,"a ""red"" cat,\nand 猫"\nb.jpg,  \nc.jpg,""\nd.jpg,plain "quotes" inside\n'
-    data = splits(train=["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-    captions = from_file(data, written(tmp_path, "c.csv", text)).captions["train"]
-    assert captions == ['a "red" cat,\nand 猫', None, None, 'plain "quotes" inside']
-    text = '{"id": 7, "captions": ["a", " ", "b"]}\n{"id": 8, "captions": null}\n{"id": 9, "captions": []}\n'
-    captions = from_file(splits(train=["7", "8", "9"]), written(tmp_path, "c.jsonl", text)).captions["train"]
-    assert captions == [["a", "b"], None, None]
-    path = written(tmp_path, "n.csv", "file,nr,caption,blip\na.jpg,1,a cat,cat!\n")
-    named = from_file(splits(train=["1"]), path, file_key="nr", file_caption="blip")
-    assert named.captions["train"] == ["cat!"]
-    with pytest.raises(ValueError, match="no field clip among 'file', 'nr', 'caption', 'blip'.*--file_caption"):
-        from_file(data, path, file_caption="clip")
-
-
 @pytest.mark.parametrize(
     "name, text, message",
     [
@@ -232,12 +209,6 @@ def test_a_list_is_paired_in_the_order_of_torchvision(tmp_path):
         digests.add(result.report["files_digest"])
     fewer = DatasetDict(train=data["train"].select(range(1, len(captions))))
     assert len(digests) == 1 and listed(tmp_path, fewer, captions[1:]).report["files_digest"] not in digests
-
-
-def test_a_list_for_images_of_the_hub_uses_their_first_names(tmp_path):
-    """With the class at its end, n1_10 comes before n1_1: `_` sorts after digits, `.` before."""
-    data = splits(train=["n00000002_1_n00000002.JPEG", "n00000001_10_n00000001.JPEG", "n00000001_1_n00000001.JPEG"])
-    assert listed(tmp_path, data, ["first", "second", "third"]).captions["train"] == ["third", "second", "first"]
 
 
 @pytest.mark.parametrize(

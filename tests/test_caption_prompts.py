@@ -61,13 +61,6 @@ def test_anything_but_a_name_of_a_column_is_refused(templates, message):
         prompts(*templates)
 
 
-def test_odd_columns():
-    dotted = Features({"meta.artist": Value("string")})
-    assert prompts("{meta.artist}", features=dotted).prompts_of({"meta.artist": "Bo"}) == ["Bo"]
-    with pytest.raises(ValueError, match="'label' of split 'train' holds numbers, no names of classes"):
-        prompts("class", features=Features({"label": Value("int64")}))
-
-
 def test_empty_values_are_found_before_anything_is_asked():
     rows = [ROW, ROW | {"artist": None}, ROW | {"label": None}, ROW | {"artist": "  "}, ROW | {"label": -1}]
     data = Dataset.from_list(rows, features=FEATURES)

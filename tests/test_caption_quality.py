@@ -1,10 +1,8 @@
 """Captions that fit get full weight, doubtful ones half of it; and the pages on which people look at them."""
 
 import html
-import io
 import json
 import re
-from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from PIL import Image as PILImage
 
 from g4i_hf.captioning.label_names import names_label, read_synonyms, terms_of
 from g4i_hf.captioning.quality import class_margins, judge, judge_captions
-from g4i_hf.captioning.report import HTML, JSON, SIDE, Shown, thumbnail, write_page, write_report
+from g4i_hf.captioning.report import HTML, JSON, Shown, thumbnail, write_page, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
 from g4i_hf.options import QualityArguments
 
@@ -287,18 +285,6 @@ def test_the_json_file_holds_the_numbers_as_counted_by_hand(report):
     assert test["mean_margin"] is None and test["classes"] == [] and told["about"]["nested"] == {"a": 1}
 
 
-def test_the_most_doubtful_captions_come_first_and_only_images_that_are_shown_are_opened(tmp_path):
-    doubts = ["cut off"] * (ROWS - 1) + ["cut off, in a loop"]
-    doubted = split(caption=pd.Series(["一只狗 runs fast"] * ROWS)).assign(doubts=doubts, weight=0.5)
-    images = Images()
-    write_report(tmp_path, {"train": doubted[8:]}, {"train": images})
-    text = text_of(tmp_path / HTML)
-    assert text.index("Most doubtful captions") < text.index("folder/59.png") < text.index("folder/9.png")
-    assert "Least doubtful captions" not in text and len(images.asked) <= 2 * 12
-    words = json.loads((tmp_path / JSON).read_text())["splits"]["train"]["words"]
-    assert words["mean"] == 5, "in scripts without spaces each character counts"
-
-
 def test_nothing_at_all_and_a_stream_can_be_reported(tmp_path):
     write_report(tmp_path, {"empty": split()[:0], "failed": split()[:1]}, {"empty": Images(0), "failed": iter(())})
     assert "Split empty" in text_of(tmp_path / HTML) and "the model declined" in text_of(tmp_path / HTML)
@@ -315,10 +301,3 @@ def test_a_page_of_a_dry_run_has_each_caption_beside_its_image(tmp_path):
         place = source.index(one.picture) + len(one.picture)
         assert f"caption {row}" in source[place : place + 200]
     assert "no caption undecodable" in text_of(page) and "cannot be shown" in source
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_thumbnails_are_small_and_in_colour(mode):
-    picture = thumbnail([{"image": PILImage.new(mode, (3000, 5))}], 0).partition(",")[2]
-    image = PILImage.open(io.BytesIO(b64decode(picture)))
-    assert image.mode == "RGB" and image.size == (SIDE, 1)

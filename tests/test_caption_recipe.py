@@ -8,8 +8,8 @@ from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import CAPTIONER, ROOT, answers_in, caption, captions_of_numbers, draw_numbers, png, rows_of, shapes
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, png, rows_of, shapes
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
 
@@ -63,22 +63,6 @@ def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, 
     assert not (tmp_path / "captions.journal").exists()
 
 
-@pytest.mark.parametrize(
-    "ids, said", [(["a", "b", "a", "c"], "row 2: 'a', which row 0 has too"), ([None] * 4, "row 0: null")]
-)
-def test_ids_that_do_not_tell_images_apart_are_refused_before_anything_is_asked(tmp_path, ids, said):
-    message = caption(tmp_path, *saved(tmp_path, image_id=(Value("string"), ids)), *LOCAL, fails=True)
-    assert said in message and "--image_id_column" in message and not (tmp_path / "captions.journal").exists()
-
-
-@pytest.mark.parametrize("labels", [(Value("int64"), [0, 1, 0, 1]), (List(Value("int64")), [[0, 1], [1], [], [2]])])
-def test_labels_without_names_keep_no_image_from_being_described(tmp_path, labels):
-    data = saved(tmp_path, label=labels)
-    assert "no" in caption(tmp_path, *data, *LOCAL, "--prompt", "class", fails=True)
-    caption(tmp_path, *data, *LOCAL)
-    assert len(rows_of(tmp_path / "captions")) == 4
-
-
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
     wnid, label = (Value("string"), ["n1", "n2", "n1", "n2"]), (ClassLabel(names=["cat", "dog"]), [0, 1, 0, 1])
     data = [*saved(tmp_path, wnid=wnid, label=label), *LOCAL, "--prompt", "See {wnid}."]
@@ -110,20 +94,6 @@ def test_captions_with_images_are_whole_and_are_not_replaced_by_their_own_captio
     assert PILImage.open(io.BytesIO(split[0]["image"]["bytes"])).size == (32, 32)
 
 
-def test_captions_that_were_made_otherwise_are_replaced_only_on_demand(tmp_path, serve):
-    draw_numbers(tmp_path / "pictures", 3)
-    options = asking(serve("--echo"))
-    caption(tmp_path, *options)
-    before = captions_of_numbers(tmp_path / "captions")
-    message = caption(tmp_path, *options, "--prompt", "What is it?", fails=True)
-    assert "other prompts" in message and "--overwrite" in message
-    assert captions_of_numbers(tmp_path / "captions") == before
-    caption(tmp_path, *options, "--prompt", "What is it?", "--overwrite")
-    stage = json.loads((tmp_path / "captions" / "stage.json").read_text())
-    assert stage["prompts"] == ["What is it?"] and stage["asked_about"] == ["train"]
-    assert all("What is it?" in text for text in captions_of_numbers(tmp_path / "captions").values())
-
-
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 3)
     said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"
@@ -131,18 +101,6 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
     assert [rows[name]["caption_raw"] for name in "012"] == ["a cat \ufffd", None, "a cat \ufffd"]
     assert rows["1"]["caption_reason"] == "400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"
-
-
-def test_a_list_in_file_order_is_called_unverified_and_named_without_its_path(tmp_path):
-    shapes(tmp_path, 8)
-    paths = sorted((tmp_path / "pictures" / "train").rglob("*.png"))
-    (tmp_path / "captions.txt").write_text("\n".join(f"a {path.parent.name} called {path.stem}" for path in paths))
-    file = ["--captions_file", tmp_path / "captions.txt", "--report", "false"]
-    caption(tmp_path, "--dataset_name", "pictures", "--captions_dir", "captions", *file)
-    assert all(Path(row["image_id"]).stem in row["caption"] for row in rows_of(tmp_path / "captions"))
-    stage = json.loads((tmp_path / "captions" / "stage.json").read_text())
-    assert stage["order"] == "unverified" and stage["found"]["files_digest"]
-    assert stage["captioner"] == {"captioner": "list", "file": "captions.txt"}
 
 
 # --- Streams ---------------------------------------------------------------------------------------------------------

@@ -213,17 +213,6 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, w
     assert found["train"]["text_embeds"][:] == expected["text_embeds"][:]
 
 
-def test_weights_go_with_the_captions_that_they_belong_to(tmp_path):
-    (tmp_path / "cap").mkdir()
-    captions_of(IDS[::-1]).remove_columns("caption_weight").to_parquet(tmp_path / "cap" / "train.parquet")
-    train = joined(save_embedded(tmp_path / "emb"), str(tmp_path / "cap"))["train"]
-    assert train["text_embeds"][3] == [3.0] * 3 and "caption_weight" not in train.column_names
-    captions_of(IDS).select_columns(["image_id", "text_embeds"]).to_parquet(tmp_path / "cap" / "train.parquet")
-    splits = joined(str(tmp_path / "emb"), str(tmp_path / "cap"))
-    assert splits["train"]["caption"][:] == [f"of {i}" for i in IDS] and "caption_weight" in splits["train"].features
-    assert "text_embeds" in splits["test"].features, "that of its own caption"
-
-
 # --- Stages and runs of such data ------------------------------------------------------------------------------------
 
 
@@ -246,25 +235,6 @@ def test_embeddings_of_joined_captions_are_joined_right_again_where_all_was_move
     expected = with_text_embeds(splits, encoder, tmp_path / "again", source="x")["train"]
     assert opened["train"]["text_embeds"][:] == expected["text_embeds"][:]
     assert sorted(opened["test"].column_names) == ["image", "image_id", "label"]
-
-
-def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, encoder):
-    own = {"picture": [PILImage.new("RGB", (8, 8))] * 2, "text": ["owl", "car"]}
-    features = Features({"picture": Image(), "text": Value("string")})
-    Dataset.from_dict(own, features=features).to_parquet(tmp_path / "data" / "train.parquet")
-    data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text")
-    embed_stage(load_data(data), encoder, tmp_path / "e", source=source_of(data))
-    assert open_images(str(tmp_path / "e"))["train"]["caption"][:] == ["owl", "car"]
-    other = Source(str(tmp_path / "data"), columns={"image": "picture", "caption": "text"})
-    assert embed_stage(open_images(other), encoder, tmp_path / "e", source=source_of(data))["reused"]
-
-
-def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path, encoder):
-    made = {"source": "../pictures", "text_encoder": "other/one"}
-    write_stage(tmp_path / "captions", {"train": captions_of(IDS)}, made)
-    data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
-    with pytest.raises(ValueError, match="captions was embedded by other/one, but text_encoder is"):
-        with_text_embeds(load_data(data), encoder, tmp_path / "e", source=source_of(data))
 
 
 def test_a_stage_of_the_hub_names_no_folder_of_this_machine():

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 import yaml
-from datasets import Dataset, Features, Value
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -16,10 +15,9 @@ from PIL import Image as PILImage
 from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
 from g4i_hf.captioning.quality import judge
-from g4i_hf.captioning.report import Shown, write_page, write_report
+from g4i_hf.captioning.report import write_report
 from g4i_hf.data.stage import is_path
 from g4i_hf.data.texts import caption_key_table, is_blank
-from g4i_hf.embedding.embed import texts_of_rows
 from g4i_hf.hub.card import Student, student_card
 from g4i_hf.hub.dataset_card import captions_card
 
@@ -100,12 +98,6 @@ def test_keys_are_equal_where_captions_are(captions):
     assert len({key for key, _ in flat}) == len({text for _, text in flat}) == len(set(flat))
 
 
-@given(st.lists(st.lists(readable, max_size=3), min_size=1, max_size=4))
-def test_captions_go_through_a_table_as_they_are(rows):
-    split = Dataset.from_dict({"caption": rows}, features=Features({"caption": [Value("string")]}))
-    assert list(texts_of_rows(split)) == [[text for text in row if text.strip()] for row in rows]
-
-
 # --- Pages -----------------------------------------------------------------------------------------------------------
 
 
@@ -131,17 +123,6 @@ def caption_page(folder, text: str) -> str:
 @example(EVERY)
 def test_the_report_of_captions_has_the_elements_that_it_has_of_any(tmp_path, text):
     assert Structure(caption_page(tmp_path, text)).found == Structure(caption_page(tmp_path, HARMLESS)).found
-
-
-@given(hostile)
-@example(EVERY)
-def test_the_page_of_a_dry_run_too(tmp_path, text):
-    found = []
-    for shown in (text, "harmless"):
-        one = Shown(None, shown, shown, [shown], [shown], f"{shown} raw")
-        write_page(tmp_path / "page.html", shown, shown=[one], paragraphs=[shown])
-        found.append(Structure((tmp_path / "page.html").read_text("utf-8")).found)
-    assert found[0] == found[1]
 
 
 # --- Cards -----------------------------------------------------------------------------------------------------------
