@@ -77,14 +77,13 @@ def vit():
 # --- Left out --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", ["clip", "siglip", "cosine"])
-def test_a_corrupt_row_counts_for_nothing(tmp_path, vit, objective):
+def test_a_corrupt_row_counts_for_nothing(tmp_path, vit):
     """The step is the one that is taken without the row, but for what the batch statistics of a BatchNorm see."""
     changes = []
     for name, left_out in (("with", ()), ("without", (3,))):
         data = CaptionedImages(split_of(tmp_path, [3], left_out), exact, on_bad_images="skip")
         model = copy.deepcopy(vit)
-        trainer_of(tmp_path / name, model, data, **ONE_STEP, align_loss=objective).train()
+        trainer_of(tmp_path / name, model, data, **ONE_STEP).train()
         after = dict(model.named_parameters())  # a learned temperature may have come in
         changes.append(torch.cat([(after[name] - old).detach().flatten() for name, old in vit.named_parameters()]))
     assert changes[0].norm() > 1e-3

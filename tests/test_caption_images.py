@@ -60,8 +60,7 @@ def with_everything(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "mode, options",
-    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("RGB", {"restart_marker_rows": 2})]
-    + [("L", {}), ("L", {"progressive": True})],
+    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"restart_marker_rows": 2}), ("L", {})],
 )
 def test_a_jpeg_that_fits_keeps_its_coded_pixels_and_nothing_else(mode, options):
     image = photograph().convert(mode)
@@ -97,7 +96,7 @@ def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options):
 # --- The pixels ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (500, (500, 375)), (200, (200, 150)), (60, (60, 45))])
+@pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (200, (200, 150))])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_images_are_shrunk_to_the_longest_side_and_never_enlarged(kind, max_side, size):
     image = row(png(photograph(), kind))
@@ -126,11 +125,11 @@ def test_orientation_is_applied(orientation, max_side):
             assert (int(np.asarray(upright)[place][0]) > 150) == (corner == red), corner
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
 def test_every_mode_becomes_8_bits_of_colour(mode):
     sixteen_bits = Image.fromarray(np.full((40, 50), 40_000, dtype=np.uint16))
     image = sixteen_bits if mode == "I;16" else photograph(50, 40).convert(mode)
-    data = row(png(image, {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")))
+    data = row(png(image, "JPEG" if mode == "CMYK" else "PNG"))
     for seen in (opened(clean_jpeg(data, 768)), decode(data, 768)):
         assert seen.mode == "RGB" and seen.size == (50, 40)
         assert mode != "I;16" or abs(int(np.asarray(seen)[20, 25, 0]) - (40_000 >> 8)) < 3
@@ -147,7 +146,7 @@ def broken_tables() -> bytes:
     return bytes(data)
 
 
-BROKEN = [row(jpeg(photograph(), progressive=kind)[:size]) for kind in (False, True) for size in (1500, 7500, 12_000)]
+BROKEN = [row(jpeg(photograph(), progressive=kind)[:7500]) for kind in (False, True)]
 BROKEN += [row(data) for data in (b"", b"not an image", b"\xff\xd8\xff", png(photograph())[:900], broken_tables())]
 
 

@@ -179,8 +179,6 @@ def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_of
     with pytest.raises(CaptionerError, match="20 images in a row.*aspect ratio"):
         captioner(qwen).run(map(ribbon, range(30)), delivered.extend, lambda: True)
     assert delivered == []
-    few = answers(captioner(qwen), [ribbon(number) for number in range(5)])
-    assert [answer.status for answer in few.values()] == ["failed"] * 5
     asked = [question("good", picture(0, (4, 4))), *map(ribbon, range(2 * FAILURES_IN_A_ROW + 5))]
     found = answers(captioner(qwen, 1), asked)
     assert found.pop("good").status == "ok"
@@ -195,16 +193,11 @@ def test_provenance_of_a_folder_is_its_name_and_content(llava, tmp_path):
     assert first["model"] == "my-llava" and str(llava.parent) not in json.dumps(first)
     moved = shutil.copytree(llava, tmp_path / "elsewhere" / "my-llava")
     (moved / "README.md").write_text("words")
-    (moved / ".git").mkdir()
-    (moved / ".git" / "config.json").write_text("{}")
     assert captioner(moved).provenance == first
     template = moved / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    second = captioner(moved).provenance["revision"]
-    template.rename(moved / "chat_template_of_old.jinja")
     other = tiny_captioners.save("llava", tmp_path / "other" / "my-llava", seed=1)
-    revisions = {first["revision"], second, captioner(moved).provenance["revision"]}
-    assert len(revisions | {captioner(other).provenance["revision"]}) == 4
+    assert len({first["revision"], *(captioner(folder).provenance["revision"] for folder in (moved, other))}) == 3
 
 
 def test_every_option_that_changes_answers_is_in_the_key_and_no_other(llava):
@@ -240,17 +233,15 @@ def test_models_that_are_missing_or_no_captioners_are_refused(llava, tmp_path):
     BertModel(BertConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path / "bert")
     with pytest.raises(CaptionerError, match="'bert'.*AutoModelForImageTextToText.*SmolVLM"):
         LocalCaptioner(str(tmp_path / "bert"))
-    for name in ("./nowhere", "/a/b/c", "a/b/c"):
-        with pytest.raises(CaptionerError, match=f"'{name}' cannot be found: there is no such folder"):
-            LocalCaptioner(name)
+    with pytest.raises(CaptionerError, match="'a/b/c' cannot be found: there is no such folder"):
+        LocalCaptioner("a/b/c")
     with pytest.raises(CaptionerError, match="'someone/nothing' cannot be found"):
         LocalCaptioner("someone/nothing")
-    broken = shutil.copytree(llava, tmp_path / "broken")
-    (broken / "model.safetensors").unlink()
-    with pytest.raises(CaptionerError, match="broken' cannot be loaded: .*model.safetensors"):
-        answers(LocalCaptioner(str(broken)), questions(1))
-    with pytest.raises(ValueError, match="caption_batch_size is .*must be at least 1"):
-        captioner(llava, 0)
+    with pytest.raises(CaptionerError, match="nowhere' cannot be found"):
+        captioner(llava, adapter=tmp_path / "nowhere")
+    LoraConfig(target_modules=["nothing_of_this_name"]).save_pretrained(tmp_path / "lora")
+    with pytest.raises(CaptionerError, match="does not fit the captioner"):
+        answers(captioner(llava, adapter=tmp_path / "lora"), questions(1))
 
 
 def save_adapter(llava: Path, folder: Path, seed: int) -> Path:

@@ -66,7 +66,6 @@ def scorer(images, texts) -> np.ndarray:
 SHADES = classes_of_like_pictures()
 RNG = np.random.default_rng(5)
 WITHIN = np.concatenate([start + RNG.permutation(10) for start in range(0, 400, 10)])
-ANYWHERE = RNG.permutation(400)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +87,9 @@ def test_the_right_order_is_verified_and_reported(images):
     "order, message",
     [
         (np.roll(np.arange(400), 1), "previous"),
-        (np.roll(np.arange(400), -1), "next"),
         (WITHIN, "significantly better than the previous or next one"),
-        (ANYWHERE, "significantly better than the previous or next or random one"),
     ],
-    ids=["shifted", "shifted back", "shuffled within classes", "shuffled"],
+    ids=["shifted", "shuffled within classes"],
 )
 def test_another_order_is_refused_with_what_to_do(images, order, message):
     with pytest.raises(ValueError, match=f"images do not fit their own.*{message}.*--order_scorer"):

@@ -47,11 +47,9 @@ def asking(server, *more: object) -> list[object]:
         (["--captioner_model", "m", "--caption_splits", "evening"], "no split 'evening'"),
         (["--captioner", "column"], "No column 'caption'"),
         (["--captioner_model", "m", "--max_cost", "5"], "max_cost needs the prices"),
-        (["--captions_file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--captioner_model", "m", "--captions_dir", "full"], "Choose a folder of its own"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
         (["--captioner_model", CAPTIONER, "--journal_dir", "captions/journal"], "answers would be lost"),
-        (["--captioner_model", CAPTIONER, "--streaming", "--with_images"], "With streaming"),
         (["--captioner_model", CAPTIONER, "--streaming", "--partial"], "With streaming"),
     ],
 )

@@ -170,10 +170,9 @@ def test_segments_are_taken_over_and_again_when_they_have_grown(tmp_path):
     assert texts(tmp_path, 1, 3) == ["one", "three"] and path.exists()
 
 
-@pytest.mark.parametrize("damage", ['{"key": "0', "\0" * 20, "[]", '{"key": 1, "place": ""}', "{" * 9999])
-def test_a_damaged_line_costs_one_answer_and_is_told_of(tmp_path, caplog, damage):
+def test_a_damaged_line_costs_one_answer_and_is_told_of(tmp_path, caplog):
     path = segment(tmp_path, "a", (1, "one"), (2, "two"))
     first, second = path.read_text().splitlines()
-    path.write_text("\n".join([first, damage, second, second[:40]]))
+    path.write_text("\n".join([first, '{"key": "0', second, second[:40]]))
     assert texts(tmp_path, 1, 2) == ["one", "two"]
     assert "1 damaged lines" in caplog.text, "and not the last, which was cut off"

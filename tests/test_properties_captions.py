@@ -25,7 +25,6 @@ INJECTIONS = [
     "<script>alert(1)</script>",
     "</div></td></table><img src=x onerror=alert(1)>",
     '" onload="alert(1)',
-    "' onmouseover='alert(1)",
     "{{ 7 * 7 }}{% for x in y %}{# #}{{ self.__init__.__globals__ }}",
     "]]><!-- <style>* { display: none }</style>",
     "![x](https://example.org/pixel.png) [x](javascript:alert(1)) <https://example.org>",
