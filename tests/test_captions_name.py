@@ -140,19 +140,6 @@ def test_images_and_labels_are_those_of_the_images_and_are_not_written_again(ima
     assert written and all("image" not in Dataset.from_file(file).column_names for file in written)
 
 
-def test_columns_are_named_on_the_side_that_has_them(images, tmp_path):
-    captions_of(IDS).rename_column("caption", "text").to_parquet(tmp_path / "a" / "train.parquet")
-    train = joined(images, str(tmp_path / "a"), caption_column="text")["train"]
-    assert train["caption"][0] == "of cat/1.png" and "text" not in train.column_names
-    features = Features({"picture": Image(), "key": Value("string"), "text": Value("string")})
-    own = {"picture": [PILImage.new("RGB", (8, 8))] * 4, "key": IDS, "text": ["own"] * 4}
-    Dataset.from_dict(own, features=features).to_parquet(tmp_path / "own" / "train.parquet")
-    captions_of(IDS).remove_columns("caption").to_parquet(tmp_path / "captions" / "train.parquet")
-    columns = {"image_column": "picture", "image_id_column": "key", "caption_column": "text"}
-    train = joined(str(tmp_path / "own"), str(tmp_path / "captions"), **columns)["train"]
-    assert train["caption"][:] == ["own"] * 4 and train["text_embeds"][3] == [3.0] * 3
-
-
 # --- Other captions of data that has embeddings ----------------------------------------------------------------------
 
 NEW = [f"new {i}" for i in range(4)]

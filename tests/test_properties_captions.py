@@ -17,7 +17,6 @@ from g4i_hf.captioning.cleaning import clean
 from g4i_hf.captioning.quality import judge
 from g4i_hf.captioning.report import write_report
 from g4i_hf.data.stage import is_path
-from g4i_hf.data.texts import caption_key_table, is_blank
 from g4i_hf.hub.card import Student, student_card
 from g4i_hf.hub.dataset_card import captions_card
 
@@ -85,16 +84,6 @@ def test_any_answer_is_a_caption_or_none(text, finish_reason):
         assert cleaned.caption == " ".join(cleaned.caption.split()) != ""
         assert not re.search("[\0-\x1f\x7f\ud800-\udfff]", cleaned.caption)
         cleaned.caption.encode()
-
-
-@given(st.lists(st.none() | readable | st.lists(readable, max_size=3), max_size=6))
-def test_keys_are_equal_where_captions_are(captions):
-    table = caption_key_table(captions)
-    keys = [[key for key in row if key >= 0] for row in table.tolist()]
-    lists = [each if isinstance(each, list) else [each] for each in captions]
-    texts = [[text for text in each if not is_blank(text)] for each in lists]
-    flat = [(key, text) for row, own in zip(keys, texts, strict=True) for key, text in zip(row, own, strict=True)]
-    assert len({key for key, _ in flat}) == len({text for _, text in flat}) == len(set(flat))
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------

@@ -30,15 +30,11 @@ EXAMPLES = 3  # of keys, in messages
 
 @dataclass
 class ExistingCaptions:
-    """
-    Attributes:
-        captions: for every split that has any, in the order of its rows: all texts, or all lists of texts; None for
-            a row without caption.
-        report: what was matched and what was not, as JSON values without paths.
-    """
+    """Captions of each split that has any, and what was matched."""
 
+    # In the order of the rows: all texts, or all lists of texts; None for a row without caption
     captions: dict[str, list[str | list[str] | None]]
-    report: dict[str, Any]
+    report: dict[str, Any]  # JSON values without paths
 
 
 def existing_captions(

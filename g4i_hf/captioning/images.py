@@ -22,13 +22,7 @@ class UndecodableImage(ValueError):
 
 
 def content_of(image: dict[str, Any] | None) -> bytes:
-    """
-    The encoded bytes of an image: from the row, a file, an archive or an address.
-
-    Raises:
-        ValueError: for a null, and for what could not be read before (the reason is in `why`).
-        OSError: when the file cannot be read.
-    """
+    """The encoded bytes of an image, from its row, file, archive or address. ValueError or OSError without any."""
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise ValueError((image or {}).get("why", "null"))
     if image.get("bytes") is not None:
@@ -39,12 +33,7 @@ def content_of(image: dict[str, Any] | None) -> bytes:
 
 
 def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
-    """
-    The upright RGB image, shrunk to a longest side of at most `max_side` pixels.
-
-    Raises:
-        UndecodableImage: with the reason.
-    """
+    """The upright RGB image, shrunk to a longest side of at most `max_side` pixels. Raises UndecodableImage."""
     try:
         return _shrunk(to_rgb(open_image({"bytes": content_of(image), "path": None})), max_side)
     except Exception as error:  # whatever a broken file makes Pillow's readers raise

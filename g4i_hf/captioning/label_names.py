@@ -27,11 +27,7 @@ _PLURALS = (
 
 def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
     """
-    Synonyms by class.
-
-    Args:
-        path: YAML file of `class name: [word, other word]` lines; None for none.
-        names: of the classes.
+    Synonyms by class, from a YAML file of `class name: [word, other word]` lines; none without a file.
 
     Raises:
         ValueError: for another kind of file, or an unknown class.

@@ -51,12 +51,7 @@ class Prompts:
         return len(self.templates) > 1
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
-        """
-        The prompts of a row, one for each template.
-
-        Raises:
-            MissingValue: when a column that a template names is null or blank, or is a label of -1.
-        """
+        """The prompts of a row, one for each template. MissingValue where a column that one names is empty."""
         values = {column: self._text(column, row[column]) for column in self.columns}
         for column in self.columns:
             if not values[column]:
@@ -72,12 +67,7 @@ class Prompts:
         return text if text.strip() else ""
 
     def check(self, split: Dataset) -> None:
-        """
-        Looks at every value that the prompts need, before anything is asked.
-
-        Raises:
-            MissingValue: with the column, how many rows lack it, and the first of them.
-        """
+        """Looks at every value that the prompts need, before anything is asked. MissingValue where one is empty."""
         for column in self.columns:
             values = split.select_columns([column])[column][:]
             empty = [row for row, value in enumerate(values) if not self._text(column, value)]
