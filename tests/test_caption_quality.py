@@ -176,21 +176,16 @@ EVIL = "<script>alert('caption')</script>"
 ROWS = 60
 
 
-class Images(list):
+class Images:
     """Rows of images, each of its own colour; row 7 cannot be read."""
 
-    def __init__(self, rows: int = ROWS):
-        self.asked: list[int] = []
-        super().__init__(range(rows))
-
     def __getitem__(self, row: int) -> dict:
-        self.asked.append(row)
         if row == 7:
             raise OSError("cannot identify image file")
-        return {"image": PILImage.new("RGB", (64, 40), (4 * (row % 60), 255 - 4 * (row % 60), 128))}
+        return {"image": PILImage.new("RGB", (64, 40), (4 * row, 255 - 4 * row, 128))}
 
 
-def split(labels=True, **changed) -> pd.DataFrame:
+def split(labels=True) -> pd.DataFrame:
     """Row 0 was refused, row 1 timed out, row 2 holds a script, rows 3 and 4 say the same, row 5 is cut off."""
     captions = [f"A {'dog' if row % 2 == 0 else 'cat'} number {row} sits." for row in range(ROWS)]
     captions[:6] = [None, None, EVIL, "An animal.", "An animal.", "A cat."]
@@ -206,7 +201,7 @@ def split(labels=True, **changed) -> pd.DataFrame:
             "caption_cleaned": ["refusals", "", *["openings"] * 3, "openings,unfinished"] + ["openings"] * (ROWS - 6),
             "label": np.arange(ROWS) % 2 if labels else -1,
         }
-    ).assign(**changed)
+    )
 
     def encode(texts: list[str]) -> np.ndarray:
         return unit(np.array([[1.0 * ("dog" in text), 1.0 * ("cat" in text), 0.5] for text in texts]))

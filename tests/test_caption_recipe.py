@@ -20,15 +20,6 @@ LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_ne
 STREAM = ["--dataset_name", "./data", *LOCAL, "--streaming"]
 
 
-def saved(folder: Path, **columns) -> list[str]:
-    """Four equally large pictures and some columns, as a `save_to_disk` folder; the option that names it."""
-    content = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0)), "BMP"), "path": None} for n in range(4)]
-    features = Features({"image": Image(decode=False)} | {name: feature for name, (feature, _) in columns.items()})
-    values = {"image": content} | {name: value for name, (_, value) in columns.items()}
-    DatasetDict(train=Dataset.from_dict(values, features=features)).save_to_disk(folder / "data")
-    return ["--dataset_name", "./data"]
-
-
 def asking(server, *more: object) -> list[object]:
     options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false"]
     return [*options, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", *more]
@@ -62,8 +53,11 @@ def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, 
 
 
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
-    wnid, label = (Value("string"), ["n1", "n2", "n1", "n2"]), (ClassLabel(names=["cat", "dog"]), [0, 1, 0, 1])
-    data = [*saved(tmp_path, wnid=wnid, label=label), *LOCAL, "--prompt", "See {wnid}."]
+    images = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))), "path": None} for n in range(4)]
+    kinds = {"image": Image(decode=False), "wnid": Value("string"), "label": ClassLabel(names=["cat", "dog"])}
+    rows = {"image": images, "wnid": ["n1", "n2", "n1", "n2"], "label": [0, 1, 0, 1]}
+    DatasetDict(train=Dataset.from_dict(rows, features=Features(kinds))).save_to_disk(tmp_path / "data")
+    data = ["--dataset_name", "./data", *LOCAL, "--prompt", "See {wnid}."]
     said = caption(tmp_path, *data, "--train_splits", "training", fails=True)
     assert "the column 'wnid', which tells the class, and split 'train' is for evaluation" in said
     caption(tmp_path, *data)
