@@ -32,14 +32,9 @@ FEATURES = Features(
         "text_embeds": List(Value("float16"), length=12),
     }
 )
-ONE_STEP = {
-    "max_steps": 1,
-    "per_device_train_batch_size": 12,
-    "optim": "sgd",
-    "sgd_momentum": 0.0,
-    "learning_rate": 0.5,
-}
-ONE_STEP |= {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "train_sampling_strategy": "sequential"}
+ONE_STEP = {"max_steps": 1, "per_device_train_batch_size": 12, "optim": "sgd", "sgd_momentum": 0.0}
+ONE_STEP |= {"max_grad_norm": 0.0, "learning_rate": 0.5, "lr_scheduler_type": "constant"}
+ONE_STEP |= {"train_sampling_strategy": "sequential"}
 
 
 def exact(image) -> torch.Tensor:
