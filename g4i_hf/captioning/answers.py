@@ -84,9 +84,6 @@ class Captioner(Protocol):
             questions: read only as fast as they are asked.
             deliver: takes answers as they come, from this thread.
             allow: called before every request, perhaps from another thread; after False nothing more is sent.
-
-        Raises:
-            CaptionerError: when nothing can be answered any more.
         """
 
 

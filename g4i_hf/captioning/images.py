@@ -65,12 +65,7 @@ def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90
 def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
     """
     An upright 8-bit JPEG without EXIF, GPS, XMP, colour profile, comment or thumbnail. The pixels of a JPEG that is
-    upright and small enough are not encoded again.
-
-    Args:
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
-        max_side: longest side in pixels; larger images are shrunk, smaller ones are not enlarged.
-        jpeg_quality: of images that are encoded again.
+    upright and small enough are not encoded again; others are shrunk to a longest side of `max_side` pixels.
 
     Raises:
         UndecodableImage: broken, no image, too large to be opened safely, or a file that is not there.

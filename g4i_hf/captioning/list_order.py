@@ -89,7 +89,6 @@ def check_order(
     Args:
         images: with `image`, not decoded, in the order of the list. With `label`, only images between two of their own
             class are taken.
-        captions: of the list; None for an image without.
         scorer: n images and n texts -> n scores, such as [`~g4i_hf.captioning.quality.ClipScorer`].
         sample: number of images.
 

@@ -36,10 +36,7 @@ class LocalCaptioner(Captioner):
 
     Args:
         model: Hub id or folder of a vision-language model.
-        decoding: image size and generation.
         revision: branch, tag or commit on the Hub; resolved to a commit now.
-        local: batch size, adapter, `trust_remote_code`.
-        device: where the model runs.
 
     Raises:
         CaptionerError: for a model or adapter that does not exist, or a model of another kind.

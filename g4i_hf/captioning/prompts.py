@@ -80,12 +80,7 @@ class Prompts:
 
 
 def resolve(templates: Iterable[str]) -> list[str]:
-    """
-    Templates with the names `plain` and `class` replaced by what they stand for.
-
-    Raises:
-        ValueError: for no template, an empty one, one that is given twice, and a mistyped name.
-    """
+    """Templates with the names `plain` and `class` replaced by what they stand for; ValueError for a mistyped name."""
     templates = list(templates)
     for template in templates:
         if template not in NAMED and " " not in template.strip() and (hint := did_you_mean(template, NAMED)):
@@ -153,13 +148,9 @@ def check_leak(
     that reads captions (zero-shot, retrieval) would be that of a leak.
 
     Args:
-        templates: the prompts.
         splits: those to caption: their rows, or, when they are streamed, their features. A column tells the class if
             it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with the labels.
         train_splits: which of them are for training; by default those called train or training.
-
-    Raises:
-        ValueError: says which prompt, column and split, why, and what to do.
     """
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
     for template in resolve(templates):

@@ -85,8 +85,6 @@ def judge(
     """
     Args:
         table: N captions, from [`caption_table`].
-        names: of the classes.
-        synonyms: other words for classes, see [`~g4i_hf.captioning.label_names.read_synonyms`].
         encode: n texts -> (n, D) unit vectors.
         scores: (N,) image-text scores, NaN where there is none.
 

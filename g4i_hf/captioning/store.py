@@ -62,10 +62,8 @@ class Keys:
     def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
         """
         Args:
-            image_id: the row's.
             size: of the image in bytes.
             mtime: of its file in nanoseconds; None where the bytes lie in a table.
-            prompt: filled in.
             table: what the row belongs to. For files the name of the split, as `image_id` is unique in a split only;
                 for bytes in a table the fingerprint of the split, which is another one when the table changes.
 
