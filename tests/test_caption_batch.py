@@ -1,28 +1,17 @@
 """The batch API of a server: files of questions, their answers in any order, and stops at any moment."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import ROOT, Worker, all_right, caption, captions_of_numbers, draw_numbers, rows_of
+from caption_doors import Worker, all_right, caption, captions_of_numbers, draw_numbers, rows_of
 
 from g4i_hf.captioning import batch_api
 
 serve = caption_doors.serve
 IMAGES = 24
 ONCE = {str(number): 1 for number in range(IMAGES)}
-WAITING = """
-import sys
-from g4i_hf.captioning import batch_api
-batch_api.POLL_SECONDS = 0.2
-from g4i_hf.running import main
-main(["caption", *sys.argv[1:]])
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -77,23 +66,6 @@ def test_a_run_that_was_stopped_finds_its_batches_again(folder, serve, monkeypat
     assert_right_and_asked_once(folder, server)
 
 
-@pytest.mark.slow
-def test_a_run_that_was_killed_while_it_waited_finds_its_batches_again(folder, serve):
-    server = batch_server(serve, "--polls", 20)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITING, *words(server)], stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
-    )
-    for line in process.stderr:
-        if "in_progress" in line:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    caption(folder, *words(server))
-    assert_right_and_asked_once(folder, server)
-
-
 def test_expired_questions_are_sent_again_by_the_same_command(folder, serve):
     server = batch_server(serve, "--expire", 0.3)
     assert "questions were not answered in time" in caption(folder, *words(server))
@@ -115,11 +87,3 @@ def test_a_batch_that_is_refused_and_a_server_without_batches_are_one_line(folde
     said = caption(folder, *words(batch_server(serve, "--refuse", "no such model")), fails=True)
     assert "error: The server refused a batch: no such model" in said
     assert "Does it have a batch API?" in caption(folder, *words(serve()), fails=True)
-
-
-def test_lines_of_result_files():
-    ok = {"response": {"status_code": 200, "body": {"choices": [{"message": {"content": "a cat"}}]}}}
-    assert batch_api.answer_of_line(ok).text == "a cat"
-    assert batch_api.answer_of_line({"response": {"status_code": 200, "body": {}}}).status == "failed"
-    for again in ({"response": None}, {"response": {"status_code": 500}}, {"response": {"status_code": 429}}):
-        assert batch_api.answer_of_line(again) is None

@@ -11,25 +11,14 @@ OPENINGS = {
     "The image shows a dog on a beach.": "A dog on a beach.",
     "the image shows three red cups": "Three red cups",
     "This is a picture of a cat": "A cat",
-    "This is an image of the harbour at night.": "The harbour at night.",
     "In this image, we can see two birds. They sit on a wire.": "Two birds. They sit on a wire.",
     "In this image there is a lamp.": "There is a lamp.",
-    "In the photo, a man is reading.": "A man is reading.",
-    "Sure! Here is a description: A red car.": "A red car.",
     "Certainly! Here's a detailed description of the image you provided:\n\nA red car.": "A red car.",
-    "Of course. The picture depicts a lighthouse.": "A lighthouse.",
     "The photo you uploaded shows a zebra in a zoo.": "A zebra in a zoo.",
-    "The image clearly shows an owl.": "An owl.",
     "The image appears to be a drawing of a fish.": "A drawing of a fish.",
-    "The image is a close-up of a bee on a flower.": "A close-up of a bee on a flower.",
-    "The image is of a tench.": "A tench.",
     "This is a black and white photo of a tram.": "A black and white photo of a tram.",
-    "I can see a small boat.": "A small boat.",
     "We can see the tail of a whale.": "The tail of a whale.",
-    "A photo of a dog": "A dog",
-    "Image of a snail on a leaf": "A snail on a leaf",
     "Description: A brown horse.": "A brown horse.",
-    "Image caption: a brown horse": "A brown horse",
     'Here is a caption for the image: "A dog at dusk"': "A dog at dusk",
     "Looking at the image, a kite flies above the sea.": "A kite flies above the sea.",
     "I'd be happy to describe the image for you! A plate of rice.": "A plate of rice.",
@@ -37,135 +26,80 @@ OPENINGS = {
     "The image shows iPhone cases.": "iPhone cases.",
 }
 NO_OPENINGS = [
-    "The image shows.",
     "The image shows how a glider lands.",
     "A picture of a dog hangs on the wall.",
-    "This black and white photo shows a tram.",
     "In the picture frame stands a vase.",
     "The drawing shows a cat.",
-    "Here, the river bends.",
     "Sure-footed goats climb a rock.",
     "The photographer shows a print.",
-    "Overall, the image conveys calm.",
 ]
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
     "I’m sorry, I can’t assist with identifying people in images.",
-    "I am really sorry, but I am unable to view images.",
-    "Sorry, I cannot describe this image.",
-    "I'm sorry.",
     "As an AI language model, I do not have the ability to see images.",
-    "I cannot assist with that request.",
-    "I can't provide a description of this picture.",
     "I'm unable to see the image.",
-    "I do not have access to the image.",
     "I don't see any image attached to your message.",
-    "Unable to load the image.",
     "My apologies, but the image is not visible to me.",
     "It seems like no image was attached. Please upload it again.",
-    "The image could not be loaded.",
-    "No image was provided.",
     "Please provide the image that you would like me to describe.",
-    "Unfortunately, I can't make out what the image contains.",
     "Sure! I'm sorry, but I can't describe this person.",
     "**I'm sorry**, but I can't help with that.",
-    "I must decline this request.",
     "You haven't provided an image.",
-    "I'm just an AI, I have no eyes.",
 ]
 NO_REFUSALS = [
-    "The cat is sorry-looking and thin.",
     "A sign says I'm sorry, I can't stay.",
     "\"I'm sorry, I can't come\" is written on a card.",
     "I'm sorry, I love you.",
     "Unfortunately, the dog is unable to reach the ball.",
-    "I can see a dog that cannot walk.",
     "The image is not in focus, but a dog can be made out.",
     "No image processing has been done to this photo of a house.",
-    "Sorry sight: a bicycle without wheels.",
-    "Unfortunately, the photo is dark: a cat hides in it.",
 ]
 LOOPS = {
-    "the dog is black. the dog is black. the dog is black": "the dog is black.",
     "The dog is black. The dog is black. The dog is bl": "The dog is black.",
     "A table. The cup is red. The plate is blue. The cup is red. The plate is blue. The cup": "A table. "
     "The cup is red. The plate is blue.",
     "a very very very very very very very big dog": "a very big dog",
-    "A cat and a dog and a cat and a dog and a cat and a dog and a c": "A cat and a dog",
     "A table with a cup, a plate, a cup, a plate, a cup, a plate, a cup, a pla": "A table with a cup, a plate",
-    "A wall, red, red, red, red, red, red.": "A wall, red.",
     "What a goal!!!!!!!!!!!!!!!!!!": "What a goal!",
     "狗是黑色的。狗是黑色的。狗是黑色的。": "狗是黑色的。",
-    "赤い円と赤い円と赤い円と赤い円と赤い円と赤い円と赤い円と": "赤い円と",
 }
 NO_LOOPS = [
-    "a very very big dog",
     "A cup of tea on the left and a cup of tea on the right.",
-    "a red stripe, a white stripe and a red stripe",
     "The first dog is black. The second dog is black. The third dog is white.",
-    "Black and white. Black. Yes.",
-    "It has rained day after day after day.",
     "A bird on a branch of a tree in front of a house in front of a hill in front of a lake.",
 ]
 UNFINISHED = {
     "A dog runs. The grass is gre": "A dog runs.",
     "A dog runs. Behind it stands Mr. Smith. He w": "A dog runs. Behind it stands Mr. Smith.",
-    '"Stop!" says the sign. A car is com': '"Stop!" says the sign.',
     "一只狗在跑。草是": "一只狗在跑。",
 }
-FINISHED = [
-    "a red circle on a white background",
-    "A photo by J. Smith of St. Paul",
-    "A dog runs. It barks (loudly!)",
-    'A dog runs. The sign says "Stop."',
-    "about 1.5 m of rope",
-    "A dog runs…",
-]
+FINISHED = ["a red circle on a white background", "A photo by J. Smith of St. Paul", "A dog runs. It barks (loudly!)"]
 BOILERPLATE = {
     "- a dog\n- a cat\n* a tree": "A dog. A cat. A tree.",
-    "1. A dog\n2) A cat": "A dog. A cat.",
     "It holds:\n\n- a dog;\n- a cat.": "It holds: A dog; A cat.",
-    "### Description\nA dog sits.": "A dog sits.",
     "## A dog\nIt sits on a **red** mat.": "A dog. It sits on a red mat.",
     "**Subject:** A dog\n**Setting:** A beach\n": "Subject: A dog. Setting: A beach.",
     "A *small* `red` __box__ of 5 * 3 m, f**k it": "A small red box of 5 * 3 m, f**k it",
-    "ASSISTANT: A dog.": "A dog.",
     "###Assistant: A dog.</s>": "A dog.",
-    "A dog.<|im_end|>": "A dog.",
     "A dog.\nUser: what breed?\nAssistant: A pug.": "A dog.",
-    "A dog. ### Human: what breed?": "A dog.",
     "A dog on a mat. Would you like to know more?": "A dog on a mat.",
-    "A dog on a mat. Let me know if you need anything else!": "A dog on a mat.",
     "A dog. I hope this helps! Feel free to ask if you have any questions.": "A dog.",
-    "A dog. If you have any questions, please let me know.": "A dog.",
-    '"A dog on a mat."': "A dog on a mat.",
     "“A dog on a mat”": "A dog on a mat",
-    "A dog &amp; a cat &quot;play&quot;": 'A dog & a cat "play"',
     "A&amp;amp;B &lt;3": "A&B <3",
     "A dog.<br/>A cat.": "A dog. A cat.",
 }
 PLAIN = [
     '"Stop" and "Go" stand on two signs.',
-    "A sign asks: Where are you going",
-    "Overall, the image has a calm atmosphere.",
     "The 1. FC Köln stadium; 3) is painted on a door",
-    "Is it a bird? It is a plane.",
     "R&D department, AT&T logo, 5 < 6",
     "a file called my_dog_2.png",
-    "A key with a *.",
     "A shirt that reads: Let me know when it is over, with a heart below it.",
 ]
 LANGUAGES = [
-    "Ein großer Hund läuft über die Wiese. Die Sonne scheint.",
     "Un chien « noir » court ; il fait beau !",
-    "一只狗在沙滩上奔跑。天空是蓝色的，海很平静。",
     "青い空の下で犬が走っています。とても楽しそうです。",
-    "Собака бежит по пляжу. Небо голубое.",
     "كلب يركض على الشاطئ. السماء زرقاء.",
     "कुत्ता समुद्र तट पर दौड़ रहा है। आकाश नीला है।",
-    "สุนัขวิ่งบนชายหาด",
-    "개가 해변을 달리고 있다. 하늘은 파랗다.",
-    "¿Qué es? ¡Un perro!",
     "Grinning face 😀 and family 👨‍👩‍👧",
 ]
 LONG = (
@@ -196,15 +130,14 @@ def test_what_goes_goes_and_is_counted_and_can_be_switched_off(step, cases):
 @pytest.mark.parametrize("finish_reason", [None, "stop"])
 def test_what_is_a_caption_stays_as_it_is(finish_reason):
     for text in CAPTIONS:
-        expected = {"I can see a dog that cannot walk.": "A dog that cannot walk."}.get(text, text)
-        assert clean(text, finish_reason).caption == expected
+        assert clean(text, finish_reason).caption == text
 
 
-@pytest.mark.parametrize("text", REFUSALS)
-def test_refusals_are_no_captions(text):
-    cleaned = clean(text, "stop")
-    assert (cleaned.caption, cleaned.status) == (None, "refused") and "refusals" in cleaned.applied
-    assert clean(text, "stop", False).status == "ok"
+def test_refusals_are_no_captions():
+    for text in REFUSALS:
+        cleaned = clean(text, "stop")
+        assert (cleaned.caption, cleaned.status) == (None, "refused") and "refusals" in cleaned.applied, text
+        assert clean(text, "stop", False).status == "ok", text
 
 
 def test_cleaning_twice_changes_nothing_more():
@@ -225,7 +158,6 @@ def test_cleaning_twice_changes_nothing_more():
         ("🐕", None, (None, "empty")),
         ("Would you like me to describe the image?", None, (None, "empty")),
         ("A dog \ud83d", "length", ("A dog", "ok")),
-        ("A do\u200bg\ufffd", "length", ("A dog", "ok")),
         ("A\u00a0dog\u3000runs\tfast\x00", None, ("A dog runs fast", "ok")),
         ("- a dog\n- a cat\n- a tr", "length", ("A dog. A cat.", "ok")),
         ("- a dog\n- a cat\n- a tr", "stop", ("A dog. A cat. A tr.", "ok")),
@@ -275,12 +207,3 @@ def test_no_text_takes_long(length, limit):
         clean(text, "length")
         seconds = time.process_time() - start
         assert seconds < limit, f"{name}: {seconds:.1f} s"
-
-
-def test_a_million_captions_take_minutes():
-    """Measured at 0.2 ms a caption; ten times that would be half an hour for 1.28 million."""
-    texts = [LONG, LONG.replace("The image captures", "There is"), LONG[:-25], "Sure! Here it is:\n\n" + LONG] * 100
-    start = time.process_time()
-    for text in texts:
-        clean(text, None)
-    assert (time.process_time() - start) / len(texts) < 1.5e-3

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image as PILImage
 from torchvision.datasets import ImageFolder
 
@@ -46,12 +46,10 @@ def listed(tmp_path, data: DatasetDict, captions):
     "rule, key",
     [
         ("image_id", "{folder}/{stem}.JPEG"),
-        ("folder/file", "./imagenet/{folder}/{stem}.JPEG"),
         ("folder/file", "C:\\imagenet\\{folder}\\{stem}.JPEG"),
         ("split/file", "/data/train/{folder}/{stem}.JPEG"),
         ("file", "images/{stem}.JPEG"),
         ("folder/file", "{stem}_{folder}.JPEG"),  # as ILSVRC/imagenet-1k calls it
-        ("folder/file without ending", "{folder}/{stem}.png"),
         ("file without ending", "{stem}"),
     ],
 )
@@ -77,14 +75,6 @@ def test_ways_to_name_an_image(tmp_path, rule, key):
             0,
             1,
         ),
-        # Two files of one name have content in their ids
-        (
-            [f"1.jpg#{'a' * 24}", f"1.jpg#{'b' * 24}", f"2.jpg#{'c' * 24}#2", "3#4.jpg"],
-            [("x/1.jpg", "?"), ("x/2.jpg", "two"), ("x/3#4.jpg", "three")],
-            [None, None, "two", "three"],
-            1,
-            0,
-        ),
     ],
 )
 def test_a_key_that_fits_several_rows_or_none_goes_to_none(tmp_path, ids, lines, captions, ambiguous, unknown):
@@ -104,21 +94,6 @@ def test_splits_with_equal_names_are_told_apart_by_their_folders(tmp_path):
     }
     result = joined(tmp_path, data, [("a/1.jpg", "which?"), ("a/2.jpg", "t2")])
     assert result.captions == {"train": [None, "t2"], "validation": [None], "test_novel": [None]}
-    hub = splits(  # ILSVRC/imagenet-1k has no class folders and adds the class to each name
-        train=["n01440764_10026_n01440764.JPEG", "n01440764_2_n01440764.JPEG"],
-        validation=["ILSVRC2012_val_00000293_n01440764.JPEG"],
-    )
-    lines = [("n01440764/n01440764_2.JPEG", "two"), ("n01440764/n01440764_10026.JPEG", "ten")]
-    lines += [("val/n01440764/ILSVRC2012_val_00000293.JPEG", "val")]
-    assert joined(tmp_path, hub, lines).captions == {"train": ["ten", "two"], "validation": ["val"]}
-
-
-def test_ids_of_another_kind_leave_the_file_names_of_the_images(tmp_path):
-    rows = {"image": [{"bytes": b"x", "path": f"/d/cat/{i}.jpg"} for i in range(3)], "image_id": ["01", "02", "03"]}
-    features = Features({"image": Image(decode=False), "image_id": Value("string")})
-    data = DatasetDict(train=Dataset.from_dict(rows, features=features).select([2, 0, 1]))
-    assert joined(tmp_path, data, [("cat/0.jpg", "0"), ("cat/2.jpg", "2")]).captions["train"] == ["2", "0", None]
-    assert joined(tmp_path, data, [("01", "first"), ("03", "third")]).captions["train"] == ["third", "first", None]
 
 
 def test_reports_hold_no_paths_and_a_file_of_other_images_is_refused(tmp_path):
@@ -137,8 +112,6 @@ def test_repeated_lines_count_once_and_several_captions_are_asked_for(tmp_path):
         joined(tmp_path, data, [*lines, ("1.jpg", "A")])
     several = joined(tmp_path, data, [*lines, ("1.jpg", "A")], several_captions=True)
     assert several.captions["train"] == [["a", "A"], ["b"], None]
-    mixed = [("1.jpg", "a"), ("2.jpg", ["b", "c"]), ("1.jpg", "d")]  # the file holds lists: no option is needed
-    assert joined(tmp_path, data, mixed).captions["train"] == [["a", "d"], ["b", "c"], None]
 
 
 def test_captions_of_a_column():
@@ -149,9 +122,6 @@ def test_captions_of_a_column():
     assert existing_captions(data, arguments).captions == {"train": ["a", None]}
     data["test"] = data["test"].add_column("caption", [["b", "c"]], feature=List(Value("string")))
     assert existing_captions(data, arguments).captions == {"train": [["a"], None], "test": [["b", "c"]]}
-    data["test"] = data["test"].remove_columns("caption").add_column("caption", [3])
-    with pytest.raises(ValueError, match="Split 'test', column 'caption', row 0: the caption is 3; it must be text"):
-        existing_captions(data, arguments)
 
 
 # --- Files with keys -------------------------------------------------------------------------------------------------
@@ -161,9 +131,7 @@ def test_captions_of_a_column():
     "name, text",
     [
         ("c.csv", ",caption,score,file_name\n0,a cat,1,a/1.jpg\n1,a dog,2,b/2.jpg\n"),
-        ("c.csv", "file,caption\r\na/1.jpg,a cat\r\nb/2.jpg,a dog"),
         ("c.csv", b"\xef\xbb\xbfFileName,Caption\na/1.jpg,a cat\nb/2.jpg,a dog\n"),
-        ("c.csv", "image;text\n\na/1.jpg;a cat\n\nb/2.jpg;a dog\n\n"),
         ("c.tsv", "path\tdescription\na/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
         ("c.jsonl", '{"image_id": "a/1.jpg", "caption": "a cat"}\n\n{"caption": "a dog", "image_id": "b/2.jpg"}'),
     ],
@@ -173,36 +141,16 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
     assert result.captions["train"] == ["a cat", "a dog"]
 
 
-def test_quotes_newlines_lists_and_named_fields(tmp_path):
-    text = 'file,caption\na.jpg,"a ""red"" cat,\nand 猫"\nb.jpg,  \nc.jpg,""\nd.jpg,plain "quotes" inside\n'
-    data = splits(train=["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-    captions = from_file(data, written(tmp_path, "c.csv", text)).captions["train"]
-    assert captions == ['a "red" cat,\nand 猫', None, None, 'plain "quotes" inside']
-    text = '{"id": 7, "captions": ["a", " ", "b"]}\n{"id": 8, "captions": null}\n{"id": 9, "captions": []}\n'
-    captions = from_file(splits(train=["7", "8", "9"]), written(tmp_path, "c.jsonl", text)).captions["train"]
-    assert captions == [["a", "b"], None, None]
-    path = written(tmp_path, "n.csv", "file,nr,caption,blip\na.jpg,1,a cat,cat!\n")
-    named = from_file(splits(train=["1"]), path, file_key="nr", file_caption="blip")
-    assert named.captions["train"] == ["cat!"]
-    with pytest.raises(ValueError, match="no field clip among 'file', 'nr', 'caption', 'blip'.*--file_caption"):
-        from_file(data, path, file_caption="clip")
-
-
 @pytest.mark.parametrize(
     "name, text, message",
     [
         ("c.csv", "x,y\n1,2\n", "record 1: no field image_id or .* among 'x', 'y'.*--file_key"),
         ("c.csv", "file,caption\na.jpg,a cat, a dog\n", "record 1: not as many fields as in the header; put quotes"),
         ("c.csv", 'file,caption\na.jpg,x\nb.jpg,"never closed\nc.jpg,y\n', "record 2: unexpected end of data"),
-        ("c.tsv", 'file\tcaption\na.jpg\t"red" is the cat\nb.jpg\ty\n', "record 1: '\t' expected after '\"'"),
-        ("c.csv", "file,caption\n,a cat\n", "record 1: field 'file' is '', but must name an image"),
         ("c.csv", b"file,caption\na.jpg,caf\xe9\n", "record 1: 'utf-8' codec"),
-        ("c.csv", "file,caption\n", "none of its 0 keys"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j', "record 2: Unterminated string"),
-        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n["b"]\n', "record 2: .*is no object"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"caption": "b"}\n', "record 2: field 'file' is None"),
         ("c.jsonl", r'{"file": "a.jpg", "caption": "half \ud83d"}', "key 'a.jpg': the caption is .*; it must be text"),
-        ("c.jsonl", '{"file": "a.jpg", "caption": ["a", 3]}', "key 'a.jpg': the caption is .*; it must be text"),
         ("c.xml", "a cat\n", "from .jsonl, .csv, .tsv files, lists in the order of the images from .txt"),
     ],
 )
@@ -232,12 +180,6 @@ def test_a_list_is_paired_in_the_order_of_torchvision(tmp_path):
         digests.add(result.report["files_digest"])
     fewer = DatasetDict(train=data["train"].select(range(1, len(captions))))
     assert len(digests) == 1 and listed(tmp_path, fewer, captions[1:]).report["files_digest"] not in digests
-
-
-def test_a_list_for_images_of_the_hub_uses_their_first_names(tmp_path):
-    """With the class at its end, n1_10 comes before n1_1: `_` sorts after digits, `.` before."""
-    data = splits(train=["n00000002_1_n00000002.JPEG", "n00000001_10_n00000001.JPEG", "n00000001_1_n00000001.JPEG"])
-    assert listed(tmp_path, data, ["first", "second", "third"]).captions["train"] == ["third", "second", "first"]
 
 
 @pytest.mark.parametrize(
@@ -299,18 +241,9 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, kind):
     with pytest.raises(ValueError, match="captions.pth holds no list .* refused if reading it would run code"):
         from_file(splits(train=["1.jpg", "2.jpg"]), path)
     assert not witness.exists()
-    torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
-    assert witness.exists(), "it would have"
 
 
-@pytest.mark.parametrize("content", [{"a": "b"}, ["a", 3], [["a", "b"]], b"", b'{"a": 1}\n{"a": 2}\n'])
-@pytest.mark.parametrize("name", ["c.json", "c.pth"])
-def test_files_that_hold_no_list_of_texts(tmp_path, content, name):
-    if isinstance(content, bytes):
-        (tmp_path / name).write_bytes(content)
-    elif name == "c.pth":
-        torch.save(content, tmp_path / name)
-    else:
-        (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"{name} holds no list with one text an image.*go into a .jsonl file"):
-        from_file(splits(train=["1.jpg", "2.jpg"]), tmp_path / name)
+@pytest.mark.parametrize("content", ['{"a": "b"}', '["a", 3]', ""])
+def test_files_that_hold_no_list_of_texts(tmp_path, content):
+    with pytest.raises(ValueError, match="c.json holds no list with one text an image.*go into a .jsonl file"):
+        from_file(splits(train=["1.jpg", "2.jpg"]), written(tmp_path, "c.json", content))

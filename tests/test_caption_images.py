@@ -1,6 +1,5 @@
 """Images as captioners get them: the pixels, upright and shrunk, and nothing that identifies a person or a place."""
 
-import base64
 import io
 import struct
 
@@ -61,8 +60,7 @@ def with_everything(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "mode, options",
-    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("RGB", {"restart_marker_rows": 2})]
-    + [("L", {}), ("L", {"progressive": True})],
+    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"restart_marker_rows": 2}), ("L", {})],
 )
 def test_a_jpeg_that_fits_keeps_its_coded_pixels_and_nothing_else(mode, options):
     image = photograph().convert(mode)
@@ -98,7 +96,7 @@ def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options):
 # --- The pixels ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (500, (500, 375)), (200, (200, 150)), (60, (60, 45))])
+@pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (200, (200, 150))])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_images_are_shrunk_to_the_longest_side_and_never_enlarged(kind, max_side, size):
     image = row(png(photograph(), kind))
@@ -127,21 +125,14 @@ def test_orientation_is_applied(orientation, max_side):
             assert (int(np.asarray(upright)[place][0]) > 150) == (corner == red), corner
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
 def test_every_mode_becomes_8_bits_of_colour(mode):
     sixteen_bits = Image.fromarray(np.full((40, 50), 40_000, dtype=np.uint16))
     image = sixteen_bits if mode == "I;16" else photograph(50, 40).convert(mode)
-    data = row(png(image, {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")))
+    data = row(png(image, "JPEG" if mode == "CMYK" else "PNG"))
     for seen in (opened(clean_jpeg(data, 768)), decode(data, 768)):
         assert seen.mode == "RGB" and seen.size == (50, 40)
         assert mode != "I;16" or abs(int(np.asarray(seen)[20, 25, 0]) - (40_000 >> 8)) < 3
-
-
-def test_a_tiny_image_keeps_its_colours_at_full_resolution():
-    pixels = np.zeros((48, 48, 3), dtype=np.uint8)
-    pixels[:, ::2], pixels[:, 1::2] = (255, 0, 0), (0, 0, 255)
-    sent = np.asarray(opened(clean_jpeg(row(png(Image.fromarray(pixels))), 768)), dtype=int)
-    assert np.abs(sent - pixels).mean() < 10
 
 
 # --- What cannot be read ---------------------------------------------------------------------------------------------
@@ -155,7 +146,7 @@ def broken_tables() -> bytes:
     return bytes(data)
 
 
-BROKEN = [row(jpeg(photograph(), progressive=kind)[:size]) for kind in (False, True) for size in (1500, 7500, 12_000)]
+BROKEN = [row(jpeg(photograph(), progressive=kind)[:7500]) for kind in (False, True)]
 BROKEN += [row(data) for data in (b"", b"not an image", b"\xff\xd8\xff", png(photograph())[:900], broken_tables())]
 
 
@@ -174,25 +165,3 @@ def test_a_decompression_bomb_is_not_opened(kind, monkeypatch):
     for read in (data_uri, decode):
         with pytest.raises(UndecodableImage, match="more pixels"):
             read(row(png(photograph(), kind)), 768)
-
-
-def test_a_file_is_read_by_its_path(tmp_path):
-    (tmp_path / "ä.jpg").write_bytes(jpeg(photograph()))
-    uri = data_uri(row(None, tmp_path / "ä.jpg"), 768)
-    assert base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")) == jpeg(photograph())
-
-
-def test_rubbish_in_a_header_never_raises_anything_else():
-    """Whatever Pillow trips over in a broken file, the answer is `undecodable`, or an image."""
-    generator, outcomes = np.random.default_rng(0), set()
-    whole = [png(photograph(60, 40), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")]
-    for _ in range(300):
-        data = bytearray(whole[generator.integers(len(whole))])
-        for place in generator.integers(0, min(len(data), 400), 8):
-            data[place] = generator.integers(256)
-        try:
-            assert opened(clean_jpeg(row(bytes(data)), 100)).format == "JPEG"
-            outcomes.add("image")
-        except UndecodableImage:
-            outcomes.add("undecodable")
-    assert outcomes == {"image", "undecodable"}

@@ -98,9 +98,6 @@ def test_killed_at_any_moment_two_processes_lose_nothing_and_nothing_is_paid_twi
     assert captions_of_numbers(captions) == all_right(IMAGES)
 
 
-# --- Many tasks: datatrove's executors -------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, tmp_path, serve):
     server, captions = serve("--latency", LATENCY, "--capacity", CONCURRENCY), tmp_path / "captions"

@@ -3,9 +3,6 @@
 import io
 import json
 import shutil
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,7 @@ import tiny_captioners
 import torch
 from caption_doors import png
 from huggingface_hub import constants
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from tiny_captioners import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor, BertConfig, BertModel
@@ -64,11 +61,6 @@ def texts(found: dict[str, Answer]) -> dict[str, str]:
     return {name: answer.text for name, answer in found.items()}
 
 
-def counted(asked: list, limit: int = 1000) -> Callable[[], bool]:
-    """Allows so many requests, and notes each in `asked`."""
-    return lambda: len(asked) < limit and (asked.append(1) or True)
-
-
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory):
     folders = {}
@@ -115,16 +107,6 @@ def test_a_batch_of_sizes_and_prompts_gives_what_each_image_gives_alone(family, 
     assert texts(found) == expected and {answer.status for answer in found.values()} == {"ok"}
 
 
-def test_tokens_are_counted_row_by_row(llava):
-    asked = [question(number, picture(number), prompt) for number, prompt in enumerate(PROMPTS)]
-    together, alone = (answers(captioner(llava, size), asked) for size in (3, 1))
-    assert [together[str(row)].prompt_tokens for row in range(3)] == [24, 22, 19]
-    for name, row in together.items():
-        kept = ("text", "prompt_tokens", "completion_tokens", "finish_reason")
-        assert [getattr(alone[name], each) for each in kept] == [getattr(row, each) for each in kept]
-        assert (row.finish_reason == "length") <= (row.completion_tokens == NEW_TOKENS) and row.seconds > 0
-
-
 def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(llava):
     sampled, again, nearly, greedy = (
         texts(answers(captioner(llava, **options), questions(6)))
@@ -137,24 +119,14 @@ def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(llava
 # --- Failures --------------------------------------------------------------------------------------------------------
 
 
-def bomb() -> bytes:
-    """A PNG that says it has 30,000 x 30,000 pixels."""
-    small = png(picture(0))
-    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + small[24:29]
-    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
-
-
 def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(llava):
-    broken = {"text": b"no image at all", "cut": png(picture(0, (200, 200)))[:150], "null": None, "bomb": bomb()}
-    asked, good = [], questions(4)
-    found = answers(
-        captioner(llava), [*good[:2], *(question(*pair) for pair in broken.items()), *good[2:]], counted(asked)
-    )
+    broken = {"text": b"no image at all", "cut": png(picture(0, (200, 200)))[:150], "null": None}
+    allowed, good = [], questions(4)
+    rows = [*good[:2], *(question(*pair) for pair in broken.items()), *good[2:]]
+    found = answers(captioner(llava), rows, lambda: allowed.append(1) or True)
     reasons = {name: found.pop(name).reason for name in broken}
     assert "no known image format" in reasons["text"] and "truncated" in reasons["cut"] and "null" in reasons["null"]
-    assert "more pixels than can be opened safely" in reasons["bomb"]
-    assert texts(found) == texts(answers(captioner(llava), good)) and len(asked) == 4
-    assert len(answers(captioner(llava, 4), questions(20), counted([], limit=6))) == 6, "no more than is allowed"
+    assert texts(found) == texts(answers(captioner(llava), good)) and len(allowed) == 4
 
 
 def short_of_memory(of: LocalCaptioner, rows: int) -> LocalCaptioner:
@@ -184,21 +156,11 @@ def ribbon(number: int) -> Question:
     return question(number, picture(number, (700, 1)))
 
 
-def test_an_image_that_the_model_refuses_fails_alone(folder_of):
-    asked = [ribbon(n) if n in (1, 6) else question(n, picture(n)) for n in range(8)]
-    found = answers(captioner(folder_of("qwen2_vl")), asked)
-    failed = {name: answer for name, answer in found.items() if answer.status != "ok"}
-    assert failed.keys() == {"1", "6"} and len(found) == 8
-    assert all(a.status == "failed" and "aspect ratio" in a.reason for a in failed.values())
-
-
 def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_often(folder_of):
     qwen, delivered = folder_of("qwen2_vl"), []
     with pytest.raises(CaptionerError, match="20 images in a row.*aspect ratio"):
         captioner(qwen).run(map(ribbon, range(30)), delivered.extend, lambda: True)
     assert delivered == []
-    few = answers(captioner(qwen), [ribbon(number) for number in range(5)])
-    assert [answer.status for answer in few.values()] == ["failed"] * 5
     asked = [question("good", picture(0, (4, 4))), *map(ribbon, range(2 * FAILURES_IN_A_ROW + 5))]
     found = answers(captioner(qwen, 1), asked)
     assert found.pop("good").status == "ok"
@@ -213,16 +175,11 @@ def test_provenance_of_a_folder_is_its_name_and_content(llava, tmp_path):
     assert first["model"] == "my-llava" and str(llava.parent) not in json.dumps(first)
     moved = shutil.copytree(llava, tmp_path / "elsewhere" / "my-llava")
     (moved / "README.md").write_text("words")
-    (moved / ".git").mkdir()
-    (moved / ".git" / "config.json").write_text("{}")
     assert captioner(moved).provenance == first
     template = moved / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    second = captioner(moved).provenance["revision"]
-    template.rename(moved / "chat_template_of_old.jinja")
     other = tiny_captioners.save("llava", tmp_path / "other" / "my-llava", seed=1)
-    revisions = {first["revision"], second, captioner(moved).provenance["revision"]}
-    assert len(revisions | {captioner(other).provenance["revision"]}) == 4
+    assert len({first["revision"], *(captioner(folder).provenance["revision"] for folder in (moved, other))}) == 3
 
 
 def test_every_option_that_changes_answers_is_in_the_key_and_no_other(llava):
@@ -258,17 +215,15 @@ def test_models_that_are_missing_or_no_captioners_are_refused(llava, tmp_path):
     BertModel(BertConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path / "bert")
     with pytest.raises(CaptionerError, match="'bert'.*AutoModelForImageTextToText.*SmolVLM"):
         LocalCaptioner(str(tmp_path / "bert"))
-    for name in ("./nowhere", "/a/b/c", "a/b/c"):
-        with pytest.raises(CaptionerError, match=f"'{name}' cannot be found: there is no such folder"):
-            LocalCaptioner(name)
+    with pytest.raises(CaptionerError, match="'a/b/c' cannot be found: there is no such folder"):
+        LocalCaptioner("a/b/c")
     with pytest.raises(CaptionerError, match="'someone/nothing' cannot be found"):
         LocalCaptioner("someone/nothing")
-    broken = shutil.copytree(llava, tmp_path / "broken")
-    (broken / "model.safetensors").unlink()
-    with pytest.raises(CaptionerError, match="broken' cannot be loaded: .*model.safetensors"):
-        answers(LocalCaptioner(str(broken)), questions(1))
-    with pytest.raises(ValueError, match="caption_batch_size is .*must be at least 1"):
-        captioner(llava, 0)
+    with pytest.raises(CaptionerError, match="nowhere' cannot be found"):
+        captioner(llava, adapter=tmp_path / "nowhere")
+    LoraConfig(target_modules=["nothing_of_this_name"]).save_pretrained(tmp_path / "lora")
+    with pytest.raises(CaptionerError, match="does not fit the captioner"):
+        answers(captioner(llava, adapter=tmp_path / "lora"), questions(1))
 
 
 def save_adapter(llava: Path, folder: Path, seed: int) -> Path:
@@ -288,13 +243,3 @@ def test_an_adapter_changes_answers_and_provenance(llava, tmp_path):
     base = AutoModelForImageTextToText.from_pretrained(llava)
     made[0].generator.model = PeftModel.from_pretrained(base, adapters[0]).eval()  # as peft alone applies it
     assert texts(answers(made[0], questions(4))) == said[1]
-
-
-def test_adapters_that_are_missing_or_do_not_fit_are_refused(llava, tmp_path):
-    with pytest.raises(CaptionerError, match="nowhere' cannot be found"):
-        captioner(llava, adapter=tmp_path / "nowhere")
-    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2).save_pretrained(tmp_path / "prompt")
-    LoraConfig(target_modules=["nothing_of_this_name"]).save_pretrained(tmp_path / "lora")
-    for name in ("prompt", "lora"):
-        with pytest.raises(CaptionerError, match="does not fit the captioner"):
-            answers(captioner(llava, adapter=tmp_path / name), questions(1))

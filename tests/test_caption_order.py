@@ -21,8 +21,6 @@ from transformers import (
     SiglipImageProcessor,
     SiglipModel,
     SiglipProcessor,
-    ViTConfig,
-    ViTModel,
 )
 
 from g4i_hf.captioning.existing import existing_captions
@@ -68,7 +66,6 @@ def scorer(images, texts) -> np.ndarray:
 SHADES = classes_of_like_pictures()
 RNG = np.random.default_rng(5)
 WITHIN = np.concatenate([start + RNG.permutation(10) for start in range(0, 400, 10)])
-ANYWHERE = RNG.permutation(400)
 
 
 @pytest.fixture(scope="module")
@@ -90,47 +87,28 @@ def test_the_right_order_is_verified_and_reported(images):
     "order, message",
     [
         (np.roll(np.arange(400), 1), "previous"),
-        (np.roll(np.arange(400), -1), "next"),
         (WITHIN, "significantly better than the previous or next one"),
-        (ANYWHERE, "significantly better than the previous or next or random one"),
     ],
-    ids=["shifted", "shifted back", "shuffled within classes", "shuffled"],
+    ids=["shifted", "shuffled within classes"],
 )
 def test_another_order_is_refused_with_what_to_do(images, order, message):
     with pytest.raises(ValueError, match=f"images do not fit their own.*{message}.*--order_scorer"):
         check_order(images, [describe(SHADES[place]) for place in order], scorer, 300)
 
 
-def test_images_and_captions_that_are_missing_are_left_out_and_some_are_needed():
-    captions = [describe(shade) if i % 5 else [None, " "][i % 2] for i, shade in enumerate(SHADES)]
-    rows = images_of(SHADES).to_dict()
-    for place in range(0, len(SHADES), 7):
-        rows["image"][place] = {"bytes": b"no image", "path": None}
-    report = check_order(Dataset.from_dict(rows, features=FEATURES), captions, scorer, 400)
-    # In fives, places 2 and 3 have captions on both sides
-    assert report["sample"] == sum(i % 7 != 0 for i in range(1, 399) if i % 5 in (2, 3))
-    few = colours(9)
-    with pytest.raises(ValueError, match="7 images can be read and lie between two of their class .* at least 8"):
-        check_order(images_of(few), list(map(describe, few)), scorer)
-    with pytest.raises(ValueError, match="is not verified"):
-        check_order(images_of([*few] * 4), [*map(describe, few)] * 4, lambda images, texts: np.full(4, np.nan))
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_a_list_is_checked_in_its_own_order_whatever_that_of_the_rows(tmp_path, monkeypatch, ordered):
+def test_a_list_is_checked_in_its_own_order_whatever_that_of_the_rows(tmp_path, monkeypatch):
     shades = classes_of_like_pictures(10, 4)
     monkeypatch.setattr("g4i_hf.captioning.quality.ClipScorer", lambda model: {"org/clip": scorer}[model])
-    captions = [describe(shade) for shade in (shades if ordered else np.roll(shades, 1, axis=0))]
+    captions = [describe(shade) for shade in shades]
     (tmp_path / "c.json").write_text(json.dumps(captions))
     rows = DatasetDict(train=images_of(shades).shuffle(seed=3))
     arguments = ExistingCaptionsArguments(captions_file=str(tmp_path / "c.json"), order_scorer="org/clip")
-    if ordered:
-        found = existing_captions(rows, arguments)
-        assert found.report["order"] == "verified" and found.report["sample"] == 38
-        assert found.captions["train"] == [captions[int(image_id[:4])] for image_id in rows["train"]["image_id"]]
-    else:
-        with pytest.raises(ValueError, match="The order of the list is not verified"):
-            existing_captions(rows, arguments)
+    found = existing_captions(rows, arguments)
+    assert found.report["order"] == "verified" and found.report["sample"] == 38
+    assert found.captions["train"] == [captions[int(image_id[:4])] for image_id in rows["train"]["image_id"]]
+    (tmp_path / "c.json").write_text(json.dumps(captions[1:] + captions[:1]))
+    with pytest.raises(ValueError, match="The order of the list is not verified"):
+        existing_captions(rows, arguments)
 
 
 # --- ClipScorer ------------------------------------------------------------------------------------------------------
@@ -194,22 +172,3 @@ def test_scores_are_the_cosines_of_the_model(scoring):
     assert expected.std() > 1e-3  # the towers tell these apart
     assert scoring([images[0]] * 5, texts) == pytest.approx(expected[0], abs=1e-5)
     assert scoring(images, texts) == pytest.approx(np.diag(expected), abs=1e-5)
-
-
-def test_texts_beyond_the_window_are_cut_and_images_of_all_kinds_are_scored(scoring):
-    long = " ".join(["red 1"] * 40)
-    window = 10 if scoring.model.config.model_type == "clip" else 11  # beside start and end
-    image = picture((9, 9, 9))
-    assert scoring([image], [long]) == pytest.approx(scoring([image], [" ".join(long.split()[:window])]), abs=1e-6)
-    assert scoring([image], [long]) != pytest.approx(scoring([image], ["red 1"]), abs=1e-6)
-    grey, rgb = PILImage.new("L", (8, 8), 90), PILImage.new("RGB", (8, 8), (90, 90, 90))
-    palette = PILImage.new("RGBA", (20, 5), (90, 90, 90, 255)).quantize()
-    deep = PILImage.fromarray(np.full((8, 8), 90 * 256, dtype=np.uint16))
-    scores = scoring([grey, rgb, palette, deep], ["red"] * 4)
-    assert scores == pytest.approx([scores[1]] * 4, abs=1e-5)
-
-
-def test_other_models_are_refused(tmp_path):
-    ViTModel(ViTConfig(**TOWER, image_size=8, patch_size=4)).save_pretrained(tmp_path / "vit")
-    with pytest.raises(ValueError, match="of type 'vit', which does not compare images with texts"):
-        ClipScorer(str(tmp_path / "vit"))

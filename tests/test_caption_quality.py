@@ -1,10 +1,8 @@
 """Captions that fit get full weight, doubtful ones half of it; and the pages on which people look at them."""
 
 import html
-import io
 import json
 import re
-from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image as PILImage
 
-from g4i_hf.captioning.label_names import names_label, read_synonyms, terms_of
+from g4i_hf.captioning.label_names import names_label, read_synonyms
 from g4i_hf.captioning.quality import class_margins, judge, judge_captions
-from g4i_hf.captioning.report import HTML, JSON, SIDE, Shown, thumbnail, write_page, write_report
+from g4i_hf.captioning.report import HTML, JSON, Shown, thumbnail, write_page, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
 from g4i_hf.options import QualityArguments
 
@@ -23,34 +21,19 @@ from g4i_hf.options import QualityArguments
 
 NAMED = [
     ("golden_retriever", "Two Golden Retrievers on grass."),
-    ("golden retriever", "a golden-retriever"),
-    ("tench, Tinca tinca", "A man holds a tench."),
     ("tench, Tinca tinca", "This fish is Tinca  tinca"),
     ("cats", "A cat on a sofa"),
     ("fox", "three foxes"),
-    ("strawberry", "A bowl of strawberries."),
     ("leaf", "Leaves on the ground"),
-    ("fireman", "Two firemen"),
     ("dog", "The dog's tail"),
     ("crane (bird)", "A crane stands in water"),
-    ("005.Crested_Auklet", "a crested auklet"),
     ("n02085620-Chihuahua", "A chihuahua."),
     ("GoldenRetriever", "a golden retriever"),
     ("7", "The digit 7 in white"),
-    ("Straße", "EINE STRASSE"),
     ("猫", "一只猫在睡觉"),
-    ("C++", "A book about C++."),
-    ("bus", "buses and a car"),
 ]
-NOT_NAMED = [
-    ("cat", "A catalogue and a bobcat"),
-    ("golden_retriever", "A golden dog, a retriever of balls"),
-    ("ass", "a glass of grass"),
-    ("bus", "A busy street"),
-    ("7", "17 sheep and 7th heaven"),
-    ("猫", "一只狗"),
-]
-UNKNOWN = [("LABEL_3", "label 3"), ("n01440764", "n01440764"), ("0123", "0123"), ("dog", None)]
+NOT_NAMED = [("cat", "A catalogue and a bobcat"), ("golden_retriever", "A golden dog, a retriever of balls")]
+UNKNOWN = [("LABEL_3", "label 3"), ("n01440764", "n01440764"), ("dog", None)]
 
 
 @pytest.mark.parametrize("pairs, named", [(NAMED, 1), (NOT_NAMED, 0), (UNKNOWN, -1)])
@@ -58,22 +41,17 @@ def test_labels_are_found_as_whole_words_where_they_mean_anything(pairs, named):
     for name, caption in pairs:
         assert names_label([caption], np.array([0]), [name]).tolist() == [named], (name, caption)
     assert names_label(["dog"], np.array([-1]), ["dog"]).tolist() == [-1]
-    assert terms_of("drake, LABEL_3") == ["drake"]
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
         ("dgo: [hound]", r"class 'dgo': there is no such class\. Did you mean 'dog'\?"),
-        ("dog: {a: b}", r"class 'dog': give a list of words"),
         ("- dog", r"it must hold `class name: \[word, other word\]` lines"),
-        ("dog: [", "cannot be read"),
-        (None, "cannot be read"),
     ],
 )
 def test_wrong_synonyms_are_refused(tmp_path, content, message):
-    if content:
-        (tmp_path / "s.yaml").write_text(content)
+    (tmp_path / "s.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_synonyms(tmp_path / "s.yaml", ["dog", "cat"])
 
@@ -119,8 +97,6 @@ def test_margins_against_loops(monkeypatch):
         np.testing.assert_allclose(margins, expected, atol=1e-5)
         assert found.tolist() == nearest.tolist()
     assert np.isnan(expected[0])
-    with pytest.raises(ValueError, match="quality_encoder gives embeddings that are not finite"):
-        class_margins(["a", "b"], np.array([0, 1]), lambda texts: np.array([[1.0], [np.nan]]))
 
 
 # --- Weights ---------------------------------------------------------------------------------------------------------
@@ -200,21 +176,16 @@ EVIL = "<script>alert('caption')</script>"
 ROWS = 60
 
 
-class Images(list):
+class Images:
     """Rows of images, each of its own colour; row 7 cannot be read."""
 
-    def __init__(self, rows: int = ROWS):
-        self.asked: list[int] = []
-        super().__init__(range(rows))
-
     def __getitem__(self, row: int) -> dict:
-        self.asked.append(row)
         if row == 7:
             raise OSError("cannot identify image file")
-        return {"image": PILImage.new("RGB", (64, 40), (4 * (row % 60), 255 - 4 * (row % 60), 128))}
+        return {"image": PILImage.new("RGB", (64, 40), (4 * row, 255 - 4 * row, 128))}
 
 
-def split(labels=True, **changed) -> pd.DataFrame:
+def split(labels=True) -> pd.DataFrame:
     """Row 0 was refused, row 1 timed out, row 2 holds a script, rows 3 and 4 say the same, row 5 is cut off."""
     captions = [f"A {'dog' if row % 2 == 0 else 'cat'} number {row} sits." for row in range(ROWS)]
     captions[:6] = [None, None, EVIL, "An animal.", "An animal.", "A cat."]
@@ -230,7 +201,7 @@ def split(labels=True, **changed) -> pd.DataFrame:
             "caption_cleaned": ["refusals", "", *["openings"] * 3, "openings,unfinished"] + ["openings"] * (ROWS - 6),
             "label": np.arange(ROWS) % 2 if labels else -1,
         }
-    ).assign(**changed)
+    )
 
     def encode(texts: list[str]) -> np.ndarray:
         return unit(np.array([[1.0 * ("dog" in text), 1.0 * ("cat" in text), 0.5] for text in texts]))
@@ -263,10 +234,6 @@ def test_the_page_tells_what_was_dropped_and_why_and_nothing_in_it_runs(report):
     assert "<script" not in source and "<b>dog" not in source and text.count(EVIL) >= 5, "there to be read"
     assert "http://" not in source and "https://" not in source, "nothing is fetched when it is opened"
     assert source.count("data:image/jpeg;base64,") > 20
-    words = json.loads((report / JSON).read_text())["splits"]["test"]["words"]
-    heights = [float(height) for height in re.findall(r'<rect [^>]* height="([^"]+)"', source)]
-    expected = [100 * count / max(words["counts"]) for count in words["counts"]]
-    assert heights[-len(expected) :] == pytest.approx(expected)
 
 
 def test_the_json_file_holds_the_numbers_as_counted_by_hand(report):
@@ -287,23 +254,6 @@ def test_the_json_file_holds_the_numbers_as_counted_by_hand(report):
     assert test["mean_margin"] is None and test["classes"] == [] and told["about"]["nested"] == {"a": 1}
 
 
-def test_the_most_doubtful_captions_come_first_and_only_images_that_are_shown_are_opened(tmp_path):
-    doubts = ["cut off"] * (ROWS - 1) + ["cut off, in a loop"]
-    doubted = split(caption=pd.Series(["一只狗 runs fast"] * ROWS)).assign(doubts=doubts, weight=0.5)
-    images = Images()
-    write_report(tmp_path, {"train": doubted[8:]}, {"train": images})
-    text = text_of(tmp_path / HTML)
-    assert text.index("Most doubtful captions") < text.index("folder/59.png") < text.index("folder/9.png")
-    assert "Least doubtful captions" not in text and len(images.asked) <= 2 * 12
-    words = json.loads((tmp_path / JSON).read_text())["splits"]["train"]["words"]
-    assert words["mean"] == 5, "in scripts without spaces each character counts"
-
-
-def test_nothing_at_all_and_a_stream_can_be_reported(tmp_path):
-    write_report(tmp_path, {"empty": split()[:0], "failed": split()[:1]}, {"empty": Images(0), "failed": iter(())})
-    assert "Split empty" in text_of(tmp_path / HTML) and "the model declined" in text_of(tmp_path / HTML)
-
-
 def test_a_page_of_a_dry_run_has_each_caption_beside_its_image(tmp_path):
     shown = [Shown(thumbnail(Images(), row), f"caption {row}", f"id {row}") for row in range(3)]
     broken = [Shown(thumbnail(Images(), 7), None, "broken", doubts=["undecodable"]), Shown(None, EVIL, raw=EVIL)]
@@ -315,10 +265,3 @@ def test_a_page_of_a_dry_run_has_each_caption_beside_its_image(tmp_path):
         place = source.index(one.picture) + len(one.picture)
         assert f"caption {row}" in source[place : place + 200]
     assert "no caption undecodable" in text_of(page) and "cannot be shown" in source
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_thumbnails_are_small_and_in_colour(mode):
-    picture = thumbnail([{"image": PILImage.new(mode, (3000, 5))}], 0).partition(",")[2]
-    image = PILImage.open(io.BytesIO(b64decode(picture)))
-    assert image.mode == "RGB" and image.size == (SIDE, 1)

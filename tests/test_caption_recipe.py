@@ -8,8 +8,8 @@ from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import CAPTIONER, ROOT, answers_in, caption, captions_of_numbers, draw_numbers, png, rows_of, shapes
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, png, rows_of, shapes
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
 
@@ -18,15 +18,6 @@ from g4i_hf.data import open_images
 serve = caption_doors.serve
 LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
 STREAM = ["--dataset_name", "./data", *LOCAL, "--streaming"]
-
-
-def saved(folder: Path, **columns) -> list[str]:
-    """Four equally large pictures and some columns, as a `save_to_disk` folder; the option that names it."""
-    content = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0)), "BMP"), "path": None} for n in range(4)]
-    features = Features({"image": Image(decode=False)} | {name: feature for name, (feature, _) in columns.items()})
-    values = {"image": content} | {name: value for name, (_, value) in columns.items()}
-    DatasetDict(train=Dataset.from_dict(values, features=features)).save_to_disk(folder / "data")
-    return ["--dataset_name", "./data"]
 
 
 def asking(server, *more: object) -> list[object]:
@@ -47,11 +38,9 @@ def asking(server, *more: object) -> list[object]:
         (["--captioner_model", "m", "--caption_splits", "evening"], "no split 'evening'"),
         (["--captioner", "column"], "No column 'caption'"),
         (["--captioner_model", "m", "--max_cost", "5"], "max_cost needs the prices"),
-        (["--captions_file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--captioner_model", "m", "--captions_dir", "full"], "Choose a folder of its own"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
         (["--captioner_model", CAPTIONER, "--journal_dir", "captions/journal"], "answers would be lost"),
-        (["--captioner_model", CAPTIONER, "--streaming", "--with_images"], "With streaming"),
         (["--captioner_model", CAPTIONER, "--streaming", "--partial"], "With streaming"),
     ],
 )
@@ -63,25 +52,12 @@ def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, 
     assert not (tmp_path / "captions.journal").exists()
 
 
-@pytest.mark.parametrize(
-    "ids, said", [(["a", "b", "a", "c"], "row 2: 'a', which row 0 has too"), ([None] * 4, "row 0: null")]
-)
-def test_ids_that_do_not_tell_images_apart_are_refused_before_anything_is_asked(tmp_path, ids, said):
-    message = caption(tmp_path, *saved(tmp_path, image_id=(Value("string"), ids)), *LOCAL, fails=True)
-    assert said in message and "--image_id_column" in message and not (tmp_path / "captions.journal").exists()
-
-
-@pytest.mark.parametrize("labels", [(Value("int64"), [0, 1, 0, 1]), (List(Value("int64")), [[0, 1], [1], [], [2]])])
-def test_labels_without_names_keep_no_image_from_being_described(tmp_path, labels):
-    data = saved(tmp_path, label=labels)
-    assert "no" in caption(tmp_path, *data, *LOCAL, "--prompt", "class", fails=True)
-    caption(tmp_path, *data, *LOCAL)
-    assert len(rows_of(tmp_path / "captions")) == 4
-
-
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
-    wnid, label = (Value("string"), ["n1", "n2", "n1", "n2"]), (ClassLabel(names=["cat", "dog"]), [0, 1, 0, 1])
-    data = [*saved(tmp_path, wnid=wnid, label=label), *LOCAL, "--prompt", "See {wnid}."]
+    images = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))), "path": None} for n in range(4)]
+    kinds = {"image": Image(decode=False), "wnid": Value("string"), "label": ClassLabel(names=["cat", "dog"])}
+    rows = {"image": images, "wnid": ["n1", "n2", "n1", "n2"], "label": [0, 1, 0, 1]}
+    DatasetDict(train=Dataset.from_dict(rows, features=Features(kinds))).save_to_disk(tmp_path / "data")
+    data = ["--dataset_name", "./data", *LOCAL, "--prompt", "See {wnid}."]
     said = caption(tmp_path, *data, "--train_splits", "training", fails=True)
     assert "the column 'wnid', which tells the class, and split 'train' is for evaluation" in said
     caption(tmp_path, *data)
@@ -110,20 +86,6 @@ def test_captions_with_images_are_whole_and_are_not_replaced_by_their_own_captio
     assert PILImage.open(io.BytesIO(split[0]["image"]["bytes"])).size == (32, 32)
 
 
-def test_captions_that_were_made_otherwise_are_replaced_only_on_demand(tmp_path, serve):
-    draw_numbers(tmp_path / "pictures", 3)
-    options = asking(serve("--echo"))
-    caption(tmp_path, *options)
-    before = captions_of_numbers(tmp_path / "captions")
-    message = caption(tmp_path, *options, "--prompt", "What is it?", fails=True)
-    assert "other prompts" in message and "--overwrite" in message
-    assert captions_of_numbers(tmp_path / "captions") == before
-    caption(tmp_path, *options, "--prompt", "What is it?", "--overwrite")
-    stage = json.loads((tmp_path / "captions" / "stage.json").read_text())
-    assert stage["prompts"] == ["What is it?"] and stage["asked_about"] == ["train"]
-    assert all("What is it?" in text for text in captions_of_numbers(tmp_path / "captions").values())
-
-
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 3)
     said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"
@@ -131,18 +93,6 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
     assert [rows[name]["caption_raw"] for name in "012"] == ["a cat \ufffd", None, "a cat \ufffd"]
     assert rows["1"]["caption_reason"] == "400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"
-
-
-def test_a_list_in_file_order_is_called_unverified_and_named_without_its_path(tmp_path):
-    shapes(tmp_path, 8)
-    paths = sorted((tmp_path / "pictures" / "train").rglob("*.png"))
-    (tmp_path / "captions.txt").write_text("\n".join(f"a {path.parent.name} called {path.stem}" for path in paths))
-    file = ["--captions_file", tmp_path / "captions.txt", "--report", "false"]
-    caption(tmp_path, "--dataset_name", "pictures", "--captions_dir", "captions", *file)
-    assert all(Path(row["image_id"]).stem in row["caption"] for row in rows_of(tmp_path / "captions"))
-    stage = json.loads((tmp_path / "captions" / "stage.json").read_text())
-    assert stage["order"] == "unverified" and stage["found"]["files_digest"]
-    assert stage["captioner"] == {"captioner": "list", "file": "captions.txt"}
 
 
 # --- Streams ---------------------------------------------------------------------------------------------------------

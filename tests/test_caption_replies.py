@@ -13,12 +13,10 @@ from g4i_hf.captioning.replies import UselessReply, answer_in, error_message, wa
     "message, finish_reason, status, said",
     [
         ({"content": None}, "stop", "empty", "without text"),
-        ({"content": " \n"}, "stop", "empty", "without text"),
         ({"content": None, "reasoning": "hm"}, "length", "empty", "max_new_tokens"),
         ({"content": None, "refusal": "I must \ud83d"}, "stop", "refused", "I must \ufffd"),
         ({"content": ""}, "content_filter", "refused", "filter"),
         ({"content": [{"type": "text", "text": part} for part in ("a \ud83d", "\ude00")]}, "stop", "ok", "a 😀"),
-        ({"content": "a cat \ud83d", "reasoning": "hm"}, "length", "ok", "a cat \ufffd"),
     ],
 )  # fmt: skip
 def test_kinds_of_messages(message, finish_reason, status, said):
@@ -30,10 +28,15 @@ def test_kinds_of_messages(message, finish_reason, status, said):
 
 @pytest.mark.parametrize(
     "reply",
-    [b"", b"[]", b"null", b"1e999", b'{"choices": []}', b'{"choices": [{}]}', b'{"choices": [{"message": "a cat"}]}',
-     b'{"choices": {"0": 1}}', b'{"choices": [{"message": {"content": [1]}}]}', b"[" * 100_000,
-     b'{"error": {"message": "no chat completion: overloaded"}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"null",
+        b'{"choices": []}',
+        b'{"choices": [{"message": "a cat"}]}',
+        b"[" * 100_000,
+        b'{"error": {"a": "b"}}',
+    ],
+)
 def test_what_is_no_completion_is_no_answer(reply):
     with pytest.raises(UselessReply, match="no chat completion"):
         answer_in(reply)
@@ -48,16 +51,12 @@ NOW = time.time()
         ({"retry-after": "7"}, 7),
         ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
         ({"retry-after": formatdate(NOW + 900, usegmt=True)}, 900),
-        ({"retry-after": formatdate(NOW - 900, usegmt=True)}, 0),
-        ({"retry-after": str(NOW + 900)}, 900),
-        *(({"retry-after": odd}, 0) for odd in ("later", "", "-3", "nan", "inf", "6m later")),
+        *(({"retry-after": odd}, 0) for odd in ("later", "-3", "inf")),
         ({"retry-after": "1h2m3.5s"}, 3723.5),
         ({}, 0),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"}, 90),
-        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "120ms"}, 0.12),
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "1m30s"}, 0),
         ({"ratelimit": '"api";r=0;t=55'}, 55),
-        ({"ratelimit": '"api";r=10;t=55'}, 0),
     ],
 )
 def test_waits_that_servers_ask_for(headers, seconds):
@@ -68,9 +67,7 @@ def test_waits_that_servers_ask_for(headers, seconds):
     "body, message",
     [
         (b'{"error": {"message": "too many\\n images", "type": "x"}}', "too many images"),
-        (b'{"detail": "Not Found"}', "Not Found"),
         (b"<html><style>a{}</style><h1>502 Bad Gateway</h1></html>", "502 Bad Gateway"),
-        (b"\xff\xfe oops", "\ufffd\ufffd oops"),
         (b'{"error": "wrong key sk-secret"}', "wrong key ***"),
         (b'{"detail": {"input": "data:image/jpeg;base64,' + b"A" * 5000 + b'"}}', '{"input": "(image)"}'),
         (b"x" * 1000, "x" * 297 + "..."),

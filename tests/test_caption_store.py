@@ -7,15 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 from caption_doors import ROOT
 
 from g4i_hf.captioning.answers import OK, Answer, CaptionerError, Question
-from g4i_hf.captioning.images import content_of
-from g4i_hf.captioning.store import AnswerStore, Keys, image_digest
+from g4i_hf.captioning.store import AnswerStore, Keys
 
 KEYS = Keys({"model": "tiny"})
 
@@ -61,17 +59,6 @@ def test_a_caption_wins_over_a_failure_and_the_later_over_the_earlier(tmp_path, 
         assert texts(folder, 1) == ["later"]
 
 
-def test_a_file_that_another_process_has_only_begun_is_left_out_and_a_damaged_one_told_of(tmp_path):
-    put(tmp_path, (1, Answer(OK, "a")))
-    (tmp_path / "00001.sqlite").touch()
-    assert texts(tmp_path, 1) == ["a"]
-    (tmp_path / "00001.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
-    with pytest.raises(OSError, match="00001.sqlite cannot be read.*move it away"):
-        AnswerStore(tmp_path)
-    (tmp_path / "00001.sqlite").unlink()
-    assert texts(tmp_path, 1) == ["a"], "the lock was let go"
-
-
 def test_a_second_command_with_the_same_answers_is_refused(tmp_path):
     with AnswerStore(tmp_path):
         with pytest.raises(CaptionerError, match="Another process captions.*would pay for the same"):
@@ -111,16 +98,6 @@ def test_keys_are_those_of_every_other_process_and_of_equal_values():
     assert place("i", 1, 2, "p", "train") == "31cb43a9c70761eb7bc0d7c89fa0c57f"
     other = {"preprocessing": {"max_side": 768.0}, "decoding": {"temperature": 0}, "revision": "r", "model": "m"}
     assert Keys(other).key("s", "p") == key() and Keys(other).place("i", 1, 2, "p") == place("i", 1, 2, "p")
-
-
-def test_an_image_is_known_by_its_bytes_wherever_they_lie(tmp_path):
-    file = tmp_path / "a.jpg"
-    file.write_bytes(b"content" * 100_000)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.write(file, "a.jpg")
-    places = [(None, str(file)), (b"content" * 100_000, "gone.jpg"), (None, f"zip://a.jpg::{tmp_path / 'a.zip'}")]
-    digests = {image_digest(content_of({"bytes": content, "path": path})) for content, path in places}
-    assert len(digests) == 1 and digests != {image_digest(b"other")}
 
 
 # --- Stops -----------------------------------------------------------------------------------------------------------
@@ -193,10 +170,9 @@ def test_segments_are_taken_over_and_again_when_they_have_grown(tmp_path):
     assert texts(tmp_path, 1, 3) == ["one", "three"] and path.exists()
 
 
-@pytest.mark.parametrize("damage", ['{"key": "0', "\0" * 20, "[]", '{"key": 1, "place": ""}', "{" * 9999])
-def test_a_damaged_line_costs_one_answer_and_is_told_of(tmp_path, caplog, damage):
+def test_a_damaged_line_costs_one_answer_and_is_told_of(tmp_path, caplog):
     path = segment(tmp_path, "a", (1, "one"), (2, "two"))
     first, second = path.read_text().splitlines()
-    path.write_text("\n".join([first, damage, second, second[:40]]))
+    path.write_text("\n".join([first, '{"key": "0', second, second[:40]]))
     assert texts(tmp_path, 1, 2) == ["one", "two"]
     assert "1 damaged lines" in caplog.text, "and not the last, which was cut off"

@@ -76,7 +76,7 @@ def joined(images: str, captions: str, **more) -> DatasetDict:
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 26], ids=["on disk", "in memory"])
-@pytest.mark.parametrize("ids", [IDS, IDS[::-1], [IDS[2], IDS[0]], [*IDS[:2], "gone/1.png", IDS[3]]], ids=len)
+@pytest.mark.parametrize("ids", [IDS[::-1], [*IDS[:2], "gone/1.png", IDS[3]]], ids=["all", "three and another"])
 def test_each_image_gets_its_own_caption_or_a_null(images, tmp_path, ids, limit, monkeypatch):
     monkeypatch.setattr(joining, "IN_MEMORY", limit)
     splits = joined(images, save_captions(tmp_path / "captions", ids))
@@ -119,19 +119,10 @@ def test_data_without_ids_captions_or_folders_is_an_error(images, tmp_path):
     captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
     with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*g4i caption"):
         joined(images, str(tmp_path / "a"))
-    captions_of(IDS).select_columns(["image_id"]).to_parquet(tmp_path / "b" / "train.parquet")
-    with pytest.raises(ValueError, match="nothing there but 'image_id'"):
-        joined(images, str(tmp_path / "b"))
     with pytest.raises(FileNotFoundError, match="captions_name is './c', but there is no such folder"):
         joined(images, "./c")
-    rows = {"image": [PILImage.new("RGB", (8, 8), (n, 0, 0)) for n in range(2)], "image_id": ["1.png#ab", "2.png"]}
-    Dataset.from_dict(rows).to_parquet(tmp_path / "rows" / "train.parquet")
-    with pytest.raises(ValueError, match="is 'cat/1.png', that of the images '1.png#ab'.* lost the folders"):
-        joined(str(tmp_path / "rows"), save_captions(tmp_path / "captions", IDS))
     with pytest.raises(ValueError, match="captions_name is set, but a stream"):
         stream_images(source_of(DataArguments(dataset_name="user/pictures", captions_name="user/captions")))
-    with pytest.raises(ValueError, match="captions_revision is set, but captions_name is not"):
-        DataArguments(dataset_name="user/pictures", captions_revision="v1")
 
 
 def test_images_and_labels_are_those_of_the_images_and_are_not_written_again(images, tmp_path, monkeypatch):
@@ -147,21 +138,6 @@ def test_images_and_labels_are_those_of_the_images_and_are_not_written_again(ima
     files = {file["filename"] for file in train.cache_files}
     written = files - {file["filename"] for file in open_images(images)["train"].cache_files}
     assert written and all("image" not in Dataset.from_file(file).column_names for file in written)
-    again = joined(images, str(tmp_path / "captions"))["train"]
-    assert {file["filename"] for file in again.cache_files} == files
-
-
-def test_columns_are_named_on_the_side_that_has_them(images, tmp_path):
-    captions_of(IDS).rename_column("caption", "text").to_parquet(tmp_path / "a" / "train.parquet")
-    train = joined(images, str(tmp_path / "a"), caption_column="text")["train"]
-    assert train["caption"][0] == "of cat/1.png" and "text" not in train.column_names
-    features = Features({"picture": Image(), "key": Value("string"), "text": Value("string")})
-    own = {"picture": [PILImage.new("RGB", (8, 8))] * 4, "key": IDS, "text": ["own"] * 4}
-    Dataset.from_dict(own, features=features).to_parquet(tmp_path / "own" / "train.parquet")
-    captions_of(IDS).remove_columns("caption").to_parquet(tmp_path / "captions" / "train.parquet")
-    columns = {"image_column": "picture", "image_id_column": "key", "caption_column": "text"}
-    train = joined(str(tmp_path / "own"), str(tmp_path / "captions"), **columns)["train"]
-    assert train["caption"][:] == ["own"] * 4 and train["text_embeds"][3] == [3.0] * 3
 
 
 # --- Other captions of data that has embeddings ----------------------------------------------------------------------
@@ -184,10 +160,9 @@ def new_captions(folder: Path, splits: tuple[str, ...] = ("train",), stage: dict
     return str(folder)
 
 
-@pytest.mark.parametrize("splits", [("train",), ("train", "test")])
 @pytest.mark.parametrize("way", ["captions_name", "stage", "stage with images"])
-def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, way, splits, caplog):
-    embedded, folder = save_embedded(tmp_path / "emb"), tmp_path / "cap"
+def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, way, caplog):
+    embedded, folder, splits = save_embedded(tmp_path / "emb"), tmp_path / "cap", ("train",)
     if way == "captions_name":
         data = DataArguments(dataset_name=embedded, captions_name=new_captions(folder, splits))
     elif way == "stage with images":
@@ -213,17 +188,6 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, w
     assert found["train"]["text_embeds"][:] == expected["text_embeds"][:]
 
 
-def test_weights_go_with_the_captions_that_they_belong_to(tmp_path):
-    (tmp_path / "cap").mkdir()
-    captions_of(IDS[::-1]).remove_columns("caption_weight").to_parquet(tmp_path / "cap" / "train.parquet")
-    train = joined(save_embedded(tmp_path / "emb"), str(tmp_path / "cap"))["train"]
-    assert train["text_embeds"][3] == [3.0] * 3 and "caption_weight" not in train.column_names
-    captions_of(IDS).select_columns(["image_id", "text_embeds"]).to_parquet(tmp_path / "cap" / "train.parquet")
-    splits = joined(str(tmp_path / "emb"), str(tmp_path / "cap"))
-    assert splits["train"]["caption"][:] == [f"of {i}" for i in IDS] and "caption_weight" in splits["train"].features
-    assert "text_embeds" in splits["test"].features, "that of its own caption"
-
-
 # --- Stages and runs of such data ------------------------------------------------------------------------------------
 
 
@@ -246,25 +210,6 @@ def test_embeddings_of_joined_captions_are_joined_right_again_where_all_was_move
     expected = with_text_embeds(splits, encoder, tmp_path / "again", source="x")["train"]
     assert opened["train"]["text_embeds"][:] == expected["text_embeds"][:]
     assert sorted(opened["test"].column_names) == ["image", "image_id", "label"]
-
-
-def test_a_stage_is_opened_with_the_names_that_it_was_made_with(tmp_path, encoder):
-    own = {"picture": [PILImage.new("RGB", (8, 8))] * 2, "text": ["owl", "car"]}
-    features = Features({"picture": Image(), "text": Value("string")})
-    Dataset.from_dict(own, features=features).to_parquet(tmp_path / "data" / "train.parquet")
-    data = DataArguments(dataset_name=str(tmp_path / "data"), image_column="picture", caption_column="text")
-    embed_stage(load_data(data), encoder, tmp_path / "e", source=source_of(data))
-    assert open_images(str(tmp_path / "e"))["train"]["caption"][:] == ["owl", "car"]
-    other = Source(str(tmp_path / "data"), columns={"image": "picture", "caption": "text"})
-    assert embed_stage(open_images(other), encoder, tmp_path / "e", source=source_of(data))["reused"]
-
-
-def test_embeddings_of_another_encoder_are_seen_in_the_captions(images, tmp_path, encoder):
-    made = {"source": "../pictures", "text_encoder": "other/one"}
-    write_stage(tmp_path / "captions", {"train": captions_of(IDS)}, made)
-    data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
-    with pytest.raises(ValueError, match="captions was embedded by other/one, but text_encoder is"):
-        with_text_embeds(load_data(data), encoder, tmp_path / "e", source=source_of(data))
 
 
 def test_a_stage_of_the_hub_names_no_folder_of_this_machine():

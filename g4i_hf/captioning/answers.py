@@ -68,19 +68,13 @@ Deliver = Callable[[list[tuple[Question, Answer]]], None]
 
 
 class Captioner(Protocol):
-    """
-    Answers questions with a model or a server.
+    """Answers questions with a model or a server."""
 
-    Attributes:
-        provenance: what an answer depends on beside image and prompt (model, revision, decoding, preprocessing), as
-            JSON values. It is part of every key and of `stage.json`, so it must hold no host, path or token.
-        hosts: hosts, with ports, that images are sent to.
-        unanswered: questions that were sent but have no answer after `run`, and may be asked again.
-    """
-
+    # What an answer depends on beside image and prompt, as JSON values: part of every key and of `stage.json`, so it
+    # must hold no host, path or token
     provenance: dict[str, Any]
-    hosts: Sequence[str] = ()
-    unanswered: int = 0
+    hosts: Sequence[str] = ()  # with ports, that images are sent to
+    unanswered: int = 0  # questions that were sent but have no answer after `run`, and may be asked again
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
@@ -89,11 +83,7 @@ class Captioner(Protocol):
         Args:
             questions: read only as fast as they are asked.
             deliver: takes answers as they come, from this thread.
-            allow: called before every request, perhaps from another thread; after False nothing more is sent, and
-                questions that were not sent get no answer.
-
-        Raises:
-            CaptionerError: when nothing can be answered any more: says why, and what to do.
+            allow: called before every request, perhaps from another thread; after False nothing more is sent.
         """
 
 

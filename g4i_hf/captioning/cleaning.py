@@ -16,29 +16,18 @@ WORD = re.compile(rf"[{_UNSPACED}]\s*|[^\s{_UNSPACED}]+\s*")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """
-    A cleaned answer.
+    """A cleaned answer."""
 
-    Attributes:
-        caption: None where nothing is left.
-        status: `ok`, `refused` or `empty`.
-        applied: names of the [`STEPS`] that changed the answer, in their order.
-    """
-
-    caption: str | None
-    status: str
-    applied: tuple[str, ...] = ()
+    caption: str | None  # None where nothing is left
+    status: str  # `ok`, `refused` or `empty`
+    applied: tuple[str, ...] = ()  # the [`STEPS`] that changed the answer, in their order
 
 
 def clean(text: str | None, finish_reason: str | None, enabled: bool = True) -> Cleaned:
     """
     Extracts the caption from an answer. The [`STEPS`] are repeated until none changes the text, as a quotation can
-    hold another opening. White space and invisible characters are normalised in any case.
-
-    Args:
-        text: the answer.
-        finish_reason: `length` for an answer that was cut off.
-        enabled: whether the steps are applied.
+    hold another opening. White space and invisible characters are normalised in any case. `finish_reason` is `length`
+    for an answer that was cut off.
     """
     text, applied = _INVISIBLE.sub("", text or ""), set()
     if enabled and finish_reason == "length" and _LAST_ITEM.search(text):

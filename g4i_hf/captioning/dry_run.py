@@ -33,9 +33,6 @@ def dry_run(
 
     Returns:
         The folder of the page, and the projected requests, tokens, time and cost (of a stream, nothing).
-
-    Raises:
-        CaptionerError: when no image got a caption.
     """
     parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)

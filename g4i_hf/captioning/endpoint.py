@@ -42,9 +42,7 @@ class EndpointCaptioner(Captioner):
     Args:
         model: the server's name for it.
         base_url: address up to `/v1`; several, separated by commas, share the questions.
-        decoding: image size and generation.
         revision: of the model; it is not sent, but part of every key.
-        endpoint: token, concurrency, time-out, attempts, JPEG quality.
 
     Raises:
         ValueError: for an invalid address or a missing token.

@@ -30,15 +30,11 @@ EXAMPLES = 3  # of keys, in messages
 
 @dataclass
 class ExistingCaptions:
-    """
-    Attributes:
-        captions: for every split that has any, in the order of its rows: all texts, or all lists of texts; None for
-            a row without caption.
-        report: what was matched and what was not, as JSON values without paths.
-    """
+    """Captions of each split that has any, and what was matched."""
 
+    # In the order of the rows: all texts, or all lists of texts; None for a row without caption
     captions: dict[str, list[str | list[str] | None]]
-    report: dict[str, Any]
+    report: dict[str, Any]  # JSON values without paths
 
 
 def existing_captions(
@@ -48,14 +44,7 @@ def existing_captions(
     Reads existing captions and matches them with the rows.
 
     Args:
-        splits: the splits to caption, with `image_id`.
-        arguments: the file and its fields.
         captioner: `column`, `file` or `list`; by default told from the file, or `column` without one.
-
-    Returns:
-        The captions and a report: for each split the rows without caption; for a file `captions_without_row` and
-        `ambiguous`; for a list `files_digest`, a hash of the sorted file names, and `order`, which is `verified` by
-        `order_scorer` or else `unverified`.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -193,11 +182,8 @@ _IMAGENET = re.compile(r"((?:n\d{8}|ILSVRC2012_val)_\d+)_(n\d{8})(\.\w+)$")
 def _match(keys: list[str], splits: DatasetDict) -> tuple[str, dict[str, int]]:
     """
     Matches keys with rows by one rule for the whole file: the one that finds a row for most keys, the strictest of
-    several.
-
-    Returns:
-        The name of the rule and, for each key, the number of its row counted over all splits, `NO_ROW`, or `SEVERAL`
-        where the key names several rows, or another key names its row too.
+    several. Returns the name of the rule and, for each key, the number of its row counted over all splits, `NO_ROW`,
+    or `SEVERAL` where the key names several rows, or another key names its row too.
     """
 
     def matches() -> Iterator[tuple[str, list[int]]]:

@@ -22,13 +22,7 @@ class UndecodableImage(ValueError):
 
 
 def content_of(image: dict[str, Any] | None) -> bytes:
-    """
-    The encoded bytes of an image: from the row, a file, an archive or an address.
-
-    Raises:
-        ValueError: for a null, and for what could not be read before (the reason is in `why`).
-        OSError: when the file cannot be read.
-    """
+    """The encoded bytes of an image, from its row, file, archive or address. ValueError or OSError without any."""
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise ValueError((image or {}).get("why", "null"))
     if image.get("bytes") is not None:
@@ -39,12 +33,7 @@ def content_of(image: dict[str, Any] | None) -> bytes:
 
 
 def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
-    """
-    The upright RGB image, shrunk to a longest side of at most `max_side` pixels.
-
-    Raises:
-        UndecodableImage: with the reason.
-    """
+    """The upright RGB image, shrunk to a longest side of at most `max_side` pixels. Raises UndecodableImage."""
     try:
         return _shrunk(to_rgb(open_image({"bytes": content_of(image), "path": None})), max_side)
     except Exception as error:  # whatever a broken file makes Pillow's readers raise
@@ -76,12 +65,7 @@ def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90
 def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
     """
     An upright 8-bit JPEG without EXIF, GPS, XMP, colour profile, comment or thumbnail. The pixels of a JPEG that is
-    upright and small enough are not encoded again.
-
-    Args:
-        image: `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives.
-        max_side: longest side in pixels; larger images are shrunk, smaller ones are not enlarged.
-        jpeg_quality: of images that are encoded again.
+    upright and small enough are not encoded again; others are shrunk to a longest side of `max_side` pixels.
 
     Raises:
         UndecodableImage: broken, no image, too large to be opened safely, or a file that is not there.

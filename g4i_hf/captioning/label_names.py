@@ -27,11 +27,7 @@ _PLURALS = (
 
 def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
     """
-    Synonyms by class.
-
-    Args:
-        path: YAML file of `class name: [word, other word]` lines; None for none.
-        names: of the classes.
+    Synonyms by class, from a YAML file of `class name: [word, other word]` lines; none without a file.
 
     Raises:
         ValueError: for another kind of file, or an unknown class.
@@ -75,13 +71,7 @@ def names_label(
     synonyms: Mapping[str, list[str]] | None = None,
 ) -> np.ndarray:
     """
-    Finds the class name in each caption, in singular or plural, as a whole word.
-
-    Args:
-        captions: N texts or None.
-        labels: (N,) classes, -1 for no label.
-        names: of the classes.
-        synonyms: other words for a class.
+    Finds the class name, or a synonym, in each of N captions, in singular or plural, as a whole word.
 
     Returns:
         (N,) int8: 1 for a caption that names its class, 0 for one that does not, -1 without caption, label or a

@@ -48,14 +48,8 @@ def read_list(path: Path) -> list[str | None]:
 
 def folder_order(split: Dataset, split_name: str, names: list[str | None]) -> tuple[list[int], str]:
     """
-    The order of torchvision's `ImageFolder`: class folders by name, and the files in each by name, as Python sorts
-    strings (capitals before small letters, `10.jpg` before `2.jpg`).
-
-    Args:
-        names: `class/file` of each row.
-
-    Returns:
-        The rows in that order, and a hash of the sorted names.
+    The rows of a split, whose files are called `names`, in the order of torchvision's `ImageFolder`, and a hash of the
+    sorted names: class folders by name, and the files in each by name, as Python sorts strings.
 
     Raises:
         ValueError: when the order is unknown: rows without file names, two files of one name, folders inside class
@@ -95,7 +89,6 @@ def check_order(
     Args:
         images: with `image`, not decoded, in the order of the list. With `label`, only images between two of their own
             class are taken.
-        captions: of the list; None for an image without.
         scorer: n images and n texts -> n scores, such as [`~g4i_hf.captioning.quality.ClipScorer`].
         sample: number of images.
 

@@ -36,10 +36,7 @@ class LocalCaptioner(Captioner):
 
     Args:
         model: Hub id or folder of a vision-language model.
-        decoding: image size and generation.
         revision: branch, tag or commit on the Hub; resolved to a commit now.
-        local: batch size, adapter, `trust_remote_code`.
-        device: where the model runs.
 
     Raises:
         CaptionerError: for a model or adapter that does not exist, or a model of another kind.
@@ -80,12 +77,7 @@ class LocalCaptioner(Captioner):
 
     @cached_property
     def generator(self) -> "Generator":
-        """
-        The loaded model and processor.
-
-        Raises:
-            CaptionerError: when one of them cannot be loaded.
-        """
+        """The loaded model and processor. CaptionerError when one of them cannot be loaded."""
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -203,12 +195,8 @@ class Generator:
         # The model's other settings, such as a penalty on repetitions, stay as they are
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if decoding.temperature > 0:
-            sampling = {
-                "do_sample": True,
-                "temperature": decoding.temperature,
-                "top_p": decoding.top_p or 1.0,
-                "top_k": 0,
-            }
+            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
+            sampling["top_p"] = decoding.top_p or 1.0
         self.config = copy.deepcopy(model.generation_config)
         self.config.update(
             **sampling,
@@ -296,12 +284,7 @@ def dtype_on(device: "str | torch.device") -> "torch.dtype":
 
 
 def _identity(model: str, revision: str | None = None, file: str = "config.json") -> dict[str, str | None]:
-    """
-    Name and revision: of a Hub model its commit, of a folder its name without the path and a digest of its files.
-
-    Raises:
-        CaptionerError: when there is no such model.
-    """
+    """The name without its path, and the revision: of a Hub model its commit, of a folder a digest of its files."""
     if Path(model).is_dir():
         return {"model": Path(model).resolve().name, "revision": folder_digest(model)}
     with _explained(f"{model!r} cannot be found"):

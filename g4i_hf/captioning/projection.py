@@ -19,10 +19,8 @@ def project(
     Projects what remains from the answers that were measured, as lines of text.
 
     Args:
-        measured: the answers of this run, at least one.
-        num_answered: questions with an answer by now.
-        num_total: questions of the whole dataset.
-        seconds: from the first request to the last answer, in one process.
+        measured: the answers of this run, at least one, which took so many `seconds` in one process.
+        num_answered, num_total: questions with an answer by now, and of the whole dataset.
         processes: that will share the work, each as fast as this one.
         prices: of a million prompt tokens and of a million completion tokens.
     """
@@ -64,17 +62,7 @@ class Budget:
     """
     Limits the requests and the cost of one process; safe for threads. Requests in flight count with the mean cost of
     the answers so far, so the cost stays below its limit unless the last answers cost more. Before the first answer
-    only the limit of requests holds.
-
-    Args:
-        max_requests: retries included.
-        max_cost: in the currency of the prices.
-        price_input, price_output: of a million tokens; a limit of the cost needs both.
-
-    Attributes:
-        requests: allowed so far.
-        cost: of the answers so far.
-        reason: why it stopped, in a sentence; None while it has not.
+    only the limit of requests holds. Prices are those of a million tokens; `max_requests` includes retries.
     """
 
     def __init__(
@@ -86,8 +74,8 @@ class Budget:
     ):
         self.max_requests, self.max_cost = max_requests, max_cost
         self._prices = (price_input or 0.0, price_output or 0.0)
-        self.requests, self.cost = 0, 0.0
-        self.reason: str | None = None
+        self.requests, self.cost = 0, 0.0  # allowed, and of the answers, so far
+        self.reason: str | None = None  # why it stopped, in a sentence
         self._ended = self._priced = 0  # requests whose answer came; answers whose cost is known
         self._lock = threading.Lock()
 

@@ -51,12 +51,7 @@ class Prompts:
         return len(self.templates) > 1
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
-        """
-        The prompts of a row, one for each template.
-
-        Raises:
-            MissingValue: when a column that a template names is null or blank, or is a label of -1.
-        """
+        """The prompts of a row, one for each template. MissingValue where a column that one names is empty."""
         values = {column: self._text(column, row[column]) for column in self.columns}
         for column in self.columns:
             if not values[column]:
@@ -72,12 +67,7 @@ class Prompts:
         return text if text.strip() else ""
 
     def check(self, split: Dataset) -> None:
-        """
-        Looks at every value that the prompts need, before anything is asked.
-
-        Raises:
-            MissingValue: with the column, how many rows lack it, and the first of them.
-        """
+        """Looks at every value that the prompts need, before anything is asked. MissingValue where one is empty."""
         for column in self.columns:
             values = split.select_columns([column])[column][:]
             empty = [row for row, value in enumerate(values) if not self._text(column, value)]
@@ -90,12 +80,7 @@ class Prompts:
 
 
 def resolve(templates: Iterable[str]) -> list[str]:
-    """
-    Templates with the names `plain` and `class` replaced by what they stand for.
-
-    Raises:
-        ValueError: for no template, an empty one, one that is given twice, and a mistyped name.
-    """
+    """Templates with the names `plain` and `class` replaced by what they stand for; ValueError for a mistyped name."""
     templates = list(templates)
     for template in templates:
         if template not in NAMED and " " not in template.strip() and (hint := did_you_mean(template, NAMED)):
@@ -163,13 +148,9 @@ def check_leak(
     that reads captions (zero-shot, retrieval) would be that of a leak.
 
     Args:
-        templates: the prompts.
         splits: those to caption: their rows, or, when they are streamed, their features. A column tells the class if
             it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with the labels.
         train_splits: which of them are for training; by default those called train or training.
-
-    Raises:
-        ValueError: says which prompt, column and split, why, and what to do.
     """
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
     for template in resolve(templates):

@@ -32,18 +32,12 @@ def judge_captions(
     scorer: Scorer | None = None,
 ) -> dict[str, pd.DataFrame]:
     """
-    Judges all captions, and adds weights and figures to `captioned`.
+    Judges all captions, as [`judge`] does those of a split, and adds weights and figures to `captioned`.
 
     Args:
         splits: the rows, with images and labels; streams are not read again, and count as unlabelled.
         encode: n texts -> (n, D) unit vectors.
         scorer: n images and n texts -> (n,) scores, the higher the better.
-
-    Returns:
-        The captions of each split as [`judge`] gives them.
-
-    Raises:
-        ValueError: for synonyms of unknown classes, and embeddings that are not finite.
     """
     for name in ("quality_encoder", "clip_scorer"):
         if model := getattr(args, name):  # the name of a local folder, without its path
@@ -91,8 +85,6 @@ def judge(
     """
     Args:
         table: N captions, from [`caption_table`].
-        names: of the classes.
-        synonyms: other words for classes, see [`~g4i_hf.captioning.label_names.read_synonyms`].
         encode: n texts -> (n, D) unit vectors.
         scores: (N,) image-text scores, NaN where there is none.
 

@@ -36,13 +36,8 @@ class Row:
 
 class Questions:
     """
-    The questions about a split: one for each row and prompt.
-
-    Args:
-        split: rows with `image` (not decoded), `image_id` and the columns that the prompts name.
-        name: of the split.
-        prompts: the templates.
-        keys: of the captioner that is asked.
+    The questions about a split: one for each row and prompt. Rows have `image` (not decoded), `image_id` and the
+    columns that the prompts name; the keys are those of the captioner that is asked.
     """
 
     looked_up = 500  # rows whose answers are looked up together
@@ -99,11 +94,8 @@ class Questions:
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """
-        For each row, the stored answers to its prompts.
-
-        Args:
-            look_closer: open an image whose place is unknown, as its file may have been moved or touched. Images
-                without a place are opened in any case.
+        For each row, the stored answers to its prompts. `look_closer` opens an image whose place is unknown, as its
+        file may have been moved or touched; images without a place are opened in any case.
         """
         for batch in self.batches():
             found = store.find_many([place for row in batch for place in row.places])
@@ -139,10 +131,7 @@ class StreamQuestions(Questions):
         return Dataset.from_dict({columns.IMAGE_ID: told_apart(self._image_ids, self._contents.__getitem__)})
 
     def rows(self) -> Iterator[Row]:
-        """
-        Raises:
-            ValueError: for an `image_id` of the data that is null or occurs twice, as soon as it is met.
-        """
+        """ValueError for an `image_id` of the data that is null or occurs twice, as soon as it is met."""
         self._image_ids, self._contents = [], []
         seen: set[str] = set()
         for number, item in enumerate(self.split):

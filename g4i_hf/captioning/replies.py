@@ -12,7 +12,7 @@ from .answers import OK, Answer, whole_characters
 
 
 class UselessReply(Exception):
-    """A reply with status 200 that holds no answer: no JSON, no choices, or more bytes than any caption."""
+    """A reply with status 200 that holds no answer: no JSON, or no choices."""
 
 
 def answer_in(content: bytes) -> Answer:

@@ -31,23 +31,14 @@ SIDE = 240  # pixels of a picture on a page
 
 @dataclass
 class Shown:
-    """
-    A card of a page: one image with its caption.
+    """A card of a page: one image with its caption."""
 
-    Attributes:
-        picture: a data URI; None for an image that cannot be read.
-        caption: None for an image without.
-        title: above the caption.
-        notes, doubts: short labels below it; doubts are red.
-        raw: the unedited answer, where it differs.
-    """
-
-    picture: str | None
+    picture: str | None  # a data URI; None for an image that cannot be read
     caption: str | None
     title: str = ""
     notes: Sequence[str] = ()
-    doubts: Sequence[str] = ()
-    raw: str | None = None
+    doubts: Sequence[str] = ()  # in red
+    raw: str | None = None  # the unedited answer, where it differs
 
 
 def thumbnail(images: Any, row: int) -> str | None:
@@ -65,14 +56,7 @@ def thumbnail(images: Any, row: int) -> str | None:
 
 
 def write_page(path: str | Path, title: str, **values: Any) -> None:
-    """
-    Writes an HTML page that holds its pictures.
-
-    Args:
-        path: of the file.
-        title: of the page.
-        values: others of the template: `paragraphs` and `shown` of a dry run, `about` and `splits` of a report.
-    """
+    """Writes an HTML page that holds its pictures. `values` are those that report.html.j2 shows."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -89,17 +73,12 @@ def write_report(
     title: str = "Captions",
 ) -> Path:
     """
-    Writes the report of captions as a page and as JSON.
+    Writes the report of captions as a page, whose path is returned, and as JSON.
 
     Args:
-        folder: of the captions.
         judged: the captions of each split, from [`~g4i_hf.captioning.quality.judge`].
         images: the rows of each split, with `image`; a stream's pictures are left out.
         about: further JSON values to show: model, prompts, decoding.
-        title: of the page.
-
-    Returns:
-        The path of the page.
     """
     folder, about = Path(folder), about or {}
     numbers, sections = {}, []

@@ -30,10 +30,7 @@ class Share:
 
     @classmethod
     def from_environment(cls) -> "Share":
-        """
-        Raises:
-            ValueError: for RANK and WORLD_SIZE that no launcher has set.
-        """
+        """ValueError for RANK and WORLD_SIZE that no launcher has set."""
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if not 0 <= rank < processes or (processes > 1 and "MASTER_ADDR" not in os.environ):
             raise ValueError(
@@ -86,9 +83,6 @@ class Asking:
     One run over the questions.
 
     Args:
-        captioner: answers the questions.
-        questions: of each split.
-        store: where answers are kept.
         share: the rows of this process.
         budget: limits of requests and cost.
         ask_again: whether a stored answer is asked for once more.

@@ -7,7 +7,6 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,17 +24,11 @@ FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
 IN_A_ROW = 8  # failures, after which a server gets one request at a time
 REJECTIONS = 20  # before any answer: the model is wrong rather than the images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
-MOST_BYTES = 4 << 20  # of a reply
 POOLS = 32  # pools of connections, see `_Transport`
 
 
 def addresses_of(base_url: str | None) -> list[str]:
-    """
-    The addresses in `base_url`, each once.
-
-    Raises:
-        ValueError: none, not http(s), or with a password in it.
-    """
+    """The addresses in `base_url`, each once. ValueError for none, another protocol, or a password in it."""
     addresses = list(dict.fromkeys(part.strip().rstrip("/") for part in (base_url or "").split(",") if part.strip()))
     if not addresses:
         raise ValueError("base_url is not given; name the server, as in http://localhost:8000/v1.")
@@ -62,10 +55,7 @@ def is_hugging_face(address: str) -> bool:
 
 
 def token_for(address: str, api_key_env: str | None) -> str | None:
-    """
-    Raises:
-        ValueError: the environment variable is not set, or holds what cannot be a token.
-    """
+    """The token for an address. ValueError where the environment variable is not set or holds no token."""
     if api_key_env is None:
         return get_token() if is_hugging_face(address) else None
     token = os.environ.get(api_key_env, "").strip()
@@ -79,29 +69,10 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
     return token
 
 
-class _LimitedStream(httpx2.AsyncByteStream):
-    """The body of a reply, up to `MOST_BYTES`."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream):
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > MOST_BYTES:
-                raise UselessReply(f"a reply of more than {MOST_BYTES >> 20} MB")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 class _Transport(httpx2.AsyncBaseTransport):
     """
-    Refuses replies that are compressed, as they could unpack to any size, or too large. Requests take turns over
-    several pools: a pool looks at each of its connections at every request (httpcore2 2.16), which with hundreds of
-    them takes longer than the request itself.
+    Requests take turns over several pools of connections: a pool looks at each of its connections at every request
+    (httpcore2 2.16), which with hundreds of them takes longer than the request itself.
     """
 
     def __init__(self):
@@ -112,11 +83,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await next(self._turns).handle_async_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise UselessReply("a compressed reply, which was not asked for")
-        response.stream = _LimitedStream(response.stream)
-        return response
+        return await next(self._turns).handle_async_request(request)
 
     async def aclose(self) -> None:
         for pool in self._pools:
@@ -154,29 +121,16 @@ class Server:
         )
 
     async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> tuple[Answer, float]:
-        """
-        Sends one request.
-
-        Returns:
-            The answer, and the seconds until more may be asked.
-
-        Raises:
-            openai.APIError, UselessReply, TimeoutError: when there is no answer.
-        """
+        """Sends one request. Returns the answer and the seconds until more may be asked; raises without an answer."""
         self.began = min(self.began, time.monotonic())
-        try:
-            async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
-                # What `chat.completions.create` does, without its walk through every part of the request
-                reply = await self.client.post(
-                    "/chat/completions",
-                    body=chat_body(prompt, uri, options),
-                    options={"headers": self.headers},
-                    cast_to=httpx2.Response,
-                )
-        except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, UselessReply):
-                raise error.__cause__ from None
-            raise
+        async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
+            # What `chat.completions.create` does, without its walk through every part of the request
+            reply = await self.client.post(
+                "/chat/completions",
+                body=chat_body(prompt, uri, options),
+                options={"headers": self.headers},
+                cast_to=httpx2.Response,
+            )
         wait = exhausted_for(reply.headers)
         self.pause(wait)
         return answer_in(reply.content), wait

@@ -69,12 +69,7 @@ def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
 
 
 def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
-    """
-    The columns of a split from its stored answers, in the order of the rows.
-
-    Args:
-        look_closer: open images whose answer is not found by place, see [`Questions.records`].
-    """
+    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.records`]."""
     records = questions.records(store, look_closer)
     rows = ([Caption.from_record(record, cleaning) for record in of_row] for of_row in records)
     return with_captions(questions.image_ids(), rows, questions.prompts.several)
@@ -204,10 +199,8 @@ class Captioned:
 
 def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
     """
-    The questions about each split that is to be captioned.
-
-    Raises:
-        ValueError: for a prompt that cannot be filled in, or that tells the class of evaluation images.
+    The questions about each split that is to be captioned. ValueError for a prompt that cannot be filled in, or that
+    tells the class of evaluation images.
     """
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
@@ -234,8 +227,6 @@ def write_captions(
     Writes the stage: a Parquet file for each split, and `stage.json`. An earlier stage is replaced as a whole.
 
     Args:
-        captioned: judged or not.
-        folder: of the stage.
         source: of the images, recorded for those who open the stage.
         images: rows whose images are written too; by default they stay where they are.
 
@@ -273,10 +264,7 @@ def write_captions(
 
 
 def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
-    """
-    Raises:
-        ValueError: when writing the stage, which replaces its folder, would take the answers or the images away.
-    """
+    """ValueError when writing the stage, which replaces its folder, would take the answers or the images away."""
     for what, place in (("answers", journal), ("images", dataset_name)):
         if Path(place).resolve().is_relative_to(Path(captions_dir).resolve()):
             raise ValueError(
@@ -286,10 +274,7 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
 
 
 def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:
-    """
-    Raises:
-        ValueError: when the folder holds captions of another origin, or of more splits.
-    """
+    """ValueError when the folder holds captions of another origin, or of more splits."""
     present = read_stage(folder)
     if present is None:
         return

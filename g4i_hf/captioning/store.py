@@ -62,10 +62,8 @@ class Keys:
     def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
         """
         Args:
-            image_id: the row's.
             size: of the image in bytes.
             mtime: of its file in nanoseconds; None where the bytes lie in a table.
-            prompt: filled in.
             table: what the row belongs to. For files the name of the split, as `image_id` is unique in a split only;
                 for bytes in a table the fingerprint of the split, which is another one when the table changes.
 
@@ -157,9 +155,8 @@ class AnswerStore:
     def find_many(self, places: list[str]) -> dict[str, Record]:
         """The best answers by place, of the places that are known."""
         digests = [bytes.fromhex(place) for place in places if place]
-        places_of: dict[
-            bytes, list[bytes]
-        ] = {}  # several keys can have one place: an image that could not be read at first
+        # Several keys can have one place: an image that could not be read at first
+        places_of: dict[bytes, list[bytes]] = {}
         for place, key in self._select("SELECT place, key FROM places WHERE place", digests):
             places_of.setdefault(key, []).append(place)
         best: dict[str, tuple] = {}
@@ -183,11 +180,7 @@ class AnswerStore:
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
         """
-        Writes answers in one transaction.
-
-        Args:
-            answers: of this process.
-            places: further pairs of place and key: images whose answer has another place.
+        Writes answers, and further pairs of place and key, in one transaction.
 
         Raises:
             OSError: when they cannot be written; then none of them is.
@@ -264,12 +257,7 @@ def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
 
 
 def check_writable(folder: str | Path, option: str) -> None:
-    """
-    Checks a folder before money is spent.
-
-    Raises:
-        OSError: when nothing can be written there; `option` names the place.
-    """
+    """Before money is spent: raises an OSError when nothing can be written to the folder of an option."""
     existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "may not be written to" if existing.is_dir() else "is a file"

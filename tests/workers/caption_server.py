@@ -14,7 +14,6 @@ import base64
 import hashlib
 import io
 import json
-import time
 
 import numpy as np
 from faults import Connection, Faults, Reply, Request, add_arguments, listen
@@ -40,7 +39,6 @@ class CaptionServer:
     def __init__(self, args: argparse.Namespace):
         self.args, self.faults = args, Faults(args)
         self.places = asyncio.Semaphore(args.capacity)
-        self.first = self.last = 0.0
 
     async def handle(self, connection: Connection, request: Request) -> None:
         if request.path.endswith("/models"):
@@ -62,7 +60,6 @@ class CaptionServer:
             return error(404, f"no model {asked['model']}")
         async with self.places:
             await asyncio.sleep(self.args.latency)
-        self.first, self.last = self.first or time.monotonic(), time.monotonic()
         return self.reply(asked)
 
     def reply(self, asked: dict) -> Reply:
@@ -82,7 +79,7 @@ class CaptionServer:
             return error(500, "this picture breaks the model")
         message = {"role": "assistant", "content": answer}
         message |= json.loads(self.args.message) if self.args.message else {}
-        choice = {"index": 0, "message": message, "finish_reason": self.args.finish_reason}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
         return Reply(200, json.dumps(reply | {"usage": usage}).encode(), dict(self.args.header))
@@ -111,7 +108,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--reject", type=int, nargs="*", default=[], help="numbers that get a 400")
     parser.add_argument("--crash", type=int, nargs="*", default=[], help="numbers that always get a 500")
     parser.add_argument("--message", help="JSON that is merged into the message")
-    parser.add_argument("--finish_reason", default="stop")
     parser.add_argument("--header", nargs=2, action="append", default=[], help="of every good reply")
     return parser.parse_args()
 

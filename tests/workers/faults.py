@@ -3,8 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import functools
-import gzip
 import hashlib
 import json
 import random
@@ -13,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 KINDS = ("429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage", "no-choices")
-LARGE_KINDS = ("endless", "packed")  # replies that would fill the memory of a client
 MAX_HEADER_BYTES = 1 << 16
 
 
@@ -84,23 +81,6 @@ class Connection:
         if cut or self.writer.is_closing() or self.reader.at_eof():
             raise Disconnected
 
-    async def endless(self) -> int:
-        """A reply that never ends. Returns how many bytes of it were taken."""
-        self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
-        sent, chunk = 0, b"10000\r\n" + b" " * 65536 + b"\r\n"
-        with contextlib.suppress(ConnectionError):
-            while sent < 1 << 30:
-                self.writer.write(chunk)
-                await self.writer.drain()
-                sent += len(chunk)
-        return sent
-
-
-@functools.cache
-def packed() -> bytes:
-    """100 MB of nothing."""
-    return gzip.compress(b" " * (100 << 20))
-
 
 class Faults:
     """
@@ -116,9 +96,6 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self.replies: Counter[str] = Counter()  # digest of a body -> whole replies
         self.asked_again = self.in_flight = self.peak_in_flight = self.sum_in_flight = 0
-        self.endless_bytes = 0
-        if "packed" in args.faults:
-            packed()  # takes a moment
         self.authorization: set[str] = set()
 
     def pick(self) -> str | None:
@@ -133,8 +110,7 @@ class Faults:
             "connections": self.counts["connections"],
             "peak_in_flight": self.peak_in_flight,
             "mean_in_flight": self.sum_in_flight / max(self.counts["requests"], 1),  # as each request arrives
-            "endless_bytes": self.endless_bytes,  # at most, of a reply
-            "faults": {kind: self.counts[kind] for kind in (*KINDS, *LARGE_KINDS) if self.counts[kind]},
+            "faults": {kind: self.counts[kind] for kind in KINDS if self.counts[kind]},
             "authorization": sorted(self.authorization),
         }
 
@@ -159,9 +135,6 @@ class Faults:
             reply = self.instead(kind)
             if kind == "cut":
                 raise Disconnected
-            if kind == "endless":
-                self.endless_bytes = max(self.endless_bytes, await connection.endless())
-                raise Disconnected
             if kind == "slow":
                 await connection.wait(asyncio.sleep(self.args.slow_seconds))
             if reply is None:
@@ -180,8 +153,6 @@ class Faults:
             return Reply(status, json.dumps({"error": {"message": f"fault {kind}"}}).encode(), headers)
         if kind == "garbage":
             return Reply(200, b'{"choices": [{"mess\xff')
-        if kind == "packed":
-            return Reply(200, packed(), {"content-encoding": "gzip"})
         if kind == "no-choices":
             return Reply(200, b'{"id": "1", "object": "chat.completion", "choices": []}')
         return None
@@ -190,7 +161,7 @@ class Faults:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--fault_rate", type=float, default=0.0, help="share of the requests that meet a fault")
-    parser.add_argument("--faults", nargs="+", choices=(*KINDS, *LARGE_KINDS), default=list(KINDS))
+    parser.add_argument("--faults", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--retry_after", default="1", help="value of the header of 429-wait")
     parser.add_argument("--slow_seconds", type=float, default=1.0)
