@@ -41,8 +41,8 @@ CODE = ("__init__.py", "columns.py", "checkpoints.py", "files.py")
 CODE += ("data", "embedding", "modeling", "options", "zero_shot")
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (
-    *("accelerate", "datasets", "gradio", "huggingface_hub", "numpy", "pillow", "psutil", "pyarrow", "pyyaml"),
-    *("safetensors", "sentence-transformers", "timm", "torch", "torchvision", "transformers"),
+    *("accelerate", "datasets", "gradio", "huggingface_hub", "numpy", "pandas", "pillow", "psutil", "pyarrow"),
+    *("pyyaml", "safetensors", "sentence-transformers", "timm", "torch", "torchvision", "transformers"),
 )
 NAMES = 8  # class names that the box for names holds at first
 MOST_CAPTIONS = 20_000
