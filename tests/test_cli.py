@@ -240,7 +240,7 @@ def test_a_wrong_word_is_named(argv, expected):
 
 COMMAND_LINES = [
     ([], 2, "usage: g4i COMMAND"),
-    (["trian"], 2, "the command is 'trian'; choose one of caption, embed, .*Did you mean 'train'"),
+    (["trian"], 2, "the command is 'trian'; choose one of fit, caption, .*Did you mean 'train'"),
     (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),
     (["compare", "--num_processes=2"], 2, "compare runs in one process: leave --num_processes out"),
     (["train", "--module", "gone.py"], 2, "--module gone.py: there is no such file"),
@@ -359,7 +359,7 @@ on_bad_images optim output_dir overwrite pretrained project projector_hidden_siz
 random_erasing remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum
 shuffle_buffer_size soft_label_weight stop_on_nan streaming student student_args student_revision supervision
 text_embeds_column text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_prompt_name
-text_encoder_revision train_crop train_split unlabelled use_peft weight_decay_on with_images
+text_encoder_revision train_crop train_split unlabelled use_peft validation_fraction weight_decay_on with_images
 """
 # Set by transformers beside what it is given
 OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing", "include_for_metrics", "report_to"}

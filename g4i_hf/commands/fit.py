@@ -1,7 +1,7 @@
 """From a folder of images to a classifier, its baseline, and a report: one command.
 
-    g4i fit emoji_styles          the bundled demo
     g4i fit pictures
+    g4i fit --config recipes/emoji_styles/fit.yaml
     g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct --minutes 30 --seeds 3
 
 Checks the data, holds out a validation split if there is none, embeds the captions, decides how to use them, trains

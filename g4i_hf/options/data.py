@@ -21,8 +21,8 @@ class DataArguments:
     caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
     text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
     caption_weight_column: str | None = option(None, "The dataset's name for the column `caption_weight`.")
-    validation_fraction: Annotated[float, "[0, 1)"] = option(
-        0.0, "Share of each class of `train` to hold out as `validation`, where the data has no such split."
+    validation_fraction: Annotated[float, "(0, 1)"] | None = option(
+        None, "Share of each class of `train` to hold out as `validation`, where the data has no such split."
     )
     class_names_file: str | None = option(None, "File with one class name per line, for labels without names.")
 

@@ -135,7 +135,7 @@ class Fit:
         student = self._student(size)
         batch = max(2, min(BATCH, len(training) // 8))
         steps = int(np.clip(EPOCHS * len(training) / batch, FEWEST_STEPS, MOST_STEPS))
-        data = {name: value for name, value in vars(self.data).items() if value not in (None, 0.0)}
+        data = {name: value for name, value in vars(self.data).items() if value is not None}
         if args.captioner:
             data["dataset_name"] = str(self.folder / "captions")
         options = data | {
