@@ -29,7 +29,7 @@ from g4i_hf.evaluation.metrics import (
     retrieval_recall,
     text_to_image_recall,
 )
-from g4i_hf.evaluation.mistakes import ClassTexts
+from g4i_hf.evaluation.mistakes import ClassTexts, changed_confusions, class_gains
 from g4i_hf.evaluation.nearest import nearest_captions, ranked_captions
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.probes import Probes
@@ -371,3 +371,19 @@ def test_cosines_of_the_captions_of_two_classes_are_those_of_all_pairs():
     assert all(found.cosine(a, b) == pytest.approx(value, abs=1e-6) for (a, b), value in pairs.items())
     assert found.cosine(0, 2) is None
     assert found.mean_cosine() == pytest.approx(np.mean([pairs[0, 1], pairs[0, 3], pairs[1, 3]]), abs=1e-6)
+
+
+def test_confusions_that_fell_and_rose_and_what_classes_gained():
+    labels = [0, 0, 0, 1, 1, 2, -100, 3]
+    baseline, aligned = (
+        predictions(EYE[[0] * 8], labels, logits=EYE[predicted])
+        for predicted in ([1, 1, 1, 1, 0, 2, 0, 2], [1, 0, 2, 0, 0, 3, 1, 2])
+    )
+    found = changed_confusions(baseline, aligned)
+    assert [[(one.label, one.predicted, one.baseline, one.aligned) for one in kind] for kind in found] == [
+        [(0, 1, 3, 1)],
+        [(1, 0, 1, 2), (0, 2, 0, 1), (2, 3, 0, 1)],  # changes are alike, the first pair is the more frequent
+    ]
+    assert found[0][0].rows(baseline, aligned).tolist() == [1, 2]  # row 0 is taken for that class by both
+    assert found[1][0].rows(baseline, aligned).tolist() == [3]
+    assert class_gains(baseline, aligned) == [(0, 3, 1), (3, 1, 0), (1, 2, -1), (2, 1, -1)]

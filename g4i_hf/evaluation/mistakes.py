@@ -1,6 +1,5 @@
 """Mistakes of runs, and confusions between classes."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,18 +22,18 @@ class Confusion:
     Attributes:
         label, predicted: class indices.
         baseline, aligned: how many, by each run.
-        rows: those of the run with more of them that the other run does not take for that class.
     """
 
     label: int
     predicted: int
     baseline: int
     aligned: int
-    rows: np.ndarray
 
-    @property
-    def change(self) -> int:
-        return self.aligned - self.baseline
+    def rows(self, baseline: Predictions, aligned: Predictions) -> np.ndarray:
+        """Those of the run with more of them that the other run does not take for that class."""
+        more, less = (baseline, aligned) if self.baseline > self.aligned else (aligned, baseline)
+        is_meant = (aligned.labels == self.label) & (more.predicted == self.predicted)
+        return np.flatnonzero(is_meant & (less.predicted != self.predicted))
 
 
 def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[list[Confusion], list[Confusion]]:
@@ -42,29 +41,31 @@ def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[lis
     Pairs of classes that the aligned run confuses less often than the baseline, and those that it confuses more often;
     the largest change first, among equal ones the more frequent pair.
     """
-    labels, runs = aligned.labels, {"baseline": baseline.predicted, "aligned": aligned.predicted}
-    counts = {}
-    for run, predicted in runs.items():
-        wrong = (labels >= 0) & (predicted != labels)
-        counts[run] = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
-    confusions = []
-    for label, other in sorted(counts["baseline"].keys() | counts["aligned"].keys()):
-        before, after = counts["baseline"][label, other], counts["aligned"][label, other]
-        more, less = ("baseline", "aligned") if before > after else ("aligned", "baseline")
-        rows = np.flatnonzero((labels == label) & (runs[more] == other) & (runs[less] != other))
-        confusions.append(Confusion(label, other, before, after, rows))
-    confusions.sort(key=lambda one: (-abs(one.change), -one.baseline - one.aligned))
-    return [one for one in confusions if one.change < 0], [one for one in confusions if one.change > 0]
+    before, after = _confusion_matrices(baseline, aligned)
+    change = after - before
+    np.fill_diagonal(change, 0)
+    pairs = np.argwhere(change)
+    confusions = [Confusion(*pair, int(before[pair]), int(after[pair])) for pair in map(tuple, pairs.tolist())]
+    confusions.sort(key=lambda one: (-abs(one.aligned - one.baseline), -one.baseline - one.aligned))
+    fallen = [one for one in confusions if one.aligned < one.baseline]
+    return fallen, [one for one in confusions if one.aligned > one.baseline]
 
 
 def class_gains(baseline: Predictions, aligned: Predictions) -> list[tuple[int, int, int]]:
     """(class, images, how many more are classified rightly by the aligned run) of each class, most gained first."""
-    gains = []
-    for label in np.unique(aligned.labels[aligned.labels >= 0]).tolist():
-        rows = aligned.labels == label
-        gained = int((aligned.predicted[rows] == label).sum()) - int((baseline.predicted[rows] == label).sum())
-        gains.append((label, int(rows.sum()), gained))
+    before, after = _confusion_matrices(baseline, aligned)
+    images, gained = after.sum(1), np.diag(after) - np.diag(before)
+    gains = [(label, int(images[label]), int(gained[label])) for label in np.flatnonzero(images).tolist()]
     return sorted(gains, key=lambda gain: -gain[2])
+
+
+def _confusion_matrices(*runs: Predictions) -> list[np.ndarray]:
+    """(classes, classes) numbers of labelled images of a class, by row, that are given each class, by column."""
+    from sklearn.metrics import confusion_matrix
+
+    labelled = runs[0].labels >= 0
+    classes = range(runs[0].logits.shape[1])
+    return [confusion_matrix(run.labels[labelled], run.predicted[labelled], labels=classes) for run in runs]
 
 
 class ClassTexts:

@@ -210,12 +210,13 @@ def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
 
 def confusion_tables(shown: ShownSplit) -> dict[str, Any]:
     """Pairs of classes that are confused less and more often than by the baseline, and how alike captions are."""
-    fallen, risen = changed_confusions(shown.predictions["baseline"], shown.predictions["aligned"])
-    texts = ClassTexts(shown.split, shown.predictions["aligned"])
+    baseline, aligned = shown.predictions["baseline"], shown.predictions["aligned"]
+    fallen, risen = changed_confusions(baseline, aligned)
+    texts = ClassTexts(shown.split, aligned)
 
     def line(one: Confusion) -> dict[str, Any]:
         names = {"label": shown.name(one.label), "predicted": shown.name(one.predicted)}
-        pictures = [shown.picture(row) for row in one.rows[:PAIR_EXAMPLES]]
+        pictures = [shown.picture(row) for row in one.rows(baseline, aligned)[:PAIR_EXAMPLES]]
         cosine = texts.cosine(one.label, one.predicted)
         return names | {"baseline": one.baseline, "aligned": one.aligned, "cosine": cosine, "pictures": pictures}
 
