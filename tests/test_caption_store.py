@@ -130,10 +130,10 @@ def writer(folder: Path, limit: int = 0) -> subprocess.Popen:
 def test_killed_at_any_moment_what_counted_is_there(tmp_path):
     for _ in range(2):
         process = writer(tmp_path)
-        process.stdout.readline()
+        first = process.stdout.readline()
         time.sleep(random.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
-        said = [int(line) for line in process.communicate()[0].split()]
+        said = [int(line) for line in (first + process.communicate()[0]).split()]
         assert process.returncode == -signal.SIGKILL and said
         assert texts(tmp_path, *said) == [f"text {number} " * 50 for number in said]
 
