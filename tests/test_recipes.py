@@ -164,7 +164,7 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
         str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")
     }
     stages = [re.search(r"(?:recipes/|g4i )(\w+)(?:\.py)? ", line)[1] for line in lines]
-    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "compare"].index)
+    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "fit", "compare"].index)
     assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
