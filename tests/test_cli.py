@@ -176,7 +176,7 @@ def test_a_wrong_value_for_trainer_names_its_option(tmp_path, text):
 
 # --- Mistakes --------------------------------------------------------------------------------------------------------
 
-LOSSES = "choose one of clip, infonce, soft_clip, siglip, cosine. Did you mean 'clip'?"
+LOSSES = f"choose one of {', '.join(losses.OBJECTIVES)}. Did you mean 'clip'?"
 WRONG_LINES = [
     ("learning_rat: 1", "unknown option 'learning_rat' in FILE, line 3. Did you mean 'learning_rate'?"),
     ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),

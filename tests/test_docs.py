@@ -37,7 +37,9 @@ PAGES = tracked("*.md")
 def test_tables_are_those_of_the_results(page):
     text = (ROOT / page).read_text()
     assert "<!-- table: " in text
-    assert readme_tables.with_tables(text) == text, "run python benchmarks/readme_tables.py"
+    assert readme_tables.with_tables(text) == text, (
+        "run python benchmarks/readme_tables.py; if rows go missing, see with git log who changed results/"
+    )
 
 
 def test_the_tree_of_the_readme_names_what_there_is():

@@ -18,6 +18,7 @@ from g4i_hf.data.checks import labels_of
 from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.options import RunArguments, learned_from_captions
 from g4i_hf.running import main
+from g4i_hf.supervision.plan import Estimates, choose
 from g4i_hf.supervision.supervise import Supervised, supervise
 from g4i_hf.workflows.train import TrainingRun
 
@@ -72,7 +73,7 @@ USELESS, GOOD, SEEN = vectors(TRUTH, 100), vectors(TRUTH), vectors(TRUTH, seed=1
 OTHERS = vectors(np.random.default_rng(0).permutation(TRUTH), seed=1)
 # Captions, labels, image features -> supervision, and what the two lines say
 CHOSEN = {
-    "few labels": (GOOD, few(100), None, "pseudo", ("100% of held-out", "75% of the training images")),
+    "few labels": (GOOD, few(100), None, "pseudo", ("100% of held-out", "75% of the captioned training images")),
     "few labels, useless captions": (USELESS, few(100), None, "none", ("Estimates", "wrong too often")),
     "half of the labels wrong": (GOOD, noisy(), None, "soft", ("95% interval", "right more often")),
     "wrong labels, useless captions": (USELESS, noisy(), None, "none", ("Estimates", "alignment alone")),
@@ -98,6 +99,26 @@ def test_auto_chooses_by_estimates_and_says_why(case):
     assert said[0] in first and said[1] in second
     assert ("soft_labels" in found.split.column_names) == (kind == "soft")
     assert kind != "none" or found.split["label"][:] == split["label"][:]
+
+
+SURE = {"captions": 0.9, "image": None, "both": 0.9, "noise": 0.0, "noise_interval": (0.0, 0.01)}
+SURE |= {"unlabelled": 0.0, "agreement": None}
+FEW, WRONG = {"unlabelled": 0.5}, {"noise": 0.2, "noise_interval": (0.1, 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "kinds"),
+    [
+        ({"unlabelled": 0.09}, {"unlabelled": 0.11}, ("none", "pseudo")),
+        (FEW | {"both": 0.49}, FEW | {"both": 0.51}, ("none", "pseudo")),
+        (FEW | {"both": 0.8, "image": 0.81}, FEW | {"both": 0.8, "image": 0.79}, ("none", "pseudo")),
+        (FEW | {"both": None, "agreement": 0.24}, FEW | {"both": None, "agreement": 0.26}, ("none", "pseudo")),
+        (WRONG | {"noise_interval": (0.04, 0.3)}, WRONG | {"noise_interval": (0.06, 0.3)}, ("none", "soft")),
+        (WRONG | {"both": 0.79}, WRONG | {"both": 0.81}, ("none", "soft")),
+    ],
+)
+def test_auto_changes_its_mind_at_its_thresholds(below, above, kinds):
+    assert tuple(choose(Estimates(**SURE | each)).supervision for each in (below, above)) == kinds
 
 
 def test_auto_softens_wrong_labels_beside_pseudo_labels():

@@ -350,7 +350,7 @@ def test_options_are_described_and_docstrings_name_changed_defaults():
     "options, message",
     [
         ({"align_weight": -0.1}, "align_weight is -0.1"),
-        ({"align_loss": "triplet"}, "align_loss is 'triplet'.*clip"),
+        ({"align_loss": "nonsense"}, "align_loss is 'nonsense'.*clip"),
         ({"align_temperature": 0.0}, "align_temperature is 0.0"),
         ({"align_gradient": "mine"}, "align_gradient is 'mine'.*official"),
         ({"soft_label_weight": -1.0}, "soft_label_weight is -1.0"),

@@ -21,8 +21,8 @@ TRANSIENT = {"timeout", "failed"}  # another attempt may succeed
 class Question:
     """One prompt about one image. `key` and `place` are those of [`~g4i_hf.captioning.store.Keys`]."""
 
-    image_id: str
-    image: dict[str, Any]  # `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it
+    image_id: str  # for messages
+    image: dict[str, Any]  # `{"bytes", "path"}`, as `datasets.Image(decode=False)` gives it; the path is for messages
     prompt: str  # filled in
     key: str
     place: str = ""

@@ -13,7 +13,7 @@ from .. import __version__
 from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..modeling.processing import ImageSettings
-from ..options import aligns, learned_from_captions
+from ..options import ASKING, aligns, learned_from_captions
 from ..options import student as of_student
 from ..options import training as of_training
 from ..supervision.plan import captions_in_words, noise_in_words
@@ -34,7 +34,6 @@ CONTROLS = {
     "shuffle_class": "by captions of other images of the class",
     "shuffle": "by captions of other images",
 }
-MACHINES = ("local", "endpoint")  # captioners
 GIVEN = {
     "column": "taken from a column of the data",
     "file": "taken from a file that names each image",
@@ -264,7 +263,7 @@ def _origin(lineage: dict[str, Any]) -> str:
         rows.append(("rows", ", ".join(f"{count:,} of {code_cell(split)}" for split, count in counts.items())))
     if captions := lineage.get("captions"):
         made_by = GIVEN.get(captions.get("captioner"), "from elsewhere")
-        if captions.get("captioner") in MACHINES:
+        if captions.get("captioner") in ASKING:
             made_by = f"written by a machine, {_named(captions.get('model'), captions.get('revision'))}"
         rows += [("captions", made_by), *prompt_rows(captions.get("prompts") or [], LONGEST_SETTING)]
         settings = ", ".join(f"{name} {captions[name]}" for name in SETTINGS if captions.get(name) is not None)
@@ -313,7 +312,7 @@ def _limits(student: Student) -> list[str]:
         limits.append(f"It was trained on few images ({trained:,}).")
     limits.append("Fairness towards people or groups was not evaluated. Do not use it for decisions about people.")
     if learned_from_captions(student.options) is not None:
-        is_machine = (student.lineage.get("captions") or {}).get("captioner") in MACHINES
+        is_machine = (student.lineage.get("captions") or {}).get("captioner") in ASKING
         limits.append(
             "Its captions were written by a machine, which can describe what is not there and repeat the prejudices "
             "of its own training; both can have passed into the features."
@@ -384,7 +383,7 @@ def _terms(student: Student) -> str:
     """What a reader may do with it, and what else may bind them."""
     is_pretrained = (student.lineage.get("student") or {}).get("pretrained")
     others = ["the images"] + ["the pretrained weights that it starts from"] * bool(is_pretrained)
-    others += ["the captioner"] * ((student.lineage.get("captions") or {}).get("captioner") in MACHINES)
+    others += ["the captioner"] * ((student.lineage.get("captions") or {}).get("captioner") in ASKING)
     listed = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
     said = f"{licence_said(student.license)} The terms of {listed} may bind it too."
     if is_pretrained and student.weights_license:

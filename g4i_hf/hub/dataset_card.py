@@ -8,8 +8,9 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
+from ..options import ASKING
 from ..training.lineage import is_hub_id
-from .card import MACHINES, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
+from .card import TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
 
 COLUMNS = {
     "image_id": "names the image: its file in its class folder, or a hash of its content",
@@ -58,7 +59,7 @@ def captions_card(
     splits = stage["num_rows"]
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
     captioner = captions.get("captioner") or {"captioner": "column"}
-    machine_made = captioner["captioner"] in MACHINES
+    machine_made = captioner["captioner"] in ASKING
     embedded = columns.TEXT_EMBEDS in stage["columns"]
     images_id = stage["source"] if stage["source"] and is_hub_id(stage["source"]) else None
     cleaning = {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()}

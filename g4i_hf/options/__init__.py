@@ -5,6 +5,7 @@ The options of all commands. Imports nothing heavy: `--help` and a wrong option 
 """
 
 from .captioning import (
+    ASKING,
     CaptionArguments,
     EndpointArguments,
     ExistingCaptionsArguments,

@@ -38,6 +38,9 @@ class ResumeOptions:
     price_output: NotNegative | None = option(None, "Price of a million output tokens.")
 
 
+ASKING = ("local", "endpoint")  # captioners that ask a model; the others take captions that exist
+
+
 @dataclass
 class CaptionArguments(PromptOptions, ResumeOptions):
     """Captions"""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 TELLS_CLASSES = 0.5
 AGREEMENT = 0.25  # of captions and image features on unlabelled rows, where no label can be held out
 UNLABELLED_SHARE = 0.1  # below it, pseudo-labels can add little
-NOISE = 0.05  # lower bound of the share of wrong labels
+SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 WEIGHT_AGAINST_NOISE = 3.0
 
 
@@ -22,7 +22,7 @@ class Estimates:
         image: the same of a probe of image features, if there are any.
         both: the same of both views together, or of captions alone.
         noise: wrong labels; `noise_interval` its 95% interval.
-        unlabelled: training rows with a caption and no label.
+        unlabelled: of the training rows with a caption, those without a label.
         agreement: of these, rows where both views predict the same class.
     """
 
@@ -59,7 +59,7 @@ def choose(found: Estimates) -> Plan:
     - Labels are wrong: soft labels, if captions are right more often than the labels and than image features.
     - Else alignment alone.
     """
-    noisy = found.noise_interval is not None and found.noise_interval[0] > NOISE
+    noisy = found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG
     useful = (
         found.both is not None and found.both >= TELLS_CLASSES and (found.image is None or found.both > found.image)
     )
@@ -69,7 +69,7 @@ def choose(found: Estimates) -> Plan:
         plan = Plan("pseudo", "soften" if noisy else "keep") if useful else Plan("none")
         reason = "pseudo-labels by these captions would be wrong too often: alignment alone"
         if useful:
-            reason = f"{found.unlabelled:.0%} of the training images have a caption but no label"
+            reason = f"{found.unlabelled:.0%} of the captioned training images have no label"
     elif noisy and useful and found.both > 1 - found.noise:
         plan = Plan("soft", soft_label_weight=WEIGHT_AGAINST_NOISE)
         reason = "captions are right more often than the labels"

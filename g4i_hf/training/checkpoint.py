@@ -1,4 +1,9 @@
-"""Checkpoints that are whole or absent, and that know the data they were trained on."""
+"""
+Checkpoints that are whole or absent, and that know the data they were trained on.
+
+`AlignmentTrainer._save_checkpoint` writes one aside and [`settle`] puts it into the run; `open_run` of a run folder
+finds the newest whole one, and `AlignmentTrainer._load_weights` loads it.
+"""
 
 import contextlib
 import functools

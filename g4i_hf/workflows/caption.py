@@ -31,6 +31,7 @@ from ..data.loading import class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
 from ..data.stream import stream_images
 from ..options import (
+    ASKING,
     OPTIONS_OF,
     CaptionArguments,
     DataArguments,
@@ -63,7 +64,7 @@ class Captioning:
         self.args, self.data, self.local, self.endpoint = args, data, local, endpoint
         self.existing, self.quality = existing, quality
         self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
-        self.asks = self.kind in ("local", "endpoint")
+        self.asks = self.kind in ASKING
         self.share = Share.from_environment()
         self.say = say
         self.outcome: Outcome | None = None  # of asking a captioner
