@@ -1,6 +1,7 @@
 """`g4i fit`: one command from images with captions to a classifier and what its captions were worth."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ from doors import run, succeed
 from drawings import STUDENT, draw_folder
 
 from g4i_hf import fit, load_images
+from g4i_hf.cli import build_options, parse_options
 from g4i_hf.data.checks import labels_of
+from g4i_hf.options import OPTIONS_OF
+from g4i_hf.workflows.fit import Fit
+from g4i_hf.workflows.train import TrainingRun
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,85 @@ def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, numbe
     assert splits["validation"]["image_id"][:] == again["validation"]["image_id"][:]
     assert not set(splits["train"]["image_id"][:]) & set(splits["validation"]["image_id"][:])
     assert len(splits["train"]) + len(splits["validation"]) == number
+
+
+def planned(capsys, *words, **options) -> list[list[str]]:
+    """The commands of a dry run."""
+    fit(*words, dry_run=True, **options)
+    lines = capsys.readouterr().out.splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("  g4i ")]
+
+
+@pytest.mark.parametrize(
+    "captioner",
+    [{}, {"captioner": "me/vlm"}, {"captioner": "http://127.0.0.1:9/v1", "captioner_model": "vlm", "minutes": 1}],
+    ids=["none", "model", "server"],
+)
+def test_its_commands_are_understood_and_caption_training_images_alone(folder, tmp_path, captioner, capsys):
+    pictures = draw_folder(tmp_path / "plain", captions=False, train=24, test=3) if captioner else folder
+    commands = planned(capsys, pictures, output_dir=str(tmp_path / "out"), image_size=32, **captioner)
+    assert [words[0] for words in commands] == ["caption"] * bool(captioner) + [
+        "train",
+        "train",
+        "evaluate",
+        "release",
+    ]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fit.yaml").write_text(f"dataset_name: {pictures}\n")
+    for words in commands:
+        if words[0] in ("caption", "train"):
+            parsed = parse_options(OPTIONS_OF[words[0]], words[1:])
+            assert words[0] == "train" or parsed[0].caption_splits == ["train"]
+    assert all("test" not in words for words in commands)
+
+
+@pytest.mark.parametrize("name", ["./pictures", "../here/pictures", "pictures"])
+def test_a_relative_folder_stays_the_same_folder_in_the_file(folder, tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    shutil.copytree(folder, tmp_path / "here" / "pictures")
+    monkeypatch.chdir(tmp_path / "here")
+    made = Fit(*build_options(OPTIONS_OF["fit"], {"dataset_name": name, "image_size": 32}), say=lambda line: None)
+    made._write(made._options(made._opened()))
+    data = parse_options(OPTIONS_OF["train"], ["--config", str(made.config)])[1]
+    assert Path(data.dataset_name).resolve() == tmp_path / "here" / "pictures"
+
+
+def test_the_same_command_keeps_its_decisions_and_another_decides_again(folder, tmp_path, monkeypatch):
+    given = {"dataset_name": str(folder), "output_dir": str(tmp_path / "out"), "minutes": 1, "image_size": 32}
+    steps = []
+    for seconds, more in ((0.5, {}), (0.1, {}), (0.1, {"seeds": 3}), (0.1, {"minutes": 2})):
+        monkeypatch.setattr(TrainingRun, "seconds_per_step", lambda self, seconds=seconds: seconds)
+        made = Fit(*build_options(OPTIONS_OF["fit"], given | more), say=lambda line: None)
+        made._write(made._options(made._opened()))
+        steps.append(yaml.safe_load(made.config.read_text())["max_steps"])
+    assert steps == [60, 60, 60, 600]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"captioner": "http://127.0.0.1:9/v1"}, "captioner_model"),
+        ({"captioner_model": "vlm"}, "give its address with captioner"),
+        ({"train_config": {"eval_split": "test"}}, "sets eval_split"),
+        ({"train_config": {"learning_rat": 1}}, "unknown option 'learning_rat'.*learning_rate"),
+        ({"train_config": {"mixup_alpha": -1}}, "mixup_alpha is -1"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_written(folder, tmp_path, options, message):
+    if "train_config" in options:
+        (tmp_path / "o.yaml").write_text(yaml.safe_dump(options["train_config"]))
+        options = {"train_config": str(tmp_path / "o.yaml")}
+    with pytest.raises(ValueError, match=message):
+        fit(folder, output_dir=str(tmp_path / "out"), image_size=32, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_student_has_no_settings_of_the_default_one(folder, tmp_path):
+    (tmp_path / "o.yaml").write_text("student: timm/mobilenetv3_small_050\npretrained: true\n")
+    given = {"dataset_name": str(folder), "train_config": str(tmp_path / "o.yaml"), "image_size": 32}
+    made = Fit(*build_options(OPTIONS_OF["fit"], given), say=lambda line: None)
+    options = made._options(made._opened())
+    assert "student_args" not in options and options["learning_rate"] == 1e-4
 
 
 @pytest.mark.slow

@@ -71,6 +71,18 @@ def test_embeddings_are_kept_until_an_image_or_the_model_changes(classifier, fol
     assert kept() == 3
 
 
+def test_files_that_are_no_images_are_left_out_and_counted(classifier, folder, caplog):
+    (folder / "._0.png").write_bytes(b"of a file system")
+    (folder / "folder.jpg").mkdir()
+    before = ImageSearch(classifier, folder)("2", top_k=100)
+    (folder / "broken.png").write_bytes(b"no image")
+    find = ImageSearch(classifier, folder)
+    assert find("2", top_k=100) == before and len(before) == 6
+    assert "1 of 7 images cannot be read, such as" in caplog.text
+    with pytest.raises(ValueError, match="images is empty"):
+        ImageSearch(classifier, [])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -5,14 +5,15 @@
     g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct --minutes 30 --seeds 3
 
 Checks the data, holds out a validation split if there is none, embeds the captions, decides how to use them, trains
-the classifier with captions and without, and compares both on `validation`. It never opens `test`, and sends images
-nowhere unless `--captioner` is a server. To resume, run the same command again.
+the classifier with captions and without, and compares both on `validation`. It never reads `test`, and sends training
+images nowhere unless `--captioner` is a server. To resume, run the same command again.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 
-from ..cli import OptionError, check_data, quiet_libraries
+from ..cli import OptionError, check_data, check_paths, quiet_libraries
 from ..options import OPTIONS_OF
 
 OPTIONS = OPTIONS_OF["fit"]
@@ -21,9 +22,9 @@ DEFAULT_CONFIG = "emoji_styles/fit.yaml"
 
 
 def check(args, data) -> None:
-    is_server = (args.captioner or "").startswith(("http://", "https://"))
-    if is_server and not args.captioner_model:
-        raise OptionError("captioner is a server: name its model with --captioner_model.")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise OptionError("fit starts the processes that it needs: launch one.")
+    check_paths(train_config=args.train_config)
     bundled = RECIPES / data.dataset_name
     if not Path(data.dataset_name).exists() and (bundled / "data").is_dir():
         args.output_dir = args.output_dir or f"runs/{data.dataset_name}/fit"

@@ -22,7 +22,7 @@ from .evaluation import (
     SearchArguments,
 )
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
-from .fit import FitArguments
+from .fit import FitArguments, is_address
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
 from .student import AugmentationArguments, StudentArguments
 from .training import (

@@ -26,3 +26,11 @@ class FitArguments:
 
     def __post_init__(self):
         check_values(self)
+        if self.captioner and is_address(self.captioner) and not self.captioner_model:
+            raise ValueError("captioner is a server: name its model with captioner_model.")
+        if self.captioner_model and not (self.captioner and is_address(self.captioner)):
+            raise ValueError("captioner_model is the name of a model on a server: give its address with captioner.")
+
+
+def is_address(captioner: str) -> bool:
+    return captioner.startswith(("http://", "https://"))

@@ -19,7 +19,7 @@ from ..data.texts import Texts
 from ..embedding import EncoderArguments
 from ..files import replace_text
 from ..options import RunArguments
-from .caption_classifier import CaptionClassifier
+from .caption_classifier import BLOCK, CaptionClassifier
 from .caption_controls import control_captions
 from .label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from .plan import Estimates, Plan, choose
@@ -201,7 +201,7 @@ def _estimated(
 
     if folder is None:
         return _fitted(classifier, text_embeds, captioned.labels, features())
-    asked = f"{classifier.num_labels} {classifier.seed} {image_features is not None}"
+    asked = f"2 {classifier.num_labels} {classifier.seed} {image_features is not None}"
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -242,7 +242,8 @@ def _fitted(
         unlabelled=float(unlabelled.mean()),
         agreement=agreement,
     )
-    likely = classifier.posterior(classifier.out_of_fold_, labels).argmax(1)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(labels), BLOCK)]
+    likely = np.concatenate([classifier.posterior(classifier.out_of_fold_[b], labels[b]).argmax(1) for b in blocks])
     return Found(classifier.out_of_fold_, likely, estimates)
 
 

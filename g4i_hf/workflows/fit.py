@@ -1,7 +1,7 @@
 """`g4i fit`: from images with captions to a classifier and what its captions were worth, by the other commands."""
 
+import contextlib
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict
-from huggingface_hub import constants, model_info
+from huggingface_hub import constants, model_info, try_to_load_from_cache
 
 from .. import columns
+from ..cli import Parser, build_options
 from ..data.checks import labels_of
 from ..data.images import open_image
 from ..data.loading import class_names, load_data
+from ..data.texts import Texts, is_blank
 from ..evaluation.statistics import paired_summary
-from ..files import read_mapping, replace_text
-from ..options import DataArguments, FitArguments
+from ..files import portable, replace_text
+from ..options import OPTIONS_OF, DataArguments, FitArguments, is_address
+from .train import TrainingRun
 
 VALIDATION_FRACTION = 0.15
 # For images of `LARGE` pixels and more: ImageNet weights, Apache-2.0. For smaller ones a small ResNet from scratch
@@ -33,6 +36,7 @@ EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 1_000, 20_000
 BATCH = 64
 BASELINE = {"align_weight": 0, "supervision": "none", "label_noise": "keep", "unlabelled": "drop"}
 SAMPLE = 200  # images whose size is looked at
+ASKED = "fit.json"
 
 
 @dataclass
@@ -77,25 +81,49 @@ class Fit:
             ValueError, OSError: for data that cannot be trained on, or a command that failed.
         """
         splits = self._opened()
+        captioning = self._captioning()
+        if captioning and not self.args.dry_run:
+            self.say(f"\n{shlex.join(['g4i', *captioning])}")
+            _run(captioning)
         options = self._options(splits)
-        commands = self._commands(options)
+        commands = self._commands()
         if self.args.dry_run:
             self.say("\nWould run:")
-            for words in commands:
+            for words in ([captioning] if captioning else []) + commands:
                 self.say(f"  {shlex.join(['g4i', *words])}")
             return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        head = "# What `g4i fit` chose. Edit it, and train with: g4i train --config " + str(self.config) + "\n"
-        replace_text(self.config, head + yaml.safe_dump(options, sort_keys=False))
+        self._write(options)
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
-            spent = time.monotonic() - start
-            left = ""
+            spent, left = time.monotonic() - start, ""
             if number > 2:
                 left = f", about {spent / (number - 1) * (len(commands) - number + 1) / 60:.0f} minutes left"
             self.say(f"\n[{number}/{len(commands)}{left}] {shlex.join(['g4i', *words])}")
             _run(words)
         return self._finished()
+
+    def _write(self, options: dict[str, Any]) -> None:
+        """`fit.yaml`, and what was asked for, by which the same command finds its decisions again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = f"# What g4i fit chose. Edit it, and train with: g4i train --config {self.config} --output_dir DIR\n"
+        written = {name: portable(value) for name, value in options.items()}
+        replace_text(self.config, head + yaml.safe_dump(written, sort_keys=False))
+        replace_text(self.folder / ASKED, json.dumps(self._asked(), indent=1) + "\n")
+
+    def _asked(self) -> dict[str, Any]:
+        """What decisions depend on."""
+        return {name: portable(value) for name, value in (vars(self.args) | vars(self.data)).items()} | {
+            "seeds": None,
+            "dry_run": None,
+        }
+
+    def _decided(self) -> dict[str, Any] | None:
+        """The decisions of an earlier start of the same command: times and what is reachable may be others now."""
+        asked = self.folder / ASKED
+        if not asked.is_file() or not self.config.is_file() or json.loads(asked.read_text()) != self._asked():
+            return None
+        self.say(f"Decisions: those of {self.config}, made by this command before.")
+        return Parser(OPTIONS_OF["train"]).yaml_file(self.config)
 
     # --- Decisions ---------------------------------------------------------------------------------------------------
 
@@ -124,29 +152,30 @@ class Fit:
                 "server), put them into metadata.jsonl beside the images, or name their column with --caption_column."
             )
         if captioned and self.args.captioner:
-            self.say("Captioner: not used, as the images have captions.")
+            self.say(
+                f"Captioner: not used, as {captioned:,} of {len(training):,} images have a caption. To write others, "
+                "run g4i caption, and g4i fit on the folder that it writes."
+            )
             self.args.captioner = None
         return splits
 
     def _options(self, splits: DatasetDict) -> dict[str, Any]:
         """Options of `g4i train`."""
+        if (decided := self._decided()) is not None:
+            return decided
         args, training = self.args, splits["train"]
-        size = args.image_size or self._size(training)
-        student = self._student(size)
+        given = self._given()
+        size = args.image_size or given.get("image_size") or self._size(training)
+        student = self._student(size, given)
         batch = max(2, min(BATCH, len(training) // 8))
         steps = int(np.clip(EPOCHS * len(training) / batch, FEWEST_STEPS, MOST_STEPS))
-        data = {name: value for name, value in vars(self.data).items() if value is not None}
-        if args.captioner:
-            data["dataset_name"] = str(self.folder / "captions")
-        options = data | {
+        options = {
             "text_encoder": args.text_encoder,
-            **student,
-            "image_size": size,
             "train_crop": "pad" if size <= 64 else "resized",
             "hflip": 0.5,
             "supervision": "auto",
             "require_labels": False,
-            "max_steps": steps,
+            "max_steps": -1 if "num_train_epochs" in given else steps,
             "per_device_train_batch_size": batch,
             "per_device_eval_batch_size": BATCH,
             "optim": "adamw_torch",
@@ -161,50 +190,65 @@ class Fit:
             **dict.fromkeys(("eval_steps", "save_steps", "logging_steps"), 0.1),
             "save_total_limit": 1,
         }
-        if args.train_config:
-            given = read_mapping(args.train_config)
-            if "num_train_epochs" in given and "max_steps" not in given:
-                options["max_steps"] = -1
-            options |= given
         folders = {
             "embeddings_dir": str(self.folder / "embeddings"),
             "output_dir": self._run_folder("with_captions", 0),
         }
-        options |= data | folders | {"seed": 0}
-        if args.minutes:
+        options |= given | student | {"image_size": size} | self._data_options() | folders | {"seed": 0}
+        if args.minutes and not (args.captioner and args.dry_run):  # captions that are not there cannot be timed
             options["max_steps"] = self._steps_in(args.minutes, options)
-        length = (
-            f"{options['max_steps']:,} steps" if options["max_steps"] > 0 else f"{options['num_train_epochs']} epochs"
-        )
+        built = build_options(OPTIONS_OF["train"], options)[-1]  # checks them
+        length = f"{built.max_steps:,} steps" if built.max_steps > 0 else f"{built.num_train_epochs:g} epochs"
         self.say(f"Training: {length} in each of {2 * args.seeds} runs.")
         return options
 
+    def _given(self) -> dict[str, Any]:
+        """The options of `train_config`, without those that are fit's own."""
+        if not self.args.train_config:
+            return {}
+        given = Parser(OPTIONS_OF["train"]).yaml_file(Path(self.args.train_config))
+        for name in ("train_split", "eval_split"):
+            if name in given:
+                raise ValueError(
+                    f"{self.args.train_config} sets {name}: fit trains on train, and compares on validation."
+                )
+        return given
+
+    def _data_options(self) -> dict[str, Any]:
+        """Those of the dataset that is trained on: of the captions that were written, which know their images."""
+        data = {name: value for name, value in vars(self.data).items() if value is not None}
+        if not self.args.captioner:
+            return data
+        kept = {name: data[name] for name in ("validation_fraction", "class_names_file") if name in data}
+        return kept | {"dataset_name": str(self.folder / "captions")}
+
     def _size(self, training: Dataset) -> int:
         """The shorter side of the median image, as a multiple of 16."""
-        rows = np.linspace(0, len(training) - 1, min(SAMPLE, len(training))).astype(int)
-        side = np.median([min(open_image(image).size) for image in training.select(rows)[columns.IMAGE]])
+        rows, sides = np.linspace(0, len(training) - 1, min(SAMPLE, len(training))).astype(int), []
+        for image in training.select(rows)[columns.IMAGE]:
+            with contextlib.suppress(OSError, ValueError):  # training says which images cannot be read
+                sides.append(min(open_image(image).size))
+        side = np.median(sides) if sides else LARGEST
         size = int(np.clip(side // 16 * 16, SMALLEST, LARGEST))
         self.say(f"Image size: {size} px, as the shorter side of the median image has {side:.0f}.")
         return size
 
-    def _student(self, size: int) -> dict[str, Any]:
-        """Its options."""
+    def _student(self, size: int, given: dict[str, Any]) -> dict[str, Any]:
+        """Its options: those that the user gives, or a choice by the size of the images."""
         args = self.args
-        if args.student:
-            return {"student": args.student, "pretrained": bool(args.pretrained)}
-        if args.pretrained is not False and size >= LARGE and _is_reachable(PRETRAINED):
+        if name := args.student or given.get("student"):
+            pretrained = given.get("pretrained", False) if args.pretrained is None else args.pretrained
+            return {"student": name, "pretrained": bool(pretrained)}
+        if args.pretrained or (args.pretrained is None and size >= LARGE and _is_reachable(PRETRAINED)):
             self.say(f"Student: {PRETRAINED}, pretrained on ImageNet; another with --student.")
             return {"student": PRETRAINED, "pretrained": True}
         why = "the images are small" if size < LARGE else f"{PRETRAINED} is not reachable"
+        why = "pretrained is false" if args.pretrained is False else why
         self.say(f"Student: a small ResNet from scratch, as {why}; another with --student and --pretrained.")
         return FROM_SCRATCH | {"pretrained": False}
 
     def _steps_in(self, minutes: float, options: dict[str, Any]) -> int:
         """How many steps of each run fit into so many minutes; some are timed."""
-        from ..cli import build_options
-        from ..options import OPTIONS_OF
-        from .train import TrainingRun
-
         given = options | {"dry_run": True, "output_dir": str(self.folder / "timed")}
         run = TrainingRun(*build_options(OPTIONS_OF["train"], given))
         run.load()
@@ -215,17 +259,22 @@ class Fit:
 
     # --- Commands ----------------------------------------------------------------------------------------------------
 
-    def _commands(self, options: dict[str, Any]) -> list[list[str]]:
+    def _captioning(self) -> list[str]:
+        """The command that captions the training images; empty without a captioner."""
+        args = self.args
+        if not args.captioner:
+            return []
+        words = ["caption", "--captions_dir", str(self.folder / "captions"), "--caption_splits", "train"]
+        for name, value in vars(self.data).items():
+            if value is not None and name != "validation_fraction":
+                words += [f"--{name}", str(value)]
+        if is_address(args.captioner):
+            return [*words, "--base_url", args.captioner, "--captioner_model", args.captioner_model]
+        return [*words, "--captioner_model", args.captioner]
+
+    def _commands(self) -> list[list[str]]:
         """The commands after `g4i`, in their order."""
         args, config, found = self.args, str(self.config), []
-        if args.captioner:
-            words = ["caption", "--dataset_name", self.data.dataset_name]
-            words += ["--captions_dir", str(self.folder / "captions"), "--journal", str(self.folder / "answers")]
-            if args.captioner.startswith(("http://", "https://")):
-                words += ["--base_url", args.captioner, "--captioner_model", args.captioner_model]
-            else:
-                words += ["--captioner_model", args.captioner]
-            found.append(words)
         for seed in range(args.seeds):
             words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
             without = [word for name, value in BASELINE.items() for word in (f"--{name}", str(value))]
@@ -286,9 +335,6 @@ def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
     Returns:
         Folders and accuracies; None after a dry run.
     """
-    from ..cli import build_options
-    from ..options import OPTIONS_OF
-
     return Fit(*build_options(OPTIONS_OF["fit"], {"dataset_name": str(dataset_name)} | options)).run()
 
 
@@ -301,14 +347,17 @@ def _run(words: list[str]) -> None:
 
 def _captioned(split: Dataset) -> int:
     """Number of rows with a caption, or with an embedding of one."""
-    for name in (columns.CAPTION, columns.TEXT_EMBEDS):
-        if name in split.column_names:
-            return sum(bool(value) for value in split[name][:])
+    if columns.TEXT_EMBEDS in split.column_names:
+        return int((Texts.of(split).counts > 0).sum())
+    if columns.CAPTION in split.column_names:
+        return sum(not is_blank(caption) for caption in split[columns.CAPTION][:])
     return 0
 
 
 def _is_reachable(model: str) -> bool:
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE"):
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return True
+    if constants.HF_HUB_OFFLINE:
         return False
     try:
         return bool(model_info(model, timeout=5))

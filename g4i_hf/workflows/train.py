@@ -102,6 +102,8 @@ class TrainingRun:
                     "use_peft and freeze_backbone are both true: one adapts the backbone, one does not. Choose one."
                 )
             require_peft()
+        if self.run.streaming and self.data.validation_fraction:
+            raise ValueError("validation_fraction needs all rows at hand: leave streaming out, or hold out a split.")
         if self.run.streaming:
             self.splits, self.id2label, self.text_embed_dim = load_streamed(self.run, self.data, self.args)
             return

@@ -1,6 +1,7 @@
 """Text-to-image search: images ranked by the cosine of their embedding and that of a text."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from datasets import Dataset
 from tqdm import tqdm
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES, open_image
+from ..data.images import IMAGE_SUFFIXES, open_image, to_rgb
 from .classifier import ZeroShotImageClassifier
 
+logger = logging.getLogger(__name__)
 BATCH = 32
 
 
@@ -51,6 +54,8 @@ class ImageSearch:
             images = files_in(images)
         elif isinstance(images, Dataset):
             images = images[columns.IMAGE][:]
+        if not len(images):
+            raise ValueError("images is empty: give at least one.")
         self.images: Sequence[Any] = images
         self.image_embeds = self._cached(Path(cache) if cache else None)
 
@@ -62,16 +67,17 @@ class ImageSearch:
         """
         text = self.classifier.texts.of([query])[0].numpy()
         scores = self.image_embeds @ text
-        best = np.argsort(-scores, kind="stable")[:top_k]
+        best = [row for row in np.argsort(-scores, kind="stable")[:top_k] if not np.isnan(scores[row])]  # NaN is last
         return [{"image": self.images[row], "score": float(scores[row])} for row in best]
 
     def _cached(self, folder: Path | None) -> np.ndarray:
-        """(n, D) float32 of unit norm."""
+        """(n, D) float32 of unit norm; NaN for an image that cannot be read."""
         if folder is None or not all(isinstance(image, str) for image in self.images):
             return self._embedded()
         digest = hashlib.blake2b(digest_size=16)
         for name, values in sorted(self.classifier.model.state_dict().items()):
-            digest.update(name.encode() + values.cpu().numpy().tobytes())
+            digest.update(name.encode() + values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(self.classifier.image_processor.to_json_string().encode())
         for image in self.images:
             found = Path(image).stat()
             digest.update(f"{image} {found.st_size} {found.st_mtime_ns}\n".encode())
@@ -84,23 +90,34 @@ class ImageSearch:
         return np.load(file, allow_pickle=False)
 
     def _embedded(self) -> np.ndarray:
-        batches = range(0, len(self.images), BATCH)
-        found = [
-            self.classifier.embed_images([_opened(image) for image in self.images[start : start + BATCH]]).numpy()
-            for start in tqdm(batches, desc="Embedding images", unit="batch", leave=False, disable=len(batches) < 2)
-        ]
-        return np.concatenate(found)
+        dim, batches = self.classifier.model.config.text_embed_dim, range(0, len(self.images), BATCH)
+        found = np.full((len(self.images), dim), np.nan, dtype=np.float32)
+        for start in tqdm(batches, desc="Embedding images", unit="batch", leave=False, disable=len(batches) < 2):
+            opened = {row: _opened(self.images[row]) for row in range(start, min(start + BATCH, len(self.images)))}
+            rows = [row for row, image in opened.items() if image is not None]
+            if rows:
+                found[rows] = self.classifier.embed_images([opened[row] for row in rows]).numpy()
+        if (bad := np.flatnonzero(np.isnan(found[:, 0]))).size:
+            logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(found), self.images[bad[0]])
+        return found
 
 
-def _opened(image: Any) -> str | PIL.Image.Image:
-    return open_image(image) if isinstance(image, dict) else image
+def _opened(image: Any) -> PIL.Image.Image | None:
+    """RGB and upright; None where it cannot be read."""
+    if isinstance(image, (str, Path)):
+        image = {"bytes": None, "path": str(image)}
+    try:
+        return to_rgb(open_image(image))
+    except Exception:  # whatever a broken file makes Pillow's readers raise
+        return None
 
 
 def files_in(folder: str | Path) -> list[str]:
     """The images in a folder and its subfolders, by name."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} of images.")
-    found = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = sorted(str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return found
