@@ -272,21 +272,22 @@ def test_a_batch_of_one_image_is_refused_where_a_batchnorm_could_not_train_on_it
 
 
 def test_a_last_batch_of_one_is_refused_before_the_first_step(split, tmp_path):
-    args = AlignmentArguments(
-        str(tmp_path),
-        per_device_train_batch_size=3,
-        num_train_epochs=1,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
     model = aligned_model("vit", text_embed_dim=4, projector_norm="batch")
-    transform = train_transform(AugmentationArguments(image_size=48), 48)
-    trainer = AlignmentTrainer(model, args, train_dataset=CaptionedImages(split, transform))
+    images = CaptionedImages(split, train_transform(AugmentationArguments(image_size=48), 48))
+    assert len(images) % 3 == 1
+
+    def trainer(**options) -> AlignmentTrainer:
+        options |= {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+        args = AlignmentArguments(str(tmp_path), per_device_train_batch_size=3, **options)
+        return AlignmentTrainer(model, args, train_dataset=images)
+
+    refused = trainer(num_train_epochs=1)
     with pytest.raises(ValueError, match="a batch of a single image.*--per_device_train_batch_size"):
-        trainer.train()
-    assert trainer.state.global_step == 0
+        refused.train()
+    assert refused.state.global_step == 0
+    short = trainer(max_steps=2)  # never reaches the last batch
+    short.train()
+    assert short.state.global_step == 2
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------

@@ -159,6 +159,16 @@ def test_what_comes_after_some_rows_does_not_depend_on_reading_them(folder, kind
     assert all(order(skip) == every[skip:] for skip in (1, 6, 7, 8, 15, 29, 30, 99))
 
 
+def test_shards_before_the_place_are_not_opened(tmp_path):
+    save_parquet(tmp_path, SIZES)
+    stream = open_rows(str(tmp_path), "train")
+    parts, behind = parts_of(stream, 4, num_processes=1, process_index=0), sum(SIZES[:2])
+    for shard in range(2):
+        (tmp_path / f"train-0000{shard}-of-00004.parquet").unlink()
+    rows = list(rows_in_order(stream, parts, seed=None, block=0, skip=behind))
+    assert [table["image_id"][place].as_py() for table, place in rows] == IDS[behind:]
+
+
 def test_an_error_of_reading_ahead_comes_where_its_rows_are_used(tmp_path):
     save_parquet(tmp_path, SIZES)
     stream = open_rows(str(tmp_path), "train")

@@ -338,6 +338,14 @@ def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
     return TrainingRun(*parse_options(OPTIONS, words_of(folder, run, *words)))
 
 
+def test_soft_labels_need_the_softmax(data, tmp_path):
+    with pytest.raises(ValueError, match="soft_label_weight needs classification_loss: cross_entropy"):
+        run_of(data["noisy"], tmp_path / "run", "--soft_label_weight", "1", "--classification_loss", "bce")
+    chosen = run_of(data["noisy"], tmp_path / "run", "--supervision", "auto", "--classification_loss", "bce")
+    with pytest.raises(ValueError, match="Soft labels need classification_loss: cross_entropy"):
+        chosen.load()
+
+
 def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
     main(["train", *words_of(data["noisy"], tmp_path / "run", "--supervision", "auto")])
     said = capsys.readouterr().out
