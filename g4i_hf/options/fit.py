@@ -22,7 +22,7 @@ class FitArguments:
     train_config: str | None = option(None, "YAML file of `g4i train` options that replace those chosen here.")
     minutes: Positive | None = option(None, "Minutes of training for all runs together; 50 epochs a run by default.")
     seeds: Count = option(1, "Seeds of each run; with several, the difference has a confidence interval.")
-    dry_run: bool = option(False, "Print what would be done, with the time it would take; write nothing.")
+    dry_run: bool = option(False, "Print the decisions and the commands; write nothing.")
 
     def __post_init__(self):
         check_values(self)

@@ -21,8 +21,8 @@ ABSENT = -30.0  # logit of a class that a model has not seen
 USUAL_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
 CHI_SQUARED = 3.84 / 2  # half the 95% quantile, for an interval by the likelihood ratio
-# Log-likelihood by which labels that are wrong in a pattern must explain more than labels wrong at random. It was 2 to
-# 17 on photographs with right labels, and 72 to 300 with a fifth of them wrong in a pattern
+# Log-likelihood, in all and for each row, by which a pattern must explain labels better than errors at random do;
+# judgements
 CLEAR_GAIN, CLEAR_GAIN_A_ROW = 10.0, 0.01
 
 

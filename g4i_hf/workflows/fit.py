@@ -320,7 +320,7 @@ class Fit:
             f"({100 * result.gain:+.1f} points; {chance})",
             f"Classifier: {result.classifier}, a plain checkpoint with a card",
             f"Report:     {result.report}",
-            f"Choices:    {result.config}, to edit and train again",
+            f"Choices:    {result.config}, to edit and train with --output_dir DIR",
         ]
 
 
