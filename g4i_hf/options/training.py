@@ -17,13 +17,13 @@ class SupervisionOptions:
 
     supervision: Literal["none", "auto", "soft", "pseudo"] = option(
         "none",
-        "none (alignment alone), soft (soft labels from captions), pseudo (pseudo-labels for unlabelled rows), or "
-        "auto: chosen by estimates before training.",
+        "none (alignment alone), soft (soft labels from captions), pseudo (pseudo-labels for unlabelled rows), or auto: "
+        "class probabilities for unlabelled rows and doubted labels, weighted by estimates.",
     )
     label_noise: Literal["keep", "soften", "relabel"] | None = option(
         None,
-        "Labels that captions contradict: keep, soften (replace by soft labels) or relabel; keep by default, unless "
-        "auto chooses.",
+        "Labels: keep, soften (learn from probabilities given the caption) or relabel those that captions contradict; "
+        "keep by default, unless auto chooses.",
     )
     image_features: str | None = option(
         None, "Image features used beside captions: a column, or student: those of the pretrained student."

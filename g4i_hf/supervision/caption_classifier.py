@@ -12,10 +12,11 @@ from torch import nn
 
 FOLDS = 5
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
-MAX_ITER = 80
+MAX_ITER = 40  # for each strength, from the weights of the strength before
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
 BLOCK = 8192  # rows predicted at once
+WHOLE = -1  # in place of a fold: the model that is fitted on all rows
 ABSENT = -30.0  # logit of a class that a model has not seen
 # Normal priors, which matter where few rows are held out: of the logarithm of a temperature, and of a power (mean 0)
 USUAL_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
@@ -149,31 +150,39 @@ class CaptionClassifier:
         self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
     ) -> "_View":
         """With the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
-        best, least = None, np.inf
-        for strength in STRENGTHS if len(judged) else STRENGTHS[2:3]:
+        last = best = None
+        least = np.inf
+        for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
             view = _View(scale, {}, self.num_labels)
-            for fold in np.unique(folds[judged]):
+            for fold in [*np.unique(folds[judged]), WHOLE]:
                 rows = np.flatnonzero((labels >= 0) & (folds != fold))
-                view.models[int(fold)] = self._model(values, scale, labels, rows, strength)
+                start = None if last is None else last.models[int(fold)]
+                view.models[int(fold)] = self._model(values, scale, labels, rows, strength, start)
+            last = view
             loss = calibrate([view.held_out(values, folds, judged)], labels[judged], self.log_prior_).loss
-            if best is not None and loss >= least:
+            if len(judged) and loss >= least:
                 break
-            best, least, chosen = view, loss, strength
-        best.models[-1] = self._model(values, scale, labels, np.flatnonzero(labels >= 0), chosen)
+            best, least = view, loss
         return best
 
     def _model(
-        self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, rows: np.ndarray, strength: float
+        self,
+        values: np.ndarray,
+        scale: "_Scale",
+        labels: np.ndarray,
+        rows: np.ndarray,
+        strength: float,
+        start: tuple[np.ndarray, np.ndarray] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         if len(rows) > MOST_FITTED:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, MOST_FITTED, replace=False))
-        return logistic_regression(scale(values, rows), labels[rows], self.num_labels, strength)
+        return logistic_regression(scale(values, rows), labels[rows], self.num_labels, strength, start)
 
     def _out_of_fold(
         self, views: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, counts: np.ndarray
     ) -> np.ndarray:
         alone = (labels >= 0) & (counts[np.maximum(labels, 0)] == 1)
-        model_of = np.where((labels >= 0) & ~alone, folds, -1)
+        model_of = np.where((labels >= 0) & ~alone, folds, WHOLE)
         found = np.empty((len(labels), self.num_labels), dtype=np.float16)
         for start in range(0, len(labels), BLOCK):
             rows = np.arange(start, min(start + BLOCK, len(labels)))
@@ -205,7 +214,7 @@ class _Scale:
 
 @dataclass
 class _View:
-    """Models of one view: by fold, the one that was not fitted on it; -1 is fitted on all rows."""
+    """Models of one view: by fold, the one that was not fitted on it; `WHOLE` is fitted on all rows."""
 
     scale: _Scale
     models: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -221,14 +230,19 @@ class _View:
         return logits
 
     def whole(self, values: np.ndarray) -> np.ndarray:
-        return self.held_out(values, np.full(len(values), -1), np.arange(len(values)))
+        return self.held_out(values, np.full(len(values), WHOLE), np.arange(len(values)))
 
 
 def logistic_regression(
-    values: np.ndarray, labels: np.ndarray, num_labels: int, strength: float
+    values: np.ndarray,
+    labels: np.ndarray,
+    num_labels: int,
+    strength: float,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Multinomial, of float32 values (n, D), with balanced classes. `strength` is C of scikit-learn's LogisticRegression.
+    Multinomial, of float32 values (n, D), with balanced classes. `strength` is C of scikit-learn's LogisticRegression;
+    `start` are the weight and bias to begin with, None: zeros.
 
     Returns:
         Weight (D, C) and bias (C,), which is near `ABSENT` for a class without rows.
@@ -239,8 +253,11 @@ def logistic_regression(
     x, y = torch.from_numpy(values).to(device), torch.from_numpy(labels).to(device)
     row_weight = torch.from_numpy(share[labels].astype(np.float32)).to(device)
     absent = torch.from_numpy(np.where(counts == 0, ABSENT, 0.0).astype(np.float32)).to(device)
-    weight = torch.zeros(values.shape[1], num_labels, device=device, requires_grad=True)
-    bias = torch.zeros(num_labels, device=device, requires_grad=True)
+    weight = torch.zeros(values.shape[1], num_labels, device=device)
+    bias = torch.zeros(num_labels, device=device)
+    if start is not None:
+        weight, bias = torch.from_numpy(start[0]).to(device), torch.from_numpy(start[1]).to(device) - absent
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=MAX_ITER, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
     )

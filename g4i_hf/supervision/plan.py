@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Harm was measured where pseudo-labels were right for 13% of the images, and perhaps at 40%; gain from 56% on
-# (LOG.md). The other thresholds are judgements
+# Judgements (LOG.md): captions, perhaps with image features, that tell the class of fewer held-out images are believed
+# less than labels
 TELLS_CLASSES = 0.5
-AGREEMENT = 0.25  # of captions and image features on unlabelled rows, where no label can be held out
-UNLABELLED_SHARE = 0.1  # below it, pseudo-labels can add little
+AGREEMENT = 0.25  # the same where no label can be held out: of captions and image features on unlabelled rows
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
-WEIGHT_AGAINST_NOISE = 3.0
 
 
 @dataclass
@@ -39,43 +37,37 @@ class Estimates:
 class Plan:
     """
     Attributes:
-        supervision: `none`, `soft` or `pseudo`.
-        label_noise: `keep`, `soften` or `relabel`.
+        supervision, label_noise: as the options of these names.
+        unlabelled_weight: of a row that learns from the class probabilities of its caption; a label has 1.
         soft_label_weight: 0 without soft labels.
         reasons: lines for the user, of a plan that was chosen.
     """
 
     supervision: str
     label_noise: str = "keep"
+    unlabelled_weight: float = 1.0
     soft_label_weight: float = 0.0
     reasons: tuple[str, ...] = ()
 
 
 def choose(found: Estimates) -> Plan:
     """
-    - Many rows have a caption and no label: pseudo-labels, if captions (and image features, if there are any) predict
-      most classes right, and more than image features alone. Where no label can be held out, both views must agree on
-      enough unlabelled rows.
-    - Labels are wrong: soft labels, if captions are right more often than the labels and than image features.
-    - Else alignment alone.
+    - Images without a label learn from class probabilities: each as much as from a label, if captions (and image
+      features, if there are any) tell most classes; else all of them together as much as from all labels.
+    - Labels are softened if some are wrong.
     """
-    noisy = found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG
-    useful = (
-        found.both is not None and found.both >= TELLS_CLASSES and (found.image is None or found.both > found.image)
-    )
-    if found.unlabelled >= UNLABELLED_SHARE:
-        if found.both is None:
-            useful = found.agreement is not None and found.agreement >= AGREEMENT
-        plan = Plan("pseudo", "soften" if noisy else "keep") if useful else Plan("none")
-        reason = "pseudo-labels by these captions would be wrong too often: alignment alone"
-        if useful:
-            reason = f"{found.unlabelled:.0%} of the captioned training images have no label"
-    elif noisy and useful and found.both > 1 - found.noise:
-        plan = Plan("soft", soft_label_weight=WEIGHT_AGAINST_NOISE)
-        reason = "captions are right more often than the labels"
-    else:
-        plan, reason = Plan("none"), "labels tell the classes better than captions: alignment alone"
-    plan.reasons = (_described(found), f"supervision: {plan.supervision}, as {reason}.")
+    plan = Plan("auto")
+    parts = []
+    if found.unlabelled > 0:
+        tells = (found.agreement or 0) >= AGREEMENT if found.both is None else found.both >= TELLS_CLASSES
+        plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - found.unlabelled) / found.unlabelled)
+        weight = "each counts as a label" if tells else "together they count as the labels do"
+        parts.append(f"{found.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
+    if found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG:
+        plan.label_noise = "soften"
+        parts.append("labels are softened where captions contradict them")
+    reason = "; ".join(parts) or "labels are kept, as few or none are wrong: alignment alone"
+    plan.reasons = (_described(found), f"supervision: {reason}.")
     return plan
 
 

@@ -26,7 +26,7 @@ from .plan import Estimates, Plan, choose
 
 logger = logging.getLogger(__name__)
 
-PROBABILITIES, LIKELY, FACTS = "probabilities.npy", "likely.npy", "supervision.json"
+PROBABILITIES, POSTERIOR, FACTS = "probabilities.npy", "posterior.npy", "supervision.json"
 
 
 @dataclass
@@ -131,15 +131,13 @@ def supervise(
         )
     captioned = CaptionedRows.of(training)
     found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, folder)
-    estimates = found.estimates
-    plan = choose(estimates) if run.supervision == "auto" else Plan(run.supervision)
+    plan = choose(found.estimates) if run.supervision == "auto" else Plan(run.supervision)
     plan.label_noise = run.label_noise or plan.label_noise
-    split = _learned(training, captioned, found, plan)
-    weight = (plan.soft_label_weight or 1.0) if soft_label_weight is None else soft_label_weight
-    plan.soft_label_weight = weight if columns.SOFT_LABELS in split.column_names else 0.0
+    split, weight = _learned(training, captioned, found, plan)
+    plan.soft_label_weight = weight if soft_label_weight is None or not weight else soft_label_weight
     if run.unlabelled == "drop":  # but not rows that learn from soft labels, as their own was softened
         split = labelled_rows(split, np.maximum(labels_of(split), labels_of(training)))
-    return Supervised(split, plan, _facts(plan, estimates))
+    return Supervised(split, plan, _facts(plan, found.estimates))
 
 
 def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
@@ -180,12 +178,12 @@ class Found:
 
     Attributes:
         probabilities: (n, C) float16, out of fold for labelled rows.
-        likely: (n,) the most probable class, given the label where there is one.
+        posterior: (n, C) float16, given the label too where there is one.
         estimates: of all rows.
     """
 
     probabilities: np.ndarray
-    likely: np.ndarray
+    posterior: np.ndarray
     estimates: Estimates
 
 
@@ -201,7 +199,7 @@ def _estimated(
 
     if folder is None:
         return _fitted(classifier, text_embeds, captioned.labels, features())
-    asked = f"2 {classifier.num_labels} {classifier.seed} {image_features is not None}"
+    asked = f"3 {classifier.num_labels} {classifier.seed} {image_features is not None}"
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -216,13 +214,13 @@ def _estimated(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FACTS).unlink(missing_ok=True)
             np.save(folder / PROBABILITIES, found.probabilities)
-            np.save(folder / LIKELY, found.likely)
+            np.save(folder / POSTERIOR, found.posterior)
             facts = {"key": key, "estimates": asdict(found.estimates)}
             replace_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
         state.wait_for_everyone()
     estimates = Estimates(**json.loads((folder / FACTS).read_text())["estimates"])
-    probabilities = np.load(folder / PROBABILITIES, mmap_mode="r", allow_pickle=False)
-    return Found(probabilities, np.load(folder / LIKELY, allow_pickle=False), estimates)
+    probabilities, posterior = (np.load(folder / name, mmap_mode="r") for name in (PROBABILITIES, POSTERIOR))
+    return Found(probabilities, posterior, estimates)
 
 
 def _fitted(
@@ -242,36 +240,50 @@ def _fitted(
         unlabelled=float(unlabelled.mean()),
         agreement=agreement,
     )
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(labels), BLOCK)]
-    likely = np.concatenate([classifier.posterior(classifier.out_of_fold_[b], labels[b]).argmax(1) for b in blocks])
-    return Found(classifier.out_of_fold_, likely, estimates)
+    posterior = np.empty_like(classifier.out_of_fold_)
+    for start in range(0, len(labels), BLOCK):
+        block = slice(start, start + BLOCK)
+        posterior[block] = classifier.posterior(classifier.out_of_fold_[block], labels[block])
+    return Found(classifier.out_of_fold_, posterior, estimates)
 
 
 # --- Labels and soft labels ------------------------------------------------------------------------------------------
 
 
-def _learned(training: Dataset, captioned: CaptionedRows, estimated: Found, plan: Plan) -> Dataset:
-    """The split with the labels, and perhaps soft labels, that the plan gives its rows."""
+def _learned(training: Dataset, captioned: CaptionedRows, found: Found, plan: Plan) -> tuple[Dataset, float]:
+    """The split with the labels, and perhaps soft labels, that the plan gives its rows; the weight of soft labels."""
     rows, given = captioned.rows, captioned.labels
-    probabilities, likely, labels = estimated.probabilities, estimated.likely, labels_of(training)
-    found, contradicted = labels.copy(), np.zeros(len(rows), dtype=bool)
-    if plan.label_noise != "keep":
-        contradicted = (given >= 0) & (likely != given)
-        found[rows[contradicted]] = likely[contradicted] if plan.label_noise == "relabel" else -1
-        logger.info("label_noise is %s: captions contradict %d labels.", plan.label_noise, contradicted.sum())
+    labels = labels_of(training)
+    learned, unlabelled = labels.copy(), given < 0
+    if plan.label_noise == "relabel":
+        learned[rows[~unlabelled]] = found.posterior[~unlabelled].argmax(1)
     if plan.supervision == "pseudo":
-        asked = given < 0
-        found[rows[asked]] = np.asarray(probabilities).argmax(1)[asked]
-        logger.info("supervision is pseudo: %d rows take the class that their caption tells.", asked.sum())
-    split = with_labels(training, found) if (found != labels).any() else training
-    taught = np.ones(len(rows), dtype=bool) if plan.supervision == "soft" else contradicted & (found[rows] < 0)
-    if not taught.any():
-        return split
-    if taught.all() and len(rows) == len(training):
-        return with_soft_labels(split, probabilities)  # a memory-mapped file stays one
-    soft = np.zeros((len(training), probabilities.shape[1]), dtype=np.float16)
-    soft[rows[taught]] = probabilities[taught]
-    return with_soft_labels(split, soft)
+        learned[rows[unlabelled]] = found.posterior[unlabelled].argmax(1)
+    if plan.label_noise == "soften" or (plan.supervision == "auto" and unlabelled.any()):
+        soft = _targets(learned, captioned, found.posterior, plan)
+        taught = np.count_nonzero(soft.any(1))
+        return with_soft_labels(with_labels(training, np.full(len(labels), -1)), soft), taught / float(soft.sum())
+    split = with_labels(training, learned) if (learned != labels).any() else training
+    if plan.supervision != "soft":
+        return split, 0.0
+    if len(rows) == len(training):
+        return with_soft_labels(split, found.probabilities), 1.0  # a memory-mapped file stays one
+    soft = np.zeros((len(training), found.probabilities.shape[1]), dtype=np.float16)
+    soft[rows] = found.probabilities
+    return with_soft_labels(split, soft), 1.0
+
+
+def _targets(labels: np.ndarray, captioned: CaptionedRows, posterior: np.ndarray, plan: Plan) -> np.ndarray:
+    """(rows, C) float16 in place of labels: probabilities of the true class, times the weight of the row."""
+    targets = np.zeros((len(labels), posterior.shape[1]), dtype=np.float16)
+    known = labels >= 0
+    targets[known, labels[known]] = 1
+    unlabelled = captioned.labels < 0
+    if plan.label_noise == "soften":
+        targets[captioned.rows[~unlabelled]] = posterior[~unlabelled]
+    if plan.supervision in ("auto", "soft"):
+        targets[captioned.rows[unlabelled]] = plan.unlabelled_weight * posterior[unlabelled]
+    return targets
 
 
 def with_soft_labels(split: Dataset, soft: np.ndarray) -> Dataset:
