@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from filelock import FileLock
 from provenance import RESULTS, provenance
 
 from g4i_hf.evaluation.statistics import paired_summary
@@ -22,20 +23,25 @@ class PhotoResults:
 
     def __init__(self, grid: str, command: str, folder: Path = RESULTS):
         self.file = folder / f"photos_{grid}.json"
+        self.command = command
+        self.read()
+
+    def read(self) -> None:
         found = json.loads(self.file.read_text()) if self.file.exists() else {"made": {}, "rows": []}
         self.made, self.rows = found["made"], found["rows"]
-        self.command = command
         self.keys = {tuple(row[name] for name in KEY) for row in self.rows}
 
     def has(self, **key: str | int) -> bool:
         return tuple(key[name] for name in KEY) in self.keys
 
     def add(self, row: dict) -> None:
-        """Appends a row, and writes the file at once."""
-        self.rows.append(row)
-        self.keys.add(tuple(row[name] for name in KEY))
-        self.made[row["student"]] = provenance() | {"command": self.command}
-        self.write()
+        """Appends a row, and writes the file at once; another script may have written it since."""
+        with FileLock(self.file.parent.parent / "runs" / f"{self.file.name}.lock"):
+            self.read()
+            self.rows.append(row)
+            self.keys.add(tuple(row[name] for name in KEY))
+            self.made[row["student"]] = provenance() | {"command": self.command}
+            self.write()
 
     def write(self) -> None:
         lines = ",\n".join(f"  {json.dumps(row)}" for row in self.rows)  # a row a line

@@ -1,0 +1,99 @@
+"""
+What are captions worth for a small ResNet that is trained from scratch on photographs? Wrong labels, few labels and
+all labels, on CIFAR-10, Caltech-101 and Flowers-102, each training by `g4i train` with a recipe of recipes/photos.
+
+    python benchmarks/photos_scratch.py PHOTOS
+
+PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says where the images and captions come from).
+Both variants of a setting have the same steps, rate and augmentation. Every run is evaluated once, on `test`. One
+thread; two to four minutes a training. Finished rows are not computed again. Writes results/photos_*.json, where rows
+of other students stay as they are.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from photo_results import PhotoResults
+from provenance import ROOT
+
+from g4i_hf.running import main as g4i
+
+STUDENT = "small resnet, from scratch"
+VARIANTS = {
+    "baseline": {"align_weight": 0, "supervision": "none"},
+    "alignment": {"supervision": "none"},
+    "soft labels": {"align_weight": 0, "supervision": "soft", "soft_label_weight": 3},
+    "auto": {"align_weight": 0},
+    "auto and alignment": {},
+}
+# Setting -> grid, options, variants
+SETTINGS = {
+    "40% symmetric": ("wrong_labels", {"label_noise_rate": 0.4}, ["baseline", "auto", "alignment", "soft labels"]),
+    "10%": ("few_labels", {"label_fraction": 0.1}, ["baseline", "auto", "auto and alignment"]),
+    "all": ("all_labels", {}, ["baseline", "alignment", "auto"]),
+    "20% symmetric": ("wrong_labels", {"label_noise_rate": 0.2}, ["baseline", "auto"]),
+    "60% symmetric": ("wrong_labels", {"label_noise_rate": 0.6}, ["baseline", "auto"]),
+}
+OF_CIFAR10_ALONE = {"20% symmetric", "60% symmetric"}
+
+
+def train(photos: Path, data: str, seed: int, options: dict, run: Path) -> dict:
+    """The results of the run, which is removed."""
+    settings = {
+        "dataset_name": str((photos / data).resolve()),
+        "embeddings_dir": str(run.parent / "embeddings" / data),
+        "output_dir": str(run),
+        "seed": seed,
+        "max_steps": steps_of(photos, data),
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
+    words = [word for name, value in (settings | options).items() for word in (f"--{name}", str(value))]
+    shutil.rmtree(run, ignore_errors=True)
+    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / f"{data}.yaml"), *words])
+    g4i(["evaluate", "--run", str(run), "--splits", "test", "--measures", "calibration"])
+    results = json.loads((run / "all_results.json").read_text())
+    shutil.rmtree(run)
+    return results
+
+
+def steps_of(photos: Path, data: str) -> int:
+    """Of all rows: a baseline that drops images without a label has the same number."""
+    rows = load_dataset("parquet", data_files=str(photos / data / "train*.parquet"), split="train").num_rows
+    return rows // 64 * (15 if data == "cifar10" else 30)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--data", nargs="+", default=["cifar10", "caltech101", "flowers102"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/photos"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed in args.seeds:
+        for setting, (grid, options, variants) in SETTINGS.items():
+            for data in args.data:
+                if setting in OF_CIFAR10_ALONE and data != "cifar10":
+                    continue
+                for variant in variants:
+                    key = {"data": data, "student": STUDENT, "variant": variant, "setting": setting, "seed": seed}
+                    if PhotoResults(grid, "").has(**key):
+                        continue
+                    start = time.perf_counter()
+                    chosen = options | VARIANTS[variant]
+                    if variant == "baseline" and "label_fraction" in options:
+                        chosen["unlabelled"] = "drop"
+                    found = train(args.photos, data, seed, chosen, args.runs / f"{data}-{seed}")
+                    row = key | {"accuracy": found["test_accuracy"], "calibration_error": found["test_ece"]}
+                    PhotoResults(grid, "python benchmarks/photos_scratch.py PHOTOS").add(row)
+                    print(json.dumps(row), f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
