@@ -1,6 +1,6 @@
 """
 What are captions worth for a small ResNet that is trained from scratch on photographs? Wrong labels, few labels and
-all labels, on CIFAR-10, Caltech-101 and Flowers-102, each training by `g4i train` with a recipe of recipes/photos.
+all labels, on CIFAR-10, Caltech-101 and Flowers-102, each training by `g4i train` with recipes/photos/train.yaml.
 
     python benchmarks/photos_scratch.py PHOTOS
 
@@ -53,7 +53,7 @@ def train(photos: Path, data: str, seed: int, options: dict, run: Path) -> dict:
     }
     words = [word for name, value in (settings | options).items() for word in (f"--{name}", str(value))]
     shutil.rmtree(run, ignore_errors=True)
-    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / f"{data}.yaml"), *words])
+    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / "train.yaml"), *words])
     g4i(["evaluate", "--run", str(run), "--splits", "test", "--measures", "calibration"])
     results = json.loads((run / "all_results.json").read_text())
     shutil.rmtree(run)
