@@ -145,7 +145,10 @@ def calibration() -> str:
     return "\n".join(lines)
 
 
-RIVALS = {"few_labels": ("self-training", "Tip-Adapter"), "wrong_labels": ("label smoothing", "GCE", "cleanlab")}
+RIVALS = {
+    "few_labels": ("self-training", "Tip-Adapter"),
+    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab"),
+}
 # What the first table of the README shows: title, grid, setting, and (data, student) of its rows
 PROMISES = (
     ("4 labels a class", "few_labels", "4 a class", [(data, FROZEN) for data in NAMES]),
