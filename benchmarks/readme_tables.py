@@ -61,6 +61,7 @@ TABLES = {
     "photos_promises": tables_of_photos.promises,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
     "pseudo_labels": tables_of_gain.pseudo_labels,
+    "small_students": tables_of_cost.small_students,
     "stamps_few_labels": tables_of_gain.stamps_few_labels,
     "step_time": tables_of_cost.step_time,
     "students": tables_of_gain.students,

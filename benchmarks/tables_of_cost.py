@@ -198,3 +198,19 @@ def imagenet_network() -> str:
             f"| {row['alignment_mb']:.1f} MB | {share:.1%} |"
         )
     return "\n".join(lines)
+
+
+def small_students() -> str:
+    """The fastest first; weights whose licence forbids or restricts commercial use are marked."""
+    students = read_result("small_students.json")["students"]
+    lines = [
+        "| timm name | million parameters | million multiply-adds | ms an image | images a second, of ResNet-18 | licence |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, row in sorted(students.items(), key=lambda item: -item[1]["images_per_second"]):
+        licence = row["license"] if row["permissive"] else f"**{row['license']}**"
+        lines.append(
+            f"| `{name}` | {row['parameters'] / 1e6:.1f} | {row['macs'] / 1e6:.0f} | {row['milliseconds']:.0f} "
+            f"| {row['speed_over_resnet18']:.1f}x | {licence} |"
+        )
+    return "\n".join(lines)
