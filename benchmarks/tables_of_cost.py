@@ -204,7 +204,7 @@ def small_students() -> str:
     """The fastest first; weights whose licence forbids or restricts commercial use are marked."""
     students = read_result("small_students.json")["students"]
     lines = [
-        "| timm name | million parameters | million multiply-adds | ms an image | images a second, of ResNet-18 | licence |",
+        "| timm name | million parameters | million multiply-adds | ms an image | speed, of ResNet-18 | licence |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, row in sorted(students.items(), key=lambda item: -item[1]["images_per_second"]):
