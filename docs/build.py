@@ -13,7 +13,9 @@ import re
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -62,21 +64,37 @@ def inside_the_site(text: str, folder: str) -> str:
 
 
 def command_line() -> str:
-    names = ["fit", *(name for name in OPTIONS_OF if name != "fit")]
-    return "\n".join([HEAD, *(section(name) for name in names)])
-
-
-def section(command: str) -> str:
-    """What a command does, and a table for each group of its options."""
-    source = (ROOT / "g4i_hf" / "commands" / f"{command}.py").read_text(encoding="utf-8")
-    lines = [f"## g4i {command}", "", fenced(ast.get_docstring(ast.parse(source))), ""]
-    for declaring, group in grouped(OPTIONS_OF[command]).items():
-        lines += [f"### {command}: {title_of(declaring)}", "", "| option | default | |", "|---|---|---|"]
-        for name, field in group.items():
-            text, default = described(field)
-            lines.append(f"| `--{name}` | {f'`{default}`' if default else ''} | {cell(text)} |")
-        lines.append("")
+    """A section for each command, and one for the groups of options that several commands share."""
+    groups = {name: grouped(classes) for name, classes in OPTIONS_OF.items()}
+    times = Counter(declaring for found in groups.values() for declaring in found)
+    shared = {
+        declaring: group for found in groups.values() for declaring, group in found.items() if times[declaring] > 1
+    }
+    lines = [HEAD]
+    for name in ("fit", *(name for name in groups if name != "fit")):
+        source = (ROOT / "g4i_hf" / "commands" / f"{name}.py").read_text(encoding="utf-8")
+        lines += [f"## g4i {name}", "", fenced(ast.get_docstring(ast.parse(source))), ""]
+        if also := [title_of(declaring) for declaring in groups[name] if declaring in shared]:
+            lines += [f"Also takes: {', '.join(f'[{title}](#{slug(title)})' for title in also)}.", ""]
+        for declaring, group in groups[name].items():
+            if declaring not in shared:
+                lines += table(f"{name}: {title_of(declaring)}", group)
+    lines += ["## Shared options", ""]
+    for declaring, group in shared.items():
+        lines += table(title_of(declaring), group)
     return "\n".join(lines)
+
+
+def table(title: str, group: dict[str, Any]) -> list[str]:
+    lines = [f"### {title}", "", "| option | default | |", "|---|---|---|"]
+    for name, field in group.items():
+        text, default = described(field)
+        lines.append(f"| `--{name}` | {f'`{default}`' if default else ''} | {cell(text)} |")
+    return [*lines, ""]
+
+
+def slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def fenced(docstring: str) -> str:
