@@ -74,19 +74,27 @@ def command_line() -> str:
     for name in ("fit", *(name for name in groups if name != "fit")):
         source = (ROOT / "g4i_hf" / "commands" / f"{name}.py").read_text(encoding="utf-8")
         lines += [f"## g4i {name}", "", fenced(ast.get_docstring(ast.parse(source))), ""]
-        if also := [title_of(declaring) for declaring in groups[name] if declaring in shared]:
-            lines += [f"Also takes: {', '.join(f'[{title}](#{slug(title)})' for title in also)}.", ""]
+        if also := [f"[{heading(each)[0]}](#{slug(heading(each)[0])})" for each in groups[name] if each in shared]:
+            lines += [f"Also takes: {', '.join(also)}.", ""]
         for declaring, group in groups[name].items():
             if declaring not in shared:
-                lines += table(f"{name}: {title_of(declaring)}", group)
+                lines += table(declaring, group, f"{name}: ")
     lines += ["## Shared options", ""]
     for declaring, group in shared.items():
-        lines += table(title_of(declaring), group)
+        lines += table(declaring, group)
     return "\n".join(lines)
 
 
-def table(title: str, group: dict[str, Any]) -> list[str]:
-    lines = [f"### {title}", "", "| option | default | |", "|---|---|---|"]
+def heading(declaring: type) -> tuple[str, str]:
+    """Title of a group of options, and what follows its colon, which explains it."""
+    return re.match(r"(Trainer: [^:;]+|[^:;]+)[:;]? ?(.*)", title_of(declaring)).groups()
+
+
+def table(declaring: type, group: dict[str, Any], before: str = "") -> list[str]:
+    """The options of a group, under its title."""
+    name, about = heading(declaring)
+    lines = [f"### {before}{name}", "", *([about[0].upper() + about[1:] + ".", ""] if about else [])]
+    lines += ["| option | default | |", "|---|---|---|"]
     for name, field in group.items():
         text, default = described(field)
         lines.append(f"| `--{name}` | {f'`{default}`' if default else ''} | {cell(text)} |")
