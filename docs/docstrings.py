@@ -27,7 +27,8 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
         if obj.docstring:
-            obj.docstring.value = MARK.sub(self._linked, obj.docstring.value)
+            text = MARK.sub(self._linked, obj.docstring.value)
+            obj.docstring.value = re.sub("^Example:$", "Examples:", text, flags=re.MULTILINE)  # a section, as code
 
     def _linked(self, match: re.Match) -> str:
         short, name = match.groups()
