@@ -55,7 +55,7 @@ class EvaluateArguments:
     measures: list[str] | None = option(
         None,
         "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, probe (k-NN and linear), "
-        "robustness (20 more passes) and speed (of the student on this CPU); all; or none. By default the first three.",
+        "robustness (20 more passes) and speed (on this CPU); all; or none. By default, the first three.",
     )
     probe_samples: Count | None = option(
         None, "Number of training images for the probes, drawn at random; all by default."
