@@ -32,9 +32,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     Args:
         output_dir (`str`): the run folder.
-
-    The others are the options of [`~g4i_hf.options.TrainingOptions`], each described there, and of
-    `TrainingArguments`.
+        kwargs: the options of [`~g4i_hf.options.TrainingOptions`], each described there, and of `TrainingArguments`.
 
     Raises:
         ValueError: for a value that is no choice, or makes no sense; it names the option.
