@@ -9,7 +9,7 @@ SHELL := bash
 G4I := OMP_NUM_THREADS=1 $(BIN)/g4i
 TRAIN := $(G4I) train --disable_tqdm true
 
-.PHONY: venv demo caption-demo hub-demo test test-slow test-minimum browser lint clean
+.PHONY: venv demo caption-demo hub-demo docs test test-slow test-minimum browser lint clean
 
 venv: $(VENV)/.installed
 
@@ -39,11 +39,17 @@ caption-demo: venv
 hub-demo: venv
 	$(BIN)/python tests/hub_demo.py
 
+# The documentation, site/index.html; a link that leads nowhere is an error
+docs: venv
+	$(BIN)/python docs/build.py build/docs
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/prose.py
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: venv browser
@@ -66,4 +72,4 @@ browser:
 	else $(BIN)/python -m playwright install chromium; fi
 
 clean:
-	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf runs build site dist *.egg-info .pytest_cache .ruff_cache

@@ -14,11 +14,11 @@ from provenance import ROOT
 PAGES = (
     "README.md",
     "docs/evidence.md",
-    "docs/few_labels.md",
-    "docs/overview.md",
-    "docs/imagenet_cost.md",
-    "docs/input_pipeline.md",
-    "docs/scale.md",
+    "docs/concepts.md",
+    "docs/speed.md",
+    "docs/guides/few_labels.md",
+    "docs/guides/large_datasets.md",
+    "docs/guides/wrong_labels.md",
     "recipes/efficientnet_lite0/README.md",
 )
 TABLES = {
