@@ -1,18 +1,18 @@
 """Export of a student to ONNX, checked against PyTorch."""
 
 import contextlib
-import importlib
 import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from ..extras import require
 
 BATCHES = (1, 2, 3, 8)  # sizes that are compared
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
@@ -37,7 +37,7 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
         ImportError: when onnx, onnxscript or onnxruntime is missing.
         ValueError: when the student cannot be exported, or the graph gives other logits.
     """
-    onnx_ir, onnxruntime = _require("onnx_ir"), _require("onnxruntime")
+    onnx_ir, onnxruntime = (require(name, "onnx", "ONNX") for name in ("onnx_ir", "onnxruntime"))
     student, path = student.eval(), Path(path)
     name = getattr(student.config, "architecture", None) or type(student).__name__
     try:
@@ -58,14 +58,6 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
         for written in (path, path.with_name(f"{path.name}.data")):
             written.unlink(missing_ok=True)
         raise ValueError(f"{name}: the ONNX graph {error} Release it without --onnx.") from error
-
-
-def _require(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        missing = error.name or package
-        raise ImportError(f"ONNX needs {missing}: pip install -e '.[onnx]' in a clone of g4i_hf.") from error
 
 
 @torch.no_grad()

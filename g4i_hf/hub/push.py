@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, SpaceCard
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -24,6 +23,7 @@ from ..files import replace_text
 from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
+HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 README, OF_THE_HUB = "README.md", {".gitattributes"}
 LARGE = 10_000_000  # bytes; the Hub knows larger files by their SHA-256, smaller ones by that or by git's SHA-1
@@ -284,10 +284,10 @@ def clear_errors(repo_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, httpx2.HTTPError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
         cause = error.__cause__ if wraps else error  # of an upload, or of a download
-        known = (HfHubHTTPError, httpx2.HTTPError, ConnectionError, LocalTokenNotFoundError)
+        known = (HfHubHTTPError, HTTPError, ConnectionError, LocalTokenNotFoundError)
         if not isinstance(cause, known) and not _is_xet_refusal(cause):
             raise
         raise PushError(_message(repo_id, cause)) from error

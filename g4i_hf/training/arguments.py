@@ -61,6 +61,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         check_training(self)
         if self.early_stopping_patience is not None:
             self._prepare_early_stopping()
+        if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24
+            self.gradient_checkpointing = self.gradient_checkpointing or bool(self.activation_checkpointing)
         TrainingArguments.__post_init__(self)
         for name, value in timm_names.items():
             setattr(self, name, value)

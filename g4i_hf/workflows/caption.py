@@ -30,6 +30,7 @@ from ..cli import build_options
 from ..data.loading import class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
 from ..data.stream import stream_images
+from ..extras import require
 from ..options import (
     ASKING,
     OPTIONS_OF,
@@ -117,6 +118,7 @@ class Captioning:
         model, revision = args.captioner_model, args.captioner_revision
         decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         if self.kind == "endpoint":
+            require("openai", "server", "Captioning by a server")
             from ..captioning.endpoint import EndpointCaptioner
 
             if not self.endpoint.base_url:
