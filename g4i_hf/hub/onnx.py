@@ -19,6 +19,7 @@ TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
 LARGEST_FILE = 1_500_000_000  # bytes of weights within the file; protobuf ends at 2 GiB
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
 BATCH = "batch"
+NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
 CHATTY = ("torch.onnx", "torch.export", "torch._dynamo", "transformers.exporters", "onnx_ir", "onnxscript")
 
 
@@ -37,7 +38,7 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
         ImportError: when onnx, onnxscript or onnxruntime is missing.
         ValueError: when the student cannot be exported, or the graph gives other logits.
     """
-    onnx_ir, onnxruntime = (require(name, "onnx", "ONNX") for name in ("onnx_ir", "onnxruntime"))
+    onnxruntime, onnx_ir, _ = (require(name, "onnx", "ONNX") for name in NEEDED)
     student, path = student.eval(), Path(path)
     name = getattr(student.config, "architecture", None) or type(student).__name__
     try:

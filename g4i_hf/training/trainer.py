@@ -105,8 +105,7 @@ class AlignmentTrainer(Trainer):
         self.publisher = publisher
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
-        self.model_accepts_loss_kwargs = False
-        self.accelerator.gradient_accumulation_steps = 1  # before transformers 5.6 accelerate divided once more
+        self.loss_is_scaled_for_ga = False
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
         self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
         self.terms = TermSums()  # since the last log
@@ -243,12 +242,12 @@ class AlignmentTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
 
-    def create_optimizer(self, *model: nn.Module | None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer or timm's, over the groups of `weight_decay_on` and `layer_decay`."""
         if self.optimizer is not None:
             return self.optimizer
         if timm_name(self.args.optim) is None:
-            super().create_optimizer(*model)  # Trainer's has no parameter before transformers 5.4
+            super().create_optimizer(model)
         else:
             decayed = set(self.get_decay_parameter_names(self.model))
             self.optimizer = timm_optimizer(self.args, decay_groups(self.model, decayed, self.args.weight_decay))
