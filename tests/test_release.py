@@ -281,8 +281,10 @@ def test_adapters_are_merged_in_student_aligned_model_and_graph_or_are_alone(tmp
     processor = {"preprocessor_config.json", "id2label.json", ".g4i_hf.json", "onnx/model.onnx"}
     assert files_of(released) == processor | {"adapter_config.json", "adapter_model.safetensors"}
     pixels = torch.randn(3, 3, 48, 48)
-    graph = pytest.importorskip("onnxruntime").InferenceSession(released / "onnx" / "model.onnx").run(
-        ["logits"], {"pixel_values": pixels.numpy()}
+    graph = (
+        pytest.importorskip("onnxruntime")
+        .InferenceSession(released / "onnx" / "model.onnx")
+        .run(["logits"], {"pixel_values": pixels.numpy()})
     )
     student = release_student(run)  # in place of the adapter
     aligned = AlignedImageClassification.from_pretrained(student / "aligned").eval()

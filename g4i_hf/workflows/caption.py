@@ -60,6 +60,7 @@ class Captioning:
         endpoint: EndpointArguments,
         existing: ExistingCaptionsArguments,
         quality: QualityArguments,
+        *,
         say: Callable[[str], object],
     ):
         self.args, self.data, self.local, self.endpoint = args, data, local, endpoint
