@@ -1,4 +1,4 @@
-"""Extras of setup.cfg: nothing of the core imports them, and a missing one is named with the command that brings it."""
+"""Extras of setup.cfg: the core imports none of them, and a missing one is named with the command that installs it."""
 
 import configparser
 import re
