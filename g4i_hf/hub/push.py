@@ -103,7 +103,7 @@ def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **op
 
 def validate_card(card: RepoCard, repo_type: str) -> None:
     """
-    Asks the Hub of HF_ENDPOINT for its opinion of a card. `RepoCard.validate` asked huggingface.co in its place, until
+    Asks the Hub of HF_ENDPOINT for its opinion of a card. `RepoCard.validate` asks huggingface.co in its place, up to
     huggingface_hub 2.0.
 
     Raises:
