@@ -64,6 +64,7 @@ def test_a_missing_extra_is_named():
 MISSING = {
     "server": ("openai", "caption --dataset_name PICTURES --captioner endpoint --base_url http://localhost:1/v1 "
                "--captioner_model m --captions_dir OUT"),
+    "trackers": ("wandb", "train PICTURES --output_dir OUT --report_to wandb"),
     "hub": ("detect_secrets", "release --stage STAGE --dataset_dir OUT --dry_run true"),
 }  # fmt: skip
 
