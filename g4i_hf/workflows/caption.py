@@ -67,6 +67,8 @@ class Captioning:
         self.existing, self.quality = existing, quality
         self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         self.asks = self.kind in ASKING
+        if self.kind == "endpoint":  # before the data is read
+            require("openai", "server", "Captioning by a server")
         self.share = Share.from_environment()
         self.say = say
         self.outcome: Outcome | None = None  # of asking a captioner
@@ -119,7 +121,6 @@ class Captioning:
         model, revision = args.captioner_model, args.captioner_revision
         decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         if self.kind == "endpoint":
-            require("openai", "server", "Captioning by a server")
             from ..captioning.endpoint import EndpointCaptioner
 
             if not self.endpoint.base_url:
