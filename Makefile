@@ -9,7 +9,7 @@ SHELL := bash
 G4I := OMP_NUM_THREADS=1 $(BIN)/g4i
 TRAIN := $(G4I) train --disable_tqdm true
 
-.PHONY: venv demo caption-demo hub-demo test test-slow test-minimum browser lint clean
+.PHONY: venv demo caption-demo hub-demo docs test test-slow test-minimum browser lint clean
 
 venv: $(VENV)/.test
 
@@ -40,12 +40,18 @@ caption-demo: $(VENV)/.demo
 hub-demo: $(VENV)/.demo
 	$(BIN)/python tests/hub_demo.py
 
-lint: $(VENV)/.lint
+# The documentation, site/index.html; a link that leads nowhere is an error
+docs: venv
+	$(BIN)/python docs/build.py build/docs
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
+
+lint: venv $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/prose.py
 	$(BIN)/mypy
 
-test: lint venv
+test: lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: venv browser
@@ -69,4 +75,4 @@ browser:
 	else $(BIN)/python -m playwright install chromium; fi
 
 clean:
-	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf runs build site dist *.egg-info .pytest_cache .ruff_cache

@@ -18,7 +18,7 @@ def lines() -> list[str]:
     seeds = len(found["seeds"])
     return [
         f"This was one seed, which may mislead. Mean gain over {seeds} seeds: {', '.join(gains)}.",
-        "With few labels captions gain more: docs/few_labels.md.",
+        "With few labels captions gain more: docs/guides/few_labels.md.",
     ]
 
 

@@ -1,6 +1,6 @@
 """
 What the ImageNet recipes would take, calculated and not run: hours of captioning, embedding and training, storage,
-network and money. Writes results/imagenet_plan.json, from which docs/imagenet_cost.md has its tables.
+network and money. Writes results/imagenet_plan.json, from which docs/guides/large_datasets.md has its tables.
 
     python benchmarks/imagenet_plan.py
     python benchmarks/imagenet_plan.py --gpu_price 4 --utilisation 0.2 --answer_tokens 60 --output plan.json

@@ -348,6 +348,32 @@ def logit_adjustment(case: Case) -> torch.Tensor:
     return weight
 
 
+def with_captions_of_others(case: Case) -> torch.Tensor:
+    """A control: every image has the caption of another one."""
+    rows = case.photos.training
+    order = np.random.default_rng(case.seed).permutation(len(rows))
+    return replaced(case, np.asarray(rows.with_format("numpy")["text_embeds"][:])[order])
+
+
+def with_random_vectors(case: Case) -> torch.Tensor:
+    """A control: every image has a random vector for a caption."""
+    return replaced(case, np.random.default_rng(case.seed).normal(size=(len(case.labels), 384)))
+
+
+def with_class_names(case: Case) -> torch.Tensor:
+    """A control: every image has the name of its true class for a caption, as if the model had never been wrong."""
+    photos = case.photos
+    names = photos.training.features["label"].names
+    return replaced(case, load_encoder(ENCODER).encode([f"a photo of a {name}" for name in names])[photos.truth])
+
+
+def replaced(case: Case, text_embeds: np.ndarray) -> torch.Tensor:
+    rows = case.photos.training.remove_columns("text_embeds")
+    rows = rows.add_column("text_embeds", list(np.asarray(text_embeds, dtype=np.float16)))
+    photos = Photos(**case.photos.__dict__ | {"training": rows})
+    return captions("auto", image=True)(Case(photos, case.labels, case.seed, case.noise))
+
+
 CAPTIONS = {
     "auto": captions("auto", image=True),
     "auto, captions alone": captions("auto"),
@@ -382,6 +408,16 @@ GRIDS = {
     "all_labels": (
         ["all"],
         {"baseline": baseline} | CAPTIONS | BESIDE_LABELS | {"captions at inference": captions_at_inference},
+    ),
+    "controls": (
+        ["4 a class", "40% symmetric"],
+        {
+            "baseline": baseline,
+            "auto": captions("auto", image=True),
+            "captions of other images": with_captions_of_others,
+            "random vectors": with_random_vectors,
+            "class names": with_class_names,
+        },
     ),
     "long_tail": (["factor 20", "factor 100"], {"baseline": baseline} | CAPTIONS | BESIDE_LABELS | RIVALS_OF_TAIL),
 }

@@ -8,16 +8,17 @@ import re
 
 import tables_of_cost
 import tables_of_gain
+import tables_of_photos
 from provenance import ROOT
 
 PAGES = (
     "README.md",
     "docs/evidence.md",
-    "docs/few_labels.md",
-    "docs/overview.md",
-    "docs/imagenet_cost.md",
-    "docs/input_pipeline.md",
-    "docs/scale.md",
+    "docs/concepts.md",
+    "docs/speed.md",
+    "docs/guides/few_labels.md",
+    "docs/guides/large_datasets.md",
+    "docs/guides/wrong_labels.md",
     "recipes/efficientnet_lite0/README.md",
 )
 TABLES = {
@@ -52,7 +53,15 @@ TABLES = {
     "longer": tables_of_gain.longer,
     "mlp_mixer": tables_of_gain.mlp_mixer,
     "measures": tables_of_gain.measures,
+    "photos_all_labels": tables_of_photos.all_labels,
+    "photos_calibration": tables_of_photos.calibration,
+    "photos_controls": tables_of_photos.controls,
+    "photos_few_labels": tables_of_photos.few_labels,
+    "photos_long_tail": tables_of_photos.long_tail,
+    "photos_promises": tables_of_photos.promises,
+    "photos_wrong_labels": tables_of_photos.wrong_labels,
     "pseudo_labels": tables_of_gain.pseudo_labels,
+    "small_students": tables_of_cost.small_students,
     "stamps_few_labels": tables_of_gain.stamps_few_labels,
     "step_time": tables_of_cost.step_time,
     "students": tables_of_gain.students,

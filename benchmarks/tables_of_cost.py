@@ -35,7 +35,7 @@ def _speeds(speed: dict) -> str:
     """A row a way of loading: images a second, its time over ours."""
     modes = list(speed)
     lines = [
-        "| images a second of the processor; time over ours (quartiles), by the clock |"
+        "| images per second of CPU time; CPU time over ours (quartiles), wall clock over ours |"
         + "".join(f" {mode} |" for mode in modes)
     ]
     lines.append("|---|" + "---:|" * len(modes))
@@ -108,7 +108,7 @@ def alignment_memory() -> str:
         "the same here": f"{more['own'] / gb:.3f} GB",
         "the same, with what is mapped": f"{more['all'] / gb:.3f} GB",
         "after 102,400 rows were read and a text bank of all was made": f"{later / gb:.3f} GB",
-        "time of the processor to open images, labels, captions and embeddings": f"{ours['seconds']:.1f} s",
+        "CPU time to open images, labels, captions and embeddings": f"{ours['seconds']:.1f} s",
         f"reading a row, {found['read_together']} at once": f"{1e6 * read:.1f} µs",
         "reading over forward and backward of a ResNet-50, on the same thread": f"{read / image:.5%}",
         "images a second and process up to which reading stays under 1%": f"{0.01 / read:,.0f}",
@@ -196,5 +196,21 @@ def imagenet_network() -> str:
         lines.append(
             f"| {row['student']} | {row['processes']} | {row['global_batch']:,} | {row['gradients_mb']:.0f} MB "
             f"| {row['alignment_mb']:.1f} MB | {share:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def small_students() -> str:
+    """The fastest first; weights whose licence forbids or restricts commercial use are marked."""
+    students = read_result("small_students.json")["students"]
+    lines = [
+        "| timm name | million parameters | million multiply-adds | ms an image | speed, of ResNet-18 | licence |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, row in sorted(students.items(), key=lambda item: -item[1]["images_per_second"]):
+        licence = row["license"] if row["permissive"] else f"**{row['license']}**"
+        lines.append(
+            f"| `{name}` | {row['parameters'] / 1e6:.1f} | {row['macs'] / 1e6:.0f} | {row['milliseconds']:.0f} "
+            f"| {row['speed_over_resnet18']:.1f}x | {licence} |"
         )
     return "\n".join(lines)

@@ -103,3 +103,77 @@ def long_tail() -> str:
 
 def all_labels() -> str:
     return table("all_labels", ALL_LABELS)
+
+
+CONTROLS = {
+    "baseline": "baseline",
+    "auto": "captions",
+    "class names": "name of the true class",
+    "captions of other images": "captions of other images",
+    "random vectors": "random vectors",
+}
+
+
+def controls() -> str:
+    found, settings = summary("controls"), ("4 a class", "40% symmetric")
+    places = [(data, setting) for data in ("cifar10", "caltech101") for setting in settings]
+    heads = [f"{NAMES[data]}, {setting}" for data, setting in places]
+    lines = [f"| in place of captions | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for variant, title in CONTROLS.items():
+        rows = [found.get((data, FROZEN, setting, variant)) for data, setting in places]
+        lines.append(f"| {title} | {' | '.join(cell(row, with_difference=False) for row in rows)} |")
+    return "\n".join(lines)
+
+
+def calibration() -> str:
+    """Expected calibration error of baseline and student with captions, means over seeds."""
+    lines = ["| ECE on `test` | baseline | with captions |", "|---|---:|---:|"]
+    for grid, settings in (("few_labels", ("4 a class", "10%")), ("wrong_labels", ("40% symmetric",))):
+        rows = read_result(f"photos_{grid}.json")["rows"]
+        for student in (FROZEN, SCRATCH):
+            for data, name in NAMES.items():
+                for setting in settings:
+                    errors = {}
+                    for variant in ("baseline", "auto"):
+                        key = {"data": data, "student": student, "setting": setting, "variant": variant}
+                        found = [row for row in rows if key.items() <= row.items()]
+                        if found:
+                            errors[variant] = 100 * sum(row["calibration_error"] for row in found) / len(found)
+                    if len(errors) == 2:
+                        cells = " | ".join(f"{error:.1f}" for error in errors.values())
+                        lines.append(f"| {name}, {TITLES[student]}, {setting} | {cells} |")
+    return "\n".join(lines)
+
+
+RIVALS = {
+    "few_labels": ("self-training", "Tip-Adapter"),
+    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab"),
+}
+# What the first table of the README shows: title, grid, setting, and (data, student) of its rows
+PROMISES = (
+    ("4 labels a class", "few_labels", "4 a class", [(data, FROZEN) for data in NAMES]),
+    ("10% of the labels", "few_labels", "10%", [("cifar10", SCRATCH)]),
+    ("40% of the labels wrong", "wrong_labels", "40% symmetric", [("cifar10", SCRATCH), ("caltech101", FROZEN)]),
+)
+
+
+def promises() -> str:
+    """A row for each promise: baseline, best rival without captions, student with captions, gain over the baseline."""
+    lines = [
+        "| accuracy on test images, % | baseline | best rival without captions | with captions | gain, 95% interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for title, grid, setting, rows in PROMISES:
+        found = summary(grid)
+        for data, student in rows:
+            place = (data, student, setting)
+            rivals = [found[(*place, name)]["accuracy"] for name in RIVALS[grid] if (*place, name) in found]
+            ours = found[(*place, "auto")]
+            gain = [100 * ours[name] for name in ("difference", "low", "high")]
+            lines.append(
+                f"| **{title}**: {NAMES[data]}, {TITLES[student]} "
+                f"| {100 * found[(*place, 'baseline')]['accuracy']:.1f} "
+                f"| {f'{100 * max(rivals):.1f}' if rivals else '–'} "
+                f"| **{100 * ours['accuracy']:.1f}** | {gain[0]:+.1f} [{gain[1]:+.1f}, {gain[2]:+.1f}] |"
+            )
+    return "\n".join(lines)

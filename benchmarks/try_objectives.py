@@ -4,8 +4,8 @@ test split is read. A short loop without Trainer, images in memory, so that an i
 
     python benchmarks/try_objectives.py --student levit --seeds 0 1 --ideas baseline paper bank
 
-Appends a line a run to results/objective_trials.jsonl; runs that are there already are not made again. LOG.md says
-what came of them; what won is an option of `train`, which the comparison of students then measured.
+Appends a line a run to results/objective_trials.jsonl; runs that are there already are not made again. What came
+of them is in research/LOG.md; what won is an option of `train`, which the comparison of students then measured.
 """
 
 import argparse

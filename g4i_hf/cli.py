@@ -7,7 +7,6 @@ Imports no torch, so that help, a wrong option and a missing folder take less th
 import gc
 import importlib
 import importlib.util
-import inspect
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ import sys
 import textwrap
 from argparse import SUPPRESS, ArgumentError, ArgumentTypeError
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
@@ -36,11 +35,11 @@ from .options import (
     DataArguments,
     TrainerGroup,
     TrainingOptions,
-    choices_of,
     is_secret,
     option,
     translated,
 )
+from .options.fields import default_of, described, grouped, names_of, title_of
 
 # Names of options in other tools, for the hint after an unknown option
 ALIASES = {
@@ -184,7 +183,7 @@ def other_trainer_options() -> list[str]:
         return OTHER_TRAINER_OPTIONS.split()
     from transformers import TrainingArguments
 
-    return [each.name for each in fields(TrainingArguments) if each.init and each.name not in _names(TrainingOptions)]
+    return [name for name in names_of(TrainingArguments) if name not in names_of(TrainingOptions)]
 
 
 def parse_options(
@@ -240,7 +239,7 @@ def parse_options(
 
 def first_words(classes: tuple[type, ...]) -> list[str]:
     """The options that first words without dashes stand for: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
-    known = {name for cls in classes for name in _names(cls)}
+    known = {name for cls in classes for name in names_of(cls)}
     first = "run" if "run" in known else "dataset_name"
     return [name for name in (first, "query") if name in known]
 
@@ -289,37 +288,13 @@ def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -
 
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
-    built = cls(**{name: value for name, value in values.items() if name in _names(cls)})
+    built = cls(**{name: value for name, value in values.items() if name in names_of(cls)})
     if cls is TrainingOptions:
         built.others = {name: values[name] for name in other_trainer_options() if name in values}
     return built
 
 
-def _names(cls: type) -> dict[str, Any]:
-    return {each.name: each for each in fields(cls) if each.init}
-
-
 # --- Printing --------------------------------------------------------------------------------------------------------
-
-
-def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
-    """The fields of all classes, grouped by the class that declares them; subclasses come first."""
-    groups: dict[type, dict[str, Any]] = {}
-    for cls in classes:
-        known = _names(cls)
-        for declaring in cls.__mro__:
-            own = {name: known[name] for name in inspect.get_annotations(declaring) if name in known}
-            if own:
-                groups.setdefault(declaring, {}).update(own)
-    return groups
-
-
-def title_of(declaring: type) -> str:
-    return declaring.__doc__.splitlines()[0]
-
-
-def default_of(field: Any) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
@@ -374,14 +349,8 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
 
 
 def help_line(field: Any) -> str:
-    default, text = default_of(field), field.metadata["help"]
-    choices = choices_of(field.type)
-    if choices and not all(choice in text for choice in choices):
-        text += f" One of: {', '.join(choices)}."
-    if default in (None, "", [], {}):
-        return text
-    shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-    return f"{text} [{shown.lower() if isinstance(default, bool) else shown}]"
+    text, default = described(field)
+    return f"{text} [{default}]" if default else text
 
 
 def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Architectures that a user has registered, as docs/own_architectures.md says: built, tried, released, loaded."""
+"""Architectures that a user has registered, as docs/guides/training.md says: built, tried, released, loaded."""
 
 import importlib
 import os
@@ -24,8 +24,9 @@ from g4i_hf.modeling.student import new_student
 from g4i_hf.options import ReleaseArguments
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "own_architectures.md").read_text(encoding="utf-8")
-OF_TIMM, OF_TRANSFORMERS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.M | re.S)
+PAGE = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+MODULES = r"^<!-- test: my_student with \w+ -->\n```python\n(.*?)^```$"
+OF_TIMM, OF_TRANSFORMERS = re.findall(MODULES, PAGE, flags=re.M | re.S)
 BUILD = {"id2label": ID2LABEL, "text_embed_dim": 8, "image_size": 24}
 FIXED = '{"tiny_net": {"input_size": (3, 24, 24), "fixed_input_size": True}}'
 

@@ -357,8 +357,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def trained(hub, tmp_path_factory) -> dict:
-    """What the code of docs/hub.md pushes."""
-    page = (Path(__file__).parent.parent / "docs" / "hub.md").read_text()
+    """What the code of docs/guides/publish.md pushes."""
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "publish.md").read_text()
     code = re.search(r"<!-- test: publisher -->\n```python\n(.*?)```", page, re.S)[1]
     folder = tmp_path_factory.mktemp("trained")
     found = hub.run(TRAINING.format(code=code), folder / "home", folder)

@@ -211,7 +211,7 @@ def test_an_encoder_that_is_not_on_the_hub_is_neither_promised_nor_loaded(built,
     space = build_space(run, student, tmp_path / "space")
     assert "no Hub id: in a Space the box for names" in caplog.text
     page = page_of(space)
-    assert f"Classes by their names are switched off: {off}" in page and "downloaded" not in page
+    assert f"Zero-shot classes are switched off: {off}" in page and "downloaded" not in page
     explainer, image = Explainer(space, device="cpu"), str(next((space / "gallery").iterdir()))
     assert explainer.why_no_names and len(explainer.look(image)[1]) == 3
     with pytest.raises(VisitorError, match="text encoder could not be loaded"):

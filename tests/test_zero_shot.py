@@ -391,7 +391,7 @@ def test_a_trained_model_knows_concepts_that_it_has_never_seen(trained):
 
 @pytest.mark.slow
 def test_the_page_on_zero_shot_runs_as_it_stands(trained):
-    page = (ROOT / "docs" / "zero_shot.md").read_text()
+    page = (ROOT / "docs" / "guides" / "search.md").read_text()
     code = re.search(r"<!-- test: zero-shot -->\n```python\n(.*?)```", page, flags=re.S)[1]
     done = subprocess.run([sys.executable, "-"], cwd=trained, input=code, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

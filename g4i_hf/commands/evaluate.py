@@ -2,9 +2,9 @@
 
     g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
-Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml;
-results on other data (--dataset_name) go into a folder in the run's evaluations/. --measures all adds probes of the
-feature, corrupted images and the speed of the student, which take longer.
+Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's train.yaml.
+Results on other data (`--dataset_name`) go into a folder in the run's evaluations/. `--measures all` adds probes of
+the feature, corrupted images and the speed of the student, which take longer.
 """
 
 from ..cli import OptionError, check_data, check_paths, quiet_libraries

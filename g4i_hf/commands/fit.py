@@ -4,9 +4,9 @@
     g4i fit --config recipes/emoji_styles/fit.yaml
     g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct --minutes 30 --seeds 3
 
-Checks the data, holds out a validation split if there is none, embeds the captions, decides how to use them, trains
-the classifier with captions and without, and compares both on `validation`. It never reads `test`, and sends training
-images nowhere unless `--captioner` is a server. To resume, run the same command again.
+Checks the data, and holds out a validation split if there is none. Embeds the captions and decides how to use them.
+Trains the classifier with captions and without, and compares both on `validation`. It never reads `test`, and sends
+training images nowhere unless `--captioner` is a server. To resume, run the same command again.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Architectures that a user has registered with timm or transformers, see docs/own_architectures.md."""
+"""Architectures that a user has registered with timm or transformers, see docs/guides/training.md."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .processing import image_size_of
 
-PAGE = "docs/own_architectures.md"
+PAGE = "docs/guides/training.md"
 HINT = f"If it is your own, import the module that registers it first ({PAGE})."
 
 

@@ -54,7 +54,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
     caption_splits: list[str] | None = option(None, "Splits to caption; all by default.")
     streaming: bool = option(False, "Stream the dataset instead of downloading it first.")
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
-    with_images: bool = option(False, "Write images and all other columns too, as a dataset of its own.")
+    with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 
     def __post_init__(self):
         check_values(self)

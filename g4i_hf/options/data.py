@@ -47,7 +47,7 @@ class EncoderArguments:
         "truncate", "Captions longer than the encoder's window: truncate, or chunk_mean (mean over chunks)."
     )
     embeddings_dir: str | None = option(None, "Folder for the embeddings; `embeddings` beside the run by default.")
-    with_images: bool = option(False, "Write images and all other columns too, as a dataset of its own.")
+    with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 
     def __post_init__(self):
         check_values(self)

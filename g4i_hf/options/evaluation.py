@@ -54,10 +54,8 @@ class EvaluateArguments:
     )
     measures: list[str] | None = option(
         None,
-        "Beside accuracy and caption retrieval: text_to_image (retrieval by caption), calibration, zero_shot (classes "
-        "by their names), probe (k-NN and linear probe), robustness (corrupted images, 20 more passes), speed (size, "
-        "and latency on this CPU in PyTorch and ONNX Runtime, float32 and int8); all; or none. By default the first "
-        "three.",
+        "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, probe (k-NN and linear), "
+        "robustness (20 more passes) and speed (on this CPU); all; or none. By default, the first three.",
     )
     probe_samples: Count | None = option(
         None, "Number of training images for the probes, drawn at random; all by default."

@@ -1,6 +1,7 @@
 """How an option is declared: a dataclass field with a help text and a type that holds its choices or its interval."""
 
-from dataclasses import field
+import inspect
+from dataclasses import MISSING, field, fields
 from math import inf
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -60,3 +61,43 @@ def _check_interval(name: str, value: float, interval: str) -> None:
         words = f"{'above' if interval[0] == '(' else 'at least'} {low:g}"
         words += "" if high == inf else f" and {'below' if interval[-1] == ')' else 'at most'} {high:g}"
         raise ValueError(f"{name} is {value}; it must be {words}.")
+
+
+# --- Listing ---------------------------------------------------------------------------------------------------------
+
+
+def names_of(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass that its constructor takes, by name."""
+    return {each.name: each for each in fields(cls) if each.init}
+
+
+def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
+    """The fields of all classes, grouped by the class that declares them; subclasses come first."""
+    groups: dict[type, dict[str, Any]] = {}
+    for cls in classes:
+        known = names_of(cls)
+        for declaring in cls.__mro__:
+            own = {name: known[name] for name in inspect.get_annotations(declaring) if name in known}
+            if own:
+                groups.setdefault(declaring, {}).update(own)
+    return groups
+
+
+def title_of(declaring: type) -> str:
+    return declaring.__doc__.splitlines()[0]
+
+
+def default_of(field: Any) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def described(field: Any) -> tuple[str, str]:
+    """What `--help` says of an option: its text with all choices, and its default, empty where it is unset."""
+    default, text = default_of(field), field.metadata["help"]
+    choices = choices_of(field.type)
+    if choices and not all(choice in text for choice in choices):
+        text += f" One of: {', '.join(choices)}."
+    if default in (None, "", [], {}):
+        return text, ""
+    shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    return text, shown.lower() if isinstance(default, bool) else shown

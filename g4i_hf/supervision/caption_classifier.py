@@ -1,6 +1,6 @@
 """A calibrated classifier from caption embeddings to classes, out of fold for labelled rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -357,51 +357,48 @@ def _calibrate(
     views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray, if_wrong: np.ndarray | None = None
 ) -> Calibration:
     """if_wrong: (n, C) probability of the given label for each true class, if the label is wrong; None: 1 / C."""
-    number, usual, rows = len(views), np.log(USUAL_TEMPERATURE), np.arange(len(labels))
+    number, usual = len(views), np.log(USUAL_TEMPERATURE)
     margins = np.stack([np.log(_margins(logits)) for logits in views])
     usual_margins = margins.mean(1, keepdims=True)
-    ratios = margins - usual_margins  # (V, n), logarithms
+    ratios = torch.from_numpy(margins - usual_margins)  # (V, n), logarithms
+    logits = torch.from_numpy(np.stack(views)).double()
+    given, prior_logits = torch.from_numpy(labels)[:, None], torch.from_numpy(log_prior).double()
+    given_if_wrong = None if if_wrong is None else torch.from_numpy(if_wrong)
 
-    def loss(scales: np.ndarray, noise: float) -> float:
-        log_temperatures, powers = scales[:number], scales[number:]
-        factors = np.exp(log_temperatures[:, None] + powers[:, None] * ratios)
-        logits = sum(factor[:, None] * view for factor, view in zip(factors, views, strict=True)) + log_prior
-        probabilities = softmax(logits, axis=1)
-        wrong = 1 / len(log_prior) if if_wrong is None else (probabilities * if_wrong).sum(1)
-        likelihood = (1 - noise) * probabilities[rows, labels] + noise * wrong
-        prior = ((log_temperatures - usual) ** 2).sum() / (2 * SPREAD**2) - np.log(1 - noise)
-        prior += (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
-        return float(-np.log(likelihood + 1e-30).sum() + prior)
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        """Negative log-likelihood with the priors, and its gradient, at log temperatures, powers and noise."""
+        parameters = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        log_temperatures, powers, noise = parameters[:number], parameters[number:-1], parameters[-1]
+        factors = (log_temperatures[:, None] + powers[:, None] * ratios).exp()
+        probabilities = ((factors[:, :, None] * logits).sum(0) + prior_logits).softmax(1)
+        wrong = 1 / len(log_prior) if given_if_wrong is None else (probabilities * given_if_wrong).sum(1)
+        likelihood = (1 - noise) * probabilities.gather(1, given)[:, 0] + noise * wrong
+        prior = ((log_temperatures - usual) ** 2).sum() / (2 * SPREAD**2) - (1 - noise).log()
+        prior = prior + (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
+        total = prior - (likelihood + 1e-30).log().sum()
+        total.backward()
+        return total.item(), parameters.grad.numpy()
 
-    def best(noise: float, start: np.ndarray) -> Any:
-        return _minimum(lambda scales: loss(scales, noise), start, step=0.2, xatol=0.01)
-
-    def both(values: np.ndarray) -> float:
-        noise = values[-1]
-        return np.inf if not 0 <= noise <= MOST_NOISE else loss(values[:-1], noise)
+    def best(start: np.ndarray, least: float = 0.0, most: float = MOST_NOISE) -> Any:
+        bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(least, most)]
+        return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
 
     # With few rows there may be two minima: flat predictions of right labels, sharp ones of labels often wrong
-    temperatures = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
-    starts = [np.array([*each, *np.zeros(number), noise]) for each in temperatures for noise in (0.02, 0.4)]
-    found = min((_minimum(both, values, step=0.2, xatol=0.001) for values in starts), key=lambda each: each.fun)
-    scales, noise = found.x[:-1], float(found.x[-1])
+    with torch.enable_grad():
+        temperatures = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
+        starts = [np.array([*each, *np.zeros(number), noise]) for each in temperatures for noise in (0.02, 0.4)]
+        found = min((best(start) for start in starts), key=lambda each: each.fun)
+        scales, noise = found.x[:-1], float(found.x[-1])
 
-    def excess(bound: float) -> float:
-        return best(bound, scales).fun - found.fun - CHI_SQUARED
+        def excess(bound: float) -> float:
+            return best(np.array([*scales, bound]), bound, bound).fun - found.fun - CHI_SQUARED
 
-    low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root if noise > 0 and excess(0) > 0 else 0.0
-    high = MOST_NOISE
-    if excess(MOST_NOISE) > 0:
-        high = root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root
+        low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root if noise > 0 and excess(0) > 0 else 0.0
+        high = MOST_NOISE
+        if excess(MOST_NOISE) > 0:
+            high = root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root
     fitted = np.exp(scales[:number]), scales[number:], np.exp(usual_margins[:, 0])
     return Calibration(*fitted, log_prior, noise, (float(low), float(high)), found.fun / len(labels))
-
-
-def _minimum(function: Callable, start: np.ndarray, step: float, xatol: float) -> Any:
-    """Nelder-Mead with its own first simplex: SciPy's is degenerate where a value starts at 0."""
-    simplex = np.vstack([start, start + step * np.eye(len(start))])
-    options = {"initial_simplex": simplex, "xatol": xatol, "fatol": 0.01, "maxiter": 600}
-    return minimize(function, start, method="Nelder-Mead", options=options)
 
 
 def _margins(logits: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Judgements (LOG.md): captions, perhaps with image features, that tell the class of fewer held-out images are believed
-# less than labels
+# Judgements (research/LOG.md): captions, perhaps with image features, that tell the class of fewer held-out images
+# count less than labels
 TELLS_CLASSES = 0.5
 AGREEMENT = 0.25  # the same where no label can be held out: of captions and image features on unlabelled rows
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed

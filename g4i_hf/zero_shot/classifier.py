@@ -87,7 +87,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
     Args:
         model: Hub id or folder of a released student (with `aligned/`), of an aligned model or of a run; or the model.
         subfolder: where in it the aligned model lies; found where none is given.
-        revision, token: of the Hub.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub.
         text_encoder: another name of the captions' encoder, as after moving its folder; or an encoder. Needed where
             that was a local folder, and then the files of the one given must be the same.
         temperature: of the scores; by default the learned one, else that of training.

@@ -1,6 +1,6 @@
 """
 An MLP-Mixer (Tolstikhin et al., arXiv 2105.01601) as small as the other students, whose sizes timm does not have: an
-example of an architecture of one's own, see docs/own_architectures.md.
+example of an architecture of one's own, see docs/guides/training.md.
 
     g4i compare --module recipes/emoji_styles/mlp_mixer.py \\
         --config recipes/emoji_styles/mlp_mixer.yaml

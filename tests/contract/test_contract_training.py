@@ -215,12 +215,15 @@ def test_two_processes_train_as_one(quick, places, tmp_path):
 
 
 def test_a_student_of_ones_own(quick, places, tmp_path):
-    """docs/own_architectures.md: its code, and its commands, with which a comparison's processes know it too."""
-    page = (ROOT / "docs" / "own_architectures.md").read_text(encoding="utf-8")
-    (tmp_path / "my_student.py").write_text(re.search(r"^```python\n(.*?)^```$", page, flags=re.M | re.S)[1])
-    lines = re.search(r"^```sh\n(.*?)^```$", page, flags=re.M | re.S)[1].replace("\\\n", " ").splitlines()
+    """docs/guides/training.md: its code, and its commands, with which a comparison's processes know it too."""
+    page = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+    module, lines = (
+        re.search(rf"^<!-- test: {name} -->\n```\w+\n(.*?)^```$", page, flags=re.M | re.S)[1]
+        for name in ("my_student with timm", "my_student")
+    )
+    (tmp_path / "my_student.py").write_text(module)
     (tmp_path / "pictures").symlink_to(places["embeddings"].parent / "pictures")
-    for line in lines:
+    for line in lines.replace("\\\n", " ").splitlines():
         start, command, *words = shlex.split(line)
         assert start == "g4i"
         done = quick.succeed(command, *words, *([ONE_EPOCH] if command == "train" else []), cwd=tmp_path)

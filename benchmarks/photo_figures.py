@@ -1,0 +1,109 @@
+"""
+Draws docs/images/photos_*.png from results/photos_*.json: accuracy against the share of wrong labels, and against the
+labels a class, beside methods without captions.
+
+    python benchmarks/photo_figures.py
+"""
+
+from typing import Any
+
+import matplotlib
+from provenance import ROOT
+from tables_of_photos import FROZEN, NAMES, SCRATCH, TITLES, summary
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+IMAGES = ROOT / "docs" / "images"
+CAPTIONS, BASELINE, RIVAL, LANGUAGE_MODEL = "#c2410c", "#475569", "#2563eb", "#a3a3a3"
+LINES = {
+    "with captions": (CAPTIONS, "-", "o"),
+    "best method without captions": (RIVAL, "--", "s"),
+    "baseline": (BASELINE, "-", "o"),
+    "a caption of every test image": (LANGUAGE_MODEL, ":", "^"),
+}
+AGAINST_NOISE = ("label smoothing", "GCE", "small-loss filter", "cleanlab")
+WITH_FEW = ("self-training", "Tip-Adapter")
+
+
+def best(found: dict, data: str, setting: str, names: tuple[str, ...]) -> float | None:
+    rows = [found.get((data, FROZEN, setting, name)) for name in names]
+    values = [row["accuracy"] for row in rows if row]
+    return max(values) if values else None
+
+
+def accuracy(found: dict, *key: str) -> float | None:
+    row = found.get(key)
+    return row and row["accuracy"]
+
+
+def draw(axes: Any, places: list[float], values: dict[str, list[float | None]]) -> None:
+    for name, line in values.items():
+        color, style, marker = LINES[name]
+        points = [(place, 100 * value) for place, value in zip(places, line, strict=True) if value is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, color=color, marker=marker, label=name, markersize=5)
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def few_labels() -> None:
+    few, whole = summary("few_labels"), summary("all_labels")
+    settings, labels = ["1 a class", "4 a class", "16 a class"], ["1", "4", "16", "all"]
+    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+    for axes, (data, name) in zip(panels, NAMES.items(), strict=True):
+
+        def line(variant: str, data: str = data) -> list[float | None]:
+            rows = [accuracy(few, data, FROZEN, each, variant) for each in settings]
+            return [*rows, accuracy(whole, data, FROZEN, "all", variant)]
+
+        values = {
+            "with captions": line("auto"),
+            "best method without captions": [*(best(few, data, each, WITH_FEW) for each in settings), None],
+            "baseline": line("baseline"),
+            "a caption of every test image": line("captions at inference"),
+        }
+        draw(axes, list(range(4)), values)
+        axes.set_xticks(range(4), labels)
+        axes.set(title=name, xlabel="labels a class")
+    panels[0].set_ylabel(f"accuracy on test, %\n{TITLES[FROZEN]}")
+    panels[1].legend(frameon=False, fontsize=8)
+    figure.savefig(IMAGES / "photos_few_labels.png", dpi=130)
+
+
+def wrong_labels() -> None:
+    wrong, whole = summary("wrong_labels"), summary("all_labels")
+    figure, (curve, bars) = pyplot.subplots(
+        1, 2, figsize=(10, 3.4), layout="constrained", gridspec_kw={"width_ratios": [1, 1.3]}
+    )
+    settings = ["20% symmetric", "40% symmetric", "60% symmetric"]
+
+    def line(variant: str) -> list[float | None]:
+        rows = [accuracy(wrong, "cifar10", FROZEN, each, variant) for each in settings]
+        return [accuracy(whole, "cifar10", FROZEN, "all", variant), *rows]
+
+    values = {
+        "with captions": line("auto"),
+        "best method without captions": [None, *(best(wrong, "cifar10", each, AGAINST_NOISE) for each in settings)],
+        "baseline": line("baseline"),
+    }
+    draw(curve, [0, 20, 40, 60], values)
+    curve.set(title=f"CIFAR-10, {TITLES[FROZEN]}", xlabel="wrong labels, %", ylabel="accuracy on test, %")
+    curve.legend(frameon=False, fontsize=8)
+    cases = [(data, student) for student in (SCRATCH, FROZEN) for data in NAMES]
+    cases = [case for case in cases if accuracy(wrong, *case, "40% symmetric", "auto") is not None]
+    for place, (data, student) in enumerate(cases):
+        for shift, name, variant in ((-0.2, "baseline", "baseline"), (0.2, "with captions", "auto")):
+            value = 100 * accuracy(wrong, data, student, "40% symmetric", variant)
+            bars.bar(place + shift, value, 0.38, color=LINES[name][0])
+            bars.annotate(f"{value:.0f}", (place + shift, value), ha="center", va="bottom", fontsize=8)
+    words = [f"{NAMES[data]}\n{'from scratch' if student == SCRATCH else 'frozen'}" for data, student in cases]
+    bars.set_xticks(range(len(cases)), words, fontsize=8)
+    bars.set(title="40% of the labels wrong")
+    bars.spines[["top", "right"]].set_visible(False)
+    figure.savefig(IMAGES / "photos_wrong_labels.png", dpi=130)
+
+
+if __name__ == "__main__":
+    few_labels()
+    wrong_labels()
