@@ -11,16 +11,17 @@ TRAIN := $(G4I) train --disable_tqdm true
 
 .PHONY: venv demo caption-demo hub-demo docs test test-slow test-minimum browser lint clean
 
-venv: $(VENV)/.installed
+venv: $(VENV)/.test
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+# `.venv/.demo` is there when the extra `demo` is, and so on
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing g4i_hf and what it needs into $(VENV) (some minutes the first time)"
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@echo "Installing g4i_hf and what '$*' needs into $(VENV) (some minutes the first time)"
+	$(BIN)/python -m pip install --quiet -e '.[$*]'
 	@touch $@
 
-demo: venv
+demo: $(VENV)/.demo
 	$(G4I) embed --config $(RECIPE)/embed.yaml
 	@echo "Training the baseline and the aligned student side by side; a line an epoch"
 	@(set -o pipefail; $(TRAIN) --config $(RECIPE)/baseline.yaml 2>&1 | sed -u 's/^/baseline  /') & baseline=$$!; \
@@ -31,12 +32,12 @@ demo: venv
 	$(if $(findstring emoji_styles,$(RECIPE)),@$(BIN)/python benchmarks/demo_over_seeds.py)
 
 # Images without captions: described by the small model that the recipe brings, then as in `demo`
-caption-demo: venv
+caption-demo: $(VENV)/.demo
 	$(G4I) caption --config recipes/shapes/caption.yaml
 	$(MAKE) --no-print-directory demo RECIPE=recipes/shapes
 
 # To the Hub and back, against the server of the tests on this machine
-hub-demo: venv
+hub-demo: $(VENV)/.demo
 	$(BIN)/python tests/hub_demo.py
 
 # The documentation, site/index.html; a link that leads nowhere is an error
@@ -44,10 +45,11 @@ docs: venv
 	$(BIN)/python docs/build.py build/docs
 	$(BIN)/zensical build --strict --config-file mkdocs.yml
 
-lint: venv
+lint: venv $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/prose.py
+	$(BIN)/mypy
 
 test: lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -58,8 +60,9 @@ test-slow: venv browser
 # The fast tests with the lowest version of everything that setup.cfg admits, in an environment of their own
 test-minimum:
 	@test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
-	.venv-minimum/bin/python tests/minimum_versions.py setup.cfg > .venv-minimum/constraints.txt
-	.venv-minimum/bin/python -m pip install --quiet -c .venv-minimum/constraints.txt -e '.[test]'
+	.venv-minimum/bin/python tests/minimum_versions.py setup.cfg > .venv-minimum/requirements.txt
+	.venv-minimum/bin/python -m pip install --quiet -r .venv-minimum/requirements.txt
+	.venv-minimum/bin/python -m pip install --quiet --no-deps -e .
 	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of the Space click through it in a real browser

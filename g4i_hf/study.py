@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .extras import require
 from .files import read_mapping, replace_text
 from .options import CompareArguments
 from .training.lineage import versions
@@ -483,9 +484,7 @@ def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: s
 @contextmanager
 def _panels(findings: list[Finding], width: float, height: float, path: str | Path) -> Iterator[dict[str, Any]]:
     """An axis for each split; what is drawn there is written to `path`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    require("matplotlib", "report", "A figure").use("Agg")
     import matplotlib.pyplot as plt
 
     splits = list(dict.fromkeys(row.split for row in findings))

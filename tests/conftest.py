@@ -1,5 +1,6 @@
 """Every test runs offline, on one thread, with caches of its own. Set before any library is imported."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -29,6 +30,11 @@ settings.register_profile(
 settings.register_profile("slow", settings.get_profile("fast"), max_examples=100)
 settings.register_profile("search", settings.get_profile("slow"), derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("onnx") and importlib.util.find_spec("onnxscript") is None:
+        pytest.skip("the extra onnx is not installed")
 
 
 @pytest.fixture(scope="session")

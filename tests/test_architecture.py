@@ -14,6 +14,7 @@ LAUNCHER = RECIPES / "accelerate_configs"
 ORDER = {
     "columns": 0,
     "checkpoints": 0,
+    "extras": 0,
     "files": 0,
     "options": 1,
     "data.naming": 1,
@@ -37,11 +38,12 @@ ORDER = {
     "__main__": 12,
 }
 # These import from no other rooms, or from those alone: --help and a wrong option wait for nothing heavy
-KNOWS = dict.fromkeys(("columns", "checkpoints", "files", "modeling", "losses"), set())
+KNOWS = dict.fromkeys(("columns", "checkpoints", "extras", "files", "losses"), set())
 KNOWS |= {
     "options": {"files"},
     "data.naming": {"files"},
     "cli": {"data.naming", "files", "options"},
+    "modeling": {"extras"},
     "supervision": {"columns", "data", "embedding", "files", "options"},
     "recipes": {"captioning.scale", "cli", "options", "running"},
     "__main__": {"running"},
@@ -121,7 +123,7 @@ def test_backward_edges_would_be_seen():
     """The graph is not empty: relative imports, imports within functions and through the package are all read."""
     workflow = {room_of(name) for name in imports_of("g4i_hf.workflows.train")}
     assert workflow >= {"data", "embedding", "supervision", "training"}
-    assert {room_of(name) for name in imports_of("g4i_hf.commands.train")} == {"cli", "options", "workflows"}
+    assert {room_of(name) for name in imports_of("g4i_hf.commands.train")} == {"cli", "extras", "options", "workflows"}
     assert {room_of(name) for name in imports_of("recipes.train")} == {"running"}
     assert room_of("g4i_hf.AlignedImageClassification") == "modeling"
     assert room_of("g4i_hf.data.naming.check_dataset_name") == "data.naming"

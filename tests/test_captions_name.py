@@ -8,7 +8,7 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import StaticEmbedding
+from tiny_encoders import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from g4i_hf.captioning.stage import Captioned, write_captions

@@ -363,6 +363,7 @@ print(json.dumps({"blocks": len(blocks), "logits": logits}))
 
 
 @pytest.mark.slow
+@pytest.mark.onnx
 def test_every_snippet_runs_on_the_hub(tmp_path, monkeypatch):
     """As a stranger copies them from the page of the model, also where the weights of the graph lie beside it."""
     monkeypatch.setattr("g4i_hf.hub.onnx.LARGEST_FILE", 10)
@@ -403,7 +404,7 @@ PRIVATE_LINEAGE = {
 }
 
 
-@pytest.mark.parametrize("name", ["vit", "timm-resnet"])
+@pytest.mark.parametrize("name", [pytest.param("vit", marks=pytest.mark.onnx), "timm-resnet"])
 def test_nothing_of_the_machine_is_released(tmp_path, name):
     """A run from a checkpoint in a home folder, whose options and lineage are full of what nobody else should read."""
     base = a_run(tmp_path / "base", name)

@@ -283,6 +283,7 @@ def test_without_onnx_speed_is_that_of_pytorch(run, monkeypatch, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.onnx
 def test_speed_is_in_results_terminal_report_and_card(run, capsys):
     write_options(run, read_options(run) | {"dataset_name": str(run.parent / "broken")})
     found = evaluated(run, "--measures", "speed", "--splits", "validation", "--report", str(run / "report.html"))
@@ -300,6 +301,7 @@ def test_speed_is_in_results_terminal_report_and_card(run, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.onnx
 def test_a_graph_that_cannot_be_quantized_loses_no_other_figure(run, monkeypatch, caplog):
     def fails(*_, **__):
         raise RuntimeError("no such operator")

@@ -37,7 +37,7 @@ def test_training_ends_with_the_step_the_term_and_the_images(tmp_path, part, nam
     assert "checkpoint-2 is from before that" in str(error.value)
     # The third step has what is left of the ten rows in the order of the first epoch
     batch = json.loads((tmp_path / "nan_batch.json").read_text())
-    last = [f"row {row}" for row in trainer.get_train_dataloader().batch_sampler.sampler][8:]
+    last = [f"row {row}" for row in trainer.get_train_dataloader().batch_sampler.order][8:]
     assert (batch["step"], batch["image_ids"]) == (3, last)
     assert f"Its images: {last[0]}, {last[1]}." in str(error.value)
 

@@ -73,7 +73,7 @@ def test_what_is_forbidden_would_be_seen():
 
 def test_everything_that_is_required_has_one_lower_bound():
     bounds = lower_bounds(ROOT / "setup.cfg")
-    assert {"torch", "transformers", "datasets", "hypothesis"} <= set(bounds)
+    assert {"torch", "transformers[serving]", "datasets", "hypothesis"} <= set(bounds)
 
 
 @pytest.mark.parametrize("line", ["torch", "torch==2.6", "torch>=2.6,<3", "torch>2", "numpy>=1"])

@@ -2,8 +2,6 @@
 
 import sys
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 from students import STUDENTS, aligned_model
@@ -11,6 +9,8 @@ from students import STUDENTS, aligned_model
 from g4i_hf.hub.onnx import export_onnx
 from g4i_hf.hub.privacy import check_publishable
 
+onnx, onnxruntime = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))
+pytestmark = pytest.mark.onnx
 # The others are slow: attention, windows, depthwise convolutions, two heads, of both libraries
 QUICK, SLOW = ["vit"], ["timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext"]
 

@@ -173,6 +173,7 @@ for kind, folder in ((AlignedImageClassification, "run"), (AutoModelForImageClas
 
 
 @pytest.mark.slow
+@pytest.mark.onnx
 def test_a_run_is_released_with_the_name_of_its_module_and_loads_after_it_alone(tmp_path):
     (tmp_path / "my_student.py").write_text(OF_TIMM)
     a_run(tmp_path / "run", model=False, results=None, lineage=None, student="tiny_net")

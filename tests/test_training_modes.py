@@ -10,7 +10,7 @@ from students import aligned_model
 from test_optimization import arguments, trainer_of
 from tiny_training import GENTLE, StopAfter, rows
 from torch import nn
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, TrainingArguments
 
 from g4i_hf.hub import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
@@ -63,13 +63,19 @@ def test_a_copy_of_a_recomputing_model_keeps_its_own_statistics():
 
 
 EVERY_SECOND = {"activation_checkpointing_kwargs": {"every_n_layers": 2}}
+OPTIONS_OF_LAYERS = pytest.mark.skipif(
+    not hasattr(TrainingArguments, "activation_checkpointing_kwargs"), reason="needs transformers 5.24"
+)
 
 
 @pytest.mark.parametrize(
     "name, options, message",
     [
         ("resnet", {}, "The student resnet cannot recompute: leave activation_checkpointing out"),
-        ("timm-vit", EVERY_SECOND, "timm's vit_tiny_patch16_224 takes no activation_checkpointing_kwargs"),
+        pytest.param(
+            *("timm-vit", EVERY_SECOND, "timm's vit_tiny_patch16_224 takes no activation_checkpointing_kwargs"),
+            marks=OPTIONS_OF_LAYERS,
+        ),
     ],
 )
 def test_what_a_student_cannot_recompute_is_an_error_that_names_it(tmp_path, name, options, message):
@@ -77,6 +83,7 @@ def test_what_a_student_cannot_recompute_is_an_error_that_names_it(tmp_path, nam
         trainer_of(tmp_path, name, activation_checkpointing=True, max_steps=1, **options).train()
 
 
+@OPTIONS_OF_LAYERS
 def test_transformers_recomputes_what_it_was_told(tmp_path):
     trainer = trainer_of(tmp_path, "vit", max_steps=1, activation_checkpointing=True, **EVERY_SECOND)
     trainer.train()

@@ -16,8 +16,8 @@ from hub_client import serving
 from PIL import Image
 from released_runs import a_run
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from students import aligned_model
+from tiny_encoders import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 from trained_emoji import train_emoji
 from transformers import ZeroShotImageClassificationPipeline

@@ -7,7 +7,13 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+
+try:
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+except ImportError:  # before 5.4
+    from sentence_transformers.models import Pooling, StaticEmbedding, Transformer
+
+    Transformer.get_embedding_dimension = Transformer.get_word_embedding_dimension
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as PILImage
 
 from ..checkpoints import commit_of, folder_digest
+from ..extras import require
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, decode
@@ -92,9 +93,8 @@ class LocalCaptioner(Captioner):
         adapter = self.local.captioner_adapter
         if adapter:
             with _explained(f"The adapter {adapter!r} does not fit the captioner {self.model!r}"):
-                from peft import PeftModel
-
-                adapted = PeftModel.from_pretrained(model, adapter, revision=self.provenance["adapter_revision"])
+                peft = require("peft", "captioner", "An adapter of a captioner")
+                adapted = peft.PeftModel.from_pretrained(model, adapter, revision=self.provenance["adapter_revision"])
                 model = adapted.merge_and_unload()  # part of the weights, it costs no time
         model.to(self.device).eval()
         logger.info("Captioner %s: %s on %s.", self.model, model.dtype, model.device)

@@ -10,6 +10,7 @@ transformers loads the student without this package; timm loads timm students to
 from pathlib import Path
 
 from ..cli import check_paths, quiet_libraries
+from ..extras import require
 from ..options import OPTIONS_OF
 
 OPTIONS = OPTIONS_OF["release"]
@@ -22,6 +23,8 @@ def check(args) -> None:
         raise FileNotFoundError(f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage.")
     for each in (args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])):
         check_paths(baseline=each)
+    if args.push_to_hub or args.dry_run:  # before anything is made
+        require("detect_secrets", "hub", "The search for secrets before a push")
 
 
 def run(args) -> None:

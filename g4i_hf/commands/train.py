@@ -8,16 +8,23 @@ To resume, run the same command again. Without options it trains the Emoji Style
 """
 
 from ..cli import OptionError, check_data, quiet_libraries, say
+from ..extras import require
 from ..options import OPTIONS_OF
 
 OPTIONS = OPTIONS_OF["train"]
 DEFAULT_CONFIG = "emoji_styles/train.yaml"
+TRACKERS = {"tensorboard", "trackio", "wandb"}
 
 
 def check(run, data, encoder, student, augmentation, training) -> None:
     check_data(data)
     if not training.output_dir:
         raise OptionError("output_dir is missing: give the run folder with --output_dir.")
+    trackers = [training.report_to] if isinstance(training.report_to, str) else training.report_to or []
+    for name in TRACKERS & set(trackers):
+        require(name, "trackers", f"report_to {name}")
+    if training.push_to_hub:
+        require("detect_secrets", "hub", "The search for secrets before a push")
 
 
 def run(run, data, encoder, student, augmentation, training) -> None:

@@ -88,13 +88,18 @@ class GlobalBatchSampler(BatchSampler):
         self.drop_last = drop_last
         self.repeats = repeats
         rows = range(num_rows)
-        self.sampler = SeedableRandomSampler(rows, data_seed=seed) if shuffle else SequentialSampler(rows)
+        self.order = SeedableRandomSampler(rows, data_seed=seed) if shuffle else SequentialSampler(rows)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        if isinstance(self.sampler, SeedableRandomSampler):
-            self.sampler.set_epoch(epoch)
+        if isinstance(self.order, SeedableRandomSampler):
+            self.order.set_epoch(epoch)
+
+    @property
+    def sampler(self) -> "GlobalBatchSampler":
+        """Where accelerate looks for `set_epoch` when batches are skipped; Trainer does it itself since 5.24."""
+        return self
 
     @property
     def total_length(self) -> int:
@@ -105,7 +110,7 @@ class GlobalBatchSampler(BatchSampler):
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, order = self.epoch, list(self.sampler)
+        epoch, order = self.epoch, list(self.order)
         size = self.batch_size * self.num_processes
         for start in range(0, len(self) * size, size):
             mine = share_of(min(size, self.num_rows - start), self.num_processes, self.process_index)

@@ -22,9 +22,8 @@ def check_dataset_exists(name: str, option: str = "dataset_name", revision: str 
     check_dataset_name(name, option)
     if Path(name).is_dir():
         return
-    import httpx2
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     if _is_cached(name):
         return
@@ -36,10 +35,9 @@ def check_dataset_exists(name: str, option: str = "dataset_name", revision: str 
     except (RepositoryNotFoundError, HFValidationError) as error:
         why = "the Hub has no dataset of that name that you can read."
         raise FileNotFoundError(f"{missing} {why}{_near_folder(name)}") from error
-    except httpx2.ConnectError as error:
-        raise FileNotFoundError(f"{missing} the Hub cannot be reached ({error}).{_near_folder(name)}") from error
-    except (OSError, httpx2.HTTPError):
-        return
+    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # of httpx2; before huggingface_hub 2 of httpx
+        if type(error).__name__ == "ConnectError":
+            raise FileNotFoundError(f"{missing} the Hub cannot be reached ({error}).{_near_folder(name)}") from error
 
 
 def _is_cached(name: str) -> bool:

@@ -44,6 +44,7 @@ NO_STAGE = (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+FORMAT = 1  # of `stage.json`: one more whenever an earlier version of this package would misread it
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
 
@@ -200,7 +201,7 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
     The `stage.json` of a finished stage, or None where there is none.
 
     Raises:
-        ValueError: when it is malformed, or names a split by a path.
+        ValueError: when it is malformed, names a split by a path, or was written by a later version.
     """
     take_back(folder)
     path = Path(folder) / STAGE_FILE
@@ -214,12 +215,23 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
         is_stage = False
     if not is_stage:
         raise ValueError(f"{path} is not what a stage writes. Run the stage again, or remove the file.")
+    _check_format(stage, str(folder))
     return stage
+
+
+def _check_format(stage: dict[str, Any], name: str) -> None:
+    found = stage.get("format", FORMAT)  # version 0.1 wrote none
+    if not isinstance(found, int) or found > FORMAT:
+        raise ValueError(
+            f"{name}: its stage.json has the format {found!r}, and this version of g4i_hf reads formats up to "
+            f"{FORMAT}. Install a later version."
+        )
 
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     """
-    The `stage.json` of a folder or a dataset on the Hub; None where there is none, or it cannot be reached.
+    The `stage.json` of a folder or a dataset on the Hub; None where there is none, or it cannot be reached. Errors as
+    in [`read_stage`].
     """
     take_back(name)
     if Path(name).is_dir():
@@ -229,7 +241,10 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     except NO_STAGE:
         return None
     stage = json.loads(Path(path).read_text(encoding="utf-8"))
-    return stage if isinstance(stage, dict) and "stage" in stage and "num_rows" in stage else None
+    if not isinstance(stage, dict) or "stage" not in stage or "num_rows" not in stage:
+        return None
+    _check_format(stage, name)
+    return stage
 
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
@@ -239,6 +254,7 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     """
     check_replaceable(folder)
     stage = {
+        "format": FORMAT,
         **stage,
         "num_rows": {name: len(split) for name, split in splits.items()},
         "columns": next(iter(splits.values())).column_names,

@@ -190,6 +190,11 @@ class StreamBatches(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def sampler(self) -> "StreamBatches":
+        """As of [`~g4i_hf.data.dataset.GlobalBatchSampler`]."""
+        return self
+
     def pass_over(self, batches: int) -> None:
         """
         The next iteration gives None for so many batches of the epoch, or of the training where the length is unknown.

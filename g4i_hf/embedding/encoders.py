@@ -143,14 +143,16 @@ class SentenceEncoder(TextEncoder):
 
     def __init__(self, name: str, revision: str | None, device: str, prompt: str | None, prompt_name: str | None):
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Pooling
 
         self.model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False).eval()
         self.tokenizer = self.model.tokenizer
-        self.dim = int(self.model.get_embedding_dimension())
+        if hasattr(self.model, "get_embedding_dimension"):
+            self.dim = int(self.model.get_embedding_dimension())
+        else:  # sentence-transformers before 5.4
+            self.dim = int(self.model.get_sentence_embedding_dimension())
         window = self.model.max_seq_length
         self.max_tokens = int(window) if window is not None and math.isfinite(window) else None
-        if any(isinstance(module, Pooling) for module in self.model):
+        if any(type(module).__name__ == "Pooling" for module in self.model):
             # Pooling finds the last token by the mask. Padding on the left would shift absolute positions, so that a
             # vector depended on the longest caption of its batch.
             self.tokenizer.padding_side = "right"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..extras import require
 from ..modeling import AlignedImageClassification
 
 CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "(B, C, h, w)", "(B, h, w, C)", "(B, tokens, C)"
@@ -133,11 +134,8 @@ def activation_maps(
     Raises:
         ImportError: without captum.
     """
-    try:
-        from captum.attr import LayerGradientXActivation
-    except ImportError as error:
-        raise ImportError("captum is missing: pip install -e '.[report]' in a clone of g4i_hf") from error
-    method = LayerGradientXActivation(lambda pixels: _logits(model, pixels), layer.module)
+    attr = require("captum.attr", "report", "A map of where a student looks")
+    method = attr.LayerGradientXActivation(lambda pixels: _logits(model, pixels), layer.module)
     values = method.attribute(pixel_values.clone().requires_grad_(), target=torch.as_tensor(classes))
     maps = layer.on_grid(values.detach().float()).sum(-1).relu()
     limits = torch.quantile(maps.flatten(1), 0.95, dim=1)

@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from .. import columns
 from ..data.images import open_image, to_rgb
+from ..extras import require
 from .nearest import nearest_captions
 from .predict import Predictions
 
@@ -99,11 +100,7 @@ def draw_predictions(
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install -e '.[demo]' in a clone of g4i_hf.") from error
-    matplotlib.use("Agg")
+    require("matplotlib", "report", "A picture").use("Agg")
     import matplotlib.pyplot as plt
 
     return plt

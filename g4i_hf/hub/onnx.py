@@ -1,24 +1,25 @@
 """Export of a student to ONNX, checked against PyTorch."""
 
 import contextlib
-import importlib
 import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from ..extras import require
 
 BATCHES = (1, 2, 3, 8)  # sizes that are compared
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
 LARGEST_FILE = 1_500_000_000  # bytes of weights within the file; protobuf ends at 2 GiB
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
 BATCH = "batch"
+NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
 CHATTY = ("torch.onnx", "torch.export", "torch._dynamo", "transformers.exporters", "onnx_ir", "onnxscript")
 
 
@@ -37,7 +38,7 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
         ImportError: when onnx, onnxscript or onnxruntime is missing.
         ValueError: when the student cannot be exported, or the graph gives other logits.
     """
-    onnx_ir, onnxruntime = _require("onnx_ir"), _require("onnxruntime")
+    onnxruntime, onnx_ir, _ = (require(name, "onnx", "ONNX") for name in NEEDED)
     student, path = student.eval(), Path(path)
     name = getattr(student.config, "architecture", None) or type(student).__name__
     try:
@@ -58,14 +59,6 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
         for written in (path, path.with_name(f"{path.name}.data")):
             written.unlink(missing_ok=True)
         raise ValueError(f"{name}: the ONNX graph {error} Release it without --onnx.") from error
-
-
-def _require(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        missing = error.name or package
-        raise ImportError(f"ONNX needs {missing}: pip install -e '.[onnx]' in a clone of g4i_hf.") from error
 
 
 @torch.no_grad()

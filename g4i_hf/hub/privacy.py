@@ -19,8 +19,10 @@ from huggingface_hub import get_token
 
 from ..captioning.stage import PRIVATE
 from ..data.stage import read_stage
+from ..extras import require
 from ..training.run_folder import OPTIONS_FILE, read_options
 
+SECRETS = "The search for secrets before a push"
 NEVER_PUBLISHED = {"__pycache__", ".cache", ".git", ".gradio"}  # folders
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 # What files of gzip, bzip2, xz, zip, Zstandard, 7z and RAR begin with; no release of ours holds one
@@ -90,6 +92,7 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
         folders: of this machine, whose paths are looked for as well as those of home, temporary files and the like.
 
     Raises:
+        ImportError: without detect-secrets.
         ValueError: when one holds a folder of this machine, its name or a secret, or is a pickle or compressed. The
             message names file and kind, and does not repeat a secret.
     """
@@ -187,10 +190,9 @@ def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
 @functools.cache
 def _detectors() -> dict[str, Any]:
     """Detectors of detect-secrets for tokens, private keys and passwords in addresses."""
-    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    kinds = require("detect_secrets.core.plugins.util", "hub", SECRETS).get_mapping_from_secret_type_to_class()
     from detect_secrets.plugins.base import RegexBasedDetector
 
-    kinds = get_mapping_from_secret_type_to_class()
     return {
         kind: each()
         for kind, each in kinds.items()

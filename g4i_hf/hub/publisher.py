@@ -9,11 +9,12 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers.trainer_utils import HubStrategy
 
 from .. import __version__
+from ..extras import require
 from ..options import ReleaseArguments
 from ..training.arguments import AlignmentArguments
 from ..training.run_folder import resolved_options
 from .card import TEMPLATES
-from .privacy import private_places
+from .privacy import SECRETS, private_places
 from .push import PushError, check_repository, clear_errors, create_repository, push_folder
 from .release import options_of, release_with_card, releasing
 
@@ -51,8 +52,10 @@ class StudentPublisher:
         Makes the repository; returns its id, with the namespace.
 
         Raises:
+            ImportError: without detect-secrets, which every push needs.
             PushError: when the token may not write there, or something else is there than an earlier push.
         """
+        require("detect_secrets", "hub", SECRETS)
         api = HfApi(token=self.args.hub_token)
         check_repository(api, self.repo_id, revision=self.args.hub_revision)
         with clear_errors(self.repo_id):

@@ -8,8 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, SpaceCard
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCard,
+    HfApi,
+    ModelCard,
+    RepoCard,
+    SpaceCard,
+    constants,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -18,12 +26,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import get_session, hf_raise_for_status
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from ..files import replace_text
 from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
+HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 README, OF_THE_HUB = "README.md", {".gitattributes"}
 LARGE = 10_000_000  # bytes; the Hub knows larger files by their SHA-256, smaller ones by that or by git's SHA-1
@@ -91,6 +101,22 @@ def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **op
     return next(push_folders([(folder, repo_id, repo_type)], **options))
 
 
+def validate_card(card: RepoCard, repo_type: str) -> None:
+    """
+    Asks the Hub of HF_ENDPOINT for its opinion of a card. `RepoCard.validate` asks huggingface.co in its place, up to
+    huggingface_hub 2.0.
+
+    Raises:
+        ValueError: when the card is not valid.
+    """
+    content = {"repoType": repo_type, "content": str(card)}
+    plain = {"Accept": "text/plain"}
+    reply = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=content, headers=plain)
+    if reply.status_code == 400:
+        raise ValueError(reply.text)
+    hf_raise_for_status(reply)
+
+
 def push_folders(
     released: Sequence[tuple[str | Path, str, str]],
     *,
@@ -129,8 +155,7 @@ def push_folders(
     manifests = [write_manifest(folder) for folder, _, _ in released]
     for folder, repo_id, repo_type in released:
         with clear_errors(repo_id):
-            # The Hub's own opinion of the card, before anything is made there
-            CARDS[repo_type].load(Path(folder) / README).validate(repo_type=repo_type)
+            validate_card(CARDS[repo_type].load(Path(folder) / README), repo_type)  # before anything is made there
     where: dict[str, Any] = {"revision": revision, "replace": replace}
     for (_, repo_id, repo_type), files in zip(released, manifests, strict=True):
         check_repository(api, repo_id, repo_type, files, **where)
@@ -284,10 +309,10 @@ def clear_errors(repo_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, httpx2.HTTPError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
         cause = error.__cause__ if wraps else error  # of an upload, or of a download
-        known = (HfHubHTTPError, httpx2.HTTPError, ConnectionError, LocalTokenNotFoundError)
+        known = (HfHubHTTPError, HTTPError, ConnectionError, LocalTokenNotFoundError)
         if not isinstance(cause, known) and not _is_xet_refusal(cause):
             raise
         raise PushError(_message(repo_id, cause)) from error

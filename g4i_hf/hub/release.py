@@ -397,8 +397,8 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         found[folder / PREDICTIONS] = Picture(f"{IMAGES}/{PREDICTIONS}", alt, text)
     if not found:
         logger.warning(
-            "The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (pip install -e '.[demo]' in "
-            "a clone of g4i_hf).",
+            "The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (pip install "
+            "-e '.[report]' in a clone of g4i_hf).",
             run,
         )
     return found

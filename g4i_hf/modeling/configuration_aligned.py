@@ -81,7 +81,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             )
         if lora is not None and set(lora) != set(LORA_FIELDS):
             raise ValueError(f"lora has the fields {', '.join(sorted(lora))}; it needs {', '.join(LORA_FIELDS)}.")
-        self.student_config = student_config
+        self.student_config: PreTrainedConfig = student_config
         self.text_embed_dim = text_embed_dim
         self.projector_type = projector_type
         self.projector_hidden_size = projector_hidden_size
@@ -94,7 +94,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         for name in ("id2label", "label2id", "num_labels"):
             kwargs.pop(name, None)
         kwargs["problem_type"] = "single_label_classification"
-        id2label = dict(student_config.id2label)
+        id2label = dict(self.student_config.id2label)
         super().__init__(id2label=id2label, label2id={name: i for i, name in id2label.items()}, **kwargs)
 
 

@@ -14,6 +14,7 @@ from timm.layers import Conv2dSame, Linear
 from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from ..extras import require
 from .processing import image_size_of
 from .student import classifier_layers
 
@@ -24,11 +25,7 @@ LINEAR_IN_THEIR_WEIGHT = {layer.forward for layer in (nn.Linear, Linear, nn.Conv
 
 def require_peft() -> ModuleType:
     """peft, or an ImportError that says how to install it."""
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install -e '.[lora]' in a clone of g4i_hf.") from error
-    return peft
+    return require("peft", "lora", "LoRA")
 
 
 def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[str] | None = None) -> list[str]:

@@ -23,6 +23,7 @@ from .own_architecture import check_own, own_module
 from .processing import timm_pretrained_cfg
 from .student import classifier_layers, feature_size, new_student, pretrained_student, student_config_from
 
+RENAMED_CHECKPOINTING = hasattr(PreTrainedModel, "activation_checkpointing_enable")  # by transformers 5.24
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
 
 
@@ -337,12 +338,23 @@ class AlignedImageClassification(PreTrainedModel):
             raise ValueError(f"The student {name} cannot recompute: leave activation_checkpointing out.")
         if isinstance(config, TimmWrapperConfig) and (kwargs or every_n_layers != 1 or offload):
             raise ValueError(f"timm's {name} takes no activation_checkpointing_kwargs. Leave them out.")
-        self.student.activation_checkpointing_enable(kwargs, every_n_layers, offload)
+        if RENAMED_CHECKPOINTING:
+            self.student.activation_checkpointing_enable(kwargs, every_n_layers, offload)
+        else:
+            self.student.gradient_checkpointing_enable(kwargs)
         self._forward_pass.watch_batch_norms(self.student)
 
     def activation_checkpointing_disable(self) -> None:
-        self.student.activation_checkpointing_disable()
+        if RENAMED_CHECKPOINTING:
+            self.student.activation_checkpointing_disable()
+        else:
+            self.student.gradient_checkpointing_disable()
         self._forward_pass.unwatch()
+
+    if not RENAMED_CHECKPOINTING:  # what Trainer calls then
+
+        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+            self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
 
     def get_input_embeddings(self) -> None:
         """None, as there are no tokens; accelerate asks before it shards weights by FSDP2."""

@@ -27,8 +27,9 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
     `dataloader_persistent_workers=True`, as far as there are workers; `save_total_limit=2`;
     `hub_private_repo=True`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no
-    accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with `optim_args`) and
-    `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
+    accelerator; `optim=adamw_torch_fused`, the parent's too from torch 2.8 on. `optim` and `lr_scheduler_type` also
+    take names of timm's, as in `timm:lamb` (with `optim_args`) and `timm:cosine` (with `lr_scheduler_kwargs`, the
+    arguments of `timm.scheduler.create_scheduler_v2`).
 
     Args:
         output_dir (`str`): the run folder.
@@ -61,6 +62,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         check_training(self)
         if self.early_stopping_patience is not None:
             self._prepare_early_stopping()
+        if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24
+            self.gradient_checkpointing = self.gradient_checkpointing or bool(self.activation_checkpointing)
         TrainingArguments.__post_init__(self)
         for name, value in timm_names.items():
             setattr(self, name, value)

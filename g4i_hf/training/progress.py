@@ -162,7 +162,7 @@ class AlignmentProgress(ProgressCallback):
         if "train_runtime" in logs:
             took, steps = tqdm.format_interval(logs["train_runtime"]), state.global_step - self.stopwatch.first_step
             return f"trained {steps} steps in {took}, mean loss {_number(logs['train_loss'])}"
-        epoch = f"{state.epoch:.1f}/{state.num_train_epochs}" if knows_epochs(state) else "?"
+        epoch = f"{state.epoch or 0:.1f}/{state.num_train_epochs}" if knows_epochs(state) else "?"
         parts = [f"epoch {epoch}", f"step {state.global_step}/{state.max_steps}"]
         if "loss" not in logs:
             return "  ".join([*parts, "evaluation", *_others(logs)])

@@ -30,6 +30,7 @@ from ..cli import build_options
 from ..data.loading import class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
 from ..data.stream import stream_images
+from ..extras import require
 from ..options import (
     ASKING,
     OPTIONS_OF,
@@ -59,12 +60,15 @@ class Captioning:
         endpoint: EndpointArguments,
         existing: ExistingCaptionsArguments,
         quality: QualityArguments,
+        *,
         say: Callable[[str], object],
     ):
         self.args, self.data, self.local, self.endpoint = args, data, local, endpoint
         self.existing, self.quality = existing, quality
         self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         self.asks = self.kind in ASKING
+        if self.kind == "endpoint":  # before the data is read
+            require("openai", "server", "Captioning by a server")
         self.share = Share.from_environment()
         self.say = say
         self.outcome: Outcome | None = None  # of asking a captioner

@@ -101,7 +101,7 @@ class Release:
 
     # --- The Hub -----------------------------------------------------------------------------------------------------
 
-    def _private_places(self) -> list:
+    def _private_places(self) -> set[Path]:
         args = self.args
         runs = [args.run, args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])]
         return private_places(args.stage, *runs, *(each.folder for each in self.released))

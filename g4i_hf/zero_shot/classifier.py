@@ -4,7 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -24,8 +24,8 @@ PLACE_OF_LABEL = "{}"
 TEXTS_AT_ONCE = 64
 SETS_KEPT = 16  # sets of labels whose vectors are kept
 
-Images = str | Path | PIL.Image.Image
-Templates = str | Sequence[str]
+Images: TypeAlias = str | Path | PIL.Image.Image
+Templates: TypeAlias = str | Sequence[str]
 
 
 class LabelTexts:
@@ -120,7 +120,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         **kwargs,
     ):
         if isinstance(model, AlignedImageClassification):
-            model, side, config = model.eval(), TextSide(), model.config.student_config
+            config = model.config.student_config
+            model, side = model.eval(), TextSide()
             if image_processor is None and not isinstance(config, TimmWrapperConfig):
                 raise ValueError(
                     f"A student of type {config.model_type} does not know its image size: give image_processor."
@@ -132,7 +133,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be positive.")
         self.side = side.moved(text_encoder) if text_encoder is not None else side
-        self._temperature, self._texts = temperature, None
+        self._temperature = temperature
+        self._texts: LabelTexts | None = None
         task = "zero-shot-image-classification"
         super().__init__(model=model, image_processor=image_processor, task=task, device=device, **kwargs)
 

@@ -48,8 +48,9 @@ class ImageSearch:
         cache: str | Path | None = None,
         **kwargs,
     ):
-        is_classifier = isinstance(model, ZeroShotImageClassifier)
-        self.classifier = model if is_classifier else ZeroShotImageClassifier(model, **kwargs)
+        if not isinstance(model, ZeroShotImageClassifier):
+            model = ZeroShotImageClassifier(model, **kwargs)
+        self.classifier: ZeroShotImageClassifier = model
         if isinstance(images, (str, Path)):
             images = files_in(images)
         elif isinstance(images, Dataset):

@@ -53,6 +53,7 @@ def test_figures_of_other_data_do_not_pass_for_the_runs_own(quick, folders, tmp_
 # --- Releases --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.onnx
 def test_onnx_moving_average_space_and_no_aligned_model(quick, folders, tmp_path):
     folder = shutil.copytree(folders, tmp_path / "folders")
     run = {"run": folder / "aligned"}

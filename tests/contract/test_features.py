@@ -1,5 +1,6 @@
 """FEATURES.md names tests that exist."""
 
+import re
 from pathlib import Path
 
 from goldens import front_matter, outline_of_card, outline_of_page
@@ -21,6 +22,13 @@ def test_every_test_that_is_named_exists():
             assert not test or f"def {test}(" in file.read_text(), word
             named += 1
     assert named > 150
+
+
+def test_each_promise_about_untrusted_input_has_a_test_that_exists():
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (HERE.parents[1] / "SECURITY.md").read_text())
+    assert len(named) > 10
+    for file, test in named:
+        assert f"def {test}(" in (HERE.parent / file).read_text(), f"{file}::{test}"
 
 
 def test_outlines_leave_the_prose_out():
