@@ -28,11 +28,14 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 from .data.naming import check_dataset_exists
 from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
 from .options import (
+    DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,
     NOT_RECORDED,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
     OWN_MODULE,
+    WRITTEN_BY_A_RUN,
+    WRITTEN_BY_PRINT_CONFIG,
     DataArguments,
     TrainerGroup,
     TrainingOptions,
@@ -167,7 +170,9 @@ class Parser(HfArgumentParser):
         if not path.is_file():
             what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
             raise OptionError(f"--config {path}: {what}.")
-        values = {}
+        values: dict[str, Any] = {}
+        if path.read_text(encoding="utf-8").startswith((WRITTEN_BY_A_RUN, WRITTEN_BY_PRINT_CONFIG)):
+            values = {name: value for name, value in DEFAULTS_OF_0_1.items() if name in self.kinds}
         for name, (value, line) in read_lines(path).items():
             where = f"{path}, line {line}"
             if name in self.kinds and name not in ("config", "print_config"):
@@ -324,14 +329,15 @@ def default_of(field: Any) -> Any:
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
     """Our options, and those of Trainer that differ from their defaults, as a file for `--config`."""
-    blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
+    blocks = [f"{WRITTEN_BY_PRINT_CONFIG}; repeat them with --config on this file, from the same folder.\n"]
     if values.get("module"):
         blocks.append(yaml_lines({"module": portable(values["module"])}))
     groups = {}
     for declaring, group in grouped(classes).items():
         given = {name: values.get(name, default_of(field)) for name, field in group.items()}
         if issubclass(declaring, TrainerGroup):
-            given = {name: value for name, value in given.items() if value != default_of(group[name])}
+            changed = {name for name, value in given.items() if value != default_of(group[name])}
+            given = {name: given[name] for name in given if name in changed or name in DEFAULTS_OF_0_1}
         groups[title_of(declaring)] = given
     if TrainingOptions in classes:
         groups[title_of(TrainerGroup)] = {name: values[name] for name in other_trainer_options() if name in values}

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from .fields import Count, Number, check_values, option
 
+DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
 
 @dataclass
 class DataArguments:

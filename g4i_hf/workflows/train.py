@@ -2,14 +2,12 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
@@ -33,9 +31,9 @@ from ..options import (
     StudentArguments,
     TrainingOptions,
 )
-from ..supervision.supervise import Supervised, controlled, supervise, warn_of_silent_captions
+from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import BuiltStudent, build_student
+from ..training.build import BuiltStudent, build_student, supervised_split
 from ..training.dry_run import plan_of, seconds_per_step, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import as_block, describe_training, summary_of_run
@@ -129,42 +127,16 @@ class TrainingRun:
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # it may hold features of another student
-        if self.args.aligns and self.run.supervision == "none" and self.run.unlabelled == "keep":
-            warn_of_silent_captions(self.splits[self.run.train_split])
-        found = supervise(
+        self.supervised = found = supervised_split(
             self.splits[self.run.train_split],
             self.run,
+            self.args,
             num_labels=len(self.id2label),
-            seed=self.args.seed,
-            soft_label_weight=self.args.soft_label_weight,
-            image_features=self._image_features(),
+            is_pretrained=self.student.pretrained,
+            built=lambda: self.built,
             folder=None if self.run.dry_run else folder,
         )
-        self.supervised, self.splits[self.run.train_split] = found, found.split
-        if found.plan.soft_label_weight and self.args.classification_loss != "cross_entropy":
-            raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
-
-    def _image_features(self) -> Callable[[], np.ndarray | None] | None:
-        """What computes the image features used beside captions; None without any."""
-        split, name = self.splits[self.run.train_split], self.run.image_features
-        if name == "student" and not self.student.pretrained:
-            raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
-        if name == "student" or (name is None and self.run.supervision == "auto" and self.student.pretrained):
-            return self._features_of_student
-        if name is not None and name not in split.column_names:
-            raise ValueError(
-                f"image_features is {name!r}, but the data has no such column. Its columns: "
-                f"{', '.join(split.column_names)}."
-            )
-        return name and (lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32))
-
-    def _features_of_student(self) -> np.ndarray | None:
-        """Features of the training images, (N, F); None in all but the main process."""
-        split, accelerator = self.splits[self.run.train_split], Accelerator(cpu=self.args.use_cpu)
-        what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
-        found = predict(self.built.model.eval(), self.built.processor, split, accelerator, **what)
-        self.built.model.train()
-        return found and found.features
+        self.splits[self.run.train_split] = found.split
 
     def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
         """The splits with `text_embeds`, and None; in a dry run with captions to embed, the splits without, and D."""
