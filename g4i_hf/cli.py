@@ -54,6 +54,7 @@ ALIASES = {
 }
 # Options that fit the dataset of a run only
 OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
+NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
 WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
 
 
@@ -208,7 +209,7 @@ def parse_options(
         classes: dataclasses whose fields are the options.
         argv: the command line; that of the process by default.
         command, description: for `--help`.
-        default_config: YAML file for a command line that names no configuration, dataset, run or stage.
+        default_config: YAML file for a command line without options, but for those of the machine.
         run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Options that do not
             exist here are ignored, and with another dataset those of the run's dataset.
 
@@ -216,7 +217,7 @@ def parse_options(
         One instance per class. `TrainingOptions` has further options of Trainer in its attribute `others`.
 
     Raises:
-        OptionError: for an unknown option, naming the nearest one, or a value of the wrong type.
+        OptionError: for an unknown option, naming the nearest one, a value of the wrong type, or no dataset.
         ValueError: for values that a class refuses.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -231,8 +232,10 @@ def parse_options(
     parser = Parser(classes)
     given = parser.command_line([with_underscores(word) for word in argv])
     print_config, config = given.pop("print_config", False), given.pop("config", None)
-    if config is None and not {"dataset_name", "run", "stage"} & set(given):
+    if config is None and not set(NAMES_OF_DATA) & set(given):
         config = default_config
+        if config is not None:
+            _check_alone(parser, given, command, config)
     in_file = {} if config is None else parser.yaml_file(Path(config))
     values = _complete(parser, in_file | given, run_options)
     if values.get("module"):
@@ -241,6 +244,22 @@ def parse_options(
     if print_config:
         print_and_exit(resolved_yaml(classes, values))
     return options
+
+
+def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Path) -> None:
+    """
+    Raises:
+        OptionError: for options, other than those of the machine, without the data that they are meant for.
+    """
+    named = [name for name in ("run", "stage") if name in parser.kinds] or ["dataset_name"]
+    others = sorted(set(given) - NOT_RECORDED - {"module"})
+    if others and named[0] in parser.kinds:
+        inside = os.path.relpath(config)
+        raise OptionError(
+            f"--{others[0]} is given without {' or '.join(f'--{name}' for name in named)}: name yours, as in g4i "
+            f"{command} --{named[0]} FOLDER. The bundled example takes options after --config "
+            f"{config if inside.startswith('..') else inside}."
+        )
 
 
 def first_words(classes: tuple[type, ...]) -> list[str]:

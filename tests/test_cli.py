@@ -293,7 +293,7 @@ def test_print_config_repeats_itself_wherever_it_is_kept(tmp_path, capsys, monke
     """Text that looks like a number stays text; the machine is left out; of several processes, the first prints."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    given = [*TRICKY, "--use_cpu", "--print_config"]
+    given = ["--dataset_name", "x", *TRICKY, "--use_cpu", "--print_config"]
     first = printed(capsys, "train", *given)
     (tmp_path / "elsewhere" / "again.yaml").write_text(first, encoding="utf-8")
     assert printed(capsys, "train", "--config", "elsewhere/again.yaml", "--print_config") == first

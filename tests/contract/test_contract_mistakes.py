@@ -40,7 +40,13 @@ MISTAKES = {
     "no YAML": Mistake("embed", {"config": "{broken.yaml}"}, ("{broken.yaml}", "YAML")),
     "kind of value": Mistake("train", {"learning_rate": "fast"}, ("learning_rate", "'fast'", "number")),
     "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "probes"}, ("probes", "'probe'")),
-    "range": Mistake("train", {"align_weight": -1}, ("align_weight", "-1")),
+    "range": Mistake("train", {"dataset_name": "{pictures}", "align_weight": -1}, ("align_weight", "-1")),
+    "no dataset": Mistake(
+        "train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "emoji_styles/train.yaml")
+    ),
+    "no run for measures": Mistake(
+        "evaluate", {"measures": "all"}, ("--measures", "without --run", "g4i evaluate --run", "--config")
+    ),
     "no run folder": Mistake(
         "train", {"dataset_name": "{pictures}"} | STUDENT | TRAINING, ("output_dir is missing", "--output_dir")
     ),
@@ -78,7 +84,9 @@ MISTAKES = {
         ("{aligned}", "ema_decay", "--output_dir", "--overwrite"),
     ),
     "captions over the images": Mistake(
-        "caption", {"captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
+        "caption",
+        {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"},
+        ("{pictures}",),
     ),
     "no run to evaluate": Mistake("evaluate", {}, ("run", "no such folder")),
     "evaluate no such run": Mistake("evaluate", {"run": "{gone}"}, ("run", "{gone}")),

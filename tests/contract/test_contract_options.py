@@ -123,9 +123,13 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
     assert {name: values[name] for name in expected} == expected
 
 
-def test_an_option_alone_changes_the_recipe_and_data_or_a_file_replace_it(quick, tmp_path):
-    values = printed(quick, tmp_path, {"align_weight": 0})
+def test_the_recipe_takes_options_by_its_name_and_data_or_a_file_replace_it(quick, tmp_path):
+    """An option alone would train it in place of a dataset that was forgotten."""
+    assert printed(quick, tmp_path)["student_args"]["channels"] == [32, 64, 128, 256]
+    recipe = ROOT / "recipes" / "emoji_styles" / "train.yaml"
+    values = printed(quick, tmp_path, {"config": recipe, "align_weight": 0})
     assert values["align_weight"] == 0 and values["student_args"]["channels"] == [32, 64, 128, 256]
+    assert quick.run("train", {"align_weight": 0}, cwd=tmp_path).code == 2
     assert printed(quick, tmp_path, DATA)["student_args"] is None
     (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\n")
     assert printed(quick, tmp_path, {"config": "o.yaml"})["student_args"] is None
