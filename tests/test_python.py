@@ -172,7 +172,7 @@ def test_items_that_are_prepared_already_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: data.remove_columns("caption"), r"no captions.*caption_column.*caption_images.*align_weight=0"),
+        (lambda data: data.remove_columns("caption"), r"no captions.*caption_column.*g4i caption.*align_weight"),
         (lambda data: data.remove_columns("label"), "No column 'label'"),
         (
             lambda data: DatasetDict(train=data),
@@ -188,7 +188,7 @@ def test_what_a_dataset_lacks_is_said_with_the_remedy(tmp_path, change, says):
 
 
 def test_captions_of_the_evaluation_split_alone_are_said(tmp_path):
-    with pytest.raises(ValueError, match="captions are in eval_dataset alone"):
+    with pytest.raises(ValueError, match="no captions; they are in eval_dataset alone"):
         built("resnet18", tmp_path, raw(captions=False), eval_dataset=raw(6))
 
 

@@ -166,8 +166,8 @@ def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
         feature = split.features.get(columns.CAPTION)
         if feature is None:
             raise ValueError(
-                f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. Name the "
-                "right one with --caption_column."
+                f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. "
+                f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption."
             )
         is_list = isinstance(feature, (List, LargeList))
         if (feature.feature if is_list else feature) not in TEXT:

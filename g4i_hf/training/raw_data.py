@@ -7,10 +7,9 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.checks import check_split
+from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.loading import class_names, standardise, with_class_names
-from ..data.texts import num_captioned
 from ..embedding import embed_captions
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import student_processor
@@ -122,18 +121,10 @@ def _name_of(key: str | None) -> str:
 
 def _embedded(splits: DatasetDict, text_encoder: str) -> Dataset:
     """The training rows, with embeddings of their captions."""
-    training = splits[TRAINING]
-    if columns.TEXT_EMBEDS in training.column_names:
-        return training
-    if num_captioned(training):
-        return embed_captions(DatasetDict({TRAINING: training}), text_encoder)[TRAINING]
-    elsewhere = [name for name, split in splits.items() if name != TRAINING and num_captioned(split)]
-    found = f"captions are in {', '.join(elsewhere)} alone" if elsewhere else "it has no captions"
-    raise ValueError(
-        f"train_dataset has nothing to align with: {found}. Its columns: {', '.join(training.column_names)}. Name the "
-        "right one with load_images(..., caption_column=...), write captions with g4i_hf.caption_images, or train "
-        "without captions: AlignmentArguments(align_weight=0)."
-    )
+    check_captioned(splits, TRAINING)
+    if columns.TEXT_EMBEDS in splits[TRAINING].column_names:
+        return splits[TRAINING]
+    return embed_captions(DatasetDict({TRAINING: splits[TRAINING]}), text_encoder)[TRAINING]
 
 
 def _built_from(model: AlignedImageClassification, args: AlignmentArguments, options: dict[str, Any]) -> BuiltStudent:

@@ -1,5 +1,6 @@
 """`g4i train`: from options to a run folder."""
 
+import logging
 import shutil
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +12,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.checks import check_split
+from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
 from ..data.loading import class_names, load_data, source_of
@@ -39,6 +40,8 @@ from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import as_block, describe_training, summary_of_run
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 from ..training.streamed_run import load_streamed
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
@@ -112,6 +115,14 @@ class TrainingRun:
                 f"The data has no split {self.run.train_split!r} (train_split). It has: {', '.join(splits)}."
             )
         splits, self.id2label = class_names(splits)
+        if self.args.aligns:
+            check_captioned(splits, self.run.train_split)
+        if self.run.eval_split not in splits:
+            logger.warning(
+                "The data has no split %r: training is not evaluated. Hold out a share of each class with "
+                "--validation_fraction 0.15.",
+                self.run.eval_split,
+            )
         splits, dim = self._embedded(splits)
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim

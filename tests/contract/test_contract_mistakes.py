@@ -61,6 +61,10 @@ MISTAKES = {
     ),
     "label column": Mistake("train", TRAIN | {"label_column": "lable"}, ("lable", "label_column", " label")),
     "no captions to train on": Mistake("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
+    "captions of another split": Mistake(
+        "train", TRAIN | {"dataset_name": "{elsewhere}"}, ("'train' has no captions; they are in validation alone",)
+    ),
+    "no class folders": Mistake("train", TRAIN | {"dataset_name": "{flat}"}, ("'train'", "cats/0.png", "metadata")),
     "no captions to embed": Mistake("embed", EMBED | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
     "label out of range": Mistake(
         "train",
@@ -131,6 +135,12 @@ def places(tmp_path_factory, folders, pictures) -> dict[str, Path]:
     metadata = found["unlabelled"] / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("circle/0.png", "unlabelled/0.png"))
     labelled(found["labels"], [0, 1, 2, 0, 7, 2])
+    found["elsewhere"] = draw_folder(root / "elsewhere", train=6, validation=6)
+    (found["elsewhere"] / "train" / "metadata.jsonl").unlink()
+    found["flat"] = root / "flat"
+    (found["flat"] / "train").mkdir(parents=True)
+    for number in range(4):
+        drawing(number).save(found["flat"] / "train" / f"{number}.png")
     return found
 
 
