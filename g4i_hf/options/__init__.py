@@ -12,7 +12,7 @@ from .captioning import (
     LocalCaptionerArguments,
     QualityArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
 from .evaluation import (
     CHEAP_MEASURES,
     MEASURES,
