@@ -18,6 +18,7 @@ from .texts import Embeddings, is_blank, num_captioned, values_of
 logger = logging.getLogger(__name__)
 
 UNLABELLED = -100
+UNREADABLE = "images that cannot be read, trained on neither label nor caption"
 CHECK_ALL_BELOW = 50_000  # images; of larger splits a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # float16 rounds
 BATCH = 10_000  # vectors looked at together
@@ -243,8 +244,7 @@ def _check_images(split: Dataset, name: str, on_bad_images: str) -> Warned:
             continue
         image_id = split[row][columns.IMAGE_ID]
         if on_bad_images == "skip":
-            what = "images that cannot be read, trained on neither label nor caption"
-            yield what, f"column 'image' (first: row {row}, {image_id})", 1
+            yield UNREADABLE, f"column 'image' (first: row {row}, {image_id})", 1
             continue
         why += f": {stored['path']}" if isinstance(stored, dict) and stored["bytes"] is None else ""
         raise DataError(

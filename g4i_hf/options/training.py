@@ -17,8 +17,8 @@ class SupervisionOptions:
 
     supervision: Literal["none", "auto", "soft", "pseudo"] = option(
         "none",
-        "none (alignment alone), soft (soft labels from captions), pseudo (pseudo-labels for unlabelled rows), or auto "
-        "(class probabilities for unlabelled rows and doubted labels, weighted by estimates).",
+        "none (alignment alone), soft (soft labels from captions), pseudo (pseudo-labels for unlabelled rows), or "
+        "auto (class probabilities for unlabelled rows and doubted labels, weighted by estimates).",
     )
     label_noise: Literal["keep", "soften", "relabel"] | None = option(
         None,

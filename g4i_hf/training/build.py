@@ -12,9 +12,11 @@ from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
 from ..data.dataset import CaptionedImages
+from ..data.naming import why_missing
 from ..data.transforms import train_transform
 from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
+from ..modeling.own_architecture import HINT
 from ..modeling.processing import (
     EvalTransform,
     ImageSettings,
@@ -23,6 +25,7 @@ from ..modeling.processing import (
     pretrained_processor,
     student_processor,
 )
+from ..modeling.student import is_on_hub, nearest_student
 from ..options import AugmentationArguments, RunArguments, StudentArguments
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
@@ -69,6 +72,7 @@ def build_student(
     text_embed_dim: int | None,
 ) -> BuiltStudent:
     """seed: of the initial weights. id2label: class names by index. text_embed_dim: D, None without embeddings."""
+    check_student(student)
     set_seed(seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
     model = AlignedImageClassification.from_student(
@@ -93,6 +97,19 @@ def build_student(
     else:
         saved = generic_processor(ImageSettings.of(config, image_size, settings))
     return BuiltStudent(model, saved, student_processor(config, saved))
+
+
+def check_student(student: StudentArguments) -> None:
+    """
+    Raises:
+        OSError: for a checkpoint that neither the cache nor the Hub has; the Hub is asked once, within seconds.
+    """
+    name = student.student
+    if is_on_hub(name) and (why := why_missing(name, "model", student.student_revision)):
+        raise OSError(
+            f"student {name!r} is no folder, no model of timm and no model type of transformers, and {why}."
+            f"{nearest_student(name)} {HINT}"
+        )
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:

@@ -34,7 +34,7 @@ from ..options import (
 )
 from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import BuiltStudent, build_student, supervised_split
+from ..training.build import BuiltStudent, build_student, check_student, supervised_split
 from ..training.dry_run import plan_of, seconds_per_step, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import as_block, describe_training, summary_of_run
@@ -97,6 +97,7 @@ class TrainingRun:
 
     def load(self) -> None:
         """Opens the data, embeds captions that have no embeddings, and checks everything."""
+        check_student(self.student)
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
                 raise ValueError(
@@ -263,6 +264,8 @@ class TrainingRun:
         if self.to_embed:
             encoder = self.encoder.text_encoder
             rows["Captions"] = [f"{self.to_embed:,} different captions would be embedded first, by {encoder}"]
+            if self.run.supervision == "auto":
+                rows["Captions"].append("supervision: auto is decided then, by estimates from the embeddings")
         if checkpoint:
             planned["Steps"].append(f"would resume from {checkpoint}")
         return as_block(rows | planned)

@@ -74,10 +74,10 @@ MISTAKES = {
     "no label": Mistake("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--require_labels")),
     "unreadable image": Mistake("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     # --- Models
-    "student": Mistake("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'"), lines=2),
+    "student": Mistake("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
     "argument of the student": Mistake("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
     "no text encoder": Mistake("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
-    "text encoder that is not there": Mistake("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",), lines=2),
+    "text encoder that is not there": Mistake("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",)),
     "no captioner": Mistake("caption", CAPTION, ("--captioner_model", "--base_url")),
     "endpoint without its model": Mistake("caption", CAPTION | {"captioner": "endpoint"}, ("captioner_model",)),
     "captioner that is not there": Mistake("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
