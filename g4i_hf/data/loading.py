@@ -45,17 +45,17 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
 def load_data(data: DataArguments) -> DatasetDict:
     """[`open_images`] by options, with classes of `class_names_file` and `validation` by `validation_fraction`."""
     splits, names = open_images(source_of(data)), read_class_names(data)
-    splits = splits if names is None else with_class_names(splits, names)
-    if data.validation_fraction and "train" in splits and "validation" not in splits:
-        splits = hold_out(splits, data.validation_fraction)
-    return splits
+    return splits if names is None else with_class_names(splits, names)
 
 
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     """
     Takes a share of each class of `train` as `validation`: at least two rows of a class, and at most half of it. Which
-    rows is decided by their `image_id` alone. Rows without a label stay where they are.
+    rows is decided by their `image_id` alone. Rows without a label stay where they are. Where the data has a
+    `validation`, it is unchanged.
     """
+    if "train" not in splits or "validation" in splits:
+        return splits
     training = splits["train"]
     if columns.LABEL not in training.column_names:
         return class_names(splits)[0]  # says so
@@ -82,6 +82,7 @@ def source_of(data: DataArguments) -> Source:
         named,
         data.captions_name,
         data.captions_revision,
+        data.validation_fraction,
     )
 
 
@@ -112,6 +113,8 @@ def open_images(source: str | Source) -> DatasetDict:
     for step in steps(Source.of(source)):
         source, stage = step.source, step.stage
         config, given = config or source.config, source.columns | given
+        if source.validation_fraction:
+            joins.append(partial(hold_out, fraction=source.validation_fraction))  # after those that follow
         if source.captions is not None:
             captions = _open_captions(source.captions, source.captions_revision, given)
             held = {column for split in captions.values() for column in split.column_names}
