@@ -12,8 +12,10 @@ from test_loading import rows, save_pictures
 
 from g4i_hf import load_images
 from g4i_hf.data import open_images
+from g4i_hf.data.loading import source_of
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, take_back
+from g4i_hf.options import DataArguments
 
 
 @pytest.fixture
@@ -175,3 +177,17 @@ def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place,
     assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
     take_back(place)  # as whoever opens it does first
     assert names(place.parent) == ["made", "made/old.txt"]
+
+
+def test_a_stage_of_data_with_a_held_out_split_opens_by_itself(tmp_path):
+    files = [f"{name}/{number}.png" for name in ("cat", "owl") for number in range(8)]
+    save_pictures(tmp_path / "images", files, captions_in=".")
+    given = {"dataset_name": str(tmp_path / "images"), "validation_fraction": 0.25}
+    splits = load_images(**given)
+    columns = {name: split.select_columns(["image_id", "caption"]) for name, split in splits.items()}
+    stage = {"stage": "captioning", **source_of(DataArguments(**given)).recorded(tmp_path / "stage")}
+    write_stage(tmp_path / "stage", columns, stage)
+    opened = load_images(tmp_path / "stage")
+    assert {name: len(split) for name, split in opened.items()} == {"train": 12, "validation": 4}
+    assert opened["validation"]["image_id"][:] == splits["validation"]["image_id"][:]
+    assert "caption" in opened["validation"].column_names

@@ -20,6 +20,7 @@ from g4i_hf.workflows.caption import Captioning
 CONTRACT = Path(__file__).parent / "contract"
 sys.path.append(str(CONTRACT))
 from doors import caption_server, server_stats  # noqa: E402
+from drawings import draw_folder  # noqa: E402
 
 
 @pytest.fixture
@@ -45,6 +46,34 @@ def test_probes_have_no_figures_of_the_rows_they_were_fitted_on(older):
     assert not [
         name for name in found if name.startswith("train_") and "probe" in name or name.startswith("train_knn")
     ]
+
+
+def test_check_prints_what_is_in_each_split(tmp_path, capsys):
+    pictures = draw_folder(tmp_path / "pictures", train=9, validation=3)
+    main(["check", str(pictures), "--check_dir", str(tmp_path / "check")])
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["split", "images", "classes", "labels", "captions", "unreadable"] in table
+    assert ["train", "9", "3", "9", "9", "0"] in table and ["validation", "3", "3", "3", "3", "0"] in table
+
+
+@pytest.mark.parametrize("fault", ["unreadable", "no class folders", "no split"])
+def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys, fault):
+    pictures = draw_folder(tmp_path / "pictures", train=9, captions=False)
+    if fault == "unreadable":
+        next((pictures / "train" / "cross").iterdir()).write_bytes(b"no image")
+    elif fault == "no class folders":
+        for path in list(pictures.rglob("*.png")):
+            path.rename(pictures / "train" / path.name)
+    words = ["--split", "trian"] if fault == "no split" else []
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(pictures), *words])
+    said = capsys.readouterr().out.partition("This data cannot be trained on:")[2]
+    named = {
+        "unreadable": "1 images of the split 'train'",
+        "no class folders": "have no classes",
+        "no split": "'trian'",
+    }
+    assert ended.value.code == 1 and named[fault] in said
 
 
 def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_captions(tmp_path):

@@ -62,6 +62,7 @@ class Source:
         revision, config: of a Hub dataset.
         columns: its names of columns by ours, where they differ.
         captions, captions_revision: Hub id or folder of captions or embeddings, joined to the images by `image_id`.
+        validation_fraction: share of each class of `train` that is held out as `validation`, where there is none.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Source:
     columns: dict[str, str] = field(default_factory=dict)
     captions: str | None = None
     captions_revision: str | None = None
+    validation_fraction: float | None = None
 
     @classmethod
     def of(cls, source: "str | Source") -> "Source":
@@ -82,6 +84,7 @@ class Source:
             "source_columns": self.columns,
             "captions_name": self.captions and _portable(self.captions, folder),
             "captions_revision": self.captions_revision,
+            "validation_fraction": self.validation_fraction,
         }
         return {
             "source": _portable(self.name, folder),
@@ -97,7 +100,7 @@ class Source:
         Raises:
             FileNotFoundError: for a folder that is gone.
         """
-        name, captions = stage.get("source"), stage.get("captions_name")
+        name, captions, held_out = (stage.get(key) for key in ("source", "captions_name", "validation_fraction"))
         is_published = bool(stage.get("published")) or not Path(folder).is_dir()
         if name is None or (is_published and is_path(name)):  # of the machine where it was made
             return None
@@ -108,6 +111,7 @@ class Source:
             stage.get("source_columns") or {},
             captions and _found(captions, folder),
             stage.get("captions_revision"),
+            held_out if isinstance(held_out, float) and 0 < held_out < 1 else None,
         )
 
 

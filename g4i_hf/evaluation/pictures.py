@@ -44,21 +44,27 @@ def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
 
 
 def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
-    figure, (left, right) = _pyplot().subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    panels: dict[str, dict[str, list]] = {"accuracy during training, %": {}, "cross entropy in training": {}}
+    accuracy, loss = panels.values()
     for label, run in runs.items():
         history = json.loads((run / "trainer_state.json").read_text())["log_history"]
-        evaluated = [(entry["epoch"], 100 * entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry]
-        trained = [(entry["epoch"], entry["loss_ce"]) for entry in history if "loss_ce" in entry]
-        for axes, points in ((left, evaluated), (right, trained)):
+        accuracy[label] = [
+            (entry["epoch"], 100 * entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry
+        ]
+        loss[label] = [(entry["epoch"], entry["loss_ce"]) for entry in history if "loss_ce" in entry]
+    # Without evaluation during training there is no accuracy to show
+    shown = {title: lines for title, lines in panels.items() if any(lines.values())} or panels
+    size = (4.5 * len(shown), 3.2)
+    figure, grid = _pyplot().subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
+    for axes, (title, lines) in zip(grid[0], shown.items(), strict=True):
+        for label, points in lines.items():
             if points:
                 axes.plot(*zip(*points, strict=True), color=colors[label], label=label, marker=".", markersize=3)
-    for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-    left.set(xlabel="epoch", ylabel="accuracy during training, %")
-    right.set(xlabel="epoch", ylabel="cross entropy in training")
+        axes.set(xlabel="epoch", ylabel=title)
     return figure
 
 

@@ -86,16 +86,25 @@ def student_config_from(
     return config
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a student's name can only be that of a checkpoint on the Hub."""
+    return not (Path(name).is_dir() or timm.is_model(name) or name in CONFIG_MAPPING)
+
+
+def nearest_student(name: str) -> str:
+    """A hint: the most similar name of timm or transformers."""
+    return nearest(name, [*timm.list_models(), *CONFIG_MAPPING])
+
+
 def _hub_config(name: str, hub_kwargs: dict[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(name, **hub_kwargs)
     except OSError as error:
         if "/" in name:
             raise
-        near = nearest(name, [*timm.list_models(), *CONFIG_MAPPING])
         raise OSError(
-            f"student {name!r} is no folder, no model of timm and no model type of transformers.{near} {HINT} As a "
-            f"checkpoint on the Hub: {error}"
+            f"student {name!r} is no folder, no model of timm and no model type of transformers."
+            f"{nearest_student(name)} {HINT} As a checkpoint on the Hub: {error}"
         ) from error
 
 

@@ -161,7 +161,7 @@ class AlignmentProgress(ProgressCallback):
     def _line(self, logs: dict[str, Any], state: TrainerState) -> str:
         if "train_runtime" in logs:
             took, steps = tqdm.format_interval(logs["train_runtime"]), state.global_step - self.stopwatch.first_step
-            return f"trained {steps} steps in {took}, mean loss {_number(logs['train_loss'])}"
+            return f"trained {_counted(steps, 'step')} in {took}, mean loss {_number(logs['train_loss'])}"
         epoch = f"{state.epoch or 0:.1f}/{state.num_train_epochs}" if knows_epochs(state) else "?"
         parts = [f"epoch {epoch}", f"step {state.global_step}/{state.max_steps}"]
         if "loss" not in logs:
@@ -268,16 +268,22 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     of `all_results.json`), times and files, and the next commands.
     """
     args, state, watch = trainer.args, trainer.state, trainer.stopwatch
-    steps = [f"{state.global_step} steps" + (f", {state.epoch or 0:.3g} epochs" if knows_epochs(state) else "")]
+    steps = [_counted(state.global_step, "step")]
+    if knows_epochs(state):
+        steps[0] += f", {_counted(state.epoch or 0, 'epoch')}"
     if watch.first_step:
         since = state.global_step - watch.first_step
         steps.append(
-            f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} steps since then"
+            f"resumed from checkpoint-{watch.first_step}: the times are those of {_counted(since, 'step')} since then"
         )
     if metrics.get("train_nan_steps"):
-        steps.append(f"{metrics['train_nan_steps']} steps left out, whose loss or gradient was NaN or infinite")
+        steps.append(
+            f"{_counted(metrics['train_nan_steps'], 'step')} left out, whose loss or gradient was NaN or infinite"
+        )
     if metrics.get("train_bad_images"):
-        steps.append(f"{metrics['train_bad_images']} images left out, which could not be read: {BAD_IMAGES_FILE}")
+        steps.append(
+            f"{_counted(metrics['train_bad_images'], 'image')} left out, which could not be read: {BAD_IMAGES_FILE}"
+        )
     took = f"{tqdm.format_interval(metrics['train_runtime'])} in all"
     if watch.images_per_second is not None:
         took += f", {watch.images_per_second:.0f} images/s"
@@ -296,6 +302,12 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
         "Next": [f"g4i {command} {' '.join(words)}" for command in ("evaluate", "release")],
     }
     return as_block(rows)
+
+
+def _counted(number: float, what: str) -> str:
+    """`1 step`, `1.5 epochs`"""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+    return f"{shown} {what}{'' if shown == '1' else 's'}"
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:

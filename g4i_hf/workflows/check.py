@@ -1,5 +1,6 @@
-"""`g4i check`: labels that captions contradict, as a page with images and a CSV file, the most suspicious first."""
+"""`g4i check`: what is in the data, and labels that captions contradict, as a page with images and a CSV file."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ from datasets import DatasetDict
 
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
+from ..data.checks import UNREADABLE, check_split, labels_of
 from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
+from ..data.texts import num_captioned
 from ..embedding import text_embeds_folder
 from ..files import replace_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
@@ -50,19 +53,67 @@ def suspicious_labels(
     return found.sort_values(["probability", "row"], ignore_index=True), classifier
 
 
-def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArguments) -> list[str]:
+@dataclass
+class CheckedData:
+    """
+    Attributes:
+        splits: the data, as it was opened.
+        lines: a table with a row a split.
+        faults: why it cannot be trained on; empty where it can.
+    """
+
+    splits: DatasetDict
+    lines: list[str]
+    faults: list[str]
+
+
+def checked_data(args: CheckArguments, data: DataArguments) -> CheckedData:
+    """Looks at every image, label and caption."""
+    splits = load_data(data)
+    faults, id2label = [], {}
+    if args.split not in splits:
+        faults.append(f"The data has no split {args.split!r} (split). It has: {', '.join(splits)}.")
+    try:
+        splits, id2label = class_names(splits)
+    except ValueError as error:
+        faults.append(str(error))
+    table = [("split", "images", "classes", "labels", "captions", "unreadable")]
+    for name, split in splits.items():
+        labels, unreadable = labels_of(split), 0
+        try:
+            needed = {"require_labels": False, "on_bad_images": "skip", "training": name == args.split}
+            counts = check_split(split, name, num_labels=len(id2label), **needed)
+            unreadable = sum(count for what, count in counts.items() if what == UNREADABLE)
+        except ValueError as error:
+            faults.append(str(error))
+        if name == args.split and id2label and not (labels >= 0).any():
+            faults.append(f"No image of the split {name!r} has a label.")
+        if unreadable:
+            faults.append(
+                f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip of train."
+            )
+        found = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
+        table.append((name, *(f"{number:,}" for number in found)))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
+    return CheckedData(splits, lines, faults)
+
+
+def check_labels(
+    args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict
+) -> list[str]:
     """
     Writes the page and the table of a split into `check_dir`.
+
+    Args:
+        splits: the data, as [`checked_data`] has opened it.
 
     Returns:
         Lines for the terminal.
 
     Raises:
-        ValueError: for data without labels, or without embeddings and a text encoder.
+        ValueError: for data without labels.
     """
-    splits = load_data(data)
-    if args.split not in splits:
-        raise ValueError(f"The data has no split {args.split!r} (split). It has: {', '.join(splits)}.")
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
     stage = text_embeds_folder(splits, encoder, folder, source=source_of(data))
@@ -70,7 +121,7 @@ def check_labels(args: CheckArguments, data: DataArguments, encoder: EncoderArgu
         splits = join_stage(splits, stage, read_stage(stage))
     split = splits[args.split]
     if columns.TEXT_EMBEDS not in split.column_names:
-        raise ValueError("The captions are not embedded: give --text_encoder, or a folder of g4i embed.")
+        return ["To compare labels with captions, give --text_encoder, or a folder of g4i embed."]
     captioned = CaptionedRows.of(split)
     table, classifier = suspicious_labels(captioned.text_embeds(), captioned.labels, len(id2label))
     table["row"] = captioned.rows[table["row"]]
