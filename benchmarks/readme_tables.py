@@ -14,6 +14,8 @@ from provenance import ROOT
 PAGES = (
     "README.md",
     "docs/evidence.md",
+    "docs/guides/training.md",
+    "research/drawings.md",
     "docs/concepts.md",
     "docs/speed.md",
     "docs/guides/few_labels.md",
