@@ -33,8 +33,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     Others follow from how it works: `remove_unused_columns=False`, as rows are read by our own dataset;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
     `dataloader_persistent_workers=True`, as far as there are workers; `hub_private_repo=True`; `project=g4i_hf`, for
-    Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator; `optim=adamw_torch_fused`, the parent's too from
-    torch 2.8 on.
+    Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator; `optim=adamw_torch_fused`, which the
+    parent has from torch 2.8 on.
 
     `optim` and `lr_scheduler_type` also take names of timm's: `timm:lamb` (with `optim_args`) and `timm:cosine` (with
     `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
