@@ -165,7 +165,7 @@ class OptimizationOptions:
 
 
 # The usual options of transformers' TrainingArguments follow; only these have another default here
-OWN_DEFAULTS = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
+OWN_DEFAULTS: tuple[str, ...] = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
 OWN_DEFAULTS += ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate")
 OWN_DEFAULTS += ("lr_scheduler_type", "warmup_steps", "logging_steps")
 # Of them, those that version 0.1 had from Trainer, and left out of its files where it used them

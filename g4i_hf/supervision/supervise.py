@@ -219,7 +219,8 @@ def _estimated(
             replace_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
         state.wait_for_everyone()
     estimates = Estimates(**json.loads((folder / FACTS).read_text())["estimates"])
-    probabilities, posterior = (np.load(folder / name, mmap_mode="r") for name in (PROBABILITIES, POSTERIOR))
+    files = (folder / PROBABILITIES, folder / POSTERIOR)
+    probabilities, posterior = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
     return Found(probabilities, posterior, estimates)
 
 

@@ -70,7 +70,8 @@ class CheckedData:
 def checked_data(args: CheckArguments, data: DataArguments) -> CheckedData:
     """Looks at every image, label and caption."""
     splits = load_data(data)
-    faults, id2label = [], {}
+    faults: list[str] = []
+    id2label: dict[int, str] = {}
     if args.split not in splits:
         faults.append(f"The data has no split {args.split!r} (split). It has: {', '.join(splits)}.")
     try:
