@@ -144,7 +144,7 @@ def draw_pictures(folder: Path) -> None:
 @pytest.mark.slow
 def test_six_lines_of_python(clone):
     draw_pictures(clone / "pictures")
-    run([sys.executable, "-"], clone, script=block("python").replace('"]\n)', '"], image_size=32\n)'))
+    run([sys.executable, "-"], clone, script=block("python").replace('"auto"', '"auto", image_size=32'))
     assert (clone / "my-classifier" / "model.safetensors").is_file()
 
 

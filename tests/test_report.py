@@ -209,12 +209,12 @@ def test_without_captum_and_curves_the_page_says_why(runs, tmp_path, monkeypatch
     (tmp_path / "page").mkdir()
     parsed = Page(write(tmp_path / "page", bare))
     assert parsed.headings == HEADINGS
-    assert "There is no map, as captum is missing: pip install -e '.[report]'" in parsed.text
+    assert "There is no map. A map of where a student looks needs captum" in parsed.text
     assert "There are no curves, as trainer_state.json is missing in a run folder." in parsed.text
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = Page(write(tmp_path / "page", runs)).text
-    assert "There are no curves, as pictures need matplotlib" in text
+    assert "There are no curves. A picture needs matplotlib" in text
 
 
 def test_pictures_are_of_a_split_with_labels(runs, tmp_path, no_drawing):

@@ -151,7 +151,7 @@ def map_cards(shown: ShownSplit, runs: dict[str, Path], weights: str) -> dict[st
                 raise ValueError(f"no layer of the student {folder.name} has more than one cell an image")
             maps, right_maps = (activation_maps(model, layer, pixel_values, c.tolist()) for c in (predicted, labels))
         except (ImportError, ValueError, RuntimeError) as error:  # the rest of the page needs none of it
-            return {"why": f"There is no map, as {str(error).rstrip('.')}."}
+            return {"why": f"There is no map. {str(error).rstrip('.')}."}
         layers.append(f"{run}: {layer.name}, {layer.grid[0]} x {layer.grid[1]} cells")
         settings = ImageSettings.from_processor(processor)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
@@ -248,4 +248,4 @@ def curve_pictures(runs: dict[str, Path]) -> dict[str, Any]:
     try:
         return {"light": png_uri(curves(runs)), "dark": png_uri(curves(runs, dark=True))}
     except ImportError as error:
-        return {"why": f"There are no curves, as {error}"}
+        return {"why": f"There are no curves. {error}"}

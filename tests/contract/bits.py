@@ -54,7 +54,7 @@ class Bits:
     The fixture.
 
     Attributes:
-        exact: whether the present environment wrote it.
+        exact: whether the present environment wrote it, but for cases that have an environment of their own.
         cases: name -> digest of all bits, layout of the tensors, log, and configuration of a released student.
         layouts: name -> names, types and shapes of tensors.
         numbers: name -> float64 (tensors, 3 + SAMPLES), see [`numbers_of`].
@@ -65,8 +65,8 @@ class Bits:
         record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
         self.made_in: dict[str, str] = record.get("environment", {})
         self.exact = self.made_in == self.here
-        if self.rewrites and not self.exact:
-            record, self.made_in = {}, self.here  # one environment a fixture
+        if not record:
+            self.made_in = self.here
         self.cases: dict[str, dict[str, Any]] = record.get("cases", {})
         self.layouts: dict[str, list[str]] = record.get("layouts", {})
         self.numbers = {name: rows for name, rows in self._read().items() if name in self.cases}
@@ -87,6 +87,8 @@ class Bits:
         case = {"digest": digest_of(tensors), "layout": short_digest("\n".join(layout)), "log": log or []}
         case["config"] = config or {}
         if self.rewrites:
+            if not self.exact:
+                case["environment"] = self.here  # written again elsewhere than the others
             self.cases[name], self.layouts[case["layout"]], self.numbers[name] = case, layout, found
             self._write()
             return
@@ -95,23 +97,24 @@ class Bits:
         names = self.layouts[expected["layout"]]
         assert layout == names, f"{name}: other tensors {sorted({*names} ^ {*layout})}"
         old, new = expected["config"], case["config"]
-        fields = old.keys() | new.keys() if self.exact else old.keys() & new.keys()
+        exact = expected.get("environment", self.made_in) == self.here
+        fields = old.keys() | new.keys() if exact else old.keys() & new.keys()
         assert {field: new.get(field) for field in fields} == {field: old.get(field) for field in fields}, name
-        differences = self.differences(name, found, case["log"])
-        assert not differences, f"{name}, {self.how()}: " + "; ".join(differences)
-        if self.exact:
-            assert case["digest"] == expected["digest"], f"{name}, {self.how()}: the same numbers, but other bits"
+        differences = self.differences(name, found, case["log"], exact)
+        assert not differences, f"{name}, {self.how(exact)}: " + "; ".join(differences)
+        if exact:
+            assert case["digest"] == expected["digest"], f"{name}, {self.how(exact)}: the same numbers, but other bits"
 
-    def how(self) -> str:
+    def how(self, exact: bool) -> str:
         """How the fixture is compared, for messages."""
-        if self.exact:
+        if exact:
             return "bit by bit"
         others = sorted(key for key in self.here if self.made_in.get(key) != self.here[key])
         return f"within tolerances, as the fixture was made with another {', '.join(others)}"
 
-    def differences(self, name: str, found: torch.Tensor, log: list[dict], exact: bool | None = None) -> list[str]:
+    def differences(self, name: str, found: torch.Tensor, log: list[dict], exact: bool) -> list[str]:
         """What differs from the case, a phrase each."""
-        exact, case, numbers = self.exact if exact is None else exact, self.cases[name], self.numbers[name]
+        case, numbers = self.cases[name], self.numbers[name]
         allowed = torch.zeros_like(numbers) if exact else TENSOR_TOLERANCE * numbers[:, 2:3] + ABSOLUTE_TOLERANCE
         apart = (found - numbers).abs()
         parts = [

@@ -201,7 +201,7 @@ def weights_of(run: Path) -> dict:
 def bits() -> Bits:
     bits = Bits()
     if not bits.exact and not bits.rewrites:
-        warnings.warn(f"fixtures/bits.safetensors is compared {bits.how()}.", stacklevel=1)
+        warnings.warn(f"fixtures/bits.safetensors is compared {bits.how(exact=False)}.", stacklevel=1)
     return bits
 
 
