@@ -1,8 +1,9 @@
-"""Identity of a model, for provenance: its commit on the Hub, or a digest of its folder."""
+"""Files of a model: its identity for provenance, as a commit on the Hub or a digest of its folder."""
 
 import hashlib
 from pathlib import Path
 
+EMA_FILE = "ema.safetensors"  # in a run with ema_decay, beside model.safetensors
 # Weights, settings, vocabularies, chat templates and a model's own code: all that its outputs can depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
 

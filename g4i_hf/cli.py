@@ -27,11 +27,14 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 from .data.naming import check_dataset_exists
 from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
 from .options import (
+    DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,
     NOT_RECORDED,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
     OWN_MODULE,
+    WRITTEN_BY_A_RUN,
+    WRITTEN_BY_PRINT_CONFIG,
     DataArguments,
     TrainerGroup,
     TrainingOptions,
@@ -50,6 +53,7 @@ ALIASES = {
 }
 # Options that fit the dataset of a run only
 OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
+NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
 WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
 
 
@@ -166,7 +170,9 @@ class Parser(HfArgumentParser):
         if not path.is_file():
             what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
             raise OptionError(f"--config {path}: {what}.")
-        values = {}
+        values: dict[str, Any] = {}
+        if path.read_text(encoding="utf-8").startswith((WRITTEN_BY_A_RUN, WRITTEN_BY_PRINT_CONFIG)):
+            values = {name: value for name, value in DEFAULTS_OF_0_1.items() if name in self.kinds}
         for name, (value, line) in read_lines(path).items():
             where = f"{path}, line {line}"
             if name in self.kinds and name not in ("config", "print_config"):
@@ -202,7 +208,7 @@ def parse_options(
         classes: dataclasses whose fields are the options.
         argv: the command line; that of the process by default.
         command, description: for `--help`.
-        default_config: YAML file for a command line that names no configuration, dataset, run or stage.
+        default_config: YAML file for a command line without options, but for those of the machine.
         run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Options that do not
             exist here are ignored, and with another dataset those of the run's dataset.
 
@@ -210,7 +216,7 @@ def parse_options(
         One instance per class. `TrainingOptions` has further options of Trainer in its attribute `others`.
 
     Raises:
-        OptionError: for an unknown option, naming the nearest one, or a value of the wrong type.
+        OptionError: for an unknown option, naming the nearest one, a value of the wrong type, or no dataset.
         ValueError: for values that a class refuses.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -225,8 +231,10 @@ def parse_options(
     parser = Parser(classes)
     given = parser.command_line([with_underscores(word) for word in argv])
     print_config, config = given.pop("print_config", False), given.pop("config", None)
-    if config is None and not {"dataset_name", "run", "stage"} & set(given):
+    if config is None and not set(NAMES_OF_DATA) & set(given):
         config = default_config
+        if config is not None:
+            _check_alone(parser, given, command, config)
     in_file = {} if config is None else parser.yaml_file(Path(config))
     values = _complete(parser, in_file | given, run_options)
     if values.get("module"):
@@ -235,6 +243,22 @@ def parse_options(
     if print_config:
         print_and_exit(resolved_yaml(classes, values))
     return options
+
+
+def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Path) -> None:
+    """
+    Raises:
+        OptionError: for options, other than those of the machine, without the data that they are meant for.
+    """
+    named = [name for name in ("run", "stage") if name in parser.kinds] or ["dataset_name"]
+    others = sorted(set(given) - NOT_RECORDED - {"module"})
+    if others and named[0] in parser.kinds:
+        inside = os.path.relpath(config)
+        raise OptionError(
+            f"--{others[0]} is given without {' or '.join(f'--{name}' for name in named)}: name yours, as in g4i "
+            f"{command} --{named[0]} FOLDER. The bundled example takes options after --config "
+            f"{config if inside.startswith('..') else inside}."
+        )
 
 
 def first_words(classes: tuple[type, ...]) -> list[str]:
@@ -299,14 +323,15 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
     """Our options, and those of Trainer that differ from their defaults, as a file for `--config`."""
-    blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
+    blocks = [f"{WRITTEN_BY_PRINT_CONFIG}; repeat them with --config on this file, from the same folder.\n"]
     if values.get("module"):
         blocks.append(yaml_lines({"module": portable(values["module"])}))
     groups = {}
     for declaring, group in grouped(classes).items():
         given = {name: values.get(name, default_of(field)) for name, field in group.items()}
         if issubclass(declaring, TrainerGroup):
-            given = {name: value for name, value in given.items() if value != default_of(group[name])}
+            changed = {name for name, value in given.items() if value != default_of(group[name])}
+            given = {name: given[name] for name in given if name in changed or name in DEFAULTS_OF_0_1}
         groups[title_of(declaring)] = given
     if TrainingOptions in classes:
         groups[title_of(TrainerGroup)] = {name: values[name] for name in other_trainer_options() if name in values}

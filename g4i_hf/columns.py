@@ -1,5 +1,6 @@
 """Names and features of the dataset columns, shared by all stages."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from datasets import Features, List, Value
@@ -18,6 +19,21 @@ CAPTION_REASON = "caption_reason"
 ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS, CAPTION_WEIGHT)
 # Columns that belong to a caption, and are dropped with it
 OF_CAPTION = (TEXT_EMBEDS, CAPTION_WEIGHT, CAPTION_RAW, CAPTION_STATUS, CAPTION_REASON)
+# What other datasets call them
+OTHER_NAMES = {
+    IMAGE: ("img", "images", "picture", "pictures", "jpg", "png", "pixels"),
+    LABEL: ("labels", "class", "category", "fine_label", "target", "y", "cls"),
+    CAPTION: ("text", "captions", "texts", "description", "txt", "alt_text", "sentence", "sentences"),
+}
+
+
+def name_it(ours: str, present: Iterable[str]) -> str:
+    """What to do where a column is missing: the option that names it, with a likely one of those present."""
+    found = {name.lower(): name for name in present}
+    likely = next((found[name] for name in OTHER_NAMES.get(ours, ()) if name in found), None)
+    if likely is None:
+        return f"Name the right one with --{ours}_column."
+    return f"Did you mean --{ours}_column {likely}?"
 
 
 def text_embeds_features(dim: int, several: bool = False) -> Features:

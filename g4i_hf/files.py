@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders; YAML files of options, and paths in them; nearest names."""
+"""Atomic writes of files and folders, permissions; YAML files of options, and paths in them; nearest names."""
 
 import contextlib
 import difflib
@@ -75,6 +75,14 @@ def replace_text(path: str | Path, text: str) -> None:
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def give_usual_permissions(folder: str | Path) -> None:
+    """Weights get the permissions of any new file: safetensors 0.8 lets nobody but their owner read them."""
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    for path in Path(folder).glob("*.safetensors"):
+        path.chmod(0o666 & ~mask)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

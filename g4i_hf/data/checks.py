@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -13,7 +13,7 @@ from .. import columns
 from ..files import nearest
 from .images import open_image, unusual, why_bad
 from .joining import check_image_ids
-from .texts import Embeddings, is_blank, values_of
+from .texts import Embeddings, is_blank, num_captioned, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,23 @@ def check_split(
     for what, count in sorted(counts.items()):
         logger.warning("Split %r, %s: %s: %d", name, places[what], what, count)
     return dict(counts)
+
+
+def check_captioned(splits: Mapping[str, Dataset], name: str) -> None:
+    """
+    Raises:
+        DataError: when no row of the split `name` has a caption or an embedding of one; names the splits that have.
+    """
+    split = splits[name]
+    if num_captioned(split):
+        return
+    others = [other for other, rows in splits.items() if other != name and num_captioned(rows)]
+    found = f"has no captions; they are in {', '.join(others)} alone" if others else "has no captions"
+    raise DataError(
+        f"Split {name!r} {found}. Its columns: {', '.join(split.column_names)}. "
+        f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption, or set align_weight "
+        "to 0 to train without them."
+    )
 
 
 def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> Warned:

@@ -11,8 +11,10 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from .. import columns
+from ..files import did_you_mean
 from ..options import DataArguments
 from .hub_rows import check_files, file_columns
+from .images import image_paths
 from .joining import join_captions, with_image_ids
 from .naming import check_dataset_name
 from .opening import open_data
@@ -173,7 +175,7 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
     if columns.IMAGE not in split.column_names:
         raise ValueError(
             f"Split {split_name!r} has no column 'image'. Its columns: {', '.join(split.column_names)}. "
-            "Name the right one with --image_column."
+            f"{columns.name_it(columns.IMAGE, split.column_names)}"
         )
     try:
         split = split.cast_column(columns.IMAGE, Image(decode=False))
@@ -228,7 +230,7 @@ def our_columns(features: Features, split_name: str, given: dict[str, str]) -> d
         elif given.get(ours) and theirs != ours:
             raise ValueError(
                 f"Split {split_name!r} has no column {theirs!r} (given as {ours}_column). "
-                f"Its columns: {', '.join(features)}."
+                f"Its columns: {', '.join(features)}.{did_you_mean(theirs, features)}"
             )
     return found
 
@@ -251,9 +253,11 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     present = {name: feature for name, feature in features.items() if feature is not None}
     if not present:
         available = sorted({column for split in splits.values() for column in split.column_names})
+        if without_classes := _without_class_folders(splits):
+            raise ValueError(without_classes)
         raise ValueError(
-            f"No column 'label' in the data. Its columns: {', '.join(available)}. Name the right one with "
-            "--label_column."
+            f"No column 'label' in the data. Its columns: {', '.join(available)}. "
+            f"{columns.name_it(columns.LABEL, available)}"
         )
     for name, feature in present.items():
         if not isinstance(feature, ClassLabel) and not hasattr(feature, "dtype"):
@@ -275,6 +279,22 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
                 "ClassLabel, the same in every split, or name another column with --label_column."
             )
     return with_class_names(splits, names), dict(enumerate(names))
+
+
+def _without_class_folders(splits: DatasetDict) -> str | None:
+    """What is wrong with image files that lie in no folder of a class; None for other data."""
+    name, split = next(iter(splits.items()))
+    known = {columns.LABEL, *columns.OTHER_NAMES[columns.LABEL]}
+    if columns.IMAGE not in split.column_names or known & set(split.column_names):
+        return None
+    path, has_bytes = next(image_paths(split), (None, True))
+    if has_bytes or not Path(path or "").is_file():
+        return None
+    inside = Path(path).parent / "cats" / Path(path).name
+    return (
+        f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image into "
+        f'a folder named after its class, such as {inside}, or write its class into metadata.jsonl: "label": "cats".'
+    )
 
 
 def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:

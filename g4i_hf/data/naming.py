@@ -1,4 +1,4 @@
-"""Check the name of a dataset without opening it, before anything heavy is imported."""
+"""Check the name of a dataset or a model without opening it, before anything heavy is imported."""
 
 import os
 from pathlib import Path
@@ -22,35 +22,44 @@ def check_dataset_exists(name: str, option: str = "dataset_name", revision: str 
     check_dataset_name(name, option)
     if Path(name).is_dir():
         return
+    if why := why_missing(name, "dataset", revision):
+        raise FileNotFoundError(f"{option} is {name!r}: there is no such folder, and {why}.{_near_folder(name)}")
+
+
+def why_missing(name: str, kind: str, revision: str | None = None) -> str | None:
+    """
+    Why neither the cache nor the Hub has a `dataset` or `model`; None if one has, or does not say. The Hub is asked
+    once, for at most two seconds: libraries ask many times.
+    """
     import httpx2
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    if _is_cached(name):
-        return
-    missing = f"{option} is {name!r}: there is no such folder, and"
+    if _is_cached(name, kind):
+        return None
     if constants.HF_HUB_OFFLINE:
-        raise FileNotFoundError(f"{missing} with HF_HUB_OFFLINE the Hub is not asked.{_near_folder(name)}")
+        return "with HF_HUB_OFFLINE the Hub is not asked"
     try:
-        HfApi().repo_info(name, repo_type="dataset", revision=revision, timeout=2)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        why = "the Hub has no dataset of that name that you can read."
-        raise FileNotFoundError(f"{missing} {why}{_near_folder(name)}") from error
+        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=2)
+    except RevisionNotFoundError:
+        return f"the {kind} on the Hub has no revision {revision!r}"
+    except (RepositoryNotFoundError, HFValidationError):
+        return f"the Hub has no {kind} of that name that you can read"
     except httpx2.ConnectError as error:
-        raise FileNotFoundError(f"{missing} the Hub cannot be reached ({error}).{_near_folder(name)}") from error
+        return f"the Hub cannot be reached ({error})"
     except (OSError, httpx2.HTTPError):
-        return
+        return None
+    return None
 
 
-def _is_cached(name: str) -> bool:
+def _is_cached(name: str, kind: str) -> bool:
     from huggingface_hub import constants
 
+    repository = Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")
+    if kind == "model":  # an empty folder is left by a download that failed
+        return (repository / "snapshots").is_dir()
     home = os.environ.get("HF_DATASETS_CACHE", os.path.join(constants.HF_HOME, "datasets"))
-    places = [
-        Path(home, name.replace("/", "___")),
-        Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}"),
-    ]
-    return any(place.exists() for place in places)
+    return repository.exists() or Path(home, name.replace("/", "___")).exists()
 
 
 def _near_folder(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
@@ -30,6 +30,7 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
 
 
@@ -163,8 +164,9 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
         raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
-    splits = DatasetDict()
-    for name, patterns in _folder_splits(folder).items():
+    splits, found = DatasetDict(), _folder_splits(folder)
+    _check_metadata(folder, found)
+    for name, patterns in found.items():
         if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
             raise FileNotFoundError(
                 f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images "
@@ -174,8 +176,22 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
             split = load_dataset("imagefolder", data_files={name: patterns}, drop_labels=True, split=name)
         splits[name] = split.cast_column("image", Image(decode=False))
         if split.column_names != ["image"]:
-            _check_listed(splits[name], name, patterns)
+            splits[name] = _with_unlisted(splits[name], name, patterns)
     return _with_folder_labels(splits, folder)
+
+
+def _check_metadata(folder: Path, splits: dict[str, list[str]]) -> None:
+    """
+    Raises:
+        ValueError: for metadata beside the folders of the splits, where nothing reads it.
+    """
+    above = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    if above is None or os.path.abspath(folder) in {root for patterns in splits.values() for root in _roots(patterns)}:
+        return
+    raise ValueError(
+        f"{above} is not read, as it lies beside the folders of the splits ({', '.join(splits)}). Give each split its "
+        f"own {above.name} within its folder, with every file_name relative to that folder."
+    )
 
 
 def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
@@ -206,8 +222,14 @@ def _folder_label(path: str, root: str) -> str | None:
     return None if set(inside) & set(UNLABELLED_FOLDERS) else Path(path).parent.name
 
 
-def _check_listed(split: Dataset, name: str, patterns: list[str]) -> None:
-    """Warns of images without a line in the metadata, which `datasets` leaves out; two lines are an error."""
+def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
+    """
+    Adds images of class folders that have no line in the metadata, which `datasets` leaves out: they have a label all
+    the same, and null in the columns of the metadata.
+
+    Raises:
+        ValueError: for an image with two lines.
+    """
     listed = Counter(path for path, _ in image_paths(split))
     image, times = listed.most_common(1)[0]
     if times > 1:
@@ -215,18 +237,43 @@ def _check_listed(split: Dataset, name: str, patterns: list[str]) -> None:
             f"Split {name!r}: its metadata file names the image {image} {times} times. Keep one line; several "
             "captions of an image are a list in it."
         )
-    count = sum(os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES for file in _files(patterns))
-    if count > len(listed):
+    known = {os.path.realpath(path) for path in listed}
+    files = [file for file in _files(patterns) if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+    unlisted = sorted(os.path.abspath(file) for file in files if os.path.realpath(file) not in known)
+    if not unlisted:
+        return split
+    roots = _roots(patterns)
+    kept = [file for file in unlisted if _is_in_class(file, roots)] if columns.LABEL not in split.column_names else []
+    if kept:
         logger.warning(
-            "Split %r: %s of %s images are in no line of its metadata file, and are left out. A line needs the "
-            "file_name alone; null stands for what is not known.",
-            *(name, f"{count - len(listed):,}", f"{count:,}"),
+            "Split %r: %s of %s images have no line in its metadata file. They have the label of their folder, and no "
+            "caption.",
+            *(name, f"{len(kept):,}", f"{len(files):,}"),
         )
+    if left := len(unlisted) - len(kept):
+        logger.warning(
+            "Split %r: %s of %s images are in no line of its metadata file and in no folder of a class, and are left "
+            "out. A line needs the file_name alone; null stands for what is not known.",
+            *(name, f"{left:,}", f"{len(files):,}"),
+        )
+    rows = {column: [None] * len(kept) for column in split.column_names}
+    rows["image"] = [{"bytes": None, "path": file} for file in kept]
+    return concatenate_datasets([split, Dataset.from_dict(rows, features=split.features)]) if kept else split
+
+
+def _is_in_class(file: str, roots: list[str]) -> bool:
+    root = next(root for root in roots if file.startswith(f"{root}{os.sep}"))
+    return os.path.dirname(file) != root and _folder_label(file, root) is not None
+
+
+def _roots(patterns: list[str]) -> list[str]:
+    """The folders of a split."""
+    return [os.path.abspath(root) for pattern in patterns for root in glob.iglob(pattern.removesuffix("/**"))]
 
 
 def _files(patterns: list[str]) -> Iterator[str]:
     """Files of a split, without hidden ones and folders such as `__MACOSX`."""
-    for root in (root for pattern in patterns for root in glob.iglob(pattern.removesuffix("/**"))):
+    for root in _roots(patterns):
         for place, folders, files in os.walk(root):
             folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
             yield from (os.path.join(place, file) for file in files if not file.startswith("."))

@@ -136,7 +136,7 @@ def _not_decoded(
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
         raise ValueError(
             f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
-            "Name the right one with --image_column."
+            f"{columns.name_it(columns.IMAGE, split.features)}"
         )
     return split, found
 

@@ -186,6 +186,15 @@ def is_blank(caption: str | list[str] | None) -> bool:
     return not any(text and text.translate(INVISIBLE).strip() for text in texts)
 
 
+def num_captioned(split: Dataset) -> int:
+    """Number of rows with a caption, or with an embedding of one."""
+    if columns.TEXT_EMBEDS in split.column_names:
+        return int((Texts.of(split).counts > 0).sum())
+    if columns.CAPTION in split.column_names:
+        return sum(not is_blank(caption) for caption in values_of(split, columns.CAPTION))
+    return 0
+
+
 def _keys_of_vectors(embeds: Embeddings) -> np.ndarray:
     chunks = (embeds[start : start + CHUNK] for start in range(0, len(embeds), CHUNK))
     return keys_of(vector.tobytes() for chunk in chunks for vector in chunk)

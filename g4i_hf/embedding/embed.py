@@ -28,7 +28,7 @@ from tqdm import tqdm
 from .. import columns
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
 from ..data.texts import is_blank, values_of
-from ..options import EncoderArguments
+from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
 from .long_captions import long_captions_report, mean_of_chunks, split_captions
 
@@ -39,7 +39,7 @@ TEXT = (Value("string"), Value("large_string"), Value("null"))  # a column of nu
 
 def embed_captions(
     images: DatasetDict,
-    text_encoder: str = "sentence-transformers/all-MiniLM-L6-v2",
+    text_encoder: str = DEFAULT_TEXT_ENCODER,
     embeddings_dir: str | Path | None = None,
     **options: Any,
 ) -> DatasetDict:
@@ -166,8 +166,8 @@ def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
         feature = split.features.get(columns.CAPTION)
         if feature is None:
             raise ValueError(
-                f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. Name the "
-                "right one with --caption_column."
+                f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. "
+                f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption."
             )
         is_list = isinstance(feature, (List, LargeList))
         if (feature.feature if is_list else feature) not in TEXT:

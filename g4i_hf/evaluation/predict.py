@@ -1,7 +1,7 @@
 """Logits, features and embeddings of an aligned model for the splits of a data set."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,17 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
+from ..checkpoints import EMA_FILE
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
-from ..training.callbacks import EMA_FILE
-from .metrics import blocks
+
+BLOCK = 1024  # rows looked at together: memory does not grow with the split
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
 
 
 @dataclass

@@ -6,8 +6,7 @@ import warnings
 import numpy as np
 from tqdm import tqdm
 
-from .metrics import blocks
-from .predict import Predictions
+from .predict import Predictions, blocks
 
 logger = logging.getLogger(__name__)
 

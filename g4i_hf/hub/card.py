@@ -64,8 +64,8 @@ SHOWN_GROUPS = (
 )
 OF_TRAINER = ("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon")
 OF_TRAINER += ("bf16", "fp16")
-# A run records these where they differ from Trainer's default, which is shown all the same
-UNRECORDED = ("num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate", "lr_scheduler_type", "seed")
+# A run records it where it differs from Trainer's default, which is shown all the same
+UNRECORDED = ("seed",)
 LORA = {each.name for each in fields(of_student.LoraOptions)} - {"use_peft"}
 ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 

@@ -13,18 +13,17 @@ from typing import Any
 import timm
 from huggingface_hub import ModelCard, hf_hub_download
 from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import PreTrainedModel, TimmWrapperConfig
+from transformers import TimmWrapperConfig
 
 from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.predict import load_run
-from ..files import replacing
+from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.own_architecture import own_module
+from ..modeling.plain_student import PUBLIC_PRETRAINED_CFG, plain_student, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
-from ..modeling.student import PRETRAINED_CFG_KEYS
 from ..options import ReleaseArguments, aligns
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
@@ -45,12 +44,6 @@ from .push import MANIFEST, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
-# Of a student's image processor and architecture. The rest of pretrained_cfg, such as `file`, is about other weights
-PUBLIC_PRETRAINED_CFG = (
-    *PRETRAINED_CFG_KEYS,
-    *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
-    *("first_conv", "classifier"),
-)
 ONNX_FILE = "onnx/model.onnx"
 ADAPTER_FILE = "adapter_config.json"
 CONFIGS = ("config.json", ADAPTER_FILE)  # a released student has one of them
@@ -135,6 +128,7 @@ def releasing(args: ReleaseArguments) -> Iterator[Path]:
             save_student(model, folder)
         if is_adapter or not isinstance(model.config.student_config, TimmWrapperConfig):  # timm's own says as much
             saved_processor(run, model.config.student_config).save_pretrained(folder)
+        give_usual_permissions(folder)
         if args.aligned and not is_adapter and aligns(options_of(run)) is not False:
             _save_aligned(model, run, folder / ALIGNED)
         yield folder
@@ -169,20 +163,6 @@ def _check_place(folder: Path, run: Path) -> None:
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def save_student(model: AlignedImageClassification, folder: str | Path) -> None:
-    """The student's weights and configuration, without projector, adapters and image processor."""
-    student = plain_student(model)
-    if not isinstance(model.config.student_config, TimmWrapperConfig):
-        student.save_pretrained(folder)
-        return
-    # transformers' wrapper would prefix every key, which timm cannot read. Bare keys and this config.json suit both.
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", _timm_config(model))
-
-
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
     """Student and projector, adapters merged, with what it takes to use them with texts."""
     if model.config.lora is not None:
@@ -192,32 +172,11 @@ def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) ->
         merged.load_state_dict(own, strict=False)
         model = merged.eval()
     model.save_pretrained(folder)
+    give_usual_permissions(folder)
     saved_processor(run, model.config.student_config).save_pretrained(folder)
     known = text_encoder_of(run)
     if known is not None:
         _write_json(folder / TEXT_ENCODER_FILE, known)
-
-
-def plain_student(model: AlignedImageClassification) -> PreTrainedModel:
-    """The student without adapters: exactly what transformers or timm would make of its configuration."""
-    if model.config.lora is None:
-        return model.student
-    from ..modeling.lora import merged_student
-
-    return merged_student(model)
-
-
-def _timm_config(model: AlignedImageClassification) -> dict[str, Any]:
-    """config.json of a timm student: the trained size and normalisation in `pretrained_cfg`, the classes beside it."""
-    config = model.config.student_config
-    pretrained_cfg = getattr(config, "pretrained_cfg", None) or {}
-    layout: dict[str, Any] = {
-        "architecture": config.architecture,
-        "num_classes": config.num_labels,
-        "label_names": [config.id2label[i] for i in range(config.num_labels)],
-        "pretrained_cfg": {name: value for name, value in pretrained_cfg.items() if name != "num_classes"},
-    }
-    return layout | ({"model_args": config.model_args} if config.model_args else {})
 
 
 def _forget_origin(model: AlignedImageClassification) -> None:

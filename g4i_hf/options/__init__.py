@@ -12,7 +12,7 @@ from .captioning import (
     LocalCaptionerArguments,
     QualityArguments,
 )
-from .data import DataArguments, EncoderArguments, VerifyArguments
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
 from .evaluation import (
     CHEAP_MEASURES,
     MEASURES,
@@ -26,11 +26,15 @@ from .fit import FitArguments, is_address
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
 from .student import AugmentationArguments, StudentArguments
 from .training import (
+    DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
     OWN_DEFAULTS,
+    WRITTEN_BY_A_RUN,
+    WRITTEN_BY_PRINT_CONFIG,
     RunArguments,
+    SupervisionOptions,
     TrainerGroup,
     TrainingOptions,
     aligns,

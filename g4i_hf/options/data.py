@@ -1,9 +1,15 @@
 """Options of the dataset and of the text encoder."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from .fields import Count, Number, check_values, option
+
+DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# Models of transformers itself, which have no namespace on the Hub
+WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta|gpt2|roberta|t5|xlm|xlnet)(-|$)")
 
 
 @dataclass
@@ -51,8 +57,16 @@ class EncoderArguments:
 
     def __post_init__(self):
         check_values(self)
+        if self.text_encoder:
+            self.text_encoder = full_name(self.text_encoder)
         if self.text_encoder_prompt is not None and self.text_encoder_prompt_name is not None:
             raise ValueError("text_encoder_prompt and text_encoder_prompt_name are both given; give one of them.")
+
+
+def full_name(text_encoder: str) -> str:
+    """`all-MiniLM-L6-v2` as `sentence-transformers/all-MiniLM-L6-v2`, which that library takes for the same."""
+    is_short = "/" not in text_encoder and not WITHOUT_NAMESPACE.match(text_encoder)
+    return f"sentence-transformers/{text_encoder}" if is_short and not Path(text_encoder).is_dir() else text_encoder
 
 
 @dataclass

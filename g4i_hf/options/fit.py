@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .data import DEFAULT_TEXT_ENCODER
 from .fields import Count, Positive, check_values, option
 
 
@@ -15,7 +16,7 @@ class FitArguments:
         "Write captions for images without: a VLM's Hub id or folder, or a server's address with captioner_model.",
     )
     captioner_model: str | None = option(None, "The model's name on the server at captioner.")
-    text_encoder: str = option("sentence-transformers/all-MiniLM-L6-v2", "Hub id or folder of the text encoder.")
+    text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "timm or transformers model; chosen by image size by default.")
     pretrained: bool | None = option(None, "Start from pretrained weights; by default only the default student does.")
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")

@@ -166,6 +166,20 @@ class OptimizationOptions:
 
 # The usual options of transformers' TrainingArguments follow; only these have another default here
 OWN_DEFAULTS = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
+OWN_DEFAULTS += ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate")
+OWN_DEFAULTS += ("lr_scheduler_type", "warmup_steps", "logging_steps")
+# Of them, those that version 0.1 had from Trainer, and left out of its files where it used them
+DEFAULTS_OF_0_1 = {
+    "num_train_epochs": 3.0,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "learning_rate": 5e-5,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "logging_steps": 500,
+}
+# First words of files that a run or --print_config writes, with all of these since
+WRITTEN_BY_A_RUN, WRITTEN_BY_PRINT_CONFIG = "# The options of this run", "# The resolved options"
 
 
 class TrainerGroup:
@@ -177,10 +191,10 @@ class LengthOptions(TrainerGroup):
     """Trainer: length and batches"""
 
     output_dir: str | None = option(None, "Run folder: weights, checkpoints, options, results.")
-    num_train_epochs: float = option(3.0, "Epochs.")
+    num_train_epochs: float = option(50.0, "Epochs.")
     max_steps: int = option(-1, "Optimizer steps; overrides num_train_epochs unless -1.")
-    per_device_train_batch_size: int = option(8, "Training batch size per device.")
-    per_device_eval_batch_size: int = option(8, "Evaluation batch size per device.")
+    per_device_train_batch_size: int = option(64, "Training batch size per device.")
+    per_device_eval_batch_size: int = option(64, "Evaluation batch size per device.")
     gradient_accumulation_steps: int = option(1, "Batches per optimizer step.")
 
 
@@ -190,10 +204,12 @@ class OptimizerOptions(TrainerGroup):
 
     optim: str = option("adamw_torch_fused", "Optimizer by Trainer's name, or timm's, such as timm:lamb.")
     optim_args: str | None = option(None, "Arguments of the optimizer, such as name=value,name=value.")
-    learning_rate: float = option(5e-5, "Peak learning rate.")
-    lr_scheduler_type: str = option("linear", "Schedule by Trainer's name, or timm's, such as timm:cosine.")
+    learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less, such as 1e-4.")
+    lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name, or timm's, such as timm:cosine.")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
-    warmup_steps: float = option(0, "Linear warm-up in steps, or, below 1, as a share of all steps.")
+    warmup_steps: float | None = option(
+        None, "Linear warm-up in steps, or, below 1, as a share of all steps; 0.05, and 0 for timm's schedules."
+    )
     weight_decay: float = option(0.0, "Weight decay.")
     max_grad_norm: float = option(1.0, "Maximum gradient norm; 0: no clipping.")
     label_smoothing_factor: float = option(0.0, "Label smoothing.")
@@ -217,7 +233,7 @@ class LoggingOptions(TrainerGroup):
     """Trainer: logging and Hub"""
 
     logging_strategy: Strategy = option("steps", "When to log.")
-    logging_steps: float = option(500, "Steps between logs.")
+    logging_steps: float = option(0.02, "Steps between logs, or, below 1, as a share of all steps.")
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
     run_name: str | None = option(None, "Name of the run in the tracker.")
     disable_tqdm: bool | None = option(None, "No progress bar.")
@@ -286,7 +302,7 @@ def check_training(options: TrainingOptions) -> None:
 def recorded_options(cls: type) -> set[str]:
     """Options that a run records whatever their value; others of Trainer are recorded where it is not the default."""
     own = [base for base in cls.__mro__ if base.__module__.startswith("g4i_hf") and TrainerGroup not in base.__bases__]
-    always = {*OWN_DEFAULTS, "optim", "lr_scheduler_type"}
+    always = {*OWN_DEFAULTS, "optim"}
     return {name for base in own for name in inspect.get_annotations(base)} | always
 
 

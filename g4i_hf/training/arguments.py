@@ -15,6 +15,8 @@ from ..files import wrong_choice
 from ..options import TrainingOptions, check_training
 from .optimization import TIMM, check_timm_options
 
+OUTPUT_DIR = "runs/classifier"
+WARMUP = 0.05  # of all steps
 _PARENT = TrainingArguments.__dataclass_fields__
 
 
@@ -23,15 +25,21 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] and what alignment needs.
 
-    Differs from its parent in these defaults: `remove_unused_columns=False`, as rows are read by our own dataset;
+    Its defaults train an image classifier from scratch, and differ from those of its parent: `num_train_epochs=50.0`,
+    `per_device_train_batch_size=64`, `per_device_eval_batch_size=64`, `learning_rate=0.001`,
+    `lr_scheduler_type=cosine`, `warmup_steps=None` (5% of all steps; 0 with timm's schedules), `logging_steps=0.02`
+    (2% of all steps) and `save_total_limit=2`. Pretrained weights need a smaller learning rate, such as 1e-4.
+
+    Others follow from how it works: `remove_unused_columns=False`, as rows are read by our own dataset;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `dataloader_persistent_workers=True`, as far as there are workers; `save_total_limit=2`;
-    `hub_private_repo=True`; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no
-    accelerator. `optim` and `lr_scheduler_type` also take names of timm's, as in `timm:lamb` (with `optim_args`) and
-    `timm:cosine` (with `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
+    `dataloader_persistent_workers=True`, as far as there are workers; `hub_private_repo=True`; `project=g4i_hf`, for
+    Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator.
+
+    `optim` and `lr_scheduler_type` also take names of timm's: `timm:lamb` (with `optim_args`) and `timm:cosine` (with
+    `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
 
     Args:
-        output_dir (`str`): the run folder.
+        output_dir (`str`): the run folder; `runs/classifier` by default.
         kwargs: the options of [`~g4i_hf.options.TrainingOptions`], each described there, and of `TrainingArguments`.
 
     Raises:
@@ -45,6 +53,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
     def __post_init__(self):
+        self.output_dir = self.output_dir or OUTPUT_DIR
         # Without a GPU, processes only find each other over gloo when they are told to use the CPU
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         # A data loader without workers refuses it
@@ -56,6 +65,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             names = [member.value for member in enumeration]
             if name not in timm_names and getattr(self, name) not in names:
                 raise ValueError(wrong_choice(name, getattr(self, name), names))
+        if self.warmup_steps is None:  # a timm schedule has its own
+            self.warmup_steps = 0 if "lr_scheduler_type" in timm_names else WARMUP
         for name in timm_names:  # the parent takes members of its enumerations only
             setattr(self, name, _PARENT[name].default)
         check_training(self)

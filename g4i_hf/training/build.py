@@ -1,18 +1,19 @@
-"""Builds what the trainer needs from options: student, image processors, images."""
+"""Builds what the trainer needs from options: student, image processors, images, labels from captions."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from accelerate import Accelerator
+from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
-from .. import columns
-from ..data.checks import check_split
 from ..data.dataset import CaptionedImages
 from ..data.transforms import train_transform
+from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
     EvalTransform,
@@ -22,7 +23,8 @@ from ..modeling.processing import (
     pretrained_processor,
     student_processor,
 )
-from ..options import AugmentationArguments, StudentArguments
+from ..options import AugmentationArguments, RunArguments, StudentArguments
+from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
 from .lineage import student_source
 
@@ -105,53 +107,66 @@ def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
     return processor
 
 
-def from_name(
-    name: str,
+def supervised_split(
+    split: Dataset,
+    run: RunArguments,
     args: AlignmentArguments,
-    training: Dataset,
-    options: Mapping[str, Any],
-) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any]]:
+    *,
+    num_labels: int,
+    is_pretrained: bool,
+    built: Callable[[], BuiltStudent],
+    folder: Path | None,
+) -> Supervised:
     """
-    For [`~g4i_hf.AlignmentTrainer`] with a student's name. `options` are those of `Trainer`, of the student and of the
-    augmentation.
+    The training rows with the labels and soft labels that captions give them, as `supervision`, `label_noise` and
+    `image_features` say.
 
-    Returns:
-        The model, the training images, and the options of `Trainer` with evaluation images, processor and accuracy.
+    Args:
+        is_pretrained: whether the student's features say something of images before it is trained.
+        built: builds the student.
+        folder: see [`~g4i_hf.supervision.supervise.supervise`].
 
     Raises:
-        ValueError: for labels without class names, or captions that are not embedded.
+        ValueError: for options that contradict each other or the data.
     """
-    if args is None or training is None:
-        raise ValueError("With a student's name, AlignmentTrainer needs args (AlignmentArguments) and train_dataset.")
-    labels = training.features.get(columns.LABEL)
-    if not isinstance(labels, ClassLabel):
-        raise ValueError("train_dataset has no column 'label' of ClassLabel: open the images with g4i_hf.load_images.")
-    dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
-    if dim is None and args.aligns:
-        raise ValueError(
-            "train_dataset has no column 'text_embeds': add it with g4i_hf.embed_captions, or train a baseline with "
-            "align_weight=0."
-        )
-    check_split(training, "train_dataset", num_labels=labels.num_classes, text_embed_dim=dim, require_labels=False)
-    of_student, of_images, options = _split_options(options)
-    augmentation = AugmentationArguments(**of_images)
-    built = build_student(
-        StudentArguments(student=name, **of_student), augmentation, args.seed, dict(enumerate(labels.names)), dim
+    if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
+        warn_of_silent_captions(split)
+    found = supervise(
+        split,
+        run,
+        num_labels=num_labels,
+        seed=args.seed,
+        soft_label_weight=args.soft_label_weight,
+        image_features=_image_features(split, run, args, is_pretrained, built),
+        folder=folder,
     )
-    images = CaptionedImages(training, built.train_transform(augmentation), args.seed, args.align_captions)
-    evaluated = options.get("eval_dataset")
-    if isinstance(evaluated, Mapping):
-        evaluated = {name: built.eval_images(split) for name, split in evaluated.items()}
-    else:
-        evaluated = built.eval_images(evaluated)
-    return built.model, images, {**built.trainer_options(), **options, "eval_dataset": evaluated}
+    if found.plan.soft_label_weight and args.classification_loss != "cross_entropy":
+        raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
+    return found
 
 
-def _split_options(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of the student, of the augmentation, and the others."""
-    groups = [{each.name for each in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
-    found = [{name: value for name, value in options.items() if name in group} for group in groups]
-    return [*found, {name: value for name, value in options.items() if name not in set.union(*groups)}]
+def _image_features(
+    split: Dataset, run: RunArguments, args: AlignmentArguments, is_pretrained: bool, built: Callable[[], BuiltStudent]
+) -> Callable[[], np.ndarray | None] | None:
+    """What computes the image features used beside captions, (N, F) in the main process; None without any."""
+    name = run.image_features
+    if name == "student" and not is_pretrained:
+        raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
+    if name == "student" or (name is None and run.supervision == "auto" and is_pretrained):
+        return lambda: _features_of_student(built(), split, args)
+    if name is not None and name not in split.column_names:
+        raise ValueError(
+            f"image_features is {name!r}, but the data has no such column. Its columns: "
+            f"{', '.join(split.column_names)}."
+        )
+    return name and (lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32))
+
+
+def _features_of_student(built: BuiltStudent, split: Dataset, args: AlignmentArguments) -> np.ndarray | None:
+    what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
+    found = predict(built.model.eval(), built.processor, split, Accelerator(cpu=args.use_cpu), **what)
+    built.model.train()
+    return found and found.features
 
 
 def predicted_classes(logits, labels):

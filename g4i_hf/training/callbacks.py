@@ -16,14 +16,14 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
+from ..checkpoints import EMA_FILE
 from ..data.images import bad_image, check_not_too_many, warn_of
-from ..files import replace_text
+from ..files import give_usual_permissions, replace_text
 from ..losses.gather import gather_counts, reduce_sum
 from .checkpoint import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
-EMA_FILE = "ema.safetensors"
 BATCH_FILE = "nan_batch.json"
 BAD_IMAGES_FILE = "bad_images.json"
 NEVER = torch.iinfo(torch.int64).max
@@ -54,6 +54,7 @@ class EmaCallback(TrainerCallback):
     def save(self, folder: str | Path) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.averaged.state_dict().items()}
         save_file(tensors, Path(folder) / EMA_FILE, metadata={"format": "pt"})
+        give_usual_permissions(folder)
 
     def load(self, folder: str | Path) -> None:
         path = Path(folder) / EMA_FILE

@@ -17,9 +17,11 @@ from transformers.integrations import TensorBoardCallback
 
 from ..files import read_mapping, replace_text
 from ..options import (
+    DEFAULTS_OF_0_1,
     NOT_RECORDED,
     OPTIONS_OF,
     OTHER_TRAINER_OPTIONS,
+    WRITTEN_BY_A_RUN,
     is_secret,
     recorded_options,
     translated,
@@ -35,6 +37,7 @@ LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
 # Options that do not change what a run computes
 NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
+NOT_COMPARED |= {"per_device_eval_batch_size"}
 NOT_COMPARED |= {"stop_on_nan", "max_nan_steps", "on_bad_images"}
 NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
 NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
@@ -112,7 +115,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
 
 def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    text = "# The options of this run; repeat it with --config on this file.\n" + yaml.safe_dump(options)
+    text = f"{WRITTEN_BY_A_RUN}; repeat it with --config on this file.\n" + yaml.safe_dump(options)
     replace_text(Path(output_dir) / OPTIONS_FILE, text)
 
 
@@ -125,15 +128,21 @@ def read_options(run: str | Path) -> dict[str, Any]:
     path = Path(run) / OPTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
-    return read_mapping(path)
+    return DEFAULTS_OF_0_1 | read_mapping(path)
 
 
 def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a run of any version, by their present names, with the defaults of later ones."""
+    """
+    Options of a run of any version, by their present names, with the defaults of later ones. Without
+    `num_train_epochs` where `max_steps` replaces it.
+    """
     known = {each.name: each.default for cls in OPTIONS_OF["train"] for each in fields(cls) if each.init}
     found = translated(options)[0]
     others = OTHER_TRAINER_OPTIONS.split()
-    return known | {name: value for name, value in found.items() if name in known or name in others}
+    options = known | {name: value for name, value in found.items() if name in known or name in others}
+    if options["max_steps"] > 0 and not options["streaming"]:  # a stream may not know its length otherwise
+        options.pop("num_train_epochs")
+    return options
 
 
 # --- An earlier run --------------------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@ from transformers.trainer_utils import has_length, rotate_checkpoints
 from ..data.dataset import AlignmentCollator, collator_from, finish_batch
 from ..data.fingerprint import fingerprint
 from ..data.stream_batches import StreamedImages
+from ..files import give_usual_permissions
 from ..losses import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
+from ..modeling.plain_student import save_student
+from ..options import DEFAULT_TEXT_ENCODER
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import from_name, processor_of
+from .build import processor_of
 from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
 from .checkpoint import (
     STAGING,
@@ -43,6 +46,7 @@ from .optimization import (
     timm_optimizer,
 )
 from .progress import Stopwatch, replace_progress
+from .raw_data import is_raw, prepare
 from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
 from .train_batches import check_batches_of_one, train_loader
 
@@ -62,32 +66,38 @@ class AlignmentTrainer(Trainer):
 
     Args:
         model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type),
-            which is built for the classes and embeddings of `train_dataset`.
-        args: [`AlignmentArguments`].
-        train_dataset: beside a name, a dataset with `image`, `label` and `text_embeds`, as [`~g4i_hf.load_images`] and
-            [`~g4i_hf.embed_captions`] give it. Beside a model, map-style with items as those of
-            [`~g4i_hf.data.dataset.CaptionedImages`]; or [`~g4i_hf.data.stream_batches.StreamedImages`].
+            which is built for the classes of `train_dataset`.
+        args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
+        train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
+            augmented and captions embedded here; a column `text_embeds` is used as it is. Beside a model also items as
+            those of [`~g4i_hf.data.dataset.CaptionedImages`], or [`~g4i_hf.data.stream_batches.StreamedImages`].
+        text_encoder: Hub id or folder of the encoder for captions that are not embedded.
         publisher: a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`.
-        kwargs: everything that `Trainer` takes; and beside a name, options of
-            [`~g4i_hf.options.StudentArguments`] and `AugmentationArguments`, such as `pretrained=True`,
-            `image_size=32` and `train_crop="pad"`.
+        kwargs: everything that `Trainer` takes; beside such a dataset, options of
+            [`~g4i_hf.options.AugmentationArguments`] and `SupervisionOptions`, such as `train_crop="pad"` and
+            `supervision="auto"`; beside a name also those of `StudentArguments`, such as `pretrained=True`.
 
     Raises:
-        ValueError: when `push_to_hub` is set without a publisher; when `metric_for_best_model` is nothing that is
-            computed; for `ema_decay` or `max_nan_steps` with DeepSpeed, or `max_nan_steps` with FSDP.
+        ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; when `push_to_hub`
+            is set without a publisher; when `metric_for_best_model` is nothing that is computed; for `ema_decay` or
+            `max_nan_steps` with DeepSpeed, or `max_nan_steps` with FSDP.
     """
 
     def __init__(
         self,
         model: AlignedImageClassification | str,
-        args: AlignmentArguments,
+        args: AlignmentArguments | None = None,
         train_dataset=None,
         *,
+        text_encoder: str = DEFAULT_TEXT_ENCODER,
         publisher=None,
         **kwargs,
     ):
-        if isinstance(model, str):
-            model, train_dataset, kwargs = from_name(model, args, train_dataset, kwargs)
+        args, soft_label_weight = args or AlignmentArguments(), None
+        if isinstance(model, str) or is_raw(train_dataset):
+            prepared = prepare(model, args, train_dataset, text_encoder, kwargs)
+            model, train_dataset, kwargs = prepared.model, prepared.images, prepared.options
+            soft_label_weight = prepared.soft_label_weight
         # Trainer has one collator for everything; images are mixed in training alone
         self.train_collator = kwargs.get("data_collator") or collator_from(args)
         if isinstance(self.train_collator, AlignmentCollator):
@@ -107,7 +117,8 @@ class AlignmentTrainer(Trainer):
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
         self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
-        self.soft_label_weight = 1.0 if args.soft_label_weight is None else args.soft_label_weight
+        given = args.soft_label_weight if soft_label_weight is None else soft_label_weight
+        self.soft_label_weight = 1.0 if given is None else given
         self.terms = TermSums()  # since the last log
         self._check_arguments()
         self._add_callbacks()
@@ -306,6 +317,24 @@ class AlignmentTrainer(Trainer):
                 self.ema.save(self.args.output_dir)
             self.save_state()
 
+    def save_student(self, folder: str | Path) -> None:
+        """
+        Writes the student as a plain checkpoint with its image processor, which `pipeline("image-classification")`
+        loads without this package. [`~g4i_hf.release_student`] also writes a card.
+
+        Raises:
+            ValueError: for weights that are sharded over processes.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "save_student needs whole weights, and these are sharded: use save_run and release_student."
+            )
+        if self.processing_class is None:
+            self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
+        if self.args.should_save:
+            save_student(self.accelerator.unwrap_model(self.model), folder, self.processing_class)
+            give_usual_permissions(folder)
+
     def _saving(self, what: str) -> contextlib.AbstractContextManager:
         """Another process only waits in vain for the first, which says why."""
         if not self.args.should_save:
@@ -348,7 +377,9 @@ class AlignmentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Without Trainer's pickle of the arguments, which names paths of this machine; train.yaml keeps them."""
         super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        give_usual_permissions(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

@@ -21,7 +21,7 @@ from ..cli import Parser, build_options
 from ..data.checks import labels_of
 from ..data.images import open_image
 from ..data.loading import class_names, load_data
-from ..data.texts import Texts, is_blank
+from ..data.texts import num_captioned
 from ..evaluation.statistics import paired_summary
 from ..files import portable, replace_text
 from ..options import OPTIONS_OF, DataArguments, FitArguments, is_address
@@ -141,7 +141,7 @@ class Fit:
             )
         splits, names = class_names(splits)
         training = splits["train"]
-        labelled, captioned = int((labels_of(training) >= 0).sum()), _captioned(training)
+        labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
@@ -343,15 +343,6 @@ def _run(words: list[str]) -> None:
     ended = subprocess.run([sys.executable, "-m", "g4i_hf", *words], check=False)
     if ended.returncode:
         raise ValueError(f"g4i {words[0]} failed, see above. After mending it, the same g4i fit resumes there.")
-
-
-def _captioned(split: Dataset) -> int:
-    """Number of rows with a caption, or with an embedding of one."""
-    if columns.TEXT_EMBEDS in split.column_names:
-        return int((Texts.of(split).counts > 0).sum())
-    if columns.CAPTION in split.column_names:
-        return sum(not is_blank(caption) for caption in split[columns.CAPTION][:])
-    return 0
 
 
 def _is_reachable(model: str) -> bool:

@@ -1,19 +1,18 @@
 """`g4i train`: from options to a run folder."""
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.checks import check_split
+from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
 from ..data.loading import class_names, load_data, source_of
@@ -33,14 +32,16 @@ from ..options import (
     StudentArguments,
     TrainingOptions,
 )
-from ..supervision.supervise import Supervised, controlled, supervise, warn_of_silent_captions
+from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import BuiltStudent, build_student
+from ..training.build import BuiltStudent, build_student, supervised_split
 from ..training.dry_run import plan_of, seconds_per_step, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import as_block, describe_training, summary_of_run
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 from ..training.streamed_run import load_streamed
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
@@ -114,6 +115,14 @@ class TrainingRun:
                 f"The data has no split {self.run.train_split!r} (train_split). It has: {', '.join(splits)}."
             )
         splits, self.id2label = class_names(splits)
+        if self.args.aligns:
+            check_captioned(splits, self.run.train_split)
+        if self.run.eval_split not in splits:
+            logger.warning(
+                "The data has no split %r: training is not evaluated. Hold out a share of each class with "
+                "--validation_fraction 0.15.",
+                self.run.eval_split,
+            )
         splits, dim = self._embedded(splits)
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
@@ -129,42 +138,16 @@ class TrainingRun:
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # it may hold features of another student
-        if self.args.aligns and self.run.supervision == "none" and self.run.unlabelled == "keep":
-            warn_of_silent_captions(self.splits[self.run.train_split])
-        found = supervise(
+        self.supervised = found = supervised_split(
             self.splits[self.run.train_split],
             self.run,
+            self.args,
             num_labels=len(self.id2label),
-            seed=self.args.seed,
-            soft_label_weight=self.args.soft_label_weight,
-            image_features=self._image_features(),
+            is_pretrained=self.student.pretrained,
+            built=lambda: self.built,
             folder=None if self.run.dry_run else folder,
         )
-        self.supervised, self.splits[self.run.train_split] = found, found.split
-        if found.plan.soft_label_weight and self.args.classification_loss != "cross_entropy":
-            raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
-
-    def _image_features(self) -> Callable[[], np.ndarray | None] | None:
-        """What computes the image features used beside captions; None without any."""
-        split, name = self.splits[self.run.train_split], self.run.image_features
-        if name == "student" and not self.student.pretrained:
-            raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
-        if name == "student" or (name is None and self.run.supervision == "auto" and self.student.pretrained):
-            return self._features_of_student
-        if name is not None and name not in split.column_names:
-            raise ValueError(
-                f"image_features is {name!r}, but the data has no such column. Its columns: "
-                f"{', '.join(split.column_names)}."
-            )
-        return name and (lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32))
-
-    def _features_of_student(self) -> np.ndarray | None:
-        """Features of the training images, (N, F); None in all but the main process."""
-        split, accelerator = self.splits[self.run.train_split], Accelerator(cpu=self.args.use_cpu)
-        what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
-        found = predict(self.built.model.eval(), self.built.processor, split, accelerator, **what)
-        self.built.model.train()
-        return found and found.features
+        self.splits[self.run.train_split] = found.split
 
     def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
         """The splits with `text_embeds`, and None; in a dry run with captions to embed, the splits without, and D."""

@@ -110,6 +110,9 @@ COMMON = {
     "per_device_train_batch_size": 6,
     "optim": "sgd",  # rounding can turn the sign of a gradient, which is Adam's first step
     "learning_rate": 0.2,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "per_device_eval_batch_size": 8,
     "align_weight": 0.3,  # no power of two, which would hide roundings
     "logging_steps": 1,
     "save_strategy": "no",
@@ -378,6 +381,7 @@ images = load_images(sys.argv[1])
 args = AlignmentArguments(
     "run", max_steps=3, per_device_train_batch_size=6, optim="sgd", learning_rate=0.2, align_weight=0.3,
     align_loss="soft_clip", logging_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
+    lr_scheduler_type="linear", warmup_steps=0,
 )
 small = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 trainer = AlignmentTrainer("resnet18", args, train_dataset=images["train"], student_args=small, image_size=32)

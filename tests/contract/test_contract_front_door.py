@@ -133,20 +133,6 @@ print(release_student("run"))
     assert (tmp_path / "run" / "student" / "model.safetensors").is_file()
 
 
-def test_a_trainer_by_name_says_what_the_data_lacks(quick, pictures, tmp_path):
-    code = """
-import sys
-from g4i_hf import AlignmentArguments, AlignmentTrainer, load_images
-
-args = AlignmentArguments("run", max_steps=1, use_cpu=True)
-try:
-    AlignmentTrainer("resnet18", args, train_dataset=load_images(sys.argv[1])["train"], image_size=32)
-except ValueError as error:
-    print(error)
-"""
-    assert "embed_captions" in quick.python(code, pictures, cwd=tmp_path)
-
-
 @pytest.mark.slow
 def test_captions_and_figures_from_python(quick, loop, tmp_path):
     folder = shutil.copytree(loop, tmp_path / "loop")  # figures are written into the runs

@@ -40,7 +40,13 @@ MISTAKES = {
     "no YAML": Mistake("embed", {"config": "{broken.yaml}"}, ("{broken.yaml}", "YAML")),
     "kind of value": Mistake("train", {"learning_rate": "fast"}, ("learning_rate", "'fast'", "number")),
     "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "probes"}, ("probes", "'probe'")),
-    "range": Mistake("train", {"align_weight": -1}, ("align_weight", "-1")),
+    "range": Mistake("train", {"dataset_name": "{pictures}", "align_weight": -1}, ("align_weight", "-1")),
+    "no dataset": Mistake(
+        "train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "emoji_styles/train.yaml")
+    ),
+    "no run for measures": Mistake(
+        "evaluate", {"measures": "all"}, ("--measures", "without --run", "g4i evaluate --run", "--config")
+    ),
     "no run folder": Mistake(
         "train", {"dataset_name": "{pictures}"} | STUDENT | TRAINING, ("output_dir is missing", "--output_dir")
     ),
@@ -55,6 +61,10 @@ MISTAKES = {
     ),
     "label column": Mistake("train", TRAIN | {"label_column": "lable"}, ("lable", "label_column", " label")),
     "no captions to train on": Mistake("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
+    "captions of another split": Mistake(
+        "train", TRAIN | {"dataset_name": "{elsewhere}"}, ("'train' has no captions; they are in validation alone",)
+    ),
+    "no class folders": Mistake("train", TRAIN | {"dataset_name": "{flat}"}, ("'train'", "cats/0.png", "metadata")),
     "no captions to embed": Mistake("embed", EMBED | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
     "label out of range": Mistake(
         "train",
@@ -78,7 +88,9 @@ MISTAKES = {
         ("{aligned}", "ema_decay", "--output_dir", "--overwrite"),
     ),
     "captions over the images": Mistake(
-        "caption", {"captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
+        "caption",
+        {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"},
+        ("{pictures}",),
     ),
     "no run to evaluate": Mistake("evaluate", {}, ("run", "no such folder")),
     "evaluate no such run": Mistake("evaluate", {"run": "{gone}"}, ("run", "{gone}")),
@@ -123,6 +135,12 @@ def places(tmp_path_factory, folders, pictures) -> dict[str, Path]:
     metadata = found["unlabelled"] / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("circle/0.png", "unlabelled/0.png"))
     labelled(found["labels"], [0, 1, 2, 0, 7, 2])
+    found["elsewhere"] = draw_folder(root / "elsewhere", train=6, validation=6)
+    (found["elsewhere"] / "train" / "metadata.jsonl").unlink()
+    found["flat"] = root / "flat"
+    (found["flat"] / "train").mkdir(parents=True)
+    for number in range(4):
+        drawing(number).save(found["flat"] / "train" / f"{number}.png")
     return found
 
 

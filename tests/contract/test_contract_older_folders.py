@@ -126,6 +126,24 @@ def test_the_same_command_finds_a_run_of_earlier_finished(quick, older):
     assert (older / "aligned" / "model.safetensors").read_bytes() == before
 
 
+def test_a_run_keeps_the_defaults_of_its_version(quick, older):
+    """Version 0.1 had those of Trainer, and did not write them into the file of a run."""
+    path, named = (
+        older / "aligned" / "train.yaml",
+        ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size"),
+    )
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(named)]
+    path.write_text("\n".join(lines))
+    printed = quick.succeed("train", {"config": path}, "--print_config").out
+    for line in ("learning_rate: 5.0e-05", "lr_scheduler_type: linear", "per_device_train_batch_size: 8"):
+        assert line in printed.splitlines()
+    assert "num_train_epochs: 3.0" in printed and "warmup_steps: 0" in printed
+    path.write_text(printed)
+    assert quick.succeed("train", {"config": path}, "--print_config").out == printed
+    path.write_text("\n".join(line for line in lines if not line.startswith("#")))
+    assert "learning_rate: 0.001" in quick.succeed("train", {"config": path}, "--print_config").out
+
+
 def test_a_stage_of_embeddings_is_trained_on(quick, older):
     quick.succeed("train", {"dataset_name": older / "embeddings", "output_dir": older / "new"}, STUDENT, TRAINING)
     state = json.loads((older / "new" / "trainer_state.json").read_text())

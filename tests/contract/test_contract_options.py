@@ -117,13 +117,19 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
     expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "keep"}
     expected |= {"pretrained": False, "align_text_bank": 0, "label_fraction": 1, "caption_control": "none"}
     expected |= {"label_noise": None, "soft_label_weight": None, "label_noise_rate": 0, "long_tail_factor": 1}
+    expected |= {"learning_rate": 1e-3, "num_train_epochs": 50, "per_device_train_batch_size": 64}
+    expected |= {"lr_scheduler_type": "cosine"}
     expected |= {"on_bad_images": "error", "require_labels": True, "streaming": False, "train_split": "train"}
     assert {name: values[name] for name in expected} == expected
 
 
-def test_an_option_alone_changes_the_recipe_and_data_or_a_file_replace_it(quick, tmp_path):
-    values = printed(quick, tmp_path, {"align_weight": 0})
+def test_the_recipe_takes_options_by_its_name_and_data_or_a_file_replace_it(quick, tmp_path):
+    """An option alone would train it in place of a dataset that was forgotten."""
+    assert printed(quick, tmp_path)["student_args"]["channels"] == [32, 64, 128, 256]
+    recipe = ROOT / "recipes" / "emoji_styles" / "train.yaml"
+    values = printed(quick, tmp_path, {"config": recipe, "align_weight": 0})
     assert values["align_weight"] == 0 and values["student_args"]["channels"] == [32, 64, 128, 256]
+    assert quick.run("train", {"align_weight": 0}, cwd=tmp_path).code == 2
     assert printed(quick, tmp_path, DATA)["student_args"] is None
     (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\n")
     assert printed(quick, tmp_path, {"config": "o.yaml"})["student_args"] is None

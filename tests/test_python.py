@@ -1,0 +1,210 @@
+"""From Python: six lines from a folder of images to a classifier, and datasets of other kinds."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from doors import python
+from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
+
+from g4i_hf import AlignedImageClassification, AlignmentArguments, AlignmentTrainer, embed_captions, load_images
+
+SIX_LINES = """
+from g4i_hf import AlignmentTrainer, load_images
+dataset = load_images("pictures")
+trainer = AlignmentTrainer("resnet18", train_dataset=dataset["train"], eval_dataset=dataset["validation"])
+trainer.train()
+trainer.save_student("my-classifier")
+"""
+PIPELINE = """
+import json, sys
+from transformers import pipeline
+
+sys.modules["g4i_hf"] = None
+print(json.dumps(pipeline("image-classification", "my-classifier")(sys.argv[1], top_k=None)))
+"""
+SMALL = {"student_args": json.loads(STUDENT["student_args"]), "image_size": 32, "train_crop": "pad"}
+
+
+def short(folder: Path, **options) -> AlignmentArguments:
+    options = {"max_steps": 2, "per_device_train_batch_size": 6, "save_strategy": "no", "use_cpu": True} | options
+    return AlignmentArguments(str(folder / "run"), disable_tqdm=True, **options)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("python") / "pictures", train=18, validation=6)
+
+
+def raw(count: int = 18, label=None, captions: bool = True) -> Dataset:
+    """A dataset as `datasets` makes them, without ids; labels as names, numbers or classes."""
+    kind = label or ClassLabel(names=CLASSES)
+    rows = {"image": [drawing(row) for row in range(count)], "caption": [caption(row) for row in range(count)]}
+    rows["label"] = [CLASSES[row % 3] if kind == Value("string") else row % 3 for row in range(count)]
+    features = {"image": Image(), "label": kind, "caption": Value("string")}
+    data = Dataset.from_dict(rows, features=Features(features))
+    return data if captions else data.remove_columns("caption")
+
+
+# --- Six lines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("as it stands", marks=pytest.mark.slow)])
+def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path, size):
+    """With the default arguments; `small` makes the student and its images so."""
+    draw_folder(tmp_path / "pictures", train=6, validation=3)
+    options = ", ".join(f"{name}={value!r}" for name, value in SMALL.items())
+    code = SIX_LINES.replace('"])\ntrainer.train', f'"], {options})\ntrainer.train') if size == "small" else SIX_LINES
+    printed = python(code, cwd=tmp_path)
+    assert "step 50/50" in printed and "loss_align" in printed
+    found = json.loads(python(PIPELINE, tmp_path / "pictures" / "train" / "circle" / "0.png", cwd=tmp_path))
+    assert {each["label"] for each in found} == set(CLASSES)
+    assert {path.name for path in (tmp_path / "my-classifier").iterdir()} == {"config.json", "model.safetensors"}
+    assert (tmp_path / "my-classifier" / "model.safetensors").stat().st_mode & 0o444 == 0o444
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"classifier"}
+
+
+def test_the_saved_student_is_the_trained_one_also_of_transformers(pictures, tmp_path):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    small = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
+    images = load_images(pictures)
+    data = {"train_dataset": images["train"], "eval_dataset": images["validation"]}
+    trainer = AlignmentTrainer("resnet", short(tmp_path), **data, student_args=small, image_size=32)
+    trainer.train()
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    trainer.save_student(tmp_path / "student")
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "student")
+    pixels = processor([image.convert("RGB") for image in map(drawing, range(18, 24))], return_tensors="pt")
+    with torch.no_grad():
+        logits = student(**pixels).logits
+        assert torch.equal(logits, trainer.model.eval()(**pixels).logits)
+    right = np.mean(
+        [student.config.id2label[int(best)] == CLASSES[row % 3] for row, best in enumerate(logits.argmax(-1))]
+    )
+    assert accuracy == pytest.approx(right)
+
+
+def test_defaults_train_an_image_classifier():
+    args = AlignmentArguments()
+    assert (args.learning_rate, args.num_train_epochs, args.per_device_train_batch_size) == (1e-3, 50, 64)
+    assert (str(args.lr_scheduler_type.value), args.warmup_steps, args.output_dir) == (
+        "cosine",
+        0.05,
+        "runs/classifier",
+    )
+    assert AlignmentArguments(lr_scheduler_type="timm:cosine").warmup_steps == 0
+
+
+# --- Datasets --------------------------------------------------------------------------------------------------------
+
+
+def built(model, folder: Path, training, **options) -> AlignmentTrainer:
+    return AlignmentTrainer(model, short(folder), training, **SMALL | options)
+
+
+@pytest.mark.parametrize("label", [None, Value("string"), Value("int64")], ids=["classes", "names", "numbers"])
+def test_a_raw_dataset_is_embedded_and_its_classes_are_those_of_the_student(tmp_path, label):
+    trainer = built("resnet18", tmp_path, raw(label=label), eval_dataset={"one": raw(6, label=label)})
+    names = ["0", "1", "2"] if label == Value("int64") else sorted(CLASSES)
+    assert list(trainer.model.config.id2label.values()) == names
+    trainer.train()
+    assert "loss_align" in trainer.state.log_history[0]
+    assert "eval_one_accuracy" in trainer.evaluate()
+
+
+def test_columns_that_are_embedded_are_used_as_they_are(tmp_path, clip_folder):
+    """By an encoder of 6 dimensions, which is not looked for."""
+    split = embed_captions(DatasetDict(train=load_images_of(raw())), str(clip_folder), tmp_path / "embeds")["train"]
+    trainer = built("resnet18", tmp_path, split, text_encoder="nobody/nothing")
+    assert trainer.model.config.text_embed_dim == 6
+    assert built("resnet18", tmp_path, raw(), text_encoder=str(clip_folder)).model.config.text_embed_dim == 6
+
+
+def load_images_of(split: Dataset) -> Dataset:
+    return split.add_column("image_id", [str(row) for row in range(len(split))])
+
+
+def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
+    backwards = dict(enumerate(sorted(CLASSES, reverse=True)))
+    model = AlignedImageClassification.from_student(
+        "resnet18", id2label=backwards, text_embed_dim=384, image_size=32, student_args=SMALL["student_args"]
+    )
+    trainer = AlignmentTrainer(model, short(tmp_path), raw(), eval_dataset=raw(6), train_crop="pad")
+    labels = [CLASSES[row % 3] for row in range(18)]
+    assert [backwards[int(label)] for label in trainer.train_dataset.labels] == labels
+    trainer.train()
+    assert "eval_accuracy" in trainer.evaluate()
+    with pytest.raises(ValueError, match="train_dataset.*none of the 2 classes"):
+        two = AlignedImageClassification.from_student(
+            "resnet18", id2label={0: "circle", 1: "cross"}, text_embed_dim=384, student_args=SMALL["student_args"]
+        )
+        AlignmentTrainer(two, short(tmp_path), raw())
+
+
+def test_items_that_are_prepared_already_stay_as_they_are(tmp_path):
+    model = AlignedImageClassification.from_student(
+        "resnet18", id2label=dict(enumerate(CLASSES)), text_embed_dim=384, student_args=SMALL["student_args"]
+    )
+    embeds = np.eye(384, dtype=np.float32)
+
+    def prepared(rows):
+        pixels = [torch.ones(3, 32, 32) * label for label in rows["label"]]
+        keys = {name: list(range(len(pixels))) for name in ("image_key", "caption_keys", "text_keys")}
+        texts = {"text_embeds": list(embeds[: len(pixels)]), "caption_weight": [1.0] * len(pixels)}
+        return {"pixel_values": pixels, "labels": rows["label"]} | texts | keys
+
+    data = raw().with_transform(prepared)
+    trainer = AlignmentTrainer(model, short(tmp_path), train_dataset=data)
+    assert trainer.train_dataset is data
+    trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data.remove_columns("caption"), r"no captions.*caption_column.*g4i caption.*align_weight"),
+        (lambda data: data.remove_columns("label"), "No column 'label'"),
+        (
+            lambda data: DatasetDict(train=data),
+            r"one split.*load_images\('pictures'\)\['train'\]; it is a DatasetDict",
+        ),
+        (lambda data: None, "one split.*NoneType"),
+    ],
+)
+def test_what_a_dataset_lacks_is_said_with_the_remedy(tmp_path, change, says):
+    with pytest.raises(ValueError, match=says):
+        built("resnet18", tmp_path, change(raw()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_captions_of_the_evaluation_split_alone_are_said(tmp_path):
+    with pytest.raises(ValueError, match="no captions; they are in eval_dataset alone"):
+        built("resnet18", tmp_path, raw(captions=False), eval_dataset=raw(6))
+
+
+def test_a_baseline_needs_no_captions(tmp_path):
+    args = short(tmp_path, align_weight=0)
+    trainer = AlignmentTrainer("resnet18", args, raw(captions=False), text_encoder="nobody/nothing", **SMALL)
+    trainer.train()
+    assert "loss_align" not in trainer.state.log_history[0]
+
+
+def test_supervision_is_chosen_as_by_the_command(tmp_path, capsys):
+    """Captions name the class, and two thirds of the images have no label."""
+    data = raw(90)
+    data = data.remove_columns("caption").add_column("caption", [f"a {CLASSES[row % 3]}" for row in range(90)])
+    labels = [label if row < 30 else None for row, label in enumerate(data["label"])]
+    data = data.remove_columns("label").add_column("label", labels, feature=ClassLabel(names=CLASSES))
+    trainer = built("resnet18", tmp_path, data, supervision="auto")
+    assert re.search(r"Estimates: .*\nsupervision: pseudo, as", capsys.readouterr().out)
+    assert [CLASSES[label] for label in trainer.train_dataset.labels] == [CLASSES[row % 3] for row in range(90)]
