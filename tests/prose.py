@@ -1,5 +1,5 @@
 """
-Checks the prose of README, docs/, the templates of cards and the help of the commands; `make lint` runs it.
+Checks the prose of README, docs/, notebooks, the templates of cards and the help of the commands; `make lint` runs it.
 
     python tests/prose.py          prints what is wrong, and exits with 1 if anything is
     python tests/prose.py --words  prints words, sentences and their length for each text
@@ -9,6 +9,7 @@ blocks, tables and headings have no sentences. Banned phrases count everywhere b
 """
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,10 @@ def texts() -> Iterator[tuple[str, str]]:
         name = path.relative_to(ROOT).as_posix()
         if name not in NOT_YET:
             yield name, path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        markdown = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        yield path.relative_to(ROOT).as_posix(), "\n\n".join(markdown)
     for command, classes in OPTIONS_OF.items():
         source = (ROOT / "g4i_hf" / "commands" / f"{command}.py").read_text(encoding="utf-8")
         commands = re.compile("^    .*$", flags=re.MULTILINE)

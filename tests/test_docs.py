@@ -29,7 +29,7 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-PAGES = tracked("*.md")
+PAGES, NOTEBOOKS = tracked("*.md"), tracked("*.ipynb")
 GENERATED = {ROOT / "docs" / "reference" / "cli.md"}  # by docs/build.py; test_site.py looks at its links
 
 
@@ -65,9 +65,17 @@ def test_every_picture_is_on_a_page():
     assert pictures and not [path for path in pictures if f"images/{path.name}" not in pages]
 
 
+def code_of(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
 def commands_of(page: Path) -> list[tuple[str, list[str]]]:
-    """The commands of g4i in the blocks of a page: name and words."""
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S)
+    """The commands of g4i in the blocks of a page, or in the `!` lines of a notebook: name and words."""
+    if page in NOTEBOOKS:
+        blocks = re.findall(r"^\s*!((?:.*\\\n)*.*\n)", code_of(page) + "\n", flags=re.M)
+    else:
+        blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S)
     found = []
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
         started = re.search(rf"(?:\brecipes/|\bg4i )({'|'.join(COMMANDS)})(?:\.py\b| )(.*)", line.split(" #")[0])
@@ -76,7 +84,7 @@ def commands_of(page: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=relative)
+@pytest.mark.parametrize("page", PAGES + NOTEBOOKS, ids=relative)
 def test_the_commands_of_every_page_are_understood(page, monkeypatch):
     """Their options exist and take the values given; with files that are not here, this is all that can be said."""
     monkeypatch.chdir(ROOT)
@@ -90,17 +98,19 @@ def test_the_commands_of_every_page_are_understood(page, monkeypatch):
             Parser(classes).command_line(words)
 
 
-INSTALL = re.compile(r"""(install|add)\s+(-\S+\s+)*["'`]?g4i[-_]hf\b""")
+INSTALL = re.compile(r"""(install|add)\s+(-\S+\s+)*["'`]?g4i[-_]hf\b(?!\[[\w,]+\] @ git\+)""")
 
 
 def test_nothing_tells_readers_to_install_the_package_by_its_name():
     """No index has it, so that whoever registers the name there would be installed in its place."""
     assert INSTALL.search("pip install g4i_hf") and INSTALL.search("uv pip install -U 'g4i-hf[onnx]'")
-    files = [path for kind in ("md", "py", "j2", "yaml") for path in tracked(f"*.{kind}")]
+    assert not INSTALL.search('pip install "g4i_hf[demo,onnx] @ git+https://example.org/g4i_hf"')
+    files = [path for kind in ("md", "py", "j2", "yaml", "ipynb") for path in tracked(f"*.{kind}")]
     files = [path for path in files if ROOT / "tests" not in path.parents]
     assert len(files) > 200
     for path in files:
-        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))  # a message over several lines
+        text = code_of(path) if path in NOTEBOOKS else path.read_text(encoding="utf-8")
+        text = re.sub(r'"\s*\n\s*f?"', "", text)  # a message over several lines
         assert not (found := INSTALL.search(text)), f"{relative(path)}: {found[0]}"
 
 

@@ -106,7 +106,7 @@ def test_tensorboard_has_every_term_and_a_resumed_run_the_same_curves(tmp_path, 
     images = watch.images_per_second * (watch.seconds["data"] + watch.seconds["step"])
     assert images == pytest.approx(2 / 3 * 10), "the last two thirds of an epoch of ten"
     said = summary_of_run(trainer, ["vit"], result.metrics)
-    assert "resumed from checkpoint-4: the times are those of 2 steps since then" in said
+    assert "resumed from checkpoint-4: the times are those of the 2 steps since then" in said
     assert "checkpoint-2, checkpoint-4, checkpoint-6" in said and f"--logdir {run}/tensorboard" in said
 
 

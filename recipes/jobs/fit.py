@@ -1,0 +1,54 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["g4i_hf[demo,hub] @ git+REPOSITORY_URL"]
+# ///
+"""
+Trains a student on a captioned dataset of the Hub, with a baseline, and pushes it if `--push_to` names where:
+
+    uv run fit.py me/photos-captions --dry_run
+    hf jobs uv run --flavor l4x1 --secrets HF_TOKEN fit.py me/photos-captions --push_to me/photos-student
+
+Other options are those of `g4i fit`, such as --minutes, --seeds and --student.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("dataset", help="Hub id of images with captions")
+    parser.add_argument("--push_to", "--push-to", help="Hub id for the student; a new repository is private")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the decisions, push nothing")
+    parser.add_argument("--license", help="license of the student, for its card")
+    parser.add_argument("--output_dir", "--output-dir", default="fitted", help="folder for everything")
+    args, options = parser.parse_known_args()
+    words = ["--output_dir", args.output_dir, *options]
+    g4i("fit", args.dataset, *words, *(["--dry_run"] if args.dry_run else []))
+    if args.push_to and not args.dry_run:
+        published = ["--repo_id", args.push_to, "--push_to_hub", "true"]
+        published += ["--license", args.license] if args.license else []
+        g4i("release", *runs_in(Path(args.output_dir)), *published)
+
+
+def runs_in(folder: Path) -> list[str]:
+    """Options of `g4i release`: the runs that `g4i fit` leaves, a student and its baseline for each seed."""
+    students, baselines = (sorted(map(str, folder.glob(f"{name}-*"))) for name in ("with_captions", "baseline"))
+    words = ["--run", students[0], "--baseline", baselines[0]]
+    if students[1:]:
+        words += ["--seed_runs", *students[1:], "--seed_baselines", *baselines[1:]]
+    return words
+
+
+def g4i(*command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "g4i_hf", *command])
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
