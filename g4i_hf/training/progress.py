@@ -274,7 +274,8 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     if watch.first_step:
         since = state.global_step - watch.first_step
         steps.append(
-            f"resumed from checkpoint-{watch.first_step}: the times are those of the {_counted(since, 'step')} since then"
+            f"resumed from checkpoint-{watch.first_step}: "
+            f"the times are those of the {_counted(since, 'step')} since then"
         )
     if metrics.get("train_nan_steps"):
         steps.append(
