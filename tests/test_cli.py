@@ -72,8 +72,8 @@ def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
     of_run = "dataset_name: ./data\ntext_encoder: of run\nlong_captions: chunk_mean\nlabel_column: l\n"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.yaml").write_text(of_run + "captions_name: c\nlearning_rate: 1\n")
-    found = written("text_encoder: of file\nrun: ./run\nweights: ema\n", "--weights", "raw", base="", **evaluate)
-    assert (found["text_encoder"], found["weights"], found["long_captions"]) == ("of file", "raw", "chunk_mean")
+    found = written("text_encoder: of/file\nrun: ./run\nweights: ema\n", "--weights", "raw", base="", **evaluate)
+    assert (found["text_encoder"], found["weights"], found["long_captions"]) == ("of/file", "raw", "chunk_mean")
     assert Path(found["dataset_name"]).resolve() == tmp_path / "run" / "data" and found["captions_name"] == "c"
     other = parse("--run", str(tmp_path / "run"), "--dataset_name", "other", **evaluate)  # has captions of its own
     assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, "l")

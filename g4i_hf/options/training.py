@@ -175,7 +175,7 @@ DEFAULTS_OF_0_1 = {
     "per_device_eval_batch_size": 8,
     "learning_rate": 5e-5,
     "lr_scheduler_type": "linear",
-    "warmup_steps": 0,
+    "warmup_steps": 0.0,
     "logging_steps": 500,
 }
 # First words of files that a run or --print_config writes, with all of these since

@@ -272,10 +272,8 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     if knows_epochs(state):
         steps[0] += f", {_counted(state.epoch or 0, 'epoch')}"
     if watch.first_step:
-        since = state.global_step - watch.first_step
-        steps.append(
-            f"resumed from checkpoint-{watch.first_step}: the times are those of {_counted(since, 'step')} since then"
-        )
+        since = _counted(state.global_step - watch.first_step, "step")
+        steps.append(f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} since then")
     if metrics.get("train_nan_steps"):
         steps.append(
             f"{_counted(metrics['train_nan_steps'], 'step')} left out, whose loss or gradient was NaN or infinite"
