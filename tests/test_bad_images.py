@@ -171,7 +171,7 @@ def test_training_on_two_processes_and_evaluation_of_a_folder_with_corrupt_image
     train += ["--student_args", '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}']
     done = run(*train, "--on_bad_images", "skip")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "1 images left out, which could not be read: bad_images.json" in done.stdout
+    assert "1 image left out, which could not be read: bad_images.json" in done.stdout
     done = run(sys.executable, "recipes/evaluate.py", "--run", tmp_path / "run")  # the option is the run's
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
