@@ -258,8 +258,10 @@ def _learned(training: Dataset, captioned: CaptionedRows, found: Found, plan: Pl
     learned, unlabelled = labels.copy(), given < 0
     if plan.label_noise == "relabel":
         learned[rows[~unlabelled]] = found.posterior[~unlabelled].argmax(1)
+        logger.info("label_noise is relabel: captions contradict %d labels.", (learned != labels).sum())
     if plan.supervision == "pseudo":
         learned[rows[unlabelled]] = found.posterior[unlabelled].argmax(1)
+        logger.info("supervision is pseudo: %d rows take the class that their caption tells.", unlabelled.sum())
     if plan.label_noise == "soften" or (plan.supervision == "auto" and unlabelled.any()):
         soft = _targets(learned, captioned, found.posterior, plan)
         taught = np.count_nonzero(soft.any(1))

@@ -64,8 +64,8 @@ MODES = {
     "unlabelled": Mode(FEW, says=("9 of 18", "--supervision auto")),
     "dropped": Mode(FEW | {"unlabelled": "drop"}, says=("9 of 18",)),
     "pseudo-labels": Mode(FEW | {"supervision": "pseudo"}, says=("9 rows",), same=True),  # all are right here
-    "chosen": Mode(FEW | {"supervision": "auto"}, says=("Estimates: ", "supervision: pseudo, as 50%"), same=True),
-    "softened": Mode({"label_noise": "soften"} | NOISE, says=("label_noise",)),
+    "chosen": Mode(FEW | {"supervision": "auto"}, SOFT, ("Estimates: ", "supervision: 50% of the captioned images")),
+    "softened": Mode({"label_noise": "soften"} | NOISE, SOFT, ("label_noise",)),
     "relabelled": Mode({"label_noise": "relabel"} | NOISE, says=("label_noise",)),
     "wrong labels": Mode(NOISE | {"label_noise_kind": "confusable"}, says=("6 labels",)),
     "long tail": Mode({"long_tail_factor": 6}, says=("9 of 18",)),
@@ -152,6 +152,7 @@ def test_a_way_of_training(quick, places, plain, name):
     done, run = train(quick, places, name.replace(" ", "_"), mode.options)
     assert done.code == 0 and "Traceback" not in done.said, done.err[-3000:]
     assert files_in(run) >= {"model.safetensors", "config.json", "train.yaml", "all_results.json", *mode.files}
+    soft_label_weight = mode.options.get("soft_label_weight", mode.options.get("teacher_weight", 1))
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     logged = {key for entry in history for key in entry}
     assert logged >= {*ALIGNED, *mode.logged}
@@ -159,7 +160,7 @@ def test_a_way_of_training(quick, places, plain, name):
         assert all(math.isfinite(value) for value in entry.values())
         if "loss_align" in entry:
             total = entry["loss_ce"] + entry["align_weight"] * entry["loss_align"]
-            total += 0.5 * entry.get("loss_soft_labels", 0)
+            total += soft_label_weight * entry.get("loss_soft_labels", 0)
             assert entry["loss"] == pytest.approx(total, rel=2e-2 if "bf16" in name else 1e-3)
     for part in mode.says:
         assert part in done.said
