@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -49,6 +50,18 @@ def test_dependencies_come_from_the_repository(script):
     assert "`REPOSITORY_URL`" in (JOBS / "README.md").read_text(), "the page says what to replace"
 
 
+def test_a_release_has_the_runs_of_every_seed(tmp_path):
+    runs_in = runpy.run_path(str(JOBS / "fit.py"))["runs_in"]
+    for name in ("baseline-0", "with_captions-0", "classifier"):
+        (tmp_path / name).mkdir()
+    first = ["--run", f"{tmp_path}/with_captions-0", "--baseline", f"{tmp_path}/baseline-0"]
+    assert runs_in(tmp_path) == first
+    for name in ("baseline-1", "with_captions-1"):
+        (tmp_path / name).mkdir()
+    others = ["--seed_runs", f"{tmp_path}/with_captions-1", "--seed_baselines", f"{tmp_path}/baseline-1"]
+    assert runs_in(tmp_path) == [*first, *others]
+
+
 class Jobs:
     """The scripts, with the package at hand in place of that of the repository; a Hub that holds me/photos."""
 
@@ -61,12 +74,12 @@ class Jobs:
         hub.run(PUSH, folder / "pusher", folder / "photos" / "train")
 
     def run(self, script: str, *words: object) -> str:
-        # in the environment of the tests, which has the dependencies: --no-sync installs nothing
-        uv = [str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--no-sync", "--offline"]
+        # --active: in the environment of the tests, which has the dependencies, so that nothing is installed
+        uv = [str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--offline"]
         environment = self.hub.environment(self.folder / "home", VIRTUAL_ENV=sys.prefix)
         done = subprocess.run(
             [*uv, script, *map(str, words)],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=480,
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout
@@ -115,7 +128,7 @@ def test_a_student_is_trained_on_captions_of_the_hub(captioned):
     assert "Would run:" in captioned.run("fit.py", *words, "--dry_run")
     assert captioned.repositories() == before and not (captioned.folder / "fitted").exists()
 
-    captioned.run("fit.py", *words, "--seeds", 2, "--license", "apache-2.0")
+    captioned.run("fit.py", *words, "--license", "apache-2.0")
     assert captioned.repositories()["models/me/photos-student"] is True
     picture = captioned.folder / "photos" / "train" / "class0" / "0.png"
     (best, *_) = captioned.hub.run(CLASSIFY, captioned.folder / "reader", picture)

@@ -27,7 +27,7 @@ LEFT = {
         "95% interval for",
         ["runs/baseline/student/model.safetensors", "runs/with_captions/student/config.json", "few_labels.png"],
     ),
-    "search_by_text": ("images right, with 4 classes", ["runs/aligned/model.safetensors", "hits.png"]),
+    "search_by_text": ("images right; about", ["runs/aligned/model.safetensors", "hits.png", "colours.png"]),
 }
 
 
