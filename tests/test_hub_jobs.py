@@ -79,7 +79,7 @@ class Jobs:
         environment = self.hub.environment(self.folder / "home", VIRTUAL_ENV=sys.prefix)
         done = subprocess.run(
             [*uv, script, *map(str, words)],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=900,
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=1800,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout

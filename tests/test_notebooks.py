@@ -68,7 +68,7 @@ def test_a_notebook_runs_from_start_to_end(notebook, tmp_path):
     done = subprocess.run(
         [sys.executable, "-"],
         cwd=tmp_path, input=script_of(notebook), env=os.environ | {"MPLBACKEND": "Agg", "PATH": path},
-        capture_output=True, text=True, timeout=900,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     printed, files = LEFT[notebook.stem]
