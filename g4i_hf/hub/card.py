@@ -178,6 +178,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "align_weight": float(known.get("align_weight") or 0),
         "supervision": supervision,
         "is_auto": known.get("supervision") == "auto",
+        "softens": found.get("label_noise") == "soften",
         "estimates": "; ".join(said),
         "caption_control": CONTROLS.get(known.get("caption_control")),
         "label_fraction": float(known.get("label_fraction") or 1),

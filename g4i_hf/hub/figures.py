@@ -91,7 +91,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     found = read_results(args.run)
     splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
     is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
-    names = ("supervision", "caption_accuracy_estimate", "label_noise_estimate", "label_noise_interval")
+    names = ("supervision", "label_noise", "caption_accuracy_estimate", "label_noise_estimate", "label_noise_interval")
     return {
         "speed": "" if is_of_others else speed_as_markdown(found, splits),
         "estimates": {name: found[name] for name in names if found.get(name) is not None},

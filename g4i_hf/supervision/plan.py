@@ -66,7 +66,9 @@ def choose(found: Estimates) -> Plan:
     if found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG:
         plan.label_noise = "soften"
         parts.append("labels are softened where captions contradict them")
-    reason = "; ".join(parts) or "labels are kept, as few or none are wrong: alignment alone"
+    else:
+        parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
+    reason = "; ".join(parts)
     plan.reasons = (_described(found), f"supervision: {reason}.")
     return plan
 

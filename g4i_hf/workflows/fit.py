@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict
-from huggingface_hub import constants, model_info, try_to_load_from_cache
 
 from .. import columns
 from ..cli import Parser, build_options
 from ..data.checks import labels_of
 from ..data.images import open_image
 from ..data.loading import class_names, load_data
+from ..data.naming import why_missing
 from ..data.texts import num_captioned
 from ..evaluation.statistics import paired_summary
 from ..files import portable, replace_text
@@ -239,7 +239,7 @@ class Fit:
         if name := args.student or given.get("student"):
             pretrained = given.get("pretrained", False) if args.pretrained is None else args.pretrained
             return {"student": name, "pretrained": bool(pretrained)}
-        if args.pretrained or (args.pretrained is None and size >= LARGE and _is_reachable(PRETRAINED)):
+        if args.pretrained or (args.pretrained is None and size >= LARGE and why_missing(PRETRAINED, "model") is None):
             self.say(f"Student: {PRETRAINED}, pretrained on ImageNet; another with --student.")
             return {"student": PRETRAINED, "pretrained": True}
         why = "the images are small" if size < LARGE else f"{PRETRAINED} is not reachable"
@@ -343,17 +343,6 @@ def _run(words: list[str]) -> None:
     ended = subprocess.run([sys.executable, "-m", "g4i_hf", *words], check=False)
     if ended.returncode:
         raise ValueError(f"g4i {words[0]} failed, see above. After mending it, the same g4i fit resumes there.")
-
-
-def _is_reachable(model: str) -> bool:
-    if isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return True
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        return bool(model_info(model, timeout=5))
-    except (OSError, ValueError):
-        return False
 
 
 def _accuracy(run: str) -> float:
