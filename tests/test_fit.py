@@ -1,14 +1,17 @@
 """`g4i fit`: one command from images with captions to a classifier and what its captions were worth."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
@@ -52,6 +55,32 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(folder, tmp_path, ca
         *("train", "train", "evaluate", "release")
     ]
     assert not (tmp_path / "out").exists() and sorted(folder.rglob("*")) == before
+
+
+def test_without_a_connection_it_takes_a_student_that_needs_none(folder, tmp_path):
+    """Large images: the default student is a pretrained one, which is asked for on the Hub."""
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    for path in pictures.glob("train/*/*.png"):
+        with Image.open(path) as image:
+            image.resize((128, 128)).save(path)
+    closed = os.environ | {
+        "HF_ENDPOINT": "http://no-such-host.invalid",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "g4i_hf",
+        "fit",
+        str(pictures),
+        "--dry_run",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, env=closed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "a small ResNet from scratch" in done.stdout and "is not reachable" in done.stdout
 
 
 def test_without_captions_the_three_ways_to_get_some_are_named(tmp_path):
