@@ -91,6 +91,9 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
         command.run(*options)
     except (ImportError, OSError, ValueError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        raise SystemExit(130) from None
     end_processes()
 
 

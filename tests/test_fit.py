@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_without_a_connection_it_takes_a_student_that_needs_none(folder, tmp_pat
     done = subprocess.run(command, env=closed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "a small ResNet from scratch" in done.stdout and "is not reachable" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_one_line(folder, tmp_path):
+    """Ctrl-C reaches fit and the training that it started."""
+    command = [sys.executable, "-m", "g4i_hf", "fit", str(folder), "--output_dir", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as fitting:
+        for line in fitting.stdout:
+            if "step 2" in line:  # of the first training
+                break
+        os.killpg(fitting.pid, signal.SIGINT)
+        said = fitting.communicate(timeout=120)[1]
+    assert fitting.returncode == 130 and "Run the same command again" in said and "Traceback" not in said
 
 
 def test_without_captions_the_three_ways_to_get_some_are_named(tmp_path):
