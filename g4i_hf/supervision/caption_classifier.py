@@ -150,15 +150,13 @@ class CaptionClassifier:
         self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
     ) -> "_View":
         """With the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
-        last = best = None
-        least = np.inf
+        best, least = None, np.inf
         for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
             view = _View(scale, {}, self.num_labels)
             for fold in [*np.unique(folds[judged]), WHOLE]:
                 rows = np.flatnonzero((labels >= 0) & (folds != fold))
-                start = None if last is None else last.models[int(fold)]
+                start = None if best is None else best.models[int(fold)]
                 view.models[int(fold)] = self._model(values, scale, labels, rows, strength, start)
-            last = view
             loss = calibrate([view.held_out(values, folds, judged)], labels[judged], self.log_prior_).loss
             if len(judged) and loss >= least:
                 break
