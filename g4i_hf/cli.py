@@ -30,12 +30,14 @@ from .options import (
     DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,
     NOT_RECORDED,
+    OPTIONS_OF,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
     OWN_MODULE,
     WRITTEN_BY_A_RUN,
     WRITTEN_BY_PRINT_CONFIG,
     DataArguments,
+    FitArguments,
     TrainerGroup,
     TrainingOptions,
     is_secret,
@@ -51,6 +53,7 @@ ALIASES = {
     **{"dataset": "dataset_name", "data": "dataset_name", "encoder": "text_encoder", "size": "image_size"},
     **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
 }
+LENGTHS = ("num_train_epochs", "max_steps")
 # Options that fit the dataset of a run only
 OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
@@ -154,9 +157,15 @@ class Parser(HfArgumentParser):
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
         """The message about an option that does not exist."""
         name = name.replace("-", "_")
-        alias = ALIASES.get(name)
-        near = f" Did you mean {prefix + alias!r}?" if alias in self.kinds else did_you_mean(name, self.kinds, prefix)
-        return f"unknown option {brief(prefix + name)} in {where}.{near}"
+        alias = ALIASES.get(name, name)
+        if alias in self.kinds:
+            hint = f" Did you mean {prefix + alias!r}?"
+        elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).kinds:
+            time = "--minutes sets how long all runs train. " if alias in LENGTHS else ""
+            hint = f" {time}Other options of g4i train: --train_config FILE, a YAML file with a line `{alias}: VALUE`."
+        else:
+            hint = did_you_mean(name, self.kinds, prefix)
+        return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def _unknown_word(self, word: str) -> str:
         if word.startswith("--"):

@@ -188,6 +188,23 @@ def test_a_mistake_is_said_before_anything_is_written(folder, tmp_path, options,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--num_train_epochs", r"--minutes .*--train_config FILE, .*`num_train_epochs: VALUE`"),
+        ("--epochs", "--minutes .*`num_train_epochs: VALUE`"),
+        ("--max-steps", "--minutes .*`max_steps: VALUE`"),
+        ("--lr", r"command line\. Other options of g4i train: --train_config FILE, .*`learning_rate: VALUE`"),
+        ("--batch_size", "--train_config FILE, .*`per_device_train_batch_size: VALUE`"),
+        ("--adam_beta1", "--train_config FILE, .*`adam_beta1: VALUE`"),
+        ("--minute", "Did you mean '--minutes'"),
+    ],
+)
+def test_an_option_of_train_leads_to_the_file_for_it(word, said):
+    with pytest.raises(ValueError, match=said):
+        parse_options(OPTIONS_OF["fit"], ["pictures", word, "3"])
+
+
 def test_another_student_has_no_settings_of_the_default_one(folder, tmp_path):
     (tmp_path / "o.yaml").write_text("student: timm/mobilenetv3_small_050\npretrained: true\n")
     given = {"dataset_name": str(folder), "train_config": str(tmp_path / "o.yaml"), "image_size": 32}
