@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name is. It is read when it is asked for: torch alone takes seconds
 _PLACES = {

@@ -5,11 +5,11 @@ import importlib
 import os
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from . import __version__
 from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
 from .files import wrong_choice
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         print("usage: g4i COMMAND [options]\n", *lines, "\n`g4i COMMAND --help` lists the options.", sep="\n")
         raise SystemExit(0 if argv else 2)
     if argv[0] == "--version":
-        print(version("g4i_hf"))
+        print(__version__)
         return
     if argv[0] not in COMMANDS:
         fail(wrong_choice("the command", argv[0], COMMANDS))

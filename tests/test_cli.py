@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
-from g4i_hf import cli, losses, options
+from g4i_hf import __version__, cli, losses, options
 from g4i_hf.cli import parse_options
 from g4i_hf.files import did_you_mean
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
@@ -248,7 +248,7 @@ COMMAND_LINES = [
     (["train", "--module", "json.py"], 2, "it cannot be imported as 'json'; give the file another name"),
     (["train", "--module", "broken.py"], 2, "--module broken.py cannot be imported: NameError"),
     (["--help"], 0, "train +Train an aligned student"),
-    (["--version"], 0, version("g4i_hf")),
+    (["--version"], 0, __version__),
 ]
 
 

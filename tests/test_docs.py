@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from g4i_hf import __version__
 from g4i_hf.cli import Parser, parse_options
 from g4i_hf.running import COMMANDS, split_words
 
@@ -27,6 +28,12 @@ def tracked(pattern: str) -> list[Path]:
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def test_citation_and_changelog_have_the_version_of_the_package():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## (\S+) ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest[1] == __version__
 
 
 PAGES, NOTEBOOKS = tracked("*.md"), tracked("*.ipynb")
