@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
+from g4i_hf.running import main
 from g4i_hf.workflows.release import Release
 
+FIXTURES = Path(__file__).parent / "contract" / "fixtures_0_1"
 LABELS = {0: "elk", 1: "bee", 2: "ant", 3: "dog", 4: "cat"}  # in no order but their own
 WITH_ALIGNED = ("vit", "timm-resnet")
 FAST = ("vit", "timm-resnet", "timm-vit", "timm-efficientnet", "swin", "timm-deit-two-heads")
@@ -216,6 +219,33 @@ def test_a_release_replaces_nothing_but_an_earlier_one(tmp_path, what):
     with pytest.raises(ValueError, match=message):
         release_student(run, place)
     assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "listed"),
+    [
+        (["--run", "aligned", "--baseline", "baseline", "--space", "true"], ["model.safetensors", "app.py"]),
+        (["--stage", "captions"], ["data/train-00000-of-00001.parquet"]),
+    ],
+    ids=["student and space", "dataset"],
+)
+def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys, words, listed):
+    older = shutil.copytree(FIXTURES, tmp_path / "older")
+    monkeypatch.chdir(older)
+    before = files_of(tmp_path)
+    main(["release", *words, "--dry_run"])
+    said = capsys.readouterr().out
+    assert all(f"  {name}\n" in said for name in [*listed, "README.md"]) and "Nothing was written or pushed" in said
+    assert files_of(tmp_path) == before
+
+
+def test_a_dry_run_tells_of_a_place_that_is_taken(tmp_path, capsys):
+    run = a_plain_run(tmp_path / "run")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").touch()
+    with pytest.raises(SystemExit):
+        main(["release", "--run", str(run), "--student_dir", str(tmp_path / "taken"), "--dry_run"])
+    assert "holds something else than a student" in capsys.readouterr().err
 
 
 def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_path):

@@ -4,9 +4,10 @@
     g4i release --stage runs/emoji_styles/embeddings --repo_id me/emoji-captions
 
 transformers loads the student without this package; timm loads timm students too. Nothing is pushed without
---push_to_hub; --dry_run lists what would be pushed.
+--push_to_hub; --dry_run lists what would be pushed, and writes nothing.
 """
 
+import tempfile
 from pathlib import Path
 
 from ..cli import check_paths, quiet_libraries
@@ -37,12 +38,16 @@ def run(args) -> None:
     quiet_libraries(state.is_main_process)
     if not state.is_main_process:
         return
+    if args.dry_run:
+        with tempfile.TemporaryDirectory() as scratch:
+            release = Release(args, Path(scratch))
+            release.build()
+            print(*release.lines, *release.listed(), sep="\n", flush=True)
+            release.look_through()
+        print("No local path, host name or token was found in them. Nothing was written or pushed.")
+        return
     release = Release(args)
     release.build()
     print(*release.lines, sep="\n")
-    if args.dry_run:
-        print(*release.listed(), sep="\n", flush=True)
-        release.look_through()
-        print("No local path, host name or token was found in them. Nothing was pushed.")
-    elif args.push_to_hub:
+    if args.push_to_hub:
         print(*release.push(), sep="\n")

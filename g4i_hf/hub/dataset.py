@@ -80,7 +80,9 @@ def build_dataset(
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
-    _check(stage, output_dir, license)
+    _check_stage(stage)
+    check_place(output_dir)
+    licence_fields(license)
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)
@@ -107,16 +109,22 @@ def build_dataset(
     return output_dir
 
 
-def _check(stage: Path, output_dir: Path, license: str | None) -> None:
+def _check_stage(stage: Path) -> None:
     made = read_stage(stage)
     if made is None:
         raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
     if made.get("published"):
         raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
+
+
+def check_place(output_dir: Path) -> None:
+    """
+    Raises:
+        ValueError: when something else than an earlier dataset would be deleted.
+    """
     is_ours = (read_stage(output_dir) or {}).get("published")
     if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} holds something else than such a dataset. Choose another --dataset_dir.")
-    licence_fields(license)
 
 
 def _check_source(public: dict[str, Any], repo_id: str | None) -> None:

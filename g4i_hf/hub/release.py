@@ -84,7 +84,7 @@ def release_student(
     args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx, lora=lora)
     with releasing(args):
         pass
-    return _place(args)
+    return place_of(args)
 
 
 def release_with_card(
@@ -106,14 +106,14 @@ def release_with_card(
     licence_fields(args.license)
     with releasing(args) as folder:
         rows = write_card(folder, args, options)
-    return _place(args), rows
+    return place_of(args), rows
 
 
 @contextmanager
 def releasing(args: ReleaseArguments) -> Iterator[Path]:
     """The student's folder while it is still beside its place, to write what else belongs to the release."""
-    run, output_dir = Path(args.run), _place(args)
-    _check_place(output_dir, run)
+    run, output_dir = Path(args.run), place_of(args)
+    check_place(output_dir, run)
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
     is_adapter = args.lora == "adapter"
@@ -137,11 +137,12 @@ def releasing(args: ReleaseArguments) -> Iterator[Path]:
         write_manifest(folder)
 
 
-def _place(args: ReleaseArguments) -> Path:
+def place_of(args: ReleaseArguments) -> Path:
+    """Where the student goes."""
     return Path(args.student_dir) if args.student_dir else Path(args.run) / "student"
 
 
-def _check_place(folder: Path, run: Path) -> None:
+def check_place(folder: Path, run: Path) -> None:
     """
     Raises:
         ValueError: when something else than an earlier release would be deleted.

@@ -70,7 +70,8 @@ def build_space(
             holds something else than an app.
     """
     run, student_dir, output_dir = Path(run), Path(student_dir), Path(output_dir)
-    _check(run, student_dir, output_dir)
+    check_place(output_dir)
+    _check(run, student_dir)
     versions = _versions()
     splits, id2label, train_split = open_data(run)
     with replacing(output_dir) as staging:
@@ -92,9 +93,16 @@ def build_space(
     return output_dir
 
 
-def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
+def check_place(output_dir: Path) -> None:
+    """
+    Raises:
+        ValueError: when something else than an earlier app would be deleted.
+    """
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "space.json").is_file():
         raise ValueError(f"{output_dir} holds something else than an app. Move it away.")
+
+
+def _check(run: Path, student_dir: Path) -> None:
     if aligns(read_options(run)) is False:
         raise ValueError(
             f"{run} is a baseline, and knows no text: a Space shows the captions nearest to a picture. Make it of a "
@@ -102,13 +110,13 @@ def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
         )
     if not (student_dir / ALIGNED / "config.json").is_file():
         raise ValueError(
-            f"{student_dir} has no {ALIGNED}/, without which a Space knows no text. Release the student with "
+            f"The student of {run} has no {ALIGNED}/, without which a Space knows no text. Release the student with "
             "--aligned true, and one with adapters with --lora merged."
         )
     module = own_module(AlignedImageClassificationConfig.from_pretrained(student_dir / ALIGNED).student_config)
     if module is not None:
         raise ValueError(
-            f"The architecture of {student_dir} is registered by the module {module}, which a Space does not have: "
+            f"The architecture of {run} is registered by the module {module}, which a Space does not have: "
             "leave --space out."
         )
     side = _text_side(student_dir)
@@ -116,7 +124,7 @@ def _check(run: Path, student_dir: Path, output_dir: Path) -> None:
         logger.warning(
             "The text encoder of %s is %s, no Hub id: in a Space the box for names will say that it cannot be loaded. "
             "The nearest captions are shown all the same.",
-            student_dir,
+            run,
             f"the folder {side.text_encoder!r}" if side.text_encoder else "not known",
         )
 

@@ -50,7 +50,7 @@ class PushOptions:
     private: bool = option(True, "Make a new repository private.")
     hub_revision: str | None = option(None, "Branch to push to; main by default.")
     replace: bool = option(False, "Push even if the repository holds other files, and replace those of the same name.")
-    dry_run: bool = option(False, "Write what would be pushed, list it with sizes, and push nothing.")
+    dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.")
 
 
 @dataclass

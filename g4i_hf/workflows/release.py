@@ -1,17 +1,15 @@
 """What `g4i release` does: from a run or a stage to what is published, and the push."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
 from ..hub.card import licence_line
-from ..hub.dataset import build_dataset
+from ..hub import dataset, release, space
 from ..hub.privacy import check_publishable, list_files, private_places
 from ..hub.push import push_folders, write_manifest
-from ..hub.release import release_with_card
-from ..hub.space import build_space
 from ..options import ReleaseArguments
 
 RUN_PAGE = """# A run of g4i_hf
@@ -32,13 +30,17 @@ class Released:
 
 class Release:
     """
+    Args:
+        args: the options of the command.
+        scratch: in a dry run, an empty folder for what would be written.
+
     Attributes:
         released: the folders that were made.
         lines: what the command prints of them.
     """
 
-    def __init__(self, args: ReleaseArguments):
-        self.args = args
+    def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
+        self.args, self.scratch = args, scratch
         self.released: list[Released] = []
         self.lines: list[str] = []
 
@@ -64,9 +66,11 @@ class Release:
     def _build_dataset(self, stage: Path) -> None:
         args = self.args
         stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
-        folder = build_dataset(
+        place = Path(args.dataset_dir or stage.with_name(f"{stage.name}-dataset"))
+        dataset.check_place(place)
+        folder = dataset.build_dataset(
             stage,
-            args.dataset_dir or stage.with_name(f"{stage.name}-dataset"),
+            self._written(place),
             with_images=args.with_images,
             images_id=args.images_id,
             license=args.license,
@@ -74,27 +78,34 @@ class Release:
             max_shard_size=args.max_shard_size,
         )
         self.released = [Released(folder, args.repo_id, "dataset")]
-        self._say("dataset", folder, "Parquet files and a card, for datasets.load_dataset")
+        self._say("dataset", place, "Parquet files and a card, for datasets.load_dataset")
 
     def _build_student(self, run: Path) -> None:
-        args = self.args
+        args, place, place_of_space = self.args, release.place_of(self.args), run / "space"
         for baseline in filter(None, (args.baseline, *(args.seed_baselines or []))):
             check_run(baseline)
-        student, rows = release_with_card(args)
-        (run / "README.md").write_text(RUN_PAGE)
+        release.check_place(place, run)
+        student, rows = release.release_with_card(replace(args, student_dir=str(self._written(place))))
+        if not self.scratch:
+            (run / "README.md").write_text(RUN_PAGE)
         self.released = [Released(student, args.repo_id, "model")]
         if rows:
             self.lines.append(f"\n{as_text(rows)}\n")
         kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
-        self._say("student", student, f"{kind} AutoModelForImageClassification.from_pretrained")
+        self._say("student", place, f"{kind} AutoModelForImageClassification.from_pretrained")
         if args.space:
-            space = build_space(run, student, run / "space", repo_id=args.repo_id)
+            space.check_place(place_of_space)
+            made = space.build_space(run, student, self._written(place_of_space), repo_id=args.repo_id)
             space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
-            self.released.append(Released(space, space_id, "space"))
-            self._say("space", space, f"a Gradio app: python {space / 'app.py'}")
+            self.released.append(Released(made, space_id, "space"))
+            self._say("space", place_of_space, f"a Gradio app: python {place_of_space / 'app.py'}")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
+
+    def _written(self, place: Path) -> Path:
+        """Where that which belongs to `place` is written."""
+        return self.scratch / place.resolve().name if self.scratch else place
 
     def _say(self, name: str, path: Path, what: str) -> None:
         self.lines.append(f"{name:10}{path}  ({what})")
@@ -104,7 +115,8 @@ class Release:
     def _private_places(self) -> set[Path]:
         args = self.args
         runs = [args.run, args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])]
-        return private_places(args.stage, *runs, *(each.folder for each in self.released))
+        places = [args.student_dir, args.dataset_dir, *(each.folder for each in self.released)]
+        return private_places(args.stage, *runs, *places)
 
     def listed(self) -> list[str]:
         """A dry run: what would be pushed."""
