@@ -279,6 +279,34 @@ def test_rare_classes_are_as_probable_as_they_are_with_two_views():
     np.testing.assert_allclose(probabilities.mean(0), shares, atol=0.03)
 
 
+@pytest.mark.parametrize("better", [0, 1])
+def test_with_one_label_a_class_two_views_judge_each_other(better):
+    """The better view counts more, and nothing is promised that does not hold."""
+    good, poor = clusters(2000, spread=1.0, view=0), clusters(2000, spread=4.0, view=1)
+    views = [good, poor] if better == 0 else [poor, good]
+    labels = np.full(2000, -100)
+    first = [np.flatnonzero(good.truth == label)[0] for label in range(CLASSES)]
+    labels[first] = good.truth[first]
+    found = CaptionClassifier(CLASSES).fit(views[0].x, labels, views[1].x)
+    alone = [accuracy(fitted(view, labels).predict_proba(view.x), view.truth) for view in views]
+    both = found.predict_proba(views[0].x, views[1].x)
+    assert alone[better] > alone[1 - better] + 0.2
+    assert accuracy(both, good.truth) > alone[better] - 0.02
+    assert found.view_accuracies_[better] > found.view_accuracies_[1 - better] + 0.2
+    assert 0.4 < found.accuracy_ < accuracy(both, good.truth) + 0.1
+
+
+def test_with_one_label_a_class_captions_that_are_all_the_same_do_not_count():
+    images = clusters(1000, spread=1.0)
+    labels = np.full(1000, -100)
+    first = [np.flatnonzero(images.truth == label)[0] for label in range(CLASSES)]
+    labels[first] = images.truth[first]
+    same = np.ones((1000, 4))
+    both = CaptionClassifier(CLASSES).fit(same, labels, images.x).predict_proba(same, images.x)
+    alone = accuracy(fitted(images, labels).predict_proba(images.x), images.truth)
+    assert accuracy(both, images.truth) > alone - 0.03
+
+
 def test_views_must_be_those_fitted_on():
     data = clusters(100)
     with pytest.raises(ValueError, match="fitted with other views"):

@@ -140,7 +140,7 @@ SAID = {
         (
             "it learned soft labels",
             "which chose how captions are used",
-            "94% of held-out images",
+            "94% of the images",
             "41% of the labels are wrong (95% interval 36% to 46%)",
         ),
         (),

@@ -73,7 +73,7 @@ USELESS, GOOD, SEEN = vectors(TRUTH, 100), vectors(TRUTH), vectors(TRUTH, seed=1
 OTHERS = vectors(np.random.default_rng(0).permutation(TRUTH), seed=1)
 # Captions, labels, image features -> label_noise, weight of an unlabelled row, and what the two lines say
 CHOSEN = {
-    "few labels": (GOOD, few(100), None, "keep", 1, ("100% of held-out", "75% of the captioned images have no label")),
+    "few labels": (GOOD, few(100), None, "keep", 1, ("100% of the images", "75% of the captioned images have no label")),
     "few labels, useless captions": (USELESS, few(100), None, "keep", 1 / 3, ("Estimates", "together they count as")),
     "half of the labels wrong": (GOOD, noisy(), None, "soften", 1, ("95% interval", "softened where captions")),
     "all labels right": (
@@ -85,8 +85,8 @@ CHOSEN = {
         ("0% of the labels are wrong", "labels are kept, as it is not sure"),
     ),
     "one label a class": (GOOD, few(5), None, "keep", 5 / 395, ("no class has two labels", "together")),
-    "one label a class, views agree": (GOOD, few(5), SEEN, "keep", 1, ("image features agree on 9", "as a label")),
-    "one label a class, views differ": (GOOD, few(5), OTHERS, "keep", 5 / 395, ("captions and image", "together")),
+    "one label a class, views agree": (GOOD, few(5), SEEN, "keep", 1, ("judge each other", "as a label")),
+    "one label a class, views differ": (GOOD, few(5), OTHERS, "keep", 5 / 395, ("judge each other", "together")),
     "both": (vectors(TRUTH, 0.6), few(200), vectors(TRUTH, 0.9), "keep", 1, ("both together", "as a label")),
 }
 
@@ -107,14 +107,14 @@ def test_auto_chooses_by_estimates_and_says_why(case):
 
 
 SURE = {"captions": 0.9, "image": None, "both": 0.9, "noise": 0.0, "noise_interval": (0.0, 0.01)}
-SURE |= {"unlabelled": 0.8, "agreement": None}
+SURE |= {"unlabelled": 0.8}
 
 
 @pytest.mark.parametrize(
     ("below", "above", "weights"),
     [
         ({"both": 0.49}, {"both": 0.51}, (0.25, 1)),
-        ({"both": None, "agreement": 0.24}, {"both": None, "agreement": 0.26}, (0.25, 1)),
+        ({"both": None}, {"both": 0.6, "noise": None, "noise_interval": None}, (0.25, 1)),
         ({"both": 0.1, "unlabelled": 0.6}, {"both": 0.1, "unlabelled": 0.1}, (2 / 3, 1)),
     ],
 )
@@ -401,7 +401,7 @@ def test_a_column_or_a_pretrained_student_is_the_second_view(data, tmp_path):
     auto = ["--supervision", "auto", "--image_features"]
     run = run_of(data["whole"], tmp_path / "a", "--label_fraction", "0.06", *auto, "seen")  # one label a class
     run.load()
-    assert run.supervised.plan.unlabelled_weight == 1 and "image features agree on" in run.reasons[0]
+    assert run.supervised.plan.unlabelled_weight == 1 and "judge each other" in run.reasons[0]
     assert (soft_of(run.splits["train"]).argmax(1) == TRUTH[:90]).all()
     with pytest.raises(ValueError, match="image_features is 'sen', but the data has no such column"):
         run_of(data["whole"], tmp_path / "b", *auto, "sen").load()

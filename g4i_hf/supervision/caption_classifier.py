@@ -15,6 +15,7 @@ STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit
 MAX_ITER = 40  # for each strength, from the weights of the strength before
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
+MOST_TAUGHT = 4_000  # unlabelled rows that one view learns from the other
 BLOCK = 8192  # rows predicted at once
 WHOLE = -1  # in place of a fold: the model that is fitted on all rows
 ABSENT = -30.0  # logit of a class that a model has not seen
@@ -50,7 +51,8 @@ class CaptionClassifier:
     Attributes:
         out_of_fold_: (N, C) float16 probabilities of the rows fitted on, of a labelled row by a model that was not
             fitted on it; the only label of a class is left as it is.
-        accuracy_: estimated share of rows whose most probable class is the true one.
+        accuracy_: estimated share of rows whose most probable class is the true one. Where no class has two labels, by
+            what captions and image features say of each other; None where that is not known either.
         view_accuracies_: the same of each view alone: of captions, and of image features.
         label_noise_: estimated share of wrong labels; `label_noise_interval_` its 95% interval. None where no class
             has two labels, so that nothing can be held out.
@@ -88,17 +90,12 @@ class CaptionClassifier:
         self._views = [
             self._fit_view(view, scale, labels, folds, judged) for view, scale in zip(views, scales, strict=True)
         ]
-        held_out = [view.held_out(values, folds, judged) for view, values in zip(self._views, views, strict=True)]
-        found = self.calibration_ = calibrate(held_out, labels[judged], self.log_prior_, folds[judged])
         self.label_noise_ = self.label_noise_interval_ = None
-        if len(judged):
-            self.label_noise_ = found.noise * found.wrong
-            self.label_noise_interval_ = tuple(bound * found.wrong for bound in found.interval)
-        self.view_accuracies_ = []
-        for logits in held_out:
-            alone = calibrate([logits], labels[judged], self.log_prior_, folds[judged])
-            self.view_accuracies_.append(_true_accuracy([logits], labels[judged], alone))
-        self.accuracy_ = _true_accuracy(held_out, labels[judged], found)
+        unlabelled = np.flatnonzero(labels < 0)
+        if not len(judged) and len(views) == 2 and len(unlabelled):
+            self._calibrate_by_each_other(views, scales, unlabelled)
+        else:
+            self._calibrate_on_held_out(views, labels, folds, judged)
         self.out_of_fold_ = self._out_of_fold(views, labels, folds, counts)
         return self
 
@@ -116,11 +113,6 @@ class CaptionClassifier:
             raise ValueError("The classifier was fitted with other views: give image_features there and here, or not.")
         logits = [view.whole(values) for view, values in zip(self._views, views, strict=True)]
         return self.calibration_.probabilities(logits).astype(np.float32)
-
-    def predicted_by_view(self, *views: np.ndarray) -> list[np.ndarray]:
-        """(n,) the class that each view alone predicts."""
-        pairs = enumerate(zip(self._views, views, strict=True))
-        return [self.calibration_.of_view(v, view.whole(values)).argmax(1) for v, (view, values) in pairs]
 
     def posterior(self, probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
         """
@@ -162,6 +154,51 @@ class CaptionClassifier:
                 break
             best, least = view, loss
         return best
+
+    def _calibrate_on_held_out(
+        self, views: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
+    ) -> None:
+        held_out = [view.held_out(values, folds, judged) for view, values in zip(self._views, views, strict=True)]
+        found = self.calibration_ = calibrate(held_out, labels[judged], self.log_prior_, folds[judged])
+        if len(judged):
+            self.label_noise_ = found.noise * found.wrong
+            self.label_noise_interval_ = tuple(bound * found.wrong for bound in found.interval)
+        self.view_accuracies_ = []
+        for logits in held_out:
+            alone = calibrate([logits], labels[judged], self.log_prior_, folds[judged])
+            self.view_accuracies_.append(_true_accuracy([logits], labels[judged], alone))
+        self.accuracy_ = _true_accuracy(held_out, labels[judged], found)
+
+    def _calibrate_by_each_other(self, views: list[np.ndarray], scales: list["_Scale"], rows: np.ndarray) -> None:
+        """
+        Where no label can be held out. Classes that one view predicts can be learned from the other view as far as
+        they are true: its own errors mean nothing there. So each view learns what the other predicts for half of the
+        unlabelled rows, and its recall on the other half, the mean over the classes, stands for the other's accuracy.
+        It is too low for the better view, which is learned from the worse one, so the odds are spread: their ratio is
+        squared. The temperature of a view makes its mean probability of the likeliest class this accuracy.
+        """
+        generator = np.random.default_rng(self.seed)
+        rows = np.sort(generator.permutation(rows)[:MOST_TAUGHT])
+        values = [scale(view, rows) for view, scale in zip(views, scales, strict=True)]
+        logits = [view.whole(of_view[rows]) for view, of_view in zip(self._views, views, strict=True)]
+        half = generator.permutation(len(rows)) % 2
+        odds = np.empty(2)
+        for view, other in ((0, 1), (1, 0)):
+            predicted = logits[view].argmax(1)
+            learned = np.empty_like(predicted)
+            for part in np.unique(half):
+                taught, asked = half != part, half == part
+                weight, bias = logistic_regression(values[other][taught], predicted[taught], self.num_labels, 1.0)
+                learned[asked] = (values[other][asked] @ weight + bias).argmax(1)
+            again = np.bincount(predicted[learned == predicted], minlength=self.num_labels)
+            recall = (again / np.maximum(np.bincount(predicted, minlength=self.num_labels), 1)).mean()
+            odds[view] = np.clip(recall, 0.01, 0.99) / (1 - np.clip(recall, 0.01, 0.99))
+        odds = odds * np.sqrt(odds / odds[::-1])
+        self.view_accuracies_ = list(odds / (1 + odds))
+        pairs = zip(logits, self.view_accuracies_, strict=True)
+        temperatures = np.array([_temperature(of_view, self.log_prior_, accuracy) for of_view, accuracy in pairs])
+        self.calibration_ = replace(calibrate(logits, rows[:0], self.log_prior_), temperatures=temperatures)
+        self.accuracy_ = float(self.calibration_.probabilities(logits).max(1).mean())
 
     def _model(
         self,
@@ -403,6 +440,18 @@ def _margins(logits: np.ndarray) -> np.ndarray:
     """(n,) the largest logit minus the mean over the classes that the model has seen."""
     seen = logits > ABSENT / 2
     return np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
+
+
+def _temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
+    """With which the mean probability of the likeliest class is `confidence`, as far as that can be."""
+
+    def excess(log_temperature: float) -> float:
+        return softmax(np.exp(log_temperature) * logits + log_prior, axis=1).max(1).mean() - confidence
+
+    low, high = -5.0, 5.0
+    if excess(low) > 0 or excess(high) < 0:
+        return float(np.exp(low if excess(low) > 0 else high))
+    return float(np.exp(root_scalar(excess, bracket=(low, high), xtol=0.01).root))
 
 
 def _true_accuracy(views: list[np.ndarray], labels: np.ndarray, found: Calibration) -> float | None:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Judgements (research/LOG.md): captions, perhaps with image features, that tell the class of fewer held-out images
-# count less than labels
+# Judgements (research/LOG.md): captions, perhaps with image features, that tell the class of fewer images count less
+# than labels
 TELLS_CLASSES = 0.5
-AGREEMENT = 0.25  # the same where no label can be held out: of captions and image features on unlabelled rows
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
 
@@ -16,12 +15,11 @@ class Estimates:
     Shares in [0, 1]; None where it could not be estimated.
 
     Attributes:
-        captions: accuracy on held-out rows of the classifier of captions.
+        captions: accuracy of the classifier of captions on held-out rows, or as [`CaptionClassifier`] estimates it.
         image: the same of a probe of image features, if there are any.
         both: the same of both views together, or of captions alone.
         noise: wrong labels; `noise_interval` its 95% interval.
         unlabelled: of the training rows with a caption, those without a label.
-        agreement: of these, rows where both views predict the same class.
     """
 
     captions: float | None
@@ -30,7 +28,6 @@ class Estimates:
     noise: float | None
     noise_interval: tuple[float, float] | None
     unlabelled: float
-    agreement: float | None
 
 
 @dataclass
@@ -59,7 +56,7 @@ def choose(found: Estimates) -> Plan:
     plan = Plan("auto")
     parts = []
     if found.unlabelled > 0:
-        tells = (found.agreement or 0) >= AGREEMENT if found.both is None else found.both >= TELLS_CLASSES
+        tells = (found.both or 0) >= TELLS_CLASSES
         plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - found.unlabelled) / found.unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
         parts.append(f"{found.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
@@ -74,7 +71,7 @@ def choose(found: Estimates) -> Plan:
 
 
 def captions_in_words(share: float) -> str:
-    return f"captions tell the class of {share:.0%} of held-out images"
+    return f"captions tell the class of {share:.0%} of the images"
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
@@ -83,12 +80,14 @@ def noise_in_words(share: float, interval: Sequence[float]) -> str:
 
 
 def _described(found: Estimates) -> str:
-    nothing = "no class has two labels, so that nothing could be held out"
-    parts = [nothing if found.captions is None else captions_in_words(found.captions)]
+    parts = []
+    if found.noise is None:
+        judged = "" if found.captions is None else ": captions and image features judge each other"
+        parts.append(f"no class has two labels, so that none could be held out{judged}")
+    if found.captions is not None:
+        parts.append(captions_in_words(found.captions))
     if found.image is not None:
         parts.append(f"image features of {found.image:.0%}, both together of {found.both:.0%}")
-    if found.agreement is not None:
-        parts.append(f"captions and image features agree on {found.agreement:.0%} of the unlabelled")
     if found.noise is not None:
         parts.append(noise_in_words(found.noise, found.noise_interval))
     return f"Estimates: {'; '.join(parts)}."

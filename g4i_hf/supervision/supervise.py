@@ -199,7 +199,7 @@ def _estimated(
 
     if folder is None:
         return _fitted(classifier, text_embeds, captioned.labels, features())
-    asked = f"3 {classifier.num_labels} {classifier.seed} {image_features is not None}"
+    asked = f"4 {classifier.num_labels} {classifier.seed} {image_features is not None}"
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -228,18 +228,14 @@ def _fitted(
     classifier: CaptionClassifier, text_embeds: np.ndarray, labels: np.ndarray, image_features: np.ndarray | None
 ) -> Found:
     classifier.fit(text_embeds, labels, image_features)
-    accuracies, unlabelled, agreement = classifier.view_accuracies_, labels < 0, None
-    if image_features is not None and unlabelled.any():
-        views = classifier.predicted_by_view(text_embeds[unlabelled], image_features[unlabelled])
-        agreement = float((views[0] == views[1]).mean())
+    accuracies = classifier.view_accuracies_
     estimates = Estimates(
         captions=accuracies[0],
         image=accuracies[1] if image_features is not None else None,
         both=classifier.accuracy_,
         noise=classifier.label_noise_,
         noise_interval=classifier.label_noise_interval_,
-        unlabelled=float(unlabelled.mean()),
-        agreement=agreement,
+        unlabelled=float((labels < 0).mean()),
     )
     posterior = np.empty_like(classifier.out_of_fold_)
     for start in range(0, len(labels), BLOCK):
