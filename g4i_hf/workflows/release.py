@@ -6,8 +6,8 @@ from pathlib import Path
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
-from ..hub.card import licence_line
 from ..hub import dataset, release, space
+from ..hub.card import licence_line
 from ..hub.privacy import check_publishable, list_files, private_places
 from ..hub.push import push_folders, write_manifest
 from ..options import ReleaseArguments
