@@ -220,19 +220,26 @@ def test_the_difference_has_an_interval_where_there_are_seeds(folder, tmp_path, 
     lines = []
     given = {"dataset_name": str(folder), "output_dir": str(tmp_path), "seeds": seeds}
     made = Fit(*build_options(OPTIONS_OF["fit"], given), say=lines.append)
+    made._opened()
     for seed in range(seeds):
         for name, accuracy in (("baseline", 0.5), ("with_captions", 0.6 + seed / 100)):
             (tmp_path / f"{name}-{seed}").mkdir()
-            (tmp_path / f"{name}-{seed}" / "all_results.json").write_text(f'{{"validation_accuracy": {accuracy}}}')
+            found = {"validation_accuracy": accuracy, "validation_suspicious_labels": 2}
+            (tmp_path / f"{name}-{seed}" / "all_results.json").write_text(json.dumps(found))
     result = made._finished()
     assert result.gain == pytest.approx(0.1 + (seeds - 1) / 200) and (result.interval is None) == (seeds == 1)
-    assert re.search(said, "\n".join(lines))
+    text = "\n".join(lines)
+    assert re.search(said, text)
+    # 3 of 6, and as near to 60% as 6 images come: 4 of them
+    assert "on 6 validation images" in text and "50.0%  (18.8% to 81.2%)" in text and "(30.0% to 90.3%)" in text
+    assert "contradict 2 of these 6 labels" in text and f"\n  g4i check {folder} --text_encoder" in text
 
 
 @pytest.mark.slow
 def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(folder, quick, tmp_path):
     words = ({"output_dir": tmp_path / "out", "train_config": quick},)
-    assert "a single run" in succeed("fit", folder, *words).out
+    said = succeed("fit", folder, *words).out
+    assert "a single run" in said and "95% interval over images" in said
     out = tmp_path / "out"
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
     assert chosen["validation_fraction"] == 0.15 and chosen["supervision"] == "auto" and chosen["max_steps"] == 4
@@ -241,7 +248,8 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(folder, qu
 
     assert AutoModelForImageClassification.from_pretrained(out / "classifier").config.num_labels == 3
     for run_folder in ("baseline-0", "with_captions-0"):
-        assert "test_accuracy" not in json.loads((out / run_folder / "all_results.json").read_text())
+        results = json.loads((out / run_folder / "all_results.json").read_text())
+        assert "test_accuracy" not in results and results["validation_suspicious_labels"] == 0
 
     # The same command again trains nothing but a run that is gone
     finished = (out / "baseline-0" / "model.safetensors").stat().st_mtime_ns

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss
+from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
 
 from g4i_hf.evaluation.comparison import as_markdown, as_text, compare
@@ -33,7 +34,7 @@ from g4i_hf.evaluation.mistakes import ClassTexts, changed_confusions, class_gai
 from g4i_hf.evaluation.nearest import nearest_captions, ranked_captions
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.probes import Probes
-from g4i_hf.evaluation.statistics import paired_summary
+from g4i_hf.evaluation.statistics import accuracy_interval, paired_summary
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 
@@ -306,6 +307,12 @@ def test_the_table_has_headings_and_marks_what_should_be_low():
     assert lines[heading + 1 : heading + 3] == ["ECE ↓ v 15.0 10.0 -5.0", "NLL, nats ↓ v 2.000 2.500 +0.500"]
     assert "less is better" in lines[-1] and "less is better" not in as_text(rows[:2])
     assert "| NLL, nats ↓ | v | 2.000 | 2.500 | +0.500 |" in as_markdown(rows)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 6), (5, 10), (10, 10), (873, 1000)])
+def test_the_interval_of_an_accuracy_is_that_of_wilson(right, images):
+    expected = proportion_confint(right, images, method="wilson")
+    assert accuracy_interval(right / images, images) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_paired_summary_is_that_of_a_paired_t_test():

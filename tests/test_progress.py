@@ -1,6 +1,7 @@
 """What is seen of a training: lines or a bar, trackers, where its time goes, the summary, a dry run."""
 
 import os
+import re
 import socket
 import sys
 import time
@@ -53,6 +54,20 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     evaluation = history[1]
     assert f"evaluation  loss {evaluation['eval_loss']:.3f}  accuracy {evaluation['eval_accuracy']:.1%}" in lines[1]
     assert "runtime" not in lines[1] and lines[4].startswith("trained 6 steps in 00:0")
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "shown"),
+    [(0, {"align_weight": 0}, ["loss_ce"]), (-100, {}, ["loss_align"])],
+    ids=["baseline", "without labels"],
+)
+def test_a_line_has_no_term_that_adds_nothing(tmp_path, capsys, labels, options, shown):
+    trainer = trainer_of(tmp_path, logging_steps=3, **options)
+    trainer.train_dataset = [row | {"labels": labels} for row in rows(10)]
+    trainer.train()
+    line = capsys.readouterr().out.splitlines()[0]
+    assert re.findall("loss_[a-z]+", line) == shown
+    assert {"loss_ce", "loss_align"} <= set(trainer.state.log_history[0])
 
 
 def test_a_terminal_shows_a_bar_with_the_terms_from_where_the_run_was_resumed(tmp_path, capsys, monkeypatch):
@@ -182,6 +197,10 @@ def test_times_are_divided_among_data_steps_evaluation_and_saving(tmp_path):
     assert metrics["train_images_per_second"] == pytest.approx(20 / busy, rel=0.01)
     said = summary_of_run(trainer, ["vit"], result.metrics)
     assert f"g4i evaluate --run '{tmp_path}/my run'\n" in said and "6 steps, 2 epochs" in said
+    found = {"validation_samples": 10, "validation_accuracy": 0.5, "validation_recall_at_5": 0.7}
+    assert "accuracy 50.0%, caption retrieval R@5 70.0%" in summary_of_run(trainer, ["vit"], result.metrics | found)
+    trainer.args.align_weight = 0.0  # a projector that learned nothing
+    assert "R@5" not in summary_of_run(trainer, ["vit"], result.metrics | found)
 
 
 LONG_COOLDOWN = {"lr_scheduler_type": "timm:cosine", "lr_scheduler_kwargs": {"cooldown_epochs": 3}}

@@ -153,6 +153,16 @@ def test_small_images_are_kept_to_the_pixel_and_large_ones_made_smaller(page, ru
     assert not shown(large, small=True) and {image.size for image in shown(large, small=False)} == {(192, 192)}
 
 
+def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspicious(runs, tmp_path, no_drawing):
+    predictions = {run: {"validation": a_prediction(ALIGNED)} for run in runs}
+    data = DatasetDict(validation=a_split())
+    results = {"validation_suspicious_labels": 3}
+    write_report(tmp_path / "page.html", ROWS, runs, OPTIONS, data, predictions, NAMES, results=results)
+    text = re.sub(r"[^\S\xa0]+", " ", Page((tmp_path / "page.html").read_text()).text)
+    assert "Accuracy, validation, 10 images baseline 40.0\xa0% 17 to 69 aligned 50.0\xa0% 24 to 76 In grey" in text
+    assert "Captions contradict 3 of the labels of validation" in text
+
+
 def test_any_measure_is_a_row_of_the_table(page):
     table = page.split("<h2>Figures</h2>")[1]
     cells = [re.sub(r"<[^>]*>|\s+", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)]

@@ -368,6 +368,7 @@ def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
     main(["train", *words_of(data["noisy"], tmp_path / "run", "--supervision", "auto")])
     said = capsys.readouterr().out
     assert "supervision: labels are softened where captions contradict them." in said and "label_noise soften" in said
+    assert "loss_soft_labels" in said and "loss_ce" not in said and "with a label" not in said
     assert said.index("Estimates: captions tell the class of") < said.index("Trained")
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["supervision"] == "auto" and results["caption_accuracy_estimate"] > 0.6

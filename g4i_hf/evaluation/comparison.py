@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .measures import ALL_MEASURES
+from ..options import aligns
+from .measures import ALL_MEASURES, OF_PROJECTOR
 from .statistics import PairedSummary, Spread, paired_summary, spread
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took
@@ -46,6 +47,20 @@ class ComparisonRow:
         if value is None:
             return ""
         return f"{100 * value:{sign}.1f}" if self.is_share else f"{value:{sign}.3f}"
+
+
+def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """
+    The `all_results.json` of a run for tables: without retrieval and zero-shot accuracy where it was not aligned, as
+    its projector has learned nothing.
+
+    Args:
+        results: all of the file.
+        options: of the run.
+    """
+    if aligns(options) is not False:
+        return results
+    return {name: value for name, value in results.items() if not name.endswith(OF_PROJECTOR)}
 
 
 def compare(

@@ -47,6 +47,8 @@ ALL_MEASURES = {
     **{f"{kind}_accuracy": Measure("JPEG" if kind == "jpeg" else kind, ROBUSTNESS) for kind in CORRUPTIONS},
     "corrupted_accuracy": Measure("mean", ROBUSTNESS),
 }
+# Of the projector: where it was not trained, they say nothing
+OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
 ENGINES = {"pytorch": "PyTorch, float32", "onnx": "ONNX Runtime, float32", "int8": "ONNX Runtime, int8"}
 TIMED = ("latency_ms", "images_per_second", "megabytes")
 SPEED = ("parameters", "macs", "cpu_threads", *(f"{engine}_{figure}" for engine in ENGINES for figure in TIMED))
@@ -55,6 +57,6 @@ FIGURES = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
     *("samples", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
-    *("probe_samples", "linear_probe_c", "int8_accuracy"),
+    *("probe_samples", "linear_probe_c", "int8_accuracy", "suspicious_labels"),
     *(f"{kind}_{strength}_accuracy" for kind in CORRUPTIONS for strength in STRENGTHS),
 )

@@ -21,6 +21,7 @@ from .nearest import ranked_captions
 from .pictures import Picture, curves, heat_picture, pixel_picture, png_uri, row_picture
 from .predict import Predictions, load_run
 from .speed import speed_note, speed_table
+from .statistics import accuracy_interval
 
 # How many are shown of each
 MAPS, CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 6, 18, 6, 6, 3, 8
@@ -56,15 +57,12 @@ def write_report(
     order = [run for run in ("baseline", "aligned") if run in runs]
     shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label)
     both = "baseline" in runs and bool(labelled)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("g4i_hf", "evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-    environment.filters["cosine"] = lambda value: "" if value is None else f"{value:z.2f}"
-    page = environment.get_template("report.html.j2").render(
+    page = _template().render(
         title="Baseline and aligned student" if "baseline" in runs else f"The student {runs['aligned'].name}",
         rows=rows,
         accuracies=[row for row in rows if row.measure == "accuracy"],
+        labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
+        suspicious={split: (results or {}).get(f"{split}_suspicious_labels") for split in splits},
         runs=order,
         split=name,
         images=len(splits[name]),
@@ -85,6 +83,23 @@ def write_report(
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(page, encoding="utf-8", errors="replace")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("g4i_hf", "evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    environment.filters["interval"] = interval_text
+    environment.filters["cosine"] = lambda value: "" if value is None else f"{value:z.2f}"
+    return environment.get_template("report.html.j2")
+
+
+def interval_text(accuracy: float, images: int) -> str:
+    """The 95% interval over images, in percent: `24 to 76`."""
+    low, high = accuracy_interval(accuracy, images)
+    digits = 0 if high - low > 0.1 else 1
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
 
 
 # --- What the sections show, as plain values for the template --------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Runs over seeds: their spread, and the paired comparison with their baselines."""
+"""Intervals over images, the spread over seeds, and the paired comparison of runs with their baselines."""
 
 from dataclasses import asdict, dataclass
 
@@ -22,6 +22,14 @@ def spread(values: list[float]) -> Spread:
     if len(values) < 2:
         raise ValueError(f"Two or more seeds are needed for a spread, but there is {len(values)}.")
     return Spread(len(values), float(np.mean(values)), float(np.std(values, ddof=1)))
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """The 95% interval of an accuracy over images (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass

@@ -11,13 +11,21 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
-from ..evaluation.comparison import MEASURES, ComparisonRow, SeedRow, compare, compare_seeds, mean_and_sd
+from ..evaluation.comparison import (
+    MEASURES,
+    ComparisonRow,
+    SeedRow,
+    compare,
+    compare_seeds,
+    mean_and_sd,
+    shown_results,
+)
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.speed import speed_as_markdown
 from ..files import read_mapping
 from ..options import ReleaseArguments, learned_from_captions
 from ..training.lineage import read_lineage
-from ..training.run_folder import NOT_COMPARED, PATHS, read_options
+from ..training.run_folder import NOT_COMPARED, OPTIONS_FILE, PATHS, read_options
 from .privacy import bare_name
 
 logger = logging.getLogger(__name__)
@@ -65,8 +73,8 @@ def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
 
 
 def figures(run: str | Path, weights: str) -> dict[str, Any]:
-    """`all_results.json` without splits that were evaluated with other weights than the released ones."""
-    found = read_results(run)
+    """What a card shows of `all_results.json`: not of splits that were evaluated with other weights than released."""
+    found = shown_results(read_results(run), read_options(run) if (Path(run) / OPTIONS_FILE).is_file() else {})
     for split in _splits(found):
         if found.get(f"{split}_weights", "raw") != weights:
             logger.warning(

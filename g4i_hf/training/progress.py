@@ -195,11 +195,12 @@ def knows_epochs(state: TrainerState) -> bool:
 
 
 def _loss(logs: dict[str, Any]) -> str:
-    """`loss 3.912 (loss_ce 3.701, loss_align 0.703 x 0.3)`"""
+    """`loss 3.912 (loss_ce 3.701, loss_align 0.703 x 0.3)`, without terms that add nothing."""
     terms = []
     for name in sorted((name for name in logs if name.startswith("loss_")), key=lambda name: name != "loss_ce"):
-        weight = f" x {logs['align_weight']:.3g}" if name == "loss_align" else ""
-        terms.append(f"{name} {_number(logs[name])}{weight}")
+        factor = logs["align_weight"] if name == "loss_align" else 1
+        if factor * logs[name]:
+            terms.append(f"{name} {_number(logs[name])}" + (f" x {factor:.3g}" if name == "loss_align" else ""))
     return f"loss {_number(logs['loss'])}" + (f" ({', '.join(terms)})" if terms else "")
 
 
@@ -253,7 +254,8 @@ def describe_training(
     else:
         labelled = (dataset.labels != UNLABELLED).sum()
         shares = f"{(dataset.caption_weight > 0).mean():.0%} with a caption"
-        shares += f", {labelled:,} with a label" if labelled < len(dataset) else ""
+        if labelled < len(dataset) and (labelled or dataset.soft_labels is None):  # else all learn soft labels
+            shares += f", {labelled:,} with a label"
         lines.append(f"{number} of {classes} classes, {shares}")
     alignment = "none" if uses else "none: a baseline"
     if args.aligns:
@@ -297,7 +299,7 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
         words += ["--module", shlex.quote(module)]
     rows = {
         "Trained": [*described, *steps],
-        "Result": _results(metrics),
+        "Result": _results(metrics, args.aligns),
         "Time": [took, ", ".join(f"{what} {watch.seconds[part]:.1f} s" for what, part in parts.items())],
         "Run": [str(run), ", ".join(files), *tracker_places(args)],
         "Next": [f"g4i {command} {' '.join(words)}" for command in ("evaluate", "release")],
@@ -311,10 +313,12 @@ def _counted(number: float, what: str) -> str:
     return f"{shown} {what}{'' if shown == '1' else 's'}"
 
 
-def _results(metrics: dict[str, Any]) -> list[str]:
+def _results(metrics: dict[str, Any], aligned: bool) -> list[str]:
     found = []
     for name in (key.removesuffix("_samples") for key in metrics if key.endswith("_samples")):
-        shares = {"accuracy": f"{name}_accuracy", "caption retrieval R@5": f"{name}_recall_at_5"}
+        shares = {"accuracy": f"{name}_accuracy"}
+        if aligned:  # else the projector has learned nothing
+            shares["caption retrieval R@5"] = f"{name}_recall_at_5"
         parts = [f"{what} {metrics[key]:.1%}" for what, key in shares.items() if key in metrics]
         if parts:
             found.append(f"{name}: {', '.join(parts)} ({metrics[f'{name}_samples']:,} images)")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
@@ -51,6 +51,28 @@ def suspicious_labels(
         }
     )
     return found.sort_values(["probability", "row"], ignore_index=True), classifier
+
+
+def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) -> int | None:
+    """
+    How many labels of a split captions contradict, as [`suspicious_labels`] finds them among those of both splits.
+    None where it has no labelled rows with embeddings, or these are of one class.
+    """
+    if columns.TEXT_EMBEDS not in split.column_names:
+        return None
+    parts = [split]
+    if training is not None and columns.TEXT_EMBEDS in training.column_names:
+        parts.append(training)
+    text_embeds, labels = [], []
+    for captioned in map(CaptionedRows.of, parts):
+        known = captioned.labels >= 0
+        text_embeds.append(captioned.text_embeds()[known])
+        labels.append(captioned.labels[known])
+    own, every = len(labels[0]), np.concatenate(labels)
+    if own == 0 or len(np.unique(every)) < 2:
+        return None
+    found, _ = suspicious_labels(np.concatenate(text_embeds), every, num_labels)
+    return int((found["row"] < own).sum())
 
 
 @dataclass

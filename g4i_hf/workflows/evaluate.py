@@ -18,7 +18,7 @@ from ..data.images import open_image, readable_rows, to_rgb, why_bad
 from ..data.loading import class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..evaluation.card_pictures import draw_card_pictures
-from ..evaluation.comparison import ComparisonRow, compare
+from ..evaluation.comparison import ComparisonRow, compare, shown_results
 from ..evaluation.corruptions import corrupted_accuracies
 from ..evaluation.evaluate import (
     Evaluated,
@@ -38,6 +38,7 @@ from ..hub.release import plain_student
 from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.run_folder import OPTIONS_FILE, read_options
+from .check import num_suspicious
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class Evaluation:
     @property
     def rows(self) -> list[ComparisonRow]:
         """The metrics of the run beside those of its baseline."""
-        return compare(self.results["aligned"], self.results.get("baseline"), list(self.splits), ALL_MEASURES)
+        shown = {name: shown_results(self.results[name], read_options(run)) for name, run in self.runs.items()}
+        return compare(shown["aligned"], shown.get("baseline"), list(self.splits), ALL_MEASURES)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -185,6 +187,14 @@ class Evaluation:
     def _name_embeds(self) -> np.ndarray:
         return embeds_of_class_names(self.id2label, self.encoder, self.accelerator.device)
 
+    @cached_property
+    def _suspicious(self) -> dict[str, int | None]:
+        """By split, how many labels captions contradict; None where that is not asked for, or unknown."""
+        if "labels" not in self.args.measures:
+            return dict.fromkeys(self.splits)
+        training = {name: self.training if name != self.args.train_split else None for name in self.splits}
+        return {name: num_suspicious(split, training[name], len(self.id2label)) for name, split in self.splits.items()}
+
     def _figures(self, name: str) -> dict[str, Any]:
         """Computes the metrics of a run and merges them into its `all_results.json`."""
         args, found, metrics = self.args, self.found[name], {}
@@ -195,6 +205,8 @@ class Evaluation:
             metrics |= split_metrics(
                 predicted, self.splits[split_name], split_name, args.measures, name_embeds=name_embeds, probes=others
             )
+            if (suspicious := self._suspicious[split_name]) is not None:
+                metrics[f"{split_name}_suspicious_labels"] = suspicious
             corrupted = found.corrupted.get(split_name, {})
             metrics |= {f"{split_name}_{figure}": value for figure, value in corrupted.items()}
             metrics[f"{split_name}_weights"] = args.weights

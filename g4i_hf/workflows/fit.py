@@ -22,7 +22,7 @@ from ..data.images import open_image
 from ..data.loading import class_names, load_data
 from ..data.naming import why_missing
 from ..data.texts import num_captioned
-from ..evaluation.statistics import paired_summary
+from ..evaluation.statistics import accuracy_interval, paired_summary
 from ..files import portable, replace_text
 from ..options import OPTIONS_OF, DataArguments, FitArguments, is_address
 from .train import TrainingRun
@@ -36,6 +36,7 @@ EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 1_000, 20_000
 BATCH = 64
 BASELINE = {"align_weight": 0, "supervision": "none", "label_noise": "keep", "unlabelled": "drop"}
 SAMPLE = 200  # images whose size is looked at
+FIGURES = ("text_to_image", "calibration", "zero_shot", "labels")
 ASKED = "fit.json"
 
 
@@ -48,6 +49,8 @@ class FitResult:
         config: `fit.yaml`, for `g4i train --config`.
         accuracy, baseline_accuracy: on `validation`, by seed.
         gain: their mean difference; `interval` its 95% interval over seeds, None with one seed.
+        validation_images: the labelled ones, which accuracies are of.
+        suspicious_labels: how many of their labels captions contradict; None where they have no captions.
     """
 
     classifier: Path
@@ -57,6 +60,8 @@ class FitResult:
     baseline_accuracy: list[float]
     gain: float
     interval: tuple[float, float] | None
+    validation_images: int
+    suspicious_labels: int | None
 
 
 class Fit:
@@ -71,6 +76,7 @@ class Fit:
         name = Path(data.dataset_name).resolve().name if Path(data.dataset_name).is_dir() else data.dataset_name
         self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
         self.config = self.folder / "fit.yaml"
+        self.validation_images = 0
 
     def run(self) -> FitResult | None:
         """
@@ -95,9 +101,10 @@ class Fit:
         self._write(options)
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
-            spent, left = time.monotonic() - start, ""
-            if number > 2:
-                left = f", about {spent / (number - 1) * (len(commands) - number + 1) / 60:.0f} minutes left"
+            left, trainings = "", 2 * self.args.seeds
+            if 1 < number <= trainings:  # what follows takes seconds
+                minutes = (time.monotonic() - start) / 60 / (number - 1) * (trainings - number + 1)
+                left = f", about {minutes:.0f} minutes left" if minutes > 1.5 else ""
             self.say(f"\n[{number}/{len(commands)}{left}] {shlex.join(['g4i', *words])}")
             _run(words)
         return self._finished()
@@ -141,6 +148,7 @@ class Fit:
             )
         splits, names = class_names(splits)
         training = splits["train"]
+        self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
         labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
@@ -281,12 +289,23 @@ class Fit:
             found.append([*words, self._run_folder("baseline", seed), *without])
             found.append([*words, self._run_folder("with_captions", seed)])
         runs = ["--run", self._run_folder("with_captions", 0), "--baseline", self._run_folder("baseline", 0)]
-        found.append(["evaluate", *runs, "--splits", "validation", "--report", str(self.folder / "report.html")])
+        report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
+        found.append(["evaluate", *runs, *report])
         release = ["release", *runs, "--student_dir", str(self.folder / "classifier")]
         if args.seeds > 1:
             for option, name in (("--seed_runs", "with_captions"), ("--seed_baselines", "baseline")):
                 release += [option, *(self._run_folder(name, seed) for seed in range(1, args.seeds))]
         return [*found, release]
+
+    def _checking(self) -> list[str]:
+        """The command that lists suspicious labels of validation images."""
+        words = ["check"]
+        data = self._data_options()
+        words.append(data.pop("dataset_name"))
+        held_out = data.pop("validation_fraction", None)
+        words += [word for name, value in data.items() for word in (f"--{name}", str(value))]
+        words += [] if held_out else ["--split", "validation"]
+        return [*words, "--text_encoder", self.args.text_encoder]
 
     def _run_folder(self, name: str, seed: int) -> str:
         return str(self.folder / f"{name}-{seed}")
@@ -294,30 +313,46 @@ class Fit:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def _finished(self) -> FitResult:
-        accuracies = [
-            [_accuracy(self._run_folder(name, seed)) for seed in range(self.args.seeds)]
+        found = {
+            name: [_results(self._run_folder(name, seed)) for seed in range(self.args.seeds)]
             for name in ("with_captions", "baseline")
-        ]
+        }
+        accuracies = {name: [each["validation_accuracy"] for each in results] for name, results in found.items()}
         result = FitResult(
-            self.folder / "classifier", self.folder / "report.html", self.config, *accuracies, 0.0, None
+            classifier=self.folder / "classifier",
+            report=self.folder / "report.html",
+            config=self.config,
+            accuracy=accuracies["with_captions"],
+            baseline_accuracy=accuracies["baseline"],
+            gain=float(np.mean(accuracies["with_captions"]) - np.mean(accuracies["baseline"])),
+            interval=None,
+            validation_images=self.validation_images,
+            suspicious_labels=found["with_captions"][0].get("validation_suspicious_labels"),
         )
-        result.gain = float(np.mean(accuracies[0]) - np.mean(accuracies[1]))
         if self.args.seeds > 1:
-            paired = paired_summary(accuracies[1], accuracies[0])
+            paired = paired_summary(result.baseline_accuracy, result.accuracy)
             result.interval = (paired.low, paired.high)
         self.say("\n" + "\n".join(self._summary(result)))
         return result
 
     def _summary(self, result: FitResult) -> list[str]:
-        means = [100 * float(np.mean(each)) for each in (result.baseline_accuracy, result.accuracy)]
+        number = result.validation_images
+        lines = [f"Accuracy on {number:,} validation images, with the 95% interval over images:"]
+        for name, accuracies in (("without", result.baseline_accuracy), ("with", result.accuracy)):
+            mean = float(np.mean(accuracies))
+            low, high = (100 * bound for bound in accuracy_interval(mean, number))
+            lines.append(f"  {name + ' captions':17}{100 * mean:5.1f}%  ({low:.1f}% to {high:.1f}%)")
         if result.interval is None:
             chance = "a single run: the difference may be chance, --seeds 3 tells"
         else:
             low, high = (100 * bound for bound in result.interval)
             chance = f"95% interval {low:+.1f} to {high:+.1f} over {self.args.seeds} seeds"
+        lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
+        if result.suspicious_labels:
+            lines.append(f"Captions contradict {result.suspicious_labels:,} of these {number:,} labels. To list them:")
+            lines.append(f"  {shlex.join(['g4i', *self._checking()])}")
         return [
-            f"Accuracy on validation: {means[0]:.1f}% without captions, {means[1]:.1f}% with captions "
-            f"({100 * result.gain:+.1f} points; {chance})",
+            *lines,
             f"Classifier: {result.classifier}, a plain checkpoint with a card",
             f"Report:     {result.report}",
             f"Choices:    {result.config}, to edit and train with --output_dir DIR",
@@ -345,5 +380,5 @@ def _run(words: list[str]) -> None:
         raise ValueError(f"g4i {words[0]} failed, see above. After mending it, the same g4i fit resumes there.")
 
 
-def _accuracy(run: str) -> float:
-    return json.loads((Path(run) / "all_results.json").read_text(encoding="utf-8"))["validation_accuracy"]
+def _results(run: str) -> dict[str, Any]:
+    return json.loads((Path(run) / "all_results.json").read_text(encoding="utf-8"))

@@ -115,8 +115,8 @@ class Release:
     def _private_places(self) -> set[Path]:
         args = self.args
         runs = [args.run, args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])]
-        places = [args.student_dir, args.dataset_dir, *(each.folder for each in self.released)]
-        return private_places(args.stage, *runs, *places)
+        made = [each.folder for each in self.released]
+        return private_places(args.stage, args.student_dir, args.dataset_dir, *runs, *made)
 
     def listed(self) -> list[str]:
         """A dry run: what would be pushed."""
