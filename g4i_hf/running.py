@@ -9,6 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+# Bars are for what takes longer than two seconds. tqdm reads this when it is imported
+os.environ.setdefault("TQDM_DELAY", "2")
+
 from . import __version__
 from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
 from .files import wrong_choice

@@ -73,7 +73,14 @@ USELESS, GOOD, SEEN = vectors(TRUTH, 100), vectors(TRUTH), vectors(TRUTH, seed=1
 OTHERS = vectors(np.random.default_rng(0).permutation(TRUTH), seed=1)
 # Captions, labels, image features -> label_noise, weight of an unlabelled row, and what the two lines say
 CHOSEN = {
-    "few labels": (GOOD, few(100), None, "keep", 1, ("100% of the images", "75% of the captioned images have no label")),
+    "few labels": (
+        GOOD,
+        few(100),
+        None,
+        "keep",
+        1,
+        ("100% of the images", "75% of the captioned images have no label"),
+    ),
     "few labels, useless captions": (USELESS, few(100), None, "keep", 1 / 3, ("Estimates", "together they count as")),
     "half of the labels wrong": (GOOD, noisy(), None, "soften", 1, ("95% interval", "softened where captions")),
     "all labels right": (

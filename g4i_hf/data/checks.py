@@ -47,11 +47,7 @@ def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
         return split
     if not len(rows):
         raise ValueError("unlabelled is 'drop', but no row of the training split has a label. Set it to keep.")
-    logger.info(
-        "unlabelled is drop: %d of %d training rows are left, so that an epoch has fewer steps. max_steps sets their "
-        "number, as for a run with all rows.",
-        *(len(rows), len(split)),
-    )
+    logger.info("unlabelled is drop: %d of %d training rows are left.", len(rows), len(split))
     return split.select(rows)
 
 
@@ -128,7 +124,7 @@ def check_captioned(splits: Mapping[str, Dataset], name: str) -> None:
 
 
 def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> Warned:
-    unlabelled = "rows without label, trained on their caption alone"
+    unlabelled = "rows without a label"
     if columns.LABEL not in split.column_names:
         if not require_labels:
             yield unlabelled, "column 'label'", len(split)

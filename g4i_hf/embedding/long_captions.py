@@ -85,6 +85,4 @@ def long_captions_report(name: str, tokens: np.ndarray, chunks: np.ndarray, enco
             logger.warning("%s and were cut; %d tokens are lost. --long_captions chunk_mean loses none.", said, lost)
         elif number:
             logger.info("%s and were embedded in %d chunks; no token is lost.", said, in_chunks)
-        else:
-            logger.info("%s; no token is lost.", said)
     return {"captions": number, "share": share, "tokens_lost": lost, "chunks": in_chunks}

@@ -19,7 +19,7 @@ from .. import columns
 from ..cli import Parser, build_options
 from ..data.checks import labels_of
 from ..data.images import open_image
-from ..data.loading import class_names, load_data
+from ..data.loading import class_names, hold_out, load_data
 from ..data.naming import why_missing
 from ..data.texts import num_captioned
 from ..evaluation.statistics import accuracy_interval, paired_summary
@@ -141,7 +141,7 @@ class Fit:
             raise ValueError(f"The data has no split 'train'. It has: {', '.join(splits)}.")
         if "validation" not in splits:
             self.data.validation_fraction = self.data.validation_fraction or VALIDATION_FRACTION
-            splits = load_data(self.data)
+            splits = hold_out(splits, self.data.validation_fraction)
             self.say(
                 f"Validation: the data has no such split, so {len(splits['validation']):,} labelled training images "
                 f"are held out, {self.data.validation_fraction:.0%} of each class."
