@@ -210,6 +210,8 @@ def test_options_repeat_the_run_and_hold_no_path():
     ):
         assert row in text, row
     assert "crop_min_scale" not in text and "ann" not in text.split("## Training")[1].split("## Limits")[0]
+    steps = card_of(**NOTHING | {"options": options | {"max_steps": 1000}}).text
+    assert "| max_steps | `1000` |" in steps and "num_train_epochs" not in steps
     baseline = card_of(**NOTHING | {"options": options | {"align_weight": 0.0}}).text
     assert "| align_weight | `0` |" in baseline and "align_mask" not in baseline
 

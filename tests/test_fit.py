@@ -60,7 +60,11 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(folder, tmp_path, ca
 
 def test_nothing_is_said_twice_and_no_bar_is_shown_of_what_takes_a_moment(folder, tmp_path):
     said = succeed("fit", folder, {"output_dir": tmp_path / "out"}, "--dry_run").said
-    assert said.count("Split train: 3 class names taken from the folders") == 1 and "%|" not in said and "it/s" not in said
+    assert (
+        said.count("Split train: 3 class names taken from the folders") == 1
+        and "%|" not in said
+        and "it/s" not in said
+    )
 
 
 def test_without_a_connection_it_takes_a_student_that_needs_none(folder, tmp_path):

@@ -30,6 +30,7 @@ from g4i_hf.evaluation.activation_maps import (
     find_spatial_layer,
 )
 from g4i_hf.evaluation.comparison import ComparisonRow
+from g4i_hf.evaluation.pictures import curves
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.report import write_report
 
@@ -161,6 +162,22 @@ def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspici
     text = re.sub(r"[^\S\xa0]+", " ", Page((tmp_path / "page.html").read_text()).text)
     assert "Accuracy, validation, 10 images baseline 40.0\xa0% 17 to 69 aligned 50.0\xa0% 24 to 76 In grey" in text
     assert "Captions contradict 3 of the labels of validation" in text
+
+
+def test_a_run_that_learns_soft_labels_alone_has_the_curve_of_their_loss(tmp_path):
+    drawn = []
+    for name, terms in {"soft": {"loss_ce": 0.0, "loss_soft_labels": 1.5}, "hard": {"loss_ce": 1.5}}.items():
+        history = [{"epoch": epoch} | terms for epoch in (1.0, 2.0)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+        drawn.append(curves({"aligned": tmp_path / name}))
+    assert drawn[0] == drawn[1]
+
+
+def test_the_length_of_a_run_is_that_which_ended_it(runs, tmp_path, no_drawing):
+    for options, length in (({}, "raw weights, 3 epochs"), ({"max_steps": 1000}, "raw weights, 1,000 steps")):
+        text = Page(write(tmp_path, {"aligned": runs["aligned"]}, options=OPTIONS | options)).text
+        assert length in text and ("epochs" in text) == (not options)
 
 
 def test_any_measure_is_a_row_of_the_table(page):

@@ -51,7 +51,12 @@ def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
         accuracy[label] = [
             (entry["epoch"], 100 * entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry
         ]
-        loss[label] = [(entry["epoch"], entry["loss_ce"]) for entry in history if "loss_ce" in entry]
+        # Where all rows learn soft labels, `loss_ce` is 0
+        loss[label] = [
+            (entry["epoch"], entry["loss_ce"] or entry.get("loss_soft_labels", 0.0))
+            for entry in history
+            if "loss_ce" in entry
+        ]
     # Without evaluation during training there is no accuracy to show
     shown = {title: lines for title, lines in panels.items() if any(lines.values())} or panels
     size = (4.5 * len(shown), 3.2)

@@ -228,6 +228,8 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
         left_out |= {name for name in known if name.startswith("align_")} - {"align_weight"}
     if learned_from_captions(known) is None:
         left_out.add("caption_control")
+    if (known.get("max_steps") or -1) > 0:  # replaces it
+        left_out.add("num_train_epochs")
     others = [each.name for kind in SHOWN_GROUPS for each in fields(kind)]
     lines = ["| option | value |", "|---|---|"]
     for name in dict.fromkeys((*SHOWN_OPTIONS, *others, *OF_TRAINER)):
