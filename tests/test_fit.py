@@ -126,6 +126,24 @@ def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, numbe
     assert len(splits["train"]) + len(splits["validation"]) == number
 
 
+def test_one_label_a_class_leaves_nothing_to_hold_out(tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", train=3)
+    for opens in (lambda: load_images(pictures, validation_fraction=0.15), lambda: fit(pictures, dry_run=True)):
+        with pytest.raises(ValueError, match="No class .* has two labels.*Label more images, or give"):
+            opens()
+
+
+def test_a_validation_split_without_labels_is_refused_at_once(tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", train=12, validation=3)
+    validation = pictures / "validation"
+    (validation / "circle").rename(validation / "unlabelled")
+    for name in ("cross", "square"):
+        shutil.move(validation / name, validation / "unlabelled" / name)
+    (validation / "metadata.jsonl").unlink()
+    with pytest.raises(ValueError, match="No image of the split 'validation' has a label.*fit then holds out"):
+        fit(pictures, dry_run=True)
+
+
 def planned(capsys, *words, **options) -> list[list[str]]:
     """The commands of a dry run."""
     fit(*words, dry_run=True, **options)

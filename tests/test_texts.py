@@ -51,6 +51,12 @@ def test_embeddings_are_those_of_the_rows(tmp_path, rows, chosen, kind):
     np.testing.assert_array_equal(embeds.select(order)[1:3], expected[order][1:3])
 
 
+@pytest.mark.parametrize("captions", [None, list("abcdefg")], ids=["embeddings", "captions too"])
+def test_a_split_without_rows_has_no_texts(tmp_path, captions):
+    texts = Texts.of(mapped(tmp_path, ONE, captions=captions).select(range(0)))
+    assert len(texts.embeds) == 0 and texts.counts.tolist() == []
+
+
 def test_opening_and_sending_embeddings_copies_none(tmp_path):
     split = mapped(tmp_path, np.ones((4000, 3)).tolist(), captions=[f"caption {row % 9}" for row in range(4000)])
     before = pa.total_allocated_bytes()

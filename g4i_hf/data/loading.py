@@ -50,9 +50,12 @@ def load_data(data: DataArguments) -> DatasetDict:
 
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     """
-    Takes a share of each class of `train` as `validation`: at least two rows of a class, and at most half of it. Which
-    rows is decided by their `image_id` alone. Rows without a label stay where they are. Where the data has a
+    Takes a share of each class of `train` as `validation`: two rows of a class or more, but never above half of them.
+    Which rows is decided by their `image_id` alone. Rows without a label stay where they are. Where the data has a
     `validation`, it is unchanged.
+
+    Raises:
+        ValueError: when no class has two labels.
     """
     if "train" not in splits or "validation" in splits:
         return splits
@@ -66,6 +69,11 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     for _, of_class in labelled.groupby("label"):
         number = min(max(round(fraction * len(of_class)), 2), len(of_class) // 2)
         chosen += of_class.index[:number].tolist()
+    if not chosen:
+        raise ValueError(
+            "No class of the split 'train' has two labels, so none can be held out as validation. Label more images, "
+            "or give the data a split 'validation' with labels."
+        )
     is_held_out = np.zeros(len(training), dtype=bool)
     is_held_out[chosen] = True
     parts = {"train": np.flatnonzero(~is_held_out), "validation": np.flatnonzero(is_held_out)}

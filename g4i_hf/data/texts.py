@@ -102,7 +102,7 @@ class Embeddings:
         """NumPy views of the vectors of each part of the table, and the number of the first of each."""
         self._parts = [_vectors(chunk) for chunk in self._split.data.column(columns.TEXT_EMBEDS).chunks]
         self._dim = max((part.shape[1] for part in self._parts), default=0)
-        self._firsts = np.cumsum([0, *map(len, self._parts[:-1])])
+        self._firsts = np.cumsum([0, *map(len, self._parts)])[:-1]
 
     def _starts_and_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """(rows of the table,) where the vectors of each row start, and how many there are."""

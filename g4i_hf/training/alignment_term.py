@@ -127,8 +127,8 @@ class AlignmentTerm:
         self.texts = texts if hasattr(texts, "read") else None  # where every process can read all texts
         is_dot = args.align_similarity == "dot"
         model.projector.normalizes = not is_dot
-        if args.align_center or is_dot:  # evaluation compares with centred texts too
-            mean = torch.from_numpy(train_dataset.texts.mean())
+        if (args.align_center or is_dot) and texts is not None:  # evaluation compares with centred texts too
+            mean = torch.from_numpy(texts.mean())
             model.set_text_mean(mean)
             self.text_mean = mean if is_dot else None
         model.keeps_classifier_inputs = args.align_balance and args.aligns
