@@ -18,6 +18,7 @@ Finished rows are not computed again. Writes results/photos_*.json, where rows o
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from datasets import Dataset, load_dataset
 from photo_results import PhotoResults
 from torch import nn
 
+from g4i_hf.captioning.label_names import terms_of
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.embedding import load_encoder
 from g4i_hf.evaluation.predict import predict
@@ -41,6 +43,18 @@ from g4i_hf.training.build import build_student
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 STUDENT = "efficientnet_lite0, last layer"
 CHECKPOINT = "runs/efficientnet_lite0"
+SYNONYMS = {
+    "airplane": ["plane", "aeroplane", "aircraft", "jet"],
+    "automobile": ["car", "sedan", "vehicle"],
+    "bird": ["ostrich"],
+    "cat": ["kitten"],
+    "deer": ["elk", "moose", "antelope"],
+    "dog": ["puppy", "puppies"],
+    "frog": ["toad"],
+    "horse": ["pony", "ponies"],
+    "ship": ["boat"],
+    "truck": ["lorry", "lorries"],
+}
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)  # C of scikit-learn's LogisticRegression
 COMPONENTS = 256  # principal components of the features: 74% of the variance, on Flowers-102
 FOLDS = 5
@@ -52,6 +66,7 @@ class Photos:
     Attributes:
         training: rows with `image_id`, `label`, `text_embeds`.
         features: (N, F) of the training rows; `validation` and `test` are pairs of features and labels.
+        captions: the first one of each training row, "" where there is none.
         test_text_embeds: (M, D), None where test images have no captions.
         folder: for what captions say of these rows.
     """
@@ -61,6 +76,7 @@ class Photos:
     features: torch.Tensor
     validation: tuple[torch.Tensor, np.ndarray]
     test: tuple[torch.Tensor, np.ndarray]
+    captions: list[str]
     test_text_embeds: np.ndarray | None
     num_labels: int
     folder: Path
@@ -76,6 +92,7 @@ def load_photos(root: Path, name: str, cache: Path) -> Photos:
     for split, rows in splits.items():
         features[split] = cached(cache / f"f_{name}_{split}.npy", image_features, rows)
         embeds[split] = cached(cache / f"e_{name}_{split}.npy", text_embeds, rows)
+    captions = first_captions(splits["train"])
     rows = splits.remove_columns(["image", "caption"])
     training = rows["train"].add_column("text_embeds", list(embeds["train"]))
     mean, deviation = features["train"].mean(0, dtype=np.float32), features["train"].std(0, dtype=np.float32) + 1e-6
@@ -95,6 +112,7 @@ def load_photos(root: Path, name: str, cache: Path) -> Photos:
         scaled["train"][kept],
         validation,
         (scaled["test"], labels_of(rows["test"])),
+        [captions[row] for row in kept],
         embeds["test"] if has_captions else None,
         int(labels_of(training).max()) + 1,
         cache / name,
@@ -121,7 +139,14 @@ def image_features(split: Dataset) -> np.ndarray:
 
 def text_embeds(split: Dataset) -> np.ndarray:
     """(n, D) float16, of the first caption; zeros where there is none."""
-    texts = [(captions or [""])[0] or "" for captions in split["caption"][:]]
+    return encoded(first_captions(split))
+
+
+def first_captions(split: Dataset) -> list[str]:
+    return [(captions or [""])[0] or "" for captions in split["caption"][:]]
+
+
+def encoded(texts: list[str]) -> np.ndarray:
     embeds = np.zeros((len(texts), 384), dtype=np.float16)
     rows = [row for row, text in enumerate(texts) if text]
     if rows:
@@ -367,6 +392,19 @@ def with_class_names(case: Case) -> torch.Tensor:
     return replaced(case, load_encoder(ENCODER).encode([f"a photo of a {name}" for name in names])[photos.truth])
 
 
+def without_class_names(case: Case) -> torch.Tensor:
+    """A control: the names of all classes, and the usual synonyms of CIFAR-10's, are taken out of the captions."""
+    photos = case.photos
+    names = photos.training.features["label"].names
+    terms = [term for name in names for term in (*terms_of(name), *SYNONYMS.get(name, ()))]
+    found = "|".join(sorted(map(re.escape, terms), key=len, reverse=True))
+    pattern = re.compile(rf"\b(?:{found})(?:s|es)?\b", re.IGNORECASE)
+    file = photos.folder.parent / f"without_names_{photos.name}.npy"
+    if not file.exists():
+        np.save(file, encoded([pattern.sub("", caption) for caption in photos.captions]))
+    return replaced(case, np.load(file, allow_pickle=False))
+
+
 def replaced(case: Case, text_embeds: np.ndarray) -> torch.Tensor:
     rows = case.photos.training.remove_columns("text_embeds")
     rows = rows.add_column("text_embeds", list(np.asarray(text_embeds, dtype=np.float16)))
@@ -417,6 +455,7 @@ GRIDS = {
             "captions of other images": with_captions_of_others,
             "random vectors": with_random_vectors,
             "class names": with_class_names,
+            "without class names": without_class_names,
         },
     ),
     "long_tail": (["factor 20", "factor 100"], {"baseline": baseline} | CAPTIONS | BESIDE_LABELS | RIVALS_OF_TAIL),
@@ -451,6 +490,7 @@ def with_rows(photos: Photos, rows: Dataset) -> Photos:
     places = {image_id: place for place, image_id in enumerate(photos.training["image_id"][:])}
     kept = [places[image_id] for image_id in rows["image_id"][:]]
     whole = photos.__dict__ | {"training": rows, "features": photos.features[kept]}
+    whole["captions"] = [photos.captions[row] for row in kept]
     return Photos(**whole)
 
 
