@@ -34,6 +34,7 @@ from torch import nn
 from g4i_hf.captioning.label_names import terms_of
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.embedding import load_encoder
+from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.evaluation.predict import predict
 from g4i_hf.options import AugmentationArguments, RunArguments, StudentArguments
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
@@ -67,6 +68,7 @@ class Photos:
         training: rows with `image_id`, `label`, `text_embeds`.
         features: (N, F) of the training rows; `validation` and `test` are pairs of features and labels.
         captions: the first one of each training row, "" where there is none.
+        class_embeds: (C, D) of the names.
         test_text_embeds: (M, D), None where test images have no captions.
         folder: for what captions say of these rows.
     """
@@ -77,6 +79,7 @@ class Photos:
     validation: tuple[torch.Tensor, np.ndarray]
     test: tuple[torch.Tensor, np.ndarray]
     captions: list[str]
+    class_embeds: np.ndarray
     test_text_embeds: np.ndarray | None
     num_labels: int
     folder: Path
@@ -113,6 +116,7 @@ def load_photos(root: Path, name: str, cache: Path) -> Photos:
         validation,
         (scaled["test"], labels_of(rows["test"])),
         [captions[row] for row in kept],
+        encoded([name_as_text(name) for name in training.features["label"].names]),
         embeds["test"] if has_captions else None,
         int(labels_of(training).max()) + 1,
         cache / name,
@@ -261,6 +265,7 @@ def captions(
             seed=case.seed,
             soft_label_weight=weight,
             image_features=(lambda: photos.features.numpy()) if image else None,
+            class_embeds=lambda: photos.class_embeds,
             folder=photos.folder / ("both" if image else "captions"),  # what was fitted is shared by the variants
         )
         soft = None
@@ -280,7 +285,8 @@ def captions_at_inference(case: Case) -> torch.Tensor | None:
     if case.photos.test_text_embeds is None:
         return None
     embeds = np.asarray(case.photos.training.with_format("numpy")["text_embeds"][:])
-    classifier = CaptionClassifier(case.photos.num_labels, case.seed).fit(embeds, case.labels)
+    classifier = CaptionClassifier(case.photos.num_labels, case.seed)
+    classifier.fit(embeds, case.labels, class_embeds=case.photos.class_embeds)
     return torch.from_numpy(classifier.predict_proba(case.photos.test_text_embeds)).log()
 
 

@@ -46,8 +46,9 @@ def measured(case: Case) -> dict[str, float]:
     photos, labels = case.photos, case.labels
     wrong = labels != photos.truth
     embeds, features = np.asarray(photos.training.with_format("numpy")["text_embeds"][:]), photos.features.numpy()
-    of_captions = CaptionClassifier(photos.num_labels, case.seed).fit(embeds, labels)
-    of_both = CaptionClassifier(photos.num_labels, case.seed).fit(embeds, labels, features)
+    names = photos.class_embeds
+    of_captions = CaptionClassifier(photos.num_labels, case.seed).fit(embeds, labels, class_embeds=names)
+    of_both = CaptionClassifier(photos.num_labels, case.seed).fit(embeds, labels, features, names)
     scores = get_label_quality_scores(labels, image_probabilities(case).astype(np.float64))
     return {
         "captions": precision(doubts_of(of_captions, labels), wrong),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, DatasetDict, DatasetInfo, LargeList, List, Value, concatenate_datasets
@@ -26,6 +27,7 @@ from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from .. import columns
+from ..captioning.label_names import terms_of
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
 from ..data.texts import is_blank, values_of
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
@@ -280,6 +282,40 @@ def name_as_text(class_name: str) -> str:
 def class_name_embeds(class_names: list[str], encoder: TextEncoder, args: EncoderArguments) -> np.ndarray:
     """(classes, D) unit norm: the names embedded like captions."""
     return encode_captions([name_as_text(name) for name in class_names], encoder, args).vectors
+
+
+def embeds_of_class_names(
+    id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, what: str
+) -> np.ndarray | None:
+    """
+    (num_labels, D) float32 of unit norm: the class names by the text encoder of the captions. None where that is not
+    known or cannot be loaded, which is logged: there is then no `what`.
+    """
+    if args.text_encoder is None:
+        logger.info("No %s: text_encoder, that of the captions, is not given.", what)
+        return None
+    try:
+        encoder = encoder_from(args, device)
+    except OSError as error:
+        logger.warning("No %s: %s", what, error)
+        return None
+    return class_name_embeds([id2label[index] for index in sorted(id2label)], encoder, args).astype(np.float32)
+
+
+def class_name_examples(
+    id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, dim: int
+) -> np.ndarray | None:
+    """
+    As [`embeds_of_class_names`], with zeros for a name that says nothing, such as `LABEL_3`; None too where captions
+    have other than `dim` numbers, so that another encoder has embedded them.
+    """
+    found = embeds_of_class_names(id2label, args, device, "class names beside the captions")
+    if found is not None and found.shape[1] != dim:
+        logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)
+        return None
+    if found is not None:
+        found[[not terms_of(id2label[index]) for index in sorted(id2label)]] = 0
+    return found
 
 
 # --- The stage -------------------------------------------------------------------------------------------------------

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
-from ..embedding import EncoderArguments, encoder_from
-from ..embedding.embed import class_name_embeds
 from ..files import replace_text
 from .measures import FIGURES, SPEED
 from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall, text_to_image_recall
@@ -141,24 +138,6 @@ def zero_shot_metrics(
             found |= {f"zero_shot_{kind}_accuracy": recall["recall_at_1"]}
             found |= {f"zero_shot_{kind}_chance": recall["chance_at_1"]}
     return found
-
-
-def embeds_of_class_names(
-    id2label: dict[int, str], args: EncoderArguments, device: str | torch.device
-) -> np.ndarray | None:
-    """
-    (num_labels, D) float32 of unit norm: the class names by the text encoder of the captions. None where that is not
-    known or cannot be loaded, which is logged.
-    """
-    if args.text_encoder is None:
-        logger.info("No zero-shot accuracy by class names: text_encoder, that of the captions, is not given.")
-        return None
-    try:
-        encoder = encoder_from(args, device)
-    except OSError as error:
-        logger.warning("No zero-shot accuracy by class names: %s", error)
-        return None
-    return class_name_embeds([id2label[index] for index in sorted(id2label)], encoder, args).astype(np.float32)
 
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:

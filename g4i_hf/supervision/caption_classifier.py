@@ -63,13 +63,19 @@ class CaptionClassifier:
         self.num_labels, self.seed = num_labels, seed
 
     def fit(
-        self, text_embeds: np.ndarray, labels: Sequence[int], image_features: np.ndarray | None = None
+        self,
+        text_embeds: np.ndarray,
+        labels: Sequence[int],
+        image_features: np.ndarray | None = None,
+        class_embeds: np.ndarray | None = None,
     ) -> "CaptionClassifier":
         """
         Args:
             text_embeds: (N, D), of any float type.
             labels: (N,) class indices; negative for rows without a label.
             image_features: (N, F) of the same rows, such as those of a pretrained model.
+            class_embeds: (C, D) the names of the classes, by the same text encoder: each is one more labelled caption,
+                which is worth much where labels are few. Zeros for a name that says nothing.
 
         Raises:
             ValueError: when fewer than two classes have a label.
@@ -82,13 +88,19 @@ class CaptionClassifier:
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
         views = [text_embeds] if image_features is None else [text_embeds, image_features]
         scales = [_Scale.of(view) for view in views]
+        examples = [_no_examples(view) for view in views]
+        if class_embeds is not None:
+            named = np.flatnonzero(np.any(class_embeds, axis=1))
+            examples[0] = scales[0](class_embeds, named), named
+            if len(views) == 1:  # a class with a name can be told without its only label
+                counts[named] += 1
         folds = _folds(labels, self.seed)
         judged = known[counts[labels[known]] > 1]
         generator = np.random.default_rng(self.seed)
         if len(judged) > MOST_CALIBRATED:
             judged = np.sort(generator.choice(judged, MOST_CALIBRATED, replace=False))
         self._views = [
-            self._fit_view(view, scale, labels, folds, judged) for view, scale in zip(views, scales, strict=True)
+            self._fit_view(*each, labels, folds, judged) for each in zip(views, scales, examples, strict=True)
         ]
         self.label_noise_ = self.label_noise_interval_ = None
         unlabelled = np.flatnonzero(labels < 0)
@@ -139,16 +151,28 @@ class CaptionClassifier:
         return found
 
     def _fit_view(
-        self, values: np.ndarray, scale: "_Scale", labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
+        self,
+        values: np.ndarray,
+        scale: "_Scale",
+        examples: tuple[np.ndarray, np.ndarray],
+        labels: np.ndarray,
+        folds: np.ndarray,
+        judged: np.ndarray,
     ) -> "_View":
-        """With the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
+        """
+        With the strength of regularisation that predicts held-out labels best, tried from the strongest on.
+        `examples`: scaled values and classes that every model is fitted on too.
+        """
         best, least = None, np.inf
         for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
             view = _View(scale, {}, self.num_labels)
             for fold in [*np.unique(folds[judged]), WHOLE]:
                 rows = np.flatnonzero((labels >= 0) & (folds != fold))
+                if len(rows) > MOST_FITTED:
+                    rows = np.sort(np.random.default_rng(self.seed).choice(rows, MOST_FITTED, replace=False))
+                x, y = np.concatenate([scale(values, rows), examples[0]]), np.concatenate([labels[rows], examples[1]])
                 start = None if best is None else best.models[int(fold)]
-                view.models[int(fold)] = self._model(values, scale, labels, rows, strength, start)
+                view.models[int(fold)] = logistic_regression(x, y, self.num_labels, strength, start)
             loss = calibrate([view.held_out(values, folds, judged)], labels[judged], self.log_prior_).loss
             if len(judged) and loss >= least:
                 break
@@ -200,19 +224,6 @@ class CaptionClassifier:
         self.calibration_ = replace(calibrate(logits, rows[:0], self.log_prior_), temperatures=temperatures)
         self.accuracy_ = float(self.calibration_.probabilities(logits).max(1).mean())
 
-    def _model(
-        self,
-        values: np.ndarray,
-        scale: "_Scale",
-        labels: np.ndarray,
-        rows: np.ndarray,
-        strength: float,
-        start: tuple[np.ndarray, np.ndarray] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if len(rows) > MOST_FITTED:
-            rows = np.sort(np.random.default_rng(self.seed).choice(rows, MOST_FITTED, replace=False))
-        return logistic_regression(scale(values, rows), labels[rows], self.num_labels, strength, start)
-
     def _out_of_fold(
         self, views: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, counts: np.ndarray
     ) -> np.ndarray:
@@ -225,6 +236,10 @@ class CaptionClassifier:
             found[rows] = self.calibration_.probabilities(logits)
         found[alone] = np.eye(self.num_labels, dtype=np.float16)[labels[alone]]
         return found
+
+
+def _no_examples(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((0, values.shape[1]), dtype=np.float32), np.zeros(0, dtype=np.int64)
 
 
 @dataclass

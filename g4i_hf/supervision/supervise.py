@@ -103,6 +103,7 @@ def supervise(
     seed: int,
     soft_label_weight: float | None = None,
     image_features: Callable[[], np.ndarray | None] | None = None,
+    class_embeds: Callable[[], np.ndarray | None] | None = None,
     folder: Path | None = None,
 ) -> Supervised:
     """
@@ -115,6 +116,7 @@ def supervise(
         seed: of the folds.
         soft_label_weight: the user's; None for the default of the plan.
         image_features: called by all processes, gives (rows, F), a second view, in the main process.
+        class_embeds: called by the main process, gives (C, D), the class names by the encoder of the captions.
         folder: keeps the probabilities for other processes and a resumed run; None: nothing is written.
 
     Raises:
@@ -130,7 +132,7 @@ def supervise(
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
-    found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, folder)
+    found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, class_embeds, folder)
     plan = choose(found.estimates) if run.supervision == "auto" else Plan(run.supervision)
     plan.label_noise = run.label_noise or plan.label_noise
     split, weight = _learned(training, captioned, found, plan)
@@ -188,7 +190,11 @@ class Found:
 
 
 def _estimated(
-    captioned: CaptionedRows, classifier: CaptionClassifier, image_features: Callable | None, folder: Path | None
+    captioned: CaptionedRows,
+    classifier: CaptionClassifier,
+    image_features: Callable | None,
+    class_embeds: Callable | None,
+    folder: Path | None,
 ) -> Found:
     """The main process fits the classifier; the others, and a resumed run, read from `folder` what it found."""
     text_embeds = captioned.text_embeds()
@@ -197,9 +203,12 @@ def _estimated(
         found = image_features and image_features()  # by all processes together
         return found if found is None else found[captioned.rows]
 
+    def fitted(of_images: np.ndarray | None) -> Found:
+        return _fitted(classifier, text_embeds, captioned.labels, of_images, class_embeds and class_embeds())
+
     if folder is None:
-        return _fitted(classifier, text_embeds, captioned.labels, features())
-    asked = f"4 {classifier.num_labels} {classifier.seed} {image_features is not None}"
+        return fitted(features())
+    asked = f"4 {classifier.num_labels} {classifier.seed} {image_features is not None} {class_embeds is not None}"
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -210,7 +219,7 @@ def _estimated(
     if not is_there:
         of_images = features()
         if state.is_main_process:
-            found = _fitted(classifier, text_embeds, captioned.labels, of_images)
+            found = fitted(of_images)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FACTS).unlink(missing_ok=True)
             np.save(folder / PROBABILITIES, found.probabilities)
@@ -225,9 +234,13 @@ def _estimated(
 
 
 def _fitted(
-    classifier: CaptionClassifier, text_embeds: np.ndarray, labels: np.ndarray, image_features: np.ndarray | None
+    classifier: CaptionClassifier,
+    text_embeds: np.ndarray,
+    labels: np.ndarray,
+    image_features: np.ndarray | None,
+    class_embeds: np.ndarray | None,
 ) -> Found:
-    classifier.fit(text_embeds, labels, image_features)
+    classifier.fit(text_embeds, labels, image_features, class_embeds)
     accuracies = classifier.view_accuracies_
     estimates = Estimates(
         captions=accuracies[0],

@@ -132,6 +132,7 @@ def supervised_split(
     num_labels: int,
     is_pretrained: bool,
     built: Callable[[], BuiltStudent],
+    class_embeds: Callable[[], np.ndarray | None] | None,
     folder: Path | None,
 ) -> Supervised:
     """
@@ -141,7 +142,7 @@ def supervised_split(
     Args:
         is_pretrained: whether the student's features say something of images before it is trained.
         built: builds the student.
-        folder: see [`~g4i_hf.supervision.supervise.supervise`].
+        class_embeds, folder: see [`~g4i_hf.supervision.supervise.supervise`].
 
     Raises:
         ValueError: for options that contradict each other or the data.
@@ -155,6 +156,7 @@ def supervised_split(
         seed=args.seed,
         soft_label_weight=args.soft_label_weight,
         image_features=_image_features(split, run, args, is_pretrained, built),
+        class_embeds=class_embeds,
         folder=folder,
     )
     if found.plan.soft_label_weight and args.classification_loss != "cross_entropy":

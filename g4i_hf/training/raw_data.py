@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -10,7 +11,8 @@ from .. import columns
 from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.loading import class_names, standardise, with_class_names
-from ..embedding import embed_captions
+from ..embedding import EncoderArguments, embed_captions
+from ..embedding.embed import class_name_examples
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import student_processor
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
@@ -68,7 +70,8 @@ def prepare(
     splits, id2label = class_names(splits)
     if not isinstance(model, str):
         splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)])
-    run = RunArguments(**of_run)
+    run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
+    is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # by an encoder that is not known here
     asks = args.aligns or run.supervision != "none" or (run.label_noise or "keep") != "keep"
     training = splits[TRAINING] = _embedded(splits, text_encoder) if asks else splits[TRAINING]
     dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
@@ -86,6 +89,7 @@ def prepare(
         num_labels=built.model.num_labels,
         is_pretrained=student.pretrained if student else run.image_features == "student",
         built=lambda: built,
+        class_embeds=None if is_embedded else partial(class_name_examples, id2label, encoder, args.device, dim),
         folder=None,
     )
     if args.process_index == 0:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
@@ -14,6 +15,7 @@ from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
 from ..data.texts import num_captioned
 from ..embedding import text_embeds_folder
+from ..embedding.embed import class_name_examples
 from ..files import replace_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
 from ..supervision import CaptionClassifier
@@ -23,7 +25,11 @@ PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 
 
 def suspicious_labels(
-    text_embeds: np.ndarray, labels: np.ndarray, num_labels: int, seed: int = 0
+    text_embeds: np.ndarray,
+    labels: np.ndarray,
+    num_labels: int,
+    seed: int = 0,
+    class_embeds: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, CaptionClassifier]:
     """
     Finds labels that are not the most probable class given the label and the caption. Caption probabilities are out of
@@ -32,12 +38,13 @@ def suspicious_labels(
     Args:
         text_embeds: (N, D).
         labels: (N,) class indices; negative for rows without a label.
+        class_embeds: (C, D), see [`~g4i_hf.CaptionClassifier.fit`].
 
     Returns:
         A table with the columns `row`, `label` and `suggested` (class indices), `probability` (of the label being
         right) and `probability_of_suggested`, the most suspicious first; and the classifier.
     """
-    classifier = CaptionClassifier(num_labels, seed).fit(text_embeds, labels)
+    classifier = CaptionClassifier(num_labels, seed).fit(text_embeds, labels, class_embeds=class_embeds)
     posterior = classifier.posterior(classifier.out_of_fold_, labels)
     suggested = posterior.argmax(1)
     rows = np.flatnonzero((labels >= 0) & (suggested != labels))
@@ -146,7 +153,9 @@ def check_labels(
     if columns.TEXT_EMBEDS not in split.column_names:
         return ["To compare labels with captions, give --text_encoder, or a folder of g4i embed."]
     captioned = CaptionedRows.of(split)
-    table, classifier = suspicious_labels(captioned.text_embeds(), captioned.labels, len(id2label))
+    embeds = captioned.text_embeds()
+    names = class_name_examples(id2label, encoder, PartialState().device, embeds.shape[1])
+    table, classifier = suspicious_labels(embeds, captioned.labels, len(id2label), class_embeds=names)
     table["row"] = captioned.rows[table["row"]]
     chosen = split.select(table["row"])
     captions = chosen[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(chosen)

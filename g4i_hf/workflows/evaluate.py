@@ -17,12 +17,12 @@ from ..data.checks import check_split
 from ..data.images import open_image, readable_rows, to_rgb, why_bad
 from ..data.loading import class_names, load_data, source_of
 from ..embedding import with_text_embeds
+from ..embedding.embed import embeds_of_class_names
 from ..evaluation.card_pictures import draw_card_pictures
 from ..evaluation.comparison import ComparisonRow, compare, shown_results
 from ..evaluation.corruptions import corrupted_accuracies
 from ..evaluation.evaluate import (
     Evaluated,
-    embeds_of_class_names,
     results_folder,
     split_metrics,
     update_results,
@@ -185,7 +185,8 @@ class Evaluation:
 
     @cached_property
     def _name_embeds(self) -> np.ndarray:
-        return embeds_of_class_names(self.id2label, self.encoder, self.accelerator.device)
+        device = self.accelerator.device
+        return embeds_of_class_names(self.id2label, self.encoder, device, "zero-shot accuracy by class names")
 
     @cached_property
     def _suspicious(self) -> dict[str, int | None]:

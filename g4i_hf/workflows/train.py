@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..data.stage import join_stage, read_stage
 from ..data.stream import RowStream
 from ..data.stream_batches import StreamedImages
 from ..embedding import EmbeddingStage, text_embeds_folder
+from ..embedding.embed import class_name_examples
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
@@ -146,6 +147,9 @@ class TrainingRun:
             num_labels=len(self.id2label),
             is_pretrained=self.student.pretrained,
             built=lambda: self.built,
+            class_embeds=partial(
+                class_name_examples, self.id2label, self.encoder, PartialState().device, self.text_embed_dim
+            ),
             folder=None if self.run.dry_run else folder,
         )
         self.splits[self.run.train_split] = found.split
