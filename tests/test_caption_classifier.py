@@ -244,6 +244,51 @@ def test_what_cannot_be_fitted_is_an_error():
         CaptionClassifier(CLASSES).fit(broken, data.y)
 
 
+# --- Names of the classes --------------------------------------------------------------------------------------------
+
+
+def with_names(number: int = 1500) -> tuple[Clusters, np.ndarray, np.ndarray]:
+    """Rows, labels of one row a class, and an embedding near the centre of each class."""
+    data = clusters(number, spread=1.6)
+    labels = np.full(number, -100)
+    first = [np.flatnonzero(data.truth == label)[0] for label in range(CLASSES)]
+    labels[first] = data.truth[first]
+    centres = np.stack([data.x[data.truth == label].mean(0) for label in range(CLASSES)])
+    return data, labels, centres / np.linalg.norm(centres, axis=1, keepdims=True)
+
+
+def test_names_of_classes_are_examples_of_them():
+    data, labels, names = with_names()
+    alone, named = fitted(data, labels), fitted(data, labels, class_embeds=names)
+    unlabelled = labels < 0
+    right = [accuracy(found.out_of_fold_[unlabelled], data.truth[unlabelled]) for found in (alone, named)]
+    assert right[1] > right[0] + 0.1
+    assert alone.accuracy_ is None and named.accuracy_ is not None  # a name is left where the only label is held out
+    some = names.copy()
+    some[1:] = 0  # names that say nothing
+    assert accuracy(fitted(data, labels, class_embeds=some).out_of_fold_, data.truth) < right[1]
+    nothing = fitted(data, labels, class_embeds=np.zeros_like(names))
+    np.testing.assert_array_equal(nothing.out_of_fold_, alone.out_of_fold_)
+
+
+def test_names_help_beside_image_features_too():
+    data, labels, names = with_names()
+    images = clusters(len(labels), spread=1.6, view=1)
+    alone, named = (
+        CaptionClassifier(CLASSES).fit(data.x, labels, images.x, class_embeds) for class_embeds in (None, names)
+    )
+    assert named.view_accuracies_[0] > alone.view_accuracies_[0] + 0.05
+    assert accuracy(named.out_of_fold_, data.truth) > accuracy(alone.out_of_fold_, data.truth) + 0.03
+
+
+def test_a_class_with_a_name_and_no_label_can_be_told():
+    data = clusters(600, spread=1.0)
+    labels = np.where(data.truth == 3, -100, data.y)
+    names = np.stack([data.x[data.truth == label].mean(0) for label in range(CLASSES)])
+    found = fitted(data, labels, class_embeds=names).out_of_fold_
+    assert accuracy(found[data.truth == 3], data.truth[data.truth == 3]) > 0.5
+
+
 # --- A second view ---------------------------------------------------------------------------------------------------
 
 

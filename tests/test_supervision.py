@@ -363,6 +363,19 @@ def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
     return TrainingRun(*parse_options(OPTIONS, words_of(folder, run, *words)))
 
 
+def test_class_names_tell_what_captions_say(tmp_path):
+    """The captions of the labelled images say nothing: only the names of the classes tell the others."""
+    truth, places = TRUTH[:60], ["in a garden", "on a table", "at night"]
+    captions = [f"a photo of {CLASSES[label]}s {places[row % 3]}" for row, label in enumerate(truth)]
+    captions[: len(CLASSES)] = ["a photo"] * len(CLASSES)
+    rows = captioned(few(len(CLASSES), truth), GOOD[:60]).remove_columns("text_embeds")
+    with_pictures(rows.add_column("caption", captions)).to_parquet(tmp_path / "data" / "train.parquet")
+    run = run_of(tmp_path / "data", tmp_path / "run", "--supervision", "auto", "--text_encoder", "all-MiniLM-L6-v2")
+    run.load()
+    soft = soft_of(run.splits["train"])[len(CLASSES) :]
+    assert (soft.argmax(1) == truth[len(CLASSES) :]).mean() > 0.9
+
+
 def test_soft_labels_need_the_softmax(data, tmp_path):
     with pytest.raises(ValueError, match="soft_label_weight needs classification_loss: cross_entropy"):
         run_of(data["noisy"], tmp_path / "run", "--soft_label_weight", "1", "--classification_loss", "bce")
