@@ -46,8 +46,10 @@ def captioned(labels: np.ndarray, embeds: np.ndarray, **columns: tuple) -> Datas
     return Dataset.from_dict(rows, features=Features(features))
 
 
-def supervised(split: Dataset, folder=None, soft_label_weight=None, image_features=None, **options) -> Supervised:
-    more = {"folder": folder, "soft_label_weight": soft_label_weight}
+def supervised(
+    split: Dataset, folder=None, soft_label_weight=None, image_features=None, made_with="", **options
+) -> Supervised:
+    more = {"folder": folder, "soft_label_weight": soft_label_weight, "made_with": made_with}
     features = None if image_features is None else lambda: image_features
     return supervise(split, RunArguments(**options), num_labels=len(CLASSES), seed=0, image_features=features, **more)
 
@@ -361,6 +363,37 @@ def words_of(folder: Path, run: Path, *words: str) -> list[str]:
 
 def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
     return TrainingRun(*parse_options(OPTIONS, words_of(folder, run, *words)))
+
+
+def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data, tmp_path):
+    words = ("--supervision", "auto", "--class_weights")
+    soft = {}
+    for weights in ("balanced", "[1, 1, 4, 1, 1]"):
+        run = run_of(data["few"], tmp_path / weights, *words, weights)
+        run.load()
+        soft[weights] = soft_of(run.splits["train"]).sum(0)
+    np.testing.assert_allclose(soft["balanced"], soft["balanced"].mean(), rtol=2e-3)
+    assert soft["[1, 1, 4, 1, 1]"][2] > 3.5 * soft["[1, 1, 4, 1, 1]"][[0, 1, 3, 4]].max()
+    with pytest.raises(ValueError, match="class_weights has 2 weights for 5 classes"):
+        run_of(data["few"], tmp_path / "two", *words, "[1, 2]").load()
+
+
+def test_what_another_student_saw_is_not_taken_from_the_folder(tmp_path):
+    split = captioned(few(200), vectors(TRUTH, 0.6))
+    found = [
+        supervised(split, tmp_path, image_features=features, made_with=student, supervision="auto").facts
+        for features, student in ((SEEN, "resnet18"), (OTHERS, "resnet50"))
+    ]
+    assert found[0]["image_accuracy_estimate"] > found[1]["image_accuracy_estimate"] + 0.3
+
+
+def test_the_weight_of_many_soft_labels_is_finite():
+    """Their sum is more than float16 holds."""
+    truth = np.arange(70_000) % len(CLASSES)
+    found = supervised(
+        captioned(np.where(np.arange(70_000) < 69_000, truth, -100), vectors(truth)), supervision="auto"
+    )
+    assert found.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
 
 
 def test_class_names_tell_what_captions_say(tmp_path):

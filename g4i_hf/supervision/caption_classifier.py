@@ -19,8 +19,8 @@ MOST_TAUGHT = 4_000  # unlabelled rows that one view learns from the other
 BLOCK = 8192  # rows predicted at once
 WHOLE = -1  # in place of a fold: the model that is fitted on all rows
 ABSENT = -30.0  # logit of a class that a model has not seen
-# Normal priors, which matter where few rows are held out: of the logarithm of a temperature, and of a power (mean 0)
-USUAL_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
+# Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
+USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
 CHI_SQUARED = 3.84 / 2  # half the 95% quantile, for an interval by the likelihood ratio
 # Log-likelihood, in all and for each row, by which a pattern must explain labels better than errors at random do;
@@ -220,8 +220,8 @@ class CaptionClassifier:
         odds = odds * np.sqrt(odds / odds[::-1])
         self.view_accuracies_ = list(odds / (1 + odds))
         pairs = zip(logits, self.view_accuracies_, strict=True)
-        temperatures = np.array([_temperature(of_view, self.log_prior_, accuracy) for of_view, accuracy in pairs])
-        self.calibration_ = replace(calibrate(logits, rows[:0], self.log_prior_), temperatures=temperatures)
+        found = np.array([_inverse_temperature(of_view, self.log_prior_, accuracy) for of_view, accuracy in pairs])
+        self.calibration_ = replace(calibrate(logits, rows[:0], self.log_prior_), inverse_temperatures=found)
         self.accuracy_ = float(self.calibration_.probabilities(logits).max(1).mean())
 
     def _out_of_fold(
@@ -330,14 +330,14 @@ class Calibration:
     From the logits of V views to probabilities, and the share of wrong labels.
 
     Attributes:
-        temperatures, powers, margins: (V,) T, g and M of each view, see [`CaptionClassifier`].
+        inverse_temperatures, powers, margins: (V,) T, g and M of each view, see [`CaptionClassifier`].
         log_prior: (C,).
         noise: e, share of labels that do not depend on the caption; `interval` its 95% interval.
         loss: mean negative log-likelihood, with the prior.
         confusions: (C, C) R, where labels are wrong in a pattern; None where they are wrong at random.
     """
 
-    temperatures: np.ndarray
+    inverse_temperatures: np.ndarray
     powers: np.ndarray
     margins: np.ndarray
     log_prior: np.ndarray
@@ -355,7 +355,7 @@ class Calibration:
     def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:
         """(n, C) logits of one view, scaled, with the prior."""
         ratios = _margins(logits) / self.margins[number]
-        return (self.temperatures[number] * ratios ** self.powers[number])[:, None] * logits + self.log_prior
+        return (self.inverse_temperatures[number] * ratios ** self.powers[number])[:, None] * logits + self.log_prior
 
     def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
         """(n, C)"""
@@ -378,7 +378,7 @@ def calibrate(
     """
     number = len(views)
     if not len(labels):
-        fixed = np.full(number, USUAL_TEMPERATURE), np.zeros(number), np.ones(number)
+        fixed = np.full(number, USUAL_INVERSE_TEMPERATURE), np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0)
     at_random = _calibrate(views, labels, log_prior)
     if folds is None:
@@ -407,7 +407,7 @@ def _calibrate(
     views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray, if_wrong: np.ndarray | None = None
 ) -> Calibration:
     """if_wrong: (n, C) probability of the given label for each true class, if the label is wrong; None: 1 / C."""
-    number, usual = len(views), np.log(USUAL_TEMPERATURE)
+    number, usual = len(views), np.log(USUAL_INVERSE_TEMPERATURE)
     margins = np.stack([np.log(_margins(logits)) for logits in views])
     usual_margins = margins.mean(1, keepdims=True)
     ratios = torch.from_numpy(margins - usual_margins)  # (V, n), logarithms
@@ -416,14 +416,14 @@ def _calibrate(
     given_if_wrong = None if if_wrong is None else torch.from_numpy(if_wrong)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood with the priors, and its gradient, at log temperatures, powers and noise."""
+        """Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers and noise."""
         parameters = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-        log_temperatures, powers, noise = parameters[:number], parameters[number:-1], parameters[-1]
-        factors = (log_temperatures[:, None] + powers[:, None] * ratios).exp()
+        log_inverse, powers, noise = parameters[:number], parameters[number:-1], parameters[-1]
+        factors = (log_inverse[:, None] + powers[:, None] * ratios).exp()
         probabilities = ((factors[:, :, None] * logits).sum(0) + prior_logits).softmax(1)
         wrong = 1 / len(log_prior) if given_if_wrong is None else (probabilities * given_if_wrong).sum(1)
         likelihood = (1 - noise) * probabilities.gather(1, given)[:, 0] + noise * wrong
-        prior = ((log_temperatures - usual) ** 2).sum() / (2 * SPREAD**2) - (1 - noise).log()
+        prior = ((log_inverse - usual) ** 2).sum() / (2 * SPREAD**2) - (1 - noise).log()
         prior = prior + (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
         total = prior - (likelihood + 1e-30).log().sum()
         total.backward()
@@ -435,8 +435,8 @@ def _calibrate(
 
     # With few rows there may be two minima: flat predictions of right labels, sharp ones of labels often wrong
     with torch.enable_grad():
-        temperatures = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
-        starts = [np.array([*each, *np.zeros(number), noise]) for each in temperatures for noise in (0.02, 0.4)]
+        begin = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
+        starts = [np.array([*each, *np.zeros(number), noise]) for each in begin for noise in (0.02, 0.4)]
         found = min((best(start) for start in starts), key=lambda each: each.fun)
         scales, noise = found.x[:-1], float(found.x[-1])
 
@@ -457,11 +457,11 @@ def _margins(logits: np.ndarray) -> np.ndarray:
     return np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
 
 
-def _temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
+def _inverse_temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
     """With which the mean probability of the likeliest class is `confidence`, as far as that can be."""
 
-    def excess(log_temperature: float) -> float:
-        return softmax(np.exp(log_temperature) * logits + log_prior, axis=1).max(1).mean() - confidence
+    def excess(log_inverse: float) -> float:
+        return softmax(np.exp(log_inverse) * logits + log_prior, axis=1).max(1).mean() - confidence
 
     low, high = -5.0, 5.0
     if excess(low) > 0 or excess(high) < 0:

@@ -104,7 +104,9 @@ def supervise(
     soft_label_weight: float | None = None,
     image_features: Callable[[], np.ndarray | None] | None = None,
     class_embeds: Callable[[], np.ndarray | None] | None = None,
+    class_weights: list[float] | str | None = None,
     folder: Path | None = None,
+    made_with: str = "",
 ) -> Supervised:
     """
     Labels and soft labels from captions, by a [`CaptionClassifier`] fitted on the labelled rows with a caption.
@@ -117,7 +119,9 @@ def supervise(
         soft_label_weight: the user's; None for the default of the plan.
         image_features: called by all processes, gives (rows, F), a second view, in the main process.
         class_embeds: called by the main process, gives (C, D), the class names by the encoder of the captions.
+        class_weights: of each class, or `balanced`: rows that learn from soft labels in place of labels take them.
         folder: keeps the probabilities for other processes and a resumed run; None: nothing is written.
+        made_with: what `image_features` and `class_embeds` depend on; those of another are not taken from `folder`.
 
     Raises:
         ValueError: without text embeddings, or when captions of fewer than two classes are labelled.
@@ -132,10 +136,10 @@ def supervise(
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
-    found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, class_embeds, folder)
+    found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, class_embeds, folder, made_with)
     plan = choose(found.estimates) if run.supervision == "auto" else Plan(run.supervision)
     plan.label_noise = run.label_noise or plan.label_noise
-    split, weight = _learned(training, captioned, found, plan)
+    split, weight = _learned(training, captioned, found, plan, class_weights)
     plan.soft_label_weight = weight if soft_label_weight is None or not weight else soft_label_weight
     if run.unlabelled == "drop":  # but not rows that learn from soft labels, as their own was softened
         split = labelled_rows(split, np.maximum(labels_of(split), labels_of(training)))
@@ -195,6 +199,7 @@ def _estimated(
     image_features: Callable | None,
     class_embeds: Callable | None,
     folder: Path | None,
+    made_with: str,
 ) -> Found:
     """The main process fits the classifier; the others, and a resumed run, read from `folder` what it found."""
     text_embeds = captioned.text_embeds()
@@ -208,7 +213,8 @@ def _estimated(
 
     if folder is None:
         return fitted(features())
-    asked = f"4 {classifier.num_labels} {classifier.seed} {image_features is not None} {class_embeds is not None}"
+    views = (image_features is not None, class_embeds is not None)
+    asked = repr(("4", classifier.num_labels, classifier.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -260,8 +266,17 @@ def _fitted(
 # --- Labels and soft labels ------------------------------------------------------------------------------------------
 
 
-def _learned(training: Dataset, captioned: CaptionedRows, found: Found, plan: Plan) -> tuple[Dataset, float]:
-    """The split with the labels, and perhaps soft labels, that the plan gives its rows; the weight of soft labels."""
+def _learned(
+    training: Dataset,
+    captioned: CaptionedRows,
+    found: Found,
+    plan: Plan,
+    class_weights: list[float] | str | None,
+) -> tuple[Dataset, float]:
+    """
+    The split with the labels, and perhaps soft labels, that the plan gives its rows; the weight of soft labels. With
+    `auto` or `soften` every label becomes a soft one, and the column `label` is null.
+    """
     rows, given = captioned.rows, captioned.labels
     labels = labels_of(training)
     learned, unlabelled = labels.copy(), given < 0
@@ -273,8 +288,10 @@ def _learned(training: Dataset, captioned: CaptionedRows, found: Found, plan: Pl
         logger.info("supervision is pseudo: %d rows take the class that their caption tells.", unlabelled.sum())
     if plan.label_noise == "soften" or (plan.supervision == "auto" and unlabelled.any()):
         soft = _targets(learned, captioned, found.posterior, plan)
-        taught = np.count_nonzero(soft.any(1))
-        return with_soft_labels(with_labels(training, np.full(len(labels), -1)), soft), taught / float(soft.sum())
+        if class_weights is not None:
+            soft *= _weights(class_weights, soft.sum(0, dtype=np.float64))
+        weight = np.count_nonzero(soft.any(1)) / soft.sum(dtype=np.float64)
+        return with_soft_labels(with_labels(training, np.full(len(labels), -1)), soft), float(weight)
     split = with_labels(training, learned) if (learned != labels).any() else training
     if plan.supervision != "soft":
         return split, 0.0
@@ -296,6 +313,12 @@ def _targets(labels: np.ndarray, captioned: CaptionedRows, posterior: np.ndarray
     if plan.supervision in ("auto", "soft"):
         targets[captioned.rows[unlabelled]] = plan.unlabelled_weight * posterior[unlabelled]
     return targets
+
+
+def _weights(class_weights: list[float] | str, counts: np.ndarray) -> np.ndarray:
+    """(C,) float16; `balanced`: inversely proportional to the counts (C,) of the classes."""
+    weights = class_weights if class_weights != "balanced" else counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return np.asarray(weights, dtype=np.float16)
 
 
 def with_soft_labels(split: Dataset, soft: np.ndarray) -> Dataset:

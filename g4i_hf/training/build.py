@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
+from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
 from ..data.naming import why_missing
 from ..data.transforms import train_transform
@@ -30,6 +31,7 @@ from ..options import AugmentationArguments, RunArguments, StudentArguments
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
 from .lineage import student_source
+from .optimization import class_weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ def supervised_split(
     built: Callable[[], BuiltStudent],
     class_embeds: Callable[[], np.ndarray | None] | None,
     folder: Path | None,
+    made_with: str = "",
 ) -> Supervised:
     """
     The training rows with the labels and soft labels that captions give them, as `supervision`, `label_noise` and
@@ -142,13 +145,15 @@ def supervised_split(
     Args:
         is_pretrained: whether the student's features say something of images before it is trained.
         built: builds the student.
-        class_embeds, folder: see [`~g4i_hf.supervision.supervise.supervise`].
+        class_embeds, folder, made_with: see [`~g4i_hf.supervision.supervise.supervise`].
 
     Raises:
         ValueError: for options that contradict each other or the data.
     """
     if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
         warn_of_silent_captions(split)
+    if isinstance(args.class_weights, list):
+        class_weights_of(args.class_weights, num_labels, split)  # says what is wrong with them
     found = supervise(
         split,
         run,
@@ -157,10 +162,14 @@ def supervised_split(
         soft_label_weight=args.soft_label_weight,
         image_features=_image_features(split, run, args, is_pretrained, built),
         class_embeds=class_embeds,
+        class_weights=args.class_weights,
         folder=folder,
+        made_with=made_with,
     )
     if found.plan.soft_label_weight and args.classification_loss != "cross_entropy":
         raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
+    if args.aligns and args.align_mask == "class" and not (labels_of(found.split) >= 0).any():
+        logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
     return found
 
 

@@ -286,5 +286,7 @@ def class_weights_of(option: list[float] | str | None, num_labels: int, train_da
     if labels is None:
         raise ValueError("class_weights is 'balanced', but the training data has no `labels` to count: give a list.")
     counts = np.bincount(np.asarray(labels)[np.asarray(labels) >= 0], minlength=num_labels)
+    if not counts.any():  # all learn from soft labels, which are weighted
+        return None
     shares = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return torch.from_numpy(np.where(counts > 0, shares, 1.0))

@@ -139,7 +139,7 @@ class TrainingRun:
         """Adds pseudo-labels and soft labels from captions, as the options say."""
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)  # it may hold features of another student
+            shutil.rmtree(folder, ignore_errors=True)  # images may have changed
         self.supervised = found = supervised_split(
             self.splits[self.run.train_split],
             self.run,
@@ -151,6 +151,7 @@ class TrainingRun:
                 class_name_examples, self.id2label, self.encoder, PartialState().device, self.text_embed_dim
             ),
             folder=None if self.run.dry_run else folder,
+            made_with=repr((self.student, self.augmentation, self.encoder, self.run.image_features, self.id2label)),
         )
         self.splits[self.run.train_split] = found.split
 
