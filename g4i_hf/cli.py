@@ -55,7 +55,7 @@ ALIASES = {
 }
 LENGTHS = ("num_train_epochs", "max_steps")
 # Options that fit the dataset of a run only
-OF_THE_DATA = ("dataset_config_name", "dataset_revision", "captions_name", "captions_revision")
+OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
 WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
 
@@ -186,7 +186,7 @@ class Parser(HfArgumentParser):
             where = f"{path}, line {line}"
             if name in self.kinds and name not in ("config", "print_config"):
                 typed = self.typed(name, value, f"{where}: {name}")
-                values[name] = relative_to_file(typed, path) if isinstance(typed, str) else typed
+                values[name] = relative_to_file(typed, path)
             elif strict:
                 raise OptionError(self.unknown(name, where))
         return values
@@ -295,6 +295,7 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
         if name not in parser.kinds or hasattr(CommonOptions, name):
             raise TypeError(parser.unknown(name, "the arguments"))
     for name, value in given.items():
+        value = list(value) if isinstance(value, tuple) else value
         as_it_is = value is None or isinstance(value, (str, list, dict))
         given = given | {name: parser.typed(name, value if as_it_is else str(value), name)}
     values = _complete(parser, given, run_options)

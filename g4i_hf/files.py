@@ -203,9 +203,11 @@ def yaml_lines(values: dict[str, Any]) -> str:
     )
 
 
-def relative_to_file(value: str, path: Path) -> str:
-    """Resolves a path that starts with a dot, which is relative to the file it is written in."""
-    if not starts_with_a_dot(value):
+def relative_to_file(value: Any, path: Path) -> Any:
+    """Resolves paths that start with a dot, alone or in a list: they are relative to the file they are written in."""
+    if isinstance(value, list):
+        return [relative_to_file(item, path) if isinstance(item, str) else item for item in value]
+    if not isinstance(value, str) or not starts_with_a_dot(value):
         return value
     relative = os.path.relpath(path.parent / value)
     return relative if relative.startswith((".", "/")) else f"./{relative}"  # never taken for a Hub id
@@ -216,7 +218,9 @@ def starts_with_a_dot(value: str) -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A path for a YAML file in any folder: one that starts with a dot would be relative to that file."""
+    """Paths for a YAML file in any folder: those that start with a dot would be relative to that file."""
+    if isinstance(value, list):
+        return [portable(item) if isinstance(item, str) else item for item in value]
     if not isinstance(value, str) or not starts_with_a_dot(value):
         return value
     inside = os.path.relpath(value)

@@ -25,11 +25,11 @@ from transformers import TrainerCallback
 
 from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data.fingerprint import fingerprint
-from g4i_hf.options import AugmentationArguments
+from g4i_hf.options import AugmentationArguments, DataArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint
-from g4i_hf.training.run_folder import clear_run, open_run, resolved_options, write_options
+from g4i_hf.training.run_folder import clear_run, open_run, read_options, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent
 FEATURES = Features(
@@ -309,9 +309,25 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
     (tmp_path / "checkpoint-5").rmdir()
     assert open_run(tmp_path, options, overwrite=False) == ("fresh", None)
     assert "has written no checkpoint: it begins anew" in caplog.text
-    for name, value in (("dataset_name", "other"), ("learning_rate", 0.5)):
+    same = {"dataloader_num_workers": 2, "save_steps": 3, "save_total_limit": 1, "torch_compile": True}
+    same |= {"text_encoder_batch_size": 8, "on_bad_images": "skip"}
+    assert open_run(tmp_path, options | same, overwrite=False) == ("fresh", None)
+    for name, value in (("dataset_name", "other"), ("learning_rate", 0.5), ("eval_steps", 5)):
         with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
             open_run(tmp_path, options | {name: value}, overwrite=False)
+
+
+def test_text_like_a_number_is_still_text_when_the_options_are_read(tmp_path):
+    for text in ("123e456", "1e5", "012", "no"):
+        write_options(tmp_path, options_of(tmp_path) | {"dataset_revision": text})
+        assert read_options(tmp_path)["dataset_revision"] == text
+
+
+def test_the_file_of_class_names_is_found_from_the_run(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    data = DataArguments("me/pictures", class_names_file=str(tmp_path / "classes.txt"))
+    options = resolved_options((data, AlignmentArguments(str(tmp_path / "run"))), tmp_path / "run")
+    assert options["class_names_file"] == "../classes.txt"
 
 
 def test_clearing_leaves_files_that_a_run_does_not_write(tmp_path):

@@ -70,13 +70,15 @@ def printed(capsys, name: str, *argv: str) -> str:
 def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
     evaluate = {"classes": OF["evaluate"], "run_options": "train.yaml"}
     of_run = "dataset_name: ./data\ntext_encoder: of run\nlong_captions: chunk_mean\nlabel_column: l\n"
+    of_run += "validation_fraction: 0.2\nclass_names_file: classes.txt\n"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.yaml").write_text(of_run + "captions_name: c\nlearning_rate: 1\n")
     found = written("text_encoder: of/file\nrun: ./run\nweights: ema\n", "--weights", "raw", base="", **evaluate)
     assert (found["text_encoder"], found["weights"], found["long_captions"]) == ("of/file", "raw", "chunk_mean")
     assert Path(found["dataset_name"]).resolve() == tmp_path / "run" / "data" and found["captions_name"] == "c"
     other = parse("--run", str(tmp_path / "run"), "--dataset_name", "other", **evaluate)  # has captions of its own
-    assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, "l")
+    assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, None)
+    assert (other["validation_fraction"], other["class_names_file"]) == (None, "classes.txt")
     for run_folder, said in ((tmp_path / "gone", "there is no such folder"), (tmp_path, "holds no train.yaml")):
         assert said in refused(parse, "--run", str(run_folder), **evaluate)
 
@@ -85,7 +87,7 @@ def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
 
 VALUES = [
     *[(f"learning_rate: {text}", float(text.strip("'"))) for text in ("5e-4", "1", "-2E+3", "'0.5'", ".5")],
-    *[(f"crop_min_scale: {text}", float(text.replace(".", ""))) for text in (".inf", "-.inf")],
+    *[(f"align_logit_bias: {text}", float(text.replace(".", ""))) for text in (".inf", "-.inf")],
     *[(f"dataset_revision: {text}", text) for text in ("012", "1e5", "no", "1_000", "0x1f", "2020-01-01", "ö")],
     *[(f"bf16: {text}", True) for text in ("yes", "true", "on", "1", "True", "y", "'true'")],
     *[(f"require_labels: {text}", False) for text in ("no", "false", "off", "0", "False", "n", "'no'")],
@@ -150,6 +152,25 @@ def test_a_path_that_starts_with_a_dot_is_relative_to_its_file(tmp_path, monkeyp
         assert (found["label_column"], found["caption_column"]) == ("runs/x", "./here")
 
 
+def test_a_tuple_from_python_is_a_list():
+    given = {"run": "r", "dataset_name": "x", "splits": ("test", "validation")}
+    assert cli.build_options(OF["evaluate"], given)[0].splits == ["test", "validation"]
+    study = {"train_config": "t.yaml", "students": {"a": {}}, "variants": {"b": {}}, "seeds": (0, 1)}
+    assert cli.build_options(OF["compare"], study)[0].seeds == [0, 1]
+
+
+def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "o.yaml").write_text("run: ./r\nseed_runs: [./b, ../c, d]\n")
+    words = ("--config", "a/o.yaml")
+    found = parse(*words, classes=OF["release"])["seed_runs"]
+    assert [Path(path).resolve() for path in found] == [tmp_path / path for path in ("a/b", "c", "d")]
+    (tmp_path / "again.yaml").write_text(printed(capsys, "release", *words, "--print_config"))
+    again = parse("--config", "again.yaml", classes=OF["release"])["seed_runs"]
+    assert [Path(path).resolve() for path in again] == [tmp_path / path for path in ("a/b", "c", "d")]
+
+
 OTHERS = [
     (("--adam_beta1", "0.8"), "adam_beta1", 0.8),
     (("--adam-epsilon=1e-12",), "adam_epsilon", 1e-12),
@@ -200,6 +221,16 @@ WRONG_LINES = [
     ("align_temperature: 0", "align_temperature is 0.0; it must be above 0."),
     ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
     ("label_fraction: 1.5", "label_fraction is 1.5; it must be above 0 and at most 1."),
+    ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1."),
+    ("per_device_eval_batch_size: 0", "per_device_eval_batch_size is 0; it must be at least 1."),
+    ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it must be at least 1."),
+    ("dataloader_num_workers: -1", "dataloader_num_workers is -1; it must be at least 0."),
+    ("label_smoothing_factor: 2", "label_smoothing_factor is 2.0; it must be at least 0 and at most 1."),
+    ("hflip: 5", "hflip is 5.0; it must be at least 0 and at most 1."),
+    ("crop_min_scale: 3", "crop_min_scale is 3.0; it must be above 0 and at most 1."),
+    ("crop_padding: -1", "crop_padding is -1; it must be at least 0."),
+    ("color_jitter: -1", "color_jitter is -1.0; it must be at least 0."),
+    ("projector_hidden_size: -3", "projector_hidden_size is -3; it must be at least 1."),
     ("captions_revision: x", "captions_revision is set, but captions_name is not"),
     ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
     ("max_nan_steps: 2\nstop_on_nan: no", "max_nan_steps is 2, but stop_on_nan is false"),

@@ -72,8 +72,9 @@ def classes_by_id(folder: Path, split: str = "train") -> dict[str, str]:
         (["default/train/0000", "default/train/0001", "default/test/0000"], {"train": 3, "test": 3}),
         (["data/part-0", "data/part-1"], {"train": 3}),
         (["Épreuve [1]"], {"Épreuve_1_": 1}),
+        (["train", "val", "val_novel"], {"train": 1, "validation": 2, "val_novel": 3}),
     ],
-    ids=["files", "shards", "hashed shards", "folders", "numbers alone", "odd name"],
+    ids=["files", "shards", "hashed shards", "folders", "numbers alone", "odd name", "other names"],
 )
 def test_folder_of_parquet_has_one_split_a_name(tmp_path, files, expected):
     for number, file in enumerate(files):
@@ -248,8 +249,9 @@ def labelled(values: list, feature=None) -> Dataset:
     [
         (["ßeta", "alpha", None, "ßeta"], ["alpha", "ßeta"], [1, 0, None, 1]),
         ([2, 0, None, 2], ["0", "1", "2"], [2, 0, None, 2]),
+        ([True, False, None, True], ["0", "1"], [1, 0, None, 1]),
     ],
-    ids=["strings", "integers"],
+    ids=["strings", "integers", "booleans"],
 )
 def test_class_names_from_a_column_without_names(values, names, expected):
     splits, id2label = class_names(DatasetDict(train=labelled(values), test=rows(2).remove_columns("label")))
@@ -276,6 +278,9 @@ def test_a_file_names_the_classes(tmp_path):
     assert load_data(data)["train"].features["label"].names == ["ant", "bee", "cät"]
     file.write_text("ant\nant\n")
     with pytest.raises(ValueError, match="class_names_file is .*: give every class a line with a name of its own"):
+        load_data(data)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="class_names_file is .*, but there is no such file"):
         load_data(data)
 
 
@@ -334,6 +339,16 @@ def one_line(folder: Path) -> str:
         load_images(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_a_dataset_of_several_configurations_names_them_and_the_option(tmp_path):
+    for name in ("small", "large"):
+        (tmp_path / name).mkdir()
+        rows(2).to_parquet(tmp_path / name / "train.parquet")
+    listed = "".join(f"- config_name: {name}\n  data_files: {name}/train.parquet\n" for name in ("small", "large"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    assert re.search(r"--dataset_config_name: \['small', 'large'\]\.$", one_line(tmp_path))
+    assert len(load_images(tmp_path, dataset_config_name="small")["train"]) == 2
 
 
 def test_archives_are_to_be_unpacked(tmp_path):

@@ -95,9 +95,17 @@ def source_of(data: DataArguments) -> Source:
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """The lines of `class_names_file`; a ValueError when there is none, or one twice."""
+    """
+    The lines of `class_names_file`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it has no lines, or one twice.
+    """
     if data.class_names_file is None:
         return None
+    if not Path(data.class_names_file).is_file():
+        raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
     names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
     if not names or len(set(names)) < len(names):
         raise ValueError(
@@ -331,6 +339,7 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset
             f"{feature.num_classes} classes of the other splits. Correct the label, or add the class there."
         )
     values = [feature.str2int(value) if isinstance(value, str) else value for value in values]
+    values = [int(value) if isinstance(value, bool) else value for value in values]
     split = split.remove_columns(columns.LABEL)
     if all(value is None or -1 <= value < feature.num_classes for value in values):
         return split.add_column(columns.LABEL, values, feature=feature)

@@ -23,12 +23,13 @@ from .naming import check_dataset_name
 logger = logging.getLogger(__name__)
 
 STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
-# Folders of images that are splits, as in `datasets`; also with an ending, as in test_novel
+# Names of files and folders that are splits, as in `datasets`; of folders also with an ending, as in test_novel
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
@@ -91,7 +92,10 @@ def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
 def _first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    if lines[0] == "Config name is missing.":
+        return f"there are several configurations. Choose one with --dataset_config_name:{lines[1].partition(':')[2]}."
+    return lines[0]
 
 
 def _fault(files: Iterable[Path]) -> str | None:
@@ -151,7 +155,8 @@ def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
         name = re.sub(r"-\d+(-.*)?$", "", path.stem)
         if re.fullmatch(r"(part|shard|chunk|data)?[-_]?\d*", name):
             name = path.parent.name if inside.parts[:-1] not in ((), ("data",)) else "train"
-        files.setdefault(re.sub(r"\W+", "_", name), []).append(glob.escape(str(path)))
+        name = re.sub(r"\W+", "_", name)
+        files.setdefault(SPLIT_OF.get(name.lower(), name), []).append(glob.escape(str(path)))
     return files
 
 
@@ -303,9 +308,6 @@ def _folder_splits(folder: Path) -> dict[str, list[str]]:
 def _split_name(folder: str) -> str | None:
     """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
     folder = folder.lower()
-    for split, words in SPLIT_FOLDERS.items():
-        if folder in words:
-            return split
-        if re.split(r"[\W_\d]", folder)[0] in words:
-            return re.sub(r"\W+", "_", folder)
-    return None
+    if folder in SPLIT_OF:
+        return SPLIT_OF[folder]
+    return re.sub(r"\W+", "_", folder) if re.split(r"[\W_\d]", folder)[0] in SPLIT_OF else None

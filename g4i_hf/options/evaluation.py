@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..files import wrong_choice
-from .fields import BadImages, Count, check_values, option
+from .fields import BadImages, Count, Number, check_values, option
 
 MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness", "speed", "labels")
 CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
@@ -62,8 +62,8 @@ class EvaluateArguments:
         None, "Number of training images for the probes, drawn at random; all by default."
     )
     report: str | None = option(None, "HTML file for the report.")
-    eval_batch_size: int = option(64, "Images per batch and process.")
-    eval_num_workers: int = option(0, "Worker processes that read images.")
+    eval_batch_size: Count = option(64, "Images per batch and process.")
+    eval_num_workers: Number = option(0, "Worker processes that read images.")
 
     def __post_init__(self):
         if not self.run:

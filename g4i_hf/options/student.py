@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from .fields import Count, check_values, option
+from .fields import Count, NotNegative, Number, Share, check_values, option
 
 
 @dataclass
@@ -27,7 +27,7 @@ class StudentArguments(LoraOptions):
     student_revision: str | None = option(None, "Branch, tag or commit of a Hub checkpoint.")
     pretrained: bool = option(False, "Start from the checkpoint's weights.")
     projector_type: Literal["mlp", "linear"] = option("mlp", "Projector from feature to text embedding space.")
-    projector_hidden_size: int | None = option(None, "Hidden size of the MLP; 2 D by default.")
+    projector_hidden_size: Count | None = option(None, "Hidden size of the MLP; 2 D by default.")
     projector_norm: Literal["none", "batch", "layer"] = option("none", "Normalization layer of the MLP.")
 
     def __post_init__(self):
@@ -65,12 +65,14 @@ class AugmentationArguments:
     train_crop: Literal["resized", "pad"] = option(
         "resized", "resized (random resized crop) or pad (pad and random crop, for small images)."
     )
-    crop_min_scale: float = option(0.08, "Minimum area of a random resized crop, as a share of the image.")
-    crop_padding: int | None = option(None, "Padding of `pad` in pixels; image_size / 8 by default.")
-    hflip: float = option(0.5, "Probability of a horizontal flip.")
-    color_jitter: float = option(0.0, "Strength of random changes of brightness, contrast and saturation.")
+    crop_min_scale: Annotated[float, "(0, 1]"] = option(
+        0.08, "Minimum area of a random resized crop, as a share of the image."
+    )
+    crop_padding: Number | None = option(None, "Padding of `pad` in pixels; image_size / 8 by default.")
+    hflip: Share = option(0.5, "Probability of a horizontal flip.")
+    color_jitter: NotNegative = option(0.0, "Strength of random changes of brightness, contrast and saturation.")
     auto_augment: str | None = option(None, "timm policy, such as rand-m9-mstd0.5-inc1.")
-    random_erasing: float = option(0.0, "Probability of random erasing.")
+    random_erasing: Share = option(0.0, "Probability of random erasing.")
 
     def __post_init__(self):
         check_values(self)

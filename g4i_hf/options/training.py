@@ -193,9 +193,9 @@ class LengthOptions(TrainerGroup):
     output_dir: str | None = option(None, "Run folder: weights, checkpoints, options, results.")
     num_train_epochs: float = option(50.0, "Epochs.")
     max_steps: int = option(-1, "Optimizer steps; overrides num_train_epochs unless -1.")
-    per_device_train_batch_size: int = option(64, "Training batch size per device.")
-    per_device_eval_batch_size: int = option(64, "Evaluation batch size per device.")
-    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.")
+    per_device_train_batch_size: Count = option(64, "Training batch size per device.")
+    per_device_eval_batch_size: Count = option(64, "Evaluation batch size per device.")
+    gradient_accumulation_steps: Count = option(1, "Batches per optimizer step.")
 
 
 @dataclass
@@ -210,9 +210,9 @@ class OptimizerOptions(TrainerGroup):
     warmup_steps: float | None = option(
         None, "Linear warm-up in steps, or, below 1, as a share of all steps; 0.05, and 0 for timm's schedules."
     )
-    weight_decay: float = option(0.0, "Weight decay.")
-    max_grad_norm: float = option(1.0, "Maximum gradient norm; 0: no clipping.")
-    label_smoothing_factor: float = option(0.0, "Label smoothing.")
+    weight_decay: NotNegative = option(0.0, "Weight decay.")
+    max_grad_norm: NotNegative = option(1.0, "Maximum gradient norm; 0: no clipping.")
+    label_smoothing_factor: Share = option(0.0, "Label smoothing.")
 
 
 @dataclass
@@ -254,7 +254,7 @@ class MachineOptions(TrainerGroup):
     tf32: bool | None = option(None, "TF32 on Ampere and newer GPUs.")
     activation_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
     torch_compile: bool = option(False, "Compile the model.")
-    dataloader_num_workers: int = option(0, "Worker processes that read images.")
+    dataloader_num_workers: Number = option(0, "Worker processes that read images.")
     dataloader_persistent_workers: bool = option(True, "Keep the workers between epochs.")
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 from transformers import PreTrainedConfig
 from transformers.integrations import TensorBoardCallback
 
-from ..files import read_mapping, replace_text
+from ..files import read_mapping, replace_text, yaml_lines
 from ..options import (
     DEFAULTS_OF_0_1,
     NOT_RECORDED,
@@ -35,17 +34,24 @@ logger = logging.getLogger(__name__)
 OPTIONS_FILE = "train.yaml"
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
-# Options that do not change what a run computes
-NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "logging_steps", "disable_tqdm"}
-NOT_COMPARED |= {"per_device_eval_batch_size"}
-NOT_COMPARED |= {"stop_on_nan", "max_nan_steps", "on_bad_images"}
+# Options that may differ when a run is resumed: they change nothing that it learns, but for the last two lines, which
+# say what to do where it could not go on. An evaluation draws random numbers, so eval_steps is compared
+NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level", "with_images"}
+NOT_COMPARED |= {"logging_strategy", "logging_steps", "logging_first_step"}
+NOT_COMPARED |= {"save_strategy", "save_steps", "save_total_limit"}
+NOT_COMPARED |= {"per_device_eval_batch_size", "text_encoder_batch_size", "activation_checkpointing"}
+NOT_COMPARED |= {"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"}
+NOT_COMPARED |= {"torch_compile", "torch_compile_backend", "torch_compile_mode"}
 NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
 NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
+NOT_COMPARED |= {"stop_on_nan", "max_nan_steps"}
+NOT_COMPARED |= {"on_bad_images"}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = ("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json")
 WRITTEN_FILES += (BATCH_FILE, BAD_IMAGES_FILE)
 PATHS = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir")
+PATHS += ("class_names_file",)
 
 
 # --- One training at a time ------------------------------------------------------------------------------------------
@@ -115,7 +121,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
 
 def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    text = f"{WRITTEN_BY_A_RUN}; repeat it with --config on this file.\n" + yaml.safe_dump(options)
+    text = f"{WRITTEN_BY_A_RUN}; repeat it with --config on this file.\n{yaml_lines(options)}"
     replace_text(Path(output_dir) / OPTIONS_FILE, text)
 
 
