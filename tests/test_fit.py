@@ -67,30 +67,34 @@ def test_nothing_is_said_twice_and_no_bar_is_shown_of_what_takes_a_moment(folder
     )
 
 
+def closed(home: Path) -> dict[str, str]:
+    """Variables of a process that reaches no server."""
+    return {"HF_ENDPOINT": "http://no-such-host.invalid", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+
+
 def test_without_a_connection_it_takes_a_student_that_needs_none(folder, tmp_path):
     """Large images: the default student is a pretrained one, which is asked for on the Hub."""
     pictures = shutil.copytree(folder, tmp_path / "pictures")
     for path in pictures.glob("train/*/*.png"):
         with Image.open(path) as image:
             image.resize((128, 128)).save(path)
-    closed = os.environ | {
-        "HF_ENDPOINT": "http://no-such-host.invalid",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path),
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "g4i_hf",
-        "fit",
-        str(pictures),
-        "--dry_run",
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(command, env=closed, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "a small ResNet from scratch" in done.stdout and "is not reachable" in done.stdout
+    done = run("fit", pictures, {"output_dir": tmp_path / "out"}, "--dry_run", env=closed(tmp_path))
+    assert done.code == 0, done.err[-2000:]
+    assert "a small ResNet from scratch" in done.out and "is not reachable" in done.out
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ({}, "default student timm/tf_.* Leave --pretrained"),
+        ({"student": "resnet18"}, "timm/resnet18.* on the Hub"),
+    ],
+    ids=["default", "of timm"],
+)
+def test_without_a_connection_a_pretrained_student_is_said_to_be_missing_first(folder, tmp_path, student, said):
+    done = run("fit", folder, {"pretrained": "true", "output_dir": tmp_path / "out"} | student, env=closed(tmp_path))
+    assert done.code == 2 and len(done.errors()) == 1 and re.search(said, done.err)
+    assert "training images" not in done.out and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

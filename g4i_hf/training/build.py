@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
@@ -104,13 +105,22 @@ def build_student(
 def check_student(student: StudentArguments) -> None:
     """
     Raises:
-        OSError: for a checkpoint that neither the cache nor the Hub has; the Hub is asked once, within seconds.
+        OSError: for a checkpoint or pretrained weights that neither the cache nor the Hub has; the Hub is asked once,
+            within seconds.
     """
     name = student.student
     if is_on_hub(name) and (why := why_missing(name, "model", student.student_revision)):
         raise OSError(
             f"student {name!r} is no folder, no model of timm and no model type of transformers, and {why}."
             f"{nearest_student(name)} {HINT}"
+        )
+    if not student.pretrained or not timm.is_model(name) or "pretrained_cfg" in str(student.student_args):
+        return
+    weights = timm.get_pretrained_cfg(name)
+    if weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
+        raise OSError(
+            f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}. Train from scratch "
+            "with --pretrained false, or name the folder of a checkpoint as student."
         )
 
 

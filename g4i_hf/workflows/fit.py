@@ -24,7 +24,8 @@ from ..data.naming import why_missing
 from ..data.texts import num_captioned
 from ..evaluation.statistics import accuracy_interval, paired_summary
 from ..files import portable, replace_text
-from ..options import OPTIONS_OF, DataArguments, FitArguments, is_address
+from ..options import OPTIONS_OF, DataArguments, FitArguments, StudentArguments, is_address
+from ..training.build import check_student
 from .train import TrainingRun
 
 VALIDATION_FRACTION = 0.15
@@ -86,6 +87,7 @@ class Fit:
         Raises:
             ValueError, OSError: for data that cannot be trained on, or a command that failed.
         """
+        self._check_student()
         splits = self._opened()
         captioning = self._captioning()
         if captioning and not self.args.dry_run:
@@ -133,6 +135,22 @@ class Fit:
         return Parser(OPTIONS_OF["train"]).yaml_file(self.config)
 
     # --- Decisions ---------------------------------------------------------------------------------------------------
+
+    def _check_student(self) -> None:
+        """
+        Raises:
+            OSError: for a student that is not there, before captions are written and embedded.
+        """
+        given, pretrained = self._given(), self.args.pretrained
+        name = self.args.student or given.get("student")
+        if name:
+            pretrained = given.get("pretrained", False) if pretrained is None else pretrained
+            check_student(StudentArguments(student=name, pretrained=bool(pretrained)))
+        elif pretrained and (why := why_missing(PRETRAINED, "model")):
+            raise OSError(
+                f"pretrained is true, but the default student {PRETRAINED} is not there: {why}. Leave --pretrained "
+                "out to train a small ResNet from scratch, or name another with --student."
+            )
 
     def _opened(self) -> DatasetDict:
         """The splits, after the decisions about captions and `validation`; says what is in them."""
