@@ -117,7 +117,7 @@ def check_student(student: StudentArguments) -> None:
     if not student.pretrained or not timm.is_model(name) or "pretrained_cfg" in str(student.student_args):
         return
     weights = timm.get_pretrained_cfg(name)
-    if weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
+    if weights and weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
         raise OSError(
             f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}. Train from scratch "
             "with --pretrained false, or name the folder of a checkpoint as student."
