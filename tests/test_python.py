@@ -15,7 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
 
-from g4i_hf import AlignedImageClassification, AlignmentArguments, AlignmentTrainer, embed_captions, load_images
+from g4i_hf import (
+    AlignedImageClassification,
+    AlignmentArguments,
+    AlignmentTrainer,
+    __version__,
+    embed_captions,
+    load_images,
+    release_student,
+)
 
 SIX_LINES = """
 from g4i_hf import AlignmentTrainer, load_images
@@ -98,6 +106,21 @@ def test_the_saved_student_is_the_trained_one_also_of_transformers(pictures, tmp
         [student.config.id2label[int(best)] == CLASSES[row % 3] for row, best in enumerate(logits.argmax(-1))]
     )
     assert accuracy == pytest.approx(right)
+
+
+def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):
+    images = load_images(pictures)
+    data = {"train_dataset": images["train"], "eval_dataset": images["validation"]}
+    trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL)
+    trainer.train()
+    trainer.save_run()
+    lineage = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert lineage["rows"] == {"train": 18, "validation": 6} and lineage["captions"]["captioner"] == "column"
+    assert lineage["student"]["name"] == "resnet18" and not lineage["student"]["pretrained"]
+    assert lineage["text_encoder"]["text_encoder"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert lineage["versions"]["g4i_hf"] == __version__ and str(tmp_path) not in json.dumps(lineage)
+    aligned = release_student(tmp_path / "run") / "aligned"  # which then knows its text encoder
+    assert json.loads((aligned / "text_encoder.json").read_text())["text_encoder"].endswith("all-MiniLM-L6-v2")
 
 
 def test_defaults_train_an_image_classifier():

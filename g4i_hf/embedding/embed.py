@@ -36,6 +36,7 @@ from .long_captions import long_captions_report, mean_of_chunks, split_captions
 
 logger = logging.getLogger(__name__)
 
+CACHE = Path(HF_HOME) / "g4i_hf" / "embeddings"  # of embeddings that are not asked to go elsewhere
 TEXT = (Value("string"), Value("large_string"), Value("null"))  # a column of nulls alone has the type null
 
 
@@ -59,8 +60,7 @@ def embed_captions(
         ValueError: when no split has captions, or the images have embeddings already.
     """
     args = EncoderArguments(text_encoder, **options)
-    folder = embeddings_dir or Path(HF_HOME) / "g4i_hf" / "embeddings"
-    return with_text_embeds(images, args, folder, source="images", shared=embeddings_dir is None)
+    return with_text_embeds(images, args, embeddings_dir or CACHE, source="images", shared=embeddings_dir is None)
 
 
 def embed_stage(

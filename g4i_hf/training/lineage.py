@@ -36,21 +36,24 @@ CACHED_FILES = {  # one of them is opened of every repository
 
 
 def lineage_of(
-    splits: Splits, data: DataArguments, student: StudentArguments, embeddings: str | Path | None = None
+    splits: Splits,
+    data: DataArguments | None,
+    student: StudentArguments | None,
+    embeddings: str | Path | None = None,
 ) -> dict[str, Any]:
     """
     Args:
         splits: the data of the run.
-        data: its options.
-        student: its student's options.
+        data: its options; None for a dataset whose origin is not known.
+        student: its student's options; None for a model that was built elsewhere.
         embeddings: the stage with the embeddings that the run made or found; None where the data has its own.
 
     Returns:
         `sources`, from what was opened to the images, each with Hub `id` and `revision`, or `name` of a folder;
         `rows` by split, where known; `captions`: captioner, its settings and `prompts`, None without captions;
-        `text_encoder`, None where unknown; `student`; `versions` of the libraries.
+        `text_encoder` and `student`, None where unknown; `versions` of the libraries.
     """
-    sources, stages = _sources(source_of(data))
+    sources, stages = ([], []) if data is None else _sources(source_of(data))
     _add_commits(sources, splits)
     # Where captions came after the embeddings, no stage has embedded them
     embedded = _first(stages, "embedding", "captioning") if embeddings is None else find_stage(str(embeddings))
@@ -60,7 +63,7 @@ def lineage_of(
         "rows": {name: split.num_rows for name, split in splits.items() if split.num_rows is not None},
         "captions": _captions(_first(stages, "captioning"), splits),
         "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if is_known else None,
-        "student": student_source(student),
+        "student": None if student is None else student_source(student),
         "versions": versions(),
     }
 

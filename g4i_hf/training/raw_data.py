@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -11,15 +12,18 @@ from .. import columns
 from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.loading import class_names, standardise, with_class_names
-from ..embedding import EncoderArguments, embed_captions
-from ..embedding.embed import class_name_examples
+from ..data.stage import join_stage, read_stage
+from ..embedding import EncoderArguments, text_embeds_folder
+from ..embedding.embed import CACHE, class_name_examples
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import student_processor
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from .arguments import AlignmentArguments
 from .build import BuiltStudent, build_student, processor_of, supervised_split
+from .lineage import lineage_of
 
 TRAINING, EVALUATION = "train_dataset", "eval_dataset"
+NAMES = {TRAINING: "train", EVALUATION: "validation"}
 
 
 @dataclass
@@ -30,12 +34,14 @@ class Prepared:
         images: the training images.
         options: of `Trainer`: the images of evaluation, the image processor, accuracy, and those that were given.
         soft_label_weight: of the plan; None without soft labels from captions.
+        lineage: as far as it is known, see [`~g4i_hf.training.lineage.lineage_of`].
     """
 
     model: AlignedImageClassification
     images: CaptionedImages
     options: dict[str, Any]
     soft_label_weight: float | None
+    lineage: dict[str, Any]
 
 
 def is_raw(data: Any) -> bool:
@@ -73,7 +79,8 @@ def prepare(
     run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
     is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # by an encoder that is not known here
     asks = args.aligns or run.supervision != "none" or (run.label_noise or "keep") != "keep"
-    training = splits[TRAINING] = _embedded(splits, text_encoder) if asks else splits[TRAINING]
+    embeddings = _add_embeddings(splits, encoder) if asks else None
+    training = splits[TRAINING]
     dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
     augmentation, student = AugmentationArguments(**of_images), None
     if isinstance(model, str):
@@ -94,12 +101,12 @@ def prepare(
     )
     if args.process_index == 0:
         print(*supervised.plan.reasons, sep="\n", end="\n" if supervised.plan.reasons else "")
-    transform = built.train_transform(augmentation)
-    images = CaptionedImages(supervised.split, transform, args.seed, args.align_captions)
+    images = CaptionedImages(supervised.split, built.train_transform(augmentation), args.seed, args.align_captions)
     others = {**built.trainer_options(), **others}
     if others.get(EVALUATION) is not None:
         others[EVALUATION] = _eval_images(others[EVALUATION], splits, built)
-    return Prepared(built.model, images, others, supervised.plan.soft_label_weight or None)
+    lineage = lineage_of({NAMES.get(name, name): splits[name] for name in splits}, None, student, embeddings)
+    return Prepared(built.model, images, others, supervised.plan.soft_label_weight or None, lineage)
 
 
 def _grouped(options: Mapping[str, Any], with_student: bool) -> list[dict[str, Any]]:
@@ -123,12 +130,14 @@ def _name_of(key: str | None) -> str:
     return EVALUATION if key is None else f"{EVALUATION}[{key!r}]"
 
 
-def _embedded(splits: DatasetDict, text_encoder: str) -> Dataset:
-    """The training rows, with embeddings of their captions."""
+def _add_embeddings(splits: DatasetDict, encoder: EncoderArguments) -> Path | None:
+    """Adds embeddings of the captions to the training rows; returns their stage, None where rows have their own."""
     check_captioned(splits, TRAINING)
-    if columns.TEXT_EMBEDS in splits[TRAINING].column_names:
-        return splits[TRAINING]
-    return embed_captions(DatasetDict({TRAINING: splits[TRAINING]}), text_encoder)[TRAINING]
+    training = DatasetDict({TRAINING: splits[TRAINING]})
+    stage = text_embeds_folder(training, encoder, CACHE, source="images", shared=True)
+    if stage is not None:
+        splits[TRAINING] = join_stage(training, stage, read_stage(stage))[TRAINING]
+    return stage
 
 
 def _built_from(model: AlignedImageClassification, args: AlignmentArguments, options: dict[str, Any]) -> BuiltStudent:

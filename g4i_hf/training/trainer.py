@@ -35,6 +35,7 @@ from .checkpoint import (
     remaining_checkpoint_named,
     settle,
 )
+from .lineage import write_lineage
 from .optimization import (
     TimmSchedule,
     class_weights_of,
@@ -93,11 +94,11 @@ class AlignmentTrainer(Trainer):
         publisher=None,
         **kwargs,
     ):
-        args, soft_label_weight = args or AlignmentArguments(), None
+        args, soft_label_weight, self.lineage = args or AlignmentArguments(), None, None
         if isinstance(model, str) or is_raw(train_dataset):
             prepared = prepare(model, args, train_dataset, text_encoder, kwargs)
             model, train_dataset, kwargs = prepared.model, prepared.images, prepared.options
-            soft_label_weight = prepared.soft_label_weight
+            soft_label_weight, self.lineage = prepared.soft_label_weight, prepared.lineage
         # Trainer has one collator for everything; images are mixed in training alone
         self.train_collator = kwargs.get("data_collator") or collator_from(args)
         if isinstance(self.train_collator, AlignmentCollator):
@@ -294,6 +295,8 @@ class AlignmentTrainer(Trainer):
                     raise FileNotFoundError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
             if resume_from_checkpoint:
                 self.check_resumable(resume_from_checkpoint)
+            if self.lineage is not None and self.args.should_save:  # `g4i train` knows more, and writes its own
+                write_lineage(self.args.output_dir, self.lineage)
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
