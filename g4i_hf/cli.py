@@ -137,7 +137,7 @@ class Parser(HfArgumentParser):
         return [scalar(item) if isinstance(item, str) else item for item in value]
 
     def _one(self, kind: Any, choices: Any, value: Any, where: str) -> Any:
-        text = str(value)
+        text = os.path.expanduser(value) if kind is str and str(value).startswith("~/") else str(value)
         if choices is not None:
             if text not in choices:
                 raise OptionError(wrong_choice(where, text, choices))

@@ -152,6 +152,17 @@ def test_a_path_that_starts_with_a_dot_is_relative_to_its_file(tmp_path, monkeyp
         assert (found["label_column"], found["caption_column"]) == ("runs/x", "./here")
 
 
+def test_a_tilde_is_the_home_folder(written, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = parse("--dataset_name=~/data", "--output_dir=~/runs/x", "--captions_name=~/captions")
+    assert [found[name] for name in ("dataset_name", "output_dir", "captions_name")] == [
+        f"{tmp_path}/{name}" for name in ("data", "runs/x", "captions")
+    ]
+    assert written("student: ~/checkpoint")["student"] == f"{tmp_path}/checkpoint"
+    data = options.DataArguments("~/data", captions_name="~/captions")  # as load_images makes it
+    assert (data.dataset_name, data.captions_name) == (f"{tmp_path}/data", f"{tmp_path}/captions")
+
+
 def test_a_tuple_from_python_is_a_list():
     given = {"run": "r", "dataset_name": "x", "splits": ("test", "validation")}
     assert cli.build_options(OF["evaluate"], given)[0].splits == ["test", "validation"]

@@ -136,6 +136,11 @@ def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
     for wanted in (None, {"image_size": None}, {"image_size": 64, "interpolation": "bicubic"}):
         found = ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, wanted))
         assert (found.size, found.interpolation) == (64, "bicubic")
+    for crop_pct in (0.875, 0.9):
+        generic_processor(ImageSettings(64, crop_pct=crop_pct)).save_pretrained(tmp_path)
+        pretrained_processor(str(tmp_path), None, {"crop_pct": crop_pct})
+        with pytest.raises(ValueError, match="crop_pct is 1.0, but .* has 0"):
+            pretrained_processor(str(tmp_path), None, {"crop_pct": 1.0})
     with pytest.raises(ValueError, match="image_size is 32, but .* has 64. Leave image_size out"):
         pretrained_processor(str(tmp_path), None, {"image_size": 32})
 

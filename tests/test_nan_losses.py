@@ -2,9 +2,11 @@
 
 import json
 import math
+import pickle
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import environment, launched
@@ -47,6 +49,15 @@ def test_training_that_logs_nothing_after_it_ends_with_an_error_too(tmp_path):
     trainer = trainer_of(tmp_path, callbacks=[Spoil(6, "student.classifier")], **options)
     with pytest.raises(NonFiniteLoss, match="In step 6 of 6 the term loss_ce became NaN"):
         trainer.train()
+
+
+def test_a_long_training_that_logs_nothing_does_not_fill_the_memory():
+    check, sizes = LossCheck(), []
+    for step in range(4000):
+        check.note_rows(np.arange(64), step)
+        if step % 1999 == 0:
+            sizes.append(len(pickle.dumps(check)))
+    assert sizes[2] < 1.01 * sizes[1]
 
 
 @pytest.mark.parametrize("options", [{"stop_on_nan": False}, {"align_weight": 0.0}])

@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Image as DatasetImage
 from hub_client import serving
 from PIL import ExifTags, Image
 
 from g4i_hf.data import open_images
 from g4i_hf.data.hub_rows import check_path, is_remote
+from g4i_hf.data.loading import standardise
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.options import ReleaseArguments
@@ -146,6 +148,14 @@ def test_addresses_inside_of_the_network_are_refused(resolver, host):
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_public_addresses_are_opened_and_those_of_no_host_left_to_fail(resolver, path):
     check_path(path, "me/images, row 0")
+
+
+@pytest.mark.parametrize("path", ["http://8.8.8.8/a.png", REMOTE[0]])
+def test_images_at_an_address_are_refused_before_they_are_read(path):
+    features = Features({"image": DatasetImage(decode=False), "image_id": Value("string")})
+    rows = {"image": [{"bytes": None, "path": path}], "image_id": ["a"]}
+    with pytest.raises(ValueError, match="row 0: names the address .* into a folder; .* --streaming true"):
+        standardise(Dataset.from_dict(rows, features=features), "train", {}, "me/images")
 
 
 # --- Names in the files of a folder ----------------------------------------------------------------------------------

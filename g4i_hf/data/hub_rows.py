@@ -32,7 +32,7 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
         split: with `image`, not decoded.
 
     Raises:
-        ValueError: for the first row that names a local file or address.
+        ValueError: for the first row that names a local file, or an address: only streams open these.
     """
     caches = [os.path.abspath(cache) for cache in (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]
     caches.append(os.path.abspath(HF_HUB_CACHE))
@@ -40,7 +40,12 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
         if has_bytes or not path:
             continue
         if is_remote(path) or not any(Path(os.path.abspath(path)).is_relative_to(cache) for cache in caches):
-            check_path(path, f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}")
+            where = f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}"
+            check_path(path, where)
+            raise ValueError(
+                f"{where}: names the address {path!r} in place of an image. Download the images into a folder; "
+                "g4i caption --streaming true reads addresses too."
+            )
 
 
 def file_columns(split: Dataset) -> list[str]:

@@ -1,5 +1,6 @@
 """Image processors: from images to `pixel_values` at inference."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ class ImageSettings:
         names = {int(value): name for name, value in INTERPOLATIONS.items()}
         interpolation = names.get(int(getattr(processor, "resample", Resampling.BILINEAR)), "bilinear")
         mean, std = processor.image_mean or (0.0,) * 3, processor.image_std or (1.0,) * 3
-        return cls(int(side), tuple(mean), tuple(std), interpolation)
+        resized = processor.size.get("shortest_edge") or processor.size.get("height")
+        crop_pct = side / resized if cropped and resized else getattr(processor, "crop_pct", None) or 1.0
+        return cls(int(side), tuple(mean), tuple(std), interpolation, crop_pct)
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """In timm's words, for a student's config.json."""
@@ -86,7 +89,8 @@ def pretrained_processor(
     settings = ImageSettings.from_processor(processor)
     actual = {"image_size": settings.size, "interpolation": settings.interpolation, "crop_pct": settings.crop_pct}
     for option, value in (wanted or {}).items():
-        if value is not None and value != actual[option]:
+        is_close = isinstance(value, float) and math.isclose(value, actual[option], abs_tol=0.005)  # whole pixels
+        if value is not None and value != actual[option] and not is_close:
             raise ValueError(
                 f"{option} is {value!r}, but the pretrained checkpoint {name} comes with an image processor that has "
                 f"{actual[option]!r}. Leave {option} out."

@@ -1,5 +1,6 @@
 """Options of the dataset and of the text encoder."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ class DataArguments:
         check_values(self)
         if not self.dataset_name:
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
+        self.dataset_name = os.path.expanduser(self.dataset_name)
+        if self.captions_name:
+            self.captions_name = os.path.expanduser(self.captions_name)
         if self.captions_revision and not self.captions_name:
             raise ValueError("captions_revision is set, but captions_name is not: name the captions.")
 

@@ -28,6 +28,7 @@ BATCH_FILE = "nan_batch.json"
 BAD_IMAGES_FILE = "bad_images.json"
 NEVER = torch.iinfo(torch.int64).max
 SHOWN = 8  # image ids in a message; the file has all
+STEPS_KEPT = 1000  # whose images are known, where nothing is logged in between
 REMEDIES = {
     "loss_ce": "a smaller learning_rate, a longer warm-up (warmup_steps), max_grad_norm 1, or bf16 instead of fp16",
     "loss_align": "a larger align_temperature, a smaller align_weight or learning_rate, or bf16 instead of fp16",
@@ -100,6 +101,8 @@ class LossCheck(TrainerCallback):
         """Rows (n,) of a batch, negative for padding, or ids, empty for padding; None where they are not known."""
         if rows is not None:
             self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
+            if len(self._rows) > STEPS_KEPT:
+                del self._rows[min(self._rows)]
 
     def is_bad(self, step: int) -> torch.Tensor:
         """() bool, on the device: whether a term became NaN or infinite on this process in that step."""
