@@ -44,7 +44,7 @@ def pages(docs: Path) -> dict[str, str | Path]:
             found[name] = inside_the_site(path.read_text(encoding="utf-8"), posixpath.dirname(name))
         elif path.suffix in SHOWN:
             found[name] = path
-    return found | {"reference/cli.md": command_line()}
+    return found | {"reference/cli.md": command_line()}  # in place of the page that says how to list the options
 
 
 def inside_the_site(text: str, folder: str) -> str:
