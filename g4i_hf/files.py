@@ -18,10 +18,10 @@ import yaml
 def replacing(folder: str | Path) -> Iterator[Path]:
     """
     Replaces a folder as a whole: yields an empty folder beside it, and renames that at the end. After an error the
-    earlier folder is in its place; after a killed process, [`take_back`] puts it there.
+    earlier folder is in its place; after a killed process, [`restore_replaced`] puts it there.
     """
     place = Path(folder).resolve()  # the target of a link
-    take_back(place)
+    restore_replaced(place)
     staging, earlier = (place.with_name(f"{_left_by(place, kind)}{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -41,7 +41,7 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def take_back(folder: str | Path) -> None:
+def restore_replaced(folder: str | Path) -> None:
     """
     Cleans up after processes of this machine that ended within [`replacing`]: moves an earlier folder back if its
     place is empty, and removes other leftovers.

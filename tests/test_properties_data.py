@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from g4i_hf.captioning.existing import existing_captions
 from g4i_hf.data.dataset import AlignmentCollator
-from g4i_hf.data.joining import join_captions, told_apart
+from g4i_hf.data.joining import join_captions, made_unique
 from g4i_hf.losses import make_pairs
 from g4i_hf.options import ExistingCaptionsArguments
 
@@ -68,7 +68,7 @@ def test_a_file_of_captions_names_images_by_any_id(tmp_path, ids, random):
 
 @given(st.lists(st.sampled_from(["a/1.png", "1.png", "a/#.png"]), max_size=8), st.integers(1, 2))
 def test_ids_that_are_told_apart_are_unique(ids, kinds):
-    found = told_apart(ids, lambda row: f"{row % kinds:024}")
+    found = made_unique(ids, lambda row: f"{row % kinds:024}")
     assert len(set(found)) == len(found) == len(ids)
 
 

@@ -14,7 +14,7 @@ from g4i_hf import load_images
 from g4i_hf.data import open_images
 from g4i_hf.data.loading import source_of
 from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.files import replacing, take_back
+from g4i_hf.files import replacing, restore_replaced
 from g4i_hf.options import DataArguments
 
 
@@ -139,7 +139,7 @@ def test_a_new_folder_takes_the_place_of_the_earlier_one_also_behind_a_link(plac
     for target in (place, place.parent / "deep" / "fresh", link):
         with replacing(target) as folder:
             assert names(folder) == []
-            take_back(target)  # what a running process writes is left alone
+            restore_replaced(target)  # what a running process writes is left alone
             (folder / "new.txt").write_text("later")
         assert names(target) == ["new.txt"]
     assert link.is_symlink() and sorted(path.name for path in place.parent.iterdir()) == ["deep", "link", "made"]
@@ -175,7 +175,7 @@ def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place,
     ended = subprocess.run([sys.executable, "-c", KILLED, str(place), moment])
     assert ended.returncode == -signal.SIGKILL
     assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
-    take_back(place)  # as whoever opens it does first
+    restore_replaced(place)  # as whoever opens it does first
     assert names(place.parent) == ["made", "made/old.txt"]
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 
 from .. import columns
 from ..data.images import why_unreadable
-from ..data.joining import content_id, image_id_of, told_apart
+from ..data.joining import content_id, image_id_of, made_unique
 from .answers import Question
 from .images import content_of
 from .prompts import MissingValue, Prompts
@@ -128,7 +128,7 @@ class StreamQuestions(Questions):
 
     def image_ids(self) -> Dataset:
         """Known once the stream was read."""
-        return Dataset.from_dict({columns.IMAGE_ID: told_apart(self._image_ids, self._contents.__getitem__)})
+        return Dataset.from_dict({columns.IMAGE_ID: made_unique(self._image_ids, self._contents.__getitem__)})
 
     def rows(self) -> Iterator[Row]:
         """ValueError for an `image_id` of the data that is null or occurs twice, as soon as it is met."""

@@ -139,7 +139,7 @@ class DrawnRows(torch.utils.data.Dataset):
         for draw, item in zip(draws, items, strict=True):
             item["row"] = -1 if draw.padding else draw.row
             if draw.padding:
-                item["labels"] = -100
+                item["labels"] = UNLABELLED
                 item["caption_weight"] = np.zeros_like(item.get("caption_weight", 0.0))
                 if "soft_labels" in item:
                     item["soft_labels"] = np.zeros_like(item["soft_labels"])

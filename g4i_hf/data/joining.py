@@ -46,7 +46,7 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
             )
         image_ids.append(_id_of_file(name) or content_id(images[row][columns.IMAGE]))
     return split.add_column(
-        columns.IMAGE_ID, told_apart(image_ids, lambda row: content_id(images[row][columns.IMAGE]))
+        columns.IMAGE_ID, made_unique(image_ids, lambda row: content_id(images[row][columns.IMAGE]))
     )
 
 
@@ -60,10 +60,9 @@ def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
     return found.fill_null(NO_ROW).to_numpy().astype(np.int64)
 
 
-def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[str]:
+def made_unique(image_ids: list[str], content_id_of: Callable[[int], str]) -> list[str]:
     """
-    Makes ids unique: to equal ones the content of the image is added, `content_of` its row, and a number where that is
-    equal too.
+    Ids that differ: to equal ones the `content_id_of` their row is added, and a number where that is equal too.
     """
     counts = Counter(image_ids)
     if len(counts) == len(image_ids):
@@ -72,7 +71,7 @@ def told_apart(image_ids: list[str], content_of: Callable[[int], str]) -> list[s
     distinct = []
     for row, image_id in enumerate(image_ids):
         if counts[image_id] > 1:
-            image_id = f"{image_id}#{content_of(row)}"
+            image_id = f"{image_id}#{content_id_of(row)}"
             copies[image_id] += 1  # the same image twice
             image_id = image_id if copies[image_id] == 1 else f"{image_id}#{copies[image_id]}"
         distinct.append(image_id)

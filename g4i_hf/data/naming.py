@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from ..files import nearest, take_back
+from ..files import nearest, restore_replaced
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:
     """A FileNotFoundError for the path of a folder that does not exist; the Hub is not asked."""
     looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
-    take_back(name)
+    restore_replaced(name)
     if looks_local and not Path(name).is_dir():
         raise FileNotFoundError(f"{option} is {name!r}, but there is no such folder.{_near_folder(name)}")
 

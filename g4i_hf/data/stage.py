@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 )
 
 from .. import columns
-from ..files import replacing, take_back
+from ..files import replacing, restore_replaced
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
 
@@ -207,7 +207,7 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: when it is malformed, names a split by a path, or was written by a later version.
     """
-    take_back(folder)
+    restore_replaced(folder)
     path = Path(folder) / STAGE_FILE
     if not path.is_file():
         return None
@@ -237,7 +237,7 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     The `stage.json` of a folder or a dataset on the Hub; None where there is none, or it cannot be reached. Errors as
     in [`read_stage`].
     """
-    take_back(name)
+    restore_replaced(name)
     if Path(name).is_dir():
         return read_stage(name)
     try:

@@ -1,8 +1,8 @@
 """
 Checkpoints that are whole or absent, and that know the data they were trained on.
 
-`AlignmentTrainer._save_checkpoint` writes one aside and [`settle`] puts it into the run; `open_run` of a run folder
-finds the newest whole one, and `AlignmentTrainer._load_weights` loads it.
+`AlignmentTrainer._save_checkpoint` writes one aside and [`finalize_checkpoint`] puts it into the run; `open_run` of a
+run folder finds the newest whole one, and `AlignmentTrainer._load_weights` loads it.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class OtherDataError(ValueError):
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def settle(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
+def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
     Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
     disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order.
@@ -141,7 +141,7 @@ def _known_digest(path: Path, mtime_ns: int) -> str:
 
 
 def _record(checkpoint: str | Path) -> dict[str, Any] | None:
-    """What [`settle`] wrote; None where it is missing or damaged."""
+    """What [`finalize_checkpoint`] wrote; None where it is missing or damaged."""
     try:
         record = json.loads((Path(checkpoint) / RECORD_FILE).read_text(encoding="utf-8"))
         return {name: dict(record[name]) for name in ("files", "data", "order")}

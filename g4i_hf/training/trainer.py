@@ -30,10 +30,10 @@ from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, Sk
 from .checkpoint import (
     STAGING,
     check_resumable,
+    finalize_checkpoint,
     newest_checkpoint,
     order_of,
     remaining_checkpoint_named,
-    settle,
 )
 from .lineage import write_lineage
 from .optimization import (
@@ -367,7 +367,9 @@ class AlignmentTrainer(Trainer):
                 if self.ema is not None:
                     self.ema.save(staging / name)
                 state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                settle(staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, args))
+                finalize_checkpoint(
+                    staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, args)
+                )
         if args.should_save:
             rotate_checkpoints(
                 output_dir=output_dir,

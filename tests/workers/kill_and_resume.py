@@ -60,7 +60,7 @@ def arm(point: str) -> None:
     owner, name = {
         "write": (AlignmentTrainer, "_save_optimizer_and_scheduler"),
         "ema": (EmaCallback, "save"),
-        "rename": (trainer_module, "settle"),
+        "rename": (trainer_module, "finalize_checkpoint"),
     }[point]
     original, calls = getattr(owner, name), []
 
