@@ -109,6 +109,7 @@ CONTROLS = {
     "baseline": "baseline",
     "auto": "captions",
     "class names": "name of the true class",
+    "without class names": "captions without the names of classes",
     "captions of other images": "captions of other images",
     "random vectors": "random vectors",
 }
@@ -151,6 +152,7 @@ RIVALS = {
 }
 # What the first table of the README shows: title, grid, setting, and (data, student) of its rows
 PROMISES = (
+    ("1 label a class", "few_labels", "1 a class", [(data, FROZEN) for data in NAMES]),
     ("4 labels a class", "few_labels", "4 a class", [(data, FROZEN) for data in NAMES]),
     (
         "40% of the labels wrong",
