@@ -32,7 +32,6 @@ TABLES = {
     "caption_classifier": tables_of_gain.caption_classifier,
     "caption_knowledge": tables_of_gain.caption_knowledge,
     "captioning": tables_of_cost.captioning,
-    "cifar10_few_labels": tables_of_gain.cifar10_few_labels,
     "controls": tables_of_gain.controls,
     "controls_novel": tables_of_gain.controls_novel,
     "embed_fixed_length": tables_of_cost.embed_fixed_length,

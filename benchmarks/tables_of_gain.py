@@ -80,20 +80,6 @@ def finetune() -> str:
     return "\n".join(lines)
 
 
-def cifar10_few_labels() -> str:
-    row = read_result("cifar10_few_labels.json")["summary"]["test_accuracy"]
-    accuracies = [f"{100 * row[f'{kind}_mean']:.1f} ± {100 * row[f'{kind}_sd']:.1f}" for kind in KINDS]
-    difference = _difference({"mean": row["difference"], "low": row["low"], "high": row["high"]})
-    return "\n".join(
-        [
-            "| | accuracy on `test`, % | difference, 95% interval |",
-            "|---|---:|---:|",
-            f"| baseline | {accuracies[0]} | |",
-            f"| with captions | {accuracies[1]} | {difference} |",
-        ]
-    )
-
-
 def finetune_data() -> str:
     found = read_result("finetune.json")
     lines = [f"| class | {' | '.join(f'`{split}`' for split in found['images'])} |", "|---|" + "---:|" * 3]
