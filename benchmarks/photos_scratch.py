@@ -1,8 +1,9 @@
 """
-What are captions worth for a small ResNet that is trained from scratch on photographs? Wrong labels, few labels and
+What are captions worth for a small student that is trained from scratch on photographs? Wrong labels, few labels and
 all labels, on CIFAR-10, Caltech-101 and Flowers-102, each training by `g4i train` with recipes/photos/train.yaml.
 
     python benchmarks/photos_scratch.py PHOTOS
+    python benchmarks/photos_scratch.py PHOTOS --student cvt --data cifar10
 
 PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says where the images and captions come from).
 Both variants of a setting have the same steps, rate and augmentation. Every run is evaluated once, on `test`. One
@@ -26,12 +27,36 @@ from g4i_hf.running import main as g4i
 from g4i_hf.training import trainer
 
 STUDENT = "small resnet, from scratch"
+# Name -> student, options beside those of the recipe
+STUDENTS: dict[str, tuple[str, dict]] = {
+    "resnet": (STUDENT, {}),
+    # A convolutional vision transformer (arXiv 2103.15808): attention over 8x8, 4x4 and 4x4 tokens
+    "cvt": (
+        "small cvt, from scratch",
+        {
+            "student": "cvt",
+            "student_args": {
+                "patch_sizes": [7, 3, 3],
+                "patch_stride": [4, 2, 1],
+                "patch_padding": [3, 1, 1],
+                "embed_dim": [32, 64, 128],
+                "num_heads": [1, 2, 4],
+                "depth": [1, 2, 3],
+                "mlp_ratio": [2.0, 2.0, 2.0],
+                "drop_rate": [0.0, 0.0, 0.0],
+                "drop_path_rate": [0.0, 0.0, 0.0],
+            },
+            "learning_rate": 1e-3,
+        },
+    ),
+}
 VARIANTS = {
     "baseline": {"align_weight": 0, "supervision": "none"},
     "alignment": {"supervision": "none"},
     "soft labels": {"align_weight": 0, "supervision": "soft", "soft_label_weight": 3},
     "auto": {"align_weight": 0},
     "auto and alignment": {},
+    "TextTeacher": {"supervision": "none", "align_similarity": "dot", "align_balance": True, "align_temperature": 1},
     "GCE": {"align_weight": 0, "supervision": "none"},
 }
 # Setting -> grid, options, variants
@@ -40,7 +65,12 @@ SETTINGS = {
     "10%": ("few_labels", {"label_fraction": 0.1}, ["baseline", "auto"]),
     "all": ("all_labels", {}, ["baseline", "alignment"]),
 }
-OTHERS = {"40% symmetric": ["alignment", "soft labels"], "10%": ["auto and alignment"], "all": []}  # with --others
+# With --others
+OTHERS = {
+    "40% symmetric": ["alignment", "soft labels", "auto and alignment", "TextTeacher"],
+    "10%": ["auto and alignment"],
+    "all": ["TextTeacher"],
+}
 
 
 def generalised_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *_, **__) -> tuple:
@@ -60,7 +90,9 @@ def train(photos: Path, data: str, seed: int, options: dict, run: Path) -> dict:
         "logging_strategy": "no",
         "disable_tqdm": True,
     }
-    words = [word for name, value in (settings | options).items() for word in (f"--{name}", str(value))]
+    words = []
+    for name, value in (settings | options).items():
+        words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     shutil.rmtree(run, ignore_errors=True)
     g4i(["train", "--config", str(ROOT / "recipes" / "photos" / "train.yaml"), *words])
     g4i(["evaluate", "--run", str(run), "--splits", "test", "--measures", "calibration"])
@@ -81,27 +113,33 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["cifar10", "caltech101", "flowers102"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--student", default="resnet", choices=list(STUDENTS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--others", action="store_true", help="other uses of captions too")
     parser.add_argument("--runs", type=Path, default=Path("runs/photos"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    student, of_student = STUDENTS[args.student]
+    command = "python benchmarks/photos_scratch.py PHOTOS"
+    if args.student != "resnet":
+        command += f" --student {args.student} --data cifar10"
     for seed in args.seeds:
         for setting in args.settings:
             grid, options, variants = SETTINGS[setting]
             for data in args.data:
                 for variant in variants + (OTHERS[setting] if args.others else []):
-                    key = {"data": data, "student": STUDENT, "variant": variant, "setting": setting, "seed": seed}
-                    if PhotoResults(grid, "").has(**key):
+                    key = {"data": data, "student": student, "variant": variant, "setting": setting, "seed": seed}
+                    if variant not in args.variants or PhotoResults(grid, "").has(**key):
                         continue
                     start = time.perf_counter()
-                    chosen = options | VARIANTS[variant]
+                    chosen = of_student | options | VARIANTS[variant]
                     if variant == "baseline" and "label_fraction" in options:
                         chosen["unlabelled"] = "drop"
                     loss = generalised_cross_entropy if variant == "GCE" else trainer.classification_loss
                     with patch.object(trainer, "classification_loss", loss):
                         found = train(args.photos, data, seed, chosen, args.runs / f"{data}-{seed}")
                     row = key | {"accuracy": found["test_accuracy"], "calibration_error": found["test_ece"]}
-                    PhotoResults(grid, "python benchmarks/photos_scratch.py PHOTOS").add(row)
+                    PhotoResults(grid, command).add(row)
                     print(json.dumps(row), f"{time.perf_counter() - start:.0f} s", flush=True)
 
 

@@ -1,13 +1,18 @@
 """Tables and figures of photographs, from results/photos_*.json."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from provenance import read_result
 
 NAMES = {"cifar10": "CIFAR-10", "caltech101": "Caltech-101", "flowers102": "Flowers-102"}
 FROZEN, SCRATCH = "efficientnet_lite0, last layer", "small resnet, from scratch"
-TITLES = {FROZEN: "frozen EfficientNet-Lite0", SCRATCH: "small ResNet from scratch"}
+CVT, ALL_LAYERS = "small cvt, from scratch", "efficientnet_lite0, all layers"
+TITLES = {
+    FROZEN: "frozen EfficientNet-Lite0",
+    ALL_LAYERS: "all layers of EfficientNet-Lite0",
+    SCRATCH: "small ResNet from scratch",
+    CVT: "small CvT from scratch",
+}
 # Variants of a table in their order, and what they are called there
 WRONG_LABELS = {
     "baseline": "baseline",
@@ -15,11 +20,14 @@ WRONG_LABELS = {
     "auto, captions alone": "captions, without image features",
     "relabel, both views": "captions: relabelled",
     "soft labels": "captions: soft labels beside labels",
+    "auto and alignment": "captions and alignment",
     "alignment": "captions: alignment alone",
+    "TextTeacher": "captions: TextTeacher",
     "label smoothing": "label smoothing",
     "GCE": "generalised cross entropy",
     "small-loss filter": "small-loss filter, told the share",
     "cleanlab": "cleanlab's filter",
+    "co-teaching": "co-teaching, told the share",
 }
 FEW_LABELS = {
     "baseline": "baseline",
@@ -30,6 +38,7 @@ FEW_LABELS = {
     "pseudo-labels, both views": "captions and image features: pseudo-labels",
     "self-training": "self-training",
     "Tip-Adapter": "Tip-Adapter's cache",
+    "FixMatch": "FixMatch",
     "captions at inference": "a caption of every test image",
 }
 LONG_TAIL = {
@@ -43,6 +52,7 @@ ALL_LABELS = {
     "baseline": "baseline",
     "auto": "**captions**",
     "alignment": "captions: alignment alone",
+    "TextTeacher": "captions: TextTeacher",
     "soft labels, both views": "captions and image features: soft labels",
     "captions at inference": "a caption of every test image",
 }
@@ -70,13 +80,13 @@ def cell(row: dict[str, Any] | None, with_difference: bool) -> str:
     return f"{accuracy}, {difference:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def table(grid: str, variants: dict[str, str], students: Sequence[str] = (FROZEN, SCRATCH)) -> str:
+def table(grid: str, variants: dict[str, str]) -> str:
     found, settings = summary(grid), SETTINGS[grid]
     lines = [
         f"| accuracy on `test` | {' | '.join(settings)} |",
         f"|---|{'---:|' * len(settings)}",
     ]
-    for student in students:
+    for student in TITLES:
         for data, name in NAMES.items():
             rows = {variant: [found.get((data, student, each, variant)) for each in settings] for variant in variants}
             if not any(rows["baseline"]):
@@ -147,8 +157,8 @@ def calibration() -> str:
 
 
 RIVALS = {
-    "few_labels": ("self-training", "Tip-Adapter"),
-    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab"),
+    "few_labels": ("self-training", "Tip-Adapter", "FixMatch"),
+    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching"),
 }
 # What the first table of the README shows: title, grid, setting, and (data, student) of its rows
 PROMISES = (
