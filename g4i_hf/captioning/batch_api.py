@@ -94,7 +94,9 @@ class BatchCaptioner(EndpointCaptioner):
         asked = {question["key"] for batch in under_way for question in batch.questions}
         new = (question for question in questions if question.key not in asked)
         allowed = itertools.takewhile(lambda _: allow(), new)
-        sent, together, size = [], [], 0
+        sent: list[Any] = []
+        together: list[Any] = []
+        size = 0
         for question, line in self._lines(allowed, deliver):
             if together and (len(together) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
                 sent.append(self._submit(client, together))

@@ -70,7 +70,8 @@ def _from_column(splits: DatasetDict) -> ExistingCaptions:
             f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name the right one with "
             "--caption_column, or give a file with --captions_file."
         )
-    texts, several = [], False
+    texts: list[Sequence[str]] = []
+    several = False
     for name, split in captioned.items():
         for row, caption in enumerate(split[columns.CAPTION]):
             several = several or isinstance(caption, list)

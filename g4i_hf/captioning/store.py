@@ -160,7 +160,8 @@ class AnswerStore:
         for place, key in self._select("SELECT place, key FROM places WHERE place", digests):
             places_of.setdefault(key, []).append(place)
         best: dict[str, tuple] = {}
-        for key, *answer in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(places_of)):
+        for found in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(places_of)):
+            key, answer = found[0], found[1:]
             for place in places_of[key]:
                 best[place.hex()] = max(best.get(place.hex(), answer), answer)
         return {place: json.loads(record) for place, (_, _, record) in best.items()}

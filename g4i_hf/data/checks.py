@@ -95,10 +95,10 @@ def check_split(
         _check_captions(split, name),
         _check_text_embeds(split, name, text_embed_dim),
     )
-    of_training = (found for found in of_training if training)  # errors are raised all the same
+    told = (found for found in of_training if training)  # errors are raised all the same
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
-    for what, place, count in chain(of_training, _check_images(split, name, on_bad_images)):
+    for what, place, count in chain(told, _check_images(split, name, on_bad_images)):
         counts[what] += count
         places.setdefault(what, place)
     for what, count in sorted(counts.items()):

@@ -99,7 +99,7 @@ def _is_public(path: str) -> bool:
 def _addresses_of(host: str) -> frozenset[str]:
     """Of a host as it is resolved when it is opened, also numbers such as 2130706433 or 0x7f.1."""
     try:
-        return frozenset(found[4][0] for found in socket.getaddrinfo(host, None))
+        return frozenset(str(found[4][0]) for found in socket.getaddrinfo(host, None))
     except (OSError, UnicodeError):  # there is none
         return frozenset()
 

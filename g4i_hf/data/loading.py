@@ -124,7 +124,8 @@ def open_images(source: str | Source) -> DatasetDict:
             `stage.json` names an absolute path, or a row of the Hub names a local file or address.
         FileNotFoundError: when nothing of that name exists.
     """
-    config, given = None, {}
+    config = None
+    given: dict[str, str] = {}
     joins: list[Callable[[DatasetDict], DatasetDict]] = []
     for step in steps(Source.of(source)):
         source, stage = step.source, step.stage

@@ -201,7 +201,7 @@ def _check_metadata(folder: Path, splits: dict[str, list[str]]) -> None:
 
 def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
     """Adds `label` where metadata has none: a ClassLabel, or a string where other splits have strings."""
-    labels = {
+    labels: dict[str, list] = {
         name: [_folder_label(image["path"], os.path.abspath(root)) for image in split["image"]]
         for name, split in splits.items()
         if columns.LABEL not in split.column_names
@@ -261,7 +261,7 @@ def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
             "out. A line needs the file_name alone; null stands for what is not known.",
             *(name, f"{left:,}", f"{len(files):,}"),
         )
-    rows = {column: [None] * len(kept) for column in split.column_names}
+    rows: dict[str, list] = {column: [None] * len(kept) for column in split.column_names}
     rows["image"] = [{"bytes": None, "path": file} for file in kept]
     return concatenate_datasets([split, Dataset.from_dict(rows, features=split.features)]) if kept else split
 

@@ -129,8 +129,8 @@ class StoredJpeg:
         # The last stored columns and rows may stand for fewer than `part`; some orientations put them first
         first_x = upright.width - self.width / part if self.orientation in LEFT_IS_END else 0
         first_y = upright.height - self.height / part if self.orientation in TOP_IS_END else 0
-        box = (first_x + left / part, first_y + top / part)
-        box += (min(box[0] + width / part, upright.width), min(box[1] + height / part, upright.height))
+        x, y = first_x + left / part, first_y + top / part
+        box = (x, y, min(x + width / part, upright.width), min(y + height / part, upright.height))
         return upright.resize((size, size), PILLOW[interpolation], box)
 
 

@@ -45,7 +45,10 @@ def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[lis
     change = after - before
     np.fill_diagonal(change, 0)
     pairs = np.argwhere(change)
-    confusions = [Confusion(*pair, int(before[pair]), int(after[pair])) for pair in map(tuple, pairs.tolist())]
+    confusions = [
+        Confusion(label, predicted, int(before[label, predicted]), int(after[label, predicted]))
+        for label, predicted in pairs.tolist()
+    ]
     confusions.sort(key=lambda one: (-abs(one.aligned - one.baseline), -one.baseline - one.aligned))
     fallen = [one for one in confusions if one.aligned < one.baseline]
     return fallen, [one for one in confusions if one.aligned > one.baseline]

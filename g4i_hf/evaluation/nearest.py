@@ -36,9 +36,9 @@ def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[in
             is_nearer = cosines.max(1) > best[images]
             nearest[images] = np.where(is_nearer, first + cosines.argmax(1), nearest[images])
             best[images] = np.where(is_nearer, cosines.max(1), best[images])
-    rows = np.searchsorted(texts.starts, nearest, side="right") - 1
-    captions = split.select_columns([columns.CAPTION])[rows.tolist()][columns.CAPTION] if len(rows) else []
-    places = (nearest - texts.starts[rows]).tolist()
+    owners = np.searchsorted(texts.starts, nearest, side="right") - 1
+    captions = split.select_columns([columns.CAPTION])[owners.tolist()][columns.CAPTION] if len(owners) else []
+    places = (nearest - texts.starts[owners]).tolist()
     return [_caption_of_text(caption, place) for caption, place in zip(captions, places, strict=True)]
 
 

@@ -62,7 +62,14 @@ SHOWN_GROUPS = (
     of_training.ClassificationOptions,
     of_training.ControlOptions,
 )
-OF_TRAINER = ("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon")
+OF_TRAINER: tuple[str, ...] = (
+    "max_steps",
+    "gradient_accumulation_steps",
+    "warmup_ratio",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+)
 OF_TRAINER += ("bf16", "fp16")
 # A run records it where it differs from Trainer's default, which is shown all the same
 UNRECORDED = ("seed",)
@@ -228,7 +235,7 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
         left_out |= {name for name in known if name.startswith("align_")} - {"align_weight"}
     if learned_from_captions(known) is None:
         left_out.add("caption_control")
-    if (known.get("max_steps") or -1) > 0:  # replaces it
+    if int(run_options.get("max_steps") or -1) > 0:  # replaces it
         left_out.add("num_train_epochs")
     others = [each.name for kind in SHOWN_GROUPS for each in fields(kind)]
     lines = ["| option | value |", "|---|---|"]

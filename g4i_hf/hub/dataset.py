@@ -152,11 +152,12 @@ def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
 def _rows(folder: Path, with_images: bool) -> DatasetDict:
     """What is published of every row. The images are not looked for where they are not needed."""
     if with_images:
-        splits, wanted = open_images(str(folder)), COLUMNS
+        splits = open_images(str(folder))
         labels = {repr(split.features[columns.LABEL]) for split in splits.values() if columns.LABEL in split.features}
         splits = class_names(splits)[0] if len(labels) > 1 else splits
     else:
-        splits, wanted = _texts(folder), (columns.IMAGE_ID, *TEXTS)
+        splits = _texts(folder)
+    wanted = COLUMNS if with_images else (columns.IMAGE_ID, *TEXTS)
     return DatasetDict(
         {
             name: split.select_columns([column for column in wanted if column in split.column_names])

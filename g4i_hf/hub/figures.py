@@ -38,7 +38,15 @@ DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from t
 # Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
 OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs", "rows"}
 # Options in which a baseline may differ: those of the captions, which it lacks, and how a run is watched and stored
-MAY_DIFFER = ("align_", "teacher_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder")
+MAY_DIFFER: tuple[str, ...] = (
+    "align_",
+    "teacher_",
+    "supervision",
+    "soft_label_",
+    "image_features",
+    "projector_",
+    "text_encoder",
+)
 MAY_DIFFER += ("captions_", "caption_", "text_embeds_", "long_captions", "with_images", "logging_", "log_", "save_")
 MAY_DIFFER += ("hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
 MAY_DIFFER += ("per_device_eval_batch_size", "eval_on_start")

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent.parent
 APP = Path(__file__).with_name("space_app.py")
-CODE = ("__init__.py", "columns.py", "checkpoints.py", "extras.py", "files.py")
+CODE: tuple[str, ...] = ("__init__.py", "columns.py", "checkpoints.py", "extras.py", "files.py")
 CODE += ("data", "embedding", "modeling", "options", "zero_shot")
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (
@@ -288,7 +288,8 @@ def write_gallery(
     generator = np.random.default_rng(0)
     drawn = {name: generator.permutation(len(splits[name])) for name in others or [train_split]}
     in_turn = [(name, row) for rows in zip_longest(*drawn.values()) for name, row in zip(drawn, rows, strict=True)]
-    chosen, spare = [], []
+    chosen: list[tuple[Any, str]] = []
+    spare: list[tuple[Any, str]] = []
     for name, number in in_turn:
         if len(chosen) == count or len(chosen) + len(spare) == 20 * count:
             break

@@ -87,7 +87,11 @@ def pretrained_processor(
     """The processor of a transformers checkpoint. Raises ValueError when something else is wanted than it does."""
     processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main")
     settings = ImageSettings.from_processor(processor)
-    actual = {"image_size": settings.size, "interpolation": settings.interpolation, "crop_pct": settings.crop_pct}
+    actual: dict[str, Any] = {
+        "image_size": settings.size,
+        "interpolation": settings.interpolation,
+        "crop_pct": settings.crop_pct,
+    }
     for option, value in (wanted or {}).items():
         is_close = isinstance(value, float) and math.isclose(value, actual[option], abs_tol=0.005)  # whole pixels
         if value is not None and value != actual[option] and not is_close:

@@ -102,7 +102,8 @@ class CaptionClassifier:
         self._views = [
             self._fit_view(*each, labels, folds, judged) for each in zip(views, scales, examples, strict=True)
         ]
-        self.label_noise_ = self.label_noise_interval_ = None
+        self.label_noise_: float | None = None
+        self.label_noise_interval_: tuple[float, float] | None = None
         unlabelled = np.flatnonzero(labels < 0)
         if not len(judged) and len(views) == 2 and len(unlabelled):
             self._calibrate_by_each_other(views, scales, unlabelled)
@@ -186,7 +187,8 @@ class CaptionClassifier:
         found = self.calibration_ = calibrate(held_out, labels[judged], self.log_prior_, folds[judged])
         if len(judged):
             self.label_noise_ = found.noise * found.wrong
-            self.label_noise_interval_ = tuple(bound * found.wrong for bound in found.interval)
+            low, high = found.interval
+            self.label_noise_interval_ = (low * found.wrong, high * found.wrong)
         self.view_accuracies_ = []
         for logits in held_out:
             alone = calibrate([logits], labels[judged], self.log_prior_, folds[judged])

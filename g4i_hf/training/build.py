@@ -197,7 +197,9 @@ def _image_features(
             f"image_features is {name!r}, but the data has no such column. Its columns: "
             f"{', '.join(split.column_names)}."
         )
-    return name and (lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32))
+    if name is None:
+        return None
+    return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
 
 
 def _features_of_student(built: BuiltStudent, split: Dataset, args: AlignmentArguments) -> np.ndarray | None:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 RECORD_FILE = "checkpoint.json"
 STAGING = ".tmp-checkpoint"
 AFRESH = "train afresh, into another --output_dir or with --overwrite true"
-ORDER_OPTIONS = ("gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy")
+ORDER_OPTIONS: tuple[str, ...] = ("gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy")
 ORDER_OPTIONS += ("repeated_augmentation", "dataloader_drop_last")
 
 

@@ -25,9 +25,23 @@ from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
 Splits = Mapping[str, Dataset | RowStream]
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft")
+PACKAGES: tuple[str, ...] = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "datasets",
+    "accelerate",
+    "sentence-transformers",
+    "peft",
+)
 PACKAGES += ("numpy", "pillow")
-ENCODER_FACTS = ("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt")
+ENCODER_FACTS: tuple[str, ...] = (
+    "text_encoder",
+    "text_encoder_revision",
+    "text_encoder_digest",
+    "text_encoder_prompt",
+)
 ENCODER_FACTS += ("text_encoder_prompt_name", "text_embed_dim")
 CACHED_FILES = {  # one of them is opened of every repository
     "model": ("model.safetensors", "config.json", "pytorch_model.bin"),
@@ -149,7 +163,8 @@ def _captions(stage: dict[str, Any] | None, splits: Splits) -> dict[str, Any] | 
 
 def student_source(student: StudentArguments) -> dict[str, Any]:
     """`id` and `revision`: of pretrained weights that are on the Hub."""
-    name, facts = student.student, {"pretrained": student.pretrained, "id": None, "revision": None}
+    name = student.student
+    facts: dict[str, Any] = {"pretrained": student.pretrained, "id": None, "revision": None}
     if Path(name).is_dir():
         return {"name": Path(name).resolve().name} | facts
     if student.pretrained:

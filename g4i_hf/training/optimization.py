@@ -160,7 +160,7 @@ class TimmSchedule(LRScheduler):
 # Learned temperature and bias of the objective, at the top of the aligned model
 NEVER_DECAYED = ("logit_scale", "logit_bias")
 # What timm's models exempt by `no_weight_decay()`, under the names that transformers has for it
-EXEMPT_IN_TRANSFORMERS = ("*cls_token*", "*distillation_token*", "*mask_token*", "*register_tokens*")
+EXEMPT_IN_TRANSFORMERS: tuple[str, ...] = ("*cls_token*", "*distillation_token*", "*mask_token*", "*register_tokens*")
 EXEMPT_IN_TRANSFORMERS += ("*position_embedding*", "*relative_position_bias*", "*continuous_position_bias*")
 EXEMPT_IN_TRANSFORMERS += ("*attention_biases*", "*logit_scale*", "*.grn.*")
 # Blocks of transformers' students, in one list or in one of each stage: `vit.layers.3.`, `encoder.stages.1.layers.0.`

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from .run_folder import tracker_places
 
 PARTS = ("data", "step", "evaluation", "saving", "other")
 # Endings of what a line leaves to the trackers and trainer_state.json
-NOT_SHOWN = ("_runtime", "_samples_per_second", "_steps_per_second", "total_flos", "epoch", "align_weight")
+NOT_SHOWN: tuple[str, ...] = (
+    "_runtime",
+    "_samples_per_second",
+    "_steps_per_second",
+    "total_flos",
+    "epoch",
+    "align_weight",
+)
 NOT_SHOWN += ("grad_norm", "cosine_positive", "cosine_negative", "retrieval_top1")
 LABEL_WIDTH = 13
 RUN_FILES = ("model.safetensors", "ema.safetensors", "train.yaml", "all_results.json")
@@ -224,7 +231,7 @@ def _number(value: float) -> str:
 # --- Summary ---------------------------------------------------------------------------------------------------------
 
 
-def as_block(rows: dict[str, Sequence[str]]) -> str:
+def as_block(rows: Mapping[str, Sequence[str]]) -> str:
     """label -> lines, as a block with the labels in a column."""
     lines = []
     for label, texts in rows.items():

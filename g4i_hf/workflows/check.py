@@ -184,7 +184,7 @@ def check_labels(
 
 def _estimates(classifier: CaptionClassifier, count: int, labelled: int) -> list[str]:
     lines = []
-    if classifier.accuracy_ is not None:
+    if classifier.label_noise_interval_ is not None:
         low, high = classifier.label_noise_interval_
         lines.append(f"Captions tell the class of {classifier.accuracy_:.0%} of held-out images.")
         noise = f"{classifier.label_noise_:.1%} of the labels are wrong"

@@ -198,7 +198,8 @@ class Evaluation:
 
     def _figures(self, name: str) -> dict[str, Any]:
         """Computes the metrics of a run and merges them into its `all_results.json`."""
-        args, found, metrics = self.args, self.found[name], {}
+        args, found = self.args, self.found[name]
+        metrics: dict[str, Any] = {}
         name_embeds = self._name_embeds if "zero_shot" in args.measures else None
         probes = Probes(found.training, self.runs[name].name) if found.training is not None else None
         for split_name, predicted in found.predictions.items():
