@@ -85,21 +85,25 @@ def test_one_process_killed_at_any_moment(folder, tmp_path):
 
 
 def test_a_run_resumed_with_workers_ends_as_one_without_them(tmp_path):
-    """In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too."""
+    """
+    In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too. The resumed run
+    saves at its own steps.
+    """
     name, student_args = STUDENTS["timm-vit"]
     build = {"id2label": ID2LABEL, "text_embed_dim": TEXT_DIM, "student_args": student_args | {"drop_rate": 0.5}}
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
 
-    def trained(run: str, *callbacks, workers: int = 2, resume: bool = False) -> dict:
+    def trained(run: str, *callbacks, workers: int = 2, resume: bool = False, **more) -> dict:
         torch.manual_seed(0)
         model = AlignedImageClassification.from_student(name, **build)
-        args = arguments(tmp_path / run, **options, dataloader_num_workers=workers)
+        args = arguments(tmp_path / run, **options | more, dataloader_num_workers=workers)
         AlignmentTrainer(model, args, rows(8), callbacks=list(callbacks)).train(resume or None)
         return model.state_dict()
 
     whole = trained("whole", workers=0)
     trained("parts", StopAfter(3))
-    assert same(trained("parts", resume=True), whole)
+    assert same(trained("parts", resume=True, save_steps=5, save_total_limit=3), whole)
+    assert (tmp_path / "parts" / "checkpoint-5").is_dir()
 
 
 # --- Two processes, at random moments --------------------------------------------------------------------------------

@@ -35,6 +35,13 @@ REMEDIES = {
 }
 
 
+class StepsOfOptions(TrainerCallback):
+    """A resumed run logs and saves at the steps of its own options; Trainer takes those of the checkpoint."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
 class EmaCallback(TrainerCallback):
     """
     Moving average of the student's parameters and buffers, by timm's ModelEmaV3: updated after every optimizer step,

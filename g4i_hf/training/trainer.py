@@ -26,7 +26,15 @@ from ..options import DEFAULT_TEXT_ENCODER
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
 from .build import processor_of
-from .callbacks import EmaCallback, LossCheck, PushCheckpoints, SkipNanSteps, SkippedImages, StreamPosition
+from .callbacks import (
+    EmaCallback,
+    LossCheck,
+    PushCheckpoints,
+    SkipNanSteps,
+    SkippedImages,
+    StepsOfOptions,
+    StreamPosition,
+)
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -144,6 +152,7 @@ class AlignmentTrainer(Trainer):
     def _add_callbacks(self) -> None:
         """In this order: progress reads the stopwatch; skipping NaN steps, what the check of the loss noted."""
         args, data = self.args, self.train_dataset
+        self.add_callback(StepsOfOptions())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if self.pop_callback(TensorBoardCallback) is not None:
