@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,12 @@ def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: d
     """
     Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
     disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order.
+
+    Raises:
+        OSError: for a file that was cut short.
     """
+    for path in filter(_is_cut_short, (written / name for name in _files(written))):
+        raise OSError(f"{path.name} was cut short")
     digests = {
         name: {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
         for name in _files(written)
@@ -78,6 +84,16 @@ def remaining_checkpoint_named(what: str, run: Path) -> Iterator[None]:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         free = shutil.disk_usage(run).free / 2**20
         raise CheckpointError(f"{what} could not be written: {cause}. {free:,.0f} MiB are free. {remains}") from error
+
+
+def _is_cut_short(path: Path) -> bool:
+    """
+    Whether this is a file of `torch.save`, a ZIP archive, without its end: torch 2.6 does not notice when the last
+    bytes do not fit on the disk.
+    """
+    with path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\3\4"
+    return is_archive and not zipfile.is_zipfile(path)
 
 
 def _to_disk(path: Path) -> None:
