@@ -57,8 +57,9 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
     name = f"student {getattr(config, 'architecture', config.model_type)!r}, of {own_module(config)},"
     was_training, place = model.training, model.device
     # Where it will be trained: some architectures have no kernels for the CPU
-    where = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    devices = [] if where.type == "cpu" else [torch.accelerator.current_device_index()]
+    where, devices = torch.device("cpu"), []
+    if torch.accelerator.is_available():
+        where, devices = torch.accelerator.current_accelerator(), [torch.accelerator.current_device_index()]
     kind = "cuda" if where.type == "cpu" else where.type
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(where)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng(devices, device_type=kind):

@@ -113,6 +113,8 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             value = getattr(value, "value", value)  # enumerations
             default = getattr(field.default, "value", field.default)
             hidden = field.name.startswith("_") or field.name in NOT_RECORDED or is_secret(field.name)
+            # Trainer fills in options of FSDP that is off, before transformers 5.24
+            hidden = hidden or (field.name in ("fsdp", "fsdp_config") and not arguments.fsdp)
             is_plain = isinstance(value, (str, int, float, bool, list, dict, type(None)))
             if is_plain and not hidden and (field.name in own or value != default):
                 options[field.name] = value
