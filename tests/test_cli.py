@@ -364,7 +364,8 @@ def test_options_of_trainer_are_those_of_the_installed_one():
     ours = {each.name: cli.default_of(each) for each in fields(options.TrainingOptions)}
     usual = set(ours) & set(theirs)
     assert len(usual) > 30
-    assert {name for name in usual if ours[name] != theirs[name]} == set(options.OWN_DEFAULTS)
+    own = {name for name in usual if ours[name] != theirs[name]}
+    assert own - {"optim"} == set(options.OWN_DEFAULTS)  # ours is theirs too from torch 2.8 on
     assert version("transformers").startswith(options.OTHER_TRAINER_OPTIONS_OF) is (
         set(options.OTHER_TRAINER_OPTIONS.split()) == set(theirs) - set(ours)
     )

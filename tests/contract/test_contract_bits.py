@@ -200,6 +200,8 @@ def weights_of(run: Path) -> dict:
 @pytest.fixture(scope="module")
 def bits() -> Bits:
     bits = Bits()
+    if bits.other_weights and not bits.rewrites:
+        pytest.skip(f"transformers {bits.here['transformers']} draws other first weights than in the fixture")
     if not bits.exact and not bits.rewrites:
         warnings.warn(f"fixtures/bits.safetensors is compared {bits.how(exact=False)}.", stacklevel=1)
     return bits
