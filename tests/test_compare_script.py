@@ -170,6 +170,18 @@ def is_running(group: int) -> bool:
 
 
 @pytest.mark.slow
+def test_after_a_cell_that_failed_no_other_begins_and_those_that_had_begun_are_kept(folder, tmp_path, capsys):
+    variants = {"broken": {"align_weight": 0, "per_device_train_batch_size": 1}, "baseline": {"align_weight": 0}}
+    options = ["--config", folder / "compare.yaml", "--variants", json.dumps(variants), "--processes", 1]
+    options += ["--seeds", *range(6), "--results", tmp_path / "cells.jsonl"]
+    with pytest.raises(SystemExit):
+        main(["compare", *map(str, options)])
+    assert "cell tiny/broken/0: " in capsys.readouterr().err
+    kept = read_results(tmp_path / "cells.jsonl")
+    assert {result.variant for result in kept} == {"baseline"} and len(kept) <= 2
+
+
+@pytest.mark.slow
 def test_a_grid_is_killed_resumed_and_checked(folder):
     command = [sys.executable, str(ROOT / "recipes" / "compare.py"), "--config", str(folder / "compare.yaml")]
     environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")

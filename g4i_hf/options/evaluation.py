@@ -100,7 +100,7 @@ class StudyFileOptions:
     summary: str | None = option(None, "JSON file for the figures; those not scored now are kept.")
     plot: str | None = option(None, "PNG file: differences with confidence intervals.")
     curves: str | None = option(None, "PNG file: accuracy over label_fraction.")
-    processes: Count = option(1, "Cells to train at a time; on several GPUs they take turns.")
+    processes: Count = option(1, "Cells to train at a time, on the CPU or one GPU.")
     threads: Count = option(1, "Threads per process.")
     dry_run: bool = option(False, "Print the plan and its duration; train nothing.")
     check_cell: str | None = option(None, "student/variant/seed: train this cell again and compare every prediction.")

@@ -6,7 +6,8 @@ import statistics
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
 import numpy as np
 import torch
@@ -109,29 +110,37 @@ class Study:
 
     def train(self) -> None:
         """
-        Trains what is missing, `processes` cells at a time; every result is written when it is there.
+        Trains what is missing, `processes` cells at a time; every result is written when it is there. After one failed
+        no further cell begins, and those that have begun are finished.
 
         Raises:
-            ValueError: with the name of a cell that failed; those that were finished are kept.
+            ValueError: with the name of the cell that failed; the others are kept.
         """
         if not self.missing:
             return
         made, read = made_by(), [*self.args.splits, *self.args.final_splits]
         self._embed()
+        failed: tuple[str, Exception] | None = None
         with self.workers(min(self.args.processes, len(self.missing))) as pool:
             waiting = {pool.submit(train_cell, cell, self.args.train_config, read): cell for cell in self.missing}
             try:
                 for future in tqdm(as_completed(waiting), total=len(waiting), desc="Cells", unit="cell"):
+                    if future.cancelled():
+                        continue
                     try:
                         result = future.result()
                     except (ImportError, OSError, ValueError, RuntimeError) as error:
-                        raise ValueError(f"cell {waiting[future].name}: {error}") from error
+                        failed = failed or (waiting[future].name, error)
+                        cancel(waiting)
+                        continue
                     result.made = made
                     append_result(self.args.results, result)
                     self.results[result.name] = result
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                cancel(waiting)
                 raise
+        if failed:
+            raise ValueError(f"cell {failed[0]}: {failed[1]}") from failed[1]
 
     def check_cell(self) -> str:
         """Trains the cell of `check_cell` again. Returns what is other than before; empty when all is the same."""
@@ -231,6 +240,12 @@ def pixels_of(split: Dataset) -> np.ndarray:
     """(n, 3 x 16 x 16) float32 of the images, resized to a square."""
     images = (to_rgb(open_image(image)).resize((PIXELS, PIXELS), Resampling.BICUBIC) for image in split["image"])
     return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in images])
+
+
+def cancel(futures: Iterable[Future]) -> None:
+    """Those that have not begun."""
+    for future in futures:
+        future.cancel()
 
 
 def device_kind() -> str:
