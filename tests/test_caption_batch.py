@@ -66,6 +66,23 @@ def test_a_run_that_was_stopped_finds_its_batches_again(folder, serve, monkeypat
     assert_right_and_asked_once(folder, server)
 
 
+def test_a_batch_that_the_server_knows_no_more_is_named_with_its_file(folder, serve, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    server = batch_server(serve)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_api.BatchCaptioner, "_collect", stop)
+        caption(folder, *words(server), fails=True)
+    first, *_ = sorted((folder / "captions.journal" / "batches").iterdir())
+    first.write_text(json.dumps(json.loads(first.read_text()) | {"id": "batch-99"}))
+    said = caption(folder, *words(server), fails=True)
+    assert "does not know batch batch-99 any more" in said and f"remove captions.journal/batches/{first.name}" in said
+    first.unlink()
+    caption(folder, *words(server))
+    assert captions_of_numbers(folder / "captions") == all_right(IMAGES)
+
+
 def test_expired_questions_are_sent_again_by_the_same_command(folder, serve):
     server = batch_server(serve, "--expire", 0.3)
     assert "questions were not answered in time" in caption(folder, *words(server))

@@ -45,6 +45,9 @@ REFUSALS = [
     "Sure! I'm sorry, but I can't describe this person.",
     "**I'm sorry**, but I can't help with that.",
     "You haven't provided an image.",
+    "Unable to view the attached image.",
+    "Unable to load images",
+    "I can't help with that.",
 ]
 NO_REFUSALS = [
     "A sign says I'm sorry, I can't stay.",
@@ -52,6 +55,8 @@ NO_REFUSALS = [
     "I'm sorry, I love you.",
     "Unfortunately, the dog is unable to reach the ball.",
     "The image is not in focus, but a dog can be made out.",
+    "I can't help but notice the red roof.",
+    "Unable to see the road, a dog looks out of a car.",
     "No image processing has been done to this photo of a house.",
 ]
 LOOPS = {
@@ -83,6 +88,7 @@ BOILERPLATE = {
     "###Assistant: A dog.</s>": "A dog.",
     "A dog.\nUser: what breed?\nAssistant: A pug.": "A dog.",
     "A dog on a mat. Would you like to know more?": "A dog on a mat.",
+    "A dog. Thank you for sharing!": "A dog.",
     "A dog. I hope this helps! Feel free to ask if you have any questions.": "A dog.",
     "“A dog on a mat”": "A dog on a mat",
     "A&amp;amp;B &lt;3": "A&B <3",
@@ -94,6 +100,11 @@ PLAIN = [
     "R&D department, AT&T logo, 5 < 6",
     "a file called my_dog_2.png",
     "A shirt that reads: Let me know when it is over, with a heart below it.",
+    "Thank you card with pink flowers on a wooden table.",
+    "A wooden table. Thank you card with pink flowers on it.",
+    "Dusk. Thanks to the low sun, the field glows orange.",
+    "If you want peace mural on a brick wall",
+    "The lobby of a 3* hotel",
 ]
 LANGUAGES = [
     "Un chien « noir » court ; il fait beau !",

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import caption_doors
 import pytest
@@ -67,6 +68,33 @@ def assert_all_right(found: list[tuple[Question, Answer]], count: int) -> None:
     assert sorted(int(question.image_id) for question, _ in found) == list(range(count))
     for question_, answer in found:
         assert (answer.status, answer.text) == ("ok", f"number {question_.image_id}"), answer
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Answers in place of the server that it is asked for."""
+
+    asked: list[str] = []
+
+    def do_POST(self):
+        self.asked.append(self.path)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        choice = {"index": 0, "message": {"role": "assistant", "content": "by a proxy"}, "finish_reason": "stop"}
+        body = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_addresses_without(serve, monkeypatch):
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    [(_, answer)] = ask(captioner(base_url="http://captioner.invalid/v1"), questions(1))
+    assert answer.text == "by a proxy" and Proxy.asked == ["http://captioner.invalid/v1/chat/completions"]
+    assert_all_right(ask(captioner(serve()), questions(1)), 1)
+    proxy.shutdown()
 
 
 def test_every_question_is_answered_in_its_own_row(serve):

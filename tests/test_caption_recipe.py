@@ -42,6 +42,7 @@ def asking(server, *more: object) -> list[object]:
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
         (["--captioner_model", CAPTIONER, "--journal_dir", "captions/journal"], "answers would be lost"),
         (["--captioner_model", CAPTIONER, "--streaming", "--partial"], "With streaming"),
+        (["--captioner_model", CAPTIONER, "--synonyms_file", "nope.yaml"], "synonyms_file is 'nope.yaml', but there"),
     ],
 )
 def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, options, said):
@@ -117,6 +118,17 @@ def test_a_stream_is_described_row_by_row_as_the_same_images_at_hand(tmp_path):
         assert streamed == whole and len(set(streamed)) > 1
 
 
+def test_the_judges_of_a_stream_are_none(tmp_path):
+    """Its images and labels are not read again. And a dry run without requests says why it shows nothing."""
+    (tmp_path / "data").mkdir()
+    split = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(3))
+    split.to_parquet(tmp_path / "data" / "train.parquet")
+    (tmp_path / "synonyms.yaml").write_text("{}")
+    assert "max_requests is reached" in caption(tmp_path, *STREAM, "--dry_run", 2, "--max_requests", 0)
+    caption(tmp_path, *STREAM, "--synonyms_file", "synonyms.yaml")
+    assert json.loads((tmp_path / "captions" / "stage.json").read_text())["judged_by"] == {}
+
+
 # --- Two processes ---------------------------------------------------------------------------------------------------
 
 
@@ -143,3 +155,22 @@ def test_two_processes_describe_every_image_in_its_own_row_and_publish_no_path(t
     assert all(f" {split.features['label'].names[row['label']]} " in row["caption"] for row in split)
     assert "All 40 answers were there already." in caption(tmp_path, *options)
     assert rows_of(folder) == rows
+
+
+@pytest.mark.slow
+def test_a_limit_that_the_second_process_alone_met_leaves_no_captions_that_pass_for_whole(tmp_path, serve):
+    draw_numbers(tmp_path / "pictures", 6)
+    server = serve()
+
+    def run(*more: str) -> str:
+        command = [*CAPTION[2], *asking(server, "--dataset_name", tmp_path / "pictures", *more)]
+        command += ["--captions_dir", tmp_path / "captions"]
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    said = run("--max_requests", "5")
+    assert "the same command asks for as many more" in said
+    assert not (tmp_path / "captions").exists() and answers_in(tmp_path / "captions.journal") == 5
+    run("--max_requests", "0", "--partial")
+    assert [row["caption_status"] for row in rows_of(tmp_path / "captions")].count("missing") == 1

@@ -161,6 +161,16 @@ def segment(folder: Path, name: str, *pairs: tuple[int, str]) -> Path:
     return folder / f"{name}.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("content", "remedy"), [(b"no database" * 99, "Move the file away"), (None, "See to the disk")]
+)
+def test_only_a_damaged_file_of_answers_is_to_be_moved_away(tmp_path, content, remedy):
+    other = tmp_path / "00001.sqlite"
+    other.write_bytes(content) if content else other.mkdir()
+    with pytest.raises(OSError, match=f"The answers in .*00001.sqlite cannot be read.*{remedy}"):
+        AnswerStore(tmp_path)
+
+
 def test_segments_are_taken_over_and_again_when_they_have_grown(tmp_path):
     put(tmp_path, (4, Answer(OK, "new")))
     path = segment(tmp_path, "a", (1, "one"), (2, "half \ud83d"), (4, "old"))

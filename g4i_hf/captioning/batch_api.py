@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,8 @@ class BatchCaptioner(EndpointCaptioner):
         failed: list[str] = []
         while under_way:
             for batch in list(under_way):
-                now = client.batches.retrieve(batch.id)
+                with self._still_there(batch):
+                    now = client.batches.retrieve(batch.id)
                 counts = now.request_counts
                 done = f", {counts.completed + counts.failed:,} of {counts.total:,}" if counts else ""
                 if batch.status != now.status + done:
@@ -192,7 +194,8 @@ class BatchCaptioner(EndpointCaptioner):
                 if now.status == "failed":
                     failed += [error.message or "" for error in (now.errors and now.errors.data) or []] or ["failed"]
                 files = [file for file in (now.output_file_id, now.error_file_id) if file]
-                answered = sum(self._deliver(client, file, batch, deliver) for file in files)
+                with self._still_there(batch):
+                    answered = sum(self._deliver(client, file, batch, deliver) for file in files)
                 self.unanswered += len(batch.questions) - answered
                 self._path(batch).unlink()  # all answers are kept by now
                 under_way.remove(batch)
@@ -204,15 +207,28 @@ class BatchCaptioner(EndpointCaptioner):
                 "sends the rest again."
             )
 
+    @contextmanager
+    def _still_there(self, batch: Batch) -> Iterator[None]:
+        """
+        Raises:
+            CaptionerError: when the server knows the batch or its answers no more. With another token it may.
+        """
+        try:
+            yield
+        except openai.NotFoundError as error:
+            raise CaptionerError(
+                f"The server does not know batch {batch.id} any more. Is the token that of the same account? If the "
+                f"batch is gone, remove {self._path(batch)}: its questions are asked again."
+            ) from error
+
     def _deliver(self, client: openai.OpenAI, file: str, batch: Batch, deliver: Deliver) -> int:
         """Delivers the answers in a file and returns their number; questions that may be asked again get none."""
         questions, pairs = {asked["key"]: asked for asked in batch.questions}, []
-        with client.files.with_streaming_response.content(file) as content:
-            for line in filter(str.strip, content.iter_lines()):
-                said = json.loads(line)
-                answer = answer_of_line(said)
-                if answer is not None and (asked := questions.pop(said.get("custom_id"), None)) is not None:
-                    pairs.append((Question(image={}, **asked), answer))
+        for line in filter(bytes.strip, client.files.content(file).content.split(b"\n")):
+            said = json.loads(line)
+            answer = answer_of_line(said)
+            if answer is not None and (asked := questions.pop(said.get("custom_id"), None)) is not None:
+                pairs.append((Question(image={}, **asked), answer))
         deliver(pairs)
         return len(pairs)
 

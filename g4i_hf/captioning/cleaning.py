@@ -95,11 +95,15 @@ _TOKEN = re.compile(  # of chat templates and HTML
 _NEXT_TURN = re.compile(r"(?:\n|### ?)(?:human|user)\s?:.*", re.I | re.S)  # what the user might say next
 _ITEM = re.compile(r"(?:#{1,6}|[-*•]|\d{1,2}[.)])\s+|(?=\*\*)")
 _RULE = re.compile(r"[-*_=#`]{3,}\w*$")
-_EMPHASIS = re.compile(r"(?<![\w*])(?:\*{1,3}|__)(?=[\w\"'“‘(\[<])|(?<=[^\s*_])(?:\*{1,3}|__)(?![\w*])|`+")
+_EMPHASIS = re.compile(
+    r"(?<![\w*])(?:\*{1,3}|__)(?=[\w\"'“‘(\[<])|(?<=[^\s*_])(?:\*{2,3}|__)(?![\w*])|"
+    r"(?<=[^\s*_\d])\*(?![\w*])|`+"  # `a 3* hotel`
+)
 _TITLE = re.compile(r"(?:(?:detailed|brief|short|image|scene) )*(?:description|caption|answer|overview):?$", re.I)
 _QUOTED = re.compile(r"[\"“]([^\"“”]+)[\"”]$")
 _CLOSING = re.compile(
-    r"(?:please )?(?:let me know|feel free|don['’]t hesitate)\b|i hope (?:this|that|it)\b|(?:thank you|thanks)\b|"
+    r"(?:please )?(?:let me know|feel free|don['’]t hesitate)\b|i hope (?:this|that|it)\b|"
+    r"(?:thank you|thanks)(?= for\b|(?: very| so) much\b|[!.,]| *$)|"
     r"if you (?:have|need|want|would like|['’]d like)\b|(?:i['’]m|i am) (?:happy|glad|here) to\b|"
     r"(?:(?:would|do|did|are|can|could) you|(?:can|could|should|may) i|(?:is there )?anything else)\b[^.!]*\?",
     re.I,
@@ -109,14 +113,15 @@ _CLOSING = re.compile(
 def cut_boilerplate(text: str) -> str:
     """
     Plain prose: entities and markdown are undone, the items of a list become sentences; speakers' names, tokens of
-    the chat template, the next turn of a dialogue, and a last offer of help or question to the user go.
+    the chat template, the next turn of a dialogue, and a last offer of help or question to the user go. The only
+    sentence stays unless it is such a question.
     """
     text = _INVISIBLE.sub("", html.unescape(text))
     text = _NEXT_TURN.sub("", _TOKEN.sub(" ", text))
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not _RULE.match(line)]
     sentences = split_sentences(_one_line(" ".join(_plain_line(line, len(lines) > 1) for line in lines)))
-    while sentences and _CLOSING.match(sentences[-1]):
+    while sentences and _CLOSING.match(sentences[-1]) and (len(sentences) > 1 or sentences[0].rstrip().endswith("?")):
         sentences.pop()
     text = "".join(sentences).strip()
     quoted = _QUOTED.match(text)
@@ -137,14 +142,17 @@ def _plain_line(line: str, one_of_several: bool) -> str:
 # --- Refusals. Only English ones are known, and only the beginning is looked at --------------------------------------
 
 _IMAGE = r"(?:image|picture|photo|file|attachment)s?"
-_CANNOT = r"i(?: can(?:no|['’])t|(?: am|['’]m) (?:unable|not able) to| do(?: not|n['’]t) (?:have|see any))\b"
+_CANNOT = (
+    r"i(?: can(?:no|['’])t(?! help but)|(?: am|['’]m) (?:unable|not able) to| do(?: not|n['’]t) (?:have|see any))\b"
+)
 _ABSENT = rf"(?:no {_IMAGE} (?:is|was|were|has)|(?:the|your|this) {_IMAGE} (?:is|was|has|could|can)(?: ?not|n['’]t))"
 _GIVEN = r"(?: been| be)? ?(?:visible|available|provided|loaded|displayed|attached|uploaded|accessible|viewed)"
 _REFUSAL = re.compile(
     r"[\s*_#>]*+(?:(?:sure|okay|ok|well|oh)[,.!] )?(?:it (?:seems|looks|appears) (?:like |that )?)?(?:"
     rf"(?:(?:i['’]m|i am)(?: \w+)? sorry|sorry|my apologies|i apologi[sz]e|unfortunately)"
     rf"(?:[.!]?$|[^?]{{0,80}}?\b(?:{_CANNOT}|{_ABSENT}))|"
-    rf"as an ai\b|i(?: am|['’]m) (?:just )?an ai\b|i (?:must|have to) (?:decline|refuse)|unable to (?:load|see|view)|"
+    rf"as an ai\b|i(?: am|['’]m) (?:just )?an ai\b|i (?:must|have to) (?:decline|refuse)|"
+    rf"unable to (?:load|see|view)(?:[.!]?$| (?:\w+ ){{0,3}}{_IMAGE}\b)|"
     rf"{_CANNOT}|{_ABSENT}{_GIVEN}|please (?:provide|upload|attach|share|send) [^.!?]{{0,40}}?{_IMAGE}|"
     r"you (?:have not|haven['’]t|did not|didn['’]t) (?:provide|attach|upload|share))",
     re.I,

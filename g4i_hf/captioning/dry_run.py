@@ -45,7 +45,9 @@ def dry_run(
     failures = {asked.image_id: answer for asked, answer in outcome.answers if answer.status in NOT_KEPT}
     shown = [one for part in parts.values() for one in _shown(part, store, failures, cleaning)]
     lines = []
-    if not answers:
+    if not answers and budget.reason:
+        lines.append(budget.reason)
+    elif not answers:
         lines.append("These answers were there already, so nothing was measured.")
     elif not args.streaming:
         known = sum(

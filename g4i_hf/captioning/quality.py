@@ -39,12 +39,13 @@ def judge_captions(
         encode: n texts -> (n, D) unit vectors.
         scorer: n images and n texts -> (n,) scores, the higher the better.
     """
-    for name in ("quality_encoder", "clip_scorer"):
+    judged = {}
+    is_stream = not any(isinstance(split, Dataset) for split in splits.values())
+    for name in () if is_stream else ("quality_encoder", "clip_scorer"):
         if model := getattr(args, name):  # the name of a local folder, without its path
             captioned.judged_by[name] = Path(model).resolve().name if Path(model).is_dir() else model
-    if args.synonyms_file:
+    if args.synonyms_file and not is_stream:
         captioned.judged_by["synonyms"] = True
-    judged = {}
     for name, split in captioned.splits.items():
         images = splits[name] if isinstance(splits[name], Dataset) else None
         table, names = caption_table(split, images)

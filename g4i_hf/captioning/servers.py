@@ -9,6 +9,7 @@ import random
 import time
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 import openai
@@ -24,6 +25,7 @@ FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
 IN_A_ROW = 8  # failures, after which a server gets one request at a time
 REJECTIONS = 20  # before any answer: the model is wrong rather than the images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
 POOLS = 32  # pools of connections, see `_Transport`
 
 
@@ -69,6 +71,12 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
     return token
 
 
+def is_proxied(address: str) -> bool:
+    """Whether the environment names a proxy for an address (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)."""
+    parts = urlsplit(address)
+    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.netloc)
+
+
 class _Transport(httpx2.AsyncBaseTransport):
     """
     Requests take turns over several pools of connections: a pool looks at each of its connections at every request
@@ -76,10 +84,7 @@ class _Transport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self):
-        limits = httpx2.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS
-        )
-        self._pools = [httpx2.AsyncHTTPTransport(limits=limits) for _ in range(POOLS)]
+        self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS) for _ in range(POOLS)]
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -117,7 +122,12 @@ class Server:
             timeout=httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT_SECONDS)),
             default_headers={"User-Agent": f"g4i_hf/{__version__}", "Accept-Encoding": "identity"},
             # Images go to the host that was named, and to no other
-            http_client=httpx2.AsyncClient(transport=_Transport(), follow_redirects=False),
+            http_client=httpx2.AsyncClient(
+                # With a transport of its own the client takes no proxy from the environment
+                transport=None if is_proxied(self.address) else _Transport(),
+                limits=LIMITS,
+                follow_redirects=False,
+            ),
         )
 
     async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> tuple[Answer, float]:

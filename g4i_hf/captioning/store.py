@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]  # of an answer: fields of the question and of the answer, and the time
 
 DIGEST_BYTES = 16
-MOST_TOGETHER = 1000  # digests in a query
+MOST_TOGETHER = 500  # digests in a query; up to SQLite 3.31 there may be 999
 # Keys and places never collide. When what goes into them changes, the number must too
 _KEY, _PLACE = b"g4i_hf key 1", b"g4i_hf place 1"
 
@@ -133,8 +133,8 @@ class AnswerStore:
 
     def _open(self, path: Path) -> None:
         # Not read-only: after a kill, opening a file undoes what was half written
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
         try:
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
             if path == self.path:
                 database.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
             elif not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'imported'").fetchone():
@@ -251,10 +251,9 @@ def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, Record]]:
 
 
 def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
-    return OSError(
-        f"The answers in {path} cannot be read: {error}. If the file is damaged, move it away: its images are asked "
-        "about again."
-    )
+    is_damaged = any(words in str(error) for words in ("malformed", "not a database"))
+    remedy = "Move the file away: its images are asked about again." if is_damaged else "See to the disk and the file."
+    return OSError(f"The answers in {path} cannot be read: {error}. {remedy}")
 
 
 def check_writable(folder: str | Path, option: str) -> None:

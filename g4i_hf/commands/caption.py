@@ -19,9 +19,9 @@ OPTIONS = OPTIONS_OF["caption"]
 DEFAULT_CONFIG = "shapes/caption.yaml"
 
 
-def check(args, data, local, endpoint, existing, *others) -> None:
+def check(args, data, local, endpoint, existing, quality) -> None:
     args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
-    check_paths(captions_file=existing.captions_file)
+    check_paths(captions_file=existing.captions_file, synonyms_file=quality.synonyms_file)
     check_data(data)
 
 

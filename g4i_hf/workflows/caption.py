@@ -153,7 +153,7 @@ class Captioning:
             return None
         reason = self._ask(captioner, questions)
         if self.share.processes > 1:
-            self._wait_for_others()
+            reason = self._reason_of_any(reason)
         if not self.share.is_first:
             return None
         if reason and not args.partial:
@@ -194,11 +194,16 @@ class Captioning:
             self.say(reason)
         return reason
 
-    def _wait_for_others(self) -> None:
-        """Waits until all processes have asked. The launcher ends all of them when one fails."""
+    def _reason_of_any(self, reason: str | None) -> str | None:
+        """
+        Why some process stopped early; None when all have asked everything. Waits until all have asked; the launcher
+        ends all of them when one fails.
+        """
         from accelerate import PartialState
+        from accelerate.utils import gather_object
 
-        PartialState(cpu=_device(self.share) == "cpu", timeout=timedelta(days=30)).wait_for_everyone()
+        PartialState(cpu=_device(self.share) == "cpu", timeout=timedelta(days=30))
+        return next(filter(None, gather_object([reason])), None)
 
     def _try(self, captioner: Captioner, questions: dict) -> None:
         """A dry run: a few captions, and the projected time and cost of all."""

@@ -1,6 +1,6 @@
 """
 An OpenAI-compatible batch API on loopback: files are uploaded, batches made, polled and their results fetched. A
-picture of caption_server.py is answered with its number.
+picture of caption_server.py is answered with its number, between separators that are lines to `str.splitlines` alone.
 
     python tests/workers/batch_server.py --polls 3 --expire 0.2
 
@@ -41,7 +41,7 @@ class BatchServer:
         elif path == "/batches":
             page = {"object": "list", "data": list(self.batches.values()), "has_more": False}
             await connection.reply(Reply(200, json.dumps(page).encode()))
-        elif path.startswith("/batches/"):
+        elif path.startswith("/batches/") and path.split("/")[2] in self.batches:
             await connection.reply(Reply(200, json.dumps(self.poll(path.split("/")[2])).encode()))
         elif path.endswith("/content"):
             await connection.reply(Reply(200, self.files[path.split("/")[2]]))
@@ -99,14 +99,15 @@ class BatchServer:
                 reply = {"status_code": 400, "body": {"error": {"message": "this picture is not allowed"}}}
                 errors.append({"custom_id": request["custom_id"], "response": reply, "error": None})
                 continue
-            message = {"role": "assistant", "content": f"number {number}"}
+            message = {"role": "assistant", "content": f"number\u2028{number}\u0085"}
             body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
             body["usage"] = {"prompt_tokens": 7, "completion_tokens": 3}
             output.append({"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}})
         self.random.shuffle(output)  # they come in any order
         for kind, lines in (("output", output), ("error", errors)):
             if lines:
-                self.files[f"{kind}-{batch['id']}"] = "\n".join(map(json.dumps, lines)).encode()
+                text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+                self.files[f"{kind}-{batch['id']}"] = text.encode()
                 batch[f"{kind}_file_id"] = f"{kind}-{batch['id']}"
         batch["request_counts"] |= {"completed": len(output), "failed": len(errors)}
         return "expired" if self.args.expire else "completed"
