@@ -1,4 +1,4 @@
-"""Files of a model: its identity for provenance, as a commit on the Hub or a digest of its folder."""
+"""Files of a model: the run that it belongs to, and its identity, as a commit on the Hub or a digest of its folder."""
 
 import hashlib
 from pathlib import Path
@@ -24,6 +24,13 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision
+
+
+def run_of(folder: str | Path) -> Path:
+    """The run that a checkpoint belongs to, or the run itself."""
+    folder = Path(folder)
+    is_checkpoint = folder.name.startswith("checkpoint-") and not (folder / "train.yaml").is_file()
+    return folder.parent if is_checkpoint else folder
 
 
 def folder_digest(folder: str | Path) -> str:

@@ -22,7 +22,7 @@ from g4i_hf.hub import Student, release_student, student_card
 from g4i_hf.hub.card import HUB_LICENCES, Picture, licence_fields, licence_line
 from g4i_hf.hub.figures import Seeds
 from g4i_hf.hub.privacy import check_publishable
-from g4i_hf.hub.release import write_card
+from g4i_hf.hub.release import release_with_card, write_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
@@ -266,6 +266,17 @@ def test_the_licence_of_the_starting_weights(tmp_path, caplog, name):
     write_lineage(run, LINEAGE | {"student": source | {"pretrained": False}})
     write_card(student, ReleaseArguments(run=str(run), license="mit"))
     assert "Those weights" not in (student / "README.md").read_text()
+
+
+def test_the_card_of_a_checkpoint_has_the_provenance_of_its_run(tmp_path, caplog):
+    start = {"name": "convnextv2_femto.fcmae_ft_in1k", "pretrained": True, "id": None, "revision": None}
+    run = a_run(tmp_path / "run", lineage=LINEAGE | {"student": start})
+    checkpoint = a_run(run / "checkpoint-7", lineage=None, results=None)
+    (checkpoint / "train.yaml").unlink()
+    student, _ = release_with_card(ReleaseArguments(run=str(checkpoint), student_dir=str(tmp_path / "student")))
+    card = (student / "README.md").read_text()
+    assert "them/photos" in card and "Those weights are released under `cc-by-nc-4.0`, which forbids" in card
+    assert "are under cc-by-nc-4.0, which forbids commercial use" in caplog.text
 
 
 # --- The released folder ---------------------------------------------------------------------------------------------

@@ -62,6 +62,19 @@ def test_a_release_has_the_runs_of_every_seed(tmp_path):
     assert runs_in(tmp_path) == [*first, *others]
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("place", "said"), [("captions", "without the user or organisation"), ("me/captions", "[Tt]oken is required")]
+)
+def test_what_cannot_be_pushed_is_said_before_the_work(script, place, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script.name, "me/photos", "--push_to", place])
+    with pytest.raises(SystemExit, match=said):
+        runpy.run_path(str(script), run_name="__main__")
+    assert not capsys.readouterr().out
+
+
 class Jobs:
     """The scripts, with the package at hand in place of that of the repository; a Hub that holds me/photos."""
 

@@ -252,6 +252,28 @@ def test_none_is_pushed_before_all_are_checked(hub, push_all, repo, folder, tmp_
     assert len(push_all(*released, replace=True)["urls"]) == 2 and files_of(hub, repo) == sizes(folder)
 
 
+RELEASE = """
+import json, sys
+from pathlib import Path
+from g4i_hf.options import ReleaseArguments
+from g4i_hf.workflows.release import Release, Released
+student, space, repo = sys.argv[1:]
+release, lines = Release(ReleaseArguments(run=student)), []
+release.released = [Released(Path(student), repo, "model"), Released(Path(space), f"{repo}-space", "space")]
+try:
+    lines += release.push()
+except OSError:
+    lines.append("failed")
+print(json.dumps(lines))
+"""
+
+
+def test_what_was_pushed_is_said_also_when_the_next_push_fails(hub, repo, folder, tmp_path):
+    hub.fault(match="spaces/.*/commit/", kind=500, times=None)
+    said = hub.run(RELEASE, tmp_path / "home", folder, card_of(tmp_path / "space", "space"), repo)
+    assert len(said) == 2 and said[0].startswith(f"Pushed {folder} to ") and said[1] == "failed"
+
+
 # --- Faults: the repository is as it was, the message says what to do, a repetition succeeds -------------------------
 
 AGAIN = "same command again"

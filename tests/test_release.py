@@ -184,6 +184,22 @@ def test_what_is_known_of_the_text_encoder(tmp_path, kind):
     assert expected is None or json.loads((path / "text_encoder.json").read_text()).items() >= expected.items()
 
 
+def test_the_page_of_a_run_leads_to_its_student_and_one_of_the_user_stays(tmp_path, capsys):
+    run = a_plain_run(tmp_path / "run")
+    for options, place in (([], "`student`"), (["--student_dir", str(tmp_path / "classifier")], "`../classifier`")):
+        main(["release", "--run", str(run), *options])
+        assert f"plain student is in {place}" in (run / "README.md").read_text().replace("\n", " ")
+    (run / "README.md").write_text("# My notes\n")
+    main(["release", "--run", str(run)])
+    assert (run / "README.md").read_text() == "# My notes\n"
+
+
+def test_a_run_of_another_seed_that_is_not_there_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["release", "--run", str(a_plain_run(tmp_path / "run")), "--seed_runs", "nope"])
+    assert "seed_runs is 'nope', but there is no such" in capsys.readouterr().err
+
+
 # --- What a release replaces ----------------------------------------------------------------------------------------
 
 

@@ -210,6 +210,8 @@ def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
     assert opened("student", 20, subfolder="aligned") == ("some/encoder", "passage: ")
     assert opened("student", 20, text_encoder="another/place") == ("another/place", "passage: ")
     assert opened("run", 2.5) == (str((released / "encoder").resolve()), None)
+    shutil.copytree(released / "run", released / "run" / "checkpoint-3", ignore=shutil.ignore_patterns("train.yaml"))
+    assert opened("run/checkpoint-3", 2.5) == opened("run", 2.5)
 
 
 def test_a_plain_student_and_a_wrong_name_are_said(released, monkeypatch):

@@ -22,8 +22,10 @@ def check(args) -> None:
     kind, folder = ("stage", args.stage) if args.stage else ("run", args.run)
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage.")
-    for each in (args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])):
-        check_paths(baseline=each)
+    check_paths(baseline=args.baseline)
+    for name in ("seed_runs", "seed_baselines"):
+        for each in getattr(args, name) or []:
+            check_paths(**{name: each})
     if args.push_to_hub or args.dry_run:  # before anything is made
         require("detect_secrets", "hub", "The search for secrets before a push")
 
@@ -50,4 +52,5 @@ def run(args) -> None:
     release.build()
     print(*release.lines, sep="\n")
     if args.push_to_hub:
-        print(*release.push(), sep="\n")
+        for line in release.push():
+            print(line, flush=True)

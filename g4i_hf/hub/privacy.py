@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import get_token
 
 from ..captioning.stage import PRIVATE
+from ..checkpoints import run_of
 from ..data.stage import read_stage
 from ..extras import require
 from ..training.run_folder import OPTIONS_FILE, read_options
@@ -254,8 +255,7 @@ def private_places(*folders: str | Path | None) -> set[Path]:
     """Folders of runs, stages and releases, and those that their options or sources name, and stages there again."""
     places = {Path(os.path.abspath(folder)) for folder in folders if folder}
     for place in list(places):
-        run = place.parent if place.name.startswith("checkpoint-") else place
-        for base in {place, run}:
+        for base in {place, run_of(place)}:
             options = read_options(base) if (base / OPTIONS_FILE).is_file() else {}
             places |= _named({**options, **(read_stage(base) or {})}, base)
     return places

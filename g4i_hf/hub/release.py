@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, hf_hub_download
 from safetensors import safe_open
 from transformers import TimmWrapperConfig
 
+from ..checkpoints import run_of
 from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
@@ -199,15 +200,8 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 def options_of(run: str | Path) -> dict[str, Any]:
     """Of a run or of one of its checkpoints; empty for a folder that is neither."""
-    place = _run_of(run)
+    place = run_of(run)
     return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
-
-
-def _run_of(folder: str | Path) -> Path:
-    """The run that a checkpoint belongs to, or the run itself."""
-    folder = Path(folder)
-    inside = folder.name.startswith("checkpoint-") and not (folder / OPTIONS_FILE).is_file()
-    return folder.parent if inside else folder
 
 
 def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
@@ -215,7 +209,7 @@ def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
     What the captions of a run were embedded with, and the temperature of the alignment; None where the encoder is not
     known. A local encoder goes by the bare name of its folder.
     """
-    options, known = options_of(run), read_lineage(_run_of(run)).get("text_encoder")
+    options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
     known = known or (options if options.get("text_encoder") else None)
     if known is None:
         return None
@@ -263,7 +257,7 @@ def write_card(
         ValueError: for a licence that is misspelt, or runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
-    lineage, rows, seeds = read_lineage(run), comparison(args), over_seeds(args)
+    lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)
     pictures = _pictures(run, args)
     adapter = json.loads((student_dir / ADAPTER_FILE).read_text()) if (student_dir / ADAPTER_FILE).is_file() else {}
     student = Student(

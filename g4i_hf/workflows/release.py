@@ -1,5 +1,7 @@
 """What `g4i release` does: from a run or a stage to what is published, and the push."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from ..options import ReleaseArguments
 RUN_PAGE = """# A run of g4i_hf
 
 The aligned model, a student with its projector; `g4i_hf.AlignedImageClassification.from_pretrained` loads it. The
-plain student is in `student/`, with a card; the options are in `train.yaml`, the figures in `all_results.json`.
+plain student is in `{student}`, with a card; the options are in `train.yaml`, the figures in `all_results.json`.
 """
 
 
@@ -87,7 +89,7 @@ class Release:
         release.check_place(place, run)
         student, rows = release.release_with_card(replace(args, student_dir=str(self._written(place))))
         if not self.scratch:
-            (run / "README.md").write_text(RUN_PAGE)
+            self._write_page(run, place)
         self.released = [Released(student, args.repo_id, "model")]
         if rows:
             self.lines.append(f"\n{as_text(rows)}\n")
@@ -102,6 +104,13 @@ class Release:
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
+
+    def _write_page(self, run: Path, student: Path) -> None:
+        """A README.md for the run, unless somebody has written one."""
+        page = run / "README.md"
+        if not page.exists() or page.read_text(encoding="utf-8").startswith(RUN_PAGE.splitlines()[0]):
+            place = Path(os.path.relpath(student, run)).as_posix()
+            page.write_text(RUN_PAGE.format(student=place), encoding="utf-8")
 
     def _written(self, place: Path) -> Path:
         """Where that which belongs to `place` is written."""
@@ -141,8 +150,8 @@ class Release:
         for each in self.released:
             check_publishable(each.folder, self._private_places())
 
-    def push(self) -> list[str]:
-        """Pushes the folders: none before all are looked through. Returns a line each."""
+    def push(self) -> Iterator[str]:
+        """Pushes the folders: none before all are looked through. Gives a line when one is there."""
         pushed = push_folders(
             [(each.folder, each.repo_id, each.repo_type) for each in self.released],
             private=self.args.private,
@@ -150,7 +159,8 @@ class Release:
             replace=self.args.replace,
             folders=self._private_places(),
         )
-        return [f"Pushed {each.folder} to {url}" for each, url in zip(self.released, pushed, strict=True)]
+        for each, url in zip(self.released, pushed, strict=True):
+            yield f"Pushed {each.folder} to {url}"
 
 
 def size_text(size: float) -> str:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
+from ..checkpoints import run_of
 from ..data.stage import is_path
 from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
@@ -126,7 +127,7 @@ def open_aligned(
     if record is not None:
         side = TextSide.from_record(record)
     else:
-        side = TextSide.from_run(folder) if (folder / RUN_OPTIONS).is_file() else TextSide()
+        side = TextSide.from_run(run_of(folder)) if (run_of(folder) / RUN_OPTIONS).is_file() else TextSide()
     return model, student_processor(model.config.student_config, saved), side
 
 
@@ -135,8 +136,7 @@ def _check_aligned(folder: Path) -> None:
     Raises:
         ValueError: for a run without alignment, or one of its checkpoints; without options nothing is known.
     """
-    inside = folder.name.startswith("checkpoint-") and not (folder / RUN_OPTIONS).is_file()
-    options = (folder.parent if inside else folder) / RUN_OPTIONS
+    options = run_of(folder) / RUN_OPTIONS
     known = read_mapping(options) if options.is_file() else {}
     if aligns(known) is False:
         raise ValueError(

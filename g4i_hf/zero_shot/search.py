@@ -97,7 +97,7 @@ class ImageSearch:
             opened = {row: _opened(self.images[row]) for row in range(start, min(start + BATCH, len(self.images)))}
             rows = [row for row, image in opened.items() if image is not None]
             if rows:
-                found[rows] = self.classifier.embed_images([opened[row] for row in rows]).numpy()
+                found[rows] = self.classifier.embed_images([opened[row] for row in rows], batch_size=BATCH).numpy()
         if (bad := np.flatnonzero(np.isnan(found[:, 0]))).size:
             logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(found), self.images[bad[0]])
         return found

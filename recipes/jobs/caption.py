@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--captions_dir", "--captions-dir", default="captions", help="folder for the captions")
     parser.add_argument("--captioner_model", "--captioner-model", default=DEFAULT_MODEL, help="%(default)s by default")
     args, options = parser.parse_known_args()
+    if args.push_to and not args.dry_run:
+        check_push(args.push_to)
     words = ["--captions_dir", args.captions_dir, "--captioner_model", args.captioner_model, *options]
     if args.dry_run:
         words += ["--dry_run", args.dry_run]
@@ -40,6 +42,19 @@ def main() -> None:
         published += ["--license", args.license] if args.license else []
         published += ["--with_images", "true"] if args.with_images else []
         g4i("release", "--stage", args.captions_dir, *published)
+
+
+def check_push(repo_id: str) -> None:
+    """Before anything is paid for: whether that is a Hub id, and whether the Hub knows the token."""
+    from huggingface_hub import whoami
+
+    from g4i_hf.options.release import check_repo_id
+
+    try:
+        check_repo_id("push_to", repo_id, with_namespace=True)
+        whoami()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 def g4i(*command: str) -> None:

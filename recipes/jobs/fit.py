@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--license", help="license of the student, for its card")
     parser.add_argument("--output_dir", "--output-dir", default="fitted", help="folder for everything")
     args, options = parser.parse_known_args()
+    if args.push_to and not args.dry_run:
+        check_push(args.push_to)
     words = ["--output_dir", args.output_dir, *options]
     g4i("fit", args.dataset, *words, *(["--dry_run"] if args.dry_run else []))
     if args.push_to and not args.dry_run:
@@ -42,6 +44,19 @@ def runs_in(folder: Path) -> list[str]:
     if students[1:]:
         words += ["--seed_runs", *students[1:], "--seed_baselines", *baselines[1:]]
     return words
+
+
+def check_push(repo_id: str) -> None:
+    """Before anything is paid for: whether that is a Hub id, and whether the Hub knows the token."""
+    from huggingface_hub import whoami
+
+    from g4i_hf.options.release import check_repo_id
+
+    try:
+        check_repo_id("push_to", repo_id, with_namespace=True)
+        whoami()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 def g4i(*command: str) -> None:
