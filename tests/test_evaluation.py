@@ -174,6 +174,7 @@ def test_figures_that_are_not_taken_again_do_not_stay_nor_need_an_encoder(run, c
         (("--measures", "none,probe"), "none alone"),
         (("--probe_samples", "0"), "probe_samples is 0"),
         (("--weights", "ema"), "trained without ema_decay. Use --weights raw"),
+        (("--validation_fraction", "0.2"), "with 0.2, images that it was trained on would pass for held out"),
         (("--run", "no/where"), "run is 'no/where', but there is no such folder"),
     ],
 )
@@ -194,6 +195,7 @@ def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
     hub = {"dataset_name": "user/pictures", "dataset_revision": "v1"}
     assert results_folder(run, hub, hub) == run
     assert results_folder(run, hub, hub | {"dataset_revision": "v2"}) == run / "evaluations" / "user_pictures-v2"
+    assert results_folder(run, hub, hub | {"label_column": "kind"}) == run / "evaluations" / "user_pictures-v1-kind"
 
 
 @pytest.mark.slow

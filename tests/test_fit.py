@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import caption_doors
 import pytest
 import yaml
 from PIL import Image
@@ -25,6 +26,8 @@ from g4i_hf.data.checks import labels_of
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.workflows.fit import Fit
 from g4i_hf.workflows.train import TrainingRun
+
+serve = caption_doors.serve
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +203,19 @@ def test_the_same_command_keeps_its_decisions_and_another_decides_again(folder, 
     assert steps == [60, 60, 60, 600]
 
 
+def test_a_module_of_the_users_own_is_imported_by_every_command_that_trains_or_opens_runs(
+    folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("G4I_HF_MODULE", "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "students_of_mine.py").touch()
+    (tmp_path / "o.yaml").write_text("module: ./students_of_mine.py\nmax_steps: 2\n")
+    commands = planned(capsys, folder, train_config=str(tmp_path / "o.yaml"), image_size=32)
+    assert len(commands) == 4 and "students_of_mine" in sys.modules
+    for *_, option, module in commands:
+        assert option == "--module" and Path(module).samefile(tmp_path / "students_of_mine.py")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -263,7 +279,8 @@ def test_the_difference_has_an_interval_where_there_are_seeds(folder, tmp_path, 
     assert re.search(said, text)
     # 3 of 6, and as near to 60% as 6 images come: 4 of them
     assert "on 6 validation images" in text and "50.0%  (18.8% to 81.2%)" in text and "(30.0% to 90.3%)" in text
-    assert "contradict 2 of these 6 labels" in text and f"\n  g4i check {folder} --text_encoder" in text
+    assert "All captions contradict 2 of these 6 labels.\nTo list the labels of a split that its own captions" in text
+    assert f"\n  g4i check {folder} --text_encoder" in text
 
 
 @pytest.mark.slow
@@ -297,3 +314,13 @@ def test_a_command_that_fails_ends_fit_with_what_to_do(folder, tmp_path):
     done = run("fit", folder, {"output_dir": tmp_path / "out", "train_config": wrong})
     assert done.code == 2 and "resnet81" in done.err
     assert done.errors()[-1].startswith("error: g4i train failed, see above.") and "resumes" in done.errors()[-1]
+
+
+@pytest.mark.slow
+def test_a_captioner_that_wants_a_key_leads_to_the_command_that_takes_one(folder, tmp_path, serve):
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    (pictures / "train" / "metadata.jsonl").unlink()
+    server = f"{serve('--token', 'secret').url}/v1"
+    done = run("fit", pictures, {"output_dir": tmp_path / "out", "captioner": server, "captioner_model": "tiny"})
+    assert done.code == 2 and "api_key_env" in done.err
+    assert "run g4i caption yourself, with options such as --api_key_env" in done.errors()[-1]

@@ -500,6 +500,17 @@ def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
     assert page.count("<img") == 2 and f"captions say: {found[0]['suggested']}" in page
 
 
+def test_check_lists_a_label_of_which_one_caption_of_several_is_missing(tmp_path):
+    labels = TRUTH[:120].copy()
+    labels[0] = (labels[0] + 1) % len(CLASSES)
+    captions = [["first", None, "third"]] * 120
+    split = with_pictures(captioned(labels, vectors(TRUTH[:120]), caption=(captions, List(Value("string")))))
+    DatasetDict(train=split).save_to_disk(tmp_path / "data")
+    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
+    with (tmp_path / "check" / "suspicious_labels.csv").open() as file:
+        assert [line["caption"] for line in csv.DictReader(file)] == ["first / third"]
+
+
 def test_check_needs_captions_that_are_embedded(tmp_path, capsys):
     split = captioned(TRUTH[:9], GOOD[:9]).remove_columns("text_embeds").add_column("caption", ["a"] * 9)
     DatasetDict(train=with_pictures(split)).save_to_disk(tmp_path / "plain")

@@ -169,8 +169,11 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
 
     Args:
         run: run folder.
-        own: `dataset_name`, `captions_name` and their versions, of the run; a folder is relative to it.
+        own: `dataset_name`, `captions_name`, their versions and columns, of the run; a folder is relative to it.
         data: the same of what is evaluated; a folder is relative to the current one.
+
+    Raises:
+        ValueError: for another `validation_fraction` of the run's own data.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:
@@ -178,9 +181,16 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
         places = [(base / name).resolve() if name and (base / name).exists() else name for name in names]
         return (*places, *(options.get(name) for name in versions))
 
-    versions = ("dataset_config_name", "dataset_revision", "captions_revision")
+    columns = [name for name in data if name.endswith("_column")]
+    versions = ("dataset_config_name", "dataset_revision", "captions_revision", *columns)
     if known_by(own, Path(run)) == known_by(data, Path()):
+        trained, given = own.get("validation_fraction"), data.get("validation_fraction")
+        if given not in (None, trained):
+            raise ValueError(
+                f"{run} was trained with validation_fraction {trained}: with {given}, images that it was trained on "
+                "would pass for held out. Leave --validation_fraction out."
+            )
         return Path(run)
-    parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", versions[2])]
+    parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", *versions[2:])]
     name = "-".join(re.sub(r"[^\w.-]+", "_", str(part)).strip("._") for part in parts if part)
     return Path(run) / "evaluations" / name

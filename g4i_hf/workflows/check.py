@@ -159,7 +159,7 @@ def check_labels(
     table["row"] = captioned.rows[table["row"]]
     chosen = split.select(table["row"])
     captions = chosen[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(chosen)
-    table["caption"] = [" / ".join(caption) if isinstance(caption, list) else caption for caption in captions]
+    table["caption"] = [" / ".join(filter(None, each)) if isinstance(each, list) else each for each in captions]
     table["image_id"] = chosen[columns.IMAGE_ID][:]
     for name in ("label", "suggested"):
         table[name] = [id2label[int(label)] for label in table[name]]

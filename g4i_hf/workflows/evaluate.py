@@ -82,10 +82,10 @@ class Evaluation:
         """
         for run in self.runs.values():
             check_run(run, self.args.weights)
-        self._load()
         self.folders = {
             name: results_folder(run, read_options(run), vars(self.data)) for name, run in self.runs.items()
         }
+        self._load()
         self.found = {name: self._predict(name) for name in self.runs}
         if self.accelerator.is_main_process:  # the others need not wait while probes are fitted
             self.results = {name: self._figures(name) for name in self.runs}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..cli import Parser, build_options
+from ..cli import OWN_MODULE, Parser, build_options, import_module
 from ..data.checks import labels_of
 from ..data.images import open_image
 from ..data.loading import class_names, hold_out, load_data
@@ -238,6 +239,8 @@ class Fit:
         if not self.args.train_config:
             return {}
         given = Parser(OPTIONS_OF["train"]).yaml_file(Path(self.args.train_config))
+        if module := given.pop("module", None):
+            import_module(module)
         for name in ("train_split", "eval_split"):
             if name in given:
                 raise ValueError(
@@ -306,6 +309,7 @@ class Fit:
     def _commands(self) -> list[list[str]]:
         """The commands after `g4i`, in their order."""
         args, config, found = self.args, str(self.config), []
+        module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
         for seed in range(args.seeds):
             words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
             without = [word for name, value in BASELINE.items() for word in (f"--{name}", str(value))]
@@ -318,10 +322,13 @@ class Fit:
         if args.seeds > 1:
             for option, name in (("--seed_runs", "with_captions"), ("--seed_baselines", "baseline")):
                 release += [option, *(self._run_folder(name, seed) for seed in range(1, args.seeds))]
-        return [*found, release]
+        return [[*words, *module] for words in (*found, release)]
 
     def _checking(self) -> list[str]:
-        """The command that lists suspicious labels of validation images."""
+        """
+        The command that lists suspicious labels: of `validation`, or of all images that were in `train`. It has the
+        captions of that split alone, so that it need not list those that were counted.
+        """
         words = ["check"]
         data = self._data_options()
         words.append(data.pop("dataset_name"))
@@ -372,7 +379,8 @@ class Fit:
             chance = f"95% interval {low:+.1f} to {high:+.1f} over {self.args.seeds} seeds"
         lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
         if result.suspicious_labels:
-            lines.append(f"Captions contradict {result.suspicious_labels:,} of these {number:,} labels. To list them:")
+            lines.append(f"All captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
+            lines.append("To list the labels of a split that its own captions contradict:")
             lines.append(f"  {shlex.join(['g4i', *self._checking()])}")
         return [
             *lines,
@@ -400,7 +408,10 @@ def _run(words: list[str]) -> None:
     """Runs a command in a process of its own, whose output goes where ours goes."""
     ended = subprocess.run([sys.executable, "-m", "g4i_hf", *words], check=False)
     if ended.returncode:
-        raise ValueError(f"g4i {words[0]} failed, see above. After mending it, the same g4i fit resumes there.")
+        remedy = "After mending it, the same g4i fit resumes there."
+        if words[0] == "caption":
+            remedy += " Or run g4i caption yourself, with options such as --api_key_env, and g4i fit on its folder."
+        raise ValueError(f"g4i {words[0]} failed, see above. {remedy}")
 
 
 def _results(run: str) -> dict[str, Any]:
