@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import did_you_mean, read_mapping
+from .cleaning import UNSPACED
 
 UNKNOWN, NOT_NAMED, NAMED = -1, 0, 1
 
@@ -15,8 +16,6 @@ _MEANINGLESS = re.compile(r"(?:label|class)?[\s_-]*\d*", re.I)
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 _SPACES = re.compile(r"[\s_\-‐‑–—]+")
-# Scripts without spaces between words have no whole words to look for
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
 # Endings of plurals and what stands for them in the singular, and the other way round: berries, foxes, dogs; leaves
 _SINGULARS = ((r"(\w\w)ies$", r"\1y"), (r"(s|x|z|ch|sh|o)es$", r"\1"), (r"([^siu])s$", r"\1"))
 _PLURALS = (
@@ -93,7 +92,8 @@ def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
         *before, last = term.split(" ")
         forms = "|".join(sorted(map(re.escape, _forms(last)), key=len, reverse=True))
         found = _SPACES.pattern.join([*map(re.escape, before), f"(?:{forms})"])
-        alternatives.append(found if _UNSPACED.search(term) else rf"(?<![^\W_]){found}(?![^\W_])")
+        has_words = not re.search(f"[{UNSPACED}]", term)
+        alternatives.append(rf"(?<![^\W_]){found}(?![^\W_])" if has_words else found)
     return re.compile("|".join(alternatives)) if alternatives else None
 
 

@@ -34,11 +34,8 @@ CONTROLS = {
     "shuffle_class": "by captions of other images of the class",
     "shuffle": "by captions of other images",
 }
-GIVEN = {
-    "column": "taken from a column of the data",
-    "file": "taken from a file that names each image",
-    "list": "taken from a list in the order of the files",
-}
+# Of captions that were given
+ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
 # Of a captioner's provenance, beside its name, revision and prompts
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype", "jpeg_quality")
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
@@ -272,7 +269,7 @@ def _origin(lineage: dict[str, Any]) -> str:
     if counts := lineage.get("rows"):
         rows.append(("rows", ", ".join(f"{count:,} of {code_cell(split)}" for split, count in counts.items())))
     if captions := lineage.get("captions"):
-        made_by = GIVEN.get(captions.get("captioner"), "from elsewhere")
+        made_by = f"taken from {ORIGINS.get(captions.get('captioner'), 'elsewhere')}"
         if captions.get("captioner") in ASKING:
             made_by = f"written by a machine, {_named(captions.get('model'), captions.get('revision'))}"
         rows += [("captions", made_by), *prompt_rows(captions.get("prompts") or [], LONGEST_SETTING)]

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .. import __version__, columns
 from ..options import ASKING
 from ..training.lineage import is_hub_id
-from .card import TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
+from .card import ORIGINS, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
 
 COLUMNS = {
     "image_id": "names the image: its file in its class folder, or a hash of its content",
@@ -23,7 +23,6 @@ COLUMNS = {
     "caption_raw": "the answer as it came",
     "text_embeds": "the caption as a vector of unit norm, `float16`; null where there is no caption",
 }
-ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
 IDS = {
     "file": "by its file and the folder that holds it",
     "content": "by a hash of its file",

@@ -88,7 +88,8 @@ class Explainer:
     def why_no_names(self) -> str:
         """What keeps the text encoder from being loaded, for the log; empty when it is there."""
         try:
-            return "" if self.classifier.texts else ""
+            _ = self.classifier.texts
+            return ""
         except (OSError, ValueError) as error:
             return str(error)
 
