@@ -63,11 +63,14 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(folder, tmp_path, ca
 
 def test_nothing_is_said_twice_and_no_bar_is_shown_of_what_takes_a_moment(folder, tmp_path):
     said = succeed("fit", folder, {"output_dir": tmp_path / "out"}, "--dry_run").said
-    assert (
-        said.count("Split train: 3 class names taken from the folders") == 1
-        and "%|" not in said
-        and "it/s" not in said
-    )
+    assert said.count("Split train: 3 class names taken from the folders") == 1
+    assert "%|" not in said and "it/s" not in said
+
+
+def test_check_names_the_package_of_the_text_encoder_once(tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", train=36)
+    said = succeed("check", pictures, {"check_dir": tmp_path / "check", "text_encoder": "all-MiniLM-L6-v2"}).said
+    assert said.count("is taken from the installed package") == 1
 
 
 def closed(home: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ transformers: sentence-transformers pads no SigLIP caption to the window, as the
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -161,8 +162,14 @@ def _packaged_folder(name: str) -> str | None:
             *(packaged.package, name, folder),
         )
         return None
-    logger.info("Text encoder %s is taken from the installed package %s.", name, packaged.package)
+    _tell_of_package(name, packaged.package)
     return str(folder)
+
+
+@functools.cache
+def _tell_of_package(name: str, package: str) -> None:
+    """Once a process."""
+    logger.info("Text encoder %s is taken from the installed package %s.", name, package)
 
 
 def _package_for(name: str) -> str:
