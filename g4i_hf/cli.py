@@ -472,7 +472,7 @@ def quiet_libraries(main_process: bool) -> None:
     import transformers
 
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
-    for name in ("httpx", "httpx2", "sentence_transformers", "datasets"):
+    for name in ("httpx", "httpx2", "sentence_transformers", "datasets", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every dataset
     transformers.utils.logging.set_verbosity_warning()

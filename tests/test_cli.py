@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
 import re
 from dataclasses import fields
@@ -461,3 +462,11 @@ def test_any_file_is_read_and_printed_alike_or_refused_in_one_line(tmp_path, con
     again.write_text(printed_once, encoding="utf-8")
     assert resolved(again) == printed_once
     assert not Path(f"{os.devnull}x").exists()
+
+
+def test_libraries_do_not_tell_of_what_they_do():
+    loggers = [logging.getLogger(name) for name in ("matplotlib", "sentence_transformers")]
+    for logger in loggers:
+        logger.setLevel(logging.NOTSET)
+    cli.quiet_libraries(True)
+    assert [logger.level for logger in loggers] == [logging.WARNING, logging.WARNING]
