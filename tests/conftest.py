@@ -37,6 +37,12 @@ def pytest_runtest_setup(item):
         pytest.skip("the extra onnx is not installed")
 
 
+@pytest.fixture(autouse=True)
+def no_own_module(monkeypatch):
+    """A command with --module in the process of the tests leaves it set for the processes that it starts."""
+    monkeypatch.setenv("G4I_HF_MODULE", "")
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
     """A CLIP text tower of 6 dimensions, window of 8 tokens."""

@@ -300,7 +300,6 @@ def test_what_is_wrong_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, a
     if argv[-1:] in (["json.py"], ["broken.py"]):
         (tmp_path / argv[-1]).write_text("no_such_name")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(options.OWN_MODULE, "")  # put back at the end
     try:
         main(argv)
         ended = 0

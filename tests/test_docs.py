@@ -138,7 +138,6 @@ def clone(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 def draw_pictures(folder: Path) -> None:
     """Folders of two classes; the training split has captions, others need none."""
     rng = np.random.default_rng(0)

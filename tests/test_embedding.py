@@ -108,14 +108,14 @@ def test_with_images_everything_is_in_the_stage(encoder, tmp_path):
 
 
 def test_from_python_equal_captions_are_embedded_once_in_a_cache(static_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.embedding.embed.HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("g4i_hf.embedding.embed.CACHE", tmp_path / "home")
     images = images_with(CAPTIONS, tmp_path / "images")
     joined = embed_captions(images, str(static_folder))
     files = written(tmp_path / "home")
     assert embed_captions(images, str(static_folder))["train"]["text_embeds"][:] == joined["train"]["text_embeds"][:]
     assert written(tmp_path / "home") == files
     embed_captions(images, str(static_folder), text_encoder_prompt="red ")
-    folders = sorted(path.name for path in (tmp_path / "home" / "g4i_hf" / "embeddings").iterdir())
+    folders = sorted(path.name for path in (tmp_path / "home").iterdir())
     assert [name.rsplit("-", 1)[0] for name in folders] == ["images-static"] * 2  # none replaces another
     embed_captions(images, str(static_folder), tmp_path / "e")
     assert (tmp_path / "e" / "stage.json").is_file()

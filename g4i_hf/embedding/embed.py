@@ -27,7 +27,6 @@ from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from .. import columns
-from ..captioning.label_names import terms_of
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
 from ..data.texts import is_blank, values_of
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
@@ -300,22 +299,6 @@ def embeds_of_class_names(
         logger.warning("No %s: %s", what, error)
         return None
     return class_name_embeds([id2label[index] for index in sorted(id2label)], encoder, args).astype(np.float32)
-
-
-def class_name_examples(
-    id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, dim: int
-) -> np.ndarray | None:
-    """
-    As [`embeds_of_class_names`], with zeros for a name that says nothing, such as `LABEL_3`; None too where captions
-    have other than `dim` numbers, so that another encoder has embedded them.
-    """
-    found = embeds_of_class_names(id2label, args, device, "class names beside the captions")
-    if found is not None and found.shape[1] != dim:
-        logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)
-        return None
-    if found is not None:
-        found[[not terms_of(id2label[index]) for index in sorted(id2label)]] = 0
-    return found
 
 
 # --- The stage -------------------------------------------------------------------------------------------------------

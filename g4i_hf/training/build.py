@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import timm
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
+from ..captioning.label_names import terms_of
 from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
 from ..data.naming import why_missing
 from ..data.transforms import train_transform
+from ..embedding import EncoderArguments
+from ..embedding.embed import embeds_of_class_names
 from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
 from ..modeling.own_architecture import HINT
@@ -180,6 +184,22 @@ def supervised_split(
         raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
     if args.aligns and args.align_mask == "class" and not (labels_of(found.split) >= 0).any():
         logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
+    return found
+
+
+def class_name_examples(
+    id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, dim: int
+) -> np.ndarray | None:
+    """
+    As [`~g4i_hf.embedding.embed.embeds_of_class_names`], with zeros for a name that says nothing, such as `LABEL_3`;
+    None too where captions have other than `dim` numbers, so that another encoder has embedded them.
+    """
+    found = embeds_of_class_names(id2label, args, device, "class names beside the captions")
+    if found is not None and found.shape[1] != dim:
+        logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)
+        return None
+    if found is not None:
+        found[[not terms_of(id2label[index]) for index in sorted(id2label)]] = 0
     return found
 
 

@@ -14,12 +14,12 @@ from ..data.dataset import CaptionedImages
 from ..data.loading import class_names, standardise, with_class_names
 from ..data.stage import join_stage, read_stage
 from ..embedding import EncoderArguments, text_embeds_folder
-from ..embedding.embed import CACHE, class_name_examples
+from ..embedding.embed import CACHE
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import student_processor
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from .arguments import AlignmentArguments
-from .build import BuiltStudent, build_student, processor_of, supervised_split
+from .build import BuiltStudent, build_student, class_name_examples, processor_of, supervised_split
 from .lineage import lineage_of
 
 TRAINING, EVALUATION = "train_dataset", "eval_dataset"

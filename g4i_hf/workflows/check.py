@@ -15,11 +15,11 @@ from ..data.loading import class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
 from ..data.texts import num_captioned
 from ..embedding import text_embeds_folder
-from ..embedding.embed import class_name_examples
 from ..files import replace_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
 from ..supervision import CaptionClassifier
 from ..supervision.supervise import CaptionedRows
+from ..training.build import class_name_examples
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 

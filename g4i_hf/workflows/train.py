@@ -20,7 +20,6 @@ from ..data.stage import join_stage, read_stage
 from ..data.stream import RowStream
 from ..data.stream_batches import StreamedImages
 from ..embedding import EmbeddingStage, text_embeds_folder
-from ..embedding.embed import class_name_examples
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
@@ -35,7 +34,7 @@ from ..options import (
 )
 from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import BuiltStudent, build_student, check_student, supervised_split
+from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, supervised_split
 from ..training.dry_run import plan_of, seconds_per_step, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import as_block, describe_training, summary_of_run
