@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("runs/photos"))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -69,7 +70,7 @@ def main() -> None:
     found |= {"recall": RECALL, "seeds": args.seeds, "measured": []}
     for name in ("cifar10", "caltech101", "flowers102"):
         photos = load_photos(args.photos, name, args.cache)
-        for setting in SETTINGS:
+        for setting in args.settings:
             runs = [measured(case_of(photos, setting, seed)) for seed in args.seeds]
             summary = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
             found["measured"].append({"data": name, "setting": setting, "summary": summary, "runs": runs})
