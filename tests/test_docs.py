@@ -192,7 +192,7 @@ def fitted(tmp_path_factory) -> Path:
     (folder / "few.yaml").write_text(json.dumps(few))
     script = block("fit", QUICKSTART).replace("g4i fit pictures", "g4i fit pictures --train_config few.yaml")
     said = in_shell(script, folder)
-    assert "Would run:" in said and "Accuracy on validation" in said
+    assert "Would run:" in said and "Accuracy on 10 validation images" in said
     return folder
 
 
