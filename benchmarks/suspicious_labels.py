@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"command": "python benchmarks/suspicious_labels.py PHOTOS"} | provenance()
+    found = provenance() | {"command": "python benchmarks/suspicious_labels.py PHOTOS"}
     found |= {"recall": RECALL, "seeds": args.seeds, "measured": []}
     for name in ("cifar10", "caltech101", "flowers102"):
         photos = load_photos(args.photos, name, args.cache)
