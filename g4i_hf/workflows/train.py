@@ -291,7 +291,7 @@ class TrainingRun:
         plan = self.supervised.plan
         uses = {
             "pseudo-labels from captions": plan.supervision == "pseudo",
-            f"soft labels from captions, weight {plan.soft_label_weight:g}": plan.soft_label_weight > 0,
+            f"soft labels from captions, weight {plan.soft_label_weight:.3g}": plan.soft_label_weight > 0,
             f"label_noise {plan.label_noise}": plan.label_noise != "keep",
         }
         return [use for use, is_used in uses.items() if is_used]
