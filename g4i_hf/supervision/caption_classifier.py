@@ -54,8 +54,8 @@ class CaptionClassifier:
         accuracy_: estimated share of rows whose most probable class is the true one. Where no class has two labels, by
             what captions and image features say of each other; None where that is not known either.
         view_accuracies_: the same of each view alone: of captions, and of image features.
-        label_noise_: estimated share of wrong labels; `label_noise_interval_` its 95% interval. None where no class
-            has two labels, so that nothing can be held out.
+        label_noise_: estimated share of wrong labels; `label_noise_interval_` its 95% interval. None where
+            nothing can be held out, as no class has two labels (with captions alone: a label and a name).
         calibration_: fitted on held-out rows, see [`Calibration`].
     """
 
