@@ -1,6 +1,7 @@
 """
-What the classifier of captions knows on photographs: accuracy and calibration on held-out rows, estimates of wrong
-labels, and how well it finds them, beside cleanlab (AGPL-3.0, not a dependency) on the same probabilities.
+What the classifier of captions and class names knows on photographs: accuracy and calibration on held-out rows,
+estimates of wrong labels, and how well it finds them, beside cleanlab (AGPL-3.0, not a dependency) on the same
+probabilities.
 
     pip install cleanlab
     python benchmarks/caption_classifier.py PHOTOS
@@ -24,8 +25,9 @@ from datasets import Dataset, load_dataset
 from provenance import RESULTS, provenance
 
 from g4i_hf.data.checks import labels_of
-from g4i_hf.embedding import load_encoder
+from g4i_hf.embedding import EncoderArguments, load_encoder
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise
+from g4i_hf.training.build import class_name_examples
 from g4i_hf.workflows.check import suspicious_labels
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -66,7 +68,7 @@ def least_calibration_error(probabilities: np.ndarray, seed: int) -> float:
     return statistics.mean(calibration_error(probabilities, truth) for truth in drawn)
 
 
-def measured(rows: Dataset, fraction: float, rate: float, kind: str, seed: int) -> dict:
+def measured(rows: Dataset, class_embeds: np.ndarray, fraction: float, rate: float, kind: str, seed: int) -> dict:
     order = np.random.default_rng(seed).permutation(len(rows))
     learned, held_out = (rows.select(part) for part in np.split(order, [int(0.7 * len(rows))]))
     truth, num_labels = labels_of(learned), int(labels_of(rows).max()) + 1
@@ -75,7 +77,7 @@ def measured(rows: Dataset, fraction: float, rate: float, kind: str, seed: int) 
     embeds, others = (
         np.asarray(part.with_format("numpy")["text_embeds"][:], dtype=np.float32) for part in (learned, held_out)
     )
-    table, classifier = suspicious_labels(embeds, given, num_labels, seed)
+    table, classifier = suspicious_labels(embeds, given, num_labels, seed, class_embeds)
     others = np.concatenate([others, embeds[given < 0]])
     others_truth = np.concatenate([labels_of(held_out), truth[given < 0]])
     probabilities = classifier.predict_proba(others)
@@ -142,8 +144,10 @@ def main() -> None:
     encoder = load_encoder(ENCODER)
     for name in ("cifar10", "caltech101", "flowers102"):
         rows = embedded(args.photos / name / "train.parquet", encoder, args.cache / f"{name}.npy")
+        names = dict(enumerate(rows.features["label"].names))
+        class_embeds = class_name_examples(names, EncoderArguments(ENCODER), "cpu", len(rows[0]["text_embeds"]))
         for fraction, rate, kind in SETTINGS:
-            runs = [measured(rows, fraction, rate, kind, seed) for seed in args.seeds]
+            runs = [measured(rows, class_embeds, fraction, rate, kind, seed) for seed in args.seeds]
             setting = {"dataset": name, "label_fraction": fraction, "label_noise_rate": rate, "label_noise_kind": kind}
             found.append(setting | {"summary": summary(runs), "runs": runs})
             print(name, fraction, rate, kind, json.dumps(found[-1]["summary"]), flush=True)
