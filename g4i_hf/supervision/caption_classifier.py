@@ -189,11 +189,12 @@ class CaptionClassifier:
             self.label_noise_ = found.noise * found.wrong
             low, high = found.interval
             self.label_noise_interval_ = (low * found.wrong, high * found.wrong)
-        self.view_accuracies_ = []
-        for logits in held_out:
-            alone = calibrate([logits], labels[judged], self.log_prior_, folds[judged])
-            self.view_accuracies_.append(_true_accuracy([logits], labels[judged], alone))
         self.accuracy_ = _true_accuracy(held_out, labels[judged], found)
+        self.view_accuracies_ = [self.accuracy_]
+        if len(held_out) == 2:
+            each_alone = [calibrate([logits], labels[judged], self.log_prior_, folds[judged]) for logits in held_out]
+            pairs = zip(held_out, each_alone, strict=True)
+            self.view_accuracies_ = [_true_accuracy([logits], labels[judged], alone) for logits, alone in pairs]
 
     def _calibrate_by_each_other(self, views: list[np.ndarray], scales: list["_Scale"], rows: np.ndarray) -> None:
         """
@@ -334,7 +335,7 @@ class Calibration:
     Attributes:
         inverse_temperatures, powers, margins: (V,) T, g and M of each view, see [`CaptionClassifier`].
         log_prior: (C,).
-        noise: e, share of labels that do not depend on the caption; `interval` its 95% interval.
+        noise: e, share of labels that do not depend on the caption; `interval` its 95% interval, where it was asked for.
         loss: mean negative log-likelihood, with the prior.
         confusions: (C, C) R, where labels are wrong in a pattern; None where they are wrong at random.
     """
@@ -376,13 +377,13 @@ def calibrate(
         labels: (n,) class indices.
         log_prior: (C,).
         folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
-            contradictions of the other folds; the likelier kind of error is returned.
+            contradictions of the other folds; the likelier kind of error is returned, with the interval of its share.
     """
     number = len(views)
     if not len(labels):
         fixed = np.full(number, USUAL_INVERSE_TEMPERATURE), np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0)
-    at_random = _calibrate(views, labels, log_prior)
+    at_random = _calibrate(views, labels, log_prior, with_interval=folds is not None)
     if folds is None:
         return at_random
     likely = at_random.probabilities(views).argmax(1)
@@ -390,7 +391,7 @@ def calibrate(
     for fold in np.unique(folds):
         inside = folds == fold
         if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
-    in_a_pattern = _calibrate(views, labels, log_prior, if_wrong)
+    in_a_pattern = _calibrate(views, labels, log_prior, if_wrong, with_interval=True)
     gain = (at_random.loss - in_a_pattern.loss) * len(labels)
     if gain < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return at_random
@@ -406,9 +407,17 @@ def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.n
 
 
 def _calibrate(
-    views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray, if_wrong: np.ndarray | None = None
+    views: list[np.ndarray],
+    labels: np.ndarray,
+    log_prior: np.ndarray,
+    if_wrong: np.ndarray | None = None,
+    *,
+    with_interval: bool,
 ) -> Calibration:
-    """if_wrong: (n, C) probability of the given label for each true class, if the label is wrong; None: 1 / C."""
+    """
+    if_wrong: (n, C) probability of the given label for each true class, if the label is wrong; None: 1 / C.
+    with_interval: of the noise, which takes longer than the rest.
+    """
     number, usual = len(views), np.log(USUAL_INVERSE_TEMPERATURE)
     margins = np.stack([np.log(_margins(logits)) for logits in views])
     usual_margins = margins.mean(1, keepdims=True)
@@ -445,9 +454,10 @@ def _calibrate(
         def excess(bound: float) -> float:
             return best(np.array([*scales, bound]), bound, bound).fun - found.fun - CHI_SQUARED
 
-        low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root if noise > 0 and excess(0) > 0 else 0.0
-        high = MOST_NOISE
-        if excess(MOST_NOISE) > 0:
+        low, high = 0.0, MOST_NOISE
+        if with_interval and noise > 0 and excess(0) > 0:
+            low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root
+        if with_interval and excess(MOST_NOISE) > 0:
             high = root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root
     fitted = np.exp(scales[:number]), scales[number:], np.exp(usual_margins[:, 0])
     return Calibration(*fitted, log_prior, noise, (float(low), float(high)), found.fun / len(labels))
