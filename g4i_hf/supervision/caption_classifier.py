@@ -335,7 +335,7 @@ class Calibration:
     Attributes:
         inverse_temperatures, powers, margins: (V,) T, g and M of each view, see [`CaptionClassifier`].
         log_prior: (C,).
-        noise: e, share of labels that do not depend on the caption; `interval` its 95% interval, where it was asked for.
+        noise: e, share of labels that do not depend on the caption; `interval` its 95% interval, where it is needed.
         loss: mean negative log-likelihood, with the prior.
         confusions: (C, C) R, where labels are wrong in a pattern; None where they are wrong at random.
     """
