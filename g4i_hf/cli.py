@@ -24,8 +24,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from .data.naming import check_dataset_exists
 from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
+from .names import check_dataset_exists
 from .options import (
     DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from ..checkpoints import folder_digest
+from ..names import folder_digest
 from ..options import EndpointArguments
 from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, data_uri

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
-from ..checkpoints import commit_of, folder_digest
 from ..extras import require
+from ..names import commit_of, folder_digest
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, decode

@@ -12,11 +12,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 
 from .. import columns
 from ..files import did_you_mean
+from ..names import check_dataset_name
 from ..options import DataArguments
 from .hub_rows import check_files, file_columns
 from .images import image_paths
 from .joining import join_captions, with_image_ids
-from .naming import check_dataset_name
 from .opening import open_data
 from .stage import Source, check_relative, find_stage, join_stage, open_stage, steps
 

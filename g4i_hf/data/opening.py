@@ -17,8 +17,8 @@ from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from .. import columns
+from ..names import check_dataset_name
 from .images import IMAGE_SUFFIXES, image_paths
-from .naming import check_dataset_name
 
 logger = logging.getLogger(__name__)
 

@@ -33,6 +33,7 @@ from datasets.utils.file_utils import xopen
 from huggingface_hub import HfFileSystem
 
 from .. import columns
+from ..names import check_dataset_name
 from ..options import DataArguments
 from .hub_rows import check_path, is_remote
 from .loading import (
@@ -45,7 +46,6 @@ from .loading import (
     standardise,
     with_class_names,
 )
-from .naming import check_dataset_name
 from .opening import how_to_load, one_line_errors
 from .stage import Source, find_stage
 

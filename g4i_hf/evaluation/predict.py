@@ -16,11 +16,11 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
-from ..checkpoints import EMA_FILE
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
 from ..data.texts import Texts
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
+from ..names import EMA_FILE
 
 BLOCK = 1024  # rows looked at together: memory does not grow with the split
 

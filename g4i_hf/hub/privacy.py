@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from huggingface_hub import get_token
 
 from ..captioning.stage import PRIVATE
-from ..checkpoints import run_of
 from ..data.stage import read_stage
 from ..extras import require
+from ..names import run_of
 from ..training.run_folder import OPTIONS_FILE, read_options
 
 SECRETS = "The search for secrets before a push"

@@ -15,7 +15,6 @@ from huggingface_hub import ModelCard, hf_hub_download
 from safetensors import safe_open
 from transformers import TimmWrapperConfig
 
-from ..checkpoints import run_of
 from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
@@ -25,6 +24,7 @@ from ..modeling import AlignedImageClassification, AlignedImageClassificationCon
 from ..modeling.own_architecture import own_module
 from ..modeling.plain_student import PUBLIC_PRETRAINED_CFG, plain_student, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
+from ..names import run_of
 from ..options import ReleaseArguments, aligns
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options

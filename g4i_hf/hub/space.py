@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent.parent
 APP = Path(__file__).with_name("space_app.py")
-CODE: tuple[str, ...] = ("__init__.py", "columns.py", "checkpoints.py", "extras.py", "files.py")
+CODE: tuple[str, ...] = ("__init__.py", "columns.py", "names.py", "extras.py", "files.py")
 CODE += ("data", "embedding", "modeling", "options", "zero_shot")
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (

@@ -16,7 +16,6 @@ from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig
 from ..captioning.label_names import terms_of
 from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
-from ..data.naming import why_missing
 from ..data.transforms import train_transform
 from ..embedding import EncoderArguments
 from ..embedding.embed import embeds_of_class_names
@@ -32,6 +31,7 @@ from ..modeling.processing import (
     student_processor,
 )
 from ..modeling.student import is_on_hub, nearest_student
+from ..names import why_missing
 from ..options import AugmentationArguments, RunArguments, StudentArguments
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from ..checkpoints import EMA_FILE
 from ..data.images import bad_image, check_not_too_many, warn_of
 from ..files import give_usual_permissions, replace_text
 from ..losses.gather import gather_counts, reduce_sum
+from ..names import EMA_FILE
 from .checkpoint import newest_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -21,10 +21,10 @@ from ..cli import OWN_MODULE, Parser, build_options, import_module
 from ..data.checks import labels_of
 from ..data.images import open_image
 from ..data.loading import class_names, hold_out, load_data
-from ..data.naming import why_missing
 from ..data.texts import num_captioned
 from ..evaluation.statistics import accuracy_interval, paired_summary
 from ..files import portable, replace_text
+from ..names import why_missing
 from ..options import OPTIONS_OF, DataArguments, FitArguments, StudentArguments, is_address
 from ..training.build import check_student
 from .train import TrainingRun

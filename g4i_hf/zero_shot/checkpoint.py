@@ -10,12 +10,12 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
-from ..checkpoints import run_of
 from ..data.stage import is_path
 from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
+from ..names import run_of
 from ..options import aligns
 
 TEXT_ENCODER_FILE = "text_encoder.json"
@@ -36,7 +36,7 @@ class TextSide:
         text_encoder_revision: branch, tag or commit of it.
         text_encoder_prompt: text before every caption. None: the encoder's own, if it has one.
         text_encoder_prompt_name: name of a prompt that the encoder defines.
-        text_encoder_digest: of its files, see [`~g4i_hf.checkpoints.folder_digest`]. Those of a Hub id came with an
+        text_encoder_digest: of its files, see [`~g4i_hf.names.folder_digest`]. Those of a Hub id came with an
             installed package.
         text_encoder_is_folder: whether it was a folder, whose bare name leads to nothing, or to another encoder.
         temperature: that of the alignment, where the model has learned none.
