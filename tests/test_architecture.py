@@ -43,7 +43,7 @@ KNOWS |= {
     "options": {"files"},
     "names": {"files"},
     "cli": {"files", "names", "options"},
-    "modeling": {"extras", "files"},
+    "modeling": {"extras", "files", "names"},
     "supervision": {"columns", "data", "embedding", "files", "options"},
     "recipes": {"captioning.scale", "cli", "options", "running"},
     "__main__": {"running"},

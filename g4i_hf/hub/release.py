@@ -21,9 +21,10 @@ from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.predict import load_run
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
-from ..modeling.own_architecture import own_module
-from ..modeling.plain_student import PUBLIC_PRETRAINED_CFG, plain_student, save_student
+from ..modeling.lora import plain_student
+from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
+from ..modeling.student import own_module
 from ..names import run_of
 from ..options import ReleaseArguments, aligns
 from ..training.lineage import ENCODER_FACTS, read_lineage

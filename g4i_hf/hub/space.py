@@ -25,7 +25,7 @@ from ..data.texts import is_blank
 from ..embedding import with_text_embeds
 from ..files import replacing
 from ..modeling import AlignedImageClassificationConfig
-from ..modeling.own_architecture import own_module
+from ..modeling.student import own_module
 from ..options import OPTIONS_OF, aligns
 from ..training.lineage import is_hub_id, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options

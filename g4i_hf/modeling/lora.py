@@ -24,7 +24,6 @@ LINEAR_IN_THEIR_WEIGHT = {layer.forward for layer in (nn.Linear, Linear, nn.Conv
 
 
 def require_peft() -> ModuleType:
-    """peft, or an ImportError that says how to install it."""
     return require("peft", "lora", "LoRA")
 
 
@@ -146,14 +145,14 @@ def keep_statistics(student: PreTrainedModel) -> None:
             module.eval()
 
 
-def merged_student(model: Any) -> PreTrainedModel:
+def plain_student(model: Any) -> PreTrainedModel:
     """
-    A copy of the student of an [`AlignedImageClassification`] with its adapters merged into the weights: the names of
-    its tensors are those of a student without LoRA.
+    The student of an [`AlignedImageClassification`], exactly what transformers or timm would make of its
+    configuration: with adapters, a copy that has them merged into its weights.
     """
-    student = copy.deepcopy(model.student)
     if model.config.lora is None:
-        return student
+        return model.student
+    student = copy.deepcopy(model.student)
     for name in model.config.lora["target_modules"]:
         layer = student.get_submodule(name)
         layer.merge(safe_merge=True)

@@ -21,7 +21,6 @@ from ..embedding import EncoderArguments
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
-from ..modeling.own_architecture import HINT
 from ..modeling.processing import (
     EvalTransform,
     ImageSettings,
@@ -30,7 +29,7 @@ from ..modeling.processing import (
     pretrained_processor,
     student_processor,
 )
-from ..modeling.student import is_on_hub, nearest_student
+from ..modeling.student import check_is_there
 from ..names import why_missing
 from ..options import AugmentationArguments, RunArguments, StudentArguments
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
@@ -113,11 +112,7 @@ def check_student(student: StudentArguments) -> None:
             within seconds.
     """
     name = student.student
-    if is_on_hub(name) and (why := why_missing(name, "model", student.student_revision)):
-        raise OSError(
-            f"student {name!r} is no folder, no model of timm and no model type of transformers, and {why}."
-            f"{nearest_student(name)} {HINT}"
-        )
+    check_is_there(name, student.student_revision)
     if not student.pretrained or not timm.is_model(name) or "pretrained_cfg" in str(student.student_args):
         return
     weights = timm.get_pretrained_cfg(name)

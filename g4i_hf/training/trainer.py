@@ -21,7 +21,7 @@ from ..data.stream_batches import StreamedImages
 from ..files import give_usual_permissions
 from ..losses import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
-from ..modeling.plain_student import save_student
+from ..modeling.modeling_aligned import save_student
 from ..options import DEFAULT_TEXT_ENCODER
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments

@@ -34,7 +34,7 @@ from ..evaluation.probes import Probes
 from ..evaluation.report import write_report
 from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
 from ..hub.onnx import export_onnx
-from ..hub.release import plain_student
+from ..modeling.lora import plain_student
 from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.run_folder import OPTIONS_FILE, read_options
