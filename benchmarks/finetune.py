@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from provenance import RESULTS, ROOT, provenance
 
-from g4i_hf.evaluation.statistics import paired_summary
+from g4i_hf.evaluation.comparison import paired_summary
 
 CELLS = RESULTS / "finetune_cells.jsonl"
 METHODS = {
@@ -146,7 +146,7 @@ def compare(seeds: list[int], chosen: dict[str, dict]) -> None:
         values = {
             name: [[ours[aligned, seed][name] for seed in seeds] for aligned in (False, True)] for name in MEASURES
         }
-        summary[method] = {name: paired_summary(*pair).to_dict() for name, pair in values.items()}
+        summary[method] = {name: vars(paired_summary(*pair)) for name, pair in values.items()}
         summary[method]["trained_parameters"] = ours[False, seeds[0]]["trained_parameters"]
     names = ("validation_samples", "test_samples", "test_chance_at_1", "test_chance_at_5")
     found = {**made, "images": count_images(), "seeds": seeds, "chosen": chosen, "tuning_seeds": TUNING_SEEDS}

@@ -3,7 +3,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from g4i_hf.captioning.prompts import CLASS, PLAIN, MissingValue, Prompts, check_leak
+from g4i_hf.captioning.questions import CLASS, PLAIN, MissingValue, Prompts, check_leak
 
 FEATURES = Features(
     {

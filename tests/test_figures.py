@@ -168,13 +168,13 @@ def test_the_same_numbers_in_the_table_the_card_and_the_leaderboard(runs):
         assert own.metric_value == pytest.approx(row.aligned)
         assert own.metric_args.get("baseline") == (row.baseline and pytest.approx(row.baseline))
         mean = index[f"{row.measure}, mean of 3 seeds ({row.split})"]
-        assert mean.metric_value == pytest.approx(over.values.mean) and mean.metric_args["seeds"] == [0, 1, 2]
-        assert mean.metric_args["standard_deviation"] == pytest.approx(over.values.sd)
+        assert mean.metric_value == pytest.approx(over.mean) and mean.metric_args["seeds"] == [0, 1, 2]
+        assert mean.metric_args["standard_deviation"] == pytest.approx(over.sd)
         assert (over.paired is not None) == (row.measure == "accuracy")  # the projector of a baseline is untrained
         if row.measure == "accuracy":
             interval = [over.paired.low, over.paired.high]
             assert mean.metric_args["interval_95"] == pytest.approx(interval, abs=1e-6)
-            expected = f"seeds 0, 1, 2: {mean_and_sd(over.values.mean, over.values.sd)} %"
+            expected = f"seeds 0, 1, 2: {mean_and_sd(over.mean, over.sd)} %"
             assert expected in entries[row.split].notes and entries[row.split].value == own.metric_value
     assert set(entries) == {"validation", "test"}  # a leaderboard has no use for the retrieval of captions
 

@@ -19,8 +19,7 @@ from ..files import replace_text
 from .answers import Answer, CaptionerError, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
 from .images import UndecodableImage, data_uri
-from .replies import UselessReply, answer_in, error_message
-from .servers import backoff, chat_body
+from .servers import UselessReply, answer_in, backoff, chat_body, error_message
 
 logger = logging.getLogger(__name__)
 

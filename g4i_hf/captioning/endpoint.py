@@ -19,8 +19,7 @@ from ..names import folder_digest
 from ..options import EndpointArguments
 from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, data_uri
-from .replies import UselessReply, wait_asked_for
-from .servers import Server, addresses_of, backoff, is_unreachable, token_for
+from .servers import Server, UselessReply, addresses_of, backoff, is_unreachable, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from .answers import OK, TRANSIENT, Answer, Captioner, Question
-from .projection import Budget
 from .questions import Questions
 from .store import AnswerStore, Record
 
 NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
+MILLION = 1_000_000
 SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where the output is no terminal
 
 
@@ -49,6 +49,71 @@ class Share:
     def part_of(self, number: int) -> int:
         """This process's part of a number that all of them share."""
         return number // self.processes + (self.rank < number % self.processes)
+
+
+def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:
+    """The cost of an answer, in the currency of the prices; None where its tokens are unknown."""
+    if answer.prompt_tokens is None or answer.completion_tokens is None:
+        return None
+    return (answer.prompt_tokens * prices[0] + answer.completion_tokens * prices[1]) / MILLION
+
+
+class Budget:
+    """
+    Limits the requests and the cost of one process; safe for threads. Requests in flight count with the mean cost of
+    the answers so far, so the cost stays below its limit unless the last answers cost more. Before the first answer
+    only the limit of requests holds. Prices are those of a million tokens; `max_requests` includes retries.
+    """
+
+    def __init__(
+        self,
+        max_requests: int | None = None,
+        max_cost: float | None = None,
+        price_input: float | None = None,
+        price_output: float | None = None,
+    ):
+        self.max_requests, self.max_cost = max_requests, max_cost
+        self._prices = (price_input or 0.0, price_output or 0.0)
+        self.requests, self.cost = 0, 0.0  # allowed, and of the answers, so far
+        self.reason: str | None = None  # why it stopped, in a sentence
+        self._ended = self._priced = 0  # requests whose answer came; answers whose cost is known
+        self._lock = threading.Lock()
+
+    def allow(self) -> bool:
+        """Whether one more request may be sent, which then counts as sent. Once False, it stays False."""
+        with self._lock:
+            self.reason = self.reason or self._why_not()
+            self.requests += self.reason is None
+            return self.reason is None
+
+    def spent(self, answer: Answer) -> None:
+        """Counts the tokens of an answer, and its attempts as requests that are no longer in flight."""
+        cost = cost_of(answer, self._prices)
+        with self._lock:
+            self._ended += answer.attempts
+            if cost is not None:
+                self.cost += cost
+                self._priced += 1
+            elif answer.status == OK and self.max_cost is not None and self.reason is None:
+                self.reason = (
+                    f"The captioner does not say how many tokens an answer took, so max_cost ({self.max_cost:g}) "
+                    "cannot be kept. Limit the run with max_requests instead."
+                )
+
+    def _why_not(self) -> str | None:
+        if self.max_requests is not None and self.requests >= self.max_requests:
+            return f"max_requests is reached: {self.requests:,} requests were sent."
+        if self.max_cost is None or not self.requests:
+            return None
+        in_flight = max(self.requests - self._ended, 0)
+        mean = self.cost / self._priced if self._priced else 0.0
+        expected = self.cost + (in_flight + 1) * mean
+        if expected <= self.max_cost:
+            return None
+        return (
+            f"max_cost ({self.max_cost:g}) is reached: {self.requests:,} requests were sent, {self.cost:.4g} is "
+            f"spent, and one more with the {in_flight:,} in flight would make {expected:.4g}."
+        )
 
 
 @dataclass

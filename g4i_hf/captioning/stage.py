@@ -19,8 +19,7 @@ from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
 from .cleaning import STEPS, clean
 from .existing import ExistingCaptions
-from .prompts import Prompts, check_leak
-from .questions import Questions, StreamQuestions
+from .questions import Prompts, Questions, StreamQuestions, check_leak
 from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON

@@ -20,7 +20,7 @@ from transformers import BaseImageProcessor
 from ..data.dataset import own_randomness
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
-from .measures import CORRUPTIONS, STRENGTHS
+from .comparison import CORRUPTIONS, STRENGTHS
 from .predict import for_prediction, run_batches
 
 SIDES = (32, 224)

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
-from .comparison import markdown_table
-from .measures import ENGINES
+from .comparison import ENGINES, markdown_table
 
 BATCH = 32  # images of a batch in which throughput is measured
 SECONDS = 1.0  # that each call is timed for

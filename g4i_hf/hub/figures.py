@@ -316,7 +316,7 @@ def model_index_results(
         baseline = {} if row.baseline is None else {"baseline": _rounded(row.baseline)}
         results.append(result(row, row.aligned, row.measure, {"weights": weights} | baseline))
     for row in seeds.rows if seeds else []:
-        args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.values.sd)}
+        args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.sd)}
         if row.paired is not None:
             args |= {
                 "baseline_mean": _rounded(row.paired.baseline_mean),
@@ -324,7 +324,7 @@ def model_index_results(
                 "paired_difference": _rounded(row.paired.difference),
                 "interval_95": [_rounded(row.paired.low), _rounded(row.paired.high)],
             }
-        results.append(result(row, row.values.mean, f"{row.measure}, mean of {row.values.seeds} seeds", args))
+        results.append(result(row, row.mean, f"{row.measure}, mean of {len(seeds.seeds)} seeds", args))
     return results
 
 
@@ -362,7 +362,7 @@ def eval_result_entries(
         for over in seeds.rows if seeds else []:
             if (over.split, over.measure) == (row.split, row.measure):
                 named = ", ".join(map(str, seeds.seeds))
-                notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.values.mean, over.values.sd)} %")
+                notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.mean, over.sd)} %")
         entry = EvalResultEntry(data.id, task, _rounded(row.aligned), data.revision, date=date, notes="; ".join(notes))
         entries.append(entry)
     return entries

@@ -15,9 +15,9 @@ from huggingface_hub import ModelCard, hf_hub_download
 from safetensors import safe_open
 from transformers import TimmWrapperConfig
 
-from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
+from ..evaluation.pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.predict import load_run
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig

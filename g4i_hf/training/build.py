@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
-from ..captioning.label_names import terms_of
+from ..captioning.quality import terms_of
 from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
 from ..data.transforms import train_transform

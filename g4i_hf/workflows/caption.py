@@ -10,13 +10,11 @@ from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
 from ..captioning.answers import OK, Captioner, CaptionerError, Decoding
-from ..captioning.dry_run import PAGE, dry_run
 from ..captioning.existing import existing_captions
-from ..captioning.projection import Budget
 from ..captioning.quality import judge_captions
 from ..captioning.questions import Questions
-from ..captioning.report import write_report
-from ..captioning.runner import Asking, Outcome, Share
+from ..captioning.report import PAGE, dry_run, write_report
+from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     Captioned,
     check_places,

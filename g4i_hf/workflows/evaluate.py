@@ -18,19 +18,17 @@ from ..data.images import open_image, readable_rows, to_rgb, why_bad
 from ..data.loading import class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
-from ..evaluation.card_pictures import draw_card_pictures
-from ..evaluation.comparison import ComparisonRow, compare, shown_results
+from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
 from ..evaluation.corruptions import corrupted_accuracies
 from ..evaluation.evaluate import (
     Evaluated,
+    Probes,
     results_folder,
     split_metrics,
     update_results,
 )
-from ..evaluation.measures import ALL_MEASURES
-from ..evaluation.nearest import nearest_captions
-from ..evaluation.predict import check_run, for_prediction, load_run, predict
-from ..evaluation.probes import Probes
+from ..evaluation.pictures import draw_card_pictures
+from ..evaluation.predict import check_run, for_prediction, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
 from ..hub.onnx import export_onnx

@@ -22,7 +22,7 @@ from ..data.checks import labels_of
 from ..data.images import open_image
 from ..data.loading import class_names, hold_out, load_data
 from ..data.texts import num_captioned
-from ..evaluation.statistics import accuracy_interval, paired_summary
+from ..evaluation.comparison import accuracy_interval, paired_summary
 from ..files import portable, replace_text
 from ..names import why_missing
 from ..options import OPTIONS_OF, DataArguments, FitArguments, StudentArguments, is_address
