@@ -47,9 +47,9 @@ def run_cell(cell: dict, splits_read: tuple[str, ...]) -> dict:
     import torch
 
     from g4i_hf.cli import parse_options
-    from g4i_hf.commands import train
     from g4i_hf.evaluation.evaluate import split_metrics
     from g4i_hf.evaluation.predict import predict
+    from g4i_hf.options import OPTIONS_OF
     from g4i_hf.workflows.train import TrainingRun
 
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def run_cell(cell: dict, splits_read: tuple[str, ...]) -> dict:
         options |= {"output_dir": folder, "disable_tqdm": "true"}
         argv = ["--config", str(ROOT / "recipes" / "efficientnet_lite0" / "train.yaml")]
         argv += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
         run.load()
         model = run.built.model
         model.to(memory_format=torch.channels_last)  # half the time on a CPU, the same result but for rounding

@@ -123,7 +123,7 @@ def test_backward_edges_would_be_seen():
     """The graph is not empty: relative imports, imports within functions and through the package are all read."""
     workflow = {room_of(name) for name in imports_of("g4i_hf.workflows.train")}
     assert workflow >= {"data", "embedding", "supervision", "training"}
-    assert {room_of(name) for name in imports_of("g4i_hf.commands.train")} == {"cli", "extras", "options", "workflows"}
+    assert {room_of(name) for name in imports_of("g4i_hf.commands")} >= {"cli", "extras", "options", "workflows"}
     assert {room_of(name) for name in imports_of("recipes.train")} == {"running"}
     assert room_of("g4i_hf.AlignedImageClassification") == "modeling"
     assert room_of("g4i_hf.evaluation.predict.predict") == "evaluation.predict"

@@ -9,11 +9,11 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
-from g4i_hf.commands import train
 from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.data.texts import numbered
 from g4i_hf.embedding import EncoderArguments, load_encoder
+from g4i_hf.options import OPTIONS_OF
 from g4i_hf.supervision.caption_controls import control_captions
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.training.optimization import class_weights_of
@@ -312,7 +312,7 @@ def folder(tmp_path_factory, uneven, even):
 
 def splits_of(folder, *words: str) -> dict[str, Dataset]:
     argv = ["--dataset_name", str(folder), "--output_dir", str(folder.parent / "run"), *words]
-    run = TrainingRun(*parse_options(train.OPTIONS, argv))
+    run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
     run.load()
     return run.splits
 

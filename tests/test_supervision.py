@@ -12,11 +12,10 @@ from PIL import Image as PILImage
 
 from g4i_hf import CaptionClassifier
 from g4i_hf.cli import parse_options
-from g4i_hf.commands.train import OPTIONS
 from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labels_of
 from g4i_hf.data.dataset import AlignmentCollator
-from g4i_hf.options import RunArguments, learned_from_captions
+from g4i_hf.options import OPTIONS_OF, RunArguments, learned_from_captions
 from g4i_hf.running import main
 from g4i_hf.supervision.plan import Estimates, choose
 from g4i_hf.supervision.supervise import Supervised, supervise
@@ -362,7 +361,7 @@ def words_of(folder: Path, run: Path, *words: str) -> list[str]:
 
 
 def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
-    return TrainingRun(*parse_options(OPTIONS, words_of(folder, run, *words)))
+    return TrainingRun(*parse_options(OPTIONS_OF["train"], words_of(folder, run, *words)))
 
 
 def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data, tmp_path):
