@@ -18,7 +18,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from g4i_hf.data import CaptionedImages, open_images, train_transform
 from g4i_hf.data.dataset import AlignmentCollator, Draw
-from g4i_hf.data.fingerprint import fingerprint
 from g4i_hf.data.images import BadImageError, BadRowError
 from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.stage import Source
@@ -26,7 +25,8 @@ from g4i_hf.data.stream import RowStream, load_split, open_rows
 from g4i_hf.data.stream_batches import StreamBatch, StreamBatches, StreamedImages, parts_of, rows_in_order
 from g4i_hf.options import AugmentationArguments, DataArguments, RunArguments
 from g4i_hf.training.arguments import AlignmentArguments
-from g4i_hf.training.streamed_run import load_streamed
+from g4i_hf.training.checkpoint import fingerprint
+from g4i_hf.workflows.train import load_streamed
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SIZES = [9, 1, 14, 6]  # 30 rows

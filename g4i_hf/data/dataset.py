@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.data_loader import SeedableRandomSampler
+from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
 from datasets import Dataset
 from timm.data import Mixup
+from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from .. import columns
@@ -144,6 +145,36 @@ class DrawnRows(torch.utils.data.Dataset):
                 if "soft_labels" in item:
                     item["soft_labels"] = np.zeros_like(item["soft_labels"])
         return items
+
+
+class TrainLoader(DataLoaderShard):
+    """
+    Draws from torch's generator once an epoch, as a loader does that starts its workers anew. With persistent workers
+    torch draws only once, and once more after a resume: dropout would then differ.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.persistent_workers:
+            torch.empty((), dtype=torch.int64).random_()
+        yield from super().__iter__()
+
+
+def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
+    """
+    A ValueError, before training, when one of so many batches has a single image: BatchNorm1d, as projectors have it,
+    cannot train on it. Of a stream the number of rows may not be known.
+    """
+    if not isinstance(sampler, GlobalBatchSampler):
+        return
+    rest = sampler.num_rows % (sampler.batch_size * sampler.num_processes)
+    has_rest = rest > 0 and not sampler.drop_last and num_batches >= len(sampler)
+    smallest = max(1, rest // sampler.num_processes) if has_rest else sampler.batch_size
+    if smallest == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise ValueError(
+            "A process will have a batch of a single image, on which BatchNorm cannot train: choose another "
+            "--per_device_train_batch_size, or where it is the last batch of an epoch, leave it out with "
+            "--dataloader_drop_last true."
+        )
 
 
 # --- Examples --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..modeling.processing import ImageSettings
 from ..options import ASKING, aligns, learned_from_captions
-from ..options import student as of_student
 from ..options import training as of_training
 from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
@@ -51,8 +50,8 @@ SHOWN_OPTIONS = (
 SHOWN_GROUPS = (
     of_training.AlignmentOptions,
     of_training.SupervisionOptions,
-    of_student.StudentArguments,
-    of_student.AugmentationArguments,
+    of_training.StudentArguments,
+    of_training.AugmentationArguments,
     of_training.MixingOptions,
     of_training.OptimizerOptions,
     of_training.OptimizationOptions,
@@ -70,7 +69,7 @@ OF_TRAINER: tuple[str, ...] = (
 OF_TRAINER += ("bf16", "fp16")
 # A run records it where it differs from Trainer's default, which is shown all the same
 UNRECORDED = ("seed",)
-LORA = {each.name for each in fields(of_student.LoraOptions)} - {"use_peft"}
+LORA = {each.name for each in fields(of_training.LoraOptions)} - {"use_peft"}
 ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
 

@@ -18,18 +18,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
+from PIL import Image as PILImage
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.fingerprint import PARTS
+from .. import columns
+from ..data.dataset import CaptionedImages
+from ..data.images import content_of
+from ..data.stage import ids_digest
 from ..data.stream_batches import StreamedImages
+from ..data.texts import numbered, values_of
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint.json"
 STAGING = ".tmp-checkpoint"
 AFRESH = "train afresh, into another --output_dir or with --overwrite true"
-ORDER_OPTIONS: tuple[str, ...] = ("gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy")
-ORDER_OPTIONS += ("repeated_augmentation", "dataloader_drop_last")
+ORDER_OPTIONS = ["gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy"]
+ORDER_OPTIONS += ["repeated_augmentation", "dataloader_drop_last"]
+SAMPLE = 4096  # images whose bytes are read, evenly spaced
+BATCH = 10_000  # rows or vectors read together
+PARTS = {
+    "rows": "number of rows",
+    "files": "files of the stream (names, sizes, rows) or their order",
+    "image_ids": "image ids or their order",
+    "labels": "labels",
+    "captions": "which captions are equal",
+    "text_embeds": "text embeddings",
+    "caption_weight": "caption weights",
+    "images": "bytes of the images",
+}
 
 
 class CheckpointError(OSError):
@@ -166,6 +185,62 @@ def _record(checkpoint: str | Path) -> dict[str, Any] | None:
 
 
 # --- The data of a checkpoint ----------------------------------------------------------------------------------------
+
+
+def fingerprint(dataset: Any) -> dict[str, int | str]:
+    """
+    Digests of the training data in the order of the rows, after controls such as `label_fraction`.
+
+    All but the images is read whole. Of more than `SAMPLE` images so many are read: one that was replaced may be
+    missed.
+
+    Args:
+        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.stream_batches.StreamedImages`] only files and rows, or ids,
+            are known; of anything else the length.
+
+    Returns:
+        A digest by part, see `PARTS`.
+    """
+    found: dict[str, int | str] = {}
+    if isinstance(dataset, StreamedImages):
+        stream = dataset.stream
+        if stream.num_rows is not None:
+            found["rows"] = stream.num_rows
+        if stream.image_ids is not None:
+            return found | {"image_ids": ids_digest(values_of(stream.image_ids, columns.IMAGE_ID))}
+        return found | {"files": hashlib.blake2b("\0".join(stream.files).encode(), digest_size=16).hexdigest()}
+    if not isinstance(dataset, CaptionedImages):
+        return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
+    found["rows"] = len(dataset)
+    found["image_ids"] = ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID))
+    found["labels"] = _digest_of_array(dataset.labels)
+    if dataset.texts is not None:
+        found["captions"] = _digest_of_array(numbered(dataset.caption_keys))
+        found["text_embeds"] = _digest_of_array(dataset.texts.embeds)
+        found["caption_weight"] = _digest_of_array(dataset.caption_weight)
+    return found | {"images": _digest_of_images(dataset.images)}
+
+
+def _digest_of_array(array: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    for start in range(0, len(array), BATCH):
+        digest.update(np.ascontiguousarray(array[start : start + BATCH]).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _digest_of_images(rows: Dataset) -> str:
+    """Of the bytes as stored; those of an image that is null or cannot be read, which training reports, are empty."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int).tolist():
+        image, content = rows[row][columns.IMAGE], b""
+        if isinstance(image, PILImage.Image):
+            content = image.tobytes()
+        elif image is not None:
+            with contextlib.suppress(OSError):
+                content = content_of(image)
+        digest.update(f"{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def order_of(dataset: Any, args: Any) -> dict[str, Any]:

@@ -25,24 +25,14 @@ from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
 Splits = Mapping[str, Dataset | RowStream]
-PACKAGES: tuple[str, ...] = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "datasets",
-    "accelerate",
-    "sentence-transformers",
-    "peft",
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft"),
+    *("numpy", "pillow"),
 )
-PACKAGES += ("numpy", "pillow")
-ENCODER_FACTS: tuple[str, ...] = (
-    "text_encoder",
-    "text_encoder_revision",
-    "text_encoder_digest",
-    "text_encoder_prompt",
+ENCODER_FACTS = (
+    *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
+    *("text_encoder_prompt_name", "text_embed_dim"),
 )
-ENCODER_FACTS += ("text_encoder_prompt_name", "text_embed_dim")
 CACHED_FILES = {  # one of them is opened of every repository
     "model": ("model.safetensors", "config.json", "pytorch_model.bin"),
     "dataset": ("stage.json", "README.md"),

@@ -1,17 +1,21 @@
-"""What a user sees of a training: a bar or lines with the terms of the loss, its times, and a summary."""
+"""What a user sees of a training: its plan, a bar or lines with the terms of the loss, its times, and a summary."""
 
+import copy
+import math
 import os
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
 from ..data.stream_batches import StreamedImages
 from ..losses import UNLABELLED
@@ -20,20 +24,17 @@ from ..modeling.lora import is_adapter
 from ..options import OWN_MODULE
 from .arguments import AlignmentArguments
 from .callbacks import BAD_IMAGES_FILE
+from .optimization import TimmSchedule, timm_name
 from .run_folder import tracker_places
 
 PARTS = ("data", "step", "evaluation", "saving", "other")
 # Endings of what a line leaves to the trackers and trainer_state.json
-NOT_SHOWN: tuple[str, ...] = (
-    "_runtime",
-    "_samples_per_second",
-    "_steps_per_second",
-    "total_flos",
-    "epoch",
-    "align_weight",
+NOT_SHOWN = (
+    *("_runtime", "_samples_per_second", "_steps_per_second", "total_flos", "epoch", "align_weight", "grad_norm"),
+    *("cosine_positive", "cosine_negative", "retrieval_top1"),
 )
-NOT_SHOWN += ("grad_norm", "cosine_positive", "cosine_negative", "retrieval_top1")
 LABEL_WIDTH = 13
+TIMED_STEPS = 6  # of a dry run; the first one or two are slower and do not count in the median
 RUN_FILES = ("model.safetensors", "ema.safetensors", "train.yaml", "all_results.json")
 
 
@@ -330,3 +331,78 @@ def _results(metrics: dict[str, Any], aligned: bool) -> list[str]:
         if parts:
             found.append(f"{name}: {', '.join(parts)} ({metrics[f'{name}_samples']:,} images)")
     return found or [f"mean loss {metrics['train_loss']:.4g}"]
+
+
+# --- Dry run ---------------------------------------------------------------------------------------------------------
+
+
+class _StepTimes(TrainerCallback):
+    def __init__(self):
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments:
+    """The same training for a few steps, without logs, trackers and pushes; writes to `folder` alone."""
+    trial = copy.copy(args)
+    trial.output_dir, trial.max_steps = folder, TIMED_STEPS
+    trial.save_strategy = SaveStrategy.NO
+    trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
+    trial.load_best_model_at_end = trial.push_to_hub = False
+    trial.early_stopping_patience, trial.report_to = None, []
+    trial.stop_on_nan, trial.max_nan_steps = False, 0  # times alone count
+    if timm_name(args.lr_scheduler_type) is not None:  # whose warm-up and cool-down may be longer than the trial
+        trial.lr_scheduler_type, trial.lr_scheduler_kwargs = SchedulerType.CONSTANT, {}
+    return trial
+
+
+def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
+    """
+    Times some steps with a trainer of [`trial_arguments`], whose weights change, and counts those of the training by
+    `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
+    """
+    batches, per_epoch = trainer.get_train_dataloader(), None
+    if has_length(batches):
+        per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
+    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    if per_epoch is not None and timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
+        TimmSchedule(optimizer, args, max_steps, per_epoch)
+    trainer.check_batches(batches, max_steps)
+    seconds = seconds_per_step(trainer)
+    epochs = f": {max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps" if per_epoch else ""
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    total = tqdm.format_interval(max_steps * seconds)
+    return {
+        "Steps": [f"{max_steps:,}{epochs}, {batch} images a step"],
+        "Time": [
+            f"about {total} ({seconds:.3g} s a step, median of {TIMED_STEPS - 1} here), and what evaluation and "
+            "saving take"
+        ],
+        "Run": [f"{args.output_dir}: {_checkpoints(args, max_steps, per_epoch)}"],
+    }
+
+
+def seconds_per_step(trainer: Any) -> float:
+    """Median of some steps of a trainer of [`trial_arguments`], whose weights are changed."""
+    times = _StepTimes()
+    trainer.add_callback(times)
+    trainer.pop_callback(AlignmentProgress)
+    trainer.train()
+    return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
+
+
+def _checkpoints(args: AlignmentArguments, max_steps: int, per_epoch: int | None) -> str:
+    """How many would be written and kept."""
+    if args.save_strategy == SaveStrategy.BEST:
+        return "a checkpoint for each better evaluation"
+    if args.save_strategy == SaveStrategy.NO:
+        return "no checkpoints"
+    every = args.save_steps if args.save_steps >= 1 else math.ceil(max_steps * args.save_steps)
+    number = math.ceil(max_steps / (per_epoch if args.save_strategy == SaveStrategy.EPOCH else every))
+    kept = args.save_total_limit
+    return f"{number} checkpoints" + (f", of which the last {kept} are kept" if kept and kept < number else "")

@@ -48,16 +48,14 @@ NOT_COMPARED |= {"stop_on_nan", "max_nan_steps"}
 NOT_COMPARED |= {"on_bad_images"}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
-WRITTEN_FILES: tuple[str, ...] = (
-    "all_results.json",
-    "model.safetensors",
-    "ema.safetensors",
-    "trainer_state.json",
-    "lineage.json",
+WRITTEN_FILES = (
+    *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
+    *(BATCH_FILE, BAD_IMAGES_FILE),
 )
-WRITTEN_FILES += (BATCH_FILE, BAD_IMAGES_FILE)
-PATHS: tuple[str, ...] = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir")
-PATHS += ("class_names_file",)
+PATHS = (
+    *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),
+    "class_names_file",
+)
 
 
 # --- One training at a time ------------------------------------------------------------------------------------------

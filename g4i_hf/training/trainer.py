@@ -15,8 +15,15 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import has_length, rotate_checkpoints
 
-from ..data.dataset import AlignmentCollator, collator_from, finish_batch
-from ..data.fingerprint import fingerprint
+from ..data.dataset import (
+    AlignmentCollator,
+    DrawnRows,
+    GlobalBatchSampler,
+    TrainLoader,
+    check_batches_of_one,
+    collator_from,
+    finish_batch,
+)
 from ..data.stream_batches import StreamedImages
 from ..files import give_usual_permissions
 from ..losses import classification_loss, soft_label_loss
@@ -39,6 +46,7 @@ from .checkpoint import (
     STAGING,
     check_resumable,
     finalize_checkpoint,
+    fingerprint,
     newest_checkpoint,
     order_of,
     remaining_checkpoint_named,
@@ -57,7 +65,6 @@ from .optimization import (
 from .progress import Stopwatch, replace_progress
 from .raw_data import is_raw, prepare
 from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
-from .train_batches import check_batches_of_one, train_loader
 
 
 class AlignmentTrainer(Trainer):
@@ -173,9 +180,31 @@ class AlignmentTrainer(Trainer):
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Rows in global batches, see [`~g4i_hf.training.train_batches.train_loader`]."""
-        args, data = self.args, self.train_dataset
-        loader = train_loader(data, self._train_batch_size, args, self.accelerator, self.train_collator)
+        """Global batches, of which each process has `per_device_train_batch_size` rows."""
+        args, data, accelerator = self.args, self.train_dataset, self.accelerator
+        common = {
+            "num_processes": accelerator.num_processes,
+            "process_index": accelerator.process_index,
+            "seed": args.data_seed if args.data_seed is not None else args.seed,
+            "shuffle": args.train_sampling_strategy != "sequential",
+        }
+        if isinstance(data, StreamedImages):
+            sampler = data.batches(self._train_batch_size, **common)
+        else:
+            common |= {"drop_last": args.dataloader_drop_last, "repeats": args.repeated_augmentation}
+            sampler = GlobalBatchSampler(len(data), self._train_batch_size, **common)
+            data = DrawnRows(data)
+        loader = TrainLoader(
+            data,
+            device=accelerator.device,
+            batch_sampler=sampler,
+            collate_fn=self.train_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and accelerator.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers,
+            generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
+            prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers > 0 else None,
+        )
         if has_length(loader):
             steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
             self.alignment.steps_per_epoch = steps_per_epoch
@@ -314,7 +343,7 @@ class AlignmentTrainer(Trainer):
 
     @cached_property
     def data_fingerprint(self) -> dict[str, Any]:
-        """See [`~g4i_hf.data.fingerprint.fingerprint`]."""
+        """See [`~g4i_hf.training.checkpoint.fingerprint`]."""
         return fingerprint(self.train_dataset)
 
     def check_resumable(self, checkpoint: str | Path) -> None:
