@@ -32,7 +32,7 @@ from ..modeling.modeling_aligned import save_student
 from ..options import DEFAULT_TEXT_ENCODER
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import processor_of
+from .build import is_raw, prepare, processor_of
 from .callbacks import (
     EmaCallback,
     LossCheck,
@@ -63,7 +63,6 @@ from .optimization import (
     timm_optimizer,
 )
 from .progress import Stopwatch, replace_progress
-from .raw_data import is_raw, prepare
 from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
 
 
@@ -112,8 +111,7 @@ class AlignmentTrainer(Trainer):
         args, soft_label_weight, self.lineage = args or AlignmentArguments(), None, None
         if isinstance(model, str) or is_raw(train_dataset):
             prepared = prepare(model, args, train_dataset, text_encoder, kwargs)
-            model, train_dataset, kwargs = prepared.model, prepared.images, prepared.options
-            soft_label_weight, self.lineage = prepared.soft_label_weight, prepared.lineage
+            model, train_dataset, kwargs, soft_label_weight, self.lineage = prepared
         # Trainer has one collator for everything; images are mixed in training alone
         self.train_collator = kwargs.get("data_collator") or collator_from(args)
         if isinstance(self.train_collator, AlignmentCollator):
