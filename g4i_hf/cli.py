@@ -255,10 +255,7 @@ def parse_options(
 
 
 def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Path) -> None:
-    """
-    Raises:
-        OptionError: for options, other than those of the machine, without the data that they are meant for.
-    """
+    """An OptionError for options, other than those of the machine, without the data that they are meant for."""
     named = [name for name in ("run", "stage") if name in parser.kinds] or ["dataset_name"]
     others = sorted(set(given) - NOT_RECORDED - {"module"})
     if others and named[0] in parser.kinds:
@@ -412,20 +409,14 @@ def print_and_exit(text: str) -> None:
 
 
 def check_data(data: DataArguments) -> None:
-    """
-    Raises:
-        FileNotFoundError: for a dataset or captions that do not exist, before torch is imported.
-    """
+    """A FileNotFoundError for a dataset or captions that do not exist, before torch is imported."""
     check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
     if data.captions_name:
         check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
 
 
 def check_paths(**paths: str | None) -> None:
-    """
-    Raises:
-        FileNotFoundError: for a file or folder that an option names and that does not exist.
-    """
+    """A FileNotFoundError for a file or folder that an option names and that does not exist."""
     for name, path in paths.items():
         if path and not Path(path).exists():
             raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")

@@ -108,8 +108,7 @@ def check_split(
 
 def check_captioned(splits: Mapping[str, Dataset], name: str) -> None:
     """
-    Raises:
-        DataError: when no row of the split `name` has a caption or an embedding of one; names the splits that have.
+    A DataError when no row of the split `name` has a caption or an embedding of one; names the splits that have.
     """
     split = splits[name]
     if num_captioned(split):

@@ -79,10 +79,7 @@ def made_unique(image_ids: list[str], content_id_of: Callable[[int], str]) -> li
 
 
 def check_image_ids(split: Dataset, split_name: str) -> None:
-    """
-    Raises:
-        ValueError: for an `image_id` that is null or occurs twice.
-    """
+    """A ValueError for an `image_id` that is null or occurs twice."""
     table = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:]
     image_ids = table[columns.IMAGE_ID]
     if image_ids.null_count == 0 and pc.count_distinct(image_ids).as_py() == len(image_ids):

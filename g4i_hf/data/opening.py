@@ -186,10 +186,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
 
 
 def _check_metadata(folder: Path, splits: dict[str, list[str]]) -> None:
-    """
-    Raises:
-        ValueError: for metadata beside the folders of the splits, where nothing reads it.
-    """
+    """A ValueError for metadata beside the folders of the splits, where nothing reads it."""
     above = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     if above is None or os.path.abspath(folder) in {root for patterns in splits.values() for root in _roots(patterns)}:
         return

@@ -121,10 +121,7 @@ def is_path(value: Any) -> bool:
 
 
 def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
-    """
-    Raises:
-        ValueError: for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere.
-    """
+    """A ValueError for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere."""
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
             raise ValueError(
@@ -284,10 +281,7 @@ def _with_image_bytes(split: Dataset) -> Dataset:
 
 
 def check_replaceable(folder: str | Path) -> None:
-    """
-    Raises:
-        ValueError: when the folder holds anything but a stage.
-    """
+    """A ValueError when the folder holds anything but a stage."""
     folder = Path(folder)
     if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(

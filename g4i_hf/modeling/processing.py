@@ -49,10 +49,7 @@ class ImageSettings:
 
     @classmethod
     def from_processor(cls, processor: BaseImageProcessor) -> "ImageSettings":
-        """
-        Raises:
-            ValueError: when the processor resizes to no fixed square.
-        """
+        """A ValueError when the processor resizes to no fixed square."""
         if isinstance(processor, TimmWrapperImageProcessor):
             return cls.from_pretrained_cfg(processor.data_config)
         cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)

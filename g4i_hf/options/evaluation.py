@@ -152,9 +152,6 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
 
 
 def check_named(option_name: str, names: list[str], known: dict) -> None:
-    """
-    Raises:
-        ValueError: for a name that is not known.
-    """
+    """A ValueError for a name that is not known."""
     if wrong := [name for name in names if name not in known]:
         raise ValueError(f"{option_name} names {wrong[0]!r}, which is none of {', '.join(known)}.")

@@ -99,10 +99,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
 
 
 def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
-    """
-    Raises:
-        ValueError: when it is no Hub id; an address of a page is none, as cards hold the id as it stands.
-    """
+    """A ValueError when it is no Hub id; an address of a page is none, as cards hold the id as it stands."""
     from huggingface_hub.utils import validate_repo_id
 
     parts = repo_id.split("/")

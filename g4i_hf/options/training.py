@@ -386,10 +386,7 @@ class TrainingOptions(
 
 
 def check_training(options: TrainingOptions) -> None:
-    """
-    Raises:
-        ValueError: for a value that is no choice, outside its interval, or contradicts another option.
-    """
+    """A ValueError for a value that is no choice, outside its interval, or contradicts another option."""
     check_values(options)
     if isinstance(options.lr_scheduler_kwargs, str):
         try:

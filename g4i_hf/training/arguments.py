@@ -134,10 +134,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
                 ) from error
 
     def _prepare_early_stopping(self) -> None:
-        """
-        Raises:
-            ValueError: when nothing is evaluated, or the best weights would not be kept.
-        """
+        """A ValueError when nothing is evaluated, or the best weights would not be kept."""
         patience = f"early_stopping_patience is {self.early_stopping_patience}, but"
         if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError(f"{patience} eval_strategy is no: set it, and save_strategy, to epoch or steps.")

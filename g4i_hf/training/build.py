@@ -115,9 +115,8 @@ def build_student(
 
 def check_student(student: StudentArguments) -> None:
     """
-    Raises:
-        OSError: for a checkpoint or pretrained weights that neither the cache nor the Hub has; the Hub is asked once,
-            within seconds.
+    An OSError for a checkpoint or pretrained weights that neither the cache nor the Hub has; the Hub is asked once,
+    within seconds.
     """
     name = student.student
     check_is_there(name, student.student_revision)

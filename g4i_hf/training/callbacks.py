@@ -138,10 +138,7 @@ class LossCheck(TrainerCallback):
         return self.on_step_end(args, state, control)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """
-        Raises:
-            NonFiniteLoss: when a term that is trained on is NaN or infinite; on all processes alike.
-        """
+        """A NonFiniteLoss when a term that is trained on is NaN or infinite; on all processes alike."""
         if "loss" not in (logs or {}):
             return
         # `loss` itself may have been filtered by Trainer
@@ -213,10 +210,7 @@ class SkipNanSteps(TrainerCallback):
         self._sums, self._first_steps = dict(self.trainer.terms.sums), dict(self.check.first_steps)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        """
-        Raises:
-            NonFiniteLoss: when too many steps would be left out.
-        """
+        """A NonFiniteLoss when too many steps would be left out."""
         step, has_scaler = state.global_step + 1, self.trainer.accelerator.scaler is not None
         bad = self.check.is_bad(step)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

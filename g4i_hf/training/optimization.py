@@ -33,10 +33,7 @@ def timm_name(value: Any) -> str | None:
 
 
 def check_timm_options(args: TrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: for an optimizer, a schedule or an option of one that timm does not have, naming the nearest.
-    """
+    """A ValueError for an optimizer, a schedule or an option of one that timm does not have, naming the nearest."""
     optimizer, schedule = timm_name(args.optim), timm_name(args.lr_scheduler_type)
     if optimizer is not None:
         base = optimizer.lower().removeprefix(LOOKAHEAD)

@@ -74,10 +74,7 @@ class Evaluation:
         self.results: dict[str, dict[str, Any]] = {}
 
     def evaluate(self) -> None:
-        """
-        Raises:
-            ValueError, OSError: for a run, split or dataset that does not exist, or other classes than the run's.
-        """
+        """A ValueError or OSError for a run, split or dataset that does not exist, or other classes than the run's."""
         for run in self.runs.values():
             check_run(run, self.args.weights)
         self.folders = {

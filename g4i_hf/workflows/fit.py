@@ -138,10 +138,7 @@ class Fit:
     # --- Decisions ---------------------------------------------------------------------------------------------------
 
     def _check_student(self) -> None:
-        """
-        Raises:
-            OSError: for a student that is not there, before captions are written and embedded.
-        """
+        """An OSError for a student that is not there, before captions are written and embedded."""
         given, pretrained = self._given(), self.args.pretrained
         name = self.args.student or given.get("student")
         if name:

@@ -47,10 +47,7 @@ class Release:
         self.lines: list[str] = []
 
     def build(self) -> None:
-        """
-        Raises:
-            ValueError, OSError: when there is no such run or stage, and for what cannot be released.
-        """
+        """A ValueError or OSError when there is no such run or stage, and for what cannot be released."""
         folder = Path(self.args.stage or self.args.run)
         is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
         if self.args.run and is_stage and not is_run:
@@ -143,10 +140,7 @@ class Release:
         return lines
 
     def look_through(self) -> None:
-        """
-        Raises:
-            ValueError: when a folder holds what must not be published.
-        """
+        """A ValueError when a folder holds what must not be published."""
         for each in self.released:
             check_publishable(each.folder, self._private_places())
 
