@@ -89,14 +89,20 @@ ERRORS = {
     "long": (split_with(row=5, text_embeds=[0.6] * DIM), "'text_embeds', row 5: a norm other than 1. Embed this"),
     "no image": (
         split_with(row=3, image={"bytes": b"no", "path": None}),
-        r"row 3 \(ïd-3\): cannot be decoded \(no kn",
+        r"row 3: The image 'ïd-3' cannot be decoded \(no kn",
     ),
     "cut image": (
         split_with(row=1, image=CUT),
-        r"'image', row 1 \(ïd-1\): cannot be decoded \(.*\). Replace the file",
+        r"'image', row 1: The image 'ïd-1' cannot be decoded \(.*\). Replace the file",
     ),
-    "no file": (split_with(row=1, image={"bytes": None, "path": "/nowhere/b.png"}), r"decoded \(.*b.png.*\). Replace"),
-    "null image": (split_with(row=4, image=None), r"'image', row 4 \(ïd-4\): cannot be decoded \(null\). Replace"),
+    "no file": (
+        split_with(row=1, image={"bytes": None, "path": "/nowhere/b.png"}),
+        r"\(/nowhere/b.png\) cannot be decoded \(.*\). Replace",
+    ),
+    "null image": (
+        split_with(row=4, image=None),
+        r"'image', row 4: The image 'ïd-4' cannot be decoded \(null\). Replace",
+    ),
     "weight": (
         split_with().add_column("caption_weight", [1, 0, 0.5, None, 1.5, 1]),
         "'caption_weight', row 4: 1.5. Give weights from 0",
@@ -155,7 +161,7 @@ UNUSUAL = {
     "misspelt class": (
         split_with(label=[0, 2] * 3, features={"label": ClassLabel(names=["horse", "hosre", "cat"])}),
         "classes without an example",
-        "'label' (first: 'hosre', perhaps a slip for 'horse')",
+        "'label' (first: 'hosre' Did you mean 'horse'?)",
     ),
 }
 

@@ -23,8 +23,6 @@ from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
-# Integers that are stacked: their names in an item, and in a batch
-STACKED = {"image_key": "image_keys"} | {name: name for name in ("caption_keys", "text_keys", "text_rows")}
 
 
 # --- Which rows make a batch -----------------------------------------------------------------------------------------
@@ -367,17 +365,14 @@ class CaptionedImages(torch.utils.data.Dataset):
         image = self._decoded.get(row)
         if image is None:
             image = self.prepare(self.open_stored(stored[row]))
-            size = _bytes_of(image)
+            if isinstance(image, StoredJpeg):
+                size = image.num_bytes
+            else:
+                size = image.nbytes if isinstance(image, torch.Tensor) else image.width * image.height * 3
             if self._decoded_bytes + size <= CACHE_BYTES:
                 self._decoded[row] = image
                 self._decoded_bytes += size
         return image
-
-
-def _bytes_of(image: Any) -> int:
-    if isinstance(image, StoredJpeg):
-        return image.num_bytes
-    return image.nbytes if isinstance(image, torch.Tensor) else image.width * image.height * 3
 
 
 @contextlib.contextmanager
@@ -438,9 +433,9 @@ class AlignmentCollator:
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        for name, stacked in STACKED.items():
+        for name in ("image_key", "caption_keys", "text_keys", "text_rows"):
             if name in items[0]:
-                batch[stacked] = _stack(items, name, np.int64)
+                batch["image_keys" if name == "image_key" else name] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:
             # float16 as stored: half the bytes to the device and other processes
             is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
@@ -500,8 +495,3 @@ def _stack(items: list[dict[str, Any]], name: str, dtype: type, dims: int = 1) -
     """(B, ...) of values of `dims` dimensions each, or one less for a single caption."""
     values = np.stack([np.asarray(item[name], dtype=dtype) for item in items])
     return torch.from_numpy(values if values.ndim == dims + 1 else np.expand_dims(values, 1))
-
-
-def collator_from(args: Any) -> AlignmentCollator:
-    """The collator of training arguments."""
-    return AlignmentCollator(args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)

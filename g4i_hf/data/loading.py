@@ -52,10 +52,7 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     """
     Takes a share of each class of `train` as `validation`: two rows of a class or more, but never above half of them.
     Which rows is decided by their `image_id` alone. Rows without a label stay where they are. Where the data has a
-    `validation`, it is unchanged.
-
-    Raises:
-        ValueError: when no class has two labels.
+    `validation`, it is unchanged. A ValueError when no class has two labels.
     """
     if "train" not in splits or "validation" in splits:
         return splits
@@ -74,9 +71,7 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
             "No class of the split 'train' has two labels, so none can be held out as validation. Label more images, "
             "or give the data a split 'validation' with labels."
         )
-    is_held_out = np.zeros(len(training), dtype=bool)
-    is_held_out[chosen] = True
-    parts = {"train": np.flatnonzero(~is_held_out), "validation": np.flatnonzero(is_held_out)}
+    parts = {"train": np.setdiff1d(rows.index, chosen), "validation": np.sort(chosen)}
     return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
 
 
@@ -95,22 +90,14 @@ def source_of(data: DataArguments) -> Source:
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """
-    The lines of `class_names_file`.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it has no lines, or one twice.
-    """
+    """The lines of `class_names_file`; a ValueError when it has none, or one twice."""
     if data.class_names_file is None:
         return None
     if not Path(data.class_names_file).is_file():
         raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
     names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"class_names_file is {data.class_names_file}: give every class a line with a name of its own."
-        )
+        raise ValueError(f"class_names_file is {data.class_names_file}: give every class a line of its own.")
     return names
 
 
@@ -119,10 +106,8 @@ def open_images(source: str | Source) -> DatasetDict:
     Opens what [`load_images`] opens, labels as they are. The columns of a stage are joined to its images. Of a dataset
     on the Hub, other columns of images, sound or files are left out.
 
-    Raises:
-        ValueError: when there is no image column, a column that was named is missing, captions do not fit, a
-            `stage.json` names an absolute path, or a row of the Hub names a local file or address.
-        FileNotFoundError: when nothing of that name exists.
+    A FileNotFoundError when nothing of that name exists; a ValueError when there is no image column, a column that was
+    named is missing, captions do not fit, a `stage.json` names an absolute path, or a row of the Hub a local file.
     """
     config = None
     given: dict[str, str] = {}
@@ -180,11 +165,8 @@ def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> Da
 
 def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: str | None = None) -> Dataset:
     """
-    The split with our columns, see [`open_images`].
-
-    Args:
-        given: its names of columns, by ours.
-        hub_id: of a dataset on the Hub, whose rows may not name local files.
+    The split with our columns, see [`open_images`]. `given` has its names of columns, by ours; `hub_id` is that of a
+    dataset on the Hub, whose rows may not name local files.
     """
     is_webdataset, found = WEBDATASET_URL in split.features, our_columns(split.features, split_name, given)
     if fields := [theirs for theirs in found.values() if theirs not in split.features]:
@@ -194,8 +176,7 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
     split = _renamed(split, found)
     if columns.IMAGE not in split.column_names:
         raise ValueError(
-            f"Split {split_name!r} has no column 'image'. Its columns: {', '.join(split.column_names)}. "
-            f"{columns.name_it(columns.IMAGE, split.column_names)}"
+            f"Split {split_name!r} has no column 'image'. {columns.its_columns(columns.IMAGE, split.column_names)}"
         )
     try:
         split = split.cast_column(columns.IMAGE, Image(decode=False))
@@ -231,10 +212,7 @@ def _with_fixed_length(split: Dataset) -> Dataset:
 def our_columns(features: Features, split_name: str, given: dict[str, str]) -> dict[str, str]:
     """
     Our columns that the data has, and its name for each: a column, or a field as in `json.caption`. Names that are
-    `given` go before those of a WebDataset: an image of any type, `cls`, `txt`, the key as id.
-
-    Raises:
-        ValueError: when a column that was named is missing.
+    `given`, which must be there, go before those of a WebDataset: an image of any type, `cls`, `txt`, the key as id.
     """
     usual: dict[str, str] = {}
     if {WEBDATASET_KEY, WEBDATASET_URL} <= set(features):
@@ -264,10 +242,8 @@ def feature_of(features: Features, name: str) -> Any:
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     """
-    The splits with `label` a ClassLabel of one list of names, and the names by index.
-
-    Raises:
-        ValueError: without a label column, when a row can have several labels, or when labels are no class names.
+    The splits with `label` a ClassLabel of one list of names, and the names by index. A ValueError without a label
+    column, when a row can have several labels, or when labels are no class names.
     """
     features = {name: split.features.get(columns.LABEL) for name, split in splits.items()}
     present = {name: feature for name, feature in features.items() if feature is not None}
@@ -275,10 +251,7 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
         available = sorted({column for split in splits.values() for column in split.column_names})
         if without_classes := _without_class_folders(splits):
             raise ValueError(without_classes)
-        raise ValueError(
-            f"No column 'label' in the data. Its columns: {', '.join(available)}. "
-            f"{columns.name_it(columns.LABEL, available)}"
-        )
+        raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
     for name, feature in present.items():
         if not isinstance(feature, ClassLabel) and not hasattr(feature, "dtype"):
             raise ValueError(
@@ -320,12 +293,11 @@ def _without_class_folders(splits: DatasetDict) -> str | None:
 def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
     """The splits with `label` as a ClassLabel of these names; a ValueError for a label that is none of them."""
     feature = ClassLabel(names=names)
-    return DatasetDict(
-        {
-            name: split if split.features.get(columns.LABEL) in (None, feature) else _cast_label(split, name, feature)
-            for name, split in splits.items()
-        }
-    )
+    named = DatasetDict(splits)
+    for name, split in splits.items():
+        if split.features.get(columns.LABEL) not in (None, feature):
+            named[name] = _cast_label(split, name, feature)
+    return named
 
 
 def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,7 @@ SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets`
 
 
 def open_data(name: str, config: str | None, revision: str | None) -> DatasetDict:
-    """
-    Raises:
-        FileNotFoundError: when nothing of that name exists.
-        ValueError: for files that `datasets` cannot read; the message names the first at fault, or the cause.
-    """
+    """A ValueError for files that `datasets` cannot read names the first at fault, or the cause."""
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
     if how is None and not _is_saved(folder):
@@ -51,9 +47,7 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
 
 
 def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:
-    """
-    Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`.
-    """
+    """Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`."""
     folder = Path(name)
     if not folder.is_dir():
         return {"path": name, "name": config, "revision": revision}
@@ -109,12 +103,10 @@ def _fault(files: Iterable[Path]) -> str | None:
             return f"{file} {why}"
         if file.name == "metadata.jsonl":
             for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-                try:
-                    is_object = isinstance(json.loads(line or "{}"), dict)
-                except ValueError:
-                    is_object = False
-                if not is_object:
-                    return f"{file}, line {number} is no JSON object. Correct the line."
+                with suppress(ValueError):
+                    if isinstance(json.loads(line or "{}"), dict):
+                        continue
+                return f"{file}, line {number} is no JSON object. Correct the line."
     return None
 
 
@@ -174,8 +166,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     for name, patterns in found.items():
         if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
             raise FileNotFoundError(
-                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images "
-                "there, or remove its folder."
+                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add some."
             )
         with one_line_errors(f"dataset_name is {str(folder)!r}, but", folder.rglob("*")):
             split = load_dataset("imagefolder", data_files={name: patterns}, drop_labels=True, split=name)
@@ -227,10 +218,7 @@ def _folder_label(path: str, root: str) -> str | None:
 def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
     """
     Adds images of class folders that have no line in the metadata, which `datasets` leaves out: they have a label all
-    the same, and null in the columns of the metadata.
-
-    Raises:
-        ValueError: for an image with two lines.
+    the same, and null in the columns of the metadata. A ValueError for an image with two lines.
     """
     listed = Counter(path for path, _ in image_paths(split))
     image, times = listed.most_common(1)[0]
@@ -247,16 +235,13 @@ def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
     roots = _roots(patterns)
     kept = [file for file in unlisted if _is_in_class(file, roots)] if columns.LABEL not in split.column_names else []
     if kept:
-        logger.warning(
-            "Split %r: %s of %s images have no line in its metadata file. They have the label of their folder, and no "
-            "caption.",
-            *(name, f"{len(kept):,}", f"{len(files):,}"),
-        )
+        said = "Split %r: %d of %d images have no line in its metadata file, so only the label of their folder."
+        logger.warning(said, name, len(kept), len(files))
     if left := len(unlisted) - len(kept):
         logger.warning(
-            "Split %r: %s of %s images are in no line of its metadata file and in no folder of a class, and are left "
+            "Split %r: %d of %d images are in no line of its metadata file and in no folder of a class, and are left "
             "out. A line needs the file_name alone; null stands for what is not known.",
-            *(name, f"{left:,}", f"{len(files):,}"),
+            *(name, left, len(files)),
         )
     rows: dict[str, list] = {column: [None] * len(kept) for column in split.column_names}
     rows["image"] = [{"bytes": None, "path": file} for file in kept]

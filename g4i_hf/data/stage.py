@@ -55,14 +55,8 @@ PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2}
 @dataclass(frozen=True)
 class Source:
     """
-    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage made of it records it.
-
-    Args:
-        name: Hub id or folder.
-        revision, config: of a Hub dataset.
-        columns: its names of columns by ours, where they differ.
-        captions, captions_revision: Hub id or folder of captions or embeddings, joined to the images by `image_id`.
-        validation_fraction: share of each class of `train` that is held out as `validation`, where there is none.
+    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage made of it records it: the fields of
+    `DataArguments`; `columns` has its names of columns by ours, where they differ.
     """
 
     name: str
@@ -94,12 +88,7 @@ class Source:
 
     @classmethod
     def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
-        """
-        The source in a `stage.json`; None for a stage on the Hub whose images are not there.
-
-        Raises:
-            FileNotFoundError: for a folder that is gone.
-        """
+        """The source in a `stage.json`; None for a published one without images, a missing folder is an error."""
         name, captions, held_out = (stage.get(key) for key in ("source", "captions_name", "validation_fraction"))
         is_published = bool(stage.get("published")) or not Path(folder).is_dir()
         if name is None or (is_published and is_path(name)):  # of the machine where it was made
@@ -165,11 +154,8 @@ class Step:
 def steps(source: Source) -> Iterator[Step]:
     """
     The datasets from a source to its images, looked up lazily. The last is no stage, or a stage that does not say
-    where its images are.
-
-    Raises:
-        FileNotFoundError: for a folder that is gone.
-        ValueError: when stages without images name each other as their images.
+    where its images are. A FileNotFoundError for a folder that is gone, and a ValueError when stages without images
+    name each other as their images.
     """
     seen, holds_images = set(), False
     while True:
@@ -199,10 +185,8 @@ def _place(source: Source) -> tuple[str, str | None]:
 
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
     """
-    The `stage.json` of a finished stage, or None where there is none.
-
-    Raises:
-        ValueError: when it is malformed, names a split by a path, or was written by a later version.
+    The `stage.json` of a finished stage, or None where there is none. A ValueError when it is malformed, names a split
+    by a path, or was written by a later version.
     """
     restore_replaced(folder)
     path = Path(folder) / STAGE_FILE
@@ -271,22 +255,15 @@ def _with_image_bytes(split: Dataset) -> Dataset:
     """Reads images that lie in files into the table: Parquet would hold their paths alone."""
     if columns.IMAGE not in split.column_names:
         return split
-    return split.with_format("arrow").map(
-        embed_table_storage,
-        batched=True,
-        batch_size=100,
-        load_from_cache_file=False,
-        desc="Images into the table",
-    )
+    how = {"batched": True, "batch_size": 100, "load_from_cache_file": False, "desc": "Images into the table"}
+    return split.with_format("arrow").map(embed_table_storage, **how)
 
 
 def check_replaceable(folder: str | Path) -> None:
     """A ValueError when the folder holds anything but a stage."""
     folder = Path(folder)
     if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} holds other files, which a stage would replace. Choose a folder of its own for it."
-        )
+        raise ValueError(f"{folder} holds other files, which a stage would replace. Choose a folder of its own.")
 
 
 def ids_digest(image_ids: Iterable[str | None]) -> str:
@@ -301,9 +278,7 @@ def ids_digest(image_ids: Iterable[str | None]) -> str:
 
 
 def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """
-    The rows of a stage: a Parquet file a split beside `stage.json`, or shards in `data/` of a published one.
-    """
+    """The rows of a stage: a Parquet file a split beside `stage.json`, or shards in `data/` of a published one."""
     opened = DatasetDict()
     for name in stage["num_rows"]:  # one by one: opened together, splits would have to have the same columns
         parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))

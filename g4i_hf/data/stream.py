@@ -78,20 +78,11 @@ def load_split(data: DataArguments, split: str) -> Dataset | None:
 
 def stream_images(source: str | Source, read_files: bool = True) -> dict[str, IterableDataset]:
     """
-    Opens a dataset as a stream with our column names. No `image_id` is made, see
-    [`~g4i_hf.data.joining.image_id_of`].
+    Opens a dataset as a stream with our column names, see [`~g4i_hf.data.loading.open_images`]: splits whose `image`
+    is `{"bytes", "path"}`, not decoded. No `image_id` is made, see [`~g4i_hf.data.joining.image_id_of`]. With
+    `read_files` the bytes of images that are files on the Hub are read too.
 
-    Args:
-        source: as in [`~g4i_hf.data.loading.open_images`].
-        read_files: whether the bytes of images that are files on the Hub are read too.
-
-    Returns:
-        Splits whose `image` is `{"bytes", "path"}`, not decoded.
-
-    Raises:
-        ValueError: as there, and when captions are to be joined; for a row that names a local file or address, while
-            reading.
-        FileNotFoundError: when nothing of that name exists.
+    A ValueError when captions are to be joined and, while reading, for a row that names a local file or address.
     """
     source = Source.of(source)
     _check_no_join(source)
@@ -99,14 +90,10 @@ def stream_images(source: str | Source, read_files: bool = True) -> dict[str, It
         return {name: split.to_iterable_dataset() for name, split in open_images(source).items()}
     streamed = load_dataset(source.name, source.config, revision=source.revision, streaming=True)
     splits = {name: _standardised(split, name, source.columns) for name, split in streamed.items()}
-    if not read_files:
-        return splits
-    return {
-        name: split.map(
-            partial(_of_hub, where=f"{source.name}, split {name!r}"), with_indices=True, features=split.features
-        )
-        for name, split in splits.items()
-    }
+    for name, split in splits.items() if read_files else ():
+        read = partial(_of_hub, where=f"{source.name}, split {name!r}")
+        splits[name] = split.map(read, with_indices=True, features=split.features)
+    return splits
 
 
 def _check_no_join(source: Source) -> None:
@@ -135,8 +122,8 @@ def _not_decoded(
     found = our_columns(split.features, split_name, given)
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
         raise ValueError(
-            f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
-            f"{columns.name_it(columns.IMAGE, split.features)}"
+            f"Split {split_name!r} has no column of images called 'image'. "
+            f"{columns.its_columns(columns.IMAGE, split.features)}"
         )
     return split, found
 
@@ -232,18 +219,11 @@ class RowStream:
 
 def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowStream:
     """
-    Opens a split as a stream: Parquet files and WebDataset archives in a folder or on the Hub as they are, anything
-    else in a folder by [`~g4i_hf.data.loading.open_images`].
+    Opens a split as a stream, whose rows are divided among `num_processes`: Parquet files and WebDataset archives in a
+    folder or on the Hub as they are, anything else in a folder by [`~g4i_hf.data.loading.open_images`].
 
-    Args:
-        source: as there.
-        split: its name.
-        num_processes: among which the rows are divided.
-
-    Raises:
-        FileNotFoundError: when nothing of that name exists.
-        ValueError: as there, and when there is no such split, captions are to be joined, or the data is a stage
-            without images on the Hub.
+    Errors as there; also a ValueError when there is no such split, captions are to be joined, or the data is a stage
+    without images on the Hub.
     """
     source = Source.of(source)
     _check_no_join(source)

@@ -21,7 +21,6 @@ from ..data.dataset import (
     GlobalBatchSampler,
     TrainLoader,
     check_batches_of_one,
-    collator_from,
     finish_batch,
 )
 from ..data.stream_batches import StreamedImages
@@ -113,7 +112,8 @@ class AlignmentTrainer(Trainer):
             prepared = prepare(model, args, train_dataset, text_encoder, kwargs)
             model, train_dataset, kwargs, soft_label_weight, self.lineage = prepared
         # Trainer has one collator for everything; images are mixed in training alone
-        self.train_collator = kwargs.get("data_collator") or collator_from(args)
+        mixing = (args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)
+        self.train_collator = kwargs.get("data_collator") or AlignmentCollator(*mixing)
         if isinstance(self.train_collator, AlignmentCollator):
             kwargs["data_collator"] = AlignmentCollator()
         model.freeze_unused()
