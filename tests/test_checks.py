@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.data import CaptionedImages
-from g4i_hf.data.checks import DataError, check_split
+from g4i_hf.data.checks import check_split
 
 CLASSES, DIM = ["ant", "bée", "猫"], 4
 VECTOR = List(Value("float16"), length=DIM)
@@ -113,10 +113,10 @@ ERRORS = {
 @pytest.mark.parametrize("fault", ERRORS)
 def test_error_says_column_row_and_remedy(fault):
     split, message = ERRORS[fault]
-    with pytest.raises(DataError, match=f"Split 'träin'.*{message}"):
+    with pytest.raises(ValueError, match=f"Split 'träin'.*{message}"):
         check(split)
     if fault in ("NaN", "of any length", "doubled id", "cut image"):  # of splits that are only evaluated too
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(ValueError, match=message):
             check(split, text_embed_dim=None, training=False)
 
 
@@ -130,7 +130,7 @@ def test_error_says_column_row_and_remedy(fault):
     ids=["nan", "long", "null"],
 )
 def test_faults_among_several_embeddings_of_an_image_name_the_row(fault, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         check(embeds_of([UNIT, None, UNIT[:3], fault, UNIT, UNIT], List(VECTOR)))
 
 

@@ -87,9 +87,8 @@ class LossCheck(TrainerCallback):
     device, and read with every log and at the end, so that no step waits. Logs before every checkpoint, so that none
     is written of weights that are lost.
 
-    Args:
-        dataset: of the training rows; images are named by its `image_ids`, or by their rows where it has none.
-        aligns: whether the alignment is trained on; a baseline only measures it.
+    Images are named by the `image_ids` of the dataset, or by their rows where it has none. The alignment counts where
+    it `aligns`: a baseline only measures it.
     """
 
     def __init__(self, dataset: Any = None, aligns: bool = True):
@@ -141,23 +140,21 @@ class LossCheck(TrainerCallback):
         """A NonFiniteLoss when a term that is trained on is NaN or infinite; on all processes alike."""
         if "loss" not in (logs or {}):
             return
-        # `loss` itself may have been filtered by Trainer
+        # `loss` itself may have been filtered by Trainer. Every process has the same sums in its logs
         if not all(math.isfinite(logs.get(name, 0.0)) for name in self.first_steps):
-            self._raise(args, state)  # every process has the same sums in its logs, so all of them come here
+            self._check(args, state)
         self._rows = {}
 
     def on_train_end(self, args, state, control, **kwargs):
         """Checks the steps since the last log: what is saved next are the weights."""
-        if self.first_steps and self._first_step() != NEVER:
-            self._raise(args, state)
+        if self.first_steps:
+            self._check(args, state)
 
-    def _first_step(self) -> int:
-        """In which a term became NaN or infinite on any process; all must call it."""
-        return int(gather_counts(torch.stack(list(self.first_steps.values()))).min())
-
-    def _raise(self, args, state) -> None:
-        step = self._first_step()
-        raise self.error(step, *self.found(step), args, state)
+    def _check(self, args, state) -> None:
+        """Raises when a term became NaN or infinite on any process; all must call it."""
+        step = int(gather_counts(torch.stack(list(self.first_steps.values()))).min())
+        if step != NEVER:
+            raise self.error(step, *self.found(step), args, state)
 
     def error(self, step: int, terms: list[str], image_ids: list[str], args, state, after: str = "") -> NonFiniteLoss:
         """The message for a step; the first process writes all its images to `nan_batch.json`."""
@@ -189,11 +186,8 @@ class SkipNanSteps(TrainerCallback):
     """
     Takes back a step whose loss or gradient is NaN or infinite on any process: its gradient, running statistics and
     logged terms. It still counts as a step for data and schedules. Waits for the device once a step. With fp16, whose
-    loss scaling leaves out overflowing steps itself, only the loss counts.
-
-    Args:
-        trainer: an [`AlignmentTrainer`] with `stop_on_nan`.
-        most: number of steps that may be left out, those before an interruption included.
+    loss scaling leaves out overflowing steps itself, only the loss counts. At `most` so many steps are left out, those
+    before an interruption included.
     """
 
     def __init__(self, trainer: Any, most: int):

@@ -65,17 +65,14 @@ class OtherDataError(ValueError):
 def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
     Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
-    disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order.
-
-    Raises:
-        OSError: for a file that was cut short.
+    disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order. An
+    OSError for a file that was cut short.
     """
-    for path in filter(_is_cut_short, (written / name for name in _files(written))):
-        raise OSError(f"{path.name} was cut short")
-    digests = {
-        name: {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
-        for name in _files(written)
-    }
+    digests = {}
+    for name in _files(written):
+        if _is_cut_short(written / name):
+            raise OSError(f"{name} was cut short")
+        digests[name] = {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
     record = {"files": digests, "data": data, "order": order}
     (written / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in (*written.rglob("*"), written):
@@ -189,17 +186,11 @@ def _record(checkpoint: str | Path) -> dict[str, Any] | None:
 
 def fingerprint(dataset: Any) -> dict[str, int | str]:
     """
-    Digests of the training data in the order of the rows, after controls such as `label_fraction`.
+    Digests of the training data, by part (see `PARTS`), in the order of the rows, after controls such as
+    `label_fraction`. Of a stream only files and rows, or ids, are known; of items of a user's own the length.
 
     All but the images is read whole. Of more than `SAMPLE` images so many are read: one that was replaced may be
     missed.
-
-    Args:
-        dataset: [`CaptionedImages`]; of [`~g4i_hf.data.stream_batches.StreamedImages`] only files and rows, or ids,
-            are known; of anything else the length.
-
-    Returns:
-        A digest by part, see `PARTS`.
     """
     found: dict[str, int | str] = {}
     if isinstance(dataset, StreamedImages):
@@ -256,11 +247,7 @@ def order_of(dataset: Any, args: Any) -> dict[str, Any]:
 
 
 def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
-    """
-    Raises:
-        FileNotFoundError: when the checkpoint is not whole, or not there.
-        OtherDataError: when it was trained on other data, or in another order.
-    """
+    """A FileNotFoundError when the checkpoint is not whole, an OtherDataError for other data or another order."""
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
     record = _record(checkpoint)

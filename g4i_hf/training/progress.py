@@ -252,10 +252,8 @@ def describe_training(
     lines = [f"{student}, {size:,} parameters"]
     if lora := model.config.lora:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        lines.append(
-            f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers; {trained:,} trainable parameters, "
-            "with classifier and projector"
-        )
+        layers = f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers"
+        lines.append(f"{layers}; {trained:,} trainable parameters, with classifier and projector")
     number, classes = f"{len(dataset):,} images" if has_length(dataset) else "images", len(model.config.id2label)
     if isinstance(dataset, StreamedImages):
         lines.append(f"{number} of {classes} classes, streamed from {dataset.stream.rows.num_shards:,} shards")
@@ -282,19 +280,12 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     if knows_epochs(state):
         steps[0] += f", {_counted(state.epoch or 0, 'epoch')}"
     if watch.first_step:
-        since = state.global_step - watch.first_step
-        steps.append(
-            f"resumed from checkpoint-{watch.first_step}: "
-            f"the times are those of the {_counted(since, 'step')} since then"
-        )
-    if metrics.get("train_nan_steps"):
-        steps.append(
-            f"{_counted(metrics['train_nan_steps'], 'step')} left out, whose loss or gradient was NaN or infinite"
-        )
-    if metrics.get("train_bad_images"):
-        steps.append(
-            f"{_counted(metrics['train_bad_images'], 'image')} left out, which could not be read: {BAD_IMAGES_FILE}"
-        )
+        since = _counted(state.global_step - watch.first_step, "step")
+        steps.append(f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} since then")
+    if number := metrics.get("train_nan_steps"):
+        steps.append(f"{_counted(number, 'step')} left out, whose loss or gradient was NaN or infinite")
+    if number := metrics.get("train_bad_images"):
+        steps.append(f"{_counted(number, 'image')} left out, which could not be read: {BAD_IMAGES_FILE}")
     took = f"{tqdm.format_interval(metrics['train_runtime'])} in all"
     if watch.images_per_second is not None:
         took += f", {watch.images_per_second:.0f} images/s"
@@ -302,15 +293,14 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     run = Path(args.output_dir)
     files = [name for name in RUN_FILES if (run / name).is_file()]
     files += sorted((path.name for path in run.glob("checkpoint-*")), key=lambda name: int(name.split("-")[1]))
-    words = ["--run", shlex.quote(args.output_dir)]
-    if module := os.environ.get(OWN_MODULE):
-        words += ["--module", shlex.quote(module)]
+    module = os.environ.get(OWN_MODULE)
+    words = shlex.join(["--run", args.output_dir, *(["--module", module] if module else [])])
     rows = {
         "Trained": [*described, *steps],
         "Result": _results(metrics, args.aligns),
         "Time": [took, ", ".join(f"{what} {watch.seconds[part]:.1f} s" for what, part in parts.items())],
         "Run": [str(run), ", ".join(files), *tracker_places(args)],
-        "Next": [f"g4i {command} {' '.join(words)}" for command in ("evaluate", "release")],
+        "Next": [f"g4i {command} {words}" for command in ("evaluate", "release")],
     }
     return as_block(rows)
 
@@ -377,12 +367,10 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
     epochs = f": {max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps" if per_epoch else ""
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     total = tqdm.format_interval(max_steps * seconds)
+    timed = f"{seconds:.3g} s a step, median of {TIMED_STEPS - 1} here"
     return {
         "Steps": [f"{max_steps:,}{epochs}, {batch} images a step"],
-        "Time": [
-            f"about {total} ({seconds:.3g} s a step, median of {TIMED_STEPS - 1} here), and what evaluation and "
-            "saving take"
-        ],
+        "Time": [f"about {total} ({timed}), and what evaluation and saving take"],
         "Run": [f"{args.output_dir}: {_checkpoints(args, max_steps, per_epoch)}"],
     }
 
