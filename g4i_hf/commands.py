@@ -145,12 +145,12 @@ class Check(Command):
         from .workflows.check import check_labels, checked_data
 
         quiet_libraries(True)
-        checked = checked_data(args, data)
-        say("\n".join(checked.lines))
-        if checked.faults:
-            say("\n".join(["\nThis data cannot be trained on:", *checked.faults]))
+        splits, lines, faults = checked_data(args, data)
+        say("\n".join(lines))
+        if faults:
+            say("\n".join(["\nThis data cannot be trained on:", *faults]))
             raise SystemExit(1)
-        say("\n" + "\n".join(check_labels(args, data, encoder, checked.splits)))
+        say("\n" + "\n".join(check_labels(args, data, encoder, splits)))
 
 
 class Train(Command):

@@ -11,7 +11,7 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import OK, Captioner, CaptionerError, Decoding
 from ..captioning.existing import existing_captions
-from ..captioning.quality import judge_captions
+from ..captioning.quality import ClipScorer, judge_captions
 from ..captioning.questions import Questions
 from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
@@ -42,13 +42,7 @@ from ..options import (
 
 
 class Captioning:
-    """
-    Captions every image of a dataset, or imports existing captions.
-
-    Args:
-        args, data, local, endpoint, existing, quality: the options of the command.
-        say: receives messages to the user, in the first process.
-    """
+    """Captions every image of a dataset, or imports existing captions. `say` gets messages, in the first process."""
 
     def __init__(
         self,
@@ -72,13 +66,7 @@ class Captioning:
         self.outcome: Outcome | None = None  # of asking a captioner
 
     def run(self) -> bool:
-        """
-        Returns:
-            Whether a stage was written: not in a dry run, after a limit, or in other processes than the first.
-
-        Raises:
-            ValueError, OSError: for options or data that contradict each other, and for a captioner that fails.
-        """
+        """Whether a stage was written: not in a dry run, after a limit, or in other processes than the first."""
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
         try:
             check_writable(Path(self.args.captions_dir).absolute().parent, "captions_dir")
@@ -113,9 +101,7 @@ class Captioning:
     def _captioner(self) -> Captioner:
         args = self.args
         if not args.captioner_model:
-            raise ValueError(
-                "captioner_model is missing: give the model's Hub id or folder, or a server's name for it."
-            )
+            raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")
         model, revision = args.captioner_model, args.captioner_revision
         decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         if self.kind == "endpoint":
@@ -219,9 +205,7 @@ class Captioning:
         if not self.share.is_first:
             return None
         args, existing = self.args, self.existing
-        chosen = DatasetDict(
-            {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
-        )
+        chosen = DatasetDict({name: splits[name] for name in splits if name in (args.caption_splits or splits)})
         found = existing_captions(chosen, existing, self.kind)
         origin = {"captioner": found.report["from"]}
         if existing.captions_file:
@@ -241,16 +225,15 @@ class Captioning:
             from ..embedding import load_encoder
 
             encode = load_encoder(quality.quality_encoder).encode
-        judged = judge_captions(captioned, splits, quality, encode=encode, scorer=clip_scorer(quality.clip_scorer))
+        scorer = ClipScorer(quality.clip_scorer) if quality.clip_scorer else None
+        judged = judge_captions(captioned, splits, quality, encode=encode, scorer=scorer)
         images = splits if args.with_images else None
         try:
             stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
         except OSError as error:
             kept = f" The answers are kept in {args.journal}." if self.asks else ""
-            raise OSError(
-                f"{args.captions_dir} cannot be written: {error.strerror or error}.{kept} Make room, or see to the "
-                "disk, and start the same command again."
-            ) from error
+            why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
+            raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_card(args.captions_dir, stage)
         if quality.report:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
@@ -259,8 +242,7 @@ class Captioning:
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
         count = sum(captioned.status_counts().get(OK, {}).values())
         speed = "" if self.outcome is None else f", {self.outcome.per_second:.1f} requests per second"
-        lines = [*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]
-        self.say("\n".join(lines))
+        self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]))
 
 
 def _device(share: Share) -> str:
@@ -271,14 +253,6 @@ def _device(share: Share) -> str:
     if accelerator is None:
         return "cpu"
     return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', share.rank)) % torch.accelerator.device_count()}"
-
-
-def clip_scorer(model: str | None) -> Any:
-    if model is None:
-        return None
-    from ..captioning.quality import ClipScorer
-
-    return ClipScorer(model)
 
 
 def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options: Any) -> DatasetDict:

@@ -51,17 +51,11 @@ MOST_NEIGHBOURS = 100_000  # training images that are opened for it
 
 class Study:
     """
-    Args:
-        args: the options of the command.
-
     Attributes:
         cells: all of the grid.
         results: of the finished ones, by name.
         missing: the others.
         findings, bars: set by [`score`]; bars are the accuracies of the nearest training image, by split.
-
-    Raises:
-        ValueError: when finished cells were trained on another kind of device.
     """
 
     def __init__(self, args: CompareArguments):
@@ -73,9 +67,8 @@ class Study:
         self.bars: dict[str, float] = {}
         if others := {result.device for result in self.results.values()} - {device_kind()}:
             raise ValueError(
-                f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "
-                f"{device_kind()}: differences between devices would pass for differences between variants. Give "
-                "another file of results (--results)."
+                f"Cells of this comparison were trained on {', '.join(sorted(others))}, and this machine has "
+                f"{device_kind()}, which may make a difference of its own. Give another file of results (--results)."
             )
 
     def plan(self) -> str:
@@ -101,9 +94,7 @@ class Study:
             more = f", guessed for {', '.join(guessed)}" if guessed else ""
             lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}{more}.")
         elif self.missing:
-            lines.append(
-                "How long a cell takes is known once one is finished; g4i train --dry_run times single steps."
-            )
+            lines.append("How long a cell takes is known once one is finished; g4i train --dry_run times steps.")
         return "\n".join(lines)
 
     # --- Training ----------------------------------------------------------------------------------------------------
@@ -111,10 +102,7 @@ class Study:
     def train(self) -> None:
         """
         Trains what is missing, `processes` cells at a time; every result is written when it is there. After one failed
-        no further cell begins, and those that have begun are finished.
-
-        Raises:
-            ValueError: with the name of the cell that failed; the others are kept.
+        no further cell begins, those that have begun are finished, and a ValueError names it.
         """
         if not self.missing:
             return
@@ -189,8 +177,7 @@ class Study:
         if args.summary and (others := not_scored_now(args.summary, findings, args.seeds)):
             return [
                 f"{args.summary} has figures of {', '.join(others)}, which were not scored now: it and the pictures "
-                "are left as they are. Score these too (--final true for the final splits), name another file "
-                "(--summary), or remove it."
+                "are left as they are. Score these too (--final), or name another file (--summary)."
             ]
         if args.summary:
             write_summary(args.summary, self.results, findings, self.bars, args.seeds)

@@ -47,14 +47,10 @@ class Evaluation:
     """
     Evaluates a run, and its baseline if there is one, on every split but the training split.
 
-    Args:
-        args, data, encoder: the options of the command.
-
     Attributes:
         runs: folders of the runs `aligned` and `baseline`.
         folders: by run, the folder for its metrics.
         splits: the evaluated splits, with their embeddings.
-        id2label: class names by index.
         training: the training split, if the data has it.
         left_out: by split, number of unreadable images that are skipped.
         found: by run, predictions and other outputs for the measures.
@@ -124,15 +120,14 @@ class Evaluation:
         wanted = named or [name for name in splits if name != train_split]
         if not wanted:
             raise ValueError(
-                f"The data has no split but {train_split!r}, which was trained on. Give it another, such as a folder "
-                "`validation`, or name the splits with --splits."
+                f"The data has no split but {train_split!r}, which was trained on. Name the splits with --splits."
             )
         if missing := [name for name in wanted if name not in splits]:
             raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
         if "probe" in self.args.measures and train_split not in splits:
             raise ValueError(
-                f"The data has no split {train_split!r} (train_split), which probes are fitted on. Name the one that "
-                "was trained on, or leave probe out of measures."
+                f"The data has no split {train_split!r} (train_split), which probes are fitted on. Name the right "
+                "one, or leave probe out of measures."
             )
         return wanted
 
@@ -143,9 +138,7 @@ class Evaluation:
         run, args, found = self.runs[name], self.args, Evaluated()
         model, processor = load_run(run, args.weights)
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
-            raise ValueError(
-                f"{run} was trained on other classes than those of the data, or on another order of them."
-            )
+            raise ValueError(f"{run} was trained on other classes than those of the data, or another order of them.")
         how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
         probes = "probe" in args.measures
         # Image embeddings are compared with captions of these splits and with class names
@@ -250,12 +243,7 @@ class Evaluation:
     # --- Pictures ----------------------------------------------------------------------------------------------------
 
     def draw_card_pictures(self) -> Path:
-        """
-        Draws the images of the card of a release. Returns their folder.
-
-        Raises:
-            ImportError, OSError: when they cannot be drawn.
-        """
+        """Draws the images of the card of a release. Returns their folder; an ImportError or OSError says why not."""
         aligned = aligns(read_options(self.args.run))
         with_captions = self.training is not None and has_texts(self.training) and aligned
         return draw_card_pictures(
