@@ -36,13 +36,7 @@ def why_missing(name: str, kind: str, revision: str | None = None) -> str | None
     Why neither the cache nor the Hub has a `dataset` or `model`; None if one has, or does not say. The Hub is asked
     once, for at most two seconds: libraries ask many times.
     """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, constants, errors
 
     if _is_cached(name, kind):
         return None
@@ -50,11 +44,11 @@ def why_missing(name: str, kind: str, revision: str | None = None) -> str | None
         return "with HF_HUB_OFFLINE the Hub is not asked"
     try:
         HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=2)
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         return f"the {kind} on the Hub has no revision {revision!r}"
-    except (RepositoryNotFoundError, HFValidationError):
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         return f"the Hub has no {kind} of that name that you can read"
-    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # of httpx2; before huggingface_hub 2 of httpx
+    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:  # of httpx2; before huggingface_hub 2 of httpx
         return f"the Hub cannot be reached ({error})" if type(error).__name__ == "ConnectError" else None
     return None
 
@@ -83,16 +77,8 @@ def _near_folder(name: str) -> str:
 
 def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
     """
-    The commit of a branch or tag on the Hub, read from the path of a cached file: configurations have lost it
-    (transformers 5.24).
-
-    Args:
-        repository: Hub id.
-        revision: branch, tag or commit.
-        file: one that the repository holds.
-
-    Raises:
-        OSError: when it cannot be found.
+    The commit of a branch or tag on the Hub, read from the path of a cached file that the repository holds:
+    configurations have lost it (transformers 5.24). An OSError when it cannot be found.
     """
     from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -107,9 +93,7 @@ def run_of(folder: str | Path) -> Path:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """
-    Hash of the names and contents of a model's files. Folders in it that hold a stage or a run are left out.
-    """
+    """Hash of the names and contents of a model's files. Folders in it that hold a stage or a run are left out."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
     outputs = {path.parent for name in ("stage.json", "train.yaml") for path in root.glob(f"*/**/{name}")}

@@ -67,12 +67,7 @@ def run_script(name: str) -> None:
 
 
 def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
-    """
-    Args:
-        name: of `COMMANDS`.
-        argv: its options.
-        launcher: options of `accelerate launch`; None in a process that must not launch others.
-    """
+    """`launcher` has options of `accelerate launch`; None in a process that must not launch others."""
     command = COMMANDS[name]
     try:
         if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
