@@ -58,17 +58,10 @@ SHOWN_GROUPS = (
     of_training.ClassificationOptions,
     of_training.ControlOptions,
 )
-OF_TRAINER: tuple[str, ...] = (
-    "max_steps",
-    "gradient_accumulation_steps",
-    "warmup_ratio",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
+OF_TRAINER = (
+    *("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("bf16", "fp16"),
 )
-OF_TRAINER += ("bf16", "fp16")
-# A run records it where it differs from Trainer's default, which is shown all the same
-UNRECORDED = ("seed",)
 LORA = {each.name for each in fields(of_training.LoraOptions)} - {"use_peft"}
 ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
@@ -116,10 +109,7 @@ class Student:
 
 
 def student_card(student: Student) -> ModelCard:
-    """
-    Raises:
-        ValueError: for a licence that is nearly one of the Hub's.
-    """
+    """ValueError for a licence that is nearly one of the Hub's."""
     is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
     shown = vars(student) | {
         "architecture": plain(student.architecture),
@@ -210,12 +200,8 @@ def _of_figures(student: Student) -> dict[str, Any]:
 
 def options_table(run_options: dict[str, Any], image_size: int | None = None) -> str:
     """
-    Args:
-        run_options: the run's `train.yaml`.
-        image_size: of the student, where its options leave it to the checkpoint.
-
-    Returns:
-        Those that it takes to repeat the run, without paths; empty where none are known.
+    The options of `train.yaml` that it takes to repeat a run, without paths; empty where none are known. `image_size`
+    is that of the student, where its options leave it to the checkpoint.
     """
     if not run_options:
         return ""
@@ -224,7 +210,7 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
         for kind in (AlignmentArguments, *SHOWN_GROUPS)
         for each in fields(kind)
     }
-    known = {name: defaults[name] for name in UNRECORDED} | run_options
+    known = {"seed": defaults["seed"]} | run_options  # a run records it where it differs from Trainer's default
     known["image_size"] = known.get("image_size") or image_size
     left_out = set() if known.get("use_peft") else set(LORA)
     if not aligns(known):
@@ -347,13 +333,8 @@ NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-lic
 
 def licence_fields(licence: str | None) -> dict[str, Any]:
     """
-    Fields of a card's metadata that the Hub takes: `license` and, where it is none of the Hub's, `license_name`.
-
-    Args:
-        licence: its identifier, such as `apache-2.0`; None for `other`.
-
-    Raises:
-        ValueError: for one that is nearly one of the Hub's.
+    Fields of a card's metadata that the Hub takes: `license` and, where it is none of the Hub's, `license_name`. None
+    stands for `other`. ValueError for an identifier that is nearly one of the Hub's.
     """
     name = re.sub(r"[^a-z0-9.+-]+", "-", (licence or "other").lower()).strip("-.")
     if name in HUB_LICENCES:
@@ -362,8 +343,8 @@ def licence_fields(licence: str | None) -> dict[str, Any]:
     if near or not name:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"license is {licence!r}, which the Hub does not know.{hint} A licence of your own needs a name that is "
-            "not so near one of https://huggingface.co/docs/hub/repositories-licenses."
+            f"license is {licence!r}, which the Hub does not know.{hint} Name one of "
+            "https://huggingface.co/docs/hub/repositories-licenses, or your own by another name."
         )
     return {"license": "other", "license_name": name.replace("+", "-")}
 

@@ -80,7 +80,11 @@ def build_dataset(
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
-    _check_stage(stage)
+    made = read_stage(stage)
+    if made is None:
+        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+    if made.get("published"):
+        raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
     check_place(output_dir)
     licence_fields(license)
     max_bytes = convert_file_size_to_int(max_shard_size)
@@ -109,41 +113,24 @@ def build_dataset(
     return output_dir
 
 
-def _check_stage(stage: Path) -> None:
-    made = read_stage(stage)
-    if made is None:
-        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
-    if made.get("published"):
-        raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
-
-
 def check_place(output_dir: Path) -> None:
-    """
-    Raises:
-        ValueError: when something else than an earlier dataset would be deleted.
-    """
+    """ValueError where something else than an earlier dataset would be deleted."""
     is_ours = (read_stage(output_dir) or {}).get("published")
     if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} holds something else than such a dataset. Choose another --dataset_dir.")
 
 
 def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
-    """
-    Raises:
-        ValueError: when a stage would be published as the dataset of the images that it belongs to.
-    """
+    """ValueError for a stage that would be published as the dataset of its images."""
     ours, theirs = (repo_id or "").lower(), (public["source"] or "").lower()
     if ours and (ours == theirs or ("/" not in ours and ours == theirs.split("/")[-1])):
         raise ValueError(
-            f"repo_id is {repo_id}, and the images are {public['source']}: what is published there would point at "
-            "itself. Give it an id of its own, with its namespace, as in me/my-captions."
+            f"repo_id is {repo_id}, and the images are {public['source']}: a dataset there would point at itself. "
+            "Give it an id of its own, with its namespace, as in me/my-captions."
         )
     if public.get("source_name") and not public["with_images"]:
-        logger.warning(
-            "The images are a local folder (%s), which readers cannot open: if the Hub has them, name that dataset "
-            "with --images_id.",
-            public["source_name"],
-        )
+        said = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
+        logger.warning(said, public["source_name"])
 
 
 # --- Rows ------------------------------------------------------------------------------------------------------------
@@ -196,18 +183,15 @@ def _common_features(splits: DatasetDict) -> Features:
 
 
 def _check_ids(split: Dataset, name: str) -> None:
-    """
-    Raises:
-        ValueError: for an id that is null, is there twice, or is a path of this machine.
-    """
+    """ValueError for an id that is null, is there twice, or is a path of this machine."""
     check_image_ids(split, name)
     for batch in split.select_columns([columns.IMAGE_ID]).with_format("arrow").iter(10_000):
         image_ids = batch[columns.IMAGE_ID]
         local = image_ids.filter(pc.match_substring_regex(image_ids, LOCAL_ID))
         if len(local):
             raise ValueError(
-                f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine, which would be "
-                "published. Give the images other ids, or leave the column out to have them made from file names."
+                f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine. Give the images "
+                "other ids, or leave the column out to have them made from file names."
             )
 
 
@@ -278,11 +262,6 @@ def public_stage(folder: str | Path, *, with_images: bool = False, images_id: st
     The `stage.json` of a stage for everyone: `source` is a Hub id or None, with the bare `source_name` of what was a
     folder; models that were folders are bare names; addresses, paths and examples of keys are gone. `captions_stage`
     is that of captions which were embedded. Rows and columns are to be added.
-
-    Args:
-        folder: of a stage.
-        with_images: whether the images are published too.
-        images_id: Hub id of the images, where the stage knows them as a folder.
     """
     stage = read_stage(folder)
     images, captions = _images_and_captions(folder)
@@ -350,17 +329,9 @@ def _public(value: Any, name: str) -> Any:
 
 def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
     """
-    Compares ids of the first images of `images_id`, as far as they can be read, with those of the stage.
-
-    Args:
-        public: the public `stage.json`, whose `source` is looked up on the Hub, whatever lies in the current folder.
-        splits: rows of the stage, with `image_id`.
-
-    Returns:
-        Whether the ids there are a column; None where they cannot be read.
-
-    Raises:
-        ValueError: when a column is missing there, or no id can be one of the stage.
+    Compares ids of the first images of the `source` of a public `stage.json`, as far as the Hub lets them be read,
+    with those of the stage. Returns whether the ids there are a column; None where they cannot be read. ValueError
+    when a column is missing there, or no id can be one of the stage.
     """
     name = public["source"]
     try:
@@ -390,10 +361,9 @@ def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
         return None
     raise ValueError(
         f"images_id is {name}, but no id there is one of the stage: the first of split {shared[0]!r} is {seen[0]!r}, "
-        f"that of the stage {ours!r}. Upload the images as files (hf upload ID FOLDER --repo-type dataset), or with a "
-        "column `image_id` that holds the ids of the stage, or publish them with --with_images; Parquet files of "
-        "`push_to_hub` keep the names of files without their folders. Or leave --images_id out: readers then name "
-        "their images themselves."
+        f"that of the stage {ours!r}. `push_to_hub` drops the folders of file names. Upload the images as files (hf "
+        "upload ID FOLDER --repo-type dataset) or with a column `image_id`, publish them with --with_images, or leave "
+        "--images_id out."
     )
 
 
@@ -410,10 +380,7 @@ def _streams(public: dict[str, Any], splits: DatasetDict) -> dict[str, Any]:
         ) from error
     shared = {split: rows for split, rows in streams.items() if split in splits}
     if not shared:
-        raise ValueError(
-            f"images_id is {name}, which has the splits {', '.join(streams)}, but the stage has {', '.join(splits)}. "
-            "Name the images of the stage."
-        )
+        raise ValueError(f"images_id is {name} with splits {', '.join(streams)}; the stage has {', '.join(splits)}.")
     return shared
 
 

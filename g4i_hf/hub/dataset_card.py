@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
+from ..evaluation.comparison import markdown_table
 from ..options import ASKING
 from ..training.lineage import is_hub_id
 from .card import ORIGINS, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
@@ -38,6 +39,15 @@ FIGURES = {
     "mean_margin": "mean margin of its own class",
     "mean_score": "mean score of image and caption",
     "share_of_duplicates": "share of captions that several images have",
+}
+ENCODER = {
+    "text_encoder": "text encoder",
+    "text_encoder_revision": "its revision",
+    "text_encoder_digest": "digest of its files",
+    "text_encoder_prompt": "text before every caption",
+    "text_embed_dim": "dimensions",
+    "max_tokens": "window in tokens",
+    "long_captions": "captions beyond it",
 }
 KNOWN_FACTS = ("captioner", "model", "revision")  # of a captioner's provenance, what has rows of its own
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
@@ -145,16 +155,7 @@ def _captioner(captioner: dict[str, Any]) -> str:
 
 
 def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {
-        "text_encoder": "text encoder",
-        "text_encoder_revision": "its revision",
-        "text_encoder_digest": "digest of its files",
-        "text_encoder_prompt": "text before every caption",
-        "text_embed_dim": "dimensions",
-        "max_tokens": "window in tokens",
-        "long_captions": "captions beyond it",
-    }
-    return [(title, code_cell(stage[name])) for name, title in names.items() if stage.get(name) is not None]
+    return [(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None]
 
 
 def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
@@ -165,9 +166,7 @@ def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool,
         limits.append("Captions can name what is not in the image. They were filtered and weighted, not corrected.")
         limits.append("They are written in the language of the prompt, and describe people by how they look.")
     if embedded:
-        limits.append(
-            "A vector holds what its text encoder makes of the caption, and fits vectors of that encoder alone."
-        )
+        limits.append("A vector holds what its text encoder makes of a caption, and fits those of that encoder alone.")
         over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
         cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
         if cut and stage.get("long_captions") == "truncate":
@@ -206,27 +205,18 @@ def _size(rows: int) -> str:
 def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = False) -> str:
     """Rows by name, a column for each inner name."""
     rows = {name: inner for name, inner in counts.items() if any(inner.values()) or not skip_empty}
-    if not rows:
-        return ""
     heads = list(dict.fromkeys(head for inner in rows.values() for head in inner))
-    lines = [f"| {first} | {' | '.join(map(plain, heads))} |", "|---|" + "---:|" * len(heads)]
-    lines += [
-        f"| {plain(name)} | " + " | ".join(f"{inner.get(head, 0):,}" for head in heads) + " |"
-        for name, inner in rows.items()
-    ]
-    return "\n".join(lines)
+    cells = [[plain(name), *(f"{inner.get(head, 0):,}" for head in heads)] for name, inner in rows.items()]
+    return markdown_table([first, *map(plain, heads)], cells) if rows else ""
 
 
 def _quality(quality: dict[str, dict[str, Any]]) -> str:
     """A row a figure, a column a split."""
-    names = list(dict.fromkeys(name for figures in quality.values() for name in figures))
-    if not names:
-        return ""
-    lines = [f"| | {' | '.join(map(code_cell, quality))} |", "|---|" + "---:|" * len(quality)]
-    for name in names:
-        cells = [_number(figures.get(name)) for figures in quality.values()]
-        lines.append(f"| {FIGURES.get(name, plain(name.replace('_', ' ')))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = []
+    for name in dict.fromkeys(name for figures in quality.values() for name in figures):
+        values = [figures.get(name) for figures in quality.values()]
+        rows.append([FIGURES.get(name, plain(name.replace("_", " "))), *map(_number, values)])
+    return markdown_table(["figure", *map(code_cell, quality)], rows) if rows else ""
 
 
 def _number(value: Any) -> str:

@@ -49,11 +49,8 @@ class StudentPublisher:
 
     def start(self) -> str:
         """
-        Makes the repository; returns its id, with the namespace.
-
-        Raises:
-            ImportError: without detect-secrets, which every push needs.
-            PushError: when the token may not write there, or something else is there than an earlier push.
+        Makes the repository; returns its id, with the namespace. ImportError without detect-secrets; PushError when
+        the token may not write there, or something else is there than an earlier push.
         """
         require("detect_secrets", "hub", SECRETS)
         api = HfApi(token=self.args.hub_token)

@@ -93,17 +93,8 @@ def release_with_card(
     args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> tuple[Path, list[ComparisonRow]]:
     """
-    The student of a run with its card; an earlier release stays until all of it is there.
-
-    Args:
-        args: everything that is said of the student.
-        options: of the run, see [`write_card`].
-
-    Returns:
-        The folder, and the figures of the card.
-
-    Raises:
-        FileNotFoundError, ValueError: as [`release_student`] and [`write_card`] do.
+    The student of a run with its card; an earlier release stays until all of it is there. Returns the folder, and the
+    figures of the card. Arguments and errors are those of [`release_student`] and [`write_card`].
     """
     licence_fields(args.license)
     with releasing(args) as folder:
@@ -145,21 +136,17 @@ def place_of(args: ReleaseArguments) -> Path:
 
 
 def check_place(folder: Path, run: Path) -> None:
-    """
-    Raises:
-        ValueError: when something else than an earlier release would be deleted.
-    """
+    """ValueError where something else than an earlier release would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(
-            f"{folder} is or holds the run itself, which a release there would delete. Choose another --student_dir, "
-            f"or leave it out: then the student goes to {run / 'student'}."
+            f"{folder} is or holds the run itself, which a release there would delete. Choose another --student_dir."
         )
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not (any((folder / name).is_file() for name in CONFIGS) and read_manifest(folder) is not None):
         raise ValueError(
-            f"{folder} holds something else than a student that was released: only what has a {MANIFEST} of a release "
-            "is replaced. Choose another --student_dir, or remove that folder if nobody needs it."
+            f"{folder} holds something else than a student that was released, which has a {MANIFEST}. Choose another "
+            "--student_dir, or remove that folder."
         )
 
 
@@ -177,9 +164,9 @@ def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) ->
     model.save_pretrained(folder)
     give_usual_permissions(folder)
     saved_processor(run, model.config.student_config).save_pretrained(folder)
-    known = text_encoder_of(run)
-    if known is not None:
-        _write_json(folder / TEXT_ENCODER_FILE, known)
+    if known := text_encoder_of(run):
+        text = json.dumps(known, indent=2, ensure_ascii=False)
+        (folder / TEXT_ENCODER_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _forget_origin(model: AlignedImageClassification) -> None:
@@ -190,10 +177,6 @@ def _forget_origin(model: AlignedImageClassification) -> None:
         config.pretrained_cfg = {
             name: value for name, value in config.pretrained_cfg.items() if name in PUBLIC_PRETRAINED_CFG
         }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # --- What is known of a run ------------------------------------------------------------------------------------------
@@ -244,15 +227,12 @@ def write_card(
     student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> list[ComparisonRow]:
     """
-    Writes README.md, `.eval_results` and `images` into a released student.
+    Writes README.md, `.eval_results` and `images` into a released student. Returns the figures, beside the baseline's
+    where one is given.
 
     Args:
-        student_dir: as [`release_student`] has written it.
         args: the run, its baseline, other seeds, and what else is said of the student.
         options: of the run; by default those of its `train.yaml`. Where there is none, the card says nothing of them.
-
-    Returns:
-        The figures, beside the baseline's where one is given.
 
     Raises:
         ValueError: for a licence that is misspelt, or runs that cannot be compared.
@@ -280,12 +260,8 @@ def write_card(
     )
     card = student_card(student)
     if NONCOMMERCIAL.search(student.weights_license or ""):
-        logger.warning(
-            "The pretrained weights that the student starts from (%s) are under %s, which forbids commercial use, "
-            "whatever --license says of the student.",
-            lineage["student"]["name"],
-            student.weights_license,
-        )
+        said = "The starting weights (%s) are under %s, which forbids commercial use, whatever --license says."
+        logger.warning(said, lineage["student"]["name"], student.weights_license)
     data = EvaluatedData.of(lineage)
     if data is not None and rows:
         date = datetime.fromtimestamp((run / RESULTS_FILE).stat().st_mtime, UTC).date().isoformat()
@@ -303,10 +279,7 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
     config = AlignedImageClassificationConfig.from_pretrained(run).student_config
     is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
     if module == "__main__":
-        raise ValueError(
-            "The architecture of this student is registered by the script or notebook itself, which nobody else can "
-            "import: put it into a module."
-        )
+        raise ValueError("The architecture is registered by the script or notebook itself: put it into a module.")
     settings = ImageSettings.from_processor(student_processor(config, saved_processor(run, config)))
     has_center_crop = is_timm and config.pretrained_cfg.get("crop_mode", "center") == "center"
     return {
@@ -351,9 +324,6 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         alt = f"Images of {about['split']} with predictions"
         found[folder / PREDICTIONS] = Picture(f"{IMAGES}/{PREDICTIONS}", alt, text)
     if not found:
-        logger.warning(
-            "The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (pip install "
-            "-e '.[report]' in a clone of g4i_hf).",
-            run,
-        )
+        how = "pip install -e '.[report]' in a clone of g4i_hf"
+        logger.warning("The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (%s).", run, how)
     return found

@@ -94,39 +94,27 @@ def build_space(
 
 
 def check_place(output_dir: Path) -> None:
-    """
-    Raises:
-        ValueError: when something else than an earlier app would be deleted.
-    """
+    """ValueError where something else than an earlier app would be deleted."""
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "space.json").is_file():
         raise ValueError(f"{output_dir} holds something else than an app. Move it away.")
 
 
 def _check(run: Path, student_dir: Path) -> None:
     if aligns(read_options(run)) is False:
-        raise ValueError(
-            f"{run} is a baseline, and knows no text: a Space shows the captions nearest to a picture. Make it of a "
-            "run with align_weight above 0."
-        )
+        raise ValueError(f"{run} is a baseline, and knows no text. Make the Space of a run with align_weight above 0.")
     if not (student_dir / ALIGNED / "config.json").is_file():
         raise ValueError(
-            f"The student of {run} has no {ALIGNED}/, without which a Space knows no text. Release the student with "
-            "--aligned true, and one with adapters with --lora merged."
+            f"The student of {run} has no {ALIGNED}/, which a Space needs. Release the student with --aligned true, "
+            "and one with adapters with --lora merged."
         )
     module = own_module(AlignedImageClassificationConfig.from_pretrained(student_dir / ALIGNED).student_config)
     if module is not None:
-        raise ValueError(
-            f"The architecture of {run} is registered by the module {module}, which a Space does not have: "
-            "leave --space out."
-        )
+        raise ValueError(f"{run} needs the module {module}, which a Space does not have: leave --space out.")
     side = _text_side(student_dir)
     if not _is_found(side):
-        logger.warning(
-            "The text encoder of %s is %s, no Hub id: in a Space the box for names will say that it cannot be loaded. "
-            "The nearest captions are shown all the same.",
-            run,
-            f"the folder {side.text_encoder!r}" if side.text_encoder else "not known",
-        )
+        encoder = f"the folder {side.text_encoder!r}" if side.text_encoder else "not known"
+        said = "The text encoder of %s is %s, no Hub id: in a Space the box for names will do nothing."
+        logger.warning(said, run, encoder)
 
 
 def _text_side(student_dir: Path) -> TextSide:
@@ -151,10 +139,7 @@ def _copy_code(folder: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """
-    Raises:
-        ImportError: when something is missing, which can only be gradio.
-    """
+    """ImportError where something is missing, which can only be gradio."""
     try:
         return {name: version(name).split("+")[0] for name in REQUIREMENTS}  # 2.9.0+cpu is on no index
     except PackageNotFoundError as error:
@@ -205,13 +190,8 @@ def _card(
 
 def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     """
-    The data of a run, opened as `g4i evaluate` does: all splits, with their embeddings where they have captions.
-
-    Returns:
-        The splits, the class names, and the name of the split that was trained on.
-
-    Raises:
-        ValueError: when that split has no captions with embeddings.
+    The data of a run, opened as `g4i evaluate` does: all splits, with their embeddings where they have captions; the
+    class names; and the name of the split that was trained on. ValueError where that has no captions with embeddings.
     """
     args, data, encoder = parse_options(OPTIONS_OF["evaluate"], ["--run", str(run)], run_options=OPTIONS_FILE)
     splits, id2label = class_names(load_data(data))
@@ -232,8 +212,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     training = embedded.get(args.train_split)
     if training is None or not {columns.CAPTION, columns.TEXT_EMBEDS} <= set(training.column_names):
         raise ValueError(
-            f"{run}: split {args.train_split!r} of its data has no captions with embeddings, of which a Space shows "
-            "the nearest. Leave --space out."
+            f"{run}: split {args.train_split!r} of its data has no captions with embeddings. Leave --space out."
         )
     return DatasetDict(splits | embedded), id2label, args.train_split
 
@@ -241,10 +220,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
 def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int:
     """
     Writes distinct captions and their embeddings, float16, drawn at random where there are more than `most`; returns
-    how many.
-
-    Raises:
-        ValueError: when the embeddings are not those of single captions.
+    how many. ValueError where the embeddings are not those of single captions.
     """
     places: dict[str, tuple[int, int]] = {}  # of each caption, the row and the position in it
     for row, value in enumerate(split[columns.CAPTION][:]):

@@ -95,34 +95,26 @@ class Explainer:
 
 
 def read_picture(path: str | None) -> Image.Image:
-    """
-    Raises:
-        VisitorError: for what is no picture, or is too large.
-    """
+    """VisitorError for what is no picture, or is too large."""
     if not path:
         raise VisitorError("There is no picture yet: drop one on the left, or choose one of those below it.")
     if os.path.getsize(path) > MOST_BYTES:
         raise VisitorError(f"The picture is too large: {MOST_BYTES // 1_000_000} MB at most.")
-    too_many_pixels = f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
             image = Image.open(path, formats=FORMATS)
-        picture = to_rgb(image) if image.width * image.height <= MOST_PIXELS else None
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        return to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise VisitorError(too_many_pixels) from error
+        raise VisitorError(f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most.") from error
     except Exception as error:  # whatever a broken file makes of Pillow
         raise VisitorError(f"This file cannot be read as a picture: use {', '.join(FORMATS)}.") from error
-    if picture is None:
-        raise VisitorError(too_many_pixels)
-    return picture
 
 
 def read_names(text: str | None) -> list[str]:
-    """
-    Raises:
-        VisitorError: for none, too many, or too long ones.
-    """
+    """VisitorError for none, too many, or too long ones."""
     names = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if not names:
         raise VisitorError("There are no names yet: write some, one a line.")
@@ -152,12 +144,7 @@ def on_names(explainer: Explainer, path: str | None, names: str | None) -> dict[
 
 
 def build_demo(explainer: Explainer) -> Any:
-    """
-    The page.
-
-    Raises:
-        ImportError: without gradio.
-    """
+    """The page. ImportError without gradio."""
     gr = _gradio()
     settings = explainer.settings
     with gr.Blocks(title=settings["title"], analytics_enabled=False, delete_cache=(KEPT_SECONDS,) * 2) as demo:
