@@ -43,14 +43,8 @@ def existing_captions(
     splits: DatasetDict, arguments: ExistingCaptionsArguments, captioner: str | None = None
 ) -> ExistingCaptions:
     """
-    Reads existing captions and matches them with the rows.
-
-    Args:
-        captioner: `column`, `file` or `list`; by default told from the file, or `column` without one.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when captions cannot be read, or cannot be matched without guessing.
+    Reads existing captions and matches them with the rows. `captioner` is `column`, `file` or `list`; by default told
+    from the file, or `column` without one. ValueError when they cannot be read, or matched without guessing.
     """
     if captioner == "column" or (captioner is None and arguments.captions_file is None):
         return _from_column(splits)
@@ -69,8 +63,8 @@ def _from_column(splits: DatasetDict) -> ExistingCaptions:
     if not captioned:
         available = sorted({column for split in splits.values() for column in split.column_names})
         raise ValueError(
-            f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name the right one with "
-            "--caption_column, or give a file with --captions_file."
+            f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name one with --caption_column, "
+            "or a file with --captions_file."
         )
     texts: list[Sequence[str]] = []
     several = False
@@ -212,8 +206,8 @@ def _rows(keys: list[str], names: list[str | None]) -> list[int]:
 
 def _file_names(split: Dataset) -> list[str | None]:
     """
-    `class/file.jpg`, or `file.jpg`, of each row: from `image_id`, or from the image where `image_id` is of another
-    kind. None where the row has no file name. Images of ILSVRC/imagenet-1k get their names of image-net.org back.
+    `class/file.jpg`, or `file.jpg`, of each row: from `image_id`, or from the image; None for a row without file name.
+    Images of ILSVRC/imagenet-1k get their names of image-net.org back.
     """
     names = [_path(image_id) for image_id in split[columns.IMAGE_ID]]
     if columns.IMAGE in split.column_names and not any(map(_ENDING.search, names)):
@@ -247,8 +241,8 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
     readers = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv}
     if path.suffix.lower() not in readers:
         raise ValueError(
-            f"{path.name}: captions with a key are read from {', '.join(readers)} files, lists in the order of the "
-            f"images from {', '.join(LIST_SUFFIXES)} files."
+            f"{path.name}: captions with keys are read from {', '.join(readers)} files, lists from "
+            f"{', '.join(LIST_SUFFIXES)}."
         )
     done = 0
     try:
@@ -263,8 +257,7 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             done += 1
     except (ValueError, csv.Error) as error:
         raise ValueError(
-            f"{path.name}, record {done + 1}: {error}. Correct it, or name other fields with --file_key and "
-            "--file_caption."
+            f"{path.name}, record {done + 1}: {error}. Correct it, or name fields with --file_key and --file_caption."
         ) from error
 
 
@@ -305,13 +298,7 @@ SIGNIFICANT = 0.025  # one-sided
 
 
 def read_list(path: Path) -> list[str | None]:
-    """
-    Reads a .txt (a caption a line; an empty line is no caption), a .json (a list of strings), or a .pth or .pt (a list
-    of strings written by `torch.save`; nothing else is unpickled).
-
-    Raises:
-        ValueError: when the file holds anything else.
-    """
+    """Of a .txt (a caption a line), .json, .pth or .pt file; an empty text is no caption. ValueError for any other."""
     try:
         if path.suffix.lower() in (".pth", ".pt"):
             import torch
@@ -324,21 +311,18 @@ def read_list(path: Path) -> list[str | None]:
             raise ValueError("no list of texts")
     except Exception as error:  # of torch: UnpicklingError, EOFError, RuntimeError
         raise ValueError(
-            f"{path.name} holds no list with one text an image: UTF-8 with a line a caption (.txt), a list of strings "
-            "(.json), or such a list saved by torch (.pth), which is refused if reading it would run code. Several "
-            "captions an image, or captions with the names of their images, go into a .jsonl file."
+            f"{path.name} holds no list of texts: UTF-8 with a line a caption (.txt), a list of strings (.json), or "
+            "one saved by torch (.pth), which is refused if reading it would run code. Several captions an image go "
+            "into a .jsonl file."
         ) from error
     return captions
 
 
 def folder_order(split: Dataset, split_name: str, names: list[str | None]) -> tuple[list[int], str]:
     """
-    The rows of a split, whose files are called `names`, in the order of torchvision's `ImageFolder`, and a hash of the
-    sorted names: class folders by name, and the files in each by name, as Python sorts strings.
-
-    Raises:
-        ValueError: when the order is unknown: rows without file names, two files of one name, folders inside class
-            folders, or fewer class folders than classes.
+    The rows of a split, whose files are called `names`, in the order of torchvision's `ImageFolder` (class folders,
+    and the files in each, as Python sorts strings), and a hash of the sorted names. ValueError where that is not
+    known.
     """
     # `ImageFolder` sorts by the outermost folder, `image_id` keeps the innermost
     paths = image_paths(split) if columns.IMAGE in split.column_names else []
@@ -367,21 +351,18 @@ def check_order(
     images: Dataset, captions: Sequence[str | None], scorer: Callable, sample: int = 256
 ) -> dict[str, Any]:
     """
-    Tests on a random sample whether images fit their own captions better than the previous caption, the next one and
-    a random one (paired t-tests). Finds a shift of most of the list, captions of other images and, with labels,
-    captions shuffled within classes; does not find a few captions out of place.
+    Tests on a random sample whether images fit their own captions better than the previous caption, the next one and a
+    random one (paired t-tests). Finds a shift of most of the list, captions of other images and, with labels, captions
+    shuffled within classes; does not find a few captions out of place.
 
     Args:
         images: with `image`, not decoded, in the order of the list. With `label`, only images between two of their own
             class are taken.
         scorer: n images and n texts -> n scores, such as [`~g4i_hf.captioning.quality.ClipScorer`].
-        sample: number of images.
 
     Returns:
-        `order`, which is `verified`, and the test results, as JSON values.
-
-    Raises:
-        ValueError: when the captions do not fit significantly better where they are; with the test results.
+        `order`, which is `verified`, and the test results, as JSON values. ValueError, with the results, where the
+        captions do not fit significantly better where they are.
     """
     from scipy import stats
 
@@ -401,7 +382,7 @@ def check_order(
     if len(scores) < MIN_SAMPLE:
         raise ValueError(
             f"The order of the list cannot be checked: {len(scores)} images can be read and lie between two of their "
-            f"class with captions, at least {MIN_SAMPLE} are needed. Leave out --order_scorer to leave it unverified."
+            f"class with captions; {MIN_SAMPLE} are needed. Or leave out --order_scorer."
         )
     own, *others = np.array(scores, dtype=np.float64).T
     tests = {}
@@ -413,7 +394,6 @@ def check_order(
         raise ValueError(
             f"The order of the list is not verified: {len(scores)} images do not fit their own captions significantly "
             f"better than the {' or '.join(failed)} one. Mean difference of scores: {numbers}. The list is of other "
-            "images or in another order, or the model cannot tell these images apart: take a better one with "
-            f"--order_scorer. {BY_NAME}"
+            f"images or in another order, or the model of --order_scorer is too weak. {BY_NAME}"
         )
     return {"order": "verified", "sample": len(scores), "tests": tests}

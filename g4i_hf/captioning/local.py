@@ -33,14 +33,8 @@ Row = tuple[Question, PILImage.Image]
 
 class LocalCaptioner(Captioner):
     """
-    A model of `AutoModelForImageTextToText`, loaded at the first question.
-
-    Args:
-        model: Hub id or folder of a vision-language model.
-        revision: branch, tag or commit on the Hub; resolved to a commit now.
-
-    Raises:
-        CaptionerError: for a model or adapter that does not exist, or a model of another kind.
+    A model of `AutoModelForImageTextToText`, by Hub id or folder, loaded at the first question. A revision is resolved
+    to a commit now. CaptionerError for a model or adapter that does not exist, or a model of another kind.
     """
 
     def __init__(
@@ -71,9 +65,8 @@ class LocalCaptioner(Captioner):
             config = AutoConfig.from_pretrained(self.model, **self.options)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not self.local.trust_remote_code:
             raise CaptionerError(
-                f"The captioner {self.model!r} is a model of type {config.model_type!r}, which does not take image "
-                "and text and write text (AutoModelForImageTextToText does not load it). Models that do are, for "
-                f"example, {EXAMPLES}."
+                f"The captioner {self.model!r} is a model of type {config.model_type!r}, which "
+                f"AutoModelForImageTextToText does not load. Others are, for example, {EXAMPLES}."
             )
 
     @cached_property
@@ -105,10 +98,8 @@ class LocalCaptioner(Captioner):
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
-        See [`~g4i_hf.captioning.answers.Captioner`].
-
-        Failures are held back until an image is described: those of a captioner that does not work are not delivered,
-        so that these images are asked about again once it does.
+        See [`~g4i_hf.captioning.answers.Captioner`]. Failures are held back until an image is described: those of a
+        captioner that does not work are not delivered, so that these images are asked about again.
         """
         held: list[tuple[Question, Answer]] = []
         described: Row | None = None
@@ -260,10 +251,7 @@ class Generator:
 
 
 class StepCounter:
-    """
-    Counts the generated tokens. Some models return prompt and answer, some the answer alone, some with a start token:
-    the last `count` tokens are the answer in each case.
-    """
+    """Counts generated tokens: the last `count` are the answer, whether a model returns the prompt too or not."""
 
     count = 0
 

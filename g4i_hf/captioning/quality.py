@@ -34,12 +34,8 @@ def judge_captions(
     scorer: Scorer | None = None,
 ) -> dict[str, pd.DataFrame]:
     """
-    Judges all captions, as [`judge`] does those of a split, and adds weights and figures to `captioned`.
-
-    Args:
-        splits: the rows, with images and labels; streams are not read again, and count as unlabelled.
-        encode: n texts -> (n, D) unit vectors.
-        scorer: n images and n texts -> (n,) scores, the higher the better.
+    Judges all captions, as [`judge`] does those of a split, and adds weights and figures to `captioned`. `splits` are
+    the rows, with images and labels; streams are not read again, and count as unlabelled.
     """
     judged = {}
     is_stream = not any(isinstance(split, Dataset) for split in splits.values())
@@ -61,10 +57,7 @@ def judge_captions(
 
 
 def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
-    """
-    The columns of a split with one line per caption, the `row` of its image, and its `label` (-1 for none); and the
-    names of the classes.
-    """
+    """One line per caption: columns, `row` of its image, `label` (-1 for none); and the names of the classes."""
     table = pd.DataFrame(split.to_dict(), dtype=object)
     table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
     table = table.astype(object).where(table.notna(), None)
@@ -86,15 +79,9 @@ def judge(
     scores: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """
-    Args:
-        table: N captions, from [`caption_table`].
-        encode: n texts -> (n, D) unit vectors.
-        scores: (N,) image-text scores, NaN where there is none.
-
-    Returns:
-        The table with `class`, `named` (see [`names_label`]), `copies` (how many have
-        the same text), `margin` and `score` (NaN where not measured), `nearest` (class beside its own), `doubts` with
-        commas between them, and `weight`.
+    Of N captions, see [`caption_table`], and their (N,) image-text scores, NaN where there is none: the table with
+    `class`, `named` (see [`names_label`]), `copies` (how many have the same text), `margin` and `score` (NaN where not
+    measured), `nearest` (class beside its own), `doubts` with commas between them, and `weight`.
     """
     table, captions, labels = table.copy(), table[columns.CAPTION], table[columns.LABEL]
     class_of = dict(enumerate(names or ()))
@@ -133,10 +120,7 @@ def class_margins(captions: list[str], labels: np.ndarray, encode: Encode) -> tu
 
         e_i · (S_y - e_i) / |S_y - e_i|  -  max over c ≠ y of  e_i · S_c / |S_c|
 
-    where the centroid of its own class leaves the caption itself out.
-
-    Returns:
-        (N,) margins, NaN for the only caption of a class; and (N,) the nearest other classes.
+    Returns (N,) margins, NaN for the only caption of a class; and (N,) the nearest other classes.
     """
     text_of, texts = pd.factorize(np.array(captions, dtype=object))
     parts = [encode(texts[start : start + ENCODED].tolist()) for start in range(0, len(texts), ENCODED)]
@@ -206,15 +190,9 @@ def image_text_scores(table: pd.DataFrame, images: Dataset, scorer: Scorer) -> n
 
 class ClipScorer:
     """
-    Cosine similarity of image and text embeddings. Texts longer than the model's window (77 tokens of CLIP, 64 of
-    SigLIP) are truncated. Runs on a GPU if there is one.
-
-    Args:
-        model: Hub id or folder of a CLIP, SigLIP, SigLIP 2 or similar model with its processor.
-
-    Raises:
-        OSError: when the model cannot be found.
-        ValueError: when it has no encoders of images and texts.
+    Cosine similarity of image and text embeddings of a CLIP, SigLIP, SigLIP 2 or similar model, by Hub id or folder.
+    Texts longer than its window are truncated. OSError when it cannot be found, ValueError for a model of another
+    kind.
     """
 
     def __init__(self, model: str):
@@ -224,10 +202,7 @@ class ClipScorer:
         self.model = AutoModel.from_pretrained(model, dtype=torch.float32)
         config = self.model.config
         if not hasattr(self.model, "get_image_features") or not hasattr(self.model, "get_text_features"):
-            raise ValueError(
-                f"{model!r} is of type {config.model_type!r}, which does not compare images with texts. Give a CLIP "
-                "or SigLIP model."
-            )
+            raise ValueError(f"{model!r} is a {config.model_type!r}: give a CLIP or SigLIP model.")
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.processor = AutoProcessor.from_pretrained(model)
         # SigLIP pools at the last position and was trained on texts padded to the whole window
@@ -265,28 +240,24 @@ _PLURALS = (
 
 
 def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
-    """
-    Synonyms by class, from a YAML file of `class name: [word, other word]` lines; none without a file.
-
-    Raises:
-        ValueError: for another kind of file, or an unknown class.
-    """
+    """Of a YAML file of `class name: [word, other word]` lines. ValueError for other files and unknown classes."""
     if path is None:
         return {}
     try:
-        found = {
-            str(name): words if isinstance(words, list) else [words] for name, words in read_mapping(path).items()
-        }
+        lines = read_mapping(path)
     except (OSError, ValueError) as error:
         wanted, why = "it must hold `class name: [word, other word]` lines", " ".join(str(error).split())
         raise ValueError(f"synonyms_file {str(path)!r} cannot be read; {wanted}: {why}") from error
-    for name, words in found.items():
-        where = f"synonyms_file {str(path)!r}, class {name!r}"
-        if name not in names:
-            raise ValueError(f"{where}: there is no such class.{did_you_mean(name, names)}")
+    found: dict[str, list[str]] = {}
+    for name, words in lines.items():
+        where = f"synonyms_file {str(path)!r}, class {str(name)!r}"
+        words = words if isinstance(words, list) else [words]
+        if str(name) not in names:
+            raise ValueError(f"{where}: there is no such class.{did_you_mean(str(name), names)}")
         if not all(isinstance(word, str | int | float) for word in words):
             raise ValueError(f"{where}: give a list of words.")
-    return {name: list(map(str, words)) for name, words in found.items()}
+        found[str(name)] = [str(word) for word in words]
+    return found
 
 
 def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
@@ -310,11 +281,8 @@ def names_label(
     synonyms: Mapping[str, list[str]] | None = None,
 ) -> np.ndarray:
     """
-    Finds the class name, or a synonym, in each of N captions, in singular or plural, as a whole word.
-
-    Returns:
-        (N,) int8: 1 for a caption that names its class, 0 for one that does not, -1 without caption, label or a
-        meaningful class name.
+    Whether each of N captions has its class name, or a synonym, in singular or plural, as a whole word: (N,) int8, 1,
+    0, or -1 without caption, label or a meaningful class name.
     """
     patterns = [_pattern_of(terms_of(name, (synonyms or {}).get(name, ()))) for name in names]
     named = np.full(len(captions), UNKNOWN, dtype=np.int8)

@@ -39,16 +39,10 @@ class MissingValue(ValueError):
 
 class Prompts:
     """
-    One or more templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.`
-    A ClassLabel is filled in by the name of its class, with spaces for underscores. `{{` is a literal brace.
-
-    Attributes:
-        templates: with the names `plain` and `class` replaced.
-        columns: the columns that the templates name.
-
-    Raises:
-        ValueError: for a column that does not exist or cannot be put into text, for anything but a name in braces,
-            and for a template that is given twice.
+    One or more templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.` A
+    ClassLabel is filled in by the name of its class, with spaces for underscores. `{{` is a literal brace. ValueError
+    for a column that does not exist or holds no text, for anything but a name in braces, and for a template given
+    twice.
     """
 
     def __init__(self, templates: Iterable[str], features: Features, split_name: str):
@@ -87,8 +81,7 @@ class Prompts:
             if empty:
                 raise MissingValue(
                     f"Split {self.split_name!r}, column {column!r}: {len(empty):,} of {len(values):,} rows are empty, "
-                    f"the first is row {empty[0]}, but the prompt names this column. Fill them in or leave these rows "
-                    "out, or use a prompt without it, such as --prompt plain."
+                    f"the first is row {empty[0]}. Fill them in, or use a prompt without it, such as --prompt plain."
                 )
 
 
@@ -118,8 +111,7 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
         if name is not None and (not name.strip() or spec or conversion):
             given = f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
             raise ValueError(
-                f"prompt {template!r}: {given} is no name of a column. Write {{column}} and nothing else in braces, "
-                "and {{ or }} for a brace."
+                f"prompt {template!r}: {given} is no name of a column. Write {{column}}, and {{{{ or }}}} for a brace."
             )
     return [(text, name) for text, name, _, _ in parts]
 
@@ -128,10 +120,7 @@ def _class_names(column: str, features: Features, split_name: str) -> list[str] 
     """The names of a ClassLabel, None for a column of other values."""
     if column not in features:
         if any(mark in column for mark in ".[]()"):
-            raise ValueError(
-                f"prompt: {{{column}}} reaches into a value. Only names of columns may stand in braces: "
-                f"{', '.join(features)}."
-            )
+            raise ValueError(f"prompt: {{{column}}} reaches into a value; its columns are: {', '.join(features)}.")
         raise ValueError(
             f"prompt: split {split_name!r} has no column {column!r}.{did_you_mean(column, features)} Its columns: "
             f"{', '.join(features)}. For a brace that is no column, write two."
@@ -145,8 +134,7 @@ def _class_names(column: str, features: Features, split_name: str) -> list[str] 
         wrong = "numbers, no names of classes"
     if wrong:
         raise ValueError(
-            f"prompt: column {column!r} of split {split_name!r} holds {wrong}. Name a column of texts, numbers or "
-            "class labels."
+            f"prompt: column {column!r} of split {split_name!r} holds {wrong}. Name one of texts, numbers or classes."
         )
     return None
 
@@ -161,8 +149,8 @@ def check_leak(
     that reads captions (zero-shot, retrieval) would be that of a leak.
 
     Args:
-        splits: those to caption: their rows, or, when they are streamed, their features. A column tells the class if
-            it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with the labels.
+        splits: rows, or, when they are streamed, features. A column tells the class if it is `label`, `image_id` or a
+            ClassLabel; with rows at hand also if its values go along with the labels.
         train_splits: which of them are for training; by default those called train or training.
     """
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
@@ -172,9 +160,9 @@ def check_leak(
                 if split_name not in training and _tells_class(column, split):
                     raise ValueError(
                         f"prompt {template!r} names the column {column!r}, which tells the class, and split "
-                        f"{split_name!r} is for evaluation: its captions would hold the answer (a leak), and scores "
-                        "that use them would mean nothing. Caption that split with --prompt plain, or leave it out "
-                        "with --caption_splits. If it is for training, name it with --train_splits."
+                        f"{split_name!r} is for evaluation: its captions would hold the answer (a leak). Use --prompt "
+                        "plain, or leave the split out with --caption_splits. If it is for training, name it with "
+                        "--train_splits."
                     )
 
 
@@ -285,9 +273,9 @@ class Questions:
 
 class StreamQuestions(Questions):
     """
-    The questions about a stream. Nothing but ids and keys is kept of it, so answers are found by the image's bytes.
-    Without a column `image_id`, the id is the file's name, or a digest. Every process reads the whole stream and asks
-    about its own rows.
+    The questions about a stream. Only ids and keys are kept of it, so answers are found by the image's bytes. Without
+    a column `image_id`, the id is the file's name, or a digest. Every process reads all of it and asks about its own
+    rows.
     """
 
     split: IterableDataset | list[dict[str, Any]]
@@ -335,8 +323,7 @@ class StreamQuestions(Questions):
         if image_id is None or str(image_id) in seen:
             what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
             raise ValueError(
-                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
-                "--image_id_column."
+                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name unique ids with --image_id_column."
             )
         seen.add(str(image_id))
         self._image_ids.append(str(image_id))
@@ -350,10 +337,7 @@ def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], st
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
-    """
-    The size in bytes of each image of an Arrow column, and its file's time of change in nanoseconds; None for what is
-    unknown. Bytes in a table are not read, files not opened.
-    """
+    """(bytes, time of change in ns) of each image of an Arrow column, None for unknown; no image is read."""
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
     known: list[tuple[int | None, int | None]] = []

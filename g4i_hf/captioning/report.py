@@ -78,12 +78,8 @@ def write_report(
     title: str = "Captions",
 ) -> Path:
     """
-    Writes the report of captions as a page, whose path is returned, and as JSON.
-
-    Args:
-        judged: the captions of each split, from [`~g4i_hf.captioning.quality.judge`].
-        images: the rows of each split, with `image`; a stream's pictures are left out.
-        about: further JSON values to show: model, prompts, decoding.
+    Writes the report of captions as a page, whose path is returned, and as JSON. `judged` are those of each split, see
+    [`~g4i_hf.captioning.quality.judge`], `images` its rows, `about` further JSON values: model, prompts, decoding.
     """
     folder, about = Path(folder), about or {}
     numbers, sections = {}, []
@@ -207,11 +203,8 @@ def dry_run(
     processes: int = 1,
 ) -> tuple[Path, str]:
     """
-    Captions some images, drawn at random, or the first of a stream. The answers are stored, so that the whole run does
-    not ask for them again.
-
-    Returns:
-        The folder of the page, and the projected requests, tokens, time and cost (of a stream, nothing).
+    Captions some images, drawn at random, or the first of a stream; the answers are stored. Returns the folder of the
+    page, and the projected requests, tokens, time and cost (of a stream, nothing).
     """
     parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
@@ -271,10 +264,10 @@ def project(
     prices: tuple[float | None, float | None] = (None, None),
 ) -> list[str]:
     """
-    Projects what remains from the answers that were measured, as lines of text.
+    Projects what remains, as lines of text, from the answers, one at least, that took so many `seconds` in one
+    process.
 
     Args:
-        measured: the answers of this run, at least one, which took so many `seconds` in one process.
         num_answered, num_total: questions with an answer by now, and of the whole dataset.
         processes: that will share the work, each as fast as this one.
         prices: of a million prompt tokens and of a million completion tokens.

@@ -34,8 +34,7 @@ class Share:
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if not 0 <= rank < processes or (processes > 1 and "MASTER_ADDR" not in os.environ):
             raise ValueError(
-                f"RANK is {rank} and WORLD_SIZE is {processes}, which no launcher has set. Start several processes "
-                "with --num_processes, or many tasks with recipes/scale."
+                f"RANK is {rank} and WORLD_SIZE is {processes}, which no launcher has set. Use --num_processes."
             )
         return cls(rank, processes)
 
@@ -60,9 +59,8 @@ def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:
 
 class Budget:
     """
-    Limits the requests and the cost of one process; safe for threads. Requests in flight count with the mean cost of
-    the answers so far, so the cost stays below its limit unless the last answers cost more. Before the first answer
-    only the limit of requests holds. Prices are those of a million tokens; `max_requests` includes retries.
+    Limits requests, retries included, and cost of one process; safe for threads. Prices are those of a million tokens.
+    Requests in flight count with the mean cost of the answers so far. Before the first, only the number is limited.
     """
 
     def __init__(
@@ -95,10 +93,7 @@ class Budget:
                 self.cost += cost
                 self._priced += 1
             elif answer.status == OK and self.max_cost is not None and self.reason is None:
-                self.reason = (
-                    f"The captioner does not say how many tokens an answer took, so max_cost ({self.max_cost:g}) "
-                    "cannot be kept. Limit the run with max_requests instead."
-                )
+                self.reason = "The captioner does not say how many tokens an answer took: limit max_requests instead."
 
     def _why_not(self) -> str | None:
         if self.max_requests is not None and self.requests >= self.max_requests:
@@ -145,11 +140,9 @@ class Outcome:
 
 class Asking:
     """
-    One run over the questions.
+    One run over the questions about the rows of this process.
 
     Args:
-        share: the rows of this process.
-        budget: limits of requests and cost.
         ask_again: whether a stored answer is asked for once more.
         is_trial: for a dry run: fills `Outcome.answers`, and does not store failures that other options may avoid.
     """
@@ -175,12 +168,7 @@ class Asking:
         self._began: float | None = None
 
     def run(self) -> Outcome:
-        """
-        Raises:
-            CaptionerError: when the captioner as a whole does not work. Answers so far are kept.
-            OSError: when the answers cannot be written.
-            KeyboardInterrupt: also on SIGTERM. Answers so far are kept.
-        """
+        """CaptionerError or OSError where asking or writing fails, KeyboardInterrupt also on SIGTERM."""
         with _interrupted_once(), self._bar() as self._progress:
             try:
                 self.captioner.run(self._pending(), self._deliver, self._allow)

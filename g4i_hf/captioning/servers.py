@@ -41,8 +41,7 @@ def addresses_of(base_url: str | None) -> list[str]:
         parts = urlsplit(address)
         if "@" in parts.netloc:
             raise ValueError(
-                f"base_url holds a user or password for {parts.hostname}; put a token into an environment variable "
-                "and name that in api_key_env."
+                f"base_url holds a user or password for {parts.hostname}; put a token into a variable for api_key_env."
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url is {address}; it must look like http://localhost:8000/v1.")
@@ -65,10 +64,7 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
         return get_token() if is_hugging_face(address) else None
     token = os.environ.get(api_key_env, "").strip()
     if not token:
-        raise ValueError(
-            f"api_key_env is {api_key_env}, but that environment variable is not set. Set it to the token of "
-            f"{urlsplit(address).netloc}: export {api_key_env}=..."
-        )
+        raise ValueError(f"api_key_env is {api_key_env}, but that environment variable is not set: export it.")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(f"The environment variable {api_key_env} holds no token: spaces or special characters in it.")
     return token
@@ -212,14 +208,14 @@ class Server:
             hint = "Is captioner_model right, and does that model take images?"
         state = "answers nothing any more" if self.answers else "has answered nothing"
         return (
-            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}. {hint} Nothing that was answered is "
-            "lost, and what was not will be asked again: start the same command once it works."
+            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}. {hint} What has no answer will be "
+            "asked again: start the same command once it works."
         )
 
     def why_left_alone(self, seconds: float, reason: str) -> str:
         return (
-            f"{self.name} asks to be left alone for {seconds / 3600:.1f} hours ({reason}). Nothing that was answered "
-            "is lost: start the same command again then."
+            f"{self.name} asks to be left alone for {seconds / 3600:.1f} hours ({reason}). All answers are kept: "
+            "start the same command again then."
         )
 
     async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
@@ -285,12 +281,7 @@ class UselessReply(Exception):
 
 
 def answer_in(content: bytes) -> Answer:
-    """
-    The answer in a chat completion, with status `ok`, `empty` or `refused`.
-
-    Raises:
-        UselessReply: for anything but a completion with a message.
-    """
+    """The answer in a chat completion: `ok`, `empty` or `refused`. UselessReply for anything else."""
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
@@ -355,10 +346,7 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float:
-    """
-    Seconds that a reply asks to wait: `retry-after-ms`, `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), or
-    until a rate limit of which nothing remains is renewed; 0 where it does not say.
-    """
+    """Seconds to wait: `retry-after-ms`, `Retry-After` (RFC 9110, 10.2.3) or a used-up rate limit; 0 without any."""
     milliseconds, value = seconds_of(headers.get("retry-after-ms")), headers.get("retry-after")
     if milliseconds is not None:
         return milliseconds / 1000

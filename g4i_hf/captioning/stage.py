@@ -75,10 +75,7 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
 
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
-    """
-    The columns of a split from existing captions in the order of its rows: texts, or where rows can have `several`
-    lists of texts; None for a row without.
-    """
+    """From captions in the order of the rows: texts, or with `several` lists of texts; None for none."""
     texts = ((caption or []) if several else [caption] for caption in captions)
     rows = ([Caption.from_text(text, cleaning) for text in of_row] for of_row in texts)
     return with_captions(split, rows, several)
@@ -197,10 +194,7 @@ class Captioned:
 
 
 def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
-    """
-    The questions about each split that is to be captioned. ValueError for a prompt that cannot be filled in, or that
-    tells the class of evaluation images.
-    """
+    """About each split to caption. ValueError for a prompt that cannot be filled in, or that is a leak."""
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
     known = {name: split.features if args.streaming else split for name, split in chosen.items()}
@@ -223,17 +217,8 @@ def write_captions(
     images: DatasetDict | None = None,
 ) -> dict[str, Any]:
     """
-    Writes the stage: a Parquet file for each split, and `stage.json`. An earlier stage is replaced as a whole.
-
-    Args:
-        source: of the images, recorded for those who open the stage.
-        images: rows whose images are written too; by default they stay where they are.
-
-    Returns:
-        The content of `stage.json`, with `num_rows` and `columns`.
-
-    Raises:
-        ValueError: when the folder holds something else.
+    Writes the stage: a Parquet file for each split, with the rows of `images` where they are given, and `stage.json`,
+    whose content is returned with `num_rows` and `columns`. ValueError when the folder holds something else.
     """
     splits = {}
     for name, split in captioned.splits.items():
@@ -266,10 +251,7 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
     """ValueError when writing the stage, which replaces its folder, would take the answers or the images away."""
     for what, place in (("answers", journal), ("images", dataset_name)):
         if Path(place).resolve().is_relative_to(Path(captions_dir).resolve()):
-            raise ValueError(
-                f"{place} lies in captions_dir ({captions_dir}), which is replaced as a whole: the {what} would be "
-                "lost. Choose another folder."
-            )
+            raise ValueError(f"{place} lies in captions_dir, which is replaced: choose another folder for the {what}.")
 
 
 def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:
@@ -282,6 +264,5 @@ def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str]
         differing.append("caption_splits")
     if differing:
         raise ValueError(
-            f"{folder} holds captions that were made otherwise (other {', '.join(differing)}). Choose another "
-            "captions_dir, or replace them with --overwrite."
+            f"{folder} holds captions of another {', '.join(differing)}. Choose another captions_dir, or --overwrite."
         )

@@ -66,10 +66,7 @@ MEASURES = {figure: ALL_MEASURES[figure].title for figure in ("accuracy", "recal
 
 @dataclass
 class ComparisonRow:
-    """
-    One measure of one split, as fractions or, where it is no share, the number; `baseline` and `chance` may be
-    missing. `group` is the heading in a table.
-    """
+    """One measure of one split, as fractions or, where it is no share, the number. `group` is a heading."""
 
     split: str
     measure: str
@@ -102,10 +99,7 @@ class ComparisonRow:
 
 
 def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """
-    The `all_results.json` of a run with these options, for tables: without retrieval and zero-shot accuracy where it
-    was not aligned, as its projector has learned nothing.
-    """
+    """`all_results.json` for tables: without figures of the projector where it was not aligned and learned nothing."""
     if aligns(options) is not False:
         return results
     return {name: value for name, value in results.items() if not name.endswith(OF_PROJECTOR)}
@@ -181,11 +175,8 @@ class SeedRow:
 
 def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]], splits: list[str]) -> list[SeedRow]:
     """
-    Rows for every measure that all the aligned runs have; paired where all the baselines have it too.
-
-    Args:
-        aligned: the runs' `all_results.json`, one a seed, two or more.
-        baselines: those of their baselines in the same order, or none.
+    Rows for every measure that all the aligned runs, two or more, have; paired where all the baselines, in the same
+    order, have it too. Both are given by their `all_results.json`.
     """
     rows = []
     for measure, name in MEASURES.items():
@@ -201,10 +192,7 @@ def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]]
 
 
 def as_text(rows: list[ComparisonRow]) -> str:
-    """
-    The table for a terminal, in percent and percentage points where a measure is a share, under a heading for each
-    group; without a baseline, only the run's own column.
-    """
+    """The table for a terminal, shares in percent, under a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
     head = f"{'baseline':>10}{'aligned':>10}{'difference':>12}" if with_baseline else f"{'value':>10}"
     lines, group = [f"{'':28}{'split':12}{head}"], ""

@@ -25,18 +25,11 @@ RESULTS_FILE = "all_results.json"
 
 @dataclass
 class Evaluated:
-    """
-    What a run predicts.
+    """What a run predicts."""
 
-    Attributes:
-        predictions: by split.
-        corrupted: by split, see [`~g4i_hf.evaluation.corruptions.corrupted_accuracies`]; empty unless asked for.
-        training: with features, of the rows that probes are fitted on; None unless asked for.
-    """
-
-    predictions: dict[str, Predictions] = field(default_factory=dict)
-    corrupted: dict[str, dict[str, float]] = field(default_factory=dict)
-    training: Predictions | None = None
+    predictions: dict[str, Predictions] = field(default_factory=dict)  # by split
+    corrupted: dict[str, dict[str, float]] = field(default_factory=dict)  # by split; empty unless asked for
+    training: Predictions | None = None  # with features, of the rows that probes are fitted on, if asked for
 
 
 def split_metrics(
@@ -49,17 +42,13 @@ def split_metrics(
     probes: "Probes | None" = None,
 ) -> dict[str, Any]:
     """
+    The figures of a split, each after its name: `samples`, and of labelled rows and rows with a caption, where there
+    are any, `accuracy`, those of [`retrieval_metrics`] and of the measures.
+
     Args:
-        predictions: of the split.
-        split: its rows.
-        name: of the split, which all figures begin with.
         measures: beside accuracy and caption retrieval: `text_to_image`, `calibration`, `zero_shot`.
         name_embeds: text embeddings of the class names, for `zero_shot`.
         probes: fitted ones, which want `features` in the predictions.
-
-    Returns:
-        `{name}_samples`, and of labelled rows and rows with a caption, where there are any, `{name}_accuracy`, the
-        figures of [`retrieval_metrics`] and of the measures.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
@@ -79,10 +68,7 @@ def split_metrics(
 
 
 def retrieval_metrics(predictions: Predictions, split: Dataset, both_ways: bool = False) -> dict[str, float]:
-    """
-    Figures of [`~g4i_hf.evaluation.metrics.retrieval_recall`], and with `both_ways` of `text_to_image_recall`, over
-    rows with a caption; none where the split has no text embeddings.
-    """
+    """Recalls of rows with a caption, `both_ways` with those of images by texts; none without text embeddings."""
     texts = texts_of(split, predictions)
     if texts is None:
         return {}
@@ -106,14 +92,8 @@ def zero_shot_metrics(
       Classes without captions are no candidates, and their images are left out.
     - `names`: the class name alone.
 
-    Args:
-        predictions: of the split.
-        split: with text embeddings, for `captions`.
-        name_embeds: (num_labels, D) of the class names, see [`embeds_of_class_names`], for `names`.
-
-    Returns:
-        `zero_shot_captions_accuracy`, `zero_shot_captions_chance`, `zero_shot_names_accuracy` and
-        `zero_shot_names_chance`, as far as the split has labels and texts.
+    `name_embeds` are (num_labels, D). Returns `zero_shot_captions_accuracy`, `zero_shot_captions_chance`,
+    `zero_shot_names_accuracy` and `zero_shot_names_chance`, as far as the split has labels and texts.
     """
     vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     texts = texts_of(split, predictions)
@@ -143,16 +123,8 @@ def zero_shot_metrics(
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:
     """
-    Adds metrics to a folder's `all_results.json`, replacing the file in one step.
-
-    Args:
-        run: the folder, made where there is none.
-        metrics: by name.
-        splits: their earlier figures are dropped, and those of size and speed: a split without captions has no
-            retrieval any more.
-
-    Returns:
-        All metrics of the file.
+    Adds metrics to a folder's `all_results.json`, replacing the file in one step; returns all of the file. Earlier
+    figures of the splits, and those of size and speed, are dropped: a split may have no captions any more.
     """
     path = Path(run) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,15 +138,12 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
 def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -> Path:
     """
     Where the figures of a run on some data go: into the run itself for the data that it was trained with, else into a
-    folder of their own in `evaluations/`, so that one data set never passes for another.
+    folder of their own in `evaluations/`, so that one data set never passes for another. ValueError for another
+    `validation_fraction` of the run's own data.
 
     Args:
-        run: run folder.
         own: `dataset_name`, `captions_name`, their versions and columns, of the run; a folder is relative to it.
         data: the same of what is evaluated; a folder is relative to the current one.
-
-    Raises:
-        ValueError: for another `validation_fraction` of the run's own data.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:
@@ -188,8 +157,8 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
         trained, given = own.get("validation_fraction"), data.get("validation_fraction")
         if given not in (None, trained):
             raise ValueError(
-                f"{run} was trained with validation_fraction {trained}: with {given}, images that it was trained on "
-                "would pass for held out. Leave --validation_fraction out."
+                f"{run} was trained with validation_fraction {trained}: {given} would evaluate it on images that it "
+                "was trained on. Leave --validation_fraction out."
             )
         return Path(run)
     parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", *versions[2:])]
@@ -209,14 +178,8 @@ class Probes:
     """
     k-NN by cosine, and a linear probe: `LogisticRegression` of scikit-learn on standardised features. Its C is the one
     with the best accuracy on a fifth of the training rows, drawn at random; it is then fitted again on all of them.
-
-    Args:
-        training: predictions of the training split without augmentation, with `features`; unlabelled rows are left
-            out.
-        description: of the progress bars.
-
-    Raises:
-        ValueError: when no row is labelled.
+    `training` are predictions of the training split without augmentation, with `features`; unlabelled rows are left
+    out. ValueError when no row is labelled.
     """
 
     def __init__(self, training: Predictions, description: str = "Probes"):
@@ -233,9 +196,9 @@ class Probes:
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """
-        `knn_1_accuracy`, `knn_20_accuracy`, `linear_probe_accuracy`, `linear_probe_c` and `probe_samples`, the number
-        of rows that the probes were fitted on; nothing where no row is labelled. Of a training split with a single
-        class there is no linear probe.
+        `knn_1_accuracy`, `knn_20_accuracy`, `probe_samples`, the number of rows that the probes were fitted on, and,
+        unless these had a single class, `linear_probe_accuracy` and `linear_probe_c`; nothing where no row is
+        labelled.
         """
         labelled = predictions.labels >= 0
         if not labelled.any():

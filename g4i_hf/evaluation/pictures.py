@@ -28,13 +28,8 @@ LARGEST = 192  # pixels of a side of others
 ENLARGED = 144  # pixels of a side, at least, of a picture with colours over it
 
 
-def draw_curves(runs: dict[str, Path], path: Path) -> None:
-    """Accuracy on the split evaluated during training, and training loss without its alignment term, by epoch."""
-    _save(_curves(runs), path)
-
-
 def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
-    """The same as a PNG without background, for a light page or a dark one."""
+    """The curves of training as a PNG without background, for a light page or a dark one."""
     ink, colors = ("#c9d1d9", DARK_COLORS) if dark else ("#333333", COLORS)
     settings = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
     clear = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
@@ -45,6 +40,7 @@ def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
 
 
 def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
+    """Accuracy on the split evaluated during training, and training loss without its alignment term, by epoch."""
     panels: dict[str, dict[str, list]] = {"accuracy during training, %": {}, "cross entropy in training": {}}
     accuracy, loss = panels.values()
     for label, run in runs.items():
@@ -85,10 +81,7 @@ def draw_predictions(
 ) -> bool:
     """
     Images drawn at random, with their class above, in red where the prediction is another, and below the prediction
-    and the nearest caption of `captions_of`, another split or the same.
-
-    Returns:
-        Whether captions were shown: not every split has them.
+    and the nearest caption of `captions_of`, another split or the same. Returns whether captions were shown.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count]).tolist()
     captions = nearest_captions(captions_of, predictions, chosen) if captions_of is not None else None
@@ -128,11 +121,6 @@ def _save(figure: Any, path: Path | io.BytesIO) -> None:
 
 PICTURES = "pictures"  # folder in the run
 CURVES, PREDICTIONS, ABOUT = "curves.png", "predictions.png", "about.json"
-PREFERRED_SPLITS = ("test", "validation")
-
-
-def _has_captions(split: Dataset) -> bool:
-    return columns.CAPTION in split.column_names and any(not is_blank(caption) for caption in split[columns.CAPTION])
 
 
 def draw_card_pictures(
@@ -146,31 +134,24 @@ def draw_card_pictures(
     training: tuple[str, Dataset] | None = None,
 ) -> Path:
     """
-    Draws curves and predictions into `pictures/`, in place of earlier ones, and notes what they are of.
+    Draws curves and predictions into `pictures/` of `folder`, in place of earlier ones, and notes what they are of.
+    Returns that folder. ImportError without matplotlib.
 
     Args:
-        folder: where the run's figures go.
         runs: run folders, `aligned` and perhaps `baseline`, for the curves.
         splits: the evaluated splits; one of them is shown, `test` where there is one.
-        predictions: of the run, by split.
-        id2label: class names.
-        weights: `"raw"` or `"ema"`.
         training: name and rows of the split that was trained on, whose captions are shown where the split has none;
             None for a baseline, to which the nearest captions mean nothing.
-
-    Returns:
-        The folder of the pictures.
-
-    Raises:
-        ImportError: without matplotlib.
     """
     target = Path(folder) / PICTURES
-    shown = next(name for name in (*PREFERRED_SPLITS, *splits) if name in splits)
-    name, rows = (shown, splits[shown]) if training and _has_captions(splits[shown]) else training or (None, None)
+    shown = next(name for name in ("test", "validation", *splits) if name in splits)
+    split = splits[shown]
+    has_captions = columns.CAPTION in split.column_names and not all(map(is_blank, split[columns.CAPTION]))
+    name, rows = (shown, split) if training and has_captions else training or (None, None)
     with replacing(target) as staging:
         if all((run / "trainer_state.json").is_file() for run in runs.values()):
-            draw_curves(runs, staging / CURVES)
-        drawn = draw_predictions(splits[shown], predictions[shown], id2label, staging / PREDICTIONS, captions_of=rows)
+            _save(_curves(runs), staging / CURVES)
+        drawn = draw_predictions(split, predictions[shown], id2label, staging / PREDICTIONS, captions_of=rows)
         about = {"split": shown, "weights": weights, "captions_of": name if drawn else None}
         (staging / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     return target
@@ -181,16 +162,9 @@ def draw_card_pictures(
 
 @dataclass
 class Picture:
-    """
-    Attributes:
-        uri: `data:image/...`.
-        alt: what it shows, in words.
-        is_small: whether its pixels should be seen as squares.
-    """
-
-    uri: str
-    alt: str
-    is_small: bool = False
+    uri: str  # `data:image/...`
+    alt: str  # what it shows, in words
+    is_small: bool = False  # whether its pixels should be seen as squares
 
 
 def row_picture(split: Dataset, row: int, alt: str) -> Picture:
@@ -205,14 +179,7 @@ def row_picture(split: Dataset, row: int, alt: str) -> Picture:
 
 
 def heat_picture(pixels: np.ndarray, heat: np.ndarray, alt: str) -> Picture:
-    """
-    A map over its image, whose colours are taken away.
-
-    Args:
-        pixels: (H, W, 3) in [0, 1].
-        heat: (h, w) in [0, 1].
-        alt: what it shows.
-    """
+    """A map, heat (h, w), over its image, pixels (H, W, 3), whose colours are taken away; all in [0, 1]."""
     image = _enlarged(pixels)
     grey = np.asarray(image.convert("L").convert("RGB")) / 255
     heat = np.asarray(PILImage.fromarray(heat.astype(np.float32)).resize(image.size, PILImage.Resampling.BILINEAR))

@@ -31,22 +31,14 @@ def blocks(rows: int) -> Iterator[slice]:
 
 @dataclass
 class Predictions:
-    """
-    Args:
-        image_ids: n of them.
-        labels: (n,) class indices, -100 where unlabelled.
-        logits: (n, num_labels) float32.
-        image_embeds: (n, D) float32, unit norm; None where there is no text to compare them with.
-        text_mean: (D,) what the model subtracts from text embeddings, if anything.
-        features: (n, F) float32, what enters the classifier; None unless asked for.
-    """
+    """Of n images, in the order of their split."""
 
     image_ids: list[str]
-    labels: np.ndarray
-    logits: np.ndarray
-    image_embeds: np.ndarray | None
-    text_mean: np.ndarray | None = None
-    features: np.ndarray | None = None
+    labels: np.ndarray  # (n,) class indices, -100 where unlabelled
+    logits: np.ndarray  # (n, num_labels) float32
+    image_embeds: np.ndarray | None  # (n, D) float32, unit norm; None where there is no text to compare them with
+    text_mean: np.ndarray | None = None  # (D,) what the model subtracts from text embeddings, if anything
+    features: np.ndarray | None = None  # (n, F) float32, what enters the classifier; None unless asked for
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -76,14 +68,8 @@ class Predictions:
 
 def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassification, BaseImageProcessor]:
     """
-    The aligned model of a run folder, in evaluation mode, and the image processor of its student.
-
-    Args:
-        run: run folder.
-        weights: `"raw"`, or `"ema"` for the moving average of the student; the projector has none.
-
-    Raises:
-        FileNotFoundError: when the folder holds no finished run, or no average.
+    The aligned model of a run folder, in evaluation mode, and the image processor of its student. `weights` are
+    `"raw"` or `"ema"`, the moving average of the student; the projector has none. Raises what [`check_run`] does.
     """
     check_run(run, weights)
     model = AlignedImageClassification.from_pretrained(run).eval()
@@ -94,7 +80,7 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
 
 
 def check_run(run: str | Path, weights: str = "raw") -> None:
-    """Raises what [`load_run`] does."""
+    """FileNotFoundError for a folder that holds no finished run, or no average."""
     if not Path(run).is_dir():
         raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
     if not (Path(run) / "model.safetensors").is_file():
@@ -123,13 +109,8 @@ def predict(
 ) -> Predictions | None:
     """
     Logits of every row of a split, in its order, the processes sharing the work; image embeddings where the split has
-    texts or on request, and features on request. They are mapped from files: memory does not grow with the split.
-
-    Returns:
-        None in processes other than the main one.
-
-    Raises:
-        ValueError: for a split without rows.
+    texts or on request, and features on request. They are mapped from files: memory does not grow with the split. None
+    in processes other than the main one. ValueError for a split without rows.
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
@@ -190,10 +171,7 @@ def run_batches(
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
-    """
-    The texts of a split as its image embeddings are compared with them: float32, centred where the model is. None
-    without any, or where they have another size than the image embeddings, as those of a baseline may.
-    """
+    """The texts of a split as image embeddings are compared with them, see [`centred`]; None where they do not fit."""
     texts = stored_texts_of(split, predictions)
     if texts is not None:
         texts.embeds = centred(texts.embeds[:], predictions)
@@ -224,14 +202,8 @@ TEXTS = 16_384  # compared with a block of images at once
 
 def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[int] | None = None) -> list[str] | None:
     """
-    Args:
-        split: with captions and their embeddings.
-        predictions: of the split, or of the images of another one.
-        rows: the images that are asked about; all of them by default.
-
-    Returns:
-        The nearest caption of the split for each image; None for a split without captions, or with embeddings of
-        another size than the model's.
+    The nearest caption of a split for each image of the predictions, which may be of another split, or for some rows
+    of them. None for a split without captions, or with embeddings of another size than the model's.
     """
     texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
@@ -253,34 +225,16 @@ def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[in
 
 @dataclass
 class RankedCaption:
-    """
-    Attributes:
-        caption: one of the split.
-        cosine: with the image.
-        rank: among the distinct captions of the split, from 1.
-        is_own: whether it describes the image.
-    """
-
     caption: str
-    cosine: float
-    rank: int
-    is_own: bool
+    cosine: float  # with the image
+    rank: int  # among the distinct captions of the split, from 1
+    is_own: bool  # whether it describes the image
 
 
 def ranked_captions(
     split: Dataset, predictions: Predictions, rows: Sequence[int], most: int = 3
 ) -> list[list[RankedCaption]] | None:
-    """
-    Args:
-        split: with captions and their embeddings.
-        predictions: of the split.
-        rows: the images that are asked about.
-        most: nearest captions of each.
-
-    Returns:
-        The `most` nearest distinct captions of each image, and the nearest of its own where that is none of them; None
-        as in [`nearest_captions`].
-    """
+    """The `most` nearest distinct captions of some images of a split, and the nearest of their own if it is none."""
     texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None

@@ -36,16 +36,14 @@ def write_report(
     results: dict[str, Any] | None = None,
 ) -> None:
     """
-    Writes the page; without a baseline what compares is left out, and what cannot be drawn says why.
+    Writes the page, an HTML file that holds its pictures; without a baseline what compares is left out, and what
+    cannot be drawn says why.
 
     Args:
-        path: the HTML file; its pictures are in it.
-        rows: the comparison.
         runs: run folders, `aligned` and perhaps `baseline`.
         options: those of the aligned run.
         splits: the evaluated splits. Pictures are of `test`, else of the first, of those with labels.
         predictions: of each run, of each split.
-        id2label: class names.
         weights: `"raw"` or `"ema"`, those that predicted.
         results: `all_results.json` of the aligned run, for its size and speed.
     """
@@ -104,17 +102,10 @@ def interval_text(accuracy: float, images: int) -> str:
 
 @dataclass
 class ShownSplit:
-    """
-    A split and what the runs predict for it.
-
-    Attributes:
-        split: its rows.
-        predictions: of `aligned` and perhaps `baseline`, which comes first.
-        id2label: class names.
-    """
+    """A split and what the runs predict for it."""
 
     split: Dataset
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Predictions]  # of `aligned` and perhaps `baseline`, which comes first
     id2label: dict[int, str]
 
     @property
@@ -200,10 +191,7 @@ def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
 
 
 def differing_cards(shown: ShownSplit) -> dict[str, Any]:
-    """
-    Images that one of the two runs gets right and the other wrong: how many, and cards of both kinds in the proportion
-    in which they occur.
-    """
+    """Images that one of the runs alone gets right: how many, and cards of both kinds in proportion."""
     aligned, baseline = shown.right("aligned"), shown.right("baseline")
     mended, broken = np.flatnonzero(aligned & ~baseline), np.flatnonzero(baseline & ~aligned)
     number = round(DIFFERING * len(mended) / max(1, len(mended) + len(broken)))
@@ -274,17 +262,11 @@ def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
 
 @dataclass
 class Confusion:
-    """
-    Images of one class that are taken for another.
-
-    Attributes:
-        label, predicted: class indices.
-        baseline, aligned: how many, by each run.
-    """
+    """Images of one class that are taken for another."""
 
     label: int
     predicted: int
-    baseline: int
+    baseline: int  # how many, by each run
     aligned: int
 
     def rows(self, baseline: Predictions, aligned: Predictions) -> np.ndarray:
@@ -295,10 +277,7 @@ class Confusion:
 
 
 def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[list[Confusion], list[Confusion]]:
-    """
-    Pairs of classes that the aligned run confuses less often than the baseline, and those that it confuses more often;
-    the largest change first, among equal ones the more frequent pair.
-    """
+    """Pairs of classes confused less often than by the baseline, and more often; the largest changes first."""
     before, after = _confusion_matrices(baseline, aligned)
     change = after - before
     np.fill_diagonal(change, 0)
@@ -330,10 +309,7 @@ def _confusion_matrices(*runs: Predictions) -> list[np.ndarray]:
 
 
 class ClassTexts:
-    """
-    How alike the captions of classes are. Empty where the split has no text embeddings, or of another size than the
-    model's.
-    """
+    """How alike the captions of classes are; empty without text embeddings that fit the model."""
 
     def __init__(self, split: Dataset, predictions: Predictions):
         texts = texts_of(split, predictions)

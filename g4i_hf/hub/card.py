@@ -199,10 +199,7 @@ def _of_figures(student: Student) -> dict[str, Any]:
 
 
 def options_table(run_options: dict[str, Any], image_size: int | None = None) -> str:
-    """
-    The options of `train.yaml` that it takes to repeat a run, without paths; empty where none are known. `image_size`
-    is that of the student, where its options leave it to the checkpoint.
-    """
+    """Options that it takes to repeat a run, without paths. `image_size`: of the student, where they leave it open."""
     if not run_options:
         return ""
     defaults = {
@@ -332,10 +329,7 @@ NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-lic
 
 
 def licence_fields(licence: str | None) -> dict[str, Any]:
-    """
-    Fields of a card's metadata that the Hub takes: `license` and, where it is none of the Hub's, `license_name`. None
-    stands for `other`. ValueError for an identifier that is nearly one of the Hub's.
-    """
+    """`license`, and `license_name` where it is none of the Hub's. ValueError for one that is nearly one of these."""
     name = re.sub(r"[^a-z0-9.+-]+", "-", (licence or "other").lower()).strip("-.")
     if name in HUB_LICENCES:
         return {"license": name}

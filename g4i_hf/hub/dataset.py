@@ -284,10 +284,7 @@ def public_stage(folder: str | Path, *, with_images: bool = False, images_id: st
 
 
 def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, Any] | None]:
-    """
-    Follows a stage back: where its images lie, None where that is not known; and the `stage.json` of its captions,
-    None where they are a column of the data.
-    """
+    """Where the images of a stage lie, and the `stage.json` of its captions; None for what is not known."""
     captions: dict[str, Any] | None = None
     named: dict[str, str] = {}
     way = []
@@ -329,9 +326,8 @@ def _public(value: Any, name: str) -> Any:
 
 def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
     """
-    Compares ids of the first images of the `source` of a public `stage.json`, as far as the Hub lets them be read,
-    with those of the stage. Returns whether the ids there are a column; None where they cannot be read. ValueError
-    when a column is missing there, or no id can be one of the stage.
+    Whether the ids of the `source` on the Hub of a public `stage.json` are a column; None where they cannot be read.
+    ValueError when a column is missing there, or none of its first ids can be one of the stage.
     """
     name = public["source"]
     try:

@@ -87,10 +87,7 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
-    """
-    `speed`: the table of size and speed, empty where they were not measured or with other weights. `estimates`: of
-    captions and labels before training, and the supervision that was chosen.
-    """
+    """`speed`: a table, empty where not measured with these weights; `estimates` before training, by name."""
     found = read_results(args.run)
     splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
     is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
@@ -264,10 +261,7 @@ class EvaluatedData:
 def model_index_results(
     rows: list[ComparisonRow], seeds: Seeds | None, data: EvaluatedData, weights: str
 ) -> list[EvalResult]:
-    """
-    The released checkpoint's own figures, as fractions, and beside them what they are over seeds: the mean as value,
-    the rest in `metric_args`.
-    """
+    """The checkpoint's own figures, as fractions, and their means over seeds, with the rest in `metric_args`."""
 
     def result(row: ComparisonRow | SeedRow, value: float, name: str, args: dict[str, Any]) -> EvalResult:
         return EvalResult(
@@ -312,11 +306,8 @@ def eval_result_entries(
 ) -> list[EvalResultEntry]:
     """
     The checkpoint's accuracy for leaderboards, which belong to datasets of the Hub: a local one has no entries.
-
-    Args:
-        date: of the evaluation, ISO 8601.
-        tasks: of the benchmark's `eval.yaml`: a split that is no task of it has no entry. None without such a file;
-            a task is then called like its split.
+    `tasks` are those of the benchmark's `eval.yaml`: a split that is no task has no entry. None: a task is called like
+    its split.
     """
     if data.id is None:
         return []

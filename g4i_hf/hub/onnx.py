@@ -27,11 +27,7 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
     """
     Writes a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits`
     (batch, num_labels), float32, any batch size. It is compared with the student on random pixels; no file is left
-    when it differs.
-
-    Raises:
-        ImportError: when onnx, onnxscript or onnxruntime is missing.
-        ValueError: when the student cannot be exported, or the graph gives other logits.
+    when it differs. ImportError without the extra `onnx`; ValueError when the export fails or gives other logits.
     """
     onnxruntime, onnx_ir, _ = (require(name, "onnx", "ONNX") for name in NEEDED)
     student, path = student.eval(), Path(path)

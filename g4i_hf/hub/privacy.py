@@ -86,14 +86,12 @@ def list_files(folder: str | Path) -> list[tuple[str, int]]:
 def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) -> None:
     """
     Searches every file that is published: all bytes, or the header of safetensors, and texts and bytes of Parquet in
-    columns of any type.
+    columns of any type. ImportError without detect-secrets.
 
     Args:
-        folder: a released folder.
         folders: of this machine, whose paths are looked for as well as those of home, temporary files and the like.
 
     Raises:
-        ImportError: without detect-secrets.
         ValueError: when one holds a folder of this machine, its name or a secret, or is a pickle or compressed. The
             message names file and kind, and does not repeat a secret.
     """

@@ -26,14 +26,9 @@ class StudentPublisher:
     What `AlignmentTrainer` pushes with `push_to_hub`: never its run folder, but what a release holds.
 
     The repository is made before training, so that a token that may not write is noticed then. A push of a checkpoint
-    runs beside training; one that fails is logged, and the next one tries again.
-
-    Args:
-        args: `hub_model_id`, `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push`, and `hub_strategy`:
-            `every_save` or `end`.
-
-    Raises:
-        ValueError: for another `hub_strategy`: the state of an optimizer is a pickle, which is not published.
+    runs beside training; one that fails is logged, and the next one tries again. `args` are `hub_model_id`,
+    `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push` and `hub_strategy`: `every_save` or `end`, else
+    a ValueError.
     """
 
     def __init__(self, args: AlignmentArguments):
@@ -48,10 +43,7 @@ class StudentPublisher:
         self._under_way: Future | None = None
 
     def start(self) -> str:
-        """
-        Makes the repository; returns its id, with the namespace. ImportError without detect-secrets; PushError when
-        the token may not write there, or something else is there than an earlier push.
-        """
+        """Makes the repository; returns its whole id. ImportError without detect-secrets; PushError as any push."""
         require("detect_secrets", "hub", SECRETS)
         api = HfApi(token=self.args.hub_token)
         check_repository(api, self.repo_id, revision=self.args.hub_revision)
@@ -60,10 +52,7 @@ class StudentPublisher:
         return self.repo_id
 
     def push_checkpoint(self, checkpoint: str | Path, step: int, max_steps: int) -> None:
-        """
-        Pushes the student of a checkpoint, unless an earlier push still goes on and `hub_always_push` is off. Raises
-        nothing: training is worth more than a push, and there will be another.
-        """
+        """Pushes the student of a checkpoint, unless an earlier push goes on. Raises nothing: another will come."""
         if self.args.hub_strategy == HubStrategy.END:
             return
         if self._under_way and not self._under_way.done() and not self.args.hub_always_push:
@@ -84,12 +73,10 @@ class StudentPublisher:
 
     def push_run(self, run: str | Path, message: str = "End of training") -> str:
         """
-        Pushes the release of a finished run, with its card; returns the address of the commit. Where the run has no
-        `train.yaml`, as one that was started from Python, the options are those of the arguments.
-
-        Raises:
-            ValueError: when the release cannot be made, or holds what may not be published.
-            OSError: when it was not written or pushed; a [`~g4i_hf.hub.push.PushError`] for whatever else failed.
+        Pushes the release of a finished run, with its card; returns the address of the commit. Without a `train.yaml`,
+        as in a run from Python, the options are those of the arguments. ValueError for a release that cannot be made
+        or may not be published, OSError where it was not written, [`~g4i_hf.hub.push.PushError`] for whatever else
+        failed.
         """
         self.wait()
         if "/" not in self.repo_id:  # not started; the card holds the whole id

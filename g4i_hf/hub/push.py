@@ -63,10 +63,7 @@ def _hashes(path: Path, size: int) -> list[str]:
 
 
 def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
-    """
-    The files of a manifest, or of a folder that may hold one, each with its hashes (none of version 0.1); None where
-    there is no manifest. ValueError for a file that is none.
-    """
+    """The files of a manifest, or of one in a folder, with hashes (none in version 0.1); None without one."""
     path = Path(place)
     path = path / MANIFEST if path.is_dir() else path
     if not path.exists():
@@ -90,10 +87,7 @@ def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **op
 
 
 def _validate_card(readme: Path, repo_type: str) -> None:
-    """
-    Asks the Hub of HF_ENDPOINT for its opinion of a card; ValueError where it is not valid. Up to huggingface_hub 2.0
-    `RepoCard.validate` asks huggingface.co in its place.
-    """
+    """ValueError for a card that the Hub of HF_ENDPOINT refuses; `RepoCard.validate` asks huggingface.co (2.0)."""
     content = {"repoType": repo_type, "content": readme.read_text(encoding="utf-8")}
     plain = {"Accept": "text/plain"}
     reply = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=content, headers=plain)
@@ -183,8 +177,8 @@ def check_repository(
     replace: bool = False,
 ) -> tuple[str | None, list[str]]:
     """
-    Checks whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an
-    earlier release, which its manifest names. A README of no more than metadata and a line does not count.
+    Whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an earlier
+    release, which its manifest names. A README of no more than metadata and a line does not count.
 
     Args:
         files: what is to be pushed, with hashes.
@@ -192,11 +186,8 @@ def check_repository(
         replace: allow any other too. Files of the same name are written over then, and none of others is deleted.
 
     Returns:
-        The last commit, None without repository, and the files of an earlier release that this one has not.
-
-    Raises:
-        PushError: when the repository holds something else or cannot be read, or when a file of the release was put
-            there or changed by hand.
+        The last commit, None without repository, and the files of an earlier release that this one has not. PushError
+        for a repository that holds something else, or a file that was put there or changed by hand.
     """
     files = files or {}
     with clear_errors(repo_id):

@@ -189,10 +189,7 @@ def options_of(run: str | Path) -> dict[str, Any]:
 
 
 def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
-    """
-    What the captions of a run were embedded with, and the temperature of the alignment; None where the encoder is not
-    known. A local encoder goes by the bare name of its folder.
-    """
+    """What captions were embedded with, by a bare name, and the alignment's temperature; None where unknown."""
     options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
     known = known or (options if options.get("text_encoder") else None)
     if known is None:
@@ -228,14 +225,8 @@ def write_card(
 ) -> list[ComparisonRow]:
     """
     Writes README.md, `.eval_results` and `images` into a released student. Returns the figures, beside the baseline's
-    where one is given.
-
-    Args:
-        args: the run, its baseline, other seeds, and what else is said of the student.
-        options: of the run; by default those of its `train.yaml`. Where there is none, the card says nothing of them.
-
-    Raises:
-        ValueError: for a licence that is misspelt, or runs that cannot be compared.
+    where one is given. `options` are those of the run, by default of its `train.yaml`. ValueError for a licence that
+    is misspelt, or runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)

@@ -218,10 +218,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
 
 
 def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int:
-    """
-    Writes distinct captions and their embeddings, float16, drawn at random where there are more than `most`; returns
-    how many. ValueError where the embeddings are not those of single captions.
-    """
+    """Writes distinct captions and their embeddings, float16, at most so many drawn at random; returns how many."""
     places: dict[str, tuple[int, int]] = {}  # of each caption, the row and the position in it
     for row, value in enumerate(split[columns.CAPTION][:]):
         texts = [text for text in (value if isinstance(value, list) else [value]) if not is_blank(text)]
@@ -255,10 +252,8 @@ def write_gallery(
 ) -> tuple[list[dict[str, Any]], bool]:
     """
     Writes images of the splits that were not trained on, drawn at random, of different classes as far as there are
-    some: upright RGB of at most 512 pixels, without metadata.
-
-    Returns:
-        `file` and `label` of each, and whether there is another split than the one trained on.
+    some: upright RGB of at most 512 pixels, without metadata. Returns `file` and `label` of each, and whether there is
+    another split than the one trained on.
     """
     others = [name for name in splits if name != train_split]
     generator = np.random.default_rng(0)

@@ -44,11 +44,8 @@ class VisitorError(ValueError):
 
 class Explainer:
     """
-    The model of a Space, its captions and its settings.
-
-    Args:
-        folder: with `model/`, `captions.parquet`, `gallery/` and `space.json`.
-        classifier_args: further arguments of [`ZeroShotImageClassifier`], such as `device`.
+    The model of a Space, its captions and its settings. `folder` holds `model/`, `captions.parquet`, `gallery/` and
+    `space.json`.
     """
 
     def __init__(self, folder: str | Path, **classifier_args):
@@ -88,7 +85,7 @@ class Explainer:
     def why_no_names(self) -> str:
         """What keeps the text encoder from being loaded, for the log; empty when it is there."""
         try:
-            _ = self.classifier.texts
+            _ = self.classifier.text_encoder
             return ""
         except (OSError, ValueError) as error:
             return str(error)
