@@ -26,9 +26,6 @@ from .training.lineage import versions
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# --- Cells -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cell:
     """
@@ -84,9 +81,6 @@ def digest_of(options: dict[str, Any]) -> str:
     """Of options in any order; where a run is written does not matter."""
     known = {name: value for name, value in options.items() if name != "output_dir"}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-
-
-# --- Results ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -77,8 +77,6 @@ class BatchCaptioner(EndpointCaptioner):
                 said = f"{server.describe(error)}: {server.name}. Batches go on there: start the same command again."
                 raise CaptionerError(said) from error
 
-    # --- Sending -----------------------------------------------------------------------------------------------------
-
     def _send(self, client: openai.OpenAI, questions: Iterator[Question], deliver: Deliver) -> list[Batch]:
         sent, together, size = [], [], 0
         for question, line in self._lines(questions, deliver):
@@ -158,8 +156,6 @@ class BatchCaptioner(EndpointCaptioner):
 
     def _path(self, batch: Batch) -> Path:
         return self.folder / f"{batch.name}.json"
-
-    # --- Waiting -----------------------------------------------------------------------------------------------------
 
     def _collect(self, client: openai.OpenAI, under_way: list[Batch], deliver: Deliver) -> None:
         failed: list[str] = []

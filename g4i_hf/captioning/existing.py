@@ -229,8 +229,6 @@ def _end(path: str, parts: int, ending: bool = True) -> str:
     return "/".join((path if ending else _ENDING.sub("", path)).split("/")[-parts:])
 
 
-# --- Files of captions -----------------------------------------------------------------------------------------------
-
 # Names of fields, the likeliest first
 KEY_FIELDS = ("image_id", "file_name", "filename", "file", "image_path", "filepath", "path", "image", "key", "id")
 CAPTION_FIELDS = ("caption", "captions", "text", "texts", "description", "descriptions")

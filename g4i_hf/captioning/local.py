@@ -94,8 +94,6 @@ class LocalCaptioner(Captioner):
         torch.manual_seed(0)  # of sampling
         return Generator(model, processor, self.decoding)
 
-    # --- Asking ------------------------------------------------------------------------------------------------------
-
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
         See [`~g4i_hf.captioning.answers.Captioner`]. Failures are held back until an image is described: those of a
@@ -167,9 +165,6 @@ class LocalCaptioner(Captioner):
         for answer in answers:
             answer.seconds, answer.attempts = time.monotonic() - start, attempts
         return answers
-
-
-# --- Generation ------------------------------------------------------------------------------------------------------
 
 
 class Generator:
@@ -258,9 +253,6 @@ class StepCounter:
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         self.count += 1
         return scores
-
-
-# --- Finding a model -------------------------------------------------------------------------------------------------
 
 
 def dtype_on(device: "str | torch.device") -> "torch.dtype":

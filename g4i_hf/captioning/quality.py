@@ -144,9 +144,6 @@ def class_margins(captions: list[str], labels: np.ndarray, encode: Encode) -> tu
     return margins, nearest
 
 
-# --- Figures ---------------------------------------------------------------------------------------------------------
-
-
 def figures(judged: pd.DataFrame) -> dict[str, Any]:
     """Counts, shares and means for `stage.json`; None for what was not measured."""
     there = judged[judged["weight"] > 0]
@@ -166,9 +163,6 @@ def figures(judged: pd.DataFrame) -> dict[str, Any]:
         "mean_score": mean(there["score"]),
         "share_of_duplicates": mean(there["copies"] > 1),
     }
-
-
-# --- Image-text scores -----------------------------------------------------------------------------------------------
 
 
 def image_text_scores(table: pd.DataFrame, images: Dataset, scorer: Scorer) -> np.ndarray:

@@ -146,9 +146,6 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-# --- Examples --------------------------------------------------------------------------------------------------------
-
-
 def _examples(judged: pd.DataFrame, images: Any) -> dict[str, list[Shown]]:
     """Some captions under each heading."""
     is_there = judged[columns.CAPTION].notna()

@@ -31,9 +31,6 @@ PRIVATE = re.compile(
 )
 
 
-# --- Columns ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Caption:
     """The columns of one caption. A row has one for each prompt."""
@@ -105,9 +102,6 @@ def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) 
         new_fingerprint=uuid.uuid4().hex[:16],
         desc="Captions",
     )
-
-
-# --- The stage -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -210,11 +204,7 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
 
 
 def write_captions(
-    captioned: Captioned,
-    folder: str | Path,
-    *,
-    source: str | Source,
-    images: DatasetDict | None = None,
+    captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict | None = None
 ) -> dict[str, Any]:
     """
     Writes the stage: a Parquet file for each split, with the rows of `images` where they are given, and `stage.json`,
@@ -251,7 +241,7 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
     """ValueError when writing the stage, which replaces its folder, would take the answers or the images away."""
     for what, place in (("answers", journal), ("images", dataset_name)):
         if Path(place).resolve().is_relative_to(Path(captions_dir).resolve()):
-            raise ValueError(f"{place} lies in captions_dir, which is replaced: choose another folder for the {what}.")
+            raise ValueError(f"{place} lies in captions_dir: the {what} would be lost. Choose another folder.")
 
 
 def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:

@@ -157,16 +157,14 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
         trained, given = own.get("validation_fraction"), data.get("validation_fraction")
         if given not in (None, trained):
             raise ValueError(
-                f"{run} was trained with validation_fraction {trained}: {given} would evaluate it on images that it "
-                "was trained on. Leave --validation_fraction out."
+                f"{run} was trained with validation_fraction {trained}: with {given}, images that it was trained on "
+                "would pass for held out. Leave --validation_fraction out."
             )
         return Path(run)
     parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", *versions[2:])]
     name = "-".join(re.sub(r"[^\w.-]+", "_", str(part)).strip("._") for part in parts if part)
     return Path(run) / "evaluations" / name
 
-
-# --- Probes ----------------------------------------------------------------------------------------------------------
 
 NEIGHBOURS = (1, 20)
 STRENGTHS_OF_PENALTY = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, the strongest first

@@ -36,9 +36,6 @@ class _Metric(evaluate.Metric):
         )
 
 
-# --- Accuracy and calibration ----------------------------------------------------------------------------------------
-
-
 class Accuracy(_Metric):
     """`accuracy`: share of rows whose class index, or class of the largest probability, is the reference."""
 
@@ -114,9 +111,6 @@ def _calibration(confidence: np.ndarray, is_right: np.ndarray, nll: np.ndarray, 
         sums = np.bincount(np.digitize(confidence, edges, right=True), weights=is_right - confidence)
         found[name] = float(np.abs(sums).sum() / len(confidence))
     return found
-
-
-# --- Retrieval -------------------------------------------------------------------------------------------------------
 
 
 class RetrievalRecall(_Metric):

@@ -157,9 +157,6 @@ def draw_card_pictures(
     return target
 
 
-# --- Parts of a page -------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Picture:
     uri: str  # `data:image/...`

@@ -238,9 +238,7 @@ def ranked_captions(
     texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None
-    rows_of_texts = zip(split[columns.CAPTION][:], texts.counts, strict=True)
-    described = [_caption_of_text(caption, k) for caption, count in rows_of_texts for k in range(count)]
-    found = []
+    described, found = captions_of(split, texts), []
     for row in rows:
         own = set(described[texts.starts[row] : texts.starts[row + 1]])
         cosines = texts.embeds @ predictions.image_embeds[row]
@@ -254,6 +252,12 @@ def ranked_captions(
                     break
         found.append([one for one in ranked.values() if one.rank <= most or one.is_own])
     return found
+
+
+def captions_of(split: Dataset, texts: Texts) -> list[str]:
+    """Of each text of a split."""
+    rows = zip(split[columns.CAPTION][:], texts.counts, strict=True)
+    return [_caption_of_text(caption, k) for caption, count in rows for k in range(count)]
 
 
 def _caption_of_text(caption: str | list[str], k: int) -> str:

@@ -121,7 +121,6 @@ def student_card(student: Student) -> ModelCard:
         "is_average": student.weights == "ema",
         "training": options_table(student.options, student.image_size),
         "origin": _origin(student.lineage),
-        "limits": "\n".join(f"- {limit}" for limit in _limits(student)),
         "terms": _terms(student),
         "version": __version__,
     }
@@ -161,6 +160,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         supervision = "soft" if known.get("teacher_weight") else "pseudo"
     recorded = student.lineage.get("text_encoder") or {}
     encoder = TextSide.from_record(recorded if recorded.get("text_encoder") else known)
+    trained = (student.lineage.get("rows") or {}).get(known.get("train_split") or "train", FEW_IMAGES)
     best = known.get("metric_for_best_model") if known.get("load_best_model_at_end") else None
     said, found = [], student.estimates
     if "caption_accuracy_estimate" in found:
@@ -175,6 +175,9 @@ def _of_training(student: Student) -> dict[str, Any]:
         "estimates": "; ".join(said),
         "caption_control": CONTROLS.get(known.get("caption_control")),
         "label_fraction": float(known.get("label_fraction") or 1),
+        "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
+        "has_captions": learned_from_captions(known) is not None,
+        "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
         "is_baseline": aligns(known) is False and learned_from_captions(known) is None,
         "best_by": plain(best) if best else None,
         "chosen_on": next((row.split for row in student.rows if row.split == known.get("eval_split")), None),
@@ -190,6 +193,7 @@ def _of_figures(student: Student) -> dict[str, Any]:
     rows, seeds = student.rows, student.seeds
     return {
         "results": as_markdown(rows) if rows else "",
+        "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
         "retrieval": any(METRICS[row.measure] != "accuracy" for row in rows),
         "seed_results": seeds_as_markdown(seeds.rows) if seeds else "",
@@ -238,9 +242,6 @@ def _without_paths(value: Any) -> Any:
     return None if is_path(value) else value
 
 
-# --- Provenance and limits -------------------------------------------------------------------------------------------
-
-
 def _origin(lineage: dict[str, Any]) -> str:
     """A table of data, captions, text encoder, pretrained weights and libraries; empty where nothing is known."""
     stages = {"embedding": "data with embeddings", "captioning": "data with captions", "captions": "captions"}
@@ -284,31 +285,6 @@ def _named(name: Any, revision: Any) -> str:
     if not name:
         return "unnamed"
     return code_cell(bare_name(str(name))) + (f" at {code_cell(revision)}" if revision else "")
-
-
-def _limits(student: Student) -> list[str]:
-    limits = ["It predicts one of its own classes for any image, also for one that shows none of them."]
-    if student.rows:
-        named = ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in student.rows))
-        limits.append(
-            f"Its figures are of {named} alone. Images of another style, origin or quality can be classified worse: "
-            "evaluate it on your own before you rely on it."
-        )
-    else:
-        limits.append("It was not evaluated before it was released.")
-    trained = (student.lineage.get("rows") or {}).get(student.options.get("train_split") or "train", FEW_IMAGES)
-    if trained < FEW_IMAGES:
-        limits.append(f"It was trained on few images ({trained:,}).")
-    limits.append("Fairness towards people or groups was not evaluated. Do not use it for decisions about people.")
-    if learned_from_captions(student.options) is not None:
-        is_machine = (student.lineage.get("captions") or {}).get("captioner") in ASKING
-        limits.append(
-            "Its captions were written by a machine, which can describe what is not there and repeat the prejudices "
-            "of its own training; both can have passed into the features."
-            if is_machine
-            else "Whether people or a machine wrote its captions is not recorded."
-        )
-    return limits
 
 
 # --- Licences --------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def build_dataset(
 ) -> Path:
     """
     Writes the captions or embeddings of a stage, with the captions that were embedded, as a folder that `load_dataset`
-    opens. The folder is whole or not there. The same stage gives the same bytes.
+    opens, and returns it. The folder is whole or not there. The same stage gives the same bytes.
 
     Args:
         stage: folder of a captioning or embedding stage.
@@ -70,9 +70,6 @@ def build_dataset(
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
@@ -131,9 +128,6 @@ def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
     if public.get("source_name") and not public["with_images"]:
         said = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
         logger.warning(said, public["source_name"])
-
-
-# --- Rows ------------------------------------------------------------------------------------------------------------
 
 
 def _rows(folder: Path, with_images: bool) -> DatasetDict:

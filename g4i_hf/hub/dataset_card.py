@@ -85,7 +85,8 @@ def captions_card(
         status_table=_table(captions.get("status") or {}, "status"),
         cleaning_table=_table(cleaning, "step", skip_empty=True),
         quality_table=_quality(captions.get("quality") or {}),
-        limits=_limits(stage, captions, machine_made, embedded),
+        tells_class=any("{label}" in prompt for prompt in captions.get("prompts") or []),
+        cut=_cut(stage) if embedded else "",
         images_id=images_id,
         images_options=_load_options(stage) if images_id else "",
         named=stage.get("source_columns") or {},
@@ -154,23 +155,12 @@ def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
     return [(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None]
 
 
-def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
-    limits = []
-    if any("{label}" in prompt for prompt in captions.get("prompts") or []):
-        limits.append("The prompt told the class, so captions hold it: no score on these rows may read them.")
-    if machine_made:
-        limits.append("Captions can name what is not in the image. They were filtered and weighted, not corrected.")
-        limits.append("They are written in the language of the prompt, and describe people by how they look.")
-    if embedded:
-        limits.append("A vector holds what its text encoder makes of a caption, and fits those of that encoder alone.")
-        over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
-        cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
-        if cut and stage.get("long_captions") == "truncate":
-            shares = ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
-            limits.append(f"Captions longer than the encoder's window were cut there: {shares}.")
-    if not stage.get("with_images"):
-        limits.append("The rows are of use only with the very images that were described.")
-    return limits
+def _cut(stage: dict[str, Any]) -> str:
+    """The shares of captions that were cut at the window of the encoder; empty for few."""
+    over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
+    cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
+    is_cut = stage.get("long_captions") == "truncate"
+    return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items()) if is_cut else ""
 
 
 def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:

@@ -42,9 +42,6 @@ REMEDIES = {
 }
 
 
-# --- The manifest: what a release consists of ------------------------------------------------------------------------
-
-
 def write_manifest(folder: str | Path) -> dict[str, list[str]]:
     """
     Writes and returns `{"files": {name: [hash, ...]}}`: all other files that are published, and the hashes by which
@@ -76,9 +73,6 @@ def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f'{path} is no manifest of a release, which is JSON such as {{"files": {{}}}}.')
-
-
-# --- The push --------------------------------------------------------------------------------------------------------
 
 
 def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **options) -> str:
@@ -115,8 +109,6 @@ def push_folders(
             `"model"`, `"dataset"` or `"space"`.
         private: visibility of a repository that is made now; one that exists keeps its own.
         revision: branch, made where there is none; `main` by default.
-        message: of the commit.
-        token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
         replace: push also where files of somebody else are, see [`check_repository`].
         folders: of this machine, whose paths must not be published either.
 

@@ -4,21 +4,26 @@ import json
 import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from safetensors import safe_open
 from transformers import TimmWrapperConfig
+from transformers.trainer_utils import HubStrategy
 
+from .. import __version__
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.predict import load_run
+from ..extras import require
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.lora import plain_student
@@ -27,10 +32,11 @@ from ..modeling.processing import ImageSettings, saved_processor, student_proces
 from ..modeling.student import own_module
 from ..names import run_of
 from ..options import ReleaseArguments, aligns
+from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
-from ..training.run_folder import OPTIONS_FILE, read_options
+from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .card import NONCOMMERCIAL, Picture, Student, licence_fields, student_card
+from .card import NONCOMMERCIAL, TEMPLATES, Picture, Student, licence_fields, student_card
 from .figures import (
     EvaluatedData,
     benchmark_tasks,
@@ -41,8 +47,17 @@ from .figures import (
     write_entries,
 )
 from .onnx import export_onnx
-from .privacy import bare_name
-from .push import MANIFEST, read_manifest, write_manifest
+from .privacy import SECRETS, bare_name, private_places
+from .push import (
+    MANIFEST,
+    PushError,
+    check_repository,
+    clear_errors,
+    create_repository,
+    push_folder,
+    read_manifest,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -150,9 +165,6 @@ def check_place(folder: Path, run: Path) -> None:
         )
 
 
-# --- Checkpoints -----------------------------------------------------------------------------------------------------
-
-
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
     """Student and projector, adapters merged, with what it takes to use them with texts."""
     if model.config.lora is not None:
@@ -177,9 +189,6 @@ def _forget_origin(model: AlignedImageClassification) -> None:
         config.pretrained_cfg = {
             name: value for name, value in config.pretrained_cfg.items() if name in PUBLIC_PRETRAINED_CFG
         }
-
-
-# --- What is known of a run ------------------------------------------------------------------------------------------
 
 
 def options_of(run: str | Path) -> dict[str, Any]:
@@ -215,9 +224,6 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
     except (OSError, ValueError):  # of the Hub, of the network, or a card that is none
         return None
     return card.get("license_name") or card.get("license")
-
-
-# --- The card --------------------------------------------------------------------------------------------------------
 
 
 def write_card(
@@ -318,3 +324,114 @@ def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
         how = "pip install -e '.[report]' in a clone of g4i_hf"
         logger.warning("The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (%s).", run, how)
     return found
+
+
+# --- Pushing while a student trains ----------------------------------------------------------------------------------
+
+
+class StudentPublisher:
+    """
+    What `AlignmentTrainer` pushes with `push_to_hub`: never its run folder, but what a release holds.
+
+    The repository is made before training, so that a token that may not write is noticed then. A push of a checkpoint
+    runs beside training; one that fails is logged, and the next one tries again. `args` are `hub_model_id`,
+    `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push` and `hub_strategy`: `every_save` or `end`, else
+    a ValueError.
+    """
+
+    def __init__(self, args: AlignmentArguments):
+        if args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(
+                f"hub_strategy is {args.hub_strategy.value}, which would push the optimizer's state, a pickle. Use "
+                "every_save, which pushes the student of every checkpoint, or end."
+            )
+        self.args = args
+        self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._under_way: Future | None = None
+
+    def start(self) -> str:
+        """Makes the repository; returns its whole id. ImportError without detect-secrets; PushError as any push."""
+        require("detect_secrets", "hub", SECRETS)
+        api = HfApi(token=self.args.hub_token)
+        check_repository(api, self.repo_id, revision=self.args.hub_revision)
+        with clear_errors(self.repo_id):
+            self.repo_id = create_repository(api, self.repo_id, private=self.args.hub_private_repo is not False)
+        return self.repo_id
+
+    def push_checkpoint(self, checkpoint: str | Path, step: int, max_steps: int) -> None:
+        """Pushes the student of a checkpoint, unless an earlier push goes on. Raises nothing: another will come."""
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        if self._under_way and not self._under_way.done() and not self.args.hub_always_push:
+            logger.info("Step %d is not pushed: an earlier push is still under way.", step)
+            return
+        message, folder = f"Step {step} of {max_steps}", None
+        try:
+            # Written now, as the checkpoint may be gone later; only the upload is left to the thread
+            folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-", ignore_cleanup_errors=True)
+            student = Path(folder.name) / "student"
+            with releasing(ReleaseArguments(run=str(checkpoint), student_dir=str(student), aligned=False)) as place:
+                in_progress_card(step, max_steps).save(place / "README.md")
+            self._under_way = self._thread.submit(self._push_student, folder, student, message)
+        except Exception as error:
+            logger.warning("%s was not pushed: %s", message, _said(error))
+            if folder is not None:
+                folder.cleanup()
+
+    def push_run(self, run: str | Path, message: str = "End of training") -> str:
+        """
+        Pushes the release of a finished run, with its card; returns the address of the commit. Without a `train.yaml`,
+        as in a run from Python, the options are those of the arguments. ValueError for a release that cannot be made
+        or may not be published, OSError where it was not written, [`~g4i_hf.hub.push.PushError`] for whatever else
+        failed.
+        """
+        self.wait()
+        if "/" not in self.repo_id:  # not started; the card holds the whole id
+            with clear_errors(self.repo_id):
+                self.repo_id = HfApi(token=self.args.hub_token).get_full_repo_name(self.repo_id)
+        args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.aligns)
+        try:
+            student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
+            return self._push(student, message)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:
+            raise PushError(f"{self.repo_id}: {_said(error)}. Nothing was pushed.") from error
+
+    def wait(self) -> None:
+        """Until what is being pushed is there."""
+        if self._under_way is not None:
+            self._under_way.result()
+
+    def _push_student(self, folder: tempfile.TemporaryDirectory, student: Path, message: str) -> None:
+        try:
+            self._push(student, message)
+        except Exception as error:
+            logger.warning("%s was not pushed: %s", message, _said(error))
+        finally:
+            folder.cleanup()
+
+    def _push(self, student: Path, message: str) -> str:
+        return push_folder(
+            student,
+            self.repo_id,
+            private=self.args.hub_private_repo is not False,
+            revision=self.args.hub_revision,
+            message=message,
+            token=self.args.hub_token,
+            folders=private_places(self.args.output_dir),
+        )
+
+
+def _said(error: Exception) -> str:
+    """Its message, with its kind where that is not one for people to read."""
+    return str(error) if isinstance(error, (PushError, ValueError)) else f"{type(error).__name__}: {error}"
+
+
+def in_progress_card(step: int, max_steps: int) -> ModelCard:
+    """The card of a student that is still being trained."""
+    data = ModelCardData(tags=["g4i_hf", "image-classification"], pipeline_tag="image-classification", license="other")
+    return ModelCard.from_template(
+        data, template_path=str(TEMPLATES / "in_progress.md.j2"), step=step, max_steps=max_steps, version=__version__
+    )

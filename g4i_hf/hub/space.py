@@ -21,8 +21,9 @@ from .. import __version__, columns
 from ..cli import parse_options
 from ..data.images import open_image, to_rgb
 from ..data.loading import class_names, load_data, source_of
-from ..data.texts import is_blank
+from ..data.texts import Texts
 from ..embedding import with_text_embeds
+from ..evaluation.predict import captions_of
 from ..files import replacing
 from ..modeling import AlignedImageClassificationConfig
 from ..modeling.student import own_module
@@ -219,32 +220,22 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
 
 def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int:
     """Writes distinct captions and their embeddings, float16, at most so many drawn at random; returns how many."""
-    places: dict[str, tuple[int, int]] = {}  # of each caption, the row and the position in it
-    for row, value in enumerate(split[columns.CAPTION][:]):
-        texts = [text for text in (value if isinstance(value, list) else [value]) if not is_blank(text)]
-        for position, text in enumerate(texts):
-            places.setdefault(text, (row, position))
-    captions = sorted(places)
+    texts = Texts.of(split)
+    numbers: dict[str, int] = {}  # of each caption, the first of its texts
+    for number, caption in enumerate(captions_of(split, texts)):
+        numbers.setdefault(caption, number)
+    if not numbers:
+        raise ValueError("The captions of the data have no embeddings of their own: embed them with g4i embed.")
+    captions = sorted(numbers)
     if len(captions) > most:
         captions = [captions[i] for i in sorted(np.random.default_rng(0).choice(len(captions), most, replace=False))]
-    rows = sorted({places[caption][0] for caption in captions})
-    vectors = dict(zip(rows, split.select(rows)[columns.TEXT_EMBEDS][:], strict=True))
-    kept: dict[str, list[float]] = {}
-    for caption in captions:
-        row, position = places[caption]
-        of_row = vectors[row] or []
-        of_row = of_row if of_row and isinstance(of_row[0], list) else [of_row] * bool(of_row)
-        if position < len(of_row):
-            kept[caption] = of_row[position]
-    if not kept:
-        raise ValueError("The captions of the data have no embeddings of their own: embed them with g4i embed.")
-    flat = np.asarray(list(kept.values()), dtype=np.float16)
+    vectors = texts.embeds[[numbers[caption] for caption in captions]]
     table = {
-        columns.CAPTION: pa.array(kept),
-        columns.TEXT_EMBEDS: pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1]),
+        columns.CAPTION: pa.array(captions),
+        columns.TEXT_EMBEDS: pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
     }
     pq.write_table(pa.table(table), path, compression="zstd")
-    return len(kept)
+    return len(captions)
 
 
 def write_gallery(
