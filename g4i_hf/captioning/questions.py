@@ -103,24 +103,17 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     """Text and the column after it, None at the end. Nothing is formatted, so that braces can reach no attributes."""
     try:
         parts = list(Formatter().parse(template))
+        if any(name is not None and (not name.strip() or spec or conversion) for _, name, spec, conversion in parts):
+            raise ValueError("only the name of a column may stand in braces")
     except ValueError as error:
-        raise ValueError(
-            f"prompt {template!r}: {error}. Write {{column}} for a column, and {{{{ or }}}} for a brace."
-        ) from error
-    for _, name, spec, conversion in parts:
-        if name is not None and (not name.strip() or spec or conversion):
-            given = f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
-            raise ValueError(
-                f"prompt {template!r}: {given} is no name of a column. Write {{column}}, and {{{{ or }}}} for a brace."
-            )
+        said = f"prompt {template!r}: {error}. Write {{column}} for a column, and {{{{ or }}}} for a brace."
+        raise ValueError(said) from error
     return [(text, name) for text, name, _, _ in parts]
 
 
 def _class_names(column: str, features: Features, split_name: str) -> list[str] | None:
     """The names of a ClassLabel, None for a column of other values."""
     if column not in features:
-        if any(mark in column for mark in ".[]()"):
-            raise ValueError(f"prompt: {{{column}}} reaches into a value; its columns are: {', '.join(features)}.")
         raise ValueError(
             f"prompt: split {split_name!r} has no column {column!r}.{did_you_mean(column, features)} Its columns: "
             f"{', '.join(features)}. For a brace that is no column, write two."
@@ -254,7 +247,7 @@ class Questions:
         if not all(row.places):
             self.keys_of_row[row.number] = keys
         asked = zip(row.prompts, keys, row.places, strict=True)
-        return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
+        return [Question(row.image_id, image, *each) for each in asked]
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """

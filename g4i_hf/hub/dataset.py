@@ -24,7 +24,6 @@ from ..data.loading import class_names, open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
 from ..data.stream import stream_images
 from ..files import replacing
-from .card import licence_fields
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
 
@@ -83,7 +82,6 @@ def build_dataset(
     if made.get("published"):
         raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
     check_place(output_dir)
-    licence_fields(license)
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)
@@ -104,9 +102,9 @@ def build_dataset(
         for name, split in splits.items():
             _write_split(split, name, features, folder / "data", max_bytes)
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        found = load_dataset_builder(str(folder)).config.data_files or {}
-        if list(map(str, found)) != list(splits):
-            raise ValueError(f"The card names the splits {', '.join(map(str, found))}, not {', '.join(splits)}.")
+        found = list(map(str, load_dataset_builder(str(folder)).config.data_files or ()))
+        if found != list(splits):
+            raise ValueError(f"The card names the splits {', '.join(found)}, not {', '.join(splits)}.")
     return output_dir
 
 

@@ -148,8 +148,7 @@ def push_folders(
             )
         return commit.commit_url
 
-    checked = zip(released, manifests, strict=True)
-    return (push(Path(folder), repo_id, repo_type, files) for (folder, repo_id, repo_type), files in checked)
+    return (push(Path(each[0]), *each[1:], files) for each, files in zip(released, manifests, strict=True))
 
 
 def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:
