@@ -185,9 +185,7 @@ class BatchCaptioner(EndpointCaptioner):
             if under_way:
                 time.sleep(POLL_SECONDS)
         if failed:
-            raise CaptionerError(
-                f"The server refused a batch: {error_message(failed[0])} Start the same command again for the rest."
-            )
+            raise CaptionerError(f"The server refused a batch: {error_message(failed[0])} The same command resumes.")
 
     def _deliver(self, client: openai.OpenAI, file: str, batch: Batch, deliver: Deliver) -> int:
         """Delivers the answers in a file and returns their number; questions that may be asked again get none."""

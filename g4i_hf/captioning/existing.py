@@ -254,9 +254,8 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             yield str(key), record.get(caption_field)
             done += 1
     except (ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path.name}, record {done + 1}: {error}. Correct it, or name fields with --file_key and --file_caption."
-        ) from error
+        said = f"{path.name}, record {done + 1}: {error}. Correct it, or give --file_key and --file_caption."
+        raise ValueError(said) from error
 
 
 def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) -> str:

@@ -126,9 +126,7 @@ def _class_names(column: str, features: Features, split_name: str) -> list[str] 
     elif column == columns.LABEL and "int" in feature.dtype:
         wrong = "numbers, no names of classes"
     if wrong:
-        raise ValueError(
-            f"prompt: column {column!r} of split {split_name!r} holds {wrong}. Name one of texts, numbers or classes."
-        )
+        raise ValueError(f"prompt: column {column!r} of split {split_name!r} holds {wrong}. Name one of texts.")
     return None
 
 
@@ -315,9 +313,7 @@ class StreamQuestions(Questions):
         image_id = item[columns.IMAGE_ID]
         if image_id is None or str(image_id) in seen:
             what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
-            raise ValueError(
-                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name unique ids with --image_id_column."
-            )
+            raise ValueError(f"Split {self.name!r}, column 'image_id', row {row}: {what}. See --image_id_column.")
         seen.add(str(image_id))
         self._image_ids.append(str(image_id))
 

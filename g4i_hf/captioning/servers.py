@@ -40,9 +40,7 @@ def addresses_of(base_url: str | None) -> list[str]:
     for address in addresses:
         parts = urlsplit(address)
         if "@" in parts.netloc:
-            raise ValueError(
-                f"base_url holds a user or password for {parts.hostname}; put a token into a variable for api_key_env."
-            )
+            raise ValueError(f"base_url holds a user or password for {parts.hostname}; name a token in api_key_env.")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url is {address}; it must look like http://localhost:8000/v1.")
         if is_offline_mode() and is_hugging_face(address):

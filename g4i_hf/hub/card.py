@@ -67,15 +67,6 @@ ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
 
 @dataclass
-class Picture:
-    """A picture of the card: its file within the release, its alternative text, and its caption."""
-
-    file: str
-    alt: str
-    text: str
-
-
-@dataclass
 class Student:
     """A released student, as its card describes it."""
 
@@ -98,7 +89,8 @@ class Student:
     adapter: str | None = None  # Hub id of the base of a LoRA adapter; None for a whole checkpoint
     adapter_revision: str | None = None
     pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
-    pictures: list[Picture] = field(default_factory=list)
+    has_curves: bool = False  # whether the card shows them, and predictions, of which it says split and captions
+    predictions: dict[str, Any] | None = None
     model_id: str = "path/to/student"  # what a reader passes to `from_pretrained`
     license: str | None = None  # `other` by default
     weights_license: str | None = None  # of the pretrained weights that it starts from, where that is known

@@ -363,9 +363,7 @@ def _streams(public: dict[str, Any], splits: DatasetDict) -> dict[str, Any]:
     try:
         streams = stream_images(source, read_files=False)
     except ValueError as error:
-        raise ValueError(
-            f"images_id is {name}, which is no dataset of these images, or calls its columns otherwise: {error}"
-        ) from error
+        raise ValueError(f"images_id {name} is no dataset of these images, or has other columns: {error}") from error
     shared = {split: rows for split, rows in streams.items() if split in splits}
     if not shared:
         raise ValueError(f"images_id is {name} with splits {', '.join(streams)}; the stage has {', '.join(splits)}.")

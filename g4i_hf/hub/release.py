@@ -36,7 +36,7 @@ from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .card import NONCOMMERCIAL, TEMPLATES, Picture, Student, licence_fields, student_card
+from .card import NONCOMMERCIAL, TEMPLATES, Student, licence_fields, student_card
 from .figures import (
     EvaluatedData,
     benchmark_tasks,
@@ -154,9 +154,7 @@ def check_place(folder: Path, run: Path) -> None:
     """ValueError where something else than an earlier release would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
-        raise ValueError(
-            f"{folder} is or holds the run itself, which a release there would delete. Choose another --student_dir."
-        )
+        raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not (any((folder / name).is_file() for name in CONFIGS) and read_manifest(folder) is not None):
         raise ValueError(
@@ -236,7 +234,7 @@ def write_card(
     """
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)
-    pictures = _pictures(run, args)
+    pictures = _copy_pictures(run, student_dir, args.weights) if args.card_pictures else {}
     adapter = json.loads((student_dir / ADAPTER_FILE).read_text()) if (student_dir / ADAPTER_FILE).is_file() else {}
     student = Student(
         **_facts(student_dir, run),
@@ -250,7 +248,7 @@ def write_card(
         onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
         adapter=adapter.get("base_model_name_or_path"),
         adapter_revision=adapter.get("revision"),
-        pictures=list(pictures.values()),
+        **pictures,
         model_id=args.repo_id or "path/to/student",
         license=args.license,
         weights_license=weights_license(lineage),
@@ -264,9 +262,6 @@ def write_card(
         date = datetime.fromtimestamp((run / RESULTS_FILE).stat().st_mtime, UTC).date().isoformat()
         more = {"weights": args.weights, "date": date, "tasks": benchmark_tasks(data)}
         write_entries(student_dir, eval_result_entries(rows, seeds, data, **more))
-    for file, picture in pictures.items():
-        (student_dir / IMAGES).mkdir(exist_ok=True)
-        shutil.copyfile(file, student_dir / picture.file)
     card.save(student_dir / "README.md")
     return rows
 
@@ -302,28 +297,19 @@ def _num_parameters(folder: Path) -> int:
     return total
 
 
-def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
-    """The pictures that `g4i evaluate` has left in the run: where they are, and what they are in the card."""
-    if not args.card_pictures:
-        return {}
-    folder, found = run / PICTURES, {}
+def _copy_pictures(run: Path, student_dir: Path, weights: str) -> dict[str, Any]:
+    """Copies what `g4i evaluate` has left in the run; returns what the card says of it."""
+    folder = run / PICTURES
     about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
-    if (folder / CURVES).is_file():
-        text = "Accuracy on the split that was evaluated during training, and cross entropy on the training images."
-        found[folder / CURVES] = Picture(f"{IMAGES}/{CURVES}", "Accuracy and loss by epoch", text)
-    if (folder / PREDICTIONS).is_file() and about.get("weights") == args.weights:
-        captions_of = about.get("captions_of")
-        nearest = f" and the caption of `{captions_of}` that the aligned model finds nearest" if captions_of else ""
-        text = (
-            f"Images of `{about['split']}`, drawn at random: above each its class, in red where the prediction is "
-            f"another; below it the prediction{nearest}."
-        )
-        alt = f"Images of {about['split']} with predictions"
-        found[folder / PREDICTIONS] = Picture(f"{IMAGES}/{PREDICTIONS}", alt, text)
-    if not found:
+    has_curves = (folder / CURVES).is_file()
+    predictions = about if (folder / PREDICTIONS).is_file() and about.get("weights") == weights else None
+    for name in [CURVES] * has_curves + [PREDICTIONS] * bool(predictions):
+        (student_dir / IMAGES).mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, student_dir / IMAGES / name)
+    if not (has_curves or predictions):
         how = "pip install -e '.[report]' in a clone of g4i_hf"
         logger.warning("The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (%s).", run, how)
-    return found
+    return {"has_curves": has_curves, "predictions": predictions}
 
 
 # --- Pushing while a student trains ----------------------------------------------------------------------------------

@@ -212,9 +212,7 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     )
     training = embedded.get(args.train_split)
     if training is None or not {columns.CAPTION, columns.TEXT_EMBEDS} <= set(training.column_names):
-        raise ValueError(
-            f"{run}: split {args.train_split!r} of its data has no captions with embeddings. Leave --space out."
-        )
+        raise ValueError(f"{run}: split {args.train_split!r} has no captions with embeddings. Leave --space out.")
     return DatasetDict(splits | embedded), id2label, args.train_split
 
 

@@ -132,9 +132,7 @@ def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncode
     """
     encoder = side.text_encoder
     if encoder is None:
-        raise ValueError(
-            "The model does not say which text encoder its captions were embedded with. Name it as text_encoder."
-        )
+        raise ValueError("The model does not say which text encoder its captions had. Name it as text_encoder.")
     if not isinstance(encoder, str):
         name = type(encoder).__name__
         _check_files(side, encoder.provenance, name)

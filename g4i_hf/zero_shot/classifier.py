@@ -151,14 +151,10 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         labels = [label.strip() if isinstance(label, str) else label for label in candidate_labels or ()]
         labels = [label for label in labels if label != ""]
         if not labels or not all(isinstance(label, str) for label in labels):
-            raise ValueError(
-                f"candidate_labels is {candidate_labels!r}; give class names, as a list or with commas between them."
-            )
+            raise ValueError(f"candidate_labels is {candidate_labels!r}; give class names, in a list or with commas.")
         templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
         if not templates or any(PLACE_OF_LABEL not in template for template in templates):
-            raise ValueError(
-                f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: 'a drawing of {{}}'."
-            )
+            raise ValueError(f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: {{}}.")
         return super().__call__(image, labels, hypothesis_template=templates, **kwargs)
 
     def embed_images(self, images: Images | list[Images], **kwargs) -> torch.Tensor:
@@ -196,7 +192,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             expected = (len(captions), self.model.config.text_embed_dim)
             if tuple(text_embeds.shape) != expected:
                 raise ValueError(
-                    f"text_embeds has the shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
+                    f"text_embeds has shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
                 )
             texts = self._in_text_space(torch.as_tensor(text_embeds))
         embeds = self.embed_images(images, **kwargs)
