@@ -308,16 +308,9 @@ class AlignedImageClassification(PreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
     def freeze_backbone(self) -> None:
-        """
-        Freezes all but classifier and projector, and keeps it in evaluation mode while training.
-
-        Raises:
-            ValueError: when the backbone has LoRA adapters, which would be frozen as well.
-        """
+        """Freezes all but classifier and projector, and keeps it in evaluation mode while training; not with LoRA."""
         if self.config.lora is not None:
-            raise ValueError(
-                "The student has LoRA adapters, and freeze_backbone would freeze them. Leave one of both out."
-            )
+            raise ValueError("The student has LoRA adapters, and freeze_backbone would freeze them. Leave one out.")
         self.student.requires_grad_(False)
         for layer in classifier_layers(self.student):
             layer.requires_grad_(True)
@@ -345,10 +338,7 @@ class AlignedImageClassification(PreTrainedModel):
     ) -> None:
         """
         The student recomputes its activations in the backward pass instead of keeping them. Running statistics of its
-        batch norms are updated once a step.
-
-        Raises:
-            ValueError: when the student cannot, or cannot with these options.
+        batch norms are updated once a step. A ValueError when it cannot, or cannot with these options.
         """
         config, kwargs = self.config.student_config, activation_checkpointing_kwargs
         name = getattr(config, "architecture", config.model_type)

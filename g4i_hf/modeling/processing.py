@@ -84,11 +84,7 @@ def pretrained_processor(
     """The processor of a transformers checkpoint. Raises ValueError when something else is wanted than it does."""
     processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main")
     settings = ImageSettings.from_processor(processor)
-    actual: dict[str, Any] = {
-        "image_size": settings.size,
-        "interpolation": settings.interpolation,
-        "crop_pct": settings.crop_pct,
-    }
+    actual: dict[str, Any] = vars(settings) | {"image_size": settings.size}
     for option, value in (wanted or {}).items():
         is_close = isinstance(value, float) and math.isclose(value, actual[option], abs_tol=0.005)  # whole pixels
         if value is not None and value != actual[option] and not is_close:
@@ -100,10 +96,7 @@ def pretrained_processor(
 
 
 def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:
-    """
-    The processor of the released student: timm's transforms by its `pretrained_cfg` for a timm student, else
-    `fallback`, the one saved beside the model.
-    """
+    """The processor of the released student: timm's transforms for a timm student, else the one beside the model."""
     if isinstance(student_config, TimmWrapperConfig):
         return TimmWrapperImageProcessor(student_config.pretrained_cfg, architecture=student_config.architecture)
     return fallback
@@ -117,17 +110,12 @@ def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> Bas
 
 
 def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
-    """
-    By a student's configuration: its image size, and timm's normalisation or else that of ImageNet.
-
-    Raises:
-        ValueError: when it names no size.
-    """
+    """By a student's configuration: its image size, and timm's normalisation or else that of ImageNet."""
     size = image_size_of(student_config, default=None)
     if size is None:
         raise ValueError(
-            f"There is no image processor, and the configuration of the student ({student_config.model_type}) does "
-            "not say how large its images are: give the trainer a processing_class, such as "
+            f"The configuration of the student ({student_config.model_type}) does not say how large its images are: "
+            "give the trainer a processing_class, such as "
             "g4i_hf.modeling.processing.generic_processor(ImageSettings(224))."
         )
     return generic_processor(ImageSettings.of(student_config, size))

@@ -47,16 +47,9 @@ def student_config_from(
     **hub_kwargs,
 ) -> PreTrainedConfig:
     """
-    The configuration of a student.
-
-    Args:
-        name_or_config: a `PreTrainedConfig`; a folder or Hub id of a checkpoint; a timm name (`resnet18`); or a
-            transformers model type (`vit`), which starts from its default configuration.
-        student_args: for timm, keyword arguments of `timm.create_model`; else fields of the configuration.
-        image_size: side of the input in pixels, which students with position embeddings are built for.
-
-    Raises:
-        ValueError: when `student_args` names the number of classes, which comes from the data.
+    The configuration of a student: a copy, or that of a folder or Hub id of a checkpoint, of a timm name (`resnet18`),
+    or the default of a transformers model type (`vit`). Students with position embeddings are built for `image_size`.
+    `student_args` has arguments of `timm.create_model`, or fields of the configuration.
     """
     student_args = dict(student_args or {})
     for name in ("num_classes", "num_labels", "id2label"):
@@ -171,12 +164,7 @@ def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForIma
 
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
-    """
-    The last layer of a student or, for distilled models, both: their input is the feature.
-
-    Raises:
-        ValueError: when none is found.
-    """
+    """The last layer of a student or, for distilled models, both: their input is the feature."""
     timm_model = getattr(student, "timm_model", None)
     if timm_model is not None:
         classifier = timm_model.get_classifier()
@@ -187,10 +175,7 @@ def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
     layers = [_last_layer(head) for head in heads]
     if not layers or None in layers:
         known = sorted({name for names in CLASSIFIER_NAMES for name in names})
-        raise ValueError(
-            f"No classifier layer found in {type(student).__name__}: expected one of {known} to hold a Linear or "
-            "Conv2d layer."
-        )
+        raise ValueError(f"No Linear or Conv2d classifier in {type(student).__name__}: expected one of {known}.")
     return layers
 
 

@@ -67,11 +67,7 @@ class FitResult:
 
 
 class Fit:
-    """
-    Args:
-        args, data: the options of the command.
-        say: takes a line for the user.
-    """
+    """The command; `say` takes a line for the user."""
 
     def __init__(self, args: FitArguments, data: DataArguments, say: Callable[[str], object] = print):
         self.args, self.data, self.say = args, data, say
@@ -81,13 +77,7 @@ class Fit:
         self.validation_images = 0
 
     def run(self) -> FitResult | None:
-        """
-        Returns:
-            None after a dry run.
-
-        Raises:
-            ValueError, OSError: for data that cannot be trained on, or a command that failed.
-        """
+        """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
         splits = self._opened()
         captioning = self._captioning()
@@ -122,10 +112,8 @@ class Fit:
 
     def _asked(self) -> dict[str, Any]:
         """What decisions depend on."""
-        return {name: portable(value) for name, value in (vars(self.args) | vars(self.data)).items()} | {
-            "seeds": None,
-            "dry_run": None,
-        }
+        given = vars(self.args) | vars(self.data) | {"seeds": None, "dry_run": None}
+        return {name: portable(value) for name, value in given.items()}
 
     def _decided(self) -> dict[str, Any] | None:
         """The decisions of an earlier start of the same command: times and what is reachable may be others now."""
@@ -139,16 +127,19 @@ class Fit:
 
     def _check_student(self) -> None:
         """An OSError for a student that is not there, before captions are written and embedded."""
-        given, pretrained = self._given(), self.args.pretrained
-        name = self.args.student or given.get("student")
-        if name:
-            pretrained = given.get("pretrained", False) if pretrained is None else pretrained
-            check_student(StudentArguments(student=name, pretrained=bool(pretrained)))
-        elif pretrained and (why := why_missing(PRETRAINED, "model")):
+        if named := self._named_student(self._given()):
+            check_student(StudentArguments(**named))
+        elif self.args.pretrained and (why := why_missing(PRETRAINED, "model")):
             raise OSError(
                 f"pretrained is true, but the default student {PRETRAINED} is not there: {why}. Leave --pretrained "
                 "out to train a small ResNet from scratch, or name another with --student."
             )
+
+    def _named_student(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """The options of the student that the user names; None where there is none."""
+        name, pretrained = self.args.student or given.get("student"), self.args.pretrained
+        pretrained = given.get("pretrained", False) if pretrained is None else pretrained
+        return {"student": name, "pretrained": bool(pretrained)} if name else None
 
     def _opened(self) -> DatasetDict:
         """The splits, after the decisions about captions and `validation`; says what is in them."""
@@ -238,11 +229,10 @@ class Fit:
         given = Parser(OPTIONS_OF["train"]).yaml_file(Path(self.args.train_config))
         if module := given.pop("module", None):
             import_module(module)
-        for name in ("train_split", "eval_split"):
-            if name in given:
-                raise ValueError(
-                    f"{self.args.train_config} sets {name}: fit trains on train, and compares on validation."
-                )
+        if names := {"train_split", "eval_split"} & set(given):
+            raise ValueError(
+                f"{self.args.train_config} sets {min(names)}: fit trains on train, and compares on validation."
+            )
         return given
 
     def _data_options(self) -> dict[str, Any]:
@@ -267,9 +257,8 @@ class Fit:
     def _student(self, size: int, given: dict[str, Any]) -> dict[str, Any]:
         """Its options: those that the user gives, or a choice by the size of the images."""
         args = self.args
-        if name := args.student or given.get("student"):
-            pretrained = given.get("pretrained", False) if args.pretrained is None else args.pretrained
-            return {"student": name, "pretrained": bool(pretrained)}
+        if named := self._named_student(given):
+            return named
         if args.pretrained or (args.pretrained is None and size >= LARGE and why_missing(PRETRAINED, "model") is None):
             self.say(f"Student: {PRETRAINED}, pretrained on ImageNet; another with --student.")
             return {"student": PRETRAINED, "pretrained": True}
@@ -326,12 +315,10 @@ class Fit:
         The command that lists suspicious labels: of `validation`, or of all images that were in `train`. It has the
         captions of that split alone, so that it need not list those that were counted.
         """
-        words = ["check"]
         data = self._data_options()
-        words.append(data.pop("dataset_name"))
-        held_out = data.pop("validation_fraction", None)
+        words = ["check", data.pop("dataset_name")]
+        words += [] if data.pop("validation_fraction", None) else ["--split", "validation"]
         words += [word for name, value in data.items() for word in (f"--{name}", str(value))]
-        words += [] if held_out else ["--split", "validation"]
         return [*words, "--text_encoder", self.args.text_encoder]
 
     def _run_folder(self, name: str, seed: int) -> str:
@@ -340,25 +327,21 @@ class Fit:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def _finished(self) -> FitResult:
-        found = {
-            name: [_results(self._run_folder(name, seed)) for seed in range(self.args.seeds)]
-            for name in ("with_captions", "baseline")
-        }
-        accuracies = {name: [each["validation_accuracy"] for each in results] for name, results in found.items()}
+        seeds, suspicious = range(self.args.seeds), "validation_suspicious_labels"
+        accuracy = [_results(self._run_folder("with_captions", seed))["validation_accuracy"] for seed in seeds]
+        baseline = [_results(self._run_folder("baseline", seed))["validation_accuracy"] for seed in seeds]
+        paired = paired_summary(baseline, accuracy) if len(seeds) > 1 else None
         result = FitResult(
             classifier=self.folder / "classifier",
             report=self.folder / "report.html",
             config=self.config,
-            accuracy=accuracies["with_captions"],
-            baseline_accuracy=accuracies["baseline"],
-            gain=float(np.mean(accuracies["with_captions"]) - np.mean(accuracies["baseline"])),
-            interval=None,
+            accuracy=accuracy,
+            baseline_accuracy=baseline,
+            gain=float(np.mean(accuracy) - np.mean(baseline)),
+            interval=(paired.low, paired.high) if paired else None,
             validation_images=self.validation_images,
-            suspicious_labels=found["with_captions"][0].get("validation_suspicious_labels"),
+            suspicious_labels=_results(self._run_folder("with_captions", 0)).get(suspicious),
         )
-        if self.args.seeds > 1:
-            paired = paired_summary(result.baseline_accuracy, result.accuracy)
-            result.interval = (paired.low, paired.high)
         self.say("\n" + "\n".join(self._summary(result)))
         return result
 
@@ -379,12 +362,9 @@ class Fit:
             lines.append(f"All captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
             lines.append("To list the labels of a split that its own captions contradict:")
             lines.append(f"  {shlex.join(['g4i', *self._checking()])}")
-        return [
-            *lines,
-            f"Classifier: {result.classifier}, a plain checkpoint with a card",
-            f"Report:     {result.report}",
-            f"Choices:    {result.config}, to edit and train with --output_dir DIR",
-        ]
+        lines.append(f"Classifier: {result.classifier}, a plain checkpoint with a card")
+        lines.append(f"Report:     {result.report}")
+        return [*lines, f"Choices:    {result.config}, to edit and train with --output_dir DIR"]
 
 
 def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:

@@ -73,12 +73,8 @@ class TrainingRun:
     Loads the data, builds the student, trains and evaluates it. Checks all options and data before it writes to the
     run folder.
 
-    Args:
-        run, data, encoder, student, augmentation, training: the options of the command.
-
     Attributes:
         splits: the data with its embeddings, set by [`load`]; the training split may be a stream.
-        id2label: class names by index.
         text_embed_dim: D; None without embeddings.
         to_embed: in a dry run, number of distinct captions still to embed.
         embeddings: folder of the embeddings, if the data has none of its own.
@@ -124,9 +120,7 @@ class TrainingRun:
         check_student(self.student)
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
-                raise ValueError(
-                    "use_peft and freeze_backbone are both true: one adapts the backbone, one does not. Choose one."
-                )
+                raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
             require_peft()
         if self.run.streaming and self.data.validation_fraction:
             raise ValueError("validation_fraction needs all rows at hand: leave streaming out, or hold out a split.")
@@ -136,18 +130,13 @@ class TrainingRun:
         with PartialState().main_process_first():  # the first fills the cache that the others read
             splits = load_data(self.data)
         if self.run.train_split not in splits:
-            raise ValueError(
-                f"The data has no split {self.run.train_split!r} (train_split). It has: {', '.join(splits)}."
-            )
+            raise ValueError(f"The data has no split {self.run.train_split!r} (train_split), but {', '.join(splits)}.")
         splits, self.id2label = class_names(splits)
         if self.args.aligns:
             check_captioned(splits, self.run.train_split)
         if self.run.eval_split not in splits:
-            logger.warning(
-                "The data has no split %r: training is not evaluated. Hold out a share of each class with "
-                "--validation_fraction 0.15.",
-                self.run.eval_split,
-            )
+            said = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
+            logger.warning(said, self.run.eval_split)
         splits, dim = self._embedded(splits)
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
@@ -234,13 +223,7 @@ class TrainingRun:
     # --- Training ----------------------------------------------------------------------------------------------------
 
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
-        """
-        Args:
-            state, checkpoint: from [`open`].
-
-        Returns:
-            The metrics. They are written last, to `all_results.json`.
-        """
+        """From what [`open`] has found to the metrics, which are written last, to `all_results.json`."""
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
         if checkpoint is not None:
@@ -298,27 +281,20 @@ class TrainingRun:
             planned["Steps"].append(f"would resume from {checkpoint}")
         return as_block(rows | planned)
 
-    def _described(self, trainer: AlignmentTrainer) -> list[str]:
-        return describe_training(
-            self.student.student, self.built.model, trainer.train_dataset, self.args, self._uses()
-        )
-
     @property
     def reasons(self) -> list[str]:
         """The two lines that explain the choice of `supervision: auto`."""
         return [] if self.supervised is None else list(self.supervised.plan.reasons)
 
-    def _uses(self) -> list[str]:
-        """Uses of captions beside alignment."""
-        if self.supervised is None:
-            return []
-        plan = self.supervised.plan
-        uses = {
-            "pseudo-labels from captions": plan.supervision == "pseudo",
-            f"soft labels from captions, weight {plan.soft_label_weight:.3g}": plan.soft_label_weight > 0,
-            f"label_noise {plan.label_noise}": plan.label_noise != "keep",
-        }
-        return [use for use, is_used in uses.items() if is_used]
+    def _described(self, trainer: AlignmentTrainer) -> list[str]:
+        uses = []  # of captions, beside alignment
+        if self.supervised is not None:
+            plan = self.supervised.plan
+            uses += ["pseudo-labels from captions"] if plan.supervision == "pseudo" else []
+            weight = plan.soft_label_weight
+            uses += [f"soft labels from captions, weight {weight:.3g}"] if weight > 0 else []
+            uses += [f"label_noise {plan.label_noise}"] if plan.label_noise != "keep" else []
+        return describe_training(self.student.student, self.built.model, trainer.train_dataset, self.args, uses)
 
 
 # --- A training split that is a stream -------------------------------------------------------------------------------
@@ -341,9 +317,8 @@ def load_streamed(
     run: RunArguments, data: DataArguments, args: AlignmentArguments
 ) -> tuple[dict[str, RowStream | Dataset], dict[int, str], int | None]:
     """
-    Returns:
-        The training split as a stream and the evaluated one, checked, as a dataset; class names by index; the size of
-        the text embeddings, None without any.
+    The training split as a stream and the evaluated one, checked, as a dataset; class names by index; the size of the
+    text embeddings, None without any.
     """
     _check_streamed(vars(run) | vars(args))
     state = PartialState()
@@ -356,8 +331,8 @@ def load_streamed(
     if dim is None and args.aligns:
         raise ValueError(
             f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'. Embed the captions "
-            "with g4i embed --with_images true, which leaves Parquet files of images and embeddings, or "
-            "name the column with --text_embeds_column; align_weight 0 trains without."
+            "with g4i embed --with_images true, or name the column with --text_embeds_column; align_weight 0 trains "
+            "without."
         )
     splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
     with state.main_process_first():  # the first fills the cache that the others read
@@ -375,17 +350,16 @@ def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
     feature: Any = stream.features.get(columns.LABEL)
     if feature is None:
         raise ValueError(
-            f"The stream has no column 'label'. Its columns: {', '.join(stream.column_names)}. Name the right one "
-            "with --label_column. (datasets leaves out the names of folders beside a metadata.jsonl: give such a "
-            "folder itself to g4i embed --with_images true, which keeps them as labels.)"
+            f"The stream has no column 'label'. {columns.its_columns(columns.LABEL, stream.column_names)} (datasets "
+            "leaves out the names of folders beside a metadata.jsonl: g4i embed --with_images true keeps them.)"
         )
     if isinstance(feature, ClassLabel):
         return feature.names
     named = read_class_names(data)
     if named is None:
         raise ValueError(
-            f"Column 'label' of the stream holds {feature.dtype}: how many classes there are is only known once all "
-            "is read. Name them in a file, one a line in the order of the labels, with --class_names_file."
+            f"Column 'label' of the stream holds {feature.dtype}, which has no class names. Name the classes in a "
+            "file, one a line in the order of the labels, with --class_names_file."
         )
     return named
 
