@@ -60,7 +60,7 @@ def write_journal(data: Path, journal: Path, base_url: str) -> None:
     from g4i_hf.captioning.endpoint import EndpointCaptioner
     from g4i_hf.captioning.questions import Prompts, Questions
     from g4i_hf.captioning.store import AnswerStore, Keys
-    from g4i_hf.data import open_images
+    from g4i_hf.data.loading import open_images
 
     split = open_images(str(data))["train"]
     keys = Keys(EndpointCaptioner("tiny", base_url).provenance)

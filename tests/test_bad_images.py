@@ -16,8 +16,9 @@ from students import aligned_model
 from test_caption_kills import ACCELERATE, TWO_PROCESSES
 from transformers import TrainerCallback
 
-from g4i_hf.data import CaptionedImages, train_transform
+from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.images import BadImageError, readable_rows
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 

@@ -23,7 +23,8 @@ from students import aligned_model
 from tiny_training import arguments
 from transformers import TrainerCallback
 
-from g4i_hf.data import CaptionedImages, train_transform
+from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments, DataArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer

@@ -8,8 +8,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import check_split
+from g4i_hf.data.dataset import CaptionedImages
 
 CLASSES, DIM = ["ant", "bée", "猫"], 4
 VECTOR = List(Value("float16"), length=DIM)

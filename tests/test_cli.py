@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
-from g4i_hf import __version__, cli, losses, options
+from g4i_hf import __version__, cli, options
 from g4i_hf.cli import parse_options
 from g4i_hf.files import did_you_mean
+from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
 from g4i_hf.options import OPTIONS_OF
@@ -208,7 +209,7 @@ def test_a_wrong_value_for_trainer_names_its_option(tmp_path, text):
 
 # --- Mistakes --------------------------------------------------------------------------------------------------------
 
-LOSSES = f"choose one of {', '.join(losses.OBJECTIVES)}. Did you mean 'clip'?"
+LOSSES = f"choose one of {', '.join(OBJECTIVES)}. Did you mean 'clip'?"
 WRONG_LINES = [
     ("learning_rat: 1", "unknown option 'learning_rat' in FILE, line 3. Did you mean 'learning_rate'?"),
     ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),
@@ -371,7 +372,7 @@ def test_options_of_trainer_are_those_of_the_installed_one():
 
 
 CHOICES = [
-    (options.TrainingOptions, "align_loss", losses.OBJECTIVES),
+    (options.TrainingOptions, "align_loss", OBJECTIVES),
     (options.TrainingOptions, "eval_strategy", list(IntervalStrategy)),
     (options.TrainingOptions, "save_strategy", list(SaveStrategy)),
     (options.TrainingOptions, "hub_strategy", list(HubStrategy)),

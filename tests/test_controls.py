@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
-from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
+from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.texts import numbered
 from g4i_hf.embedding import EncoderArguments, load_encoder
 from g4i_hf.options import OPTIONS_OF

@@ -17,8 +17,7 @@ from PIL import Image as PILImage
 from tiny_encoders import images_with
 
 from g4i_hf.cli import parse_options
-from g4i_hf.data import load_data, open_images
-from g4i_hf.data.loading import source_of
+from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub.dataset import build_dataset

@@ -16,13 +16,14 @@ from streams import CLASSES, example_rows, save_parquet, save_webdataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from g4i_hf.data import CaptionedImages, open_images, train_transform
-from g4i_hf.data.dataset import AlignmentCollator, Draw
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw
 from g4i_hf.data.images import BadImageError, BadRowError
 from g4i_hf.data.joining import image_id_of
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source
 from g4i_hf.data.stream import RowStream, load_split, open_rows
 from g4i_hf.data.stream_batches import StreamBatch, StreamBatches, StreamedImages, parts_of, rows_in_order
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments, DataArguments, RunArguments
 from g4i_hf.training.arguments import AlignmentArguments
 from g4i_hf.training.checkpoint import fingerprint

@@ -12,9 +12,8 @@ from PIL import Image as PILImage
 
 from g4i_hf import CaptionClassifier
 from g4i_hf.cli import parse_options
-from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labels_of
-from g4i_hf.data.dataset import AlignmentCollator
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages
 from g4i_hf.options import OPTIONS_OF, RunArguments, learned_from_captions
 from g4i_hf.running import main
 from g4i_hf.supervision.plan import Estimates, choose

@@ -30,7 +30,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.dataset import AlignmentCollator
-from g4i_hf.losses import OBJECTIVES, WITH_TEMPERATURE
+from g4i_hf.losses.objectives import OBJECTIVES, WITH_TEMPERATURE
 from g4i_hf.options import TrainingOptions
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.alignment_term import TextBank

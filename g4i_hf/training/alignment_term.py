@@ -10,18 +10,16 @@ import torch
 from torch import nn
 from transformers import TrainerState
 
-from ..losses import (
+from ..losses.gather import gather_counts, reduce_sum, world_size
+from ..losses.objectives import (
     OBJECTIVES,
     OFFICIALLY_DIVIDED,
     WITH_BIAS,
     WITH_TEMPERATURE,
-    BankTexts,
     LogitSettings,
-    StoredTexts,
     alignment_diagnostics,
-    make_pairs,
 )
-from ..losses.gather import gather_counts, reduce_sum, world_size
+from ..losses.pairs import BankTexts, StoredTexts, make_pairs
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .arguments import AlignmentArguments
 

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
 from ..data.stream_batches import StreamedImages
-from ..losses import UNLABELLED
+from ..losses.classification import UNLABELLED
 from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
 from ..options import OWN_MODULE

@@ -25,7 +25,7 @@ from ..data.dataset import (
 )
 from ..data.stream_batches import StreamedImages
 from ..files import give_usual_permissions
-from ..losses import classification_loss, soft_label_loss
+from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import save_student
 from ..options import DEFAULT_TEXT_ENCODER
