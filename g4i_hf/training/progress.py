@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
 from ..data.stream_batches import StreamedImages
@@ -186,15 +186,6 @@ class AlignmentProgress(ProgressCallback):
 def shows_bars(args) -> bool:
     """Whether a bar is wanted, and stderr is a terminal."""
     return not args.disable_tqdm and sys.stderr.isatty()
-
-
-def replace_progress(trainer, stopwatch: Stopwatch) -> AlignmentProgress | None:
-    """Replaces Trainer's own progress by [`AlignmentProgress`]; a notebook keeps its table."""
-    if not any(trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)):
-        return None
-    progress = AlignmentProgress(stopwatch)
-    trainer.add_callback(progress)
-    return progress
 
 
 def knows_epochs(state: TrainerState) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import has_length, rotate_checkpoints
 
 from ..data.dataset import (
@@ -29,18 +30,10 @@ from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import save_student
 from ..options import DEFAULT_TEXT_ENCODER
+from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
 from .build import is_raw, prepare, processor_of
-from .callbacks import (
-    EmaCallback,
-    LossCheck,
-    PushCheckpoints,
-    SkipNanSteps,
-    SkippedImages,
-    StepsOfOptions,
-    StreamPosition,
-)
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -51,17 +44,7 @@ from .checkpoint import (
     remaining_checkpoint_named,
 )
 from .lineage import write_lineage
-from .optimization import (
-    TimmSchedule,
-    class_weights_of,
-    decay_groups,
-    decayed_names,
-    layer_factors,
-    scale_learning_rates,
-    timm_name,
-    timm_optimizer,
-)
-from .progress import Stopwatch, replace_progress
+from .progress import AlignmentProgress, Stopwatch
 from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
 
 
@@ -130,7 +113,7 @@ class AlignmentTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
-        self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
+        self.class_weights = optimization.class_weights_of(args.class_weights, model.num_labels, train_dataset)
         given = args.soft_label_weight if soft_label_weight is None else soft_label_weight
         self.soft_label_weight = 1.0 if given is None else given
         self.terms = TermSums()  # since the last log
@@ -157,23 +140,26 @@ class AlignmentTrainer(Trainer):
     def _add_callbacks(self) -> None:
         """In this order: progress reads the stopwatch; skipping NaN steps, what the check of the loss noted."""
         args, data = self.args, self.train_dataset
-        self.add_callback(StepsOfOptions())
+        self.add_callback(callbacks.StepsOfOptions())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(RunTensorBoard())
         self.stopwatch = Stopwatch()
         self.add_callback(self.stopwatch)
-        self.progress = replace_progress(self, self.stopwatch)
-        self.loss_check = LossCheck(data, args.aligns) if args.stop_on_nan else None
-        self.skipped_images = SkippedImages(data) if getattr(data, "on_bad_images", None) == "skip" else None
-        self.nan_steps = SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
-        self.ema = None if args.ema_decay is None else EmaCallback(self.model.student, args.ema_decay)
-        position = StreamPosition() if isinstance(data, StreamedImages) else None
-        pushes = PushCheckpoints(self.publisher) if args.push_to_hub else None
-        for callback in (self.loss_check, self.skipped_images, self.nan_steps, position, self.ema, pushes):
-            if callback is not None:
-                self.add_callback(callback)
+        # In place of Trainer's own; a notebook keeps its table
+        shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
+        self.progress = AlignmentProgress(self.stopwatch) if shows else None
+        self.loss_check = callbacks.LossCheck(data, args.aligns) if args.stop_on_nan else None
+        skips = getattr(data, "on_bad_images", None) == "skip"
+        self.skipped_images = callbacks.SkippedImages(data) if skips else None
+        self.nan_steps = callbacks.SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
+        self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
+        position = callbacks.StreamPosition() if isinstance(data, StreamedImages) else None
+        pushes = callbacks.PushCheckpoints(self.publisher) if args.push_to_hub else None
+        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, position, self.ema, pushes)
+        for callback in filter(None, optional):
+            self.add_callback(callback)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -288,28 +274,31 @@ class AlignmentTrainer(Trainer):
     # --- Optimizer and schedule --------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        return decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
+        return optimization.decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer or timm's, over the groups of `weight_decay_on` and `layer_decay`."""
         if self.optimizer is not None:
             return self.optimizer
-        if timm_name(self.args.optim) is None:
+        if optimization.timm_name(self.args.optim) is None:
             super().create_optimizer(model)
         else:
             decayed = set(self.get_decay_parameter_names(self.model))
-            self.optimizer = timm_optimizer(self.args, decay_groups(self.model, decayed, self.args.weight_decay))
+            groups = optimization.decay_groups(self.model, decayed, self.args.weight_decay)
+            self.optimizer = optimization.timm_optimizer(self.args, groups)
         if self.args.layer_decay is not None:
-            scale_learning_rates(self.optimizer, layer_factors(self.model, self.args.layer_decay))
+            factors = optimization.layer_factors(self.model, self.args.layer_decay)
+            optimization.scale_learning_rates(self.optimizer, factors)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedule or timm's, which counts optimizer steps too."""
-        args, name = self.args, timm_name(self.args.lr_scheduler_type)
+        args, name = self.args, optimization.timm_name(self.args.lr_scheduler_type)
         if self.lr_scheduler is not None or name is None:
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = max(1, -(-len(self.get_train_dataloader()) // args.gradient_accumulation_steps))
-        self.lr_scheduler = TimmSchedule(optimizer or self.optimizer, args, num_training_steps, steps_per_epoch)
+        optimizer = optimizer or self.optimizer
+        self.lr_scheduler = optimization.TimmSchedule(optimizer, args, num_training_steps, steps_per_epoch)
         self._created_lr_scheduler = True  # so that Trainer makes another for another training
         return self.lr_scheduler
 
