@@ -71,22 +71,13 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
 
     def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str | None:
-        """
-        Where captions come from: a choice of `captioner`, or None where the captions file shows whether it is a list.
-
-        Raises:
-            ValueError: when no option says it.
-        """
-        if self.captioner is not None:
+        """Where captions come from: a choice of `captioner`, or None where the file shows whether it is a list."""
+        if self.captioner is not None or captions_file is not None:
             return self.captioner
-        if captions_file is not None:
-            return None
-        if base_url is not None:
-            return "endpoint"
-        if self.captioner_model is not None:
-            return "local"
-        if caption_column is not None:
-            return "column"
+        given = {"endpoint": base_url, "local": self.captioner_model, "column": caption_column}
+        for kind, value in given.items():
+            if value is not None:
+                return kind
         raise ValueError(
             "Nothing says where captions come from. Give a model with --captioner_model, a server with --base_url as "
             "well, a file with --captions_file, or a column of the data with --captioner column."

@@ -125,16 +125,13 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
         if not self.train_config or not self.students or not self.variants:
             raise ValueError("A comparison needs train_config, students and variants: give them in a file (--config).")
         for name, group in (("students", self.students), ("variants", self.variants)):
-            wrong = [key for key, options in group.items() if options is not None and not isinstance(options, dict)]
-            if wrong:
+            if wrong := [key for key, options in group.items() if not isinstance(options, dict | None)]:
                 raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
-        for group in ({"options": self.options}, self.students, self.variants):
-            for name, options in group.items():
-                for unset in (key for key, value in (options or {}).items() if value is None or value == []):
-                    raise ValueError(
-                        f"{name}: {unset} has no value, and what train_config sets cannot be unset here: leave it "
-                        "out there, and give it where it is wanted."
-                    )
+        for name, options in ({"options": self.options} | self.students | self.variants).items():
+            for unset in (key for key, value in (options or {}).items() if value is None or value == []):
+                raise ValueError(
+                    f"{name}: {unset} has no value. What train_config sets cannot be unset: leave it out there."
+                )
         self.baseline = self.baseline or next(iter(self.variants))
         named = {"baseline": [self.baseline], "against": [*self.against, *self.against.values()]}
         for name, variants in (named | {"only_variants": self.only_variants or []}).items():

@@ -67,10 +67,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
 
     def __post_init__(self):
         if self.stage and self.run:
-            raise ValueError(
-                f"run is {self.run} and stage is {self.stage}: one of them is released at a time, a run as a student "
-                "or a stage as a dataset. Leave the other out."
-            )
+            raise ValueError(f"run is {self.run} and stage is {self.stage}: one is released at a time. Leave one out.")
         if not self.stage and not self.run:
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
         self._check_kind()
@@ -87,15 +84,13 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
         of_student |= {each.name for group in (ReleasedStudentOptions, SpaceOptions) for each in fields(group)}
         of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
         others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
-        given = [
-            each.name for each in fields(self) if each.name in others and getattr(self, each.name) != each.default
-        ]
-        if given:
-            what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
-            raise ValueError(
-                f"{given[0]} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {given[0]} out, or "
-                f"give --{other} in place of --{kind}."
-            )
+        what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
+        for each in fields(self):
+            if each.name in others and getattr(self, each.name) != each.default:
+                raise ValueError(
+                    f"{each.name} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {each.name} out, "
+                    f"or give --{other} in place of --{kind}."
+                )
 
 
 def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
@@ -104,12 +99,7 @@ def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
 
     parts = repo_id.split("/")
     if len(parts) > 2 or not all(parts):
-        raise ValueError(
-            f"{name} is {repo_id}, which is an address or a path and no Hub id: write it as me/my-student."
-        )
+        raise ValueError(f"{name} is {repo_id}, which is an address or a path, no Hub id: write it as me/my-student.")
     if with_namespace and len(parts) < 2:
-        raise ValueError(
-            f"{name} is {repo_id}, without the user or organisation that it belongs to: write it as NAME/{repo_id}; "
-            "`hf auth whoami` prints your name."
-        )
+        raise ValueError(f"{name} is {repo_id}, without its user or organisation: write it as NAME/{repo_id}.")
     validate_repo_id(repo_id)

@@ -76,10 +76,7 @@ class StudentArguments(LoraOptions):
             raise ValueError(f"student_args is {self.student_args!r}; it must be a JSON object.")
         check_values(self)
         if self.use_peft and not self.pretrained:
-            raise ValueError(
-                "use_peft adapts pretrained weights, but pretrained is false: LoRA on random weights would leave them "
-                "random. Set pretrained to true, or leave use_peft out."
-            )
+            raise ValueError("use_peft adapts pretrained weights, but pretrained is false. Set pretrained to true.")
         if self.lora_target_modules and not self.use_peft:
             raise ValueError("lora_target_modules is set, but use_peft is false: set it to true.")
 
@@ -435,12 +432,7 @@ DEPRECATED_FOR_TRAINING = ("teacher_weight", "teacher_temperature", "teacher_cap
 
 
 def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """
-    Translates options of version 0.1.
-
-    Returns:
-        The options by their present names, and a warning for each that has another name now.
-    """
+    """Options of version 0.1 by their present names, and a warning for each that has another name now."""
     values, said = dict(values), []
     for name in DEPRECATED_FOR_TRAINING:
         if name not in values:
@@ -449,10 +441,9 @@ def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name != "teacher_weight":
             said.append(f"{name} is deprecated and has no effect: probabilities are calibrated. Leave it out.")
         elif float(value) > 0:
-            values |= {"supervision": "soft", "soft_label_weight": float(value)}
-            said.append(
-                f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {float(value):g}."
-            )
+            weight = float(value)
+            values |= {"supervision": "soft", "soft_label_weight": weight}
+            said.append(f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {weight:g}.")
     if values.get("unlabelled") == "pseudo_label":
         values |= {"unlabelled": "keep", "supervision": "pseudo"}
         said.append("unlabelled: pseudo_label is deprecated: use supervision: pseudo.")
