@@ -249,8 +249,7 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     present = {name: feature for name, feature in features.items() if feature is not None}
     if not present:
         available = sorted({column for split in splits.values() for column in split.column_names})
-        if without_classes := _without_class_folders(splits):
-            raise ValueError(without_classes)
+        _check_class_folders(splits)
         raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
     for name, feature in present.items():
         if not isinstance(feature, ClassLabel) and not hasattr(feature, "dtype"):
@@ -274,20 +273,19 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     return with_class_names(splits, names), dict(enumerate(names))
 
 
-def _without_class_folders(splits: DatasetDict) -> str | None:
-    """What is wrong with image files that lie in no folder of a class; None for other data."""
+def _check_class_folders(splits: DatasetDict) -> None:
+    """A ValueError for image files that lie in no folder of a class."""
     name, split = next(iter(splits.items()))
     known = {columns.LABEL, *columns.OTHER_NAMES[columns.LABEL]}
-    if columns.IMAGE not in split.column_names or known & set(split.column_names):
-        return None
-    path, has_bytes = next(image_paths(split), (None, True))
-    if has_bytes or not Path(path or "").is_file():
-        return None
-    inside = Path(path).parent / "cats" / Path(path).name
-    return (
-        f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image into "
-        f'a folder named after its class, such as {inside}, or write its class into metadata.jsonl: "label": "cats".'
-    )
+    path, has_bytes = None, True
+    if columns.IMAGE in split.column_names and not known & set(split.column_names):
+        path, has_bytes = next(image_paths(split), (None, True))
+    if not has_bytes and Path(path or "").is_file():
+        raise ValueError(
+            f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image "
+            f"into a folder named after its class, such as {Path(path).parent / 'cats' / Path(path).name}, or write "
+            'its class into metadata.jsonl: "label": "cats".'
+        )
 
 
 def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:

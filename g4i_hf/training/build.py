@@ -85,7 +85,7 @@ def build_student(
     id2label: dict[int, str],
     text_embed_dim: int | None,
 ) -> BuiltStudent:
-    """seed: of the initial weights. id2label: class names by index. text_embed_dim: D, None without embeddings."""
+    """The seed is that of the initial weights; `text_embed_dim` is D, None without embeddings."""
     check_student(student)
     set_seed(seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
@@ -156,15 +156,8 @@ def supervised_split(
 ) -> Supervised:
     """
     The training rows with the labels and soft labels that captions give them, as `supervision`, `label_noise` and
-    `image_features` say.
-
-    Args:
-        is_pretrained: whether the student's features say something of images before it is trained.
-        built: builds the student.
-        class_embeds, folder, made_with: see [`~g4i_hf.supervision.supervise.supervise`].
-
-    Raises:
-        ValueError: for options that contradict each other or the data.
+    `image_features` say; see [`~g4i_hf.supervision.supervise.supervise`]. `is_pretrained`: whether the student's
+    features say something of images before it is trained. A ValueError for options that contradict the data.
     """
     if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
         warn_of_silent_captions(split)
@@ -215,10 +208,8 @@ def _image_features(
     if name == "student" or (name is None and run.supervision == "auto" and is_pretrained):
         return lambda: _features_of_student(built(), split, args)
     if name is not None and name not in split.column_names:
-        raise ValueError(
-            f"image_features is {name!r}, but the data has no such column. Its columns: "
-            f"{', '.join(split.column_names)}."
-        )
+        present = ", ".join(split.column_names)
+        raise ValueError(f"image_features is {name!r}, but the data has no such column. Its columns: {present}.")
     if name is None:
         return None
     return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)

@@ -67,9 +67,7 @@ class EmaCallback(TrainerCallback):
     def load(self, folder: str | Path) -> None:
         path = Path(folder) / EMA_FILE
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {EMA_FILE}: it was written without ema_decay. Resume without it, or start afresh."
-            )
+            raise FileNotFoundError(f"{folder} was written without ema_decay: resume without it, or start afresh.")
         with torch.no_grad():
             self.averaged.load_state_dict(load_file(path))
 

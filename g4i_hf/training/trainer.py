@@ -133,8 +133,8 @@ class AlignmentTrainer(Trainer):
         if args.ema_decay is not None and self.is_deepspeed_enabled:
             # Trainer loads its checkpoints without `_load_from_checkpoint`
             raise ValueError(
-                f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training is "
-                "resumed from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
+                f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew at a resume: "
+                "leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
             )
 
     def _add_callbacks(self) -> None:
@@ -330,7 +330,6 @@ class AlignmentTrainer(Trainer):
 
     @cached_property
     def data_fingerprint(self) -> dict[str, Any]:
-        """See [`~g4i_hf.training.checkpoint.fingerprint`]."""
         return fingerprint(self.train_dataset)
 
     def check_resumable(self, checkpoint: str | Path) -> None:
@@ -348,15 +347,10 @@ class AlignmentTrainer(Trainer):
     def save_student(self, folder: str | Path) -> None:
         """
         Writes the student as a plain checkpoint with its image processor, which `pipeline("image-classification")`
-        loads without this package. [`~g4i_hf.release_student`] also writes a card.
-
-        Raises:
-            ValueError: for weights that are sharded over processes.
+        loads without this package. [`~g4i_hf.release_student`] also writes a card. Not for sharded weights.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "save_student needs whole weights, and these are sharded: use save_run and release_student."
-            )
+            raise ValueError("save_student needs whole weights; of sharded ones use save_run and release_student.")
         if self.processing_class is None:
             self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
         if self.args.should_save:
@@ -392,9 +386,8 @@ class AlignmentTrainer(Trainer):
                 if self.ema is not None:
                     self.ema.save(staging / name)
                 state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                finalize_checkpoint(
-                    staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, args)
-                )
+                order = order_of(self.train_dataset, args)
+                finalize_checkpoint(staging / name, Path(output_dir), self.data_fingerprint, order)
         if args.should_save:
             rotate_checkpoints(
                 output_dir=output_dir,
@@ -439,17 +432,11 @@ class AlignmentTrainer(Trainer):
     # --- Pushing: releases in place of the run folder ----------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """
-        Called before training, so that a token that may not write is noticed then.
-
-        Raises:
-            ValueError: without a publisher, or where neither `processing_class` nor the student's configuration says
-                how large images are.
-        """
+        """Called before training, so that a token that may not write is noticed then."""
         if self.publisher is None:
             raise ValueError(
-                "push_to_hub is set, but a run folder is not what is pushed: give the trainer a "
-                "publisher=g4i_hf.hub.StudentPublisher(args), which pushes the plain student with a card."
+                "push_to_hub is set: give the trainer a publisher=g4i_hf.hub.StudentPublisher(args), which pushes the "
+                "plain student with a card, not the run folder."
             )
         if self.processing_class is None:  # nobody can use a student without one, so every checkpoint has it
             self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
