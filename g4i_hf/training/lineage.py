@@ -40,10 +40,7 @@ CACHED_FILES = {  # one of them is opened of every repository
 
 
 def lineage_of(
-    splits: Splits,
-    data: DataArguments | None,
-    student: StudentArguments | None,
-    embeddings: str | Path | None = None,
+    splits: Splits, data: DataArguments | None, student: StudentArguments | None, embeddings: str | Path | None = None
 ) -> dict[str, Any]:
     """
     Of a run: its data, the options of that and of its student (None where the origin is not known), and the stage of

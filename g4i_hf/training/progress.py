@@ -232,11 +232,7 @@ def as_block(rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def describe_training(
-    student: str,
-    model: AlignedImageClassification,
-    dataset: Any,
-    args: AlignmentArguments,
-    uses: Sequence[str] = (),
+    student: str, model: AlignedImageClassification, dataset: Any, args: AlignmentArguments, uses: Sequence[str] = ()
 ) -> list[str]:
     """Lines on a run. `student`: its name. `uses`: what captions are used for beside alignment."""
     size = sum(p.numel() for name, p in model.student.named_parameters() if not is_adapter(name))

@@ -15,14 +15,7 @@ from ..captioning.quality import ClipScorer, judge_captions
 from ..captioning.questions import Questions
 from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
-from ..captioning.stage import (
-    Captioned,
-    check_places,
-    check_same,
-    needs_another_try,
-    questions_of,
-    write_captions,
-)
+from ..captioning.stage import Captioned, check_places, check_same, needs_another_try, questions_of, write_captions
 from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
 from ..data.loading import class_names, load_data, load_images, source_of

@@ -24,11 +24,7 @@ PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 
 
 def suspicious_labels(
-    text_embeds: np.ndarray,
-    labels: np.ndarray,
-    num_labels: int,
-    seed: int = 0,
-    class_embeds: np.ndarray | None = None,
+    text_embeds: np.ndarray, labels: np.ndarray, num_labels: int, seed: int = 0, class_embeds: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, CaptionClassifier]:
     """
     Finds labels (N,) that are not the most probable class given the label and the caption (N, D). Caption

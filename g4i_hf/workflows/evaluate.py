@@ -20,13 +20,7 @@ from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
 from ..evaluation.corruptions import corrupted_accuracies
-from ..evaluation.evaluate import (
-    Evaluated,
-    Probes,
-    results_folder,
-    split_metrics,
-    update_results,
-)
+from ..evaluation.evaluate import Evaluated, Probes, results_folder, split_metrics, update_results
 from ..evaluation.pictures import draw_card_pictures
 from ..evaluation.predict import check_run, for_prediction, load_run, nearest_captions, predict
 from ..evaluation.report import write_report

@@ -38,14 +38,7 @@ from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, supervised_split
 from ..training.lineage import lineage_of, write_lineage
 from ..training.optimization import timm_name
-from ..training.progress import (
-    as_block,
-    describe_training,
-    plan_of,
-    seconds_per_step,
-    summary_of_run,
-    trial_arguments,
-)
+from ..training.progress import as_block, describe_training, plan_of, seconds_per_step, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 
 logger = logging.getLogger(__name__)
