@@ -121,16 +121,14 @@ def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bo
         seen.add(label)
         if label is None or label == -1:
             if require_labels:
+                where = f"Split {name!r}, column 'label', row {row}"
                 raise ValueError(
-                    f"Split {name!r}, column 'label', row {row}: unlabelled ({label}). Label the row, remove it, or "
-                    "train it on its caption alone with --require_labels false."
+                    f"{where}: unlabelled ({label}). Label the row, remove it, or set --require_labels false."
                 )
             yield unlabelled, f"column 'label' (first: row {row})", 1
         elif not 0 <= label < num_labels:
-            raise ValueError(
-                f"Split {name!r}, column 'label', row {row}: {label} is out of range, there are {num_labels} classes "
-                f"(0 to {num_labels - 1}). Correct the label or the class names."
-            )
+            known = f"there are {num_labels} classes (0 to {num_labels - 1})"
+            raise ValueError(f"Split {name!r}, column 'label', row {row}: {label} is out of range, {known}.")
     empty = sorted(set(range(num_labels)) - seen)
     if empty:
         feature = split.features[columns.LABEL]
@@ -151,10 +149,8 @@ def _check_captions(split: Dataset, name: str) -> Warned:
     if columns.CAPTION_WEIGHT in split.column_names:
         for row, weight in enumerate(values_of(split, columns.CAPTION_WEIGHT)):
             if weight is not None and not 0 <= weight <= 1:
-                raise ValueError(
-                    f"Split {name!r}, column 'caption_weight', row {row}: {weight}. Give weights from 0 (train the "
-                    "row on its label alone) to 1."
-                )
+                where = f"Split {name!r}, column 'caption_weight', row {row}"
+                raise ValueError(f"{where}: {weight}. Give weights from 0 (train on the label alone) to 1.")
 
 
 def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
@@ -175,10 +171,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
             "length=D), as g4i embed does; several a row as a List of these."
         )
     if width != (dim or width):
-        raise ValueError(
-            f"{where}every row: {width} dimensions, but the model expects {dim}. Embed again with its encoder, or "
-            f"make a model with text_embed_dim {width}."
-        )
+        raise ValueError(f"{where}every row: {width} dimensions, but the model expects {dim}. Embed with its encoder.")
     parts = split.data.column(columns.TEXT_EMBEDS).chunks
     has_nulls = several and any(part.flatten().null_count for part in parts)
     for row, vectors in enumerate(values_of(split, columns.TEXT_EMBEDS) if has_nulls else ()):

@@ -170,8 +170,7 @@ def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: f
     if smallest == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
         raise ValueError(
             "A process will have a batch of a single image, on which BatchNorm cannot train: choose another "
-            "--per_device_train_batch_size, or where it is the last batch of an epoch, leave it out with "
-            "--dataloader_drop_last true."
+            "--per_device_train_batch_size, or leave out a last batch with --dataloader_drop_last true."
         )
 
 

@@ -36,10 +36,7 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
         if is_remote(path) or not any(Path(os.path.abspath(path)).is_relative_to(cache) for cache in caches):
             where = f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}"
             check_path(path, where)
-            raise ValueError(
-                f"{where}: names the address {path!r} in place of an image. Download the images into a folder; "
-                "g4i caption --streaming true reads addresses too."
-            )
+            raise ValueError(f"{where}: names the address {path!r} in place of an image. Download them into a folder.")
 
 
 def file_columns(split: Dataset) -> list[str]:
@@ -58,8 +55,7 @@ def check_path(path: str, where: str) -> None:
     if not is_remote(path) or not _is_public(path):
         raise ValueError(
             f"{where}: names the file {path!r} in place of an image, which is on this machine, in its network, or at "
-            "no address that is opened (hf, http, https). It is not opened. If you trust the dataset, open a copy of "
-            "it in a folder."
+            "no address that is opened (hf, http, https). If you trust the dataset, open a copy of it in a folder."
         )
 
 

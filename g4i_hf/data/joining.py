@@ -86,10 +86,8 @@ def check_image_ids(split: Dataset, split_name: str, before: str = "") -> None:
     for row, image_id in enumerate(image_ids.to_pylist()):
         if image_id is None or image_id in seen:
             what = "null" if image_id is None else f"{image_id!r}, which row {seen[image_id]} has too"
-            raise ValueError(
-                f"{before}Split {split_name!r}, column 'image_id', row {row}: {what}. Give every image an id of its "
-                "own, or name another column with --image_id_column."
-            )
+            where = f"{before}Split {split_name!r}, column 'image_id', row {row}"
+            raise ValueError(f"{where}: {what}. Give every image an id of its own, or name another --image_id_column.")
         seen[image_id] = row
 
 
@@ -213,10 +211,8 @@ def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, 
     """Warns of rows without a counterpart on the other side, or raises where `complete`."""
     without = np.flatnonzero(positions == NO_ROW)
     if len(without) and complete:
-        raise ValueError(
-            f"{where}: {len(without)} of {len(images)} images have no row there, the first is "
-            f"{_first(images, without[:1])}. Run the stage again on this dataset."
-        )
+        what = f"{len(without)} of {len(images)} images have no row there, the first is {_first(images, without[:1])}"
+        raise ValueError(f"{where}: {what}. Run the stage again on this dataset.")
     if len(without):
         said = "%s: %d of %d images have no row there and are used without caption: %s"
         logger.warning(said, where, len(without), len(images), _first(images, without))

@@ -67,10 +67,8 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
         number = min(max(round(fraction * len(of_class)), 2), len(of_class) // 2)
         chosen += of_class.index[:number].tolist()
     if not chosen:
-        raise ValueError(
-            "No class of the split 'train' has two labels, so none can be held out as validation. Label more images, "
-            "or give the data a split 'validation' with labels."
-        )
+        what = "No class of the split 'train' has two labels, so none can be held out as validation"
+        raise ValueError(f"{what}. Label more images, or give the data a split 'validation' with labels.")
     parts = {"train": np.setdiff1d(rows.index, chosen), "validation": np.sort(chosen)}
     return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
 
@@ -181,10 +179,8 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
     try:
         split = split.cast_column(columns.IMAGE, Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"Split {split_name!r}, column 'image': {split.features[columns.IMAGE]} is no image. Name the right "
-            "column with --image_column."
-        ) from error
+        what = f"{split.features[columns.IMAGE]} is no image"
+        raise ValueError(f"Split {split_name!r}, column 'image': {what}. Name another with --image_column.") from error
     if hub_id is not None:
         split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
         check_files(split, split_name, hub_id)
@@ -253,10 +249,8 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
         raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
     for name, feature in present.items():
         if not isinstance(feature, ClassLabel) and not hasattr(feature, "dtype"):
-            raise ValueError(
-                f"Column 'label' of split {name!r} holds lists: multi-label data is not supported. Give one class a "
-                "row, or name another column with --label_column."
-            )
+            what = f"Column 'label' of split {name!r} holds lists: multi-label data is not supported"
+            raise ValueError(f"{what}. Give one class a row, or name another column with --label_column.")
     names = next((feature.names for feature in present.values() if isinstance(feature, ClassLabel)), None)
     if names is None:
         values = {value for name in present for value in splits[name].unique(columns.LABEL) if value is not None}
@@ -266,10 +260,8 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
             names = [str(i) for i in range(max(values) + 1)]
         else:
             kinds = ", ".join(sorted({feature.dtype for feature in present.values()}))
-            raise ValueError(
-                f"Column 'label' holds {kinds}: no class names or class numbers. Store labels as strings, integers or "
-                "ClassLabel, the same in every split, or name another column with --label_column."
-            )
+            what = f"Column 'label' holds {kinds}: no class names or class numbers"
+            raise ValueError(f"{what}. Store labels as strings, integers or ClassLabel, in every split alike.")
     return with_class_names(splits, names), dict(enumerate(names))
 
 
@@ -305,10 +297,8 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset
         values = [own.names[i] if i is not None and 0 <= i < own.num_classes else i for i in values]
     unknown = [row for row, value in enumerate(values) if isinstance(value, str) and value not in feature.names]
     if unknown:
-        raise ValueError(
-            f"Split {split_name!r}, column 'label', row {unknown[0]}: {values[unknown[0]]!r} is none of the "
-            f"{feature.num_classes} classes of the other splits. Correct the label, or add the class there."
-        )
+        where, what = f"Split {split_name!r}, column 'label', row {unknown[0]}", repr(values[unknown[0]])
+        raise ValueError(f"{where}: {what} is none of the {feature.num_classes} classes of the other splits.")
     values = [feature.str2int(value) if isinstance(value, str) else value for value in values]
     values = [int(value) if isinstance(value, bool) else value for value in values]
     split = split.remove_columns(columns.LABEL)

@@ -223,10 +223,8 @@ def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
     listed = Counter(path for path, _ in image_paths(split))
     image, times = listed.most_common(1)[0]
     if times > 1:
-        raise ValueError(
-            f"Split {name!r}: its metadata file names the image {image} {times} times. Keep one line; several "
-            "captions of an image are a list in it."
-        )
+        what = f"its metadata file names the image {image} {times} times"
+        raise ValueError(f"Split {name!r}: {what}. Keep one line; several captions are a list in it.")
     known = {os.path.realpath(path) for path in listed}
     files = [file for file in _files(patterns) if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
     unlisted = sorted(os.path.abspath(file) for file in files if os.path.realpath(file) not in known)

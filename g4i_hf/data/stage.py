@@ -113,10 +113,8 @@ def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
     """A ValueError for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere."""
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
-            raise ValueError(
-                f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder. Run the "
-                "stage again, or correct the file if you trust where it comes from."
-            )
+            what = f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder"
+            raise ValueError(f"{what}. Run the stage again, or correct the file if you trust it.")
 
 
 def _portable(name: str, folder: str | Path) -> str:
@@ -131,10 +129,8 @@ def _found(name: str, folder: str | Path) -> str:
     if not Path(name).is_absolute() and beside.exists():
         return str(beside)
     if name.startswith("."):
-        raise FileNotFoundError(
-            f"{folder} holds no images: they are those of {name}, seen from there, and that folder is gone. Put it "
-            "back, or run the stage again on the images."
-        )
+        what = f"{folder} holds no images: they are those of {name}, seen from there, and that folder is gone"
+        raise FileNotFoundError(f"{what}. Put it back, or run the stage again on the images.")
     return name
 
 
@@ -207,10 +203,8 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
 def _check_format(stage: dict[str, Any], name: str) -> None:
     found = stage.get("format", FORMAT)  # version 0.1 wrote none
     if not isinstance(found, int) or found > FORMAT:
-        raise ValueError(
-            f"{name}: its stage.json has the format {found!r}, and this version of g4i_hf reads formats up to "
-            f"{FORMAT}. Install a later version."
-        )
+        known = f"this version of g4i_hf reads formats up to {FORMAT}"
+        raise ValueError(f"{name}: its stage.json has the format {found!r}, and {known}. Install a later one.")
 
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:

@@ -121,10 +121,8 @@ def _not_decoded(
     split = (split if split.features is not None else split._resolve_features()).decode(False)
     found = our_columns(split.features, split_name, given)
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
-        raise ValueError(
-            f"Split {split_name!r} has no column of images called 'image'. "
-            f"{columns.its_columns(columns.IMAGE, split.features)}"
-        )
+        known = columns.its_columns(columns.IMAGE, split.features)
+        raise ValueError(f"Split {split_name!r} has no column of images called 'image'. {known}")
     return split, found
 
 
@@ -230,10 +228,8 @@ def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowSt
     check_dataset_name(source.name)
     is_local, stage = Path(source.name).is_dir(), find_stage(source.name, source.revision)
     if stage is not None and not stage.get("with_images") and not is_local:
-        raise ValueError(
-            f"{source.name} was published without its images, which a stream cannot look up by their ids. Publish it "
-            "with them (--with_images true), or train without streaming."
-        )
+        what = f"{source.name} was published without its images, which a stream cannot look up by their ids"
+        raise ValueError(f"{what}. Publish it with them (--with_images true), or train without streaming.")
     builder = None if stage is not None and is_local else _builder_of(source)
     if builder is None:
         return _local_rows(open_images(source), split)

@@ -42,10 +42,8 @@ def parts_of(stream: RowStream, batch_size: int, num_processes: int, process_ind
     if stream.shard_rows is None:
         number = stream.rows.num_shards
         if number % num_processes and number < ENOUGH_ARCHIVES * num_processes:
-            raise ValueError(
-                f"The stream has {number} archives for {num_processes} processes, whose rows would come unevenly "
-                f"often: make it a multiple, or at least {ENOUGH_ARCHIVES} archives a process."
-            )
+            what = f"The stream has {number} archives for {num_processes} processes, which cannot share them evenly"
+            raise ValueError(f"{what}: make it a multiple, or at least {ENOUGH_ARCHIVES} archives a process.")
         return [Part(shard) for shard in range(process_index, number, num_processes)]
     whole, rest = divmod(sum(stream.shard_rows), batch_size * num_processes)
     mine = share_of(rest, num_processes, process_index)
@@ -312,10 +310,8 @@ class StreamedImages(torch.utils.data.Dataset):
         what = f"The image {image_id!r}"
         if label is None or label == -1:
             if self.require_labels:
-                raise BadRowError(
-                    f"{what} is unlabelled ({label}). Label it, remove it, or train it on its caption alone with "
-                    "--require_labels false."
-                )
+                remedy = "Label it, remove it, or give --require_labels false"
+                raise BadRowError(f"{what} is unlabelled ({label}). {remedy}.")
             return label
         if self.numbers is not None:
             if label not in self.numbers:

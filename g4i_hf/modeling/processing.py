@@ -88,10 +88,8 @@ def pretrained_processor(
     for option, value in (wanted or {}).items():
         is_close = isinstance(value, float) and math.isclose(value, actual[option], abs_tol=0.005)  # whole pixels
         if value is not None and value != actual[option] and not is_close:
-            raise ValueError(
-                f"{option} is {value!r}, but the pretrained checkpoint {name} comes with an image processor that has "
-                f"{actual[option]!r}. Leave {option} out."
-            )
+            what = f"the image processor of the pretrained checkpoint {name} has {actual[option]!r}"
+            raise ValueError(f"{option} is {value!r}, but {what}. Leave {option} out.")
     return processor
 
 

@@ -124,10 +124,8 @@ def check_student(student: StudentArguments) -> None:
         return
     weights = timm.get_pretrained_cfg(name)
     if weights and weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
-        raise OSError(
-            f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}. Train from scratch "
-            "with --pretrained false, or name the folder of a checkpoint as student."
-        )
+        what = f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}"
+        raise OSError(f"{what}. Train with --pretrained false, or name the folder of a checkpoint as student.")
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:

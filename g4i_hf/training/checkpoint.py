@@ -259,16 +259,12 @@ def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[st
         raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Resume from another checkpoint.")
     if changed := _differing(record["data"], data):
         parts = ", ".join(what + changed[name] * (name == "rows") for name, what in PARTS.items() if name in changed)
-        raise OtherDataError(
-            f"The training data is not what {checkpoint} was trained on. What differs: {parts}. Bring back that data, "
-            f"or {AFRESH}."
-        )
+        what = f"The training data is not what {checkpoint} was trained on. What differs: {parts}"
+        raise OtherDataError(f"{what}. Bring back that data, or {AFRESH}.")
     if changed := _differing(record["order"], order):
         options = ", ".join(name + values for name, values in changed.items())
-        raise OtherDataError(
-            f"{checkpoint} is of a run that had the training data in another order: {options}. Give what it had, or "
-            f"{AFRESH}."
-        )
+        what = f"{checkpoint} is of a run that had the training data in another order: {options}"
+        raise OtherDataError(f"{what}. Give what it had, or {AFRESH}.")
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:

@@ -55,10 +55,8 @@ def check_timm_options(args: TrainingArguments) -> None:
             near = did_you_mean(name, SCHEDULE_OPTIONS)
             raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know.{near}")
     if args.warmup_steps:
-        raise ValueError(
-            f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read. Give it warmup_epochs in "
-            "lr_scheduler_kwargs."
-        )
+        what = f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read"
+        raise ValueError(f"{what}. Give it warmup_epochs in lr_scheduler_kwargs.")
 
 
 def parse_optim_args(optim_args: str | None) -> dict[str, Any]:
@@ -228,10 +226,8 @@ def _layers(student: nn.Module) -> dict[nn.Parameter, int]:
         places[parameter] = place
     order = sorted({place for place in places.values() if place is not None})
     if not order:
-        raise ValueError(
-            f"layer_decay is set, but no numbered blocks were found in {type(student).__name__}. Leave it out, or "
-            "choose a student of timm's."
-        )
+        what = f"no numbered blocks were found in {type(student).__name__}"
+        raise ValueError(f"layer_decay is set, but {what}. Leave it out, or choose a student of timm's.")
     numbers = {None: 0} | {place: number for number, place in enumerate(order, start=1)}
     layers = {parameter: numbers[place] for parameter, place in places.items()}
     for head in classifier_layers(student):
@@ -264,10 +260,8 @@ def class_weights_of(option: list[float] | str | None, num_labels: int, train_da
         return None
     if option != "balanced":
         if len(option) != num_labels or not all(weight > 0 for weight in option):
-            raise ValueError(
-                f"class_weights has {len(option)} weights for {num_labels} classes; give one positive weight a class, "
-                "in the order of the class names."
-            )
+            what = f"class_weights has {len(option)} weights for {num_labels} classes"
+            raise ValueError(f"{what}; give one positive weight a class, in the order of their names.")
         return torch.tensor(option, dtype=torch.float64)
     labels = getattr(train_dataset, "labels", None)
     if labels is None:

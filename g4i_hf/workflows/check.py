@@ -98,7 +98,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
         if name == args.split and id2label and not (labels >= 0).any():
             faults.append(f"No image of the split {name!r} has a label.")
         if unreadable:
-            faults.append(f"{unreadable:,} images of split {name!r} cannot be read: --on_bad_images skip of train.")
+            faults.append(f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip.")
         found = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
         table.append((name, *(f"{number:,}" for number in found)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

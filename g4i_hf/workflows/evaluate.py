@@ -119,10 +119,8 @@ class Evaluation:
         if missing := [name for name in wanted if name not in splits]:
             raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
         if "probe" in self.args.measures and train_split not in splits:
-            raise ValueError(
-                f"The data has no split {train_split!r} (train_split), which probes are fitted on. Name the right "
-                "one, or leave probe out of measures."
-            )
+            what = f"The data has no split {train_split!r} (train_split), which probes are fitted on"
+            raise ValueError(f"{what}. Name the right one, or leave probe out of measures.")
         return wanted
 
     # --- Predictions and figures -------------------------------------------------------------------------------------

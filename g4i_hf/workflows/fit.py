@@ -157,10 +157,8 @@ class Fit:
         training = splits["train"]
         self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
         if not self.validation_images:
-            raise ValueError(
-                "No image of the split 'validation' has a label, so accuracies cannot be compared. Label some, or "
-                "leave the split out: fit then holds out a share of train."
-            )
+            what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
+            raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
         labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "

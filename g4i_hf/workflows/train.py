@@ -296,10 +296,8 @@ class TrainingRun:
 def _check_streamed(options: dict[str, Any]) -> None:
     for name, default in NOT_STREAMED.items():
         if options[name] != default:
-            raise ValueError(
-                f"{name} is {options[name]!r}, but with streaming rows are only read one after the other. Leave it "
-                "out, or train without streaming."
-            )
+            what = f"{name} is {options[name]!r}, but with streaming rows are only read one after the other"
+            raise ValueError(f"{what}. Leave it out, or train without streaming.")
     if options["class_weights"] == "balanced":
         raise ValueError("class_weights is 'balanced', but the classes of a stream are not counted. Give a list.")
     if options["align_captions"] == "all":
@@ -322,11 +320,9 @@ def load_streamed(
         parts_of(stream, args.train_batch_size, state.num_processes, state.process_index)  # whether it can be divided
     dim = _text_embed_dim(stream)
     if dim is None and args.aligns:
-        raise ValueError(
-            f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'. Embed the captions "
-            "with g4i embed --with_images true, or name the column with --text_embeds_column; align_weight 0 trains "
-            "without."
-        )
+        what = f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'"
+        remedy = "embed with g4i embed --with_images true, or name the column with --text_embeds_column"
+        raise ValueError(f"{what}: {remedy}; align_weight 0 trains without.")
     splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
     with state.main_process_first():  # the first fills the cache that the others read
         evaluated = load_split(data, run.eval_split)
@@ -350,10 +346,8 @@ def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
         return feature.names
     named = read_class_names(data)
     if named is None:
-        raise ValueError(
-            f"Column 'label' of the stream holds {feature.dtype}, which has no class names. Name the classes in a "
-            "file, one a line in the order of the labels, with --class_names_file."
-        )
+        what = f"Column 'label' of the stream holds {feature.dtype}, which has no class names"
+        raise ValueError(f"{what}. Name them in their order, one a line, with --class_names_file.")
     return named
 
 
