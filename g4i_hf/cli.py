@@ -395,7 +395,6 @@ def print_and_exit(text: str) -> None:
 
 
 def check_data(data: DataArguments) -> None:
-    """A FileNotFoundError for a dataset or captions that do not exist."""
     check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
     if data.captions_name:
         check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)

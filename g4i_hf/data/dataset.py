@@ -56,14 +56,8 @@ class GlobalBatchSampler(BatchSampler):
     With repeated augmentation (arXiv 1901.09335, as in DeiT) each row comes `repeats` times in succession, and the
     epoch ends after as many draws as there are rows.
 
-    Args:
-        num_rows: rows of the dataset.
-        batch_size: rows of a process.
-        num_processes, process_index: of this process.
-        seed: the order of epoch e is drawn from `seed + e`.
-        shuffle: whether the order is random.
-        drop_last: leave out the last, smaller global batch.
-        repeats: uses of a row in one epoch.
+    A batch has `batch_size` rows of a process; the order of epoch e is drawn from `seed + e`. With `drop_last` the
+    last, smaller global batch is left out.
     """
 
     split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
@@ -399,13 +393,8 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
 @dataclass
 class AlignmentCollator:
     """
-    Stacks items of [`CaptionedImages`] and applies mixup or CutMix; labels and captions are mixed by the loss.
-
-    Args:
-        mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
-        cutmix_alpha: parameter of CutMix's; 0 for none.
-        mix_prob: probability that a batch is mixed.
-        mix_switch_prob: probability of CutMix where both are on.
+    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, by the options of these names; labels and captions
+    are mixed by the loss.
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight`, `text_keys` and `text_rows`

@@ -112,12 +112,10 @@ def _fault(files: Iterable[Path]) -> str | None:
 
 def _fault_of_parquet(file: Path) -> str | None:
     try:
-        opened = pq.ParquetFile(file)
-        for _ in opened.iter_batches(batch_size=1000):
-            pass
+        rows = sum(len(batch) for batch in pq.ParquetFile(file).iter_batches(batch_size=1000))
     except (OSError, ValueError) as error:
         return f"is damaged ({_first_cause(error)}). Make or download it again."
-    return None if opened.metadata.num_rows else "has no rows. Remove it, or make it again."
+    return None if rows else "has no rows. Remove it, or make it again."
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
@@ -230,8 +228,11 @@ def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
     unlisted = sorted(os.path.abspath(file) for file in files if os.path.realpath(file) not in known)
     if not unlisted:
         return split
-    roots = _roots(patterns)
-    kept = [file for file in unlisted if _is_in_class(file, roots)] if columns.LABEL not in split.column_names else []
+    roots, kept = _roots(patterns), []
+    for file in unlisted if columns.LABEL not in split.column_names else ():
+        root = next(root for root in roots if file.startswith(f"{root}{os.sep}"))
+        if os.path.dirname(file) != root and _folder_label(file, root) is not None:
+            kept.append(file)
     if kept:
         said = "Split %r: %d of %d images have no line in its metadata file, so only the label of their folder."
         logger.warning(said, name, len(kept), len(files))
@@ -244,11 +245,6 @@ def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
     rows: dict[str, list] = {column: [None] * len(kept) for column in split.column_names}
     rows["image"] = [{"bytes": None, "path": file} for file in kept]
     return concatenate_datasets([split, Dataset.from_dict(rows, features=split.features)]) if kept else split
-
-
-def _is_in_class(file: str, roots: list[str]) -> bool:
-    root = next(root for root in roots if file.startswith(f"{root}{os.sep}"))
-    return os.path.dirname(file) != root and _folder_label(file, root) is not None
 
 
 def _roots(patterns: list[str]) -> list[str]:

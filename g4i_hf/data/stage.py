@@ -196,15 +196,15 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
         is_stage = False
     if not is_stage:
         raise ValueError(f"{path} is not what a stage writes. Run the stage again, or remove the file.")
-    _check_format(stage, str(folder))
-    return stage
+    return _of_known_format(stage, str(folder))
 
 
-def _check_format(stage: dict[str, Any], name: str) -> None:
+def _of_known_format(stage: dict[str, Any], name: str) -> dict[str, Any]:
     found = stage.get("format", FORMAT)  # version 0.1 wrote none
     if not isinstance(found, int) or found > FORMAT:
         known = f"this version of g4i_hf reads formats up to {FORMAT}"
         raise ValueError(f"{name}: its stage.json has the format {found!r}, and {known}. Install a later one.")
+    return stage
 
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
@@ -220,10 +220,8 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     except NO_STAGE:
         return None
     stage = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(stage, dict) or "stage" not in stage or "num_rows" not in stage:
-        return None
-    _check_format(stage, name)
-    return stage
+    is_stage = isinstance(stage, dict) and "stage" in stage and "num_rows" in stage
+    return _of_known_format(stage, name) if is_stage else None
 
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:

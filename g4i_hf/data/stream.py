@@ -1,7 +1,4 @@
-"""
-Stream a dataset instead of downloading it first: [`stream_images`] for captioning, [`open_rows`] for training, see
-[`~g4i_hf.data.stream_batches.StreamedImages`].
-"""
+"""Stream a dataset instead of downloading it first: [`stream_images`] for captioning, [`open_rows`] for training."""
 
 import glob
 import os
@@ -293,16 +290,16 @@ def file_identities(files: list[str], folder: str | Path) -> list[str]:
     The identity of each file without opening it: name and size of a local one, name and git's hash of one on the Hub,
     the address of any other.
     """
+
+    def identity_of(file: str) -> str:
+        if file.startswith("hf://"):
+            hub = HfFileSystem()
+            found = hub.info(file)
+            return f"{hub.resolve_path(file).path_in_repo} {found.get('blob_id') or found['size']}"
+        return file if "://" in file else f"{os.path.relpath(file, folder)} {os.path.getsize(file)}"
+
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(lambda file: _identity_of(str(file), folder), files))
-
-
-def _identity_of(file: str, folder: str | Path) -> str:
-    if file.startswith("hf://"):
-        hub = HfFileSystem()
-        found = hub.info(file)
-        return f"{hub.resolve_path(file).path_in_repo} {found.get('blob_id') or found['size']}"
-    return file if "://" in file else f"{os.path.relpath(file, folder)} {os.path.getsize(file)}"
+        return list(readers.map(identity_of, map(str, files)))
 
 
 def row_groups(files: list[str]) -> list[list[int]]:

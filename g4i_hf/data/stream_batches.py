@@ -239,11 +239,7 @@ class StreamedImages(torch.utils.data.Dataset):
         transform, seed, captions: as there; `captions` is `sample` or `mean`.
         block: rows that are shuffled together, see [`rows_in_order`].
         class_names: by number; they number labels that are strings.
-        require_labels: whether an unlabelled row (null or -1) is an error.
-
-    Raises:
-        BadRowError: for a row without a required label, or with one that is no class; it names the row.
-        BadImageError: when an image cannot be read.
+        require_labels: whether an unlabelled row (null or -1) is a BadRowError, as a label that is no class is.
     """
 
     def __init__(

@@ -212,12 +212,10 @@ class AlignedImageClassification(PreTrainedModel):
             text_embed_dim: D, the size of the text embeddings.
             pretrained: start from the checkpoint's weights instead of fresh ones.
             student_args: arguments of `timm.create_model`, or fields of the student's configuration.
-            image_size: side of the student's input in pixels. Students with position embeddings are built for it; a
-                timm student keeps it in its `pretrained_cfg`, for its image processor.
+            image_size: side of the input in pixels, for position embeddings and the image processor.
             image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
             revision: branch, tag or commit of a Hub checkpoint.
-            lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]) of
-                adapters, which then learn in place of the pretrained backbone.
+            lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]).
             config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
         """
         hub_kwargs = {"revision": revision} if revision else {}

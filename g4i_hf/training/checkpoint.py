@@ -1,9 +1,4 @@
-"""
-Checkpoints that are whole or absent, and that know the data they were trained on.
-
-`AlignmentTrainer._save_checkpoint` writes one aside and [`finalize_checkpoint`] puts it into the run; `open_run` of a
-run folder finds the newest whole one, and `AlignmentTrainer._load_weights` loads it.
-"""
+"""Checkpoints that are whole or absent, and that know the data they were trained on."""
 
 import contextlib
 import functools
