@@ -102,7 +102,12 @@ class Parser(HfArgumentParser):
             wanted = WANTED.get(self.kinds.get(name.removeprefix("--"), (None, None))[0], "a value")
             raise OptionError(f"{name} needs a value: {wanted}.") from error
         if unknown:
-            raise OptionError(self._unknown_word(unknown[0]))
+            word, where = unknown[0], "in the command line"
+            if word.startswith("--"):
+                raise OptionError(self.unknown(word[2:].split("=")[0], "the command line", "--"))
+            if word.startswith("-"):
+                raise OptionError(f"unknown option {word!r} {where}; names start with two dashes.")
+            raise OptionError(f"{word!r} {where} belongs to no option. Put a value with spaces in quotes.")
         values = {name: self.typed(name, value, f"--{name}") for name, value in vars(given).items()}
         for name in [name for name in values if name not in self.hints and len(values[name]) < 2]:
             values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone
@@ -163,13 +168,6 @@ class Parser(HfArgumentParser):
         else:
             hint = did_you_mean(name, self.kinds, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
-
-    def _unknown_word(self, word: str) -> str:
-        if word.startswith("--"):
-            return self.unknown(word[2:].split("=")[0], "the command line", "--")
-        if word.startswith("-"):
-            return f"unknown option {word!r} in the command line; names start with two dashes."
-        return f"{word!r} in the command line belongs to no option. Put a value with spaces in quotes."
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
         """The options in a file; without `strict`, those among them that are options here."""
@@ -400,11 +398,12 @@ def check_data(data: DataArguments) -> None:
         check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
 
 
-def check_paths(**paths: str | None) -> None:
+def check_paths(**paths: str | list[str] | None) -> None:
     """A FileNotFoundError for a file or folder that an option names and that does not exist."""
-    for name, path in paths.items():
-        if path and not Path(path).exists():
-            raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
+    for name, named in paths.items():
+        for path in [named] if isinstance(named, str) else named or []:
+            if path and not Path(path).exists():
+                raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
 
 
 def is_first_process() -> bool:

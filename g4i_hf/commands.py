@@ -345,10 +345,7 @@ class Release(Command):
             raise FileNotFoundError(
                 f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
             )
-        check_paths(baseline=args.baseline)
-        for name in ("seed_runs", "seed_baselines"):
-            for each in getattr(args, name) or []:
-                check_paths(**{name: each})
+        check_paths(baseline=args.baseline, seed_runs=args.seed_runs, seed_baselines=args.seed_baselines)
         if args.push_to_hub or args.dry_run:  # before anything is made
             require("detect_secrets", "hub", "The search for secrets before a push")
 

@@ -53,7 +53,8 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
         return {"path": name, "name": config, "revision": revision}
     if _is_saved(folder):
         return None
-    if _names_its_files(folder):
+    readme = folder / "README.md"
+    if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):  # names its files
         return {"path": name, "name": config}
     found = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
     return next(({"path": kind, "data_files": files} for kind, files in found if files), None)
@@ -124,11 +125,6 @@ def _fault_of_parquet(file: Path) -> str | None:
 def _is_saved(folder: Path) -> bool:
     """By `save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _names_its_files(folder: Path) -> bool:
-    readme = folder / "README.md"
-    return readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M) is not None
 
 
 def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:

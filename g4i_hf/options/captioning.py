@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .fields import Count, NotNegative, Number, Positive, check_values, option
+from .fields import Checked, Count, NotNegative, Number, Positive, check_values, option
 
 
 @dataclass
@@ -85,19 +85,16 @@ class CaptionArguments(PromptOptions, ResumeOptions):
 
 
 @dataclass
-class LocalCaptionerArguments:
+class LocalCaptionerArguments(Checked):
     """Captioner in this process"""
 
     caption_batch_size: Count = option(8, "Images per batch.")
     captioner_adapter: str | None = option(None, "Hub id or folder of a LoRA adapter for the model.")
     trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
 
-    def __post_init__(self):
-        check_values(self)
-
 
 @dataclass
-class EndpointArguments:
+class EndpointArguments(Checked):
     """OpenAI-compatible server: vLLM, TGI, `transformers serve`, or a hosted provider"""
 
     base_url: str | None = option(None, "Address up to /v1; separate several servers with commas.")
@@ -109,9 +106,6 @@ class EndpointArguments:
     max_attempts: Count = option(8, "Attempts per request.")
     batch_api: bool = option(False, "Use /v1/batches: half the price at most providers, answers within a day.")
     jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
-
-    def __post_init__(self):
-        check_values(self)
 
 
 @dataclass

@@ -4,22 +4,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..files import wrong_choice
-from .fields import BadImages, Count, Number, check_values, option
+from .fields import BadImages, Checked, Count, Number, check_values, option
 
 MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness", "speed", "labels")
 CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(Checked):
     """Check"""
 
     split: str = option("train", "Split to check.")
     check_dir: str = option("label_check", "Folder for the page and the CSV file.")
     num_pictures: Count = option(100, "Number of labels to show with their images, the most suspicious first.")
-
-    def __post_init__(self):
-        check_values(self)
 
 
 @dataclass

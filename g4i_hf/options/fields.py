@@ -53,6 +53,13 @@ def check_values(options: Any) -> None:
                 _check_interval(name, value, member.__metadata__[0])
 
 
+class Checked:
+    """Options whose values are checked when they are given."""
+
+    def __post_init__(self):
+        check_values(self)
+
+
 def _check_interval(name: str, value: float, interval: str) -> None:
     low, high = map(float, interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from .data import DEFAULT_TEXT_ENCODER
-from .fields import BadImages, Count, NotNegative, Number, Positive, Share, check_values, option
+from .fields import BadImages, Checked, Count, NotNegative, Number, Positive, Share, check_values, option
 
 Strategy = Literal["no", "steps", "epoch"]
 
@@ -87,7 +87,7 @@ class StudentArguments(LoraOptions):
 
 
 @dataclass
-class AugmentationArguments:
+class AugmentationArguments(Checked):
     """Augmentation"""
 
     image_size: Count | None = option(None, "Input size in pixels; by default the checkpoint's, or 224.")
@@ -106,9 +106,6 @@ class AugmentationArguments:
     color_jitter: NotNegative = option(0.0, "Strength of random changes of brightness, contrast and saturation.")
     auto_augment: str | None = option(None, "timm policy, such as rand-m9-mstd0.5-inc1.")
     random_erasing: Share = option(0.0, "Probability of random erasing.")
-
-    def __post_init__(self):
-        check_values(self)
 
     @property
     def image_settings(self) -> dict[str, Any]:
@@ -160,7 +157,7 @@ class ControlOptions:
 
 
 @dataclass
-class RunArguments(SupervisionOptions, ControlOptions):
+class RunArguments(SupervisionOptions, ControlOptions, Checked):
     """Run"""
 
     overwrite: bool = option(False, "Replace a run that output_dir already holds.")
@@ -171,9 +168,6 @@ class RunArguments(SupervisionOptions, ControlOptions):
     shuffle_buffer_size: Number = option(1000, "Shuffle buffer of a stream in rows; 0: shuffle shards only.")
     require_labels: bool = option(True, "Unlabelled rows are an error; if false, they train on their captions.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-
-    def __post_init__(self):
-        check_values(self)
 
 
 @dataclass

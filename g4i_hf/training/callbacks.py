@@ -108,10 +108,6 @@ class LossCheck(TrainerCallback):
             if len(self._rows) > STEPS_KEPT:
                 del self._rows[min(self._rows)]
 
-    def is_bad(self, step: int) -> torch.Tensor:
-        """() bool, on the device: whether a term became NaN or infinite on this process in that step."""
-        return (torch.stack(list(self.first_steps.values())) == step).any()
-
     def found(self, step: int) -> tuple[list[str], list[str]]:
         """
         The terms that were NaN or infinite in a step, and the images of those processes where they were; of all
@@ -204,7 +200,7 @@ class SkipNanSteps(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         """A NonFiniteLoss when too many steps would be left out."""
         step, has_scaler = state.global_step + 1, self.trainer.accelerator.scaler is not None
-        bad = self.check.is_bad(step)
+        bad = (torch.stack(list(self.check.first_steps.values())) == step).any()  # on the device, of this process
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if gradients and not has_scaler:
             bad = bad | ~torch.isfinite(nn.utils.get_total_norm(gradients))

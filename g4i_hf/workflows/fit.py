@@ -283,9 +283,8 @@ class Fit:
         if not args.captioner:
             return []
         words = ["caption", "--captions_dir", str(self.folder / "captions"), "--caption_splits", "train"]
-        for name, value in vars(self.data).items():
-            if value is not None and name != "validation_fraction":
-                words += [f"--{name}", str(value)]
+        data = {name: value for name, value in vars(self.data).items() if name != "validation_fraction"}
+        words += _words({name: value for name, value in data.items() if value is not None})
         if is_address(args.captioner):
             return [*words, "--base_url", args.captioner, "--captioner_model", args.captioner_model]
         return [*words, "--captioner_model", args.captioner]
@@ -296,8 +295,7 @@ class Fit:
         module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
         for seed in range(args.seeds):
             words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
-            without = [word for name, value in BASELINE.items() for word in (f"--{name}", str(value))]
-            found.append([*words, self._run_folder("baseline", seed), *without])
+            found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
             found.append([*words, self._run_folder("with_captions", seed)])
         runs = ["--run", self._run_folder("with_captions", 0), "--baseline", self._run_folder("baseline", 0)]
         report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
@@ -316,8 +314,7 @@ class Fit:
         data = self._data_options()
         words = ["check", data.pop("dataset_name")]
         words += [] if data.pop("validation_fraction", None) else ["--split", "validation"]
-        words += [word for name, value in data.items() for word in (f"--{name}", str(value))]
-        return [*words, "--text_encoder", self.args.text_encoder]
+        return [*words, *_words(data), "--text_encoder", self.args.text_encoder]
 
     def _run_folder(self, name: str, seed: int) -> str:
         return str(self.folder / f"{name}-{seed}")
@@ -377,6 +374,10 @@ def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
         Folders and accuracies; None after a dry run.
     """
     return Fit(*build_options(OPTIONS_OF["fit"], {"dataset_name": str(dataset_name)} | options)).run()
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 def _run(words: list[str]) -> None:
