@@ -76,15 +76,9 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
 def source_of(data: DataArguments) -> Source:
     """The options as a stage records them."""
     named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column"))}
-    return Source(
-        data.dataset_name,
-        data.dataset_revision,
-        data.dataset_config_name,
-        named,
-        data.captions_name,
-        data.captions_revision,
-        data.validation_fraction,
-    )
+    captions = (data.captions_name, data.captions_revision)
+    images = (data.dataset_name, data.dataset_revision, data.dataset_config_name, named)
+    return Source(*images, *captions, data.validation_fraction)
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
@@ -95,7 +89,8 @@ def read_class_names(data: DataArguments) -> list[str] | None:
         raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
     names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"class_names_file is {data.class_names_file}: give every class a line of its own.")
+        what = f"class_names_file is {data.class_names_file}"
+        raise ValueError(f"{what}: give every class a line with a name of its own.")
     return names
 
 

@@ -160,7 +160,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     for name, patterns in found.items():
         if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
             raise FileNotFoundError(
-                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add some."
+                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images."
             )
         with one_line_errors(f"dataset_name is {str(folder)!r}, but", folder.rglob("*")):
             split = load_dataset("imagefolder", data_files={name: patterns}, drop_labels=True, split=name)
@@ -230,7 +230,7 @@ def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
         if os.path.dirname(file) != root and _folder_label(file, root) is not None:
             kept.append(file)
     if kept:
-        said = "Split %r: %d of %d images have no line in its metadata file, so only the label of their folder."
+        said = "Split %r: %d of %d images have no line in its metadata file. They have the label of their folder."
         logger.warning(said, name, len(kept), len(files))
     if left := len(unlisted) - len(kept):
         logger.warning(

@@ -19,14 +19,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, DatasetDict
 from datasets.table import embed_table_storage
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors, hf_hub_download
 
 from .. import columns
 from ..files import replacing, restore_replaced
@@ -38,11 +31,8 @@ datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 # No such file on the Hub, or not in the cache; a name that is a path. Opening the dataset says why
 NO_STAGE = (
-    EntryNotFoundError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+    *(errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError),
+    *(errors.HFValidationError, errors.OfflineModeIsEnabled),
 )
 FORMAT = 1  # of `stage.json`: one more whenever an earlier version of this package would misread it
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
@@ -165,10 +155,8 @@ def steps(source: Source) -> Iterator[Step]:
         if _place(further) in seen:
             if holds_images:  # which names itself, or what was made of it
                 return
-            raise ValueError(
-                f"{source.name} holds no images and names {further.name} for them, which leads back to {source.name}. "
-                f"Name the images with --dataset_name, and with --captions_name {source.name}."
-            )
+            what = f"{source.name} holds no images and names {further.name} for them, which leads back to it"
+            raise ValueError(f"{what}. Name the images with --dataset_name, and with --captions_name {source.name}.")
         source = further
 
 
@@ -280,7 +268,5 @@ def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """
-    Adds the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; every image must have a row.
-    """
+    """Adds the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; all must have a row."""
     return join_captions(images, open_stage(folder, stage), str(folder), complete=True)

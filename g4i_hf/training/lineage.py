@@ -83,11 +83,10 @@ def read_lineage(run: str | Path) -> dict[str, Any]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a Hub id; the Hub is not asked."""
-    try:
+    with contextlib.suppress(HFValidationError):
         validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not name.startswith(".") and not Path(name).is_absolute()
+        return not name.startswith(".") and not Path(name).is_absolute()
+    return False
 
 
 def _described(

@@ -75,10 +75,9 @@ class Captioning:
         """The splits, with class names if the labels have any."""
         args = self.args
         check_replaceable(args.captions_dir)
-        if args.dry_run and not self.asks:
-            raise ValueError("dry_run is for captions that are made now; these exist already.")
-        if args.streaming and not self.asks:
-            raise ValueError("streaming is for captions that are made now; existing ones are joined to data at hand.")
+        if (args.dry_run or args.streaming) and not self.asks:
+            name = "dry_run" if args.dry_run else "streaming"
+            raise ValueError(f"{name} is for captions that are made now; these exist already.")
         if args.streaming and (args.with_images or args.partial):
             raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
         splits = stream_images(source_of(self.data)) if args.streaming else load_data(self.data)
@@ -139,9 +138,9 @@ class Captioning:
                 "--max_requests 0 --partial writes what there is."
             )
             return None
+        made = (captioner.provenance, self.quality.clean, reason is not None)
         with AnswerStore(args.journal) as store:  # now with the answers of all processes
-            partial = reason is not None
-            return Captioned.from_store(questions, store, splits, captioner.provenance, self.quality.clean, partial)
+            return Captioned.from_store(questions, store, splits, *made)
 
     def ask(self, share: Share) -> None:
         """
@@ -230,8 +229,7 @@ class Captioning:
         write_card(args.captions_dir, stage)
         if quality.report:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
-            if stage["prompts"]:
-                about["prompts"] = stage["prompts"]
+            about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
         count = sum(captioned.status_counts().get(OK, {}).values())
         speed = "" if self.outcome is None else f", {self.outcome.per_second:.1f} requests per second"

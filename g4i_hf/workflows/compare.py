@@ -48,7 +48,7 @@ class Study:
         self.bars: dict[str, float] = {}
         if others := {result.device for result in self.results.values()} - {device_kind()}:
             raise ValueError(
-                f"Cells of this comparison were trained on {', '.join(sorted(others))}, and this machine has "
+                f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "
                 f"{device_kind()}, which may make a difference of its own. Give another file of results (--results)."
             )
 

@@ -250,18 +250,8 @@ class Evaluation:
 
     def write_report(self) -> None:
         predictions = {name: found.predictions for name, found in self.found.items()}
-        options, weights = read_options(self.args.run), self.args.weights
-        write_report(
-            self.args.report,
-            self.rows,
-            self.runs,
-            options,
-            self.splits,
-            predictions,
-            self.id2label,
-            weights,
-            self.results["aligned"],
-        )
+        of_runs = (self.runs, read_options(self.args.run), self.splits, predictions, self.id2label)
+        write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
 
 
 def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options: Any) -> dict[str, dict[str, Any]]:
