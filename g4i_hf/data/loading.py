@@ -1,7 +1,7 @@
 """Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,13 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
         raise ValueError(f"{what}. Label more images, or give the data a split 'validation' with labels.")
     parts = {"train": np.setdiff1d(rows.index, chosen), "validation": np.sort(chosen)}
     return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
+
+
+def check_has_split(splits: Iterable[str], name: str, option: str = "") -> None:
+    """A ValueError for a split that the data does not have; `option` is what named it."""
+    if name not in splits:
+        place = f" ({option})" if option else ""
+        raise ValueError(f"The data has no split {name!r}{place}. It has: {', '.join(splits)}.")
 
 
 def source_of(data: DataArguments) -> Source:

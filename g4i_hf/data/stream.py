@@ -35,6 +35,7 @@ from ..options import DataArguments
 from .hub_rows import check_path, is_remote
 from .loading import (
     WEBDATASET_URL,
+    check_has_split,
     feature_of,
     open_images,
     our_columns,
@@ -231,7 +232,7 @@ def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowSt
     if builder is None:
         return _local_rows(open_images(source), split)
     files = builder.config.data_files or {}
-    _check_split(split, list(files))
+    check_has_split(files, split)
     rows, holds_tables = builder.as_streaming_dataset(split=split), isinstance(builder, ArrowBasedBuilder)
     stream = _row_stream(rows, split, source.columns, holds_tables)
     stream.hub_id = None if is_local else source.name
@@ -260,7 +261,7 @@ def _row_stream(rows: IterableDataset, split: str, given: dict[str, str], holds_
 
 
 def _local_rows(splits: DatasetDict, split: str) -> RowStream:
-    _check_split(split, list(splits))
+    check_has_split(splits, split)
     rows = splits[split]
     shards = max(1, min(LOCAL_SHARDS, len(rows)))
     share, extra = divmod(len(rows), shards)
@@ -268,11 +269,6 @@ def _local_rows(splits: DatasetDict, split: str) -> RowStream:
     stream.shard_rows = [share + (shard < extra) for shard in range(shards)]
     stream.image_ids = rows.select_columns([columns.IMAGE_ID])
     return stream
-
-
-def _check_split(split: str, known: list[str]) -> None:
-    if split not in known:
-        raise ValueError(f"The data has no split {split!r}. It has: {', '.join(known)}.")
 
 
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:

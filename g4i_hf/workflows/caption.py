@@ -18,7 +18,7 @@ from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import Captioned, check_places, check_same, needs_another_try, questions_of, write_captions
 from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
-from ..data.loading import class_names, load_data, load_images, source_of
+from ..data.loading import check_has_split, class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
 from ..data.stream import stream_images
 from ..extras import require
@@ -81,8 +81,8 @@ class Captioning:
         if args.streaming and (args.with_images or args.partial):
             raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
         splits = stream_images(source_of(self.data)) if args.streaming else load_data(self.data)
-        if missing := [name for name in args.caption_splits or [] if name not in splits]:
-            raise ValueError(f"The data has no split {missing[0]!r} (caption_splits). It has: {', '.join(splits)}.")
+        for name in args.caption_splits or []:
+            check_has_split(splits, name, "caption_splits")
         labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
         # Numbers and lists are no names for prompts and captions
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]

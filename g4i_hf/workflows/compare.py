@@ -19,7 +19,7 @@ from .. import study
 from ..cli import OWN_MODULE, import_module, parse_options, quiet_libraries
 from ..data.checks import labels_of
 from ..data.images import open_image, rows_to_use, to_rgb
-from ..data.loading import class_names, load_data
+from ..data.loading import check_has_split, class_names, load_data
 from ..evaluation.evaluate import retrieval_metrics
 from ..evaluation.predict import predict
 from ..options import OPTIONS_OF, CompareArguments
@@ -245,8 +245,8 @@ def train_cell(cell: study.Cell, train_config: str, splits_read: list[str]) -> s
     with tempfile.TemporaryDirectory() as folder:
         run = run_of(cell, train_config, folder)
         run.load()
-        if missing := [name for name in splits_read if name not in run.splits]:
-            raise ValueError(f"The data has no split {missing[0]!r}. It has: {', '.join(run.splits)}.")
+        for name in splits_read:
+            check_has_split(run.splits, name)
         scored = {name: rows_to_use(run.splits[name], name, run.run.on_bad_images) for name in splits_read}
         trainer = run.build_trainer()
         trainer.pop_callback(AlignmentProgress)

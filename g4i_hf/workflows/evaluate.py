@@ -15,7 +15,7 @@ from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split
 from ..data.images import open_image, readable_rows, to_rgb, why_bad
-from ..data.loading import class_names, load_data, source_of
+from ..data.loading import check_has_split, class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
@@ -116,8 +116,8 @@ class Evaluation:
             raise ValueError(
                 f"The data has no split but {train_split!r}, which was trained on. Name the splits with --splits."
             )
-        if missing := [name for name in wanted if name not in splits]:
-            raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
+        for name in wanted:
+            check_has_split(splits, name, "splits")
         if "probe" in self.args.measures and train_split not in splits:
             what = f"The data has no split {train_split!r} (train_split), which probes are fitted on"
             raise ValueError(f"{what}. Name the right one, or leave probe out of measures.")

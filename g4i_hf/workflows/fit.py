@@ -20,7 +20,7 @@ from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module
 from ..data.checks import labels_of
 from ..data.images import open_image
-from ..data.loading import class_names, hold_out, load_data
+from ..data.loading import check_has_split, class_names, hold_out, load_data
 from ..data.texts import num_captioned
 from ..evaluation.comparison import accuracy_interval, paired_summary
 from ..files import portable, replace_text
@@ -144,8 +144,7 @@ class Fit:
     def _opened(self) -> DatasetDict:
         """The splits, after the decisions about captions and `validation`; says what is in them."""
         splits = load_data(self.data)
-        if "train" not in splits:
-            raise ValueError(f"The data has no split 'train'. It has: {', '.join(splits)}.")
+        check_has_split(splits, "train")
         if "validation" not in splits:
             self.data.validation_fraction = self.data.validation_fraction or VALIDATION_FRACTION
             splits = hold_out(splits, self.data.validation_fraction)

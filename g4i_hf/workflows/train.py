@@ -16,7 +16,7 @@ from .. import columns
 from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
-from ..data.loading import class_names, load_data, read_class_names, source_of, with_class_names
+from ..data.loading import check_has_split, class_names, load_data, read_class_names, source_of, with_class_names
 from ..data.stage import join_stage, read_stage
 from ..data.stream import RowStream, load_split, open_rows
 from ..data.stream_batches import StreamedImages, batch_of, parts_of, rows_in_order
@@ -122,8 +122,7 @@ class TrainingRun:
             return
         with PartialState().main_process_first():  # the first fills the cache that the others read
             splits = load_data(self.data)
-        if self.run.train_split not in splits:
-            raise ValueError(f"The data has no split {self.run.train_split!r} (train_split), but {', '.join(splits)}.")
+        check_has_split(splits, self.run.train_split, "train_split")
         splits, self.id2label = class_names(splits)
         if self.args.aligns:
             check_captioned(splits, self.run.train_split)
@@ -145,6 +144,7 @@ class TrainingRun:
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # images may have changed
+        device = PartialState().device
         self.supervised = found = supervised_split(
             self.splits[self.run.train_split],
             self.run,
@@ -152,9 +152,7 @@ class TrainingRun:
             num_labels=len(self.id2label),
             is_pretrained=self.student.pretrained,
             built=lambda: self.built,
-            class_embeds=partial(
-                class_name_examples, self.id2label, self.encoder, PartialState().device, self.text_embed_dim
-            ),
+            class_embeds=partial(class_name_examples, self.id2label, self.encoder, device, self.text_embed_dim),
             folder=None if self.run.dry_run else folder,
             made_with=repr((self.student, self.augmentation, self.encoder, self.run.image_features, self.id2label)),
         )
@@ -328,9 +326,8 @@ def load_streamed(
         evaluated = load_split(data, run.eval_split)
     if evaluated is not None:
         evaluated = with_class_names({run.eval_split: evaluated}, names)[run.eval_split]
-        check_split(
-            evaluated, run.eval_split, num_labels=len(names), training=False, require_labels=run.require_labels
-        )
+        asked = {"training": False, "require_labels": run.require_labels}
+        check_split(evaluated, run.eval_split, num_labels=len(names), **asked)
         splits[run.eval_split] = evaluated
     return splits, dict(enumerate(names)), dim
 
