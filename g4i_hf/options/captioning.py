@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .fields import Checked, Count, NotNegative, Number, Positive, check_values, option
+from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, check_values, option
 
 
 @dataclass
@@ -19,9 +19,7 @@ class PromptOptions:
     )
     max_new_tokens: Count = option(128, "Maximum length of an answer in tokens.")
     temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
-    top_p: Annotated[float, "(0, 1]"] | None = option(
-        None, "Nucleus sampling: total probability of the tokens to sample from."
-    )
+    top_p: Fraction | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
     image_max_side: Count = option(768, "Longest side in pixels; larger images are shrunk first.")
     train_splits: list[str] | None = option(None, "Splits whose prompts may name the class; train by default.")
 

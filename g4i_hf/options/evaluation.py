@@ -46,18 +46,14 @@ class EvaluateArguments:
     splits: list[str] | None = option(None, "Splits to evaluate; all but the training split by default.")
     train_split: str = option("train", "Training split.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-    weights: Literal["raw", "ema"] = option(
-        "raw", "raw, or ema: the exponential moving average of a run with ema_decay."
-    )
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     measures: list[str] | None = option(
         None,
         "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, probe (k-NN and linear), "
         "robustness (20 more passes), speed (on this CPU) and labels (that captions contradict); all; or none. By "
         "default, the first three.",
     )
-    probe_samples: Count | None = option(
-        None, "Number of training images for the probes, drawn at random; all by default."
-    )
+    probe_samples: Count | None = option(None, "Training images for the probes, drawn at random; all by default.")
     report: str | None = option(None, "HTML file for the report.")
     eval_batch_size: Count = option(64, "Images per batch and process.")
     eval_num_workers: Number = option(0, "Worker processes that read images.")
@@ -84,9 +80,7 @@ class ScoringOptions:
     final_splits: list[str] = option([], "Splits that every cell predicts, scored with --final only.")
     final: bool = option(False, "Score final_splits, and log it in the file of `openings`.")
     openings: str | None = option(None, "Log file: a line for each use of the labels of final_splits.")
-    cluster_column: str | None = option(
-        None, "Column that groups images, such as several of one object, for clustered intervals."
-    )
+    cluster_column: str | None = option(None, "Column that groups images, as of one object, for clustered intervals.")
 
 
 @dataclass

@@ -17,6 +17,8 @@ Number = Annotated[int, "[0, inf)"]
 Positive = Annotated[float, "(0, inf)"]
 NotNegative = Annotated[float, "[0, inf)"]
 Share = Annotated[float, "[0, 1]"]
+Fraction = Annotated[float, "(0, 1]"]
+BelowOne = Annotated[float, "[0, 1)"]
 BadImages = Literal["error", "skip"]
 
 

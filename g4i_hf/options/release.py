@@ -11,14 +11,10 @@ class ReleasedStudentOptions:
     """Student"""
 
     student_dir: str | None = option(None, "Folder for the student; <run>/student by default.")
-    weights: Literal["raw", "ema"] = option(
-        "raw", "raw, or ema: the exponential moving average of a run with ema_decay."
-    )
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
-    lora: Literal["merged", "adapter"] = option(
-        "merged", "LoRA runs: merged (into the weights), or the adapter alone."
-    )
+    lora: Literal["merged", "adapter"] = option("merged", "LoRA runs: merged into the weights, or the adapter alone.")
     card_pictures: bool = option(True, "Show evaluated images in the card; this publishes them.")
 
 
@@ -59,9 +55,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
 
     run: str | None = option(None, "Run folder of the student to release.")
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
-    seed_runs: list[str] | None = option(
-        None, "Run folders of the same run with other seeds, for mean and spread in the card."
-    )
+    seed_runs: list[str] | None = option(None, "The same run with other seeds, for mean and spread in the card.")
     seed_baselines: list[str] | None = option(None, "Their baselines, in the same order.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
 

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from .data import DEFAULT_TEXT_ENCODER
-from .fields import BadImages, Checked, Count, NotNegative, Number, Positive, Share, check_values, option
+from .fields import (
+    BadImages,
+    BelowOne,
+    Checked,
+    Count,
+    Fraction,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    check_values,
+    option,
+)
 
 Strategy = Literal["no", "steps", "epoch"]
 
@@ -50,7 +62,7 @@ class LoraOptions:
     use_peft: bool = option(False, "Train LoRA adapters instead of the pretrained backbone.")
     lora_r: Count = option(16, "Rank of the adapters.")
     lora_alpha: Count = option(32, "Scale: the output of an adapter is multiplied by lora_alpha / lora_r.")
-    lora_dropout: Annotated[float, "[0, 1)"] = option(0.05, "Dropout in front of an adapter.")
+    lora_dropout: BelowOne = option(0.05, "Dropout in front of an adapter.")
     lora_target_modules: list[str] | None = option(None, "Suffixes or patterns of layer names; all Linear and Conv2d.")
 
 
@@ -94,13 +106,11 @@ class AugmentationArguments(Checked):
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] | None = option(
         None, "Interpolation for resizing; bicubic by default."
     )
-    crop_pct: Annotated[float, "(0, 1]"] | None = option(None, "Center crop ratio of evaluation; 1 by default.")
+    crop_pct: Fraction | None = option(None, "Center crop ratio of evaluation; 1 by default.")
     train_crop: Literal["resized", "pad"] = option(
         "resized", "resized (random resized crop) or pad (pad and random crop, for small images)."
     )
-    crop_min_scale: Annotated[float, "(0, 1]"] = option(
-        0.08, "Minimum area of a random resized crop, as a share of the image."
-    )
+    crop_min_scale: Fraction = option(0.08, "Minimum area of a random resized crop, as a share of the image.")
     crop_padding: Number | None = option(None, "Padding of `pad` in pixels; image_size / 8 by default.")
     hflip: Share = option(0.5, "Probability of a horizontal flip.")
     color_jitter: NotNegative = option(0.0, "Strength of random changes of brightness, contrast and saturation.")
@@ -128,9 +138,7 @@ class SupervisionOptions:
         "Labels: keep, soften (learn from probabilities given the caption) or relabel those that captions contradict; "
         "keep by default, unless auto chooses.",
     )
-    image_features: str | None = option(
-        None, "Image features used beside captions: a column, or student: those of the pretrained student."
-    )
+    image_features: str | None = option(None, "Image features beside captions: a column, or student (pretrained).")
     unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
 
 
@@ -138,11 +146,9 @@ class SupervisionOptions:
 class ControlOptions:
     """Controls of studies: fewer or wrong labels, rare classes, other captions; training split only"""
 
-    label_fraction: Annotated[float, "(0, 1]"] = option(
-        1.0, "Share of the labels to keep in each class; the other rows become unlabelled."
-    )
+    label_fraction: Fraction = option(1.0, "Share of labels to keep in each class; the other rows become unlabelled.")
     label_seed: int | None = option(None, "Seed for choosing these labels; the run's seed by default.")
-    label_noise_rate: Annotated[float, "[0, 1)"] = option(0.0, "Share of the labels to make wrong.")
+    label_noise_rate: BelowOne = option(0.0, "Share of the labels to make wrong.")
     label_noise_kind: Literal["symmetric", "confusable"] = option(
         "symmetric", "symmetric (any other class) or confusable (the class with the most similar captions)."
     )
@@ -187,18 +193,14 @@ class AlignmentOptions:
     align_mask: Literal["caption", "class", "none"] = option(
         "caption", "Rows that are no negatives of each other: same image or caption; also same class; or none."
     )
-    align_mix_captions: bool = option(
-        True, "Align a mixed image with the captions of both images, not of the first alone."
-    )
+    align_mix_captions: bool = option(True, "Align mixed images with the captions of both images, not of the first.")
     align_gradient: Literal["invariant", "official"] = option(
         "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
     )
     align_gather_texts: bool | None = option(
         None, "Gather text embeddings from all processes instead of reading them; by default on accelerators."
     )
-    align_text_bank: Annotated[int, "[-1, inf)"] = option(
-        0, "Training captions to draw each step as additional negatives; -1: all."
-    )
+    align_text_bank: Annotated[int, "[-1, inf)"] = option(0, "Captions drawn each step as further negatives; -1: all.")
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
     )
@@ -207,9 +209,7 @@ class AlignmentOptions:
         "cosine",
         "cosine, or dot: dot product of unnormalised features and centred texts (TextTeacher; temperature 1).",
     )
-    align_balance: bool = option(
-        False, "Make align_weight a share between losses whose gradients at the feature have equal norm (TextTeacher)."
-    )
+    align_balance: bool = option(False, "Make align_weight a share of losses with equal gradient norms (TextTeacher).")
     align_schedule: Literal["constant", "cosine"] = option(
         "constant", "Schedule of align_weight after its warm-up: constant, or cosine decay to zero."
     )
@@ -221,18 +221,12 @@ class AlignmentOptions:
 class ClassificationOptions:
     """Classification"""
 
-    soft_label_weight: NotNegative | None = option(
-        None, "Weight of the cross-entropy with soft labels; 1 by default, unless auto chooses."
-    )
+    soft_label_weight: NotNegative | None = option(None, "Weight of the loss of soft labels; 1, or chosen by auto.")
     classification_loss: Literal["cross_entropy", "bce"] = option(
         "cross_entropy", "cross_entropy, or bce: binary cross-entropy per class (arXiv 2110.00476, 2204.07118)."
     )
-    bce_target_threshold: Annotated[float, "[0, 1)"] | None = option(
-        None, "Targets of bce above this value become 1, others 0."
-    )
-    class_weights: list | str | None = option(
-        None, "JSON list with a weight per class, or balanced: inverse frequency."
-    )
+    bce_target_threshold: BelowOne | None = option(None, "Targets of bce above this value become 1, others 0.")
+    class_weights: list | str | None = option(None, "JSON list of a weight per class, or balanced: inverse frequency.")
 
 
 @dataclass
@@ -253,12 +247,10 @@ class OptimizationOptions:
     weight_decay_on: Literal["trainer", "matrices", "all"] = option(
         "trainer", "Parameters to decay: all but biases and norms, as in Trainer; matrices, as in timm; or all."
     )
-    layer_decay: Annotated[float, "(0, 1]"] | None = option(None, "Layer-wise learning-rate decay factor.")
-    freeze_backbone: bool = option(
-        False, "Train classifier and projector only; the backbone stays in evaluation mode."
-    )
+    layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor.")
+    freeze_backbone: bool = option(False, "Train classifier and projector only; the backbone is in evaluation mode.")
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
-    sgd_momentum: Annotated[float, "[0, 1)"] = option(0.9, "Momentum of `optim: sgd`.")
+    sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
     early_stopping_patience: Count | None = option(None, "Evaluations without improvement before training ends.")
     stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.")
     max_nan_steps: Number = option(0, "Steps with NaN or infinite gradients to skip before training ends.")
@@ -307,9 +299,7 @@ class OptimizerOptions(TrainerGroup):
     learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less, such as 1e-4.")
     lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name, or timm's, such as timm:cosine.")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
-    warmup_steps: float | None = option(
-        None, "Linear warm-up in steps, or, below 1, as a share of all steps; 0.05, and 0 for timm's schedules."
-    )
+    warmup_steps: float | None = option(None, "Warm-up in steps or, below 1, a share of them; 0.05, or 0 for timm's.")
     weight_decay: NotNegative = option(0.0, "Weight decay.")
     max_grad_norm: NotNegative = option(1.0, "Maximum gradient norm; 0: no clipping.")
     label_smoothing_factor: Share = option(0.0, "Label smoothing.")
