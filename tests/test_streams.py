@@ -137,7 +137,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     rows.to_parquet(tmp_path / "train.parquet")
     images = StreamedImages(open_rows(str(tmp_path), "train"), pil_to_tensor)
     (batch,) = images.batches(4)
-    with pytest.raises(BadImageError, match="'id-1': .*remove the row, .*not of a stream"):
+    with pytest.raises(BadImageError, match="'id-1' .*remove the row, .*not of a stream"):
         images.__getitems__(batch)
 
 

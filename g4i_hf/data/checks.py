@@ -127,7 +127,7 @@ def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bo
                 )
             yield unlabelled, f"column 'label' (first: row {row})", 1
         elif not 0 <= label < num_labels:
-            known = f"there are {num_labels} classes (0 to {num_labels - 1})"
+            known = f"there are {num_labels} classes (0 to {num_labels - 1}). Correct it"
             raise ValueError(f"Split {name!r}, column 'label', row {row}: {label} is out of range, {known}.")
     empty = sorted(set(range(num_labels)) - seen)
     if empty:

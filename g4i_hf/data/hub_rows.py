@@ -36,7 +36,8 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
         if is_remote(path) or not any(Path(os.path.abspath(path)).is_relative_to(cache) for cache in caches):
             where = f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}"
             check_path(path, where)
-            raise ValueError(f"{where}: names the address {path!r} in place of an image. Download them into a folder.")
+            what = f"{where}: names the address {path!r} in place of an image"
+            raise ValueError(f"{what}. Download it into a folder; or caption with --streaming true, which reads it.")
 
 
 def file_columns(split: Dataset) -> list[str]:
