@@ -229,9 +229,6 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected.tolist()
 
 
-# --- Findings --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Labels:
     """Of one split of n images."""
@@ -440,9 +437,6 @@ def _panels(findings: list[Finding], width: float, height: float, path: str | Pa
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-# --- Summary ---------------------------------------------------------------------------------------------------------
 
 
 def not_scored_now(path: str | Path, findings: list[Finding], seeds: list[int]) -> list[str]:

@@ -175,9 +175,6 @@ def _tells_class(column: str, split: Dataset | Features) -> bool:
     return by_value or by_label
 
 
-# --- The questions of a split ----------------------------------------------------------------------------------------
-
-
 @dataclass
 class Row:
     """A row of a split. `image` gives `{"bytes", "path"}`, or None."""

@@ -195,9 +195,7 @@ def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
     return text_embeds / np.maximum(np.linalg.norm(text_embeds, axis=1, keepdims=True), 1e-12)
 
 
-# --- Nearest captions: those with the largest cosine to the embedding of an image ------------------------------------
-
-TEXTS = 16_384  # compared with a block of images at once
+TEXTS = 16_384  # compared with a block of images at once, to find the nearest captions
 
 
 def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[int] | None = None) -> list[str] | None:

@@ -27,12 +27,6 @@ LONGEST = 2000  # characters of a text of others
 LONGEST_SETTING = 300  # of a prompt or a setting in the card of a student
 MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
-CONTROLS = {
-    "class_name": "by the names of the classes",
-    "random": "by a random vector for each distinct caption",
-    "shuffle_class": "by captions of other images of the class",
-    "shuffle": "by captions of other images",
-}
 # Of captions that were given
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
 # Of a captioner's provenance, beside its name, revision and prompts
@@ -113,7 +107,10 @@ def student_card(student: Student) -> ModelCard:
         "is_average": student.weights == "ema",
         "training": options_table(student.options, student.image_size),
         "origin": _origin(student.lineage),
-        "terms": _terms(student),
+        "licence_said": licence_said(student.license),
+        "is_pretrained": bool((student.lineage.get("student") or {}).get("pretrained")),
+        "weights_license": code(student.weights_license) if student.weights_license else "",
+        "is_noncommercial": bool(NONCOMMERCIAL.search(student.weights_license or "")),
         "version": __version__,
     }
     shown |= _of_training(student) | _of_figures(student)
@@ -165,7 +162,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "is_auto": known.get("supervision") == "auto",
         "softens": found.get("label_noise") == "soften",
         "estimates": "; ".join(said),
-        "caption_control": CONTROLS.get(known.get("caption_control")),
+        "caption_control": known.get("caption_control"),
         "label_fraction": float(known.get("label_fraction") or 1),
         "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
         "has_captions": learned_from_captions(known) is not None,
@@ -326,19 +323,6 @@ def licence_said(licence: str | None) -> str:
     if name == "other":
         return "Its maker has not chosen a licence: ask before you use it for more than looking at it."
     return f"Its maker releases it under `{name}`."
-
-
-def _terms(student: Student) -> str:
-    """What a reader may do with it, and what else may bind them."""
-    is_pretrained = (student.lineage.get("student") or {}).get("pretrained")
-    others = ["the images"] + ["the pretrained weights that it starts from"] * bool(is_pretrained)
-    others += ["the captioner"] * ((student.lineage.get("captions") or {}).get("captioner") in ASKING)
-    listed = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
-    said = f"{licence_said(student.license)} The terms of {listed} may bind it too."
-    if is_pretrained and student.weights_license:
-        said += f" Those weights are released under {code(student.weights_license)}"
-        said += ", which forbids commercial use." if NONCOMMERCIAL.search(student.weights_license) else "."
-    return said
 
 
 # --- Text that others wrote: it stays text, on its line and in its cell, whatever it holds ---------------------------

@@ -1,6 +1,5 @@
 """The dataset card of captions and embeddings: a pure function of `stage.json`."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,6 @@ from ..options import ASKING
 from ..training.lineage import is_hub_id
 from .card import ORIGINS, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
 
-COLUMNS = {
-    "image_id": "names the image: its file in its class folder, or a hash of its content",
-    "image": "the image",
-    "label": "the class",
-    "caption": "the description; null where there is none",
-    "caption_weight": "1; 0.5 where something speaks against the caption; 0 where there is none",
-    "caption_status": "`ok`, or why there is no caption",
-    "caption_reason": "of a failure",
-    "caption_raw": "the answer as it came",
-    "text_embeds": "the caption as a vector of unit norm, `float16`; null where there is no caption",
-}
-IDS = {
-    "file": "by its file and the folder that holds it",
-    "content": "by a hash of its file",
-    "column": "as a column of the images does",
-}
 FIGURES = {
     "captions": "captions",
     "doubtful": "captions with a doubt, which have the weight 0.5",
@@ -77,18 +60,21 @@ def captions_card(
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
         num_rows=", ".join(f"{count:,} in {code(split)}" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
-        images_of=_images_of(stage, images_id),
-        columns=_columns(stage),
+        columns=stage["columns"],
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
-        encoder=_encoder(stage) if embedded else [],
-        terms=_terms(captioner, machine_made, license),
+        encoder=[(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None],
+        licence_said=licence_said(license),
+        is_licensed=license is not None,
+        captioner=code(captioner.get("model")),
         status_table=_table(captions.get("status") or {}, "status"),
         cleaning_table=_table(cleaning, "step", skip_empty=True),
         quality_table=_quality(captions.get("quality") or {}),
         tells_class=any("{label}" in prompt for prompt in captions.get("prompts") or []),
         cut=_cut(stage) if embedded else "",
         images_id=images_id,
-        images_options=_load_options(stage) if images_id else "",
+        source_name=code_cell(stage["source_name"]) if stage.get("source_name") else "",
+        source_config=stage.get("source_config"),
+        source_revision=stage.get("source_revision"),
         named=stage.get("source_columns") or {},
         ids_from=stage.get("ids_from"),
         repo_id=repo_id,
@@ -112,7 +98,7 @@ def _metadata(
         pretty_name=_title(stage, images_id, machine_made),
         task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
         tags=["g4i_hf", "captions", *(tag for tag, is_there in tags.items() if is_there)],
-        size_categories=[_size(sum(splits.values()))],
+        size_categories=[next((size for most, size in SIZES if sum(splits.values()) < most), "n>10M")],
         source_datasets=[images_id] if images_id else None,
         configs=[{"config_name": "default", "data_files": files}],
     )
@@ -122,12 +108,6 @@ def _title(stage: dict[str, Any], images_id: str | None, machine_made: bool) -> 
     name = images_id.split("/")[-1] if images_id else stage.get("source_name")
     title = ("Machine-made captions" if machine_made else "Captions") + (f" of {plain(name)}" if name else "")
     return title + " and their embeddings" * (columns.TEXT_EMBEDS in stage["columns"])
-
-
-def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    ids_from = stage.get("ids_from")
-    known = COLUMNS | ({"image_id": f"names the image, {IDS[ids_from]}"} if ids_from else {})
-    return [(name, what) for name, what in known.items() if name in stage["columns"]]
 
 
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
@@ -151,41 +131,12 @@ def _captioner(captioner: dict[str, Any]) -> str:
     return f"none: the captions are {ORIGINS[kind]}" if kind in ORIGINS else code_cell(kind)
 
 
-def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None]
-
-
 def _cut(stage: dict[str, Any]) -> str:
     """The shares of captions that were cut at the window of the encoder; empty for few."""
     over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
     cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
     is_cut = stage.get("long_captions") == "truncate"
     return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items()) if is_cut else ""
-
-
-def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:
-    said = licence_said(license)
-    if not machine_made:
-        return f"{said} The terms of the captions are those of where they come from."
-    bound = f"What {code(captioner['model'])} writes is bound by the terms of that model, and perhaps of its host."
-    return f"{said} {bound}" + ("" if license else " Look them up before you use or publish the captions.")
-
-
-def _images_of(stage: dict[str, Any], images_id: str | None) -> str:
-    if images_id:
-        return f"[`{images_id}`](https://huggingface.co/datasets/{images_id})"
-    name = stage.get("source_name")
-    return (f"{code_cell(name)}, " if name else "") + "a data set of images on its maker's machine"
-
-
-def _load_options(stage: dict[str, Any]) -> str:
-    """Of `load_dataset`, for the images."""
-    config, revision = stage.get("source_config"), stage.get("source_revision")
-    return (f", {json.dumps(config)}" if config else "") + (f", revision={json.dumps(revision)}" if revision else "")
-
-
-def _size(rows: int) -> str:
-    return next((words for most, words in SIZES if rows < most), "n>10M")
 
 
 def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = False) -> str:

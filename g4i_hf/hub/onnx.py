@@ -20,7 +20,6 @@ LARGEST_FILE = 1_500_000_000  # bytes of weights within the file; protobuf ends 
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
 BATCH = "batch"
 NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
-CHATTY = ("torch.onnx", "torch.export", "torch._dynamo", "transformers.exporters", "onnx_ir", "onnxscript")
 
 
 def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
@@ -82,16 +81,13 @@ def _graph(student: PreTrainedModel, image_size: int) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters print and log their steps, and warn of functions that no student has."""
-    loggers = [logging.getLogger(name) for name in CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @torch.no_grad()

@@ -70,9 +70,6 @@ def without_private(text: str) -> str:
     return text
 
 
-# --- The files of a folder -------------------------------------------------------------------------------------------
-
-
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
     """Name and size in bytes of every file of a released folder that is published, sorted by name."""
     root, found = Path(folder), []

@@ -186,9 +186,6 @@ def _card(
     )
 
 
-# --- Images and captions of the run's data ---------------------------------------------------------------------------
-
-
 def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     """
     The data of a run, opened as `g4i evaluate` does: all splits, with their embeddings where they have captions; the

@@ -24,6 +24,7 @@ from PIL import Image
 from transformers import pipeline
 
 from g4i_hf.data.images import to_rgb
+from g4i_hf.extras import require
 from g4i_hf.zero_shot import ZeroShotImageClassifier
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -212,13 +213,7 @@ def _told(function: Callable, *values: Any) -> Any:
 
 
 def _gradio() -> Any:
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError(
-            "The app needs gradio: pip install -r requirements.txt beside it, or -e '.[space]' in a clone of g4i_hf."
-        ) from error
-    return gradio
+    return require("gradio", "space", "The app")
 
 
 def main() -> None:
