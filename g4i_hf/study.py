@@ -61,10 +61,7 @@ class Cell:
 
 
 def cells_of(args: CompareArguments) -> list[Cell]:
-    """
-    All cells, seed by seed, so that what is finished first is whole for some seeds. ValueError or OSError for a
-    `train_config` that cannot be read.
-    """
+    """All cells, seed by seed, so that what is finished first is whole for some seeds."""
     common = read_mapping(args.train_config)
     cells = []
     for seed in args.seeds:
@@ -166,10 +163,7 @@ def finished(cells: list[Cell], results: list[Result], splits: Iterable[str] = (
 
 @dataclass
 class Difference:
-    """
-    As fractions: mean, 95% interval, two-sided p value; in how many of the seeds (over several students: of the pairs
-    of student and seed) it was positive.
-    """
+    """As fractions: mean, 95% interval, two-sided p value; in how many pairs of student and seed it was positive."""
 
     mean: float
     low: float

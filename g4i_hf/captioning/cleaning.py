@@ -111,9 +111,8 @@ _CLOSING = re.compile(
 
 def cut_boilerplate(text: str) -> str:
     """
-    Plain prose: entities and markdown are undone, the items of a list become sentences; speakers' names, tokens of
-    the chat template, the next turn of a dialogue, and a last offer of help or question to the user go. The only
-    sentence stays unless it is such a question.
+    Plain prose: entities and markdown are undone, items of a list become sentences; names of speakers, tokens, the
+    next turn of a dialogue, and a last offer of help or question to the user go, but not the only sentence.
     """
     text = _INVISIBLE.sub("", html.unescape(text))
     text = _NEXT_TURN.sub("", _TOKEN.sub(" ", text))

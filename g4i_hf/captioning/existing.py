@@ -348,18 +348,13 @@ def check_order(
     images: Dataset, captions: Sequence[str | None], scorer: Callable, sample: int = 256
 ) -> dict[str, Any]:
     """
-    Tests on a random sample whether images fit their own captions better than the previous caption, the next one and a
-    random one (paired t-tests). Finds a shift of most of the list, captions of other images and, with labels, captions
-    shuffled within classes; does not find a few captions out of place.
+    Tests on a random sample whether images, in the order of the list, fit their own captions better than the previous
+    caption, the next one and a random one (paired t-tests). Finds a shift of most of the list, captions of other
+    images and, with labels, where only images between two of their class are taken, captions shuffled within classes;
+    does not find a few captions out of place.
 
-    Args:
-        images: with `image`, not decoded, in the order of the list. With `label`, only images between two of their own
-            class are taken.
-        scorer: n images and n texts -> n scores, such as [`~g4i_hf.captioning.quality.ClipScorer`].
-
-    Returns:
-        `order`, which is `verified`, and the test results, as JSON values. ValueError, with the results, where the
-        captions do not fit significantly better where they are.
+    Returns `order`, which is `verified`, and the test results, as JSON values. ValueError, with the results, where the
+    captions do not fit significantly better where they are.
     """
     from scipy import stats
 

@@ -78,9 +78,9 @@ class LocalCaptioner(Captioner):
         with _explained(f"The captioner {self.model!r} cannot be loaded"):
             processor = AutoProcessor.from_pretrained(self.model, **self.options)
             tokenizer = processor.tokenizer
-            model = AutoModelForImageTextToText.from_pretrained(
-                self.model, dtype=dtype_on(self.device), **self.options
-            )
+            has_bfloat16 = torch.device(self.device).type == "cuda" and torch.cuda.is_bf16_supported()
+            dtype = torch.bfloat16 if has_bfloat16 else torch.float32
+            model = AutoModelForImageTextToText.from_pretrained(self.model, dtype=dtype, **self.options)
         tokenizer.padding_side = "left"  # new tokens go to the right end of every row
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         adapter = self.local.captioner_adapter
@@ -253,14 +253,6 @@ class StepCounter:
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         self.count += 1
         return scores
-
-
-def dtype_on(device: "str | torch.device") -> "torch.dtype":
-    """bfloat16 on a GPU that supports it, else float32."""
-    import torch
-
-    is_cuda = torch.device(device).type == "cuda"
-    return torch.bfloat16 if is_cuda and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def _identity(model: str, revision: str | None = None, file: str = "config.json") -> dict[str, str | None]:

@@ -39,10 +39,9 @@ class MissingValue(ValueError):
 
 class Prompts:
     """
-    One or more templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.` A
-    ClassLabel is filled in by the name of its class, with spaces for underscores. `{{` is a literal brace. ValueError
-    for a column that does not exist or holds no text, for anything but a name in braces, and for a template given
-    twice.
+    Templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.` A ClassLabel is
+    filled in by its name, with spaces for underscores. `{{` is a literal brace. ValueError for anything but a column
+    of text in braces, and for a template that is given twice.
     """
 
     def __init__(self, templates: Iterable[str], features: Features, split_name: str):
@@ -137,12 +136,9 @@ def check_leak(
 ) -> None:
     """
     Refuses prompts that tell the class of evaluation images: their captions would hold the answer, and every score
-    that reads captions (zero-shot, retrieval) would be that of a leak.
-
-    Args:
-        splits: rows, or, when they are streamed, features. A column tells the class if it is `label`, `image_id` or a
-            ClassLabel; with rows at hand also if its values go along with the labels.
-        train_splits: which of them are for training; by default those called train or training.
+    that reads captions would be that of a leak. `splits` are rows, or, when they are streamed, features. A column
+    tells the class if it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with
+    the labels.
     """
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
     for template in resolve(templates):

@@ -262,12 +262,8 @@ def project(
 ) -> list[str]:
     """
     Projects what remains, as lines of text, from the answers, one at least, that took so many `seconds` in one
-    process.
-
-    Args:
-        num_answered, num_total: questions with an answer by now, and of the whole dataset.
-        processes: that will share the work, each as fast as this one.
-        prices: of a million prompt tokens and of a million completion tokens.
+    process. `processes` will share the work, each as fast; `prices` are those of a million prompt and completion
+    tokens.
     """
     remaining = max(num_total - num_answered, 0)
 

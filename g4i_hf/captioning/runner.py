@@ -138,11 +138,8 @@ class Outcome:
 
 class Asking:
     """
-    One run over the questions about the rows of this process.
-
-    Args:
-        ask_again: whether a stored answer is asked for once more.
-        is_trial: for a dry run: fills `Outcome.answers`, and does not store failures that other options may avoid.
+    One run over the questions about the rows of this process. `ask_again` says whether a stored answer is asked for
+    once more. `is_trial`, for a dry run, fills `Outcome.answers` and stores no failures that other options may avoid.
     """
 
     def __init__(
@@ -251,10 +248,7 @@ class Asking:
 
 @contextlib.contextmanager
 def _interrupted_once() -> Iterator[None]:
-    """
-    SIGTERM, which launchers and schedulers send, ends like Ctrl-C: with what was answered on the disk. Both may come
-    again, from the terminal and from the launcher, and are ignored while that is written.
-    """
+    """SIGTERM, of launchers and schedulers, ends like Ctrl-C; both may come again while answers are written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

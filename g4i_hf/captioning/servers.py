@@ -75,10 +75,7 @@ def is_proxied(address: str) -> bool:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """
-    Requests take turns over several pools of connections: a pool looks at each of its connections at every request
-    (httpcore2 2.16), which with hundreds of them takes longer than the request itself.
-    """
+    """Turns over several pools of connections: each looks at all of its own at every request (httpcore2 2.16)."""
 
     def __init__(self):
         self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS) for _ in range(POOLS)]
@@ -180,10 +177,7 @@ class Server:
         self.failed_questions.clear()
 
     def fails_for(self) -> float:
-        """
-        Seconds since the failures in a row began; -inf for fewer than IN_A_ROW. Errors arrive faster than answers, so
-        a row counts only once everything that was sent before it has come back.
-        """
+        """Seconds since failures in a row began; -inf for few, or while what was sent before them is under way."""
         oldest = next(iter(self.under_way.values()), math.inf)
         if self.failures < IN_A_ROW or (oldest < self.failing_since and not self.unreachable):
             return -math.inf

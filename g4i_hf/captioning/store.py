@@ -42,11 +42,9 @@ WHERE (excluded.ok, excluded.time) >= (answers.ok, answers.time)
 
 class Keys:
     """
-    Keys and places of the answers of one captioner.
-
-    A *key* is a digest of what was asked: the bytes of an image, the prompt and the captioner's provenance. A *place*
-    is a digest of where the image lies, by which an answer is found without opening the image. Where it is unknown,
-    the image is read and its key decides, so that moved images are not asked about again.
+    Keys and places of the answers of one captioner. A *key* is a digest of what was asked: the bytes of an image, the
+    prompt and the captioner's provenance. A *place* is a digest of where the image lies, by which an answer is found
+    without opening the image. Where it is unknown, the image is read and its key decides: it may have been moved.
     """
 
     def __init__(self, provenance: dict[str, Any]):

@@ -113,18 +113,11 @@ def compare(
     for figure in figures:
         known = ALL_MEASURES[figure]
         for split in splits:
-            if f"{split}_{figure}" in aligned:
-                row = ComparisonRow(
-                    split=split,
-                    measure=known.title,
-                    aligned=aligned[f"{split}_{figure}"],
-                    baseline=(baseline or {}).get(f"{split}_{figure}"),
-                    chance=aligned.get(f"{split}_{known.chance}"),
-                    group=known.group,
-                    is_share=known.is_share,
-                    lower_is_better=known.lower_is_better,
-                )
-                rows.append(row)
+            name = f"{split}_{figure}"
+            if name in aligned:
+                values = aligned[name], (baseline or {}).get(name), aligned.get(f"{split}_{known.chance}")
+                shown_as = known.group, known.is_share, known.lower_is_better
+                rows.append(ComparisonRow(split, known.title, *values, *shown_as))
     return rows
 
 

@@ -43,12 +43,8 @@ def split_metrics(
 ) -> dict[str, Any]:
     """
     The figures of a split, each after its name: `samples`, and of labelled rows and rows with a caption, where there
-    are any, `accuracy`, those of [`retrieval_metrics`] and of the measures.
-
-    Args:
-        measures: beside accuracy and caption retrieval: `text_to_image`, `calibration`, `zero_shot`.
-        name_embeds: text embeddings of the class names, for `zero_shot`.
-        probes: fitted ones, which want `features` in the predictions.
+    are any, `accuracy`, those of [`retrieval_metrics`] and of the measures `text_to_image`, `calibration` and
+    `zero_shot`, which needs the text embeddings of class names. Fitted `probes` want `features` in the predictions.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
@@ -138,12 +134,8 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
 def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -> Path:
     """
     Where the figures of a run on some data go: into the run itself for the data that it was trained with, else into a
-    folder of their own in `evaluations/`, so that one data set never passes for another. ValueError for another
-    `validation_fraction` of the run's own data.
-
-    Args:
-        own: `dataset_name`, `captions_name`, their versions and columns, of the run; a folder is relative to it.
-        data: the same of what is evaluated; a folder is relative to the current one.
+    folder of their own in `evaluations/`, so that one data set never passes for another. Folders in `own`, the options
+    of the run, are relative to it, those in `data` to the current one. ValueError for another `validation_fraction`.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:

@@ -117,8 +117,6 @@ def _save(figure: Any, path: Path | io.BytesIO) -> None:
     _pyplot().close(figure)
 
 
-# --- Pictures of a card, left in the run folder: a release only copies them ------------------------------------------
-
 PICTURES = "pictures"  # folder in the run
 CURVES, PREDICTIONS, ABOUT = "curves.png", "predictions.png", "about.json"
 
@@ -135,13 +133,8 @@ def draw_card_pictures(
 ) -> Path:
     """
     Draws curves and predictions into `pictures/` of `folder`, in place of earlier ones, and notes what they are of.
-    Returns that folder. ImportError without matplotlib.
-
-    Args:
-        runs: run folders, `aligned` and perhaps `baseline`, for the curves.
-        splits: the evaluated splits; one of them is shown, `test` where there is one.
-        training: name and rows of the split that was trained on, whose captions are shown where the split has none;
-            None for a baseline, to which the nearest captions mean nothing.
+    Returns that folder. `training` are name and rows of the split that was trained on, whose captions are shown where
+    the evaluated split has none; None for a baseline, to which they mean nothing. ImportError without matplotlib.
     """
     target = Path(folder) / PICTURES
     shown = next(name for name in ("test", "validation", *splits) if name in splits)

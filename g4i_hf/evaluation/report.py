@@ -37,15 +37,8 @@ def write_report(
 ) -> None:
     """
     Writes the page, an HTML file that holds its pictures; without a baseline what compares is left out, and what
-    cannot be drawn says why.
-
-    Args:
-        runs: run folders, `aligned` and perhaps `baseline`.
-        options: those of the aligned run.
-        splits: the evaluated splits. Pictures are of `test`, else of the first, of those with labels.
-        predictions: of each run, of each split.
-        weights: `"raw"` or `"ema"`, those that predicted.
-        results: `all_results.json` of the aligned run, for its size and speed.
+    cannot be drawn says why. `options` and `results`, its `all_results.json`, are those of the aligned run,
+    `predictions` of each run and split. Pictures are of `test`, else of the first, of the splits with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -318,7 +311,7 @@ class ClassTexts:
         self.means = {int(c): texts.embeds[labels == c].mean(0) for c in np.unique(labels[labels >= 0])}
 
     def cosine(self, first: int, second: int) -> float | None:
-        """Mean cosine between the captions of two classes; None where one has none."""
+        """Mean over the captions of two classes; None where one has none."""
         if first not in self.means or second not in self.means:
             return None
         return float(self.means[first] @ self.means[second])

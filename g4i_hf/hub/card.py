@@ -276,8 +276,6 @@ def _named(name: Any, revision: Any) -> str:
     return code_cell(bare_name(str(name))) + (f" at {code_cell(revision)}" if revision else "")
 
 
-# --- Licences --------------------------------------------------------------------------------------------------------
-
 # https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
 _KNOWN = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0

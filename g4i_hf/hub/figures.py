@@ -72,9 +72,8 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
     found = shown_results(read_results(run), read_options(run) if (Path(run) / OPTIONS_FILE).is_file() else {})
     for split in _splits(found):
         if found.get(f"{split}_weights", "raw") != weights:
-            logger.warning(
-                "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate.", run, split, weights
-            )
+            said = "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate."
+            logger.warning(said, run, split, weights)
             others = {f"{split}_{name}" for name in (*MEASURES, "samples")}
             found = {key: value for key, value in found.items() if key not in others}
     return found
@@ -144,9 +143,6 @@ def _with_others(run: str, more: list[str]) -> list[str]:
     """The run and the others, each once: a list of all seeds may hold the released one too."""
     named = [name for word in more for name in word.split(",") if name]
     return [run, *(other for other in named if Path(other).resolve() != Path(run).resolve())]
-
-
-# --- Runs that can be compared ---------------------------------------------------------------------------------------
 
 
 def _seeds(runs: list[str], option: str) -> list[int]:
@@ -228,9 +224,6 @@ def _images(run: str) -> dict[str, Any] | None:
     images = found[-1]
     name = images.get("id") or images.get("name")
     return {"images": name, "revision": images.get("revision"), "rows": lineage["rows"]}
-
-
-# --- The forms that the Hub reads ------------------------------------------------------------------------------------
 
 
 @dataclass

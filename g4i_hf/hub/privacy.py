@@ -243,9 +243,6 @@ def _values(array: pa.Array) -> Iterator[bytes]:
         yield b"\n".join(each.encode(errors="replace") if isinstance(each, str) else each for each in values)
 
 
-# --- Folders that a run or a stage names -----------------------------------------------------------------------------
-
-
 def private_places(*folders: str | Path | None) -> set[Path]:
     """Folders of runs, stages and releases, and those that their options or sources name, and stages there again."""
     places = {Path(os.path.abspath(folder)) for folder in folders if folder}

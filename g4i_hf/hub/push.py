@@ -43,10 +43,7 @@ REMEDIES = {
 
 
 def write_manifest(folder: str | Path) -> dict[str, list[str]]:
-    """
-    Writes and returns `{"files": {name: [hash, ...]}}`: all other files that are published, and the hashes by which
-    the Hub may know each. By it, a later release deletes what an earlier one has left.
-    """
+    """Writes and returns `{"files": {name: [hash, ...]}}`, by which a later release deletes what this one leaves."""
     folder = Path(folder)
     files = {name: _hashes(folder / name, size) for name, size in list_files(folder) if name != MANIFEST}
     replace_text(folder / MANIFEST, json.dumps({"files": files}, indent=1, ensure_ascii=False) + "\n")

@@ -188,8 +188,8 @@ def _card(
 
 def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     """
-    The data of a run, opened as `g4i evaluate` does: all splits, with their embeddings where they have captions; the
-    class names; and the name of the split that was trained on. ValueError where that has no captions with embeddings.
+    The data of a run, opened as `g4i evaluate` does, with embeddings where there are captions; the class names; and
+    the split that was trained on. ValueError where that has no captions with embeddings.
     """
     args, data, encoder = parse_options(OPTIONS_OF["evaluate"], ["--run", str(run)], run_options=OPTIONS_FILE)
     splits, id2label = class_names(load_data(data))

@@ -44,10 +44,7 @@ class VisitorError(ValueError):
 
 
 class Explainer:
-    """
-    The model of a Space, its captions and its settings. `folder` holds `model/`, `captions.parquet`, `gallery/` and
-    `space.json`.
-    """
+    """The model of a Space, its captions and its settings: all of one folder."""
 
     def __init__(self, folder: str | Path, **classifier_args):
         self.folder = Path(folder)
@@ -137,10 +134,6 @@ def on_picture(explainer: Explainer, path: str | None, names: str | None) -> tup
     return classes, captions, named
 
 
-def on_names(explainer: Explainer, path: str | None, names: str | None) -> dict[str, float]:
-    return _told(explainer.by_names, path, names)
-
-
 def build_demo(explainer: Explainer) -> Any:
     """The page. ImportError without gradio."""
     gr = _gradio()
@@ -175,7 +168,7 @@ def build_demo(explainer: Explainer) -> Any:
                 button = gr.Button("Classify by these names", variant="primary", elem_id="classify")
             named = gr.Label(label="By name", elem_id="named", num_top_classes=10)
         outputs = [classes, captions, named]
-        look, by_names = partial(on_picture, explainer), partial(on_names, explainer)
+        look, by_names = partial(on_picture, explainer), partial(_told, explainer.by_names)
         picture.change(look, [picture, names], outputs, api_name="look", show_progress="minimal")
         button.click(by_names, [picture, names], named, api_name="by_names", show_progress="minimal")
         demo.load(look, [picture, names], outputs, api_name=False)
