@@ -82,7 +82,7 @@ def digest_of(options: dict[str, Any]) -> str:
 
 @dataclass
 class Result:
-    """Of a cell."""
+    """What a cell predicted, and how it was trained."""
 
     student: str
     variant: str

@@ -295,7 +295,7 @@ SIGNIFICANT = 0.025  # one-sided
 
 
 def read_list(path: Path) -> list[str | None]:
-    """Of a .txt (a caption a line), .json, .pth or .pt file; an empty text is no caption. ValueError for any other."""
+    """Reads .txt (a caption a line), .json, .pth or .pt; an empty text is no caption. ValueError for any other."""
     try:
         if path.suffix.lower() in (".pth", ".pt"):
             import torch

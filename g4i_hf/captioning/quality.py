@@ -57,7 +57,7 @@ def judge_captions(
 
 
 def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
-    """One line per caption: columns, `row` of its image, `label` (-1 for none); and the names of the classes."""
+    """One line per caption of a split, with the `row` of its image and its `label`, -1 for none; and class names."""
     table = pd.DataFrame(split.to_dict(), dtype=object)
     table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
     table = table.astype(object).where(table.notna(), None)
@@ -234,7 +234,7 @@ _PLURALS = (
 
 
 def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
-    """Of a YAML file of `class name: [word, other word]` lines. ValueError for other files and unknown classes."""
+    """Reads synonyms by class from a YAML file of `class name: [word, other word]` lines; ValueError for faults."""
     if path is None:
         return {}
     try:

@@ -75,7 +75,7 @@ def is_proxied(address: str) -> bool:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """Turns over several pools of connections: each looks at all of its own at every request (httpcore2 2.16)."""
+    """Requests take turns over pools, each of which looks at all its connections at a request (httpcore2 2.16)."""
 
     def __init__(self):
         self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS) for _ in range(POOLS)]

@@ -72,7 +72,7 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
 
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
-    """From captions in the order of the rows: texts, or with `several` lists of texts; None for none."""
+    """The columns of a split from captions by row: texts, or with `several` lists of texts; None for none."""
     texts = ((caption or []) if several else [caption] for caption in captions)
     rows = ([Caption.from_text(text, cleaning) for text in of_row] for of_row in texts)
     return with_captions(split, rows, several)
@@ -188,7 +188,7 @@ class Captioned:
 
 
 def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
-    """About each split to caption. ValueError for a prompt that cannot be filled in, or that is a leak."""
+    """The questions about each split to caption. ValueError for a prompt that cannot be filled in, or is a leak."""
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
     known = {name: split.features if args.streaming else split for name, split in chosen.items()}

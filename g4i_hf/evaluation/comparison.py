@@ -140,7 +140,7 @@ class PairedSummary:
 
 
 def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary:
-    """Of values for each seed, in the same order. ValueError for fewer than two, or lists of unequal length."""
+    """Compares values for each seed, in the same order. ValueError for fewer than two, or unequal numbers."""
     from scipy import stats
 
     if len(baseline) != len(aligned) or len(baseline) < 2:

@@ -34,14 +34,14 @@ PARAMETERS = {
 
 
 def parameter(kind: str, strength: int, side: int) -> float:
-    """Of a strength from 1 to 5; `side` is the shorter one of the image, below 32 and above 224 px taken as these."""
+    """What PARAMETERS says of a strength from 1 to 5, between its sides by the shorter `side` of the image in px."""
     small, large = (values[strength - 1] for values in PARAMETERS[kind])
     share = math.log(side / SIDES[0]) / math.log(SIDES[1] / SIDES[0])
     return small * (large / small) ** min(max(share, 0.0), 1.0)
 
 
 def corrupted(pixels: torch.Tensor, kind: str, strength: int) -> torch.Tensor:
-    """Of (3, H, W) uint8. Noise is seeded by the pixels: one pattern at every strength, wherever the image stands."""
+    """The image, (3, H, W) uint8. Noise is seeded by its pixels: one pattern at every strength, wherever it stands."""
     side = min(pixels.shape[-2:])
     value = parameter(kind, strength, side)
     if kind == "blur":

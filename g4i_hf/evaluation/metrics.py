@@ -153,7 +153,7 @@ def retrieval_recall(
 def text_to_image_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
-    """The other way round: share of distinct captions with an image of theirs, of which any is right, among k."""
+    """The other way round: share of distinct captions with an image of theirs, any of them, among the k nearest."""
     captions, entries, owners = _distinct(text_embeds, owners)
     found = recall_at(captions, image_embeds, entries, owners, ks)
     return {f"text_to_image_{name}": value for name, value in found.items()}

@@ -253,7 +253,7 @@ def ranked_captions(
 
 
 def captions_of(split: Dataset, texts: Texts) -> list[str]:
-    """Of each text of a split."""
+    """The caption of each text of a split."""
     rows = zip(split[columns.CAPTION][:], texts.counts, strict=True)
     return [_caption_of_text(caption, k) for caption, count in rows for k in range(count)]
 
