@@ -61,21 +61,22 @@ FIGURES = (
 )
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took
-MEASURES = {figure: ALL_MEASURES[figure].title for figure in ("accuracy", "recall_at_1", "recall_at_5")}
+MEASURES = ("accuracy", "recall_at_1", "recall_at_5")
 
 
 @dataclass
 class ComparisonRow:
-    """One measure of one split, as fractions or, where it is no share, the number. `group` is a heading."""
+    """A figure of one split, by its name in [`ALL_MEASURES`]; as a fraction or, where it is no share, the number."""
 
     split: str
-    measure: str
+    figure: str
     aligned: float
     baseline: float | None = None
     chance: float | None = None
-    group: str = ""
-    is_share: bool = True
-    lower_is_better: bool = False
+
+    @property
+    def measure(self) -> Measure:
+        return ALL_MEASURES[self.figure]
 
     @property
     def difference(self) -> float | None:
@@ -84,18 +85,18 @@ class ComparisonRow:
     @property
     def is_better(self) -> bool | None:
         """Whether the aligned run is better; None where they are equal or there is no baseline."""
-        return (self.difference < 0) == self.lower_is_better if self.difference else None
+        return (self.difference < 0) == self.measure.lower_is_better if self.difference else None
 
     @property
     def title(self) -> str:
         """The measure, with an arrow where less is better."""
-        return f"{self.measure} ↓" if self.lower_is_better else self.measure
+        return f"{self.measure.title} ↓" if self.measure.lower_is_better else self.measure.title
 
     def text(self, value: float | None, sign: str = "") -> str:
         """A value of the row as tables show it, in percent where it is a share; `sign` is `+` for differences."""
         if value is None:
             return ""
-        return f"{100 * value:{sign}.1f}" if self.is_share else f"{value:{sign}.3f}"
+        return f"{100 * value:{sign}.1f}" if self.measure.is_share else f"{value:{sign}.3f}"
 
 
 def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -111,13 +112,11 @@ def compare(
     """Rows for each of the figures that the aligned run has, from both runs' `all_results.json`."""
     rows = []
     for figure in figures:
-        known = ALL_MEASURES[figure]
         for split in splits:
-            name = f"{split}_{figure}"
+            name, chance = f"{split}_{figure}", f"{split}_{ALL_MEASURES[figure].chance}"
             if name in aligned:
-                values = aligned[name], (baseline or {}).get(name), aligned.get(f"{split}_{known.chance}")
-                shown_as = known.group, known.is_share, known.lower_is_better
-                rows.append(ComparisonRow(split, known.title, *values, *shown_as))
+                before = (baseline or {}).get(name)
+                rows.append(ComparisonRow(split, figure, aligned[name], before, aligned.get(chance)))
     return rows
 
 
@@ -157,10 +156,10 @@ def _mean_and_sd(values: list[float]) -> tuple[float, float]:
 
 @dataclass
 class SeedRow:
-    """One measure of one split over the seeds of the aligned runs; `paired` where there are baselines."""
+    """A figure of one split over the seeds of the aligned runs; `paired` where there are baselines."""
 
     split: str
-    measure: str
+    figure: str
     mean: float
     sd: float  # n - 1
     paired: PairedSummary | None = None
@@ -172,15 +171,15 @@ def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]]
     order, have it too. Both are given by their `all_results.json`.
     """
     rows = []
-    for measure, name in MEASURES.items():
+    for figure in MEASURES:
         for split in splits:
-            key = f"{split}_{measure}"
+            key = f"{split}_{figure}"
             if not all(key in results for results in aligned):
                 continue
             values = [results[key] for results in aligned]
             is_paired = baselines and all(key in results for results in baselines)
             paired = paired_summary([results[key] for results in baselines], values) if is_paired else None
-            rows.append(SeedRow(split, name, *_mean_and_sd(values), paired))
+            rows.append(SeedRow(split, figure, *_mean_and_sd(values), paired))
     return rows
 
 
@@ -190,15 +189,15 @@ def as_text(rows: list[ComparisonRow]) -> str:
     head = f"{'baseline':>10}{'aligned':>10}{'difference':>12}" if with_baseline else f"{'value':>10}"
     lines, group = [f"{'':28}{'split':12}{head}"], ""
     for row in rows:
-        if row.group != group:
-            group = row.group
+        if row.measure.group != group:
+            group = row.measure.group
             lines += ["", group]
         cells = f"{row.text(row.aligned):>10}"
         if with_baseline:
             cells = f"{row.text(row.baseline):>10}{cells}{row.text(row.difference, '+'):>12}"
         chance = f" (chance {row.text(row.chance)})" if row.chance is not None else ""
         lines.append(f"{row.title:28}{row.split:12}{cells}{chance}")
-    if any(row.lower_is_better for row in rows):
+    if any(row.measure.lower_is_better for row in rows):
         lines += ["", "In percent, except NLL and the Brier score; ↓: less is better."]
     return "\n".join(lines)
 
@@ -218,7 +217,7 @@ def as_markdown(rows: list[ComparisonRow]) -> str:
 def seeds_as_markdown(rows: list[SeedRow]) -> str:
     """The table for a card, in percent and percentage points: mean ± standard deviation."""
     if not any(row.paired for row in rows):
-        cells = [[row.measure, row.split, mean_and_sd(row.mean, row.sd)] for row in rows]
+        cells = [[ALL_MEASURES[row.figure].title, row.split, mean_and_sd(row.mean, row.sd)] for row in rows]
         return markdown_table(["measure", "split", "mean ± sd"], cells, texts=2)
     cells = []
     for row in rows:
@@ -227,7 +226,8 @@ def seeds_as_markdown(rows: list[SeedRow]) -> str:
             baseline = mean_and_sd(paired.baseline_mean, paired.baseline_sd)
             low, high = 100 * paired.low, 100 * paired.high
             difference = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f})"
-        cells.append([row.measure, row.split, baseline, mean_and_sd(row.mean, row.sd), difference])
+        title, own = ALL_MEASURES[row.figure].title, mean_and_sd(row.mean, row.sd)
+        cells.append([title, row.split, baseline, own, difference])
     heads = ["measure", "split", "baseline", "aligned", "paired difference (95% interval)"]
     return markdown_table(heads, cells, texts=2)
 

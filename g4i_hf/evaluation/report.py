@@ -48,7 +48,7 @@ def write_report(
     page = _template().render(
         title="Baseline and aligned student" if "baseline" in runs else f"The student {runs['aligned'].name}",
         rows=rows,
-        accuracies=[row for row in rows if row.measure == "accuracy"],
+        accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
         suspicious={split: (results or {}).get(f"{split}_suspicious_labels") for split in splits},
         runs=order,

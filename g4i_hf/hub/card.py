@@ -19,7 +19,7 @@ from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
-from .figures import METRICS, EvaluatedData, Seeds, model_index_results
+from .figures import EvaluatedData, Seeds, model_index_results
 from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
@@ -184,7 +184,7 @@ def _of_figures(student: Student) -> dict[str, Any]:
         "results": as_markdown(rows) if rows else "",
         "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
-        "retrieval": any(METRICS[row.measure] != "accuracy" for row in rows),
+        "retrieval": any(row.figure != "accuracy" for row in rows),
         "seed_results": seeds_as_markdown(seeds.rows) if seeds else "",
         "seeds": seeds.seeds if seeds else [],
         "is_paired": bool(seeds) and any(row.paired for row in seeds.rows),

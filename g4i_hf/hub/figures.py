@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
 from ..evaluation.comparison import (
+    ALL_MEASURES,
     MEASURES,
     ComparisonRow,
     SeedRow,
@@ -30,7 +31,6 @@ from .privacy import bare_name
 
 logger = logging.getLogger(__name__)
 
-METRICS = {name: measure for measure, name in MEASURES.items()}  # "caption retrieval R@1" -> recall_at_1
 DIGITS = 6  # of fractions; more would be noise
 
 SEEDS = {"seed", "data_seed"}
@@ -256,7 +256,7 @@ def model_index_results(
 ) -> list[EvalResult]:
     """The checkpoint's own figures, as fractions, and their means over seeds, with the rest in `metric_args`."""
 
-    def result(row: ComparisonRow | SeedRow, value: float, name: str, args: dict[str, Any]) -> EvalResult:
+    def result(row: ComparisonRow | SeedRow, value: float, more: str, args: dict[str, Any]) -> EvalResult:
         return EvalResult(
             task_type="image-classification",
             task_name="Image classification",
@@ -265,16 +265,16 @@ def model_index_results(
             dataset_config=data.config,
             dataset_revision=data.revision,
             dataset_split=row.split,
-            metric_type=METRICS[row.measure],
+            metric_type=row.figure,
             metric_value=_rounded(value),
-            metric_name=f"{name} ({row.split})",
+            metric_name=f"{ALL_MEASURES[row.figure].title}{more} ({row.split})",
             metric_args=args,
         )
 
     results = []
     for row in rows:
         baseline = {} if row.baseline is None else {"baseline": _rounded(row.baseline)}
-        results.append(result(row, row.aligned, row.measure, {"weights": weights} | baseline))
+        results.append(result(row, row.aligned, "", {"weights": weights} | baseline))
     for row in seeds.rows if seeds else []:
         args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.sd)}
         if row.paired is not None:
@@ -284,7 +284,7 @@ def model_index_results(
                 "paired_difference": _rounded(row.paired.difference),
                 "interval_95": [_rounded(row.paired.low), _rounded(row.paired.high)],
             }
-        results.append(result(row, row.mean, f"{row.measure}, mean of {len(seeds.seeds)} seeds", args))
+        results.append(result(row, row.mean, f", mean of {len(seeds.seeds)} seeds", args))
     return results
 
 
@@ -310,11 +310,11 @@ def eval_result_entries(
         if tasks is not None:
             fitting = (each for each in tasks if data.config in (None, each.get("config")))
             task = next((each["id"] for each in fitting if each.get("split") == row.split), None)
-        if METRICS[row.measure] != "accuracy" or task is None:
+        if row.figure != "accuracy" or task is None:
             continue
         notes = [f"split {row.split}", f"{weights} weights"]
         for over in seeds.rows if seeds else []:
-            if (over.split, over.measure) == (row.split, row.measure):
+            if (over.split, over.figure) == (row.split, row.figure):
                 named = ", ".join(map(str, seeds.seeds))
                 notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.mean, over.sd)} %")
         value, said = _rounded(row.aligned), "; ".join(notes)
