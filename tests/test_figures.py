@@ -82,6 +82,7 @@ def test_the_released_run_may_be_named_among_the_seeds(runs):
         ({}, {"baselines": (2, 1)}, r"seeds \[0, 1, 2\], their baselines \[0, 2, 1\]"),
         ({}, {"baseline": None}, "without the baseline of the run itself"),
         ({}, {"seeds": ()}, "seed_baselines are given without seed_runs"),
+        ({}, {"seeds": (0,), "baselines": (0,)}, "names the released run alone"),
     ],
 )
 def test_runs_that_cannot_be_compared(runs, change, options, message):
