@@ -93,10 +93,12 @@ def a_prediction(predicted: np.ndarray, labels: np.ndarray = LABELS) -> Predicti
     return Predictions([str(i) for i in range(10)], labels, logits, np.eye(10, 384, dtype=np.float32)[::-1])
 
 
-@pytest.fixture(autouse=True)
-def invented(monkeypatch):
-    for figure, measure in INVENTED.items():
-        monkeypatch.setitem(ALL_MEASURES, figure, measure)
+@pytest.fixture(autouse=True, scope="module")
+def invented():
+    with pytest.MonkeyPatch.context() as patched:
+        for figure, measure in INVENTED.items():
+            patched.setitem(ALL_MEASURES, figure, measure)
+        yield
 
 
 @pytest.fixture(scope="module")
