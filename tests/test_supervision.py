@@ -272,7 +272,7 @@ def test_what_it_needs_is_said():
         with pytest.raises(ValueError, match=f"{name} is '{value}', but the training split has no text_embeds"):
             supervised(captioned(TRUTH, GOOD).remove_columns("text_embeds"), **options)
     for labels in (few(0), few(1), np.full(ROWS, 1)):
-        with pytest.raises(ValueError, match="labelled captions of at least two classes"):
+        with pytest.raises(ValueError, match="needs labelled captions, or names, of at least two classes"):
             supervised(captioned(labels, GOOD), supervision="soft")
 
 
