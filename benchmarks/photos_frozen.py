@@ -442,7 +442,7 @@ RIVALS_OF_FEW = {
 RIVALS_OF_TAIL = {"balanced": balanced, "logit adjustment": logit_adjustment}
 GRIDS = {
     "few_labels": (
-        ["1 a class", "4 a class", "16 a class", "10%"],
+        ["no labels", "1 a class", "4 a class", "16 a class", "10%"],
         {"baseline": baseline} | PSEUDO | CAPTIONS | RIVALS_OF_FEW,
     ),
     "wrong_labels": (
@@ -468,6 +468,7 @@ GRIDS = {
 }
 
 
+WITHOUT_LABELS = [*PSEUDO, *CAPTIONS, "captions at inference"]  # nothing else can be done without labels
 # More classes take longer: of these two datasets some settings
 OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
 
@@ -490,6 +491,8 @@ def labels_with(training: Dataset, setting: str, seed: int) -> np.ndarray:
     num_labels = int(truth.max()) + 1
     if setting == "all":
         return truth
+    if setting == "no labels":
+        return np.full(len(truth), -1)
     if setting.endswith(("symmetric", "confusable")):
         share, kind = setting.split("% ")
         return labels_of(with_label_noise(training, float(share) / 100, seed, num_labels, kind))
@@ -537,7 +540,7 @@ def run_grid(grid: str, photos: Photos, seed: int) -> None:
         case = case_of(photos, setting, seed)
         for variant, method in variants.items():
             key = {"data": photos.name, "student": STUDENT, "variant": variant, "setting": setting, "seed": seed}
-            if results.has(**key):
+            if results.has(**key) or (setting == "no labels" and variant not in WITHOUT_LABELS):
                 continue
             start = time.perf_counter()
             found = method(case)

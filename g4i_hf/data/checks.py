@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import numpy as np
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset, List, Value
 from tqdm import tqdm
 
 from .. import columns
@@ -34,10 +34,11 @@ def labels_of(split: Dataset) -> np.ndarray:
 
 
 def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
-    """The split with these labels (rows,), null where they are negative."""
+    """The split with these labels (rows,), null where they are negative; a split without labels gets the column."""
     values = [label if label >= 0 else None for label in labels.tolist()]
-    feature = split.features[columns.LABEL]
-    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
+    feature = split.features.get(columns.LABEL, Value("int64"))
+    others = split.select_columns([name for name in split.column_names if name != columns.LABEL])
+    return others.add_column(columns.LABEL, values, feature=feature)
 
 
 def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:

@@ -45,7 +45,13 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
 def load_data(data: DataArguments) -> DatasetDict:
     """[`open_images`] by options, with classes of `class_names_file` and `validation` by `validation_fraction`."""
     splits, names = open_images(source_of(data)), read_class_names(data)
-    return splits if names is None else with_class_names(splits, names)
+    if names is None:
+        return splits
+    unlabelled = ClassLabel(names=names)
+    for name, split in splits.items():
+        if columns.LABEL not in split.column_names:
+            splits[name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
+    return with_class_names(splits, names)
 
 
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:

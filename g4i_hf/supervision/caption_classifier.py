@@ -38,13 +38,13 @@ class CaptionClassifier:
         P(y | x) = (1 - e) p_y + e sum_c p_c R_cy
         p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
-    where z_v are the logits of a logistic regression on one view of the row: its caption, and perhaps the features of
-    its image, as taught by labels, and as taught by what the other views predict for unlabelled rows. T_v is the inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v
-    the geometric mean of m_v: a temperature for each row, as some captions name the class and others do not (Tomani et
-    al., arXiv 2102.12182). e is the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in
-    the same way, as counted where labels contradict captions, if that explains the labels clearly better. So p is the
-    probability of the true class, also where labels are wrong. Errors of captions that no other row explains count as
-    wrong labels too.
+    where z_v are the logits of a logistic regression on one view of the row: its caption; and, if there are any, the
+    features of its image as labels teach them, and as the other views teach them on unlabelled rows. T_v is the
+    inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v the geometric mean: a
+    temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182). e is
+    the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in the same way, as counted
+    where labels contradict captions, if that explains the labels clearly better. So p is the probability of the true
+    class, also where labels are wrong. Errors of captions that no other row explains count as wrong labels too.
 
     Args:
         num_labels: C, number of classes.
@@ -153,9 +153,7 @@ class CaptionClassifier:
         found[known] = weighted / weighted.sum(1, keepdims=True)
         return found
 
-    def _fit_view(
-        self, values: np.ndarray, examples: tuple[np.ndarray | None, np.ndarray], rows: "_Rows"
-    ) -> "_View":
+    def _fit_view(self, values: np.ndarray, examples: tuple[np.ndarray | None, np.ndarray], rows: "_Rows") -> "_View":
         """
         With the strength of regularisation that predicts held-out labels best, tried from the strongest on.
         `examples`: embeddings by class, and the classes whose embeddings every model is fitted on too.
@@ -320,7 +318,7 @@ class _Scale:
 
 @dataclass
 class _View:
-    """Models of one view: by fold, the one that was not fitted on it; `WHOLE` is fitted on all rows, as for all others."""
+    """Models of one view: by fold, the one that was not fitted on it; for other folds `WHOLE`, fitted on all rows."""
 
     scale: _Scale
     models: dict[int, tuple[np.ndarray, np.ndarray]]

@@ -95,8 +95,8 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
             unreadable = sum(count for what, count in counts.items() if what == UNREADABLE)
         except ValueError as error:
             faults.append(str(error))
-        if name == args.split and id2label and not (labels >= 0).any():
-            faults.append(f"No image of the split {name!r} has a label.")
+        if name == args.split and id2label and not (labels >= 0).any() and not num_captioned(split):
+            faults.append(f"No image of the split {name!r} has a label or a caption.")
         if unreadable:
             faults.append(f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip.")
         found = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
@@ -110,6 +110,8 @@ def check_labels(
     args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict
 ) -> list[str]:
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
+    if not (labels_of(splits[args.split]) >= 0).any():
+        return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
     stage = text_embeds_folder(splits, encoder, folder, source=source_of(data))

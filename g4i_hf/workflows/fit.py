@@ -49,8 +49,8 @@ class FitResult:
         classifier: folder of the released student.
         report: HTML page.
         config: `fit.yaml`, for `g4i train --config`.
-        accuracy, baseline_accuracy: on `validation`, by seed.
-        gain: their mean difference; `interval` its 95% interval over seeds, None with one seed.
+        accuracy, baseline_accuracy: on `validation`, by seed; without labels there is no baseline.
+        gain: their mean difference, None without a baseline; `interval` its 95% interval over seeds, None with one.
         validation_images: the labelled ones, which accuracies are of.
         suspicious_labels: how many of their labels captions contradict; None where they have no captions.
     """
@@ -60,7 +60,7 @@ class FitResult:
     config: Path
     accuracy: list[float]
     baseline_accuracy: list[float]
-    gain: float
+    gain: float | None
     interval: tuple[float, float] | None
     validation_images: int
     suspicious_labels: int | None
@@ -75,6 +75,7 @@ class Fit:
         self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
         self.config = self.folder / "fit.yaml"
         self.validation_images = 0
+        self.has_baseline = True  # which needs labels
 
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
@@ -94,7 +95,7 @@ class Fit:
         self._write(options)
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
-            left, trainings = "", 2 * self.args.seeds
+            left, trainings = "", self._num_trainings()
             if 1 < number <= trainings:  # what follows takes seconds
                 minutes = (time.monotonic() - start) / 60 / (number - 1) * (trainings - number + 1)
                 left = f", about {minutes:.0f} minutes left" if minutes > 1.5 else ""
@@ -159,6 +160,7 @@ class Fit:
             what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
             raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
         labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
+        self.has_baseline = labelled > 0
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
@@ -168,6 +170,8 @@ class Fit:
                 "No training image has a caption. Write them with a model (--captioner MODEL or the address of a "
                 "server), put them into metadata.jsonl beside the images, or name their column with --caption_column."
             )
+        if not self.has_baseline:
+            self.say("Labels: none, so captions are compared with the names of the classes. There is no baseline.")
         if captioned and self.args.captioner:
             self.say(
                 f"Captioner: not used, as {captioned:,} of {len(training):,} images have a caption. To write others, "
@@ -216,7 +220,8 @@ class Fit:
             options["max_steps"] = self._steps_in(args.minutes, options)
         built = build_options(OPTIONS_OF["train"], options)[-1]  # checks them
         length = f"{built.max_steps:,} steps" if built.max_steps > 0 else f"{built.num_train_epochs:g} epochs"
-        self.say(f"Training: {length} in each of {2 * args.seeds} runs.")
+        number = self._num_trainings()
+        self.say(f"Training: {length} in {f'each of {number} runs' if number > 1 else 'one run'}.")
         return options
 
     def _given(self) -> dict[str, Any]:
@@ -270,9 +275,12 @@ class Fit:
         run = TrainingRun(*build_options(OPTIONS_OF["train"], given))
         run.load()
         seconds = run.seconds_per_step()
-        steps = int(60 * minutes / (2 * self.args.seeds * seconds))
+        steps = int(60 * minutes / (self._num_trainings() * seconds))
         self.say(f"Time: {seconds:.3g} s a step, so {minutes:g} minutes are {steps:,} steps for each run.")
         return max(steps, 1)
+
+    def _num_trainings(self) -> int:
+        return self.args.seeds * (2 if self.has_baseline else 1)
 
     # --- Commands ----------------------------------------------------------------------------------------------------
 
@@ -294,14 +302,17 @@ class Fit:
         module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
         for seed in range(args.seeds):
             words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
-            found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
+            if self.has_baseline:
+                found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
             found.append([*words, self._run_folder("with_captions", seed)])
-        runs = ["--run", self._run_folder("with_captions", 0), "--baseline", self._run_folder("baseline", 0)]
+        runs = ["--run", self._run_folder("with_captions", 0)]
+        runs += ["--baseline", self._run_folder("baseline", 0)] if self.has_baseline else []
         report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
         found.append(["evaluate", *runs, *report])
         release = ["release", *runs, "--student_dir", str(self.folder / "classifier")]
         if args.seeds > 1:
-            for option, name in (("--seed_runs", "with_captions"), ("--seed_baselines", "baseline")):
+            seeds = {"--seed_runs": "with_captions"} | ({"--seed_baselines": "baseline"} if self.has_baseline else {})
+            for option, name in seeds.items():
                 release += [option, *(self._run_folder(name, seed) for seed in range(1, args.seeds))]
         return [[*words, *module] for words in (*found, release)]
 
@@ -323,15 +334,17 @@ class Fit:
     def _finished(self) -> FitResult:
         seeds, suspicious = range(self.args.seeds), "validation_suspicious_labels"
         accuracy = [_results(self._run_folder("with_captions", seed))["validation_accuracy"] for seed in seeds]
-        baseline = [_results(self._run_folder("baseline", seed))["validation_accuracy"] for seed in seeds]
-        paired = paired_summary(baseline, accuracy) if len(seeds) > 1 else None
+        baseline = []
+        if self.has_baseline:
+            baseline = [_results(self._run_folder("baseline", seed))["validation_accuracy"] for seed in seeds]
+        paired = paired_summary(baseline, accuracy) if len(baseline) > 1 else None
         result = FitResult(
             classifier=self.folder / "classifier",
             report=self.folder / "report.html",
             config=self.config,
             accuracy=accuracy,
             baseline_accuracy=baseline,
-            gain=float(np.mean(accuracy) - np.mean(baseline)),
+            gain=float(np.mean(accuracy) - np.mean(baseline)) if baseline else None,
             interval=(paired.low, paired.high) if paired else None,
             validation_images=self.validation_images,
             suspicious_labels=_results(self._run_folder("with_captions", 0)).get(suspicious),
@@ -342,16 +355,17 @@ class Fit:
     def _summary(self, result: FitResult) -> list[str]:
         number = result.validation_images
         lines = [f"Accuracy on {number:,} validation images, with the 95% interval over images:"]
-        for name, accuracies in (("without", result.baseline_accuracy), ("with", result.accuracy)):
+        by_name = {"without": result.baseline_accuracy, "with": result.accuracy}
+        for name, accuracies in ((name, accuracies) for name, accuracies in by_name.items() if accuracies):
             mean = float(np.mean(accuracies))
             low, high = (100 * bound for bound in accuracy_interval(mean, number))
             lines.append(f"  {name + ' captions':17}{100 * mean:5.1f}%  ({low:.1f}% to {high:.1f}%)")
-        if result.interval is None:
-            chance = "a single run: the difference may be chance, --seeds 3 tells"
-        else:
+        chance = "a single run: the difference may be chance, --seeds 3 tells"
+        if result.interval is not None:
             low, high = (100 * bound for bound in result.interval)
             chance = f"95% interval {low:+.1f} to {high:+.1f} over {self.args.seeds} seeds"
-        lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
+        if result.gain is not None:
+            lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
         if result.suspicious_labels:
             lines.append(f"All captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
             lines.append("To list the labels of a split that its own captions contradict:")
