@@ -232,7 +232,7 @@ WRONG_LINES = [
     ("align_weight: -1", "align_weight is -1.0; it must be at least 0."),
     ("align_temperature: 0", "align_temperature is 0.0; it must be above 0."),
     ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
-    ("label_fraction: 1.5", "label_fraction is 1.5; it must be above 0 and at most 1."),
+    ("label_fraction: 1.5", "label_fraction is 1.5; it must be at least 0 and at most 1."),
     ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1."),
     ("per_device_eval_batch_size: 0", "per_device_eval_batch_size is 0; it must be at least 1."),
     ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it must be at least 1."),

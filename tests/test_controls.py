@@ -92,7 +92,8 @@ def kept_ids(split: Dataset, fraction: float, seed: int = 0) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "expected"), [(0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))]
+    ("fraction", "expected"),
+    [(0, [0, 0, 0, 0]), (0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))],
 )
 def test_each_class_keeps_its_share_of_labels_and_one_at_least(uneven, fraction, expected):
     labels, truth = labels_of(keep_label_fraction(uneven, fraction, seed=0)), labels_of(uneven)

@@ -163,7 +163,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "softens": found.get("label_noise") == "soften",
         "estimates": "; ".join(said),
         "caption_control": known.get("caption_control"),
-        "label_fraction": float(known.get("label_fraction") or 1),
+        "label_fraction": float(known.get("label_fraction", 1)),
         "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,

@@ -146,7 +146,7 @@ class SupervisionOptions:
 class ControlOptions:
     """Controls of studies: fewer or wrong labels, rare classes, other captions; training split only"""
 
-    label_fraction: Fraction = option(1.0, "Share of labels to keep in each class; the other rows become unlabelled.")
+    label_fraction: Share = option(1.0, "Share of labels to keep in each class; the other rows become unlabelled.")
     label_seed: int | None = option(None, "Seed for choosing these labels; the run's seed by default.")
     label_noise_rate: BelowOne = option(0.0, "Share of the labels to make wrong.")
     label_noise_kind: Literal["symmetric", "confusable"] = option(
