@@ -162,7 +162,9 @@ def our_loss(_: Path) -> dict:
     """The first of 16 processes: the integers and texts of the others come from here instead of from them."""
     import torch
 
-    from g4i_hf.losses import LogitSettings, clip_loss, make_pairs, pairs
+    from g4i_hf.losses import pairs
+    from g4i_hf.losses.objectives import LogitSettings, clip_loss
+    from g4i_hf.losses.pairs import make_pairs
 
     images, texts = batch()
     pairs.gather_counts = lambda counts: counts.repeat(PROCESSES, 1)

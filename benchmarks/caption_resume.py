@@ -58,10 +58,9 @@ def write_journal(data: Path, journal: Path, base_url: str) -> None:
     """Answers of all rows but the last, as a run would have written them."""
     from g4i_hf.captioning.answers import Answer, Question
     from g4i_hf.captioning.endpoint import EndpointCaptioner
-    from g4i_hf.captioning.prompts import Prompts
-    from g4i_hf.captioning.questions import Questions
+    from g4i_hf.captioning.questions import Prompts, Questions
     from g4i_hf.captioning.store import AnswerStore, Keys
-    from g4i_hf.data import open_images
+    from g4i_hf.data.loading import open_images
 
     split = open_images(str(data))["train"]
     keys = Keys(EndpointCaptioner("tiny", base_url).provenance)

@@ -36,8 +36,7 @@ from sklearn.datasets import load_sample_images
 
 from g4i_hf.captioning.answers import OK
 from g4i_hf.captioning.endpoint import EndpointCaptioner
-from g4i_hf.captioning.prompts import Prompts
-from g4i_hf.captioning.questions import Questions
+from g4i_hf.captioning.questions import Prompts, Questions
 from g4i_hf.captioning.runner import Asking
 from g4i_hf.captioning.store import AnswerStore, Keys
 

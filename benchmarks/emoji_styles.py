@@ -19,8 +19,7 @@ from pathlib import Path
 
 from provenance import RESULTS, ROOT, provenance
 
-from g4i_hf.evaluation.measures import ALL_MEASURES
-from g4i_hf.evaluation.statistics import paired_summary
+from g4i_hf.evaluation.comparison import ALL_MEASURES, paired_summary
 
 SPLITS = ("validation", "test", "test_novel")
 MEASURES = [f"{split}_accuracy" for split in SPLITS]
@@ -66,7 +65,7 @@ def main() -> None:
 
     figures = {f"{split}_{measure}" for split in SPLITS for measure in ALL_MEASURES}
     names = [name for name in runs[0] if name in figures] if args.measures else MEASURES
-    summary = {name: paired_summary(values("baseline", name), values("aligned", name)).to_dict() for name in names}
+    summary = {name: vars(paired_summary(values("baseline", name), values("aligned", name))) for name in names}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"emoji_styles{'_measures' if args.measures else ''}.json").write_text(
         json.dumps({**made, "seeds": args.seeds, "summary": summary, "runs": runs}, indent=2) + "\n"

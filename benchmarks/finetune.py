@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from provenance import RESULTS, ROOT, provenance
 
-from g4i_hf.evaluation.statistics import paired_summary
+from g4i_hf.evaluation.comparison import paired_summary
 
 CELLS = RESULTS / "finetune_cells.jsonl"
 METHODS = {
@@ -47,9 +47,9 @@ def run_cell(cell: dict, splits_read: tuple[str, ...]) -> dict:
     import torch
 
     from g4i_hf.cli import parse_options
-    from g4i_hf.commands import train
     from g4i_hf.evaluation.evaluate import split_metrics
     from g4i_hf.evaluation.predict import predict
+    from g4i_hf.options import OPTIONS_OF
     from g4i_hf.workflows.train import TrainingRun
 
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def run_cell(cell: dict, splits_read: tuple[str, ...]) -> dict:
         options |= {"output_dir": folder, "disable_tqdm": "true"}
         argv = ["--config", str(ROOT / "recipes" / "efficientnet_lite0" / "train.yaml")]
         argv += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
         run.load()
         model = run.built.model
         model.to(memory_format=torch.channels_last)  # half the time on a CPU, the same result but for rounding
@@ -146,7 +146,7 @@ def compare(seeds: list[int], chosen: dict[str, dict]) -> None:
         values = {
             name: [[ours[aligned, seed][name] for seed in seeds] for aligned in (False, True)] for name in MEASURES
         }
-        summary[method] = {name: paired_summary(*pair).to_dict() for name, pair in values.items()}
+        summary[method] = {name: vars(paired_summary(*pair)) for name, pair in values.items()}
         summary[method]["trained_parameters"] = ours[False, seeds[0]]["trained_parameters"]
     names = ("validation_samples", "test_samples", "test_chance_at_1", "test_chance_at_5")
     found = {**made, "images": count_images(), "seeds": seeds, "chosen": chosen, "tuning_seeds": TUNING_SEEDS}

@@ -38,9 +38,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import g4i_hf.data.dataset
-from g4i_hf.data import CaptionedImages, open_images, train_transform
-from g4i_hf.data.dataset import AlignmentCollator, DrawnRows, GlobalBatchSampler, finish_batch
-from g4i_hf.data.transforms import CropOfStored, open_for_crop, to_pixels
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, DrawnRows, GlobalBatchSampler, finish_batch
+from g4i_hf.data.loading import open_images
+from g4i_hf.data.transforms import CropOfStored, open_for_crop, to_pixels, train_transform
 from g4i_hf.options import AugmentationArguments
 
 SIZE, BATCH, QUALITY = 224, 64, 95

@@ -24,8 +24,7 @@ from PIL import Image
 from provenance import RESULTS, provenance
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from g4i_hf.data import train_transform
-from g4i_hf.data.transforms import open_for_crop
+from g4i_hf.data.transforms import open_for_crop, train_transform
 from g4i_hf.options import AugmentationArguments
 
 

@@ -49,7 +49,7 @@ def draw(axes: Any, places: list[float], values: dict[str, list[float | None]]) 
 
 def few_labels() -> None:
     few, whole = summary("few_labels"), summary("all_labels")
-    settings, labels = ["1 a class", "4 a class", "16 a class"], ["1", "4", "16", "all"]
+    settings = ["no labels", "1 a class", "4 a class", "16 a class"]
     figure, panels = pyplot.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
     for axes, (data, name) in zip(panels, NAMES.items(), strict=True):
 
@@ -63,8 +63,8 @@ def few_labels() -> None:
             "baseline": line("baseline"),
             "a caption of every test image": line("captions at inference"),
         }
-        draw(axes, list(range(4)), values)
-        axes.set_xticks(range(4), labels)
+        draw(axes, list(range(5)), values)
+        axes.set_xticks(range(5), ["0", "1", "4", "16", "all"])
         axes.set(title=name, xlabel="labels a class")
     panels[0].set_ylabel(f"accuracy on test, %\n{TITLES[FROZEN]}")
     panels[1].legend(frameon=False, fontsize=8)

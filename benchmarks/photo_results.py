@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 from provenance import RESULTS, provenance
 
-from g4i_hf.evaluation.statistics import paired_summary
+from g4i_hf.evaluation.comparison import paired_summary
 from g4i_hf.files import replace_text
 
 KEY = ("data", "student", "variant", "setting", "seed")

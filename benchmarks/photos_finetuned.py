@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from datasets import Dataset, List, Value, load_dataset
 from photo_results import PhotoResults
-from photos_frozen import CHECKPOINT, Case, Photos, cached, case_of, text_embeds
+from photos_frozen import CHECKPOINT, cached, labels_with, text_embeds
 from provenance import ROOT
 
 from g4i_hf.data.checks import labels_of, with_labels
@@ -60,13 +60,6 @@ def splits_of(photos: Path, cache: Path) -> dict[str, Dataset]:
     }
 
 
-def with_labels_of(setting: str, seed: int, training: Dataset) -> Dataset:
-    num_labels = int(labels_of(training).max()) + 1
-    photos = Photos(DATA, training, *[None] * 4, num_labels, None)  # labels depend on no feature
-    case: Case = case_of(photos, setting, seed)
-    return with_labels(training, case.labels)
-
-
 def train(splits: dict[str, Dataset], options: dict, run: Path, final: bool) -> dict:
     """The results of the run, which is removed; of `test` only if `final`."""
     shutil.rmtree(run, ignore_errors=True)
@@ -98,7 +91,8 @@ def main() -> None:
     splits = splits_of(args.photos, args.cache)
     for seed in args.seeds:
         for setting in args.settings:
-            given = splits | {"train": with_labels_of(setting, seed, splits["train"])}
+            labels = labels_with(splits["train"], setting, seed)
+            given = splits | {"train": with_labels(splits["train"], labels)}
             for rate in args.try_rates or ():
                 half = {"max_steps": OPTIONS["max_steps"] // 2}
                 options = VARIANTS["baseline"] | {"seed": seed, "learning_rate": rate} | half

@@ -31,7 +31,7 @@ from datasets import Dataset, load_dataset
 from photo_results import PhotoResults
 from torch import nn
 
-from g4i_hf.captioning.label_names import terms_of
+from g4i_hf.captioning.quality import terms_of
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
@@ -442,7 +442,7 @@ RIVALS_OF_FEW = {
 RIVALS_OF_TAIL = {"balanced": balanced, "logit adjustment": logit_adjustment}
 GRIDS = {
     "few_labels": (
-        ["1 a class", "4 a class", "16 a class", "10%"],
+        ["no labels", "1 a class", "4 a class", "16 a class", "10%"],
         {"baseline": baseline} | PSEUDO | CAPTIONS | RIVALS_OF_FEW,
     ),
     "wrong_labels": (
@@ -468,28 +468,42 @@ GRIDS = {
 }
 
 
+WITHOUT_LABELS = [*PSEUDO, *CAPTIONS, "captions at inference"]  # nothing else can be done without labels
 # More classes take longer: of these two datasets some settings
 OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
 
 
 def case_of(photos: Photos, setting: str, seed: int) -> Case:
-    if "symmetric" in setting or "confusable" in setting:
-        share, kind = setting.split()
-        rate = float(share.rstrip("%")) / 100
-        rows = with_label_noise(photos.training, rate, seed, photos.num_labels, kind)
-        return Case(photos, labels_of(rows), seed, rate)
-    if setting.endswith("a class"):
-        number, order = int(setting.split()[0]), np.random.default_rng(seed).permutation(len(photos.truth))
-        labels = np.full(len(order), -1)
-        for label in range(photos.num_labels):
-            rows = order[photos.truth[order] == label][:number]
-            labels[rows] = label
-        return Case(photos, labels, seed)
+    rate = 0.0
     if setting.startswith("factor"):
         photos = with_rows(photos, with_long_tail(photos.training, float(setting.split()[1]), seed))
-        return Case(photos, photos.truth, seed)
-    fraction = 1.0 if setting == "all" else float(setting.rstrip("%")) / 100
-    return Case(photos, labels_of(keep_label_fraction(photos.training, fraction, seed)), seed)
+        labels = photos.truth
+    else:
+        labels = labels_with(photos.training, setting, seed)
+        if setting.endswith(("symmetric", "confusable")):
+            rate = float(setting.split("%")[0]) / 100
+    return Case(photos, labels, seed, rate)
+
+
+def labels_with(training: Dataset, setting: str, seed: int) -> np.ndarray:
+    """(N,), with wrong labels, or -1 where a row is unlabelled."""
+    truth = labels_of(training)
+    num_labels = int(truth.max()) + 1
+    if setting == "all":
+        return truth
+    if setting == "no labels":
+        return np.full(len(truth), -1)
+    if setting.endswith(("symmetric", "confusable")):
+        share, kind = setting.split("% ")
+        return labels_of(with_label_noise(training, float(share) / 100, seed, num_labels, kind))
+    if setting.endswith("a class"):
+        number, order = int(setting.split()[0]), np.random.default_rng(seed).permutation(len(truth))
+        labels = np.full(len(order), -1)
+        for label in range(num_labels):
+            rows = order[truth[order] == label][:number]
+            labels[rows] = label
+        return labels
+    return labels_of(keep_label_fraction(training, float(setting.rstrip("%")) / 100, seed))
 
 
 def with_rows(photos: Photos, rows: Dataset) -> Photos:
@@ -526,7 +540,7 @@ def run_grid(grid: str, photos: Photos, seed: int) -> None:
         case = case_of(photos, setting, seed)
         for variant, method in variants.items():
             key = {"data": photos.name, "student": STUDENT, "variant": variant, "setting": setting, "seed": seed}
-            if results.has(**key):
+            if results.has(**key) or (setting == "no labels" and variant not in WITHOUT_LABELS):
                 continue
             start = time.perf_counter()
             found = method(case)

@@ -22,8 +22,8 @@ from provenance import RESULTS, ROOT, provenance
 from tqdm import tqdm
 
 from g4i_hf.cli import parse_options
-from g4i_hf.commands import compare, train
 from g4i_hf.data.checks import labels_of, with_labels
+from g4i_hf.options import OPTIONS_OF
 from g4i_hf.supervision.label_controls import keep_label_fraction
 from g4i_hf.workflows.compare import Study, train_cell
 from g4i_hf.workflows.train import TrainingRun
@@ -41,7 +41,7 @@ def write_labels(cell, train_config: str, splits: list[str]):
         What the baseline predicts, and how many of the labels that were not kept it has right.
     """
     with tempfile.TemporaryDirectory() as place:
-        run = TrainingRun(*parse_options(train.OPTIONS, ["--config", train_config, "--output_dir", place]))
+        run = TrainingRun(*parse_options(OPTIONS_OF["train"], ["--config", train_config, "--output_dir", place]))
         run.load()
         emoji = run.splits
         write(emoji | {SEEN: emoji["train"]}, Path(place))
@@ -63,7 +63,7 @@ def write(splits: dict, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    (args,) = parse_options(compare.OPTIONS, ["--config", str(CONFIG), "--only_variants", "baseline"])
+    (args,) = parse_options(OPTIONS_OF["compare"], ["--config", str(CONFIG), "--only_variants", "baseline"])
     study, splits = Study(args), args.splits + args.final_splits
     cells, known = study.cells, study.results
     rows = []

@@ -21,7 +21,7 @@ import yaml
 from provenance import RESULTS, ROOT, provenance
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.losses import OBJECTIVES
+from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 

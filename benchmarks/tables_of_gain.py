@@ -5,7 +5,7 @@ import re
 import yaml
 from provenance import ROOT, read_result
 
-from g4i_hf.evaluation.measures import ALL_MEASURES, PROBE, ROBUSTNESS, ZERO_SHOT
+from g4i_hf.evaluation.comparison import ALL_MEASURES, PROBE, ROBUSTNESS, ZERO_SHOT
 from g4i_hf.study import points
 
 KINDS = ("baseline", "aligned")

@@ -38,13 +38,13 @@ def load(size: int):
     from torchvision import transforms
 
     from g4i_hf.cli import parse_options
-    from g4i_hf.commands import train
     from g4i_hf.data.images import open_image, to_rgb
+    from g4i_hf.options import OPTIONS_OF
     from g4i_hf.workflows.train import TrainingRun
 
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--config", str(RECIPE / "baseline.yaml"), "--output_dir", folder]
-        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
         run.load()
     splits = run.splits
     fixed = transforms.Resize((size, size), interpolation=transforms.InterpolationMode.BICUBIC)

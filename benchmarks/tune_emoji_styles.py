@@ -24,9 +24,9 @@ TRAINED_ON = "train without Fluent"  # other lines of the file are of runs on al
 
 def run_cell(cell: dict) -> dict:
     from g4i_hf.cli import parse_options
-    from g4i_hf.commands import train
     from g4i_hf.evaluation.evaluate import split_metrics
     from g4i_hf.evaluation.predict import predict
+    from g4i_hf.options import OPTIONS_OF
     from g4i_hf.workflows.train import TrainingRun
 
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def run_cell(cell: dict) -> dict:
         ]
         for name, value in cell.items():
             argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-        run = TrainingRun(*parse_options(train.OPTIONS, argv))
+        run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
         run.load()
         splits = run.splits
         styles = splits["train"]["style"][:]

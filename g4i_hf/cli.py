@@ -24,8 +24,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from .data.naming import check_dataset_exists
 from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
+from .names import check_dataset_exists
 from .options import (
     DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,
@@ -102,7 +102,12 @@ class Parser(HfArgumentParser):
             wanted = WANTED.get(self.kinds.get(name.removeprefix("--"), (None, None))[0], "a value")
             raise OptionError(f"{name} needs a value: {wanted}.") from error
         if unknown:
-            raise OptionError(self._unknown_word(unknown[0]))
+            word, where = unknown[0], "in the command line"
+            if word.startswith("--"):
+                raise OptionError(self.unknown(word[2:].split("=")[0], "the command line", "--"))
+            if word.startswith("-"):
+                raise OptionError(f"unknown option {word!r} {where}; names start with two dashes.")
+            raise OptionError(f"{word!r} {where} belongs to no option. Put a value with spaces in quotes.")
         values = {name: self.typed(name, value, f"--{name}") for name, value in vars(given).items()}
         for name in [name for name in values if name not in self.hints and len(values[name]) < 2]:
             values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone
@@ -110,11 +115,8 @@ class Parser(HfArgumentParser):
 
     def typed(self, name: str, value: Any, where: str) -> Any:
         """
-        The value in the type of its option.
-
-        Args:
-            value: text or a list of texts; from YAML also None, a list or a mapping.
-            where: what a message calls the option.
+        The value in the type of its option: of text or a list of texts, from YAML also None, a list or a mapping.
+        `where` is what a message calls the option.
         """
         if (name, value) == ("unlabelled", "pseudo_label"):  # of version 0.1, see `translated`
             return value
@@ -167,13 +169,6 @@ class Parser(HfArgumentParser):
             hint = did_you_mean(name, self.kinds, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
-    def _unknown_word(self, word: str) -> str:
-        if word.startswith("--"):
-            return self.unknown(word[2:].split("=")[0], "the command line", "--")
-        if word.startswith("-"):
-            return f"unknown option {word!r} in the command line; names start with two dashes."
-        return f"{word!r} in the command line belongs to no option. Put a value with spaces in quotes."
-
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
         """The options in a file; without `strict`, those among them that are options here."""
         if not path.is_file():
@@ -211,18 +206,14 @@ def parse_options(
     run_options: str | None = None,
 ) -> tuple[Any, ...]:
     """
-    Reads dataclasses from a YAML file (`--config`) and the command line. `--help` and `--print_config` print and exit.
+    Reads dataclasses, whose fields are the options, from a YAML file (`--config`) and the command line: one instance a
+    class. `TrainingOptions` has further options of Trainer in its attribute `others`. `--help` and `--print_config`
+    print and exit.
 
     Args:
-        classes: dataclasses whose fields are the options.
-        argv: the command line; that of the process by default.
-        command, description: for `--help`.
         default_config: YAML file for a command line without options, but for those of the machine.
         run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Options that do not
             exist here are ignored, and with another dataset those of the run's dataset.
-
-    Returns:
-        One instance per class. `TrainingOptions` has further options of Trainer in its attribute `others`.
 
     Raises:
         OptionError: for an unknown option, naming the nearest one, a value of the wrong type, or no dataset.
@@ -255,10 +246,7 @@ def parse_options(
 
 
 def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Path) -> None:
-    """
-    Raises:
-        OptionError: for options, other than those of the machine, without the data that they are meant for.
-    """
+    """An OptionError for options, other than those of the machine, without the data that they are meant for."""
     named = [name for name in ("run", "stage") if name in parser.kinds] or ["dataset_name"]
     others = sorted(set(given) - NOT_RECORDED - {"module"})
     if others and named[0] in parser.kinds:
@@ -284,21 +272,17 @@ def with_underscores(word: str) -> str:
 
 
 def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options: str | None = None) -> tuple[Any, ...]:
-    """
-    [`parse_options`] for keyword arguments of Python: one instance per class.
-
-    Raises:
-        TypeError: for an unknown option, naming the nearest one.
-    """
+    """[`parse_options`] for keyword arguments of Python. An unknown one is a TypeError, which names the nearest."""
     parser = Parser(classes)
     for name in given:
         if name not in parser.kinds or hasattr(CommonOptions, name):
             raise TypeError(parser.unknown(name, "the arguments"))
+    typed = {}
     for name, value in given.items():
         value = list(value) if isinstance(value, tuple) else value
         as_it_is = value is None or isinstance(value, (str, list, dict))
-        given = given | {name: parser.typed(name, value if as_it_is else str(value), name)}
-    values = _complete(parser, given, run_options)
+        typed[name] = parser.typed(name, value if as_it_is else str(value), name)
+    values = _complete(parser, typed, run_options)
     return tuple(_build(cls, values) for cls in classes)
 
 
@@ -357,10 +341,12 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
     place = next(i for i, word in enumerate(argv) if word.split("=")[0] in ("-h", "--help"))
     following = [argv[place].partition("=")[2], *argv[place + 1 : place + 2]]
     topic = next((word for word in following if word and not word.startswith("-")), "")
-    groups = {
-        title_of(declaring): {name: help_line(field) for name, field in group.items()}
-        for declaring, group in grouped((CommonOptions, *classes)).items()
-    }
+    groups: dict[str, dict[str, str]] = {}
+    for declaring, group in grouped((CommonOptions, *classes)).items():
+        texts = {name: described(field) for name, field in group.items()}
+        groups[title_of(declaring)] = {
+            name: f"{text} [{default}]" if default else text for name, (text, default) in texts.items()
+        }
     groups["This command"]["help"] = (
         "This page; `--help all`: every option; `--help WORD`: those with WORD in their name."
     )
@@ -381,11 +367,6 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
     usage += f", or accelerate launch recipes/{command}.py"
     about = "Defaults are in brackets; an option without one is unset. `--NAME` alone sets a switch to true."
     return "\n".join([usage, "", description.strip(), "", about, *help_page(groups)])
-
-
-def help_line(field: Any) -> str:
-    text, default = described(field)
-    return f"{text} [{default}]" if default else text
 
 
 def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:
@@ -412,23 +393,17 @@ def print_and_exit(text: str) -> None:
 
 
 def check_data(data: DataArguments) -> None:
-    """
-    Raises:
-        FileNotFoundError: for a dataset or captions that do not exist, before torch is imported.
-    """
     check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
     if data.captions_name:
         check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
 
 
-def check_paths(**paths: str | None) -> None:
-    """
-    Raises:
-        FileNotFoundError: for a file or folder that an option names and that does not exist.
-    """
-    for name, path in paths.items():
-        if path and not Path(path).exists():
-            raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
+def check_paths(**paths: str | list[str] | None) -> None:
+    """A FileNotFoundError for a file or folder that an option names and that does not exist."""
+    for name, named in paths.items():
+        for path in [named] if isinstance(named, str) else named or []:
+            if path and not Path(path).exists():
+                raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
 
 
 def is_first_process() -> bool:
@@ -442,12 +417,7 @@ def say(text: str) -> None:
 
 
 def import_module(name: str) -> None:
-    """
-    Imports the module of `--module`: a Python file by its path, or a module by its name.
-
-    Raises:
-        OptionError: when there is none, its name is taken, or it fails.
-    """
+    """Imports the module of `--module`: a Python file by its path, or a module by its name."""
     os.environ[OWN_MODULE] = name
     path = Path(name)
     is_file = path.suffix == ".py"

@@ -36,6 +36,12 @@ def name_it(ours: str, present: Iterable[str]) -> str:
     return f"Did you mean --{ours}_column {likely}?"
 
 
+def its_columns(ours: str, present: Iterable[str]) -> str:
+    """The columns that are present, and [`name_it`]."""
+    present = list(present)
+    return f"Its columns: {', '.join(present)}. {name_it(ours, present)}"
+
+
 def text_embeds_features(dim: int, several: bool = False) -> Features:
     """
     Columns of the embedding stage: `image_id` and `text_embeds`, float16 of shape (`dim`,); with several captions an

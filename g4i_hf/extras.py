@@ -6,15 +6,8 @@ from types import ModuleType
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
     """
-    Imports a module of an optional package.
-
-    Args:
-        module: its full name, as in `onnxruntime.quantization`.
-        extra: of g4i_hf, which installs it.
-        purpose: what needs it, as the subject of a sentence.
-
-    Raises:
-        ImportError: when it is missing, with the command that installs the extra.
+    Imports a module of an optional package, by its full name. When it is missing, an ImportError says what needs it
+    (`purpose`, the subject of a sentence), and how to install the extra of g4i_hf.
     """
     try:
         return import_module(module)

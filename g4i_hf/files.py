@@ -144,13 +144,7 @@ for _class in (_Loader, _Dumper):
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """
-    The `name: value` lines of a YAML file.
-
-    Raises:
-        OSError: when it cannot be opened.
-        ValueError: for another content, or duplicate keys.
-    """
+    """The `name: value` lines of a YAML file; other content, or a key twice, is a ValueError."""
     return {name: value for name, (value, _) in read_lines(path, as_text=False).items()}
 
 

@@ -1,12 +1,11 @@
 """Entry points: the command `g4i`, the scripts of `accelerate launch`, and one line on stderr about a mistake."""
 
 import contextlib
-import importlib
+import inspect
 import os
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 # Bars are for what takes longer than two seconds. tqdm reads this when it is imported
@@ -14,10 +13,10 @@ os.environ.setdefault("TQDM_DELAY", "2")
 
 from . import __version__
 from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
+from .commands import COMMANDS, RECIPES
 from .files import wrong_choice
+from .options import OPTIONS_OF
 
-COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "compare", "search", "release")
-RECIPES = (Path(__file__).parent / "recipes").resolve()
 # Options of `accelerate launch` that `g4i` passes on, and how many values each takes; others belong in its config_file
 LAUNCHER_OPTIONS = {
     **dict.fromkeys(("config_file", "num_processes", "num_machines", "machine_rank", "main_process_ip"), 1),
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     """`g4i COMMAND [options]`."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in ([], ["-h"], ["--help"]):
-        lines = [f"  {name:10}{_command(name).__doc__.strip().splitlines()[0]}" for name in COMMANDS]
+        lines = [f"  {name:10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
         print("usage: g4i COMMAND [options]\n", *lines, "\n`g4i COMMAND --help` lists the options.", sep="\n")
         raise SystemExit(0 if argv else 2)
     if argv[0] == "--version":
@@ -67,26 +66,20 @@ def run_script(name: str) -> None:
     run_command(name, sys.argv[1:], None)
 
 
-def _command(name: str) -> ModuleType:
-    return importlib.import_module(f"g4i_hf.commands.{name}")
-
-
 def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
-    """
-    Args:
-        name: of `COMMANDS`.
-        argv: its options.
-        launcher: options of `accelerate launch`; None in a process that must not launch others.
-    """
-    command = _command(name)
+    """`launcher` has options of `accelerate launch`; None in a process that must not launch others."""
+    command = COMMANDS[name]
     try:
+        if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+            what = f"leave {launcher[0].split('=')[0]} out" if launcher else "launch one"
+            raise OptionError(f"{name} runs in one process: {what}.")
         options = parse_options(
-            command.OPTIONS,
+            OPTIONS_OF[name],
             argv,
             command=name,
-            description=command.__doc__,
-            default_config=RECIPES / command.DEFAULT_CONFIG if command.DEFAULT_CONFIG else None,
-            run_options=getattr(command, "RUN_OPTIONS", None),
+            description=inspect.getdoc(command),
+            default_config=RECIPES / command.default_config if command.default_config else None,
+            run_options=command.run_options,
         )
         command.check(*options)
         if launcher is not None and wants_launcher(name, launcher):
@@ -105,12 +98,8 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
 
 def wants_launcher(name: str, launcher: list[str]) -> bool:
     """Whether to start processes: if the user says so, or the machine has several accelerators."""
-    if name in ("fit", "check", "compare", "search", "release"):
-        if launcher:
-            raise OptionError(f"{name} runs in one process: leave {launcher[0].split('=')[0]} out.")
-        return False
     is_launched = bool({"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
-    if launcher or name == "caption" or is_launched:
+    if launcher or name == "caption" or COMMANDS[name].in_one_process or is_launched:
         return bool(launcher)
     import torch
     from accelerate.commands.config.config_args import default_config_file

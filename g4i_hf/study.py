@@ -26,28 +26,19 @@ from .training.lineage import versions
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# --- Cells -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cell:
     """
-    One training of a grid.
-
-    Args:
-        student, variant, seed: its place in the grid.
-        options: of `g4i train`, beside those of `train_config`. `{seed}` and `{student}` in a text stand for those of
-            the cell, for data or checkpoints that differ.
-        digest: of all options: a cell whose options were changed is another cell.
-        student_options: those of the options that belong to the student.
+    One training of a grid. Its options are those of `g4i train`, beside those of `train_config`. `{seed}` and
+    `{student}` in a text stand for those of the cell, for data or checkpoints that differ.
     """
 
     student: str
     variant: str
     seed: int
     options: dict[str, Any]
-    digest: str
-    student_options: dict[str, Any] = field(default_factory=dict)
+    digest: str  # of all options: a cell whose options were changed is another cell
+    student_options: dict[str, Any] = field(default_factory=dict)  # those of the options that belong to the student
 
     @property
     def name(self) -> str:
@@ -70,12 +61,7 @@ class Cell:
 
 
 def cells_of(args: CompareArguments) -> list[Cell]:
-    """
-    All cells, seed by seed, so that what is finished first is whole for some seeds.
-
-    Raises:
-        ValueError, OSError: for a `train_config` that cannot be read.
-    """
+    """All cells, seed by seed, so that what is finished first is whole for some seeds."""
     common = read_mapping(args.train_config)
     cells = []
     for seed in args.seeds:
@@ -94,33 +80,21 @@ def digest_of(options: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# --- Results ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Result:
-    """
-    Args:
-        student, variant, seed, digest, options: of the cell.
-        predicted: split -> (n,) predicted classes, in the order of the split. No label is among it.
-        retrieval: split -> figures of caption retrieval.
-        training: loss, seconds, size.
-        device: `cpu` or the name of a GPU.
-        made: commit, versions and machine.
-        images: split -> [`digest_of_rows`] of what was predicted; results of earlier versions have none.
-    """
+    """What a cell predicted, and how it was trained."""
 
     student: str
     variant: str
     seed: int
     digest: str
     options: dict[str, Any]
-    predicted: dict[str, np.ndarray]
-    retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
-    training: dict[str, float] = field(default_factory=dict)
-    device: str = "cpu"
-    made: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, str] = field(default_factory=dict)
+    predicted: dict[str, np.ndarray]  # split -> (n,) predicted classes, in the order of the split; no label
+    retrieval: dict[str, dict[str, float]] = field(default_factory=dict)  # split -> figures of caption retrieval
+    training: dict[str, float] = field(default_factory=dict)  # loss, seconds, size
+    device: str = "cpu"  # or the name of a GPU
+    made: dict[str, Any] = field(default_factory=dict)  # commit, versions and machine
+    images: dict[str, str] = field(default_factory=dict)  # split -> `digest_of_rows`; none in earlier versions
 
     @property
     def name(self) -> str:
@@ -165,10 +139,7 @@ def append_result(path: str | Path, result: Result) -> None:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """
-    Raises:
-        ValueError: for a line that is no result, but for one that a kill has cut.
-    """
+    """ValueError for a line that is no result, but for one that a kill has cut."""
     path = Path(path)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     results = []
@@ -182,10 +153,7 @@ def read_results(path: str | Path) -> list[Result]:
 
 
 def finished(cells: list[Cell], results: list[Result], splits: Iterable[str] = ()) -> dict[str, Result]:
-    """
-    name of a cell -> its result, for cells that were trained with the very same options and predicted all of the
-    splits; the last one counts.
-    """
+    """Name -> last result, of cells that were trained with the very same options and predicted all of the splits."""
     known = {(each.name, each.digest): each for each in results if set(splits) <= set(each.predicted)}
     return {cell.name: known[cell.name, cell.digest] for cell in cells if (cell.name, cell.digest) in known}
 
@@ -195,10 +163,7 @@ def finished(cells: list[Cell], results: list[Result], splits: Iterable[str] = (
 
 @dataclass
 class Difference:
-    """
-    As fractions: mean, 95% interval, two-sided p value; in how many of the seeds (over several students: of the pairs
-    of student and seed) it was positive.
-    """
+    """As fractions: mean, 95% interval, two-sided p value; in how many pairs of student and seed it was positive."""
 
     mean: float
     low: float
@@ -258,19 +223,13 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected.tolist()
 
 
-# --- Findings --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Labels:
-    """
-    Of one split: classes (n,), negative for unlabelled images, which are not scored; the clusters (n,) of its images;
-    and which images they are, see [`digest_of_rows`].
-    """
+    """Of one split of n images."""
 
-    classes: np.ndarray
-    clusters: np.ndarray
-    digest: str | None = None
+    classes: np.ndarray  # (n,), negative for unlabelled images, which are not scored
+    clusters: np.ndarray  # (n,)
+    digest: str | None = None  # `digest_of_rows`
 
 
 @dataclass
@@ -306,16 +265,9 @@ def find(
     args: CompareArguments, cells: list[Cell], results: dict[str, Result], labels: dict[str, Labels]
 ) -> list[Finding]:
     """
-    A row a split, student and variant, and after those of a variant one over all students.
-
-    Args:
-        args: which variant is compared with which.
-        cells: of the grid.
-        results: by name of the cell; cells that are missing are left out, with the pair they belong to.
-        labels: of the splits that are scored.
-
-    Raises:
-        ValueError: when a split has other images, or other numbers of its classes, than were predicted.
+    A row a split, student and variant, and after those of a variant one over all students. Cells without a result are
+    left out, with the pair they belong to. ValueError where a split has other images, or other numbers of its classes,
+    than were predicted.
     """
     students = list(dict.fromkeys(cell.student for cell in cells))
     variants = list(dict.fromkeys(cell.variant for cell in cells))
@@ -351,9 +303,8 @@ def _right(result: Result, split: str, labels: Labels) -> np.ndarray:
     predicted = result.predicted[split]
     if len(predicted) != len(labels.classes) or labels.digest != result.images.get(split, labels.digest):
         raise ValueError(
-            f"{result.name} predicted other images of {split} than the data of the first cell has, or in another "
-            "order, or classes with other numbers. Give all variants the same data, or another file of results "
-            "(--results)."
+            f"{result.name} predicted other images of {split} than the first cell, or other classes. Give all the "
+            "same data, or another file of results (--results)."
         )
     return (predicted == labels.classes)[labels.classes >= 0].astype(float)
 
@@ -375,12 +326,8 @@ def _over_students(rows: list[Finding], gains: list[dict[int, np.ndarray]], clus
 
 def as_table(findings: Iterable[Finding], bars: dict[str, float], few_labels: Container[str | None] = ()) -> str:
     """
-    Markdown, in percent and percentage points.
-
-    Args:
-        findings: any.
-        bars: split -> accuracy that a baseline has to reach; students below it are marked.
-        few_labels: students that are not, as they had fewer labels than what they would be measured by.
+    Markdown, in percent and percentage points. `bars` are accuracies, by split, that a baseline has to reach: students
+    below are marked, but for those with `few_labels`, as the bar had all.
     """
     lines = [
         "| split | student | variant | accuracy | difference | 95% interval | seeds better | p, Holm |",
@@ -409,12 +356,7 @@ def points(value: float) -> str:
 
 
 def plot_differences(findings: list[Finding], path: str | Path) -> None:
-    """
-    Difference and 95% interval a student, in a panel a split, variants side by side.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Difference and 95% interval a student, in a panel a split, variants side by side. Needs matplotlib."""
     compared = [row for row in findings if row.difference is not None]
     names = sorted(dict.fromkeys(row.student for row in compared), key=lambda name: name is None)  # all at the end
     variants = list(dict.fromkeys(row.variant for row in compared))
@@ -436,18 +378,9 @@ def plot_differences(findings: list[Finding], path: str | Path) -> None:
 
 def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: str | Path) -> None:
     """
-    Mean accuracy and standard deviation over seeds against the value of an option that students differ in, such as
-    the share of labels: a panel a split, a line a student and variant.
-
-    Args:
-        findings: of the cells.
-        cells: students that differ in `option` alone are one student at several values of it.
-        option: of `g4i train`, a number; of students that do not have it the value is taken to be 1.
-        path: PNG file.
-
-    Raises:
-        ImportError: without matplotlib.
-        ValueError: when no student has the option.
+    Mean accuracy and standard deviation over seeds against the number of an option of `g4i train`, such as the share
+    of labels: a panel a split, a line a student and variant. Students that differ in the option alone are one student;
+    without it the value is 1. ValueError when no student has the option; needs matplotlib.
     """
     if not any(option in cell.student_options for cell in cells):
         raise ValueError(f"No student has the option {option!r}, which the curves are drawn against.")
@@ -498,9 +431,6 @@ def _panels(findings: list[Finding], width: float, height: float, path: str | Pa
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-# --- Summary ---------------------------------------------------------------------------------------------------------
 
 
 def not_scored_now(path: str | Path, findings: list[Finding], seeds: list[int]) -> list[str]:

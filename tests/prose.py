@@ -8,7 +8,7 @@ A sentence has at most 30 words, and those of a page 20 on average. A span of co
 blocks, tables and headings have no sentences. Banned phrases count everywhere but in code.
 """
 
-import ast
+import inspect
 import json
 import re
 import sys
@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from g4i_hf.commands import COMMANDS  # noqa: E402
 from g4i_hf.options import OPTIONS_OF  # noqa: E402
 from g4i_hf.options.fields import described, grouped, title_of  # noqa: E402
 
@@ -81,9 +82,8 @@ def texts() -> Iterator[tuple[str, str]]:
         markdown = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
         yield path.relative_to(ROOT).as_posix(), "\n\n".join(markdown)
     for command, classes in OPTIONS_OF.items():
-        source = (ROOT / "g4i_hf" / "commands" / f"{command}.py").read_text(encoding="utf-8")
         commands = re.compile("^    .*$", flags=re.MULTILINE)
-        yield f"g4i {command} --help", commands.sub("", ast.get_docstring(ast.parse(source)))
+        yield f"g4i {command} --help", commands.sub("", inspect.getdoc(COMMANDS[command]))
         for declaring, group in grouped(classes).items():
             yield f"g4i {command} --help, {title_of(declaring)}", title_of(declaring)
             for option, field in group.items():

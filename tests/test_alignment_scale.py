@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from g4i_hf.data.texts import Texts
-from g4i_hf.losses import OBJECTIVES
+from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.training import AlignmentArguments, alignment_term
 from g4i_hf.training.alignment_term import AlignmentTerm
 

@@ -13,11 +13,10 @@ LAUNCHER = RECIPES / "accelerate_configs"
 # Data flows one way: a room imports from rooms of a lower number only
 ORDER = {
     "columns": 0,
-    "checkpoints": 0,
     "extras": 0,
     "files": 0,
     "options": 1,
-    "data.naming": 1,
+    "names": 1,
     "cli": 2,
     "data": 2,
     "captioning": 3,
@@ -39,12 +38,12 @@ ORDER = {
     "__main__": 13,
 }
 # These import from no other rooms, or from those alone: --help and a wrong option wait for nothing heavy
-KNOWS = dict.fromkeys(("columns", "checkpoints", "extras", "files", "losses"), set())
+KNOWS = dict.fromkeys(("columns", "extras", "files", "losses"), set())
 KNOWS |= {
     "options": {"files"},
-    "data.naming": {"files"},
-    "cli": {"data.naming", "files", "options"},
-    "modeling": {"extras"},
+    "names": {"files"},
+    "cli": {"files", "names", "options"},
+    "modeling": {"extras", "files", "names"},
     "supervision": {"columns", "data", "embedding", "files", "options"},
     "recipes": {"captioning.scale", "cli", "options", "running"},
     "__main__": {"running"},
@@ -124,10 +123,10 @@ def test_backward_edges_would_be_seen():
     """The graph is not empty: relative imports, imports within functions and through the package are all read."""
     workflow = {room_of(name) for name in imports_of("g4i_hf.workflows.train")}
     assert workflow >= {"data", "embedding", "supervision", "training"}
-    assert {room_of(name) for name in imports_of("g4i_hf.commands.train")} == {"cli", "extras", "options", "workflows"}
+    assert {room_of(name) for name in imports_of("g4i_hf.commands")} >= {"cli", "extras", "options", "workflows"}
     assert {room_of(name) for name in imports_of("recipes.train")} == {"running"}
     assert room_of("g4i_hf.AlignedImageClassification") == "modeling"
-    assert room_of("g4i_hf.data.naming.check_dataset_name") == "data.naming"
+    assert room_of("g4i_hf.evaluation.predict.predict") == "evaluation.predict"
     assert room_of("g4i_hf.__version__") is None
 
 

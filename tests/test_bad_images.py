@@ -16,8 +16,9 @@ from students import aligned_model
 from test_caption_kills import ACCELERATE, TWO_PROCESSES
 from transformers import TrainerCallback
 
-from g4i_hf.data import CaptionedImages, train_transform
+from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.images import BadImageError, readable_rows
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
@@ -133,8 +134,8 @@ def test_a_corrupt_image_is_an_error_that_names_it_and_too_many_are_one_in_any_c
     with pytest.raises(BadImageError) as error:
         trainer_of(tmp_path, vit, data, **ONE_STEP, dataloader_num_workers=workers).train()
     assert str(error.value) == (
-        f"The image '3' ({tmp_path}/3.png): no known image format. Replace the file or remove the row, or leave such "
-        "images out with --on_bad_images skip (not of a stream)."
+        f"The image '3' ({tmp_path}/3.png) cannot be decoded (no known image format). Replace the file or "
+        "remove the row, or leave such images out with --on_bad_images skip (not of a stream)."
     )
     data = CaptionedImages(split_of(tmp_path, list(range(11))), exact, on_bad_images="skip")
     with pytest.raises(BadImageError, match="11 of 12 images cannot be read, too many.*Is the folder"):

@@ -17,10 +17,9 @@ from PIL import Image as PILImage
 
 from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.projection import Budget, project
-from g4i_hf.captioning.prompts import Prompts
-from g4i_hf.captioning.questions import Questions, sizes_and_times
-from g4i_hf.captioning.runner import Asking, Share
+from g4i_hf.captioning.questions import Prompts, Questions, sizes_and_times
+from g4i_hf.captioning.report import project
+from g4i_hf.captioning.runner import Asking, Budget, Share
 from g4i_hf.captioning.stage import RAW, STATUS, answered_columns
 from g4i_hf.captioning.store import AnswerStore, Keys
 from g4i_hf.data.loading import open_images

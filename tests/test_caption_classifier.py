@@ -289,6 +289,22 @@ def test_a_class_with_a_name_and_no_label_can_be_told():
     assert accuracy(found[data.truth == 3], data.truth[data.truth == 3]) > 0.5
 
 
+def test_without_any_label_captions_are_compared_with_names():
+    data, labels, names = with_names()
+    none, images = np.full(len(labels), -100), clusters(len(labels), spread=1.6, view=1)
+    captions = fitted(data, none, class_embeds=names)
+    assert captions.accuracy_ is None and captions.label_noise_ is None
+    right = accuracy(captions.out_of_fold_, data.truth)
+    assert right > 0.7
+    # Image features learn what captions tell, and then tell more than they
+    both = fitted(data, none, class_embeds=names, image_features=images.x)
+    assert accuracy(both.out_of_fold_, data.truth) > right + 0.05
+    assert accuracy(both.predict_proba(data.x, images.x), data.truth) > right + 0.05
+    assert both.view_accuracies_ == [both.accuracy_] and 0.4 < both.accuracy_ < right
+    with pytest.raises(ValueError, match="or names, of at least two classes"):
+        fitted(data, none, class_embeds=np.where(np.arange(CLASSES)[:, None] == 2, names, 0))
+
+
 # --- A second view ---------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +366,47 @@ def test_with_one_label_a_class_captions_that_are_all_the_same_do_not_count():
     both = CaptionClassifier(CLASSES).fit(same, labels, images.x).predict_proba(same, images.x)
     alone = accuracy(fitted(images, labels).predict_proba(images.x), images.truth)
     assert accuracy(both, images.truth) > alone - 0.03
+
+
+def few_labels(each: int, number: int = 2000) -> tuple[Clusters, Clusters, np.ndarray]:
+    """Captions that tell most classes, image features of which most say nothing, and `each` labels of a class."""
+    captions, images = clusters(number, spread=1.0), clusters(number, spread=1.0, view=1)
+    images.x = np.hstack([images.x, 0.25 * np.random.default_rng(5).normal(size=(number, 64))])
+    labels = np.full(number, -100)
+    for label in range(CLASSES):
+        labels[np.flatnonzero(captions.truth == label)[:each]] = label
+    return captions, images, labels
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_image_features_learn_what_captions_tell_of_unlabelled_rows(each):
+    """So both together tell more of them than where labels alone have taught them."""
+    captions, images, labels = few_labels(each)
+    known, unlabelled = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    truth = captions.truth[unlabelled]
+    of_labels = CaptionClassifier(CLASSES).fit(captions.x[known], labels[known], images.x[known])
+    by_labels = accuracy(of_labels.predict_proba(captions.x[unlabelled], images.x[unlabelled]), truth)
+    found = CaptionClassifier(CLASSES).fit(captions.x, labels, images.x).out_of_fold_[unlabelled]
+    assert accuracy(found, truth) > by_labels + 0.04 and calibration_error(found, truth) < 0.05
+
+
+def test_a_label_is_not_in_its_probabilities_by_way_of_unlabelled_rows():
+    """
+    30 unlabelled rows have the word of one labelled row: with a wrong label they are taken for its class, and image
+    features learn that of them. Its own probabilities must not.
+    """
+    captions, images, labels = few_labels(8, 600)
+    row = int(np.flatnonzero(labels >= 0)[0])
+    alike = [row, *np.flatnonzero((labels < 0) & (captions.truth == labels[row]))[:30]]
+    word = np.zeros((600, 1))
+    word[alike] = 3
+    captions.x, images.x = (np.hstack([view.x, word]) for view in (captions, images))
+    other, found = (labels[row] + 1) % CLASSES, []
+    for label in (labels[row], other):
+        given = np.where(np.arange(600) == row, label, labels)
+        found.append(CaptionClassifier(CLASSES).fit(captions.x, given, images.x).out_of_fold_[:, other].astype(float))
+    change = found[1] - found[0]
+    assert change[alike[1:]].mean() > 0.2 and abs(change[row]) < 0.05, (change[alike[1:]].mean(), change[row])
 
 
 def test_views_must_be_those_fitted_on():

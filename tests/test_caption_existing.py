@@ -151,7 +151,7 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j', "record 2: Unterminated string"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"caption": "b"}\n', "record 2: field 'file' is None"),
         ("c.jsonl", r'{"file": "a.jpg", "caption": "half \ud83d"}', "key 'a.jpg': the caption is .*; it must be text"),
-        ("c.xml", "a cat\n", "from .jsonl, .csv, .tsv files, lists in the order of the images from .txt"),
+        ("c.xml", "a cat\n", "from .jsonl, .csv, .tsv files, lists from .txt"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
@@ -245,5 +245,5 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, kind):
 
 @pytest.mark.parametrize("content", ['{"a": "b"}', '["a", 3]', ""])
 def test_files_that_hold_no_list_of_texts(tmp_path, content):
-    with pytest.raises(ValueError, match="c.json holds no list with one text an image.*go into a .jsonl file"):
+    with pytest.raises(ValueError, match="c.json holds no list of texts.*go into a .jsonl file"):
         from_file(splits(train=["1.jpg", "2.jpg"]), written(tmp_path, "c.json", content))

@@ -23,8 +23,7 @@ from transformers import (
     SiglipProcessor,
 )
 
-from g4i_hf.captioning.existing import existing_captions
-from g4i_hf.captioning.list_order import check_order
+from g4i_hf.captioning.existing import check_order, existing_captions
 from g4i_hf.captioning.quality import ClipScorer
 from g4i_hf.options import ExistingCaptionsArguments
 

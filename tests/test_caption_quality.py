@@ -11,8 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image as PILImage
 
-from g4i_hf.captioning.label_names import names_label, read_synonyms
-from g4i_hf.captioning.quality import class_margins, judge, judge_captions
+from g4i_hf.captioning.quality import class_margins, judge, judge_captions, names_label, read_synonyms
 from g4i_hf.captioning.report import HTML, JSON, Shown, thumbnail, write_page, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
 from g4i_hf.options import QualityArguments

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
 
-from g4i_hf.data import open_images
+from g4i_hf.data.loading import open_images
 
 serve = caption_doors.serve
 LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]

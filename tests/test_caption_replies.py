@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 import pytest
 
-from g4i_hf.captioning.replies import UselessReply, answer_in, error_message, wait_asked_for
+from g4i_hf.captioning.servers import UselessReply, answer_in, error_message, wait_asked_for
 
 
 @pytest.mark.parametrize(

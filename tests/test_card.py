@@ -19,7 +19,7 @@ from students import ID2LABEL, lora_model
 
 from g4i_hf.evaluation.comparison import compare, compare_seeds
 from g4i_hf.hub import Student, release_student, student_card
-from g4i_hf.hub.card import HUB_LICENCES, Picture, licence_fields, licence_line
+from g4i_hf.hub.card import HUB_LICENCES, licence_fields, licence_line
 from g4i_hf.hub.figures import Seeds
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.hub.release import release_with_card, write_card
@@ -40,7 +40,7 @@ EVERYTHING = NOTHING | {
     "lineage": LINEAGE,
     "aligned": True,
     "onnx": True,
-    "pictures": [Picture("images/curves.png", "Accuracy by epoch", "What was measured.")],
+    "has_curves": True,
     "is_timm": True,
     "model_id": "me/student",
     "weights": "ema",
@@ -100,7 +100,7 @@ SAID = {
             r"| prompt | What is \| it? |",
             f"| images | `them/photos` at `{COMMIT}` |",
             "each caption after `passage:`",
-            "![Accuracy by epoch](images/curves.png)",
+            "![Accuracy and loss by epoch](images/curves.png)",
             "trained on few images (2,897)",
             "captions were written by a machine, which can describe what is not there",
             "under `apache-2.0`. The terms of the images, the pretrained weights that it starts from and the",
@@ -111,7 +111,7 @@ SAID = {
         ("can be chance", "local folder", "control:", "It learned from the labels", "hf_hub_download"),
     ),
     "nothing": (
-        dict.fromkeys(("rows", "pictures"), []) | {"seeds": None, "lineage": {}, "license": None, "aligned": False},
+        {"rows": [], "has_curves": False, "seeds": None, "lineage": {}, "license": None, "aligned": False},
         ("has not chosen a licence", "not evaluated before it was released"),
         ("## Results", "## Where it comes from", "images/", "Loading the student, as above, needs nothing of it"),
     ),

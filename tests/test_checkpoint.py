@@ -23,12 +23,12 @@ from students import aligned_model
 from tiny_training import arguments
 from transformers import TrainerCallback
 
-from g4i_hf.data import CaptionedImages, train_transform
-from g4i_hf.data.fingerprint import fingerprint
+from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments, DataArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint
+from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, fingerprint, missing_of, newest_checkpoint
 from g4i_hf.training.run_folder import clear_run, open_run, read_options, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,6 @@
 """Where options come from, what their values become, and what is said of a wrong one."""
 
 import contextlib
-import importlib
 import io
 import json
 import logging
@@ -20,17 +19,18 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
-from g4i_hf import __version__, cli, losses, options
+from g4i_hf import __version__, cli, options
 from g4i_hf.cli import parse_options
 from g4i_hf.files import did_you_mean
+from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
-from g4i_hf.running import COMMANDS, LAUNCHER_OPTIONS, main
+from g4i_hf.options import OPTIONS_OF
+from g4i_hf.running import LAUNCHER_OPTIONS, main
 from g4i_hf.training import AlignmentArguments
 from g4i_hf.training.run_folder import resolved_options
 
-OF = {name: importlib.import_module(f"g4i_hf.commands.{name}").OPTIONS for name in COMMANDS}
-TRAIN, DATA = OF["train"], (options.DataArguments,)
+TRAIN, DATA = OPTIONS_OF["train"], (options.DataArguments,)
 BASE = "dataset_name: x\noutput_dir: o\n"
 GRID = "train_config: t\nstudents: {a: {}}\nvariants: {b: {}}\n"
 
@@ -69,7 +69,7 @@ def printed(capsys, name: str, *argv: str) -> str:
 
 
 def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
-    evaluate = {"classes": OF["evaluate"], "run_options": "train.yaml"}
+    evaluate = {"classes": OPTIONS_OF["evaluate"], "run_options": "train.yaml"}
     of_run = "dataset_name: ./data\ntext_encoder: of run\nlong_captions: chunk_mean\nlabel_column: l\n"
     of_run += "validation_fraction: 0.2\nclass_names_file: classes.txt\n"
     (tmp_path / "run").mkdir()
@@ -109,7 +109,7 @@ VALUES = [
 @pytest.mark.parametrize("text, expected", VALUES, ids=[text for text, _ in VALUES])
 def test_a_value_in_yaml_has_the_type_of_its_option(written, text, expected):
     """A revision of digits is no octal number, a strategy called `no` no switch, and 5e-4 no text."""
-    of_study = {"base": GRID, "classes": OF["compare"]} if text.startswith(("splits", "seeds")) else {}
+    of_study = {"base": GRID, "classes": OPTIONS_OF["compare"]} if text.startswith(("splits", "seeds")) else {}
     value = written(text, **of_study)[text.split(":")[0]]
     assert value == expected and type(value) is type(expected)
 
@@ -136,8 +136,8 @@ def test_a_value_on_the_command_line(argv, name, expected):
 
 def test_the_dataset_or_the_run_may_be_the_first_word():
     assert parse("pictures", "--seed", "1")["dataset_name"] == "pictures"
-    assert parse("runs/a", "--dry_run", classes=OF["release"])["run"] == "runs/a"
-    assert "'grid' in the command line belongs to no option" in refused(parse, "grid", classes=OF["compare"])
+    assert parse("runs/a", "--dry_run", classes=OPTIONS_OF["release"])["run"] == "runs/a"
+    assert "'grid' in the command line belongs to no option" in refused(parse, "grid", classes=OPTIONS_OF["compare"])
 
 
 @pytest.mark.parametrize("text", [".", "./data", "../data", "./däta/x"])
@@ -166,9 +166,9 @@ def test_a_tilde_is_the_home_folder(written, monkeypatch, tmp_path):
 
 def test_a_tuple_from_python_is_a_list():
     given = {"run": "r", "dataset_name": "x", "splits": ("test", "validation")}
-    assert cli.build_options(OF["evaluate"], given)[0].splits == ["test", "validation"]
+    assert cli.build_options(OPTIONS_OF["evaluate"], given)[0].splits == ["test", "validation"]
     study = {"train_config": "t.yaml", "students": {"a": {}}, "variants": {"b": {}}, "seeds": (0, 1)}
-    assert cli.build_options(OF["compare"], study)[0].seeds == [0, 1]
+    assert cli.build_options(OPTIONS_OF["compare"], study)[0].seeds == [0, 1]
 
 
 def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, capsys):
@@ -176,10 +176,10 @@ def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, cap
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "o.yaml").write_text("run: ./r\nseed_runs: [./b, ../c, d]\n")
     words = ("--config", "a/o.yaml")
-    found = parse(*words, classes=OF["release"])["seed_runs"]
+    found = parse(*words, classes=OPTIONS_OF["release"])["seed_runs"]
     assert [Path(path).resolve() for path in found] == [tmp_path / path for path in ("a/b", "c", "d")]
     (tmp_path / "again.yaml").write_text(printed(capsys, "release", *words, "--print_config"))
-    again = parse("--config", "again.yaml", classes=OF["release"])["seed_runs"]
+    again = parse("--config", "again.yaml", classes=OPTIONS_OF["release"])["seed_runs"]
     assert [Path(path).resolve() for path in again] == [tmp_path / path for path in ("a/b", "c", "d")]
 
 
@@ -209,7 +209,7 @@ def test_a_wrong_value_for_trainer_names_its_option(tmp_path, text):
 
 # --- Mistakes --------------------------------------------------------------------------------------------------------
 
-LOSSES = f"choose one of {', '.join(losses.OBJECTIVES)}. Did you mean 'clip'?"
+LOSSES = f"choose one of {', '.join(OBJECTIVES)}. Did you mean 'clip'?"
 WRONG_LINES = [
     ("learning_rat: 1", "unknown option 'learning_rat' in FILE, line 3. Did you mean 'learning_rate'?"),
     ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),
@@ -232,7 +232,7 @@ WRONG_LINES = [
     ("align_weight: -1", "align_weight is -1.0; it must be at least 0."),
     ("align_temperature: 0", "align_temperature is 0.0; it must be above 0."),
     ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
-    ("label_fraction: 1.5", "label_fraction is 1.5; it must be above 0 and at most 1."),
+    ("label_fraction: 1.5", "label_fraction is 1.5; it must be at least 0 and at most 1."),
     ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1."),
     ("per_device_eval_batch_size: 0", "per_device_eval_batch_size is 0; it must be at least 1."),
     ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it must be at least 1."),
@@ -353,7 +353,7 @@ def test_launcher_options_are_those_of_accelerate():
     known = {word: action.nargs for action in launch_command_parser()._actions for word in action.option_strings}
     for name, number in LAUNCHER_OPTIONS.items():
         assert known[f"--{name}"] == (0 if number == 0 else None), name
-    assert not {name for classes in OF.values() for cls in classes for name in cls.__dataclass_fields__} & set(
+    assert not {name for classes in OPTIONS_OF.values() for cls in classes for name in cls.__dataclass_fields__} & set(
         LAUNCHER_OPTIONS
     )
 
@@ -372,7 +372,7 @@ def test_options_of_trainer_are_those_of_the_installed_one():
 
 
 CHOICES = [
-    (options.TrainingOptions, "align_loss", losses.OBJECTIVES),
+    (options.TrainingOptions, "align_loss", OBJECTIVES),
     (options.TrainingOptions, "eval_strategy", list(IntervalStrategy)),
     (options.TrainingOptions, "save_strategy", list(SaveStrategy)),
     (options.TrainingOptions, "hub_strategy", list(HubStrategy)),

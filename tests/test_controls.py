@@ -9,11 +9,11 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf.cli import parse_options
-from g4i_hf.commands import train
-from g4i_hf.data import CaptionedImages
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
+from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.texts import numbered
 from g4i_hf.embedding import EncoderArguments, load_encoder
+from g4i_hf.options import OPTIONS_OF
 from g4i_hf.supervision.caption_controls import control_captions
 from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.training.optimization import class_weights_of
@@ -92,7 +92,8 @@ def kept_ids(split: Dataset, fraction: float, seed: int = 0) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "expected"), [(0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))]
+    ("fraction", "expected"),
+    [(0, [0, 0, 0, 0]), (0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))],
 )
 def test_each_class_keeps_its_share_of_labels_and_one_at_least(uneven, fraction, expected):
     labels, truth = labels_of(keep_label_fraction(uneven, fraction, seed=0)), labels_of(uneven)
@@ -312,7 +313,7 @@ def folder(tmp_path_factory, uneven, even):
 
 def splits_of(folder, *words: str) -> dict[str, Dataset]:
     argv = ["--dataset_name", str(folder), "--output_dir", str(folder.parent / "run"), *words]
-    run = TrainingRun(*parse_options(train.OPTIONS, argv))
+    run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
     run.load()
     return run.splits
 

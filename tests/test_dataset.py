@@ -12,12 +12,18 @@ from students import aligned_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from g4i_hf.data import CaptionedImages, train_transform
-from g4i_hf.data.dataset import AlignmentCollator, Draw, DrawnRows, GlobalBatchSampler
-from g4i_hf.data.fingerprint import fingerprint
+from g4i_hf.data.dataset import (
+    AlignmentCollator,
+    CaptionedImages,
+    Draw,
+    DrawnRows,
+    GlobalBatchSampler,
+    check_batches_of_one,
+)
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.train_batches import check_batches_of_one
+from g4i_hf.training.checkpoint import fingerprint
 
 ROWS, SIZE = 10, 32
 CAPTIONS = ["same", "same", None, None, *(f"caption {row}" for row in range(4, ROWS))]

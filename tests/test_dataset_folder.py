@@ -17,14 +17,12 @@ from PIL import Image as PILImage
 from tiny_encoders import images_with
 
 from g4i_hf.cli import parse_options
-from g4i_hf.commands import train
-from g4i_hf.data import load_data, open_images
-from g4i_hf.data.loading import source_of
+from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.privacy import check_publishable
-from g4i_hf.options import DataArguments
+from g4i_hf.options import OPTIONS_OF, DataArguments
 
 EMBEDS = List(Value("float16"), length=5)
 COLUMNS = ["image_id", "caption", "caption_weight", "caption_status", "text_embeds"]
@@ -314,7 +312,7 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
     (command,) = snippets(card, "sh")
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:2] == ["g4i", "train"]
-    _, data, *_ = parse_options(train.OPTIONS, words[2:])
+    _, data, *_ = parse_options(OPTIONS_OF["train"], words[2:])
     joined = load_data(data)["train"]
     assert joined["image_id"][:] == opened["image_id"][:]
     assert joined["text_embeds"][:] == [expected[image_id]["text_embeds"] for image_id in joined["image_id"]]

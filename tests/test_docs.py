@@ -1,6 +1,5 @@
 """What README and the pages say is so: tables come from results/, links lead somewhere, commands and code run."""
 
-import importlib
 import json
 import re
 import shlex
@@ -14,7 +13,9 @@ from PIL import Image as PILImage
 
 from g4i_hf import __version__
 from g4i_hf.cli import Parser, parse_options
-from g4i_hf.running import COMMANDS, split_words
+from g4i_hf.commands import COMMANDS
+from g4i_hf.options import OPTIONS_OF
+from g4i_hf.running import split_words
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -93,7 +94,7 @@ def test_the_commands_of_every_page_are_understood(page, monkeypatch):
     """Their options exist and take the values given; with files that are not here, this is all that can be said."""
     monkeypatch.chdir(ROOT)
     for command, words in commands_of(page):
-        classes = importlib.import_module(f"g4i_hf.commands.{command}").OPTIONS
+        classes = OPTIONS_OF[command]
         words = [word for word in split_words(words)[0] if word not in ("--help", "--print_config")]
         files = [after for word, after in zip(words, words[1:], strict=False) if word in ("--config", "--module")]
         if command != "evaluate" and all(Path(file).is_file() for file in files):  # evaluate reads the run

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_encoders import images_with
 
 from g4i_hf import embed_captions
-from g4i_hf.data import open_images
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, verify_embeddings, with_text_embeds
 
@@ -169,7 +169,7 @@ def test_captions_that_moved_between_lists_are_embedded_again(encoder, tmp_path)
 INTERRUPTED = """
 import os, signal, sys
 from g4i_hf.embedding import EncoderArguments, embed_stage
-from g4i_hf.data import open_images
+from g4i_hf.data.loading import open_images
 from pathlib import Path
 write = Path.write_text
 Path.write_text = lambda path, *args, **more: os.kill(os.getpid(), signal.SIGKILL)  # Parquet files are there by now

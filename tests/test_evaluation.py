@@ -21,9 +21,9 @@ from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 from transformers import AutoModelForImageClassification, TimmWrapperConfig, TimmWrapperImageProcessor
 
 from g4i_hf import columns, evaluate_run
+from g4i_hf.evaluation.comparison import ALL_MEASURES, CORRUPTIONS, ENGINES, FIGURES, STRENGTHS
 from g4i_hf.evaluation.corruptions import CorruptingTransform, corrupted, corrupted_accuracies, parameter
 from g4i_hf.evaluation.evaluate import results_folder
-from g4i_hf.evaluation.measures import ALL_MEASURES, CORRUPTIONS, ENGINES, FIGURES, STRENGTHS
 from g4i_hf.evaluation.predict import load_run, predict
 from g4i_hf.evaluation.speed import size_metrics
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor

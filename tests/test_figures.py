@@ -82,6 +82,7 @@ def test_the_released_run_may_be_named_among_the_seeds(runs):
         ({}, {"baselines": (2, 1)}, r"seeds \[0, 1, 2\], their baselines \[0, 2, 1\]"),
         ({}, {"baseline": None}, "without the baseline of the run itself"),
         ({}, {"seeds": ()}, "seed_baselines are given without seed_runs"),
+        ({}, {"seeds": (0,), "baselines": (0,)}, "names the released run alone"),
     ],
 )
 def test_runs_that_cannot_be_compared(runs, change, options, message):
@@ -139,14 +140,14 @@ def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
     a_run(runs / "aligned0", model=False, seed=0, dataset_name="me/embedded")
     a_run(runs / "baseline0", model=False, seed=0, lineage=images, **options)
     rows = beside_its_baseline(runs)
-    assert [row.measure for row in rows if row.baseline is not None] == ["accuracy", "accuracy"]
+    assert [row.figure for row in rows if row.baseline is not None] == ["accuracy", "accuracy"]
 
 
 def test_a_baseline_may_leave_unlabelled_images_out_and_take_as_many_steps(runs):
     a_run(runs / "aligned0", model=False, seed=0, label_fraction=0.1)
     fewer = {"label_fraction": 0.1, "max_steps": 920, "lineage": LINEAGE | {"rows": {"train": 9}}}
     a_run(runs / "baseline0", model=False, seed=0, align_weight=0, unlabelled="drop", **fewer)
-    assert all(row.baseline is not None for row in beside_its_baseline(runs) if row.measure == "accuracy")
+    assert all(row.baseline is not None for row in beside_its_baseline(runs) if row.figure == "accuracy")
 
 
 def test_figures_of_other_weights_are_not_shown(runs, caplog):
@@ -164,17 +165,17 @@ def test_the_same_numbers_in_the_table_the_card_and_the_leaderboard(runs):
     index = {result.metric_name: result for result in model_index_results(rows, seeds, PHOTOS, "raw")}
     entries = {entry.task_id: entry for entry in eval_result_entries(rows, seeds, PHOTOS, weights="raw")}
     for row, over in zip(rows, seeds.rows, strict=True):
-        own = index[f"{row.measure} ({row.split})"]
+        own = index[f"{row.measure.title} ({row.split})"]
         assert own.metric_value == pytest.approx(row.aligned)
         assert own.metric_args.get("baseline") == (row.baseline and pytest.approx(row.baseline))
-        mean = index[f"{row.measure}, mean of 3 seeds ({row.split})"]
-        assert mean.metric_value == pytest.approx(over.values.mean) and mean.metric_args["seeds"] == [0, 1, 2]
-        assert mean.metric_args["standard_deviation"] == pytest.approx(over.values.sd)
-        assert (over.paired is not None) == (row.measure == "accuracy")  # the projector of a baseline is untrained
-        if row.measure == "accuracy":
+        mean = index[f"{row.measure.title}, mean of 3 seeds ({row.split})"]
+        assert mean.metric_value == pytest.approx(over.mean) and mean.metric_args["seeds"] == [0, 1, 2]
+        assert mean.metric_args["standard_deviation"] == pytest.approx(over.sd)
+        assert (over.paired is not None) == (row.figure == "accuracy")  # the projector of a baseline is untrained
+        if row.figure == "accuracy":
             interval = [over.paired.low, over.paired.high]
             assert mean.metric_args["interval_95"] == pytest.approx(interval, abs=1e-6)
-            expected = f"seeds 0, 1, 2: {mean_and_sd(over.values.mean, over.values.sd)} %"
+            expected = f"seeds 0, 1, 2: {mean_and_sd(over.mean, over.sd)} %"
             assert expected in entries[row.split].notes and entries[row.split].value == own.metric_value
     assert set(entries) == {"validation", "test"}  # a leaderboard has no use for the retrieval of captions
 

@@ -154,6 +154,39 @@ def test_a_validation_split_without_labels_is_refused_at_once(tmp_path):
         fit(pictures, dry_run=True)
 
 
+def without_labels(root: Path) -> Path:
+    """The training images of a folder in `unlabelled`."""
+    training = root / "train"
+    names = [json.loads(line) for line in (training / "metadata.jsonl").read_text().splitlines()]
+    (training / "unlabelled").mkdir()
+    for line in names:
+        file = Path(line["file_name"])
+        shutil.move(training / file, training / "unlabelled" / file.name)
+        line["file_name"] = f"unlabelled/{file.name}"
+    (training / "metadata.jsonl").write_text("\n".join(map(json.dumps, names)))
+    for label in ("circle", "cross", "square"):
+        (training / label).rmdir()
+    return root
+
+
+def test_without_labels_there_is_no_baseline(tmp_path, capsys):
+    pictures = without_labels(draw_folder(tmp_path / "pictures", train=36, validation=6))
+    fit(pictures, dry_run=True, seeds=2)
+    said = capsys.readouterr().out
+    assert "captions are compared with the names of the classes. There is no baseline." in said
+    commands = [line.split() for line in said.splitlines() if line.startswith("  g4i ")]
+    assert [words[1] for words in commands] == ["train", "train", "evaluate", "release"]
+    assert not any("baseline" in word for words in commands for word in words)
+
+
+@pytest.mark.slow
+def test_a_folder_without_labels_becomes_a_classifier(quick, tmp_path):
+    pictures = without_labels(draw_folder(tmp_path / "pictures", train=36, validation=6))
+    said = succeed("fit", pictures, {"output_dir": tmp_path / "out", "train_config": quick}).out
+    assert "with captions" in said and "without captions" not in said and "difference" not in said
+    assert (tmp_path / "out" / "report.html").is_file() and (tmp_path / "out" / "classifier" / "README.md").is_file()
+
+
 def planned(capsys, *words, **options) -> list[list[str]]:
     """The commands of a dry run."""
     fit(*words, dry_run=True, **options)

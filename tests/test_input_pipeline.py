@@ -14,11 +14,10 @@ from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
-from g4i_hf.data import CaptionedImages, train_transform
 from g4i_hf.data import dataset as dataset_module
-from g4i_hf.data.dataset import AlignmentCollator, Draw, finish_batch, own_randomness
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, finish_batch, own_randomness
 from g4i_hf.data.images import to_rgb
-from g4i_hf.data.transforms import CropOfStored, Normalization, open_for_crop, to_pixels
+from g4i_hf.data.transforms import CropOfStored, Normalization, open_for_crop, to_pixels, train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 

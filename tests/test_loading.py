@@ -14,8 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from g4i_hf import load_images
-from g4i_hf.data import class_names, load_data, open_images
 from g4i_hf.data.checks import check_captioned, labels_of
+from g4i_hf.data.loading import class_names, load_data, open_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.options import DataArguments
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig, AlignmentTrainer
 from g4i_hf.hub import release_student
-from g4i_hf.modeling.lora import find_target_modules, is_adapter, merged_student, save_adapter
+from g4i_hf.modeling.lora import find_target_modules, is_adapter, plain_student, save_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import classifier_layers
 from g4i_hf.options import AugmentationArguments, StudentArguments
@@ -149,7 +149,7 @@ def test_steps_move_nothing_but_adapters_and_heads(tmp_path, name):
     generic_processor(ImageSettings(48)).save_pretrained(tmp_path / "run")
     expected = logits(model)
     assert torch.equal(logits(AlignedImageClassification.from_pretrained(tmp_path / "run")), expected)
-    merged = merged_student(model)
+    merged = plain_student(model)
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-3)
     assert set(merged.state_dict()) == set(aligned_model(name).student.state_dict())
     release_student(tmp_path / "run", tmp_path / "student")

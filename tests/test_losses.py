@@ -6,15 +6,9 @@ import reference
 import torch
 from timm.loss import BinaryCrossEntropy
 
-from g4i_hf.losses import (
-    OBJECTIVES,
-    BankTexts,
-    LogitSettings,
-    alignment_diagnostics,
-    classification_loss,
-    make_pairs,
-    soft_label_loss,
-)
+from g4i_hf.losses.classification import classification_loss, soft_label_loss
+from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
+from g4i_hf.losses.pairs import BankTexts, make_pairs
 
 SETTINGS = reference.Settings()
 CASES = {

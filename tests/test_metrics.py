@@ -15,9 +15,16 @@ from sklearn.metrics import log_loss
 from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
 
-from g4i_hf.evaluation.comparison import as_markdown, as_text, compare
-from g4i_hf.evaluation.evaluate import split_metrics, update_results, zero_shot_metrics
-from g4i_hf.evaluation.measures import ALL_MEASURES, FIGURES
+from g4i_hf.evaluation.comparison import (
+    ALL_MEASURES,
+    FIGURES,
+    accuracy_interval,
+    as_markdown,
+    as_text,
+    compare,
+    paired_summary,
+)
+from g4i_hf.evaluation.evaluate import Probes, split_metrics, update_results, zero_shot_metrics
 from g4i_hf.evaluation.metrics import (
     Accuracy,
     AdaptiveCalibrationError,
@@ -30,11 +37,8 @@ from g4i_hf.evaluation.metrics import (
     retrieval_recall,
     text_to_image_recall,
 )
-from g4i_hf.evaluation.mistakes import ClassTexts, changed_confusions, class_gains
-from g4i_hf.evaluation.nearest import nearest_captions, ranked_captions
-from g4i_hf.evaluation.predict import Predictions
-from g4i_hf.evaluation.probes import Probes
-from g4i_hf.evaluation.statistics import accuracy_interval, paired_summary
+from g4i_hf.evaluation.predict import Predictions, nearest_captions, ranked_captions
+from g4i_hf.evaluation.report import ClassTexts, changed_confusions, class_gains
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 

@@ -18,9 +18,8 @@ from transformers import RegNetConfig, TimmWrapperConfig
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub.release import release_student, release_with_card
-from g4i_hf.modeling.own_architecture import own_module
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.modeling.student import new_student
+from g4i_hf.modeling.student import new_student, own_module
 from g4i_hf.options import ReleaseArguments
 
 ROOT = Path(__file__).parent.parent

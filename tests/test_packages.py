@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from g4i_hf.running import COMMANDS
+from g4i_hf.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 FOUND = """

@@ -14,8 +14,7 @@ from tiny_training import arguments, rows
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.dry_run import TIMED_STEPS, plan_of, trial_arguments
-from g4i_hf.training.progress import summary_of_run
+from g4i_hf.training.progress import TIMED_STEPS, plan_of, summary_of_run, trial_arguments
 
 NAMES = {"loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"}
 NAMES |= {"learning_rate", "grad_norm", "epoch"}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from g4i_hf.captioning.existing import existing_captions
 from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.data.joining import join_captions, made_unique
-from g4i_hf.losses import make_pairs
+from g4i_hf.losses.pairs import make_pairs
 from g4i_hf.options import ExistingCaptionsArguments
 
 # All that a string of Arrow can hold: no halves of characters

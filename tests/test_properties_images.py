@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from g4i_hf.captioning.images import UndecodableImage, clean_jpeg, decode
 from g4i_hf.captioning.report import thumbnail
-from g4i_hf.data.checks import DataError, check_split
+from g4i_hf.data.checks import check_split
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.image_metadata import without_metadata
 from g4i_hf.hub.space_app import VisitorError, read_picture
@@ -72,7 +72,7 @@ def look(content: bytes, folder) -> bool:
     is_image = True
     try:
         check_split(split, "train", num_labels=1)
-    except DataError as error:
+    except ValueError as error:
         is_image = False
         assert ID in str(error) and "cannot be decoded" in str(error)
     examples = CaptionedImages(split, lambda picture: np.asarray(picture))

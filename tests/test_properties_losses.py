@@ -6,16 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g4i_hf.losses import (
-    OBJECTIVES,
-    UNLABELLED,
-    BankTexts,
-    LogitSettings,
-    alignment_diagnostics,
-    classification_loss,
-    make_pairs,
-    soft_label_loss,
-)
+from g4i_hf.losses.classification import UNLABELLED, classification_loss, soft_label_loss
+from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
+from g4i_hf.losses.pairs import BankTexts, make_pairs
 
 DIM, CLASSES = 4, 3
 settings_of = st.builds(

@@ -12,9 +12,8 @@ from datasets import Image as DatasetImage
 from hub_client import serving
 from PIL import ExifTags, Image
 
-from g4i_hf.data import open_images
 from g4i_hf.data.hub_rows import check_path, is_remote
-from g4i_hf.data.loading import standardise
+from g4i_hf.data.loading import open_images, standardise
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.options import ReleaseArguments

@@ -1,6 +1,5 @@
 """Every recipe is understood, takes its first steps and has its commands on its page; accelerate reads its files."""
 
-import importlib
 import json
 import math
 import os
@@ -22,8 +21,10 @@ from transformers import CONFIG_MAPPING
 
 from g4i_hf import AlignedImageClassification, load_images
 from g4i_hf.cli import parse_options
+from g4i_hf.commands import COMMANDS
 from g4i_hf.hub import save_student
-from g4i_hf.running import COMMANDS, main
+from g4i_hf.options import OPTIONS_OF
+from g4i_hf.running import main
 from g4i_hf.workflows.train import TrainingRun
 
 ROOT = Path(__file__).parent.parent
@@ -85,9 +86,9 @@ def command_of(path: Path) -> str:
 
 def parsed_options(path: Path, *more: str) -> tuple:
     """What its command makes of a YAML file, with `more` on the command line: its dataclasses."""
-    command = importlib.import_module(f"g4i_hf.commands.{command_of(path)}")
-    run_options = getattr(command, "RUN_OPTIONS", None)
-    return parse_options(command.OPTIONS, ["--config", str(path), *more], run_options=run_options)
+    command = command_of(path)
+    argv = ["--config", str(path), *more]
+    return parse_options(OPTIONS_OF[command], argv, run_options=COMMANDS[command].run_options)
 
 
 # --- Files of options ------------------------------------------------------------------------------------------------

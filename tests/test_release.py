@@ -367,7 +367,7 @@ def test_options_that_make_no_sense_are_named(what):
 
 
 def test_the_table_of_a_terminal_has_no_empty_columns():
-    rows = [ComparisonRow("test", "accuracy", 0.5), ComparisonRow("test", "recall", 0.2, chance=0.1)]
+    rows = [ComparisonRow("test", "accuracy", 0.5), ComparisonRow("test", "recall_at_1", 0.2, chance=0.1)]
     text = as_text(rows)
     assert "value" in text and "50.0" in text and "(chance 10.0)" in text
     assert not re.search("baseline|difference|aligned", text)

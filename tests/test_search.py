@@ -41,7 +41,7 @@ def test_images_are_ranked_by_their_cosine_with_the_text(classifier, folder):
     find = ImageSearch(classifier, folder)
     assert len(find.images) == 6
     for number in range(6):
-        cosines = find.image_embeds @ classifier.texts.of([str(number)])[0].numpy()
+        cosines = find.image_embeds @ classifier.embed_texts([str(number)])[0].numpy()
         found = find(str(number), top_k=4)
         assert [each["score"] for each in found] == pytest.approx(sorted(cosines, reverse=True)[:4])
         assert found[0]["image"] == find.images[cosines.argmax()]

@@ -19,7 +19,7 @@ from datasets import load_dataset
 from g4i_hf.captioning.answers import Answer, Captioner, Decoding, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.local import LocalCaptioner
-from g4i_hf.captioning.prompts import CLASS, PLAIN
+from g4i_hf.captioning.questions import CLASS, PLAIN
 from g4i_hf.data.loading import open_images
 
 SHAPES = ROOT / "recipes" / "shapes"

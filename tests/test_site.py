@@ -14,7 +14,7 @@ from g4i_hf.options.fields import names_of
 
 ROOT = Path(__file__).parent.parent
 # As where only the packages of the site are installed
-ALONE = "import runpy, sys; sys.modules |= dict.fromkeys(('torch', 'transformers', 'datasets', 'numpy')); "
+ALONE = "import runpy, sys; sys.modules |= dict.fromkeys(('torch', 'datasets')); "
 ALONE += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 

@@ -11,8 +11,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from test_loading import rows, save_pictures
 
 from g4i_hf import load_images
-from g4i_hf.data import open_images
-from g4i_hf.data.loading import source_of
+from g4i_hf.data.loading import open_images, source_of
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, restore_replaced
 from g4i_hf.options import DataArguments

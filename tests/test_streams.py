@@ -16,17 +16,18 @@ from streams import CLASSES, example_rows, save_parquet, save_webdataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from g4i_hf.data import CaptionedImages, open_images, train_transform
-from g4i_hf.data.dataset import AlignmentCollator, Draw
-from g4i_hf.data.fingerprint import fingerprint
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw
 from g4i_hf.data.images import BadImageError, BadRowError
 from g4i_hf.data.joining import image_id_of
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source
 from g4i_hf.data.stream import RowStream, load_split, open_rows
 from g4i_hf.data.stream_batches import StreamBatch, StreamBatches, StreamedImages, parts_of, rows_in_order
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments, DataArguments, RunArguments
 from g4i_hf.training.arguments import AlignmentArguments
-from g4i_hf.training.streamed_run import load_streamed
+from g4i_hf.training.checkpoint import fingerprint
+from g4i_hf.workflows.train import load_streamed
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
 SIZES = [9, 1, 14, 6]  # 30 rows
@@ -136,7 +137,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     rows.to_parquet(tmp_path / "train.parquet")
     images = StreamedImages(open_rows(str(tmp_path), "train"), pil_to_tensor)
     (batch,) = images.batches(4)
-    with pytest.raises(BadImageError, match="'id-1': .*remove the row, .*not of a stream"):
+    with pytest.raises(BadImageError, match="'id-1' .*remove the row, .*not of a stream"):
         images.__getitems__(batch)
 
 

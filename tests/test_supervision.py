@@ -12,11 +12,9 @@ from PIL import Image as PILImage
 
 from g4i_hf import CaptionClassifier
 from g4i_hf.cli import parse_options
-from g4i_hf.commands.train import OPTIONS
-from g4i_hf.data import CaptionedImages
-from g4i_hf.data.checks import labels_of
-from g4i_hf.data.dataset import AlignmentCollator
-from g4i_hf.options import RunArguments, learned_from_captions
+from g4i_hf.data.checks import labels_of, with_labels
+from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages
+from g4i_hf.options import OPTIONS_OF, RunArguments, learned_from_captions
 from g4i_hf.running import main
 from g4i_hf.supervision.plan import Estimates, choose
 from g4i_hf.supervision.supervise import Supervised, supervise
@@ -274,7 +272,7 @@ def test_what_it_needs_is_said():
         with pytest.raises(ValueError, match=f"{name} is '{value}', but the training split has no text_embeds"):
             supervised(captioned(TRUTH, GOOD).remove_columns("text_embeds"), **options)
     for labels in (few(0), few(1), np.full(ROWS, 1)):
-        with pytest.raises(ValueError, match="labelled captions of at least two classes"):
+        with pytest.raises(ValueError, match="needs labelled captions, or names, of at least two classes"):
             supervised(captioned(labels, GOOD), supervision="soft")
 
 
@@ -362,7 +360,7 @@ def words_of(folder: Path, run: Path, *words: str) -> list[str]:
 
 
 def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
-    return TrainingRun(*parse_options(OPTIONS, words_of(folder, run, *words)))
+    return TrainingRun(*parse_options(OPTIONS_OF["train"], words_of(folder, run, *words)))
 
 
 def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data, tmp_path):
@@ -407,6 +405,28 @@ def test_class_names_tell_what_captions_say(tmp_path):
     run.load()
     soft = soft_of(run.splits["train"])[len(CLASSES) :]
     assert (soft.argmax(1) == truth[len(CLASSES) :]).mean() > 0.9
+
+
+def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys):
+    """The names come from the labels of `validation`, or from a file."""
+    truth = TRUTH[:60]
+    captions = [f"a photo of {CLASSES[label]}s, number {row}" for row, label in enumerate(truth)]
+    rows = with_pictures(captioned(truth, GOOD[:60]).remove_columns("text_embeds").add_column("caption", captions))
+    rows.remove_columns("label").to_parquet(tmp_path / "data" / "train.parquet")
+    words = ("--supervision", "auto", "--text_encoder", "all-MiniLM-L6-v2", "--require_labels", "false")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    main(["check", str(tmp_path / "data"), "--class_names_file", str(tmp_path / "classes.txt")])
+    assert "training compares captions with class names" in capsys.readouterr().out
+    for names in (["--class_names_file", str(tmp_path / "classes.txt")], []):
+        if not names:  # a column of nulls, as all splits of Parquet have the same columns
+            rows.to_parquet(tmp_path / "data" / "validation.parquet")
+            with_labels(rows, few(0, truth)).to_parquet(tmp_path / "data" / "train.parquet")
+        run = run_of(tmp_path / "data", tmp_path / "run", *words, *names)
+        run.load()
+        assert (soft_of(run.splits["train"]).argmax(1) == truth).mean() > 0.9
+        assert run.supervised.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
+        first, second = run.supervised.plan.reasons
+        assert "names of the classes" in first and "no image has a label: all learn soft labels" in second
 
 
 def test_soft_labels_need_the_softmax(data, tmp_path):

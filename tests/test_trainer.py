@@ -29,8 +29,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.dataset import collator_from
-from g4i_hf.losses import OBJECTIVES, WITH_TEMPERATURE
+from g4i_hf.data.dataset import AlignmentCollator
+from g4i_hf.losses.objectives import OBJECTIVES, WITH_TEMPERATURE
 from g4i_hf.options import TrainingOptions
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.alignment_term import TextBank
@@ -126,7 +126,7 @@ def test_logged_terms_and_the_step_are_those_of_the_formulas(tmp_path, vit, case
     data, collated = irregular(), []
     options = {"align_loss": "clip", "align_weight": 0.7, "align_temperature": 0.3, "label_smoothing_factor": 0.1}
     options |= CASES[case] | {"per_device_train_batch_size": len(data)}
-    collator = collator_from(arguments(tmp_path, **options))
+    collator = AlignmentCollator(**{name: options[name] for name in options if name.startswith(("mix", "cutmix"))})
 
     def collate(items):
         collated.append(collator(items))
@@ -170,7 +170,7 @@ def test_bf16_does_not_touch_the_alignment_loss(tmp_path, objective):
     trainer = train(tmp_path, model, data, **ONE_STEP | options | more)
     of_student, output = outputs
     assert of_student.logits.dtype == torch.bfloat16 and output.image_embeds.dtype == torch.float32
-    expected = expected_terms(output, collator_from(trainer.args)(data), data, **options)
+    expected = expected_terms(output, trainer.train_collator(data), data, **options)
     assert first_log(trainer)["loss_align"] == pytest.approx(expected["loss_align"], rel=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_learned_logits_start_at_the_options_and_step_along_their_slope(tmp_path
     options = {"align_loss": objective, "align_weight": 0.7, "align_temperature": 0.4, "align_logit_bias": -2.0}
     more = {"align_learn_temperature": True, "per_device_train_batch_size": 6}
     trainer, _ = one_step(tmp_path, vit, data, **options, **more)
-    batch = collator_from(trainer.args)(data)
+    batch = trainer.train_collator(data)
     with torch.no_grad():
         output = vit.train()(batch["pixel_values"])
 

@@ -304,7 +304,7 @@ def test_a_run_does_not_take_what_its_folder_has_become(released, fine_tuned):
     (run / "lineage.json").write_text(json.dumps({"text_encoder": provenance}))
 
     def encoder():
-        return ZeroShotImageClassifier(run, device="cpu").texts.encoder
+        return ZeroShotImageClassifier(run, device="cpu").text_encoder
 
     assert encoder().provenance == provenance
     changed(folder, folder)
@@ -327,7 +327,7 @@ def test_labels_have_the_prompt_of_the_captions(released, fine_tuned):
     def label_vector(**record) -> torch.Tensor:
         record = {"text_encoder": str(folder), "text_encoder_prompt": None} | record
         (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(record))
-        return ZeroShotImageClassifier(released / "student", device="cpu").texts.of(["cat"])
+        return ZeroShotImageClassifier(released / "student", device="cpu").embed_texts(["cat"])
 
     without = label_vector(text_embed_dim=DIM)
     assert torch.equal(without, label_vector(text_encoder_prompt=""))

@@ -17,7 +17,7 @@ except ImportError:  # before 5.4
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from g4i_hf.data import open_images
+from g4i_hf.data.loading import open_images
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "car", "owl", "long", "bird", "query", "photo", "of", ":"]
 

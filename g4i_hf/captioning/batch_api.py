@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from ..files import replace_text
 from .answers import Answer, CaptionerError, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
 from .images import UndecodableImage, data_uri
-from .replies import UselessReply, answer_in, error_message
-from .servers import backoff, chat_body
+from .servers import UselessReply, answer_in, backoff, chat_body, error_message
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +40,8 @@ class Batch:
 
 class BatchCaptioner(EndpointCaptioner):
     """
-    As [`~g4i_hf.captioning.endpoint.EndpointCaptioner`], with one address and the same keys. A batch is written down
-    before the server is told to begin, so that a run that was stopped waits for its batches and pays nothing twice.
-
-    Args:
-        folder: for the batches under way.
+    As [`~g4i_hf.captioning.endpoint.EndpointCaptioner`], with one address and the same keys. A batch is written into
+    `folder` before the server is told to begin, so that a run that was stopped waits for it and pays nothing twice.
     """
 
     def __init__(self, *args: Any, folder: str | Path, **others: Any):
@@ -71,34 +66,20 @@ class BatchCaptioner(EndpointCaptioner):
             client.organization = client.project = None  # taken from the environment, whatever the address
             try:
                 under_way = self._found_again(client)
-                under_way += self._send(client, questions, under_way, deliver, allow)
+                asked = {question["key"] for batch in under_way for question in batch.questions}
+                new = (question for question in questions if question.key not in asked)
+                under_way += self._send(client, itertools.takewhile(lambda _: allow(), new), deliver)
                 self._collect(client, under_way, deliver)
             except openai.APIStatusError as error:
                 hint = "Does it have a batch API?" if error.status_code in (404, 405) else "Batches under way go on."
                 raise CaptionerError(f"{server.name} refuses ({server.describe(error)}). {hint}") from error
             except (openai.APIConnectionError, httpx2.HTTPError) as error:
-                raise CaptionerError(
-                    f"{server.describe(error)}: {server.name}. Batches go on there: start the same command again."
-                ) from error
+                said = f"{server.describe(error)}: {server.name}. Batches go on there: start the same command again."
+                raise CaptionerError(said) from error
 
-    # --- Sending -----------------------------------------------------------------------------------------------------
-
-    def _send(
-        self,
-        client: openai.OpenAI,
-        questions: Iterable[Question],
-        under_way: list[Batch],
-        deliver: Deliver,
-        allow: Callable[[], bool],
-    ) -> list[Batch]:
-        """Sends the questions that are in no batch yet."""
-        asked = {question["key"] for batch in under_way for question in batch.questions}
-        new = (question for question in questions if question.key not in asked)
-        allowed = itertools.takewhile(lambda _: allow(), new)
-        sent: list[Any] = []
-        together: list[Any] = []
-        size = 0
-        for question, line in self._lines(allowed, deliver):
+    def _send(self, client: openai.OpenAI, questions: Iterator[Question], deliver: Deliver) -> list[Batch]:
+        sent, together, size = [], [], 0
+        for question, line in self._lines(questions, deliver):
             if together and (len(together) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
                 sent.append(self._submit(client, together))
                 together, size = [], 0
@@ -176,50 +157,35 @@ class BatchCaptioner(EndpointCaptioner):
     def _path(self, batch: Batch) -> Path:
         return self.folder / f"{batch.name}.json"
 
-    # --- Waiting -----------------------------------------------------------------------------------------------------
-
     def _collect(self, client: openai.OpenAI, under_way: list[Batch], deliver: Deliver) -> None:
         failed: list[str] = []
         while under_way:
             for batch in list(under_way):
-                with self._still_there(batch):
+                try:
                     now = client.batches.retrieve(batch.id)
-                counts = now.request_counts
-                done = f", {counts.completed + counts.failed:,} of {counts.total:,}" if counts else ""
-                if batch.status != now.status + done:
-                    batch.status = now.status + done
-                    logger.info("Batch %s: %s.", batch.id, batch.status)
-                if now.status not in ENDED:
-                    continue
+                    counts = now.request_counts
+                    done = f", {counts.completed + counts.failed:,} of {counts.total:,}" if counts else ""
+                    if batch.status != now.status + done:
+                        batch.status = now.status + done
+                        logger.info("Batch %s: %s.", batch.id, batch.status)
+                    if now.status not in ENDED:
+                        continue
+                    files = [file for file in (now.output_file_id, now.error_file_id) if file]
+                    answered = sum(self._deliver(client, file, batch, deliver) for file in files)
+                except openai.NotFoundError as error:
+                    raise CaptionerError(
+                        f"The server does not know batch {batch.id} any more. Is the token that of the same account? "
+                        f"If the batch is gone, remove {self._path(batch)}: its questions are asked again."
+                    ) from error
                 if now.status == "failed":
                     failed += [error.message or "" for error in (now.errors and now.errors.data) or []] or ["failed"]
-                files = [file for file in (now.output_file_id, now.error_file_id) if file]
-                with self._still_there(batch):
-                    answered = sum(self._deliver(client, file, batch, deliver) for file in files)
                 self.unanswered += len(batch.questions) - answered
                 self._path(batch).unlink()  # all answers are kept by now
                 under_way.remove(batch)
             if under_way:
                 time.sleep(POLL_SECONDS)
         if failed:
-            raise CaptionerError(
-                f"The server refused a batch: {error_message(failed[0])} What was answered is kept; the same command "
-                "sends the rest again."
-            )
-
-    @contextmanager
-    def _still_there(self, batch: Batch) -> Iterator[None]:
-        """
-        Raises:
-            CaptionerError: when the server knows the batch or its answers no more. With another token it may.
-        """
-        try:
-            yield
-        except openai.NotFoundError as error:
-            raise CaptionerError(
-                f"The server does not know batch {batch.id} any more. Is the token that of the same account? If the "
-                f"batch is gone, remove {self._path(batch)}: its questions are asked again."
-            ) from error
+            raise CaptionerError(f"The server refused a batch: {error_message(failed[0])} The same command resumes.")
 
     def _deliver(self, client: openai.OpenAI, file: str, batch: Batch, deliver: Deliver) -> int:
         """Delivers the answers in a file and returns their number; questions that may be asked again get none."""

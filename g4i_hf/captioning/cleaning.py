@@ -25,9 +25,8 @@ class Cleaned:
 
 def clean(text: str | None, finish_reason: str | None, enabled: bool = True) -> Cleaned:
     """
-    Extracts the caption from an answer. The [`STEPS`] are repeated until none changes the text, as a quotation can
-    hold another opening. White space and invisible characters are normalised in any case. `finish_reason` is `length`
-    for an answer that was cut off.
+    The caption in an answer. [`STEPS`] are repeated until none changes the text: a quotation can hold another opening.
+    White space is normalised in any case. `finish_reason` is `length` for an answer that was cut off.
     """
     text, applied = _INVISIBLE.sub("", text or ""), set()
     if enabled and finish_reason == "length" and _LAST_ITEM.search(text):
@@ -112,9 +111,8 @@ _CLOSING = re.compile(
 
 def cut_boilerplate(text: str) -> str:
     """
-    Plain prose: entities and markdown are undone, the items of a list become sentences; speakers' names, tokens of
-    the chat template, the next turn of a dialogue, and a last offer of help or question to the user go. The only
-    sentence stays unless it is such a question.
+    Plain prose: entities and markdown are undone, items of a list become sentences; names of speakers, tokens, the
+    next turn of a dialogue, and a last offer of help or question to the user go, but not the only sentence.
     """
     text = _INVISIBLE.sub("", html.unescape(text))
     text = _NEXT_TURN.sub("", _TOKEN.sub(" ", text))
@@ -160,10 +158,7 @@ _REFUSAL = re.compile(
 
 
 def drop_refusal(text: str) -> str:
-    """
-    Nothing, where an answer declines to describe or says that there is no image. `A sign says I'm sorry` and `The
-    cat looks sorry` do neither; nor does a description that says later on what cannot be seen.
-    """
+    """Nothing, where an answer declines to describe. `A sign says I'm sorry` and `The cat looks sorry` do not."""
     return "" if _REFUSAL.match(text[:400]) else text
 
 

@@ -15,12 +15,11 @@ from urllib.parse import urlsplit
 
 import openai
 
-from ..checkpoints import folder_digest
+from ..names import folder_digest
 from ..options import EndpointArguments
 from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, data_uri
-from .replies import UselessReply, wait_asked_for
-from .servers import Server, addresses_of, backoff, is_unreachable, token_for
+from .servers import Server, UselessReply, addresses_of, backoff, is_unreachable, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +36,12 @@ RETRIED = {408, 409, 425, 429}  # tried again, as 500 and above are; all others 
 
 class EndpointCaptioner(Captioner):
     """
-    Asks servers over HTTP, with `openai.AsyncOpenAI`.
+    Asks servers over HTTP, with `openai.AsyncOpenAI`. ValueError for an invalid address or a missing token.
 
     Args:
         model: the server's name for it.
         base_url: address up to `/v1`; several, separated by commas, share the questions.
         revision: of the model; it is not sent, but part of every key.
-
-    Raises:
-        ValueError: for an invalid address or a missing token.
     """
 
     def __init__(
@@ -115,10 +111,7 @@ class EndpointCaptioner(Captioner):
 
 
 class EndpointRun:
-    """
-    One run over the questions, with a task for each question under way. `results` takes pairs of question and answer,
-    and None at the end.
-    """
+    """One run, with a task for each question under way. `results` takes question and answer, and None at the end."""
 
     def __init__(
         self,
@@ -182,9 +175,8 @@ class EndpointRun:
                             self._fail(error)
                         if question is None or self.is_stopped:
                             break
-                        self.tasks.create_task(self._answer(question)).add_done_callback(
-                            lambda _: self.slots.release()
-                        )
+                        task = self.tasks.create_task(self._answer(question))
+                        task.add_done_callback(lambda _: self.slots.release())
                 if self.error is None:
                     for server in self.servers:
                         if server.alive:

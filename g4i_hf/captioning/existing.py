@@ -10,18 +10,20 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES, image_paths
+from ..data.images import IMAGE_SUFFIXES, image_paths, open_image, why_bad
 from ..data.opening import SPLIT_FOLDERS
+from ..data.stage import ids_digest
 from ..options import ExistingCaptionsArguments
-from .list_order import BY_NAME, LIST_SUFFIXES, check_order, folder_order, read_list
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +43,8 @@ def existing_captions(
     splits: DatasetDict, arguments: ExistingCaptionsArguments, captioner: str | None = None
 ) -> ExistingCaptions:
     """
-    Reads existing captions and matches them with the rows.
-
-    Args:
-        captioner: `column`, `file` or `list`; by default told from the file, or `column` without one.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when captions cannot be read, or cannot be matched without guessing.
+    Reads existing captions and matches them with the rows. `captioner` is `column`, `file` or `list`; by default told
+    from the file, or `column` without one. ValueError when they cannot be read, or matched without guessing.
     """
     if captioner == "column" or (captioner is None and arguments.captions_file is None):
         return _from_column(splits)
@@ -67,8 +63,8 @@ def _from_column(splits: DatasetDict) -> ExistingCaptions:
     if not captioned:
         available = sorted({column for split in splits.values() for column in split.column_names})
         raise ValueError(
-            f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name the right one with "
-            "--caption_column, or give a file with --captions_file."
+            f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name one with --caption_column, "
+            "or a file with --captions_file."
         )
     texts: list[Sequence[str]] = []
     several = False
@@ -210,8 +206,8 @@ def _rows(keys: list[str], names: list[str | None]) -> list[int]:
 
 def _file_names(split: Dataset) -> list[str | None]:
     """
-    `class/file.jpg`, or `file.jpg`, of each row: from `image_id`, or from the image where `image_id` is of another
-    kind. None where the row has no file name. Images of ILSVRC/imagenet-1k get their names of image-net.org back.
+    `class/file.jpg`, or `file.jpg`, of each row: from `image_id`, or from the image; None for a row without file name.
+    Images of ILSVRC/imagenet-1k get their names of image-net.org back.
     """
     names = [_path(image_id) for image_id in split[columns.IMAGE_ID]]
     if columns.IMAGE in split.column_names and not any(map(_ENDING.search, names)):
@@ -233,8 +229,6 @@ def _end(path: str, parts: int, ending: bool = True) -> str:
     return "/".join((path if ending else _ENDING.sub("", path)).split("/")[-parts:])
 
 
-# --- Files of captions -----------------------------------------------------------------------------------------------
-
 # Names of fields, the likeliest first
 KEY_FIELDS = ("image_id", "file_name", "filename", "file", "image_path", "filepath", "path", "image", "key", "id")
 CAPTION_FIELDS = ("caption", "captions", "text", "texts", "description", "descriptions")
@@ -245,8 +239,8 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
     readers = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv}
     if path.suffix.lower() not in readers:
         raise ValueError(
-            f"{path.name}: captions with a key are read from {', '.join(readers)} files, lists in the order of the "
-            f"images from {', '.join(LIST_SUFFIXES)} files."
+            f"{path.name}: captions with keys are read from {', '.join(readers)} files, lists from "
+            f"{', '.join(LIST_SUFFIXES)}."
         )
     done = 0
     try:
@@ -260,10 +254,8 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             yield str(key), record.get(caption_field)
             done += 1
     except (ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path.name}, record {done + 1}: {error}. Correct it, or name other fields with --file_key and "
-            "--file_caption."
-        ) from error
+        said = f"{path.name}, record {done + 1}: {error}. Correct it, or give --file_key and --file_caption."
+        raise ValueError(said) from error
 
 
 def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) -> str:
@@ -292,3 +284,108 @@ def _csv(path: Path) -> Iterator[dict[str, Any]]:
             if None in record or None in record.values():
                 raise ValueError(f"not as many fields as in the header; put quotes around text with {delimiter!r}")
             yield record
+
+
+# --- Lists without file names: the order of their images, and a test whether the captions are in it ------------------
+
+LIST_SUFFIXES = (".txt", ".json", ".pth", ".pt")
+BY_NAME = "Or give captions with the names of their images, as a .jsonl or .csv file."
+MIN_SAMPLE = 8
+SIGNIFICANT = 0.025  # one-sided
+
+
+def read_list(path: Path) -> list[str | None]:
+    """Reads .txt (a caption a line), .json, .pth or .pt; an empty text is no caption. ValueError for any other."""
+    try:
+        if path.suffix.lower() in (".pth", ".pt"):
+            import torch
+
+            captions = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            with path.open(encoding="utf-8-sig") as file:
+                captions = json.load(file) if path.suffix.lower() == ".json" else [line.rstrip("\n") for line in file]
+        if not isinstance(captions, list) or not all(isinstance(caption, str | None) for caption in captions):
+            raise ValueError("no list of texts")
+    except Exception as error:  # of torch: UnpicklingError, EOFError, RuntimeError
+        raise ValueError(
+            f"{path.name} holds no list of texts: UTF-8 with a line a caption (.txt), a list of strings (.json), or "
+            "one saved by torch (.pth), which is refused if reading it would run code. Several captions an image go "
+            "into a .jsonl file."
+        ) from error
+    return captions
+
+
+def folder_order(split: Dataset, split_name: str, names: list[str | None]) -> tuple[list[int], str]:
+    """
+    The rows of a split, whose files are called `names`, in the order of torchvision's `ImageFolder` (class folders,
+    and the files in each, as Python sorts strings), and a hash of the sorted names. ValueError where that is not
+    known.
+    """
+    # `ImageFolder` sorts by the outermost folder, `image_id` keeps the innermost
+    paths = image_paths(split) if columns.IMAGE in split.column_names else []
+    roots = {Path(path or "").parent.parent for path, _ in paths}
+    folders = {(name or "").rpartition("/")[0] for name in names}
+    why = None
+    if None in names:
+        row = names.index(None)
+        why = f"row {row}, image_id {split[row][columns.IMAGE_ID]!r}, has no file name"
+    elif len(set(names)) < len(names):
+        why = f"several files are called {mode(names)!r}"
+    elif len(roots) > 1:
+        why = f"{' and '.join(sorted(map(str, roots))[:2])} both have folders of images"
+    elif "" in folders and len(folders) > 1:
+        why = "some images have a class folder and others have none"
+    elif columns.LABEL in split.column_names and len(classes := set(split[columns.LABEL])) > len(folders):
+        why = f"its images are of {len(classes)} classes, but in {len(folders)} folders"
+    if why:
+        raise ValueError(f"Split {split_name!r}: {why}, so the order of a list of its files is not known. {BY_NAME}")
+    # A zero is below all letters: this compares folders first, then files
+    rows = sorted(range(len(names)), key=[name.replace("/", "\0") for name in names].__getitem__)
+    return rows, ids_digest(names[row] for row in rows)
+
+
+def check_order(
+    images: Dataset, captions: Sequence[str | None], scorer: Callable, sample: int = 256
+) -> dict[str, Any]:
+    """
+    Tests on a random sample whether images, in the order of the list, fit their own captions better than the previous
+    caption, the next one and a random one (paired t-tests). Finds a shift of most of the list, captions of other
+    images and, with labels, where only images between two of their class are taken, captions shuffled within classes;
+    does not find a few captions out of place.
+
+    Returns `order`, which is `verified`, and the test results, as JSON values. ValueError, with the results, where the
+    captions do not fit significantly better where they are.
+    """
+    from scipy import stats
+
+    has_text = np.array([bool(caption and caption.strip()) for caption in captions])
+    usable = has_text[:-2] & has_text[1:-1] & has_text[2:]
+    if columns.LABEL in images.column_names:  # across classes, a list that is shuffled within them would fit too
+        labels = np.array(images[columns.LABEL])
+        usable &= (labels[:-2] == labels[1:-1]) & (labels[1:-1] == labels[2:])
+    rng = np.random.default_rng(0)
+    places = rng.permutation(np.flatnonzero(usable) + 1)[:sample]
+    anywhere = rng.permutation(np.flatnonzero(has_text))[: len(places)]
+    scores = []
+    for four in zip(places, places - 1, places + 1, anywhere, strict=True):
+        image = images[int(four[0])][columns.IMAGE]
+        if why_bad(image) is None:
+            scores.append(scorer([open_image(image)] * 4, [captions[place] for place in four]))
+    if len(scores) < MIN_SAMPLE:
+        raise ValueError(
+            f"The order of the list cannot be checked: {len(scores)} images can be read and lie between two of their "
+            f"class with captions; {MIN_SAMPLE} are needed. Or leave out --order_scorer."
+        )
+    own, *others = np.array(scores, dtype=np.float64).T
+    tests = {}
+    for name, other in zip(("previous", "next", "random"), others, strict=True):
+        p = float(stats.ttest_rel(own, other, alternative="greater").pvalue)
+        tests[name] = {"difference": round(float((own - other).mean()), 5), "p": p}
+    numbers = ", ".join(f"{name} {test['difference']:+.4f} (p {test['p']:.2g})" for name, test in tests.items())
+    if failed := [name for name, test in tests.items() if not test["p"] < SIGNIFICANT]:
+        raise ValueError(
+            f"The order of the list is not verified: {len(scores)} images do not fit their own captions significantly "
+            f"better than the {' or '.join(failed)} one. Mean difference of scores: {numbers}. The list is of other "
+            f"images or in another order, or the model of --order_scorer is too weak. {BY_NAME}"
+        )
+    return {"order": "verified", "sample": len(scores), "tests": tests}

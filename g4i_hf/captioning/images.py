@@ -65,10 +65,8 @@ def data_uri(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90
 def clean_jpeg(image: dict[str, Any] | None, max_side: int, jpeg_quality: int = 90) -> bytes:
     """
     An upright 8-bit JPEG without EXIF, GPS, XMP, colour profile, comment or thumbnail. The pixels of a JPEG that is
-    upright and small enough are not encoded again; others are shrunk to a longest side of `max_side` pixels.
-
-    Raises:
-        UndecodableImage: broken, no image, too large to be opened safely, or a file that is not there.
+    upright and small enough are not encoded again; others are shrunk to a longest side of `max_side` pixels. Raises
+    UndecodableImage.
     """
     try:
         content = content_of(image)

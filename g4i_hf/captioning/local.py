@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
-from ..checkpoints import commit_of, folder_digest
 from ..extras import require
+from ..names import commit_of, folder_digest
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, decode
@@ -33,14 +33,8 @@ Row = tuple[Question, PILImage.Image]
 
 class LocalCaptioner(Captioner):
     """
-    A model of `AutoModelForImageTextToText`, loaded at the first question.
-
-    Args:
-        model: Hub id or folder of a vision-language model.
-        revision: branch, tag or commit on the Hub; resolved to a commit now.
-
-    Raises:
-        CaptionerError: for a model or adapter that does not exist, or a model of another kind.
+    A model of `AutoModelForImageTextToText`, by Hub id or folder, loaded at the first question. A revision is resolved
+    to a commit now. CaptionerError for a model or adapter that does not exist, or a model of another kind.
     """
 
     def __init__(
@@ -71,9 +65,8 @@ class LocalCaptioner(Captioner):
             config = AutoConfig.from_pretrained(self.model, **self.options)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not self.local.trust_remote_code:
             raise CaptionerError(
-                f"The captioner {self.model!r} is a model of type {config.model_type!r}, which does not take image "
-                "and text and write text (AutoModelForImageTextToText does not load it). Models that do are, for "
-                f"example, {EXAMPLES}."
+                f"The captioner {self.model!r} is a model of type {config.model_type!r}, which "
+                f"AutoModelForImageTextToText does not load. Others are, for example, {EXAMPLES}."
             )
 
     @cached_property
@@ -85,9 +78,9 @@ class LocalCaptioner(Captioner):
         with _explained(f"The captioner {self.model!r} cannot be loaded"):
             processor = AutoProcessor.from_pretrained(self.model, **self.options)
             tokenizer = processor.tokenizer
-            model = AutoModelForImageTextToText.from_pretrained(
-                self.model, dtype=dtype_on(self.device), **self.options
-            )
+            has_bfloat16 = torch.device(self.device).type == "cuda" and torch.cuda.is_bf16_supported()
+            dtype = torch.bfloat16 if has_bfloat16 else torch.float32
+            model = AutoModelForImageTextToText.from_pretrained(self.model, dtype=dtype, **self.options)
         tokenizer.padding_side = "left"  # new tokens go to the right end of every row
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         adapter = self.local.captioner_adapter
@@ -101,14 +94,10 @@ class LocalCaptioner(Captioner):
         torch.manual_seed(0)  # of sampling
         return Generator(model, processor, self.decoding)
 
-    # --- Asking ------------------------------------------------------------------------------------------------------
-
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
-        See [`~g4i_hf.captioning.answers.Captioner`].
-
-        Failures are held back until an image is described: those of a captioner that does not work are not delivered,
-        so that these images are asked about again once it does.
+        See [`~g4i_hf.captioning.answers.Captioner`]. Failures are held back until an image is described: those of a
+        captioner that does not work are not delivered, so that these images are asked about again.
         """
         held: list[tuple[Question, Answer]] = []
         described: Row | None = None
@@ -176,9 +165,6 @@ class LocalCaptioner(Captioner):
         for answer in answers:
             answer.seconds, answer.attempts = time.monotonic() - start, attempts
         return answers
-
-
-# --- Generation ------------------------------------------------------------------------------------------------------
 
 
 class Generator:
@@ -260,27 +246,13 @@ class Generator:
 
 
 class StepCounter:
-    """
-    Counts the generated tokens. Some models return prompt and answer, some the answer alone, some with a start token:
-    the last `count` tokens are the answer in each case.
-    """
+    """Counts generated tokens: the last `count` are the answer, whether a model returns the prompt too or not."""
 
     count = 0
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         self.count += 1
         return scores
-
-
-# --- Finding a model -------------------------------------------------------------------------------------------------
-
-
-def dtype_on(device: "str | torch.device") -> "torch.dtype":
-    """bfloat16 on a GPU that supports it, else float32."""
-    import torch
-
-    is_cuda = torch.device(device).type == "cuda"
-    return torch.bfloat16 if is_cuda and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def _identity(model: str, revision: str | None = None, file: str = "config.json") -> dict[str, str | None]:

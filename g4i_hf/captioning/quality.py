@@ -1,5 +1,6 @@
 """Caption quality: `caption_weight` is 1 for a caption, 0.5 for a doubtful one, 0 where there is none."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 from .. import columns
 from ..data.images import open_image, to_rgb
+from ..files import did_you_mean, read_mapping
 from ..options import QualityArguments
-from .label_names import NAMED, UNKNOWN, names_label, read_synonyms
+from .cleaning import UNSPACED
 from .stage import CLEANED, RAW, REASON, STATUS, Captioned
 
 DOUBTFUL = 0.5
@@ -32,12 +34,8 @@ def judge_captions(
     scorer: Scorer | None = None,
 ) -> dict[str, pd.DataFrame]:
     """
-    Judges all captions, as [`judge`] does those of a split, and adds weights and figures to `captioned`.
-
-    Args:
-        splits: the rows, with images and labels; streams are not read again, and count as unlabelled.
-        encode: n texts -> (n, D) unit vectors.
-        scorer: n images and n texts -> (n,) scores, the higher the better.
+    Judges all captions, as [`judge`] does those of a split, and adds weights and figures to `captioned`. `splits` are
+    the rows, with images and labels; streams are not read again, and count as unlabelled.
     """
     judged = {}
     is_stream = not any(isinstance(split, Dataset) for split in splits.values())
@@ -59,10 +57,7 @@ def judge_captions(
 
 
 def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
-    """
-    The columns of a split with one line per caption, the `row` of its image, and its `label` (-1 for none); and the
-    names of the classes.
-    """
+    """One line per caption of a split, with the `row` of its image and its `label`, -1 for none; and class names."""
     table = pd.DataFrame(split.to_dict(), dtype=object)
     table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
     table = table.astype(object).where(table.notna(), None)
@@ -84,15 +79,9 @@ def judge(
     scores: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """
-    Args:
-        table: N captions, from [`caption_table`].
-        encode: n texts -> (n, D) unit vectors.
-        scores: (N,) image-text scores, NaN where there is none.
-
-    Returns:
-        The table with `class`, `named` (see [`~g4i_hf.captioning.label_names.names_label`]), `copies` (how many have
-        the same text), `margin` and `score` (NaN where not measured), `nearest` (class beside its own), `doubts` with
-        commas between them, and `weight`.
+    Of N captions, see [`caption_table`], and their (N,) image-text scores, NaN where there is none: the table with
+    `class`, `named` (see [`names_label`]), `copies` (how many have the same text), `margin` and `score` (NaN where not
+    measured), `nearest` (class beside its own), `doubts` with commas between them, and `weight`.
     """
     table, captions, labels = table.copy(), table[columns.CAPTION], table[columns.LABEL]
     class_of = dict(enumerate(names or ()))
@@ -131,10 +120,7 @@ def class_margins(captions: list[str], labels: np.ndarray, encode: Encode) -> tu
 
         e_i · (S_y - e_i) / |S_y - e_i|  -  max over c ≠ y of  e_i · S_c / |S_c|
 
-    where the centroid of its own class leaves the caption itself out.
-
-    Returns:
-        (N,) margins, NaN for the only caption of a class; and (N,) the nearest other classes.
+    Returns (N,) margins, NaN for the only caption of a class; and (N,) the nearest other classes.
     """
     text_of, texts = pd.factorize(np.array(captions, dtype=object))
     parts = [encode(texts[start : start + ENCODED].tolist()) for start in range(0, len(texts), ENCODED)]
@@ -158,9 +144,6 @@ def class_margins(captions: list[str], labels: np.ndarray, encode: Encode) -> tu
     return margins, nearest
 
 
-# --- Figures ---------------------------------------------------------------------------------------------------------
-
-
 def figures(judged: pd.DataFrame) -> dict[str, Any]:
     """Counts, shares and means for `stage.json`; None for what was not measured."""
     there = judged[judged["weight"] > 0]
@@ -182,9 +165,6 @@ def figures(judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-# --- Image-text scores -----------------------------------------------------------------------------------------------
-
-
 def image_text_scores(table: pd.DataFrame, images: Dataset, scorer: Scorer) -> np.ndarray:
     """(N,) scores of captions and their images; NaN without a caption, or for an image that cannot be read."""
     scores = np.full(len(table), np.nan)
@@ -204,15 +184,9 @@ def image_text_scores(table: pd.DataFrame, images: Dataset, scorer: Scorer) -> n
 
 class ClipScorer:
     """
-    Cosine similarity of image and text embeddings. Texts longer than the model's window (77 tokens of CLIP, 64 of
-    SigLIP) are truncated. Runs on a GPU if there is one.
-
-    Args:
-        model: Hub id or folder of a CLIP, SigLIP, SigLIP 2 or similar model with its processor.
-
-    Raises:
-        OSError: when the model cannot be found.
-        ValueError: when it has no encoders of images and texts.
+    Cosine similarity of image and text embeddings of a CLIP, SigLIP, SigLIP 2 or similar model, by Hub id or folder.
+    Texts longer than its window are truncated. OSError when it cannot be found, ValueError for a model of another
+    kind.
     """
 
     def __init__(self, model: str):
@@ -222,10 +196,7 @@ class ClipScorer:
         self.model = AutoModel.from_pretrained(model, dtype=torch.float32)
         config = self.model.config
         if not hasattr(self.model, "get_image_features") or not hasattr(self.model, "get_text_features"):
-            raise ValueError(
-                f"{model!r} is of type {config.model_type!r}, which does not compare images with texts. Give a CLIP "
-                "or SigLIP model."
-            )
+            raise ValueError(f"{model!r} is a {config.model_type!r}: give a CLIP or SigLIP model.")
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.processor = AutoProcessor.from_pretrained(model)
         # SigLIP pools at the last position and was trained on texts padded to the whole window
@@ -243,3 +214,97 @@ class ClipScorer:
             towers = self.model.get_image_features(**seen), self.model.get_text_features(**read)
         embeds = [getattr(output, "pooler_output", output) for output in towers]
         return torch.nn.functional.cosine_similarity(*embeds).cpu().numpy()
+
+
+# --- Class names in captions -----------------------------------------------------------------------------------------
+
+UNKNOWN, NOT_NAMED, NAMED = -1, 0, 1
+
+_NUMBER = re.compile(r"n\d{8}[-_ ]*|\d+[.)_-]+(?=[^\W\d])")  # of n02085620-Chihuahua, 005.Crested_Auklet
+_MEANINGLESS = re.compile(r"(?:label|class)?[\s_-]*\d*", re.I)
+_IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+_SPACES = re.compile(r"[\s_\-‐‑–—]+")
+# Endings of plurals and what stands for them in the singular, and the other way round: berries, foxes, dogs; leaves
+_SINGULARS = ((r"(\w\w)ies$", r"\1y"), (r"(s|x|z|ch|sh|o)es$", r"\1"), (r"([^siu])s$", r"\1"))
+_PLURALS = (
+    *((r"$", "s"), (r"$", "'s"), (r"(s|x|z|ch|sh|o)$", r"\1es"), (r"([^aeiou])y$", r"\1ies")),
+    *((r"([^f])f$", r"\1ves"), (r"fe$", "ves"), (r"man$", "men")),
+)
+
+
+def read_synonyms(path: str | Path | None, names: Sequence[str]) -> dict[str, list[str]]:
+    """Reads synonyms by class from a YAML file of `class name: [word, other word]` lines; ValueError for faults."""
+    if path is None:
+        return {}
+    try:
+        lines = read_mapping(path)
+    except (OSError, ValueError) as error:
+        wanted, why = "it must hold `class name: [word, other word]` lines", " ".join(str(error).split())
+        raise ValueError(f"synonyms_file {str(path)!r} cannot be read; {wanted}: {why}") from error
+    found: dict[str, list[str]] = {}
+    for name, words in lines.items():
+        where = f"synonyms_file {str(path)!r}, class {str(name)!r}"
+        words = words if isinstance(words, list) else [words]
+        if str(name) not in names:
+            raise ValueError(f"{where}: there is no such class.{did_you_mean(str(name), names)}")
+        if not all(isinstance(word, str | int | float) for word in words):
+            raise ValueError(f"{where}: give a list of words.")
+        found[str(name)] = [str(word) for word in words]
+    return found
+
+
+def terms_of(name: str, synonyms: Sequence[str] = ()) -> list[str]:
+    """
+    The terms by which a caption may name a class: each part of `tench, Tinca tinca`, with spaces for underscores and
+    hyphens, without leading numbers and text in brackets. None for a meaningless name such as `LABEL_3`.
+    """
+    terms = []
+    for part in [*_IN_BRACKETS.sub("", _NUMBER.sub("", name, count=1)).split(","), *synonyms]:
+        part = _SPACES.sub(" ", _CAMEL_CASE.sub(" ", part)).strip().casefold()
+        is_digit = part.isdecimal() and len(part) <= 2  # of digits, a class may be called 7
+        if part and part not in terms and (is_digit or not _MEANINGLESS.fullmatch(part)):
+            terms.append(part)
+    return terms
+
+
+def names_label(
+    captions: Sequence[str | None],
+    labels: np.ndarray,
+    names: Sequence[str],
+    synonyms: Mapping[str, list[str]] | None = None,
+) -> np.ndarray:
+    """
+    Whether each of N captions has its class name, or a synonym, in singular or plural, as a whole word: (N,) int8, 1,
+    0, or -1 without caption, label or a meaningful class name.
+    """
+    patterns = [_pattern_of(terms_of(name, (synonyms or {}).get(name, ()))) for name in names]
+    named = np.full(len(captions), UNKNOWN, dtype=np.int8)
+    for row, (caption, label) in enumerate(zip(captions, labels, strict=True)):
+        pattern = patterns[label] if caption is not None and label >= 0 else None
+        if pattern is not None:
+            named[row] = NAMED if pattern.search(caption.casefold()) else NOT_NAMED
+    return named
+
+
+def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
+    """A pattern for text in lower case; None without terms."""
+    alternatives = []
+    for term in terms:
+        *before, last = term.split(" ")
+        forms = "|".join(sorted(map(re.escape, _forms(last)), key=len, reverse=True))
+        found = _SPACES.pattern.join([*map(re.escape, before), f"(?:{forms})"])
+        has_words = not re.search(f"[{UNSPACED}]", term)
+        alternatives.append(rf"(?<![^\W_]){found}(?![^\W_])" if has_words else found)
+    return re.compile("|".join(alternatives)) if alternatives else None
+
+
+def _forms(word: str) -> set[str]:
+    """The word in singular and plural, by its ending."""
+    if not word.isalpha():
+        return {word}
+    singulars = {word}
+    if len(word) > 3:
+        singulars |= {re.sub(ending, singular, word) for ending, singular in _SINGULARS}
+    plurals = {re.sub(ending, plural, one) for one in singulars for ending, plural in _PLURALS}
+    return singulars | plurals

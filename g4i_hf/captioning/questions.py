@@ -1,26 +1,174 @@
-"""The questions about the rows of a split, and the keys and places by which their answers are found."""
+"""Questions about the rows of a split: prompts, filled in from columns, and keys by which answers are found."""
 
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from .. import columns
 from ..data.images import why_unreadable
 from ..data.joining import content_id, image_id_of, made_unique
+from ..data.opening import SPLIT_FOLDERS
+from ..files import did_you_mean
 from .answers import Question
 from .images import content_of
-from .prompts import MissingValue, Prompts
 from .store import AnswerStore, Keys, Record, image_digest
 
 logger = logging.getLogger(__name__)
 
 BATCH = 10_000  # rows whose columns are read together
+# The paper's, with which the published captions of ImageNet were made
+PLAIN = "Describe this image in detail."
+# Its third version reports that naming the class gives better captions
+CLASS = "The main subject of this image is: {label}. Describe this image in detail."
+NAMED = {"plain": PLAIN, "class": CLASS}
+
+# Columns that tell the class, beside every ClassLabel; image_id holds the class folder
+TELLING = (columns.LABEL, columns.IMAGE_ID)
+
+
+class MissingValue(ValueError):
+    """A row has no value for a column that its prompt names."""
+
+
+class Prompts:
+    """
+    Templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.` A ClassLabel is
+    filled in by its name, with spaces for underscores. `{{` is a literal brace. ValueError for anything but a column
+    of text in braces, and for a template that is given twice.
+    """
+
+    def __init__(self, templates: Iterable[str], features: Features, split_name: str):
+        self.templates = resolve(templates)
+        self.split_name = split_name
+        self._parsed = [_parse(template) for template in self.templates]
+        self.columns = tuple(dict.fromkeys(name for parts in self._parsed for _, name in parts if name is not None))
+        self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
+
+    @property
+    def several(self) -> bool:
+        """Whether an image gets a list of captions: one for each template."""
+        return len(self.templates) > 1
+
+    def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
+        """The prompts of a row, one for each template. MissingValue where a column that one names is empty."""
+        values = {column: self._text(column, row[column]) for column in self.columns}
+        for column in self.columns:
+            if not values[column]:
+                raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
+        return ["".join(text + (values[name] if name else "") for text, name in parts) for parts in self._parsed]
+
+    def _text(self, column: str, value: Any) -> str:
+        """The value as text; empty for a blank one, a null or a label of -1."""
+        names = self._class_names[column]
+        if names is not None and value is not None:
+            value = names[value] if 0 <= value < len(names) else None
+        text = "" if value is None else str(value)
+        return text if text.strip() else ""
+
+    def check(self, split: Dataset) -> None:
+        """Looks at every value that the prompts need, before anything is asked. MissingValue where one is empty."""
+        for column in self.columns:
+            values = split.select_columns([column])[column][:]
+            empty = [row for row, value in enumerate(values) if not self._text(column, value)]
+            if empty:
+                raise MissingValue(
+                    f"Split {self.split_name!r}, column {column!r}: {len(empty):,} of {len(values):,} rows are empty, "
+                    f"the first is row {empty[0]}. Fill them in, or use a prompt without it, such as --prompt plain."
+                )
+
+
+def resolve(templates: Iterable[str]) -> list[str]:
+    """Templates with the names `plain` and `class` replaced by what they stand for; ValueError for a mistyped name."""
+    templates = list(templates)
+    for template in templates:
+        if template not in NAMED and " " not in template.strip() and (hint := did_you_mean(template, NAMED)):
+            raise ValueError(f"prompt is {template!r}.{hint}")
+    resolved = [NAMED.get(template, template) for template in templates]
+    if not resolved or not all(template.strip() for template in resolved):
+        raise ValueError(f"prompt is {resolved!r}; give a text, or one of {', '.join(NAMED)}.")
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"prompt holds {max(resolved, key=resolved.count)!r} twice; the answers would be the same.")
+    return resolved
+
+
+def _parse(template: str) -> list[tuple[str, str | None]]:
+    """Text and the column after it, None at the end. Nothing is formatted, so that braces can reach no attributes."""
+    try:
+        parts = list(Formatter().parse(template))
+        if any(name is not None and (not name.strip() or spec or conversion) for _, name, spec, conversion in parts):
+            raise ValueError("only the name of a column may stand in braces")
+    except ValueError as error:
+        said = f"prompt {template!r}: {error}. Write {{column}} for a column, and {{{{ or }}}} for a brace."
+        raise ValueError(said) from error
+    return [(text, name) for text, name, _, _ in parts]
+
+
+def _class_names(column: str, features: Features, split_name: str) -> list[str] | None:
+    """The names of a ClassLabel, None for a column of other values."""
+    if column not in features:
+        raise ValueError(
+            f"prompt: split {split_name!r} has no column {column!r}.{did_you_mean(column, features)} Its columns: "
+            f"{', '.join(features)}. For a brace that is no column, write two."
+        )
+    feature, wrong = features[column], None
+    if isinstance(feature, ClassLabel):
+        return [name.replace("_", " ") for name in feature.names]
+    if not isinstance(feature, Value) or "binary" in feature.dtype:
+        wrong = f"{feature}, which is no text"
+    elif column == columns.LABEL and "int" in feature.dtype:
+        wrong = "numbers, no names of classes"
+    if wrong:
+        raise ValueError(f"prompt: column {column!r} of split {split_name!r} holds {wrong}. Name one of texts.")
+    return None
+
+
+def check_leak(
+    templates: Iterable[str],
+    splits: Mapping[str, Dataset] | Mapping[str, Features],
+    train_splits: Iterable[str] | None = None,
+) -> None:
+    """
+    Refuses prompts that tell the class of evaluation images: their captions would hold the answer, and every score
+    that reads captions would be that of a leak. `splits` are rows, or, when they are streamed, features. A column
+    tells the class if it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with
+    the labels.
+    """
+    training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
+    for template in resolve(templates):
+        for column in (name for _, name in _parse(template) if name):
+            for split_name, split in splits.items():
+                if split_name not in training and _tells_class(column, split):
+                    raise ValueError(
+                        f"prompt {template!r} names the column {column!r}, which tells the class, and split "
+                        f"{split_name!r} is for evaluation: its captions would hold the answer (a leak). Use --prompt "
+                        "plain, or leave the split out with --caption_splits. If it is for training, name it with "
+                        "--train_splits."
+                    )
+
+
+def _tells_class(column: str, split: Dataset | Features) -> bool:
+    features = split.features if isinstance(split, Dataset) else split
+    if column in TELLING or isinstance(features.get(column), ClassLabel):
+        return True
+    if not isinstance(split, Dataset) or not isinstance(features.get(column), Value):
+        return False  # `Prompts` refuses a column that is missing or holds no text
+    if not isinstance(features.get(columns.LABEL), (ClassLabel, Value)):
+        return False
+    table = split.select_columns([column, columns.LABEL]).to_pandas().dropna()
+    table = table[table[columns.LABEL] != -1]
+    num_values, num_labels = table.nunique()
+    num_pairs = len(table.drop_duplicates())
+    # The label follows from a value that several rows share, or, as with a coarser class, the value from the label
+    by_value = num_pairs == num_values < len(table) and num_labels > 1
+    by_label = num_pairs == num_labels < len(table) and num_values > 1
+    return by_value or by_label
 
 
 @dataclass
@@ -90,7 +238,7 @@ class Questions:
         if not all(row.places):
             self.keys_of_row[row.number] = keys
         asked = zip(row.prompts, keys, row.places, strict=True)
-        return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
+        return [Question(row.image_id, image, *each) for each in asked]
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """
@@ -109,9 +257,9 @@ class Questions:
 
 class StreamQuestions(Questions):
     """
-    The questions about a stream. Nothing but ids and keys is kept of it, so answers are found by the image's bytes.
-    Without a column `image_id`, the id is the file's name, or a digest. Every process reads the whole stream and asks
-    about its own rows.
+    The questions about a stream. Only ids and keys are kept of it, so answers are found by the image's bytes. Without
+    a column `image_id`, the id is the file's name, or a digest. Every process reads all of it and asks about its own
+    rows.
     """
 
     split: IterableDataset | list[dict[str, Any]]
@@ -158,10 +306,7 @@ class StreamQuestions(Questions):
         image_id = item[columns.IMAGE_ID]
         if image_id is None or str(image_id) in seen:
             what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
-            raise ValueError(
-                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
-                "--image_id_column."
-            )
+            raise ValueError(f"Split {self.name!r}, column 'image_id', row {row}: {what}. See --image_id_column.")
         seen.add(str(image_id))
         self._image_ids.append(str(image_id))
 
@@ -174,10 +319,7 @@ def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], st
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
-    """
-    The size in bytes of each image of an Arrow column, and its file's time of change in nanoseconds; None for what is
-    unknown. Bytes in a table are not read, files not opened.
-    """
+    """(bytes, time of change in ns) of each image of an Arrow column, None for unknown; no image is read."""
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
     known: list[tuple[int | None, int | None]] = []

@@ -6,7 +6,7 @@ Everything that was written by a model or a user is escaped.
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ import pandas as pd
 
 from .. import columns
 from ..data.images import open_image, to_rgb
+from ..options import CaptionArguments
+from .answers import OK, Answer, Captioner, CaptionerError
 from .cleaning import WORD
-from .label_names import UNKNOWN
-from .quality import figures
-from .stage import CLEANED, RAW, REASON, STATUS
+from .quality import UNKNOWN, caption_table, figures, judge
+from .questions import Questions, StreamQuestions
+from .runner import NOT_KEPT, Asking, Budget, cost_of
+from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
+from .store import AnswerStore
 
 HTML, JSON = "caption_report.html", "caption_report.json"
+PAGE = "index.html"  # of a dry run
 EXAMPLES = 12
 MOST_LINES, MOST_LETTERS = 60, 200  # of a table
 LISTED = 1000  # rows without caption in the JSON file
@@ -73,12 +78,8 @@ def write_report(
     title: str = "Captions",
 ) -> Path:
     """
-    Writes the report of captions as a page, whose path is returned, and as JSON.
-
-    Args:
-        judged: the captions of each split, from [`~g4i_hf.captioning.quality.judge`].
-        images: the rows of each split, with `image`; a stream's pictures are left out.
-        about: further JSON values to show: model, prompts, decoding.
+    Writes the report of captions as a page, whose path is returned, and as JSON. `judged` are those of each split, see
+    [`~g4i_hf.captioning.quality.judge`], `images` its rows, `about` further JSON values: model, prompts, decoding.
     """
     folder, about = Path(folder), about or {}
     numbers, sections = {}, []
@@ -145,9 +146,6 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-# --- Examples --------------------------------------------------------------------------------------------------------
-
-
 def _examples(judged: pd.DataFrame, images: Any) -> dict[str, list[Shown]]:
     """Some captions under each heading."""
     is_there = judged[columns.CAPTION].notna()
@@ -188,3 +186,107 @@ def card_of(line: dict[str, Any], images: Any) -> Shown:
         doubts=list(filter(None, doubts)),
         raw=raw if raw != caption else None,
     )
+
+
+# --- The page of a dry run -------------------------------------------------------------------------------------------
+
+
+def dry_run(
+    captioner: Captioner,
+    questions: Mapping[str, Questions],
+    store: AnswerStore,
+    args: CaptionArguments,
+    cleaning: bool,
+    processes: int = 1,
+) -> tuple[Path, str]:
+    """
+    Captions some images, drawn at random, or the first of a stream; the answers are stored. Returns the folder of the
+    page, and the projected requests, tokens, time and cost (of a stream, nothing).
+    """
+    parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
+    budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
+    outcome = Asking(captioner, parts.values(), store, budget=budget, is_trial=True).run()
+    answers = [answer for _, answer in outcome.answers]
+    measured = [answer for answer in answers if answer.status == OK]
+    if answers and not measured:
+        reason = answers[0].reason or answers[0].status
+        raise CaptionerError(f"None of {len(answers)} images got a caption. The first: {reason}")
+    failures = {asked.image_id: answer for asked, answer in outcome.answers if answer.status in NOT_KEPT}
+    shown = [one for part in parts.values() for one in _shown(part, store, failures, cleaning)]
+    lines = []
+    if not answers and budget.reason:
+        lines.append(budget.reason)
+    elif not answers:
+        lines.append("These answers were there already, so nothing was measured.")
+    elif not args.streaming:
+        known = sum(
+            record is not None for split in questions.values() for row in split.records(store) for record in row
+        )
+        prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
+        lines += project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
+    folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
+    write_page(folder / PAGE, f"{len(shown)} captions of a dry run", paragraphs=lines, shown=shown)
+    return folder, "\n".join(lines)
+
+
+def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
+    """Rows of each split, drawn from all splits together; of a stream the first rows."""
+    first = next(iter(questions.values()))
+    if isinstance(first, StreamQuestions):
+        return {first.name: list(range(count))}
+    rows = [(name, row) for name, split in questions.items() for row in range(len(split.split))]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:count])
+    chosen: dict[str, list[int]] = {}
+    for number in drawn:
+        name, row = rows[number]
+        chosen.setdefault(name, []).append(row)
+    return chosen
+
+
+def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> Iterator[Shown]:
+    table, _ = caption_table(answered_columns(part, store, cleaning), None)
+    for line in records(judge(table)):
+        image_id = line[columns.IMAGE_ID]
+        if line[columns.CAPTION] is None and image_id in failures:  # which are not in the store
+            line |= {STATUS: failures[image_id].status, REASON: failures[image_id].reason}
+        yield card_of(line | {columns.IMAGE_ID: f"{part.name}: {image_id}"}, part.split)
+
+
+def project(
+    measured: list[Answer],
+    num_answered: int,
+    num_total: int,
+    seconds: float,
+    processes: int = 1,
+    prices: tuple[float | None, float | None] = (None, None),
+) -> list[str]:
+    """
+    Projects what remains, as lines of text, from the answers, one at least, that took so many `seconds` in one
+    process. `processes` will share the work, each as fast; `prices` are those of a million prompt and completion
+    tokens.
+    """
+    remaining = max(num_total - num_answered, 0)
+
+    def total(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return remaining * sum(known) / len(known) if known else None
+
+    lines = [
+        f"{len(measured):,} answers were measured; {remaining:,} are still to come.",
+        f"Requests: {total([answer.attempts for answer in measured]):,.0f}",
+    ]
+    tokens_read = total([answer.prompt_tokens for answer in measured])
+    tokens_written = total([answer.completion_tokens for answer in measured])
+    if tokens_read is None or tokens_written is None:
+        lines.append("Tokens: the captioner does not say.")
+    else:
+        lines += [f"Tokens read: {tokens_read:,.0f}", f"Tokens written: {tokens_written:,.0f}"]
+    hours = seconds / len(measured) * remaining / processes / 3600
+    time = f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:,.1f} minutes"
+    lines.append(f"Time: {time}, at the measured rate in every process")
+    cost = None if None in prices else total([cost_of(answer, prices) for answer in measured])
+    if cost is None:
+        lines.append("Cost: unknown; it takes --price_input, --price_output and the numbers of tokens.")
+    else:
+        lines.append(f"Cost: {cost:,.2f}" if cost >= 1 else f"Cost: {cost:.4f}")
+    return lines

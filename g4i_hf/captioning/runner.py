@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from .answers import OK, TRANSIENT, Answer, Captioner, Question
-from .projection import Budget
 from .questions import Questions
 from .store import AnswerStore, Record
 
 NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
+MILLION = 1_000_000
 SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where the output is no terminal
 
 
@@ -33,10 +33,7 @@ class Share:
         """ValueError for RANK and WORLD_SIZE that no launcher has set."""
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if not 0 <= rank < processes or (processes > 1 and "MASTER_ADDR" not in os.environ):
-            raise ValueError(
-                f"RANK is {rank} and WORLD_SIZE is {processes}, which no launcher has set. Start several processes "
-                "with --num_processes, or many tasks with recipes/scale."
-            )
+            raise ValueError(f"RANK is {rank} and WORLD_SIZE is {processes}, which no launcher has set: unset them.")
         return cls(rank, processes)
 
     @property
@@ -49,6 +46,67 @@ class Share:
     def part_of(self, number: int) -> int:
         """This process's part of a number that all of them share."""
         return number // self.processes + (self.rank < number % self.processes)
+
+
+def cost_of(answer: Answer, prices: tuple[float, float]) -> float | None:
+    """The cost of an answer, in the currency of the prices; None where its tokens are unknown."""
+    if answer.prompt_tokens is None or answer.completion_tokens is None:
+        return None
+    return (answer.prompt_tokens * prices[0] + answer.completion_tokens * prices[1]) / MILLION
+
+
+class Budget:
+    """
+    Limits requests, retries included, and cost of one process; safe for threads. Prices are those of a million tokens.
+    Requests in flight count with the mean cost of the answers so far. Before the first, only the number is limited.
+    """
+
+    def __init__(
+        self,
+        max_requests: int | None = None,
+        max_cost: float | None = None,
+        price_input: float | None = None,
+        price_output: float | None = None,
+    ):
+        self.max_requests, self.max_cost = max_requests, max_cost
+        self._prices = (price_input or 0.0, price_output or 0.0)
+        self.requests, self.cost = 0, 0.0  # allowed, and of the answers, so far
+        self.reason: str | None = None  # why it stopped, in a sentence
+        self._ended = self._priced = 0  # requests whose answer came; answers whose cost is known
+        self._lock = threading.Lock()
+
+    def allow(self) -> bool:
+        """Whether one more request may be sent, which then counts as sent. Once False, it stays False."""
+        with self._lock:
+            self.reason = self.reason or self._why_not()
+            self.requests += self.reason is None
+            return self.reason is None
+
+    def spent(self, answer: Answer) -> None:
+        """Counts the tokens of an answer, and its attempts as requests that are no longer in flight."""
+        cost = cost_of(answer, self._prices)
+        with self._lock:
+            self._ended += answer.attempts
+            if cost is not None:
+                self.cost += cost
+                self._priced += 1
+            elif answer.status == OK and self.max_cost is not None and self.reason is None:
+                self.reason = "The captioner does not say how many tokens an answer took: limit max_requests instead."
+
+    def _why_not(self) -> str | None:
+        if self.max_requests is not None and self.requests >= self.max_requests:
+            return f"max_requests is reached: {self.requests:,} requests were sent."
+        if self.max_cost is None or not self.requests:
+            return None
+        in_flight = max(self.requests - self._ended, 0)
+        mean = self.cost / self._priced if self._priced else 0.0
+        expected = self.cost + (in_flight + 1) * mean
+        if expected <= self.max_cost:
+            return None
+        return (
+            f"max_cost ({self.max_cost:g}) is reached: {self.requests:,} requests were sent, {self.cost:.4g} is "
+            f"spent, and one more with the {in_flight:,} in flight would make {expected:.4g}."
+        )
 
 
 @dataclass
@@ -80,13 +138,8 @@ class Outcome:
 
 class Asking:
     """
-    One run over the questions.
-
-    Args:
-        share: the rows of this process.
-        budget: limits of requests and cost.
-        ask_again: whether a stored answer is asked for once more.
-        is_trial: for a dry run: fills `Outcome.answers`, and does not store failures that other options may avoid.
+    One run over the questions about the rows of this process. `ask_again` says whether a stored answer is asked for
+    once more. `is_trial`, for a dry run, fills `Outcome.answers` and stores no failures that other options may avoid.
     """
 
     def __init__(
@@ -110,12 +163,7 @@ class Asking:
         self._began: float | None = None
 
     def run(self) -> Outcome:
-        """
-        Raises:
-            CaptionerError: when the captioner as a whole does not work. Answers so far are kept.
-            OSError: when the answers cannot be written.
-            KeyboardInterrupt: also on SIGTERM. Answers so far are kept.
-        """
+        """CaptionerError or OSError where asking or writing fails, KeyboardInterrupt also on SIGTERM."""
         with _interrupted_once(), self._bar() as self._progress:
             try:
                 self.captioner.run(self._pending(), self._deliver, self._allow)
@@ -200,10 +248,7 @@ class Asking:
 
 @contextlib.contextmanager
 def _interrupted_once() -> Iterator[None]:
-    """
-    SIGTERM, which launchers and schedulers send, ends like Ctrl-C: with what was answered on the disk. Both may come
-    again, from the terminal and from the launcher, and are ignored while that is written.
-    """
+    """SIGTERM, of launchers and schedulers, ends like Ctrl-C; both may come again while answers are written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,12 +1,7 @@
 """
-Captioning on many machines: steps of a datatrove pipeline, for any of its executors (local, Slurm, Ray, HF Jobs).
-
-    LocalPipelineExecutor(
-        [WriteCaptions(**options)], depends=LocalPipelineExecutor([AskForCaptions(**options)], tasks=4)
-    ).run()
-
-Tasks share only the folder of answers, where each has a file of its own. A task that dies is run again and asks only
-for what is missing; the number of tasks may change. `recipes/scale` is a script for every executor.
+Captioning on many machines: steps of a datatrove pipeline, for any of its executors, as in `recipes/scale`. Tasks
+share only the folder of answers, where each has a file of its own. A task that dies is run again and asks only for
+what is missing; the number of tasks may change.
 """
 
 from collections.abc import Iterator
@@ -23,12 +18,7 @@ from .runner import Share
 
 
 class AskForCaptions(PipelineStep):
-    """
-    Asks about every `world_size`-th image, starting at its rank.
-
-    Args:
-        options: those of `g4i caption`. `captions_dir` must lie on a disk that all tasks see.
-    """
+    """Asks about every `world_size`-th image. `captions_dir` must lie on a disk that all tasks see."""
 
     name, type = "Ask for captions", "Captions"
 
@@ -46,10 +36,7 @@ class AskForCaptions(PipelineStep):
 
 
 class WriteCaptions(AskForCaptions):
-    """
-    Writes the stage from the answers of all tasks, as one task. Asks for what is missing, unless limits were set; then
-    `partial` writes what there is.
-    """
+    """Writes the stage from the answers of all tasks, as one task; asks for what is missing unless limits were set."""
 
     name = "Write captions"
 

@@ -1,12 +1,16 @@
-"""An OpenAI-compatible server: its address and token, one request, and whether it works."""
+"""An OpenAI-compatible server: its address and token, one request and its reply, and whether it works."""
 
 import asyncio
 import contextlib
 import itertools
+import json
 import math
 import os
 import random
+import re
 import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,8 +20,7 @@ import openai
 from huggingface_hub import get_token, is_offline_mode
 
 from .. import __version__
-from .answers import Answer, Question
-from .replies import UselessReply, answer_in, error_message, exhausted_for
+from .answers import OK, Answer, Question, whole_characters
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
 # So few requests run at first, until one is answered or FIRST_SECONDS have passed: enough to see a wrong token
@@ -37,10 +40,7 @@ def addresses_of(base_url: str | None) -> list[str]:
     for address in addresses:
         parts = urlsplit(address)
         if "@" in parts.netloc:
-            raise ValueError(
-                f"base_url holds a user or password for {parts.hostname}; put a token into an environment variable "
-                "and name that in api_key_env."
-            )
+            raise ValueError(f"base_url holds a user or password for {parts.hostname}; name a token in api_key_env.")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url is {address}; it must look like http://localhost:8000/v1.")
         if is_offline_mode() and is_hugging_face(address):
@@ -62,10 +62,7 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
         return get_token() if is_hugging_face(address) else None
     token = os.environ.get(api_key_env, "").strip()
     if not token:
-        raise ValueError(
-            f"api_key_env is {api_key_env}, but that environment variable is not set. Set it to the token of "
-            f"{urlsplit(address).netloc}: export {api_key_env}=..."
-        )
+        raise ValueError(f"api_key_env is {api_key_env}, but that environment variable is not set: export it.")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(f"The environment variable {api_key_env} holds no token: spaces or special characters in it.")
     return token
@@ -78,10 +75,7 @@ def is_proxied(address: str) -> bool:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """
-    Requests take turns over several pools of connections: a pool looks at each of its connections at every request
-    (httpcore2 2.16), which with hundreds of them takes longer than the request itself.
-    """
+    """Requests take turns over pools, each of which looks at all its connections at a request (httpcore2 2.16)."""
 
     def __init__(self):
         self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS) for _ in range(POOLS)]
@@ -183,10 +177,7 @@ class Server:
         self.failed_questions.clear()
 
     def fails_for(self) -> float:
-        """
-        Seconds since the failures in a row began; -inf for fewer than IN_A_ROW. Errors arrive faster than answers, so
-        a row counts only once everything that was sent before it has come back.
-        """
+        """Seconds since failures in a row began; -inf for few, or while what was sent before them is under way."""
         oldest = next(iter(self.under_way.values()), math.inf)
         if self.failures < IN_A_ROW or (oldest < self.failing_since and not self.unreachable):
             return -math.inf
@@ -209,14 +200,14 @@ class Server:
             hint = "Is captioner_model right, and does that model take images?"
         state = "answers nothing any more" if self.answers else "has answered nothing"
         return (
-            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}. {hint} Nothing that was answered is "
-            "lost, and what was not will be asked again: start the same command once it works."
+            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}. {hint} What has no answer will be "
+            "asked again: start the same command once it works."
         )
 
     def why_left_alone(self, seconds: float, reason: str) -> str:
         return (
-            f"{self.name} asks to be left alone for {seconds / 3600:.1f} hours ({reason}). Nothing that was answered "
-            "is lost: start the same command again then."
+            f"{self.name} asks to be left alone for {seconds / 3600:.1f} hours ({reason}). All answers are kept: "
+            "start the same command again then."
         )
 
     async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
@@ -272,3 +263,100 @@ def is_unreachable(error: Exception) -> bool:
 def backoff(attempt: int) -> float:
     """Exponential backoff with full jitter: seconds to wait after an attempt, counted from 1."""
     return random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt - 1, 16)))
+
+
+# --- Replies: answers, error messages, and how long to wait ----------------------------------------------------------
+
+
+class UselessReply(Exception):
+    """A reply with status 200 that holds no answer: no JSON, or no choices."""
+
+
+def answer_in(content: bytes) -> Answer:
+    """The answer in a chat completion: `ok`, `empty` or `refused`. UselessReply for anything else."""
+    try:
+        reply = json.loads(content)
+        choice = reply["choices"][0]
+        message = choice["message"]
+        text, finish_reason, usage = message.get("content"), choice.get("finish_reason"), reply.get("usage") or {}
+        if isinstance(text, list):
+            text = "".join(part["text"] for part in text if part.get("type") == "text")
+        tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        said = error_message(content) if b'"error"' in content[:1000] else type(error).__name__
+        raise UselessReply(f"a reply that is no chat completion ({said})") from error
+    answer = Answer(OK, whole_characters(text) if isinstance(text, str) else None, finish_reason=finish_reason)
+    answer.prompt_tokens, answer.completion_tokens = (n if isinstance(n, int) else None for n in tokens)
+    if answer.text is None or not answer.text.strip():
+        answer.status, answer.reason = _why_empty(message, finish_reason)
+    return answer
+
+
+def _why_empty(message: dict[str, Any], finish_reason: str | None) -> tuple[str, str]:
+    if message.get("refusal"):
+        return "refused", error_message(str(message["refusal"]))
+    if finish_reason == "content_filter":
+        return "refused", "the server's content filter"
+    if finish_reason == "length" and (message.get("reasoning") or message.get("reasoning_content")):
+        return "empty", "all tokens went into reasoning; raise max_new_tokens, or turn reasoning off at the server"
+    return "empty", "an answer without text"
+
+
+def error_message(body: bytes | str, secret: str | None = None, limit: int = 300) -> str:
+    """The error message of a server in one line, without JSON, HTML, image data and secrets."""
+    text = body[:100_000]
+    text = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
+    try:
+        found = json.loads(text)
+        while isinstance(found, dict):
+            found = next((found[key] for key in ("error", "message", "detail") if found.get(key)), json.dumps(found))
+        text = found if isinstance(found, str) else json.dumps(found)
+    except (ValueError, RecursionError):
+        pass
+    if text.lstrip().startswith("<"):
+        text = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE)
+    text = re.sub(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]{16,}", "(image)", text)
+    text = text.replace(secret, "***") if secret else text
+    text = " ".join(whole_characters(text).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Seconds in `1s`, `6m0s`, `120ms`, a plain number, or a time since 1970; None for anything else."""
+    text = (text or "").strip().lower()
+    units = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * units[unit] for number, unit in parts)
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or number < 0:
+        return None
+    return max(0.0, number - time.time()) if number > 1e9 else number
+
+
+def wait_asked_for(headers: Mapping[str, str]) -> float:
+    """Seconds to wait: `retry-after-ms`, `Retry-After` (RFC 9110, 10.2.3) or a used-up rate limit; 0 without any."""
+    milliseconds, value = seconds_of(headers.get("retry-after-ms")), headers.get("retry-after")
+    if milliseconds is not None:
+        return milliseconds / 1000
+    if (seconds := seconds_of(value)) is not None:
+        return seconds
+    try:
+        until = parsedate_to_datetime(value).timestamp()
+        return max(0.0, until - time.time())
+    except (ValueError, TypeError):
+        return exhausted_for(headers)
+
+
+def exhausted_for(headers: Mapping[str, str]) -> float:
+    """Seconds until a rate limit of which nothing remains is renewed; 0 while something remains."""
+    wait = 0.0
+    for kind in ("requests", "tokens"):
+        if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() in ("0", "0.0"):
+            wait = max(wait, seconds_of(headers.get(f"x-ratelimit-reset-{kind}")) or 0.0)
+    # Of Hugging Face: "api";r=0;t=55
+    found = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
+    return max(wait, float(found[1])) if found else wait

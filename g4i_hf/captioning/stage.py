@@ -19,8 +19,7 @@ from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
 from .cleaning import STEPS, clean
 from .existing import ExistingCaptions
-from .prompts import Prompts, check_leak
-from .questions import Questions, StreamQuestions
+from .questions import Prompts, Questions, StreamQuestions, check_leak
 from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
@@ -30,9 +29,6 @@ MISSING = "missing"  # not asked, or no caption was given
 PRIVATE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
 )
-
-
-# --- Columns ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,7 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
 
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
-    """
-    The columns of a split from existing captions in the order of its rows: texts, or where rows can have `several`
-    lists of texts; None for a row without.
-    """
+    """The columns of a split from captions by row: texts, or with `several` lists of texts; None for none."""
     texts = ((caption or []) if several else [caption] for caption in captions)
     rows = ([Caption.from_text(text, cleaning) for text in of_row] for of_row in texts)
     return with_captions(split, rows, several)
@@ -109,9 +102,6 @@ def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) 
         new_fingerprint=uuid.uuid4().hex[:16],
         desc="Captions",
     )
-
-
-# --- The stage -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -198,10 +188,7 @@ class Captioned:
 
 
 def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
-    """
-    The questions about each split that is to be captioned. ValueError for a prompt that cannot be filled in, or that
-    tells the class of evaluation images.
-    """
+    """The questions about each split to caption. ValueError for a prompt that cannot be filled in, or is a leak."""
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
     known = {name: split.features if args.streaming else split for name, split in chosen.items()}
@@ -217,24 +204,11 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
 
 
 def write_captions(
-    captioned: Captioned,
-    folder: str | Path,
-    *,
-    source: str | Source,
-    images: DatasetDict | None = None,
+    captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict | None = None
 ) -> dict[str, Any]:
     """
-    Writes the stage: a Parquet file for each split, and `stage.json`. An earlier stage is replaced as a whole.
-
-    Args:
-        source: of the images, recorded for those who open the stage.
-        images: rows whose images are written too; by default they stay where they are.
-
-    Returns:
-        The content of `stage.json`, with `num_rows` and `columns`.
-
-    Raises:
-        ValueError: when the folder holds something else.
+    Writes the stage: a Parquet file for each split, with the rows of `images` where they are given, and `stage.json`,
+    whose content is returned with `num_rows` and `columns`. ValueError when the folder holds something else.
     """
     splits = {}
     for name, split in captioned.splits.items():
@@ -267,10 +241,7 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
     """ValueError when writing the stage, which replaces its folder, would take the answers or the images away."""
     for what, place in (("answers", journal), ("images", dataset_name)):
         if Path(place).resolve().is_relative_to(Path(captions_dir).resolve()):
-            raise ValueError(
-                f"{place} lies in captions_dir ({captions_dir}), which is replaced as a whole: the {what} would be "
-                "lost. Choose another folder."
-            )
+            raise ValueError(f"{place} lies in captions_dir: the {what} would be lost. Choose another folder.")
 
 
 def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:
@@ -283,6 +254,5 @@ def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str]
         differing.append("caption_splits")
     if differing:
         raise ValueError(
-            f"{folder} holds captions that were made otherwise (other {', '.join(differing)}). Choose another "
-            "captions_dir, or replace them with --overwrite."
+            f"{folder} holds captions of another {', '.join(differing)}. Choose another captions_dir, or --overwrite."
         )

@@ -42,11 +42,9 @@ WHERE (excluded.ok, excluded.time) >= (answers.ok, answers.time)
 
 class Keys:
     """
-    Keys and places of the answers of one captioner.
-
-    A *key* is a digest of what was asked: the bytes of an image, the prompt and the captioner's provenance. A *place*
-    is a digest of where the image lies, by which an answer is found without opening the image. It is only a shortcut:
-    where the place is unknown the image is read and its key decides, so that moved images are not asked about again.
+    Keys and places of the answers of one captioner. A *key* is a digest of what was asked: the bytes of an image, the
+    prompt and the captioner's provenance. A *place* is a digest of where the image lies, by which an answer is found
+    without opening the image. Where it is unknown, the image is read and its key decides: it may have been moved.
     """
 
     def __init__(self, provenance: dict[str, Any]):
@@ -61,14 +59,10 @@ class Keys:
 
     def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
         """
-        Args:
-            size: of the image in bytes.
-            mtime: of its file in nanoseconds; None where the bytes lie in a table.
-            table: what the row belongs to. For files the name of the split, as `image_id` is unique in a split only;
-                for bytes in a table the fingerprint of the split, which is another one when the table changes.
-
-        Returns:
-            32 hex digits; empty without both mtime and table: then nothing but the bytes shows that they have changed.
+        32 hex digits; empty without both mtime, in nanoseconds, and table: then only the bytes show that they have
+        changed. `table` is what the row belongs to: the name of the split for files, as `image_id` is unique in a
+        split only; for bytes in a table, which have no mtime, the fingerprint of the split, which changes with the
+        table.
         """
         if mtime is None and table is None:
             return ""
@@ -97,15 +91,12 @@ def _plain(value: Any) -> Any:
 
 class AnswerStore:
     """
-    A folder of SQLite files, one for each process that asks; each reads those of all.
+    A folder of SQLite files, one for each process that asks; each reads those of all. Segments that version 0.1 wrote
+    (`*.jsonl`) are taken over when it is opened.
 
     A file has one writer, which a lock beside it keeps, and SQLite's rollback journal, as its write-ahead log needs
-    memory that processes share and so one machine. [`AnswerStore.put`] returns when what it was given would survive a
-    power cut. Segments that version 0.1 wrote (`*.jsonl`) are taken over when the folder is opened.
-
-    Raises:
-        CaptionerError: when another process writes with this number.
-        OSError: when the folder cannot be written to.
+    memory that processes share. CaptionerError when another process writes with this number; OSError for an unwritable
+    folder.
     """
 
     def __init__(self, folder: str | Path, rank: int = 0):
@@ -119,7 +110,7 @@ class AnswerStore:
         except filelock.Timeout:
             raise CaptionerError(
                 f"Another process captions with the answers in {self.folder}, and both would pay for the same. Wait "
-                "until it has ended, or stop it: the same command goes on from there."
+                "until it has ended, or stop it."
             ) from None
         self._using = threading.Lock()  # of the connections, by one thread at a time
         self._databases: dict[Path, sqlite3.Connection] = {}
@@ -181,10 +172,8 @@ class AnswerStore:
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
         """
-        Writes answers, and further pairs of place and key, in one transaction.
-
-        Raises:
-            OSError: when they cannot be written; then none of them is.
+        Writes answers, and further pairs of place and key, in one transaction; they would then survive a power cut.
+        OSError where they cannot be written; then none of them is.
         """
         rows, places, now = [], list(places), time.time()
         for question, answer in answers:
@@ -203,8 +192,8 @@ class AnswerStore:
                 self._own.executemany("INSERT OR REPLACE INTO imported VALUES (?, ?)", segments)
         except sqlite3.DatabaseError as error:
             raise OSError(
-                f"The answers cannot be written to {self.path}: {error}. Those before are kept. Make room, or see to "
-                "the disk and its permissions, and start the same command again: it goes on from there."
+                f"The answers cannot be written to {self.path}: {error}. Make room, or see to the disk and its "
+                "permissions, and start the same command again: it resumes."
             ) from error
 
     def close(self) -> None:

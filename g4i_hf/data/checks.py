@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import numpy as np
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset, List, Value
 from tqdm import tqdm
 
 from .. import columns
-from ..files import nearest
-from .images import open_image, unusual, why_bad
+from ..files import did_you_mean
+from .images import bad_image, error_of, open_image, unusual, why_bad
 from .joining import check_image_ids
 from .texts import Embeddings, is_blank, num_captioned, values_of
 
@@ -34,10 +34,11 @@ def labels_of(split: Dataset) -> np.ndarray:
 
 
 def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
-    """The split with these labels (rows,), null where they are negative."""
+    """The split with these labels (rows,), null where they are negative; a split without labels gets the column."""
     values = [label if label >= 0 else None for label in labels.tolist()]
-    feature = split.features[columns.LABEL]
-    return split.remove_columns(columns.LABEL).add_column(columns.LABEL, values, feature=feature)
+    feature = split.features.get(columns.LABEL, Value("int64"))
+    others = split.select_columns([name for name in split.column_names if name != columns.LABEL])
+    return others.add_column(columns.LABEL, values, feature=feature)
 
 
 def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
@@ -54,10 +55,6 @@ def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
 # --- Checks ----------------------------------------------------------------------------------------------------------
 
 
-class DataError(ValueError):
-    """A fault in the data; the message names column, row and remedy."""
-
-
 def check_split(
     split: Dataset,
     name: str,
@@ -69,11 +66,9 @@ def check_split(
     on_bad_images: str = "error",
 ) -> dict[str, int]:
     """
-    Checks ids, labels, text embeddings and images of a split.
+    Checks ids, labels, text embeddings and images of a split. The first fault is a ValueError.
 
     Args:
-        split: the rows.
-        name: of the split, for messages.
         num_labels: number of classes.
         text_embed_dim: of the model; when given, the split must have text embeddings.
         training: whether to warn of missing examples and captions.
@@ -82,14 +77,8 @@ def check_split(
 
     Returns:
         Counts of what was warned of.
-
-    Raises:
-        DataError: at the first fault.
     """
-    try:
-        check_image_ids(split, name)
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    check_image_ids(split, name)
     of_training = chain(
         _check_labels(split, name, num_labels, require_labels),
         _check_captions(split, name),
@@ -107,55 +96,47 @@ def check_split(
 
 
 def check_captioned(splits: Mapping[str, Dataset], name: str) -> None:
-    """
-    Raises:
-        DataError: when no row of the split `name` has a caption or an embedding of one; names the splits that have.
-    """
+    """A ValueError when no row of the split has a caption or an embedding of one; names the splits that have."""
     split = splits[name]
     if num_captioned(split):
         return
     others = [other for other, rows in splits.items() if other != name and num_captioned(rows)]
     found = f"has no captions; they are in {', '.join(others)} alone" if others else "has no captions"
-    raise DataError(
-        f"Split {name!r} {found}. Its columns: {', '.join(split.column_names)}. "
-        f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption, or set align_weight "
-        "to 0 to train without them."
+    raise ValueError(
+        f"Split {name!r} {found}. {columns.its_columns(columns.CAPTION, split.column_names)} Write captions with g4i "
+        "caption, or set align_weight to 0 to train without them."
     )
 
 
 def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> Warned:
     unlabelled = "rows without a label"
     if columns.LABEL not in split.column_names:
-        if not require_labels:
-            yield unlabelled, "column 'label'", len(split)
-            return
-        raise DataError(
-            f"Split {name!r} has no column 'label'. Its columns: {', '.join(split.column_names)}. Name the right one "
-            "with --label_column."
-        )
+        if require_labels:
+            raise ValueError(
+                f"Split {name!r} has no column 'label'. {columns.its_columns(columns.LABEL, split.column_names)}"
+            )
+        yield unlabelled, "column 'label'", len(split)
+        return
     seen = set()
     for row, label in enumerate(values_of(split, columns.LABEL)):
         seen.add(label)
         if label is None or label == -1:
             if require_labels:
-                raise DataError(
-                    f"Split {name!r}, column 'label', row {row}: unlabelled ({label}). Label the row, remove it, or "
-                    "train it on its caption alone with --require_labels false."
+                where = f"Split {name!r}, column 'label', row {row}"
+                raise ValueError(
+                    f"{where}: unlabelled ({label}). Label the row, remove it, or set --require_labels false."
                 )
             yield unlabelled, f"column 'label' (first: row {row})", 1
         elif not 0 <= label < num_labels:
-            raise DataError(
-                f"Split {name!r}, column 'label', row {row}: {label} is out of range, there are {num_labels} classes "
-                f"(0 to {num_labels - 1}). Correct the label or the class names."
-            )
+            known = f"there are {num_labels} classes (0 to {num_labels - 1}). Correct it"
+            raise ValueError(f"Split {name!r}, column 'label', row {row}: {label} is out of range, {known}.")
     empty = sorted(set(range(num_labels)) - seen)
     if empty:
         feature = split.features[columns.LABEL]
         first = f"class {empty[0]}"
         if isinstance(feature, ClassLabel):  # perhaps a misspelt folder of another split
             unseen = feature.names[empty[0]]
-            near = nearest(unseen, [other for other in feature.names if other != unseen])
-            first = repr(unseen) + (f", perhaps a slip for {near!r}" if near else "")
+            first = repr(unseen) + did_you_mean(unseen, [other for other in feature.names if other != unseen])
         yield "classes without an example", f"column 'label' (first: {first})", len(empty)
 
 
@@ -165,48 +146,38 @@ def _check_captions(split: Dataset, name: str) -> Warned:
     if columns.CAPTION in split.column_names:
         for row, caption in enumerate(values_of(split, columns.CAPTION)):
             if is_blank(caption):
-                what = "rows without caption, trained on their label alone"
-                yield what, f"column 'caption' (first: row {row})", 1
+                yield "rows without caption, trained on their label alone", f"column 'caption' (first: row {row})", 1
     if columns.CAPTION_WEIGHT in split.column_names:
         for row, weight in enumerate(values_of(split, columns.CAPTION_WEIGHT)):
             if weight is not None and not 0 <= weight <= 1:
-                raise DataError(
-                    f"Split {name!r}, column 'caption_weight', row {row}: {weight}. Give weights from 0 (train the "
-                    "row on its label alone) to 1."
-                )
+                where = f"Split {name!r}, column 'caption_weight', row {row}"
+                raise ValueError(f"{where}: {weight}. Give weights from 0 (train on the label alone) to 1.")
 
 
 def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
     if columns.TEXT_EMBEDS not in split.column_names:
         if dim is None:
             return
-        raise DataError(
+        raise ValueError(
             f"Split {name!r} has no column 'text_embeds'. Its columns: {', '.join(split.column_names)}. Make it with "
             "g4i embed, name it with --text_embeds_column, or give --text_encoder."
         )
     where = f"Split {name!r}, column 'text_embeds', "
     feature = split.features[columns.TEXT_EMBEDS]
-    width = columns.text_embed_dim_of(feature)
-    several = width is not None and isinstance(feature.feature, List)
-    value = feature if width is None else feature.feature.feature if several else feature.feature
-    if width is None or not value.dtype.startswith("float"):
-        raise DataError(
+    several = isinstance(feature, List) and isinstance(feature.feature, List)
+    vector, width = feature.feature if several else feature, columns.text_embed_dim_of(feature)
+    if width is None or not vector.feature.dtype.startswith("float"):
+        raise ValueError(
             f"{where}every row: {feature} is no list of floats of fixed length. Store it as List(Value('float16'), "
             "length=D), as g4i embed does; several a row as a List of these."
         )
     if width != (dim or width):
-        raise DataError(
-            f"{where}every row: {width} dimensions, but the model expects {dim}. Embed again with the encoder that "
-            f"the model was made for, or make one with text_embed_dim {width}."
-        )
+        raise ValueError(f"{where}every row: {width} dimensions, but the model expects {dim}. Embed with its encoder.")
     parts = split.data.column(columns.TEXT_EMBEDS).chunks
     has_nulls = several and any(part.flatten().null_count for part in parts)
     for row, vectors in enumerate(values_of(split, columns.TEXT_EMBEDS) if has_nulls else ()):
         if vectors is not None and None in vectors:
-            raise DataError(
-                f"{where}row {row}: one of several embeddings is null. Leave it out of the row's list, or make the "
-                "whole row null."
-            )
+            raise ValueError(f"{where}row {row}: one of several embeddings is null. Leave it out of the row's list.")
     embeds = Embeddings(split)
     rows = np.repeat(np.arange(len(split)), embeds.counts)
     for start in range(0, len(embeds), BATCH):
@@ -218,7 +189,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
         }
         for what, bad in faults.items():
             if bad.any():
-                raise DataError(
+                raise ValueError(
                     f"{where}row {rows[start + bad.argmax()]}: {what}. Embed this caption again, with unit norm, or "
                     "set the row's text_embeds to null to train it on its label alone."
                 )
@@ -238,12 +209,7 @@ def _check_images(split: Dataset, name: str, on_bad_images: str) -> Warned:
             for reason in unusual(open_image(stored)):
                 yield f"{reason} images, converted to upright RGB", f"column 'image' (first: row {row})", 1
             continue
-        image_id = split[row][columns.IMAGE_ID]
-        if on_bad_images == "skip":
-            yield UNREADABLE, f"column 'image' (first: row {row}, {image_id})", 1
-            continue
-        why += f": {stored['path']}" if isinstance(stored, dict) and stored["bytes"] is None else ""
-        raise DataError(
-            f"Split {name!r}, column 'image', row {row} ({image_id}): cannot be decoded ({why}). Replace the file or "
-            "remove the row, or leave such images out with --on_bad_images skip."
-        )
+        bad = bad_image(images, split, row, why)
+        if on_bad_images != "skip":
+            raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(bad)}")
+        yield UNREADABLE, f"column 'image' (first: row {row}, {bad['image_id']})", 1

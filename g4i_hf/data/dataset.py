@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.data_loader import SeedableRandomSampler
+from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
 from datasets import Dataset
 from timm.data import Mixup
+from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from .. import columns
@@ -22,8 +23,6 @@ from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
-# Integers that are stacked: their names in an item, and in a batch
-STACKED = {"image_key": "image_keys"} | {name: name for name in ("caption_keys", "text_keys", "text_rows")}
 
 
 # --- Which rows make a batch -----------------------------------------------------------------------------------------
@@ -57,14 +56,8 @@ class GlobalBatchSampler(BatchSampler):
     With repeated augmentation (arXiv 1901.09335, as in DeiT) each row comes `repeats` times in succession, and the
     epoch ends after as many draws as there are rows.
 
-    Args:
-        num_rows: rows of the dataset.
-        batch_size: rows of a process.
-        num_processes, process_index: of this process.
-        seed: the order of epoch e is drawn from `seed + e`.
-        shuffle: whether the order is random.
-        drop_last: leave out the last, smaller global batch.
-        repeats: uses of a row in one epoch.
+    A batch has `batch_size` rows of a process; the order of epoch e is drawn from `seed + e`. With `drop_last` the
+    last, smaller global batch is left out.
     """
 
     split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
@@ -144,6 +137,35 @@ class DrawnRows(torch.utils.data.Dataset):
                 if "soft_labels" in item:
                     item["soft_labels"] = np.zeros_like(item["soft_labels"])
         return items
+
+
+class TrainLoader(DataLoaderShard):
+    """
+    Draws from torch's generator once an epoch, as a loader does that starts its workers anew. With persistent workers
+    torch draws only once, and once more after a resume: dropout would then differ.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.persistent_workers:
+            torch.empty((), dtype=torch.int64).random_()
+        yield from super().__iter__()
+
+
+def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
+    """
+    A ValueError, before training, when one of so many batches has a single image: BatchNorm1d, as projectors have it,
+    cannot train on it. Of a stream the number of rows may not be known.
+    """
+    if not isinstance(sampler, GlobalBatchSampler):
+        return
+    rest = sampler.num_rows % (sampler.batch_size * sampler.num_processes)
+    has_rest = rest > 0 and not sampler.drop_last and num_batches >= len(sampler)
+    smallest = max(1, rest // sampler.num_processes) if has_rest else sampler.batch_size
+    if smallest == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise ValueError(
+            "A process will have a batch of a single image, on which BatchNorm cannot train: choose another "
+            "--per_device_train_batch_size, or leave out a last batch with --dataloader_drop_last true."
+        )
 
 
 # --- Examples --------------------------------------------------------------------------------------------------------
@@ -336,17 +358,14 @@ class CaptionedImages(torch.utils.data.Dataset):
         image = self._decoded.get(row)
         if image is None:
             image = self.prepare(self.open_stored(stored[row]))
-            size = _bytes_of(image)
+            if isinstance(image, StoredJpeg):
+                size = image.num_bytes
+            else:
+                size = image.nbytes if isinstance(image, torch.Tensor) else image.width * image.height * 3
             if self._decoded_bytes + size <= CACHE_BYTES:
                 self._decoded[row] = image
                 self._decoded_bytes += size
         return image
-
-
-def _bytes_of(image: Any) -> int:
-    if isinstance(image, StoredJpeg):
-        return image.num_bytes
-    return image.nbytes if isinstance(image, torch.Tensor) else image.width * image.height * 3
 
 
 @contextlib.contextmanager
@@ -374,13 +393,8 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
 @dataclass
 class AlignmentCollator:
     """
-    Stacks items of [`CaptionedImages`] and applies mixup or CutMix; labels and captions are mixed by the loss.
-
-    Args:
-        mixup_alpha: parameter of mixup's Beta distribution; 0 for none.
-        cutmix_alpha: parameter of CutMix's; 0 for none.
-        mix_prob: probability that a batch is mixed.
-        mix_switch_prob: probability of CutMix where both are on.
+    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, by the options of these names; labels and captions
+    are mixed by the loss.
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight`, `text_keys` and `text_rows`
@@ -407,9 +421,9 @@ class AlignmentCollator:
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        for name, stacked in STACKED.items():
+        for name in ("image_key", "caption_keys", "text_keys", "text_rows"):
             if name in items[0]:
-                batch[stacked] = _stack(items, name, np.int64)
+                batch["image_keys" if name == "image_key" else name] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:
             # float16 as stored: half the bytes to the device and other processes
             is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
@@ -469,8 +483,3 @@ def _stack(items: list[dict[str, Any]], name: str, dtype: type, dims: int = 1) -
     """(B, ...) of values of `dims` dimensions each, or one less for a single caption."""
     values = np.stack([np.asarray(item[name], dtype=dtype) for item in items])
     return torch.from_numpy(values if values.ndim == dims + 1 else np.expand_dims(values, 1))
-
-
-def collator_from(args: Any) -> AlignmentCollator:
-    """The collator of training arguments."""
-    return AlignmentCollator(args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)

@@ -25,14 +25,8 @@ HOLD_IPV4 = [ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "::/
 
 def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
     """
-    Checks the images of a split of the Hub, see [`check_path`]. Files in the caches of `datasets` and
-    `huggingface_hub` are allowed: the dataset itself lies there.
-
-    Args:
-        split: with `image`, not decoded.
-
-    Raises:
-        ValueError: for the first row that names a local file, or an address: only streams open these.
+    Raises a ValueError for the first image of a split of the Hub that is a local file or an address, which only
+    streams open. Files in the caches of `datasets` and `huggingface_hub` are allowed: the dataset itself lies there.
     """
     caches = [os.path.abspath(cache) for cache in (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]
     caches.append(os.path.abspath(HF_HUB_CACHE))
@@ -42,10 +36,8 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
         if is_remote(path) or not any(Path(os.path.abspath(path)).is_relative_to(cache) for cache in caches):
             where = f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}"
             check_path(path, where)
-            raise ValueError(
-                f"{where}: names the address {path!r} in place of an image. Download the images into a folder; "
-                "g4i caption --streaming true reads addresses too."
-            )
+            what = f"{where}: names the address {path!r} in place of an image"
+            raise ValueError(f"{what}. Download it into a folder; or caption with --streaming true, which reads it.")
 
 
 def file_columns(split: Dataset) -> list[str]:
@@ -55,31 +47,21 @@ def file_columns(split: Dataset) -> list[str]:
 
 def check_path(path: str, where: str) -> None:
     """
-    Checks what a row names in place of an image, before `datasets` opens it.
+    Checks what a row names in place of an image, before `datasets` opens it: a ValueError for a local file, a host
+    whose address is not global (loopback, private, link-local, ...; by number or by name), or another protocol.
 
     Not covered: redirects by a public server; a host name that resolves to another address when the image is opened,
     or that only a proxy can resolve; and `hf://`, which is opened with the user's token.
-
-    Args:
-        path: of the image.
-        where: column and row, for the error.
-
-    Raises:
-        ValueError: for a local file, a host whose address is not global (loopback, private, link-local, ...; by number
-            or by name), or another protocol.
     """
     if not is_remote(path) or not _is_public(path):
         raise ValueError(
             f"{where}: names the file {path!r} in place of an image, which is on this machine, in its network, or at "
-            "no address that is opened (hf, http, https). It is not opened. If you trust the dataset, open a copy of "
-            "it in a folder."
+            "no address that is opened (hf, http, https). If you trust the dataset, open a copy of it in a folder."
         )
 
 
 def is_remote(path: str) -> bool:
-    """
-    Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`.
-    """
+    """Whether a file is on a server, also within an archive there, as `zip://a.png::https://...`."""
     *archives, address = path.split("::")
     return address.startswith(SERVERS) and all(archive.startswith(ARCHIVES) for archive in archives)
 

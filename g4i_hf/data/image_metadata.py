@@ -35,13 +35,18 @@ class Malformed(ValueError):
     """A file that does not follow its format; it may be decodable all the same."""
 
 
-def without_metadata(image: dict[str, Any]) -> dict[str, Any]:
+def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     """
     The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. JPEG, PNG and WebP
     keep their format; of any other the first frame becomes a PNG, or a TIFF where a PNG cannot hold it. One that is
     null, missing or damaged is a ValueError.
     """
-    content = _content(image)
+    if image is None or (image["bytes"] is None and not image["path"]):
+        raise ValueError("null")
+    try:
+        content = content_of(image)
+    except OSError as error:
+        raise ValueError(f"its file cannot be read ({error.strerror})") from error
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None
     picture = _decoded(content)
     try:
@@ -52,15 +57,6 @@ def without_metadata(image: dict[str, Any]) -> dict[str, Any]:
         return {"bytes": stripped, "path": name}
     encoded, suffix = _encoded_anew(picture)
     return {"bytes": encoded, "path": name and re.sub(r"(\.\w+)?$", suffix, name, count=1)}
-
-
-def _content(image: dict[str, Any] | None) -> bytes:
-    if image is None or (image["bytes"] is None and not image["path"]):
-        raise ValueError("null")
-    try:
-        return content_of(image)
-    except OSError as error:
-        raise ValueError(f"its file cannot be read ({error.strerror})") from error
 
 
 def _stripped(content: bytes) -> bytes | None:
@@ -132,12 +128,8 @@ def _exif(orientation: int) -> bytes:
 
 def jpeg_without_metadata(content: bytes, keep_profile: bool = True) -> bytes:
     """
-    Args:
-        content: a whole file; what follows its end marker (a second picture, a film) goes.
-        keep_profile: whether the colour profile stays.
-
-    Raises:
-        Malformed, IndexError, struct.error: for a file that does not follow its format.
+    The file, also without what follows its end marker (a second picture, a film). A Malformed, IndexError or
+    struct.error for one that does not follow its format.
     """
     kept, place, has_dropped = [b"\xff\xd8"], 2, False
     while True:

@@ -70,11 +70,7 @@ def unusual(image: PILImage.Image) -> list[str]:
 
 
 class BadRowError(ValueError):
-    """
-    A row cannot be trained on.
-
-    A worker of a data loader puts its traceback in front of the message; it is cut off here.
-    """
+    """A row cannot be trained on. The traceback that a worker of a data loader puts in front is cut off."""
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
@@ -121,9 +117,10 @@ def described(bad: dict[str, str | None]) -> str:
 
 
 def error_of(bad: dict[str, str | None]) -> BadImageError:
+    place = f" ({bad['file']})" if bad["file"] else ""
     return BadImageError(
-        f"The image {described(bad)}. Replace the file or remove the row, or leave such images out with "
-        "--on_bad_images skip (not of a stream)."
+        f"The image {bad['image_id']!r}{place} cannot be decoded ({bad['reason']}). Replace the file or remove the "
+        "row, or leave such images out with --on_bad_images skip (not of a stream)."
     )
 
 

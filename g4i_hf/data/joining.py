@@ -37,17 +37,18 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
         split = split.remove_columns(columns.IMAGE_ID)  # a cast would rewrite the images
         return split.add_column(columns.IMAGE_ID, image_ids, feature=Value("string"))
     images = split.select_columns([columns.IMAGE])
+
+    def of_content(row: int) -> str:
+        return content_id(images[row][columns.IMAGE])
+
     image_ids = []
     for row, (name, has_bytes) in enumerate(image_paths(images)):
         if not has_bytes and not Path(name or "").is_file():
             what = f"there is no file {name!r}" if name else "null"
-            raise ValueError(
-                f"Split {split_name!r}, column 'image', row {row}: {what}. Add the image or remove the row."
-            )
-        image_ids.append(_id_of_file(name) or content_id(images[row][columns.IMAGE]))
-    return split.add_column(
-        columns.IMAGE_ID, made_unique(image_ids, lambda row: content_id(images[row][columns.IMAGE]))
-    )
+            where = f"Split {split_name!r}, column 'image', row {row}"
+            raise ValueError(f"{where}: {what}. Add the image or remove the row.")
+        image_ids.append(_id_of_file(name) or of_content(row))
+    return split.add_column(columns.IMAGE_ID, made_unique(image_ids, of_content))
 
 
 def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
@@ -61,9 +62,7 @@ def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
 
 
 def made_unique(image_ids: list[str], content_id_of: Callable[[int], str]) -> list[str]:
-    """
-    Ids that differ: to equal ones the `content_id_of` their row is added, and a number where that is equal too.
-    """
+    """Ids that differ: to equal ones the `content_id_of` their row is added, and a number where that is equal too."""
     counts = Counter(image_ids)
     if len(counts) == len(image_ids):
         return image_ids
@@ -78,23 +77,17 @@ def made_unique(image_ids: list[str], content_id_of: Callable[[int], str]) -> li
     return distinct
 
 
-def check_image_ids(split: Dataset, split_name: str) -> None:
-    """
-    Raises:
-        ValueError: for an `image_id` that is null or occurs twice.
-    """
-    table = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:]
-    image_ids = table[columns.IMAGE_ID]
+def check_image_ids(split: Dataset, split_name: str, before: str = "") -> None:
+    """A ValueError for an `image_id` that is null or occurs twice; its message has words `before`."""
+    image_ids = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:][columns.IMAGE_ID]
     if image_ids.null_count == 0 and pc.count_distinct(image_ids).as_py() == len(image_ids):
         return
     seen: dict[str | None, int] = {}
     for row, image_id in enumerate(image_ids.to_pylist()):
         if image_id is None or image_id in seen:
             what = "null" if image_id is None else f"{image_id!r}, which row {seen[image_id]} has too"
-            raise ValueError(
-                f"Split {split_name!r}, column 'image_id', row {row}: {what}. Give every image an id of its own, or "
-                "name another column with --image_id_column."
-            )
+            where = f"{before}Split {split_name!r}, column 'image_id', row {row}"
+            raise ValueError(f"{where}: {what}. Give every image an id of its own, or name another --image_id_column.")
         seen[image_id] = row
 
 
@@ -156,17 +149,14 @@ def join_captions(
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
     held = {column for split in added.values() for column in split.column_names}
     replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in held and columns.TEXT_EMBEDS not in held else []
-    joined = DatasetDict()
+    joined, lost = DatasetDict(), []
     for name, split in images.items():
-        if name in added:
-            joined[name] = side_by_side(split, added[name], positions[name])
-        else:
-            joined[name] = without_replaced(split, replaced)
-    lost = [
-        name
-        for name, split in images.items()
-        if columns.TEXT_EMBEDS in split.column_names and columns.TEXT_EMBEDS not in joined[name].column_names
-    ]
+        is_added = name in added
+        joined[name] = (
+            side_by_side(split, added[name], positions[name]) if is_added else without_replaced(split, replaced)
+        )
+        if columns.TEXT_EMBEDS in split.column_names and columns.TEXT_EMBEDS not in joined[name].column_names:
+            lost.append(name)
     if lost:
         said = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
         logger.warning(said, what, ", ".join(lost))
@@ -207,17 +197,13 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
     if columns.IMAGE_ID not in captions.column_names:
         raise ValueError(
             f"{what}, split {name!r}: no column 'image_id', by which captions are joined to images. Its columns: "
-            f"{', '.join(captions.column_names)}. Rename the one that names the images, or take the captions over "
-            "with g4i caption."
+            f"{', '.join(captions.column_names)}. Rename the one that names the images, or use g4i caption."
         )
     own = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
     captions = captions.remove_columns([column for column in captions.column_names if column in own])
     if len(captions.column_names) < 2:
         raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a dataset with captions.")
-    try:
-        check_image_ids(captions, name)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
+    check_image_ids(captions, name, f"{what}: ")
     return captions
 
 
@@ -225,10 +211,8 @@ def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, 
     """Warns of rows without a counterpart on the other side, or raises where `complete`."""
     without = np.flatnonzero(positions == NO_ROW)
     if len(without) and complete:
-        raise ValueError(
-            f"{where}: {len(without)} of {len(images)} images have no row there, the first is "
-            f"{_first(images, without[:1])}. Run the stage again on this dataset."
-        )
+        what = f"{len(without)} of {len(images)} images have no row there, the first is {_first(images, without[:1])}"
+        raise ValueError(f"{where}: {what}. Run the stage again on this dataset.")
     if len(without):
         said = "%s: %d of %d images have no row there and are used without caption: %s"
         logger.warning(said, where, len(without), len(images), _first(images, without))
@@ -241,18 +225,15 @@ def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, 
 def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> str:
     shared = [name for name in images if name in captions and len(images[name]) and len(captions[name])]
     if not shared:
-        return (
-            f"{what} has captions of the splits {', '.join(captions)}, but the images have {', '.join(images)}. Name "
-            "captions of these images."
-        )
+        return f"{what} has captions of the splits {', '.join(captions)}, but the images have {', '.join(images)}."
     name = shared[0]
     theirs, ours = _first(captions[name], [0]), _first(images[name], [0])
-    lost = " Images of Parquet files have lost the folders of their names: take the files." * (
-        "/" in theirs and "/" not in ours
-    )
+    has_folders = "/" in theirs and "/" not in ours
     return (
         f"{what}, split {name!r}: no image_id there is one of the images: the first is {theirs}, that of the images "
-        f"{ours}. Name captions of these images, or the column that holds such ids with --image_id_column.{lost}"
+        f"{ours}. Name captions of these images, or the column that holds such ids with --image_id_column."
+        + " Images of Parquet files have lost the folders of their names: take the files."
+        * has_folders
     )
 
 

@@ -1,7 +1,7 @@
 """Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 
 from .. import columns
 from ..files import did_you_mean
+from ..names import check_dataset_name
 from ..options import DataArguments
 from .hub_rows import check_files, file_columns
 from .images import image_paths
 from .joining import join_captions, with_image_ids
-from .naming import check_dataset_name
 from .opening import open_data
 from .stage import Source, check_relative, find_stage, join_stage, open_stage, steps
 
@@ -45,17 +45,20 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
 def load_data(data: DataArguments) -> DatasetDict:
     """[`open_images`] by options, with classes of `class_names_file` and `validation` by `validation_fraction`."""
     splits, names = open_images(source_of(data)), read_class_names(data)
-    return splits if names is None else with_class_names(splits, names)
+    if names is None:
+        return splits
+    unlabelled = ClassLabel(names=names)
+    for name, split in splits.items():
+        if columns.LABEL not in split.column_names:
+            splits[name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
+    return with_class_names(splits, names)
 
 
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     """
     Takes a share of each class of `train` as `validation`: two rows of a class or more, but never above half of them.
     Which rows is decided by their `image_id` alone. Rows without a label stay where they are. Where the data has a
-    `validation`, it is unchanged.
-
-    Raises:
-        ValueError: when no class has two labels.
+    `validation`, it is unchanged. A ValueError when no class has two labels.
     """
     if "train" not in splits or "validation" in splits:
         return splits
@@ -70,47 +73,37 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
         number = min(max(round(fraction * len(of_class)), 2), len(of_class) // 2)
         chosen += of_class.index[:number].tolist()
     if not chosen:
-        raise ValueError(
-            "No class of the split 'train' has two labels, so none can be held out as validation. Label more images, "
-            "or give the data a split 'validation' with labels."
-        )
-    is_held_out = np.zeros(len(training), dtype=bool)
-    is_held_out[chosen] = True
-    parts = {"train": np.flatnonzero(~is_held_out), "validation": np.flatnonzero(is_held_out)}
+        what = "No class of the split 'train' has two labels, so none can be held out as validation"
+        raise ValueError(f"{what}. Label more images, or give the data a split 'validation' with labels.")
+    parts = {"train": np.setdiff1d(rows.index, chosen), "validation": np.sort(chosen)}
     return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
+
+
+def check_has_split(splits: Iterable[str], name: str, option: str = "") -> None:
+    """A ValueError for a split that the data does not have; `option` is what named it."""
+    if name not in splits:
+        place = f" ({option})" if option else ""
+        raise ValueError(f"The data has no split {name!r}{place}. It has: {', '.join(splits)}.")
 
 
 def source_of(data: DataArguments) -> Source:
     """The options as a stage records them."""
     named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column"))}
-    return Source(
-        data.dataset_name,
-        data.dataset_revision,
-        data.dataset_config_name,
-        named,
-        data.captions_name,
-        data.captions_revision,
-        data.validation_fraction,
-    )
+    captions = (data.captions_name, data.captions_revision)
+    images = (data.dataset_name, data.dataset_revision, data.dataset_config_name, named)
+    return Source(*images, *captions, data.validation_fraction)
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """
-    The lines of `class_names_file`.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it has no lines, or one twice.
-    """
+    """The lines of `class_names_file`; a ValueError when it has none, or one twice."""
     if data.class_names_file is None:
         return None
     if not Path(data.class_names_file).is_file():
         raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
     names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"class_names_file is {data.class_names_file}: give every class a line with a name of its own."
-        )
+        what = f"class_names_file is {data.class_names_file}"
+        raise ValueError(f"{what}: give every class a line with a name of its own.")
     return names
 
 
@@ -119,10 +112,8 @@ def open_images(source: str | Source) -> DatasetDict:
     Opens what [`load_images`] opens, labels as they are. The columns of a stage are joined to its images. Of a dataset
     on the Hub, other columns of images, sound or files are left out.
 
-    Raises:
-        ValueError: when there is no image column, a column that was named is missing, captions do not fit, a
-            `stage.json` names an absolute path, or a row of the Hub names a local file or address.
-        FileNotFoundError: when nothing of that name exists.
+    A FileNotFoundError when nothing of that name exists; a ValueError when there is no image column, a column that was
+    named is missing, captions do not fit, a `stage.json` names an absolute path, or a row of the Hub a local file.
     """
     config = None
     given: dict[str, str] = {}
@@ -180,11 +171,8 @@ def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> Da
 
 def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: str | None = None) -> Dataset:
     """
-    The split with our columns, see [`open_images`].
-
-    Args:
-        given: its names of columns, by ours.
-        hub_id: of a dataset on the Hub, whose rows may not name local files.
+    The split with our columns, see [`open_images`]. `given` has its names of columns, by ours; `hub_id` is that of a
+    dataset on the Hub, whose rows may not name local files.
     """
     is_webdataset, found = WEBDATASET_URL in split.features, our_columns(split.features, split_name, given)
     if fields := [theirs for theirs in found.values() if theirs not in split.features]:
@@ -194,16 +182,13 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
     split = _renamed(split, found)
     if columns.IMAGE not in split.column_names:
         raise ValueError(
-            f"Split {split_name!r} has no column 'image'. Its columns: {', '.join(split.column_names)}. "
-            f"{columns.name_it(columns.IMAGE, split.column_names)}"
+            f"Split {split_name!r} has no column 'image'. {columns.its_columns(columns.IMAGE, split.column_names)}"
         )
     try:
         split = split.cast_column(columns.IMAGE, Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"Split {split_name!r}, column 'image': {split.features[columns.IMAGE]} is no image. Name the right "
-            "column with --image_column."
-        ) from error
+        what = f"{split.features[columns.IMAGE]} is no image"
+        raise ValueError(f"Split {split_name!r}, column 'image': {what}. Name another with --image_column.") from error
     if hub_id is not None:
         split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
         check_files(split, split_name, hub_id)
@@ -231,10 +216,7 @@ def _with_fixed_length(split: Dataset) -> Dataset:
 def our_columns(features: Features, split_name: str, given: dict[str, str]) -> dict[str, str]:
     """
     Our columns that the data has, and its name for each: a column, or a field as in `json.caption`. Names that are
-    `given` go before those of a WebDataset: an image of any type, `cls`, `txt`, the key as id.
-
-    Raises:
-        ValueError: when a column that was named is missing.
+    `given`, which must be there, go before those of a WebDataset: an image of any type, `cls`, `txt`, the key as id.
     """
     usual: dict[str, str] = {}
     if {WEBDATASET_KEY, WEBDATASET_URL} <= set(features):
@@ -264,27 +246,19 @@ def feature_of(features: Features, name: str) -> Any:
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     """
-    The splits with `label` a ClassLabel of one list of names, and the names by index.
-
-    Raises:
-        ValueError: without a label column, when a row can have several labels, or when labels are no class names.
+    The splits with `label` a ClassLabel of one list of names, and the names by index. A ValueError without a label
+    column, when a row can have several labels, or when labels are no class names.
     """
     features = {name: split.features.get(columns.LABEL) for name, split in splits.items()}
     present = {name: feature for name, feature in features.items() if feature is not None}
     if not present:
         available = sorted({column for split in splits.values() for column in split.column_names})
-        if without_classes := _without_class_folders(splits):
-            raise ValueError(without_classes)
-        raise ValueError(
-            f"No column 'label' in the data. Its columns: {', '.join(available)}. "
-            f"{columns.name_it(columns.LABEL, available)}"
-        )
+        _check_class_folders(splits)
+        raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
     for name, feature in present.items():
         if not isinstance(feature, ClassLabel) and not hasattr(feature, "dtype"):
-            raise ValueError(
-                f"Column 'label' of split {name!r} holds lists: multi-label data is not supported. Give one class a "
-                "row, or name another column with --label_column."
-            )
+            what = f"Column 'label' of split {name!r} holds lists: multi-label data is not supported"
+            raise ValueError(f"{what}. Give one class a row, or name another column with --label_column.")
     names = next((feature.names for feature in present.values() if isinstance(feature, ClassLabel)), None)
     if names is None:
         values = {value for name in present for value in splits[name].unique(columns.LABEL) if value is not None}
@@ -294,38 +268,34 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
             names = [str(i) for i in range(max(values) + 1)]
         else:
             kinds = ", ".join(sorted({feature.dtype for feature in present.values()}))
-            raise ValueError(
-                f"Column 'label' holds {kinds}: no class names or class numbers. Store labels as strings, integers or "
-                "ClassLabel, the same in every split, or name another column with --label_column."
-            )
+            what = f"Column 'label' holds {kinds}: no class names or class numbers"
+            raise ValueError(f"{what}. Store labels as strings, integers or ClassLabel, in every split alike.")
     return with_class_names(splits, names), dict(enumerate(names))
 
 
-def _without_class_folders(splits: DatasetDict) -> str | None:
-    """What is wrong with image files that lie in no folder of a class; None for other data."""
+def _check_class_folders(splits: DatasetDict) -> None:
+    """A ValueError for image files that lie in no folder of a class."""
     name, split = next(iter(splits.items()))
     known = {columns.LABEL, *columns.OTHER_NAMES[columns.LABEL]}
-    if columns.IMAGE not in split.column_names or known & set(split.column_names):
-        return None
-    path, has_bytes = next(image_paths(split), (None, True))
-    if has_bytes or not Path(path or "").is_file():
-        return None
-    inside = Path(path).parent / "cats" / Path(path).name
-    return (
-        f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image into "
-        f'a folder named after its class, such as {inside}, or write its class into metadata.jsonl: "label": "cats".'
-    )
+    path, has_bytes = None, True
+    if columns.IMAGE in split.column_names and not known & set(split.column_names):
+        path, has_bytes = next(image_paths(split), (None, True))
+    if not has_bytes and Path(path or "").is_file():
+        raise ValueError(
+            f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image "
+            f"into a folder named after its class, such as {Path(path).parent / 'cats' / Path(path).name}, or write "
+            'its class into metadata.jsonl: "label": "cats".'
+        )
 
 
 def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
     """The splits with `label` as a ClassLabel of these names; a ValueError for a label that is none of them."""
     feature = ClassLabel(names=names)
-    return DatasetDict(
-        {
-            name: split if split.features.get(columns.LABEL) in (None, feature) else _cast_label(split, name, feature)
-            for name, split in splits.items()
-        }
-    )
+    named = DatasetDict(splits)
+    for name, split in splits.items():
+        if split.features.get(columns.LABEL) not in (None, feature):
+            named[name] = _cast_label(split, name, feature)
+    return named
 
 
 def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset:
@@ -335,10 +305,8 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset
         values = [own.names[i] if i is not None and 0 <= i < own.num_classes else i for i in values]
     unknown = [row for row, value in enumerate(values) if isinstance(value, str) and value not in feature.names]
     if unknown:
-        raise ValueError(
-            f"Split {split_name!r}, column 'label', row {unknown[0]}: {values[unknown[0]]!r} is none of the "
-            f"{feature.num_classes} classes of the other splits. Correct the label, or add the class there."
-        )
+        where, what = f"Split {split_name!r}, column 'label', row {unknown[0]}", repr(values[unknown[0]])
+        raise ValueError(f"{where}: {what} is none of the {feature.num_classes} classes of the other splits.")
     values = [feature.str2int(value) if isinstance(value, str) else value for value in values]
     values = [int(value) if isinstance(value, bool) else value for value in values]
     split = split.remove_columns(columns.LABEL)

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from .. import columns
+from ..names import check_dataset_name
 from .images import IMAGE_SUFFIXES, image_paths
-from .naming import check_dataset_name
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,7 @@ SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets`
 
 
 def open_data(name: str, config: str | None, revision: str | None) -> DatasetDict:
-    """
-    Raises:
-        FileNotFoundError: when nothing of that name exists.
-        ValueError: for files that `datasets` cannot read; the message names the first at fault, or the cause.
-    """
+    """A ValueError for files that `datasets` cannot read names the first at fault, or the cause."""
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
     if how is None and not _is_saved(folder):
@@ -51,15 +47,14 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
 
 
 def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:
-    """
-    Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`.
-    """
+    """Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`."""
     folder = Path(name)
     if not folder.is_dir():
         return {"path": name, "name": config, "revision": revision}
     if _is_saved(folder):
         return None
-    if _names_its_files(folder):
+    readme = folder / "README.md"
+    if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):  # names its files
         return {"path": name, "name": config}
     found = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
     return next(({"path": kind, "data_files": files} for kind, files in found if files), None)
@@ -109,23 +104,19 @@ def _fault(files: Iterable[Path]) -> str | None:
             return f"{file} {why}"
         if file.name == "metadata.jsonl":
             for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-                try:
-                    is_object = isinstance(json.loads(line or "{}"), dict)
-                except ValueError:
-                    is_object = False
-                if not is_object:
-                    return f"{file}, line {number} is no JSON object. Correct the line."
+                with suppress(ValueError):
+                    if isinstance(json.loads(line or "{}"), dict):
+                        continue
+                return f"{file}, line {number} is no JSON object. Correct the line."
     return None
 
 
 def _fault_of_parquet(file: Path) -> str | None:
     try:
-        opened = pq.ParquetFile(file)
-        for _ in opened.iter_batches(batch_size=1000):
-            pass
+        rows = sum(len(batch) for batch in pq.ParquetFile(file).iter_batches(batch_size=1000))
     except (OSError, ValueError) as error:
         return f"is damaged ({_first_cause(error)}). Make or download it again."
-    return None if opened.metadata.num_rows else "has no rows. Remove it, or make it again."
+    return None if rows else "has no rows. Remove it, or make it again."
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
@@ -134,11 +125,6 @@ def _fault_of_parquet(file: Path) -> str | None:
 def _is_saved(folder: Path) -> bool:
     """By `save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _names_its_files(folder: Path) -> bool:
-    readme = folder / "README.md"
-    return readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M) is not None
 
 
 def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
@@ -174,8 +160,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
     for name, patterns in found.items():
         if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
             raise FileNotFoundError(
-                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images "
-                "there, or remove its folder."
+                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images."
             )
         with one_line_errors(f"dataset_name is {str(folder)!r}, but", folder.rglob("*")):
             split = load_dataset("imagefolder", data_files={name: patterns}, drop_labels=True, split=name)
@@ -186,10 +171,7 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
 
 
 def _check_metadata(folder: Path, splits: dict[str, list[str]]) -> None:
-    """
-    Raises:
-        ValueError: for metadata beside the folders of the splits, where nothing reads it.
-    """
+    """A ValueError for metadata beside the folders of the splits, where nothing reads it."""
     above = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     if above is None or os.path.abspath(folder) in {root for patterns in splits.values() for root in _roots(patterns)}:
         return
@@ -230,45 +212,35 @@ def _folder_label(path: str, root: str) -> str | None:
 def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
     """
     Adds images of class folders that have no line in the metadata, which `datasets` leaves out: they have a label all
-    the same, and null in the columns of the metadata.
-
-    Raises:
-        ValueError: for an image with two lines.
+    the same, and null in the columns of the metadata. A ValueError for an image with two lines.
     """
     listed = Counter(path for path, _ in image_paths(split))
     image, times = listed.most_common(1)[0]
     if times > 1:
-        raise ValueError(
-            f"Split {name!r}: its metadata file names the image {image} {times} times. Keep one line; several "
-            "captions of an image are a list in it."
-        )
+        what = f"its metadata file names the image {image} {times} times"
+        raise ValueError(f"Split {name!r}: {what}. Keep one line; several captions are a list in it.")
     known = {os.path.realpath(path) for path in listed}
     files = [file for file in _files(patterns) if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
     unlisted = sorted(os.path.abspath(file) for file in files if os.path.realpath(file) not in known)
     if not unlisted:
         return split
-    roots = _roots(patterns)
-    kept = [file for file in unlisted if _is_in_class(file, roots)] if columns.LABEL not in split.column_names else []
+    roots, kept = _roots(patterns), []
+    for file in unlisted if columns.LABEL not in split.column_names else ():
+        root = next(root for root in roots if file.startswith(f"{root}{os.sep}"))
+        if os.path.dirname(file) != root and _folder_label(file, root) is not None:
+            kept.append(file)
     if kept:
-        logger.warning(
-            "Split %r: %s of %s images have no line in its metadata file. They have the label of their folder, and no "
-            "caption.",
-            *(name, f"{len(kept):,}", f"{len(files):,}"),
-        )
+        said = "Split %r: %d of %d images have no line in its metadata file. They have the label of their folder."
+        logger.warning(said, name, len(kept), len(files))
     if left := len(unlisted) - len(kept):
         logger.warning(
-            "Split %r: %s of %s images are in no line of its metadata file and in no folder of a class, and are left "
+            "Split %r: %d of %d images are in no line of its metadata file and in no folder of a class, and are left "
             "out. A line needs the file_name alone; null stands for what is not known.",
-            *(name, f"{left:,}", f"{len(files):,}"),
+            *(name, left, len(files)),
         )
     rows: dict[str, list] = {column: [None] * len(kept) for column in split.column_names}
     rows["image"] = [{"bytes": None, "path": file} for file in kept]
     return concatenate_datasets([split, Dataset.from_dict(rows, features=split.features)]) if kept else split
-
-
-def _is_in_class(file: str, roots: list[str]) -> bool:
-    root = next(root for root in roots if file.startswith(f"{root}{os.sep}"))
-    return os.path.dirname(file) != root and _folder_label(file, root) is not None
 
 
 def _roots(patterns: list[str]) -> list[str]:

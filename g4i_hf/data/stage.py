@@ -19,14 +19,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, DatasetDict
 from datasets.table import embed_table_storage
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors, hf_hub_download
 
 from .. import columns
 from ..files import replacing, restore_replaced
@@ -38,11 +31,8 @@ datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 # No such file on the Hub, or not in the cache; a name that is a path. Opening the dataset says why
 NO_STAGE = (
-    EntryNotFoundError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+    *(errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError),
+    *(errors.HFValidationError, errors.OfflineModeIsEnabled),
 )
 FORMAT = 1  # of `stage.json`: one more whenever an earlier version of this package would misread it
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
@@ -55,14 +45,8 @@ PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2}
 @dataclass(frozen=True)
 class Source:
     """
-    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage made of it records it.
-
-    Args:
-        name: Hub id or folder.
-        revision, config: of a Hub dataset.
-        columns: its names of columns by ours, where they differ.
-        captions, captions_revision: Hub id or folder of captions or embeddings, joined to the images by `image_id`.
-        validation_fraction: share of each class of `train` that is held out as `validation`, where there is none.
+    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage made of it records it: the fields of
+    `DataArguments`; `columns` has its names of columns by ours, where they differ.
     """
 
     name: str
@@ -94,12 +78,7 @@ class Source:
 
     @classmethod
     def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
-        """
-        The source in a `stage.json`; None for a stage on the Hub whose images are not there.
-
-        Raises:
-            FileNotFoundError: for a folder that is gone.
-        """
+        """The source in a `stage.json`; None for a published one without images, a missing folder is an error."""
         name, captions, held_out = (stage.get(key) for key in ("source", "captions_name", "validation_fraction"))
         is_published = bool(stage.get("published")) or not Path(folder).is_dir()
         if name is None or (is_published and is_path(name)):  # of the machine where it was made
@@ -121,16 +100,11 @@ def is_path(value: Any) -> bool:
 
 
 def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
-    """
-    Raises:
-        ValueError: for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere.
-    """
+    """A ValueError for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere."""
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
-            raise ValueError(
-                f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder. Run the "
-                "stage again, or correct the file if you trust where it comes from."
-            )
+            what = f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder"
+            raise ValueError(f"{what}. Run the stage again, or correct the file if you trust it.")
 
 
 def _portable(name: str, folder: str | Path) -> str:
@@ -145,10 +119,8 @@ def _found(name: str, folder: str | Path) -> str:
     if not Path(name).is_absolute() and beside.exists():
         return str(beside)
     if name.startswith("."):
-        raise FileNotFoundError(
-            f"{folder} holds no images: they are those of {name}, seen from there, and that folder is gone. Put it "
-            "back, or run the stage again on the images."
-        )
+        what = f"{folder} holds no images: they are those of {name}, seen from there, and that folder is gone"
+        raise FileNotFoundError(f"{what}. Put it back, or run the stage again on the images.")
     return name
 
 
@@ -168,11 +140,8 @@ class Step:
 def steps(source: Source) -> Iterator[Step]:
     """
     The datasets from a source to its images, looked up lazily. The last is no stage, or a stage that does not say
-    where its images are.
-
-    Raises:
-        FileNotFoundError: for a folder that is gone.
-        ValueError: when stages without images name each other as their images.
+    where its images are. A FileNotFoundError for a folder that is gone, and a ValueError when stages without images
+    name each other as their images.
     """
     seen, holds_images = set(), False
     while True:
@@ -186,10 +155,8 @@ def steps(source: Source) -> Iterator[Step]:
         if _place(further) in seen:
             if holds_images:  # which names itself, or what was made of it
                 return
-            raise ValueError(
-                f"{source.name} holds no images and names {further.name} for them, which leads back to {source.name}. "
-                f"Name the images with --dataset_name, and with --captions_name {source.name}."
-            )
+            what = f"{source.name} holds no images and names {further.name} for them, which leads back to it"
+            raise ValueError(f"{what}. Name the images with --dataset_name, and with --captions_name {source.name}.")
         source = further
 
 
@@ -202,10 +169,8 @@ def _place(source: Source) -> tuple[str, str | None]:
 
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
     """
-    The `stage.json` of a finished stage, or None where there is none.
-
-    Raises:
-        ValueError: when it is malformed, names a split by a path, or was written by a later version.
+    The `stage.json` of a finished stage, or None where there is none. A ValueError when it is malformed, names a split
+    by a path, or was written by a later version.
     """
     restore_replaced(folder)
     path = Path(folder) / STAGE_FILE
@@ -219,17 +184,15 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
         is_stage = False
     if not is_stage:
         raise ValueError(f"{path} is not what a stage writes. Run the stage again, or remove the file.")
-    _check_format(stage, str(folder))
-    return stage
+    return _of_known_format(stage, str(folder))
 
 
-def _check_format(stage: dict[str, Any], name: str) -> None:
+def _of_known_format(stage: dict[str, Any], name: str) -> dict[str, Any]:
     found = stage.get("format", FORMAT)  # version 0.1 wrote none
     if not isinstance(found, int) or found > FORMAT:
-        raise ValueError(
-            f"{name}: its stage.json has the format {found!r}, and this version of g4i_hf reads formats up to "
-            f"{FORMAT}. Install a later version."
-        )
+        known = f"this version of g4i_hf reads formats up to {FORMAT}"
+        raise ValueError(f"{name}: its stage.json has the format {found!r}, and {known}. Install a later one.")
+    return stage
 
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
@@ -245,10 +208,8 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     except NO_STAGE:
         return None
     stage = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(stage, dict) or "stage" not in stage or "num_rows" not in stage:
-        return None
-    _check_format(stage, name)
-    return stage
+    is_stage = isinstance(stage, dict) and "stage" in stage and "num_rows" in stage
+    return _of_known_format(stage, name) if is_stage else None
 
 
 def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
@@ -274,25 +235,15 @@ def _with_image_bytes(split: Dataset) -> Dataset:
     """Reads images that lie in files into the table: Parquet would hold their paths alone."""
     if columns.IMAGE not in split.column_names:
         return split
-    return split.with_format("arrow").map(
-        embed_table_storage,
-        batched=True,
-        batch_size=100,
-        load_from_cache_file=False,
-        desc="Images into the table",
-    )
+    how = {"batched": True, "batch_size": 100, "load_from_cache_file": False, "desc": "Images into the table"}
+    return split.with_format("arrow").map(embed_table_storage, **how)
 
 
 def check_replaceable(folder: str | Path) -> None:
-    """
-    Raises:
-        ValueError: when the folder holds anything but a stage.
-    """
+    """A ValueError when the folder holds anything but a stage."""
     folder = Path(folder)
     if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} holds other files, which a stage would replace. Choose a folder of its own for it."
-        )
+        raise ValueError(f"{folder} holds other files, which a stage would replace. Choose a folder of its own.")
 
 
 def ids_digest(image_ids: Iterable[str | None]) -> str:
@@ -307,9 +258,7 @@ def ids_digest(image_ids: Iterable[str | None]) -> str:
 
 
 def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """
-    The rows of a stage: a Parquet file a split beside `stage.json`, or shards in `data/` of a published one.
-    """
+    """The rows of a stage: a Parquet file a split beside `stage.json`, or shards in `data/` of a published one."""
     opened = DatasetDict()
     for name in stage["num_rows"]:  # one by one: opened together, splits would have to have the same columns
         parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))
@@ -319,7 +268,5 @@ def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """
-    Adds the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; every image must have a row.
-    """
+    """Adds the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; all must have a row."""
     return join_captions(images, open_stage(folder, stage), str(folder), complete=True)

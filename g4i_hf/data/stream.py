@@ -1,7 +1,4 @@
-"""
-Stream a dataset instead of downloading it first: [`stream_images`] for captioning, [`open_rows`] for training, see
-[`~g4i_hf.data.stream_batches.StreamedImages`].
-"""
+"""Stream a dataset instead of downloading it first: [`stream_images`] for captioning, [`open_rows`] for training."""
 
 import glob
 import os
@@ -33,10 +30,12 @@ from datasets.utils.file_utils import xopen
 from huggingface_hub import HfFileSystem
 
 from .. import columns
+from ..names import check_dataset_name
 from ..options import DataArguments
 from .hub_rows import check_path, is_remote
 from .loading import (
     WEBDATASET_URL,
+    check_has_split,
     feature_of,
     open_images,
     our_columns,
@@ -45,7 +44,6 @@ from .loading import (
     standardise,
     with_class_names,
 )
-from .naming import check_dataset_name
 from .opening import how_to_load, one_line_errors
 from .stage import Source, find_stage
 
@@ -78,20 +76,11 @@ def load_split(data: DataArguments, split: str) -> Dataset | None:
 
 def stream_images(source: str | Source, read_files: bool = True) -> dict[str, IterableDataset]:
     """
-    Opens a dataset as a stream with our column names. No `image_id` is made, see
-    [`~g4i_hf.data.joining.image_id_of`].
+    Opens a dataset as a stream with our column names, see [`~g4i_hf.data.loading.open_images`]: splits whose `image`
+    is `{"bytes", "path"}`, not decoded. No `image_id` is made, see [`~g4i_hf.data.joining.image_id_of`]. With
+    `read_files` the bytes of images that are files on the Hub are read too.
 
-    Args:
-        source: as in [`~g4i_hf.data.loading.open_images`].
-        read_files: whether the bytes of images that are files on the Hub are read too.
-
-    Returns:
-        Splits whose `image` is `{"bytes", "path"}`, not decoded.
-
-    Raises:
-        ValueError: as there, and when captions are to be joined; for a row that names a local file or address, while
-            reading.
-        FileNotFoundError: when nothing of that name exists.
+    A ValueError when captions are to be joined and, while reading, for a row that names a local file or address.
     """
     source = Source.of(source)
     _check_no_join(source)
@@ -99,14 +88,10 @@ def stream_images(source: str | Source, read_files: bool = True) -> dict[str, It
         return {name: split.to_iterable_dataset() for name, split in open_images(source).items()}
     streamed = load_dataset(source.name, source.config, revision=source.revision, streaming=True)
     splits = {name: _standardised(split, name, source.columns) for name, split in streamed.items()}
-    if not read_files:
-        return splits
-    return {
-        name: split.map(
-            partial(_of_hub, where=f"{source.name}, split {name!r}"), with_indices=True, features=split.features
-        )
-        for name, split in splits.items()
-    }
+    for name, split in splits.items() if read_files else ():
+        read = partial(_of_hub, where=f"{source.name}, split {name!r}")
+        splits[name] = split.map(read, with_indices=True, features=split.features)
+    return splits
 
 
 def _check_no_join(source: Source) -> None:
@@ -134,10 +119,8 @@ def _not_decoded(
     split = (split if split.features is not None else split._resolve_features()).decode(False)
     found = our_columns(split.features, split_name, given)
     if not isinstance(feature_of(split.features, found.get(columns.IMAGE, "")), Image):
-        raise ValueError(
-            f"Split {split_name!r} has no column of images called 'image'. Its columns: {', '.join(split.features)}. "
-            f"{columns.name_it(columns.IMAGE, split.features)}"
-        )
+        known = columns.its_columns(columns.IMAGE, split.features)
+        raise ValueError(f"Split {split_name!r} has no column of images called 'image'. {known}")
     return split, found
 
 
@@ -232,33 +215,24 @@ class RowStream:
 
 def open_rows(source: str | Source, split: str, num_processes: int = 1) -> RowStream:
     """
-    Opens a split as a stream: Parquet files and WebDataset archives in a folder or on the Hub as they are, anything
-    else in a folder by [`~g4i_hf.data.loading.open_images`].
+    Opens a split as a stream, whose rows are divided among `num_processes`: Parquet files and WebDataset archives in a
+    folder or on the Hub as they are, anything else in a folder by [`~g4i_hf.data.loading.open_images`].
 
-    Args:
-        source: as there.
-        split: its name.
-        num_processes: among which the rows are divided.
-
-    Raises:
-        FileNotFoundError: when nothing of that name exists.
-        ValueError: as there, and when there is no such split, captions are to be joined, or the data is a stage
-            without images on the Hub.
+    Errors as there; also a ValueError when there is no such split, captions are to be joined, or the data is a stage
+    without images on the Hub.
     """
     source = Source.of(source)
     _check_no_join(source)
     check_dataset_name(source.name)
     is_local, stage = Path(source.name).is_dir(), find_stage(source.name, source.revision)
     if stage is not None and not stage.get("with_images") and not is_local:
-        raise ValueError(
-            f"{source.name} was published without its images, which a stream cannot look up by their ids. Publish it "
-            "with them (--with_images true), or train without streaming."
-        )
+        what = f"{source.name} was published without its images, which a stream cannot look up by their ids"
+        raise ValueError(f"{what}. Publish it with them (--with_images true), or train without streaming.")
     builder = None if stage is not None and is_local else _builder_of(source)
     if builder is None:
         return _local_rows(open_images(source), split)
     files = builder.config.data_files or {}
-    _check_split(split, list(files))
+    check_has_split(files, split)
     rows, holds_tables = builder.as_streaming_dataset(split=split), isinstance(builder, ArrowBasedBuilder)
     stream = _row_stream(rows, split, source.columns, holds_tables)
     stream.hub_id = None if is_local else source.name
@@ -287,7 +261,7 @@ def _row_stream(rows: IterableDataset, split: str, given: dict[str, str], holds_
 
 
 def _local_rows(splits: DatasetDict, split: str) -> RowStream:
-    _check_split(split, list(splits))
+    check_has_split(splits, split)
     rows = splits[split]
     shards = max(1, min(LOCAL_SHARDS, len(rows)))
     share, extra = divmod(len(rows), shards)
@@ -295,11 +269,6 @@ def _local_rows(splits: DatasetDict, split: str) -> RowStream:
     stream.shard_rows = [share + (shard < extra) for shard in range(shards)]
     stream.image_ids = rows.select_columns([columns.IMAGE_ID])
     return stream
-
-
-def _check_split(split: str, known: list[str]) -> None:
-    if split not in known:
-        raise ValueError(f"The data has no split {split!r}. It has: {', '.join(known)}.")
 
 
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -317,16 +286,16 @@ def file_identities(files: list[str], folder: str | Path) -> list[str]:
     The identity of each file without opening it: name and size of a local one, name and git's hash of one on the Hub,
     the address of any other.
     """
+
+    def identity_of(file: str) -> str:
+        if file.startswith("hf://"):
+            hub = HfFileSystem()
+            found = hub.info(file)
+            return f"{hub.resolve_path(file).path_in_repo} {found.get('blob_id') or found['size']}"
+        return file if "://" in file else f"{os.path.relpath(file, folder)} {os.path.getsize(file)}"
+
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(lambda file: _identity_of(str(file), folder), files))
-
-
-def _identity_of(file: str, folder: str | Path) -> str:
-    if file.startswith("hf://"):
-        hub = HfFileSystem()
-        found = hub.info(file)
-        return f"{hub.resolve_path(file).path_in_repo} {found.get('blob_id') or found['size']}"
-    return file if "://" in file else f"{os.path.relpath(file, folder)} {os.path.getsize(file)}"
+        return list(readers.map(identity_of, map(str, files)))
 
 
 def row_groups(files: list[str]) -> list[list[int]]:

@@ -35,22 +35,15 @@ class Part(NamedTuple):
 
 def parts_of(stream: RowStream, batch_size: int, num_processes: int, process_index: int) -> list[Part]:
     """
-    The part of a stream for a process: consecutive rows, as many as it has in all global batches, where the sizes of
-    shards are known; else every `num_processes`-th shard.
-
-    Args:
-        batch_size: rows of a process.
-
-    Raises:
-        ValueError: for too few shards of unknown size.
+    The part of a stream for a process with batches of `batch_size` rows: consecutive rows, as many as it has in all
+    global batches, where the sizes of shards are known; else every `num_processes`-th shard, of which too few are a
+    ValueError.
     """
     if stream.shard_rows is None:
         number = stream.rows.num_shards
         if number % num_processes and number < ENOUGH_ARCHIVES * num_processes:
-            raise ValueError(
-                f"The stream has {number} archives for {num_processes} processes, whose rows would come unevenly "
-                f"often: make it a multiple, or at least {ENOUGH_ARCHIVES} archives a process."
-            )
+            what = f"The stream has {number} archives for {num_processes} processes, which cannot share them evenly"
+            raise ValueError(f"{what}: make it a multiple, or at least {ENOUGH_ARCHIVES} archives a process.")
         return [Part(shard) for shard in range(process_index, number, num_processes)]
     whole, rest = divmod(sum(stream.shard_rows), batch_size * num_processes)
     mine = share_of(rest, num_processes, process_index)
@@ -69,14 +62,9 @@ def rows_in_order(
     stream: RowStream, parts: list[Part], *, seed: list[int] | None, block: int, skip: int = 0
 ) -> Iterator[Row]:
     """
-    The rows of an epoch: parts in a random order, `block` rows at a time shuffled. So the order after `skip` rows does
-    not depend on reading those before, and skipped parts of known size are not read.
-
-    Args:
-        parts: to be read.
-        seed: of the orders; None keeps the order of the data.
-        block: rows that are shuffled together; below 2 none are.
-        skip: rows left out at the start.
+    The rows of an epoch: parts in a random order, `block` rows at a time shuffled (none below 2). So the order after
+    `skip` rows does not depend on reading those before, and skipped parts of known size are not read. Without a `seed`
+    rows stay in the order of the data.
     """
     if seed is None:
         block = 0
@@ -156,15 +144,8 @@ class StreamBatches(BatchSampler):
     rows, see [`parts_of`]; none is repeated or dropped. Processes without rows of the last global batch get the first
     rows of the stream as padding, so that no collective hangs.
 
-    A stream of unknown length does not end: one epoch follows another, on each process for itself.
-
-    Args:
-        stream: the rows.
-        batch_size: rows of a process.
-        num_processes, process_index: of this process.
-        seed: of the orders.
-        shuffle: whether the order is random.
-        block: rows that are shuffled together, see [`rows_in_order`].
+    A stream of unknown length does not end: one epoch follows another, on each process for itself. Arguments as those
+    of [`~g4i_hf.data.dataset.GlobalBatchSampler`]; `block` rows are shuffled together, see [`rows_in_order`].
     """
 
     split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
@@ -258,11 +239,7 @@ class StreamedImages(torch.utils.data.Dataset):
         transform, seed, captions: as there; `captions` is `sample` or `mean`.
         block: rows that are shuffled together, see [`rows_in_order`].
         class_names: by number; they number labels that are strings.
-        require_labels: whether an unlabelled row (null or -1) is an error.
-
-    Raises:
-        BadRowError: for a row without a required label, or with one that is no class; it names the row.
-        BadImageError: when an image cannot be read.
+        require_labels: whether an unlabelled row (null or -1) is a BadRowError, as a label that is no class is.
     """
 
     def __init__(
@@ -326,23 +303,19 @@ class StreamedImages(torch.utils.data.Dataset):
         return split
 
     def _number_of(self, label: int | str | None, image_id: str) -> int | None:
+        what = f"The image {image_id!r}"
         if label is None or label == -1:
             if self.require_labels:
-                raise BadRowError(
-                    f"The image {image_id!r} is unlabelled ({label}). Label it, remove it, or train it on its caption "
-                    "alone with --require_labels false."
-                )
+                remedy = "Label it, remove it, or give --require_labels false"
+                raise BadRowError(f"{what} is unlabelled ({label}). {remedy}.")
             return label
         if self.numbers is not None:
             if label not in self.numbers:
-                raise BadRowError(
-                    f"The image {image_id!r} has the label {label!r}, which is none of the {len(self.numbers)} "
-                    "classes. Correct the label, or add the class to class_names_file."
-                )
+                known = f"none of the {len(self.numbers)} classes"
+                raise BadRowError(f"{what} has the label {label!r}, which is {known}. Correct one of both.")
             return self.numbers[label]
         if self.class_names is not None and not 0 <= label < len(self.class_names):
-            raise BadRowError(
-                f"The image {image_id!r} has the label {label}, but there are {len(self.class_names)} classes (0 to "
-                f"{len(self.class_names) - 1}). Correct the label or the class names."
-            )
+            number = len(self.class_names)
+            known = f"there are {number} classes (0 to {number - 1})"
+            raise BadRowError(f"{what} has the label {label}, but {known}. Correct the label or the class names.")
         return label

@@ -150,12 +150,14 @@ def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
     Equal values get equal integers, a null -1: 63 bits of a digest. In two million values, a collision has a chance of
     one in four million.
     """
-    return np.fromiter((-1 if value is None else _digest(value) for value in values), dtype=np.int64)
 
+    def key(value: str | bytes | None) -> int:
+        if value is None:
+            return -1
+        content = value.encode() if isinstance(value, str) else value
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
-def _digest(value: str | bytes) -> int:
-    content = value.encode() if isinstance(value, str) else value
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+    return np.fromiter(map(key, values), dtype=np.int64)
 
 
 def numbered(keys: np.ndarray) -> np.ndarray:
@@ -230,12 +232,8 @@ class Texts:
     @classmethod
     def of(cls, split: Dataset, choice: str = "sample") -> "Texts | None":
         """
-        Args:
-            split: rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`.
-            choice: of several captions, `mean` averages them into one text of unit norm; `sample` and `all` keep them.
-
-        Returns:
-            None for a split without text embeddings.
+        Of rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`; None without embeddings.
+        Of several captions, `mean` averages them into one text of unit norm; `sample` and `all` keep them.
         """
         if columns.TEXT_EMBEDS not in split.column_names:
             return None

@@ -64,12 +64,7 @@ class StoredJpeg:
       where some values in a thousand differ by one step of 255;
     - others (CMYK, rotated by EXIF) go through Pillow.
 
-    Args:
-        data: the file.
-        opened: the same, opened by Pillow.
-
-    Attributes:
-        width, height: in pixels, upright.
+    `width` and `height` are in pixels, upright.
     """
 
     def __init__(self, data: bytes, opened: PILImage.Image):
@@ -87,17 +82,7 @@ class StoredJpeg:
     def resized_crop(
         self, top: int, left: int, height: int, width: int, size: int, interpolation: InterpolationMode
     ) -> torch.Tensor | PILImage.Image:
-        """
-        Args:
-            top, left, height, width: of the crop, in pixels of the upright image.
-            size: side of the result.
-
-        Returns:
-            (3, size, size) uint8, or an image.
-
-        Raises:
-            OSError: Pillow's, when the file is damaged.
-        """
+        """(3, size, size) uint8, or an image, of a crop of the upright image; an OSError for a damaged file."""
         reduction = next((part for part in REDUCTIONS if min(height, width) >= MARGIN * part * size), 1)
         if reduction > 1 and interpolation != InterpolationMode.NEAREST:
             return self._reduced(top, left, height, width, size, interpolation, reduction)

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints import commit_of, folder_digest
-from ..data.naming import why_missing
 from ..files import did_you_mean
+from ..names import commit_of, folder_digest, why_missing
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, full_name
 
 logger = logging.getLogger(__name__)

@@ -18,20 +18,12 @@ FINE = 6  # cells a side: hiding what a map of so many marks costs a class more 
 
 @dataclass
 class SpatialLayer:
-    """
-    A layer whose output is laid out over the image.
+    """A layer whose output is laid out over the image."""
 
-    Attributes:
-        name: of the module within the student.
-        module: its output is one tensor, or a tuple of one.
-        layout: of the output, one of the three above.
-        grid: (h, w) cells.
-    """
-
-    name: str
-    module: nn.Module
-    layout: str
-    grid: tuple[int, int]
+    name: str  # of the module within the student
+    module: nn.Module  # its output is one tensor, or a tuple of one
+    layout: str  # of the output, one of the three above
+    grid: tuple[int, int]  # (h, w) cells
 
     def on_grid(self, values: torch.Tensor) -> torch.Tensor:
         """Values like the layer's output -> (B, h, w, C); extra tokens, which come first, are dropped."""
@@ -46,15 +38,9 @@ class SpatialLayer:
 def find_spatial_layer(model: AlignedImageClassification, pixel_values: torch.Tensor) -> SpatialLayer | None:
     """
     The deepest block with a map of at least [`FINE`] cells a side, else the deepest with more than one cell. It is
-    found by what the modules give in one pass, whatever they are called. The prediction has to depend on its cells:
-    behind the last attention only the class token counts. What lies within a block is no block.
-
-    Args:
-        model: in evaluation mode.
-        pixel_values: (1, 3, H, W).
-
-    Returns:
-        None for a student without such a layer.
+    found by what the modules give in one pass over (1, 3, H, W) pixel values, whatever they are called. The prediction
+    has to depend on its cells: behind the last attention only the class token counts. What lies within a block is no
+    block. None for a student without such a layer.
     """
     images = pixel_values.repeat(COPIES, 1, 1, 1).requires_grad_()
     calls: Counter[str] = Counter()
@@ -119,20 +105,14 @@ def activation_maps(
 ) -> np.ndarray:
     """
     Gradient times activation of each cell, summed over the channels: HiResCAM (arXiv 2011.08891), which is Grad-CAM
-    where nothing but pooling and a linear classifier follows. Negative values are set to zero.
+    where nothing but pooling and a linear classifier follows. Negative values are set to zero. Needs captum.
 
     Args:
-        model: in evaluation mode.
-        layer: of [`find_spatial_layer`].
         pixel_values: (B, 3, H, W).
         classes: B indices.
 
     Returns:
-        (B, h, w) in [0, 1], each over its own 95th percentile, so that no single cell hides the others; zero where
-        nothing speaks for the class.
-
-    Raises:
-        ImportError: without captum.
+        (B, h, w) in [0, 1], each over its own 95th percentile, so that no single cell hides the others.
     """
     attr = require("captum.attr", "report", "A map of where a student looks")
     method = attr.LayerGradientXActivation(lambda pixels: _logits(model, pixels), layer.module)

@@ -1,32 +1,82 @@
-"""Tables of a run beside its baseline, for the terminal, the report and cards."""
+"""What is measured on a split, and tables of a run beside its baseline, for the terminal, the report and cards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..options import aligns
-from .measures import ALL_MEASURES, OF_PROJECTOR
-from .statistics import PairedSummary, Spread, paired_summary, spread
+
+CORRUPTIONS = ("blur", "noise", "contrast", "jpeg")
+STRENGTHS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How tables show a figure."""
+
+    title: str
+    group: str = ""  # heading that it stands under; the first measures have none
+    chance: str | None = None  # figure of the same split that says what guessing would give
+    is_share: bool = True  # shown in percent; else as the number that it is
+    lower_is_better: bool = False
+
+
+ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
+CALIBRATION = "Calibration of the classifier"
+PROBE = "Accuracy of probes on the feature, fitted on the training split"
+ROBUSTNESS = "Accuracy on corrupted images, mean of five strengths"
+
+ALL_MEASURES = {
+    "accuracy": Measure("accuracy"),
+    "recall_at_1": Measure("caption retrieval R@1", chance="chance_at_1"),
+    "recall_at_5": Measure("caption retrieval R@5", chance="chance_at_5"),
+    "text_to_image_recall_at_1": Measure("image retrieval R@1", chance="text_to_image_chance_at_1"),
+    "text_to_image_recall_at_5": Measure("image retrieval R@5", chance="text_to_image_chance_at_5"),
+    "zero_shot_captions_accuracy": Measure("classes by captions", ZERO_SHOT, "zero_shot_captions_chance"),
+    "zero_shot_names_accuracy": Measure("classes by names", ZERO_SHOT, "zero_shot_names_chance"),
+    "ece": Measure("ECE", CALIBRATION, lower_is_better=True),
+    "adaptive_ece": Measure("adaptive ECE", CALIBRATION, lower_is_better=True),
+    "nll": Measure("NLL, nats", CALIBRATION, is_share=False, lower_is_better=True),
+    "brier": Measure("Brier score", CALIBRATION, is_share=False, lower_is_better=True),
+    "knn_1_accuracy": Measure("1-NN", PROBE),
+    "knn_20_accuracy": Measure("20-NN", PROBE),
+    "linear_probe_accuracy": Measure("linear probe", PROBE),
+    **{f"{kind}_accuracy": Measure("JPEG" if kind == "jpeg" else kind, ROBUSTNESS) for kind in CORRUPTIONS},
+    "corrupted_accuracy": Measure("mean", ROBUSTNESS),
+}
+# Of the projector: where it was not trained, they say nothing
+OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
+ENGINES = {"pytorch": "PyTorch, float32", "onnx": "ONNX Runtime, float32", "int8": "ONNX Runtime, int8"}
+TIMED = ("latency_ms", "images_per_second", "megabytes")
+SPEED = ("parameters", "macs", "cpu_threads", *(f"{engine}_{figure}" for engine in ENGINES for figure in TIMED))
+# All of a split, with what no table shows
+FIGURES = (
+    *ALL_MEASURES,
+    *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
+    *("samples", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
+    *("probe_samples", "linear_probe_c", "int8_accuracy", "suspicious_labels"),
+    *(f"{kind}_{strength}_accuracy" for kind in CORRUPTIONS for strength in STRENGTHS),
+)
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took
-MEASURES = {figure: ALL_MEASURES[figure].title for figure in ("accuracy", "recall_at_1", "recall_at_5")}
+MEASURES = ("accuracy", "recall_at_1", "recall_at_5")
 
 
 @dataclass
 class ComparisonRow:
-    """
-    One measure of one split, as fractions or, where it is no share, the number; `baseline` and `chance` may be
-    missing. `group` is the heading in a table.
-    """
+    """A figure of one split, by its name in [`ALL_MEASURES`]; as a fraction or, where it is no share, the number."""
 
     split: str
-    measure: str
+    figure: str
     aligned: float
     baseline: float | None = None
     chance: float | None = None
-    group: str = ""
-    is_share: bool = True
-    lower_is_better: bool = False
+
+    @property
+    def measure(self) -> Measure:
+        return ALL_MEASURES[self.figure]
 
     @property
     def difference(self) -> float | None:
@@ -35,29 +85,22 @@ class ComparisonRow:
     @property
     def is_better(self) -> bool | None:
         """Whether the aligned run is better; None where they are equal or there is no baseline."""
-        return (self.difference < 0) == self.lower_is_better if self.difference else None
+        return (self.difference < 0) == self.measure.lower_is_better if self.difference else None
 
     @property
     def title(self) -> str:
         """The measure, with an arrow where less is better."""
-        return f"{self.measure} ↓" if self.lower_is_better else self.measure
+        return f"{self.measure.title} ↓" if self.measure.lower_is_better else self.measure.title
 
     def text(self, value: float | None, sign: str = "") -> str:
         """A value of the row as tables show it, in percent where it is a share; `sign` is `+` for differences."""
         if value is None:
             return ""
-        return f"{100 * value:{sign}.1f}" if self.is_share else f"{value:{sign}.3f}"
+        return f"{100 * value:{sign}.1f}" if self.measure.is_share else f"{value:{sign}.3f}"
 
 
 def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """
-    The `all_results.json` of a run for tables: without retrieval and zero-shot accuracy where it was not aligned, as
-    its projector has learned nothing.
-
-    Args:
-        results: all of the file.
-        options: of the run.
-    """
+    """`all_results.json` for tables: without figures of the projector where it was not aligned and learned nothing."""
     if aligns(options) is not False:
         return results
     return {name: value for name, value in results.items() if not name.endswith(OF_PROJECTOR)}
@@ -69,74 +112,92 @@ def compare(
     """Rows for each of the figures that the aligned run has, from both runs' `all_results.json`."""
     rows = []
     for figure in figures:
-        known = ALL_MEASURES[figure]
         for split in splits:
-            if f"{split}_{figure}" in aligned:
-                row = ComparisonRow(
-                    split=split,
-                    measure=known.title,
-                    aligned=aligned[f"{split}_{figure}"],
-                    baseline=(baseline or {}).get(f"{split}_{figure}"),
-                    chance=aligned.get(f"{split}_{known.chance}"),
-                    group=known.group,
-                    is_share=known.is_share,
-                    lower_is_better=known.lower_is_better,
-                )
-                rows.append(row)
+            name, chance = f"{split}_{figure}", f"{split}_{ALL_MEASURES[figure].chance}"
+            if name in aligned:
+                before = (baseline or {}).get(name)
+                rows.append(ComparisonRow(split, figure, aligned[name], before, aligned.get(chance)))
     return rows
 
 
 @dataclass
+class PairedSummary:
+    """
+    Of one measure over n seeds, as fractions: means and standard deviations (n - 1) of both, their mean paired
+    difference with its 95% interval (Student's t over seeds), and how many seeds improved.
+    """
+
+    seeds: int
+    baseline_mean: float
+    baseline_sd: float
+    aligned_mean: float
+    aligned_sd: float
+    difference: float
+    low: float
+    high: float
+    improved: int
+
+
+def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary:
+    """Compares values for each seed, in the same order. ValueError for fewer than two, or unequal numbers."""
+    from scipy import stats
+
+    if len(baseline) != len(aligned) or len(baseline) < 2:
+        raise ValueError(f"Two or more pairs are needed, but there are {len(baseline)} and {len(aligned)} values.")
+    paired = np.subtract(aligned, baseline)
+    mean, half = float(paired.mean()), stats.t.ppf(0.975, len(paired) - 1) * stats.sem(paired)
+    both = (*_mean_and_sd(baseline), *_mean_and_sd(aligned))
+    return PairedSummary(len(paired), *both, mean, float(mean - half), float(mean + half), int((paired > 0).sum()))
+
+
+def _mean_and_sd(values: list[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+@dataclass
 class SeedRow:
-    """One measure of one split over the seeds: `values` of the aligned runs, `paired` where there are baselines."""
+    """A figure of one split over the seeds of the aligned runs; `paired` where there are baselines."""
 
     split: str
-    measure: str
-    values: Spread
+    figure: str
+    mean: float
+    sd: float  # n - 1
     paired: PairedSummary | None = None
 
 
 def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]], splits: list[str]) -> list[SeedRow]:
     """
-    Args:
-        aligned: the runs' `all_results.json`, one a seed.
-        baselines: those of their baselines in the same order, or none.
-        splits: in the order of the table.
-
-    Returns:
-        Rows for every measure that all the aligned runs have; paired where all the baselines have it too.
+    Rows for every measure that all the aligned runs, two or more, have; paired where all the baselines, in the same
+    order, have it too. Both are given by their `all_results.json`.
     """
     rows = []
-    for measure, name in MEASURES.items():
+    for figure in MEASURES:
         for split in splits:
-            key = f"{split}_{measure}"
+            key = f"{split}_{figure}"
             if not all(key in results for results in aligned):
                 continue
             values = [results[key] for results in aligned]
             is_paired = baselines and all(key in results for results in baselines)
             paired = paired_summary([results[key] for results in baselines], values) if is_paired else None
-            rows.append(SeedRow(split, name, spread(values), paired))
+            rows.append(SeedRow(split, figure, *_mean_and_sd(values), paired))
     return rows
 
 
 def as_text(rows: list[ComparisonRow]) -> str:
-    """
-    The table for a terminal, in percent and percentage points where a measure is a share, under a heading for each
-    group; without a baseline, only the run's own column.
-    """
+    """The table for a terminal, shares in percent, under a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
     head = f"{'baseline':>10}{'aligned':>10}{'difference':>12}" if with_baseline else f"{'value':>10}"
     lines, group = [f"{'':28}{'split':12}{head}"], ""
     for row in rows:
-        if row.group != group:
-            group = row.group
+        if row.measure.group != group:
+            group = row.measure.group
             lines += ["", group]
         cells = f"{row.text(row.aligned):>10}"
         if with_baseline:
             cells = f"{row.text(row.baseline):>10}{cells}{row.text(row.difference, '+'):>12}"
         chance = f" (chance {row.text(row.chance)})" if row.chance is not None else ""
         lines.append(f"{row.title:28}{row.split:12}{cells}{chance}")
-    if any(row.lower_is_better for row in rows):
+    if any(row.measure.lower_is_better for row in rows):
         lines += ["", "In percent, except NLL and the Brier score; ↓: less is better."]
     return "\n".join(lines)
 
@@ -146,17 +207,17 @@ def as_markdown(rows: list[ComparisonRow]) -> str:
     if not any(row.baseline is not None for row in rows):
         cells = [[row.title, row.split, row.text(row.aligned)] for row in rows]
         return markdown_table(["measure", "split", "value"], cells, texts=2)
-    cells = []
-    for row in rows:
-        values = (row.text(row.baseline), row.text(row.aligned), row.text(row.difference, "+"))
-        cells.append([row.title, row.split, *values])
+    cells = [
+        [row.title, row.split, row.text(row.baseline), row.text(row.aligned), row.text(row.difference, "+")]
+        for row in rows
+    ]
     return markdown_table(["measure", "split", "baseline", "aligned", "difference"], cells, texts=2)
 
 
 def seeds_as_markdown(rows: list[SeedRow]) -> str:
     """The table for a card, in percent and percentage points: mean ± standard deviation."""
     if not any(row.paired for row in rows):
-        cells = [[row.measure, row.split, mean_and_sd(row.values.mean, row.values.sd)] for row in rows]
+        cells = [[ALL_MEASURES[row.figure].title, row.split, mean_and_sd(row.mean, row.sd)] for row in rows]
         return markdown_table(["measure", "split", "mean ± sd"], cells, texts=2)
     cells = []
     for row in rows:
@@ -165,7 +226,8 @@ def seeds_as_markdown(rows: list[SeedRow]) -> str:
             baseline = mean_and_sd(paired.baseline_mean, paired.baseline_sd)
             low, high = 100 * paired.low, 100 * paired.high
             difference = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f})"
-        cells.append([row.measure, row.split, baseline, mean_and_sd(row.values.mean, row.values.sd), difference])
+        title, own = ALL_MEASURES[row.figure].title, mean_and_sd(row.mean, row.sd)
+        cells.append([title, row.split, baseline, own, difference])
     heads = ["measure", "split", "baseline", "aligned", "paired difference (95% interval)"]
     return markdown_table(heads, cells, texts=2)
 
@@ -179,3 +241,11 @@ def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> s
 
 def mean_and_sd(mean: float, sd: float) -> str:
     return f"{100 * mean:.1f} ± {100 * sd:.1f}"
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """The 95% interval of an accuracy over images (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)

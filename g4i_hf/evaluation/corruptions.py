@@ -20,7 +20,7 @@ from transformers import BaseImageProcessor
 from ..data.dataset import own_randomness
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
-from .measures import CORRUPTIONS, STRENGTHS
+from .comparison import CORRUPTIONS, STRENGTHS
 from .predict import for_prediction, run_batches
 
 SIDES = (32, 224)
@@ -34,27 +34,14 @@ PARAMETERS = {
 
 
 def parameter(kind: str, strength: int, side: int) -> float:
-    """
-    Args:
-        kind: one of `blur`, `noise`, `contrast` and `jpeg`.
-        strength: 1 to 5.
-        side: shorter side of the image in pixels; below 32 and above 224 the values there.
-    """
+    """What PARAMETERS says of a strength from 1 to 5, between its sides by the shorter `side` of the image in px."""
     small, large = (values[strength - 1] for values in PARAMETERS[kind])
     share = math.log(side / SIDES[0]) / math.log(SIDES[1] / SIDES[0])
     return small * (large / small) ** min(max(share, 0.0), 1.0)
 
 
 def corrupted(pixels: torch.Tensor, kind: str, strength: int) -> torch.Tensor:
-    """
-    The image, corrupted. Noise is seeded by the pixels: it is the same pattern for an image wherever it stands and at
-    every strength; the random state stays as it was.
-
-    Args:
-        pixels: (3, H, W) uint8.
-        kind: one of `blur`, `noise`, `contrast` and `jpeg`.
-        strength: 1 to 5.
-    """
+    """The image, (3, H, W) uint8. Noise is seeded by its pixels: one pattern at every strength, wherever it stands."""
     side = min(pixels.shape[-2:])
     value = parameter(kind, strength, side)
     if kind == "blur":
@@ -74,11 +61,7 @@ def corrupted(pixels: torch.Tensor, kind: str, strength: int) -> torch.Tensor:
 class CorruptingTransform:
     """
     The transform of evaluation with a corruption between its resizing and its normalisation, which is found with a
-    black and a white image: what is corrupted is the image as the student sees it.
-
-    Args:
-        processor: that of the student.
-        kind, strength: see [`corrupted`]; may be changed between passes.
+    black and a white image. `kind` and `strength` may be changed between passes.
     """
 
     def __init__(self, processor: BaseImageProcessor, kind: str = "blur", strength: int = 1):
@@ -110,12 +93,9 @@ def corrupted_accuracies(
     description: str = "Evaluating",
 ) -> dict[str, float]:
     """
-    Accuracy over the labelled rows of a split, the processes sharing the work.
-
-    Returns:
-        `{kind}_{strength}_accuracy` of all kinds and strengths, `{kind}_accuracy`, the mean over strengths, and
-        `corrupted_accuracy`, the mean over all; nothing where no row is labelled, and in processes other than the main
-        one.
+    Accuracies over the labelled rows of a split, the processes sharing the work: `{kind}_{strength}_accuracy`,
+    `{kind}_accuracy`, the mean over strengths, and `corrupted_accuracy`, the mean over all. Nothing where no row is
+    labelled, and in processes other than the main one.
     """
     transform = CorruptingTransform(processor)
     images = for_prediction(split, transform)

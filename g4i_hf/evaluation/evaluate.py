@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from tqdm import tqdm
 
 from ..files import replace_text
-from .measures import FIGURES, SPEED
+from .comparison import FIGURES, SPEED
 from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall, text_to_image_recall
-from .predict import Predictions, centred, texts_of
-from .probes import Probes
+from .predict import Predictions, blocks, centred, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +25,11 @@ RESULTS_FILE = "all_results.json"
 
 @dataclass
 class Evaluated:
-    """
-    What a run predicts.
+    """What a run predicts."""
 
-    Attributes:
-        predictions: by split.
-        corrupted: by split, see [`~g4i_hf.evaluation.corruptions.corrupted_accuracies`]; empty unless asked for.
-        training: with features, of the rows that probes are fitted on; None unless asked for.
-    """
-
-    predictions: dict[str, Predictions] = field(default_factory=dict)
-    corrupted: dict[str, dict[str, float]] = field(default_factory=dict)
-    training: Predictions | None = None
+    predictions: dict[str, Predictions] = field(default_factory=dict)  # by split
+    corrupted: dict[str, dict[str, float]] = field(default_factory=dict)  # by split; empty unless asked for
+    training: Predictions | None = None  # with features, of the rows that probes are fitted on, if asked for
 
 
 def split_metrics(
@@ -45,20 +39,12 @@ def split_metrics(
     measures: Collection[str] = (),
     *,
     name_embeds: np.ndarray | None = None,
-    probes: Probes | None = None,
+    probes: "Probes | None" = None,
 ) -> dict[str, Any]:
     """
-    Args:
-        predictions: of the split.
-        split: its rows.
-        name: of the split, which all figures begin with.
-        measures: beside accuracy and caption retrieval: `text_to_image`, `calibration`, `zero_shot`.
-        name_embeds: text embeddings of the class names, for `zero_shot`.
-        probes: fitted ones, which want `features` in the predictions.
-
-    Returns:
-        `{name}_samples`, and of labelled rows and rows with a caption, where there are any, `{name}_accuracy`, the
-        figures of [`retrieval_metrics`] and of the measures.
+    The figures of a split, each after its name: `samples`, and of labelled rows and rows with a caption, where there
+    are any, `accuracy`, those of [`retrieval_metrics`] and of the measures `text_to_image`, `calibration` and
+    `zero_shot`, which needs the text embeddings of class names. Fitted `probes` want `features` in the predictions.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
@@ -78,10 +64,7 @@ def split_metrics(
 
 
 def retrieval_metrics(predictions: Predictions, split: Dataset, both_ways: bool = False) -> dict[str, float]:
-    """
-    Figures of [`~g4i_hf.evaluation.metrics.retrieval_recall`], and with `both_ways` of `text_to_image_recall`, over
-    rows with a caption; none where the split has no text embeddings.
-    """
+    """Recalls of rows with a caption, `both_ways` with those of images by texts; none without text embeddings."""
     texts = texts_of(split, predictions)
     if texts is None:
         return {}
@@ -105,14 +88,8 @@ def zero_shot_metrics(
       Classes without captions are no candidates, and their images are left out.
     - `names`: the class name alone.
 
-    Args:
-        predictions: of the split.
-        split: with text embeddings, for `captions`.
-        name_embeds: (num_labels, D) of the class names, see [`embeds_of_class_names`], for `names`.
-
-    Returns:
-        `zero_shot_captions_accuracy`, `zero_shot_captions_chance`, `zero_shot_names_accuracy` and
-        `zero_shot_names_chance`, as far as the split has labels and texts.
+    `name_embeds` are (num_labels, D). Returns `zero_shot_captions_accuracy`, `zero_shot_captions_chance`,
+    `zero_shot_names_accuracy` and `zero_shot_names_chance`, as far as the split has labels and texts.
     """
     vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     texts = texts_of(split, predictions)
@@ -142,16 +119,8 @@ def zero_shot_metrics(
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:
     """
-    Adds metrics to a folder's `all_results.json`, replacing the file in one step.
-
-    Args:
-        run: the folder, made where there is none.
-        metrics: by name.
-        splits: their earlier figures are dropped, and those of size and speed: a split without captions has no
-            retrieval any more.
-
-    Returns:
-        All metrics of the file.
+    Adds metrics to a folder's `all_results.json`, replacing the file in one step; returns all of the file. Earlier
+    figures of the splits, and those of size and speed, are dropped: a split may have no captions any more.
     """
     path = Path(run) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,15 +134,8 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
 def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -> Path:
     """
     Where the figures of a run on some data go: into the run itself for the data that it was trained with, else into a
-    folder of their own in `evaluations/`, so that one data set never passes for another.
-
-    Args:
-        run: run folder.
-        own: `dataset_name`, `captions_name`, their versions and columns, of the run; a folder is relative to it.
-        data: the same of what is evaluated; a folder is relative to the current one.
-
-    Raises:
-        ValueError: for another `validation_fraction` of the run's own data.
+    folder of their own in `evaluations/`, so that one data set never passes for another. Folders in `own`, the options
+    of the run, are relative to it, those in `data` to the current one. ValueError for another `validation_fraction`.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:
@@ -194,3 +156,83 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
     parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", *versions[2:])]
     name = "-".join(re.sub(r"[^\w.-]+", "_", str(part)).strip("._") for part in parts if part)
     return Path(run) / "evaluations" / name
+
+
+NEIGHBOURS = (1, 20)
+STRENGTHS_OF_PENALTY = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, the strongest first
+HELD_OUT = 5  # one row in so many of the training split chooses C
+MAX_ITER = 1000
+
+
+class Probes:
+    """
+    k-NN by cosine, and a linear probe: `LogisticRegression` of scikit-learn on standardised features. Its C is the one
+    with the best accuracy on a fifth of the training rows, drawn at random; it is then fitted again on all of them.
+    `training` are predictions of the training split without augmentation, with `features`; unlabelled rows are left
+    out. ValueError when no row is labelled.
+    """
+
+    def __init__(self, training: Predictions, description: str = "Probes"):
+        from sklearn.neighbors import KNeighborsClassifier
+
+        labelled = training.labels >= 0
+        if not labelled.any():
+            raise ValueError("The training split has no labels, which probes need. Leave probe out of measures.")
+        features, labels = training.features[labelled], training.labels[labelled]
+        self.description = description
+        self.num_rows = len(labels)
+        self.nearest = KNeighborsClassifier(metric="cosine", algorithm="brute").fit(features, labels)
+        self.penalty, self.linear = _fit_linear(features, labels, description)
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """
+        `knn_1_accuracy`, `knn_20_accuracy`, `probe_samples`, the number of rows that the probes were fitted on, and,
+        unless these had a single class, `linear_probe_accuracy` and `linear_probe_c`; nothing where no row is
+        labelled.
+        """
+        labelled = predictions.labels >= 0
+        if not labelled.any():
+            return {}
+        features, labels = predictions.features[labelled], predictions.labels[labelled]
+        found: dict[str, float] = {"probe_samples": self.num_rows}
+        predicted: dict[str, list[np.ndarray]] = {f"knn_{k}": [] for k in NEIGHBOURS}
+        for rows in tqdm([*blocks(len(labels))], desc=f"{self.description}, k-NN", leave=False):
+            for k in NEIGHBOURS:
+                self.nearest.set_params(n_neighbors=min(k, self.num_rows))
+                predicted[f"knn_{k}"].append(self.nearest.predict(features[rows]))
+        if self.linear is not None:
+            predicted["linear_probe"] = [self.linear.predict(features)]
+            found["linear_probe_c"] = self.penalty
+        for name, parts in predicted.items():
+            found[f"{name}_accuracy"] = float(np.mean(np.concatenate(parts) == labels))
+        return found
+
+
+def _fit_linear(features: np.ndarray, labels: np.ndarray, description: str):
+    """C and the probe; two times None where there is only one class."""
+    if len(np.unique(labels)) < 2:
+        return None, None
+    order = np.random.default_rng(0).permutation(len(labels))
+    held_out, rest = order[: len(labels) // HELD_OUT], order[len(labels) // HELD_OUT :]
+    chosen, best = 1.0, -1.0  # C = 1 where there is nothing to choose it on
+    choices = STRENGTHS_OF_PENALTY if len(held_out) and len(np.unique(labels[rest])) > 1 else ()
+    for penalty in tqdm(choices, desc=f"{description}, C of the linear probe", leave=False):
+        accuracy = _fitted(penalty, features[rest], labels[rest]).score(features[held_out], labels[held_out])
+        if accuracy > best:
+            chosen, best = penalty, accuracy
+    probe = _fitted(chosen, features, labels)
+    if probe[-1].n_iter_.max() >= MAX_ITER:
+        logger.warning("%s: the linear probe had not converged after %d iterations.", description, MAX_ITER)
+    return chosen, probe
+
+
+def _fitted(penalty: float, features: np.ndarray, labels: np.ndarray):
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=MAX_ITER))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return probe.fit(features, labels)

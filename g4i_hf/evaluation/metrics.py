@@ -36,9 +36,6 @@ class _Metric(evaluate.Metric):
         )
 
 
-# --- Accuracy and calibration ----------------------------------------------------------------------------------------
-
-
 class Accuracy(_Metric):
     """`accuracy`: share of rows whose class index, or class of the largest probability, is the reference."""
 
@@ -87,14 +84,7 @@ class BrierScore(_CalibrationMetric):
 
 
 def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """
-    Args:
-        logits: (n, classes); their softmax are the probabilities.
-        labels: (n,) class indices.
-
-    Returns:
-        `ece`, `adaptive_ece`, `nll` and `brier`, see the classes above.
-    """
+    """`ece`, `adaptive_ece`, `nll` and `brier`, see the classes above; logits (n, classes), labels (n,)."""
     parts = [
         _calibration_of_rows(scipy.special.softmax(logits[rows].astype(np.float64), axis=1), labels[rows])
         for rows in blocks(len(labels))
@@ -123,13 +113,8 @@ def _calibration(confidence: np.ndarray, is_right: np.ndarray, nll: np.ndarray, 
     return found
 
 
-# --- Retrieval -------------------------------------------------------------------------------------------------------
-
-
 class RetrievalRecall(_Metric):
-    """
-    Image-to-text retrieval of (n, D) image embeddings and their captions' embeddings, see [`retrieval_recall`].
-    """
+    """Image-to-text retrieval of (n, D) image embeddings and those of their captions, see [`retrieval_recall`]."""
 
     inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
 
@@ -138,9 +123,7 @@ class RetrievalRecall(_Metric):
 
 
 class TextToImageRecall(_Metric):
-    """
-    Text-to-image retrieval of (n, D) image embeddings and their captions' embeddings, see [`text_to_image_recall`].
-    """
+    """Text-to-image retrieval of (n, D) image embeddings and those of their captions, see [`text_to_image_recall`]."""
 
     inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
 
@@ -161,11 +144,7 @@ def retrieval_recall(
         owners: (m,) the image that each caption describes; by default caption i describes image i. Of several captions
             of an image the nearest counts.
 
-    Returns:
-        `recall_at_k` and `chance_at_k` for each k, and `gallery_size`, see [`recall_at`].
-
-    Raises:
-        ValueError: for embeddings that are NaN or infinite.
+    Returns, and raises, what [`recall_at`] does.
     """
     captions, entries, owners = _distinct(text_embeds, owners)
     return recall_at(image_embeds, captions, owners, entries, ks)
@@ -174,10 +153,7 @@ def retrieval_recall(
 def text_to_image_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
-    """
-    The other way round: share of distinct captions with an image of theirs, of which any is right, among the k
-    nearest. Figures are called `text_to_image_recall_at_k` and so on.
-    """
+    """The other way round: share of distinct captions with an image of theirs, any of them, among the k nearest."""
     captions, entries, owners = _distinct(text_embeds, owners)
     found = recall_at(captions, image_embeds, entries, owners, ks)
     return {f"text_to_image_{name}": value for name, value in found.items()}

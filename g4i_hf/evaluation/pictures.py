@@ -14,9 +14,10 @@ from PIL import Image as PILImage
 
 from .. import columns
 from ..data.images import open_image, to_rgb
+from ..data.texts import is_blank
 from ..extras import require
-from .nearest import nearest_captions
-from .predict import Predictions
+from ..files import replacing
+from .predict import Predictions, nearest_captions
 
 ALIGNED, GREY = "#0b6e4f", "#555555"
 COLORS = {"aligned": ALIGNED, "baseline": "#8a8f98"}
@@ -27,13 +28,8 @@ LARGEST = 192  # pixels of a side of others
 ENLARGED = 144  # pixels of a side, at least, of a picture with colours over it
 
 
-def draw_curves(runs: dict[str, Path], path: Path) -> None:
-    """Accuracy on the split evaluated during training, and training loss without its alignment term, by epoch."""
-    _save(_curves(runs), path)
-
-
 def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
-    """The same as a PNG without background, for a light page or a dark one."""
+    """The curves of training as a PNG without background, for a light page or a dark one."""
     ink, colors = ("#c9d1d9", DARK_COLORS) if dark else ("#333333", COLORS)
     settings = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
     clear = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
@@ -44,6 +40,7 @@ def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
 
 
 def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
+    """Accuracy on the split evaluated during training, and training loss without its alignment term, by epoch."""
     panels: dict[str, dict[str, list]] = {"accuracy during training, %": {}, "cross entropy in training": {}}
     accuracy, loss = panels.values()
     for label, run in runs.items():
@@ -84,10 +81,7 @@ def draw_predictions(
 ) -> bool:
     """
     Images drawn at random, with their class above, in red where the prediction is another, and below the prediction
-    and the nearest caption of `captions_of`, another split or the same.
-
-    Returns:
-        Whether captions were shown: not every split has them.
+    and the nearest caption of `captions_of`, another split or the same. Returns whether captions were shown.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count]).tolist()
     captions = nearest_captions(captions_of, predictions, chosen) if captions_of is not None else None
@@ -123,21 +117,44 @@ def _save(figure: Any, path: Path | io.BytesIO) -> None:
     _pyplot().close(figure)
 
 
-# --- Parts of a page -------------------------------------------------------------------------------------------------
+PICTURES = "pictures"  # folder in the run
+CURVES, PREDICTIONS, ABOUT = "curves.png", "predictions.png", "about.json"
+
+
+def draw_card_pictures(
+    folder: str | Path,
+    runs: dict[str, Path],
+    splits: dict[str, Dataset],
+    predictions: dict[str, Predictions],
+    id2label: dict[int, str],
+    *,
+    weights: str,
+    training: tuple[str, Dataset] | None = None,
+) -> Path:
+    """
+    Draws curves and predictions into `pictures/` of `folder`, in place of earlier ones, and notes what they are of.
+    Returns that folder. `training` are name and rows of the split that was trained on, whose captions are shown where
+    the evaluated split has none; None for a baseline, to which they mean nothing. ImportError without matplotlib.
+    """
+    target = Path(folder) / PICTURES
+    shown = next(name for name in ("test", "validation", *splits) if name in splits)
+    split = splits[shown]
+    has_captions = columns.CAPTION in split.column_names and not all(map(is_blank, split[columns.CAPTION]))
+    name, rows = (shown, split) if training and has_captions else training or (None, None)
+    with replacing(target) as staging:
+        if all((run / "trainer_state.json").is_file() for run in runs.values()):
+            _save(_curves(runs), staging / CURVES)
+        drawn = draw_predictions(split, predictions[shown], id2label, staging / PREDICTIONS, captions_of=rows)
+        about = {"split": shown, "weights": weights, "captions_of": name if drawn else None}
+        (staging / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    return target
 
 
 @dataclass
 class Picture:
-    """
-    Attributes:
-        uri: `data:image/...`.
-        alt: what it shows, in words.
-        is_small: whether its pixels should be seen as squares.
-    """
-
-    uri: str
-    alt: str
-    is_small: bool = False
+    uri: str  # `data:image/...`
+    alt: str  # what it shows, in words
+    is_small: bool = False  # whether its pixels should be seen as squares
 
 
 def row_picture(split: Dataset, row: int, alt: str) -> Picture:
@@ -152,14 +169,7 @@ def row_picture(split: Dataset, row: int, alt: str) -> Picture:
 
 
 def heat_picture(pixels: np.ndarray, heat: np.ndarray, alt: str) -> Picture:
-    """
-    A map over its image, whose colours are taken away.
-
-    Args:
-        pixels: (H, W, 3) in [0, 1].
-        heat: (h, w) in [0, 1].
-        alt: what it shows.
-    """
+    """A map, heat (h, w), over its image, pixels (H, W, 3), whose colours are taken away; all in [0, 1]."""
     image = _enlarged(pixels)
     grey = np.asarray(image.convert("L").convert("RGB")) / 255
     heat = np.asarray(PILImage.fromarray(heat.astype(np.float32)).resize(image.size, PILImage.Resampling.BILINEAR))

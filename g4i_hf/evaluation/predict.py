@@ -1,7 +1,7 @@
 """Logits, features and embeddings of an aligned model for the splits of a data set."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,11 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
-from ..checkpoints import EMA_FILE
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
-from ..data.texts import Texts
+from ..data.texts import Texts, is_blank
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
+from ..names import EMA_FILE
 
 BLOCK = 1024  # rows looked at together: memory does not grow with the split
 
@@ -31,22 +31,14 @@ def blocks(rows: int) -> Iterator[slice]:
 
 @dataclass
 class Predictions:
-    """
-    Args:
-        image_ids: n of them.
-        labels: (n,) class indices, -100 where unlabelled.
-        logits: (n, num_labels) float32.
-        image_embeds: (n, D) float32, unit norm; None where there is no text to compare them with.
-        text_mean: (D,) what the model subtracts from text embeddings, if anything.
-        features: (n, F) float32, what enters the classifier; None unless asked for.
-    """
+    """Of n images, in the order of their split."""
 
     image_ids: list[str]
-    labels: np.ndarray
-    logits: np.ndarray
-    image_embeds: np.ndarray | None
-    text_mean: np.ndarray | None = None
-    features: np.ndarray | None = None
+    labels: np.ndarray  # (n,) class indices, -100 where unlabelled
+    logits: np.ndarray  # (n, num_labels) float32
+    image_embeds: np.ndarray | None  # (n, D) float32, unit norm; None where there is no text to compare them with
+    text_mean: np.ndarray | None = None  # (D,) what the model subtracts from text embeddings, if anything
+    features: np.ndarray | None = None  # (n, F) float32, what enters the classifier; None unless asked for
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -76,14 +68,8 @@ class Predictions:
 
 def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassification, BaseImageProcessor]:
     """
-    The aligned model of a run folder, in evaluation mode, and the image processor of its student.
-
-    Args:
-        run: run folder.
-        weights: `"raw"`, or `"ema"` for the moving average of the student; the projector has none.
-
-    Raises:
-        FileNotFoundError: when the folder holds no finished run, or no average.
+    The aligned model of a run folder, in evaluation mode, and the image processor of its student. `weights` are
+    `"raw"` or `"ema"`, the moving average of the student; the projector has none. Raises what [`check_run`] does.
     """
     check_run(run, weights)
     model = AlignedImageClassification.from_pretrained(run).eval()
@@ -94,7 +80,7 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
 
 
 def check_run(run: str | Path, weights: str = "raw") -> None:
-    """Raises what [`load_run`] does."""
+    """FileNotFoundError for a folder that holds no finished run, or no average."""
     if not Path(run).is_dir():
         raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
     if not (Path(run) / "model.safetensors").is_file():
@@ -123,13 +109,8 @@ def predict(
 ) -> Predictions | None:
     """
     Logits of every row of a split, in its order, the processes sharing the work; image embeddings where the split has
-    texts or on request, and features on request. They are mapped from files: memory does not grow with the split.
-
-    Returns:
-        None in processes other than the main one.
-
-    Raises:
-        ValueError: for a split without rows.
+    texts or on request, and features on request. They are mapped from files: memory does not grow with the split. None
+    in processes other than the main one. ValueError for a split without rows.
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
@@ -190,10 +171,7 @@ def run_batches(
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
-    """
-    The texts of a split as its image embeddings are compared with them: float32, centred where the model is. None
-    without any, or where they have another size than the image embeddings, as those of a baseline may.
-    """
+    """The texts of a split as image embeddings are compared with them, see [`centred`]; None where they do not fit."""
     texts = stored_texts_of(split, predictions)
     if texts is not None:
         texts.embeds = centred(texts.embeds[:], predictions)
@@ -215,3 +193,72 @@ def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
         return text_embeds
     text_embeds = text_embeds - predictions.text_mean
     return text_embeds / np.maximum(np.linalg.norm(text_embeds, axis=1, keepdims=True), 1e-12)
+
+
+TEXTS = 16_384  # compared with a block of images at once, to find the nearest captions
+
+
+def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[int] | None = None) -> list[str] | None:
+    """
+    The nearest caption of a split for each image of the predictions, which may be of another split, or for some rows
+    of them. None for a split without captions, or with embeddings of another size than the model's.
+    """
+    texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
+    if texts is None:
+        return None
+    embeds = predictions.image_embeds if rows is None else predictions.image_embeds[list(rows)]
+    best, nearest = np.full(len(embeds), -np.inf, dtype=np.float32), np.zeros(len(embeds), dtype=np.int64)
+    for first in range(0, len(texts.embeds), TEXTS):  # those of a whole training set would be gigabytes
+        block = centred(texts.embeds[first : first + TEXTS], predictions)
+        for images in blocks(len(embeds)):
+            cosines = embeds[images] @ block.T
+            is_nearer = cosines.max(1) > best[images]
+            nearest[images] = np.where(is_nearer, first + cosines.argmax(1), nearest[images])
+            best[images] = np.where(is_nearer, cosines.max(1), best[images])
+    owners = np.searchsorted(texts.starts, nearest, side="right") - 1
+    captions = split.select_columns([columns.CAPTION])[owners.tolist()][columns.CAPTION] if len(owners) else []
+    places = (nearest - texts.starts[owners]).tolist()
+    return [_caption_of_text(caption, place) for caption, place in zip(captions, places, strict=True)]
+
+
+@dataclass
+class RankedCaption:
+    caption: str
+    cosine: float  # with the image
+    rank: int  # among the distinct captions of the split, from 1
+    is_own: bool  # whether it describes the image
+
+
+def ranked_captions(
+    split: Dataset, predictions: Predictions, rows: Sequence[int], most: int = 3
+) -> list[list[RankedCaption]] | None:
+    """The `most` nearest distinct captions of some images of a split, and the nearest of their own if it is none."""
+    texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
+    if texts is None:
+        return None
+    described, found = captions_of(split, texts), []
+    for row in rows:
+        own = set(described[texts.starts[row] : texts.starts[row + 1]])
+        cosines = texts.embeds @ predictions.image_embeds[row]
+        ranked: dict[str, RankedCaption] = {}
+        for position in np.argsort(-cosines, kind="stable"):
+            caption = described[position]
+            if caption not in ranked:
+                rank = RankedCaption(caption, float(cosines[position]), len(ranked) + 1, caption in own)
+                ranked[caption] = rank
+                if rank.rank >= most and (not own or own & ranked.keys()):
+                    break
+        found.append([one for one in ranked.values() if one.rank <= most or one.is_own])
+    return found
+
+
+def captions_of(split: Dataset, texts: Texts) -> list[str]:
+    """The caption of each text of a split."""
+    rows = zip(split[columns.CAPTION][:], texts.counts, strict=True)
+    return [_caption_of_text(caption, k) for caption, count in rows for k in range(count)]
+
+
+def _caption_of_text(caption: str | list[str], k: int) -> str:
+    """The k-th caption of a row that is not blank; the last where its texts are more."""
+    several = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
+    return several[min(k, len(several) - 1)]

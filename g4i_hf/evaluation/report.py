@@ -15,13 +15,10 @@ from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .activation_maps import activation_maps, find_spatial_layer
-from .comparison import ComparisonRow
-from .mistakes import ClassTexts, Confusion, changed_confusions, class_gains, worst_mistakes
-from .nearest import ranked_captions
+from .comparison import ComparisonRow, accuracy_interval
 from .pictures import Picture, curves, heat_picture, pixel_picture, png_uri, row_picture
-from .predict import Predictions, load_run
+from .predict import Predictions, load_run, ranked_captions, texts_of
 from .speed import speed_note, speed_table
-from .statistics import accuracy_interval
 
 # How many are shown of each
 MAPS, CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 6, 18, 6, 6, 3, 8
@@ -39,18 +36,9 @@ def write_report(
     results: dict[str, Any] | None = None,
 ) -> None:
     """
-    Writes the page; without a baseline what compares is left out, and what cannot be drawn says why.
-
-    Args:
-        path: the HTML file; its pictures are in it.
-        rows: the comparison.
-        runs: run folders, `aligned` and perhaps `baseline`.
-        options: those of the aligned run.
-        splits: the evaluated splits. Pictures are of `test`, else of the first, of those with labels.
-        predictions: of each run, of each split.
-        id2label: class names.
-        weights: `"raw"` or `"ema"`, those that predicted.
-        results: `all_results.json` of the aligned run, for its size and speed.
+    Writes the page, an HTML file that holds its pictures; without a baseline what compares is left out, and what
+    cannot be drawn says why. `options` and `results`, its `all_results.json`, are those of the aligned run,
+    `predictions` of each run and split. Pictures are of `test`, else of the first, of the splits with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -60,7 +48,7 @@ def write_report(
     page = _template().render(
         title="Baseline and aligned student" if "baseline" in runs else f"The student {runs['aligned'].name}",
         rows=rows,
-        accuracies=[row for row in rows if row.measure == "accuracy"],
+        accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
         suspicious={split: (results or {}).get(f"{split}_suspicious_labels") for split in splits},
         runs=order,
@@ -107,17 +95,10 @@ def interval_text(accuracy: float, images: int) -> str:
 
 @dataclass
 class ShownSplit:
-    """
-    A split and what the runs predict for it.
-
-    Attributes:
-        split: its rows.
-        predictions: of `aligned` and perhaps `baseline`, which comes first.
-        id2label: class names.
-    """
+    """A split and what the runs predict for it."""
 
     split: Dataset
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Predictions]  # of `aligned` and perhaps `baseline`, which comes first
     id2label: dict[int, str]
 
     @property
@@ -203,10 +184,7 @@ def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
 
 
 def differing_cards(shown: ShownSplit) -> dict[str, Any]:
-    """
-    Images that one of the two runs gets right and the other wrong: how many, and cards of both kinds in the proportion
-    in which they occur.
-    """
+    """Images that one of the runs alone gets right: how many, and cards of both kinds in proportion."""
     aligned, baseline = shown.right("aligned"), shown.right("baseline")
     mended, broken = np.flatnonzero(aligned & ~baseline), np.flatnonzero(baseline & ~aligned)
     number = round(DIFFERING * len(mended) / max(1, len(mended) + len(broken)))
@@ -229,7 +207,7 @@ def confusion_tables(shown: ShownSplit) -> dict[str, Any]:
     fallen, risen = changed_confusions(baseline, aligned)
     texts = ClassTexts(shown.split, aligned)
 
-    def line(one: Confusion) -> dict[str, Any]:
+    def line(one: "Confusion") -> dict[str, Any]:
         names = {"label": shown.name(one.label), "predicted": shown.name(one.predicted)}
         pictures = [shown.picture(row) for row in one.rows(baseline, aligned)[:PAIR_EXAMPLES]]
         cosine = texts.cosine(one.label, one.predicted)
@@ -264,3 +242,84 @@ def curve_pictures(runs: dict[str, Path]) -> dict[str, Any]:
         return {"light": png_uri(curves(runs)), "dark": png_uri(curves(runs, dark=True))}
     except ImportError as error:
         return {"why": f"There are no curves. {error}"}
+
+
+# --- Mistakes, and confusions between classes ------------------------------------------------------------------------
+
+
+def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
+    """At most `most` rows that are classified wrongly, the highest score first; unlabelled rows are none."""
+    wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.predicted != predictions.labels))
+    return wrong[np.argsort(-predictions.score[wrong], kind="stable")[:most]]
+
+
+@dataclass
+class Confusion:
+    """Images of one class that are taken for another."""
+
+    label: int
+    predicted: int
+    baseline: int  # how many, by each run
+    aligned: int
+
+    def rows(self, baseline: Predictions, aligned: Predictions) -> np.ndarray:
+        """Those of the run with more of them that the other run does not take for that class."""
+        more, less = (baseline, aligned) if self.baseline > self.aligned else (aligned, baseline)
+        is_meant = (aligned.labels == self.label) & (more.predicted == self.predicted)
+        return np.flatnonzero(is_meant & (less.predicted != self.predicted))
+
+
+def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[list[Confusion], list[Confusion]]:
+    """Pairs of classes confused less often than by the baseline, and more often; the largest changes first."""
+    before, after = _confusion_matrices(baseline, aligned)
+    change = after - before
+    np.fill_diagonal(change, 0)
+    pairs = np.argwhere(change)
+    confusions = [
+        Confusion(label, predicted, int(before[label, predicted]), int(after[label, predicted]))
+        for label, predicted in pairs.tolist()
+    ]
+    confusions.sort(key=lambda one: (-abs(one.aligned - one.baseline), -one.baseline - one.aligned))
+    fallen = [one for one in confusions if one.aligned < one.baseline]
+    return fallen, [one for one in confusions if one.aligned > one.baseline]
+
+
+def class_gains(baseline: Predictions, aligned: Predictions) -> list[tuple[int, int, int]]:
+    """(class, images, how many more are classified rightly by the aligned run) of each class, most gained first."""
+    before, after = _confusion_matrices(baseline, aligned)
+    images, gained = after.sum(1), np.diag(after) - np.diag(before)
+    gains = [(label, int(images[label]), int(gained[label])) for label in np.flatnonzero(images).tolist()]
+    return sorted(gains, key=lambda gain: -gain[2])
+
+
+def _confusion_matrices(*runs: Predictions) -> list[np.ndarray]:
+    """(classes, classes) numbers of labelled images of a class, by row, that are given each class, by column."""
+    from sklearn.metrics import confusion_matrix
+
+    labelled = runs[0].labels >= 0
+    classes = range(runs[0].logits.shape[1])
+    return [confusion_matrix(run.labels[labelled], run.predicted[labelled], labels=classes) for run in runs]
+
+
+class ClassTexts:
+    """How alike the captions of classes are; empty without text embeddings that fit the model."""
+
+    def __init__(self, split: Dataset, predictions: Predictions):
+        texts = texts_of(split, predictions)
+        labels = np.repeat(predictions.labels, texts.counts) if texts is not None else np.zeros(0)
+        # Not normalised: the product of two is the mean cosine of all pairs
+        self.means = {int(c): texts.embeds[labels == c].mean(0) for c in np.unique(labels[labels >= 0])}
+
+    def cosine(self, first: int, second: int) -> float | None:
+        """Mean over the captions of two classes; None where one has none."""
+        if first not in self.means or second not in self.means:
+            return None
+        return float(self.means[first] @ self.means[second])
+
+    def mean_cosine(self) -> float | None:
+        """Mean of [`cosine`] over all pairs of different classes; None with fewer than two classes."""
+        number = len(self.means)
+        if number < 2:
+            return None
+        means = np.stack(list(self.means.values())).astype(np.float64)
+        return float(((means.sum(0) ** 2).sum() - (means**2).sum()) / (number * (number - 1)))

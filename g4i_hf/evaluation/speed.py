@@ -15,19 +15,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
-from .comparison import markdown_table
-from .measures import ENGINES
+from .comparison import ENGINES, markdown_table
 
 BATCH = 32  # images of a batch in which throughput is measured
 SECONDS = 1.0  # that each call is timed for
 
 
 def size_metrics(student: PreTrainedModel, image_size: int) -> dict[str, float]:
-    """
-    Returns:
-        `parameters`, and `macs`: multiply-adds of an image of image_size x image_size pixels in convolutions and
-        matrix products, half of what PyTorch's FLOP counter finds.
-    """
+    """`parameters`, and `macs`: multiply-adds of an image in convolutions and products, by PyTorch's counter."""
     found = _multiply_adds(student, image_size)
     return {"parameters": sum(each.numel() for each in student.parameters()), "macs": sum(found.values())}
 
@@ -44,14 +39,9 @@ def speed_metrics(
     student: PreTrainedModel, image_size: int, onnx_files: dict[str, Path] | None = None
 ) -> dict[str, float]:
     """
-    Args:
-        student: on the CPU.
-        image_size: side in pixels.
-        onnx_files: graphs by the names of `ENGINES`.
-
-    Returns:
-        Of each engine its `_latency_ms`, the median milliseconds of a batch of one image, and `_images_per_second` in
-        batches of 32; of graphs their `_megabytes` too. `cpu_threads`, with which all of it was timed.
+    Of each engine, a student on the CPU and graphs by the names of `ENGINES`, its `_latency_ms`, the median
+    milliseconds of a batch of one image, and `_images_per_second` in batches of 32; of graphs their `_megabytes` too.
+    `cpu_threads`, with which all of it was timed.
     """
     threads = torch.get_num_threads()
     found: dict[str, float] = {"cpu_threads": threads}
@@ -91,13 +81,7 @@ def quantize(student: PreTrainedModel, onnx_file: Path, int8_file: Path, calibra
     """
     Writes an int8 graph as ONNX Runtime advises (https://onnxruntime.ai/docs/performance/model-optimizations/
     quantization.html): a student of convolutions with ranges of activations from images, one of matrix products with
-    ranges found anew for each input.
-
-    Args:
-        student: that the graph is of.
-        onnx_file: its float32 graph.
-        int8_file: the file to write.
-        calibration: (n, 3, H, W) float32 pixel values of training images.
+    ranges found anew for each input. `calibration` are (n, 3, H, W) float32 pixel values of training images.
     """
     from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 

@@ -1,7 +1,6 @@
 """From a run to what is published: plain students and their cards."""
 
 from .card import Student, student_card
-from .publisher import StudentPublisher
-from .release import release_student, save_student
+from .release import StudentPublisher, release_student, save_student
 
 __all__ = ["Student", "StudentPublisher", "release_student", "save_student", "student_card"]

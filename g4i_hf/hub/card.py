@@ -14,13 +14,12 @@ from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
 from ..modeling.processing import ImageSettings
 from ..options import ASKING, aligns, learned_from_captions
-from ..options import student as of_student
 from ..options import training as of_training
 from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
-from .figures import METRICS, EvaluatedData, Seeds, model_index_results
+from .figures import EvaluatedData, Seeds, model_index_results
 from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
@@ -28,12 +27,6 @@ LONGEST = 2000  # characters of a text of others
 LONGEST_SETTING = 300  # of a prompt or a setting in the card of a student
 MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
-CONTROLS = {
-    "class_name": "by the names of the classes",
-    "random": "by a random vector for each distinct caption",
-    "shuffle_class": "by captions of other images of the class",
-    "shuffle": "by captions of other images",
-}
 # Of captions that were given
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
 # Of a captioner's provenance, beside its name, revision and prompts
@@ -51,36 +44,20 @@ SHOWN_OPTIONS = (
 SHOWN_GROUPS = (
     of_training.AlignmentOptions,
     of_training.SupervisionOptions,
-    of_student.StudentArguments,
-    of_student.AugmentationArguments,
+    of_training.StudentArguments,
+    of_training.AugmentationArguments,
     of_training.MixingOptions,
     of_training.OptimizerOptions,
     of_training.OptimizationOptions,
     of_training.ClassificationOptions,
     of_training.ControlOptions,
 )
-OF_TRAINER: tuple[str, ...] = (
-    "max_steps",
-    "gradient_accumulation_steps",
-    "warmup_ratio",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
+OF_TRAINER = (
+    *("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("bf16", "fp16"),
 )
-OF_TRAINER += ("bf16", "fp16")
-# A run records it where it differs from Trainer's default, which is shown all the same
-UNRECORDED = ("seed",)
-LORA = {each.name for each in fields(of_student.LoraOptions)} - {"use_peft"}
+LORA = {each.name for each in fields(of_training.LoraOptions)} - {"use_peft"}
 ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
-
-
-@dataclass
-class Picture:
-    """A picture of the card: its file within the release, its alternative text, and its caption."""
-
-    file: str
-    alt: str
-    text: str
 
 
 @dataclass
@@ -106,7 +83,8 @@ class Student:
     adapter: str | None = None  # Hub id of the base of a LoRA adapter; None for a whole checkpoint
     adapter_revision: str | None = None
     pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
-    pictures: list[Picture] = field(default_factory=list)
+    has_curves: bool = False  # whether the card shows them, and predictions, of which it says split and captions
+    predictions: dict[str, Any] | None = None
     model_id: str = "path/to/student"  # what a reader passes to `from_pretrained`
     license: str | None = None  # `other` by default
     weights_license: str | None = None  # of the pretrained weights that it starts from, where that is known
@@ -117,10 +95,7 @@ class Student:
 
 
 def student_card(student: Student) -> ModelCard:
-    """
-    Raises:
-        ValueError: for a licence that is nearly one of the Hub's.
-    """
+    """ValueError for a licence that is nearly one of the Hub's."""
     is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
     shown = vars(student) | {
         "architecture": plain(student.architecture),
@@ -132,8 +107,10 @@ def student_card(student: Student) -> ModelCard:
         "is_average": student.weights == "ema",
         "training": options_table(student.options, student.image_size),
         "origin": _origin(student.lineage),
-        "limits": "\n".join(f"- {limit}" for limit in _limits(student)),
-        "terms": _terms(student),
+        "licence_said": licence_said(student.license),
+        "is_pretrained": bool((student.lineage.get("student") or {}).get("pretrained")),
+        "weights_license": code(student.weights_license) if student.weights_license else "",
+        "is_noncommercial": bool(NONCOMMERCIAL.search(student.weights_license or "")),
         "version": __version__,
     }
     shown |= _of_training(student) | _of_figures(student)
@@ -172,6 +149,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         supervision = "soft" if known.get("teacher_weight") else "pseudo"
     recorded = student.lineage.get("text_encoder") or {}
     encoder = TextSide.from_record(recorded if recorded.get("text_encoder") else known)
+    trained = (student.lineage.get("rows") or {}).get(known.get("train_split") or "train", FEW_IMAGES)
     best = known.get("metric_for_best_model") if known.get("load_best_model_at_end") else None
     said, found = [], student.estimates
     if "caption_accuracy_estimate" in found:
@@ -184,8 +162,11 @@ def _of_training(student: Student) -> dict[str, Any]:
         "is_auto": known.get("supervision") == "auto",
         "softens": found.get("label_noise") == "soften",
         "estimates": "; ".join(said),
-        "caption_control": CONTROLS.get(known.get("caption_control")),
-        "label_fraction": float(known.get("label_fraction") or 1),
+        "caption_control": known.get("caption_control"),
+        "label_fraction": float(known.get("label_fraction", 1)),
+        "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
+        "has_captions": learned_from_captions(known) is not None,
+        "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
         "is_baseline": aligns(known) is False and learned_from_captions(known) is None,
         "best_by": plain(best) if best else None,
         "chosen_on": next((row.split for row in student.rows if row.split == known.get("eval_split")), None),
@@ -201,8 +182,9 @@ def _of_figures(student: Student) -> dict[str, Any]:
     rows, seeds = student.rows, student.seeds
     return {
         "results": as_markdown(rows) if rows else "",
+        "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
-        "retrieval": any(METRICS[row.measure] != "accuracy" for row in rows),
+        "retrieval": any(row.figure != "accuracy" for row in rows),
         "seed_results": seeds_as_markdown(seeds.rows) if seeds else "",
         "seeds": seeds.seeds if seeds else [],
         "is_paired": bool(seeds) and any(row.paired for row in seeds.rows),
@@ -210,14 +192,7 @@ def _of_figures(student: Student) -> dict[str, Any]:
 
 
 def options_table(run_options: dict[str, Any], image_size: int | None = None) -> str:
-    """
-    Args:
-        run_options: the run's `train.yaml`.
-        image_size: of the student, where its options leave it to the checkpoint.
-
-    Returns:
-        Those that it takes to repeat the run, without paths; empty where none are known.
-    """
+    """Options that it takes to repeat a run, without paths. `image_size`: of the student, where they leave it open."""
     if not run_options:
         return ""
     defaults = {
@@ -225,7 +200,7 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
         for kind in (AlignmentArguments, *SHOWN_GROUPS)
         for each in fields(kind)
     }
-    known = {name: defaults[name] for name in UNRECORDED} | run_options
+    known = {"seed": defaults["seed"]} | run_options  # a run records it where it differs from Trainer's default
     known["image_size"] = known.get("image_size") or image_size
     left_out = set() if known.get("use_peft") else set(LORA)
     if not aligns(known):
@@ -254,9 +229,6 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [each for each in map(_without_paths, value) if each is not None]
     return None if is_path(value) else value
-
-
-# --- Provenance and limits -------------------------------------------------------------------------------------------
 
 
 def _origin(lineage: dict[str, Any]) -> str:
@@ -304,33 +276,6 @@ def _named(name: Any, revision: Any) -> str:
     return code_cell(bare_name(str(name))) + (f" at {code_cell(revision)}" if revision else "")
 
 
-def _limits(student: Student) -> list[str]:
-    limits = ["It predicts one of its own classes for any image, also for one that shows none of them."]
-    if student.rows:
-        named = ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in student.rows))
-        limits.append(
-            f"Its figures are of {named} alone. Images of another style, origin or quality can be classified worse: "
-            "evaluate it on your own before you rely on it."
-        )
-    else:
-        limits.append("It was not evaluated before it was released.")
-    trained = (student.lineage.get("rows") or {}).get(student.options.get("train_split") or "train", FEW_IMAGES)
-    if trained < FEW_IMAGES:
-        limits.append(f"It was trained on few images ({trained:,}).")
-    limits.append("Fairness towards people or groups was not evaluated. Do not use it for decisions about people.")
-    if learned_from_captions(student.options) is not None:
-        is_machine = (student.lineage.get("captions") or {}).get("captioner") in ASKING
-        limits.append(
-            "Its captions were written by a machine, which can describe what is not there and repeat the prejudices "
-            "of its own training; both can have passed into the features."
-            if is_machine
-            else "Whether people or a machine wrote its captions is not recorded."
-        )
-    return limits
-
-
-# --- Licences --------------------------------------------------------------------------------------------------------
-
 # https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
 _KNOWN = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
@@ -347,15 +292,7 @@ NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-lic
 
 
 def licence_fields(licence: str | None) -> dict[str, Any]:
-    """
-    Fields of a card's metadata that the Hub takes: `license` and, where it is none of the Hub's, `license_name`.
-
-    Args:
-        licence: its identifier, such as `apache-2.0`; None for `other`.
-
-    Raises:
-        ValueError: for one that is nearly one of the Hub's.
-    """
+    """`license`, and `license_name` where it is none of the Hub's. ValueError for one that is nearly one of these."""
     name = re.sub(r"[^a-z0-9.+-]+", "-", (licence or "other").lower()).strip("-.")
     if name in HUB_LICENCES:
         return {"license": name}
@@ -363,8 +300,8 @@ def licence_fields(licence: str | None) -> dict[str, Any]:
     if near or not name:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"license is {licence!r}, which the Hub does not know.{hint} A licence of your own needs a name that is "
-            "not so near one of https://huggingface.co/docs/hub/repositories-licenses."
+            f"license is {licence!r}, which the Hub does not know.{hint} Name one of "
+            "https://huggingface.co/docs/hub/repositories-licenses, or your own by another name."
         )
     return {"license": "other", "license_name": name.replace("+", "-")}
 
@@ -384,19 +321,6 @@ def licence_said(licence: str | None) -> str:
     if name == "other":
         return "Its maker has not chosen a licence: ask before you use it for more than looking at it."
     return f"Its maker releases it under `{name}`."
-
-
-def _terms(student: Student) -> str:
-    """What a reader may do with it, and what else may bind them."""
-    is_pretrained = (student.lineage.get("student") or {}).get("pretrained")
-    others = ["the images"] + ["the pretrained weights that it starts from"] * bool(is_pretrained)
-    others += ["the captioner"] * ((student.lineage.get("captions") or {}).get("captioner") in ASKING)
-    listed = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
-    said = f"{licence_said(student.license)} The terms of {listed} may bind it too."
-    if is_pretrained and student.weights_license:
-        said += f" Those weights are released under {code(student.weights_license)}"
-        said += ", which forbids commercial use." if NONCOMMERCIAL.search(student.weights_license) else "."
-    return said
 
 
 # --- Text that others wrote: it stays text, on its line and in its cell, whatever it holds ---------------------------

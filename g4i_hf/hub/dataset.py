@@ -24,7 +24,6 @@ from ..data.loading import class_names, open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
 from ..data.stream import stream_images
 from ..files import replacing
-from .card import licence_fields
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
 
@@ -60,7 +59,7 @@ def build_dataset(
 ) -> Path:
     """
     Writes the captions or embeddings of a stage, with the captions that were embedded, as a folder that `load_dataset`
-    opens. The folder is whole or not there. The same stage gives the same bytes.
+    opens, and returns it. The folder is whole or not there. The same stage gives the same bytes.
 
     Args:
         stage: folder of a captioning or embedding stage.
@@ -71,18 +70,18 @@ def build_dataset(
         repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
 
-    Returns:
-        The folder.
-
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
             is that of the images, those in `images_id` have other ids, or `output_dir` holds something else.
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
-    _check_stage(stage)
+    made = read_stage(stage)
+    if made is None:
+        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+    if made.get("published"):
+        raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
     check_place(output_dir)
-    licence_fields(license)
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)
@@ -103,50 +102,30 @@ def build_dataset(
         for name, split in splits.items():
             _write_split(split, name, features, folder / "data", max_bytes)
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        found = load_dataset_builder(str(folder)).config.data_files or {}
-        if list(map(str, found)) != list(splits):
-            raise ValueError(f"The card names the splits {', '.join(map(str, found))}, not {', '.join(splits)}.")
+        found = list(map(str, load_dataset_builder(str(folder)).config.data_files or ()))
+        if found != list(splits):
+            raise ValueError(f"The card names the splits {', '.join(found)}, not {', '.join(splits)}.")
     return output_dir
 
 
-def _check_stage(stage: Path) -> None:
-    made = read_stage(stage)
-    if made is None:
-        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
-    if made.get("published"):
-        raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
-
-
 def check_place(output_dir: Path) -> None:
-    """
-    Raises:
-        ValueError: when something else than an earlier dataset would be deleted.
-    """
+    """ValueError where something else than an earlier dataset would be deleted."""
     is_ours = (read_stage(output_dir) or {}).get("published")
     if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} holds something else than such a dataset. Choose another --dataset_dir.")
 
 
 def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
-    """
-    Raises:
-        ValueError: when a stage would be published as the dataset of the images that it belongs to.
-    """
+    """ValueError for a stage that would be published as the dataset of its images."""
     ours, theirs = (repo_id or "").lower(), (public["source"] or "").lower()
     if ours and (ours == theirs or ("/" not in ours and ours == theirs.split("/")[-1])):
         raise ValueError(
-            f"repo_id is {repo_id}, and the images are {public['source']}: what is published there would point at "
-            "itself. Give it an id of its own, with its namespace, as in me/my-captions."
+            f"repo_id is {repo_id}, and the images are {public['source']}: a dataset there would point at itself. "
+            "Give it an id of its own, with its namespace, as in me/my-captions."
         )
     if public.get("source_name") and not public["with_images"]:
-        logger.warning(
-            "The images are a local folder (%s), which readers cannot open: if the Hub has them, name that dataset "
-            "with --images_id.",
-            public["source_name"],
-        )
-
-
-# --- Rows ------------------------------------------------------------------------------------------------------------
+        said = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
+        logger.warning(said, public["source_name"])
 
 
 def _rows(folder: Path, with_images: bool) -> DatasetDict:
@@ -196,18 +175,15 @@ def _common_features(splits: DatasetDict) -> Features:
 
 
 def _check_ids(split: Dataset, name: str) -> None:
-    """
-    Raises:
-        ValueError: for an id that is null, is there twice, or is a path of this machine.
-    """
+    """ValueError for an id that is null, is there twice, or is a path of this machine."""
     check_image_ids(split, name)
     for batch in split.select_columns([columns.IMAGE_ID]).with_format("arrow").iter(10_000):
         image_ids = batch[columns.IMAGE_ID]
         local = image_ids.filter(pc.match_substring_regex(image_ids, LOCAL_ID))
         if len(local):
             raise ValueError(
-                f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine, which would be "
-                "published. Give the images other ids, or leave the column out to have them made from file names."
+                f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine. Give the images "
+                "other ids, or leave the column out to have them made from file names."
             )
 
 
@@ -278,11 +254,6 @@ def public_stage(folder: str | Path, *, with_images: bool = False, images_id: st
     The `stage.json` of a stage for everyone: `source` is a Hub id or None, with the bare `source_name` of what was a
     folder; models that were folders are bare names; addresses, paths and examples of keys are gone. `captions_stage`
     is that of captions which were embedded. Rows and columns are to be added.
-
-    Args:
-        folder: of a stage.
-        with_images: whether the images are published too.
-        images_id: Hub id of the images, where the stage knows them as a folder.
     """
     stage = read_stage(folder)
     images, captions = _images_and_captions(folder)
@@ -305,10 +276,7 @@ def public_stage(folder: str | Path, *, with_images: bool = False, images_id: st
 
 
 def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, Any] | None]:
-    """
-    Follows a stage back: where its images lie, None where that is not known; and the `stage.json` of its captions,
-    None where they are a column of the data.
-    """
+    """Where the images of a stage lie, and the `stage.json` of its captions; None for what is not known."""
     captions: dict[str, Any] | None = None
     named: dict[str, str] = {}
     way = []
@@ -350,17 +318,8 @@ def _public(value: Any, name: str) -> Any:
 
 def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
     """
-    Compares ids of the first images of `images_id`, as far as they can be read, with those of the stage.
-
-    Args:
-        public: the public `stage.json`, whose `source` is looked up on the Hub, whatever lies in the current folder.
-        splits: rows of the stage, with `image_id`.
-
-    Returns:
-        Whether the ids there are a column; None where they cannot be read.
-
-    Raises:
-        ValueError: when a column is missing there, or no id can be one of the stage.
+    Whether the ids of the `source` on the Hub of a public `stage.json` are a column; None where they cannot be read.
+    ValueError when a column is missing there, or none of its first ids can be one of the stage.
     """
     name = public["source"]
     try:
@@ -390,10 +349,9 @@ def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
         return None
     raise ValueError(
         f"images_id is {name}, but no id there is one of the stage: the first of split {shared[0]!r} is {seen[0]!r}, "
-        f"that of the stage {ours!r}. Upload the images as files (hf upload ID FOLDER --repo-type dataset), or with a "
-        "column `image_id` that holds the ids of the stage, or publish them with --with_images; Parquet files of "
-        "`push_to_hub` keep the names of files without their folders. Or leave --images_id out: readers then name "
-        "their images themselves."
+        f"that of the stage {ours!r}. `push_to_hub` drops the folders of file names. Upload the images as files (hf "
+        "upload ID FOLDER --repo-type dataset) or with a column `image_id`, publish them with --with_images, or leave "
+        "--images_id out."
     )
 
 
@@ -405,15 +363,10 @@ def _streams(public: dict[str, Any], splits: DatasetDict) -> dict[str, Any]:
     try:
         streams = stream_images(source, read_files=False)
     except ValueError as error:
-        raise ValueError(
-            f"images_id is {name}, which is no dataset of these images, or calls its columns otherwise: {error}"
-        ) from error
+        raise ValueError(f"images_id {name} is no dataset of these images, or has other columns: {error}") from error
     shared = {split: rows for split, rows in streams.items() if split in splits}
     if not shared:
-        raise ValueError(
-            f"images_id is {name}, which has the splits {', '.join(streams)}, but the stage has {', '.join(splits)}. "
-            "Name the images of the stage."
-        )
+        raise ValueError(f"images_id is {name} with splits {', '.join(streams)}; the stage has {', '.join(splits)}.")
     return shared
 
 

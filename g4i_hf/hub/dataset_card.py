@@ -1,6 +1,5 @@
 """The dataset card of captions and embeddings: a pure function of `stage.json`."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,26 +7,11 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
+from ..evaluation.comparison import markdown_table
 from ..options import ASKING
 from ..training.lineage import is_hub_id
 from .card import ORIGINS, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
 
-COLUMNS = {
-    "image_id": "names the image: its file in its class folder, or a hash of its content",
-    "image": "the image",
-    "label": "the class",
-    "caption": "the description; null where there is none",
-    "caption_weight": "1; 0.5 where something speaks against the caption; 0 where there is none",
-    "caption_status": "`ok`, or why there is no caption",
-    "caption_reason": "of a failure",
-    "caption_raw": "the answer as it came",
-    "text_embeds": "the caption as a vector of unit norm, `float16`; null where there is no caption",
-}
-IDS = {
-    "file": "by its file and the folder that holds it",
-    "content": "by a hash of its file",
-    "column": "as a column of the images does",
-}
 FIGURES = {
     "captions": "captions",
     "doubtful": "captions with a doubt, which have the weight 0.5",
@@ -39,6 +23,15 @@ FIGURES = {
     "mean_score": "mean score of image and caption",
     "share_of_duplicates": "share of captions that several images have",
 }
+ENCODER = {
+    "text_encoder": "text encoder",
+    "text_encoder_revision": "its revision",
+    "text_encoder_digest": "digest of its files",
+    "text_encoder_prompt": "text before every caption",
+    "text_embed_dim": "dimensions",
+    "max_tokens": "window in tokens",
+    "long_captions": "captions beyond it",
+}
 KNOWN_FACTS = ("captioner", "model", "revision")  # of a captioner's provenance, what has rows of its own
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 SMALL_WINDOW = 0.01  # share of captions cut that is worth a word
@@ -48,12 +41,8 @@ def captions_card(
     stage: dict[str, Any], *, repo_id: str = "path/to/captions", date: str, license: str | None = None
 ) -> DatasetCard:
     """
-    Args:
-        stage: of captions or of their embeddings; as it was written, or as
-            [`~g4i_hf.hub.dataset.public_stage`] gives it. A source or model that is a local folder is not named.
-        repo_id: what a reader passes to `load_dataset`.
-        date: of the run.
-        license: of the captions, which the terms of the captioner may bind.
+    Of a stage of captions or of their embeddings, as it was written, or as [`~g4i_hf.hub.dataset.public_stage`] gives
+    it. A source or model that is a local folder is not named. `date` is that of the run.
     """
     splits = stage["num_rows"]
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
@@ -71,17 +60,21 @@ def captions_card(
         origin=ORIGINS.get(captioner["captioner"], "elsewhere"),
         num_rows=", ".join(f"{count:,} in {code(split)}" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
-        images_of=_images_of(stage, images_id),
-        columns=_columns(stage),
+        columns=stage["columns"],
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
-        encoder=_encoder(stage) if embedded else [],
-        terms=_terms(captioner, machine_made, license),
+        encoder=[(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None],
+        licence_said=licence_said(license),
+        is_licensed=license is not None,
+        captioner=code(captioner.get("model")),
         status_table=_table(captions.get("status") or {}, "status"),
         cleaning_table=_table(cleaning, "step", skip_empty=True),
         quality_table=_quality(captions.get("quality") or {}),
-        limits=_limits(stage, captions, machine_made, embedded),
+        tells_class=any("{label}" in prompt for prompt in captions.get("prompts") or []),
+        cut=_cut(stage) if embedded else "",
         images_id=images_id,
-        images_options=_load_options(stage) if images_id else "",
+        source_name=code_cell(stage["source_name"]) if stage.get("source_name") else "",
+        source_config=stage.get("source_config"),
+        source_revision=stage.get("source_revision"),
         named=stage.get("source_columns") or {},
         ids_from=stage.get("ids_from"),
         repo_id=repo_id,
@@ -105,7 +98,7 @@ def _metadata(
         pretty_name=_title(stage, images_id, machine_made),
         task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
         tags=["g4i_hf", "captions", *(tag for tag, is_there in tags.items() if is_there)],
-        size_categories=[_size(sum(splits.values()))],
+        size_categories=[next((size for most, size in SIZES if sum(splits.values()) < most), "n>10M")],
         source_datasets=[images_id] if images_id else None,
         configs=[{"config_name": "default", "data_files": files}],
     )
@@ -115,12 +108,6 @@ def _title(stage: dict[str, Any], images_id: str | None, machine_made: bool) -> 
     name = images_id.split("/")[-1] if images_id else stage.get("source_name")
     title = ("Machine-made captions" if machine_made else "Captions") + (f" of {plain(name)}" if name else "")
     return title + " and their embeddings" * (columns.TEXT_EMBEDS in stage["columns"])
-
-
-def _columns(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    ids_from = stage.get("ids_from")
-    known = COLUMNS | ({"image_id": f"names the image, {IDS[ids_from]}"} if ids_from else {})
-    return [(name, what) for name, what in known.items() if name in stage["columns"]]
 
 
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
@@ -144,89 +131,29 @@ def _captioner(captioner: dict[str, Any]) -> str:
     return f"none: the captions are {ORIGINS[kind]}" if kind in ORIGINS else code_cell(kind)
 
 
-def _encoder(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {
-        "text_encoder": "text encoder",
-        "text_encoder_revision": "its revision",
-        "text_encoder_digest": "digest of its files",
-        "text_encoder_prompt": "text before every caption",
-        "text_embed_dim": "dimensions",
-        "max_tokens": "window in tokens",
-        "long_captions": "captions beyond it",
-    }
-    return [(title, code_cell(stage[name])) for name, title in names.items() if stage.get(name) is not None]
-
-
-def _limits(stage: dict[str, Any], captions: dict[str, Any], machine_made: bool, embedded: bool) -> list[str]:
-    limits = []
-    if any("{label}" in prompt for prompt in captions.get("prompts") or []):
-        limits.append("The prompt told the class, so captions hold it: no score on these rows may read them.")
-    if machine_made:
-        limits.append("Captions can name what is not in the image. They were filtered and weighted, not corrected.")
-        limits.append("They are written in the language of the prompt, and describe people by how they look.")
-    if embedded:
-        limits.append(
-            "A vector holds what its text encoder makes of the caption, and fits vectors of that encoder alone."
-        )
-        over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
-        cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
-        if cut and stage.get("long_captions") == "truncate":
-            shares = ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
-            limits.append(f"Captions longer than the encoder's window were cut there: {shares}.")
-    if not stage.get("with_images"):
-        limits.append("The rows are of use only with the very images that were described.")
-    return limits
-
-
-def _terms(captioner: dict[str, Any], machine_made: bool, license: str | None) -> str:
-    said = licence_said(license)
-    if not machine_made:
-        return f"{said} The terms of the captions are those of where they come from."
-    bound = f"What {code(captioner['model'])} writes is bound by the terms of that model, and perhaps of its host."
-    return f"{said} {bound}" + ("" if license else " Look them up before you use or publish the captions.")
-
-
-def _images_of(stage: dict[str, Any], images_id: str | None) -> str:
-    if images_id:
-        return f"[`{images_id}`](https://huggingface.co/datasets/{images_id})"
-    name = stage.get("source_name")
-    return (f"{code_cell(name)}, " if name else "") + "a data set of images on its maker's machine"
-
-
-def _load_options(stage: dict[str, Any]) -> str:
-    """Of `load_dataset`, for the images."""
-    config, revision = stage.get("source_config"), stage.get("source_revision")
-    return (f", {json.dumps(config)}" if config else "") + (f", revision={json.dumps(revision)}" if revision else "")
-
-
-def _size(rows: int) -> str:
-    return next((words for most, words in SIZES if rows < most), "n>10M")
+def _cut(stage: dict[str, Any]) -> str:
+    """The shares of captions that were cut at the window of the encoder; empty for few."""
+    over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
+    cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
+    is_cut = stage.get("long_captions") == "truncate"
+    return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items()) if is_cut else ""
 
 
 def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = False) -> str:
     """Rows by name, a column for each inner name."""
     rows = {name: inner for name, inner in counts.items() if any(inner.values()) or not skip_empty}
-    if not rows:
-        return ""
     heads = list(dict.fromkeys(head for inner in rows.values() for head in inner))
-    lines = [f"| {first} | {' | '.join(map(plain, heads))} |", "|---|" + "---:|" * len(heads)]
-    lines += [
-        f"| {plain(name)} | " + " | ".join(f"{inner.get(head, 0):,}" for head in heads) + " |"
-        for name, inner in rows.items()
-    ]
-    return "\n".join(lines)
+    cells = [[plain(name), *(f"{inner.get(head, 0):,}" for head in heads)] for name, inner in rows.items()]
+    return markdown_table([first, *map(plain, heads)], cells) if rows else ""
 
 
 def _quality(quality: dict[str, dict[str, Any]]) -> str:
     """A row a figure, a column a split."""
-    names = list(dict.fromkeys(name for figures in quality.values() for name in figures))
-    if not names:
-        return ""
-    lines = [f"| | {' | '.join(map(code_cell, quality))} |", "|---|" + "---:|" * len(quality)]
-    for name in names:
-        cells = [_number(figures.get(name)) for figures in quality.values()]
-        lines.append(f"| {FIGURES.get(name, plain(name.replace('_', ' ')))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = []
+    for name in dict.fromkeys(name for figures in quality.values() for name in figures):
+        values = [figures.get(name) for figures in quality.values()]
+        rows.append([FIGURES.get(name, plain(name.replace("_", " "))), *map(_number, values)])
+    return markdown_table(["figure", *map(code_cell, quality)], rows) if rows else ""
 
 
 def _number(value: Any) -> str:

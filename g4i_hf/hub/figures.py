@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
 from ..evaluation.comparison import (
+    ALL_MEASURES,
     MEASURES,
     ComparisonRow,
     SeedRow,
@@ -30,7 +31,6 @@ from .privacy import bare_name
 
 logger = logging.getLogger(__name__)
 
-METRICS = {name: measure for measure, name in MEASURES.items()}  # "caption retrieval R@1" -> recall_at_1
 DIGITS = 6  # of fractions; more would be noise
 
 SEEDS = {"seed", "data_seed"}
@@ -38,29 +38,18 @@ DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from t
 # Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
 OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs", "rows"}
 # Options in which a baseline may differ: those of the captions, which it lacks, and how a run is watched and stored
-MAY_DIFFER: tuple[str, ...] = (
-    "align_",
-    "teacher_",
-    "supervision",
-    "soft_label_",
-    "image_features",
-    "projector_",
-    "text_encoder",
+MAY_DIFFER = (
+    *("align_", "teacher_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder", "captions_"),
+    *("caption_", "text_embeds_", "long_captions", "with_images", "logging_", "log_", "save_", "hub_", "push_to_hub"),
+    *("dataloader_num_workers", "dataloader_prefetch", "per_device_eval_batch_size", "eval_on_start"),
 )
-MAY_DIFFER += ("captions_", "caption_", "text_embeds_", "long_captions", "with_images", "logging_", "log_", "save_")
-MAY_DIFFER += ("hub_", "push_to_hub", "dataloader_num_workers", "dataloader_prefetch")
-MAY_DIFFER += ("per_device_eval_batch_size", "eval_on_start")
 # Where the names differ, the images that they lead to are compared: one may be a stage that was made of the other
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 
 
 @dataclass
 class Seeds:
-    """
-    Attributes:
-        rows: each measure over the seeds.
-        seeds: in the order of the runs, the released one first.
-    """
+    """Each measure over the seeds, which are in the order of the runs, the released one first."""
 
     rows: list[SeedRow]
     seeds: list[int]
@@ -68,10 +57,8 @@ class Seeds:
 
 def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
     """
-    Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation.
-
-    Raises:
-        ValueError: when the baseline learned from captions, or differs from the run in more than the captions.
+    Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation. ValueError for a
+    baseline that learned from captions, or differs from the run in more than the captions.
     """
     if args.baseline:
         _check_baseline(args.run, args.baseline)
@@ -85,9 +72,8 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
     found = shown_results(read_results(run), read_options(run) if (Path(run) / OPTIONS_FILE).is_file() else {})
     for split in _splits(found):
         if found.get(f"{split}_weights", "raw") != weights:
-            logger.warning(
-                "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate.", run, split, weights
-            )
+            said = "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate."
+            logger.warning(said, run, split, weights)
             others = {f"{split}_{name}" for name in (*MEASURES, "samples")}
             found = {key: value for key, value in found.items() if key not in others}
     return found
@@ -100,10 +86,7 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
-    """
-    `speed`: the table of size and speed, empty where they were not measured or with other weights. `estimates`: of
-    captions and labels before training, and the supervision that was chosen.
-    """
+    """`speed`: a table, empty where not measured with these weights; `estimates` before training, by name."""
     found = read_results(args.run)
     splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
     is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
@@ -116,11 +99,8 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
 
 def over_seeds(args: ReleaseArguments) -> Seeds | None:
     """
-    The run and those of other seeds, each against its own baseline; None where no other runs are given.
-
-    Raises:
-        ValueError: when a run differs from the released one in more than its seed, has the same seed, or another than
-            its baseline; when there is not a baseline for each run; when a run lacks figures.
+    The run and those of other seeds, each against its own baseline; None where no other runs are given. ValueError
+    where a run lacks figures, or a run and a baseline differ in more, or less, than they should.
     """
     if args.seed_baselines and not args.seed_runs:
         raise ValueError("seed_baselines are given without seed_runs: give the runs that they belong to.")
@@ -130,22 +110,20 @@ def over_seeds(args: ReleaseArguments) -> Seeds | None:
         return None
     runs = _with_others(args.run, args.seed_runs)
     baselines = _with_others(args.baseline, args.seed_baselines or []) if args.baseline else []
+    if len(runs) < 2:
+        raise ValueError("seed_runs names the released run alone: give runs of other seeds.")
     if baselines and len(baselines) != len(runs):
         raise ValueError(
             f"There are {len(runs)} runs with the released one, but {len(baselines)} baselines: give one for each in "
-            "seed_baselines, in the same order, or none at all."
+            "seed_baselines, in the same order, or none."
         )
     seeds = _seeds(runs, "seed_runs")
     if baselines and (others := _seeds(baselines, "seed_baselines")) != seeds:
-        raise ValueError(
-            f"The runs have the seeds {seeds}, their baselines {others}: a difference is taken between a run and the "
-            "baseline of the same seed. Give them in the same order."
-        )
+        raise ValueError(f"The runs have the seeds {seeds}, their baselines {others}: give them in the same order.")
     found = {run: figures(run, args.weights) for run in (*runs, *baselines)}
     splits = [split for split in _splits(found[runs[0]]) if f"{split}_accuracy" in found[runs[0]]]
     for run, results in found.items():
-        missing = [split for split in splits if f"{split}_accuracy" not in results]
-        if missing:
+        if missing := [split for split in splits if f"{split}_accuracy" not in results]:
             raise ValueError(f"{run} has no figures of {missing[0]!r}: evaluate it with g4i evaluate --run {run}.")
     results, others = ([found[run] for run in several] for several in (runs, baselines))
     return Seeds(compare_seeds(results, others, _in_order(splits, args.run)), seeds)
@@ -167,19 +145,12 @@ def _with_others(run: str, more: list[str]) -> list[str]:
     return [run, *(other for other in named if Path(other).resolve() != Path(run).resolve())]
 
 
-# --- Runs that can be compared ---------------------------------------------------------------------------------------
-
-
 def _seeds(runs: list[str], option: str) -> list[int]:
-    """
-    Raises:
-        ValueError: when the runs differ in more than their seed, or not in it.
-    """
+    """ValueError for runs that differ in more than their seed, or not in it."""
     first, seeds = _options(runs[0]), []
     for run in runs:
         options = _options(run)
-        differing = _differing(first, options)
-        if differing:
+        if differing := _differing(first, options):
             name = differing[0]
             raise ValueError(
                 f"{option}: {run} was trained with another {name} ({options.get(name)!r}) than {runs[0]} "
@@ -193,14 +164,11 @@ def _seeds(runs: list[str], option: str) -> list[int]:
 
 
 def _check_baseline(run: str, baseline: str) -> None:
-    """
-    Raises:
-        ValueError: when they differ in an option that a difference of their figures could come from.
-    """
+    """ValueError where they differ in an option that a difference of their figures could come from."""
     if weights := learned_from_captions(read_options(baseline)):
         raise ValueError(
-            f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with the options of the "
-            "run and --align_weight 0 --supervision none, or leave baseline out."
+            f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with --align_weight 0 "
+            "and --supervision none, or leave baseline out."
         )
     compared = [_options_of_images(each) for each in (run, baseline)]
     images = [_images(each) for each in (run, baseline)]
@@ -217,8 +185,7 @@ def _check_baseline(run: str, baseline: str) -> None:
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
             f"{baseline} is no baseline of {run}: it was trained with another {shown}. Only what belongs to the "
-            "captions may differ. Train one with the options of the run, --align_weight 0 and --supervision none, or "
-            "leave baseline out."
+            "captions may differ: train one with --align_weight 0 and --supervision none, or leave baseline out."
         )
 
 
@@ -254,11 +221,9 @@ def _images(run: str) -> dict[str, Any] | None:
     found = [source for source in lineage.get("sources") or [] if source.get("images")]
     if not found or not lineage.get("rows"):
         return None
-    name = found[-1].get("id") or found[-1].get("name")
-    return {"images": name, "revision": found[-1].get("revision"), "rows": lineage["rows"]}
-
-
-# --- The forms that the Hub reads ------------------------------------------------------------------------------------
+    images = found[-1]
+    name = images.get("id") or images.get("name")
+    return {"images": name, "revision": images.get("revision"), "rows": lineage["rows"]}
 
 
 @dataclass
@@ -278,12 +243,10 @@ class EvaluatedData:
     @classmethod
     def of(cls, lineage: dict[str, Any]) -> "EvaluatedData | None":
         """Of a run's `lineage.json`: the images, by their Hub id where they have one. None where nothing is known."""
-        sources = lineage.get("sources") or []
-        with_images = [source for source in sources if source.get("images")]
-        chosen = next((source for source in reversed(with_images) if source.get("id")), None)
-        chosen = chosen or (with_images[-1] if with_images else None)
-        if chosen is None:
+        found = [source for source in lineage.get("sources") or [] if source.get("images")]
+        if not found:
             return None
+        chosen = ([source for source in found if source.get("id")] or found)[-1]
         name = chosen.get("id") or bare_name(chosen["name"])
         return cls(name, chosen.get("id"), chosen.get("config"), chosen.get("revision"))
 
@@ -291,12 +254,9 @@ class EvaluatedData:
 def model_index_results(
     rows: list[ComparisonRow], seeds: Seeds | None, data: EvaluatedData, weights: str
 ) -> list[EvalResult]:
-    """
-    The released checkpoint's own figures, as fractions, and beside them what they are over seeds: the mean as value,
-    the rest in `metric_args`.
-    """
+    """The checkpoint's own figures, as fractions, and their means over seeds, with the rest in `metric_args`."""
 
-    def result(row: ComparisonRow | SeedRow, value: float, name: str, args: dict[str, Any]) -> EvalResult:
+    def result(row: ComparisonRow | SeedRow, value: float, more: str, args: dict[str, Any]) -> EvalResult:
         return EvalResult(
             task_type="image-classification",
             task_name="Image classification",
@@ -305,18 +265,18 @@ def model_index_results(
             dataset_config=data.config,
             dataset_revision=data.revision,
             dataset_split=row.split,
-            metric_type=METRICS[row.measure],
+            metric_type=row.figure,
             metric_value=_rounded(value),
-            metric_name=f"{name} ({row.split})",
+            metric_name=f"{ALL_MEASURES[row.figure].title}{more} ({row.split})",
             metric_args=args,
         )
 
     results = []
     for row in rows:
         baseline = {} if row.baseline is None else {"baseline": _rounded(row.baseline)}
-        results.append(result(row, row.aligned, row.measure, {"weights": weights} | baseline))
+        results.append(result(row, row.aligned, "", {"weights": weights} | baseline))
     for row in seeds.rows if seeds else []:
-        args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.values.sd)}
+        args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.sd)}
         if row.paired is not None:
             args |= {
                 "baseline_mean": _rounded(row.paired.baseline_mean),
@@ -324,7 +284,7 @@ def model_index_results(
                 "paired_difference": _rounded(row.paired.difference),
                 "interval_95": [_rounded(row.paired.low), _rounded(row.paired.high)],
             }
-        results.append(result(row, row.values.mean, f"{row.measure}, mean of {row.values.seeds} seeds", args))
+        results.append(result(row, row.mean, f", mean of {len(seeds.seeds)} seeds", args))
     return results
 
 
@@ -339,14 +299,8 @@ def eval_result_entries(
 ) -> list[EvalResultEntry]:
     """
     The checkpoint's accuracy for leaderboards, which belong to datasets of the Hub: a local one has no entries.
-
-    Args:
-        rows, seeds: figures.
-        data: what they are of.
-        weights: `"raw"` or `"ema"`.
-        date: of the evaluation, ISO 8601.
-        tasks: of the benchmark's `eval.yaml`: a split that is no task of it has no entry. None without such a file;
-            a task is then called like its split.
+    `tasks` are those of the benchmark's `eval.yaml`: a split that is no task has no entry. None: a task is called like
+    its split.
     """
     if data.id is None:
         return []
@@ -356,15 +310,15 @@ def eval_result_entries(
         if tasks is not None:
             fitting = (each for each in tasks if data.config in (None, each.get("config")))
             task = next((each["id"] for each in fitting if each.get("split") == row.split), None)
-        if METRICS[row.measure] != "accuracy" or task is None:
+        if row.figure != "accuracy" or task is None:
             continue
         notes = [f"split {row.split}", f"{weights} weights"]
         for over in seeds.rows if seeds else []:
-            if (over.split, over.measure) == (row.split, row.measure):
+            if (over.split, over.figure) == (row.split, row.figure):
                 named = ", ".join(map(str, seeds.seeds))
-                notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.values.mean, over.values.sd)} %")
-        entry = EvalResultEntry(data.id, task, _rounded(row.aligned), data.revision, date=date, notes="; ".join(notes))
-        entries.append(entry)
+                notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.mean, over.sd)} %")
+        value, said = _rounded(row.aligned), "; ".join(notes)
+        entries.append(EvalResultEntry(data.id, task, value, data.revision, date=date, notes=said))
     return entries
 
 

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from huggingface_hub import get_token
 
 from ..captioning.stage import PRIVATE
-from ..checkpoints import run_of
 from ..data.stage import read_stage
 from ..extras import require
+from ..names import run_of
 from ..training.run_folder import OPTIONS_FILE, read_options
 
 SECRETS = "The search for secrets before a push"
@@ -70,9 +70,6 @@ def without_private(text: str) -> str:
     return text
 
 
-# --- The files of a folder -------------------------------------------------------------------------------------------
-
-
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
     """Name and size in bytes of every file of a released folder that is published, sorted by name."""
     root, found = Path(folder), []
@@ -86,14 +83,12 @@ def list_files(folder: str | Path) -> list[tuple[str, int]]:
 def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) -> None:
     """
     Searches every file that is published: all bytes, or the header of safetensors, and texts and bytes of Parquet in
-    columns of any type.
+    columns of any type. ImportError without detect-secrets.
 
     Args:
-        folder: a released folder.
         folders: of this machine, whose paths are looked for as well as those of home, temporary files and the like.
 
     Raises:
-        ImportError: without detect-secrets.
         ValueError: when one holds a folder of this machine, its name or a secret, or is a pickle or compressed. The
             message names file and kind, and does not repeat a secret.
     """
@@ -246,9 +241,6 @@ def _values(array: pa.Array) -> Iterator[bytes]:
     else:
         values = (each for each in array.to_pylist() if isinstance(each, (str, bytes)))
         yield b"\n".join(each.encode(errors="replace") if isinstance(each, str) else each for each in values)
-
-
-# --- Folders that a run or a stage names -----------------------------------------------------------------------------
 
 
 def private_places(*folders: str | Path | None) -> set[Path]:

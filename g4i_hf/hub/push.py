@@ -8,16 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    DatasetCard,
-    HfApi,
-    ModelCard,
-    RepoCard,
-    SpaceCard,
-    constants,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -34,10 +25,10 @@ from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
-CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 README, OF_THE_HUB = "README.md", {".gitattributes"}
 LARGE = 10_000_000  # bytes; the Hub knows larger files by their SHA-256, smaller ones by that or by git's SHA-1
 SHOWN = 3  # names of files in a message
+XET_REFUSAL = "XetAuthenticationError"  # of hf_xet, which need not be installed: a PermissionError as those of files
 # The Xet client tells the status of the server in words alone
 XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 AGAIN = "Nothing of this push is visible; give the same command again"
@@ -51,14 +42,8 @@ REMEDIES = {
 }
 
 
-# --- The manifest: what a release consists of ------------------------------------------------------------------------
-
-
 def write_manifest(folder: str | Path) -> dict[str, list[str]]:
-    """
-    Writes and returns `{"files": {name: [hash, ...]}}`: all other files that are published, and the hashes by which
-    the Hub may know each. By it, a later release deletes what an earlier one has left.
-    """
+    """Writes and returns `{"files": {name: [hash, ...]}}`, by which a later release deletes what this one leaves."""
     folder = Path(folder)
     files = {name: _hashes(folder / name, size) for name, size in list_files(folder) if name != MANIFEST}
     replace_text(folder / MANIFEST, json.dumps({"files": files}, indent=1, ensure_ascii=False) + "\n")
@@ -72,13 +57,7 @@ def _hashes(path: Path, size: int) -> list[str]:
 
 
 def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
-    """
-    The files of a manifest, or of a folder that may hold one, each with its hashes (none of version 0.1); None where
-    there is no manifest.
-
-    Raises:
-        ValueError: when it is no such file.
-    """
+    """The files of a manifest, or of one in a folder, with hashes (none in version 0.1); None without one."""
     path = Path(place)
     path = path / MANIFEST if path.is_dir() else path
     if not path.exists():
@@ -93,23 +72,14 @@ def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
     raise ValueError(f'{path} is no manifest of a release, which is JSON such as {{"files": {{}}}}.')
 
 
-# --- The push --------------------------------------------------------------------------------------------------------
-
-
 def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **options) -> str:
     """Pushes one released folder, with the options of [`push_folders`]; returns the address of the commit."""
     return next(push_folders([(folder, repo_id, repo_type)], **options))
 
 
-def validate_card(card: RepoCard, repo_type: str) -> None:
-    """
-    Asks the Hub of HF_ENDPOINT for its opinion of a card. `RepoCard.validate` asks huggingface.co in its place, up to
-    huggingface_hub 2.0.
-
-    Raises:
-        ValueError: when the card is not valid.
-    """
-    content = {"repoType": repo_type, "content": str(card)}
+def _validate_card(readme: Path, repo_type: str) -> None:
+    """ValueError for a card that the Hub of HF_ENDPOINT refuses; `RepoCard.validate` asks huggingface.co (2.0)."""
+    content = {"repoType": repo_type, "content": readme.read_text(encoding="utf-8")}
     plain = {"Accept": "text/plain"}
     reply = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=content, headers=plain)
     if reply.status_code == 400:
@@ -128,17 +98,14 @@ def push_folders(
     folders: Collection[str | Path] = (),
 ) -> Iterator[str]:
     """
-    Pushes released folders, each as one commit. All are checked before the first is pushed. Large files belong to
-    nothing until the commit, so a reader sees the whole folder or what was there before. Files that an earlier release
-    has left and this one has not are deleted by the same commit.
+    Pushes released folders, each as one commit, which also deletes what an earlier release has left and this one has
+    not. All are checked before the first is pushed. A reader sees the whole folder or what was there before.
 
     Args:
         released: of each the folder, as `g4i release` writes it, the Hub id (without a namespace, of the token) and
             `"model"`, `"dataset"` or `"space"`.
         private: visibility of a repository that is made now; one that exists keeps its own.
         revision: branch, made where there is none; `main` by default.
-        message: of the commit.
-        token: of the Hub; by default the one of `hf auth login` or `HF_TOKEN`.
         replace: push also where files of somebody else are, see [`check_repository`].
         folders: of this machine, whose paths must not be published either.
 
@@ -155,43 +122,30 @@ def push_folders(
     manifests = [write_manifest(folder) for folder, _, _ in released]
     for folder, repo_id, repo_type in released:
         with clear_errors(repo_id):
-            validate_card(CARDS[repo_type].load(Path(folder) / README), repo_type)  # before anything is made there
+            _validate_card(Path(folder) / README, repo_type)  # before anything is made there
     where: dict[str, Any] = {"revision": revision, "replace": replace}
     for (_, repo_id, repo_type), files in zip(released, manifests, strict=True):
         check_repository(api, repo_id, repo_type, files, **where)
-    checked = zip(released, manifests, strict=True)
-    return (_push(api, *each, files, private=private, message=message, **where) for each, files in checked)
 
+    def push(folder: Path, repo_id: str, repo_type: str, files: dict[str, list[str]]) -> str:
+        with clear_errors(repo_id):
+            repo_id = create_repository(api, repo_id, repo_type, private)
+            head, gone = check_repository(api, repo_id, repo_type, files, **where)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+            # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
+            commit = api.create_commit(
+                repo_id,
+                [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
+                + [CommitOperationDelete(name) for name in gone],
+                commit_message=message or f"Release {folder.resolve().name}",
+                repo_type=repo_type,
+                revision=revision,
+                parent_commit=head,  # of what the deletions were decided on: a push in between makes this one fail
+            )
+        return commit.commit_url
 
-def _push(
-    api: HfApi,
-    folder: str | Path,
-    repo_id: str,
-    repo_type: str,
-    files: dict[str, list[str]],
-    *,
-    private: bool,
-    message: str | None,
-    revision: str | None,
-    replace: bool,
-) -> str:
-    folder = Path(folder)
-    with clear_errors(repo_id):
-        repo_id = create_repository(api, repo_id, repo_type, private)
-        head, gone = check_repository(api, repo_id, repo_type, files, revision=revision, replace=replace)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
-            + [CommitOperationDelete(name) for name in gone],
-            commit_message=message or f"Release {folder.resolve().name}",
-            repo_type=repo_type,
-            revision=revision,
-            parent_commit=head,  # of what the deletions were decided on: a push in between makes this one fail
-        )
-    return commit.commit_url
+    return (push(Path(each[0]), *each[1:], files) for each, files in zip(released, manifests, strict=True))
 
 
 def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:
@@ -211,8 +165,8 @@ def check_repository(
     replace: bool = False,
 ) -> tuple[str | None, list[str]]:
     """
-    Checks whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an
-    earlier release, which its manifest names. A README of no more than metadata and a line does not count.
+    Whether a release may be pushed to a repository: one that is not there yet, that is empty, or that holds an earlier
+    release, which its manifest names. A README of no more than metadata and a line does not count.
 
     Args:
         files: what is to be pushed, with hashes.
@@ -220,11 +174,8 @@ def check_repository(
         replace: allow any other too. Files of the same name are written over then, and none of others is deleted.
 
     Returns:
-        The last commit, None without repository, and the files of an earlier release that this one has not.
-
-    Raises:
-        PushError: when the repository holds something else or cannot be read, or when a file of the release was put
-            there or changed by hand.
+        The last commit, None without repository, and the files of an earlier release that this one has not. PushError
+        for a repository that holds something else, or a file that was put there or changed by hand.
     """
     files = files or {}
     with clear_errors(repo_id):
@@ -243,9 +194,8 @@ def check_repository(
             others = []
     if others and not replace:
         raise PushError(
-            f"{repo_id} holds files that no release has left there: {_some(others)}. Nothing was "
-            "pushed. Choose another --repo_id (in training, --hub_model_id), or push with g4i release --replace true, "
-            "which writes over files of the same name and deletes none."
+            f"{repo_id} holds files that no release has left there: {_some(others)}. Nothing was pushed. Choose "
+            "another --repo_id (in training, --hub_model_id), or write over them with g4i release --replace true."
         )
     untouched = [name for name, hashes in (earlier or {}).items() if present.get(name) in hashes]
     without_hashes = [name for name, hashes in (earlier or {}).items() if not hashes]  # written over, and not deleted
@@ -278,8 +228,8 @@ def _earlier(api: HfApi, repo_id: str, repo_type: str, head: str, replace: bool)
             if replace:
                 return {}
             raise PushError(
-                f"{repo_id}: its {MANIFEST} does not say which files an earlier release has left there. Nothing was "
-                "pushed. Choose another --repo_id, or push with g4i release --replace true, which deletes none."
+                f"{repo_id}: its {MANIFEST} does not say what was released. Nothing was pushed. Choose another "
+                "--repo_id, or push with g4i release --replace true, which deletes no files."
             ) from error
 
 
@@ -303,24 +253,16 @@ class PushError(OSError):
 
 @contextmanager
 def clear_errors(repo_id: str) -> Iterator[None]:
-    """
-    Raises:
-        PushError: in place of the clients' errors, with the remedy.
-    """
+    """Raises a PushError with the remedy in place of the clients' errors."""
     try:
         yield
     except (OSError, RuntimeError, HTTPError) as error:
         wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
         cause = error.__cause__ if wraps else error  # of an upload, or of a download
         known = (HfHubHTTPError, HTTPError, ConnectionError, LocalTokenNotFoundError)
-        if not isinstance(cause, known) and not _is_xet_refusal(cause):
+        if not isinstance(cause, known) and type(cause).__name__ != XET_REFUSAL:
             raise
         raise PushError(_message(repo_id, cause)) from error
-
-
-def _is_xet_refusal(error: BaseException) -> bool:
-    """A PermissionError of hf_xet, which need not be installed; those of files of this machine are something else."""
-    return type(error).__name__ == "XetAuthenticationError"
 
 
 def _message(repo_id: str, error: BaseException) -> str:
@@ -332,7 +274,7 @@ def _message(repo_id: str, error: BaseException) -> str:
         text = " ".join((error.server_message or (str(error).splitlines() or [""])[0]).split())
         reason = re.sub(r"https?://\S+", "...", text)[:300] or f"status {status}"
         return f"{repo_id}: {_remedy(status)} ({reason})"
-    if _is_xet_refusal(error):
+    if type(error).__name__ == XET_REFUSAL:
         return (
             f"{repo_id}: the Hub's storage does not accept the token, which may have expired or may not write there. "
             "Log in again with `hf auth login`, with a token of the role `write`. Nothing of this push is visible"

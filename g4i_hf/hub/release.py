@@ -4,32 +4,39 @@ import json
 import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from safetensors import safe_open
 from transformers import TimmWrapperConfig
+from transformers.trainer_utils import HubStrategy
 
-from ..checkpoints import run_of
-from ..evaluation.card_pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
+from .. import __version__
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
+from ..evaluation.pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.predict import load_run
+from ..extras import require
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
-from ..modeling.own_architecture import own_module
-from ..modeling.plain_student import PUBLIC_PRETRAINED_CFG, plain_student, save_student
+from ..modeling.lora import plain_student
+from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
+from ..modeling.student import own_module
+from ..names import run_of
 from ..options import ReleaseArguments, aligns
+from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
-from ..training.run_folder import OPTIONS_FILE, read_options
+from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .card import NONCOMMERCIAL, Picture, Student, licence_fields, student_card
+from .card import NONCOMMERCIAL, TEMPLATES, Student, licence_fields, student_card
 from .figures import (
     EvaluatedData,
     benchmark_tasks,
@@ -40,8 +47,17 @@ from .figures import (
     write_entries,
 )
 from .onnx import export_onnx
-from .privacy import bare_name
-from .push import MANIFEST, read_manifest, write_manifest
+from .privacy import SECRETS, bare_name, private_places
+from .push import (
+    MANIFEST,
+    PushError,
+    check_repository,
+    clear_errors,
+    create_repository,
+    push_folder,
+    read_manifest,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +108,8 @@ def release_with_card(
     args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> tuple[Path, list[ComparisonRow]]:
     """
-    The student of a run with its card; an earlier release stays until all of it is there.
-
-    Args:
-        args: everything that is said of the student.
-        options: of the run, see [`write_card`].
-
-    Returns:
-        The folder, and the figures of the card.
-
-    Raises:
-        FileNotFoundError, ValueError: as [`release_student`] and [`write_card`] do.
+    The student of a run with its card; an earlier release stays until all of it is there. Returns the folder, and the
+    figures of the card. Arguments and errors are those of [`release_student`] and [`write_card`].
     """
     licence_fields(args.license)
     with releasing(args) as folder:
@@ -144,25 +151,16 @@ def place_of(args: ReleaseArguments) -> Path:
 
 
 def check_place(folder: Path, run: Path) -> None:
-    """
-    Raises:
-        ValueError: when something else than an earlier release would be deleted.
-    """
+    """ValueError where something else than an earlier release would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
-        raise ValueError(
-            f"{folder} is or holds the run itself, which a release there would delete. Choose another --student_dir, "
-            f"or leave it out: then the student goes to {run / 'student'}."
-        )
+        raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not (any((folder / name).is_file() for name in CONFIGS) and read_manifest(folder) is not None):
         raise ValueError(
-            f"{folder} holds something else than a student that was released: only what has a {MANIFEST} of a release "
-            "is replaced. Choose another --student_dir, or remove that folder if nobody needs it."
+            f"{folder} holds something else than a student that was released, which has a {MANIFEST}. Choose another "
+            "--student_dir, or remove that folder."
         )
-
-
-# --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
@@ -176,9 +174,9 @@ def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) ->
     model.save_pretrained(folder)
     give_usual_permissions(folder)
     saved_processor(run, model.config.student_config).save_pretrained(folder)
-    known = text_encoder_of(run)
-    if known is not None:
-        _write_json(folder / TEXT_ENCODER_FILE, known)
+    if known := text_encoder_of(run):
+        text = json.dumps(known, indent=2, ensure_ascii=False)
+        (folder / TEXT_ENCODER_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _forget_origin(model: AlignedImageClassification) -> None:
@@ -191,13 +189,6 @@ def _forget_origin(model: AlignedImageClassification) -> None:
         }
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# --- What is known of a run ------------------------------------------------------------------------------------------
-
-
 def options_of(run: str | Path) -> dict[str, Any]:
     """Of a run or of one of its checkpoints; empty for a folder that is neither."""
     place = run_of(run)
@@ -205,10 +196,7 @@ def options_of(run: str | Path) -> dict[str, Any]:
 
 
 def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
-    """
-    What the captions of a run were embedded with, and the temperature of the alignment; None where the encoder is not
-    known. A local encoder goes by the bare name of its folder.
-    """
+    """What captions were embedded with, by a bare name, and the alignment's temperature; None where unknown."""
     options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
     known = known or (options if options.get("text_encoder") else None)
     if known is None:
@@ -236,29 +224,17 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
     return card.get("license_name") or card.get("license")
 
 
-# --- The card --------------------------------------------------------------------------------------------------------
-
-
 def write_card(
     student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> list[ComparisonRow]:
     """
-    Writes README.md, `.eval_results` and `images` into a released student.
-
-    Args:
-        student_dir: as [`release_student`] has written it.
-        args: the run, its baseline, other seeds, and what else is said of the student.
-        options: of the run; by default those of its `train.yaml`. Where there is none, the card says nothing of them.
-
-    Returns:
-        The figures, beside the baseline's where one is given.
-
-    Raises:
-        ValueError: for a licence that is misspelt, or runs that cannot be compared.
+    Writes README.md, `.eval_results` and `images` into a released student. Returns the figures, beside the baseline's
+    where one is given. `options` are those of the run, by default of its `train.yaml`. ValueError for a licence that
+    is misspelt, or runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)
-    pictures = _pictures(run, args)
+    pictures = _copy_pictures(run, student_dir, args.weights) if args.card_pictures else {}
     adapter = json.loads((student_dir / ADAPTER_FILE).read_text()) if (student_dir / ADAPTER_FILE).is_file() else {}
     student = Student(
         **_facts(student_dir, run),
@@ -272,27 +248,20 @@ def write_card(
         onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
         adapter=adapter.get("base_model_name_or_path"),
         adapter_revision=adapter.get("revision"),
-        pictures=list(pictures.values()),
+        **pictures,
         model_id=args.repo_id or "path/to/student",
         license=args.license,
         weights_license=weights_license(lineage),
     )
     card = student_card(student)
     if NONCOMMERCIAL.search(student.weights_license or ""):
-        logger.warning(
-            "The pretrained weights that the student starts from (%s) are under %s, which forbids commercial use, "
-            "whatever --license says of the student.",
-            lineage["student"]["name"],
-            student.weights_license,
-        )
+        said = "The starting weights (%s) are under %s, which forbids commercial use, whatever --license says."
+        logger.warning(said, lineage["student"]["name"], student.weights_license)
     data = EvaluatedData.of(lineage)
     if data is not None and rows:
         date = datetime.fromtimestamp((run / RESULTS_FILE).stat().st_mtime, UTC).date().isoformat()
         more = {"weights": args.weights, "date": date, "tasks": benchmark_tasks(data)}
         write_entries(student_dir, eval_result_entries(rows, seeds, data, **more))
-    for file, picture in pictures.items():
-        (student_dir / IMAGES).mkdir(exist_ok=True)
-        shutil.copyfile(file, student_dir / picture.file)
     card.save(student_dir / "README.md")
     return rows
 
@@ -302,10 +271,7 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
     config = AlignedImageClassificationConfig.from_pretrained(run).student_config
     is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
     if module == "__main__":
-        raise ValueError(
-            "The architecture of this student is registered by the script or notebook itself, which nobody else can "
-            "import: put it into a module."
-        )
+        raise ValueError("The architecture is registered by the script or notebook itself: put it into a module.")
     settings = ImageSettings.from_processor(student_processor(config, saved_processor(run, config)))
     has_center_crop = is_timm and config.pretrained_cfg.get("crop_mode", "center") == "center"
     return {
@@ -331,28 +297,127 @@ def _num_parameters(folder: Path) -> int:
     return total
 
 
-def _pictures(run: Path, args: ReleaseArguments) -> dict[Path, Picture]:
-    """The pictures that `g4i evaluate` has left in the run: where they are, and what they are in the card."""
-    if not args.card_pictures:
-        return {}
-    folder, found = run / PICTURES, {}
+def _copy_pictures(run: Path, student_dir: Path, weights: str) -> dict[str, Any]:
+    """Copies what `g4i evaluate` has left in the run; returns what the card says of it."""
+    folder = run / PICTURES
     about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
-    if (folder / CURVES).is_file():
-        text = "Accuracy on the split that was evaluated during training, and cross entropy on the training images."
-        found[folder / CURVES] = Picture(f"{IMAGES}/{CURVES}", "Accuracy and loss by epoch", text)
-    if (folder / PREDICTIONS).is_file() and about.get("weights") == args.weights:
-        captions_of = about.get("captions_of")
-        nearest = f" and the caption of `{captions_of}` that the aligned model finds nearest" if captions_of else ""
-        text = (
-            f"Images of `{about['split']}`, drawn at random: above each its class, in red where the prediction is "
-            f"another; below it the prediction{nearest}."
+    has_curves = (folder / CURVES).is_file()
+    predictions = about if (folder / PREDICTIONS).is_file() and about.get("weights") == weights else None
+    for name in [CURVES] * has_curves + [PREDICTIONS] * bool(predictions):
+        (student_dir / IMAGES).mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, student_dir / IMAGES / name)
+    if not (has_curves or predictions):
+        how = "pip install -e '.[report]' in a clone of g4i_hf"
+        logger.warning("The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (%s).", run, how)
+    return {"has_curves": has_curves, "predictions": predictions}
+
+
+# --- Pushing while a student trains ----------------------------------------------------------------------------------
+
+
+class StudentPublisher:
+    """
+    What `AlignmentTrainer` pushes with `push_to_hub`: never its run folder, but what a release holds.
+
+    The repository is made before training, so that a token that may not write is noticed then. A push of a checkpoint
+    runs beside training; one that fails is logged, and the next one tries again. `args` are `hub_model_id`,
+    `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push` and `hub_strategy`: `every_save` or `end`, else
+    a ValueError.
+    """
+
+    def __init__(self, args: AlignmentArguments):
+        if args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(
+                f"hub_strategy is {args.hub_strategy.value}, which would push the optimizer's state, a pickle. Use "
+                "every_save, which pushes the student of every checkpoint, or end."
+            )
+        self.args = args
+        self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._under_way: Future | None = None
+
+    def start(self) -> str:
+        """Makes the repository; returns its whole id. ImportError without detect-secrets; PushError as any push."""
+        require("detect_secrets", "hub", SECRETS)
+        api = HfApi(token=self.args.hub_token)
+        check_repository(api, self.repo_id, revision=self.args.hub_revision)
+        with clear_errors(self.repo_id):
+            self.repo_id = create_repository(api, self.repo_id, private=self.args.hub_private_repo is not False)
+        return self.repo_id
+
+    def push_checkpoint(self, checkpoint: str | Path, step: int, max_steps: int) -> None:
+        """Pushes the student of a checkpoint, unless an earlier push goes on. Raises nothing: another will come."""
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        if self._under_way and not self._under_way.done() and not self.args.hub_always_push:
+            logger.info("Step %d is not pushed: an earlier push is still under way.", step)
+            return
+        message, folder = f"Step {step} of {max_steps}", None
+        try:
+            # Written now, as the checkpoint may be gone later; only the upload is left to the thread
+            folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-", ignore_cleanup_errors=True)
+            student = Path(folder.name) / "student"
+            with releasing(ReleaseArguments(run=str(checkpoint), student_dir=str(student), aligned=False)) as place:
+                in_progress_card(step, max_steps).save(place / "README.md")
+            self._under_way = self._thread.submit(self._push_student, folder, student, message)
+        except Exception as error:
+            logger.warning("%s was not pushed: %s", message, _said(error))
+            if folder is not None:
+                folder.cleanup()
+
+    def push_run(self, run: str | Path, message: str = "End of training") -> str:
+        """
+        Pushes the release of a finished run, with its card; returns the address of the commit. Without a `train.yaml`,
+        as in a run from Python, the options are those of the arguments. ValueError for a release that cannot be made
+        or may not be published, OSError where it was not written, [`~g4i_hf.hub.push.PushError`] for whatever else
+        failed.
+        """
+        self.wait()
+        if "/" not in self.repo_id:  # not started; the card holds the whole id
+            with clear_errors(self.repo_id):
+                self.repo_id = HfApi(token=self.args.hub_token).get_full_repo_name(self.repo_id)
+        args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.aligns)
+        try:
+            student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
+            return self._push(student, message)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:
+            raise PushError(f"{self.repo_id}: {_said(error)}. Nothing was pushed.") from error
+
+    def wait(self) -> None:
+        """Until what is being pushed is there."""
+        if self._under_way is not None:
+            self._under_way.result()
+
+    def _push_student(self, folder: tempfile.TemporaryDirectory, student: Path, message: str) -> None:
+        try:
+            self._push(student, message)
+        except Exception as error:
+            logger.warning("%s was not pushed: %s", message, _said(error))
+        finally:
+            folder.cleanup()
+
+    def _push(self, student: Path, message: str) -> str:
+        return push_folder(
+            student,
+            self.repo_id,
+            private=self.args.hub_private_repo is not False,
+            revision=self.args.hub_revision,
+            message=message,
+            token=self.args.hub_token,
+            folders=private_places(self.args.output_dir),
         )
-        alt = f"Images of {about['split']} with predictions"
-        found[folder / PREDICTIONS] = Picture(f"{IMAGES}/{PREDICTIONS}", alt, text)
-    if not found:
-        logger.warning(
-            "The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (pip install "
-            "-e '.[report]' in a clone of g4i_hf).",
-            run,
-        )
-    return found
+
+
+def _said(error: Exception) -> str:
+    """Its message, with its kind where that is not one for people to read."""
+    return str(error) if isinstance(error, (PushError, ValueError)) else f"{type(error).__name__}: {error}"
+
+
+def in_progress_card(step: int, max_steps: int) -> ModelCard:
+    """The card of a student that is still being trained."""
+    data = ModelCardData(tags=["g4i_hf", "image-classification"], pipeline_tag="image-classification", license="other")
+    return ModelCard.from_template(
+        data, template_path=str(TEMPLATES / "in_progress.md.j2"), step=step, max_steps=max_steps, version=__version__
+    )

@@ -21,11 +21,12 @@ from .. import __version__, columns
 from ..cli import parse_options
 from ..data.images import open_image, to_rgb
 from ..data.loading import class_names, load_data, source_of
-from ..data.texts import is_blank
+from ..data.texts import Texts
 from ..embedding import with_text_embeds
+from ..evaluation.predict import captions_of
 from ..files import replacing
 from ..modeling import AlignedImageClassificationConfig
-from ..modeling.own_architecture import own_module
+from ..modeling.student import own_module
 from ..options import OPTIONS_OF, aligns
 from ..training.lineage import is_hub_id, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent.parent
 APP = Path(__file__).with_name("space_app.py")
-CODE: tuple[str, ...] = ("__init__.py", "columns.py", "checkpoints.py", "extras.py", "files.py")
+CODE: tuple[str, ...] = ("__init__.py", "columns.py", "names.py", "extras.py", "files.py")
 CODE += ("data", "embedding", "modeling", "options", "zero_shot")
 # What the code imports. The versions are those that it runs with here: an app is not made anew with every release
 REQUIREMENTS = (
@@ -94,39 +95,27 @@ def build_space(
 
 
 def check_place(output_dir: Path) -> None:
-    """
-    Raises:
-        ValueError: when something else than an earlier app would be deleted.
-    """
+    """ValueError where something else than an earlier app would be deleted."""
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "space.json").is_file():
         raise ValueError(f"{output_dir} holds something else than an app. Move it away.")
 
 
 def _check(run: Path, student_dir: Path) -> None:
     if aligns(read_options(run)) is False:
-        raise ValueError(
-            f"{run} is a baseline, and knows no text: a Space shows the captions nearest to a picture. Make it of a "
-            "run with align_weight above 0."
-        )
+        raise ValueError(f"{run} is a baseline, and knows no text. Make the Space of a run with align_weight above 0.")
     if not (student_dir / ALIGNED / "config.json").is_file():
         raise ValueError(
-            f"The student of {run} has no {ALIGNED}/, without which a Space knows no text. Release the student with "
-            "--aligned true, and one with adapters with --lora merged."
+            f"The student of {run} has no {ALIGNED}/, which a Space needs. Release the student with --aligned true, "
+            "and one with adapters with --lora merged."
         )
     module = own_module(AlignedImageClassificationConfig.from_pretrained(student_dir / ALIGNED).student_config)
     if module is not None:
-        raise ValueError(
-            f"The architecture of {run} is registered by the module {module}, which a Space does not have: "
-            "leave --space out."
-        )
+        raise ValueError(f"{run} needs the module {module}, which a Space does not have: leave --space out.")
     side = _text_side(student_dir)
     if not _is_found(side):
-        logger.warning(
-            "The text encoder of %s is %s, no Hub id: in a Space the box for names will say that it cannot be loaded. "
-            "The nearest captions are shown all the same.",
-            run,
-            f"the folder {side.text_encoder!r}" if side.text_encoder else "not known",
-        )
+        encoder = f"the folder {side.text_encoder!r}" if side.text_encoder else "not known"
+        said = "The text encoder of %s is %s, no Hub id: in a Space the box for names will do nothing."
+        logger.warning(said, run, encoder)
 
 
 def _text_side(student_dir: Path) -> TextSide:
@@ -151,10 +140,7 @@ def _copy_code(folder: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """
-    Raises:
-        ImportError: when something is missing, which can only be gradio.
-    """
+    """ImportError where something is missing, which can only be gradio."""
     try:
         return {name: version(name).split("+")[0] for name in REQUIREMENTS}  # 2.9.0+cpu is on no index
     except PackageNotFoundError as error:
@@ -200,18 +186,10 @@ def _card(
     )
 
 
-# --- Images and captions of the run's data ---------------------------------------------------------------------------
-
-
 def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     """
-    The data of a run, opened as `g4i evaluate` does: all splits, with their embeddings where they have captions.
-
-    Returns:
-        The splits, the class names, and the name of the split that was trained on.
-
-    Raises:
-        ValueError: when that split has no captions with embeddings.
+    The data of a run, opened as `g4i evaluate` does, with embeddings where there are captions; the class names; and
+    the split that was trained on. ValueError where that has no captions with embeddings.
     """
     args, data, encoder = parse_options(OPTIONS_OF["evaluate"], ["--run", str(run)], run_options=OPTIONS_FILE)
     splits, id2label = class_names(load_data(data))
@@ -231,47 +209,28 @@ def open_data(run: Path) -> tuple[DatasetDict, dict[int, str], str]:
     )
     training = embedded.get(args.train_split)
     if training is None or not {columns.CAPTION, columns.TEXT_EMBEDS} <= set(training.column_names):
-        raise ValueError(
-            f"{run}: split {args.train_split!r} of its data has no captions with embeddings, of which a Space shows "
-            "the nearest. Leave --space out."
-        )
+        raise ValueError(f"{run}: split {args.train_split!r} has no captions with embeddings. Leave --space out.")
     return DatasetDict(splits | embedded), id2label, args.train_split
 
 
 def write_captions(split: Dataset, path: Path, most: int = MOST_CAPTIONS) -> int:
-    """
-    Writes distinct captions and their embeddings, float16, drawn at random where there are more than `most`; returns
-    how many.
-
-    Raises:
-        ValueError: when the embeddings are not those of single captions.
-    """
-    places: dict[str, tuple[int, int]] = {}  # of each caption, the row and the position in it
-    for row, value in enumerate(split[columns.CAPTION][:]):
-        texts = [text for text in (value if isinstance(value, list) else [value]) if not is_blank(text)]
-        for position, text in enumerate(texts):
-            places.setdefault(text, (row, position))
-    captions = sorted(places)
+    """Writes distinct captions and their embeddings, float16, at most so many drawn at random; returns how many."""
+    texts = Texts.of(split)
+    numbers: dict[str, int] = {}  # of each caption, the first of its texts
+    for number, caption in enumerate(captions_of(split, texts)):
+        numbers.setdefault(caption, number)
+    if not numbers:
+        raise ValueError("The captions of the data have no embeddings of their own: embed them with g4i embed.")
+    captions = sorted(numbers)
     if len(captions) > most:
         captions = [captions[i] for i in sorted(np.random.default_rng(0).choice(len(captions), most, replace=False))]
-    rows = sorted({places[caption][0] for caption in captions})
-    vectors = dict(zip(rows, split.select(rows)[columns.TEXT_EMBEDS][:], strict=True))
-    kept: dict[str, list[float]] = {}
-    for caption in captions:
-        row, position = places[caption]
-        of_row = vectors[row] or []
-        of_row = of_row if of_row and isinstance(of_row[0], list) else [of_row] * bool(of_row)
-        if position < len(of_row):
-            kept[caption] = of_row[position]
-    if not kept:
-        raise ValueError("The captions of the data have no embeddings of their own: embed them with g4i embed.")
-    flat = np.asarray(list(kept.values()), dtype=np.float16)
+    vectors = texts.embeds[[numbers[caption] for caption in captions]]
     table = {
-        columns.CAPTION: pa.array(kept),
-        columns.TEXT_EMBEDS: pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1]),
+        columns.CAPTION: pa.array(captions),
+        columns.TEXT_EMBEDS: pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
     }
     pq.write_table(pa.table(table), path, compression="zstd")
-    return len(kept)
+    return len(captions)
 
 
 def write_gallery(
@@ -279,10 +238,8 @@ def write_gallery(
 ) -> tuple[list[dict[str, Any]], bool]:
     """
     Writes images of the splits that were not trained on, drawn at random, of different classes as far as there are
-    some: upright RGB of at most 512 pixels, without metadata.
-
-    Returns:
-        `file` and `label` of each, and whether there is another split than the one trained on.
+    some: upright RGB of at most 512 pixels, without metadata. Returns `file` and `label` of each, and whether there is
+    another split than the one trained on.
     """
     others = [name for name in splits if name != train_split]
     generator = np.random.default_rng(0)

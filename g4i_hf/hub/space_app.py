@@ -24,6 +24,7 @@ from PIL import Image
 from transformers import pipeline
 
 from g4i_hf.data.images import to_rgb
+from g4i_hf.extras import require
 from g4i_hf.zero_shot import ZeroShotImageClassifier
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -43,13 +44,7 @@ class VisitorError(ValueError):
 
 
 class Explainer:
-    """
-    The model of a Space, its captions and its settings.
-
-    Args:
-        folder: with `model/`, `captions.parquet`, `gallery/` and `space.json`.
-        classifier_args: further arguments of [`ZeroShotImageClassifier`], such as `device`.
-    """
+    """The model of a Space, its captions and its settings: all of one folder."""
 
     def __init__(self, folder: str | Path, **classifier_args):
         self.folder = Path(folder)
@@ -88,41 +83,33 @@ class Explainer:
     def why_no_names(self) -> str:
         """What keeps the text encoder from being loaded, for the log; empty when it is there."""
         try:
-            _ = self.classifier.texts
+            _ = self.classifier.text_encoder
             return ""
         except (OSError, ValueError) as error:
             return str(error)
 
 
 def read_picture(path: str | None) -> Image.Image:
-    """
-    Raises:
-        VisitorError: for what is no picture, or is too large.
-    """
+    """VisitorError for what is no picture, or is too large."""
     if not path:
         raise VisitorError("There is no picture yet: drop one on the left, or choose one of those below it.")
     if os.path.getsize(path) > MOST_BYTES:
         raise VisitorError(f"The picture is too large: {MOST_BYTES // 1_000_000} MB at most.")
-    too_many_pixels = f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
             image = Image.open(path, formats=FORMATS)
-        picture = to_rgb(image) if image.width * image.height <= MOST_PIXELS else None
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        return to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise VisitorError(too_many_pixels) from error
+        raise VisitorError(f"The picture is too large: {MOST_PIXELS // 1_000_000} megapixels at most.") from error
     except Exception as error:  # whatever a broken file makes of Pillow
         raise VisitorError(f"This file cannot be read as a picture: use {', '.join(FORMATS)}.") from error
-    if picture is None:
-        raise VisitorError(too_many_pixels)
-    return picture
 
 
 def read_names(text: str | None) -> list[str]:
-    """
-    Raises:
-        VisitorError: for none, too many, or too long ones.
-    """
+    """VisitorError for none, too many, or too long ones."""
     names = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if not names:
         raise VisitorError("There are no names yet: write some, one a line.")
@@ -147,17 +134,8 @@ def on_picture(explainer: Explainer, path: str | None, names: str | None) -> tup
     return classes, captions, named
 
 
-def on_names(explainer: Explainer, path: str | None, names: str | None) -> dict[str, float]:
-    return _told(explainer.by_names, path, names)
-
-
 def build_demo(explainer: Explainer) -> Any:
-    """
-    The page.
-
-    Raises:
-        ImportError: without gradio.
-    """
+    """The page. ImportError without gradio."""
     gr = _gradio()
     settings = explainer.settings
     with gr.Blocks(title=settings["title"], analytics_enabled=False, delete_cache=(KEPT_SECONDS,) * 2) as demo:
@@ -190,7 +168,7 @@ def build_demo(explainer: Explainer) -> Any:
                 button = gr.Button("Classify by these names", variant="primary", elem_id="classify")
             named = gr.Label(label="By name", elem_id="named", num_top_classes=10)
         outputs = [classes, captions, named]
-        look, by_names = partial(on_picture, explainer), partial(on_names, explainer)
+        look, by_names = partial(on_picture, explainer), partial(_told, explainer.by_names)
         picture.change(look, [picture, names], outputs, api_name="look", show_progress="minimal")
         button.click(by_names, [picture, names], named, api_name="by_names", show_progress="minimal")
         demo.load(look, [picture, names], outputs, api_name=False)
@@ -228,13 +206,7 @@ def _told(function: Callable, *values: Any) -> Any:
 
 
 def _gradio() -> Any:
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError(
-            "The app needs gradio: pip install -r requirements.txt beside it, or -e '.[space]' in a clone of g4i_hf."
-        ) from error
-    return gradio
+    return require("gradio", "space", "The app")
 
 
 def main() -> None:

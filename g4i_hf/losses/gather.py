@@ -23,14 +23,8 @@ def gather_counts(counts: torch.Tensor) -> torch.Tensor:
 
 def gather_rows(local: torch.Tensor, num_rows: list[int]) -> torch.Tensor:
     """
-    Rows of all processes in rank order; no gradient.
-
-    Args:
-        local: (n, ...), where n may differ between processes and may be 0.
-        num_rows: n of every process, see [`gather_counts`].
-
-    Returns:
-        (sum of n, ...)
+    Rows of all processes in rank order, (n, ...) -> (sum of n, ...); no gradient. `num_rows` has the n of every
+    process, see [`gather_counts`]; they may differ and be 0.
     """
     if world_size() == 1:
         return local

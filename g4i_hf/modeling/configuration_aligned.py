@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from .own_architecture import HINT
+from .student import HINT
 
 PROJECTOR_TYPES = ("mlp", "linear")
 PROJECTOR_NORMS = ("batch", "layer", "none")

@@ -24,7 +24,6 @@ LINEAR_IN_THEIR_WEIGHT = {layer.forward for layer in (nn.Linear, Linear, nn.Conv
 
 
 def require_peft() -> ModuleType:
-    """peft, or an ImportError that says how to install it."""
     return require("peft", "lora", "LoRA")
 
 
@@ -34,13 +33,8 @@ def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[
     reads the pixels and for the classifier. peft's `all-linear` leaves out convolutions, and has layers whose weight
     is read without a call (qkv of BEiT in timm), where an adapter does nothing: so the student is run once.
 
-    Args:
-        student: without adapters.
-        image_size: side of its input in pixels.
-        wanted: names or ends of names, as in `attn.qkv`, or regular expressions that match whole names.
-
-    Raises:
-        ValueError: when something wanted matches no layer, or one that takes no adapter.
+    `wanted` has names or ends of names, as in `attn.qkv`, or regular expressions that match whole names; a ValueError
+    when one matches no layer, or one that takes no adapter.
     """
     layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     called = _called(student, layers, image_size)
@@ -52,10 +46,9 @@ def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[
     for entry in wanted:
         matching = [name for name in layers if _matches(entry, name)]
         if not matching:
-            raise ValueError(
-                f"lora_target_modules names {entry!r}, which is no Linear or Conv2d of the student. Some that are: "
-                f"{', '.join(name for name in layers if reasons[name] is None and name in called[:6])}."
-            )
+            some = ", ".join(name for name in layers if reasons[name] is None and name in called[:6])
+            what = f"lora_target_modules names {entry!r}, which is no Linear or Conv2d of the student"
+            raise ValueError(f"{what}. Some that are: {some}.")
         for name in matching:
             if reasons[name] is not None:
                 raise ValueError(f"lora_target_modules names {entry!r}, but {name} {reasons[name]}. Leave it out.")
@@ -146,14 +139,14 @@ def keep_statistics(student: PreTrainedModel) -> None:
             module.eval()
 
 
-def merged_student(model: Any) -> PreTrainedModel:
+def plain_student(model: Any) -> PreTrainedModel:
     """
-    A copy of the student of an [`AlignedImageClassification`] with its adapters merged into the weights: the names of
-    its tensors are those of a student without LoRA.
+    The student of an [`AlignedImageClassification`], exactly what transformers or timm would make of its
+    configuration: with adapters, a copy that has them merged into its weights.
     """
-    student = copy.deepcopy(model.student)
     if model.config.lora is None:
-        return student
+        return model.student
+    student = copy.deepcopy(model.student)
     for name in model.config.lora["target_modules"]:
         layer = student.get_submodule(name)
         layer.merge(safe_merge=True)
@@ -172,13 +165,8 @@ def save_adapter(
         PeftModel.from_pretrained(base, folder)
 
     and `id2label.json`, as there is no `config.json`: beside one, transformers would look for whole weights. That this
-    gives the student's logits is checked, with the base from the Hub or from the cache.
-
-    Args:
-        model: an [`AlignedImageClassification`] with adapters.
-        folder: made where there is none.
-        base_model_name_or_path, revision: Hub id of the base, and its branch, tag or commit; by default what the model
-            was trained from.
+    gives the student's logits is checked, with the base from the Hub or from the cache; by default that which the
+    model was trained from.
 
     Raises:
         ValueError: when the model has no adapters, when its base is a local folder or cannot be loaded, or when base
@@ -192,8 +180,8 @@ def save_adapter(
         base, revision = lora["base_model_name_or_path"], lora["revision"]
     if base is None or Path(base).is_dir():
         raise ValueError(
-            "The student was trained from a checkpoint in a local folder. An adapter alone is of use only to those "
-            "who have its base: release it merged (--lora merged), or push the base and give save_adapter its Hub id."
+            "The student was trained from a checkpoint in a local folder, without which an adapter is of no use: "
+            "release it merged (--lora merged), or push the base and give save_adapter its Hub id."
         )
     student = model.student
     heads = classifier_layers(student)

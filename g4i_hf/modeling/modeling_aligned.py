@@ -1,16 +1,20 @@
 """`AlignedImageClassification`: a plain image classifier and a projector into the space of the text embeddings."""
 
+import json
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     TimmWrapperConfig,
@@ -18,13 +22,27 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from .configuration_aligned import AlignedImageClassificationConfig
-from .lora import add_adapters, keep_statistics, lora_fields
-from .own_architecture import check_own, own_module
+from .lora import add_adapters, keep_statistics, lora_fields, plain_student
 from .processing import timm_pretrained_cfg
-from .student import classifier_layers, feature_size, new_student, pretrained_student, student_config_from
+from .student import (
+    PRETRAINED_CFG_KEYS,
+    check_own,
+    classifier_layers,
+    feature_size,
+    new_student,
+    own_module,
+    pretrained_student,
+    student_config_from,
+)
 
 RENAMED_CHECKPOINTING = hasattr(PreTrainedModel, "activation_checkpointing_enable")  # by transformers 5.24
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
+# Of a student's image processor and architecture. The rest of timm's, such as `file`, is about other weights
+PUBLIC_PRETRAINED_CFG = (
+    *PRETRAINED_CFG_KEYS,
+    *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
+    *("first_conv", "classifier"),
+)
 
 
 @dataclass
@@ -194,12 +212,10 @@ class AlignedImageClassification(PreTrainedModel):
             text_embed_dim: D, the size of the text embeddings.
             pretrained: start from the checkpoint's weights instead of fresh ones.
             student_args: arguments of `timm.create_model`, or fields of the student's configuration.
-            image_size: side of the student's input in pixels. Students with position embeddings are built for it; a
-                timm student keeps it in its `pretrained_cfg`, for its image processor.
+            image_size: side of the input in pixels, for position embeddings and the image processor.
             image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
             revision: branch, tag or commit of a Hub checkpoint.
-            lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]) of
-                adapters, which then learn in place of the pretrained backbone.
+            lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]).
             config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
         """
         hub_kwargs = {"revision": revision} if revision else {}
@@ -290,16 +306,9 @@ class AlignedImageClassification(PreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
     def freeze_backbone(self) -> None:
-        """
-        Freezes all but classifier and projector, and keeps it in evaluation mode while training.
-
-        Raises:
-            ValueError: when the backbone has LoRA adapters, which would be frozen as well.
-        """
+        """Freezes all but classifier and projector, and keeps it in evaluation mode while training; not with LoRA."""
         if self.config.lora is not None:
-            raise ValueError(
-                "The student has LoRA adapters, and freeze_backbone would freeze them. Leave one of both out."
-            )
+            raise ValueError("The student has LoRA adapters, and freeze_backbone would freeze them. Leave one out.")
         self.student.requires_grad_(False)
         for layer in classifier_layers(self.student):
             layer.requires_grad_(True)
@@ -327,10 +336,7 @@ class AlignedImageClassification(PreTrainedModel):
     ) -> None:
         """
         The student recomputes its activations in the backward pass instead of keeping them. Running statistics of its
-        batch norms are updated once a step.
-
-        Raises:
-            ValueError: when the student cannot, or cannot with these options.
+        batch norms are updated once a step. A ValueError when it cannot, or cannot with these options.
         """
         config, kwargs = self.config.student_config, activation_checkpointing_kwargs
         name = getattr(config, "architecture", config.model_type)
@@ -363,6 +369,37 @@ class AlignedImageClassification(PreTrainedModel):
         # Only reached for weights that a checkpoint lacks; torch's initialisation, as in the projector
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
+
+
+def save_student(
+    model: AlignedImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
+) -> None:
+    """
+    Writes the student alone, without projector and adapters, which transformers and timm load without this package.
+
+    Args:
+        processor: the image processor beside it; the configuration of a timm student says as much.
+    """
+    student, config, folder = plain_student(model), model.config.student_config, Path(folder)
+    if not isinstance(config, TimmWrapperConfig):
+        student.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
+        return
+    # transformers' wrapper would prefix every key, which timm cannot read. Bare keys suit both
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    trained = getattr(config, "pretrained_cfg", None) or {}
+    layout: dict[str, Any] = {
+        "architecture": config.architecture,
+        "num_classes": config.num_labels,
+        "label_names": [config.id2label[i] for i in range(config.num_labels)],
+        "pretrained_cfg": {name: trained[name] for name in trained if name in PUBLIC_PRETRAINED_CFG},
+    }
+    layout |= {"model_args": config.model_args} if config.model_args else {}
+    text = json.dumps(layout, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 AutoConfig.register(AlignedImageClassificationConfig.model_type, AlignedImageClassificationConfig)

@@ -49,10 +49,7 @@ class ImageSettings:
 
     @classmethod
     def from_processor(cls, processor: BaseImageProcessor) -> "ImageSettings":
-        """
-        Raises:
-            ValueError: when the processor resizes to no fixed square.
-        """
+        """A ValueError when the processor resizes to no fixed square."""
         if isinstance(processor, TimmWrapperImageProcessor):
             return cls.from_pretrained_cfg(processor.data_config)
         cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
@@ -87,26 +84,17 @@ def pretrained_processor(
     """The processor of a transformers checkpoint. Raises ValueError when something else is wanted than it does."""
     processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main")
     settings = ImageSettings.from_processor(processor)
-    actual: dict[str, Any] = {
-        "image_size": settings.size,
-        "interpolation": settings.interpolation,
-        "crop_pct": settings.crop_pct,
-    }
+    actual: dict[str, Any] = vars(settings) | {"image_size": settings.size}
     for option, value in (wanted or {}).items():
         is_close = isinstance(value, float) and math.isclose(value, actual[option], abs_tol=0.005)  # whole pixels
         if value is not None and value != actual[option] and not is_close:
-            raise ValueError(
-                f"{option} is {value!r}, but the pretrained checkpoint {name} comes with an image processor that has "
-                f"{actual[option]!r}. Leave {option} out."
-            )
+            what = f"the image processor of the pretrained checkpoint {name} has {actual[option]!r}"
+            raise ValueError(f"{option} is {value!r}, but {what}. Leave {option} out.")
     return processor
 
 
 def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:
-    """
-    The processor of the released student: timm's transforms by its `pretrained_cfg` for a timm student, else
-    `fallback`, the one saved beside the model.
-    """
+    """The processor of the released student: timm's transforms for a timm student, else the one beside the model."""
     if isinstance(student_config, TimmWrapperConfig):
         return TimmWrapperImageProcessor(student_config.pretrained_cfg, architecture=student_config.architecture)
     return fallback
@@ -120,17 +108,12 @@ def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> Bas
 
 
 def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
-    """
-    By a student's configuration: its image size, and timm's normalisation or else that of ImageNet.
-
-    Raises:
-        ValueError: when it names no size.
-    """
+    """By a student's configuration: its image size, and timm's normalisation or else that of ImageNet."""
     size = image_size_of(student_config, default=None)
     if size is None:
         raise ValueError(
-            f"There is no image processor, and the configuration of the student ({student_config.model_type}) does "
-            "not say how large its images are: give the trainer a processing_class, such as "
+            f"The configuration of the student ({student_config.model_type}) does not say how large its images are: "
+            "give the trainer a processing_class, such as "
             "g4i_hf.modeling.processing.generic_processor(ImageSettings(224))."
         )
     return generic_processor(ImageSettings.of(student_config, size))

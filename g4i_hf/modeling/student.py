@@ -1,6 +1,9 @@
-"""Builds students, and finds the layer whose input is the feature."""
+"""Students: how one is built, the layer whose input is its feature, and architectures of a user's own."""
 
 import contextlib
+import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,14 @@ from transformers import (
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from .own_architecture import HINT, check_is_known, nearest, own_module
+from ..files import did_you_mean
+from ..names import why_missing
+from .processing import image_size_of
 
+PAGE = "docs/guides/training.md"
+HINT = f"If it is your own, import the module that registers it first ({PAGE})."
 # What transformers' image classifiers call their last layers; two entries in a tuple for models with two heads.
 CLASSIFIER_NAMES = (
     ("cls_classifier", "distillation_classifier"),
@@ -39,16 +47,9 @@ def student_config_from(
     **hub_kwargs,
 ) -> PreTrainedConfig:
     """
-    The configuration of a student.
-
-    Args:
-        name_or_config: a `PreTrainedConfig`; a folder or Hub id of a checkpoint; a timm name (`resnet18`); or a
-            transformers model type (`vit`), which starts from its default configuration.
-        student_args: for timm, keyword arguments of `timm.create_model`; else fields of the configuration.
-        image_size: side of the input in pixels, which students with position embeddings are built for.
-
-    Raises:
-        ValueError: when `student_args` names the number of classes, which comes from the data.
+    The configuration of a student: a copy, or that of a folder or Hub id of a checkpoint, of a timm name (`resnet18`),
+    or the default of a transformers model type (`vit`). Students with position embeddings are built for `image_size`.
+    `student_args` has arguments of `timm.create_model`, or fields of the configuration.
     """
     student_args = dict(student_args or {})
     for name in ("num_classes", "num_labels", "id2label"):
@@ -72,7 +73,8 @@ def student_config_from(
                 student_args.setdefault("image_size", image_size)
         return config_class(**student_args)
     else:
-        config = _hub_config(name_or_config, hub_kwargs)
+        check_is_there(name_or_config, **hub_kwargs)
+        config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
     if isinstance(config, TimmWrapperConfig):
         check_is_known(config.architecture)
         config.model_args = {**(config.model_args or {}), **student_args} or None
@@ -86,26 +88,15 @@ def student_config_from(
     return config
 
 
-def is_on_hub(name: str) -> bool:
-    """Whether a student's name can only be that of a checkpoint on the Hub."""
-    return not (Path(name).is_dir() or timm.is_model(name) or name in CONFIG_MAPPING)
-
-
-def nearest_student(name: str) -> str:
-    """A hint: the most similar name of timm or transformers."""
-    return nearest(name, [*timm.list_models(), *CONFIG_MAPPING])
-
-
-def _hub_config(name: str, hub_kwargs: dict[str, Any]) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(name, **hub_kwargs)
-    except OSError as error:
-        if "/" in name:
-            raise
+def check_is_there(name: str, revision: str | None = None) -> None:
+    """An OSError for the name of a student that is nowhere. The Hub is asked once, within seconds."""
+    if Path(name).is_dir() or timm.is_model(name) or name in CONFIG_MAPPING:
+        return
+    if why := why_missing(name, "model", revision):
         raise OSError(
-            f"student {name!r} is no folder, no model of timm and no model type of transformers."
-            f"{nearest_student(name)} {HINT} As a checkpoint on the Hub: {error}"
-        ) from error
+            f"student {name!r} is no folder, no model of timm and no model type of transformers, and {why}."
+            f"{did_you_mean(name, [*timm.list_models(), *CONFIG_MAPPING])} {HINT}"
+        )
 
 
 def _timm_config(name: str, student_args: dict[str, Any], image_size: int | None) -> TimmWrapperConfig:
@@ -123,7 +114,7 @@ def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> Non
     """Raises ValueError for an unknown field: a configuration of transformers takes any name."""
     for name in student_args:
         if not hasattr(config, name) and name != "attn_implementation":
-            near = nearest(name, sorted(config.to_dict()))
+            near = did_you_mean(name, sorted(config.to_dict()))
             raise ValueError(f"student_args names {name!r}, which {type(config).__name__} has no field for.{near}")
 
 
@@ -173,12 +164,7 @@ def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForIma
 
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
-    """
-    The last layer of a student or, for distilled models, both: their input is the feature.
-
-    Raises:
-        ValueError: when none is found.
-    """
+    """The last layer of a student or, for distilled models, both: their input is the feature."""
     timm_model = getattr(student, "timm_model", None)
     if timm_model is not None:
         classifier = timm_model.get_classifier()
@@ -189,10 +175,7 @@ def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
     layers = [_last_layer(head) for head in heads]
     if not layers or None in layers:
         known = sorted({name for names in CLASSIFIER_NAMES for name in names})
-        raise ValueError(
-            f"No classifier layer found in {type(student).__name__}: expected one of {known} to hold a Linear or "
-            "Conv2d layer."
-        )
+        raise ValueError(f"No Linear or Conv2d classifier in {type(student).__name__}: expected one of {known}.")
     return layers
 
 
@@ -212,3 +195,70 @@ def _last_layer(head: nn.Module) -> nn.Module | None:
 
 def _weighted(module: nn.Module) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+
+
+# --- Architectures that a user has registered with timm or transformers ----------------------------------------------
+
+
+def own_module(config: PreTrainedConfig) -> str | None:
+    """Name of the module that has registered a student's architecture; None for one of timm or transformers."""
+    if isinstance(config, TimmWrapperConfig):
+        check_is_known(config.architecture)
+        module = timm.models.model_entrypoint(config.architecture).__module__
+    else:
+        classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), type(config))
+        module = (classes[0] if isinstance(classes, tuple) else classes).__module__
+    if module.split(".")[0] in ("timm", "transformers"):
+        return None
+    spec = getattr(sys.modules.get(module), "__spec__", None)  # has the name of what `python -m` started
+    return spec.name if spec is not None else module
+
+
+def check_is_known(architecture: str) -> None:
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm {timm.__version__} knows no architecture {architecture!r}. {HINT}")
+
+
+def check_own(model: PreTrainedModel, image_size: int | None) -> None:
+    """
+    Tries an aligned model of a user's own architecture before it is trained for hours: it must take images, and give
+    the same logits after saving and loading. transformers loads into a model without memory, where what is neither a
+    parameter nor a saved buffer is lost. A ValueError says what is wrong. Not under DeepSpeed's ZeRO-3, where no
+    process has the whole model.
+    """
+    if is_deepspeed_zero3_enabled() or int(os.environ.get("RANK", 0)) > 0:  # only the first process may save
+        return
+    config = model.config.student_config
+    size = image_size or image_size_of(config)
+    name = f"student {getattr(config, 'architecture', config.model_type)!r}, of {own_module(config)},"
+    was_training, place = model.training, model.device
+    # Where it will be trained: some architectures have no kernels for the CPU
+    where, devices = torch.device("cpu"), []
+    if torch.accelerator.is_available():
+        where, devices = torch.accelerator.current_accelerator(), [torch.accelerator.current_device_index()]
+    kind = "cuda" if where.type == "cpu" else where.type
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(where)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng(devices, device_type=kind):
+        try:
+            before, again = (_outputs(model.to(where).eval(), pixels) for _ in range(2))
+            model.save_pretrained(folder)
+            after = _outputs(type(model).from_pretrained(folder).to(where).eval(), pixels)
+        except Exception as error:  # of code that is not ours
+            said = str(error).rstrip(".")
+            raise ValueError(
+                f"{name} cannot be used: with two images of {size} x {size} pixels, or when it was saved and loaded, "
+                f"it fails with {type(error).__name__}: {said}. {PAGE} says what it has to do."
+            ) from error
+        finally:
+            model.to(place).train(was_training)
+    close = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
+    if torch.allclose(before, again, **close) and not torch.allclose(before, after, **close):  # some draw at any time
+        raise ValueError(
+            f"{name} gives other logits after it was saved and loaded: it holds something that is neither a parameter "
+            f"nor a saved buffer. Register buffers without persistent=False ({PAGE})."
+        )
+
+
+def _outputs(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    output = model(pixels, output_image_embeds=True)
+    return torch.cat([output.logits, output.image_embeds], dim=1)

@@ -13,18 +13,9 @@ from .captioning import (
     QualityArguments,
 )
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
-from .evaluation import (
-    CHEAP_MEASURES,
-    MEASURES,
-    CheckArguments,
-    CompareArguments,
-    EvaluateArguments,
-    SearchArguments,
-)
+from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments, SearchArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
-from .fit import FitArguments, is_address
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
-from .student import AugmentationArguments, StudentArguments
 from .training import (
     DEFAULTS_OF_0_1,
     DEPRECATED_FOR_TRAINING,
@@ -33,12 +24,16 @@ from .training import (
     OWN_DEFAULTS,
     WRITTEN_BY_A_RUN,
     WRITTEN_BY_PRINT_CONFIG,
+    AugmentationArguments,
+    FitArguments,
     RunArguments,
+    StudentArguments,
     SupervisionOptions,
     TrainerGroup,
     TrainingOptions,
     aligns,
     check_training,
+    is_address,
     learned_from_captions,
     recorded_options,
     translated,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .fields import Count, NotNegative, Number, Positive, check_values, option
+from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, check_values, option
 
 
 @dataclass
@@ -19,9 +19,7 @@ class PromptOptions:
     )
     max_new_tokens: Count = option(128, "Maximum length of an answer in tokens.")
     temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
-    top_p: Annotated[float, "(0, 1]"] | None = option(
-        None, "Nucleus sampling: total probability of the tokens to sample from."
-    )
+    top_p: Fraction | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
     image_max_side: Count = option(768, "Longest side in pixels; larger images are shrunk first.")
     train_splits: list[str] | None = option(None, "Splits whose prompts may name the class; train by default.")
 
@@ -71,22 +69,13 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
 
     def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str | None:
-        """
-        Where captions come from: a choice of `captioner`, or None where the captions file shows whether it is a list.
-
-        Raises:
-            ValueError: when no option says it.
-        """
-        if self.captioner is not None:
+        """Where captions come from: a choice of `captioner`, or None where the file shows whether it is a list."""
+        if self.captioner is not None or captions_file is not None:
             return self.captioner
-        if captions_file is not None:
-            return None
-        if base_url is not None:
-            return "endpoint"
-        if self.captioner_model is not None:
-            return "local"
-        if caption_column is not None:
-            return "column"
+        given = {"endpoint": base_url, "local": self.captioner_model, "column": caption_column}
+        for kind, value in given.items():
+            if value is not None:
+                return kind
         raise ValueError(
             "Nothing says where captions come from. Give a model with --captioner_model, a server with --base_url as "
             "well, a file with --captions_file, or a column of the data with --captioner column."
@@ -94,19 +83,16 @@ class CaptionArguments(PromptOptions, ResumeOptions):
 
 
 @dataclass
-class LocalCaptionerArguments:
+class LocalCaptionerArguments(Checked):
     """Captioner in this process"""
 
     caption_batch_size: Count = option(8, "Images per batch.")
     captioner_adapter: str | None = option(None, "Hub id or folder of a LoRA adapter for the model.")
     trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
 
-    def __post_init__(self):
-        check_values(self)
-
 
 @dataclass
-class EndpointArguments:
+class EndpointArguments(Checked):
     """OpenAI-compatible server: vLLM, TGI, `transformers serve`, or a hosted provider"""
 
     base_url: str | None = option(None, "Address up to /v1; separate several servers with commas.")
@@ -118,9 +104,6 @@ class EndpointArguments:
     max_attempts: Count = option(8, "Attempts per request.")
     batch_api: bool = option(False, "Use /v1/batches: half the price at most providers, answers within a day.")
     jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
-
-    def __post_init__(self):
-        check_values(self)
 
 
 @dataclass

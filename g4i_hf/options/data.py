@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .fields import Count, Number, check_values, option
+from .fields import Checked, Count, Number, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # Models of transformers itself, which have no namespace on the Hub
@@ -74,10 +74,7 @@ def full_name(text_encoder: str) -> str:
 
 
 @dataclass
-class VerifyArguments:
+class VerifyArguments(Checked):
     """Verification"""
 
     verify: Number = option(0, "Embed nothing; compare this many captions with their embeddings.")
-
-    def __post_init__(self):
-        check_values(self)

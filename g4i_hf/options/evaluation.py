@@ -4,22 +4,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..files import wrong_choice
-from .fields import BadImages, Count, Number, check_values, option
+from .fields import BadImages, Checked, Count, Number, check_values, option
 
 MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness", "speed", "labels")
 CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(Checked):
     """Check"""
 
     split: str = option("train", "Split to check.")
     check_dir: str = option("label_check", "Folder for the page and the CSV file.")
     num_pictures: Count = option(100, "Number of labels to show with their images, the most suspicious first.")
-
-    def __post_init__(self):
-        check_values(self)
 
 
 @dataclass
@@ -49,18 +46,14 @@ class EvaluateArguments:
     splits: list[str] | None = option(None, "Splits to evaluate; all but the training split by default.")
     train_split: str = option("train", "Training split.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-    weights: Literal["raw", "ema"] = option(
-        "raw", "raw, or ema: the exponential moving average of a run with ema_decay."
-    )
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     measures: list[str] | None = option(
         None,
         "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, probe (k-NN and linear), "
         "robustness (20 more passes), speed (on this CPU) and labels (that captions contradict); all; or none. By "
         "default, the first three.",
     )
-    probe_samples: Count | None = option(
-        None, "Number of training images for the probes, drawn at random; all by default."
-    )
+    probe_samples: Count | None = option(None, "Training images for the probes, drawn at random; all by default.")
     report: str | None = option(None, "HTML file for the report.")
     eval_batch_size: Count = option(64, "Images per batch and process.")
     eval_num_workers: Number = option(0, "Worker processes that read images.")
@@ -87,9 +80,7 @@ class ScoringOptions:
     final_splits: list[str] = option([], "Splits that every cell predicts, scored with --final only.")
     final: bool = option(False, "Score final_splits, and log it in the file of `openings`.")
     openings: str | None = option(None, "Log file: a line for each use of the labels of final_splits.")
-    cluster_column: str | None = option(
-        None, "Column that groups images, such as several of one object, for clustered intervals."
-    )
+    cluster_column: str | None = option(None, "Column that groups images, as of one object, for clustered intervals.")
 
 
 @dataclass
@@ -125,16 +116,13 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
         if not self.train_config or not self.students or not self.variants:
             raise ValueError("A comparison needs train_config, students and variants: give them in a file (--config).")
         for name, group in (("students", self.students), ("variants", self.variants)):
-            wrong = [key for key, options in group.items() if options is not None and not isinstance(options, dict)]
-            if wrong:
+            if wrong := [key for key, options in group.items() if not isinstance(options, dict | None)]:
                 raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
-        for group in ({"options": self.options}, self.students, self.variants):
-            for name, options in group.items():
-                for unset in (key for key, value in (options or {}).items() if value is None or value == []):
-                    raise ValueError(
-                        f"{name}: {unset} has no value, and what train_config sets cannot be unset here: leave it "
-                        "out there, and give it where it is wanted."
-                    )
+        for name, options in ({"options": self.options} | self.students | self.variants).items():
+            for unset in (key for key, value in (options or {}).items() if value is None or value == []):
+                raise ValueError(
+                    f"{name}: {unset} has no value. What train_config sets cannot be unset: leave it out there."
+                )
         self.baseline = self.baseline or next(iter(self.variants))
         named = {"baseline": [self.baseline], "against": [*self.against, *self.against.values()]}
         for name, variants in (named | {"only_variants": self.only_variants or []}).items():
@@ -152,9 +140,6 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
 
 
 def check_named(option_name: str, names: list[str], known: dict) -> None:
-    """
-    Raises:
-        ValueError: for a name that is not known.
-    """
+    """A ValueError for a name that is not known."""
     if wrong := [name for name in names if name not in known]:
         raise ValueError(f"{option_name} names {wrong[0]!r}, which is none of {', '.join(known)}.")

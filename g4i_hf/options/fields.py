@@ -17,6 +17,8 @@ Number = Annotated[int, "[0, inf)"]
 Positive = Annotated[float, "(0, inf)"]
 NotNegative = Annotated[float, "[0, inf)"]
 Share = Annotated[float, "[0, 1]"]
+Fraction = Annotated[float, "(0, 1]"]
+BelowOne = Annotated[float, "[0, 1)"]
 BadImages = Literal["error", "skip"]
 
 
@@ -51,6 +53,13 @@ def check_values(options: Any) -> None:
         for member in (hint, *get_args(hint)):
             if get_origin(member) is Annotated and value is not None:
                 _check_interval(name, value, member.__metadata__[0])
+
+
+class Checked:
+    """Options whose values are checked when they are given."""
+
+    def __post_init__(self):
+        check_values(self)
 
 
 def _check_interval(name: str, value: float, interval: str) -> None:

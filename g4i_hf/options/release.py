@@ -11,14 +11,10 @@ class ReleasedStudentOptions:
     """Student"""
 
     student_dir: str | None = option(None, "Folder for the student; <run>/student by default.")
-    weights: Literal["raw", "ema"] = option(
-        "raw", "raw, or ema: the exponential moving average of a run with ema_decay."
-    )
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
-    lora: Literal["merged", "adapter"] = option(
-        "merged", "LoRA runs: merged (into the weights), or the adapter alone."
-    )
+    lora: Literal["merged", "adapter"] = option("merged", "LoRA runs: merged into the weights, or the adapter alone.")
     card_pictures: bool = option(True, "Show evaluated images in the card; this publishes them.")
 
 
@@ -59,18 +55,13 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
 
     run: str | None = option(None, "Run folder of the student to release.")
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
-    seed_runs: list[str] | None = option(
-        None, "Run folders of the same run with other seeds, for mean and spread in the card."
-    )
+    seed_runs: list[str] | None = option(None, "The same run with other seeds, for mean and spread in the card.")
     seed_baselines: list[str] | None = option(None, "Their baselines, in the same order.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
 
     def __post_init__(self):
         if self.stage and self.run:
-            raise ValueError(
-                f"run is {self.run} and stage is {self.stage}: one of them is released at a time, a run as a student "
-                "or a stage as a dataset. Leave the other out."
-            )
+            raise ValueError(f"run is {self.run} and stage is {self.stage}: one is released at a time. Leave one out.")
         if not self.stage and not self.run:
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
         self._check_kind()
@@ -87,32 +78,22 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
         of_student |= {each.name for group in (ReleasedStudentOptions, SpaceOptions) for each in fields(group)}
         of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
         others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
-        given = [
-            each.name for each in fields(self) if each.name in others and getattr(self, each.name) != each.default
-        ]
-        if given:
-            what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
-            raise ValueError(
-                f"{given[0]} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {given[0]} out, or "
-                f"give --{other} in place of --{kind}."
-            )
+        what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
+        for each in fields(self):
+            if each.name in others and getattr(self, each.name) != each.default:
+                raise ValueError(
+                    f"{each.name} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {each.name} out, "
+                    f"or give --{other} in place of --{kind}."
+                )
 
 
 def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
-    """
-    Raises:
-        ValueError: when it is no Hub id; an address of a page is none, as cards hold the id as it stands.
-    """
+    """A ValueError when it is no Hub id; an address of a page is none, as cards hold the id as it stands."""
     from huggingface_hub.utils import validate_repo_id
 
     parts = repo_id.split("/")
     if len(parts) > 2 or not all(parts):
-        raise ValueError(
-            f"{name} is {repo_id}, which is an address or a path and no Hub id: write it as me/my-student."
-        )
+        raise ValueError(f"{name} is {repo_id}, which is an address or a path, no Hub id: write it as me/my-student.")
     if with_namespace and len(parts) < 2:
-        raise ValueError(
-            f"{name} is {repo_id}, without the user or organisation that it belongs to: write it as NAME/{repo_id}; "
-            "`hf auth whoami` prints your name."
-        )
+        raise ValueError(f"{name} is {repo_id}, without its user or organisation: write it as NAME/{repo_id}.")
     validate_repo_id(repo_id)

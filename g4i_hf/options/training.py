@@ -1,4 +1,4 @@
-"""Options of `g4i train`."""
+"""Options of `g4i train` and `g4i fit`."""
 
 import inspect
 import json
@@ -6,9 +6,122 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from .fields import BadImages, Count, NotNegative, Number, Positive, Share, check_values, option
+from .data import DEFAULT_TEXT_ENCODER
+from .fields import (
+    BadImages,
+    BelowOne,
+    Checked,
+    Count,
+    Fraction,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    check_values,
+    option,
+)
 
 Strategy = Literal["no", "steps", "epoch"]
+
+
+@dataclass
+class FitArguments:
+    """Fit"""
+
+    output_dir: str | None = option(None, "Folder for everything; runs/NAME of the dataset by default.")
+    captioner: str | None = option(
+        None,
+        "Write captions for images without: a VLM's Hub id or folder, or a server's address with captioner_model.",
+    )
+    captioner_model: str | None = option(None, "The model's name on the server at captioner.")
+    text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
+    student: str | None = option(None, "timm or transformers model; chosen by image size by default.")
+    pretrained: bool | None = option(None, "Start from pretrained weights; by default only the default student does.")
+    image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
+    train_config: str | None = option(None, "YAML file of `g4i train` options that replace those chosen here.")
+    minutes: Positive | None = option(None, "Minutes of training for all runs together; 50 epochs a run by default.")
+    seeds: Count = option(1, "Seeds of each run; with several, the difference has a confidence interval.")
+    dry_run: bool = option(False, "Print the decisions and the commands; write nothing.")
+
+    def __post_init__(self):
+        check_values(self)
+        if self.captioner and is_address(self.captioner) and not self.captioner_model:
+            raise ValueError("captioner is a server: name its model with captioner_model.")
+        if self.captioner_model and not (self.captioner and is_address(self.captioner)):
+            raise ValueError("captioner_model is the name of a model on a server: give its address with captioner.")
+
+
+def is_address(captioner: str) -> bool:
+    return captioner.startswith(("http://", "https://"))
+
+
+@dataclass
+class LoraOptions:
+    """LoRA"""
+
+    use_peft: bool = option(False, "Train LoRA adapters instead of the pretrained backbone.")
+    lora_r: Count = option(16, "Rank of the adapters.")
+    lora_alpha: Count = option(32, "Scale: the output of an adapter is multiplied by lora_alpha / lora_r.")
+    lora_dropout: BelowOne = option(0.05, "Dropout in front of an adapter.")
+    lora_target_modules: list[str] | None = option(None, "Suffixes or patterns of layer names; all Linear and Conv2d.")
+
+
+@dataclass
+class StudentArguments(LoraOptions):
+    """Student"""
+
+    student: str = option("resnet50", "timm model name, folder or Hub id of a checkpoint, or transformers model type.")
+    student_args: dict | str | None = option(None, "JSON: arguments of timm.create_model, or configuration fields.")
+    student_revision: str | None = option(None, "Branch, tag or commit of a Hub checkpoint.")
+    pretrained: bool = option(False, "Start from the checkpoint's weights.")
+    projector_type: Literal["mlp", "linear"] = option("mlp", "Projector from feature to text embedding space.")
+    projector_hidden_size: Count | None = option(None, "Hidden size of the MLP; 2 D by default.")
+    projector_norm: Literal["none", "batch", "layer"] = option("none", "Normalization layer of the MLP.")
+
+    def __post_init__(self):
+        if isinstance(self.student_args, str):
+            try:
+                self.student_args = json.loads(self.student_args)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"student_args is {self.student_args!r}, which is not JSON: {error}") from error
+        if self.student_args is not None and not isinstance(self.student_args, dict):
+            raise ValueError(f"student_args is {self.student_args!r}; it must be a JSON object.")
+        check_values(self)
+        if self.use_peft and not self.pretrained:
+            raise ValueError("use_peft adapts pretrained weights, but pretrained is false. Set pretrained to true.")
+        if self.lora_target_modules and not self.use_peft:
+            raise ValueError("lora_target_modules is set, but use_peft is false: set it to true.")
+
+    def lora(self) -> dict[str, Any] | None:
+        """The adapters for [`~g4i_hf.AlignedImageClassification.from_student`]; None without LoRA."""
+        adapters = {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
+        return adapters | {"target_modules": self.lora_target_modules} if self.use_peft else None
+
+
+@dataclass
+class AugmentationArguments(Checked):
+    """Augmentation"""
+
+    image_size: Count | None = option(None, "Input size in pixels; by default the checkpoint's, or 224.")
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] | None = option(
+        None, "Interpolation for resizing; bicubic by default."
+    )
+    crop_pct: Fraction | None = option(None, "Center crop ratio of evaluation; 1 by default.")
+    train_crop: Literal["resized", "pad"] = option(
+        "resized", "resized (random resized crop) or pad (pad and random crop, for small images)."
+    )
+    crop_min_scale: Fraction = option(0.08, "Minimum area of a random resized crop, as a share of the image.")
+    crop_padding: Number | None = option(None, "Padding of `pad` in pixels; image_size / 8 by default.")
+    hflip: Share = option(0.5, "Probability of a horizontal flip.")
+    color_jitter: NotNegative = option(0.0, "Strength of random changes of brightness, contrast and saturation.")
+    auto_augment: str | None = option(None, "timm policy, such as rand-m9-mstd0.5-inc1.")
+    random_erasing: Share = option(0.0, "Probability of random erasing.")
+
+    @property
+    def image_settings(self) -> dict[str, Any]:
+        """The settings of resizing that were given, by timm's names."""
+        chosen = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
+        return {name: value for name, value in chosen.items() if value is not None}
 
 
 @dataclass
@@ -25,9 +138,7 @@ class SupervisionOptions:
         "Labels: keep, soften (learn from probabilities given the caption) or relabel those that captions contradict; "
         "keep by default, unless auto chooses.",
     )
-    image_features: str | None = option(
-        None, "Image features used beside captions: a column, or student: those of the pretrained student."
-    )
+    image_features: str | None = option(None, "Image features beside captions: a column, or student (pretrained).")
     unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
 
 
@@ -35,11 +146,9 @@ class SupervisionOptions:
 class ControlOptions:
     """Controls of studies: fewer or wrong labels, rare classes, other captions; training split only"""
 
-    label_fraction: Annotated[float, "(0, 1]"] = option(
-        1.0, "Share of the labels to keep in each class; the other rows become unlabelled."
-    )
+    label_fraction: Share = option(1.0, "Share of labels to keep in each class; the other rows become unlabelled.")
     label_seed: int | None = option(None, "Seed for choosing these labels; the run's seed by default.")
-    label_noise_rate: Annotated[float, "[0, 1)"] = option(0.0, "Share of the labels to make wrong.")
+    label_noise_rate: BelowOne = option(0.0, "Share of the labels to make wrong.")
     label_noise_kind: Literal["symmetric", "confusable"] = option(
         "symmetric", "symmetric (any other class) or confusable (the class with the most similar captions)."
     )
@@ -54,7 +163,7 @@ class ControlOptions:
 
 
 @dataclass
-class RunArguments(SupervisionOptions, ControlOptions):
+class RunArguments(SupervisionOptions, ControlOptions, Checked):
     """Run"""
 
     overwrite: bool = option(False, "Replace a run that output_dir already holds.")
@@ -65,9 +174,6 @@ class RunArguments(SupervisionOptions, ControlOptions):
     shuffle_buffer_size: Number = option(1000, "Shuffle buffer of a stream in rows; 0: shuffle shards only.")
     require_labels: bool = option(True, "Unlabelled rows are an error; if false, they train on their captions.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-
-    def __post_init__(self):
-        check_values(self)
 
 
 @dataclass
@@ -87,18 +193,14 @@ class AlignmentOptions:
     align_mask: Literal["caption", "class", "none"] = option(
         "caption", "Rows that are no negatives of each other: same image or caption; also same class; or none."
     )
-    align_mix_captions: bool = option(
-        True, "Align a mixed image with the captions of both images, not of the first alone."
-    )
+    align_mix_captions: bool = option(True, "Align mixed images with the captions of both images, not of the first.")
     align_gradient: Literal["invariant", "official"] = option(
         "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
     )
     align_gather_texts: bool | None = option(
         None, "Gather text embeddings from all processes instead of reading them; by default on accelerators."
     )
-    align_text_bank: Annotated[int, "[-1, inf)"] = option(
-        0, "Training captions to draw each step as additional negatives; -1: all."
-    )
+    align_text_bank: Annotated[int, "[-1, inf)"] = option(0, "Captions drawn each step as further negatives; -1: all.")
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
     )
@@ -107,9 +209,7 @@ class AlignmentOptions:
         "cosine",
         "cosine, or dot: dot product of unnormalised features and centred texts (TextTeacher; temperature 1).",
     )
-    align_balance: bool = option(
-        False, "Make align_weight a share between losses whose gradients at the feature have equal norm (TextTeacher)."
-    )
+    align_balance: bool = option(False, "Make align_weight a share of losses with equal gradient norms (TextTeacher).")
     align_schedule: Literal["constant", "cosine"] = option(
         "constant", "Schedule of align_weight after its warm-up: constant, or cosine decay to zero."
     )
@@ -121,18 +221,12 @@ class AlignmentOptions:
 class ClassificationOptions:
     """Classification"""
 
-    soft_label_weight: NotNegative | None = option(
-        None, "Weight of the cross-entropy with soft labels; 1 by default, unless auto chooses."
-    )
+    soft_label_weight: NotNegative | None = option(None, "Weight of the loss of soft labels; 1, or chosen by auto.")
     classification_loss: Literal["cross_entropy", "bce"] = option(
         "cross_entropy", "cross_entropy, or bce: binary cross-entropy per class (arXiv 2110.00476, 2204.07118)."
     )
-    bce_target_threshold: Annotated[float, "[0, 1)"] | None = option(
-        None, "Targets of bce above this value become 1, others 0."
-    )
-    class_weights: list | str | None = option(
-        None, "JSON list with a weight per class, or balanced: inverse frequency."
-    )
+    bce_target_threshold: BelowOne | None = option(None, "Targets of bce above this value become 1, others 0.")
+    class_weights: list | str | None = option(None, "JSON list of a weight per class, or balanced: inverse frequency.")
 
 
 @dataclass
@@ -153,12 +247,10 @@ class OptimizationOptions:
     weight_decay_on: Literal["trainer", "matrices", "all"] = option(
         "trainer", "Parameters to decay: all but biases and norms, as in Trainer; matrices, as in timm; or all."
     )
-    layer_decay: Annotated[float, "(0, 1]"] | None = option(None, "Layer-wise learning-rate decay factor.")
-    freeze_backbone: bool = option(
-        False, "Train classifier and projector only; the backbone stays in evaluation mode."
-    )
+    layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor.")
+    freeze_backbone: bool = option(False, "Train classifier and projector only; the backbone is in evaluation mode.")
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
-    sgd_momentum: Annotated[float, "[0, 1)"] = option(0.9, "Momentum of `optim: sgd`.")
+    sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
     early_stopping_patience: Count | None = option(None, "Evaluations without improvement before training ends.")
     stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.")
     max_nan_steps: Number = option(0, "Steps with NaN or infinite gradients to skip before training ends.")
@@ -207,9 +299,7 @@ class OptimizerOptions(TrainerGroup):
     learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less, such as 1e-4.")
     lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name, or timm's, such as timm:cosine.")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
-    warmup_steps: float | None = option(
-        None, "Linear warm-up in steps, or, below 1, as a share of all steps; 0.05, and 0 for timm's schedules."
-    )
+    warmup_steps: float | None = option(None, "Warm-up in steps or, below 1, a share of them; 0.05, or 0 for timm's.")
     weight_decay: NotNegative = option(0.0, "Weight decay.")
     max_grad_norm: NotNegative = option(1.0, "Maximum gradient norm; 0: no clipping.")
     label_smoothing_factor: Share = option(0.0, "Label smoothing.")
@@ -277,10 +367,7 @@ class TrainingOptions(
 
 
 def check_training(options: TrainingOptions) -> None:
-    """
-    Raises:
-        ValueError: for a value that is no choice, outside its interval, or contradicts another option.
-    """
+    """A ValueError for a value that is no choice, outside its interval, or contradicts another option."""
     check_values(options)
     if isinstance(options.lr_scheduler_kwargs, str):
         try:
@@ -329,12 +416,7 @@ DEPRECATED_FOR_TRAINING = ("teacher_weight", "teacher_temperature", "teacher_cap
 
 
 def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """
-    Translates options of version 0.1.
-
-    Returns:
-        The options by their present names, and a warning for each that has another name now.
-    """
+    """Options of version 0.1 by their present names, and a warning for each that has another name now."""
     values, said = dict(values), []
     for name in DEPRECATED_FOR_TRAINING:
         if name not in values:
@@ -343,10 +425,9 @@ def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name != "teacher_weight":
             said.append(f"{name} is deprecated and has no effect: probabilities are calibrated. Leave it out.")
         elif float(value) > 0:
-            values |= {"supervision": "soft", "soft_label_weight": float(value)}
-            said.append(
-                f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {float(value):g}."
-            )
+            weight = float(value)
+            values |= {"supervision": "soft", "soft_label_weight": weight}
+            said.append(f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {weight:g}.")
     if values.get("unlabelled") == "pseudo_label":
         values |= {"unlabelled": "keep", "supervision": "pseudo"}
         said.append("unlabelled: pseudo_label is deprecated: use supervision: pseudo.")

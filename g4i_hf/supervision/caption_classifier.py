@@ -18,6 +18,8 @@ MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
 MOST_TAUGHT = 4_000  # unlabelled rows that one view learns from the other
 BLOCK = 8192  # rows predicted at once
 WHOLE = -1  # in place of a fold: the model that is fitted on all rows
+ALONE = -2  # fold of a row without whose label its class would be unknown: no model leaves it out
+TAUGHT_STRENGTH = 1.0  # of image features that learn predictions
 ABSENT = -30.0  # logit of a class that a model has not seen
 # Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
 USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
@@ -36,13 +38,13 @@ class CaptionClassifier:
         P(y | x) = (1 - e) p_y + e sum_c p_c R_cy
         p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
-    where z_v are the logits of a logistic regression on one view of the row: its caption, and perhaps the features of
-    its image. T_v is the inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v
-    the geometric mean of m_v: a temperature for each row, as some captions name the class and others do not (Tomani et
-    al., arXiv 2102.12182). e is the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in
-    the same way, as counted where labels contradict captions, if that explains the labels clearly better. So p is the
-    probability of the true class, also where labels are wrong. Errors of captions that no other row explains count as
-    wrong labels too.
+    where z_v are the logits of a logistic regression on one view of the row: its caption; and, if there are any, the
+    features of its image as labels teach them, and as the other views teach them on unlabelled rows. T_v is the
+    inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v the geometric mean: a
+    temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182). e is
+    the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in the same way, as counted
+    where labels contradict captions, if that explains the labels clearly better. So p is the probability of the true
+    class, also where labels are wrong. Errors of captions that no other row explains count as wrong labels too.
 
     Args:
         num_labels: C, number of classes.
@@ -53,7 +55,7 @@ class CaptionClassifier:
             fitted on it; the only label of a class is left as it is.
         accuracy_: estimated share of rows whose most probable class is the true one. Where no class has two labels, by
             what captions and image features say of each other; None where that is not known either.
-        view_accuracies_: the same of each view alone: of captions, and of image features.
+        view_accuracies_: the same of each view alone: of captions, and of image features that labels taught.
         label_noise_: estimated share of wrong labels; `label_noise_interval_` its 95% interval. None where
             nothing can be held out, as no class has two labels (with captions alone: a label and a name).
         calibration_: fitted on held-out rows, see [`Calibration`].
@@ -78,38 +80,38 @@ class CaptionClassifier:
                 which is worth much where labels are few. Zeros for a name that says nothing.
 
         Raises:
-            ValueError: when fewer than two classes have a label.
+            ValueError: when fewer than two classes have a label or a name.
         """
         labels = np.asarray(labels, dtype=np.int64)
         known = np.flatnonzero(labels >= 0)
         counts = np.bincount(labels[known], minlength=self.num_labels)
-        if (counts > 0).sum() < 2:
-            raise ValueError("A caption classifier needs labelled captions of at least two classes.")
+        named = np.zeros(0, dtype=np.int64) if class_embeds is None else np.flatnonzero(np.any(class_embeds, axis=1))
+        if len(np.union1d(labels[known], named)) < 2:
+            raise ValueError("A caption classifier needs labelled captions, or names, of at least two classes.")
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
-        views = [text_embeds] if image_features is None else [text_embeds, image_features]
-        scales = [_Scale.of(view) for view in views]
-        examples = [_no_examples(view) for view in views]
-        if class_embeds is not None:
-            named = np.flatnonzero(np.any(class_embeds, axis=1))
-            examples[0] = scales[0](class_embeds, named), named
-            if len(views) == 1:  # a class with a name can be told without its only label
-                counts[named] += 1
+        self._sees_images = image_features is not None
+        views, examples = [text_embeds], [(class_embeds, named)]
+        if image_features is not None and np.count_nonzero(counts) > 1:
+            views, examples = [text_embeds, image_features], [(class_embeds, named), (None, named[:0])]
+        if image_features is None:
+            counts[named] += 1  # a class with a name can be told without its only label
         folds = _folds(labels, self.seed)
         judged = known[counts[labels[known]] > 1]
-        generator = np.random.default_rng(self.seed)
+        folds[known[counts[labels[known]] == 1]] = ALONE
         if len(judged) > MOST_CALIBRATED:
-            judged = np.sort(generator.choice(judged, MOST_CALIBRATED, replace=False))
-        self._views = [
-            self._fit_view(*each, labels, folds, judged) for each in zip(views, scales, examples, strict=True)
-        ]
+            judged = np.sort(np.random.default_rng(self.seed).choice(judged, MOST_CALIBRATED, replace=False))
+        rows = _Rows(labels, folds, judged)
+        self._views = [self._fit_view(*each, rows) for each in zip(views, examples, strict=True)]
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
-        unlabelled = np.flatnonzero(labels < 0)
-        if not len(judged) and len(views) == 2 and len(unlabelled):
-            self._calibrate_by_each_other(views, scales, unlabelled)
+        if not len(judged) and len(views) == 2 and len(rows.unlabelled):
+            self._calibrate_by_each_other(views, rows)
         else:
-            self._calibrate_on_held_out(views, labels, folds, judged)
-        self.out_of_fold_ = self._out_of_fold(views, labels, folds, counts)
+            self._calibrate_on_held_out(views, rows)
+        if image_features is not None and len(rows.unlabelled):
+            self._teach(views, image_features, rows)
+            views = [*views, image_features]
+        self.out_of_fold_ = self._out_of_fold(views, rows)
         return self
 
     def predict_proba(self, text_embeds: np.ndarray, image_features: np.ndarray | None = None) -> np.ndarray:
@@ -121,9 +123,9 @@ class CaptionClassifier:
         Returns:
             (n, C) float32.
         """
-        views = [text_embeds] if image_features is None else [text_embeds, image_features]
-        if len(views) != len(self._views):
+        if (image_features is not None) != self._sees_images:
             raise ValueError("The classifier was fitted with other views: give image_features there and here, or not.")
+        views = [text_embeds, *[image_features] * (len(self._views) - 1)]
         logits = [view.whole(values) for view, values in zip(self._views, views, strict=True)]
         return self.calibration_.probabilities(logits).astype(np.float32)
 
@@ -151,52 +153,46 @@ class CaptionClassifier:
         found[known] = weighted / weighted.sum(1, keepdims=True)
         return found
 
-    def _fit_view(
-        self,
-        values: np.ndarray,
-        scale: "_Scale",
-        examples: tuple[np.ndarray, np.ndarray],
-        labels: np.ndarray,
-        folds: np.ndarray,
-        judged: np.ndarray,
-    ) -> "_View":
+    def _fit_view(self, values: np.ndarray, examples: tuple[np.ndarray | None, np.ndarray], rows: "_Rows") -> "_View":
         """
         With the strength of regularisation that predicts held-out labels best, tried from the strongest on.
-        `examples`: scaled values and classes that every model is fitted on too.
+        `examples`: embeddings by class, and the classes whose embeddings every model is fitted on too.
         """
+        scale = _Scale.of(values)
+        example_values = scale(*examples) if len(examples[1]) else np.zeros((0, values.shape[1]), dtype=np.float32)
         best, least = None, np.inf
-        for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
+        for strength in STRENGTHS if len(rows.judged) else STRENGTHS[:3]:
             view = _View(scale, {}, self.num_labels)
-            for fold in [*np.unique(folds[judged]), WHOLE]:
-                rows = np.flatnonzero((labels >= 0) & (folds != fold))
-                if len(rows) > MOST_FITTED:
-                    rows = np.sort(np.random.default_rng(self.seed).choice(rows, MOST_FITTED, replace=False))
-                x, y = np.concatenate([scale(values, rows), examples[0]]), np.concatenate([labels[rows], examples[1]])
+            for fold in [*np.unique(rows.folds[rows.judged]), WHOLE]:
+                fitted = np.flatnonzero((rows.labels >= 0) & (rows.folds != fold))
+                if len(fitted) > MOST_FITTED:
+                    fitted = np.sort(np.random.default_rng(self.seed).choice(fitted, MOST_FITTED, replace=False))
+                x = np.concatenate([scale(values, fitted), example_values])
+                y = np.concatenate([rows.labels[fitted], examples[1]])
                 start = None if best is None else best.models[int(fold)]
                 view.models[int(fold)] = logistic_regression(x, y, self.num_labels, strength, start)
-            loss = calibrate([view.held_out(values, folds, judged)], labels[judged], self.log_prior_).loss
-            if len(judged) and loss >= least:
+            held_out = view.held_out(values, rows.folds, rows.judged)
+            loss = calibrate([held_out], rows.labels[rows.judged], self.log_prior_).loss
+            if len(rows.judged) and loss >= least:
                 break
             best, least = view, loss
         return best
 
-    def _calibrate_on_held_out(
-        self, views: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, judged: np.ndarray
-    ) -> None:
-        held_out = [view.held_out(values, folds, judged) for view, values in zip(self._views, views, strict=True)]
-        found = self.calibration_ = calibrate(held_out, labels[judged], self.log_prior_, folds[judged])
-        if len(judged):
+    def _calibrate_on_held_out(self, views: list[np.ndarray], rows: "_Rows") -> None:
+        labels, folds = rows.labels[rows.judged], rows.folds[rows.judged]
+        held_out = self._logits(views, rows.folds, rows.judged)
+        found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds)
+        if len(rows.judged):
             self.label_noise_ = found.noise * found.wrong
             low, high = found.interval
             self.label_noise_interval_ = (low * found.wrong, high * found.wrong)
-        self.accuracy_ = _true_accuracy(held_out, labels[judged], found)
-        self.view_accuracies_ = [self.accuracy_]
-        if len(held_out) == 2:
-            each_alone = [calibrate([logits], labels[judged], self.log_prior_, folds[judged]) for logits in held_out]
-            pairs = zip(held_out, each_alone, strict=True)
-            self.view_accuracies_ = [_true_accuracy([logits], labels[judged], alone) for logits, alone in pairs]
+        self.view_accuracies_ = []
+        for logits in held_out[:2]:
+            alone = found if len(held_out) == 1 else calibrate([logits], labels, self.log_prior_, folds)
+            self.view_accuracies_.append(_true_accuracy([logits], labels, alone))
+        self.accuracy_ = _true_accuracy(held_out, labels, found)
 
-    def _calibrate_by_each_other(self, views: list[np.ndarray], scales: list["_Scale"], rows: np.ndarray) -> None:
+    def _calibrate_by_each_other(self, views: list[np.ndarray], rows: "_Rows") -> None:
         """
         Where no label can be held out. Classes that one view predicts can be learned from the other view as far as
         they are true: its own errors mean nothing there. So each view learns what the other predicts for half of the
@@ -205,10 +201,10 @@ class CaptionClassifier:
         squared. The temperature of a view makes its mean probability of the likeliest class this accuracy.
         """
         generator = np.random.default_rng(self.seed)
-        rows = np.sort(generator.permutation(rows)[:MOST_TAUGHT])
-        values = [scale(view, rows) for view, scale in zip(views, scales, strict=True)]
-        logits = [view.whole(of_view[rows]) for view, of_view in zip(self._views, views, strict=True)]
-        half = generator.permutation(len(rows)) % 2
+        sample = np.sort(generator.permutation(rows.unlabelled)[:MOST_TAUGHT])
+        values = [view.scale(of_view, sample) for view, of_view in zip(self._views, views, strict=True)]
+        logits = self._logits(views, rows.folds, sample)
+        half = generator.permutation(len(sample)) % 2
         odds = np.empty(2)
         for view, other in ((0, 1), (1, 0)):
             predicted = logits[view].argmax(1)
@@ -224,25 +220,80 @@ class CaptionClassifier:
         self.view_accuracies_ = list(odds / (1 + odds))
         pairs = zip(logits, self.view_accuracies_, strict=True)
         found = np.array([_inverse_temperature(of_view, self.log_prior_, accuracy) for of_view, accuracy in pairs])
-        self.calibration_ = replace(calibrate(logits, rows[:0], self.log_prior_), inverse_temperatures=found)
+        self.calibration_ = replace(calibrate(logits, sample[:0], self.log_prior_), inverse_temperatures=found)
         self.accuracy_ = float(self.calibration_.probabilities(logits).max(1).mean())
 
-    def _out_of_fold(
-        self, views: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, counts: np.ndarray
-    ) -> np.ndarray:
-        alone = (labels >= 0) & (counts[np.maximum(labels, 0)] == 1)
-        model_of = np.where((labels >= 0) & ~alone, folds, WHOLE)
-        found = np.empty((len(labels), self.num_labels), dtype=np.float16)
-        for start in range(0, len(labels), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(labels)))
-            logits = [view.held_out(values, model_of, rows) for view, values in zip(self._views, views, strict=True)]
-            found[rows] = self.calibration_.probabilities(logits)
-        found[alone] = np.eye(self.num_labels, dtype=np.float16)[labels[alone]]
+    def _teach(self, views: list[np.ndarray], features: np.ndarray, rows: "_Rows") -> None:
+        """
+        Adds image features as a view that learns what the other views predict for unlabelled rows: that is more than
+        a few labels can teach. A held-out label has no part in what its model is taught, and no row is predicted by a
+        model that was taught on it.
+        """
+        sample, known = rows.unlabelled, np.flatnonzero(rows.labels >= 0)
+        if len(sample) > MOST_FITTED:
+            sample = np.sort(np.random.default_rng(self.seed).choice(sample, MOST_FITTED, replace=False))
+        view = _View(_Scale.of(features), {}, self.num_labels)
+
+        def learn(fold: int, told: np.ndarray) -> None:
+            """`told`: classes of `sample`."""
+            taught, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
+            x = view.scale(features, np.concatenate([sample[taught], labelled]))
+            y = np.concatenate([told[taught], rows.labels[labelled]])
+            view.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH, view.models.get(WHOLE))
+
+        told = self.calibration_.probabilities(self._logits(views, rows.folds, sample)).argmax(1)
+        for fold in (WHOLE, *np.unique(rows.folds[sample])):
+            learn(int(fold), told)
+        for fold in np.unique(rows.folds[rows.judged]):
+            without = self._logits(views, np.full(len(rows.labels), fold), sample)
+            learn(int(fold), self.calibration_.probabilities(without).argmax(1))
+        self._views.append(view)
+        if len(rows.judged):
+            self._calibrate_on_held_out([*views, features], rows)
+            return
+        # Nothing can be held out: how often this view finds again what it was taught stands for its accuracy
+        logits = self._logits([*views, features], rows.folds, sample)
+        agreement = float((logits[-1].argmax(1) == told).mean())
+        temperatures = list(self.calibration_.inverse_temperatures)
+        if not len(known):
+            self.view_accuracies_, self.accuracy_ = [agreement], agreement
+            temperatures = [_inverse_temperature(logits[0], self.log_prior_, agreement)]
+        temperatures.append(_inverse_temperature(logits[-1], self.log_prior_, agreement))
+        fixed = calibrate(logits, sample[:0], self.log_prior_)
+        self.calibration_ = replace(fixed, inverse_temperatures=np.array(temperatures))
+
+    def _logits(self, views: list[np.ndarray], model_of: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+        """(rows, C) of each view, of each row by the model that `model_of` names."""
+        return [view.held_out(values, model_of, rows) for view, values in zip(self._views, views, strict=True)]
+
+    def _out_of_fold(self, views: list[np.ndarray], rows: "_Rows") -> np.ndarray:
+        found = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
+        for start in range(0, len(found), BLOCK):
+            block = np.arange(start, min(start + BLOCK, len(found)))
+            found[block] = self.calibration_.probabilities(self._logits(views, rows.folds, block))
+        alone = rows.folds == ALONE
+        found[alone] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
         return found
 
 
-def _no_examples(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((0, values.shape[1]), dtype=np.float32), np.zeros(0, dtype=np.int64)
+@dataclass
+class _Rows:
+    """
+    The N rows a classifier is fitted on.
+
+    Attributes:
+        labels: (N,) class indices; negative without a label.
+        folds: (N,) see [`_folds`], or `ALONE`.
+        judged: numbers of the rows whose label is held out for calibration.
+    """
+
+    labels: np.ndarray
+    folds: np.ndarray
+    judged: np.ndarray
+
+    @property
+    def unlabelled(self) -> np.ndarray:
+        return np.flatnonzero(self.labels < 0)
 
 
 @dataclass
@@ -267,7 +318,7 @@ class _Scale:
 
 @dataclass
 class _View:
-    """Models of one view: by fold, the one that was not fitted on it; `WHOLE` is fitted on all rows."""
+    """Models of one view: by fold, the one that was not fitted on it; for other folds `WHOLE`, fitted on all rows."""
 
     scale: _Scale
     models: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -278,7 +329,7 @@ class _View:
         logits = np.empty((len(rows), self.num_labels), dtype=np.float32)
         for model in np.unique(model_of[rows]):
             places = np.flatnonzero(model_of[rows] == model)
-            weight, bias = self.models[int(model)]
+            weight, bias = self.models.get(int(model), self.models[WHOLE])
             logits[places] = self.scale(values, rows[places]) @ weight + bias
         return logits
 
@@ -490,11 +541,13 @@ def _true_accuracy(views: list[np.ndarray], labels: np.ndarray, found: Calibrati
 
 
 def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) the fold of each row, stratified; each class begins at a random fold."""
+    """(N,) the fold of each row, stratified; each class begins at a random fold. Unlabelled rows have folds apart."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     folds = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels[labels >= 0]):
         rows = order[labels[order] == label]
         folds[rows] = (np.arange(len(rows)) + generator.integers(FOLDS)) % FOLDS
+    rows = order[labels[order] < 0]
+    folds[rows] = FOLDS + np.arange(len(rows)) % FOLDS
     return folds

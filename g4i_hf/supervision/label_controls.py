@@ -16,21 +16,22 @@ logger = logging.getLogger(__name__)
 
 def keep_label_fraction(split: Dataset, fraction: float, seed: int) -> Dataset:
     """
-    Keeps the labels of a share of each class, rounded, of at least one row; the others become null.
+    Keeps the labels of a share of each class, rounded, of at least one row; the others become null. Of a share of 0,
+    all become null.
 
     Rows are ranked by a hash of the seed and their `image_id`: the choice depends neither on the order of the rows nor
     on other classes, and labels of a smaller fraction are among those of a larger one.
 
     Args:
         split: rows with `image_id`, and perhaps `label`. Unlabelled ones are not counted.
-        fraction: in (0, 1].
+        fraction: in [0, 1].
     """
     labels = labels_of(split)
     if fraction >= 1 or not (labels >= 0).any():
         return split
     kept = np.full(len(split), UNLABELLED)
     for label, rows, _ in _ranked(split, labels, seed):
-        kept[rows[: max(1, int(fraction * len(rows) + 0.5))]] = label
+        kept[rows[: max(1, int(fraction * len(rows) + 0.5)) if fraction else 0]] = label
     logger.info(
         "label_fraction is %g: %d of %d labels of training are kept, the other rows are unlabelled.",
         *(fraction, (kept >= 0).sum(), (labels >= 0).sum()),

@@ -17,7 +17,7 @@ class Estimates:
     Attributes:
         captions: accuracy of the classifier of captions on held-out rows, or as [`CaptionClassifier`] estimates it.
         image: the same of a probe of image features, if there are any.
-        both: the same of both views together, or of captions alone.
+        both: the same of all together, or of captions alone.
         noise: wrong labels; `noise_interval` its 95% interval.
         unlabelled: of the training rows with a caption, those without a label.
     """
@@ -50,12 +50,15 @@ class Plan:
 def choose(found: Estimates) -> Plan:
     """
     - Images without a label learn from class probabilities: each as much as from a label, if captions (and image
-      features, if there are any) tell most classes; else all of them together as much as from all labels.
+      features, if there are any) tell most classes, or if no image has a label; else all of them together as much as
+      from all labels.
     - Labels are softened if some are wrong.
     """
     plan = Plan("auto")
     parts = []
-    if found.unlabelled > 0:
+    if found.unlabelled == 1:
+        parts.append("no image has a label: all learn soft labels")
+    elif found.unlabelled > 0:
         tells = (found.both or 0) >= TELLS_CLASSES
         plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - found.unlabelled) / found.unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
@@ -63,7 +66,7 @@ def choose(found: Estimates) -> Plan:
     if found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG:
         plan.label_noise = "soften"
         parts.append("labels are softened where captions contradict them")
-    else:
+    elif found.unlabelled < 1:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
     reason = "; ".join(parts)
     plan.reasons = (_described(found), f"supervision: {reason}.")
@@ -81,7 +84,9 @@ def noise_in_words(share: float, interval: Sequence[float]) -> str:
 
 def _described(found: Estimates) -> str:
     parts = []
-    if found.noise is None:
+    if found.unlabelled == 1:
+        parts.append("captions are compared with the names of the classes")
+    elif found.noise is None:
         judged = "" if found.captions is None else ": captions and image features judge each other"
         parts.append(f"no class has two labels, so that none could be held out{judged}")
     if found.captions is not None:

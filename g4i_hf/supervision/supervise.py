@@ -214,7 +214,7 @@ def _estimated(
     if folder is None:
         return fitted(features())
     views = (image_features is not None, class_embeds is not None)
-    asked = repr(("4", classifier.num_labels, classifier.seed, views, made_with))
+    asked = repr(("5", classifier.num_labels, classifier.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -250,7 +250,7 @@ def _fitted(
     accuracies = classifier.view_accuracies_
     estimates = Estimates(
         captions=accuracies[0],
-        image=accuracies[1] if image_features is not None else None,
+        image=accuracies[1] if len(accuracies) > 1 else None,
         both=classifier.accuracy_,
         noise=classifier.label_noise_,
         noise_interval=classifier.label_noise_interval_,

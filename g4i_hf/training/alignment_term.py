@@ -10,18 +10,16 @@ import torch
 from torch import nn
 from transformers import TrainerState
 
-from ..losses import (
+from ..losses.gather import gather_counts, reduce_sum, world_size
+from ..losses.objectives import (
     OBJECTIVES,
     OFFICIALLY_DIVIDED,
     WITH_BIAS,
     WITH_TEMPERATURE,
-    BankTexts,
     LogitSettings,
-    StoredTexts,
     alignment_diagnostics,
-    make_pairs,
 )
-from ..losses.gather import gather_counts, reduce_sum, world_size
+from ..losses.pairs import BankTexts, StoredTexts, make_pairs
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .arguments import AlignmentArguments
 
@@ -63,7 +61,6 @@ class TextBank:
     Args:
         texts: see [`~g4i_hf.data.dataset.CaptionedImages.text_bank`]; of `embeds` (B, D) only what is drawn is read.
         size: texts of a draw; -1 for all of them.
-        seed: of the draws.
         transform: of drawn embeddings (B, D), such as centring.
     """
 
@@ -169,9 +166,8 @@ class AlignmentTerm:
         compared = pairs
         if self.text_mean is not None:  # the diagnostics are cosines
             names = ("image_embeds", "all_text_embeds")
-            compared = replace(
-                pairs, **{name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
-            )
+            unit = {name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
+            compared = replace(pairs, **unit)
         local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
         terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
         if not args.aligns:
@@ -278,12 +274,11 @@ class AlignmentTerm:
         return BankTexts(texts.embeds.to(image_embeds.dtype), texts.text_keys, keys)
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
-        args, terms = self.args, {}
+        args = self.args
         settings = LogitSettings(args.align_temperature, args.align_logit_bias, args.align_target_temperature)
         if "logit_scale" in self.learned_logits:
             settings.temperature = 1 / outputs.logit_scale
-            terms["logit_scale"] = outputs.logit_scale, torch.ones_like(outputs.logit_scale)
         if "logit_bias" in self.learned_logits:
             settings.bias = outputs.logit_bias
-            terms["logit_bias"] = outputs.logit_bias, torch.ones_like(outputs.logit_bias)
-        return settings, terms
+        learned = {name: outputs[name] for name in sorted(self.learned_logits)}
+        return settings, {name: (value, torch.ones_like(value)) for name, value in learned.items()}

@@ -59,7 +59,12 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         # A data loader without workers refuses it
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
-        self._read_class_weights()
+        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+            try:
+                self.class_weights = [float(weight) for weight in json.loads(self.class_weights)]
+            except (json.JSONDecodeError, TypeError, ValueError) as error:
+                what = f"class_weights is {self.class_weights!r}"
+                raise ValueError(f"{what}; give 'balanced' or a JSON list of numbers.") from error
         timm_names = {name: getattr(self, name) for name in ("optim", "lr_scheduler_type")}
         timm_names = {name: value for name, value in timm_names.items() if str(value).startswith(TIMM)}
         for name, enumeration in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
@@ -85,12 +90,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     @classmethod
     def from_options(cls, options: TrainingOptions) -> "AlignmentArguments":
-        """
-        From the options of a command; those of Trainer in `others` may be strings.
-
-        Raises:
-            ValueError: for a value of the wrong type.
-        """
+        """From the options of a command; those of Trainer in `others` may be strings. Wrong types are a ValueError."""
         values = {each.name: getattr(options, each.name) for each in fields(options) if each.init}
         others = getattr(options, "others", {})
         texts = {name: value for name, value in others.items() if isinstance(value, str)}
@@ -124,28 +124,12 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         """For trackers: without the path of the run on this machine."""
         return super().to_dict() | {"output_dir": Path(self.output_dir).resolve().name}
 
-    def _read_class_weights(self) -> None:
-        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
-            try:
-                self.class_weights = [float(weight) for weight in json.loads(self.class_weights)]
-            except (json.JSONDecodeError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"class_weights is {self.class_weights!r}; give 'balanced' or a JSON list of numbers."
-                ) from error
-
     def _prepare_early_stopping(self) -> None:
-        """
-        Raises:
-            ValueError: when nothing is evaluated, or the best weights would not be kept.
-        """
         patience = f"early_stopping_patience is {self.early_stopping_patience}, but"
         if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError(f"{patience} eval_strategy is no: set it, and save_strategy, to epoch or steps.")
         if not self.load_best_model_at_end:
-            raise ValueError(
-                f"{patience} load_best_model_at_end is false: set it to true, or training ends with weights that are "
-                "not the best."
-            )
+            raise ValueError(f"{patience} load_best_model_at_end is false: set it to true to end with the best.")
         if self.metric_for_best_model is None:
             self.metric_for_best_model = "accuracy"
         # A run that goes on from a checkpoint still knows how long it has waited

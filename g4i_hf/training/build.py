@@ -1,8 +1,9 @@
-"""Builds what the trainer needs from options: student, image processors, images, labels from captions."""
+"""Builds what the trainer needs, from options or a dataset: student, processors, images, labels from captions."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,21 @@ import numpy as np
 import timm
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
-from ..captioning.label_names import terms_of
-from ..data.checks import labels_of
+from .. import columns
+from ..captioning.quality import terms_of
+from ..cli import say
+from ..data.checks import check_captioned, check_split, labels_of
 from ..data.dataset import CaptionedImages
-from ..data.naming import why_missing
+from ..data.loading import class_names, standardise, with_class_names
+from ..data.stage import join_stage, read_stage
 from ..data.transforms import train_transform
-from ..embedding import EncoderArguments
-from ..embedding.embed import embeds_of_class_names
+from ..embedding import EncoderArguments, text_embeds_folder
+from ..embedding.embed import CACHE, embeds_of_class_names
 from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
-from ..modeling.own_architecture import HINT
 from ..modeling.processing import (
     EvalTransform,
     ImageSettings,
@@ -31,14 +34,18 @@ from ..modeling.processing import (
     pretrained_processor,
     student_processor,
 )
-from ..modeling.student import is_on_hub, nearest_student
-from ..options import AugmentationArguments, RunArguments, StudentArguments
+from ..modeling.student import check_is_there
+from ..names import why_missing
+from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
-from .lineage import student_source
+from .lineage import lineage_of, student_source
 from .optimization import class_weights_of
 
 logger = logging.getLogger(__name__)
+
+TRAINING, EVALUATION = "train_dataset", "eval_dataset"
+NAMES = {TRAINING: "train", EVALUATION: "validation"}
 
 
 @dataclass
@@ -78,7 +85,7 @@ def build_student(
     id2label: dict[int, str],
     text_embed_dim: int | None,
 ) -> BuiltStudent:
-    """seed: of the initial weights. id2label: class names by index. text_embed_dim: D, None without embeddings."""
+    """The seed is that of the initial weights; `text_embed_dim` is D, None without embeddings."""
     check_student(student)
     set_seed(seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
@@ -108,24 +115,17 @@ def build_student(
 
 def check_student(student: StudentArguments) -> None:
     """
-    Raises:
-        OSError: for a checkpoint or pretrained weights that neither the cache nor the Hub has; the Hub is asked once,
-            within seconds.
+    An OSError for a checkpoint or pretrained weights that neither the cache nor the Hub has; the Hub is asked once,
+    within seconds.
     """
     name = student.student
-    if is_on_hub(name) and (why := why_missing(name, "model", student.student_revision)):
-        raise OSError(
-            f"student {name!r} is no folder, no model of timm and no model type of transformers, and {why}."
-            f"{nearest_student(name)} {HINT}"
-        )
+    check_is_there(name, student.student_revision)
     if not student.pretrained or not timm.is_model(name) or "pretrained_cfg" in str(student.student_args):
         return
     weights = timm.get_pretrained_cfg(name)
     if weights and weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
-        raise OSError(
-            f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}. Train from scratch "
-            "with --pretrained false, or name the folder of a checkpoint as student."
-        )
+        what = f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}"
+        raise OSError(f"{what}. Train with --pretrained false, or name the folder of a checkpoint as student.")
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
@@ -154,15 +154,8 @@ def supervised_split(
 ) -> Supervised:
     """
     The training rows with the labels and soft labels that captions give them, as `supervision`, `label_noise` and
-    `image_features` say.
-
-    Args:
-        is_pretrained: whether the student's features say something of images before it is trained.
-        built: builds the student.
-        class_embeds, folder, made_with: see [`~g4i_hf.supervision.supervise.supervise`].
-
-    Raises:
-        ValueError: for options that contradict each other or the data.
+    `image_features` say; see [`~g4i_hf.supervision.supervise.supervise`]. `is_pretrained`: whether the student's
+    features say something of images before it is trained. A ValueError for options that contradict the data.
     """
     if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
         warn_of_silent_captions(split)
@@ -213,10 +206,8 @@ def _image_features(
     if name == "student" or (name is None and run.supervision == "auto" and is_pretrained):
         return lambda: _features_of_student(built(), split, args)
     if name is not None and name not in split.column_names:
-        raise ValueError(
-            f"image_features is {name!r}, but the data has no such column. Its columns: "
-            f"{', '.join(split.column_names)}."
-        )
+        present = ", ".join(split.column_names)
+        raise ValueError(f"image_features is {name!r}, but the data has no such column. Its columns: {present}.")
     if name is None:
         return None
     return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
@@ -242,3 +233,104 @@ def accuracy_of_logits(prediction) -> dict[str, float]:
     predicted = prediction.predictions
     predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
     return {"accuracy": float((predicted[labelled] == prediction.label_ids[labelled]).mean())}
+
+
+# --- Datasets with images, labels and captions, as the trainer takes them --------------------------------------------
+
+
+def is_raw(data: Any) -> bool:
+    """Whether these are images to be prepared here, and not items with `pixel_values`."""
+    return isinstance(data, Dataset) and data.format["type"] != "custom" and "pixel_values" not in data.column_names
+
+
+def prepare(
+    model: AlignedImageClassification | str,
+    args: AlignmentArguments,
+    training: Dataset,
+    text_encoder: str,
+    options: Mapping[str, Any],
+) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any], float | None, dict[str, Any]]:
+    """
+    For an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or `text_embeds`.
+    The options are those of `Trainer`, of the student, of the augmentation and of labels from captions.
+
+    Returns:
+        The model, the training images, the options of `Trainer`, the weight of soft labels (None without any), and the
+        lineage as far as it is known. Faults in the data, and missing labels or captions, are a ValueError.
+    """
+    if not is_raw(training):
+        raise ValueError(
+            "With a student's name, train_dataset is one split with image, label and caption, such as "
+            f"load_images('pictures')['train']; it is a {type(training).__name__}."
+        )
+    of_student, of_images, of_run, others = _grouped(options, with_student=isinstance(model, str))
+    evaluated = others.get(EVALUATION)
+    several = isinstance(evaluated, Mapping)
+    by_name = {f"{EVALUATION}[{key!r}]": evaluated[key] for key in evaluated} if several else {EVALUATION: evaluated}
+    raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
+    splits, id2label = class_names(DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()}))
+    if not isinstance(model, str):
+        splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)])
+    run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
+    is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # by an encoder that is not known here
+    asks = args.aligns or run.supervision != "none" or (run.label_noise or "keep") != "keep"
+    embeddings = _add_embeddings(splits, encoder) if asks else None
+    dim = columns.text_embed_dim_of(splits[TRAINING].features.get(columns.TEXT_EMBEDS))
+    augmentation = AugmentationArguments(**of_images)
+    student = StudentArguments(student=model, **of_student) if isinstance(model, str) else None
+    if student is None:
+        built = _built_from(model, args, others)
+    else:
+        built = build_student(student, augmentation, args.seed, id2label, dim)
+    _check(splits, built.model, dim)
+    supervised = supervised_split(
+        splits[TRAINING],
+        run,
+        args,
+        num_labels=built.model.num_labels,
+        is_pretrained=student.pretrained if student else run.image_features == "student",
+        built=lambda: built,
+        class_embeds=None if is_embedded else partial(class_name_examples, id2label, encoder, args.device, dim),
+        folder=None,
+    )
+    for line in supervised.plan.reasons:
+        say(line)
+    images = CaptionedImages(supervised.split, built.train_transform(augmentation), args.seed, args.align_captions)
+    for name in by_name.keys() & splits.keys():
+        by_name[name] = built.eval_images(splits[name])
+    others |= {EVALUATION: dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]}
+    lineage = lineage_of({NAMES.get(name, name): splits[name] for name in splits}, None, student, embeddings)
+    return built.model, images, built.trainer_options() | others, supervised.plan.soft_label_weight or None, lineage
+
+
+def _built_from(model: AlignedImageClassification, args: AlignmentArguments, options: dict[str, Any]) -> BuiltStudent:
+    config = model.config.student_config
+    saved = options.get("processing_class") or processor_of(config, warn=args.process_index == 0)
+    return BuiltStudent(model, saved, student_processor(config, saved))
+
+
+def _check(splits: DatasetDict, model: AlignedImageClassification, dim: int | None) -> None:
+    for name, split in splits.items():
+        expected = model.config.text_embed_dim if name == TRAINING and dim is not None else None
+        is_training = {"training": name == TRAINING, "text_embed_dim": expected}
+        check_split(split, name, num_labels=model.num_labels, require_labels=False, **is_training)
+
+
+def _grouped(options: Mapping[str, Any], with_student: bool) -> list[dict[str, Any]]:
+    """The options of the student, of the augmentation, of labels from captions, and the others."""
+    groups = [{each.name for each in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
+    groups.append({each.name for each in fields(SupervisionOptions)})
+    if not with_student:  # the model is there: `Trainer` says that it knows no such option
+        groups[0], groups[1] = set(), groups[1] - {"image_size", "interpolation", "crop_pct"}
+    found = [{name: value for name, value in options.items() if name in group} for group in groups]
+    return [*found, {name: value for name, value in options.items() if name not in set.union(*groups)}]
+
+
+def _add_embeddings(splits: DatasetDict, encoder: EncoderArguments) -> Path | None:
+    """Adds embeddings of the captions to the training rows; returns their stage, None where rows have their own."""
+    check_captioned(splits, TRAINING)
+    training = DatasetDict({TRAINING: splits[TRAINING]})
+    stage = text_embeds_folder(training, encoder, CACHE, source="images", shared=True)
+    if stage is not None:
+        splits[TRAINING] = join_stage(training, stage, read_stage(stage))[TRAINING]
+    return stage

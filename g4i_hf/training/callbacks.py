@@ -16,10 +16,10 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from ..checkpoints import EMA_FILE
 from ..data.images import bad_image, check_not_too_many, warn_of
 from ..files import give_usual_permissions, replace_text
 from ..losses.gather import gather_counts, reduce_sum
+from ..names import EMA_FILE
 from .checkpoint import newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -67,9 +67,7 @@ class EmaCallback(TrainerCallback):
     def load(self, folder: str | Path) -> None:
         path = Path(folder) / EMA_FILE
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {EMA_FILE}: it was written without ema_decay. Resume without it, or start afresh."
-            )
+            raise FileNotFoundError(f"{folder} was written without ema_decay: resume without it, or start afresh.")
         with torch.no_grad():
             self.averaged.load_state_dict(load_file(path))
 
@@ -87,9 +85,8 @@ class LossCheck(TrainerCallback):
     device, and read with every log and at the end, so that no step waits. Logs before every checkpoint, so that none
     is written of weights that are lost.
 
-    Args:
-        dataset: of the training rows; images are named by its `image_ids`, or by their rows where it has none.
-        aligns: whether the alignment is trained on; a baseline only measures it.
+    Images are named by the `image_ids` of the dataset, or by their rows where it has none. The alignment counts where
+    it `aligns`: a baseline only measures it.
     """
 
     def __init__(self, dataset: Any = None, aligns: bool = True):
@@ -110,10 +107,6 @@ class LossCheck(TrainerCallback):
             self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
             if len(self._rows) > STEPS_KEPT:
                 del self._rows[min(self._rows)]
-
-    def is_bad(self, step: int) -> torch.Tensor:
-        """() bool, on the device: whether a term became NaN or infinite on this process in that step."""
-        return (torch.stack(list(self.first_steps.values())) == step).any()
 
     def found(self, step: int) -> tuple[list[str], list[str]]:
         """
@@ -138,29 +131,24 @@ class LossCheck(TrainerCallback):
         return self.on_step_end(args, state, control)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """
-        Raises:
-            NonFiniteLoss: when a term that is trained on is NaN or infinite; on all processes alike.
-        """
+        """A NonFiniteLoss when a term that is trained on is NaN or infinite; on all processes alike."""
         if "loss" not in (logs or {}):
             return
-        # `loss` itself may have been filtered by Trainer
+        # `loss` itself may have been filtered by Trainer. Every process has the same sums in its logs
         if not all(math.isfinite(logs.get(name, 0.0)) for name in self.first_steps):
-            self._raise(args, state)  # every process has the same sums in its logs, so all of them come here
+            self._check(args, state)
         self._rows = {}
 
     def on_train_end(self, args, state, control, **kwargs):
         """Checks the steps since the last log: what is saved next are the weights."""
-        if self.first_steps and self._first_step() != NEVER:
-            self._raise(args, state)
+        if self.first_steps:
+            self._check(args, state)
 
-    def _first_step(self) -> int:
-        """In which a term became NaN or infinite on any process; all must call it."""
-        return int(gather_counts(torch.stack(list(self.first_steps.values()))).min())
-
-    def _raise(self, args, state) -> None:
-        step = self._first_step()
-        raise self.error(step, *self.found(step), args, state)
+    def _check(self, args, state) -> None:
+        """Raises when a term became NaN or infinite on any process; all must call it."""
+        step = int(gather_counts(torch.stack(list(self.first_steps.values()))).min())
+        if step != NEVER:
+            raise self.error(step, *self.found(step), args, state)
 
     def error(self, step: int, terms: list[str], image_ids: list[str], args, state, after: str = "") -> NonFiniteLoss:
         """The message for a step; the first process writes all its images to `nan_batch.json`."""
@@ -192,11 +180,8 @@ class SkipNanSteps(TrainerCallback):
     """
     Takes back a step whose loss or gradient is NaN or infinite on any process: its gradient, running statistics and
     logged terms. It still counts as a step for data and schedules. Waits for the device once a step. With fp16, whose
-    loss scaling leaves out overflowing steps itself, only the loss counts.
-
-    Args:
-        trainer: an [`AlignmentTrainer`] with `stop_on_nan`.
-        most: number of steps that may be left out, those before an interruption included.
+    loss scaling leaves out overflowing steps itself, only the loss counts. At `most` so many steps are left out, those
+    before an interruption included.
     """
 
     def __init__(self, trainer: Any, most: int):
@@ -213,12 +198,9 @@ class SkipNanSteps(TrainerCallback):
         self._sums, self._first_steps = dict(self.trainer.terms.sums), dict(self.check.first_steps)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        """
-        Raises:
-            NonFiniteLoss: when too many steps would be left out.
-        """
+        """A NonFiniteLoss when too many steps would be left out."""
         step, has_scaler = state.global_step + 1, self.trainer.accelerator.scaler is not None
-        bad = self.check.is_bad(step)
+        bad = (torch.stack(list(self.check.first_steps.values())) == step).any()  # on the device, of this process
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if gradients and not has_scaler:
             bad = bad | ~torch.isfinite(nn.utils.get_total_norm(gradients))

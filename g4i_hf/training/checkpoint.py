@@ -1,9 +1,4 @@
-"""
-Checkpoints that are whole or absent, and that know the data they were trained on.
-
-`AlignmentTrainer._save_checkpoint` writes one aside and [`finalize_checkpoint`] puts it into the run; `open_run` of a
-run folder finds the newest whole one, and `AlignmentTrainer._load_weights` loads it.
-"""
+"""Checkpoints that are whole or absent, and that know the data they were trained on."""
 
 import contextlib
 import functools
@@ -18,18 +13,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
+from PIL import Image as PILImage
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.fingerprint import PARTS
+from .. import columns
+from ..data.dataset import CaptionedImages
+from ..data.images import content_of
+from ..data.stage import ids_digest
 from ..data.stream_batches import StreamedImages
+from ..data.texts import numbered, values_of
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint.json"
 STAGING = ".tmp-checkpoint"
 AFRESH = "train afresh, into another --output_dir or with --overwrite true"
-ORDER_OPTIONS: tuple[str, ...] = ("gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy")
-ORDER_OPTIONS += ("repeated_augmentation", "dataloader_drop_last")
+ORDER_OPTIONS = ["gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy"]
+ORDER_OPTIONS += ["repeated_augmentation", "dataloader_drop_last"]
+SAMPLE = 4096  # images whose bytes are read, evenly spaced
+BATCH = 10_000  # rows or vectors read together
+PARTS = {
+    "rows": "number of rows",
+    "files": "files of the stream (names, sizes, rows) or their order",
+    "image_ids": "image ids or their order",
+    "labels": "labels",
+    "captions": "which captions are equal",
+    "text_embeds": "text embeddings",
+    "caption_weight": "caption weights",
+    "images": "bytes of the images",
+}
 
 
 class CheckpointError(OSError):
@@ -46,17 +60,14 @@ class OtherDataError(ValueError):
 def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
     """
     Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
-    disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order.
-
-    Raises:
-        OSError: for a file that was cut short.
+    disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order. An
+    OSError for a file that was cut short.
     """
-    for path in filter(_is_cut_short, (written / name for name in _files(written))):
-        raise OSError(f"{path.name} was cut short")
-    digests = {
-        name: {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
-        for name in _files(written)
-    }
+    digests = {}
+    for name in _files(written):
+        if _is_cut_short(written / name):
+            raise OSError(f"{name} was cut short")
+        digests[name] = {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
     record = {"files": digests, "data": data, "order": order}
     (written / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in (*written.rglob("*"), written):
@@ -168,6 +179,56 @@ def _record(checkpoint: str | Path) -> dict[str, Any] | None:
 # --- The data of a checkpoint ----------------------------------------------------------------------------------------
 
 
+def fingerprint(dataset: Any) -> dict[str, int | str]:
+    """
+    Digests of the training data, by part (see `PARTS`), in the order of the rows, after controls such as
+    `label_fraction`. Of a stream only files and rows, or ids, are known; of items of a user's own the length.
+
+    All but the images is read whole. Of more than `SAMPLE` images so many are read: one that was replaced may be
+    missed.
+    """
+    found: dict[str, int | str] = {}
+    if isinstance(dataset, StreamedImages):
+        stream = dataset.stream
+        if stream.num_rows is not None:
+            found["rows"] = stream.num_rows
+        if stream.image_ids is not None:
+            return found | {"image_ids": ids_digest(values_of(stream.image_ids, columns.IMAGE_ID))}
+        return found | {"files": hashlib.blake2b("\0".join(stream.files).encode(), digest_size=16).hexdigest()}
+    if not isinstance(dataset, CaptionedImages):
+        return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
+    found["rows"] = len(dataset)
+    found["image_ids"] = ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID))
+    found["labels"] = _digest_of_array(dataset.labels)
+    if dataset.texts is not None:
+        found["captions"] = _digest_of_array(numbered(dataset.caption_keys))
+        found["text_embeds"] = _digest_of_array(dataset.texts.embeds)
+        found["caption_weight"] = _digest_of_array(dataset.caption_weight)
+    return found | {"images": _digest_of_images(dataset.images)}
+
+
+def _digest_of_array(array: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    for start in range(0, len(array), BATCH):
+        digest.update(np.ascontiguousarray(array[start : start + BATCH]).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _digest_of_images(rows: Dataset) -> str:
+    """Of the bytes as stored; those of an image that is null or cannot be read, which training reports, are empty."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int).tolist():
+        image, content = rows[row][columns.IMAGE], b""
+        if isinstance(image, PILImage.Image):
+            content = image.tobytes()
+        elif image is not None:
+            with contextlib.suppress(OSError):
+                content = content_of(image)
+        digest.update(f"{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def order_of(dataset: Any, args: Any) -> dict[str, Any]:
     """option -> value, of all that the order of the training data, and how it is augmented, depends on."""
     batch = args.train_batch_size * args.world_size
@@ -181,11 +242,7 @@ def order_of(dataset: Any, args: Any) -> dict[str, Any]:
 
 
 def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
-    """
-    Raises:
-        FileNotFoundError: when the checkpoint is not whole, or not there.
-        OtherDataError: when it was trained on other data, or in another order.
-    """
+    """A FileNotFoundError when the checkpoint is not whole, an OtherDataError for other data or another order."""
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
     record = _record(checkpoint)
@@ -197,16 +254,12 @@ def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[st
         raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Resume from another checkpoint.")
     if changed := _differing(record["data"], data):
         parts = ", ".join(what + changed[name] * (name == "rows") for name, what in PARTS.items() if name in changed)
-        raise OtherDataError(
-            f"The training data is not what {checkpoint} was trained on. What differs: {parts}. Bring back that data, "
-            f"or {AFRESH}."
-        )
+        what = f"The training data is not what {checkpoint} was trained on. What differs: {parts}"
+        raise OtherDataError(f"{what}. Bring back that data, or {AFRESH}.")
     if changed := _differing(record["order"], order):
         options = ", ".join(name + values for name, values in changed.items())
-        raise OtherDataError(
-            f"{checkpoint} is of a run that had the training data in another order: {options}. Give what it had, or "
-            f"{AFRESH}."
-        )
+        what = f"{checkpoint} is of a run that had the training data in another order: {options}"
+        raise OtherDataError(f"{what}. Give what it had, or {AFRESH}.")
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:

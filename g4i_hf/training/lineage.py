@@ -25,24 +25,14 @@ from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
 Splits = Mapping[str, Dataset | RowStream]
-PACKAGES: tuple[str, ...] = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "datasets",
-    "accelerate",
-    "sentence-transformers",
-    "peft",
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft"),
+    *("numpy", "pillow"),
 )
-PACKAGES += ("numpy", "pillow")
-ENCODER_FACTS: tuple[str, ...] = (
-    "text_encoder",
-    "text_encoder_revision",
-    "text_encoder_digest",
-    "text_encoder_prompt",
+ENCODER_FACTS = (
+    *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
+    *("text_encoder_prompt_name", "text_embed_dim"),
 )
-ENCODER_FACTS += ("text_encoder_prompt_name", "text_embed_dim")
 CACHED_FILES = {  # one of them is opened of every repository
     "model": ("model.safetensors", "config.json", "pytorch_model.bin"),
     "dataset": ("stage.json", "README.md"),
@@ -50,17 +40,11 @@ CACHED_FILES = {  # one of them is opened of every repository
 
 
 def lineage_of(
-    splits: Splits,
-    data: DataArguments | None,
-    student: StudentArguments | None,
-    embeddings: str | Path | None = None,
+    splits: Splits, data: DataArguments | None, student: StudentArguments | None, embeddings: str | Path | None = None
 ) -> dict[str, Any]:
     """
-    Args:
-        splits: the data of the run.
-        data: its options; None for a dataset whose origin is not known.
-        student: its student's options; None for a model that was built elsewhere.
-        embeddings: the stage with the embeddings that the run made or found; None where the data has its own.
+    Of a run: its data, the options of that and of its student (None where the origin is not known), and the stage of
+    the embeddings that it made or found, None where the data has its own.
 
     Returns:
         `sources`, from what was opened to the images, each with Hub `id` and `revision`, or `name` of a folder;
@@ -72,10 +56,15 @@ def lineage_of(
     # Where captions came after the embeddings, no stage has embedded them
     embedded = _first(stages, "embedding", "captioning") if embeddings is None else find_stage(str(embeddings))
     is_known = embedded is not None and embedded["stage"] == "embedding"
+    captions = {"captioner": "column", "prompts": []}
+    if captioned := _first(stages, "captioning"):
+        captions = {**captioned.get("captioner", {}), "prompts": captioned.get("prompts", [])}
+    elif not any(columns.CAPTION in split.column_names for split in splits.values()):
+        captions = None
     return {
         "sources": sources,
         "rows": {name: split.num_rows for name, split in splits.items() if split.num_rows is not None},
-        "captions": _captions(_first(stages, "captioning"), splits),
+        "captions": captions,
         "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if is_known else None,
         "student": None if student is None else student_source(student),
         "versions": versions(),
@@ -83,8 +72,7 @@ def lineage_of(
 
 
 def write_lineage(run: str | Path, lineage: dict[str, Any]) -> None:
-    text = json.dumps(lineage, indent=2, ensure_ascii=False) + "\n"
-    replace_text(Path(run) / LINEAGE_FILE, text)
+    replace_text(Path(run) / LINEAGE_FILE, json.dumps(lineage, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_lineage(run: str | Path) -> dict[str, Any]:
@@ -95,11 +83,10 @@ def read_lineage(run: str | Path) -> dict[str, Any]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a Hub id; the Hub is not asked."""
-    try:
+    with contextlib.suppress(HFValidationError):
         validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not name.startswith(".") and not Path(name).is_absolute()
+        return not name.startswith(".") and not Path(name).is_absolute()
+    return False
 
 
 def _described(
@@ -152,13 +139,6 @@ def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
     """The latest stage of some kind; published embeddings have that of their captions within."""
     every = [inner for stage in stages for inner in (stage, stage.get("captions_stage")) if inner]
     return next((stage for stage in every if stage.get("stage") in kinds), None)
-
-
-def _captions(stage: dict[str, Any] | None, splits: Splits) -> dict[str, Any] | None:
-    if stage is not None:
-        return {**stage.get("captioner", {}), "prompts": stage.get("prompts", [])}
-    has_column = any(columns.CAPTION in split.column_names for split in splits.values())
-    return {"captioner": "column", "prompts": []} if has_column else None
 
 
 def student_source(student: StudentArguments) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import ast
 import inspect
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,15 +32,14 @@ def timm_name(value: Any) -> str | None:
 
 
 def check_timm_options(args: TrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: for an optimizer, a schedule or an option of one that timm does not have, naming the nearest.
-    """
+    """A ValueError for an optimizer, a schedule or an option of one that timm does not have, naming the nearest."""
     optimizer, schedule = timm_name(args.optim), timm_name(args.lr_scheduler_type)
     if optimizer is not None:
         base = optimizer.lower().removeprefix(LOOKAHEAD)
-        prefix = TIMM + LOOKAHEAD * optimizer.lower().startswith(LOOKAHEAD)
-        _check_known("optim", optimizer, base, timm.optim.list_optimizers(), prefix)
+        if base not in timm.optim.list_optimizers():
+            prefix = TIMM + LOOKAHEAD * optimizer.lower().startswith(LOOKAHEAD)
+            near = did_you_mean(base, timm.optim.list_optimizers(), prefix)
+            raise ValueError(f"optim is timm:{optimizer}, which timm does not have.{near}")
         if timm.optim.get_optimizer_info(base).second_order:
             raise ValueError(f"optim is timm:{optimizer}, which needs second derivatives; Trainer has none.")
         parse_optim_args(args.optim_args)
@@ -49,31 +47,20 @@ def check_timm_options(args: TrainingArguments) -> None:
         return
     if schedule == "plateau":
         raise ValueError("lr_scheduler_type is timm:plateau, which waits for a metric: take reduce_lr_on_plateau.")
-    _check_known("lr_scheduler_type", schedule, schedule, SCHEDULES)
+    if schedule not in SCHEDULES:
+        near = did_you_mean(schedule, SCHEDULES, TIMM)
+        raise ValueError(f"lr_scheduler_type is timm:{schedule}, which timm does not have.{near}")
     for name in args.lr_scheduler_kwargs or {}:
         if name not in SCHEDULE_OPTIONS:
             near = did_you_mean(name, SCHEDULE_OPTIONS)
             raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know.{near}")
     if args.warmup_steps:
-        raise ValueError(
-            f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read. Give it warmup_epochs in "
-            "lr_scheduler_kwargs."
-        )
-
-
-def _check_known(option: str, given: str, name: str, known: Iterable[str], prefix: str = TIMM) -> None:
-    if name not in known:
-        near = did_you_mean(name, known, prefix)
-        raise ValueError(f"{option} is timm:{given}, which timm does not have.{near}")
+        what = f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read"
+        raise ValueError(f"{what}. Give it warmup_epochs in lr_scheduler_kwargs.")
 
 
 def parse_optim_args(optim_args: str | None) -> dict[str, Any]:
-    """
-    `"eps=1e-6,betas=(0.9,0.95),caution=true"` -> numbers, tuples and booleans; what is none of them stays a string.
-
-    Raises:
-        ValueError: for an entry without `=`.
-    """
+    """`"eps=1e-6,betas=(0.9,0.95),caution=true"` -> numbers, tuples, booleans; what is none of them stays a string."""
     parsed = {}
     for entry in re.split(r",(?![^(]*\))", optim_args or ""):
         if not entry.strip():
@@ -160,9 +147,10 @@ class TimmSchedule(LRScheduler):
 # Learned temperature and bias of the objective, at the top of the aligned model
 NEVER_DECAYED = ("logit_scale", "logit_bias")
 # What timm's models exempt by `no_weight_decay()`, under the names that transformers has for it
-EXEMPT_IN_TRANSFORMERS: tuple[str, ...] = ("*cls_token*", "*distillation_token*", "*mask_token*", "*register_tokens*")
-EXEMPT_IN_TRANSFORMERS += ("*position_embedding*", "*relative_position_bias*", "*continuous_position_bias*")
-EXEMPT_IN_TRANSFORMERS += ("*attention_biases*", "*logit_scale*", "*.grn.*")
+EXEMPT_IN_TRANSFORMERS = (
+    *("*cls_token*", "*distillation_token*", "*mask_token*", "*register_tokens*", "*position_embedding*"),
+    *("*relative_position_bias*", "*continuous_position_bias*", "*attention_biases*", "*logit_scale*", "*.grn.*"),
+)
 # Blocks of transformers' students, in one list or in one of each stage: `vit.layers.3.`, `encoder.stages.1.layers.0.`
 _BLOCK = re.compile(
     r"(?:^|\.)(?:stages|layers|layer|blocks|block|patch_embeddings(?!\.0\.))\.(?P<stage>\d+)\."
@@ -209,10 +197,7 @@ def layer_factors(model: AlignedImageClassification, layer_decay: float) -> dict
     Factor of the learning rate of every trainable parameter: `layer_decay` to the power of its layer's depth below the
     classifier. Classifier and projector have 1, stem and embeddings the smallest. timm's students have timm's layers.
     In those of transformers a layer is a block; what comes before the first block is the stem, and what follows the
-    last (such as the final norm) belongs to it.
-
-    Raises:
-        ValueError: when the student's blocks are not found.
+    last (such as the final norm) belongs to it. A ValueError when the blocks are not found.
     """
     timm_model = getattr(model.student, "timm_model", None)
     factors = {parameter: 1.0 for parameter in model.parameters() if parameter.requires_grad}
@@ -241,10 +226,8 @@ def _layers(student: nn.Module) -> dict[nn.Parameter, int]:
         places[parameter] = place
     order = sorted({place for place in places.values() if place is not None})
     if not order:
-        raise ValueError(
-            f"layer_decay is set, but no numbered blocks were found in {type(student).__name__}. Leave it out, or "
-            "choose a student of timm's."
-        )
+        what = f"no numbered blocks were found in {type(student).__name__}"
+        raise ValueError(f"layer_decay is set, but {what}. Leave it out, or choose a student of timm's.")
     numbers = {None: 0} | {place: number for number, place in enumerate(order, start=1)}
     layers = {parameter: numbers[place] for parameter, place in places.items()}
     for head in classifier_layers(student):
@@ -277,10 +260,8 @@ def class_weights_of(option: list[float] | str | None, num_labels: int, train_da
         return None
     if option != "balanced":
         if len(option) != num_labels or not all(weight > 0 for weight in option):
-            raise ValueError(
-                f"class_weights has {len(option)} weights for {num_labels} classes; give one positive weight a class, "
-                "in the order of the class names."
-            )
+            what = f"class_weights has {len(option)} weights for {num_labels} classes"
+            raise ValueError(f"{what}; give one positive weight a class, in the order of their names.")
         return torch.tensor(option, dtype=torch.float64)
     labels = getattr(train_dataset, "labels", None)
     if labels is None:

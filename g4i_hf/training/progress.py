@@ -1,39 +1,40 @@
-"""What a user sees of a training: a bar or lines with the terms of the loss, its times, and a summary."""
+"""What a user sees of a training: its plan, a bar or lines with the terms of the loss, its times, and a summary."""
 
+import copy
+import math
 import os
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
-from transformers.trainer_utils import has_length
+from transformers.trainer_callback import ProgressCallback, TrainerState
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
 
 from ..data.stream_batches import StreamedImages
-from ..losses import UNLABELLED
+from ..losses.classification import UNLABELLED
 from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
 from ..options import OWN_MODULE
 from .arguments import AlignmentArguments
 from .callbacks import BAD_IMAGES_FILE
+from .optimization import TimmSchedule, timm_name
 from .run_folder import tracker_places
 
 PARTS = ("data", "step", "evaluation", "saving", "other")
 # Endings of what a line leaves to the trackers and trainer_state.json
-NOT_SHOWN: tuple[str, ...] = (
-    "_runtime",
-    "_samples_per_second",
-    "_steps_per_second",
-    "total_flos",
-    "epoch",
-    "align_weight",
+NOT_SHOWN = (
+    *("_runtime", "_samples_per_second", "_steps_per_second", "total_flos", "epoch", "align_weight", "grad_norm"),
+    *("cosine_positive", "cosine_negative", "retrieval_top1"),
 )
-NOT_SHOWN += ("grad_norm", "cosine_positive", "cosine_negative", "retrieval_top1")
 LABEL_WIDTH = 13
+TIMED_STEPS = 6  # of a dry run; the first one or two are slower and do not count in the median
 RUN_FILES = ("model.safetensors", "ema.safetensors", "train.yaml", "all_results.json")
 
 
@@ -187,15 +188,6 @@ def shows_bars(args) -> bool:
     return not args.disable_tqdm and sys.stderr.isatty()
 
 
-def replace_progress(trainer, stopwatch: Stopwatch) -> AlignmentProgress | None:
-    """Replaces Trainer's own progress by [`AlignmentProgress`]; a notebook keeps its table."""
-    if not any(trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)):
-        return None
-    progress = AlignmentProgress(stopwatch)
-    trainer.add_callback(progress)
-    return progress
-
-
 def knows_epochs(state: TrainerState) -> bool:
     """False for a stream of unknown length: Trainer then takes the whole training for one epoch."""
     return state.num_train_epochs != sys.maxsize
@@ -240,21 +232,15 @@ def as_block(rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def describe_training(
-    student: str,
-    model: AlignedImageClassification,
-    dataset: Any,
-    args: AlignmentArguments,
-    uses: Sequence[str] = (),
+    student: str, model: AlignedImageClassification, dataset: Any, args: AlignmentArguments, uses: Sequence[str] = ()
 ) -> list[str]:
     """Lines on a run. `student`: its name. `uses`: what captions are used for beside alignment."""
     size = sum(p.numel() for name, p in model.student.named_parameters() if not is_adapter(name))
     lines = [f"{student}, {size:,} parameters"]
     if lora := model.config.lora:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        lines.append(
-            f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers; {trained:,} trainable parameters, "
-            "with classifier and projector"
-        )
+        layers = f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers"
+        lines.append(f"{layers}; {trained:,} trainable parameters, with classifier and projector")
     number, classes = f"{len(dataset):,} images" if has_length(dataset) else "images", len(model.config.id2label)
     if isinstance(dataset, StreamedImages):
         lines.append(f"{number} of {classes} classes, streamed from {dataset.stream.rows.num_shards:,} shards")
@@ -281,19 +267,12 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     if knows_epochs(state):
         steps[0] += f", {_counted(state.epoch or 0, 'epoch')}"
     if watch.first_step:
-        since = state.global_step - watch.first_step
-        steps.append(
-            f"resumed from checkpoint-{watch.first_step}: "
-            f"the times are those of the {_counted(since, 'step')} since then"
-        )
-    if metrics.get("train_nan_steps"):
-        steps.append(
-            f"{_counted(metrics['train_nan_steps'], 'step')} left out, whose loss or gradient was NaN or infinite"
-        )
-    if metrics.get("train_bad_images"):
-        steps.append(
-            f"{_counted(metrics['train_bad_images'], 'image')} left out, which could not be read: {BAD_IMAGES_FILE}"
-        )
+        since = _counted(state.global_step - watch.first_step, "step")
+        steps.append(f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} since then")
+    if number := metrics.get("train_nan_steps"):
+        steps.append(f"{_counted(number, 'step')} left out, whose loss or gradient was NaN or infinite")
+    if number := metrics.get("train_bad_images"):
+        steps.append(f"{_counted(number, 'image')} left out, which could not be read: {BAD_IMAGES_FILE}")
     took = f"{tqdm.format_interval(metrics['train_runtime'])} in all"
     if watch.images_per_second is not None:
         took += f", {watch.images_per_second:.0f} images/s"
@@ -301,15 +280,14 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     run = Path(args.output_dir)
     files = [name for name in RUN_FILES if (run / name).is_file()]
     files += sorted((path.name for path in run.glob("checkpoint-*")), key=lambda name: int(name.split("-")[1]))
-    words = ["--run", shlex.quote(args.output_dir)]
-    if module := os.environ.get(OWN_MODULE):
-        words += ["--module", shlex.quote(module)]
+    module = os.environ.get(OWN_MODULE)
+    words = shlex.join(["--run", args.output_dir, *(["--module", module] if module else [])])
     rows = {
         "Trained": [*described, *steps],
         "Result": _results(metrics, args.aligns),
         "Time": [took, ", ".join(f"{what} {watch.seconds[part]:.1f} s" for what, part in parts.items())],
         "Run": [str(run), ", ".join(files), *tracker_places(args)],
-        "Next": [f"g4i {command} {' '.join(words)}" for command in ("evaluate", "release")],
+        "Next": [f"g4i {command} {words}" for command in ("evaluate", "release")],
     }
     return as_block(rows)
 
@@ -330,3 +308,76 @@ def _results(metrics: dict[str, Any], aligned: bool) -> list[str]:
         if parts:
             found.append(f"{name}: {', '.join(parts)} ({metrics[f'{name}_samples']:,} images)")
     return found or [f"mean loss {metrics['train_loss']:.4g}"]
+
+
+# --- Dry run ---------------------------------------------------------------------------------------------------------
+
+
+class _StepTimes(TrainerCallback):
+    def __init__(self):
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments:
+    """The same training for a few steps, without logs, trackers and pushes; writes to `folder` alone."""
+    trial = copy.copy(args)
+    trial.output_dir, trial.max_steps = folder, TIMED_STEPS
+    trial.save_strategy = SaveStrategy.NO
+    trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
+    trial.load_best_model_at_end = trial.push_to_hub = False
+    trial.early_stopping_patience, trial.report_to = None, []
+    trial.stop_on_nan, trial.max_nan_steps = False, 0  # times alone count
+    if timm_name(args.lr_scheduler_type) is not None:  # whose warm-up and cool-down may be longer than the trial
+        trial.lr_scheduler_type, trial.lr_scheduler_kwargs = SchedulerType.CONSTANT, {}
+    return trial
+
+
+def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
+    """
+    Times some steps with a trainer of [`trial_arguments`], whose weights change, and counts those of the training by
+    `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
+    """
+    batches, per_epoch = trainer.get_train_dataloader(), None
+    if has_length(batches):
+        per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
+    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    if per_epoch is not None and timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
+        TimmSchedule(optimizer, args, max_steps, per_epoch)
+    trainer.check_batches(batches, max_steps)
+    seconds = seconds_per_step(trainer)
+    epochs = f": {max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps" if per_epoch else ""
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    total = tqdm.format_interval(max_steps * seconds)
+    timed = f"{seconds:.3g} s a step, median of {TIMED_STEPS - 1} here"
+    return {
+        "Steps": [f"{max_steps:,}{epochs}, {batch} images a step"],
+        "Time": [f"about {total} ({timed}), and what evaluation and saving take"],
+        "Run": [f"{args.output_dir}: {_checkpoints(args, max_steps, per_epoch)}"],
+    }
+
+
+def seconds_per_step(trainer: Any) -> float:
+    """Median of some steps of a trainer of [`trial_arguments`], whose weights are changed."""
+    times = _StepTimes()
+    trainer.add_callback(times)
+    trainer.pop_callback(AlignmentProgress)
+    trainer.train()
+    return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
+
+
+def _checkpoints(args: AlignmentArguments, max_steps: int, per_epoch: int | None) -> str:
+    """How many would be written and kept."""
+    if args.save_strategy == SaveStrategy.BEST:
+        return "a checkpoint for each better evaluation"
+    if args.save_strategy == SaveStrategy.NO:
+        return "no checkpoints"
+    every = args.save_steps if args.save_steps >= 1 else math.ceil(max_steps * args.save_steps)
+    number = math.ceil(max_steps / (per_epoch if args.save_strategy == SaveStrategy.EPOCH else every))
+    kept = args.save_total_limit
+    return f"{number} checkpoints" + (f", of which the last {kept} are kept" if kept and kept < number else "")

@@ -34,30 +34,30 @@ logger = logging.getLogger(__name__)
 OPTIONS_FILE = "train.yaml"
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
-# Options that may differ when a run is resumed: they change nothing that it learns, but for the last two lines, which
-# say what to do where it could not go on. An evaluation draws random numbers, so eval_steps is compared
-NOT_COMPARED = {"output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level", "with_images"}
-NOT_COMPARED |= {"logging_strategy", "logging_steps", "logging_first_step"}
-NOT_COMPARED |= {"save_strategy", "save_steps", "save_total_limit"}
-NOT_COMPARED |= {"per_device_eval_batch_size", "text_encoder_batch_size", "activation_checkpointing"}
-NOT_COMPARED |= {"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"}
-NOT_COMPARED |= {"torch_compile", "torch_compile_backend", "torch_compile_mode"}
-NOT_COMPARED |= {"report_to", "project", "run_name", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"}
-NOT_COMPARED |= {"hub_private_repo", "hub_always_push"}
-NOT_COMPARED |= {"stop_on_nan", "max_nan_steps"}
-NOT_COMPARED |= {"on_bad_images"}
+# Options that may differ when a run is resumed: they change nothing that it learns, but for the last line, which says
+# what to do where it could not go on. An evaluation draws random numbers, so eval_steps is compared
+NOT_COMPARED = {
+    *("output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level", "with_images"),
+    *("logging_strategy", "logging_steps", "logging_first_step", "save_strategy", "save_steps", "save_total_limit"),
+    *("per_device_eval_batch_size", "text_encoder_batch_size", "activation_checkpointing"),
+    *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("torch_compile", "torch_compile_backend", "torch_compile_mode", "report_to", "project", "run_name"),
+    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_revision", "hub_private_repo", "hub_always_push"),
+    *("stop_on_nan", "max_nan_steps", "on_bad_images"),
+}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
-WRITTEN_FILES: tuple[str, ...] = (
-    "all_results.json",
-    "model.safetensors",
-    "ema.safetensors",
-    "trainer_state.json",
-    "lineage.json",
+WRITTEN_FILES = (
+    *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
+    *(BATCH_FILE, BAD_IMAGES_FILE),
 )
-WRITTEN_FILES += (BATCH_FILE, BAD_IMAGES_FILE)
-PATHS: tuple[str, ...] = ("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir")
-PATHS += ("class_names_file",)
+PATHS = (
+    *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),
+    "class_names_file",
+)
+
+
+REMEDY = "Choose another --output_dir, or replace it with --overwrite true."
 
 
 # --- One training at a time ------------------------------------------------------------------------------------------
@@ -66,11 +66,8 @@ PATHS += ("class_names_file",)
 @contextlib.contextmanager
 def locked(output_dir: str | Path) -> Iterator[None]:
     """
-    Locks a run folder against other trainings for as long as this process lives. The folder is made, and removed
-    again where nothing was written to it.
-
-    Raises:
-        OSError: when another process holds it.
+    Locks a run folder against other trainings for as long as this process lives: an OSError when another process holds
+    it. The folder is made, and removed again where nothing was written to it.
     """
     folder = Path(output_dir).resolve()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -134,11 +131,6 @@ def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
 
 
 def read_options(run: str | Path) -> dict[str, Any]:
-    """
-    Raises:
-        FileNotFoundError: when the folder is no run.
-        ValueError: when the file is not what a run writes.
-    """
     path = Path(run) / OPTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
@@ -164,36 +156,24 @@ def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
 
 def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -> tuple[str, str | None]:
     """
-    Returns:
-        `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`, by what the run folder holds.
-
-    Raises:
-        ValueError: when it holds a run with other options, or checkpoints of which none is whole, and `overwrite` is
-            False.
+    `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`, by what the run folder holds. A ValueError
+    when it holds a run with other options, or checkpoints of which none is whole, and `overwrite` is False.
     """
     folder = Path(output_dir)
     if overwrite:
         return "fresh", None
     if not (folder / OPTIONS_FILE).is_file():
-        others = [path.name for path in _written(folder) if path.exists()]
-        if others:
-            raise ValueError(
-                f"{folder} holds {others[0]}, but no run of ours. Choose another --output_dir, or replace it with "
-                "--overwrite true."
-            )
+        if others := [path.name for path in _written(folder) if path.exists()]:
+            raise ValueError(f"{folder} holds {others[0]}, but no run of ours. {REMEDY}")
         return "fresh", None
     earlier, options = of_any_version(read_options(folder)), of_any_version(options)
-    differing = sorted(
-        name for name in (set(options) | set(earlier)) - NOT_COMPARED if options.get(name) != earlier.get(name)
-    )
+    differing = []
+    for name in sorted((set(options) | set(earlier)) - NOT_COMPARED):
+        there, here = earlier.get(name), options.get(name)
+        if there != here:
+            differing.append(f"{name} ({there!r} there, {here!r} here)")
     if differing:
-        shown = ", ".join(
-            f"{name} ({earlier.get(name)!r} there, {options.get(name)!r} here)" for name in differing[:3]
-        )
-        raise ValueError(
-            f"{folder} holds a run with other options: {shown}. Choose another --output_dir, or replace it with "
-            "--overwrite true."
-        )
+        raise ValueError(f"{folder} holds a run with other options: {', '.join(differing[:3])}. {REMEDY}")
     if (folder / "all_results.json").is_file():  # written last
         return "finished", None
     checkpoint = newest_checkpoint(folder)

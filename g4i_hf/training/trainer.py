@@ -13,51 +13,39 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import has_length, rotate_checkpoints
 
-from ..data.dataset import AlignmentCollator, collator_from, finish_batch
-from ..data.fingerprint import fingerprint
+from ..data.dataset import (
+    AlignmentCollator,
+    DrawnRows,
+    GlobalBatchSampler,
+    TrainLoader,
+    check_batches_of_one,
+    finish_batch,
+)
 from ..data.stream_batches import StreamedImages
 from ..files import give_usual_permissions
-from ..losses import classification_loss, soft_label_loss
+from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
-from ..modeling.plain_student import save_student
+from ..modeling.modeling_aligned import save_student
 from ..options import DEFAULT_TEXT_ENCODER
+from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import processor_of
-from .callbacks import (
-    EmaCallback,
-    LossCheck,
-    PushCheckpoints,
-    SkipNanSteps,
-    SkippedImages,
-    StepsOfOptions,
-    StreamPosition,
-)
+from .build import is_raw, prepare, processor_of
 from .checkpoint import (
     STAGING,
     check_resumable,
     finalize_checkpoint,
+    fingerprint,
     newest_checkpoint,
     order_of,
     remaining_checkpoint_named,
 )
 from .lineage import write_lineage
-from .optimization import (
-    TimmSchedule,
-    class_weights_of,
-    decay_groups,
-    decayed_names,
-    layer_factors,
-    scale_learning_rates,
-    timm_name,
-    timm_optimizer,
-)
-from .progress import Stopwatch, replace_progress
-from .raw_data import is_raw, prepare
+from .progress import AlignmentProgress, Stopwatch
 from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
-from .train_batches import check_batches_of_one, train_loader
 
 
 class AlignmentTrainer(Trainer):
@@ -105,10 +93,10 @@ class AlignmentTrainer(Trainer):
         args, soft_label_weight, self.lineage = args or AlignmentArguments(), None, None
         if isinstance(model, str) or is_raw(train_dataset):
             prepared = prepare(model, args, train_dataset, text_encoder, kwargs)
-            model, train_dataset, kwargs = prepared.model, prepared.images, prepared.options
-            soft_label_weight, self.lineage = prepared.soft_label_weight, prepared.lineage
+            model, train_dataset, kwargs, soft_label_weight, self.lineage = prepared
         # Trainer has one collator for everything; images are mixed in training alone
-        self.train_collator = kwargs.get("data_collator") or collator_from(args)
+        mixing = (args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)
+        self.train_collator = kwargs.get("data_collator") or AlignmentCollator(*mixing)
         if isinstance(self.train_collator, AlignmentCollator):
             kwargs["data_collator"] = AlignmentCollator()
         model.freeze_unused()
@@ -125,7 +113,7 @@ class AlignmentTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
-        self.class_weights = class_weights_of(args.class_weights, model.num_labels, train_dataset)
+        self.class_weights = optimization.class_weights_of(args.class_weights, model.num_labels, train_dataset)
         given = args.soft_label_weight if soft_label_weight is None else soft_label_weight
         self.soft_label_weight = 1.0 if given is None else given
         self.terms = TermSums()  # since the last log
@@ -136,46 +124,69 @@ class AlignmentTrainer(Trainer):
         """What is only known beside data and accelerator."""
         args, metric = self.args, self.args.metric_for_best_model
         if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
-            raise ValueError(
-                f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
-                "g4i_hf.training.build.accuracy_of_logits, or set metric_for_best_model to loss."
-            )
+            what = f"metric_for_best_model is {metric}, but nothing computes it"
+            raise ValueError(f"{what}: pass compute_metrics, such as build.accuracy_of_logits, or set it to loss.")
         if args.max_nan_steps and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
         if args.ema_decay is not None and self.is_deepspeed_enabled:
             # Trainer loads its checkpoints without `_load_from_checkpoint`
             raise ValueError(
-                f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew when training is "
-                "resumed from a checkpoint: leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
+                f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew at a resume: "
+                "leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
             )
 
     def _add_callbacks(self) -> None:
         """In this order: progress reads the stopwatch; skipping NaN steps, what the check of the loss noted."""
         args, data = self.args, self.train_dataset
-        self.add_callback(StepsOfOptions())
+        self.add_callback(callbacks.StepsOfOptions())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(RunTensorBoard())
         self.stopwatch = Stopwatch()
         self.add_callback(self.stopwatch)
-        self.progress = replace_progress(self, self.stopwatch)
-        self.loss_check = LossCheck(data, args.aligns) if args.stop_on_nan else None
-        self.skipped_images = SkippedImages(data) if getattr(data, "on_bad_images", None) == "skip" else None
-        self.nan_steps = SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
-        self.ema = None if args.ema_decay is None else EmaCallback(self.model.student, args.ema_decay)
-        position = StreamPosition() if isinstance(data, StreamedImages) else None
-        pushes = PushCheckpoints(self.publisher) if args.push_to_hub else None
-        for callback in (self.loss_check, self.skipped_images, self.nan_steps, position, self.ema, pushes):
-            if callback is not None:
-                self.add_callback(callback)
+        # In place of Trainer's own; a notebook keeps its table
+        shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
+        self.progress = AlignmentProgress(self.stopwatch) if shows else None
+        self.loss_check = callbacks.LossCheck(data, args.aligns) if args.stop_on_nan else None
+        skips = getattr(data, "on_bad_images", None) == "skip"
+        self.skipped_images = callbacks.SkippedImages(data) if skips else None
+        self.nan_steps = callbacks.SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
+        self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
+        position = callbacks.StreamPosition() if isinstance(data, StreamedImages) else None
+        pushes = callbacks.PushCheckpoints(self.publisher) if args.push_to_hub else None
+        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, position, self.ema, pushes)
+        for callback in filter(None, optional):
+            self.add_callback(callback)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Rows in global batches, see [`~g4i_hf.training.train_batches.train_loader`]."""
-        args, data = self.args, self.train_dataset
-        loader = train_loader(data, self._train_batch_size, args, self.accelerator, self.train_collator)
+        """Global batches, of which each process has `per_device_train_batch_size` rows."""
+        args, data, accelerator = self.args, self.train_dataset, self.accelerator
+        common = {
+            "num_processes": accelerator.num_processes,
+            "process_index": accelerator.process_index,
+            "seed": args.data_seed if args.data_seed is not None else args.seed,
+            "shuffle": args.train_sampling_strategy != "sequential",
+        }
+        if isinstance(data, StreamedImages):
+            sampler = data.batches(self._train_batch_size, **common)
+        else:
+            common |= {"drop_last": args.dataloader_drop_last, "repeats": args.repeated_augmentation}
+            sampler = GlobalBatchSampler(len(data), self._train_batch_size, **common)
+            data = DrawnRows(data)
+        loader = TrainLoader(
+            data,
+            device=accelerator.device,
+            batch_sampler=sampler,
+            collate_fn=self.train_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and accelerator.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers,
+            generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
+            prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers > 0 else None,
+        )
         if has_length(loader):
             steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
             self.alignment.steps_per_epoch = steps_per_epoch
@@ -261,28 +272,31 @@ class AlignmentTrainer(Trainer):
     # --- Optimizer and schedule --------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        return decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
+        return optimization.decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer or timm's, over the groups of `weight_decay_on` and `layer_decay`."""
         if self.optimizer is not None:
             return self.optimizer
-        if timm_name(self.args.optim) is None:
+        if optimization.timm_name(self.args.optim) is None:
             super().create_optimizer(model)
         else:
             decayed = set(self.get_decay_parameter_names(self.model))
-            self.optimizer = timm_optimizer(self.args, decay_groups(self.model, decayed, self.args.weight_decay))
+            groups = optimization.decay_groups(self.model, decayed, self.args.weight_decay)
+            self.optimizer = optimization.timm_optimizer(self.args, groups)
         if self.args.layer_decay is not None:
-            scale_learning_rates(self.optimizer, layer_factors(self.model, self.args.layer_decay))
+            factors = optimization.layer_factors(self.model, self.args.layer_decay)
+            optimization.scale_learning_rates(self.optimizer, factors)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedule or timm's, which counts optimizer steps too."""
-        args, name = self.args, timm_name(self.args.lr_scheduler_type)
+        args, name = self.args, optimization.timm_name(self.args.lr_scheduler_type)
         if self.lr_scheduler is not None or name is None:
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = max(1, -(-len(self.get_train_dataloader()) // args.gradient_accumulation_steps))
-        self.lr_scheduler = TimmSchedule(optimizer or self.optimizer, args, num_training_steps, steps_per_epoch)
+        optimizer = optimizer or self.optimizer
+        self.lr_scheduler = optimization.TimmSchedule(optimizer, args, num_training_steps, steps_per_epoch)
         self._created_lr_scheduler = True  # so that Trainer makes another for another training
         return self.lr_scheduler
 
@@ -314,7 +328,6 @@ class AlignmentTrainer(Trainer):
 
     @cached_property
     def data_fingerprint(self) -> dict[str, Any]:
-        """See [`~g4i_hf.data.fingerprint.fingerprint`]."""
         return fingerprint(self.train_dataset)
 
     def check_resumable(self, checkpoint: str | Path) -> None:
@@ -332,15 +345,10 @@ class AlignmentTrainer(Trainer):
     def save_student(self, folder: str | Path) -> None:
         """
         Writes the student as a plain checkpoint with its image processor, which `pipeline("image-classification")`
-        loads without this package. [`~g4i_hf.release_student`] also writes a card.
-
-        Raises:
-            ValueError: for weights that are sharded over processes.
+        loads without this package. [`~g4i_hf.release_student`] also writes a card. Not for sharded weights.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "save_student needs whole weights, and these are sharded: use save_run and release_student."
-            )
+            raise ValueError("save_student needs whole weights; of sharded ones use save_run and release_student.")
         if self.processing_class is None:
             self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
         if self.args.should_save:
@@ -376,9 +384,8 @@ class AlignmentTrainer(Trainer):
                 if self.ema is not None:
                     self.ema.save(staging / name)
                 state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                finalize_checkpoint(
-                    staging / name, Path(output_dir), self.data_fingerprint, order_of(self.train_dataset, args)
-                )
+                order = order_of(self.train_dataset, args)
+                finalize_checkpoint(staging / name, Path(output_dir), self.data_fingerprint, order)
         if args.should_save:
             rotate_checkpoints(
                 output_dir=output_dir,
@@ -423,17 +430,11 @@ class AlignmentTrainer(Trainer):
     # --- Pushing: releases in place of the run folder ----------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """
-        Called before training, so that a token that may not write is noticed then.
-
-        Raises:
-            ValueError: without a publisher, or where neither `processing_class` nor the student's configuration says
-                how large images are.
-        """
+        """Called before training, so that a token that may not write is noticed then."""
         if self.publisher is None:
             raise ValueError(
-                "push_to_hub is set, but a run folder is not what is pushed: give the trainer a "
-                "publisher=g4i_hf.hub.StudentPublisher(args), which pushes the plain student with a card."
+                "push_to_hub is set: give the trainer a publisher=g4i_hf.hub.StudentPublisher(args), which pushes the "
+                "plain student with a card, not the run folder."
             )
         if self.processing_class is None:  # nobody can use a student without one, so every checkpoint has it
             self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())

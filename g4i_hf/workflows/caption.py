@@ -10,24 +10,15 @@ from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
 from ..captioning.answers import OK, Captioner, CaptionerError, Decoding
-from ..captioning.dry_run import PAGE, dry_run
 from ..captioning.existing import existing_captions
-from ..captioning.projection import Budget
-from ..captioning.quality import judge_captions
+from ..captioning.quality import ClipScorer, judge_captions
 from ..captioning.questions import Questions
-from ..captioning.report import write_report
-from ..captioning.runner import Asking, Outcome, Share
-from ..captioning.stage import (
-    Captioned,
-    check_places,
-    check_same,
-    needs_another_try,
-    questions_of,
-    write_captions,
-)
+from ..captioning.report import PAGE, dry_run, write_report
+from ..captioning.runner import Asking, Budget, Outcome, Share
+from ..captioning.stage import Captioned, check_places, check_same, needs_another_try, questions_of, write_captions
 from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
-from ..data.loading import class_names, load_data, load_images, source_of
+from ..data.loading import check_has_split, class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
 from ..data.stream import stream_images
 from ..extras import require
@@ -44,13 +35,7 @@ from ..options import (
 
 
 class Captioning:
-    """
-    Captions every image of a dataset, or imports existing captions.
-
-    Args:
-        args, data, local, endpoint, existing, quality: the options of the command.
-        say: receives messages to the user, in the first process.
-    """
+    """Captions every image of a dataset, or imports existing captions. `say` gets messages, in the first process."""
 
     def __init__(
         self,
@@ -74,13 +59,7 @@ class Captioning:
         self.outcome: Outcome | None = None  # of asking a captioner
 
     def run(self) -> bool:
-        """
-        Returns:
-            Whether a stage was written: not in a dry run, after a limit, or in other processes than the first.
-
-        Raises:
-            ValueError, OSError: for options or data that contradict each other, and for a captioner that fails.
-        """
+        """Whether a stage was written: not in a dry run, after a limit, or in other processes than the first."""
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
         try:
             check_writable(Path(self.args.captions_dir).absolute().parent, "captions_dir")
@@ -96,15 +75,14 @@ class Captioning:
         """The splits, with class names if the labels have any."""
         args = self.args
         check_replaceable(args.captions_dir)
-        if args.dry_run and not self.asks:
-            raise ValueError("dry_run is for captions that are made now; these exist already.")
-        if args.streaming and not self.asks:
-            raise ValueError("streaming is for captions that are made now; existing ones are joined to data at hand.")
+        if (args.dry_run or args.streaming) and not self.asks:
+            name = "dry_run" if args.dry_run else "streaming"
+            raise ValueError(f"{name} is for captions that are made now; these exist already.")
         if args.streaming and (args.with_images or args.partial):
             raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
         splits = stream_images(source_of(self.data)) if args.streaming else load_data(self.data)
-        if missing := [name for name in args.caption_splits or [] if name not in splits]:
-            raise ValueError(f"The data has no split {missing[0]!r} (caption_splits). It has: {', '.join(splits)}.")
+        for name in args.caption_splits or []:
+            check_has_split(splits, name, "caption_splits")
         labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
         # Numbers and lists are no names for prompts and captions
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
@@ -115,9 +93,7 @@ class Captioning:
     def _captioner(self) -> Captioner:
         args = self.args
         if not args.captioner_model:
-            raise ValueError(
-                "captioner_model is missing: give the model's Hub id or folder, or a server's name for it."
-            )
+            raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")
         model, revision = args.captioner_model, args.captioner_revision
         decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         if self.kind == "endpoint":
@@ -162,9 +138,9 @@ class Captioning:
                 "--max_requests 0 --partial writes what there is."
             )
             return None
+        made = (captioner.provenance, self.quality.clean, reason is not None)
         with AnswerStore(args.journal) as store:  # now with the answers of all processes
-            partial = reason is not None
-            return Captioned.from_store(questions, store, splits, captioner.provenance, self.quality.clean, partial)
+            return Captioned.from_store(questions, store, splits, *made)
 
     def ask(self, share: Share) -> None:
         """
@@ -221,9 +197,7 @@ class Captioning:
         if not self.share.is_first:
             return None
         args, existing = self.args, self.existing
-        chosen = DatasetDict(
-            {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
-        )
+        chosen = DatasetDict({name: splits[name] for name in splits if name in (args.caption_splits or splits)})
         found = existing_captions(chosen, existing, self.kind)
         origin = {"captioner": found.report["from"]}
         if existing.captions_file:
@@ -243,26 +217,23 @@ class Captioning:
             from ..embedding import load_encoder
 
             encode = load_encoder(quality.quality_encoder).encode
-        judged = judge_captions(captioned, splits, quality, encode=encode, scorer=clip_scorer(quality.clip_scorer))
+        scorer = ClipScorer(quality.clip_scorer) if quality.clip_scorer else None
+        judged = judge_captions(captioned, splits, quality, encode=encode, scorer=scorer)
         images = splits if args.with_images else None
         try:
             stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
         except OSError as error:
             kept = f" The answers are kept in {args.journal}." if self.asks else ""
-            raise OSError(
-                f"{args.captions_dir} cannot be written: {error.strerror or error}.{kept} Make room, or see to the "
-                "disk, and start the same command again."
-            ) from error
+            why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
+            raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_card(args.captions_dir, stage)
         if quality.report:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
-            if stage["prompts"]:
-                about["prompts"] = stage["prompts"]
+            about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
         count = sum(captioned.status_counts().get(OK, {}).values())
         speed = "" if self.outcome is None else f", {self.outcome.per_second:.1f} requests per second"
-        lines = [*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]
-        self.say("\n".join(lines))
+        self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]))
 
 
 def _device(share: Share) -> str:
@@ -273,14 +244,6 @@ def _device(share: Share) -> str:
     if accelerator is None:
         return "cpu"
     return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', share.rank)) % torch.accelerator.device_count()}"
-
-
-def clip_scorer(model: str | None) -> Any:
-    if model is None:
-        return None
-    from ..captioning.quality import ClipScorer
-
-    return ClipScorer(model)
 
 
 def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options: Any) -> DatasetDict:

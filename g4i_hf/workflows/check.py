@@ -1,6 +1,5 @@
 """`g4i check`: what is in the data, and labels that captions contradict, as a page with images and a CSV file."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +24,11 @@ PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 
 
 def suspicious_labels(
-    text_embeds: np.ndarray,
-    labels: np.ndarray,
-    num_labels: int,
-    seed: int = 0,
-    class_embeds: np.ndarray | None = None,
+    text_embeds: np.ndarray, labels: np.ndarray, num_labels: int, seed: int = 0, class_embeds: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, CaptionClassifier]:
     """
-    Finds labels that are not the most probable class given the label and the caption. Caption probabilities are out of
-    fold.
-
-    Args:
-        text_embeds: (N, D).
-        labels: (N,) class indices; negative for rows without a label.
-        class_embeds: (C, D), see [`~g4i_hf.CaptionClassifier.fit`].
+    Finds labels (N,) that are not the most probable class given the label and the caption (N, D). Caption
+    probabilities are out of fold; `class_embeds` (C, D) as in [`~g4i_hf.CaptionClassifier.fit`].
 
     Returns:
         A table with the columns `row`, `label` and `suggested` (class indices), `probability` (of the label being
@@ -82,22 +72,11 @@ def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) ->
     return int((found["row"] < own).sum())
 
 
-@dataclass
-class CheckedData:
+def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
     """
-    Attributes:
-        splits: the data, as it was opened.
-        lines: a table with a row a split.
-        faults: why it cannot be trained on; empty where it can.
+    Looks at every image, label and caption. Returns the splits, a table with a line for each, and why the data cannot
+    be trained on: nothing where it can.
     """
-
-    splits: DatasetDict
-    lines: list[str]
-    faults: list[str]
-
-
-def checked_data(args: CheckArguments, data: DataArguments) -> CheckedData:
-    """Looks at every image, label and caption."""
     splits = load_data(data)
     faults: list[str] = []
     id2label: dict[int, str] = {}
@@ -116,34 +95,23 @@ def checked_data(args: CheckArguments, data: DataArguments) -> CheckedData:
             unreadable = sum(count for what, count in counts.items() if what == UNREADABLE)
         except ValueError as error:
             faults.append(str(error))
-        if name == args.split and id2label and not (labels >= 0).any():
-            faults.append(f"No image of the split {name!r} has a label.")
+        if name == args.split and id2label and not (labels >= 0).any() and not num_captioned(split):
+            faults.append(f"No image of the split {name!r} has a label or a caption.")
         if unreadable:
-            faults.append(
-                f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip of train."
-            )
+            faults.append(f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip.")
         found = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
         table.append((name, *(f"{number:,}" for number in found)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
-    return CheckedData(splits, lines, faults)
+    return splits, lines, faults
 
 
 def check_labels(
     args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict
 ) -> list[str]:
-    """
-    Writes the page and the table of a split into `check_dir`.
-
-    Args:
-        splits: the data, as [`checked_data`] has opened it.
-
-    Returns:
-        Lines for the terminal.
-
-    Raises:
-        ValueError: for data without labels.
-    """
+    """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
+    if not (labels_of(splits[args.split]) >= 0).any():
+        return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
     stage = text_embeds_folder(splits, encoder, folder, source=source_of(data))
@@ -167,7 +135,12 @@ def check_labels(
     out.mkdir(parents=True, exist_ok=True)
     order = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
     replace_text(out / TABLE, table[order].to_csv(index=False, float_format="%.4f"))
-    lines = _estimates(classifier, len(table), int((captioned.labels >= 0).sum()))
+    lines = [f"{len(table):,} of {(captioned.labels >= 0).sum():,} labels are suspicious."]
+    if classifier.label_noise_interval_ is not None:
+        low, high = classifier.label_noise_interval_
+        interval = f"95% interval {low:.1%} to {high:.1%}"
+        told = f"Captions tell the class of {classifier.accuracy_:.0%} of held-out images."
+        lines = [told, f"About {classifier.label_noise_:.1%} of the labels are wrong ({interval}).", *lines]
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),
@@ -180,14 +153,3 @@ def check_labels(
     ]
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
     return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
-
-
-def _estimates(classifier: CaptionClassifier, count: int, labelled: int) -> list[str]:
-    lines = []
-    if classifier.label_noise_interval_ is not None:
-        low, high = classifier.label_noise_interval_
-        lines.append(f"Captions tell the class of {classifier.accuracy_:.0%} of held-out images.")
-        noise = f"{classifier.label_noise_:.1%} of the labels are wrong"
-        lines.append(f"About {noise} (95% interval {low:.1%} to {high:.1%}).")
-    lines.append(f"{count:,} of {labelled:,} labels are suspicious.")
-    return lines

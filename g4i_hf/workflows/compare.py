@@ -15,33 +15,14 @@ from datasets import Dataset
 from PIL.Image import Resampling
 from tqdm import tqdm
 
+from .. import study
 from ..cli import OWN_MODULE, import_module, parse_options, quiet_libraries
 from ..data.checks import labels_of
 from ..data.images import open_image, rows_to_use, to_rgb
-from ..data.loading import class_names, load_data
+from ..data.loading import check_has_split, class_names, load_data
 from ..evaluation.evaluate import retrieval_metrics
 from ..evaluation.predict import predict
 from ..options import OPTIONS_OF, CompareArguments
-from ..study import (
-    Cell,
-    Finding,
-    Labels,
-    Result,
-    append_result,
-    as_table,
-    cells_of,
-    digest_of,
-    digest_of_rows,
-    find,
-    finished,
-    made_by,
-    not_scored_now,
-    note_opening,
-    plot_curves,
-    plot_differences,
-    read_results,
-    write_summary,
-)
 from ..training.progress import AlignmentProgress
 from .train import TrainingRun
 
@@ -51,31 +32,24 @@ MOST_NEIGHBOURS = 100_000  # training images that are opened for it
 
 class Study:
     """
-    Args:
-        args: the options of the command.
-
     Attributes:
         cells: all of the grid.
         results: of the finished ones, by name.
         missing: the others.
         findings, bars: set by [`score`]; bars are the accuracies of the nearest training image, by split.
-
-    Raises:
-        ValueError: when finished cells were trained on another kind of device.
     """
 
     def __init__(self, args: CompareArguments):
         self.args = args
-        self.cells = cells_of(args)
-        self.results = finished(self.cells, read_results(args.results), args.splits + args.final_splits)
+        self.cells = study.cells_of(args)
+        self.results = study.finished(self.cells, study.read_results(args.results), args.splits + args.final_splits)
         self.missing = [cell for cell in self.cells if cell.name not in self.results]
-        self.findings: list[Finding] = []
+        self.findings: list[study.Finding] = []
         self.bars: dict[str, float] = {}
         if others := {result.device for result in self.results.values()} - {device_kind()}:
             raise ValueError(
                 f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "
-                f"{device_kind()}: differences between devices would pass for differences between variants. Give "
-                "another file of results (--results)."
+                f"{device_kind()}, which may make a difference of its own. Give another file of results (--results)."
             )
 
     def plan(self) -> str:
@@ -101,9 +75,7 @@ class Study:
             more = f", guessed for {', '.join(guessed)}" if guessed else ""
             lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}{more}.")
         elif self.missing:
-            lines.append(
-                "How long a cell takes is known once one is finished; g4i train --dry_run times single steps."
-            )
+            lines.append("How long a cell takes is known once one is finished; g4i train --dry_run times steps.")
         return "\n".join(lines)
 
     # --- Training ----------------------------------------------------------------------------------------------------
@@ -111,14 +83,11 @@ class Study:
     def train(self) -> None:
         """
         Trains what is missing, `processes` cells at a time; every result is written when it is there. After one failed
-        no further cell begins, and those that have begun are finished.
-
-        Raises:
-            ValueError: with the name of the cell that failed; the others are kept.
+        no further cell begins, those that have begun are finished, and a ValueError names it.
         """
         if not self.missing:
             return
-        made, read = made_by(), [*self.args.splits, *self.args.final_splits]
+        made, read = study.made_by(), [*self.args.splits, *self.args.final_splits]
         self._embed()
         failed: tuple[str, Exception] | None = None
         with self.workers(min(self.args.processes, len(self.missing))) as pool:
@@ -134,7 +103,7 @@ class Study:
                         cancel(waiting)
                         continue
                     result.made = made
-                    append_result(self.args.results, result)
+                    study.append_result(self.args.results, result)
                     self.results[result.name] = result
             except BaseException:
                 cancel(waiting)
@@ -176,34 +145,33 @@ class Study:
     def score(self) -> str:
         """Scores the cells. Returns the table."""
         labels = self._open_labels()
-        self.findings = find(self.args, self.cells, self.results, labels)
+        self.findings = study.find(self.args, self.cells, self.results, labels)
         few = {cell.student for cell in self.cells if float(cell.options.get("label_fraction", 1)) < 1}
         # None: all of them together
-        table = as_table(self.findings, self.bars, few | {None} if few else ())
+        table = study.as_table(self.findings, self.bars, few | {None} if few else ())
         shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.bars.items())
         return table + (f"\n\nNearest training image by {PIXELS} x {PIXELS} pixels: {shown}" if shown else "")
 
     def write(self) -> list[str]:
         """Writes summary and pictures of what was scored. Returns a line for each."""
         args, lines, findings = self.args, [], self.findings
-        if args.summary and (others := not_scored_now(args.summary, findings, args.seeds)):
+        if args.summary and (others := study.not_scored_now(args.summary, findings, args.seeds)):
             return [
                 f"{args.summary} has figures of {', '.join(others)}, which were not scored now: it and the pictures "
-                "are left as they are. Score these too (--final true for the final splits), name another file "
-                "(--summary), or remove it."
+                "are left as they are. Score these too (--final), or name another file (--summary)."
             ]
         if args.summary:
-            write_summary(args.summary, self.results, findings, self.bars, args.seeds)
+            study.write_summary(args.summary, self.results, findings, self.bars, args.seeds)
             lines.append(f"summary: {args.summary}")
         if args.plot and any(finding.difference for finding in findings):
-            plot_differences(findings, args.plot)
+            study.plot_differences(findings, args.plot)
             lines.append(f"plot: {args.plot}")
         if args.curves:
-            plot_curves(findings, self.cells, "label_fraction", args.curves)
+            study.plot_curves(findings, self.cells, "label_fraction", args.curves)
             lines.append(f"curves: {args.curves}")
         return lines
 
-    def _open_labels(self) -> dict[str, Labels]:
+    def _open_labels(self) -> dict[str, study.Labels]:
         """Labels and clusters of the splits that are scored; sets what the nearest neighbour scores on them."""
         from sklearn.neighbors import KNeighborsClassifier
 
@@ -218,7 +186,7 @@ class Study:
             if args.cluster_column and args.cluster_column not in splits[name].column_names:
                 raise ValueError(f"{name} has no column {args.cluster_column!r} (cluster_column).")
         if args.final and args.final_splits:
-            note_opening(args.openings, args.final_splits, args.results)
+            study.note_opening(args.openings, args.final_splits, args.results)
         training, skipping = splits[run.run.train_split], run.run.on_bad_images
         nearest = None  # the bar for a baseline, which needs no training
         if len(training) <= MOST_NEIGHBOURS:
@@ -229,7 +197,7 @@ class Study:
         for name in scored:
             split = rows_to_use(splits[name], name, skipping)
             classes, clusters = labels_of(split), np.asarray(split[args.cluster_column or "image_id"][:])
-            labels[name] = Labels(classes, clusters, digest_of_rows(split["image_id"], id2label.values()))
+            labels[name] = study.Labels(classes, clusters, study.digest_of_rows(split["image_id"], id2label.values()))
             if nearest is not None:
                 right = nearest.predict(pixels_of(split)) == classes
                 self.bars[name] = float(right[classes >= 0].mean())
@@ -271,14 +239,14 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def train_cell(cell: Cell, train_config: str, splits_read: list[str]) -> Result:
+def train_cell(cell: study.Cell, train_config: str, splits_read: list[str]) -> study.Result:
     """Trains a cell and predicts the splits; the result is without `made`."""
     start, cpu_start = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         run = run_of(cell, train_config, folder)
         run.load()
-        if missing := [name for name in splits_read if name not in run.splits]:
-            raise ValueError(f"The data has no split {missing[0]!r}. It has: {', '.join(run.splits)}.")
+        for name in splits_read:
+            check_has_split(run.splits, name)
         scored = {name: rows_to_use(run.splits[name], name, run.run.on_bad_images) for name in splits_read}
         trainer = run.build_trainer()
         trainer.pop_callback(AlignmentProgress)
@@ -294,11 +262,11 @@ def train_cell(cell: Cell, train_config: str, splits_read: list[str]) -> Result:
     training["thread_seconds"] = round(time.process_time() - cpu_start, 1)
     training["parameters"] = sum(parameter.numel() for parameter in run.built.model.student.parameters())
     place = (cell.student, cell.variant, cell.seed, cell.digest, cell.options)
-    images = {name: digest_of_rows(split["image_id"], run.id2label.values()) for name, split in scored.items()}
-    return Result(*place, predicted, retrieval, training, device_kind(), images=images)
+    images = {name: study.digest_of_rows(split["image_id"], run.id2label.values()) for name, split in scored.items()}
+    return study.Result(*place, predicted, retrieval, training, device_kind(), images=images)
 
 
-def run_of(cell: Cell, train_config: str, folder: str) -> TrainingRun:
+def run_of(cell: study.Cell, train_config: str, folder: str) -> TrainingRun:
     """
     The training of a cell. One that names data or a text encoder of its own has a folder of embeddings beside that of
     the others, which would replace each other's.
@@ -310,5 +278,5 @@ def run_of(cell: Cell, train_config: str, folder: str) -> TrainingRun:
     if run.encoder.embeddings_dir is None:
         own, run.encoder.embeddings_dir = vars(run.data) | vars(run.encoder), "runs/embeddings/grid"
     if own:
-        run.encoder.embeddings_dir += f"-{digest_of(own)[:8]}"
+        run.encoder.embeddings_dir += f"-{study.digest_of(own)[:8]}"
     return run

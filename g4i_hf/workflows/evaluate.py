@@ -15,26 +15,18 @@ from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split
 from ..data.images import open_image, readable_rows, to_rgb, why_bad
-from ..data.loading import class_names, load_data, source_of
+from ..data.loading import check_has_split, class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
-from ..evaluation.card_pictures import draw_card_pictures
-from ..evaluation.comparison import ComparisonRow, compare, shown_results
+from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
 from ..evaluation.corruptions import corrupted_accuracies
-from ..evaluation.evaluate import (
-    Evaluated,
-    results_folder,
-    split_metrics,
-    update_results,
-)
-from ..evaluation.measures import ALL_MEASURES
-from ..evaluation.nearest import nearest_captions
-from ..evaluation.predict import check_run, for_prediction, load_run, predict
-from ..evaluation.probes import Probes
+from ..evaluation.evaluate import Evaluated, Probes, results_folder, split_metrics, update_results
+from ..evaluation.pictures import draw_card_pictures
+from ..evaluation.predict import check_run, for_prediction, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
 from ..hub.onnx import export_onnx
-from ..hub.release import plain_student
+from ..modeling.lora import plain_student
 from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.run_folder import OPTIONS_FILE, read_options
@@ -49,14 +41,10 @@ class Evaluation:
     """
     Evaluates a run, and its baseline if there is one, on every split but the training split.
 
-    Args:
-        args, data, encoder: the options of the command.
-
     Attributes:
         runs: folders of the runs `aligned` and `baseline`.
         folders: by run, the folder for its metrics.
         splits: the evaluated splits, with their embeddings.
-        id2label: class names by index.
         training: the training split, if the data has it.
         left_out: by split, number of unreadable images that are skipped.
         found: by run, predictions and other outputs for the measures.
@@ -76,10 +64,7 @@ class Evaluation:
         self.results: dict[str, dict[str, Any]] = {}
 
     def evaluate(self) -> None:
-        """
-        Raises:
-            ValueError, OSError: for a run, split or dataset that does not exist, or other classes than the run's.
-        """
+        """A ValueError or OSError for a run, split or dataset that does not exist, or other classes than the run's."""
         for run in self.runs.values():
             check_run(run, self.args.weights)
         self.folders = {
@@ -129,16 +114,13 @@ class Evaluation:
         wanted = named or [name for name in splits if name != train_split]
         if not wanted:
             raise ValueError(
-                f"The data has no split but {train_split!r}, which was trained on. Give it another, such as a folder "
-                "`validation`, or name the splits with --splits."
+                f"The data has no split but {train_split!r}, which was trained on. Name the splits with --splits."
             )
-        if missing := [name for name in wanted if name not in splits]:
-            raise ValueError(f"The data has no split {missing[0]!r} (splits). It has: {', '.join(splits)}.")
+        for name in wanted:
+            check_has_split(splits, name, "splits")
         if "probe" in self.args.measures and train_split not in splits:
-            raise ValueError(
-                f"The data has no split {train_split!r} (train_split), which probes are fitted on. Name the one that "
-                "was trained on, or leave probe out of measures."
-            )
+            what = f"The data has no split {train_split!r} (train_split), which probes are fitted on"
+            raise ValueError(f"{what}. Name the right one, or leave probe out of measures.")
         return wanted
 
     # --- Predictions and figures -------------------------------------------------------------------------------------
@@ -148,9 +130,7 @@ class Evaluation:
         run, args, found = self.runs[name], self.args, Evaluated()
         model, processor = load_run(run, args.weights)
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
-            raise ValueError(
-                f"{run} was trained on other classes than those of the data, or on another order of them."
-            )
+            raise ValueError(f"{run} was trained on other classes than those of the data, or another order of them.")
         how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
         probes = "probe" in args.measures
         # Image embeddings are compared with captions of these splits and with class names
@@ -255,12 +235,7 @@ class Evaluation:
     # --- Pictures ----------------------------------------------------------------------------------------------------
 
     def draw_card_pictures(self) -> Path:
-        """
-        Draws the images of the card of a release. Returns their folder.
-
-        Raises:
-            ImportError, OSError: when they cannot be drawn.
-        """
+        """Draws the images of the card of a release. Returns their folder; an ImportError or OSError says why not."""
         aligned = aligns(read_options(self.args.run))
         with_captions = self.training is not None and has_texts(self.training) and aligned
         return draw_card_pictures(
@@ -275,18 +250,8 @@ class Evaluation:
 
     def write_report(self) -> None:
         predictions = {name: found.predictions for name, found in self.found.items()}
-        options, weights = read_options(self.args.run), self.args.weights
-        write_report(
-            self.args.report,
-            self.rows,
-            self.runs,
-            options,
-            self.splits,
-            predictions,
-            self.id2label,
-            weights,
-            self.results["aligned"],
-        )
+        of_runs = (self.runs, read_options(self.args.run), self.splits, predictions, self.id2label)
+        write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
 
 
 def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options: Any) -> dict[str, dict[str, Any]]:

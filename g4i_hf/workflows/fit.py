@@ -20,11 +20,11 @@ from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module
 from ..data.checks import labels_of
 from ..data.images import open_image
-from ..data.loading import class_names, hold_out, load_data
-from ..data.naming import why_missing
+from ..data.loading import check_has_split, class_names, hold_out, load_data
 from ..data.texts import num_captioned
-from ..evaluation.statistics import accuracy_interval, paired_summary
+from ..evaluation.comparison import accuracy_interval, paired_summary
 from ..files import portable, replace_text
+from ..names import why_missing
 from ..options import OPTIONS_OF, DataArguments, FitArguments, StudentArguments, is_address
 from ..training.build import check_student
 from .train import TrainingRun
@@ -49,8 +49,8 @@ class FitResult:
         classifier: folder of the released student.
         report: HTML page.
         config: `fit.yaml`, for `g4i train --config`.
-        accuracy, baseline_accuracy: on `validation`, by seed.
-        gain: their mean difference; `interval` its 95% interval over seeds, None with one seed.
+        accuracy, baseline_accuracy: on `validation`, by seed; without labels there is no baseline.
+        gain: their mean difference, None without a baseline; `interval` its 95% interval over seeds, None with one.
         validation_images: the labelled ones, which accuracies are of.
         suspicious_labels: how many of their labels captions contradict; None where they have no captions.
     """
@@ -60,18 +60,14 @@ class FitResult:
     config: Path
     accuracy: list[float]
     baseline_accuracy: list[float]
-    gain: float
+    gain: float | None
     interval: tuple[float, float] | None
     validation_images: int
     suspicious_labels: int | None
 
 
 class Fit:
-    """
-    Args:
-        args, data: the options of the command.
-        say: takes a line for the user.
-    """
+    """The command; `say` takes a line for the user."""
 
     def __init__(self, args: FitArguments, data: DataArguments, say: Callable[[str], object] = print):
         self.args, self.data, self.say = args, data, say
@@ -79,15 +75,10 @@ class Fit:
         self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
         self.config = self.folder / "fit.yaml"
         self.validation_images = 0
+        self.has_baseline = True  # which needs labels
 
     def run(self) -> FitResult | None:
-        """
-        Returns:
-            None after a dry run.
-
-        Raises:
-            ValueError, OSError: for data that cannot be trained on, or a command that failed.
-        """
+        """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
         splits = self._opened()
         captioning = self._captioning()
@@ -104,7 +95,7 @@ class Fit:
         self._write(options)
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
-            left, trainings = "", 2 * self.args.seeds
+            left, trainings = "", self._num_trainings()
             if 1 < number <= trainings:  # what follows takes seconds
                 minutes = (time.monotonic() - start) / 60 / (number - 1) * (trainings - number + 1)
                 left = f", about {minutes:.0f} minutes left" if minutes > 1.5 else ""
@@ -122,10 +113,8 @@ class Fit:
 
     def _asked(self) -> dict[str, Any]:
         """What decisions depend on."""
-        return {name: portable(value) for name, value in (vars(self.args) | vars(self.data)).items()} | {
-            "seeds": None,
-            "dry_run": None,
-        }
+        given = vars(self.args) | vars(self.data) | {"seeds": None, "dry_run": None}
+        return {name: portable(value) for name, value in given.items()}
 
     def _decided(self) -> dict[str, Any] | None:
         """The decisions of an earlier start of the same command: times and what is reachable may be others now."""
@@ -138,26 +127,25 @@ class Fit:
     # --- Decisions ---------------------------------------------------------------------------------------------------
 
     def _check_student(self) -> None:
-        """
-        Raises:
-            OSError: for a student that is not there, before captions are written and embedded.
-        """
-        given, pretrained = self._given(), self.args.pretrained
-        name = self.args.student or given.get("student")
-        if name:
-            pretrained = given.get("pretrained", False) if pretrained is None else pretrained
-            check_student(StudentArguments(student=name, pretrained=bool(pretrained)))
-        elif pretrained and (why := why_missing(PRETRAINED, "model")):
+        """An OSError for a student that is not there, before captions are written and embedded."""
+        if named := self._named_student(self._given()):
+            check_student(StudentArguments(**named))
+        elif self.args.pretrained and (why := why_missing(PRETRAINED, "model")):
             raise OSError(
                 f"pretrained is true, but the default student {PRETRAINED} is not there: {why}. Leave --pretrained "
                 "out to train a small ResNet from scratch, or name another with --student."
             )
 
+    def _named_student(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """The options of the student that the user names; None where there is none."""
+        name, pretrained = self.args.student or given.get("student"), self.args.pretrained
+        pretrained = given.get("pretrained", False) if pretrained is None else pretrained
+        return {"student": name, "pretrained": bool(pretrained)} if name else None
+
     def _opened(self) -> DatasetDict:
         """The splits, after the decisions about captions and `validation`; says what is in them."""
         splits = load_data(self.data)
-        if "train" not in splits:
-            raise ValueError(f"The data has no split 'train'. It has: {', '.join(splits)}.")
+        check_has_split(splits, "train")
         if "validation" not in splits:
             self.data.validation_fraction = self.data.validation_fraction or VALIDATION_FRACTION
             splits = hold_out(splits, self.data.validation_fraction)
@@ -169,11 +157,10 @@ class Fit:
         training = splits["train"]
         self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
         if not self.validation_images:
-            raise ValueError(
-                "No image of the split 'validation' has a label, so accuracies cannot be compared. Label some, or "
-                "leave the split out: fit then holds out a share of train."
-            )
+            what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
+            raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
         labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
+        self.has_baseline = labelled > 0
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
@@ -183,6 +170,8 @@ class Fit:
                 "No training image has a caption. Write them with a model (--captioner MODEL or the address of a "
                 "server), put them into metadata.jsonl beside the images, or name their column with --caption_column."
             )
+        if not self.has_baseline:
+            self.say("Labels: none, so captions are compared with the names of the classes. There is no baseline.")
         if captioned and self.args.captioner:
             self.say(
                 f"Captioner: not used, as {captioned:,} of {len(training):,} images have a caption. To write others, "
@@ -231,7 +220,8 @@ class Fit:
             options["max_steps"] = self._steps_in(args.minutes, options)
         built = build_options(OPTIONS_OF["train"], options)[-1]  # checks them
         length = f"{built.max_steps:,} steps" if built.max_steps > 0 else f"{built.num_train_epochs:g} epochs"
-        self.say(f"Training: {length} in each of {2 * args.seeds} runs.")
+        number = self._num_trainings()
+        self.say(f"Training: {length} in {f'each of {number} runs' if number > 1 else 'one run'}.")
         return options
 
     def _given(self) -> dict[str, Any]:
@@ -241,11 +231,10 @@ class Fit:
         given = Parser(OPTIONS_OF["train"]).yaml_file(Path(self.args.train_config))
         if module := given.pop("module", None):
             import_module(module)
-        for name in ("train_split", "eval_split"):
-            if name in given:
-                raise ValueError(
-                    f"{self.args.train_config} sets {name}: fit trains on train, and compares on validation."
-                )
+        if names := {"train_split", "eval_split"} & set(given):
+            raise ValueError(
+                f"{self.args.train_config} sets {min(names)}: fit trains on train, and compares on validation."
+            )
         return given
 
     def _data_options(self) -> dict[str, Any]:
@@ -270,9 +259,8 @@ class Fit:
     def _student(self, size: int, given: dict[str, Any]) -> dict[str, Any]:
         """Its options: those that the user gives, or a choice by the size of the images."""
         args = self.args
-        if name := args.student or given.get("student"):
-            pretrained = given.get("pretrained", False) if args.pretrained is None else args.pretrained
-            return {"student": name, "pretrained": bool(pretrained)}
+        if named := self._named_student(given):
+            return named
         if args.pretrained or (args.pretrained is None and size >= LARGE and why_missing(PRETRAINED, "model") is None):
             self.say(f"Student: {PRETRAINED}, pretrained on ImageNet; another with --student.")
             return {"student": PRETRAINED, "pretrained": True}
@@ -287,9 +275,12 @@ class Fit:
         run = TrainingRun(*build_options(OPTIONS_OF["train"], given))
         run.load()
         seconds = run.seconds_per_step()
-        steps = int(60 * minutes / (2 * self.args.seeds * seconds))
+        steps = int(60 * minutes / (self._num_trainings() * seconds))
         self.say(f"Time: {seconds:.3g} s a step, so {minutes:g} minutes are {steps:,} steps for each run.")
         return max(steps, 1)
+
+    def _num_trainings(self) -> int:
+        return self.args.seeds * (2 if self.has_baseline else 1)
 
     # --- Commands ----------------------------------------------------------------------------------------------------
 
@@ -299,9 +290,8 @@ class Fit:
         if not args.captioner:
             return []
         words = ["caption", "--captions_dir", str(self.folder / "captions"), "--caption_splits", "train"]
-        for name, value in vars(self.data).items():
-            if value is not None and name != "validation_fraction":
-                words += [f"--{name}", str(value)]
+        data = {name: value for name, value in vars(self.data).items() if name != "validation_fraction"}
+        words += _words({name: value for name, value in data.items() if value is not None})
         if is_address(args.captioner):
             return [*words, "--base_url", args.captioner, "--captioner_model", args.captioner_model]
         return [*words, "--captioner_model", args.captioner]
@@ -312,15 +302,17 @@ class Fit:
         module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
         for seed in range(args.seeds):
             words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
-            without = [word for name, value in BASELINE.items() for word in (f"--{name}", str(value))]
-            found.append([*words, self._run_folder("baseline", seed), *without])
+            if self.has_baseline:
+                found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
             found.append([*words, self._run_folder("with_captions", seed)])
-        runs = ["--run", self._run_folder("with_captions", 0), "--baseline", self._run_folder("baseline", 0)]
+        runs = ["--run", self._run_folder("with_captions", 0)]
+        runs += ["--baseline", self._run_folder("baseline", 0)] if self.has_baseline else []
         report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
         found.append(["evaluate", *runs, *report])
         release = ["release", *runs, "--student_dir", str(self.folder / "classifier")]
         if args.seeds > 1:
-            for option, name in (("--seed_runs", "with_captions"), ("--seed_baselines", "baseline")):
+            seeds = {"--seed_runs": "with_captions"} | ({"--seed_baselines": "baseline"} if self.has_baseline else {})
+            for option, name in seeds.items():
                 release += [option, *(self._run_folder(name, seed) for seed in range(1, args.seeds))]
         return [[*words, *module] for words in (*found, release)]
 
@@ -329,13 +321,10 @@ class Fit:
         The command that lists suspicious labels: of `validation`, or of all images that were in `train`. It has the
         captions of that split alone, so that it need not list those that were counted.
         """
-        words = ["check"]
         data = self._data_options()
-        words.append(data.pop("dataset_name"))
-        held_out = data.pop("validation_fraction", None)
-        words += [word for name, value in data.items() for word in (f"--{name}", str(value))]
-        words += [] if held_out else ["--split", "validation"]
-        return [*words, "--text_encoder", self.args.text_encoder]
+        words = ["check", data.pop("dataset_name")]
+        words += [] if data.pop("validation_fraction", None) else ["--split", "validation"]
+        return [*words, *_words(data), "--text_encoder", self.args.text_encoder]
 
     def _run_folder(self, name: str, seed: int) -> str:
         return str(self.folder / f"{name}-{seed}")
@@ -343,51 +332,47 @@ class Fit:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def _finished(self) -> FitResult:
-        found = {
-            name: [_results(self._run_folder(name, seed)) for seed in range(self.args.seeds)]
-            for name in ("with_captions", "baseline")
-        }
-        accuracies = {name: [each["validation_accuracy"] for each in results] for name, results in found.items()}
+        seeds, suspicious = range(self.args.seeds), "validation_suspicious_labels"
+        accuracy = [_results(self._run_folder("with_captions", seed))["validation_accuracy"] for seed in seeds]
+        baseline = []
+        if self.has_baseline:
+            baseline = [_results(self._run_folder("baseline", seed))["validation_accuracy"] for seed in seeds]
+        paired = paired_summary(baseline, accuracy) if len(baseline) > 1 else None
         result = FitResult(
             classifier=self.folder / "classifier",
             report=self.folder / "report.html",
             config=self.config,
-            accuracy=accuracies["with_captions"],
-            baseline_accuracy=accuracies["baseline"],
-            gain=float(np.mean(accuracies["with_captions"]) - np.mean(accuracies["baseline"])),
-            interval=None,
+            accuracy=accuracy,
+            baseline_accuracy=baseline,
+            gain=float(np.mean(accuracy) - np.mean(baseline)) if baseline else None,
+            interval=(paired.low, paired.high) if paired else None,
             validation_images=self.validation_images,
-            suspicious_labels=found["with_captions"][0].get("validation_suspicious_labels"),
+            suspicious_labels=_results(self._run_folder("with_captions", 0)).get(suspicious),
         )
-        if self.args.seeds > 1:
-            paired = paired_summary(result.baseline_accuracy, result.accuracy)
-            result.interval = (paired.low, paired.high)
         self.say("\n" + "\n".join(self._summary(result)))
         return result
 
     def _summary(self, result: FitResult) -> list[str]:
         number = result.validation_images
         lines = [f"Accuracy on {number:,} validation images, with the 95% interval over images:"]
-        for name, accuracies in (("without", result.baseline_accuracy), ("with", result.accuracy)):
+        by_name = {"without": result.baseline_accuracy, "with": result.accuracy}
+        for name, accuracies in ((name, accuracies) for name, accuracies in by_name.items() if accuracies):
             mean = float(np.mean(accuracies))
             low, high = (100 * bound for bound in accuracy_interval(mean, number))
             lines.append(f"  {name + ' captions':17}{100 * mean:5.1f}%  ({low:.1f}% to {high:.1f}%)")
-        if result.interval is None:
-            chance = "a single run: the difference may be chance, --seeds 3 tells"
-        else:
+        chance = "a single run: the difference may be chance, --seeds 3 tells"
+        if result.interval is not None:
             low, high = (100 * bound for bound in result.interval)
             chance = f"95% interval {low:+.1f} to {high:+.1f} over {self.args.seeds} seeds"
-        lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
+        if result.gain is not None:
+            lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
         if result.suspicious_labels:
             lines.append(f"All captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
             lines.append("To list the labels of a split that its own captions contradict:")
             lines.append(f"  {shlex.join(['g4i', *self._checking()])}")
-        return [
-            *lines,
-            f"Classifier: {result.classifier}, a plain checkpoint with a card",
-            f"Report:     {result.report}",
-            f"Choices:    {result.config}, to edit and train with --output_dir DIR",
-        ]
+        lines.append(f"Classifier: {result.classifier}, a plain checkpoint with a card")
+        lines.append(f"Report:     {result.report}")
+        return [*lines, f"Choices:    {result.config}, to edit and train with --output_dir DIR"]
 
 
 def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
@@ -402,6 +387,10 @@ def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
         Folders and accuracies; None after a dry run.
     """
     return Fit(*build_options(OPTIONS_OF["fit"], {"dataset_name": str(dataset_name)} | options)).run()
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 def _run(words: list[str]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
@@ -32,13 +34,8 @@ class Released:
 
 class Release:
     """
-    Args:
-        args: the options of the command.
-        scratch: in a dry run, an empty folder for what would be written.
-
-    Attributes:
-        released: the folders that were made.
-        lines: what the command prints of them.
+    Makes and pushes the folders `released`, of which the command prints `lines`. In a dry run, `scratch` is an empty
+    folder for what would be written.
     """
 
     def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
@@ -47,18 +44,13 @@ class Release:
         self.lines: list[str] = []
 
     def build(self) -> None:
-        """
-        Raises:
-            ValueError, OSError: when there is no such run or stage, and for what cannot be released.
-        """
+        """A ValueError or OSError when there is no such run or stage, and for what cannot be released."""
         folder = Path(self.args.stage or self.args.run)
         is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
         if self.args.run and is_stage and not is_run:
-            raise ValueError(
-                f"{folder} is a stage, no run. Release it as a dataset: --stage {folder} in place of --run."
-            )
+            raise ValueError(f"{folder} is a stage, no run. Release it as a dataset: --stage {folder}, without --run.")
         if self.args.stage and is_run and not is_stage:
-            raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder} in place of --stage.")
+            raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder}, without --stage.")
         if self.args.stage:
             self._build_dataset(folder)
         else:
@@ -135,18 +127,14 @@ class Release:
             files = list_files(each.folder)
             where = each.repo_id or "a repository that --repo_id names"
             visibility = "private" if self.args.private else "public"
-            total = size_text(sum(size for _, size in files))
-            lines.append(
-                f"\nWould be pushed as a {each.repo_type} to {where}, {visibility} if new: {len(files)} files, {total}"
-            )
-            lines += [f"{size_text(size):>10}  {name}" for name, size in files]
+            total = tqdm.format_sizeof(sum(size for _, size in files), "B")
+            what = f"{len(files)} files, {total}"
+            lines.append(f"\nWould be pushed as a {each.repo_type} to {where}, {visibility} if new: {what}")
+            lines += [f"{tqdm.format_sizeof(size, 'B'):>10}  {name}" for name, size in files]
         return lines
 
     def look_through(self) -> None:
-        """
-        Raises:
-            ValueError: when a folder holds what must not be published.
-        """
+        """A ValueError when a folder holds what must not be published."""
         for each in self.released:
             check_publishable(each.folder, self._private_places())
 
@@ -161,11 +149,3 @@ class Release:
         )
         for each, url in zip(self.released, pushed, strict=True):
             yield f"Pushed {each.folder} to {url}"
-
-
-def size_text(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

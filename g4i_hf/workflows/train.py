@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .. import columns
 from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
-from ..data.loading import class_names, load_data, source_of
+from ..data.loading import check_has_split, class_names, load_data, read_class_names, source_of, with_class_names
 from ..data.stage import join_stage, read_stage
-from ..data.stream import RowStream
-from ..data.stream_batches import StreamedImages
+from ..data.stream import RowStream, load_split, open_rows
+from ..data.stream_batches import StreamedImages, batch_of, parts_of, rows_in_order
 from ..embedding import EmbeddingStage, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
@@ -35,13 +36,29 @@ from ..options import (
 from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, supervised_split
-from ..training.dry_run import plan_of, seconds_per_step, trial_arguments
 from ..training.lineage import lineage_of, write_lineage
-from ..training.progress import as_block, describe_training, summary_of_run
+from ..training.optimization import timm_name
+from ..training.progress import as_block, describe_training, plan_of, seconds_per_step, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
-from ..training.streamed_run import load_streamed
 
 logger = logging.getLogger(__name__)
+
+# Options that need all rows, or look rows up -> their value without a use
+NOT_STREAMED = {
+    "align_text_bank": 0,
+    "align_center": False,
+    "align_similarity": "cosine",
+    "supervision": "none",
+    "label_noise": None,
+    "label_fraction": 1,
+    "label_noise_rate": 0,
+    "long_tail_factor": 1,
+    "unlabelled": "keep",
+    "caption_control": "none",
+    "repeated_augmentation": 1,
+    "dataloader_drop_last": False,
+    "on_bad_images": "error",
+}
 
 
 class TrainingRun:
@@ -49,12 +66,8 @@ class TrainingRun:
     Loads the data, builds the student, trains and evaluates it. Checks all options and data before it writes to the
     run folder.
 
-    Args:
-        run, data, encoder, student, augmentation, training: the options of the command.
-
     Attributes:
         splits: the data with its embeddings, set by [`load`]; the training split may be a stream.
-        id2label: class names by index.
         text_embed_dim: D; None without embeddings.
         to_embed: in a dry run, number of distinct captions still to embed.
         embeddings: folder of the embeddings, if the data has none of its own.
@@ -100,9 +113,7 @@ class TrainingRun:
         check_student(self.student)
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
-                raise ValueError(
-                    "use_peft and freeze_backbone are both true: one adapts the backbone, one does not. Choose one."
-                )
+                raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
             require_peft()
         if self.run.streaming and self.data.validation_fraction:
             raise ValueError("validation_fraction needs all rows at hand: leave streaming out, or hold out a split.")
@@ -111,19 +122,13 @@ class TrainingRun:
             return
         with PartialState().main_process_first():  # the first fills the cache that the others read
             splits = load_data(self.data)
-        if self.run.train_split not in splits:
-            raise ValueError(
-                f"The data has no split {self.run.train_split!r} (train_split). It has: {', '.join(splits)}."
-            )
+        check_has_split(splits, self.run.train_split, "train_split")
         splits, self.id2label = class_names(splits)
         if self.args.aligns:
             check_captioned(splits, self.run.train_split)
         if self.run.eval_split not in splits:
-            logger.warning(
-                "The data has no split %r: training is not evaluated. Hold out a share of each class with "
-                "--validation_fraction 0.15.",
-                self.run.eval_split,
-            )
+            said = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
+            logger.warning(said, self.run.eval_split)
         splits, dim = self._embedded(splits)
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
@@ -139,6 +144,7 @@ class TrainingRun:
         folder = Path(self.args.output_dir) / "supervision"
         if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # images may have changed
+        device = PartialState().device
         self.supervised = found = supervised_split(
             self.splits[self.run.train_split],
             self.run,
@@ -146,9 +152,7 @@ class TrainingRun:
             num_labels=len(self.id2label),
             is_pretrained=self.student.pretrained,
             built=lambda: self.built,
-            class_embeds=partial(
-                class_name_examples, self.id2label, self.encoder, PartialState().device, self.text_embed_dim
-            ),
+            class_embeds=partial(class_name_examples, self.id2label, self.encoder, device, self.text_embed_dim),
             folder=None if self.run.dry_run else folder,
             made_with=repr((self.student, self.augmentation, self.encoder, self.run.image_features, self.id2label)),
         )
@@ -210,13 +214,7 @@ class TrainingRun:
     # --- Training ----------------------------------------------------------------------------------------------------
 
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
-        """
-        Args:
-            state, checkpoint: from [`open`].
-
-        Returns:
-            The metrics. They are written last, to `all_results.json`.
-        """
+        """From what [`open`] has found to the metrics, which are written last, to `all_results.json`."""
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
         if checkpoint is not None:
@@ -274,24 +272,108 @@ class TrainingRun:
             planned["Steps"].append(f"would resume from {checkpoint}")
         return as_block(rows | planned)
 
-    def _described(self, trainer: AlignmentTrainer) -> list[str]:
-        return describe_training(
-            self.student.student, self.built.model, trainer.train_dataset, self.args, self._uses()
-        )
-
     @property
     def reasons(self) -> list[str]:
         """The two lines that explain the choice of `supervision: auto`."""
         return [] if self.supervised is None else list(self.supervised.plan.reasons)
 
-    def _uses(self) -> list[str]:
-        """Uses of captions beside alignment."""
-        if self.supervised is None:
-            return []
-        plan = self.supervised.plan
-        uses = {
-            "pseudo-labels from captions": plan.supervision == "pseudo",
-            f"soft labels from captions, weight {plan.soft_label_weight:.3g}": plan.soft_label_weight > 0,
-            f"label_noise {plan.label_noise}": plan.label_noise != "keep",
-        }
-        return [use for use, is_used in uses.items() if is_used]
+    def _described(self, trainer: AlignmentTrainer) -> list[str]:
+        uses = []  # of captions, beside alignment
+        if self.supervised is not None:
+            plan = self.supervised.plan
+            uses += ["pseudo-labels from captions"] if plan.supervision == "pseudo" else []
+            weight = plan.soft_label_weight
+            uses += [f"soft labels from captions, weight {weight:.3g}"] if weight > 0 else []
+            uses += [f"label_noise {plan.label_noise}"] if plan.label_noise != "keep" else []
+        return describe_training(self.student.student, self.built.model, trainer.train_dataset, self.args, uses)
+
+
+# --- A training split that is a stream -------------------------------------------------------------------------------
+
+
+def _check_streamed(options: dict[str, Any]) -> None:
+    for name, default in NOT_STREAMED.items():
+        if options[name] != default:
+            what = f"{name} is {options[name]!r}, but with streaming rows are only read one after the other"
+            raise ValueError(f"{what}. Leave it out, or train without streaming.")
+    if options["class_weights"] == "balanced":
+        raise ValueError("class_weights is 'balanced', but the classes of a stream are not counted. Give a list.")
+    if options["align_captions"] == "all":
+        raise ValueError("align_captions is 'all': with streaming choose sample or mean.")
+
+
+def load_streamed(
+    run: RunArguments, data: DataArguments, args: AlignmentArguments
+) -> tuple[dict[str, RowStream | Dataset], dict[int, str], int | None]:
+    """
+    The training split as a stream and the evaluated one, checked, as a dataset; class names by index; the size of the
+    text embeddings, None without any.
+    """
+    _check_streamed(vars(run) | vars(args))
+    state = PartialState()
+    stream = open_rows(source_of(data), run.train_split, state.num_processes)
+    names = _class_names(stream, data)
+    if stream.num_rows is None:
+        _check_without_length(args)
+        parts_of(stream, args.train_batch_size, state.num_processes, state.process_index)  # whether it can be divided
+    dim = _text_embed_dim(stream)
+    if dim is None and args.aligns:
+        what = f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'"
+        remedy = "embed with g4i embed --with_images true, or name the column with --text_embeds_column"
+        raise ValueError(f"{what}: {remedy}; align_weight 0 trains without.")
+    splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
+    with state.main_process_first():  # the first fills the cache that the others read
+        evaluated = load_split(data, run.eval_split)
+    if evaluated is not None:
+        evaluated = with_class_names({run.eval_split: evaluated}, names)[run.eval_split]
+        asked = {"training": False, "require_labels": run.require_labels}
+        check_split(evaluated, run.eval_split, num_labels=len(names), **asked)
+        splits[run.eval_split] = evaluated
+    return splits, dict(enumerate(names)), dim
+
+
+def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
+    feature: Any = stream.features.get(columns.LABEL)
+    if feature is None:
+        raise ValueError(
+            f"The stream has no column 'label'. {columns.its_columns(columns.LABEL, stream.column_names)} (datasets "
+            "leaves out the names of folders beside a metadata.jsonl: g4i embed --with_images true keeps them.)"
+        )
+    if isinstance(feature, ClassLabel):
+        return feature.names
+    named = read_class_names(data)
+    if named is None:
+        what = f"Column 'label' of the stream holds {feature.dtype}, which has no class names"
+        raise ValueError(f"{what}. Name them in their order, one a line, with --class_names_file.")
+    return named
+
+
+def _text_embed_dim(stream: RowStream) -> int | None:
+    feature = stream.features.get(columns.TEXT_EMBEDS)
+    if feature is None or columns.text_embed_dim_of(feature) is not None:
+        return columns.text_embed_dim_of(feature)
+    # A list of any length: the first row that has one tells
+    for row in rows_in_order(stream, parts_of(stream, 1, 1, 0), seed=None, block=0):
+        found = batch_of([row])[columns.TEXT_EMBEDS][0].as_py()
+        if found:
+            several = isinstance(found[0], list)
+            dim = len(found[0] if several else found)
+            # Rows that are read later are of that length, also those of a batch without any captions
+            stream.features |= {columns.TEXT_EMBEDS: columns.text_embeds_features(dim, several)[columns.TEXT_EMBEDS]}
+            return dim
+    return None
+
+
+def _check_without_length(args: AlignmentArguments) -> None:
+    """A stream whose number of rows is unknown has no epochs."""
+    why = "the number of rows of the stream is not known (it is of Parquet files)"
+    if args.max_steps <= 0:
+        raise ValueError(f"max_steps is {args.max_steps}, but {why}: say how many steps are to be trained.")
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if getattr(args, name) in (IntervalStrategy.EPOCH, SaveStrategy.EPOCH):
+            raise ValueError(f"{name} is epoch, but {why}: set it to steps.")
+    for name in ("align_warmup_epochs", "align_off_epochs"):
+        if getattr(args, name) > 0:
+            raise ValueError(f"{name} is {getattr(args, name)}, but {why}, so that it has no epochs.")
+    if timm_name(args.lr_scheduler_type) is not None:
+        raise ValueError(f"lr_scheduler_type is {args.lr_scheduler_type}, which counts epochs, but {why}.")

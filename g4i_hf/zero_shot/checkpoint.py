@@ -10,12 +10,12 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
-from ..checkpoints import run_of
 from ..data.stage import is_path
 from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
+from ..names import run_of
 from ..options import aligns
 
 TEXT_ENCODER_FILE = "text_encoder.json"
@@ -28,27 +28,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TextSide:
-    """
-    What the captions of a model were embedded with.
+    """What the captions of a model were embedded with."""
 
-    Args:
-        text_encoder: Hub id, or folder; None where nothing is recorded.
-        text_encoder_revision: branch, tag or commit of it.
-        text_encoder_prompt: text before every caption. None: the encoder's own, if it has one.
-        text_encoder_prompt_name: name of a prompt that the encoder defines.
-        text_encoder_digest: of its files, see [`~g4i_hf.checkpoints.folder_digest`]. Those of a Hub id came with an
-            installed package.
-        text_encoder_is_folder: whether it was a folder, whose bare name leads to nothing, or to another encoder.
-        temperature: that of the alignment, where the model has learned none.
-    """
-
-    text_encoder: str | None = None
+    text_encoder: str | None = None  # Hub id, or folder; None where nothing is recorded
     text_encoder_revision: str | None = None
-    text_encoder_prompt: str | None = None
-    text_encoder_prompt_name: str | None = None
-    text_encoder_digest: str | None = None
-    text_encoder_is_folder: bool = False
-    temperature: float | None = None
+    text_encoder_prompt: str | None = None  # text before every caption; None: the encoder's own, if it has one
+    text_encoder_prompt_name: str | None = None  # of a prompt that the encoder defines
+    text_encoder_digest: str | None = None  # of its files; those of a Hub id came with an installed package
+    text_encoder_is_folder: bool = False  # whose bare name leads to nothing, or to another encoder
+    temperature: float | None = None  # of the alignment, where the model has learned none
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TextSide":
@@ -90,19 +78,8 @@ def open_aligned(
     name: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[AlignedImageClassification, BaseImageProcessor, TextSide]:
     """
-    Args:
-        name: Hub id or folder of an aligned model, of a run, or of a released student with the aligned model in
-            `aligned/`.
-        subfolder: where in it the aligned model lies; found where none is given.
-        revision: branch, tag or commit on the Hub.
-        token: of the Hub.
-
-    Returns:
-        The model in evaluation mode, the image processor of its student, and what is known of the text encoder.
-
-    Raises:
-        OSError: when nothing is found under that name.
-        ValueError: when there is no aligned model, or that of a baseline.
+    The model in evaluation mode, the image processor of its student, and what is known of the text encoder. Arguments
+    and errors are those of [`~g4i_hf.ZeroShotImageClassifier`].
     """
     if (is_path(name) or name.count("/") > 1) and not Path(name).is_dir():
         raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
@@ -132,16 +109,13 @@ def open_aligned(
 
 
 def _check_aligned(folder: Path) -> None:
-    """
-    Raises:
-        ValueError: for a run without alignment, or one of its checkpoints; without options nothing is known.
-    """
+    """ValueError for a run without alignment, or one of its checkpoints; without options nothing is known."""
     options = run_of(folder) / RUN_OPTIONS
     known = read_mapping(options) if options.is_file() else {}
     if aligns(known) is False:
         raise ValueError(
-            f"{folder} is a baseline (align_weight 0): its projector has learned nothing, and its scores of texts "
-            "would be chance. Name a run with align_weight above 0, or its released student."
+            f"{folder} is a baseline (align_weight 0), whose scores of texts would be chance. Name a run with "
+            "align_weight above 0, or its released student."
         )
 
 
@@ -153,23 +127,12 @@ def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str,
 
 def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncoder, str]:
     """
-    Args:
-        side: what is known of the encoder; its `text_encoder` may be one that is loaded.
-        device: where it runs.
-
-    Returns:
-        The encoder, and its name for errors.
-
-    Raises:
-        OSError: when it cannot be loaded.
-        ValueError: when none is known, when it was a folder of which only the name is known, or when a folder holds
-            another one.
+    The encoder, and its name for errors; `side.text_encoder` may be one that is loaded. OSError when it cannot be
+    loaded; ValueError when none is known, or only the name of a folder, or when a folder holds another one.
     """
     encoder = side.text_encoder
     if encoder is None:
-        raise ValueError(
-            "The model does not say which text encoder its captions were embedded with. Name it as text_encoder."
-        )
+        raise ValueError("The model does not say which text encoder its captions had. Name it as text_encoder.")
     if not isinstance(encoder, str):
         name = type(encoder).__name__
         _check_files(side, encoder.provenance, name)
@@ -192,22 +155,15 @@ def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncode
 
 
 def _check_files(side: TextSide, provenance: dict[str, Any], name: str) -> None:
-    """
-    Raises:
-        ValueError: when the captions were embedded with a folder, and the encoder is one of other files.
-    """
+    """ValueError when the captions were embedded with a folder, and the encoder is one of other files."""
     if not side.text_encoder_is_folder or side.text_encoder_digest is None:
         return
     given = TextSide.from_record(provenance)
     if not given.text_encoder_is_folder:
-        logger.warning(
-            "The captions of the model were embedded with a text encoder in a local folder. Whether %s is the same "
-            "cannot be seen.",
-            name,
-        )
+        said = "The captions were embedded with a text encoder in a folder. Whether %s is the same cannot be seen."
+        logger.warning(said, name)
     elif given.text_encoder_digest != side.text_encoder_digest:
         raise ValueError(
             f"{name} is not the text encoder that the captions of the model were embedded with: its files are others "
-            f"({given.text_encoder_digest}, not {side.text_encoder_digest}). Give the folder of that one as "
-            "text_encoder."
+            f"({given.text_encoder_digest}, not {side.text_encoder_digest}). Give the folder of that one."
         )

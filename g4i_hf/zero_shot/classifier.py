@@ -1,8 +1,8 @@
 """Zero-shot classification and nearest captions, by an aligned model and the text encoder of its captions."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,57 +26,6 @@ SETS_KEPT = 16  # sets of labels whose vectors are kept
 
 Images: TypeAlias = str | Path | PIL.Image.Image
 Templates: TypeAlias = str | Sequence[str]
-
-
-class LabelTexts:
-    """
-    Embeds texts as the captions of a model were, and keeps the vectors of the latest sets of labels.
-
-    Args:
-        model: subtracts its mean embedding, where it has one.
-        encoder: that of its captions.
-        name: of the encoder, for errors.
-
-    Raises:
-        ValueError: when the encoder's vectors have another size than the model's.
-    """
-
-    def __init__(self, model: AlignedImageClassification, encoder: TextEncoder, name: str):
-        if encoder.dim != model.config.text_embed_dim:
-            raise ValueError(
-                f"The text encoder {name} gives vectors of {encoder.dim} numbers, but the model was aligned with "
-                f"vectors of {model.config.text_embed_dim}. Name the encoder of its captions as text_encoder."
-            )
-        self.model, self.encoder = model, encoder
-        self._kept: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = OrderedDict()
-
-    def of(self, labels: Sequence[str], templates: Sequence[str] = (PLACE_OF_LABEL,)) -> torch.Tensor:
-        """
-        (n, D) of unit norm. With several templates the mean of the vectors that a label has in them, as in CLIP
-        (arXiv 2103.00020, section 3.1.4).
-        """
-        key = (tuple(labels), tuple(templates))
-        if key not in self._kept:
-            vectors = [
-                self._encode([template.replace(PLACE_OF_LABEL, label) for label in labels]) for template in templates
-            ]
-            self._kept[key] = torch.nn.functional.normalize(torch.stack(vectors).mean(0), dim=-1)
-            if len(self._kept) > SETS_KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-    def _encode(self, texts: list[str]) -> torch.Tensor:
-        batches = [
-            self.encoder.encode(texts[start : start + TEXTS_AT_ONCE]) for start in range(0, len(texts), TEXTS_AT_ONCE)
-        ]
-        return in_text_space(self.model, torch.cat([torch.from_numpy(batch) for batch in batches]))
-
-
-@torch.no_grad()
-def in_text_space(model: AlignedImageClassification, text_embeds: torch.Tensor) -> torch.Tensor:
-    """Text embeddings (n, D), as they are stored, the way they are compared with image embeddings: float32, CPU."""
-    return model.text_space(text_embeds.float().to(model.device)).cpu()
 
 
 class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
@@ -134,25 +83,44 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             raise ValueError(f"temperature is {temperature}; it must be positive.")
         self.side = side.moved(text_encoder) if text_encoder is not None else side
         self._temperature = temperature
-        self._texts: LabelTexts | None = None
+        self._kept: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}  # vectors of sets of labels
         task = "zero-shot-image-classification"
         super().__init__(model=model, image_processor=image_processor, task=task, device=device, **kwargs)
 
     def check_model_type(self, supported_models: Any) -> None:
         """Any: those that transformers lists carry a text tower, ours stands beside."""
 
-    @property
-    def texts(self) -> LabelTexts:
-        """
-        The text encoder, loaded when it is first needed: captions that come with their vectors do without.
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Loaded when first needed. OSError when that fails; ValueError when none is known, or it is another one."""
+        encoder, name = open_encoder(self.side, self.device)
+        if encoder.dim != self.model.config.text_embed_dim:
+            raise ValueError(
+                f"The text encoder {name} gives vectors of {encoder.dim} numbers, but the model was aligned with "
+                f"vectors of {self.model.config.text_embed_dim}. Name the encoder of its captions as text_encoder."
+            )
+        return encoder
 
-        Raises:
-            OSError: when it cannot be loaded.
-            ValueError: when none is known, when it is not the one of the captions, or its vectors do not fit.
+    def embed_texts(self, labels: Sequence[str], templates: Sequence[str] = (PLACE_OF_LABEL,)) -> torch.Tensor:
         """
-        if self._texts is None:
-            self._texts = LabelTexts(self.model, *open_encoder(self.side, self.device))
-        return self._texts
+        (n, D) of unit norm, float32 on the CPU, as image embeddings are compared with them. With several templates the
+        mean of the vectors that a label has in them, as in CLIP (arXiv 2103.00020, section 3.1.4).
+        """
+        key = (tuple(labels), tuple(templates))
+        if key not in self._kept:
+            texts = [template.replace(PLACE_OF_LABEL, label) for template in templates for label in labels]
+            starts = range(0, len(texts), TEXTS_AT_ONCE)
+            batches = [self.text_encoder.encode(texts[start : start + TEXTS_AT_ONCE]) for start in starts]
+            vectors = self._in_text_space(torch.from_numpy(np.concatenate(batches)))
+            means = vectors.unflatten(0, (len(templates), len(labels))).mean(0)
+            self._kept[key] = torch.nn.functional.normalize(means, dim=-1)
+            if len(self._kept) > SETS_KEPT:
+                del self._kept[next(iter(self._kept))]  # the oldest
+        return self._kept[key]
+
+    @torch.no_grad()
+    def _in_text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        return self.model.text_space(text_embeds.float().to(self.model.device)).cpu()
 
     def __call__(
         self,
@@ -183,14 +151,10 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         labels = [label.strip() if isinstance(label, str) else label for label in candidate_labels or ()]
         labels = [label for label in labels if label != ""]
         if not labels or not all(isinstance(label, str) for label in labels):
-            raise ValueError(
-                f"candidate_labels is {candidate_labels!r}; give class names, as a list or with commas between them."
-            )
+            raise ValueError(f"candidate_labels is {candidate_labels!r}; give class names, in a list or with commas.")
         templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
         if not templates or any(PLACE_OF_LABEL not in template for template in templates):
-            raise ValueError(
-                f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: 'a drawing of {{}}'."
-            )
+            raise ValueError(f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: {{}}.")
         return super().__call__(image, labels, hypothesis_template=templates, **kwargs)
 
     def embed_images(self, images: Images | list[Images], **kwargs) -> torch.Tensor:
@@ -214,28 +178,23 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             images: as in a call.
             captions: to choose from.
             text_embeds: (n, D) their vectors as `g4i embed` writes them; without, they are embedded now.
-            top_k: how many.
-            kwargs: `batch_size`, `num_workers`, `timeout`.
 
         Returns:
             A list of `{"score", "caption"}`, the best first, the score a cosine; a list of such lists for several
-            images.
-
-        Raises:
-            ValueError: without captions, or when the vectors do not fit them or the model.
+            images. ValueError without captions, or when the vectors do not fit them or the model.
         """
         captions = list(captions)
         if not captions:
             raise ValueError("captions is empty: give at least one.")
         if text_embeds is None:
-            texts = self.texts.of(captions)
+            texts = self.embed_texts(captions)
         else:
             expected = (len(captions), self.model.config.text_embed_dim)
             if tuple(text_embeds.shape) != expected:
                 raise ValueError(
-                    f"text_embeds has the shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
+                    f"text_embeds has shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
                 )
-            texts = in_text_space(self.model, torch.as_tensor(text_embeds))
+            texts = self._in_text_space(torch.as_tensor(text_embeds))
         embeds = self.embed_images(images, **kwargs)
         ranked = (embeds.view(-1, embeds.shape[-1]) @ texts.T).topk(min(top_k, len(captions)))
         found = [
@@ -272,7 +231,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         embeds = model_outputs["image_embeds"][0]
         if candidate_labels is None:
             return embeds
-        logits = self.scale * (self.texts.of(candidate_labels, hypothesis_template) @ embeds)
+        logits = self.scale * (self.embed_texts(candidate_labels, hypothesis_template) @ embeds)
         if hasattr(self.model, "logit_bias"):
             scores = (logits + self.model.logit_bias.cpu()).sigmoid()
         else:

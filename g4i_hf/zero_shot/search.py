@@ -66,7 +66,7 @@ class ImageSearch:
             `{"image", "score"}` for each of the `top_k` nearest images, the best first: the image as it was given (a
             path, for a folder), and the cosine of image and text.
         """
-        text = self.classifier.texts.of([query])[0].numpy()
+        text = self.classifier.embed_texts([query])[0].numpy()
         scores = self.image_embeds @ text
         best = [row for row in np.argsort(-scores, kind="stable")[:top_k] if not np.isnan(scores[row])]  # NaN is last
         return [{"image": self.images[row], "score": float(scores[row])} for row in best]

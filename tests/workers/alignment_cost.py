@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from g4i_hf.losses import OBJECTIVES, LogitSettings, StoredTexts, make_pairs
+from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings
+from g4i_hf.losses.pairs import StoredTexts, make_pairs
 
 WORLD, ROWS, DIM = 4, 8, 64  # processes, rows of each, size of the embeddings
 HANGS_AFTER = 100  # seconds

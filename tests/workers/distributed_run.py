@@ -24,7 +24,8 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.utils._pytree import tree_map
 
 from g4i_hf.cli import end_processes, parse_options
-from g4i_hf.commands import train
+from g4i_hf.commands import Train
+from g4i_hf.options import OPTIONS_OF
 from g4i_hf.training import AlignmentTrainer
 
 STUDENT_ARGS = '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}'
@@ -66,7 +67,7 @@ def train_and_save() -> None:
         held["shard"] = sum(p.numel() for p in map(_local, trainer.model.parameters()))  # before it predicts
 
     AlignmentTrainer.save_run = save_run
-    train.run(*parse_options(train.OPTIONS, argv))
+    Train().run(*parse_options(OPTIONS_OF["train"], argv))
     trainer = held.pop("trainer")
     shards = gather_object([held["shard"]])
     if PartialState().is_main_process:

@@ -20,8 +20,8 @@ from transformers import ViTConfig
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.dataset import AlignmentCollator
-from g4i_hf.losses import OBJECTIVES
 from g4i_hf.losses.gather import rank
+from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 HANGS_AFTER = 180  # seconds

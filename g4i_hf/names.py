@@ -1,9 +1,14 @@
-"""Check the name of a dataset or a model without opening it, before anything heavy is imported."""
+"""What the name of a dataset or model stands for: whether it is there, its commit or digest, the run it belongs to."""
 
+import hashlib
 import os
 from pathlib import Path
 
-from ..files import nearest, restore_replaced
+from .files import nearest, restore_replaced
+
+EMA_FILE = "ema.safetensors"  # in a run with ema_decay, beside model.safetensors
+# Weights, settings, vocabularies, chat templates and a model's own code: all that its outputs can depend on
+DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:
@@ -31,13 +36,7 @@ def why_missing(name: str, kind: str, revision: str | None = None) -> str | None
     Why neither the cache nor the Hub has a `dataset` or `model`; None if one has, or does not say. The Hub is asked
     once, for at most two seconds: libraries ask many times.
     """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, constants, errors
 
     if _is_cached(name, kind):
         return None
@@ -45,11 +44,11 @@ def why_missing(name: str, kind: str, revision: str | None = None) -> str | None
         return "with HF_HUB_OFFLINE the Hub is not asked"
     try:
         HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=2)
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         return f"the {kind} on the Hub has no revision {revision!r}"
-    except (RepositoryNotFoundError, HFValidationError):
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         return f"the Hub has no {kind} of that name that you can read"
-    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # of httpx2; before huggingface_hub 2 of httpx
+    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:  # of httpx2; before huggingface_hub 2 of httpx
         return f"the Hub cannot be reached ({error})" if type(error).__name__ == "ConnectError" else None
     return None
 
@@ -71,3 +70,41 @@ def _near_folder(name: str) -> str:
     folders = {each.name: str(path.parent / each.name) for each in path.parent.iterdir() if each.is_dir()}
     near = nearest(path.name, folders)
     return "" if near is None else f" Did you mean {folders[near]!r}?"
+
+
+# --- Identity --------------------------------------------------------------------------------------------------------
+
+
+def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
+    """
+    The commit of a branch or tag on the Hub, read from the path of a cached file that the repository holds:
+    configurations have lost it (transformers 5.24). An OSError when it cannot be found.
+    """
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision
+
+
+def run_of(folder: str | Path) -> Path:
+    """The run that a checkpoint belongs to, or the run itself."""
+    folder = Path(folder)
+    is_checkpoint = folder.name.startswith("checkpoint-") and not (folder / "train.yaml").is_file()
+    return folder.parent if is_checkpoint else folder
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Hash of the names and contents of a model's files. Folders in it that hold a stage or a run are left out."""
+    digest = hashlib.blake2b(digest_size=16)
+    root = Path(folder)
+    outputs = {path.parent for name in ("stage.json", "train.yaml") for path in root.glob(f"*/**/{name}")}
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):
+            continue
+        if outputs & set(path.parents):
+            continue
+        digest.update(f"{inside.as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return f"blake2b:{digest.hexdigest()}"

@@ -1,0 +1,374 @@
+"""The commands of `g4i`: each reads its options, calls the library and prints. Heavy imports wait until one runs."""
+
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .cli import OptionError, check_data, check_paths, quiet_libraries, say
+from .extras import require
+from .options import learned_from_captions
+
+RECIPES = (Path(__file__).parent / "recipes").resolve()
+TRACKERS = {"tensorboard", "trackio", "wandb"}
+
+
+class Command:
+    """
+    A command has the options of `OPTIONS_OF`. `check` looks at them before torch is imported, `run` does the work, and
+    its docstring is the text of `--help`.
+    """
+
+    default_config: str | None = None  # in recipes/, for a command line without options
+    run_options: str | None = None  # file in the run folder whose options are the defaults
+    in_one_process = False
+
+
+class Fit(Command):
+    """From a folder of images to a classifier, its baseline, and a report: one command.
+
+        g4i fit pictures
+        g4i fit --config recipes/emoji_styles/fit.yaml
+        g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct --minutes 30 --seeds 3
+
+    Checks the data, and holds out a validation split if there is none. Embeds the captions and decides how to use
+    them. Trains the classifier with captions and without, and compares both on `validation`. It never reads `test`,
+    and sends training images nowhere unless `--captioner` is a server. To resume, run the same command again.
+    """
+
+    default_config = "emoji_styles/fit.yaml"
+    in_one_process = True
+
+    def check(self, args, data) -> None:
+        check_paths(train_config=args.train_config)
+        bundled = RECIPES / data.dataset_name
+        if not Path(data.dataset_name).exists() and (bundled / "data").is_dir():
+            args.output_dir = args.output_dir or f"runs/{data.dataset_name}/fit"
+            data.dataset_name = str(bundled)
+        check_data(data)
+
+    def run(self, args, data) -> None:
+        from .workflows.fit import Fit
+
+        quiet_libraries(True)
+        Fit(args, data, say=partial(print, flush=True)).run()
+
+
+class Caption(Command):
+    """Caption every image of a dataset, or import existing captions.
+
+        g4i caption --dataset_name pictures --captions_dir runs/pictures/captions \\
+            --captioner_model Qwen/Qwen2.5-VL-3B-Instruct --dry_run 8
+        g4i caption --dataset_name pictures --captions_dir runs/pictures/captions \\
+            --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
+
+    Answers are saved on arrival. To resume, run the same command again. Without options it captions the Shapes recipe
+    with the small model of that recipe.
+    """
+
+    default_config = "shapes/caption.yaml"
+
+    def check(self, args, data, local, endpoint, existing, quality) -> None:
+        args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
+        check_paths(captions_file=existing.captions_file, synonyms_file=quality.synonyms_file)
+        check_data(data)
+
+    def run(self, *options) -> None:
+        from .workflows.caption import Captioning
+
+        captioning = Captioning(*options, say=partial(print, flush=True))
+        quiet_libraries(captioning.share.is_first)
+        try:
+            captioning.run()
+        except KeyboardInterrupt:
+            print("Interrupted. Every answer so far is kept; the same command resumes.", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+class Embed(Command):
+    """Embed the captions of a dataset with a frozen text encoder.
+
+        g4i embed --dataset_name pictures --caption_column text \\
+            --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
+
+    `--verify 100` embeds nothing and compares 100 embeddings with their captions. Without options it embeds the
+    captions of the Emoji Styles recipe.
+    """
+
+    default_config = "emoji_styles/embed.yaml"
+
+    def check(self, data, encoder, verification) -> None:
+        if not encoder.text_encoder or not encoder.embeddings_dir:
+            raise OptionError("give --text_encoder and --embeddings_dir (where the embeddings go), or a --config.")
+        check_data(data)
+
+    def run(self, data, encoder, verification) -> None:
+        import torch
+        from accelerate import PartialState
+
+        from .data.loading import load_data, source_of
+        from .embedding import described_embeddings, described_verification, embed_stage, verify_embeddings
+
+        state = PartialState(cpu=not torch.accelerator.is_available())
+        quiet_libraries(state.is_main_process)
+        folder = encoder.embeddings_dir
+        with state.main_process_first():
+            images = load_data(data)
+        if verification.verify:  # every process checks the same, so that all end with the same status
+            found = verify_embeddings(images, encoder, folder, num_captions=verification.verify)
+            say("\n".join(described_verification(found, folder)))
+        else:
+            stage = embed_stage(images, encoder, folder, source=source_of(data))
+            say("\n".join(described_embeddings(stage, folder)))
+
+
+class Check(Command):
+    """Check data before training, and find labels that captions contradict: a page with images and a CSV file.
+
+        g4i check pictures
+        g4i check pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2
+
+    Prints images, classes, labels, captions and unreadable files of each split, and ends with status 1 where the data
+    cannot be trained on. With a text encoder, or embeddings, each label is compared with class probabilities from
+    captions, estimated without that label. The data is not changed: to train on corrected labels, use
+    `g4i train --label_noise`, which has the same probabilities.
+    """
+
+    default_config = "emoji_styles/embed.yaml"
+    in_one_process = True
+
+    def check(self, args, data, encoder) -> None:
+        check_data(data)
+
+    def run(self, args, data, encoder) -> None:
+        from .workflows.check import check_labels, checked_data
+
+        quiet_libraries(True)
+        splits, lines, faults = checked_data(args, data)
+        say("\n".join(lines))
+        if faults:
+            say("\n".join(["\nThis data cannot be trained on:", *faults]))
+            raise SystemExit(1)
+        say("\n" + "\n".join(check_labels(args, data, encoder, splits)))
+
+
+class Train(Command):
+    """Train an aligned student, or with `--align_weight 0` its baseline.
+
+        g4i train --dataset_name pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2 \\
+            --student resnet18 --output_dir runs/pictures
+        g4i train --num_processes 4 --config recipes/imagenet_resnet50/corrected.yaml
+
+    To resume, run the same command again. Without options it trains the Emoji Styles recipe.
+    """
+
+    default_config = "emoji_styles/train.yaml"
+
+    def check(self, run, data, encoder, student, augmentation, training) -> None:
+        check_data(data)
+        if not training.output_dir:
+            raise OptionError("output_dir is missing: give the run folder with --output_dir.")
+        trackers = [training.report_to] if isinstance(training.report_to, str) else training.report_to or []
+        for name in TRACKERS & set(trackers):
+            require(name, "trackers", f"report_to {name}")
+        if training.push_to_hub:
+            require("detect_secrets", "hub", "The search for secrets before a push")
+
+    def run(self, run, data, encoder, student, augmentation, training) -> None:
+        from .workflows.train import TrainingRun
+
+        training_run = TrainingRun(run, data, encoder, student, augmentation, training)
+        quiet_libraries(training_run.args.should_log)
+        output_dir, pushes = training_run.args.output_dir, training_run.args.push_to_hub
+        with training_run.alone():
+            state, checkpoint = training_run.open()
+            if state == "finished":
+                say(f"{output_dir} holds this very run, finished. Train it again with --overwrite true.")
+                if pushes:
+                    say("It was not pushed now: that is what g4i release does.")
+                return
+            training_run.load()
+            for line in training_run.reasons:
+                say(line)
+            if run.dry_run:
+                say(f"\n{training_run.plan(checkpoint)}")
+                say("Nothing was written; the same command without dry_run trains.")
+                return
+            if checkpoint is not None:
+                say(f"Resuming from {checkpoint}")
+            metrics = training_run.train(state, checkpoint)
+            say(f"\n{training_run.summary(metrics)}")
+            if pushes:
+                say(f"Pushed: {training_run.publish()}")
+
+
+class Evaluate(Command):
+    """Evaluate a run, and its baseline beside it, on every split but the training split.
+
+        g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+
+    Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's
+    train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/. `--measures all`
+    adds probes of the feature, corrupted images and the speed of the student, which take longer.
+    """
+
+    default_config = "emoji_styles/evaluate.yaml"
+    run_options = "train.yaml"
+
+    def check(self, args, data, encoder) -> None:
+        check_paths(baseline=args.baseline)
+        check_data(data)
+
+    def run(self, args, data, encoder) -> None:
+        from .evaluation.comparison import as_text
+        from .evaluation.speed import speed_as_markdown
+        from .training.run_folder import read_options
+        from .workflows.evaluate import Evaluation
+
+        evaluation = Evaluation(args, data, encoder)
+        quiet_libraries(evaluation.accelerator.is_main_process)
+        evaluation.evaluate()
+        if not evaluation.results:  # not the main process
+            return
+        print("\n" + as_text(evaluation.rows))
+        if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
+            print(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
+        if "speed" in args.measures:
+            print(f"\n{speed_as_markdown(evaluation.results['aligned'], list(evaluation.splits))}\n")
+        for name, folder in evaluation.folders.items():
+            print(f"{name}: {folder}/all_results.json, {folder}/predictions")
+        try:
+            print(f"pictures for a card: {evaluation.draw_card_pictures()}")
+        except (ImportError, OSError) as error:
+            print(f"no pictures for a card: {error}")
+        if args.report:
+            try:
+                evaluation.write_report()
+            except OSError as error:  # the figures are safe; only the page is missing
+                raise OptionError(f"no report: {error}") from error
+            print(f"report: {args.report}")
+
+
+class Compare(Command):
+    """Compare variants of training over students and seeds; each cell of the grid is one run.
+
+        g4i compare --config recipes/emoji_styles/compare.yaml --dry_run
+        g4i compare --config recipes/emoji_styles/compare.yaml --processes 2
+        g4i compare --config recipes/emoji_styles/compare.yaml --final
+
+    A finished cell is a line in `results`. To resume, run the same command again. Only `--final` uses the labels of
+    `final_splits`, and logs that in `openings`.
+    """
+
+    default_config = "emoji_styles/compare.yaml"
+    in_one_process = True
+
+    def check(self, args) -> None:
+        check_paths(train_config=args.train_config)
+
+    def run(self, args) -> None:
+        from .workflows.compare import Study
+
+        quiet_libraries(True)
+        study = Study(args)
+        if args.check_cell:
+            other = study.check_cell()
+            print(f"{args.check_cell}: {other or 'the same to the bit'}")
+            if other:
+                raise SystemExit(1)
+            return
+        if args.dry_run or study.missing:
+            print(study.plan(), flush=True)
+        if args.dry_run:
+            return
+        if args.final and study.missing:
+            raise ValueError("--final scores a grid that is whole: run it without first.")
+        study.train()
+        print("\n" + study.score(), flush=True)
+        print(*study.write(), sep="\n")
+
+
+class Search(Command):
+    """Find images by a text, with an aligned student.
+
+        g4i search runs/pictures/with_captions-0 "a red flower" --images pictures/validation
+        g4i search me/my-student "a red flower" --images holiday --top_k 20 --page found.html
+
+    Prints the best images with their cosine. Embeddings of the images are kept in the run folder for the next query.
+    """
+
+    in_one_process = True
+
+    def check(self, args) -> None:
+        check_paths(images=args.images)
+
+    def run(self, args) -> None:
+        from .captioning.report import Shown, thumbnail, write_page
+        from .zero_shot import ImageSearch
+
+        quiet_libraries(True)
+        cache = Path(args.run) / "search" if Path(args.run).is_dir() else None
+        given = {"text_encoder": args.text_encoder} if args.text_encoder else {}
+        found = ImageSearch(args.run, args.images, cache=cache, **given)(args.query, args.top_k)
+        for each in found:
+            say(f"{each['score']:.3f}  {each['image']}")
+        if args.page:
+            shown = [
+                Shown(
+                    picture=thumbnail([{"image": {"bytes": None, "path": each["image"]}}], 0),
+                    caption=each["image"],
+                    notes=[f"cosine {each['score']:.3f}"],
+                )
+                for each in found
+            ]
+            write_page(args.page, args.query, paragraphs=[f"The nearest of the images in {args.images}."], shown=shown)
+            say(f"page: {args.page}")
+
+
+class Release(Command):
+    """Release the student of a run as a plain checkpoint with a card, or a stage as a dataset.
+
+        g4i release --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
+        g4i release --stage runs/emoji_styles/embeddings --repo_id me/emoji-captions
+
+    transformers loads the student without this package; timm loads timm students too. Nothing is pushed without
+    --push_to_hub; --dry_run lists what would be pushed, and writes nothing.
+    """
+
+    default_config = "emoji_styles/release.yaml"
+    in_one_process = True
+
+    def check(self, args) -> None:
+        kind, folder = ("stage", args.stage) if args.stage else ("run", args.run)
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
+            )
+        check_paths(baseline=args.baseline, seed_runs=args.seed_runs, seed_baselines=args.seed_baselines)
+        if args.push_to_hub or args.dry_run:  # before anything is made
+            require("detect_secrets", "hub", "The search for secrets before a push")
+
+    def run(self, args) -> None:
+        from .workflows.release import Release
+
+        quiet_libraries(True)
+        if args.dry_run:
+            with tempfile.TemporaryDirectory() as scratch:
+                release = Release(args, Path(scratch))
+                release.build()
+                print(*release.lines, *release.listed(), sep="\n", flush=True)
+                release.look_through()
+            print("No local path, host name or token was found in them. Nothing was written or pushed.")
+            return
+        release = Release(args)
+        release.build()
+        print(*release.lines, sep="\n")
+        if args.push_to_hub:
+            for line in release.push():
+                print(line, flush=True)
+
+
+COMMANDS: dict[str, Any] = {
+    kind.__name__.lower(): kind() for kind in (Fit, Caption, Embed, Check, Train, Evaluate, Compare, Search, Release)
+}
