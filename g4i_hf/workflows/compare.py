@@ -70,10 +70,8 @@ class Study:
             known = {student: statistics.median(seconds) for student, seconds in took.items()}
             usual = statistics.median(known.values())
             seconds = sum(known.get(cell.student, usual) for cell in self.missing) / self.args.processes
-            guessed = sorted({cell.student for cell in self.missing} - set(known))
             many = f"{len(self.missing)}, {self.args.processes} at a time"
-            more = f", guessed for {', '.join(guessed)}" if guessed else ""
-            lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}{more}.")
+            lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}.")
         elif self.missing:
             lines.append("How long a cell takes is known once one is finished; g4i train --dry_run times steps.")
         return "\n".join(lines)
@@ -272,11 +270,10 @@ def run_of(cell: study.Cell, train_config: str, folder: str) -> TrainingRun:
     the others, which would replace each other's.
     """
     run = TrainingRun(*parse_options(OPTIONS_OF["train"], cell.argv(train_config, folder)))
-    own = {
-        name: value for name, value in cell.options.items() if hasattr(run.data, name) or hasattr(run.encoder, name)
-    }
+    named = vars(run.data) | vars(run.encoder)
+    own = {name: value for name, value in cell.options.items() if name in named}
     if run.encoder.embeddings_dir is None:
-        own, run.encoder.embeddings_dir = vars(run.data) | vars(run.encoder), "runs/embeddings/grid"
+        own, run.encoder.embeddings_dir = named, "runs/embeddings/grid"
     if own:
         run.encoder.embeddings_dir += f"-{study.digest_of(own)[:8]}"
     return run
