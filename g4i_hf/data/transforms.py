@@ -140,13 +140,9 @@ def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage
 
 class TrainTransform:
     """
-    PIL image -> float tensor (3, H, W), normalised; in parts for [`~g4i_hf.data.dataset.CaptionedImages`].
-
-    Args:
-        fixed: first steps, without randomness: their result may be cached.
-        drawn: further steps, to (3, H, W): uint8, or with `normalization` None normalised floats.
-        normalization: of 8-bit pixels, applied once a batch.
-        open_stored: stored image -> input of the first step.
+    PIL image -> float tensor (3, H, W), normalised; in parts for [`~g4i_hf.data.dataset.CaptionedImages`]: what
+    `open_stored` gives goes through the `fixed` steps, whose result may be cached, and the `drawn` ones, to (3, H, W)
+    uint8, which is normalised once a batch, or with `normalization` None to normalised floats.
     """
 
     def __init__(

@@ -31,21 +31,15 @@ MOST_NEIGHBOURS = 100_000  # training images that are opened for it
 
 
 class Study:
-    """
-    Attributes:
-        cells: all of the grid.
-        results: of the finished ones, by name.
-        missing: the others.
-        findings, bars: set by [`score`]; bars are the accuracies of the nearest training image, by split.
-    """
+    """The cells of a grid, the results of the finished ones by name, and those that are missing."""
 
     def __init__(self, args: CompareArguments):
         self.args = args
         self.cells = study.cells_of(args)
         self.results = study.finished(self.cells, study.read_results(args.results), args.splits + args.final_splits)
         self.missing = [cell for cell in self.cells if cell.name not in self.results]
-        self.findings: list[study.Finding] = []
-        self.bars: dict[str, float] = {}
+        self.findings: list[study.Finding] = []  # set by `score`
+        self.bars: dict[str, float] = {}  # accuracies of the nearest training image, by split
         if others := {result.device for result in self.results.values()} - {device_kind()}:
             raise ValueError(
                 f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "

@@ -38,30 +38,19 @@ CALIBRATION_IMAGES = 128  # of the training split, for the ranges of int8 activa
 
 
 class Evaluation:
-    """
-    Evaluates a run, and its baseline if there is one, on every split but the training split.
-
-    Attributes:
-        runs: folders of the runs `aligned` and `baseline`.
-        folders: by run, the folder for its metrics.
-        splits: the evaluated splits, with their embeddings.
-        training: the training split, if the data has it.
-        left_out: by split, number of unreadable images that are skipped.
-        found: by run, predictions and other outputs for the measures.
-        results: by run, its `all_results.json`; in the main process.
-    """
+    """Evaluates a run, and its baseline if there is one, on every split but the training split."""
 
     def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
         self.args, self.data, self.encoder = args, data, encoder
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
-        self.folders: dict[str, Path] = {}
-        self.splits = DatasetDict()
+        self.folders: dict[str, Path] = {}  # by run, for its metrics
+        self.splits = DatasetDict()  # those that are evaluated, with their embeddings
         self.id2label: dict[int, str] = {}
-        self.training: Dataset | None = None
-        self.left_out: dict[str, int] = {}
-        self.found: dict[str, Evaluated] = {}
-        self.results: dict[str, dict[str, Any]] = {}
+        self.training: Dataset | None = None  # split
+        self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
+        self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
+        self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
 
     def evaluate(self) -> None:
         """A ValueError or OSError for a run, split or dataset that does not exist, or other classes than the run's."""
