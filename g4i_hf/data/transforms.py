@@ -30,12 +30,7 @@ PILLOW = {mode: PILImage.Resampling[mode.name] for mode in (*SMOOTH, Interpolati
 
 
 class Normalization:
-    """
-    (pixels / 255 - mean) / std in float32: bit for bit torchvision's `ToTensor` and `Normalize`, on any device.
-
-    Args:
-        mean, std: of the three channels, of pixels between 0 and 1.
-    """
+    """(pixels / 255 - mean) / std in float32: bit for bit torchvision's `ToTensor` and `Normalize`, on any device."""
 
     def __init__(self, mean: tuple[float, ...] | torch.Tensor, std: tuple[float, ...] | torch.Tensor):
         self.mean = torch.as_tensor(mean, dtype=torch.float32).view(-1, 1, 1)

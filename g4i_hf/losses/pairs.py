@@ -48,32 +48,19 @@ class Pairs:
 
 @dataclass
 class BankTexts:
-    """
-    Texts without an image in the batch, the same on every process: further negatives.
+    """Texts without an image in the batch, the same on every process: further negatives."""
 
-    Args:
-        embeds: (B, D) unit norm.
-        text_keys: (B,) integers; a text that is in the batch already, known by its key, is left out.
-        keys: as those of [`make_pairs`]: groups of (B, C).
-    """
-
-    embeds: torch.Tensor
-    text_keys: torch.Tensor
-    keys: Sequence[torch.Tensor]
+    embeds: torch.Tensor  # (B, D) unit norm
+    text_keys: torch.Tensor  # (B,) integers; a text that is in the batch already, known by its key, is left out
+    keys: Sequence[torch.Tensor]  # as those of `make_pairs`: groups of (B, C)
 
 
 @dataclass
 class StoredTexts:
-    """
-    Texts that every process can read, so that they need not cross processes: only their numbers do.
+    """Texts that every process can read, so that they need not cross processes: only their numbers do."""
 
-    Args:
-        rows: (n, K) numbers of the local texts, -1 where there is none.
-        read: numbers (N, K) -> embeddings (N, K, D) on the device of the batch; zeros for -1.
-    """
-
-    rows: torch.Tensor
-    read: Callable[[torch.Tensor], torch.Tensor]
+    rows: torch.Tensor  # (n, K) numbers of the local texts, -1 where there is none
+    read: Callable[[torch.Tensor], torch.Tensor]  # (N, K) -> (N, K, D) on the device of the batch; zeros for -1
 
 
 def make_pairs(
