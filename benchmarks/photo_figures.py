@@ -67,7 +67,7 @@ def few_labels() -> None:
         axes.set_xticks(range(5), ["0", "1", "4", "16", "all"])
         axes.set(title=name, xlabel="labels a class")
     panels[0].set_ylabel(f"accuracy on test, %\n{TITLES[FROZEN]}")
-    panels[1].legend(frameon=False, fontsize=8)
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.05))
     figure.savefig(IMAGES / "photos_few_labels.png", dpi=130)
 
 

@@ -7,7 +7,7 @@ Copies the pages and images of docs/, generates the reference of the command lin
 turns links to files of the repository outside docs/ into their paths, as the site does not have them.
 """
 
-import inspect
+import ast
 import posixpath
 import re
 import shutil
@@ -19,7 +19,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from g4i_hf.commands import COMMANDS  # noqa: E402
 from g4i_hf.options import OPTIONS_OF  # noqa: E402
 from g4i_hf.options.fields import described, grouped, title_of  # noqa: E402
 
@@ -71,9 +70,11 @@ def command_line() -> str:
     shared = {
         declaring: group for found in groups.values() for declaring, group in found.items() if times[declaring] > 1
     }
+    source = ast.parse((ROOT / "g4i_hf" / "commands.py").read_text(encoding="utf-8"))
+    about = {node.name.lower(): ast.get_docstring(node) for node in source.body if isinstance(node, ast.ClassDef)}
     lines = [HEAD]
     for name in ("fit", *(name for name in groups if name != "fit")):
-        lines += [f"## g4i {name}", "", fenced(inspect.getdoc(COMMANDS[name])), ""]
+        lines += [f"## g4i {name}", "", fenced(about[name]), ""]
         if also := [f"[{heading(each)[0]}](#{slug(heading(each)[0])})" for each in groups[name] if each in shared]:
             lines += [f"Also takes: {', '.join(also)}.", ""]
         for declaring, group in groups[name].items():

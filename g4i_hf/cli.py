@@ -1,8 +1,4 @@
-"""
-Options of a command, as instances of its dataclasses: defaults < options of a run < YAML file < command line.
-
-Imports no torch, so that help, a wrong option and a missing folder take less than a second.
-"""
+"""Options of a command, as instances of its dataclasses: defaults < options of a run < YAML file < command line."""
 
 import gc
 import importlib

@@ -112,10 +112,10 @@ def wrong_choice(name: str, value: object, choices: Iterable[str]) -> str:
     return f"{name} is {brief(value)}; choose one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"
 
 
-def brief(value: object, longest: int = 200) -> str:
-    """The value as Python writes it, up to `longest` characters."""
+def brief(value: object) -> str:
+    """The value as Python writes it, up to 200 characters."""
     text = repr(value)
-    return text if len(text) <= longest else f"{text[:longest]}..."
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class _Loader(yaml.SafeLoader):

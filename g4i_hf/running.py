@@ -115,8 +115,11 @@ def launch(words: list[str], launcher: list[str]) -> NoReturn:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    def refuse(message: str) -> NoReturn:
+        raise OptionError(message)
+
     parser = launch_command_parser()
-    parser.error = _refuse  # by itself it prints a page of its options
+    parser.error = refuse  # by itself it prints a page of its options
     args = parser.parse_args([*launcher, "-m", "g4i_hf", *words])
     if args.config_file is None and not os.path.isfile(default_config_file):
         # What accelerate chooses too; said here, it does not warn. Several processes on a CPU need its GPU launcher
@@ -135,10 +138,6 @@ def launch(words: list[str], launcher: list[str]) -> NoReturn:
         _, first = error.get_first_failure()  # the others were ended because of it
         raise SystemExit(exit_status(first.exitcode)) from None
     raise SystemExit(0)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise OptionError(message)
 
 
 def exit_status(code: int) -> int:

@@ -184,8 +184,6 @@ def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
 def _png(content: bytes) -> bytes:
     kept, place, has_dropped, kind = [PNG_SIGNATURE], len(PNG_SIGNATURE), False, b""
     while kind != b"IEND":
-        if place + 12 > len(content):
-            raise Malformed("the end is missing")
         length, kind = struct.unpack_from(">I4s", content, place)
         end = place + 12 + length
         if end > len(content):

@@ -149,26 +149,16 @@ def _with_bytes(image: dict[str, Any] | None, where: str | None) -> dict[str, An
 
 @dataclass
 class RowStream:
-    """
-    Args:
-        rows: with `image` (not decoded) and other columns, in shards that can be read in any order.
-        shard_rows: rows of each shard; None where only reading tells.
-        names: our columns, and their names there: a column, or a field as in `json.caption`.
-        features: of our columns.
-        holds_tables: whether rows are stored in tables; else they are made one by one.
-        hub_id: of a dataset on the Hub, see [`~g4i_hf.data.hub_rows.check_path`].
-        files: identity of each file, see [`file_identities`], with the rows of its row groups for Parquet.
-        image_ids: of rows that are opened as without streaming.
-    """
+    """Rows in shards that can be read in any order, with `image` (not decoded) and other columns."""
 
     rows: IterableDataset
-    shard_rows: list[int] | None
-    names: dict[str, str]
-    features: Features
-    holds_tables: bool
-    hub_id: str | None = None
-    files: list[str] = field(default_factory=list)
-    image_ids: Dataset | None = None
+    shard_rows: list[int] | None  # of each shard; None where only reading tells
+    names: dict[str, str]  # of our columns, there: a column, or a field as in `json.caption`
+    features: Features  # of our columns
+    holds_tables: bool  # else rows are made one by one
+    hub_id: str | None = None  # of a dataset on the Hub, see `check_path`
+    files: list[str] = field(default_factory=list)  # identity of each, with the rows of its row groups for Parquet
+    image_ids: Dataset | None = None  # of rows that are opened as without streaming
 
     def read(self, shard: int) -> Iterator[pa.Table]:
         """Our columns of a shard, `READ_ROWS` at a time; errors as in [`~g4i_hf.data.hub_rows.check_path`]."""

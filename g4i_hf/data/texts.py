@@ -32,9 +32,6 @@ class Embeddings:
     """
     (T, D) float16 vectors of `text_embeds`, in the order of the rows; a row has none, one or several. They are read
     when indexed by a number, slice or array, from a memory-mapped file. Pickling sends the dataset, not the vectors.
-
-    Args:
-        split: with `text_embeds`.
     """
 
     dtype = np.dtype(np.float16)
@@ -214,20 +211,12 @@ def _table(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Texts:
-    """
-    T text embeddings in the order of the rows of a split; rows without a caption have none.
+    """T text embeddings in the order of the rows of a split; rows without a caption have none."""
 
-    Args:
-        embeds: (T, D) float16, indexed by a number, slice or array.
-        starts: (rows + 1,) where the texts of each row start.
-        text_keys: (T,) integers, equal for equal texts.
-        caption_keys: (rows, C) integers, equal for equal captions, -1 where a row has fewer than C.
-    """
-
-    embeds: np.ndarray | Embeddings
-    starts: np.ndarray
-    text_keys: np.ndarray
-    caption_keys: np.ndarray
+    embeds: np.ndarray | Embeddings  # (T, D) float16, indexed by a number, slice or array
+    starts: np.ndarray  # (rows + 1,) where the texts of each row start
+    text_keys: np.ndarray  # (T,) integers, equal for equal texts
+    caption_keys: np.ndarray  # (rows, C) integers, equal for equal captions, -1 where a row has fewer than C
 
     @classmethod
     def of(cls, split: Dataset, choice: str = "sample") -> "Texts | None":

@@ -30,12 +30,7 @@ PILLOW = {mode: PILImage.Resampling[mode.name] for mode in (*SMOOTH, Interpolati
 
 
 class Normalization:
-    """
-    (pixels / 255 - mean) / std in float32: bit for bit torchvision's `ToTensor` and `Normalize`, on any device.
-
-    Args:
-        mean, std: of the three channels, of pixels between 0 and 1.
-    """
+    """(pixels / 255 - mean) / std in float32: bit for bit torchvision's `ToTensor` and `Normalize`, on any device."""
 
     def __init__(self, mean: tuple[float, ...] | torch.Tensor, std: tuple[float, ...] | torch.Tensor):
         self.mean = torch.as_tensor(mean, dtype=torch.float32).view(-1, 1, 1)
@@ -140,13 +135,9 @@ def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage
 
 class TrainTransform:
     """
-    PIL image -> float tensor (3, H, W), normalised; in parts for [`~g4i_hf.data.dataset.CaptionedImages`].
-
-    Args:
-        fixed: first steps, without randomness: their result may be cached.
-        drawn: further steps, to (3, H, W): uint8, or with `normalization` None normalised floats.
-        normalization: of 8-bit pixels, applied once a batch.
-        open_stored: stored image -> input of the first step.
+    PIL image -> float tensor (3, H, W), normalised; in parts for [`~g4i_hf.data.dataset.CaptionedImages`]: what
+    `open_stored` gives goes through the `fixed` steps, whose result may be cached, and the `drawn` ones, to (3, H, W)
+    uint8, which is normalised once a batch, or with `normalization` None to normalised floats.
     """
 
     def __init__(

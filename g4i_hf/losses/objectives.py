@@ -11,18 +11,11 @@ from .pairs import Pairs
 
 @dataclass
 class LogitSettings:
-    """
-    Logits are cosine / temperature + bias.
-
-    Args:
-        temperature: number, or 0-d tensor with gradient where it is learned.
-        bias: the same; only `siglip` has one.
-        target_temperature: of the targets of `soft_clip`.
-    """
+    """Logits are cosine / temperature + bias, numbers or 0-d tensors with gradient where they are learned."""
 
     temperature: float | torch.Tensor = 0.2
-    bias: float | torch.Tensor = 0.0
-    target_temperature: float = 0.1
+    bias: float | torch.Tensor = 0.0  # of `siglip` alone
+    target_temperature: float = 0.1  # of `soft_clip`
 
 
 def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:

@@ -14,31 +14,20 @@ class Pairs:
     What every objective takes: local images against the texts of all processes. This process has n images and
     m = n K texts of D dimensions, K an image; all processes have N images and M = N K + B texts, the last B of a bank.
     An image has P = K own texts, or 2 K where images are mixed.
-
-    Args:
-        image_embeds: (n, D) local images, unit norm, with gradient.
-        text_embeds: (m, D) local texts, unit norm; arbitrary where there is none.
-        all_text_embeds: (M, D).
-        weights: (n, M) weight of each pair of a local image and a text: the text's weight, times the share of that
-            text's image where images are mixed; zero for everything that is not a pair.
-        allowed: (n, M) bool, which texts are in an image's softmax, and it in theirs: its own and its negatives.
-        own_texts: (n, P) an image's own texts, as rows of `text_embeds`: pairs never cross processes.
-        own_weights: (n, P) their weights; zero where there is none.
-        own_shares: (n, P) how much of an image each of them describes, whatever its weight; the sum is 1 at most.
-        num_captions: 0-d, number of rows with a text over all processes: the divisor of the loss.
-        num_bank: B.
     """
 
-    image_embeds: torch.Tensor
-    text_embeds: torch.Tensor
-    all_text_embeds: torch.Tensor
+    image_embeds: torch.Tensor  # (n, D) local images, unit norm, with gradient
+    text_embeds: torch.Tensor  # (n K, D) local texts, unit norm; arbitrary where there is none
+    all_text_embeds: torch.Tensor  # (M, D)
+    # (n, M) of each pair of a local image and a text: the text's weight, times the share of that text's image where
+    # images are mixed; zero for everything that is not a pair
     weights: torch.Tensor
-    allowed: torch.Tensor
-    own_texts: torch.Tensor
-    own_weights: torch.Tensor
-    own_shares: torch.Tensor
-    num_captions: torch.Tensor
-    num_bank: int
+    allowed: torch.Tensor  # (n, M) bool, which texts are in an image's softmax, and it in theirs: own and negatives
+    own_texts: torch.Tensor  # (n, P) an image's own texts, as rows of `text_embeds`: pairs never cross processes
+    own_weights: torch.Tensor  # (n, P) their weights; zero where there is none
+    own_shares: torch.Tensor  # (n, P) how much of an image each describes, whatever its weight; sums to 1 at most
+    num_captions: torch.Tensor  # 0-d, rows with a text over all processes: the divisor of the loss
+    num_bank: int  # B
 
     @property
     def in_batch(self) -> slice:
@@ -48,32 +37,19 @@ class Pairs:
 
 @dataclass
 class BankTexts:
-    """
-    Texts without an image in the batch, the same on every process: further negatives.
+    """Texts without an image in the batch, the same on every process: further negatives."""
 
-    Args:
-        embeds: (B, D) unit norm.
-        text_keys: (B,) integers; a text that is in the batch already, known by its key, is left out.
-        keys: as those of [`make_pairs`]: groups of (B, C).
-    """
-
-    embeds: torch.Tensor
-    text_keys: torch.Tensor
-    keys: Sequence[torch.Tensor]
+    embeds: torch.Tensor  # (B, D) unit norm
+    text_keys: torch.Tensor  # (B,) integers; a text that is in the batch already, known by its key, is left out
+    keys: Sequence[torch.Tensor]  # as those of `make_pairs`: groups of (B, C)
 
 
 @dataclass
 class StoredTexts:
-    """
-    Texts that every process can read, so that they need not cross processes: only their numbers do.
+    """Texts that every process can read, so that they need not cross processes: only their numbers do."""
 
-    Args:
-        rows: (n, K) numbers of the local texts, -1 where there is none.
-        read: numbers (N, K) -> embeddings (N, K, D) on the device of the batch; zeros for -1.
-    """
-
-    rows: torch.Tensor
-    read: Callable[[torch.Tensor], torch.Tensor]
+    rows: torch.Tensor  # (n, K) numbers of the local texts, -1 where there is none
+    read: Callable[[torch.Tensor], torch.Tensor]  # (N, K) -> (N, K, D) on the device of the batch; zeros for -1
 
 
 def make_pairs(

@@ -56,12 +56,9 @@ def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor
 
 class TextBank:
     """
-    Negatives from the captions of the whole training set, exact at any batch size, as the text encoder is frozen.
-
-    Args:
-        texts: see [`~g4i_hf.data.dataset.CaptionedImages.text_bank`]; of `embeds` (B, D) only what is drawn is read.
-        size: texts of a draw; -1 for all of them.
-        transform: of drawn embeddings (B, D), such as centring.
+    Negatives from the captions of the whole training set, exact at any batch size, as the text encoder is frozen: a
+    draw has `size` of the `texts` of [`~g4i_hf.data.dataset.CaptionedImages.text_bank`], -1 for all. Of `embeds`
+    (B, D) only what is drawn is read; `transform` is applied to it, such as centring.
     """
 
     def __init__(

@@ -50,16 +50,9 @@ NAMES = {TRAINING: "train", EVALUATION: "validation"}
 
 @dataclass
 class BuiltStudent:
-    """
-    Attributes:
-        model: the aligned model.
-        saved_processor: image processor saved beside it.
-        processor: the one its released student is used with.
-    """
-
     model: AlignedImageClassification
-    saved_processor: BaseImageProcessor
-    processor: BaseImageProcessor
+    saved_processor: BaseImageProcessor  # beside it
+    processor: BaseImageProcessor  # with which its released student is used
 
     def train_transform(self, augmentation: AugmentationArguments) -> Callable:
         """The augmentation of training images, at the size and with the normalization of the student."""

@@ -54,11 +54,6 @@ class Stopwatch(TrainerCallback):
         self._last = time.perf_counter()
 
     @property
-    def total(self) -> float:
-        """Seconds since training began or was resumed."""
-        return sum(self.seconds.values())
-
-    @property
     def images_per_second(self) -> float | None:
         """Of all processes, without the time of evaluation and saving; None before the first step."""
         busy = self.seconds["data"] + self.seconds["step"]
@@ -67,7 +62,7 @@ class Stopwatch(TrainerCallback):
     def remaining(self, max_steps: int) -> float | None:
         """Seconds left at the mean speed until now, evaluation and saving included."""
         steps = self.last_step - self.first_step
-        return self.total / steps * (max_steps - self.last_step) if steps else None
+        return sum(self.seconds.values()) / steps * (max_steps - self.last_step) if steps else None
 
     def metrics(self) -> dict[str, float]:
         """

@@ -11,9 +11,8 @@ from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, labels_of
 from ..data.loading import class_names, load_data, source_of
-from ..data.stage import join_stage, read_stage
 from ..data.texts import num_captioned
-from ..embedding import text_embeds_folder
+from ..embedding import with_text_embeds
 from ..files import replace_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
 from ..supervision import CaptionClassifier
@@ -114,10 +113,7 @@ def check_labels(
         return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
-    stage = text_embeds_folder(splits, encoder, folder, source=source_of(data))
-    if stage is not None:
-        splits = join_stage(splits, stage, read_stage(stage))
-    split = splits[args.split]
+    split = with_text_embeds(splits, encoder, folder, source=source_of(data))[args.split]
     if columns.TEXT_EMBEDS not in split.column_names:
         return ["To compare labels with captions, give --text_encoder, or a folder of g4i embed."]
     captioned = CaptionedRows.of(split)

@@ -31,21 +31,15 @@ MOST_NEIGHBOURS = 100_000  # training images that are opened for it
 
 
 class Study:
-    """
-    Attributes:
-        cells: all of the grid.
-        results: of the finished ones, by name.
-        missing: the others.
-        findings, bars: set by [`score`]; bars are the accuracies of the nearest training image, by split.
-    """
+    """The cells of a grid, the results of the finished ones by name, and those that are missing."""
 
     def __init__(self, args: CompareArguments):
         self.args = args
         self.cells = study.cells_of(args)
         self.results = study.finished(self.cells, study.read_results(args.results), args.splits + args.final_splits)
         self.missing = [cell for cell in self.cells if cell.name not in self.results]
-        self.findings: list[study.Finding] = []
-        self.bars: dict[str, float] = {}
+        self.findings: list[study.Finding] = []  # set by `score`
+        self.bars: dict[str, float] = {}  # accuracies of the nearest training image, by split
         if others := {result.device for result in self.results.values()} - {device_kind()}:
             raise ValueError(
                 f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "
@@ -70,10 +64,8 @@ class Study:
             known = {student: statistics.median(seconds) for student, seconds in took.items()}
             usual = statistics.median(known.values())
             seconds = sum(known.get(cell.student, usual) for cell in self.missing) / self.args.processes
-            guessed = sorted({cell.student for cell in self.missing} - set(known))
             many = f"{len(self.missing)}, {self.args.processes} at a time"
-            more = f", guessed for {', '.join(guessed)}" if guessed else ""
-            lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}{more}.")
+            lines.append(f"About {seconds / 60:.0f} minutes for the missing {many}.")
         elif self.missing:
             lines.append("How long a cell takes is known once one is finished; g4i train --dry_run times steps.")
         return "\n".join(lines)
@@ -272,11 +264,10 @@ def run_of(cell: study.Cell, train_config: str, folder: str) -> TrainingRun:
     the others, which would replace each other's.
     """
     run = TrainingRun(*parse_options(OPTIONS_OF["train"], cell.argv(train_config, folder)))
-    own = {
-        name: value for name, value in cell.options.items() if hasattr(run.data, name) or hasattr(run.encoder, name)
-    }
+    named = vars(run.data) | vars(run.encoder)
+    own = {name: value for name, value in cell.options.items() if name in named}
     if run.encoder.embeddings_dir is None:
-        own, run.encoder.embeddings_dir = vars(run.data) | vars(run.encoder), "runs/embeddings/grid"
+        own, run.encoder.embeddings_dir = named, "runs/embeddings/grid"
     if own:
         run.encoder.embeddings_dir += f"-{study.digest_of(own)[:8]}"
     return run

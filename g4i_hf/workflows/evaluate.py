@@ -38,38 +38,26 @@ CALIBRATION_IMAGES = 128  # of the training split, for the ranges of int8 activa
 
 
 class Evaluation:
-    """
-    Evaluates a run, and its baseline if there is one, on every split but the training split.
-
-    Attributes:
-        runs: folders of the runs `aligned` and `baseline`.
-        folders: by run, the folder for its metrics.
-        splits: the evaluated splits, with their embeddings.
-        training: the training split, if the data has it.
-        left_out: by split, number of unreadable images that are skipped.
-        found: by run, predictions and other outputs for the measures.
-        results: by run, its `all_results.json`; in the main process.
-    """
+    """Evaluates a run, and its baseline if there is one, on every split but the training split."""
 
     def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
         self.args, self.data, self.encoder = args, data, encoder
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
-        self.folders: dict[str, Path] = {}
-        self.splits = DatasetDict()
+        self.folders: dict[str, Path] = {}  # by run, for its metrics
+        self.splits = DatasetDict()  # those that are evaluated, with their embeddings
         self.id2label: dict[int, str] = {}
-        self.training: Dataset | None = None
-        self.left_out: dict[str, int] = {}
-        self.found: dict[str, Evaluated] = {}
-        self.results: dict[str, dict[str, Any]] = {}
+        self.training: Dataset | None = None  # split
+        self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
+        self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
+        self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
 
     def evaluate(self) -> None:
         """A ValueError or OSError for a run, split or dataset that does not exist, or other classes than the run's."""
         for run in self.runs.values():
             check_run(run, self.args.weights)
-        self.folders = {
-            name: results_folder(run, read_options(run), vars(self.data)) for name, run in self.runs.items()
-        }
+        for name, run in self.runs.items():
+            self.folders[name] = results_folder(run, read_options(run), vars(self.data))
         self._load()
         self.found = {name: self._predict(name) for name in self.runs}
         if self.accelerator.is_main_process:  # the others need not wait while probes are fitted
@@ -91,13 +79,9 @@ class Evaluation:
         # A split without captions has an accuracy too
         captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
         if captioned:
-            splits |= with_text_embeds(
-                captioned,
-                self.encoder,
-                self.encoder.embeddings_dir or Path(args.run).parent / "embeddings",
-                source=source_of(self.data),
-                shared=self.encoder.embeddings_dir is None,
-            )
+            own = self.encoder.embeddings_dir
+            where: dict[str, Any] = {"source": source_of(self.data), "shared": own is None}
+            splits |= with_text_embeds(captioned, self.encoder, own or Path(args.run).parent / "embeddings", **where)
         wanted = self._wanted(splits)
         checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
         for name in dict.fromkeys(checked):
@@ -144,9 +128,8 @@ class Evaluation:
                 found.corrupted[split_name] = corrupted_accuracies(model, processor, split, *how, what)
         if probes:
             rows, what = drawn_rows(self.training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
-            found.training = predict(
-                model, processor, rows, *how, what, output_features=True, output_image_embeds=False
-            )
+            outputs |= {"output_image_embeds": False}
+            found.training = predict(model, processor, rows, *how, what, **outputs)
         if self.accelerator.is_main_process:
             self._write_predictions(name, found, model.config.id2label)
         self.accelerator.wait_for_everyone()
@@ -158,8 +141,7 @@ class Evaluation:
         aligned = aligns(read_options(self.runs[name]))
         for split_name, predicted in found.predictions.items():
             table = predicted.to_dataset(id2label)
-            nearest = nearest_captions(self.splits[split_name], predicted) if aligned else None
-            if nearest is not None:
+            if aligned and (nearest := nearest_captions(self.splits[split_name], predicted)) is not None:
                 table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
             table.to_parquet(folder / f"{split_name}.parquet")
 
@@ -183,10 +165,8 @@ class Evaluation:
         name_embeds = self._name_embeds if "zero_shot" in args.measures else None
         probes = Probes(found.training, self.runs[name].name) if found.training is not None else None
         for split_name, predicted in found.predictions.items():
-            others = None if split_name == args.train_split else probes  # fitted on these rows
-            metrics |= split_metrics(
-                predicted, self.splits[split_name], split_name, args.measures, name_embeds=name_embeds, probes=others
-            )
+            beside = {"name_embeds": name_embeds, "probes": None if split_name == args.train_split else probes}
+            metrics |= split_metrics(predicted, self.splits[split_name], split_name, args.measures, **beside)
             if (suspicious := self._suspicious[split_name]) is not None:
                 metrics[f"{split_name}_suspicious_labels"] = suspicious
             corrupted = found.corrupted.get(split_name, {})
@@ -199,32 +179,27 @@ class Evaluation:
         return update_results(self.folders[name], metrics, list(self.splits))
 
     def _speed(self, name: str) -> dict[str, float]:
-        """Size and speed of the released student; without ONNX Runtime in PyTorch alone."""
+        """Size and speed of the released student: in PyTorch, and of its graphs as far as they can be made."""
         args, run = self.args, self.runs[name]
         model, processor = load_run(run, args.weights)
         student, transform = plain_student(model).float(), EvalTransform(processor)
-        size = ImageSettings.from_processor(processor).size
-        metrics = size_metrics(student, size)
+        size, files = ImageSettings.from_processor(processor).size, {}
         with tempfile.TemporaryDirectory() as folder:
-            files = {"onnx": Path(folder) / "model.onnx"}
+            onnx, int8 = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
             try:
-                export_onnx(student, files["onnx"], size)
-            except (ImportError, ValueError) as error:
-                logger.warning("%s: speed in PyTorch alone. %s", run.name, error)
-                return metrics | speed_metrics(student, size)
-            if self.training is None:
-                logger.warning("%s: no speed in int8, as its ranges are found on training images.", run.name)
-                return metrics | speed_metrics(student, size, files)
-            images = drawn_rows(self.training, CALIBRATION_IMAGES)[columns.IMAGE]
-            pixels = [transform(to_rgb(open_image(image))).numpy() for image in images if why_bad(image) is None]
-            int8 = Path(folder) / "int8.onnx"
-            try:
-                quantize(student, files["onnx"], int8, np.stack(pixels))
+                export_onnx(student, onnx, size)
+                files["onnx"] = onnx
+                if self.training is None:
+                    raise ValueError("its ranges are found on training images")
+                images = drawn_rows(self.training, CALIBRATION_IMAGES)[columns.IMAGE]
+                pixels = [transform(to_rgb(open_image(image))).numpy() for image in images if why_bad(image) is None]
+                quantize(student, onnx, int8, np.stack(pixels))
+                files["int8"] = int8
             except Exception as error:  # of any layer or image: the other figures are kept
-                logger.warning("%s: no speed in int8: %s: %s", run.name, type(error).__name__, error)
-                return metrics | speed_metrics(student, size, files)
-            metrics |= speed_metrics(student, size, files | {"int8": int8})
-            for split_name, split in self.splits.items():
+                said = f"no speed in int8: {type(error).__name__}:" if files else "speed in PyTorch alone."
+                logger.warning("%s: %s %s", run.name, said, error)
+            metrics = size_metrics(student, size) | speed_metrics(student, size, files)
+            for split_name, split in self.splits.items() if "int8" in files else ():
                 what = f"{run.name}, {split_name}, int8"
                 images = for_prediction(split, transform)
                 accuracy = onnx_accuracy(int8, images, args.eval_batch_size, args.eval_num_workers, what)

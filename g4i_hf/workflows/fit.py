@@ -44,26 +44,17 @@ ASKED = "fit.json"
 
 @dataclass
 class FitResult:
-    """
-    Attributes:
-        classifier: folder of the released student.
-        report: HTML page.
-        config: `fit.yaml`, for `g4i train --config`.
-        accuracy, baseline_accuracy: on `validation`, by seed; without labels there is no baseline.
-        gain: their mean difference, None without a baseline; `interval` its 95% interval over seeds, None with one.
-        validation_images: the labelled ones, which accuracies are of.
-        suspicious_labels: how many of their labels captions contradict; None where they have no captions.
-    """
+    """What `fit` leaves; accuracies are those on `validation`, by seed. Without labels there is no baseline."""
 
-    classifier: Path
-    report: Path
-    config: Path
+    classifier: Path  # folder of the released student
+    report: Path  # HTML page
+    config: Path  # `fit.yaml`, for `g4i train --config`
     accuracy: list[float]
     baseline_accuracy: list[float]
-    gain: float | None
-    interval: tuple[float, float] | None
-    validation_images: int
-    suspicious_labels: int | None
+    gain: float | None  # their mean difference, None without a baseline
+    interval: tuple[float, float] | None  # its 95% interval over seeds, None with one seed
+    validation_images: int  # the labelled ones
+    suspicious_labels: int | None  # how many of these labels captions contradict; None without captions
 
 
 class Fit:

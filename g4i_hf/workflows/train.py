@@ -65,14 +65,6 @@ class TrainingRun:
     """
     Loads the data, builds the student, trains and evaluates it. Checks all options and data before it writes to the
     run folder.
-
-    Attributes:
-        splits: the data with its embeddings, set by [`load`]; the training split may be a stream.
-        text_embed_dim: D; None without embeddings.
-        to_embed: in a dry run, number of distinct captions still to embed.
-        embeddings: folder of the embeddings, if the data has none of its own.
-        supervised: what was chosen and estimated about labels from captions; None for streams.
-        built: the student and its image processors, built on first use.
     """
 
     def __init__(self, run, data, encoder, student, augmentation, training: TrainingOptions):
@@ -82,13 +74,13 @@ class TrainingRun:
         self.student: StudentArguments = student
         self.augmentation: AugmentationArguments = augmentation
         self.args = AlignmentArguments.from_options(training)
-        self.splits: dict[str, Dataset | RowStream] = {}
+        self.splits: dict[str, Dataset | RowStream] = {}  # with embeddings, set by `load`; training may be a stream
         self.id2label: dict[int, str] = {}
         self.text_embed_dim: int | None = None
-        self.to_embed = 0
-        self.embeddings: Path | None = None
+        self.to_embed = 0  # in a dry run, distinct captions still to embed
+        self.embeddings: Path | None = None  # their stage, if the data has none of its own
         self.trainer: AlignmentTrainer | None = None
-        self.supervised: Supervised | None = None
+        self.supervised: Supervised | None = None  # what was chosen about labels from captions; not of streams
 
     # --- The run folder ----------------------------------------------------------------------------------------------
 
