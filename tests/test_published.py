@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, List, Value, load_dataset
@@ -63,7 +65,8 @@ def found(tmp_path_factory) -> dict:
 
 def test_captions_of_the_hub_are_joined_to_their_images(found):
     expected = [[i, int(i.startswith("dog")), f"of {i}", [float(number)] * 3] for number, i in enumerate(IDS)]
-    assert found["joined"] == dict.fromkeys(("by its own name", "with images", "to a folder"), expected)
+    in_lists = [[*others, [vector]] for *others, vector in expected]  # as its split `test` has no embeddings
+    assert found["joined"] == {"by its own name": expected, "with images": in_lists, "to a folder": expected}
     assert found["alone"] == ["image_id", "caption", "text_embeds"] and found["unchanged"]
     assert found["none"] == [None, None, None]
 
@@ -169,12 +172,27 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "pictures"
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "cat/../../secret.png", "file://{}/secret.png"])
+ELSEWHERE = ["../secret.png", "{}/secret.png", "cat/../../secret.png", "file://{}/secret.png", r"..\..\secret.png"]
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
 def test_metadata_that_name_a_file_elsewhere_are_refused(pictures, tmp_path, name):
     lines = [{"file_name": "cat/1.png", "caption": "a"}, {"file_name": name.format(tmp_path), "caption": "b"}]
     (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match=r"pictures.*its files cannot be read: .*secret\.png"):
         open_images(str(pictures))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_metadata_of_every_format_and_every_field_of_them_is_checked(pictures, suffix):
+    """Also where the card names the files."""
+    rows = pd.DataFrame({"file_name": ["1.png"], "mask_file_name": ["../../secret.png"], "caption": ["a"]})
+    write = {"csv": rows.to_csv, "jsonl": partial(rows.to_json, orient="records", lines=True)}
+    write.get(suffix, rows.to_parquet)(pictures / "cat" / f"metadata.{suffix}")
+    for card in ("", "---\nconfigs:\n- config_name: default\n  data_files: cat/*\n---\n"):
+        (pictures / "README.md").write_text(card)
+        with pytest.raises(ValueError, match=rf"cat/metadata\.{suffix} names '../../secret\.png', which is not in"):
+            open_images(str(pictures))
 
 
 def test_a_link_is_a_name_that_the_owner_of_the_folder_gave(pictures):

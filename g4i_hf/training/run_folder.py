@@ -39,7 +39,8 @@ TENSORBOARD_DIR = "tensorboard"
 NOT_COMPARED = {
     *("output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level", "with_images"),
     *("logging_strategy", "logging_steps", "logging_first_step", "save_strategy", "save_steps", "save_total_limit"),
-    *("per_device_eval_batch_size", "text_encoder_batch_size", "activation_checkpointing"),
+    *("per_device_eval_batch_size", "text_encoder_batch_size"),
+    *("activation_checkpointing", "gradient_checkpointing"),  # its name before transformers 5.24
     *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("torch_compile", "torch_compile_backend", "torch_compile_mode", "report_to", "project", "run_name"),
     *("push_to_hub", "hub_model_id", "hub_strategy", "hub_revision", "hub_private_repo", "hub_always_push"),
