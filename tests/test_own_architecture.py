@@ -177,7 +177,7 @@ def test_a_run_is_released_with_the_name_of_its_module_and_loads_after_it_alone(
     (tmp_path / "my_student.py").write_text(OF_TIMM)
     a_run(tmp_path / "run", model=False, results=None, lineage=None, student="tiny_net")
     done = run(tmp_path, "-c", RELEASE.replace("BUILD", repr(BUILD)))
-    assert "registered by the module my_student, which a Space does not have" in done.stdout
+    assert "needs the module my_student, which a Space does not have" in done.stdout
     run(tmp_path, "-c", LOAD)
     student = tmp_path / "run" / "student"
     card = (student / "README.md").read_text()
