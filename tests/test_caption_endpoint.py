@@ -358,7 +358,7 @@ def test_a_token_is_sent_to_its_server_and_shown_nowhere(serve, monkeypatch, cap
         ({"api_key_env": "ODD_TOKEN"}, "holds no token"),
         ({"base_url": "localhost:8000"}, "must look like http"),
         ({"base_url": " , "}, "not given"),
-        ({"base_url": "https://me:secret@host/v1"}, "user or password for host"),
+        ({"base_url": "https://me:secret@host/v1"}, "host; put a token into an environment variable"),
         ({"base_url": "https://router.huggingface.co/v1"}, "HF_HUB_OFFLINE"),
     ],
 )

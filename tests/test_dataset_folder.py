@@ -270,6 +270,8 @@ def test_a_broken_image_is_named_and_an_earlier_dataset_stays(stages, tmp_path):
     assert load_dataset(str(build_dataset(stage, tmp_path / "alone")), split="train").num_rows == 12
     with pytest.raises(FileNotFoundError, match="that folder is gone"):
         build_dataset(stage, tmp_path / "out", with_images=True)
+    with pytest.raises(ValueError, match="Did you mean cc-by-4.0"):  # told before any image is looked for
+        build_dataset(stage, tmp_path / "out", with_images=True, license="cc-by4.0")
 
 
 # --- The card --------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from g4i_hf.embedding import load_encoder
 from g4i_hf.hub import release_student
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.hub.space import build_space, write_captions, write_gallery
-from g4i_hf.hub.space_app import Explainer, VisitorError
+from g4i_hf.hub.space_app import Explainer, VisitorError, build_demo
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 
 ROOT = Path(__file__).parent.parent
@@ -196,6 +196,13 @@ def test_what_cannot_become_a_space_is_said(built, tmp_path):
     assert not (tmp_path / "space").exists() and (tmp_path / "mine" / "letter.txt").exists()
 
 
+def test_an_app_without_gradio_names_the_requirements_beside_it(monkeypatch):
+    """Who runs it has its folder, and no clone of g4i_hf."""
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ImportError, match="pip install -r requirements.txt"):
+        build_demo(None)
+
+
 @pytest.mark.parametrize("known", ["a folder", "unknown"])
 def test_an_encoder_that_is_not_on_the_hub_is_neither_promised_nor_loaded(built, tmp_path, caplog, known):
     """By the bare name of its folder, another encoder would be loaded there."""
@@ -209,7 +216,7 @@ def test_an_encoder_that_is_not_on_the_hub_is_neither_promised_nor_loaded(built,
         record.unlink()
         off = "it is not known which text encoder"
     space = build_space(run, student, tmp_path / "space")
-    assert "no Hub id: in a Space the box for names" in caplog.text
+    assert "no Hub id: in a Space the box for names says that it cannot be loaded" in caplog.text
     page = page_of(space)
     assert f"Zero-shot classes are switched off: {off}" in page and "downloaded" not in page
     explainer, image = Explainer(space, device="cpu"), str(next((space / "gallery").iterdir()))

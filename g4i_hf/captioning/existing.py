@@ -374,7 +374,7 @@ def check_order(
     if len(scores) < MIN_SAMPLE:
         raise ValueError(
             f"The order of the list cannot be checked: {len(scores)} images can be read and lie between two of their "
-            f"class with captions; {MIN_SAMPLE} are needed. Or leave out --order_scorer."
+            f"class with captions; {MIN_SAMPLE} are needed. Without --order_scorer it goes unchecked."
         )
     own, *others = np.array(scores, dtype=np.float64).T
     tests = {}

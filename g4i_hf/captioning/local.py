@@ -66,7 +66,7 @@ class LocalCaptioner(Captioner):
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not self.local.trust_remote_code:
             raise CaptionerError(
                 f"The captioner {self.model!r} is a model of type {config.model_type!r}, which "
-                f"AutoModelForImageTextToText does not load. Others are, for example, {EXAMPLES}."
+                f"AutoModelForImageTextToText does not load. It loads, for example, {EXAMPLES}."
             )
 
     @cached_property

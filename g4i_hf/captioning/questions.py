@@ -306,7 +306,10 @@ class StreamQuestions(Questions):
         image_id = item[columns.IMAGE_ID]
         if image_id is None or str(image_id) in seen:
             what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
-            raise ValueError(f"Split {self.name!r}, column 'image_id', row {row}: {what}. See --image_id_column.")
+            raise ValueError(
+                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
+                "--image_id_column."
+            )
         seen.add(str(image_id))
         self._image_ids.append(str(image_id))
 

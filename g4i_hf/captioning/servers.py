@@ -40,7 +40,10 @@ def addresses_of(base_url: str | None) -> list[str]:
     for address in addresses:
         parts = urlsplit(address)
         if "@" in parts.netloc:
-            raise ValueError(f"base_url holds a user or password for {parts.hostname}; name a token in api_key_env.")
+            raise ValueError(
+                f"base_url holds a user or password for {parts.hostname}; put a token into an environment variable, "
+                "and name that variable in api_key_env."
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url is {address}; it must look like http://localhost:8000/v1.")
         if is_offline_mode() and is_hugging_face(address):
@@ -75,7 +78,10 @@ def is_proxied(address: str) -> bool:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """Requests take turns over pools, each of which looks at all its connections at a request (httpcore2 2.16)."""
+    """
+    Requests take turns over pools. At each request, a pool looks at all its connections (httpcore2 2.16): with
+    hundreds of them that takes longer than the request.
+    """
 
     def __init__(self):
         self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS) for _ in range(POOLS)]
@@ -177,7 +183,10 @@ class Server:
         self.failed_questions.clear()
 
     def fails_for(self) -> float:
-        """Seconds since failures in a row began; -inf for few, or while what was sent before them is under way."""
+        """
+        Seconds since failures in a row began; -inf for fewer than IN_A_ROW, or while what was sent before them is
+        under way, as errors arrive faster than answers.
+        """
         oldest = next(iter(self.under_way.values()), math.inf)
         if self.failures < IN_A_ROW or (oldest < self.failing_since and not self.unreachable):
             return -math.inf

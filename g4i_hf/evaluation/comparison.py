@@ -100,7 +100,10 @@ class ComparisonRow:
 
 
 def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """`all_results.json` for tables: without figures of the projector where it was not aligned and learned nothing."""
+    """
+    `all_results.json` for tables: of a run that was not aligned without retrieval and zero-shot accuracy, as its
+    projector has learned nothing.
+    """
     if aligns(options) is not False:
         return results
     return {name: value for name, value in results.items() if not name.endswith(OF_PROJECTOR)}

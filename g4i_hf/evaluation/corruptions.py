@@ -34,7 +34,10 @@ PARAMETERS = {
 
 
 def parameter(kind: str, strength: int, side: int) -> float:
-    """What PARAMETERS says of a strength from 1 to 5, between its sides by the shorter `side` of the image in px."""
+    """
+    The value in PARAMETERS for a strength from 1 to 5, and for the shorter `side` of an image in pixels: between the
+    two SIDES it lies geometrically between their values, below and above them it is theirs.
+    """
     small, large = (values[strength - 1] for values in PARAMETERS[kind])
     share = math.log(side / SIDES[0]) / math.log(SIDES[1] / SIDES[0])
     return small * (large / small) ** min(max(share, 0.0), 1.0)

@@ -232,7 +232,10 @@ class RankedCaption:
 def ranked_captions(
     split: Dataset, predictions: Predictions, rows: Sequence[int], most: int = 3
 ) -> list[list[RankedCaption]] | None:
-    """The `most` nearest distinct captions of some images of a split, and the nearest of their own if it is none."""
+    """
+    For each image of some rows, the `most` nearest distinct captions of the split, and the nearest of its own where
+    that is not among them. None as in [`nearest_captions`].
+    """
     texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None

@@ -22,7 +22,10 @@ SECONDS = 1.0  # that each call is timed for
 
 
 def size_metrics(student: PreTrainedModel, image_size: int) -> dict[str, float]:
-    """`parameters`, and `macs`: multiply-adds of an image in convolutions and products, by PyTorch's counter."""
+    """
+    `parameters`, and `macs`: multiply-adds of an image in convolutions and matrix products, half of what PyTorch's
+    FLOP counter finds.
+    """
     found = _multiply_adds(student, image_size)
     return {"parameters": sum(each.numel() for each in student.parameters()), "macs": sum(found.values())}
 

@@ -25,6 +25,7 @@ from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, op
 from ..data.stream import stream_images
 from ..data.texts import with_nulls_in_lists
 from ..files import replacing
+from .card import licence_fields
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
 
@@ -77,12 +78,12 @@ def build_dataset(
         FileNotFoundError: when the images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
-    made = read_stage(stage)
-    if made is None:
+    if (made := read_stage(stage)) is None:
         raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
     if made.get("published"):
         raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
     check_place(output_dir)
+    licence_fields(license)  # before images are read
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = with_nulls_in_lists(_rows(stage, with_images))
     features = _common_features(splits)
@@ -319,8 +320,9 @@ def _public(value: Any, name: str) -> Any:
 
 def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
     """
-    Whether the ids of the `source` on the Hub of a public `stage.json` are a column; None where they cannot be read.
-    ValueError when a column is missing there, or none of its first ids can be one of the stage.
+    Looks the `source` of a public `stage.json` up on the Hub, and compares the ids of its first images with those of
+    the stage. Returns whether ids there are a column, None where they cannot be read. ValueError when a column is
+    missing there, or no id can be one of the stage.
     """
     name = public["source"]
     try:

@@ -114,7 +114,7 @@ def _check(run: Path, student_dir: Path) -> None:
     side = _text_side(student_dir)
     if not _is_found(side):
         encoder = f"the folder {side.text_encoder!r}" if side.text_encoder else "not known"
-        said = "The text encoder of %s is %s, no Hub id: in a Space the box for names will do nothing."
+        said = "The text encoder of %s is %s, no Hub id: in a Space the box for names says that it cannot be loaded."
         logger.warning(said, run, encoder)
 
 

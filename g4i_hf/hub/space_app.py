@@ -24,7 +24,6 @@ from PIL import Image
 from transformers import pipeline
 
 from g4i_hf.data.images import to_rgb
-from g4i_hf.extras import require
 from g4i_hf.zero_shot import ZeroShotImageClassifier
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -206,7 +205,11 @@ def _told(function: Callable, *values: Any) -> Any:
 
 
 def _gradio() -> Any:
-    return require("gradio", "space", "The app")
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError("The app needs gradio: pip install -r requirements.txt, which lies beside it.") from error
+    return gradio
 
 
 def main() -> None:
