@@ -410,6 +410,8 @@ def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: s
                     )
             ticks = sorted(set(values.values()))
             axis.set(xlabel=option.replace("_", " "), ylabel="accuracy, %", xscale="log")
+            if ticks[0] == 0 and len(ticks) > 1:  # a zero, which a logarithmic axis has no place for
+                axis.set_xscale("symlog", linthresh=ticks[1], linscale=0.5)
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.minorticks_off()
 

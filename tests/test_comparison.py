@@ -16,6 +16,7 @@ from g4i_hf.cli import parse_options
 from g4i_hf.options import OPTIONS_OF, CompareArguments
 from g4i_hf.study import (
     Difference,
+    Finding,
     Labels,
     Result,
     append_result,
@@ -292,6 +293,20 @@ def test_predictions_of_other_images_or_in_another_order_are_refused(found):
     labels.classes, labels.clusters = labels.classes[:-1], labels.clusters[:-1]
     with pytest.raises(ValueError, match=r"predicted other images of validation.*\(--results\)"):
         find(*found)
+
+
+def test_curves_have_a_place_for_no_labels(grid, tmp_path, monkeypatch):
+    """On a logarithmic axis there is none for zero: other values would lie upon each other."""
+    kept: list = []
+    monkeypatch.setattr("matplotlib.pyplot.close", kept.append)
+    fractions = {f"small, {fraction}": {"student": "resnet18", "label_fraction": fraction} for fraction in (0, 0.1, 1)}
+    cells = cells_of(grid(students=fractions))
+    rows = [Finding("validation", name, "clip", "baseline", {0: 0.5, 1: 0.6}) for name in fractions]
+    plot_curves(rows, cells, "label_fraction", tmp_path / "curves.png")
+    [axis] = kept[0].axes
+    pixels = axis.transData.transform([(fraction, 50) for fraction in (0, 0.1, 1)])
+    places = axis.transAxes.inverted().transform(pixels)[:, 0]  # as shares of the width
+    assert places[0] > 0 and np.diff(places).min() > 0.2 and places[-1] < 1
 
 
 def test_the_table_and_the_plots_show_them(found, grid, tmp_path):

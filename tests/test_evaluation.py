@@ -347,3 +347,5 @@ def test_a_graph_that_cannot_be_quantized_loses_no_other_figure(run, monkeypatch
     found = evaluated(run, "--measures", "speed", "--splits", "validation")
     assert found["validation_accuracy"] == 0.9 and found["onnx_latency_ms"] > 0 and "int8_latency_ms" not in found
     assert "no speed in int8: RuntimeError: no such operator" in caplog.text
+    evaluated(run, "--measures", "speed", "--splits", "validation", "--train_split", "not there")
+    assert "no speed in int8, as its ranges are found on training images" in caplog.text

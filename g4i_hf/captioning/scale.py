@@ -18,7 +18,10 @@ from .runner import Share
 
 
 class AskForCaptions(PipelineStep):
-    """Asks about every `world_size`-th image. `captions_dir` must lie on a disk that all tasks see."""
+    """
+    Asks about every `world_size`-th image, with the options of `g4i caption`. `captions_dir` must lie on a disk that
+    all tasks see.
+    """
 
     name, type = "Ask for captions", "Captions"
 

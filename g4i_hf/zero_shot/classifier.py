@@ -175,7 +175,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         The captions that say most nearly what an image shows.
 
         Args:
-            images: as in a call.
+            images: as in a call, and so are `kwargs`.
             captions: to choose from.
             text_embeds: (n, D) their vectors as `g4i embed` writes them; without, they are embedded now.
 
