@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from g4i_hf import CaptionClassifier
+from g4i_hf.supervision import caption_classifier
 
 CLASSES, DIM = 5, 16
 
@@ -301,7 +302,7 @@ def test_without_any_label_captions_are_compared_with_names():
     assert accuracy(both.out_of_fold_, data.truth) > right + 0.05
     assert accuracy(both.predict_proba(data.x, images.x), data.truth) > right + 0.05
     assert both.view_accuracies_ == [both.accuracy_] and 0.4 < both.accuracy_ < right
-    with pytest.raises(ValueError, match="or names, of at least two classes"):
+    with pytest.raises(ValueError, match="or names of at least two classes"):
         fitted(data, none, class_embeds=np.where(np.arange(CLASSES)[:, None] == 2, names, 0))
 
 
@@ -388,6 +389,21 @@ def test_image_features_learn_what_captions_tell_of_unlabelled_rows(each):
     by_labels = accuracy(of_labels.predict_proba(captions.x[unlabelled], images.x[unlabelled]), truth)
     found = CaptionClassifier(CLASSES).fit(captions.x, labels, images.x).out_of_fold_[unlabelled]
     assert accuracy(found, truth) > by_labels + 0.04 and calibration_error(found, truth) < 0.05
+
+
+def test_of_many_rows_models_are_fitted_on_a_sample(monkeypatch):
+    captions, images, _ = few_labels(1, 600)
+    labels, numbers = np.where(np.arange(600) < 300, captions.truth, -100), []
+    fit = caption_classifier.logistic_regression
+
+    def noted(values, *args):
+        numbers.append(len(values))
+        return fit(values, *args)
+
+    monkeypatch.setattr(caption_classifier, "MOST_FITTED", 100)
+    monkeypatch.setattr(caption_classifier, "logistic_regression", noted)
+    CaptionClassifier(CLASSES).fit(captions.x, labels, images.x)
+    assert max(numbers) == 200  # labelled and unlabelled ones
 
 
 def test_a_label_is_not_in_its_probabilities_by_way_of_unlabelled_rows():

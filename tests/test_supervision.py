@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
+from processes import environment, launched
 
 from g4i_hf import CaptionClassifier
 from g4i_hf.cli import parse_options
@@ -45,10 +47,17 @@ def captioned(labels: np.ndarray, embeds: np.ndarray, **columns: tuple) -> Datas
 
 
 def supervised(
-    split: Dataset, folder=None, soft_label_weight=None, image_features=None, made_with="", **options
+    split: Dataset,
+    folder=None,
+    soft_label_weight=None,
+    image_features=None,
+    class_embeds=None,
+    made_with="",
+    **options,
 ) -> Supervised:
     more = {"folder": folder, "soft_label_weight": soft_label_weight, "made_with": made_with}
-    features = None if image_features is None else lambda: image_features
+    more |= {"class_embeds": class_embeds}
+    features = image_features if image_features is None or callable(image_features) else lambda: image_features
     return supervise(split, RunArguments(**options), num_labels=len(CLASSES), seed=0, image_features=features, **more)
 
 
@@ -272,7 +281,7 @@ def test_what_it_needs_is_said():
         with pytest.raises(ValueError, match=f"{name} is '{value}', but the training split has no text_embeds"):
             supervised(captioned(TRUTH, GOOD).remove_columns("text_embeds"), **options)
     for labels in (few(0), few(1), np.full(ROWS, 1)):
-        with pytest.raises(ValueError, match="needs labelled captions, or names, of at least two classes"):
+        with pytest.raises(ValueError, match="needs captions, and labels or names of at least two classes"):
             supervised(captioned(labels, GOOD), supervision="soft")
 
 
@@ -385,6 +394,17 @@ def test_what_another_student_saw_is_not_taken_from_the_folder(tmp_path):
     assert found[0]["image_accuracy_estimate"] > found[1]["image_accuracy_estimate"] + 0.3
 
 
+@pytest.mark.slow
+def test_processes_without_a_folder_have_the_labels_of_the_first(tmp_path):
+    """It alone has the image features."""
+    worker = Path(__file__).parent / "workers" / "supervision_of_processes.py"
+    command = launched(worker, tmp_path, processes=2)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (np.load(tmp_path / f"{rank}.npy") for rank in (0, 1))
+    assert np.array_equal(first, second) and (first.argmax(1) == TRUTH).mean() > 0.95
+
+
 def test_the_weight_of_many_soft_labels_is_finite():
     """Their sum is more than float16 holds."""
     truth = np.arange(70_000) % len(CLASSES)
@@ -426,7 +446,39 @@ def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys):
         assert (soft_of(run.splits["train"]).argmax(1) == truth).mean() > 0.9
         assert run.supervised.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
         first, second = run.supervised.plan.reasons
-        assert "names of the classes" in first and "no image has a label: all learn soft labels" in second
+        assert "names of the classes" in first and "no image with a caption has a label: all learn soft" in second
+
+
+NAMES = np.eye(DIM)[: len(CLASSES)].astype(np.float32)  # as if embedded
+NOTHING = np.full((ROWS, DIM), np.nan)
+
+
+@pytest.mark.parametrize(
+    ("labels", "embeds", "options", "said"),
+    [
+        (few(0), NOTHING, {"supervision": "auto"}, "needs captions, and labels or names of at"),
+        (few(100), NOTHING, {"supervision": "pseudo"}, "needs captions"),
+        (few(0), GOOD, {"label_noise": "soften"}, "label_noise is 'soften', but no image with a caption has a label"),
+        (few(0), GOOD, {"supervision": "auto", "unlabelled": "drop"}, "no row .* has a label. Set it to keep"),
+    ],
+)
+def test_class_names_replace_neither_captions_nor_the_labels_of_an_option(labels, embeds, options, said):
+    with pytest.raises(ValueError, match=said):
+        supervised(captioned(labels, embeds), class_embeds=lambda: NAMES, **options)
+
+
+def test_names_tell_captioned_images_where_only_images_without_caption_have_a_label():
+    embeds = np.where(np.arange(ROWS)[:, None] < 100, np.nan, GOOD)
+    found = supervised(captioned(few(100), embeds), class_embeds=lambda: NAMES, supervision="auto")
+    assert (soft_of(found.split).argmax(1) == TRUTH).mean() > 0.95
+    assert "no image with a caption has a label" in found.plan.reasons[1]
+
+
+@pytest.mark.parametrize(("share", "silent"), [("0", "90"), ("0.5", "45"), ("1", None)])
+def test_captions_that_teach_no_class_are_told(data, tmp_path, caplog, share, silent):
+    run_of(data["whole"], tmp_path / "run", "--label_fraction", share).load()
+    said = [message for message in caplog.messages if "--supervision auto finds out" in message]
+    assert [message.split()[0] for message in said] == ([silent] if silent else [])
 
 
 def test_soft_labels_need_the_softmax(data, tmp_path):

@@ -80,14 +80,17 @@ class CaptionClassifier:
                 which is worth much where labels are few. Zeros for a name that says nothing.
 
         Raises:
-            ValueError: when fewer than two classes have a label or a name.
+            ValueError: without rows, or when fewer than two classes have a label or a name.
         """
         labels = np.asarray(labels, dtype=np.int64)
         known = np.flatnonzero(labels >= 0)
         counts = np.bincount(labels[known], minlength=self.num_labels)
         named = np.zeros(0, dtype=np.int64) if class_embeds is None else np.flatnonzero(np.any(class_embeds, axis=1))
-        if len(np.union1d(labels[known], named)) < 2:
-            raise ValueError("A caption classifier needs labelled captions, or names, of at least two classes.")
+        if not len(labels) or len(np.union1d(labels[known], named)) < 2:
+            raise ValueError(
+                "A caption classifier needs captions, and labels or names of at least two classes. Label some images "
+                "with captions; or name the classes, and give --text_encoder, that of the captions."
+            )
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
         self._sees_images = image_features is not None
         views, examples = [text_embeds], [(class_embeds, named)]
@@ -164,9 +167,7 @@ class CaptionClassifier:
         for strength in STRENGTHS if len(rows.judged) else STRENGTHS[:3]:
             view = _View(scale, {}, self.num_labels)
             for fold in [*np.unique(rows.folds[rows.judged]), WHOLE]:
-                fitted = np.flatnonzero((rows.labels >= 0) & (rows.folds != fold))
-                if len(fitted) > MOST_FITTED:
-                    fitted = np.sort(np.random.default_rng(self.seed).choice(fitted, MOST_FITTED, replace=False))
+                fitted = self._drawn(np.flatnonzero((rows.labels >= 0) & (rows.folds != fold)))
                 x = np.concatenate([scale(values, fitted), example_values])
                 y = np.concatenate([rows.labels[fitted], examples[1]])
                 start = None if best is None else best.models[int(fold)]
@@ -177,6 +178,12 @@ class CaptionClassifier:
                 break
             best, least = view, loss
         return best
+
+    def _drawn(self, rows: np.ndarray) -> np.ndarray:
+        """`MOST_FITTED` of these row numbers at most."""
+        if len(rows) <= MOST_FITTED:
+            return rows
+        return np.sort(np.random.default_rng(self.seed).choice(rows, MOST_FITTED, replace=False))
 
     def _calibrate_on_held_out(self, views: list[np.ndarray], rows: "_Rows") -> None:
         labels, folds = rows.labels[rows.judged], rows.folds[rows.judged]
@@ -229,9 +236,7 @@ class CaptionClassifier:
         a few labels can teach. A held-out label has no part in what its model is taught, and no row is predicted by a
         model that was taught on it.
         """
-        sample, known = rows.unlabelled, np.flatnonzero(rows.labels >= 0)
-        if len(sample) > MOST_FITTED:
-            sample = np.sort(np.random.default_rng(self.seed).choice(sample, MOST_FITTED, replace=False))
+        sample, known = self._drawn(rows.unlabelled), self._drawn(np.flatnonzero(rows.labels >= 0))
         view = _View(_Scale.of(features), {}, self.num_labels)
 
         def learn(fold: int, told: np.ndarray) -> None:

@@ -50,14 +50,14 @@ class Plan:
 def choose(found: Estimates) -> Plan:
     """
     - Images without a label learn from class probabilities: each as much as from a label, if captions (and image
-      features, if there are any) tell most classes, or if no image has a label; else all of them together as much as
-      from all labels.
+      features, if there are any) tell most classes, or if none has a label; else all of them together as much as from
+      all labels.
     - Labels are softened if some are wrong.
     """
     plan = Plan("auto")
     parts = []
     if found.unlabelled == 1:
-        parts.append("no image has a label: all learn soft labels")
+        parts.append("no image with a caption has a label: all learn soft labels")
     elif found.unlabelled > 0:
         tells = (found.both or 0) >= TELLS_CLASSES
         plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - found.unlabelled) / found.unlabelled)

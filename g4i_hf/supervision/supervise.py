@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, List, Value
 
 from .. import columns
@@ -109,10 +110,10 @@ def supervise(
     made_with: str = "",
 ) -> Supervised:
     """
-    Labels and soft labels from captions, by a [`CaptionClassifier`] fitted on the labelled rows with a caption.
+    Labels and soft labels from captions, by a [`CaptionClassifier`] fitted on the rows with a caption.
 
     Args:
-        training: rows with `label` and `text_embeds`.
+        training: rows with `text_embeds`, and `label` where there are any.
         run: `supervision`, `label_noise` and `unlabelled`.
         num_labels: C.
         seed: of the folds.
@@ -124,7 +125,8 @@ def supervise(
         made_with: what `image_features` and `class_embeds` depend on; those of another are not taken from `folder`.
 
     Raises:
-        ValueError: without text embeddings, or when captions of fewer than two classes are labelled.
+        ValueError: without text embeddings, when fewer than two classes have labelled captions or a name, or for
+            `label_noise` without labels.
     """
     if run.supervision == "none" and (run.label_noise or "keep") == "keep":
         rows = labelled_rows(training) if run.unlabelled == "drop" else training
@@ -136,6 +138,9 @@ def supervise(
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
+    if run.supervision == "none" and not (captioned.labels >= 0).any():
+        what = f"label_noise is {run.label_noise!r}, but no image with a caption has a label"
+        raise ValueError(f"{what}. Leave it out; --supervision auto learns without labels.")
     found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, class_embeds, folder, made_with)
     plan = choose(found.estimates) if run.supervision == "auto" else Plan(run.supervision)
     plan.label_noise = run.label_noise or plan.label_noise
@@ -165,7 +170,7 @@ def warn_of_silent_captions(training: Dataset) -> None:
         return
     labels = CaptionedRows.of(training).labels
     silent = int((labels < 0).sum())
-    if 0 < silent < len(labels):
+    if silent:
         logger.warning(
             "%s of %s training images have a caption and no label: the classifier learns nothing from them. Their "
             "captions may tell their classes: --supervision auto finds out.",
@@ -201,7 +206,7 @@ def _estimated(
     folder: Path | None,
     made_with: str,
 ) -> Found:
-    """The main process fits the classifier; the others, and a resumed run, read from `folder` what it found."""
+    """The main process fits the classifier for all; a resumed run reads from `folder` what it found."""
     text_embeds = captioned.text_embeds()
 
     def features() -> np.ndarray | None:
@@ -211,14 +216,16 @@ def _estimated(
     def fitted(of_images: np.ndarray | None) -> Found:
         return _fitted(classifier, text_embeds, captioned.labels, of_images, class_embeds and class_embeds())
 
+    state = PartialState()
     if folder is None:
-        return fitted(features())
+        of_images = features()
+        return broadcast_object_list([fitted(of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
     asked = repr(("5", classifier.num_labels, classifier.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
-    key, state = digest.hexdigest(), PartialState()
+    key = digest.hexdigest()
     state.wait_for_everyone()
     is_there = (folder / FACTS).is_file() and json.loads((folder / FACTS).read_text())["key"] == key
     state.wait_for_everyone()  # nobody writes before all have looked
