@@ -151,7 +151,7 @@ class Fit:
             what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
             raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
         labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
-        self.has_baseline = labelled > 0
+        self.has_baseline = labelled > 0 and self._given().get("label_fraction") != 0
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
