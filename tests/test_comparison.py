@@ -116,6 +116,7 @@ def test_a_cell_is_another_when_any_option_of_it_changes(grid, tmp_path, train_c
         ({"processes": 0}, "processes"),
         ({"variants": {"baseline": 3}}, "baseline must hold options"),
         ({"variants": {"baseline": {"ema_decay": None}}}, "baseline: ema_decay has no value"),
+        ({"students": {"tiny": {"hflip": None}}, "variants": {"tiny": {}}}, "tiny: hflip has no value"),
         ({"options": {"text_encoder": None}}, "options: text_encoder has no value"),
         ({"splits": ["test"], "final_splits": ["test"]}, "open, or they are not"),
     ],

@@ -118,7 +118,7 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
         for name, group in (("students", self.students), ("variants", self.variants)):
             if wrong := [key for key, options in group.items() if not isinstance(options, dict | None)]:
                 raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
-        for name, options in ({"options": self.options} | self.students | self.variants).items():
+        for name, options in [("options", self.options), *self.students.items(), *self.variants.items()]:
             for unset in (key for key, value in (options or {}).items() if value is None or value == []):
                 raise ValueError(
                     f"{name}: {unset} has no value. What train_config sets cannot be unset: leave it out there."
