@@ -184,7 +184,8 @@ def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
 
 def test_without_class_folders_the_remedy_is_to_make_them(tmp_path):
     save_pictures(tmp_path, ["train/1.png", "train/2.png"], captions_in="train")
-    with pytest.raises(ValueError, match=r"split 'train' have no classes.*train/cats/1\.png.*metadata\.jsonl"):
+    said = r"split 'train' have no classes.*train/cats/1\.png.*metadata\.jsonl.*--class_names_file"
+    with pytest.raises(ValueError, match=said):
         class_names(open_images(str(tmp_path)))
 
 

@@ -225,7 +225,10 @@ def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, 
 def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> str:
     shared = [name for name in images if name in captions and len(images[name]) and len(captions[name])]
     if not shared:
-        return f"{what} has captions of the splits {', '.join(captions)}, but the images have {', '.join(images)}."
+        return (
+            f"{what} has captions of the splits {', '.join(captions)}, but the images have {', '.join(images)}. Name "
+            "captions of these images."
+        )
     name = shared[0]
     theirs, ours = _first(captions[name], [0]), _first(images[name], [0])
     has_folders = "/" in theirs and "/" not in ours

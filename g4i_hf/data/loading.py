@@ -284,7 +284,7 @@ def _check_class_folders(splits: DatasetDict) -> None:
         raise ValueError(
             f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image "
             f"into a folder named after its class, such as {Path(path).parent / 'cats' / Path(path).name}, or write "
-            'its class into metadata.jsonl: "label": "cats".'
+            'its class into metadata.jsonl: "label": "cats". Without any label, name the classes: --class_names_file.'
         )
 
 
@@ -306,7 +306,7 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset
     unknown = [row for row, value in enumerate(values) if isinstance(value, str) and value not in feature.names]
     if unknown:
         where, what = f"Split {split_name!r}, column 'label', row {unknown[0]}", repr(values[unknown[0]])
-        raise ValueError(f"{where}: {what} is none of the {feature.num_classes} classes of the other splits.")
+        raise ValueError(f"{where}: {what} is none of the {feature.num_classes} classes that are known. Correct it.")
     values = [feature.str2int(value) if isinstance(value, str) else value for value in values]
     values = [int(value) if isinstance(value, bool) else value for value in values]
     split = split.remove_columns(columns.LABEL)

@@ -125,8 +125,10 @@ class AlignmentTrainer(Trainer):
         """What is only known beside data and accelerator."""
         args, metric = self.args, self.args.metric_for_best_model
         if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
-            what = f"metric_for_best_model is {metric}, but nothing computes it"
-            raise ValueError(f"{what}: pass compute_metrics, such as build.accuracy_of_logits, or set it to loss.")
+            raise ValueError(
+                f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
+                "g4i_hf.training.build.accuracy_of_logits, or set it to loss."
+            )
         if args.max_nan_steps and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
         if args.ema_decay is not None and self.is_deepspeed_enabled:
