@@ -229,7 +229,7 @@ def test_a_cost_that_cannot_be_known_ends_the_run():
     budget.spent(Answer("timeout"))  # says nothing about the captioner
     assert budget.allow()
     budget.spent(answer(None, None))
-    assert not budget.allow() and "does not say how many tokens" in budget.reason
+    assert not budget.allow() and "max_cost (1) cannot be kept" in budget.reason
 
 
 def test_projection_against_numbers_worked_out_by_hand():

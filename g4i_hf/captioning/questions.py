@@ -238,7 +238,7 @@ class Questions:
         if not all(row.places):
             self.keys_of_row[row.number] = keys
         asked = zip(row.prompts, keys, row.places, strict=True)
-        return [Question(row.image_id, image, *each) for each in asked]
+        return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """

@@ -94,7 +94,10 @@ class Budget:
                 self.cost += cost
                 self._priced += 1
             elif answer.status == OK and self.max_cost is not None and self.reason is None:
-                self.reason = "The captioner does not say how many tokens an answer took: limit max_requests instead."
+                self.reason = (
+                    f"The captioner does not say how many tokens an answer took, so max_cost ({self.max_cost:g}) "
+                    "cannot be kept. Limit the run with max_requests instead."
+                )
 
     def _why_not(self) -> str | None:
         if self.max_requests is not None and self.requests >= self.max_requests:

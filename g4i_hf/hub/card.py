@@ -95,7 +95,7 @@ class Student:
 
 
 def student_card(student: Student) -> ModelCard:
-    """ValueError for a licence that is nearly one of the Hub's."""
+    """The card of a released student. ValueError for a licence that is nearly one of the Hub's."""
     is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
     shown = vars(student) | {
         "architecture": plain(student.architecture),

@@ -41,8 +41,9 @@ def captions_card(
     stage: dict[str, Any], *, repo_id: str = "path/to/captions", date: str, license: str | None = None
 ) -> DatasetCard:
     """
-    Of a stage of captions or of their embeddings, as it was written, or as [`~g4i_hf.hub.dataset.public_stage`] gives
-    it. A source or model that is a local folder is not named. `date` is that of the run.
+    The card of a stage of captions or of their embeddings, as it was written, or as
+    [`~g4i_hf.hub.dataset.public_stage`] gives it. A source or model that is a local folder is not named. `date` is
+    that of the run.
     """
     splits = stage["num_rows"]
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}

@@ -134,7 +134,7 @@ def push_folders(
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
             # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
-            commit = api.create_commit(
+            return api.create_commit(
                 repo_id,
                 [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
                 + [CommitOperationDelete(name) for name in gone],
@@ -142,10 +142,10 @@ def push_folders(
                 repo_type=repo_type,
                 revision=revision,
                 parent_commit=head,  # of what the deletions were decided on: a push in between makes this one fail
-            )
-        return commit.commit_url
+            ).commit_url
 
-    return (push(Path(each[0]), *each[1:], files) for each, files in zip(released, manifests, strict=True))
+    checked = zip(released, manifests, strict=True)
+    return (push(Path(folder), repo_id, repo_type, files) for (folder, repo_id, repo_type), files in checked)
 
 
 def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:

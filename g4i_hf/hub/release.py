@@ -303,10 +303,11 @@ def _copy_pictures(run: Path, student_dir: Path, weights: str) -> dict[str, Any]
     about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
     has_curves = (folder / CURVES).is_file()
     predictions = about if (folder / PREDICTIONS).is_file() and about.get("weights") == weights else None
-    for name in [CURVES] * has_curves + [PREDICTIONS] * bool(predictions):
-        (student_dir / IMAGES).mkdir(exist_ok=True)
-        shutil.copyfile(folder / name, student_dir / IMAGES / name)
-    if not (has_curves or predictions):
+    for name, is_shown in ((CURVES, has_curves), (PREDICTIONS, predictions is not None)):
+        if is_shown:
+            (student_dir / IMAGES).mkdir(exist_ok=True)
+            shutil.copyfile(folder / name, student_dir / IMAGES / name)
+    if not has_curves and predictions is None:
         how = "pip install -e '.[report]' in a clone of g4i_hf"
         logger.warning("The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (%s).", run, how)
     return {"has_curves": has_curves, "predictions": predictions}
