@@ -60,6 +60,7 @@ TABLES = {
     "photos_few_labels": tables_of_photos.few_labels,
     "photos_long_tail": tables_of_photos.long_tail,
     "photos_promises": tables_of_photos.promises,
+    "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
     "pseudo_labels": tables_of_gain.pseudo_labels,
     "small_students": tables_of_cost.small_students,

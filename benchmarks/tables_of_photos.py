@@ -128,7 +128,7 @@ CONTROLS = {
 
 def controls() -> str:
     found = summary("controls")
-    places = [("cifar10", "4 a class"), ("cifar10", "40% symmetric"), ("caltech101", "4 a class")]
+    places = [(data, setting) for data in ("cifar10", "caltech101") for setting in ("4 a class", "40% symmetric")]
     heads = [f"{NAMES[data]}, {setting}" for data, setting in places]
     lines = [f"| in place of captions | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for variant, title in CONTROLS.items():
@@ -154,6 +154,25 @@ def calibration() -> str:
                     if len(errors) == 2:
                         cells = " | ".join(f"{error:.1f}" for error in errors.values())
                         lines.append(f"| {name}, {TITLES[student]}, {setting} | {cells} |")
+    return "\n".join(lines)
+
+
+ENGINES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8"}
+
+
+def shipped() -> str:
+    found = read_result("photos_shipped.json")["students"]
+    lines = [
+        "| student | engine | MB | ms an image | images/s | accuracy on `test` |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for title, row in found.items():
+        for engine, name in ENGINES.items():
+            megabytes = row.get(f"{engine}_megabytes", 4e-6 * row["parameters"])
+            accuracy = row["test_int8_accuracy" if engine == "int8" else "test_accuracy"]
+            milliseconds, rate = row[f"{engine}_latency_ms"], row[f"{engine}_images_per_second"]
+            figures = f"{megabytes:.1f} | {milliseconds:.2f} | {rate:,.0f} | {100 * accuracy:.1f}"
+            lines.append(f"| {title if engine == 'pytorch' else ''} | {name} | {figures} |")
     return "\n".join(lines)
 
 
