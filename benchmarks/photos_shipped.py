@@ -5,8 +5,8 @@ ONNX Runtime, float32 and int8, and their accuracy on `test`.
     python recipes/efficientnet_lite0/convert.py
     python benchmarks/photos_shipped.py PHOTOS
 
-CIFAR-10 with 40% wrong labels, students from scratch as in `photos_scratch.py`; Caltech-101 with a tenth of the labels,
-the head of EfficientNet-Lite0 alone. `--supervision auto`, seed 0. Students that were measured are not trained again.
+CIFAR-10 with 40% wrong labels, students from scratch as in `photos_scratch.py`; Caltech-101 with a tenth of the
+labels, the head of EfficientNet-Lite0. `--supervision auto`, seed 0. What was measured is not trained again.
 """
 
 import argparse
