@@ -4,10 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import timm
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from packaging.version import Version
 from transformers import (
     BeitConfig,
     ConvNextConfig,
@@ -57,8 +55,6 @@ STUDENTS = {
     "timm-regnet": ("regnety_002", None),
     "timm-poolformer": ("poolformer_s12", None),
 }
-if Version(timm.__version__) < Version("1.0.30"):  # transformers cannot build it there
-    del STUDENTS["timm-regnet"]
 TWO_HEADS = {"deit-two-heads", "timm-deit-two-heads"}
 
 

@@ -64,7 +64,7 @@ def test_a_release_has_the_runs_of_every_seed(tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 @pytest.mark.parametrize(
-    ("place", "said"), [("captions", "without the user or organisation"), ("me/captions", "[Tt]oken is required")]
+    ("place", "said"), [("captions", "without its user or organisation"), ("me/captions", "[Tt]oken is required")]
 )
 def test_what_cannot_be_pushed_is_said_before_the_work(script, place, said, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -3,7 +3,6 @@
 import pytest
 import timm.optim
 import torch
-from packaging.version import Version
 from students import ID2LABEL, STUDENTS, aligned_model
 from timm.scheduler import create_scheduler_v2
 from tiny_training import TEXT_DIM, StopAfter, rows, same
@@ -153,13 +152,10 @@ COURSES = [
     ("step", {"decay_epochs": 1, "decay_rate": 0.3}),
     ("multistep", {"decay_milestones": [1, 3]}),
     ("poly", {"decay_rate": 2.0}),
+    ("wsd", {"warmup_epochs": 1}),
+    ("rsqrt", {"warmup_epochs": 1}),
+    ("constant", {"warmup_epochs": 2, "warmup_lr": 0.0}),
 ]
-if Version(timm.__version__) >= Version("1.0.31"):
-    COURSES += [
-        ("wsd", {"warmup_epochs": 1}),
-        ("rsqrt", {"warmup_epochs": 1}),
-        ("constant", {"warmup_epochs": 2, "warmup_lr": 0.0}),
-    ]
 
 
 @pytest.mark.parametrize("name, kwargs", COURSES)

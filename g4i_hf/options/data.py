@@ -31,7 +31,9 @@ class DataArguments:
     validation_fraction: Annotated[float, "(0, 1)"] | None = option(
         None, "Share of each class of `train` to hold out as `validation`, where the data has no such split."
     )
-    class_names_file: str | None = option(None, "File with one class name per line, for labels without names.")
+    class_names_file: str | None = option(
+        None, "File with one class name per line, for labels without names, or images without labels."
+    )
 
     def __post_init__(self):
         check_values(self)

@@ -20,12 +20,10 @@ from ..modeling.student import classifier_layers
 
 TIMM, LOOKAHEAD = "timm:", "lookahead_"  # prefixes
 # All but plateau, which waits for a metric: Trainer has reduce_lr_on_plateau
-SCHEDULES: tuple[str, ...] = ("cosine", "tanh", "step", "multistep", "poly")
+SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 # Set from the run, not by the user
 _FROM_RUN = {"optimizer", "sched", "step_on_epochs", "updates_per_epoch", "plateau_mode", "patience_epochs"}
 SCHEDULE_OPTIONS = tuple(name for name in inspect.signature(create_scheduler_v2).parameters if name not in _FROM_RUN)
-if "decay_fn" in SCHEDULE_OPTIONS:  # from timm 1.0.31 on
-    SCHEDULES += ("wsd", "rsqrt", "constant")
 
 
 def timm_name(value: Any) -> str | None:

@@ -113,7 +113,6 @@ class AlignmentTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
-        self.accelerator.gradient_accumulation_steps = 1  # before transformers 5.6 accelerate divided once more
         self.class_weights = optimization.class_weights_of(args.class_weights, model.num_labels, train_dataset)
         given = args.soft_label_weight if soft_label_weight is None else soft_label_weight
         self.soft_label_weight = 1.0 if given is None else given
