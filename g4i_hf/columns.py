@@ -45,7 +45,7 @@ def its_columns(ours: str, present: Iterable[str]) -> str:
 def text_embeds_features(dim: int, several: bool = False) -> Features:
     """
     Columns of the embedding stage: `image_id` and `text_embeds`, float16 of shape (`dim`,); with several captions an
-    image (K, `dim`), where K differs between rows. Parquet files have the latter also where a row has no caption.
+    image (K, `dim`), where K differs between rows.
     """
     vector = List(Value("float16"), length=dim)
     return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(vector) if several else vector})

@@ -24,7 +24,7 @@ from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.options import OPTIONS_OF, DataArguments
 
-EMBEDS = List(List(Value("float16"), length=5))  # in lists, as an image has no caption
+EMBEDS = List(Value("float16"), length=5)
 COLUMNS = ["image_id", "caption", "caption_weight", "caption_status", "text_embeds"]
 NASTY = {
     "stage": "captioning",

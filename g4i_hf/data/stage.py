@@ -25,7 +25,6 @@ from .. import columns
 from ..files import replacing, restore_replaced
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
-from .texts import with_nulls_in_lists
 
 # Otherwise `datasets` 5.2 reports opened files to a server, local ones too
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
@@ -227,7 +226,7 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
         "versions": {package: version(package) for package in ("datasets", "transformers", "torch")},
     }
     with replacing(folder) as staging:
-        for name, split in with_nulls_in_lists(splits).items():
+        for name, split in splits.items():
             _with_image_bytes(split).to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

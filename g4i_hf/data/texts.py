@@ -2,13 +2,13 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, List
+from datasets import Dataset
 
 from .. import columns
 
@@ -137,29 +137,6 @@ def _vectors(chunk: pa.Array) -> np.ndarray:
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """start, start + 1, ... of each, as many as its count, one after the other."""
     return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-
-
-def with_nulls_in_lists(splits: Mapping[str, Dataset]) -> DatasetDict:
-    """
-    The splits for Parquet files: where a row or a split has no embedding, those of all rows are lists, of one vector
-    each. Only pyarrow 26 and later read nulls among vectors of fixed length.
-    """
-    embedded = [split for split in splits.values() if columns.TEXT_EMBEDS in split.column_names]
-    has_nulls = any(split.data.column(columns.TEXT_EMBEDS).null_count for split in embedded)
-    has_nulls = has_nulls or len(embedded) < len(splits)
-    return DatasetDict({name: _in_lists(split) if has_nulls else split for name, split in splits.items()})
-
-
-def _in_lists(split: Dataset) -> Dataset:
-    feature = split.features.get(columns.TEXT_EMBEDS)
-    if columns.text_embed_dim_of(feature) is None or isinstance(feature.feature, List):
-        return split
-    table = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow")[:]
-    vectors = table[columns.TEXT_EMBEDS].combine_chunks()
-    offsets = np.concatenate([[0], np.cumsum(vectors.is_valid())])
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors.drop_null(), mask=vectors.is_null())
-    others = split.remove_columns(columns.TEXT_EMBEDS)
-    return others.add_column(columns.TEXT_EMBEDS, lists, feature=List(feature)).select_columns(split.column_names)
 
 
 # --- Keys of texts ---------------------------------------------------------------------------------------------------

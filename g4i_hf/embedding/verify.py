@@ -100,7 +100,7 @@ def _captions(split: Dataset, stored: Dataset, name: str, several: bool) -> pd.D
     rows, counts = list(texts_of_rows(split)), Embeddings(stored).counts.tolist()
     in_lists = isinstance(stored.features[columns.TEXT_EMBEDS].feature, List)
     for row, (texts, count) in enumerate(zip(rows, counts, strict=True)):
-        if len(texts) != count or (texts and several and not in_lists):
+        if len(texts) != count or (texts and in_lists != several):
             raise ValueError(
                 f"Split {name!r}, row {row} ({stored[row][columns.IMAGE_ID]}): {_many(len(texts), 'caption')}, but "
                 f"{_many(count, 'embedding')} in the stage{', in lists' if in_lists else ''}. The captions were "

@@ -23,7 +23,6 @@ from ..data.joining import check_image_ids, id_form, image_id_of
 from ..data.loading import class_names, open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
 from ..data.stream import stream_images
-from ..data.texts import with_nulls_in_lists
 from ..files import replacing
 from .card import licence_fields
 from .dataset_card import captions_card
@@ -85,7 +84,7 @@ def build_dataset(
     check_place(output_dir)
     licence_fields(license)  # before images are read
     max_bytes = convert_file_size_to_int(max_shard_size)
-    splits = with_nulls_in_lists(_rows(stage, with_images))
+    splits = _rows(stage, with_images)
     features = _common_features(splits)
     for name, split in splits.items():
         _check_ids(split, name)
@@ -362,9 +361,7 @@ def _streams(public: dict[str, Any], splits: DatasetDict) -> dict[str, Any]:
     """Rows of `images_id`, of the splits that the stage has too."""
     name = public["source"]
     named, config = public.get("source_columns") or {}, public.get("source_config")
-    # The address is not that of a folder here; `datasets` takes it from 5.2 on
-    address = f"hf://datasets/{name}" if Path(name).is_dir() else name
-    source = Source(address, public.get("source_revision"), config, named)
+    source = Source(f"hf://datasets/{name}", public.get("source_revision"), config, named)
     try:
         streams = stream_images(source, read_files=False)
     except ValueError as error:

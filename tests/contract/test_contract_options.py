@@ -1,16 +1,13 @@
 """Help, printed configurations, and where the value of an option comes from."""
 
 import re
-from importlib.metadata import version
 
 import pytest
 import yaml
 from doors import COMMANDS, ONE_PROCESS, ROOT, succeed, times_of_children
 from goldens import golden
-from packaging.version import Version
 
-# Seconds of CPU time; importing torch and transformers takes six. Before 5.24, transformers imports torch for options
-QUICK = 1.5 if Version(version("transformers")) >= Version("5.24") else 10
+QUICK = 1.5  # seconds of CPU time; importing torch and transformers takes six
 DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 # Of each command, options that the README or a page of docs/ names
 PROMISED = {
