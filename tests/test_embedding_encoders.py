@@ -14,7 +14,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tiny_encoders import WORDS, save_random, sentence_encoder, word_tokenizer
 from transformers import (
-    CONFIG_MAPPING,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -101,7 +100,6 @@ def test_the_packaged_encoder_is_all_minilm(caplog):
     assert encoder.provenance["text_encoder"] == MINILM and encoder.max_tokens == 256
 
 
-@pytest.mark.skipif("siglip_text_model" not in CONFIG_MAPPING, reason="an older transformers cannot load it")
 def test_a_siglip_tower_alone_has_the_same_vectors(folders, tmp_path):
     """`model_type` is then siglip_text_model or siglip2_text_model."""
     for kind in ("siglip", "siglip2"):

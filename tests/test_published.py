@@ -190,7 +190,7 @@ def test_metadata_of_every_format_and_every_field_of_them_is_checked(pictures, s
     write.get(suffix, rows.to_parquet)(pictures / "cat" / f"metadata.{suffix}")
     for card in ("", "---\nconfigs:\n- config_name: default\n  data_files: cat/*\n---\n"):
         (pictures / "README.md").write_text(card)
-        with pytest.raises(ValueError, match=rf"cat/metadata\.{suffix} names '../../secret\.png', which is not in"):
+        with pytest.raises(ValueError, match=r"Invalid metadata file_name '../../secret\.png'"):
             open_images(str(pictures))
 
 

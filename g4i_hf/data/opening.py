@@ -11,9 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.json as json_reader
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
@@ -35,8 +32,6 @@ SPLIT_FOLDERS = {
 SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-NAMES = ("file_name", "file_names")  # what fields of metadata end in that name files
-LONGEST_LINE = 1 << 26  # bytes, of metadata.jsonl
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
 
 
@@ -52,12 +47,7 @@ def open_data(name: str, config: str | None, revision: str | None) -> DatasetDic
 
 
 def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:
-    """
-    Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`.
-
-    Raises:
-        ValueError: for metadata that names a file outside its folder, or cannot be read.
-    """
+    """Arguments of `load_dataset`; None for a folder of images or of `save_to_disk`."""
     folder = Path(name)
     if not folder.is_dir():
         return {"path": name, "name": config, "revision": revision}
@@ -65,7 +55,6 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
         return None
     readme = folder / "README.md"
     if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):  # names its files
-        _check_file_names(folder)
         return {"path": name, "name": config}
     found = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
     return next(({"path": kind, "data_files": files} for kind, files in found if files), None)
@@ -168,7 +157,6 @@ def _open_imagefolder(folder: Path) -> DatasetDict:
         raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
     splits, found = DatasetDict(), _folder_splits(folder)
     _check_metadata(folder, found)
-    _check_file_names(folder)
     for name, patterns in found.items():
         if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
             raise FileNotFoundError(
@@ -191,46 +179,6 @@ def _check_metadata(folder: Path, splits: dict[str, list[str]]) -> None:
         f"{above} is not read, as it lies beside the folders of the splits ({', '.join(splits)}). Give each split its "
         f"own {above.name} within its folder, with every file_name relative to that folder."
     )
-
-
-def _check_file_names(folder: Path) -> None:
-    """
-    Raises:
-        ValueError: for metadata that names a file outside its own folder, which older versions of `datasets` open, or
-            that cannot be read.
-    """
-    with one_line_errors(f"dataset_name is {str(folder)!r}, but", folder.rglob("*")):
-        for file in folder.rglob("metadata.*"):
-            if file.name not in METADATA or not file.stat().st_size:
-                continue
-            for name in _file_names(_read_metadata(file)):
-                inside = os.path.normpath(name.replace("\\", "/"))
-                if "://" in name or os.path.isabs(inside) or inside.split("/")[0] == "..":
-                    raise ValueError(f"{file} names {name!r}, which is not in its folder. Put the file there.")
-
-
-def _read_metadata(file: Path) -> list[dict[str, Any]]:
-    """The columns that can name files, by the readers that `datasets` has."""
-    if file.suffix == ".csv":
-        table = pa.Table.from_pandas(pd.read_csv(file))
-    elif file.suffix == ".jsonl":
-        table = json_reader.read_json(file, json_reader.ReadOptions(block_size=LONGEST_LINE))
-    else:
-        table = pq.read_table(file)
-    fields = [field.name for field in table.schema if field.name.endswith(NAMES) or pa.types.is_nested(field.type)]
-    return table.select(fields).to_pylist()
-
-
-def _file_names(value: Any, key: str = "") -> Iterator[str]:
-    """The values of `file_name`, `mask_file_name`, `file_names` and the like, at any depth."""
-    if isinstance(value, dict):
-        for field, inner in value.items():
-            yield from _file_names(inner, field)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _file_names(inner, key)
-    elif isinstance(value, str) and key.endswith(NAMES):
-        yield value
 
 
 def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:

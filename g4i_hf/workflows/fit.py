@@ -347,7 +347,9 @@ class Fit:
         number = result.validation_images
         lines = [f"Accuracy on {number:,} validation images, with the 95% interval over images:"]
         by_name = {"without": result.baseline_accuracy, "with": result.accuracy}
-        for name, accuracies in ((name, accuracies) for name, accuracies in by_name.items() if accuracies):
+        for name, accuracies in by_name.items():
+            if not accuracies:
+                continue
             mean = float(np.mean(accuracies))
             low, high = (100 * bound for bound in accuracy_interval(mean, number))
             lines.append(f"  {name + ' captions':17}{100 * mean:5.1f}%  ({low:.1f}% to {high:.1f}%)")
