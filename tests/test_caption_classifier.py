@@ -101,6 +101,19 @@ def test_rows_without_a_label_have_the_plain_probabilities(medium):
     assert np.abs(classifier.out_of_fold_ - plain)[learned.y >= 0].max() > 0.02
 
 
+def test_with_few_labels_it_is_no_surer_than_it_may_be():
+    """Of all labels it learns to be surer than the models are that the temperature is fitted to: here by 3 points."""
+    excess = []
+    for seed in range(6):
+        data = clusters(3000, seed=seed)
+        labels = np.full(len(data.x), -1)
+        for label in range(CLASSES):
+            labels[np.flatnonzero(data.truth == label)[:8]] = label
+        found = fitted(data, labels).predict_proba(data.x[labels < 0])
+        excess.append(found.max(1).mean() - accuracy(found, data.truth[labels < 0]))
+    assert abs(np.mean(excess)) < 0.02, excess
+
+
 def test_a_rows_own_label_is_not_in_its_probabilities():
     """
     A model that has seen a label is drawn to it, wrong as it is: here by a word that no other caption has. Only the

@@ -129,7 +129,8 @@ class CaptionClassifier:
         if (image_features is not None) != self._sees_images:
             raise ValueError("The classifier was fitted with other views: give image_features there and here, or not.")
         views = [text_embeds, *[image_features] * (len(self._views) - 1)]
-        logits = [view.whole(values) for view, values in zip(self._views, views, strict=True)]
+        every = np.arange(len(text_embeds))
+        logits = [view.by_model(WHOLE, values, every) for view, values in zip(self._views, views, strict=True)]
         return self.calibration_.probabilities(logits).astype(np.float32)
 
     def posterior(self, probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
@@ -177,6 +178,8 @@ class CaptionClassifier:
             if len(rows.judged) and loss >= least:
                 break
             best, least = view, loss
+        if len(rows.judged) and len(rows.unlabelled):
+            best.temper_whole(values, rows.unlabelled[:: len(rows.unlabelled) // MOST_TAUGHT + 1])
         return best
 
     def _drawn(self, rows: np.ndarray) -> np.ndarray:
@@ -334,12 +337,23 @@ class _View:
         logits = np.empty((len(rows), self.num_labels), dtype=np.float32)
         for model in np.unique(model_of[rows]):
             places = np.flatnonzero(model_of[rows] == model)
-            weight, bias = self.models.get(int(model), self.models[WHOLE])
-            logits[places] = self.scale(values, rows[places]) @ weight + bias
+            logits[places] = self.by_model(int(model), values, rows[places])
         return logits
 
-    def whole(self, values: np.ndarray) -> np.ndarray:
-        return self.held_out(values, np.full(len(values), WHOLE), np.arange(len(values)))
+    def by_model(self, model: int, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(rows, C) logits."""
+        weight, bias = self.models.get(model, self.models[WHOLE])
+        return self.scale(values, rows) @ weight + bias
+
+    def temper_whole(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """
+        Scales the logits of `WHOLE` until their mean margin is that of the other models, on rows that none was fitted
+        on: it has seen more labels, and is surer than the models whose errors calibrate it.
+        """
+        margins = {model: _margins(self.by_model(model, values, rows)).mean() for model in self.models}
+        factor = np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE]
+        weight, bias = self.models[WHOLE]
+        self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
 
 
 def logistic_regression(
