@@ -427,7 +427,7 @@ def test_class_names_tell_what_captions_say(tmp_path):
     assert (soft.argmax(1) == truth[len(CLASSES) :]).mean() > 0.9
 
 
-def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys):
+def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys, caplog):
     """The names come from the labels of `validation`, or from a file."""
     truth = TRUTH[:60]
     captions = [f"a photo of {CLASSES[label]}s, number {row}" for row, label in enumerate(truth)]
@@ -447,6 +447,12 @@ def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys):
         assert run.supervised.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
         first, second = run.supervised.plan.reasons
         assert "names of the classes" in first and "no image with a caption has a label: all learn soft" in second
+    (tmp_path / "classes.txt").write_text("\n".join([*CLASSES[:-1], "LABEL_4"]))
+    words = (*words, "--class_names_file", str(tmp_path / "classes.txt"))
+    (tmp_path / "data" / "validation.parquet").unlink()
+    rows.remove_columns("label").to_parquet(tmp_path / "data" / "train.parquet")
+    run_of(tmp_path / "data", tmp_path / "run", *words).load()
+    assert "Names that tell nothing of a class: LABEL_4." in caplog.text
 
 
 NAMES = np.eye(DIM)[: len(CLASSES)].astype(np.float32)  # as if embedded

@@ -185,7 +185,11 @@ def class_name_examples(
         logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)
         return None
     if found is not None:
-        found[[not terms_of(id2label[index]) for index in sorted(id2label)]] = 0
+        silent = [index for index in sorted(id2label) if not terms_of(id2label[index])]
+        found[silent] = 0
+        if 0 < len(silent) < len(id2label):
+            names = ", ".join(id2label[index] for index in silent[:3])
+            logger.warning("Names that tell nothing of a class: %s. It is learned from labels alone.", names)
     return found
 
 
