@@ -7,8 +7,8 @@ class, and with 40% wrong labels, each training by `g4i train` with recipes/phot
 
 Labels and splits are those of `photos_frozen.py`: a tenth of each class of the training images is the validation. Both
 variants have the same steps, rate and augmentation. `--try_rates 1e-3 3e-3` shows how the rate was chosen: for the
-baseline on `validation`, in a quarter of the steps. `--cache` is that of `photos_frozen.py`. Finished rows are not computed
-again.
+baseline on `validation`, in a quarter of the steps. `--cache` is that of `photos_frozen.py`. Finished rows are not
+computed again.
 """
 
 import argparse
