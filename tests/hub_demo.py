@@ -111,7 +111,7 @@ def main() -> None:
         expected, found = demonstrate(Demo(folder, hub.environment(folder / "home")))
     same = sum(found[name]["label"] == row["label"] for name, row in expected.items())
     largest = max(abs(found[name]["score"] - row["score"]) for name, row in expected.items())
-    print(f"\n{same} of {len(expected)} predictions are those of evaluate.py; scores differ by {largest:.1g} at most")
+    print(f"\n{same} of {len(expected)} predictions are those of g4i evaluate; scores differ by {largest:.1g} at most")
     print(f"What was pushed lies in {os.path.relpath(folder / 'hub')}")
 
 

@@ -94,8 +94,13 @@ def pairs_of(batch: reference.Batch, image_embeds: torch.Tensor | None = None):
 
 
 def loss_of(objective: str, pairs, settings: reference.Settings = SETTINGS) -> torch.Tensor:
-    settings = LogitSettings(settings.temperature, settings.bias, settings.target_temperature)
-    return OBJECTIVES[objective](pairs, settings)
+    return OBJECTIVES[objective](pairs, LogitSettings(**vars(settings)))
+
+
+def test_every_setting_is_tried_with_another_value_than_its_default():
+    defaults = vars(LogitSettings())
+    assert vars(SETTINGS).keys() == defaults.keys()
+    assert [name for name, value in vars(SETTINGS).items() if value == defaults[name]] == []
 
 
 @pytest.mark.parametrize("case", CASES)

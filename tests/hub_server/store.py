@@ -101,8 +101,11 @@ class Repository:
         made = Commit(hashlib.sha1(text.encode()).hexdigest(), parent, title, date, files)
         self.commits[made.oid], self.branches[branch] = made, made.oid
         if self.shown is not None and branch == "main":
+            folder = self.shown / f"{self.kind}s" / self.id
+            for path in self.commits[parent].files.keys() - files if parent else ():
+                (folder / path).unlink()
             for path, file in files.items():
-                place = self.shown / f"{self.kind}s" / self.id / path
+                place = folder / path
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(file.content)
         return made
