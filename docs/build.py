@@ -114,7 +114,8 @@ def fenced(docstring: str) -> str:
 
 
 def cell(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;")
+    """Text for a cell of a table; within code, `<` stays as it is."""
+    return re.sub("`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text.replace("|", r"\|"))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def test_every_option_of_every_command_is_in_the_reference(prepared):
             assert f"| `--{name}` |" in sections[f"g4i {command}"] + shared, (command, name)
     assert "| `--align_weight` | `0.3` | Weight lambda" in sections["g4i train"]
     assert "| `--supervision` | `none` | none (alignment alone)" in sections["g4i train"]
+    assert "; `<captions_dir>.journal`. |" in sections["g4i caption"]
 
 
 def test_links_to_files_that_the_site_lacks_become_their_paths(prepared):
