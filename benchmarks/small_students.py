@@ -1,5 +1,5 @@
 """
-Small students worth starting from: parameters, multiply-adds, time on a CPU core and the licence of their weights, at
+Small students worth starting from: parameters, multiply-adds, time on a CPU core and the license of their weights, at
 their own image size and with 100 classes, beside ResNet-18.
 
     python benchmarks/small_students.py

@@ -201,16 +201,16 @@ def imagenet_network() -> str:
 
 
 def small_students() -> str:
-    """The fastest first; weights whose licence forbids or restricts commercial use are marked."""
+    """The fastest first; weights whose license forbids or restricts commercial use are marked."""
     students = read_result("small_students.json")["students"]
     lines = [
-        "| timm name | million parameters | million multiply-adds | ms an image | speed, of ResNet-18 | licence |",
+        "| timm name | million parameters | million multiply-adds | ms an image | speed, of ResNet-18 | license |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, row in sorted(students.items(), key=lambda item: -item[1]["images_per_second"]):
-        licence = row["license"] if row["permissive"] else f"**{row['license']}**"
+        license_name = row["license"] if row["permissive"] else f"**{row['license']}**"
         lines.append(
             f"| `{name}` | {row['parameters'] / 1e6:.1f} | {row['macs'] / 1e6:.0f} | {row['milliseconds']:.0f} "
-            f"| {row['speed_over_resnet18']:.1f}x | {licence} |"
+            f"| {row['speed_over_resnet18']:.1f}x | {license_name} |"
         )
     return "\n".join(lines)

@@ -123,11 +123,11 @@ def stamps_few_labels() -> str:
 
 
 def controls() -> str:
-    return _grid("emoji_styles_controls.json", "test")
+    return _grid("emoji_styles_controls.json", "test", first="student, labels")
 
 
 def controls_novel() -> str:
-    return _grid("emoji_styles_controls.json", "test_novel")
+    return _grid("emoji_styles_controls.json", "test_novel", first="student, labels")
 
 
 def ablations() -> str:
@@ -260,12 +260,15 @@ def _mean(rows: list[dict], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
-def _grid(file: str, split: str, with_all: bool = True) -> str:
-    """A row a student of a comparison, each variant with its difference to the baseline and the interval."""
+def _grid(file: str, split: str, with_all: bool = True, first: str = "student") -> str:
+    """
+    A row a student of a comparison, each variant with its difference to the baseline and the interval;
+    `first`: what the first column names.
+    """
     findings = read_result(file)["findings"]
     rows = [row for row in findings if row["split"] == split and (with_all or row["student"] is not None)]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    lines = [f"| % | {' | '.join(variants)} |", "|---|" + "---:|" * len(variants)]
+    lines = [f"| {first}; accuracy in % | {' | '.join(variants)} |", "|---|" + "---:|" * len(variants)]
     for student in dict.fromkeys(row["student"] for row in rows):
         cells = []
         for variant in variants:
@@ -280,7 +283,8 @@ def _grid(file: str, split: str, with_all: bool = True) -> str:
 
 def _curve(file: str, split: str) -> str:
     """Of students over shares of labels, of which the whole has no name of its own."""
-    return re.sub(r"^\| (\w+) \|", r"| \1, 100% |", _grid(file, split, with_all=False), flags=re.M)
+    table = _grid(file, split, with_all=False, first="student, labels")
+    return re.sub(r"^\| (\w+) \|", r"| \1, 100% |", table, flags=re.M)
 
 
 def _changed(grid: str, reference: str) -> dict[str, str]:
