@@ -66,6 +66,7 @@ BANNED = {
     r"(bring|brings|brought) (along|with)": "include",
     r"none (of which|is|are)": "no ... is",
     r"(cannot|could not) be (told|seen)": "is not significant",
+    r"licences?": "license, as in the options",
     r"utilize|leverage|seamless(ly)?|powerful|simply|just": "a plain word, or nothing",
 }
 PATTERNS = {re.compile(rf"\b({phrase})\b", re.IGNORECASE): better for phrase, better in BANNED.items()}

@@ -112,7 +112,7 @@ SAID = {
     ),
     "nothing": (
         {"rows": [], "has_curves": False, "seeds": None, "lineage": {}, "license": None, "aligned": False},
-        ("has not chosen a licence", "not evaluated before it was released"),
+        ("has not chosen a license", "not evaluated before it was released"),
         ("## Results", "## Where it comes from", "images/", "Loading the student, as above, needs nothing of it"),
     ),
     "a control": (
@@ -231,8 +231,8 @@ SLIPS = {"apache2.0": "apache-2.0", "Apache-2": "apache-2.0", "cc-by4.0": "cc-by
 def test_a_licence_is_one_of_the_hub_or_ones_own_by_name():
     assert {licence: licence_fields(licence) for licence in LICENCES} == LICENCES
     assert all(licence_fields(known) == {"license": known} for known in HUB_LICENCES)
-    assert licence_line(None) == "no licence: give one with --license"
-    assert licence_line("Ann's own terms") == "a licence of your own: ann-s-own-terms"
+    assert licence_line(None) == "no license: give one with --license"
+    assert licence_line("Ann's own terms") == "a license of your own: ann-s-own-terms"
 
 
 @pytest.mark.parametrize("slip", [*SLIPS, "?!"])

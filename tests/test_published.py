@@ -273,7 +273,7 @@ def test_a_dataset_lies_beside_its_stage_and_has_a_licence_or_none(tmp_path, mon
     release = Release(ReleaseArguments(stage="captions/"))
     release.build()
     assert [(made.folder, made.repo_type) for made in release.released] == [(Path("captions-dataset"), "dataset")]
-    assert release.lines[1] == "licence   no licence: give one with --license"
+    assert release.lines[1] == "license   no license: give one with --license"
 
 
 @pytest.mark.parametrize(

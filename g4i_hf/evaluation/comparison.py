@@ -61,7 +61,7 @@ FIGURES = (
 )
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took
-MEASURES = ("accuracy", "recall_at_1", "recall_at_5")
+CARD_MEASURES = ("accuracy", "recall_at_1", "recall_at_5")
 
 
 @dataclass
@@ -110,7 +110,7 @@ def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str,
 
 
 def compare(
-    aligned: dict[str, Any], baseline: dict[str, Any] | None, splits: list[str], figures: Iterable[str] = MEASURES
+    aligned: dict[str, Any], baseline: dict[str, Any] | None, splits: list[str], figures: Iterable[str] = CARD_MEASURES
 ) -> list[ComparisonRow]:
     """Rows for each of the figures that the aligned run has, from both runs' `all_results.json`."""
     rows = []
@@ -174,7 +174,7 @@ def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]]
     order, have it too. Both are given by their `all_results.json`.
     """
     rows = []
-    for figure in MEASURES:
+    for figure in CARD_MEASURES:
         for split in splits:
             key = f"{split}_{figure}"
             if not all(key in results for results in aligned):

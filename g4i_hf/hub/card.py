@@ -1,4 +1,4 @@
-"""The model card of a student: a pure function of what is known of it. Licences, and text of others within cards."""
+"""The model card of a student: a pure function of what is known of it. Licenses, and text of others within cards."""
 
 import difflib
 import json
@@ -95,7 +95,7 @@ class Student:
 
 
 def student_card(student: Student) -> ModelCard:
-    """The card of a released student. ValueError for a licence that is nearly one of the Hub's."""
+    """The card of a released student. ValueError for a license that is nearly one of the Hub's."""
     is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
     shown = vars(student) | {
         "architecture": plain(student.architecture),
@@ -310,8 +310,8 @@ def licence_line(licence: str | None) -> str:
     """What a release says of it: none, one of the Hub's, or one of one's own."""
     known = licence_fields(licence)
     if "license_name" in known:
-        return f"a licence of your own: {known['license_name']}"
-    return "no licence: give one with --license" if known["license"] == "other" else known["license"]
+        return f"a license of your own: {known['license_name']}"
+    return "no license: give one with --license" if known["license"] == "other" else known["license"]
 
 
 def licence_said(licence: str | None) -> str:
@@ -319,7 +319,7 @@ def licence_said(licence: str | None) -> str:
     known = licence_fields(licence)
     name = known.get("license_name") or known["license"]
     if name == "other":
-        return "Its maker has not chosen a licence: ask before you use it for more than looking at it."
+        return "Its maker has not chosen a license: ask before you use it for more than looking at it."
     return f"Its maker releases it under `{name}`."
 
 

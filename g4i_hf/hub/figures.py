@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineMo
 
 from ..evaluation.comparison import (
     ALL_MEASURES,
-    MEASURES,
+    CARD_MEASURES,
     ComparisonRow,
     SeedRow,
     compare,
@@ -74,7 +74,7 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
         if found.get(f"{split}_weights", "raw") != weights:
             said = "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate."
             logger.warning(said, run, split, weights)
-            others = {f"{split}_{name}" for name in (*MEASURES, "samples")}
+            others = {f"{split}_{name}" for name in (*CARD_MEASURES, "samples")}
             found = {key: value for key, value in found.items() if key not in others}
     return found
 

@@ -55,7 +55,7 @@ class Release:
             self._build_dataset(folder)
         else:
             self._build_student(folder)
-        self.lines.append(f"{'licence':10}{licence_line(self.args.license)}")
+        self.lines.append(f"{'license':10}{licence_line(self.args.license)}")
 
     def _build_dataset(self, stage: Path) -> None:
         args = self.args
