@@ -129,7 +129,7 @@ def test_one_dataset_holds_captions_and_embeddings(stages, embedded):
         assert split.column_names == COLUMNS and split.features["text_embeds"] == EMBEDS
         assert all(split[column][:] == expected[name][column][:] for column in COLUMNS)
     shards = [f"data/{name}-00000-of-00001.parquet" for name in ("train", "validation")]
-    assert sorted(contents(embedded)) == ["README.md", *shards, "stage.json"]
+    assert sorted(contents(embedded)) == [".g4i_hf.json", "README.md", *shards, "stage.json"]
     stage = read_stage(embedded)  # goes back to images and captioner
     assert stage["stage"] == "embedding" and stage["text_encoder"] == "static" and stage["published"]
     assert stage["captions_stage"]["captioner"]["model"] == "captioner" and stage["source_name"] == "pictures"
@@ -232,7 +232,7 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex", stages / "runs" / "captions"):
-        with pytest.raises(ValueError, match="something else than such a dataset.*--dataset_dir"):
+        with pytest.raises(ValueError, match="something else than a dataset that was released"):
             build_dataset(stages / "runs" / "embeddings", place)
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 

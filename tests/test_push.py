@@ -81,16 +81,20 @@ def folder(tmp_path):
     return root
 
 
+OF_ITS_OWN = {".gitattributes", MANIFEST}
+
+
 def files_of(hub, repo: str, kind: str = "model") -> dict[str, int] | None:
     """What a reader of the main branch sees; None without a repository."""
     found = hub.state().get(f"{kind}s/{repo}")
     return found and {
-        name: size for name, size in found["branches"]["main"]["files"].items() if name != ".gitattributes"
+        name: size for name, size in found["branches"]["main"]["files"].items() if name not in OF_ITS_OWN
     }
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    found = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return {name: size for name, size in found.items() if name not in OF_ITS_OWN}
 
 
 def sent(hub) -> int:

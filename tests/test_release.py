@@ -220,7 +220,7 @@ PLACES = {
     "the run": (lambda run: run, "is or holds the run itself.*--student_dir"),
     "its parent": (lambda run: run / "..", "is or holds the run itself.*--student_dir"),
     "a link to it": (lambda run: linked(run.parent / "link", run), "is or holds the run itself"),
-    "another run": (lambda run: a_plain_run(run.parent / "other"), "something else than a student.*remove that fold"),
+    "another run": (lambda run: a_plain_run(run.parent / "other"), "something else than a student.*move it away"),
     "a data set that was released": (lambda run: a_dataset(run / "set"), "something else than a student"),
     "a file": (lambda run: run / "train.yaml", "something else than a student"),
 }
@@ -255,6 +255,19 @@ def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys, w
     assert files_of(tmp_path) == before
 
 
+def test_a_release_as_it_is_is_listed_and_not_made(tmp_path, capsys):
+    run = a_plain_run(tmp_path / "run")
+    with pytest.raises(SystemExit):
+        main(["release", "--run", str(run), "--as_is", "--dry_run"])
+    assert "holds no release. Make it first" in capsys.readouterr().err
+    (release_student(run) / "notes.txt").write_text("mine")
+    (run / "student" / "aligned" / "config.json").unlink()
+    before = files_of(tmp_path)
+    main(["release", "--run", str(run), "--as_is", "--dry_run"])
+    said = capsys.readouterr().out
+    assert "  notes.txt\n" in said and "aligned/config.json" not in said and files_of(tmp_path) == before
+
+
 def test_a_dry_run_tells_of_a_place_that_is_taken(tmp_path, capsys):
     run = a_plain_run(tmp_path / "run")
     (tmp_path / "taken").mkdir()
@@ -264,12 +277,34 @@ def test_a_dry_run_tells_of_a_place_that_is_taken(tmp_path, capsys):
     assert "holds something else than a student" in capsys.readouterr().err
 
 
+BY_HAND = {
+    "changed": (lambda student: (student / "README.md").write_text("# Mine"), "README.md"),
+    "added": (lambda student: (student / "notes.txt").touch(), "notes.txt"),
+    "removed": (lambda student: (student / "aligned" / "config.json").unlink(), "aligned/config.json"),
+}
+
+
+@pytest.mark.parametrize("what", BY_HAND)
+def test_what_was_changed_by_hand_in_a_release_is_not_lost_unasked(tmp_path, what):
+    run = a_plain_run(tmp_path / "run")
+    student = release_student(run)
+    change, name = BY_HAND[what]
+    release_student(run)
+    change(student)
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=f"changed by hand since its release: {name}.*--as_is.*--replace"):
+        release_student(run)
+    assert files_of(tmp_path) == before
+    release_student(run, replace=True)
+    release_student(run)
+
+
 def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_path):
     run = a_plain_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     link = linked(tmp_path / "link", tmp_path / "empty")
     (release_student(run, link) / "stale.bin").touch()
-    release_student(run, link)
+    release_student(run, link, replace=True)
     assert link.is_symlink() and (tmp_path / "empty" / "config.json").is_file()
     assert not (link / "stale.bin").exists() and {path.name for path in tmp_path.iterdir()} == {"run", "empty", "link"}
 

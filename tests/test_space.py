@@ -101,7 +101,17 @@ def page_of(space: Path) -> str:
 
 def test_the_folder_is_a_space(built):
     space = built[1]
-    names = {"app.py", "README.md", "requirements.txt", "space.json", "captions.parquet", "g4i_hf", "gallery", "model"}
+    names = {
+        ".g4i_hf.json",
+        "app.py",
+        "README.md",
+        "requirements.txt",
+        "space.json",
+        "captions.parquet",
+        "g4i_hf",
+        "gallery",
+        "model",
+    }
     assert {path.name for path in space.iterdir()} == names
     data = SpaceCard.load(space / "README.md").data.to_dict()
     assert (data["sdk"], data["app_file"], data["license"]) == ("gradio", "app.py", "cc-by-4.0")
@@ -188,7 +198,7 @@ def test_what_cannot_become_a_space_is_said(built, tmp_path):
     for of_run, student, place, message in (
         (baseline, run / "student", "space", r"baseline is a baseline.*align_weight above 0"),
         (run, plain, "space", r"run has no aligned/.*--aligned true"),
-        (run, run / "student", "mine", "something else than an app"),
+        (run, run / "student", "mine", "something else than a Space"),
         (without, run / "student", "space", "has no captions with embeddings"),
     ):
         with pytest.raises(ValueError, match=message):

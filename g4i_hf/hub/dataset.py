@@ -27,6 +27,7 @@ from ..files import replacing
 from .card import licence_fields
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
+from .push import check_replaceable, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -57,41 +58,38 @@ def build_dataset(
     license: str | None = None,
     repo_id: str | None = None,
     max_shard_size: int | str = "500MB",
+    replace: bool = False,
 ) -> Path:
     """
-    Writes the captions or embeddings of a stage, with the captions that were embedded, as a folder that `load_dataset`
-    opens, and returns it. The folder is whole or not there. The same stage gives the same bytes.
+    Writes the captions or embeddings of a stage as a folder that `load_dataset` opens, and returns it. The folder is
+    whole or not there. The same stage gives the same bytes.
 
     Args:
-        stage: folder of a captioning or embedding stage.
+        stage: of captions or embeddings.
         output_dir: where the dataset goes; an earlier one is replaced.
         with_images: publish images and labels too, without the metadata of the images.
         images_id: Hub id of the images, where the stage knows them as a folder; some ids there are compared.
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
+        replace: also a dataset that was changed by hand.
 
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
             is that of the images, those in `images_id` have other ids, or `output_dir` holds something else.
-        FileNotFoundError: when the images or captions of the stage are gone.
+        FileNotFoundError: when images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
-    if (made := read_stage(stage)) is None:
-        raise ValueError(f"{stage} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
-    if made.get("published"):
-        raise ValueError(f"{stage} is a dataset that was made of a stage already. Push it as it is.")
-    check_place(output_dir)
+    _check_stage(stage)
+    check_replaceable(output_dir, "dataset", replace)
     licence_fields(license)  # before images are read
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)
     for name, split in splits.items():
         _check_ids(split, name)
-    public = public_stage(stage, with_images=with_images, images_id=images_id) | {
-        "num_rows": {name: len(split) for name, split in splits.items()},
-        "columns": list(features),
-    }
+    public = public_stage(stage, with_images=with_images, images_id=images_id)
+    public |= {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": list(features)}
     _check_source(public, repo_id)
     has_ids = has_named_ids(public, splits) if images_id and not with_images else None
     public["ids_from"] = "column" if has_ids else _ids_from(splits)
@@ -106,14 +104,15 @@ def build_dataset(
         found = list(map(str, load_dataset_builder(str(folder)).config.data_files or ()))
         if found != list(splits):
             raise ValueError(f"The card names the splits {', '.join(found)}, not {', '.join(splits)}.")
+        write_manifest(folder)
     return output_dir
 
 
-def check_place(output_dir: Path) -> None:
-    """ValueError where something else than an earlier dataset would be deleted."""
-    is_ours = (read_stage(output_dir) or {}).get("published")
-    if output_dir.exists() and not is_ours and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} holds something else than such a dataset. Choose another --dataset_dir.")
+def _check_stage(folder: Path) -> None:
+    if (made := read_stage(folder)) is None:
+        raise ValueError(f"{folder} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+    if made.get("published"):
+        raise ValueError(f"{folder} is a dataset that was made of a stage already. Push it as it is.")
 
 
 def _check_source(public: dict[str, Any], repo_id: str | None) -> None:

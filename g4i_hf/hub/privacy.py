@@ -103,8 +103,8 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
             raise ValueError(f"{name} is or may be a pickle, which runs code when it is opened: it is not published.")
         if kind is not None:
             raise ValueError(
-                f"{name} holds {kind}, which would be published. Nothing was pushed. Make the folder again without "
-                "it, or take it out by hand."
+                f"{name} holds {kind}, which would be published. Nothing was pushed. Remove it where it comes from "
+                "and release again; or remove it from the folder, and push that with --as_is true."
             )
 
 

@@ -20,10 +20,13 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session, hf_raise_for_status
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from ..data.stage import STAGE_FILE
 from ..files import replace_text
 from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
+# By one of these files a release is known
+FILES_OF_KIND = {"student": {"config.json", "adapter_config.json"}, "Space": {"space.json"}, "dataset": {STAGE_FILE}}
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 README, OF_THE_HUB = "README.md", {".gitattributes"}
 LARGE = 10_000_000  # bytes; the Hub knows larger files by their SHA-256, smaller ones by that or by git's SHA-1
@@ -42,12 +45,44 @@ REMEDIES = {
 }
 
 
-def write_manifest(folder: str | Path) -> dict[str, list[str]]:
-    """Writes and returns `{"files": {name: [hash, ...]}}`, by which a later release deletes what this one leaves."""
-    folder = Path(folder)
-    files = {name: _hashes(folder / name, size) for name, size in list_files(folder) if name != MANIFEST}
-    replace_text(folder / MANIFEST, json.dumps({"files": files}, indent=1, ensure_ascii=False) + "\n")
-    return files
+def write_manifest(folder: str | Path) -> None:
+    """Writes what a release has made, by which a later one knows what it may delete."""
+    replace_text(Path(folder) / MANIFEST, _manifest(hashed_files(folder)))
+
+
+def _manifest(files: dict[str, list[str]]) -> str:
+    return json.dumps({"files": files}, indent=1, ensure_ascii=False) + "\n"
+
+
+def hashed_files(folder: str | Path) -> dict[str, list[str]]:
+    """The files of a released folder as they are now, each with its hashes."""
+    return {name: _hashes(Path(folder) / name, size) for name, size in list_files(folder) if name != MANIFEST}
+
+
+def check_replaceable(folder: Path, kind: str, replace: bool = False) -> None:
+    """
+    ValueError where something else than an earlier release of that kind (`student`, `dataset` or `Space`) would be
+    deleted, or, unless `replace`, what was changed in it by hand.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    released = (folder.is_dir() and read_manifest(folder)) or {}
+    if not released.keys() & FILES_OF_KIND[kind]:
+        raise ValueError(
+            f"{folder} holds something else than a {kind} that was released. Choose another folder, or move it away."
+        )
+    present = hashed_files(folder)
+    names = sorted(released.keys() | present.keys())
+    by_hand = [name for name in names if name not in present or not _same(present[name], released.get(name))]
+    if by_hand and not replace:
+        raise ValueError(
+            f"{folder} was changed by hand since its release: {_some(by_hand)}. Push it as it is with --as_is true, "
+            "make it anew with --replace true, or move it away."
+        )
+
+
+def _same(hashes: list[str], released: list[str] | None) -> bool:
+    return released is not None and (released == [] or hashes == released)  # version 0.1 wrote no hashes
 
 
 def _hashes(path: Path, size: int) -> list[str]:
@@ -77,14 +112,15 @@ def push_folder(folder: str | Path, repo_id: str, repo_type: str = "model", **op
     return next(push_folders([(folder, repo_id, repo_type)], **options))
 
 
-def _validate_card(readme: Path, repo_type: str) -> None:
+def _validate_card(readme: Path, repo_id: str, repo_type: str) -> None:
     """ValueError for a card that the Hub of HF_ENDPOINT refuses; `RepoCard.validate` asks huggingface.co (2.0)."""
     content = {"repoType": repo_type, "content": readme.read_text(encoding="utf-8")}
     plain = {"Accept": "text/plain"}
-    reply = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=content, headers=plain)
-    if reply.status_code == 400:
-        raise ValueError(reply.text)
-    hf_raise_for_status(reply)
+    with clear_errors(repo_id):
+        reply = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=content, headers=plain)
+        if reply.status_code == 400:
+            raise ValueError(reply.text)
+        hf_raise_for_status(reply)
 
 
 def push_folders(
@@ -99,7 +135,7 @@ def push_folders(
 ) -> Iterator[str]:
     """
     Pushes released folders, each as one commit, which also deletes what an earlier release has left and this one has
-    not. All are checked before the first is pushed. A reader sees the whole folder or what was there before.
+    not. All are checked before the first is pushed.
 
     Args:
         released: of each the folder, as `g4i release` writes it, the Hub id (without a namespace, of the token) and
@@ -110,21 +146,21 @@ def push_folders(
         folders: of this machine, whose paths must not be published either.
 
     Returns:
-        Addresses of the commits (of the one that is there when nothing has changed), each folder pushed in its turn.
+        Addresses of the commits (if nothing has changed of the last), each folder pushed in its turn.
 
     Raises:
         ValueError: when a file holds a local path, a host name or a token, or a card is not valid.
         PushError: when the Hub refuses, cannot be reached, or holds something else there.
     """
-    api = HfApi(token=token)
+    api, manifests = HfApi(token=token), []
     for folder, _, _ in released:
         check_publishable(folder, folders)
-    manifests = [write_manifest(folder) for folder, _, _ in released]
+        manifests.append(hashed_files(folder))
     for folder, repo_id, repo_type in released:
-        with clear_errors(repo_id):
-            _validate_card(Path(folder) / README, repo_type)  # before anything is made there
+        _validate_card(Path(folder) / README, repo_id, repo_type)  # before anything is made there
     where: dict[str, Any] = {"revision": revision, "replace": replace}
-    for (_, repo_id, repo_type), files in zip(released, manifests, strict=True):
+    checked = list(zip(released, manifests, strict=True))
+    for (_, repo_id, repo_type), files in checked:
         check_repository(api, repo_id, repo_type, files, **where)
 
     def push(folder: Path, repo_id: str, repo_type: str, files: dict[str, list[str]]) -> str:
@@ -136,7 +172,8 @@ def push_folders(
             # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
             return api.create_commit(
                 repo_id,
-                [CommitOperationAdd(name, str(folder / name)) for name in (*files, MANIFEST)]
+                [CommitOperationAdd(name, str(folder / name)) for name in files]
+                + [CommitOperationAdd(MANIFEST, _manifest(files).encode())]
                 + [CommitOperationDelete(name) for name in gone],
                 commit_message=message or f"Release {folder.resolve().name}",
                 repo_type=repo_type,
@@ -144,7 +181,6 @@ def push_folders(
                 parent_commit=head,  # of what the deletions were decided on: a push in between makes this one fail
             ).commit_url
 
-    checked = zip(released, manifests, strict=True)
     return (push(Path(folder), repo_id, repo_type, files) for (folder, repo_id, repo_type), files in checked)
 
 
@@ -169,7 +205,8 @@ def check_repository(
     release, which its manifest names. A README of no more than metadata and a line does not count.
 
     Args:
-        files: what is to be pushed, with hashes.
+        files: what is to be pushed, with hashes; None before it is known: then no file of an earlier release may have
+            been changed.
         revision: branch; `main` by default, and where there is no such branch yet.
         replace: allow any other too. Files of the same name are written over then, and none of others is deleted.
 
@@ -177,7 +214,6 @@ def check_repository(
         The last commit, None without repository, and the files of an earlier release that this one has not. PushError
         for a repository that holds something else, or a file that was put there or changed by hand.
     """
-    files = files or {}
     with clear_errors(repo_id):
         try:
             repo_id = repo_id if "/" in repo_id else api.get_full_repo_name(repo_id)
@@ -200,11 +236,13 @@ def check_repository(
     untouched = [name for name, hashes in (earlier or {}).items() if present.get(name) in hashes]
     without_hashes = [name for name, hashes in (earlier or {}).items() if not hashes]  # written over, and not deleted
     ours = {*untouched, *without_hashes}
+    files = dict.fromkeys(earlier or {}, []) if files is None else files
     by_hand = [name for name in files if name in present and name not in ours and present[name] not in files[name]]
     if earlier is not None and by_hand and not replace:
         raise PushError(
             f"{repo_id} holds files that were put there or changed by hand: {_some(by_hand)}. Nothing was pushed. "
-            "Push with g4i release --replace true to write over them."
+            "Choose another --repo_id (in training, --hub_model_id), or write over them with g4i release --replace "
+            "true."
         )
     return head, [name for name in untouched if name not in files]
 

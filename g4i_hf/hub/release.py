@@ -49,13 +49,12 @@ from .figures import (
 from .onnx import export_onnx
 from .privacy import SECRETS, bare_name, private_places
 from .push import (
-    MANIFEST,
     PushError,
+    check_replaceable,
     check_repository,
     clear_errors,
     create_repository,
     push_folder,
-    read_manifest,
     write_manifest,
 )
 
@@ -63,7 +62,6 @@ logger = logging.getLogger(__name__)
 
 ONNX_FILE = "onnx/model.onnx"
 ADAPTER_FILE = "adapter_config.json"
-CONFIGS = ("config.json", ADAPTER_FILE)  # a released student has one of them
 IMAGES = "images"
 
 
@@ -75,6 +73,7 @@ def release_student(
     aligned: bool = True,
     onnx: bool = False,
     lora: str = "merged",
+    replace: bool = False,
 ) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
@@ -88,6 +87,7 @@ def release_student(
             out for a run without alignment, whose projector has learned nothing.
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
         lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
+        replace: an earlier release also where it was changed by hand.
 
     Returns:
         The student's folder.
@@ -98,7 +98,8 @@ def release_student(
             adapter is wanted of a run that has none; when the student cannot be exported.
     """
     place = str(output_dir) if output_dir else None
-    args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx, lora=lora)
+    options = {"weights": weights, "aligned": aligned, "onnx": onnx, "lora": lora, "replace": replace}
+    args = ReleaseArguments(run=str(run), student_dir=place, **options)
     with releasing(args):
         pass
     return place_of(args)
@@ -121,7 +122,7 @@ def release_with_card(
 def releasing(args: ReleaseArguments) -> Iterator[Path]:
     """The student's folder while it is still beside its place, to write what else belongs to the release."""
     run, output_dir = Path(args.run), place_of(args)
-    check_place(output_dir, run)
+    check_place(output_dir, run, args.replace)
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
     is_adapter = args.lora == "adapter"
@@ -150,17 +151,12 @@ def place_of(args: ReleaseArguments) -> Path:
     return Path(args.student_dir) if args.student_dir else Path(args.run) / "student"
 
 
-def check_place(folder: Path, run: Path) -> None:
-    """ValueError where something else than an earlier release would be deleted."""
+def check_place(folder: Path, run: Path, replace: bool = False) -> None:
+    """ValueError where the run, or more than an earlier release, would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_free and not (any((folder / name).is_file() for name in CONFIGS) and read_manifest(folder) is not None):
-        raise ValueError(
-            f"{folder} holds something else than a student that was released, which has a {MANIFEST}. Choose another "
-            "--student_dir, or remove that folder."
-        )
+    check_replaceable(folder, "student", replace)
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:

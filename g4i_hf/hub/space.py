@@ -33,6 +33,7 @@ from ..training.run_folder import OPTIONS_FILE, read_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import TEMPLATES, code
 from .privacy import bare_name
+from .push import check_replaceable, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,12 @@ LONGEST_SIDE = 512  # pixels of a picture in the gallery
 
 
 def build_space(
-    run: str | Path, student_dir: str | Path, output_dir: str | Path, *, repo_id: str | None = None
+    run: str | Path,
+    student_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    repo_id: str | None = None,
+    replace: bool = False,
 ) -> Path:
     """
     Writes a Gradio app that runs as it is, with `python <output_dir>/app.py` or as a Space: the aligned model, the
@@ -64,6 +70,7 @@ def build_space(
         student_dir: its released student, with `aligned/`.
         output_dir: where the app goes; an earlier one is replaced.
         repo_id: the student's Hub id, for title and links.
+        replace: also an app that was changed by hand.
 
     Raises:
         ImportError: without gradio, whose version the Space names.
@@ -71,7 +78,7 @@ def build_space(
             holds something else than an app.
     """
     run, student_dir, output_dir = Path(run), Path(student_dir), Path(output_dir)
-    check_place(output_dir)
+    check_replaceable(output_dir, "Space", replace)
     _check(run, student_dir)
     versions = _versions()
     splits, id2label, train_split = open_data(run)
@@ -91,13 +98,8 @@ def build_space(
         (staging / "space.json").write_text(text + "\n", encoding="utf-8")
         (staging / "requirements.txt").write_text("".join(f"{name}=={versions[name]}\n" for name in REQUIREMENTS))
         _card(run, student_dir, repo_id, settings, num_captions, versions["gradio"]).save(staging / "README.md")
+        write_manifest(staging)
     return output_dir
-
-
-def check_place(output_dir: Path) -> None:
-    """ValueError where something else than an earlier app would be deleted."""
-    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "space.json").is_file():
-        raise ValueError(f"{output_dir} holds something else than an app. Move it away.")
 
 
 def _check(run: Path, student_dir: Path) -> None:

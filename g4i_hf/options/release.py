@@ -45,7 +45,8 @@ class PushOptions:
     push_to_hub: bool = option(False, "Push to repo_id.")
     private: bool = option(True, "Make a new repository private.")
     hub_revision: str | None = option(None, "Branch to push to; main by default.")
-    replace: bool = option(False, "Push even if the repository holds other files, and replace those of the same name.")
+    replace: bool = option(False, "Write over what was changed or put there by hand, in folder and repository.")
+    as_is: bool = option(False, "Push the folders of an earlier release with your changes; make nothing anew.")
     dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.")
 
 

@@ -13,7 +13,7 @@ from ..evaluation.predict import check_run
 from ..hub import dataset, release, space
 from ..hub.card import licence_line
 from ..hub.privacy import check_publishable, list_files, private_places
-from ..hub.push import push_folders, write_manifest
+from ..hub.push import check_replaceable, push_folders, read_manifest
 from ..options import ReleaseArguments
 
 RUN_PAGE = """# A run of g4i_hf
@@ -51,48 +51,72 @@ class Release:
             raise ValueError(f"{folder} is a stage, no run. Release it as a dataset: --stage {folder}, without --run.")
         if self.args.stage and is_run and not is_stage:
             raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder}, without --stage.")
+        if self.args.as_is:
+            self._take_as_is()
+            return
         if self.args.stage:
             self._build_dataset(folder)
         else:
             self._build_student(folder)
         self.lines.append(f"{'license':10}{licence_line(self.args.license)}")
 
-    def _build_dataset(self, stage: Path) -> None:
+    def _take_as_is(self) -> None:
+        for each in self._places():
+            if read_manifest(each.folder) is None:
+                raise ValueError(f"{each.folder} holds no release. Make it first: the same command without --as_is.")
+            self.released.append(each)
+            self._say(each.repo_type, each.folder, "as it is")
+
+    def _places(self) -> list[Released]:
+        """What is released, and where it is unless this is a dry run."""
         args = self.args
-        stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
-        place = Path(args.dataset_dir or stage.with_name(f"{stage.name}-dataset"))
-        dataset.check_place(place)
+        if args.stage:
+            stage = Path(args.stage)
+            stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
+            place = Path(args.dataset_dir or stage.with_name(f"{stage.name}-dataset"))
+            return [Released(place, args.repo_id, "dataset")]
+        found = [Released(release.place_of(args), args.repo_id, "model")]
+        if args.space:
+            space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
+            found.append(Released(Path(args.run) / "space", space_id, "space"))
+        return found
+
+    def _build_dataset(self, stage: Path) -> None:
+        args, (planned,) = self.args, self._places()
+        check_replaceable(planned.folder, "dataset", args.replace)
         folder = dataset.build_dataset(
             stage,
-            self._written(place),
+            self._written(planned.folder),
             with_images=args.with_images,
             images_id=args.images_id,
             license=args.license,
             repo_id=args.repo_id,
             max_shard_size=args.max_shard_size,
+            replace=args.replace,
         )
-        self.released = [Released(folder, args.repo_id, "dataset")]
-        self._say("dataset", place, "Parquet files and a card, for datasets.load_dataset")
+        self.released = [replace(planned, folder=folder)]
+        self._say("dataset", planned.folder, "Parquet files and a card, for datasets.load_dataset")
 
     def _build_student(self, run: Path) -> None:
-        args, place, place_of_space = self.args, release.place_of(self.args), run / "space"
+        args, (planned, *apps) = self.args, self._places()
         for baseline in filter(None, (args.baseline, *(args.seed_baselines or []))):
             check_run(baseline)
-        release.check_place(place, run)
-        student, rows = release.release_with_card(replace(args, student_dir=str(self._written(place))))
+        release.check_place(planned.folder, run, args.replace)
+        for app in apps:
+            check_replaceable(app.folder, "Space", args.replace)
+        student, rows = release.release_with_card(replace(args, student_dir=str(self._written(planned.folder))))
         if not self.scratch:
-            self._write_page(run, place)
-        self.released = [Released(student, args.repo_id, "model")]
+            self._write_page(run, planned.folder)
+        self.released = [replace(planned, folder=student)]
         if rows:
             self.lines.append(f"\n{as_text(rows)}\n")
         kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
-        self._say("student", place, f"{kind} AutoModelForImageClassification.from_pretrained")
-        if args.space:
-            space.check_place(place_of_space)
-            made = space.build_space(run, student, self._written(place_of_space), repo_id=args.repo_id)
-            space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
-            self.released.append(Released(made, space_id, "space"))
-            self._say("space", place_of_space, f"a Gradio app: python {place_of_space / 'app.py'}")
+        self._say("student", planned.folder, f"{kind} AutoModelForImageClassification.from_pretrained")
+        for app in apps:
+            place = self._written(app.folder)
+            made = space.build_space(run, student, place, repo_id=args.repo_id, replace=args.replace)
+            self.released.append(replace(app, folder=made))
+            self._say("space", app.folder, f"a Gradio app: python {app.folder / 'app.py'}")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
@@ -123,7 +147,6 @@ class Release:
         """A dry run: what would be pushed."""
         lines = []
         for each in self.released:
-            write_manifest(each.folder)
             files = list_files(each.folder)
             where = each.repo_id or "a repository that --repo_id names"
             visibility = "private" if self.args.private else "public"
