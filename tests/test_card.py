@@ -19,7 +19,7 @@ from students import ID2LABEL, lora_model
 
 from g4i_hf.evaluation.comparison import compare, compare_seeds
 from g4i_hf.hub import Student, release_student, student_card
-from g4i_hf.hub.card import HUB_LICENCES, licence_fields, licence_line
+from g4i_hf.hub.card import HUB_LICENSES, license_fields, license_line
 from g4i_hf.hub.figures import Seeds
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.hub.release import release_with_card, write_card
@@ -49,7 +49,7 @@ EVERYTHING = NOTHING | {
 ADAPTER = EVERYTHING | {"adapter": "them/vit", "adapter_revision": COMMIT, "aligned": False, "onnx": False}
 LOCAL = EVERYTHING | {"lineage": LINEAGE | {"sources": [{"name": "my photos", "images": True}]}}
 CARDS = {"everything": EVERYTHING, "nothing": NOTHING, "adapter": ADAPTER, "local data": LOCAL}
-CARDS |= {"own licence": EVERYTHING | {"license": "My Licence 2"}}
+CARDS |= {"own license": EVERYTHING | {"license": "My License 2"}}
 
 
 def card_of(**fields) -> ModelCard:
@@ -216,9 +216,9 @@ def test_options_repeat_the_run_and_hold_no_path():
     assert "| align_weight | `0` |" in baseline and "align_mask" not in baseline
 
 
-# --- Licences --------------------------------------------------------------------------------------------------------
+# --- Licenses --------------------------------------------------------------------------------------------------------
 
-LICENCES = {
+LICENSES = {
     None: {"license": "other"},
     "MIT": {"license": "mit"},
     "CC BY 4.0": {"license": "cc-by-4.0"},
@@ -228,21 +228,21 @@ LICENCES = {
 SLIPS = {"apache2.0": "apache-2.0", "Apache-2": "apache-2.0", "cc-by4.0": "cc-by-4.0", "GPL3.0": "gpl-3.0"}
 
 
-def test_a_licence_is_one_of_the_hub_or_ones_own_by_name():
-    assert {licence: licence_fields(licence) for licence in LICENCES} == LICENCES
-    assert all(licence_fields(known) == {"license": known} for known in HUB_LICENCES)
-    assert licence_line(None) == "no license: give one with --license"
-    assert licence_line("Ann's own terms") == "a license of your own: ann-s-own-terms"
+def test_a_license_is_one_of_the_hub_or_ones_own_by_name():
+    assert {license: license_fields(license) for license in LICENSES} == LICENSES
+    assert all(license_fields(known) == {"license": known} for known in HUB_LICENSES)
+    assert license_line(None) == "no license: give one with --license"
+    assert license_line("Ann's own terms") == "a license of your own: ann-s-own-terms"
 
 
 @pytest.mark.parametrize("slip", [*SLIPS, "?!"])
-def test_a_licence_of_the_hub_that_is_misspelt_is_refused_with_its_name(slip):
+def test_a_license_of_the_hub_that_is_misspelt_is_refused_with_its_name(slip):
     with pytest.raises(ValueError, match=rf"which the Hub does not know.*{re.escape(SLIPS.get(slip, 'own'))}"):
-        licence_fields(slip)
+        license_fields(slip)
 
 
 STARTING_WEIGHTS = {
-    # licence, and whether it forbids commercial use
+    # license, and whether it forbids commercial use
     "resnet18.a1_in1k": ("apache-2.0", False),
     "convnextv2_femto.fcmae_ft_in1k": ("cc-by-nc-4.0", True),
     "fastvit_mci0.apple_mclip": ("apple-amlr", True),
@@ -251,8 +251,8 @@ STARTING_WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", STARTING_WEIGHTS)
-def test_the_licence_of_the_starting_weights(tmp_path, caplog, name):
-    licence, forbids = STARTING_WEIGHTS[name]
+def test_the_license_of_the_starting_weights(tmp_path, caplog, name):
+    license, forbids = STARTING_WEIGHTS[name]
     cached = Path(HF_HUB_CACHE) / "models--them--vit" / "snapshots" / COMMIT
     cached.mkdir(parents=True, exist_ok=True)
     (cached / "README.md").write_text("---\nlicense: other\nlicense_name: their-research-terms\n---\n")
@@ -260,9 +260,9 @@ def test_the_licence_of_the_starting_weights(tmp_path, caplog, name):
     run = a_run(tmp_path / "run", lineage=LINEAGE | {"student": source})
     student = release_student(run, aligned=False)
     write_card(student, ReleaseArguments(run=str(run), license="mit"))
-    said = f"Those weights are released under `{licence}`" + (", which forbids commercial use." if forbids else ".")
+    said = f"Those weights are released under `{license}`" + (", which forbids commercial use." if forbids else ".")
     assert said in (student / "README.md").read_text()
-    assert (f"({name}) are under {licence}, which forbids commercial use" in caplog.text) == forbids
+    assert (f"({name}) are under {license}, which forbids commercial use" in caplog.text) == forbids
     write_lineage(run, LINEAGE | {"student": source | {"pretrained": False}})
     write_card(student, ReleaseArguments(run=str(run), license="mit"))
     assert "Those weights" not in (student / "README.md").read_text()

@@ -268,7 +268,7 @@ def test_a_path_of_the_data_in_a_caption_ends_the_release(tmp_path, capsys):
         assert "data/train-00000-of-00001.parquet holds a path of this machine" in capsys.readouterr().err
 
 
-def test_a_dataset_lies_beside_its_stage_and_has_a_licence_or_none(tmp_path, monkeypatch):
+def test_a_dataset_lies_beside_its_stage_and_has_a_license_or_none(tmp_path, monkeypatch):
     monkeypatch.chdir(stage_of(tmp_path / "runs" / "captions").parent)
     release = Release(ReleaseArguments(stage="captions/"))
     release.build()

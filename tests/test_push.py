@@ -238,7 +238,7 @@ def test_public_on_request_and_what_exists_keeps_its_visibility_and_its_main_bra
 
 
 def test_a_card_that_the_hub_refuses_makes_no_repository(hub, push, repo, folder):
-    (folder / "README.md").write_text(CARD.replace("apache-2.0", "/home/ann/licence"))
+    (folder / "README.md").write_text(CARD.replace("apache-2.0", "/home/ann/license"))
     answer = push(folder, repo)
     assert answer["error"] == "ValueError" and "license" in answer["message"]
     assert files_of(hub, repo) is None and sent(hub) == 0

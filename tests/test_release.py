@@ -310,7 +310,7 @@ def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_pa
 
 
 REFUSED = {
-    "licence": ({"license": "apache2.0"}, "Did you mean apache-2.0"),
+    "license": ({"license": "apache2.0"}, "Did you mean apache-2.0"),
     "seeds": ({"seed_baselines": ["baseline"]}, "without seed_runs"),
     "adapter": ({"lora": "adapter", "onnx": False}, r"trained without use_peft.*--lora"),
 }

@@ -107,7 +107,7 @@ def student_card(student: Student) -> ModelCard:
         "is_average": student.weights == "ema",
         "training": options_table(student.options, student.image_size),
         "origin": _origin(student.lineage),
-        "licence_said": licence_said(student.license),
+        "license_said": license_said(student.license),
         "is_pretrained": bool((student.lineage.get("student") or {}).get("pretrained")),
         "weights_license": code(student.weights_license) if student.weights_license else "",
         "is_noncommercial": bool(NONCOMMERCIAL.search(student.weights_license or "")),
@@ -121,7 +121,7 @@ def student_card(student: Student) -> ModelCard:
 
 def _metadata(student: Student) -> ModelCardData:
     """Only what there is: the Hub refuses a field that is null or empty."""
-    lineage, more = student.lineage, licence_fields(student.license)
+    lineage, more = student.lineage, license_fields(student.license)
     datasets = [source["id"] for source in lineage.get("sources") or [] if is_hub_id(source.get("id") or "")]
     base = student.adapter or (lineage.get("student") or {}).get("id")
     if datasets:
@@ -287,36 +287,36 @@ fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-communi
 lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by
 ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
 """
-HUB_LICENCES = frozenset(_KNOWN.split())
+HUB_LICENSES = frozenset(_KNOWN.split())
 NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-license", re.IGNORECASE)
 
 
-def licence_fields(licence: str | None) -> dict[str, Any]:
+def license_fields(license: str | None) -> dict[str, Any]:
     """`license`, and `license_name` where it is none of the Hub's. ValueError for one that is nearly one of these."""
-    name = re.sub(r"[^a-z0-9.+-]+", "-", (licence or "other").lower()).strip("-.")
-    if name in HUB_LICENCES:
+    name = re.sub(r"[^a-z0-9.+-]+", "-", (license or "other").lower()).strip("-.")
+    if name in HUB_LICENSES:
         return {"license": name}
-    near = difflib.get_close_matches(name, HUB_LICENCES, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, HUB_LICENSES, n=1, cutoff=0.8)
     if near or not name:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"license is {licence!r}, which the Hub does not know.{hint} Name one of "
+            f"license is {license!r}, which the Hub does not know.{hint} Name one of "
             "https://huggingface.co/docs/hub/repositories-licenses, or your own by another name."
         )
     return {"license": "other", "license_name": name.replace("+", "-")}
 
 
-def licence_line(licence: str | None) -> str:
+def license_line(license: str | None) -> str:
     """What a release says of it: none, one of the Hub's, or one of one's own."""
-    known = licence_fields(licence)
+    known = license_fields(license)
     if "license_name" in known:
         return f"a license of your own: {known['license_name']}"
     return "no license: give one with --license" if known["license"] == "other" else known["license"]
 
 
-def licence_said(licence: str | None) -> str:
+def license_said(license: str | None) -> str:
     """The first sentence of the terms of a student or a dataset."""
-    known = licence_fields(licence)
+    known = license_fields(license)
     name = known.get("license_name") or known["license"]
     if name == "other":
         return "Its maker has not chosen a license: ask before you use it for more than looking at it."

@@ -24,7 +24,7 @@ from ..data.loading import class_names, open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
 from ..data.stream import stream_images
 from ..files import replacing
-from .card import licence_fields
+from .card import license_fields
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
 from .push import check_replaceable, write_manifest
@@ -82,7 +82,7 @@ def build_dataset(
     stage, output_dir = Path(stage), Path(output_dir)
     _check_stage(stage)
     check_replaceable(output_dir, "dataset", replace)
-    licence_fields(license)  # before images are read
+    license_fields(license)  # before images are read
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)

@@ -10,7 +10,7 @@ from .. import __version__, columns
 from ..evaluation.comparison import markdown_table
 from ..options import ASKING
 from ..training.lineage import is_hub_id
-from .card import ORIGINS, TEMPLATES, code, code_cell, licence_fields, licence_said, plain, prompt_rows
+from .card import ORIGINS, TEMPLATES, code, code_cell, license_fields, license_said, plain, prompt_rows
 
 FIGURES = {
     "captions": "captions",
@@ -64,7 +64,7 @@ def captions_card(
         columns=stage["columns"],
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
         encoder=[(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None],
-        licence_said=licence_said(license),
+        license_said=license_said(license),
         is_licensed=license is not None,
         captioner=code(captioner.get("model")),
         status_table=_table(captions.get("status") or {}, "status"),
@@ -95,7 +95,7 @@ def _metadata(
     where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
     files = [{"split": split, "path": where.format(split)} for split in splits]
     return DatasetCardData(
-        **licence_fields(license),
+        **license_fields(license),
         pretty_name=_title(stage, images_id, machine_made),
         task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
         tags=["g4i_hf", "captions", *(tag for tag, is_there in tags.items() if is_there)],

@@ -36,7 +36,7 @@ from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .card import NONCOMMERCIAL, TEMPLATES, Student, licence_fields, student_card
+from .card import NONCOMMERCIAL, TEMPLATES, Student, license_fields, student_card
 from .figures import (
     EvaluatedData,
     benchmark_tasks,
@@ -112,7 +112,7 @@ def release_with_card(
     The student of a run with its card; an earlier release stays until all of it is there. Returns the folder, and the
     figures of the card. Arguments and errors are those of [`release_student`] and [`write_card`].
     """
-    licence_fields(args.license)
+    license_fields(args.license)
     with releasing(args) as folder:
         rows = write_card(folder, args, options)
     return place_of(args), rows
@@ -205,7 +205,7 @@ def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
 
 
 def weights_license(lineage: dict[str, Any]) -> str | None:
-    """The licence of the pretrained weights of a run, of timm or by the card of the base; None where it is unknown."""
+    """The license of the pretrained weights of a run, of timm or by the card of the base; None where it is unknown."""
     student = lineage.get("student") or {}
     if not student.get("pretrained"):
         return None
@@ -225,7 +225,7 @@ def write_card(
 ) -> list[ComparisonRow]:
     """
     Writes README.md, `.eval_results` and `images` into a released student. Returns the figures, beside the baseline's
-    where one is given. `options` are those of the run, by default of its `train.yaml`. ValueError for a licence that
+    where one is given. `options` are those of the run, by default of its `train.yaml`. ValueError for a license that
     is misspelt, or runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)

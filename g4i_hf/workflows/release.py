@@ -11,7 +11,7 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
 from ..hub import dataset, release, space
-from ..hub.card import licence_line
+from ..hub.card import license_line
 from ..hub.privacy import check_publishable, list_files, private_places
 from ..hub.push import check_replaceable, push_folders, read_manifest
 from ..options import ReleaseArguments
@@ -58,7 +58,7 @@ class Release:
             self._build_dataset(folder)
         else:
             self._build_student(folder)
-        self.lines.append(f"{'license':10}{licence_line(self.args.license)}")
+        self.lines.append(f"{'license':10}{license_line(self.args.license)}")
 
     def _take_as_is(self) -> None:
         for each in self._places():
