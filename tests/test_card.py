@@ -100,7 +100,7 @@ SAID = {
             r"| prompt | What is \| it? |",
             f"| images | `them/photos` at `{COMMIT}` |",
             "each caption after `passage:`",
-            "![Accuracy and loss by epoch](images/curves.png)",
+            "![Accuracy and loss by step](images/curves.png)",
             "trained on few images (2,897)",
             "captions were written by a machine, which can describe what is not there",
             "under `apache-2.0`. The terms of the images, the pretrained weights that it starts from and the",

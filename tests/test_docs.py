@@ -186,9 +186,8 @@ def fitted(tmp_path_factory) -> Path:
     (folder / "pictures" / "train" / "red").rename(folder / "pictures" / "train" / "cats")
     metadata = folder / "pictures" / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"red/', '"cats/'))
-    for number in (0, 7):
-        source = folder / "pictures" / "validation" / "cats" / "0.png"
-        PILImage.open(source).save(folder / "pictures" / "validation" / "cats" / f"{number}.jpg")
+    for name in ("validation/cats/0.jpg", "validation/cats/7.jpg", "train/cats/1.jpg"):
+        PILImage.open(folder / "pictures" / "validation" / "cats" / "0.png").save(folder / "pictures" / name)
     few = {"max_steps": 2, "image_size": 32, "use_cpu": True}
     (folder / "few.yaml").write_text(json.dumps(few))
     script = block("fit", QUICKSTART).replace("g4i fit pictures", "g4i fit pictures --train_config few.yaml")

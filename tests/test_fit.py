@@ -273,6 +273,18 @@ def test_a_mistake_is_said_before_anything_is_written(folder, tmp_path, options,
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(folder, tmp_path, capsys):
+    with pytest.raises(OSError, match=r"text encoder .*nowhere/encoder.* cannot be loaded"):
+        fit(folder, text_encoder=str(tmp_path / "nowhere" / "encoder"), dry_run=True)
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    next((pictures / "train").rglob("*.png")).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="no image.*--on_bad_images skip|cannot be decoded.*--on_bad_images skip"):
+        fit(pictures, dry_run=True)
+    capsys.readouterr()
+    fit(pictures, on_bad_images="skip", dry_run=True)
+    assert re.search("g4i evaluate .*--on_bad_images skip", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
@@ -317,7 +329,7 @@ def test_the_difference_has_an_interval_where_there_are_seeds(folder, tmp_path, 
     assert re.search(said, text)
     # 3 of 6, and as near to 60% as 6 images come: 4 of them
     assert "on 6 validation images" in text and "50.0%  (18.8% to 81.2%)" in text and "(30.0% to 90.3%)" in text
-    assert "All captions contradict 2 of these 6 labels.\nTo list the labels of a split that its own captions" in text
+    assert "Captions contradict 2 of these 6 labels.\nTo list the labels of a split that its own captions" in text
     assert f"\n  g4i check {folder} --text_encoder" in text
 
 
@@ -343,6 +355,13 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(folder, qu
     assert "holds this very run, finished" in succeed("fit", folder, *words).out
     assert (out / "baseline-0" / "model.safetensors").stat().st_mtime_ns == finished
     assert (out / "with_captions-0" / "model.safetensors").is_file()
+
+    # What it chose can be edited, and its first line says how to repeat all
+    text = (out / "fit.yaml").read_text()
+    (out / "fit.yaml").write_text(text.replace("max_steps: 4", "max_steps: 3"))
+    succeed(*shlex.split(text.splitlines()[0].split("g4i ")[-1]))
+    for run_folder in ("baseline-0", "with_captions-0"):
+        assert json.loads((out / run_folder / "trainer_state.json").read_text())["global_step"] == 3
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def invented():
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     found = {"aligned": a_run(folder / "aligned"), "baseline": a_run(folder / "baseline", "vit", align_weight=0)}
-    history = [{"epoch": 1.0, "eval_accuracy": 0.5}, {"epoch": 1.0, "loss_ce": 1.0}]
+    history = [{"step": 10, "eval_accuracy": 0.5}, {"step": 10, "loss_ce": 1.0}]
     for run in found.values():
         (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     return found
@@ -179,7 +179,7 @@ def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspici
 def test_a_run_that_learns_soft_labels_alone_has_the_curve_of_their_loss(tmp_path):
     drawn = []
     for name, terms in {"soft": {"loss_ce": 0.0, "loss_soft_labels": 1.5}, "hard": {"loss_ce": 1.5}}.items():
-        history = [{"epoch": epoch} | terms for epoch in (1.0, 2.0)]
+        history = [{"step": step} | terms for step in (10, 20)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
         drawn.append(curves({"aligned": tmp_path / name}))

@@ -80,6 +80,16 @@ class TextEncoder:
         raise NotImplementedError
 
 
+def check_encoder(name: str, revision: str | None = None) -> str:
+    """The folder or Hub id that it is loaded from; an OSError, within seconds, when it is nowhere."""
+    name = full_name(name)
+    place = (_packaged_folder(name) if revision is None else None) or name
+    if not Path(place).is_dir() and (why := why_missing(name, "model", revision)):
+        hint = _package_for(name) if name in USUAL else did_you_mean(name, USUAL)
+        raise OSError(f"The text encoder {name!r} cannot be loaded: there is no such folder, and {why}.{hint}")
+    return place
+
+
 def load_encoder(
     name: str,
     revision: str | None = None,
@@ -99,11 +109,7 @@ def load_encoder(
     Raises:
         OSError: when it cannot be found; the message says what to do.
     """
-    name = full_name(name)
-    place = (_packaged_folder(name) if revision is None else None) or name
-    if not Path(place).is_dir() and (why := why_missing(name, "model", revision)):
-        hint = _package_for(name) if name in USUAL else did_you_mean(name, USUAL)
-        raise OSError(f"The text encoder {name!r} cannot be loaded: there is no such folder, and {why}.{hint}")
+    name, place = full_name(name), check_encoder(name, revision)
     model_type = _model_type(place, revision)
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     try:

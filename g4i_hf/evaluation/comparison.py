@@ -252,3 +252,10 @@ def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
 
     interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def interval_text(accuracy: float, images: int) -> str:
+    """The 95% interval over images, in percent: `24 to 76`."""
+    low, high = accuracy_interval(accuracy, images)
+    digits = 0 if high - low > 0.1 else 1
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"

@@ -40,17 +40,17 @@ def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
 
 
 def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
-    """Accuracy on the split evaluated during training, and training loss without its alignment term, by epoch."""
-    panels: dict[str, dict[str, list]] = {"accuracy during training, %": {}, "cross entropy in training": {}}
+    """Accuracy on the split evaluated during training, and the loss of the labels that each run learns, by step."""
+    panels: dict[str, dict[str, list]] = {"accuracy during training, %": {}, "loss of the labels learned": {}}
     accuracy, loss = panels.values()
     for label, run in runs.items():
         history = json.loads((run / "trainer_state.json").read_text())["log_history"]
         accuracy[label] = [
-            (entry["epoch"], 100 * entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry
+            (entry["step"], 100 * entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry
         ]
         # Where all rows learn soft labels, `loss_ce` is 0
         loss[label] = [
-            (entry["epoch"], entry["loss_ce"] or entry.get("loss_soft_labels", 0.0))
+            (entry["step"], entry["loss_ce"] or entry.get("loss_soft_labels", 0.0))
             for entry in history
             if "loss_ce" in entry
         ]
@@ -66,7 +66,7 @@ def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-        axes.set(xlabel="epoch", ylabel=title)
+        axes.set(xlabel="step", ylabel=title)
     return figure
 
 

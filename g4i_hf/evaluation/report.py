@@ -15,7 +15,7 @@ from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .activation_maps import activation_maps, find_spatial_layer
-from .comparison import ComparisonRow, accuracy_interval
+from .comparison import ComparisonRow, interval_text
 from .pictures import Picture, curves, heat_picture, pixel_picture, png_uri, row_picture
 from .predict import Predictions, load_run, ranked_captions, texts_of
 from .speed import speed_note, speed_table
@@ -81,13 +81,6 @@ def _template() -> jinja2.Template:
     environment.filters["interval"] = interval_text
     environment.filters["cosine"] = lambda value: "" if value is None else f"{value:z.2f}"
     return environment.get_template("report.html.j2")
-
-
-def interval_text(accuracy: float, images: int) -> str:
-    """The 95% interval over images, in percent: `24 to 76`."""
-    low, high = accuracy_interval(accuracy, images)
-    digits = 0 if high - low > 0.1 else 1
-    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
 
 
 # --- What the sections show, as plain values for the template --------------------------------------------------------

@@ -18,6 +18,7 @@ from ..evaluation.comparison import (
     SeedRow,
     compare,
     compare_seeds,
+    interval_text,
     mean_and_sd,
     shown_results,
 )
@@ -86,14 +87,28 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
-    """`speed`: a table, empty where not measured with these weights; `estimates` before training, by name."""
+    """
+    `speed`: a table, empty where not measured with these weights; `estimates` before training, by name; `scope` of the
+    accuracy of each split: its images, the 95% interval, and how many of its labels captions contradict.
+    """
     found = read_results(args.run)
+    accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
     splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
     is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
     names = ("supervision", "label_noise", "caption_accuracy_estimate", "label_noise_estimate", "label_noise_interval")
     return {
         "speed": "" if is_of_others else speed_as_markdown(found, splits),
         "estimates": {name: found[name] for name in names if found.get(name) is not None},
+        "scope": [
+            {
+                "split": split,
+                "images": found[f"{split}_samples"],
+                "interval": interval_text(accuracies[split], found[f"{split}_samples"]),
+                "suspicious": found.get(f"{split}_suspicious_labels"),
+            }
+            for split in _in_order(list(accuracies), args.run)
+            if accuracies[split] is not None
+        ],
     }
 
 

@@ -39,7 +39,11 @@ class FitArguments:
     pretrained: bool | None = option(None, "Start from pretrained weights; by default only the default student does.")
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
     train_config: str | None = option(None, "YAML file of `g4i train` options that replace those chosen here.")
-    minutes: Positive | None = option(None, "Minutes of training for all runs together; 50 epochs a run by default.")
+    minutes: Positive | None = option(
+        None, "Minutes of training for all runs together; 50 epochs or 1,000 steps a run by default."
+    )
+    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
+    overwrite: bool = option(False, "Train again where output_dir holds runs with other options.")
     seeds: Count = option(1, "Seeds of each run; with several, the difference has a confidence interval.")
     dry_run: bool = option(False, "Print the decisions and the commands; write nothing.")
 

@@ -135,7 +135,7 @@ def check_labels(
     if classifier.label_noise_interval_ is not None:
         low, high = classifier.label_noise_interval_
         interval = f"95% interval {low:.1%} to {high:.1%}"
-        told = f"Captions tell the class of {classifier.accuracy_:.0%} of held-out images."
+        told = f"Captions tell the class of {classifier.accuracy_:.0%} of images whose label is hidden from them."
         lines = [told, f"About {classifier.label_noise_:.1%} of the labels are wrong ({interval}).", *lines]
     shown = [
         Shown(

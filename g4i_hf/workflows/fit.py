@@ -18,10 +18,11 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module
-from ..data.checks import labels_of
+from ..data.checks import check_split, labels_of
 from ..data.images import open_image
 from ..data.loading import check_has_split, class_names, hold_out, load_data
 from ..data.texts import num_captioned
+from ..embedding.encoders import check_encoder
 from ..evaluation.comparison import accuracy_interval, paired_summary
 from ..files import portable, replace_text
 from ..names import why_missing
@@ -71,6 +72,7 @@ class Fit:
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
+        check_encoder(self.args.text_encoder)
         splits = self._opened()
         captioning = self._captioning()
         if captioning and not self.args.dry_run:
@@ -97,14 +99,16 @@ class Fit:
     def _write(self, options: dict[str, Any]) -> None:
         """`fit.yaml`, and what was asked for, by which the same command finds its decisions again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        head = f"# What g4i fit chose. Edit it, and train with: g4i train --config {self.config} --output_dir DIR\n"
+        again = ["g4i", "fit", self.data.dataset_name, "--output_dir", str(self.folder)]
+        again += ["--train_config", str(self.config), "--overwrite", "true"]
+        head = f"# What g4i fit chose. Edit it, and repeat all with: {shlex.join(again)}\n"
         written = {name: portable(value) for name, value in options.items()}
         replace_text(self.config, head + yaml.safe_dump(written, sort_keys=False))
         replace_text(self.folder / ASKED, json.dumps(self._asked(), indent=1) + "\n")
 
     def _asked(self) -> dict[str, Any]:
         """What decisions depend on."""
-        given = vars(self.args) | vars(self.data) | {"seeds": None, "dry_run": None}
+        given = vars(self.args) | vars(self.data) | {"seeds": None, "dry_run": None, "overwrite": None}
         return {name: portable(value) for name, value in given.items()}
 
     def _decided(self) -> dict[str, Any] | None:
@@ -145,6 +149,11 @@ class Fit:
                 f"are held out, {self.data.validation_fraction:.0%} of each class."
             )
         splits, names = class_names(splits)
+        for name in ("train", "validation"):
+            skips = self.args.on_bad_images
+            check_split(
+                splits[name], name, num_labels=len(names), training=False, require_labels=False, on_bad_images=skips
+            )
         training = splits["train"]
         self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
         if not self.validation_images:
@@ -187,6 +196,7 @@ class Fit:
             "hflip": 0.5,
             "supervision": "auto",
             "require_labels": False,
+            "on_bad_images": args.on_bad_images,
             "max_steps": -1 if "num_train_epochs" in given else steps,
             "per_device_train_batch_size": batch,
             "per_device_eval_batch_size": BATCH,
@@ -292,13 +302,15 @@ class Fit:
         args, config, found = self.args, str(self.config), []
         module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
         for seed in range(args.seeds):
-            words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
+            words = ["train", "--config", config, "--seed", str(seed)]
+            words += ["--overwrite", "true", "--output_dir"] if args.overwrite else ["--output_dir"]
             if self.has_baseline:
                 found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
             found.append([*words, self._run_folder("with_captions", seed)])
         runs = ["--run", self._run_folder("with_captions", 0)]
         runs += ["--baseline", self._run_folder("baseline", 0)] if self.has_baseline else []
         report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
+        report += _words({"on_bad_images": args.on_bad_images}) if args.on_bad_images == "skip" else []
         found.append(["evaluate", *runs, *report])
         release = ["release", *runs, "--student_dir", str(self.folder / "classifier")]
         if args.seeds > 1:
@@ -360,12 +372,12 @@ class Fit:
         if result.gain is not None:
             lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
         if result.suspicious_labels:
-            lines.append(f"All captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
+            lines.append(f"Captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
             lines.append("To list the labels of a split that its own captions contradict:")
             lines.append(f"  {shlex.join(['g4i', *self._checking()])}")
         lines.append(f"Classifier: {result.classifier}, a plain checkpoint with a card")
         lines.append(f"Report:     {result.report}")
-        return [*lines, f"Choices:    {result.config}, to edit and train with --output_dir DIR"]
+        return [*lines, f"Choices:    {result.config}, to edit; its first line says how to repeat all with it"]
 
 
 def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
