@@ -128,7 +128,7 @@ CONTROLS = {
 
 def controls() -> str:
     found = summary("controls")
-    places = [(data, setting) for data in ("cifar10", "caltech101") for setting in ("4 a class", "40% symmetric")]
+    places = [(data, setting) for data in NAMES for setting in ("4 a class", "40% symmetric")]
     heads = [f"{NAMES[data]}, {setting}" for data, setting in places]
     lines = [f"| in place of captions | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for variant, title in CONTROLS.items():
