@@ -23,6 +23,7 @@ WRONG_LABELS = {
     "auto and alignment": "captions and alignment",
     "alignment": "captions: alignment alone",
     "TextTeacher": "captions: TextTeacher",
+    "early stopping": "baseline, a quarter of the steps",
     "label smoothing": "label smoothing",
     "GCE": "generalised cross entropy",
     "small-loss filter": "small-loss filter, told the share",

@@ -23,6 +23,7 @@ from drawings import STUDENT, draw_folder
 from g4i_hf import fit, load_images
 from g4i_hf.cli import build_options, parse_options
 from g4i_hf.data.checks import labels_of
+from g4i_hf.hub.push import write_manifest
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.workflows.fit import Fit
 from g4i_hf.workflows.train import TrainingRun
@@ -273,6 +274,28 @@ def test_a_mistake_is_said_before_anything_is_written(folder, tmp_path, options,
     assert not (tmp_path / "out").exists()
 
 
+def test_the_file_of_choices_says_how_to_repeat_all(folder, tmp_path):
+    """With what the file does not hold; what it holds is not given again, as that would win over the file."""
+    given = {"dataset_name": str(folder), "caption_column": "told", "seeds": 3, "student": "resnet18", "minutes": 5}
+    words = Fit(*build_options(OPTIONS_OF["fit"], given | {"output_dir": str(tmp_path)}))._repeat()
+    said = " ".join(words)
+    for part in ("--caption_column told", "--seeds 3", f"--train_config {tmp_path}/fit.yaml --overwrite true"):
+        assert part in said
+    assert "--student" not in said and "--minutes" not in said
+    parse_options(OPTIONS_OF["fit"], words[2:])
+
+
+def test_an_edited_classifier_is_said_before_training(folder, quick, tmp_path):
+    classifier = tmp_path / "out" / "classifier"
+    classifier.mkdir(parents=True)
+    (classifier / "config.json").write_text("{}")
+    write_manifest(classifier)
+    (classifier / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="changed by hand since its release: README.md"):
+        fit(folder, output_dir=str(tmp_path / "out"), dry_run=True)
+    assert fit(folder, output_dir=str(tmp_path / "out"), dry_run=True, overwrite=True) is None
+
+
 def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(folder, tmp_path, capsys):
     with pytest.raises(OSError, match=r"text encoder .*nowhere/encoder.* cannot be loaded"):
         fit(folder, text_encoder=str(tmp_path / "nowhere" / "encoder"), dry_run=True)
@@ -281,6 +304,8 @@ def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(folder, tmp_pa
     with pytest.raises(ValueError, match="no image.*--on_bad_images skip|cannot be decoded.*--on_bad_images skip"):
         fit(pictures, dry_run=True)
     capsys.readouterr()
+    (tmp_path / "skip.yaml").write_text("on_bad_images: skip")
+    fit(pictures, train_config=str(tmp_path / "skip.yaml"), dry_run=True)
     fit(pictures, on_bad_images="skip", dry_run=True)
     assert re.search("g4i evaluate .*--on_bad_images skip", capsys.readouterr().out)
 

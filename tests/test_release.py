@@ -259,7 +259,7 @@ def test_a_release_as_it_is_is_listed_and_not_made(tmp_path, capsys):
     run = a_plain_run(tmp_path / "run")
     with pytest.raises(SystemExit):
         main(["release", "--run", str(run), "--as_is", "--dry_run"])
-    assert "holds no release. Make it first" in capsys.readouterr().err
+    assert "holds no student that was released. Make it first" in capsys.readouterr().err
     (release_student(run) / "notes.txt").write_text("mine")
     (run / "student" / "aligned" / "config.json").unlink()
     before = files_of(tmp_path)

@@ -55,7 +55,7 @@ SPEED = ("parameters", "macs", "cpu_threads", *(f"{engine}_{figure}" for engine 
 FIGURES = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
-    *("samples", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
+    *("samples", "labelled", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
     *("probe_samples", "linear_probe_c", "int8_accuracy", "suspicious_labels"),
     *(f"{kind}_{strength}_accuracy" for kind in CORRUPTIONS for strength in STRENGTHS),
 )

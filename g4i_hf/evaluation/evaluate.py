@@ -42,13 +42,15 @@ def split_metrics(
     probes: "Probes | None" = None,
 ) -> dict[str, Any]:
     """
-    The figures of a split, each after its name: `samples`, and of labelled rows and rows with a caption, where there
-    are any, `accuracy`, those of [`retrieval_metrics`] and of the measures `text_to_image`, `calibration` and
-    `zero_shot`, which needs the text embeddings of class names. Fitted `probes` want `features` in the predictions.
+    The figures of a split, each after its name: `samples`, the number of `labelled` rows where it is another, and of
+    labelled rows and rows with a caption, where there are any, `accuracy`, those of [`retrieval_metrics`] and of the
+    measures `text_to_image`, `calibration` and `zero_shot`, which needs the text embeddings of class names. Fitted
+    `probes` want `features` in the predictions.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
     if labelled.any():
+        metrics |= {} if labelled.all() else {"labelled": int(labelled.sum())}
         metrics |= Accuracy().compute(
             predictions=predictions.predicted[labelled], references=predictions.labels[labelled]
         )

@@ -102,8 +102,8 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
         "scope": [
             {
                 "split": split,
-                "images": found[f"{split}_samples"],
-                "interval": interval_text(accuracies[split], found[f"{split}_samples"]),
+                "images": (labelled := found.get(f"{split}_labelled", found[f"{split}_samples"])),
+                "interval": interval_text(accuracies[split], labelled),
                 "suspicious": found.get(f"{split}_suspicious_labels"),
             }
             for split in _in_order(list(accuracies), args.run)

@@ -59,25 +59,32 @@ def hashed_files(folder: str | Path) -> dict[str, list[str]]:
     return {name: _hashes(Path(folder) / name, size) for name, size in list_files(folder) if name != MANIFEST}
 
 
+def is_release(folder: Path, kind: str) -> bool:
+    """Whether a folder holds a `student`, `dataset` or `Space` that was released."""
+    released = read_manifest(folder) if folder.is_dir() else None
+    return bool((released or {}).keys() & FILES_OF_KIND[kind])
+
+
 def check_replaceable(folder: Path, kind: str, replace: bool = False) -> None:
     """
-    ValueError where something else than an earlier release of that kind (`student`, `dataset` or `Space`) would be
-    deleted, or, unless `replace`, what was changed in it by hand.
+    ValueError where something else than an earlier release of that kind would be deleted, or, unless `replace`, what
+    was changed in it by hand.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    released = (folder.is_dir() and read_manifest(folder)) or {}
-    if not released.keys() & FILES_OF_KIND[kind]:
+    if not is_release(folder, kind):
         raise ValueError(
             f"{folder} holds something else than a {kind} that was released. Choose another folder, or move it away."
         )
-    present = hashed_files(folder)
+    if replace:
+        return
+    released, present = read_manifest(folder) or {}, hashed_files(folder)
     names = sorted(released.keys() | present.keys())
     by_hand = [name for name in names if name not in present or not _same(present[name], released.get(name))]
-    if by_hand and not replace:
+    if by_hand:
         raise ValueError(
-            f"{folder} was changed by hand since its release: {_some(by_hand)}. Push it as it is with --as_is true, "
-            "make it anew with --replace true, or move it away."
+            f"{folder} was changed by hand since its release: {_some(by_hand)}. Move it away, push it as it is with "
+            "g4i release --as_is true, or make it anew with --replace true, which also writes over changes on the Hub."
         )
 
 

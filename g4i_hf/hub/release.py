@@ -336,6 +336,7 @@ class StudentPublisher:
     def start(self) -> str:
         """Makes the repository; returns its whole id. ImportError without detect-secrets; PushError as any push."""
         require("detect_secrets", "hub", SECRETS)
+        check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
         api = HfApi(token=self.args.hub_token)
         check_repository(api, self.repo_id, revision=self.args.hub_revision)
         with clear_errors(self.repo_id):

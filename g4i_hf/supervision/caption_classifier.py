@@ -347,11 +347,11 @@ class _View:
 
     def temper_whole(self, values: np.ndarray, rows: np.ndarray) -> None:
         """
-        Scales the logits of `WHOLE` until their mean margin is that of the other models, on rows that none was fitted
-        on: it has seen more labels, and is surer than the models whose errors calibrate it.
+        Scales the logits of `WHOLE` until their mean margin is that of the other models, on unlabelled rows: it has
+        seen more labels, and is surer than the models whose errors calibrate it. Without unlabelled rows it stays.
         """
         margins = {model: _margins(self.by_model(model, values, rows)).mean() for model in self.models}
-        factor = np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE]
+        factor = float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE])
         weight, bias = self.models[WHOLE]
         self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
 

@@ -25,9 +25,11 @@ from ..data.texts import num_captioned
 from ..embedding.encoders import check_encoder
 from ..evaluation.comparison import accuracy_interval, paired_summary
 from ..files import portable, replace_text
+from ..hub.push import check_replaceable
 from ..names import why_missing
 from ..options import OPTIONS_OF, DataArguments, FitArguments, StudentArguments, is_address
 from ..training.build import check_student
+from ..training.run_folder import clear_run
 from .train import TrainingRun
 
 VALIDATION_FRACTION = 0.15
@@ -66,13 +68,15 @@ class Fit:
         name = Path(data.dataset_name).resolve().name if Path(data.dataset_name).is_dir() else data.dataset_name
         self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
         self.config = self.folder / "fit.yaml"
+        self.repeat = self._repeat()  # now: decisions change the options
         self.validation_images = 0
         self.has_baseline = True  # which needs labels
 
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
-        check_encoder(self.args.text_encoder)
+        check_encoder(self._given().get("text_encoder", self.args.text_encoder))
+        check_replaceable(self.folder / "classifier", "student", self.args.overwrite)
         splits = self._opened()
         captioning = self._captioning()
         if captioning and not self.args.dry_run:
@@ -86,6 +90,10 @@ class Fit:
                 self.say(f"  {shlex.join(['g4i', *words])}")
             return None
         self._write(options)
+        if self.args.overwrite:
+            for words in commands:
+                if words[0] == "train":
+                    clear_run(words[words.index("--output_dir") + 1])
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
             left, trainings = "", self._num_trainings()
@@ -99,12 +107,17 @@ class Fit:
     def _write(self, options: dict[str, Any]) -> None:
         """`fit.yaml`, and what was asked for, by which the same command finds its decisions again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        again = ["g4i", "fit", self.data.dataset_name, "--output_dir", str(self.folder)]
-        again += ["--train_config", str(self.config), "--overwrite", "true"]
-        head = f"# What g4i fit chose. Edit it, and repeat all with: {shlex.join(again)}\n"
+        head = f"# What g4i fit chose. Edit it, and repeat all with: {shlex.join(self.repeat)}\n"
         written = {name: portable(value) for name, value in options.items()}
         replace_text(self.config, head + yaml.safe_dump(written, sort_keys=False))
         replace_text(self.folder / ASKED, json.dumps(self._asked(), indent=1) + "\n")
+
+    def _repeat(self) -> list[str]:
+        """The command that trains again as the file of choices says; what the file has not is given again."""
+        own = {name: getattr(self.args, name) for name in ("captioner", "captioner_model", "seeds")}
+        given = {name: value for name, value in (vars(self.data) | own).items() if value is not None}
+        more = {"output_dir": self.folder, "train_config": self.config, "overwrite": "true"}
+        return ["g4i", "fit", given.pop("dataset_name"), *_words(given | more)]
 
     def _asked(self) -> dict[str, Any]:
         """What decisions depend on."""
@@ -150,9 +163,9 @@ class Fit:
             )
         splits, names = class_names(splits)
         for name in ("train", "validation"):
-            skips = self.args.on_bad_images
+            bad = self._bad_images()
             check_split(
-                splits[name], name, num_labels=len(names), training=False, require_labels=False, on_bad_images=skips
+                splits[name], name, num_labels=len(names), training=False, require_labels=False, on_bad_images=bad
             )
         training = splits["train"]
         self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
@@ -238,6 +251,9 @@ class Fit:
             )
         return given
 
+    def _bad_images(self) -> str:
+        return self._given().get("on_bad_images", self.args.on_bad_images)
+
     def _data_options(self) -> dict[str, Any]:
         """Those of the dataset that is trained on: of the captions that were written, which know their images."""
         data = {name: value for name, value in vars(self.data).items() if value is not None}
@@ -302,17 +318,17 @@ class Fit:
         args, config, found = self.args, str(self.config), []
         module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
         for seed in range(args.seeds):
-            words = ["train", "--config", config, "--seed", str(seed)]
-            words += ["--overwrite", "true", "--output_dir"] if args.overwrite else ["--output_dir"]
+            words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
             if self.has_baseline:
                 found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
             found.append([*words, self._run_folder("with_captions", seed)])
         runs = ["--run", self._run_folder("with_captions", 0)]
         runs += ["--baseline", self._run_folder("baseline", 0)] if self.has_baseline else []
         report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
-        report += _words({"on_bad_images": args.on_bad_images}) if args.on_bad_images == "skip" else []
+        report += _words({"on_bad_images": "skip"}) if self._bad_images() == "skip" else []
         found.append(["evaluate", *runs, *report])
         release = ["release", *runs, "--student_dir", str(self.folder / "classifier")]
+        release += ["--replace", "true"] if args.overwrite else []
         if args.seeds > 1:
             seeds = {"--seed_runs": "with_captions"} | ({"--seed_baselines": "baseline"} if self.has_baseline else {})
             for option, name in seeds.items():
@@ -402,7 +418,7 @@ def _run(words: list[str]) -> None:
     """Runs a command in a process of its own, whose output goes where ours goes."""
     ended = subprocess.run([sys.executable, "-m", "g4i_hf", *words], check=False)
     if ended.returncode:
-        remedy = "After mending it, the same g4i fit resumes there."
+        remedy = "After mending it, the same g4i fit resumes there (without --overwrite)."
         if words[0] == "caption":
             remedy += " Or run g4i caption yourself, with options such as --api_key_env, and g4i fit on its folder."
         raise ValueError(f"g4i {words[0]} failed, see above. {remedy}")

@@ -13,7 +13,7 @@ from ..evaluation.predict import check_run
 from ..hub import dataset, release, space
 from ..hub.card import license_line
 from ..hub.privacy import check_publishable, list_files, private_places
-from ..hub.push import check_replaceable, push_folders, read_manifest
+from ..hub.push import check_replaceable, is_release, push_folders
 from ..options import ReleaseArguments
 
 RUN_PAGE = """# A run of g4i_hf
@@ -61,9 +61,11 @@ class Release:
         self.lines.append(f"{'license':10}{license_line(self.args.license)}")
 
     def _take_as_is(self) -> None:
+        kinds = {"model": "student", "dataset": "dataset", "space": "Space"}
         for each in self._places():
-            if read_manifest(each.folder) is None:
-                raise ValueError(f"{each.folder} holds no release. Make it first: the same command without --as_is.")
+            if not is_release(each.folder, kinds[each.repo_type]):
+                what = f"{each.folder} holds no {kinds[each.repo_type]} that was released"
+                raise ValueError(f"{what}. Make it first: the same command without --as_is.")
             self.released.append(each)
             self._say(each.repo_type, each.folder, "as it is")
 
