@@ -6,9 +6,9 @@ class, and with 40% wrong labels, each training by `g4i train` with recipes/phot
     python benchmarks/photos_finetuned.py PHOTOS
 
 Labels and splits are those of `photos_frozen.py`: a tenth of each class of the training images is the validation. Both
-have the same steps, rate and augmentation; `early stopping` is the baseline after a quarter of the steps. `--try_rates 1e-3 3e-3` shows how the rate was chosen: for the
-baseline on `validation`, in a quarter of the steps. `--cache` is that of `photos_frozen.py`. Finished rows are not
-computed again.
+have the same steps, rate and augmentation; `early stopping` is the baseline after a quarter of the steps.
+`--try_rates 1e-3 3e-3` shows how the rate was chosen: for the baseline on `validation`, in a quarter of the steps.
+`--cache` is that of `photos_frozen.py`. Finished rows are not computed again.
 """
 
 import argparse
