@@ -99,11 +99,11 @@ def test_a_proxy_of_the_environment_is_used_but_for_addresses_without(serve, mon
 
 def test_every_question_is_answered_in_its_own_row(serve):
     server = serve("--latency", 0.02)
-    found = ask(captioner(server), questions(300))
+    found = ask(captioner(server, max_concurrency=16), questions(300))
     assert_all_right(found, 300)
     stats = server.stats()
     assert (stats["requests"], stats["whole"], stats["asked_again"]) == (300, 300, 0)
-    assert stats["connections"] < 200, "connections are used again"
+    assert stats["connections"] < 100, "connections are used again"
     answer = found[0][1]
     assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, answer.attempts) == ("stop", 7, 3, 1)
     assert 0.02 <= answer.seconds < 5
