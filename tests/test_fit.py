@@ -13,6 +13,7 @@ from pathlib import Path
 import caption_doors
 import pytest
 import yaml
+from datasets import List, Value
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
@@ -299,6 +300,12 @@ def test_an_edited_classifier_is_said_before_training(folder, quick, tmp_path):
 def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(folder, tmp_path, capsys):
     with pytest.raises(OSError, match=r"text encoder .*nowhere/encoder.* cannot be loaded"):
         fit(folder, text_encoder=str(tmp_path / "nowhere" / "encoder"), dry_run=True)
+    embedded = load_images(folder)["train"]
+    embedded = embedded.add_column(
+        "text_embeds", [[1.0, 0.0]] * len(embedded), feature=List(Value("float16"), length=2)
+    )
+    embedded.to_parquet(tmp_path / "embedded" / "train.parquet")
+    fit(tmp_path / "embedded", text_encoder=str(tmp_path / "nowhere" / "encoder"), dry_run=True)
     pictures = shutil.copytree(folder, tmp_path / "pictures")
     next((pictures / "train").rglob("*.png")).write_bytes(b"no image")
     with pytest.raises(ValueError, match="no image.*--on_bad_images skip|cannot be decoded.*--on_bad_images skip"):

@@ -122,6 +122,7 @@ def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none
     assert first["urls"][0].startswith(hub.url) and repo in first["urls"][0]
     state = hub.state()[f"{kind}s/{repo}"]
     assert state["private"] and state["commits"] == 2 and files_of(hub, repo, kind) == sizes(folder)
+    assert MANIFEST in state["branches"]["main"]["files"]
     hub.clear_log()
     assert push(folder, repo, kind) == first
     assert hub.state()[f"{kind}s/{repo}"] == state and sent(hub) == 0

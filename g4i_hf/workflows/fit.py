@@ -75,9 +75,10 @@ class Fit:
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
-        check_encoder(self._given().get("text_encoder", self.args.text_encoder))
         check_replaceable(self.folder / "classifier", "student", self.args.overwrite)
         splits = self._opened()
+        if columns.TEXT_EMBEDS not in splits["train"].column_names:
+            check_encoder(self._given().get("text_encoder", self.args.text_encoder))
         captioning = self._captioning()
         if captioning and not self.args.dry_run:
             self.say(f"\n{shlex.join(['g4i', *captioning])}")
@@ -91,9 +92,9 @@ class Fit:
             return None
         self._write(options)
         if self.args.overwrite:
-            for words in commands:
-                if words[0] == "train":
-                    clear_run(words[words.index("--output_dir") + 1])
+            for seed in range(self.args.seeds):
+                clear_run(self._run_folder("baseline", seed))
+                clear_run(self._run_folder("with_captions", seed))
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
             left, trainings = "", self._num_trainings()
