@@ -13,10 +13,10 @@ from released_runs import a_run
 from students import STUDENTS, lora_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
 
-from g4i_hf import AlignedImageClassification
+from g4i_hf import AlignedImageClassification, AlignmentArguments
 from g4i_hf.evaluation.comparison import ComparisonRow, as_text
 from g4i_hf.hub.push import read_manifest, write_manifest
-from g4i_hf.hub.release import release_student, release_with_card
+from g4i_hf.hub.release import StudentPublisher, release_student, release_with_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
@@ -266,6 +266,19 @@ def test_a_release_as_it_is_is_listed_and_not_made(tmp_path, capsys):
     main(["release", "--run", str(run), "--as_is", "--dry_run"])
     said = capsys.readouterr().out
     assert "  notes.txt\n" in said and "aligned/config.json" not in said and files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", [{"license": "mit"}, {"onnx": True}, {"baseline": "b"}])
+def test_what_a_release_is_made_of_has_no_effect_on_one_as_it_is(option):
+    with pytest.raises(ValueError, match=f"as_is makes nothing anew, so {next(iter(option))} has no effect"):
+        ReleaseArguments(run="run", as_is=True, **option)
+
+
+def test_a_training_that_would_push_over_an_edited_release_ends_before_it_begins(tmp_path):
+    run = a_plain_run(tmp_path / "run")
+    (release_student(run) / "notes.txt").touch()
+    with pytest.raises(ValueError, match="changed by hand since its release: notes.txt"):
+        StudentPublisher(AlignmentArguments(str(run), use_cpu=True)).start()
 
 
 def test_a_dry_run_tells_of_a_place_that_is_taken(tmp_path, capsys):
