@@ -64,14 +64,14 @@ SETTINGS = {
     "40% symmetric": ("wrong_labels", {"label_noise_rate": 0.4}, ["baseline", "auto", "GCE"]),
     "10%": ("few_labels", {"label_fraction": 0.1}, ["baseline", "auto"]),
     "no labels": ("few_labels", {"label_fraction": 0}, ["auto"]),
-    "all": ("all_labels", {}, ["baseline", "alignment"]),
+    "all": ("all_labels", {}, ["baseline", "alignment", "auto"]),
 }
 # With --others
 OTHERS = {
     "40% symmetric": ["alignment", "soft labels", "auto and alignment", "TextTeacher"],
     "10%": ["auto and alignment"],
     "no labels": [],
-    "all": ["TextTeacher"],
+    "all": ["TextTeacher", "soft labels"],
 }
 
 
