@@ -41,7 +41,7 @@ EVERYTHING = NOTHING | {
     "aligned": True,
     "onnx": True,
     "has_curves": True,
-    "scope": [{"split": "test", "images": 20, "interval": "30 to 70", "suspicious": 2}],
+    "intervals": [{"split": "test", "images": 20, "interval": "30 to 70", "suspicious": 2}],
     "is_timm": True,
     "model_id": "me/student",
     "weights": "ema",

@@ -232,7 +232,7 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex", stages / "runs" / "captions"):
-        with pytest.raises(ValueError, match="something else than a dataset that was released"):
+        with pytest.raises(ValueError, match="holds no dataset that was released"):
             build_dataset(stages / "runs" / "embeddings", place)
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 

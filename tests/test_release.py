@@ -220,9 +220,9 @@ PLACES = {
     "the run": (lambda run: run, "is or holds the run itself.*--student_dir"),
     "its parent": (lambda run: run / "..", "is or holds the run itself.*--student_dir"),
     "a link to it": (lambda run: linked(run.parent / "link", run), "is or holds the run itself"),
-    "another run": (lambda run: a_plain_run(run.parent / "other"), "something else than a student.*move it away"),
-    "a data set that was released": (lambda run: a_dataset(run / "set"), "something else than a student"),
-    "a file": (lambda run: run / "train.yaml", "something else than a student"),
+    "another run": (lambda run: a_plain_run(run.parent / "other"), "holds no student.*move it away"),
+    "a data set that was released": (lambda run: a_dataset(run / "set"), "holds no student"),
+    "a file": (lambda run: run / "train.yaml", "holds no student"),
 }
 
 
@@ -287,7 +287,7 @@ def test_a_dry_run_tells_of_a_place_that_is_taken(tmp_path, capsys):
     (tmp_path / "taken" / "mine.txt").touch()
     with pytest.raises(SystemExit):
         main(["release", "--run", str(run), "--student_dir", str(tmp_path / "taken"), "--dry_run"])
-    assert "holds something else than a student" in capsys.readouterr().err
+    assert "holds no student" in capsys.readouterr().err
 
 
 BY_HAND = {

@@ -198,7 +198,7 @@ def test_what_cannot_become_a_space_is_said(built, tmp_path):
     for of_run, student, place, message in (
         (baseline, run / "student", "space", r"baseline is a baseline.*align_weight above 0"),
         (run, plain, "space", r"run has no aligned/.*--aligned true"),
-        (run, run / "student", "mine", "something else than a Space"),
+        (run, run / "student", "mine", "holds no Space"),
         (without, run / "student", "space", "has no captions with embeddings"),
     ):
         with pytest.raises(ValueError, match=message):

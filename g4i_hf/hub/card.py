@@ -77,7 +77,7 @@ class Student:
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     seeds: Seeds | None = None
     speed: str = ""  # Markdown table of size and speed
-    scope: list[dict[str, Any]] = field(default_factory=list)  # of accuracies, see `figures.measured`
+    intervals: list[dict[str, Any]] = field(default_factory=list)  # of accuracies, see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
     aligned: bool = False  # whether the release holds the aligned model
     onnx: bool = False

@@ -88,7 +88,7 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed`: a table, empty where not measured with these weights; `estimates` before training, by name; `scope` of the
+    `speed`: a table, empty where not measured with these weights; `estimates` before training, by name; `intervals` of the
     accuracy of each split: its images, the 95% interval, and how many of its labels captions contradict.
     """
     found = read_results(args.run)
@@ -99,7 +99,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     return {
         "speed": "" if is_of_others else speed_as_markdown(found, splits),
         "estimates": {name: found[name] for name in names if found.get(name) is not None},
-        "scope": [
+        "intervals": [
             {
                 "split": split,
                 "images": (labelled := found.get(f"{split}_labelled", found[f"{split}_samples"])),

@@ -25,8 +25,12 @@ from ..files import replace_text
 from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
-# By one of these files a release is known
-FILES_OF_KIND = {"student": {"config.json", "adapter_config.json"}, "Space": {"space.json"}, "dataset": {STAGE_FILE}}
+# What is released in a repository of each type, and the files by one of which it is known
+RELEASES = {
+    "model": ("student", {"config.json", "adapter_config.json"}),
+    "dataset": ("dataset", {STAGE_FILE}),
+    "space": ("Space", {"space.json"}),
+}
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 README, OF_THE_HUB = "README.md", {".gitattributes"}
 LARGE = 10_000_000  # bytes; the Hub knows larger files by their SHA-256, smaller ones by that or by git's SHA-1
@@ -59,23 +63,22 @@ def hashed_files(folder: str | Path) -> dict[str, list[str]]:
     return {name: _hashes(Path(folder) / name, size) for name, size in list_files(folder) if name != MANIFEST}
 
 
-def is_release(folder: Path, kind: str) -> bool:
-    """Whether a folder holds a `student`, `dataset` or `Space` that was released."""
+def check_release(folder: Path, repo_type: str, remedy: str = "") -> None:
+    """ValueError where a folder does not hold a `model`, `dataset` or `space` that was released."""
+    name, files = RELEASES[repo_type]
     released = read_manifest(folder) if folder.is_dir() else None
-    return bool((released or {}).keys() & FILES_OF_KIND[kind])
+    if not (released or {}).keys() & files:
+        raise ValueError(f"{folder} holds no {name} that was released. {remedy}")
 
 
-def check_replaceable(folder: Path, kind: str, replace: bool = False) -> None:
+def check_replaceable(folder: Path, repo_type: str, replace: bool = False) -> None:
     """
-    ValueError where something else than an earlier release of that kind would be deleted, or, unless `replace`, what
-    was changed in it by hand.
+    ValueError where something else than an earlier release of a `model`, `dataset` or `space` would be deleted, or,
+    unless `replace`, what was changed in it by hand.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not is_release(folder, kind):
-        raise ValueError(
-            f"{folder} holds something else than a {kind} that was released. Choose another folder, or move it away."
-        )
+    check_release(folder, repo_type, "It would be deleted: choose another folder, or move it away.")
     if replace:
         return
     released, present = read_manifest(folder) or {}, hashed_files(folder)

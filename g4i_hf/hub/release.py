@@ -156,7 +156,7 @@ def check_place(folder: Path, run: Path, replace: bool = False) -> None:
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
-    check_replaceable(folder, "student", replace)
+    check_replaceable(folder, "model", replace)
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:

@@ -78,7 +78,7 @@ def build_space(
             holds something else than an app.
     """
     run, student_dir, output_dir = Path(run), Path(student_dir), Path(output_dir)
-    check_replaceable(output_dir, "Space", replace)
+    check_replaceable(output_dir, "space", replace)
     _check(run, student_dir)
     versions = _versions()
     splits, id2label, train_split = open_data(run)

@@ -75,7 +75,7 @@ class Fit:
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
-        check_replaceable(self.folder / "classifier", "student", self.args.overwrite)
+        check_replaceable(self.folder / "classifier", "model", self.args.overwrite)
         splits = self._opened()
         if columns.TEXT_EMBEDS not in splits["train"].column_names:
             check_encoder(self._given().get("text_encoder", self.args.text_encoder))

@@ -13,7 +13,7 @@ from ..evaluation.predict import check_run
 from ..hub import dataset, release, space
 from ..hub.card import license_line
 from ..hub.privacy import check_publishable, list_files, private_places
-from ..hub.push import check_replaceable, is_release, push_folders
+from ..hub.push import check_release, check_replaceable, push_folders
 from ..options import ReleaseArguments
 
 RUN_PAGE = """# A run of g4i_hf
@@ -61,11 +61,8 @@ class Release:
         self.lines.append(f"{'license':10}{license_line(self.args.license)}")
 
     def _take_as_is(self) -> None:
-        kinds = {"model": "student", "dataset": "dataset", "space": "Space"}
         for each in self._places():
-            if not is_release(each.folder, kinds[each.repo_type]):
-                what = f"{each.folder} holds no {kinds[each.repo_type]} that was released"
-                raise ValueError(f"{what}. Make it first: the same command without --as_is.")
+            check_release(each.folder, each.repo_type, "Make it first: the same command without --as_is.")
             self.released.append(each)
             self._say(each.repo_type, each.folder, "as it is")
 
@@ -105,7 +102,7 @@ class Release:
             check_run(baseline)
         release.check_place(planned.folder, run, args.replace)
         for app in apps:
-            check_replaceable(app.folder, "Space", args.replace)
+            check_replaceable(app.folder, "space", args.replace)
         student, rows = release.release_with_card(replace(args, student_dir=str(self._written(planned.folder))))
         if not self.scratch:
             self._write_page(run, planned.folder)
