@@ -88,8 +88,8 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed`: a table, empty where not measured with these weights; `estimates` before training, by name; `intervals` of the
-    accuracy of each split: its images, the 95% interval, and how many of its labels captions contradict.
+    `speed`: a table, empty where not measured with these weights; `estimates` before training, by name; `intervals`:
+    for each split its images, the 95% interval of the accuracy, and how many of its labels captions contradict.
     """
     found = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
