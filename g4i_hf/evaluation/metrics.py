@@ -47,44 +47,25 @@ class Accuracy(_Metric):
         return {"accuracy": float(np.mean(predicted == np.asarray(references)))}
 
 
-class _CalibrationMetric(_Metric):
-    inputs = ((_PROBABILITIES, _CLASS),)
-    figure = ""
+class Calibration(_Metric):
+    """
+    Of probabilities (n, classes) and right classes (n,):
+
+    - `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
+      holds confidences in ((m - 1) / 15, m / 15] (Guo et al., equation 3).
+    - `adaptive_ece`: the same with as many images in each bin; equal confidences share a bin (Mukhoti et al.).
+    - `nll`: mean of -log p(right class), in nats; a probability of 0 counts as the smallest positive float64.
+    - `brier`: mean over images of the sum over classes of (p - y)^2, y being 1 for the right class; in [0, 2] (Brier).
+    """
+
+    inputs, source = ((_PROBABILITIES, _CLASS),), "\n".join((_GUO, _MUKHOTI, _BRIER))
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        rows = _calibration_of_rows(np.asarray(predictions, dtype=np.float64), np.asarray(references))
-        return {self.figure: _calibration(*rows)[self.figure]}
-
-
-class ExpectedCalibrationError(_CalibrationMetric):
-    """
-    `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
-    holds confidences in ((m - 1) / 15, m / 15] (equation 3). Takes probabilities (n, classes) and classes (n,).
-    """
-
-    figure, source = "ece", _GUO
-
-
-class AdaptiveCalibrationError(_CalibrationMetric):
-    """`adaptive_ece`: the same with as many images in each bin; equal confidences share a bin."""
-
-    figure, source = "adaptive_ece", _MUKHOTI
-
-
-class NegativeLogLikelihood(_CalibrationMetric):
-    """`nll`: mean of -log p(right class), in nats; a probability of 0 counts as the smallest positive float64."""
-
-    figure, source = "nll", _GUO
-
-
-class BrierScore(_CalibrationMetric):
-    """`brier`: mean over images of the sum over classes of (p - y)^2, y being 1 for the right class; in [0, 2]."""
-
-    figure, source = "brier", _BRIER
+        return _calibration(*_calibration_of_rows(np.asarray(predictions, dtype=np.float64), np.asarray(references)))
 
 
 def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`ece`, `adaptive_ece`, `nll` and `brier`, see the classes above; logits (n, classes), labels (n,)."""
+    """The figures of [`Calibration`], of logits (n, classes) and labels (n,)."""
     parts = [
         _calibration_of_rows(scipy.special.softmax(logits[rows].astype(np.float64), axis=1), labels[rows])
         for rows in blocks(len(labels))
@@ -113,22 +94,17 @@ def _calibration(confidence: np.ndarray, is_right: np.ndarray, nll: np.ndarray, 
     return found
 
 
-class RetrievalRecall(_Metric):
-    """Image-to-text retrieval of (n, D) image embeddings and those of their captions, see [`retrieval_recall`]."""
+class Retrieval(_Metric):
+    """
+    Retrieval both ways of (n, D) image embeddings and those of their captions: [`retrieval_recall`] and
+    [`text_to_image_recall`].
+    """
 
     inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        return retrieval_recall(np.asarray(predictions), np.asarray(references))
-
-
-class TextToImageRecall(_Metric):
-    """Text-to-image retrieval of (n, D) image embeddings and those of their captions, see [`text_to_image_recall`]."""
-
-    inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        return text_to_image_recall(np.asarray(predictions), np.asarray(references))
+        images, texts = np.asarray(predictions), np.asarray(references)
+        return retrieval_recall(images, texts) | text_to_image_recall(images, texts)
 
 
 def retrieval_recall(
