@@ -33,6 +33,7 @@ from .options import (
     WRITTEN_BY_A_RUN,
     WRITTEN_BY_PRINT_CONFIG,
     DataArguments,
+    EncoderArguments,
     FitArguments,
     TrainerGroup,
     TrainingOptions,
@@ -80,6 +81,8 @@ class Parser(HfArgumentParser):
         if TrainingOptions in classes:
             for name in (*other_trainer_options(), *DEPRECATED_FOR_TRAINING):
                 self.add_argument(f"--{name}", nargs="*")
+        if EncoderArguments in classes:
+            self.add_argument("--text_encoder_prompt_name", nargs="*")  # of version 0.1, see `check_prompt`
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
         # Types of our options by name, and argparse's converter and choices of all
         self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}

@@ -402,7 +402,7 @@ mix_switch_prob mixup_alpha num_train_epochs on_bad_images optim output_dir over
 per_device_train_batch_size pretrained project projector_hidden_size projector_norm projector_type random_erasing
 remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum shuffle_buffer_size
 soft_label_weight stop_on_nan streaming student student_args student_revision supervision text_embeds_column
-text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_prompt_name text_encoder_revision train_crop
+text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_revision train_crop
 train_split unlabelled use_peft validation_fraction warmup_steps weight_decay_on with_images
 """
 # Set by transformers beside what it is given

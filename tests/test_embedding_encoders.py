@@ -189,7 +189,6 @@ def test_a_package_with_other_weights_does_not_stand_for_the_encoder(tmp_path, m
 def test_a_prompt_goes_before_every_caption_and_is_counted(folders):
     for kind, options, prompt in (
         ("bert", {"prompt": "query: "}, "query: "),
-        ("bert", {"prompt_name": "photo"}, "a photo of "),
         ("siglip", {"prompt": "a photo of "}, "a photo of "),
     ):
         encoder, plain = load_encoder(str(folders[kind]), **options), load_encoder(str(folders[kind]))
@@ -207,15 +206,6 @@ def test_an_empty_prompt_turns_the_default_off(folders, tmp_path):
     assert load_encoder(str(tmp_path)).prompt == "query: "
     plain = load_encoder(str(folders["bert"])).encode(CAPTIONS)
     np.testing.assert_allclose(load_encoder(str(tmp_path), prompt="").encode(CAPTIONS), plain, atol=1e-6)
-
-
-def test_an_unknown_prompt_name_says_which_there_are(folders):
-    with pytest.raises(OSError, match="'passage', which the model does not define: it has photo, query"):
-        load_encoder(str(folders["bert"]), prompt_name="passage")
-    with pytest.raises(OSError, match="'query'.*towers define no prompts.*text_encoder_prompt"):
-        load_encoder(str(folders["siglip"]), prompt_name="query")
-    with pytest.raises(ValueError, match="are both given; give one"):
-        EncoderArguments(text_encoder_prompt="a", text_encoder_prompt_name="query")
 
 
 # --- Captions beyond the window, of 15 words and the end token -------------------------------------------------------

@@ -17,7 +17,7 @@ from g4i_hf.training.lineage import is_hub_id, lineage_of
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"
 CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}
 ENCODER = {"text_encoder": "me/encoder", "text_encoder_revision": "def", "text_encoder_digest": None}
-ENCODER |= {"text_encoder_prompt": "passage: ", "text_encoder_prompt_name": None, "text_embed_dim": 4}
+ENCODER |= {"text_encoder_prompt": "passage: ", "text_embed_dim": 4}
 CAPTIONS = {"name": "captions", "stage": "captioning", "images": False}
 PHOTOS = {"name": "photos", "images": True}
 

@@ -96,7 +96,6 @@ def load_encoder(
     device: str | torch.device = "cpu",
     *,
     prompt: str | None = None,
-    prompt_name: str | None = None,
 ) -> TextEncoder:
     """
     Args:
@@ -104,7 +103,6 @@ def load_encoder(
         revision: branch, tag or commit on the Hub.
         device: where it runs.
         prompt: text put before every caption. None: the encoder's own default, if it has one.
-        prompt_name: one of the prompts that a sentence-transformers model defines, in place of `prompt`.
 
     Raises:
         OSError: when it cannot be found; the message says what to do.
@@ -113,7 +111,7 @@ def load_encoder(
     model_type = _model_type(place, revision)
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     try:
-        encoder = tower(place, revision, str(device), prompt, prompt_name)
+        encoder = tower(place, revision, str(device), prompt)
     except (OSError, ValueError) as error:
         reason = str(error).rstrip(".")
         raise OSError(f"The text encoder {name!r} cannot be loaded: {reason}.{_package_for(name)}") from error
@@ -122,7 +120,6 @@ def load_encoder(
         "text_encoder_revision": _commit(place, revision),
         "text_encoder_digest": folder_digest(place) if Path(place).is_dir() else None,
         "text_encoder_prompt": encoder.prompt or None,
-        "text_encoder_prompt_name": prompt_name,
         "text_embed_dim": encoder.dim,
         "max_tokens": encoder.max_tokens,
     }
@@ -131,13 +128,7 @@ def load_encoder(
 
 def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEncoder:
     """[`load_encoder`] by options."""
-    return load_encoder(
-        args.text_encoder,
-        args.text_encoder_revision,
-        device,
-        prompt=args.text_encoder_prompt,
-        prompt_name=args.text_encoder_prompt_name,
-    )
+    return load_encoder(args.text_encoder, args.text_encoder_revision, device, prompt=args.text_encoder_prompt)
 
 
 def _model_type(place: str, revision: str | None) -> str:
@@ -197,7 +188,7 @@ def _commit(place: str, revision: str | None) -> str | None:
 class SentenceEncoder(TextEncoder):
     """Any model that sentence-transformers loads."""
 
-    def __init__(self, name: str, revision: str | None, device: str, prompt: str | None, prompt_name: str | None):
+    def __init__(self, name: str, revision: str | None, device: str, prompt: str | None):
         from sentence_transformers import SentenceTransformer
 
         self.model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False).eval()
@@ -212,11 +203,7 @@ class SentenceEncoder(TextEncoder):
             # Pooling finds the last token by the mask. Padding on the left would shift absolute positions, so that a
             # vector depended on the longest caption of its batch.
             self.tokenizer.padding_side = "right"
-        prompts = {key: text for key, text in self.model.prompts.items() if text}
-        if prompt_name is not None and prompt_name not in prompts:
-            known = f"it has {', '.join(sorted(prompts))}" if prompts else "it has none; give text_encoder_prompt"
-            raise ValueError(f"text_encoder_prompt_name is {prompt_name!r}, which the model does not define: {known}")
-        default = prompts.get(prompt_name or self.model.default_prompt_name, "")
+        default = self.model.prompts.get(self.model.default_prompt_name) or ""
         self.prompt = default if prompt is None else prompt
 
     def count_tokens(self, captions: list[str]) -> list[int]:
@@ -239,14 +226,9 @@ class ClipTextEncoder(TextEncoder):
     dim_field = "projection_dim"
     padding: str | bool = True
 
-    def __init__(self, name: str, revision: str | None, device: str, prompt: str | None, prompt_name: str | None):
+    def __init__(self, name: str, revision: str | None, device: str, prompt: str | None):
         import transformers
 
-        if prompt_name is not None:
-            raise ValueError(
-                f"text_encoder_prompt_name is {prompt_name!r}, but text towers define no prompts; give the text "
-                "itself as text_encoder_prompt"
-            )
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         model, info = getattr(transformers, self.model_class).from_pretrained(
             name, revision=revision, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True

@@ -41,7 +41,7 @@ SEEN_IDS = 200  # of a split of `images_id`
 PUBLISHED = (
     *("format", "captioner", "prompts", "status", "cleaning", "quality", "judged_by", "asked_about", "order", "found"),
     *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
-    *("text_encoder_prompt_name", "text_embed_dim", "max_tokens", "long_captions", "normalised", "several_captions"),
+    *("text_embed_dim", "max_tokens", "long_captions", "normalised", "several_captions"),
     *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
 )
 MODELS = {"model", "adapter", "text_encoder", "quality_encoder", "clip_scorer", "file"}  # names, perhaps of folders

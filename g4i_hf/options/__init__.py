@@ -12,7 +12,7 @@ from .captioning import (
     LocalCaptionerArguments,
     QualityArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, check_prompt, full_name
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments, SearchArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions

@@ -2,9 +2,10 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from .fields import Checked, Count, Number, check_values, option
 
@@ -53,7 +54,6 @@ class EncoderArguments:
     text_encoder: str | None = option(None, "Hub id or folder: sentence-transformers, CLIP, SigLIP, SigLIP 2.")
     text_encoder_revision: str | None = option(None, "Branch, tag or commit of the encoder.")
     text_encoder_prompt: str | None = option(None, "Text before every caption, such as 'passage: '; empty for none.")
-    text_encoder_prompt_name: str | None = option(None, "A prompt of the sentence-transformers model, by name.")
     text_encoder_batch_size: Count = option(64, "Captions per batch.")
     long_captions: Literal["truncate", "chunk_mean"] = option(
         "truncate", "Captions longer than the encoder's window: truncate, or chunk_mean (mean over chunks)."
@@ -65,8 +65,16 @@ class EncoderArguments:
         check_values(self)
         if self.text_encoder:
             self.text_encoder = full_name(self.text_encoder)
-        if self.text_encoder_prompt is not None and self.text_encoder_prompt_name is not None:
-            raise ValueError("text_encoder_prompt and text_encoder_prompt_name are both given; give one of them.")
+
+
+def check_prompt(options: Mapping[str, Any]) -> None:
+    """A ValueError for options, or a record, of version 0.1 that name a prompt of the encoder and lack its text."""
+    name = options.get("text_encoder_prompt_name")
+    if name is not None and options.get("text_encoder_prompt") is None:
+        raise ValueError(
+            f"text_encoder_prompt_name ({name!r}) was removed: write text_encoder_prompt with the text of that "
+            "prompt, from the encoder's config_sentence_transformers.json; if a run names it, in its train.yaml."
+        )
 
 
 def full_name(text_encoder: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from .data import DEFAULT_TEXT_ENCODER
+from .data import DEFAULT_TEXT_ENCODER, check_prompt
 from .fields import (
     BadImages,
     BelowOne,
@@ -415,13 +415,15 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
     return ", ".join(found) or None
 
 
-# Options of version 0.1 that have another name now
+# Options of version 0.1 that have another name now, or none
 DEPRECATED_FOR_TRAINING = ("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold")
 
 
 def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Options of version 0.1 by their present names, and a warning for each that has another name now."""
     values, said = dict(values), []
+    check_prompt(values)
+    values.pop("text_encoder_prompt_name", None)
     for name in DEPRECATED_FOR_TRAINING:
         if name not in values:
             continue

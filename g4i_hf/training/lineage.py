@@ -30,8 +30,7 @@ PACKAGES = (
     *("numpy", "pillow"),
 )
 ENCODER_FACTS = (
-    *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
-    *("text_encoder_prompt_name", "text_embed_dim"),
+    *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "text_embed_dim"),
 )
 CACHED_FILES = {  # one of them is opened of every repository
     "model": ("model.safetensors", "config.json", "pytorch_model.bin"),

@@ -16,7 +16,7 @@ from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
 from ..names import run_of
-from ..options import aligns
+from ..options import aligns, check_prompt
 
 TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
@@ -33,13 +33,13 @@ class TextSide:
     text_encoder: str | None = None  # Hub id, or folder; None where nothing is recorded
     text_encoder_revision: str | None = None
     text_encoder_prompt: str | None = None  # text before every caption; None: the encoder's own, if it has one
-    text_encoder_prompt_name: str | None = None  # of a prompt that the encoder defines
     text_encoder_digest: str | None = None  # of its files; those of a Hub id came with an installed package
     text_encoder_is_folder: bool = False  # whose bare name leads to nothing, or to another encoder
     temperature: float | None = None  # of the alignment, where the model has learned none
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TextSide":
+        check_prompt(record)
         side = cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
         if record.get("text_embed_dim") and side.text_encoder_prompt is None:
             side.text_encoder_prompt = ""  # said by the stage of the embeddings, where null means that there was none
@@ -142,14 +142,7 @@ def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncode
             f"The captions of the model were embedded with a text encoder in a local folder, {encoder!r}. An encoder "
             "of that name on the Hub would be another one: give the place of the folder as text_encoder."
         )
-    loaded = load_encoder(
-        encoder,
-        side.text_encoder_revision,
-        device,
-        # a recorded prompt is the text itself, with its name for information
-        prompt=side.text_encoder_prompt if side.text_encoder_prompt_name is None else None,
-        prompt_name=side.text_encoder_prompt_name,
-    )
+    loaded = load_encoder(encoder, side.text_encoder_revision, device, prompt=side.text_encoder_prompt)
     _check_files(side, loaded.provenance, encoder)
     return loaded, encoder
 

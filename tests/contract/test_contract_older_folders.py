@@ -78,6 +78,19 @@ def test_a_run_that_learned_otherwise_in_that_version_opens(quick, older):
     assert "it learned soft labels" in card
 
 
+def test_a_run_that_named_a_prompt_says_what_to_write(quick, older):
+    options = older / "aligned" / "train.yaml"
+    text = options.read_text()
+    options.write_text(text.replace("text_encoder_prompt_name: null", "text_encoder_prompt_name: photo"))
+    assert "text_encoder_prompt_name: photo" in options.read_text()
+    for command, of_run in (("evaluate", {"run": older / "aligned"}), ("train", {"config": options})):
+        done = quick.run(command, of_run)
+        assert done.code == 2 and len(done.errors()) == 1
+        assert "text_encoder_prompt_name ('photo') was removed: write text_encoder_prompt with" in done.errors()[0]
+    options.write_text(options.read_text().replace("text_encoder_prompt: null", "text_encoder_prompt: 'a photo of '"))
+    quick.succeed("evaluate", {"run": older / "aligned", "measures": "none"})
+
+
 @pytest.mark.slow
 def test_the_moving_average_of_a_run_is_evaluated(quick, older):
     quick.succeed("evaluate", {"run": older / "aligned", "weights": "ema", "measures": "none"})
