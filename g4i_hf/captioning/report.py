@@ -1,11 +1,10 @@
 """
-What people look at, before they pay and after: the page of a dry run, `caption_report.html` and `caption_report.json`.
+What people look at, before they pay and after: the page of a dry run, and `caption_report.html`.
 Everything that was written by a model or a user is escaped.
 """
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,10 @@ from .runner import NOT_KEPT, Asking, Budget, cost_of
 from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
 from .store import AnswerStore
 
-HTML, JSON = "caption_report.html", "caption_report.json"
+HTML = "caption_report.html"
 PAGE = "index.html"  # of a dry run
 EXAMPLES = 12
 MOST_LINES, MOST_LETTERS = 60, 200  # of a table
-LISTED = 1000  # rows without caption in the JSON file
 SIDE = 240  # pixels of a picture on a page
 
 
@@ -78,19 +76,15 @@ def write_report(
     title: str = "Captions",
 ) -> Path:
     """
-    Writes the report of captions as a page, whose path is returned, and as JSON. `judged` are those of each split, see
-    [`~g4i_hf.captioning.quality.judge`], `images` its rows, `about` further JSON values: model, prompts, decoding.
+    Writes the report of captions as a page, whose path is returned. `judged` are those of each split, see
+    [`~g4i_hf.captioning.quality.judge`], `images` its rows, `about` values for the top: model, prompts, decoding.
     """
-    folder, about = Path(folder), about or {}
-    numbers, sections = {}, []
+    sections = []
     for name, split in judged.items():
         words = split[columns.CAPTION].str.count(WORD.pattern).astype(float)
         charts = {"words": words, "margin": split["margin"], "score": split["score"]}
         charts = {kind: histogram(values) for kind, values in charts.items() if values.notna().any()}
         found, tables, examples = figures(split), _tables(split, words), _examples(split, images[name])
-        dropped = split[split[columns.CAPTION].isna()]
-        numbers[name] = found | charts | {heading: records(table) for heading, table in tables.items()}
-        numbers[name]["dropped"] = records(dropped[[columns.IMAGE_ID, STATUS, REASON, RAW]].head(LISTED))
         with pd.option_context("display.max_colwidth", MOST_LETTERS):
             shown = {
                 heading: table.head(MOST_LINES).to_html(index=False, border=0, na_rep="–", float_format="%.2f")
@@ -98,10 +92,9 @@ def write_report(
                 if len(table)
             }
         sections.append({"name": name, "figures": found, "charts": charts, "examples": examples, "tables": shown})
-    write_page(folder / HTML, title, about=about, splits=sections)
-    told = json.dumps({"about": about, "splits": numbers}, indent=2, ensure_ascii=False, default=str)
-    (folder / JSON).write_text(told + "\n", encoding="utf-8", errors="replace")
-    return folder / HTML
+    page = Path(folder) / HTML
+    write_page(page, title, about=about, splits=sections)
+    return page
 
 
 def histogram(values: pd.Series) -> dict[str, Any]:

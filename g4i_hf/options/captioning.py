@@ -125,4 +125,4 @@ class QualityArguments:
     synonyms_file: str | None = option(None, "YAML file: a list of other words for each class name.")
     quality_encoder: str | None = option(None, "Text encoder that compares a caption with its class and others.")
     clip_scorer: str | None = option(None, "CLIP model that scores how well a caption describes its image.")
-    report: bool = option(True, "Write caption_report.html and .json into captions_dir.")
+    report: bool = option(True, "Write caption_report.html into captions_dir.")
