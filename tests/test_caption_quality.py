@@ -239,7 +239,7 @@ def test_the_page_holds_the_numbers_as_counted_by_hand(report):
     train, test = text_of(report / HTML).split("Split train ")[1].split("Split test ")
     weights = split()["weight"]
     said = ["Cleaning step captions openings 58 refusals 1 unfinished 1 ", "58 captions 2 without caption "]
-    # Of each class captions, failures, mean words, how many captions name it (of cat all but `An animal.`), mean weight
+    # Of each class captions, failures, mean words, how many captions name it (of cat all but `An animal.`) and weight
     said += [f" cat 29 1 {(27 * 5 + 2 + 2) / 29:.2f} {28 / 29:.2f} {weights[3::2].mean():.2f}"]
     said += [f" <b>dog</b> 29 1 {(27 * 5 + 2 + 1) / 29:.2f} 0.00 {weights[2::2].mean():.2f}"]
     assert [each for each in said if each not in train] == []
