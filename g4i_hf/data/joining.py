@@ -231,12 +231,16 @@ def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], wha
         )
     name = shared[0]
     theirs, ours = _first(captions[name], [0]), _first(images[name], [0])
-    has_folders = "/" in theirs and "/" not in ours
+    if "/" in theirs and "/" not in ours:
+        remedy = (
+            "The images have lost the folders of their file names, as Parquet files of push_to_hub have: take them as "
+            "files (on the Hub by hf upload ID FOLDER --repo-type dataset), or give them a column image_id."
+        )
+    else:
+        remedy = "Name captions of these images, or the column that holds such ids with --image_id_column."
     return (
         f"{what}, split {name!r}: no image_id there is one of the images: the first is {theirs}, that of the images "
-        f"{ours}. Name captions of these images, or the column that holds such ids with --image_id_column."
-        + " Images of Parquet files have lost the folders of their names: take the files."
-        * has_folders
+        f"{ours}. {remedy}"
     )
 
 

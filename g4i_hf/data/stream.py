@@ -74,11 +74,11 @@ def load_split(data: DataArguments, split: str) -> Dataset | None:
 # --- For captioning --------------------------------------------------------------------------------------------------
 
 
-def stream_images(source: str | Source, read_files: bool = True) -> dict[str, IterableDataset]:
+def stream_images(source: str | Source) -> dict[str, IterableDataset]:
     """
     Opens a dataset as a stream with our column names, see [`~g4i_hf.data.loading.open_images`]: splits whose `image`
-    is `{"bytes", "path"}`, not decoded. No `image_id` is made, see [`~g4i_hf.data.joining.image_id_of`]. With
-    `read_files` the bytes of images that are files on the Hub are read too.
+    is `{"bytes", "path"}`, not decoded. No `image_id` is made, see [`~g4i_hf.data.joining.image_id_of`]. The bytes of
+    images that are files on the Hub are read too.
 
     A ValueError when captions are to be joined and, while reading, for a row that names a local file or address.
     """
@@ -88,7 +88,7 @@ def stream_images(source: str | Source, read_files: bool = True) -> dict[str, It
         return {name: split.to_iterable_dataset() for name, split in open_images(source).items()}
     streamed = load_dataset(source.name, source.config, revision=source.revision, streaming=True)
     splits = {name: _standardised(split, name, source.columns) for name, split in streamed.items()}
-    for name, split in splits.items() if read_files else ():
+    for name, split in splits.items():
         read = partial(_of_hub, where=f"{source.name}, split {name!r}")
         splits[name] = split.map(read, with_indices=True, features=split.features)
     return splits

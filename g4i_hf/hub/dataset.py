@@ -8,7 +8,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from .. import columns
 from ..captioning.stage import RAW, REASON, STATUS
 from ..data.image_metadata import without_metadata
-from ..data.joining import check_image_ids, id_form, image_id_of
+from ..data.joining import check_image_ids, id_form
 from ..data.loading import class_names, open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
-from ..data.stream import stream_images
 from ..files import replacing
 from .card import license_fields
 from .dataset_card import captions_card
@@ -35,7 +33,6 @@ TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.T
 COLUMNS = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
 LOCAL_ID = r"^(~|/|[A-Za-z]:[\\/]|file:)|\\"
 THREADS = 8
-SEEN_IDS = 200  # of a split of `images_id`
 
 # What a published stage may hold of a stage; a field that is not known here may be anything
 PUBLISHED = (
@@ -68,7 +65,7 @@ def build_dataset(
         stage: of captions or embeddings.
         output_dir: where the dataset goes; an earlier one is replaced.
         with_images: publish images and labels too, without the metadata of the images.
-        images_id: Hub id of the images, where the stage knows them as a folder; some ids there are compared.
+        images_id: Hub id of the images, where the stage knows them as a folder. Their ids must be those of the stage.
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
@@ -76,7 +73,7 @@ def build_dataset(
 
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
-            is that of the images, those in `images_id` have other ids, or `output_dir` holds something else.
+            is that of the images, or `output_dir` holds something else.
         FileNotFoundError: when images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
@@ -91,8 +88,7 @@ def build_dataset(
     public = public_stage(stage, with_images=with_images, images_id=images_id)
     public |= {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": list(features)}
     _check_source(public, repo_id)
-    has_ids = has_named_ids(public, splits) if images_id and not with_images else None
-    public["ids_from"] = "column" if has_ids else _ids_from(splits)
+    public["ids_from"] = _ids_from(splits)
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
     card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
     with replacing(output_dir) as folder:
@@ -189,8 +185,8 @@ def _check_ids(split: Dataset, name: str) -> None:
 
 def _ids_from(splits: DatasetDict) -> str | None:
     """
-    What the ids were made from: `file` names, the `content` of images, or a `column` of the data. None for a mixture,
-    or where equal ids got a number: the snippet of the card cannot make those.
+    What the ids are by their form: made from `file` names or the `content` of images, or a `column` of the data. None
+    for a mixture, or where equal ids got a number: the snippet of the card cannot make those.
     """
     ids = {image_id for split in splits.values() for image_id in split[columns.IMAGE_ID][:]}
     forms = set(map(id_form, ids))
@@ -311,70 +307,3 @@ def _public(value: Any, name: str) -> Any:
     if isinstance(value, str):
         return bare_name(value) if name in MODELS or is_path(value) else without_private(value)
     return value
-
-
-# --- The images that it names on the Hub -----------------------------------------------------------------------------
-
-
-def has_named_ids(public: dict[str, Any], splits: DatasetDict) -> bool | None:
-    """
-    Looks the `source` of a public `stage.json` up on the Hub, and compares the ids of its first images with those of
-    the stage. Returns whether ids there are a column, None where they cannot be read. ValueError when a column is
-    missing there, or no id can be one of the stage.
-    """
-    name = public["source"]
-    try:
-        streams = _streams(public, splits)
-        shared = list(streams)
-        has_column = columns.IMAGE_ID in streams[shared[0]].features
-        column = columns.IMAGE_ID if has_column else columns.IMAGE
-        seen = []
-        for split in shared:
-            ours = set(map(_base, splits[split][columns.IMAGE_ID][:]))
-            for row in islice(streams[split].select_columns([column]), SEEN_IDS):
-                seen.append(str(row[column]) if has_column else image_id_of(row[column]))
-                if _base(seen[-1]) in ours:
-                    return has_column
-    except ValueError:
-        raise
-    except Exception as error:  # of the Hub, of the network, of the right to read
-        said = "images_id: %s could not be read (%s); whether its images have the ids of the stage was not looked at."
-        logger.warning(said, name, type(error).__name__)
-        return None
-    ours = splits[shared[0]][columns.IMAGE_ID][0]
-    if not seen:
-        return None
-    if _form(seen[0]) == _form(ours) and len(seen) >= SEEN_IDS:
-        said = "images_id: the first %d images of %s are none of the stage's; later ones may be."
-        logger.warning(said, len(seen), name)
-        return None
-    raise ValueError(
-        f"images_id is {name}, but no id there is one of the stage: the first of split {shared[0]!r} is {seen[0]!r}, "
-        f"that of the stage {ours!r}. `push_to_hub` drops the folders of file names. Upload the images as files (hf "
-        "upload ID FOLDER --repo-type dataset) or with a column `image_id`, publish them with --with_images, or leave "
-        "--images_id out."
-    )
-
-
-def _streams(public: dict[str, Any], splits: DatasetDict) -> dict[str, Any]:
-    """Rows of `images_id`, of the splits that the stage has too."""
-    name = public["source"]
-    named, config = public.get("source_columns") or {}, public.get("source_config")
-    source = Source(f"hf://datasets/{name}", public.get("source_revision"), config, named)
-    try:
-        streams = stream_images(source, read_files=False)
-    except ValueError as error:
-        raise ValueError(f"images_id {name} is no dataset of these images, or has other columns: {error}") from error
-    shared = {split: rows for split, rows in streams.items() if split in splits}
-    if not shared:
-        raise ValueError(f"images_id is {name} with splits {', '.join(streams)}; the stage has {', '.join(splits)}.")
-    return shared
-
-
-def _base(image_id: str) -> str:
-    """Without what tells images of one name apart, which a stream does not know."""
-    return image_id.partition("#")[0]
-
-
-def _form(image_id: str) -> tuple[str, bool]:
-    return id_form(image_id), "/" in _base(image_id)

@@ -37,17 +37,17 @@ found["streamed"] = {
     image_id_of(row["image"]): len(row["image"]["bytes"]) for row in stream_images("me/files")["train"]
 }
 for name in ("rows", "files", "images", "nothing"):
-    try:
-        built = build_dataset(folder / "stage", folder / f"of-{name}", images_id=f"me/{name}")
-    except ValueError as error:
-        found[name] = str(error)
-        continue
-    found[name] = json.loads((built / "stage.json").read_text())["ids_from"]
-    if name != "nothing":
-        push_folder(built, f"me/captions-of-{name}", "dataset")
+    built = build_dataset(folder / "stage", folder / f"of-{name}", images_id=f"me/{name}")
+    push_folder(built, f"me/captions-of-{name}", "dataset")
+    if name in ("files", "images"):
         card, seen = (built / "README.md").read_text(), {}
         exec(card.split("```python\n")[2].split("```")[0].replace("path/to/captions", f"me/captions-of-{name}"), seen)
         found[f"{name} by the snippet"] = dict(zip(seen["image_ids"], seen["joined"]["caption"][:], strict=True))
+        continue
+    try:
+        found[name] = f"opened {open_images(f'me/captions-of-{name}')}"
+    except (ValueError, OSError) as error:
+        found[name] = str(error)
 
 
 def rows(splits) -> list:
