@@ -203,17 +203,12 @@ def official_loss(_: Path) -> dict:
 def received_bytes(local: int, processes: int, dim: int = DIM) -> dict[str, int]:
     """
     A process and step, `local` images each and texts of `dim` numbers, as tests/test_alignment_scale.py counts them:
-    integers of keys, captions and rows; with texts gathered these in float16, else a number for each; three sums a
-    text for the softmax over images.
+    integers of keys, captions and rows; texts in float16; three sums a text for the softmax over images.
     """
     others, total = (processes - 1) * local, processes * local
     integers = 8 * 3 * others + 8 * 2 * (processes - 1)
     sums = 3 * 2 * total * 4 * (processes - 1) // processes
-    return {
-        "official": 2 * others * dim * 4,
-        "texts gathered": others * dim * 2 + integers + sums,
-        "texts read": others * 8 + integers + sums,
-    }
+    return {"official": 2 * others * dim * 4, "texts gathered": others * dim * 2 + integers + sums}
 
 
 PARTS = {part.__name__: part for part in (without, ours, official_embeddings, resnet_step, our_loss, official_loss)}

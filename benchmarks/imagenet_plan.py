@@ -71,7 +71,7 @@ def network(args) -> list[dict]:
     """
     What a process receives in a step where rings carry the collectives: W - 1 parts of W of what is gathered, twice
     that of what is added up. Gradients in float32; what alignment exchanges is counted in alignment_scale.py: texts
-    are gathered in float16, as on GPUs, images are not.
+    are gathered in float16, images are not.
     """
     rows = []
     for student, parameters in STUDENTS.items():

@@ -119,14 +119,14 @@ def alignment_memory() -> str:
 def alignment_step() -> str:
     found = read_result("alignment_scale.json")
     ours, official = found["measured"]["our_loss"], found["measured"]["official_loss"]
-    lines = ["| | official way | texts gathered | texts read |", "|---|---:|---:|---:|"]
+    lines = ["| | official way | texts gathered |", "|---|---:|---:|"]
     shape = [" × ".join(f"{size:,}" for size in way["logits"]) for way in (official, ours)]
-    lines.append(f"| logits of a process | {shape[0]} | {shape[1]} | {shape[1]} |")
+    lines.append(f"| logits of a process | {shape[0]} | {shape[1]} |")
     for what, key, form in (("peak memory of the loss, GB", "bytes", 1e-9), ("seconds", "seconds", 1)):
-        lines.append(f"| {what} | {official[key] * form:.2f} | {ours[key] * form:.2f} | |")
+        lines.append(f"| {what} | {official[key] * form:.2f} | {ours[key] * form:.2f} |")
     for batch, received in found["received_bytes"].items():
         local, processes = (int(number) for number in batch.split(" x "))
-        cells = " | ".join(f"{received[way] / 1e6:.2f}" for way in ("official", "texts gathered", "texts read"))
+        cells = " | ".join(f"{received[way] / 1e6:.2f}" for way in ("official", "texts gathered"))
         lines.append(f"| MB received a step, {local:,} images on each of {processes} processes | {cells} |")
     return "\n".join(lines)
 

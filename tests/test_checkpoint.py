@@ -315,6 +315,8 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
     for name, value in (("dataset_name", "other"), ("learning_rate", 0.5), ("eval_steps", 5)):
         with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
             open_run(tmp_path, options | {name: value}, overwrite=False)
+    write_options(tmp_path, options | {"align_gather_texts": True})  # of an earlier version
+    assert open_run(tmp_path, options, overwrite=False) == ("fresh", None)
 
 
 def test_text_like_a_number_is_still_text_when_the_options_are_read(tmp_path):

@@ -388,7 +388,7 @@ def test_choices_are_those_of_the_library(cls, name, choices):
 
 
 RECORDED = """
-adam_beta1 align_balance align_captions align_center align_gather_texts align_gradient align_learn_temperature
+adam_beta1 align_balance align_captions align_center align_gradient align_learn_temperature
 align_logit_bias align_loss align_mask align_mix_captions align_off_epochs align_schedule align_similarity
 align_target_temperature align_temperature align_text_bank align_warmup_epochs align_weight auto_augment
 bce_target_threshold caption_column caption_control caption_weight_column captions_name captions_revision

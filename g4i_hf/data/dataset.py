@@ -190,9 +190,9 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
-    `text_embeds` (K, D) float16, `text_keys` (K,), `text_rows` (K,), their numbers in `texts`, and `caption_weight`
-    (K,), which adds up to the weight of the row (K is 1 except for `all`); perhaps `soft_labels` (num_labels,), and
-    the `normalization` of `pixel_values` that are uint8.
+    `text_embeds` (K, D) float16, `text_keys` (K,) and `caption_weight` (K,), which adds up to the weight of the row (K
+    is 1 except for `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values` that are
+    uint8.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
@@ -301,7 +301,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         keys[is_there] = self.texts.text_keys[numbers[is_there]]
         weights = self.caption_weight[rows, None] * is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
         for place, item in enumerate(items):
-            item["text_embeds"], item["text_keys"], item["text_rows"] = embeds[place], keys[place], numbers[place]
+            item["text_embeds"], item["text_keys"] = embeds[place], keys[place]
             item["caption_weight"] = weights[place].astype(np.float32) * ("bad_image" not in item)
 
     def text_bank(self) -> dict[str, np.ndarray]:
@@ -397,10 +397,10 @@ class AlignmentCollator:
     are mixed by the loss.
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
-    with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight`, `text_keys` and `text_rows`
-    (B, K), perhaps `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part
-    that is left of the own image; in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`,
-    row -> why its image could not be read.
+    with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight` and `text_keys` (B, K), perhaps
+    `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part that is left of the
+    own image; in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`, row -> why its image
+    could not be read.
 
     Where items have a `normalization`, `pixel_values` are uint8, beside `pixel_mean` (3,), `pixel_std` (3,) and
     perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes.
@@ -421,7 +421,7 @@ class AlignmentCollator:
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        for name in ("image_key", "caption_keys", "text_keys", "text_rows"):
+        for name in ("image_key", "caption_keys", "text_keys"):
             if name in items[0]:
                 batch["image_keys" if name == "image_key" else name] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:

@@ -283,9 +283,8 @@ class StreamedImages(torch.utils.data.Dataset):
         images.caption_keys = np.pad(images.caption_keys, more, constant_values=-1)
         items = DrawnRows(images).__getitems__([Draw(row, batch.epoch, batch.padding) for row in range(len(images))])
         for row, item in enumerate(items):
-            # A place in the batch identifies neither a row of the stream nor a text
+            # A place in the batch does not identify a row of the stream
             item["row"] = "" if batch.padding else images.names[row]
-            item.pop("text_rows", None)
         return items
 
     def _split_of(self, batch: StreamBatch) -> Dataset:

@@ -44,14 +44,6 @@ class BankTexts:
     keys: Sequence[torch.Tensor]  # as those of `make_pairs`: groups of (B, C)
 
 
-@dataclass
-class StoredTexts:
-    """Texts that every process can read, so that they need not cross processes: only their numbers do."""
-
-    rows: torch.Tensor  # (n, K) numbers of the local texts, -1 where there is none
-    read: Callable[[torch.Tensor], torch.Tensor]  # (N, K) -> (N, K, D) on the device of the batch; zeros for -1
-
-
 def make_pairs(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
@@ -61,12 +53,11 @@ def make_pairs(
     mix_share: torch.Tensor | None = None,
     text_keys: torch.Tensor | None = None,
     bank: BankTexts | None = None,
-    stored: StoredTexts | None = None,
     text_space: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
 ) -> Pairs:
     """
     Gathers what the objectives need. With several processes, each must call it for every batch, with keys of the same
-    shapes, and all or none with a bank or stored texts.
+    shapes, and all or none with a bank.
 
     Args:
         image_embeds: (n, D) projected features of unit norm; n may be 0.
@@ -80,7 +71,6 @@ def make_pairs(
         mix_share: (n,) share m of the row's own image; its partner has 1 - m.
         text_keys: (n, K) integers, equal for equal texts; needed with a bank.
         bank: further negatives of the images, as they are compared.
-        stored: the texts are read rather than gathered.
         text_space: texts (..., D) -> as they are compared, such as centred ones.
     """
     text_weights = (text_weights if text_weights.ndim == 2 else text_weights.unsqueeze(1)).to(image_embeds.dtype)
@@ -89,11 +79,10 @@ def make_pairs(
     counts = gather_counts(torch.stack([torch.full_like(present.sum(), n), present.any(1).sum()]))
     num_rows = counts[:, 0].tolist()
 
-    rows = _Rows(present, list(keys), text_keys, None if stored is None else stored.rows)
+    rows = _Rows(present, list(keys), text_keys)
     everywhere = rows.gathered(num_rows)
     own_texts = text_embeds.reshape(n, texts_per_row, text_embeds.shape[-1])  # -1 would be any number of no rows
-    all_texts = gather_rows(own_texts, num_rows) if stored is None else stored.read(everywhere.stored)
-    all_text_embeds = text_space(all_texts.to(image_embeds.dtype)).flatten(0, 1)
+    all_text_embeds = text_space(gather_rows(own_texts, num_rows).to(image_embeds.dtype)).flatten(0, 1)
     first = texts_per_row * sum(num_rows[: rank()])
 
     slots, shares = _slots(image_embeds, mix_partner, mix_share)
@@ -150,23 +139,20 @@ def _pair_weights(slot_rows: torch.Tensor, own_weights: torch.Tensor, num_rows: 
 
 @dataclass
 class _Rows:
-    """Rows of one process or of all: which of their K texts are there, their keys, the numbers of stored texts."""
+    """Rows of one process or of all: which of their K texts are there, and their keys."""
 
     present: torch.Tensor
     keys: list[torch.Tensor]
     text_keys: torch.Tensor | None
-    stored: torch.Tensor | None
 
     def gathered(self, num_rows: list[int]) -> "_Rows":
         """Of all processes, in one exchange of integers."""
-        further = [part for part in (self.text_keys, self.stored) if part is not None]
-        parts = [self.present.long(), *self.keys, *further]
+        parts = [self.present.long(), *self.keys, *([] if self.text_keys is None else [self.text_keys])]
         together = list(gather_rows(torch.cat(parts, dim=1), num_rows).split([part.shape[1] for part in parts], dim=1))
         return _Rows(
             present=together[0].bool(),
             keys=together[1 : 1 + len(self.keys)],
-            text_keys=None if self.text_keys is None else together[1 + len(self.keys)],
-            stored=None if self.stored is None else together[-1],
+            text_keys=None if self.text_keys is None else together[-1],
         )
 
 

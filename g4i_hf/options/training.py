@@ -201,9 +201,6 @@ class AlignmentOptions:
     align_gradient: Literal["invariant", "official"] = option(
         "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
     )
-    align_gather_texts: bool | None = option(
-        None, "Gather text embeddings from all processes instead of reading them; by default on accelerators."
-    )
     align_text_bank: Annotated[int, "[-1, inf)"] = option(0, "Captions drawn each step as further negatives; -1: all.")
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
@@ -416,7 +413,10 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
 
 
 # Options of version 0.1 that have another name now, or none
-DEPRECATED_FOR_TRAINING = ("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold")
+DEPRECATED_FOR_TRAINING = (
+    *("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold"),
+    "align_gather_texts",
+)
 
 
 def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -428,7 +428,10 @@ def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name not in values:
             continue
         value = values.pop(name)
-        if name != "teacher_weight":
+        if name == "align_gather_texts":
+            if value is not None:
+                said.append(f"{name} is deprecated and has no effect: texts are always gathered. Leave it out.")
+        elif name != "teacher_weight":
             said.append(f"{name} is deprecated and has no effect: probabilities are calibrated. Leave it out.")
         elif float(value) > 0:
             weight = float(value)

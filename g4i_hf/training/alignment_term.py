@@ -19,7 +19,7 @@ from ..losses.objectives import (
     LogitSettings,
     alignment_diagnostics,
 )
-from ..losses.pairs import BankTexts, StoredTexts, make_pairs
+from ..losses.pairs import BankTexts, make_pairs
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .arguments import AlignmentArguments
 
@@ -111,14 +111,13 @@ class AlignmentTerm:
         self.args, self.model = args, model
         self.objective = OBJECTIVES[args.align_loss]
         self.steps_per_epoch: int | None = None
-        self.text_bank = self.texts = None
+        self.text_bank: TextBank | None = None
         self._batch_of_step = (-1, 0)  # optimizer step, and which batch of it
         self.text_mean: torch.Tensor | None = None  # (D,) subtracted from texts that are not normalised after it
         self.learned_logits = self._prepare_logits()
         if train_dataset is None:
             return
         texts = getattr(train_dataset, "texts", None)
-        self.texts = texts if hasattr(texts, "read") else None  # where every process can read all texts
         is_dot = args.align_similarity == "dot"
         model.projector.normalizes = not is_dot
         if (args.align_center or is_dot) and texts is not None:  # evaluation compares with centred texts too
@@ -236,23 +235,7 @@ class AlignmentTerm:
             mix_share=inputs.get("mix_share") if mixed else None,
             text_keys=inputs["text_keys"] if bank is not None else None,
             bank=bank,
-            stored=self._stored_texts(inputs),
             text_space=self.text_space,
-        )
-
-    def _stored_texts(self, inputs: dict[str, torch.Tensor]) -> StoredTexts | None:
-        """
-        A text that every process reads itself costs 8 bytes of the network instead of 2 D. But an accelerator then
-        receives N texts from its host instead of n: as many bytes as gathering moves, over a slower link. So by
-        default, processes with an accelerator gather.
-        """
-        device, gathers = inputs["text_embeds"].device, self.args.align_gather_texts
-        if gathers is None:
-            gathers = device.type != "cpu"
-        if gathers or world_size() == 1 or self.texts is None or "text_rows" not in inputs:
-            return None
-        return StoredTexts(
-            inputs["text_rows"], lambda rows: torch.from_numpy(self.texts.read(rows.cpu().numpy())).to(device)
         )
 
     def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -166,6 +166,8 @@ def test_options_of_version_0_1_are_translated(quick, tmp_path):
     values = yaml.safe_load(done.out)
     assert (values["supervision"], values["unlabelled"]) == ("pseudo", "keep")
     assert done.err.splitlines() == ["warning: unlabelled: pseudo_label is deprecated: use supervision: pseudo."]
+    done = quick.succeed("train", DATA, {"align_gather_texts": "false"}, "--print_config", cwd=tmp_path)
+    assert "gather" not in done.out and "align_gather_texts is deprecated and has no effect" in done.err
 
 
 def test_lists_take_several_words(quick, folders, tmp_path):

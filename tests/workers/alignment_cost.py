@@ -1,6 +1,6 @@
 """
-The alignment loss of one global batch on W processes, its texts gathered or read: what crosses processes,
-how many operations a process computes, and the gradient. test_alignment_scale.py compares.
+The alignment loss of one global batch on W processes: what crosses processes, how many operations a process
+computes, and the gradient. test_alignment_scale.py compares.
 
     python tests/workers/alignment_cost.py RESULT.pt
 """
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings
-from g4i_hf.losses.pairs import StoredTexts, make_pairs
+from g4i_hf.losses.pairs import make_pairs
 
 WORLD, ROWS, DIM = 4, 8, 64  # processes, rows of each, size of the embeddings
 HANGS_AFTER = 100  # seconds
@@ -54,21 +54,20 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return images, texts.half()
 
 
-def measured(objective: str, rows: slice, read: bool):
+def measured(objective: str, rows: slice):
     images, texts = batch()
     image_embeds = images[rows].requires_grad_()
     numbers = torch.arange(len(images))[rows, None]
-    stored = StoredTexts(numbers, lambda asked: texts[asked]) if read else None
     weights = torch.ones(len(image_embeds), 1)
-    pairs = make_pairs(image_embeds, texts[rows], weights, [numbers], stored=stored)
+    pairs = make_pairs(image_embeds, texts[rows], weights, [numbers])
     loss = OBJECTIVES[objective](pairs, LogitSettings()) / pairs.num_captions
     loss.backward()
     return image_embeds.grad, list(pairs.allowed.shape)
 
 
-def counted(objective: str, rows: slice, read: bool) -> dict:
+def counted(objective: str, rows: slice) -> dict:
     with CountedBytes() as traffic, FlopCounterMode(display=False) as flops:
-        grad, logits = measured(objective, rows, read)
+        grad, logits = measured(objective, rows)
     return {"bytes": dict(traffic.received), "flops": flops.get_total_flops(), "logits": logits, "grad": grad}
 
 
@@ -77,7 +76,7 @@ def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     rows = slice(rank * ROWS, (rank + 1) * ROWS)
-    found = {(objective, read): counted(objective, rows, read) for objective in OBJECTIVES for read in (False, True)}
+    found = {objective: counted(objective, rows) for objective in OBJECTIVES}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -99,7 +98,7 @@ def main() -> None:
         if any(os.waitpid(child, 0)[1] for child in children):
             sys.exit("a process failed")
         ranks = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
-    whole = {objective: measured(objective, slice(None), False)[0] for objective in OBJECTIVES}
+    whole = {objective: measured(objective, slice(None))[0] for objective in OBJECTIVES}
     torch.save({"ranks": ranks, "whole": whole}, sys.argv[1])
 
 
