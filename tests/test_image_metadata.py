@@ -45,15 +45,24 @@ def saved(image: PILImage.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def format_of(content: bytes) -> str:
+    return PILImage.open(io.BytesIO(content)).format
+
+
 def decoded(content: bytes) -> PILImage.Image:
     return Image().decode_example({"bytes": content, "path": None})
 
 
-def check(content: bytes, suffix: str = "kept", path: str = "/home/ann/secret/x.dat") -> bytes:
+SUFFIXES = {"JPEG": ".dat", "MPO": ".dat", "PNG": ".png", "WEBP": ".webp"}  # by format; a JPEG keeps its name
+
+
+def check(content: bytes, suffix: str | None = None, path: str = "/home/ann/secret/x.dat") -> bytes:
     """The same picture under a bare name, without what gave it away."""
     found = without_metadata({"bytes": content, "path": path})
-    name = path.replace("\\", "/").rsplit("/", 1)[-1]
-    assert found["path"] == (name if suffix == "kept" else name.rsplit(".", 1)[0] + suffix)
+    name, suffix = path.replace("\\", "/").rsplit("/", 1)[-1], suffix or SUFFIXES[format_of(content)]
+    assert found["path"] == name.rsplit(".", 1)[0] + suffix
+    if suffix != ".dat":
+        assert PILImage.registered_extensions()[suffix] == format_of(found["bytes"])
     before, after = decoded(content), decoded(found["bytes"])
     assert (after.mode, after.size) == (before.mode, before.size) and after.tobytes() == before.tobytes()
     assert after.convert("RGBA").tobytes() == before.convert("RGBA").tobytes()
@@ -83,9 +92,9 @@ def test_orientation_and_colour_profile_stay(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     for orientation in (None, *range(1, 9)):
         stripped = check(saved(picture(), kind, exif=exif(orientation), icc_profile=ICC, **options))
-        turned = orientation in range(2, 9)
+        turned = kind == "JPEG" and orientation in range(2, 9)  # others are upright themselves
         assert PILImage.open(io.BytesIO(stripped)).getexif().get(0x0112) == (orientation if turned else None)
-        assert decoded(stripped).size == ((16, 24) if turned and orientation > 4 else (24, 16))
+        assert decoded(stripped).size == ((16, 24) if orientation in range(5, 9) else (24, 16))
         assert decoded(stripped).info["icc_profile"] == ICC
     xmp, texts = XMP.format('tiff:Orientation="6"'), PngImagePlugin.PngInfo()  # orientation in XMP alone
     texts.add_itxt("XML:com.adobe.xmp", xmp)
@@ -110,31 +119,27 @@ def test_jpeg_loses_thumbnails_second_pictures_and_what_follows():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16", "P"])
-def test_png_keeps_what_shows_and_loses_what_tells(mode):
+def test_png_keeps_its_pixels_and_loses_what_tells(mode):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Author", CANARY)
     texts.add_text("Comment", CANARY, zip=True)
     texts.add_itxt("XML:com.adobe.xmp", XMP)
-    texts.add(b"gAMA", struct.pack(">I", 45455))
     texts.add(b"tIME", struct.pack(">HBBBBB", 2024, 1, 2, 3, 4, 5))
     texts.add(b"anNx", CANARY.encode())
     more = {"transparency": 2} if mode == "P" else {}
     stripped = check(saved(picture(mode), "PNG", pnginfo=texts, exif=exif(8), **more) + CANARY.encode())
-    assert b"gAMA" in stripped and b"tIME" not in stripped and b"anNx" not in stripped
+    assert b"tIME" not in stripped and b"anNx" not in stripped and b"eXIf" not in stripped
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_animations_keep_their_pictures(kind):
+def test_of_an_animation_the_first_frame_stays(kind):
+    """The one that `datasets` reads."""
     frames = [picture(seed=seed) for seed in range(3)]
     more = {"lossless": True} if kind == "WEBP" else {}
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=40, exif=exif(), **more)
     before, after = (PILImage.open(io.BytesIO(c)) for c in (content, check(content)))
-    assert after.n_frames == before.n_frames == 3
-    for number in range(3):
-        before.seek(number)
-        after.seek(number)
-        assert before.convert("RGBA").tobytes() == after.convert("RGBA").tobytes()
-        assert before.info["duration"] == after.info["duration"]
+    assert before.n_frames == 3 and getattr(after, "n_frames", 1) == 1
+    assert after.convert("RGB").tobytes() == frames[0].tobytes()
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"lossless": True, "exact": True}])

@@ -1,14 +1,15 @@
 """
 Remove metadata from image files: EXIF, GPS, XMP, comments, thumbnails, second pictures.
 
-Of JPEG, PNG and WebP only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and
-those that say how the image is shown, such as colour profile, gamma, density and the orientation.
+Of JPEG only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and those that say
+how the image is shown, such as colour profile, density and the orientation. Other formats are encoded anew without
+loss, upright, with their colour profile alone.
 """
 
+import contextlib
 import io
 import re
 import struct
-import zlib
 from typing import Any
 
 from PIL import ExifTags, ImageOps
@@ -17,14 +18,13 @@ from PIL import Image as PILImage
 from .images import content_of, why_unreadable
 
 ORIENTATION = ExifTags.Base.Orientation
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Chunks that change how the image is shown; not names of profiles and palettes, texts, dates, private chunks
-PNG_KEPT = {
-    *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs"),
-    *(b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT"),
+# Formats without loss, their suffixes and options, in the order in which they are tried
+LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Of WebP alone; more effort takes many times as long, and files become little smaller
+    "WEBP": (".webp", {"lossless": True, "exact": True, "method": 0, "quality": 0}),
+    "PNG": (".png", {}),
+    "TIFF": (".tiff", {"compression": "tiff_deflate"}),
 }
-WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
-WEBP_EXIF, WEBP_XMP = 0x08, 0x04  # flags of VP8X
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # Tables, frames and scans; 0xC8 and 0xF0 to 0xFD are reserved
 JPEG_KEPT = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8, 0xDE, 0xDF}
@@ -37,9 +37,9 @@ class Malformed(ValueError):
 
 def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     """
-    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. JPEG, PNG and WebP
-    keep their format; of any other the first frame becomes a PNG, or a TIFF where a PNG cannot hold it. One that is
-    null, missing or damaged is a ValueError.
+    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. A JPEG keeps its
+    coded pixels. Of any other format the first frame becomes a PNG, or a TIFF where a PNG cannot hold it; of WebP a
+    lossless WebP, where that can. One that is null, missing or damaged is a ValueError.
     """
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ValueError("null")
@@ -49,25 +49,14 @@ def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"its file cannot be read ({error.strerror})") from error
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None
     picture = _decoded(content)
-    try:
-        stripped = _stripped(content)
-    except (Malformed, struct.error, IndexError):
-        stripped = None
-    if stripped is not None and (stripped == content or _is_same(picture, stripped)):
-        return {"bytes": stripped, "path": name}
-    encoded, suffix = _encoded_anew(picture)
-    return {"bytes": encoded, "path": name and re.sub(r"(\.\w+)?$", suffix, name, count=1)}
-
-
-def _stripped(content: bytes) -> bytes | None:
-    """None for a format that is not known here."""
     if content.startswith(b"\xff\xd8"):
-        return jpeg_without_metadata(content)
-    if content.startswith(PNG_SIGNATURE):
-        return _png(content)
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return _webp(content)
-    return None
+        with contextlib.suppress(Malformed, struct.error, IndexError):
+            stripped = jpeg_without_metadata(content)
+            if stripped == content or _is_same(picture, stripped):
+                return {"bytes": stripped, "path": name}
+    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    encoded, suffix = _encoded_anew(picture, is_webp)
+    return {"bytes": encoded, "path": name and re.sub(r"(\.\w+)?$", suffix, name, count=1)}
 
 
 # --- Pictures ----------------------------------------------------------------------------------------------------
@@ -96,15 +85,17 @@ def _is_same(picture: PILImage.Image, content: bytes) -> bool:
     return same
 
 
-def _encoded_anew(picture: PILImage.Image) -> tuple[bytes, str]:
+def _encoded_anew(picture: PILImage.Image, is_webp: bool) -> tuple[bytes, str]:
     """A new file and its suffix."""
     plain = picture.copy()  # not of its format's class, which would hand its tags on
-    kept = ("transparency", "icc_profile")
-    plain.info = {name: picture.info[name] for name in kept if picture.info.get(name) is not None}
-    for kind, suffix, options in (("PNG", ".png", {}), ("TIFF", ".tiff", {"compression": "tiff_deflate"})):
+    transparency, profile = picture.info.get("transparency"), picture.info.get("icc_profile")
+    plain.info = {} if transparency is None else {"transparency": transparency}
+    for kind, (suffix, options) in LOSSLESS.items():
+        if kind == "WEBP" and not is_webp:
+            continue
         buffer = io.BytesIO()
         try:
-            plain.save(buffer, kind, **options)
+            plain.save(buffer, kind, icc_profile=profile, **options)
         except (OSError, ValueError, KeyError):
             continue
         if _is_same(picture, buffer.getvalue()):
@@ -113,7 +104,7 @@ def _encoded_anew(picture: PILImage.Image) -> tuple[bytes, str]:
 
 
 def _orientation(content: bytes) -> int | None:
-    """2 to 8 where `datasets` turns the picture: Pillow also finds it in XMP and in texts."""
+    """2 to 8 where `datasets` turns the picture: Pillow also finds it in XMP."""
     turned = PILImage.open(io.BytesIO(content)).getexif().get(ORIENTATION)
     return turned if turned in range(2, 9) else None
 
@@ -176,73 +167,3 @@ def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
     elif marker not in JPEG_KEPT and not (keep_profile and marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
         return b""
     return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
-
-
-# --- PNG: W3C PNG, third edition, chapter 5 ----------------------------------------------------------------------
-
-
-def _png(content: bytes) -> bytes:
-    kept, place, has_dropped, kind = [PNG_SIGNATURE], len(PNG_SIGNATURE), False, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, place)
-        end = place + 12 + length
-        if end > len(content):
-            raise Malformed("a chunk is longer than the file")
-        chunk = content[place:end]
-        if kind == b"iCCP":
-            _, _, profile = chunk[8:-4].partition(b"\0")
-            kept.append(_chunk(b"iCCP", b"icc\0" + profile))  # without its name
-        elif kind in PNG_KEPT:
-            kept.append(chunk)
-        else:
-            has_dropped = True
-        place = end
-    orientation = _orientation(content) if has_dropped else None
-    if orientation is not None:
-        kept.insert(2, _chunk(b"eXIf", _exif(orientation)))  # after IHDR
-    return b"".join(kept)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-# --- WebP: RFC 9649 ----------------------------------------------------------------------------------------------
-
-
-def _webp(content: bytes) -> bytes:
-    (size,) = struct.unpack_from("<I", content, 4)
-    if size + 8 > len(content):
-        raise Malformed("the end is missing")
-    chunks = _riff_chunks(content[12 : size + 8])
-    kept = [(kind, _frame(body) if kind == b"ANMF" else body) for kind, body in chunks if kind in WEBP_KEPT]
-    orientation = _orientation(content) if len(kept) < len(chunks) else None
-    if orientation is not None:
-        kept.append((b"EXIF", _exif(orientation)))
-    if kept and kept[0][0] == b"VP8X":
-        flags = kept[0][1][0] & ~(WEBP_EXIF | WEBP_XMP)
-        flags |= WEBP_EXIF if orientation is not None else 0
-        kept[0] = (b"VP8X", bytes([flags]) + kept[0][1][1:])
-    body = b"WEBP" + b"".join(_riff_chunk(kind, data) for kind, data in kept)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _frame(body: bytes) -> bytes:
-    """A frame of an animation: 16 bytes of where and how long, then chunks."""
-    chunks = _riff_chunks(body[16:])
-    return body[:16] + b"".join(_riff_chunk(kind, data) for kind, data in chunks if kind in WEBP_KEPT)
-
-
-def _riff_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-    chunks, place = [], 0
-    while place + 8 <= len(content):
-        kind, size = struct.unpack_from("<4sI", content, place)
-        if place + 8 + size > len(content):
-            raise Malformed("a chunk is longer than the file")
-        chunks.append((kind, content[place + 8 : place + 8 + size]))
-        place += 8 + size + size % 2
-    return chunks
-
-
-def _riff_chunk(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
