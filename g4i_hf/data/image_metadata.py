@@ -1,9 +1,9 @@
 """
 Remove metadata from image files: EXIF, GPS, XMP, comments, thumbnails, second pictures.
 
-Of JPEG only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and those that say
-how the image is shown, such as colour profile, density and the orientation. Other formats are encoded anew without
-loss, upright, with their colour profile alone.
+Of JPEG and WebP only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and those
+that say how the image is shown, such as the colour profile. Other formats are encoded anew without loss, upright, with
+their colour profile alone.
 """
 
 import contextlib
@@ -18,13 +18,8 @@ from PIL import Image as PILImage
 from .images import content_of, why_unreadable
 
 ORIENTATION = ExifTags.Base.Orientation
-# Formats without loss, their suffixes and options, in the order in which they are tried
-LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Of WebP alone; more effort takes many times as long, and files become little smaller
-    "WEBP": (".webp", {"lossless": True, "exact": True, "method": 0, "quality": 0}),
-    "PNG": (".png", {}),
-    "TIFF": (".tiff", {"compression": "tiff_deflate"}),
-}
+WEBP_KEPT = {b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"}
+WEBP_EXIF, WEBP_XMP = 0x08, 0x04  # flags of VP8X
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # Tables, frames and scans; 0xC8 and 0xF0 to 0xFD are reserved
 JPEG_KEPT = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8, 0xDE, 0xDF}
@@ -37,9 +32,9 @@ class Malformed(ValueError):
 
 def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     """
-    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. A JPEG keeps its
-    coded pixels. Of any other format the first frame becomes a PNG, or a TIFF where a PNG cannot hold it; of WebP a
-    lossless WebP, where that can. One that is null, missing or damaged is a ValueError.
+    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. JPEG and still WebP
+    keep their coded pixels. Of any other format the first frame becomes a PNG, or a TIFF where a PNG cannot hold it.
+    One that is null, missing or damaged is a ValueError.
     """
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ValueError("null")
@@ -49,14 +44,21 @@ def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"its file cannot be read ({error.strerror})") from error
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None
     picture = _decoded(content)
-    if content.startswith(b"\xff\xd8"):
-        with contextlib.suppress(Malformed, struct.error, IndexError):
-            stripped = jpeg_without_metadata(content)
-            if stripped == content or _is_same(picture, stripped):
-                return {"bytes": stripped, "path": name}
-    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    encoded, suffix = _encoded_anew(picture, is_webp)
+    stripped = _stripped(content)
+    if stripped is not None and (stripped == content or _is_same(picture, stripped)):
+        return {"bytes": stripped, "path": name}
+    encoded, suffix = _encoded_anew(picture)
     return {"bytes": encoded, "path": name and re.sub(r"(\.\w+)?$", suffix, name, count=1)}
+
+
+def _stripped(content: bytes) -> bytes | None:
+    """None for another format, or a file that does not follow its own."""
+    with contextlib.suppress(Malformed, struct.error, IndexError):
+        if content.startswith(b"\xff\xd8"):
+            return jpeg_without_metadata(content)
+        if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+            return webp_without_metadata(content)
+    return None
 
 
 # --- Pictures ----------------------------------------------------------------------------------------------------
@@ -85,14 +87,12 @@ def _is_same(picture: PILImage.Image, content: bytes) -> bool:
     return same
 
 
-def _encoded_anew(picture: PILImage.Image, is_webp: bool) -> tuple[bytes, str]:
+def _encoded_anew(picture: PILImage.Image) -> tuple[bytes, str]:
     """A new file and its suffix."""
     plain = picture.copy()  # not of its format's class, which would hand its tags on
     transparency, profile = picture.info.get("transparency"), picture.info.get("icc_profile")
     plain.info = {} if transparency is None else {"transparency": transparency}
-    for kind, (suffix, options) in LOSSLESS.items():
-        if kind == "WEBP" and not is_webp:
-            continue
+    for kind, suffix, options in (("PNG", ".png", {}), ("TIFF", ".tiff", {"compression": "tiff_deflate"})):
         buffer = io.BytesIO()
         try:
             plain.save(buffer, kind, icc_profile=profile, **options)
@@ -167,3 +167,21 @@ def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
     elif marker not in JPEG_KEPT and not (keep_profile and marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
         return b""
     return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+# --- WebP: RFC 9649 ----------------------------------------------------------------------------------------------
+
+
+def webp_without_metadata(content: bytes) -> bytes:
+    """A still picture, also without what follows it. The frames of a moving one are not kept."""
+    (size,) = struct.unpack_from("<I", content, 4)
+    kept, place, end = [b"WEBP"], 12, min(size + 8, len(content))
+    while place + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", content, place)
+        body = content[place + 8 : place + 8 + length]
+        if kind == b"VP8X":
+            body = bytes([body[0] & ~(WEBP_EXIF | WEBP_XMP)]) + body[1:]
+        if kind in WEBP_KEPT:
+            kept.append(kind + struct.pack("<I", length) + body + b"\0" * (length % 2))
+        place += 8 + length + length % 2
+    return b"RIFF" + struct.pack("<I", sum(map(len, kept))) + b"".join(kept)
