@@ -563,10 +563,10 @@ def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """(N,) the fold of each row, stratified; each class begins at a random fold. Unlabelled rows have folds apart."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
-    folds = np.zeros(len(labels), dtype=np.int64)
+    shuffled, folds = labels[order], np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels[labels >= 0]):
-        rows = order[labels[order] == label]
+        rows = order[shuffled == label]
         folds[rows] = (np.arange(len(rows)) + generator.integers(FOLDS)) % FOLDS
-    rows = order[labels[order] < 0]
+    rows = order[shuffled < 0]
     folds[rows] = FOLDS + np.arange(len(rows)) % FOLDS
     return folds

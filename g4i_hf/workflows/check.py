@@ -16,6 +16,7 @@ from ..embedding import with_text_embeds
 from ..files import replace_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
 from ..supervision import CaptionClassifier
+from ..supervision.caption_classifier import BLOCK
 from ..supervision.supervise import CaptionedRows
 from ..training.build import class_name_examples
 
@@ -34,18 +35,21 @@ def suspicious_labels(
         right) and `probability_of_suggested`, the most suspicious first; and the classifier.
     """
     classifier = CaptionClassifier(num_labels, seed).fit(text_embeds, labels, class_embeds=class_embeds)
-    posterior = classifier.posterior(classifier.out_of_fold_, labels)
-    suggested = posterior.argmax(1)
-    rows = np.flatnonzero((labels >= 0) & (suggested != labels))
-    found = pd.DataFrame(
-        {
-            "row": rows,
-            "label": labels[rows],
-            "suggested": suggested[rows],
-            "probability": posterior[rows, labels[rows]],
-            "probability_of_suggested": posterior[rows, suggested[rows]],
+    parts = []
+    for start in range(0, len(labels), BLOCK):
+        given = labels[start : start + BLOCK]
+        posterior = classifier.posterior(classifier.out_of_fold_[start : start + BLOCK], given)
+        suggested = posterior.argmax(1)
+        places = np.flatnonzero((given >= 0) & (suggested != given))
+        part = {
+            "row": start + places,
+            "label": given[places],
+            "suggested": suggested[places],
+            "probability": posterior[places, given[places]],
+            "probability_of_suggested": posterior[places, suggested[places]],
         }
-    )
+        parts.append(pd.DataFrame(part))
+    found = pd.concat(parts)
     return found.sort_values(["probability", "row"], ignore_index=True), classifier
 
 
