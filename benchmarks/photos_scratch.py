@@ -81,8 +81,10 @@ def generalised_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *_, **
     return ((1 - given**0.7) / 0.7).mean(), torch.tensor(len(labels))
 
 
-def train(photos: Path, data: str, seed: int, options: dict, run: Path, measure: str = "calibration") -> dict:
-    """The results of the run, which is removed; `measure` of `g4i evaluate` on `test`."""
+def train(
+    photos: Path, data: str, seed: int, options: dict, run: Path, measure: str = "calibration", split: str = "test"
+) -> dict:
+    """The results of the run, which is removed; `measure` of `g4i evaluate` on `split`."""
     settings = {
         "dataset_name": str((photos / data).resolve()),
         "embeddings_dir": str(run.parent / "embeddings" / data),
@@ -97,7 +99,7 @@ def train(photos: Path, data: str, seed: int, options: dict, run: Path, measure:
         words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     shutil.rmtree(run, ignore_errors=True)
     g4i(["train", "--config", str(ROOT / "recipes" / "photos" / "train.yaml"), *words])
-    g4i(["evaluate", "--run", str(run), "--splits", "test", "--measures", measure])
+    g4i(["evaluate", "--run", str(run), "--splits", split, "--measures", measure])
     results = json.loads((run / "all_results.json").read_text())
     shutil.rmtree(run)
     return results

@@ -29,6 +29,7 @@ WRONG_LABELS = {
     "small-loss filter": "small-loss filter, told the share",
     "cleanlab": "cleanlab's filter",
     "co-teaching": "co-teaching, told the share",
+    "LightlyTrain": "LightlyTrain, from a pretrained teacher",
 }
 FEW_LABELS = {
     "baseline": "baseline",
@@ -40,6 +41,7 @@ FEW_LABELS = {
     "self-training": "self-training",
     "Tip-Adapter": "Tip-Adapter's cache",
     "FixMatch": "FixMatch",
+    "LightlyTrain": "LightlyTrain, from a pretrained teacher",
     "captions at inference": "a caption of every test image",
 }
 LONG_TAIL = {
@@ -178,8 +180,8 @@ def shipped() -> str:
 
 
 RIVALS = {
-    "few_labels": ("self-training", "Tip-Adapter", "FixMatch"),
-    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching"),
+    "few_labels": ("self-training", "Tip-Adapter", "FixMatch", "LightlyTrain"),
+    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching", "LightlyTrain"),
 }
 # The rows of the first table of the README: title, grid, setting, student
 PROMISES = (
