@@ -152,12 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("runs/caption_classifier"), help="for embeddings")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 to 2; with --few_labels 0 to 9")
     parser.add_argument("--few_labels", action="store_true")
     args = parser.parse_args()
-    settings, seeds, name_of_file = SETTINGS, args.seeds, "caption_classifier.json"
+    settings, seeds, name_of_file = SETTINGS, args.seeds or [0, 1, 2], "caption_classifier.json"
     if args.few_labels:
-        settings, seeds = [(0.05, 0.0, "symmetric")], list(SEEDS_OF_FEW)
+        settings, seeds = [(0.05, 0.0, "symmetric")], args.seeds or list(SEEDS_OF_FEW)
         name_of_file = "caption_classifier_few_labels.json"
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ KEY = ("data", "student", "variant", "setting", "seed")
 
 class PhotoResults:
     """
-    Rows with `data`, `student`, `variant`, `setting`, `seed`, `accuracy` (on `test`, in [0, 1]) and other figures.
+    Rows with `data`, `student`, `variant`, `setting`, `seed`, `accuracy` (on `test`, in [0, 1]) and other figures. A
+    row also has the commit and the machine that made it, where they are not those of its student in `made`.
 
     Args:
         grid: `wrong_labels`, `few_labels`, `long_tail` or `all_labels`.
@@ -38,9 +39,11 @@ class PhotoResults:
         """Appends a row, and writes the file at once; another script may have written it since."""
         with FileLock(self.file.parent.parent / "runs" / f"{self.file.name}.lock"):
             self.read()
-            self.rows.append(row)
+            made = self.made.setdefault(row["student"], provenance())
+            made["command"] = self.command
+            here = provenance()
+            self.rows.append(row | {name: here[name] for name in ("commit", "machine") if here[name] != made[name]})
             self.keys.add(tuple(row[name] for name in KEY))
-            self.made[row["student"]] = provenance() | {"command": self.command}
             self.write()
 
     def write(self) -> None:

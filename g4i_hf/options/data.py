@@ -73,7 +73,7 @@ def check_prompt(options: Mapping[str, Any]) -> None:
     if name is not None and options.get("text_encoder_prompt") is None:
         raise ValueError(
             f"text_encoder_prompt_name ({name!r}) was removed: write text_encoder_prompt with the text of that "
-            "prompt, from the encoder's config_sentence_transformers.json; if a run names it, in its train.yaml."
+            "prompt in its place, from the encoder's config_sentence_transformers.json (of a run, in its train.yaml)."
         )
 
 

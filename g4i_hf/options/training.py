@@ -412,7 +412,7 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
     return ", ".join(found) or None
 
 
-# Options of version 0.1 that have another name now, or none
+# Options of version 0.1 that training takes with a warning: they have another name now, or no effect
 DEPRECATED_FOR_TRAINING = (
     *("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold"),
     "align_gather_texts",
@@ -420,7 +420,10 @@ DEPRECATED_FOR_TRAINING = (
 
 
 def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Options of version 0.1 by their present names, and a warning for each that has another name now."""
+    """
+    Options of version 0.1 by their present names, and a warning for each that has another name or no effect. A
+    ValueError as in [`~g4i_hf.options.data.check_prompt`].
+    """
     values, said = dict(values), []
     check_prompt(values)
     values.pop("text_encoder_prompt_name", None)
