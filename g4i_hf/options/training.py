@@ -426,7 +426,8 @@ def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     values, said = dict(values), []
     check_prompt(values)
-    values.pop("text_encoder_prompt_name", None)
+    if values.pop("text_encoder_prompt_name", None) is not None:
+        said.append("text_encoder_prompt_name has no effect beside text_encoder_prompt. Leave it out.")
     for name in DEPRECATED_FOR_TRAINING:
         if name not in values:
             continue

@@ -169,6 +169,9 @@ def test_options_of_version_0_1_are_translated(quick, tmp_path):
     assert done.err.splitlines() == ["warning: unlabelled: pseudo_label is deprecated: use supervision: pseudo."]
     done = quick.succeed("train", DATA, {"align_gather_texts": "false"}, "--print_config", cwd=tmp_path)
     assert "gather" not in done.out and "align_gather_texts is deprecated and has no effect" in done.err
+    prompts = {"text_encoder_prompt": "a photo: ", "text_encoder_prompt_name": "photo"}
+    done = quick.succeed("embed", {"dataset_name": "./pictures"} | prompts, "--print_config", cwd=tmp_path)
+    assert "prompt_name" not in done.out and "has no effect beside text_encoder_prompt" in done.err
 
 
 def test_lists_take_several_words(quick, folders, tmp_path):
