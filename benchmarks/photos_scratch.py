@@ -59,9 +59,19 @@ VARIANTS = {
     "TextTeacher": {"supervision": "none", "align_similarity": "dot", "align_balance": True, "align_temperature": 1},
     "GCE": {"align_weight": 0, "supervision": "none"},
 }
+
+
+def wrong(share: float, kind: str, *others: str) -> tuple[str, dict, list[str]]:
+    return "wrong_labels", {"label_noise_rate": share, "label_noise_kind": kind}, ["baseline", "auto", *others]
+
+
 # Setting -> grid, options, variants
 SETTINGS = {
-    "40% symmetric": ("wrong_labels", {"label_noise_rate": 0.4}, ["baseline", "auto", "GCE"]),
+    "20% symmetric": wrong(0.2, "symmetric"),
+    "40% symmetric": wrong(0.4, "symmetric", "GCE"),
+    "60% symmetric": wrong(0.6, "symmetric"),
+    "20% confusable": wrong(0.2, "confusable"),
+    "40% confusable": wrong(0.4, "confusable"),
     "10%": ("few_labels", {"label_fraction": 0.1}, ["baseline", "auto"]),
     "no labels": ("few_labels", {"label_fraction": 0}, ["auto"]),
     "all": ("all_labels", {}, ["baseline", "alignment", "auto"]),
@@ -70,7 +80,6 @@ SETTINGS = {
 OTHERS = {
     "40% symmetric": ["alignment", "soft labels", "auto and alignment", "TextTeacher"],
     "10%": ["auto and alignment"],
-    "no labels": [],
     "all": ["TextTeacher", "soft labels"],
 }
 
@@ -131,7 +140,7 @@ def main() -> None:
         for setting in args.settings:
             grid, options, variants = SETTINGS[setting]
             for data in args.data:
-                for variant in variants + (OTHERS[setting] if args.others else []):
+                for variant in variants + (OTHERS.get(setting, []) if args.others else []):
                     key = {"data": data, "student": student, "variant": variant, "setting": setting, "seed": seed}
                     if variant not in args.variants or PhotoResults(grid, "").has(**key):
                         continue
