@@ -24,8 +24,9 @@ from .files import brief, did_you_mean, portable, read_lines, relative_to_file, 
 from .names import check_dataset_exists
 from .options import (
     DEFAULTS_OF_0_1,
-    DEPRECATED_FOR_TRAINING,
     NOT_RECORDED,
+    OLDER_OF_ENCODER,
+    OLDER_OF_TRAINING,
     OPTIONS_OF,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
@@ -79,10 +80,11 @@ class Parser(HfArgumentParser):
     def __init__(self, classes: tuple[type, ...]):
         super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
         if TrainingOptions in classes:
-            for name in (*other_trainer_options(), *DEPRECATED_FOR_TRAINING):
+            for name in (*other_trainer_options(), *OLDER_OF_TRAINING):
                 self.add_argument(f"--{name}", nargs="*")
         if EncoderArguments in classes:
-            self.add_argument("--text_encoder_prompt_name", nargs="*")  # of version 0.1, see `check_prompt`
+            for name in OLDER_OF_ENCODER:
+                self.add_argument(f"--{name}", nargs="*")
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
         # Types of our options by name, and argparse's converter and choices of all
         self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
@@ -165,7 +167,8 @@ class Parser(HfArgumentParser):
             time = "--minutes sets how long all runs train. " if alias in LENGTHS else ""
             hint = f" {time}Other options of g4i train: --train_config FILE, a YAML file with a line `{alias}: VALUE`."
         else:
-            hint = did_you_mean(name, self.kinds, prefix)
+            present = [known for known in self.kinds if known not in (*OLDER_OF_TRAINING, *OLDER_OF_ENCODER)]
+            hint = did_you_mean(name, present, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:

@@ -257,6 +257,12 @@ def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, tex
     assert expected.replace("FILE", str(tmp_path / "öptions.yaml")) in message and "\n" not in message
 
 
+@pytest.mark.parametrize("name", ["teacher_weight", "align_gather_texts", "text_encoder_prompt_name"])
+def test_an_option_of_version_0_1_is_not_suggested(written, name):
+    message = refused(written, f"{name}s: 1")
+    assert "unknown option" in message and f"{name}'" not in message
+
+
 @pytest.mark.parametrize("text", ["- steps", "steps", "3"])
 def test_a_file_without_lines_of_options(written, text):
     assert "holds `name: value` lines" in refused(written, text, base="")

@@ -12,13 +12,12 @@ from .captioning import (
     LocalCaptionerArguments,
     QualityArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, check_prompt, full_name
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments, SearchArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
+from .older import DEFAULTS_OF_0_1, OLDER_OF_ENCODER, OLDER_OF_TRAINING, check_prompt, translated
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
 from .training import (
-    DEFAULTS_OF_0_1,
-    DEPRECATED_FOR_TRAINING,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
     OWN_DEFAULTS,
@@ -36,7 +35,6 @@ from .training import (
     is_address,
     learned_from_captions,
     recorded_options,
-    translated,
 )
 
 # The classes of each command, in the order in which it is given their instances

@@ -2,10 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from .fields import Checked, Count, Number, check_values, option
 
@@ -65,16 +64,6 @@ class EncoderArguments:
         check_values(self)
         if self.text_encoder:
             self.text_encoder = full_name(self.text_encoder)
-
-
-def check_prompt(options: Mapping[str, Any]) -> None:
-    """A ValueError for options, or a record, of version 0.1 that name a prompt of the encoder and lack its text."""
-    name = options.get("text_encoder_prompt_name")
-    if name is not None and options.get("text_encoder_prompt") is None:
-        raise ValueError(
-            f"text_encoder_prompt_name ({name!r}) was removed: write text_encoder_prompt with the text of that "
-            "prompt in its place, from the encoder's config_sentence_transformers.json (of a run, in its train.yaml)."
-        )
 
 
 def full_name(text_encoder: str) -> str:

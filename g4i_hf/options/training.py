@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from .data import DEFAULT_TEXT_ENCODER, check_prompt
+from .data import DEFAULT_TEXT_ENCODER
 from .fields import (
     BadImages,
     BelowOne,
@@ -261,16 +261,6 @@ class OptimizationOptions:
 OWN_DEFAULTS: tuple[str, ...] = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
 OWN_DEFAULTS += ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate")
 OWN_DEFAULTS += ("lr_scheduler_type", "warmup_steps", "logging_steps")
-# Of them, those that version 0.1 had from Trainer, and left out of its files where it used them
-DEFAULTS_OF_0_1 = {
-    "num_train_epochs": 3.0,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "learning_rate": 5e-5,
-    "lr_scheduler_type": "linear",
-    "warmup_steps": 0.0,
-    "logging_steps": 500,
-}
 # First words of files that a run or --print_config writes, with all of these since
 WRITTEN_BY_A_RUN, WRITTEN_BY_PRINT_CONFIG = "# The options of this run", "# The resolved options"
 
@@ -410,41 +400,6 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
         value = options.get(name)
         found += [f"{name} {value}"] if value not in (None, without) else []
     return ", ".join(found) or None
-
-
-# Options of version 0.1 that training takes with a warning: they have another name now, or no effect
-DEPRECATED_FOR_TRAINING = (
-    *("teacher_weight", "teacher_temperature", "teacher_captions", "pseudo_label_threshold"),
-    "align_gather_texts",
-)
-
-
-def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """
-    Options of version 0.1 by their present names, and a warning for each that has another name or no effect. A
-    ValueError as in [`~g4i_hf.options.data.check_prompt`].
-    """
-    values, said = dict(values), []
-    check_prompt(values)
-    if values.pop("text_encoder_prompt_name", None) is not None:
-        said.append("text_encoder_prompt_name has no effect beside text_encoder_prompt. Leave it out.")
-    for name in DEPRECATED_FOR_TRAINING:
-        if name not in values:
-            continue
-        value = values.pop(name)
-        if name == "align_gather_texts":
-            if value is not None:
-                said.append(f"{name} is deprecated and has no effect: texts are always gathered. Leave it out.")
-        elif name != "teacher_weight":
-            said.append(f"{name} is deprecated and has no effect: probabilities are calibrated. Leave it out.")
-        elif float(value) > 0:
-            weight = float(value)
-            values |= {"supervision": "soft", "soft_label_weight": weight}
-            said.append(f"teacher_weight is deprecated: use supervision: soft with soft_label_weight: {weight:g}.")
-    if values.get("unlabelled") == "pseudo_label":
-        values |= {"unlabelled": "keep", "supervision": "pseudo"}
-        said.append("unlabelled: pseudo_label is deprecated: use supervision: pseudo.")
-    return values, said
 
 
 # The other fields of transformers' TrainingArguments, which training takes as they are; a test compares the two lists.
