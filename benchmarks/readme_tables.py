@@ -7,7 +7,6 @@ Writes the tables between the markers of the pages in `PAGES` from the files in 
 import re
 
 import tables_of_cost
-import tables_of_gain
 import tables_of_photos
 from provenance import ROOT
 
@@ -15,34 +14,19 @@ PAGES = (
     "README.md",
     "docs/evidence.md",
     "docs/guides/training.md",
-    "research/drawings.md",
-    "docs/concepts.md",
     "docs/speed.md",
-    "docs/guides/few_labels.md",
     "docs/guides/large_datasets.md",
     "docs/guides/wrong_labels.md",
-    "recipes/efficientnet_lite0/README.md",
 )
 TABLES = {
-    "ablations": tables_of_gain.ablations,
-    "ablations_few_labels": tables_of_gain.ablations_few_labels,
     "alignment_memory": tables_of_cost.alignment_memory,
     "alignment_step": tables_of_cost.alignment_step,
     "answer_store": tables_of_cost.answer_store,
-    "caption_classifier": tables_of_gain.caption_classifier,
-    "caption_knowledge": tables_of_gain.caption_knowledge,
+    "caption_classifier": tables_of_photos.caption_classifier,
     "captioning": tables_of_cost.captioning,
-    "controls": tables_of_gain.controls,
-    "controls_novel": tables_of_gain.controls_novel,
     "embed_fixed_length": tables_of_cost.embed_fixed_length,
     "embed_speed": tables_of_cost.embed_speed,
-    "emoji_styles": tables_of_gain.emoji_styles,
     "fed_from_memory": tables_of_cost.fed_from_memory,
-    "few_labels": tables_of_gain.few_labels,
-    "few_labels_others": tables_of_gain.few_labels_others,
-    "few_labels_novel": tables_of_gain.few_labels_novel,
-    "finetune": tables_of_gain.finetune,
-    "finetune_data": tables_of_gain.finetune_data,
     "imagenet_captioning": tables_of_cost.imagenet_captioning,
     "imagenet_network": tables_of_cost.imagenet_network,
     "imagenet_training": tables_of_cost.imagenet_training,
@@ -50,10 +34,6 @@ TABLES = {
     "input_large": tables_of_cost.input_large,
     "input_pipeline": tables_of_cost.input_pipeline,
     "jpeg_decoders": tables_of_cost.jpeg_decoders,
-    "labels_above_thresholds": tables_of_gain.labels_above_thresholds,
-    "longer": tables_of_gain.longer,
-    "mlp_mixer": tables_of_gain.mlp_mixer,
-    "measures": tables_of_gain.measures,
     "photos_all_labels": tables_of_photos.all_labels,
     "photos_calibration": tables_of_photos.calibration,
     "photos_controls": tables_of_photos.controls,
@@ -62,13 +42,8 @@ TABLES = {
     "photos_promises": tables_of_photos.promises,
     "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
-    "pseudo_labels": tables_of_gain.pseudo_labels,
     "small_students": tables_of_cost.small_students,
-    "stamps_few_labels": tables_of_gain.stamps_few_labels,
     "step_time": tables_of_cost.step_time,
-    "students": tables_of_gain.students,
-    "students_few_labels": tables_of_gain.students_few_labels,
-    "thresholds": tables_of_gain.thresholds,
 }
 
 

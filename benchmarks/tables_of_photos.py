@@ -1,4 +1,4 @@
-"""Tables and figures of photographs, from results/photos_*.json."""
+"""Tables of photographs and of their captions, from results/photos_*.json and caption_classifier.json."""
 
 from typing import Any
 
@@ -205,4 +205,33 @@ def promises() -> str:
             others = [] if baseline is None else [f"{baseline:.1f}", f"{max(accuracy.values()):.1f}"]
             cells.append(" / ".join([*others, f"**{ours:.1f}**"]))
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def caption_classifier() -> str:
+    """A row a setting; means over the seeds."""
+    lines = [
+        "| captions of | labels | wrong | accuracy (estimated) | ECE (least) | estimated wrong | in the interval "
+        "| precision / recall of suspicions | cleanlab's |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in read_result("caption_classifier.json")["measured"]:
+        found = row["summary"]
+        means = {
+            name: f"{100 * value['mean']:.1f}"
+            for name, value in found.items()
+            if isinstance(value, dict) and "mean" in value
+        }
+        wrong = f"{row['label_noise_rate']:.0%}"
+        wrong += f", {row['label_noise_kind']}" if row["label_noise_rate"] else ""
+        suspicions = [
+            f"{100 * found[name]['precision']:.0f} / {100 * found[name]['recall']:.0f}" if name in found else ""
+            for name in ("ours", "cleanlab")
+        ]
+        lines.append(
+            f"| {NAMES[row['dataset']]} | {row['label_fraction']:.0%} | {wrong} "
+            f"| {means['accuracy']} ({means['estimated_accuracy']}) "
+            f"| {means['calibration_error']} ({means['least_calibration_error']}) | {means['estimated_wrong']} "
+            f"| {found['interval_holds']} of {len(row['runs'])} | {suspicions[0]} | {suspicions[1]} |"
+        )
     return "\n".join(lines)
