@@ -1,6 +1,7 @@
 """
 What are captions worth when all layers of a pretrained EfficientNet-Lite0 are trained on? Caltech-101 with 4 labels a
-class, and with 40% wrong labels, each training by `g4i train` with recipes/photos/train.yaml and the options below.
+class, and with 40% wrong labels, each training by `g4i train` with recipes/photos/caltech101/train.yaml and the
+options below.
 
     python recipes/efficientnet_lite0/convert.py
     python benchmarks/photos_finetuned.py PHOTOS
@@ -76,7 +77,7 @@ def train(splits: dict[str, Dataset], options: dict, run: Path, final: bool) -> 
             split.to_parquet(str(run / "data" / f"{name}.parquet"))
     settings = {"dataset_name": run / "data", "output_dir": run / "run"} | OPTIONS | options
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / "train.yaml"), *words])
+    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / DATA / "train.yaml"), *words])
     if final:
         g4i(["evaluate", "--run", str(run / "run"), "--splits", "test", "--measures", "calibration"])
     results = json.loads((run / "run" / "all_results.json").read_text())

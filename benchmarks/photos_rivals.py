@@ -5,7 +5,8 @@ with 10% of the labels.
     python benchmarks/photos_rivals.py PHOTOS
 
 Student, labels, weak augmentation, batches of 64, steps, AdamW, rate and schedule are those of
-recipes/photos/train.yaml and of `photos_scratch.py`. `test` is opened once. Finished rows are not computed again.
+recipes/photos/cifar10/train.yaml and of `photos_scratch.py`. `test` is opened once. Finished rows are not computed
+again.
 
 - Co-teaching (Han et al., arXiv 1804.06872) trains two students, and so takes twice the time. It is told the share of
   wrong labels, and leaves out that share after ten epochs, as in the paper. The student that is better on `validation`
@@ -209,7 +210,7 @@ def task_of(photos: Path, setting: str, seed: int) -> Task:
     else:
         given = with_label_noise(training, SHARE_WRONG, seed, NUM_LABELS)
     labels = torch.from_numpy(labels_of(given)).long()
-    recipe = yaml.safe_load((ROOT / "recipes" / "photos" / "train.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "recipes" / "photos" / "cifar10" / "train.yaml").read_text())
     steps = steps_of(photos, "cifar10")
     return Task(training, splits["validation"], splits["test"], labels, recipe, steps, seed)
 

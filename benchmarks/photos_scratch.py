@@ -1,6 +1,6 @@
 """
 What are captions worth for a small student that is trained from scratch on photographs? Wrong labels, few labels and
-all labels, on CIFAR-10, Caltech-101 and Flowers-102, each training by `g4i train` with recipes/photos/train.yaml.
+all labels, on CIFAR-10, Caltech-101 and Flowers-102, each training by `g4i train` with recipes/photos/*/train.yaml.
 
     python benchmarks/photos_scratch.py PHOTOS
     python benchmarks/photos_scratch.py PHOTOS --student cvt --data cifar10
@@ -107,7 +107,7 @@ def train(
     for name, value in (settings | options).items():
         words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     shutil.rmtree(run, ignore_errors=True)
-    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / "train.yaml"), *words])
+    g4i(["train", "--config", str(ROOT / "recipes" / "photos" / data / "train.yaml"), *words])
     g4i(["evaluate", "--run", str(run), "--splits", split, "--measures", measure])
     results = json.loads((run / "all_results.json").read_text())
     shutil.rmtree(run)

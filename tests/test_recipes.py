@@ -35,7 +35,7 @@ ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 TWO_PROCESSES = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
 TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
 
-YAML_FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.parent != LAUNCHER)
+YAML_FILES = sorted(path for path in RECIPES.glob("*/**/*.yaml") if path.parent != LAUNCHER)
 WRITTEN = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in YAML_FILES}
 TRAINING_FILES = [path for path in YAML_FILES if "output_dir" in WRITTEN[path] and path.stem != "fit"]
 FOLDERS = sorted({path.parent for path in YAML_FILES})
@@ -74,7 +74,12 @@ def launch(folder: Path, *command: str, fails: bool = False) -> str:
 
 
 def of_recipe(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+    return str(path.relative_to(RECIPES))
+
+
+def recipe_of(path: Path) -> Path:
+    """The folder with the README, of which a dataset may have a folder of its own."""
+    return RECIPES / path.relative_to(RECIPES).parts[0]
 
 
 def command_of(path: Path) -> str:
@@ -157,13 +162,13 @@ def test_stages_of_a_recipe_hand_on_what_the_next_one_reads(folder):
         assert trained[stages[stage]["baseline"]]["align_weight"] == 0
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted(set(map(recipe_of, YAML_FILES))), ids=lambda folder: folder.name)
 def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
     """In the order of the stages, variations (options after the file) apart; the table of recipes names the folder."""
     page = (folder / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(?:accelerate launch|g4i) .*\.yaml$", page, flags=re.M)
     assert {line.split("--config ")[1] for line in lines} == {
-        str(path.relative_to(ROOT)) for path in folder.glob("*.yaml")
+        str(path.relative_to(ROOT)) for path in YAML_FILES if recipe_of(path) == folder
     }
     stages = [re.search(r"(?:recipes/|g4i )(\w+)(?:\.py)? ", line)[1] for line in lines]
     assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "fit", "compare"].index)
@@ -212,7 +217,7 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
     run = TrainingRun(*parsed_options(path, *(str(word) for name in changed for word in (f"--{name}", changed[name]))))
     student = run.student
     student.student = MADE_STUDENTS.get(student.student, student.student)
-    student.student_args = (student.student_args or {}) | SHRUNK[path.parent.name]
+    student.student_args = (student.student_args or {}) | SHRUNK[recipe_of(path).name]
     if student.pretrained:  # no network
         student.student = tiny_weights(tmp_path / "weights", student.student, student.student_args)
     dim = EMBED_DIMS[run.encoder.text_encoder]
