@@ -25,6 +25,8 @@ from .names import check_dataset_exists
 from .options import (
     DEFAULTS_OF_0_1,
     NOT_RECORDED,
+    OLDER,
+    OLDER_OF_COMPARE,
     OLDER_OF_ENCODER,
     OLDER_OF_TRAINING,
     OPTIONS_OF,
@@ -33,6 +35,7 @@ from .options import (
     OWN_MODULE,
     WRITTEN_BY_A_RUN,
     WRITTEN_BY_PRINT_CONFIG,
+    CompareArguments,
     DataArguments,
     EncoderArguments,
     FitArguments,
@@ -79,16 +82,18 @@ class Parser(HfArgumentParser):
 
     def __init__(self, classes: tuple[type, ...]):
         super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
-        if TrainingOptions in classes:
-            for name in (*other_trainer_options(), *OLDER_OF_TRAINING):
-                self.add_argument(f"--{name}", nargs="*")
-        if EncoderArguments in classes:
-            for name in OLDER_OF_ENCODER:
-                self.add_argument(f"--{name}", nargs="*")
+        undeclared = {
+            TrainingOptions: (*other_trainer_options(), *OLDER_OF_TRAINING),
+            EncoderArguments: OLDER_OF_ENCODER,
+            CompareArguments: OLDER_OF_COMPARE,
+        }
+        for name in [name for cls, names in undeclared.items() if cls in classes for name in names]:
+            self.add_argument(f"--{name}", nargs="*")
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
         # Types of our options by name, and argparse's converter and choices of all
         self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
         self.kinds = {action.dest: (action.type, action.choices) for action in self._actions if action.nargs != 0}
+        self.present = [name for name in self.kinds if name not in OLDER]  # what a message may name
         for action in self._actions:
             if action.type is string_to_bool:
                 action.nargs, action.const = "?", "true"
@@ -161,14 +166,13 @@ class Parser(HfArgumentParser):
         """The message about an option that does not exist."""
         name = name.replace("-", "_")
         alias = ALIASES.get(name, name)
-        if alias in self.kinds:
+        if alias in self.present:
             hint = f" Did you mean {prefix + alias!r}?"
-        elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).kinds:
+        elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).present:
             time = "--minutes sets how long all runs train. " if alias in LENGTHS else ""
             hint = f" {time}Other options of g4i train: --train_config FILE, a YAML file with a line `{alias}: VALUE`."
         else:
-            present = [known for known in self.kinds if known not in (*OLDER_OF_TRAINING, *OLDER_OF_ENCODER)]
-            hint = did_you_mean(name, present, prefix)
+            hint = did_you_mean(name, self.present, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,17 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Cell:
-    """
-    One training of a grid. Its options are those of `g4i train`, beside those of `train_config`. `{seed}` and
-    `{student}` in a text stand for those of the cell, for data or checkpoints that differ.
-    """
+    """One training of a grid. Its options are those of `g4i train`, beside those of `train_config`."""
 
     student: str
     variant: str
     seed: int
     options: dict[str, Any]
     digest: str  # of all options: a cell whose options were changed is another cell
-    student_options: dict[str, Any] = field(default_factory=dict)  # those of the options that belong to the student
 
     @property
     def name(self) -> str:
@@ -56,7 +52,7 @@ class Cell:
             elif isinstance(value, (dict, list, bool)):
                 words.append(json.dumps(value))
             else:
-                words.append(str(value).replace("{seed}", str(self.seed)).replace("{student}", self.student))
+                words.append(str(value))
         return words
 
 
@@ -67,10 +63,9 @@ def cells_of(args: CompareArguments) -> list[Cell]:
     for seed in args.seeds:
         for student in args.only_students or args.students:
             for variant in args.only_variants or args.variants:
-                own = args.students[student] or {}
-                options = {**args.options, **own, **(args.variants[variant] or {})}
+                options = {**args.options, **(args.students[student] or {}), **(args.variants[variant] or {})}
                 digest = digest_of({**common, **options, "seed": seed})
-                cells.append(Cell(student, variant, seed, options, digest, own))
+                cells.append(Cell(student, variant, seed, options, digest))
     return cells
 
 
@@ -90,7 +85,6 @@ class Result:
     digest: str
     options: dict[str, Any]
     predicted: dict[str, np.ndarray]  # split -> (n,) predicted classes, in the order of the split; no label
-    retrieval: dict[str, dict[str, float]] = field(default_factory=dict)  # split -> figures of caption retrieval
     training: dict[str, float] = field(default_factory=dict)  # loss, seconds, size
     device: str = "cpu"  # or the name of a GPU
     made: dict[str, Any] = field(default_factory=dict)  # commit, versions and machine
@@ -109,6 +103,7 @@ class Result:
     @classmethod
     def from_line(cls, line: str) -> "Result":
         fields = json.loads(line)
+        fields.pop("retrieval", None)  # of version 0.1
         packed = {name: zlib.decompress(base64.b64decode(text)) for name, text in fields["predicted"].items()}
         predicted = {name: np.frombuffer(data, dtype="<u2").astype(np.int64) for name, data in packed.items()}
         return cls(**fields | {"predicted": predicted})
@@ -281,7 +276,7 @@ def find(
                 seeds = right.setdefault((cell.student, cell.variant), {})
                 seeds[cell.seed] = _right(results[cell.name], split, every)
         for variant in variants:
-            other, rows, gains = args.reference_of(variant), [], []
+            other, rows, gains = None if variant == args.baseline else args.baseline, [], []
             for student in students:
                 of_seeds, before = right.get((student, variant), {}), right.get((student, other), {})
                 if of_seeds:
@@ -324,19 +319,14 @@ def _over_students(rows: list[Finding], gains: list[dict[int, np.ndarray]], clus
     return Finding(rows[0].split, None, rows[0].variant, rows[0].compared_with, accuracies, difference)
 
 
-def as_table(findings: Iterable[Finding], bars: dict[str, float], few_labels: Container[str | None] = ()) -> str:
-    """
-    Markdown, in percent and percentage points. `bars` are accuracies, by split, that a baseline has to reach: students
-    below are marked, but for those with `few_labels`, as the bar had all.
-    """
+def as_table(findings: Iterable[Finding]) -> str:
+    """Markdown, in percent and percentage points."""
     lines = [
         "| split | student | variant | accuracy | difference | 95% interval | seeds better | p, Holm |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in findings:
         accuracy = f"{100 * row.mean:.1f}" + (f" ± {100 * row.sd:.1f}" if len(row.accuracies) > 1 else "")
-        if row.compared_with is None and row.student not in few_labels and row.mean < bars.get(row.split, 0):
-            accuracy += " (below the nearest neighbour)"
         cells = [row.split, row.student or "all", row.variant, accuracy]
         if (found := row.difference) is None:
             cells += [""] * 4
@@ -376,46 +366,6 @@ def plot_differences(findings: list[Finding], path: str | Path) -> None:
             axis.set_yticks([-number - 0.4 for number in range(len(names))], [name or "all" for name in names])
 
 
-def plot_curves(findings: list[Finding], cells: list[Cell], option: str, path: str | Path) -> None:
-    """
-    Mean accuracy and standard deviation over seeds against the number of an option of `g4i train`, such as the share
-    of labels: a panel a split, a line a student and variant. Students that differ in the option alone are one student;
-    without it the value is 1. ValueError when no student has the option; needs matplotlib.
-    """
-    if not any(option in cell.student_options for cell in cells):
-        raise ValueError(f"No student has the option {option!r}, which the curves are drawn against.")
-    values = {cell.student: float(cell.student_options.get(option, 1)) for cell in cells}
-    groups: dict[str, set[str]] = {}
-    for cell in cells:
-        others = {name: value for name, value in cell.student_options.items() if name != option}
-        groups.setdefault(json.dumps(others, sort_keys=True), set()).add(cell.student)
-    lines = [sorted(students, key=values.get) for students in groups.values()]
-    variants = list(dict.fromkeys(row.variant for row in findings))
-    with _panels(findings, 4.5, 4, path) as panels:
-        for split, axis in panels.items():
-            found = {(row.student, row.variant): row for row in findings if row.split == split}
-            for number, students in enumerate(lines):
-                for place, variant in enumerate(variants):
-                    rows = [(values[name], found[name, variant]) for name in students if (name, variant) in found]
-                    axis.errorbar(
-                        [value for value, _ in rows],
-                        [100 * row.mean for _, row in rows],
-                        yerr=[100 * row.sd for _, row in rows],
-                        linestyle=("--", "-", ":", "-.")[place % 4],
-                        color=f"C{number if len(lines) > 1 else place}",
-                        marker="o",
-                        markersize=3,
-                        capsize=2,
-                        label=f"{students[-1]}, {variant}",
-                    )
-            ticks = sorted(set(values.values()))
-            axis.set(xlabel=option.replace("_", " "), ylabel="accuracy, %", xscale="log")
-            if ticks[0] == 0 and len(ticks) > 1:  # a zero, which a logarithmic axis has no place for
-                axis.set_xscale("symlog", linthresh=ticks[1], linscale=0.5)
-            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axis.minorticks_off()
-
-
 @contextmanager
 def _panels(findings: list[Finding], width: float, height: float, path: str | Path) -> Iterator[dict[str, Any]]:
     """An axis for each split; what is drawn there is written to `path`."""
@@ -449,14 +399,11 @@ def not_scored_now(path: str | Path, findings: list[Finding], seeds: list[int]) 
     return [*more, *(f"seed {seed}" for seed in known["seeds"] if seed not in seeds)]
 
 
-def write_summary(
-    path: str | Path, results: dict[str, Result], findings: list[Finding], bars: dict[str, float], seeds: list[int]
-) -> None:
+def write_summary(path: str | Path, results: dict[str, Result], findings: list[Finding], seeds: list[int]) -> None:
     """A JSON file of the findings, with how they were made; the cells may be of other commits."""
     made = {"command": command(), "date": datetime.now(UTC).date().isoformat(), **made_by()}
     made["commits_of_cells"] = sorted({result.made.get("commit") or "unknown" for result in results.values()})
-    found = {"made": made, "seeds": seeds, "nearest_neighbour": bars}
-    found["findings"] = [finding.to_dict() for finding in findings]
+    found = {"made": made, "seeds": seeds, "findings": [finding.to_dict() for finding in findings]}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(found, indent=1) + "\n")
 

@@ -259,8 +259,11 @@ def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, tex
 
 @pytest.mark.parametrize("name", ["teacher_weight", "align_gather_texts", "text_encoder_prompt_name"])
 def test_an_option_of_version_0_1_is_not_suggested(written, name):
-    message = refused(written, f"{name}s: 1")
-    assert "unknown option" in message and f"{name}'" not in message
+    for word in (f"{name}s", name.replace("_", "-")):
+        message = refused(written, f"{word}: 1")
+        assert "unknown option" in message and f"mean '{name}'" not in message
+    message = refused(parse_options, OPTIONS_OF["fit"], ["pictures", f"--{name}", "1"])
+    assert "unknown option" in message and "train_config" not in message
 
 
 @pytest.mark.parametrize("text", ["- steps", "steps", "3"])

@@ -16,7 +16,6 @@ from g4i_hf.cli import parse_options
 from g4i_hf.options import OPTIONS_OF, CompareArguments
 from g4i_hf.study import (
     Difference,
-    Finding,
     Labels,
     Result,
     append_result,
@@ -29,7 +28,6 @@ from g4i_hf.study import (
     finished,
     holm,
     not_scored_now,
-    plot_curves,
     plot_differences,
     read_results,
     write_summary,
@@ -57,7 +55,7 @@ def grid(tmp_path):
 
 def result_of(cell, predicted, device="cpu") -> Result:
     training = {"train_loss": 1.0, "seconds": 60.0}
-    return Result(cell.student, cell.variant, cell.seed, cell.digest, cell.options, predicted, {}, training, device)
+    return Result(cell.student, cell.variant, cell.seed, cell.digest, cell.options, predicted, training, device)
 
 
 # --- Grid ------------------------------------------------------------------------------------------------------------
@@ -72,14 +70,14 @@ def test_cells_differ_in_what_is_named_and_in_nothing_else(grid):
     assert [(cell.name, cell.digest) for cell in part] == [("other/clip/2", cells["other/clip/2"].digest)]
 
 
-def test_options_reach_the_training_as_they_are_with_seed_and_student_in_their_place(grid, tmp_path):
+def test_options_reach_the_training_as_they_are(grid, tmp_path):
     options = {"use_peft": True, "pretrained": True, "lora_target_modules": ["attn.qkv", "attn.proj"]}
-    options |= {"class_weights": [1, 2.5], "dataset_name": "of {student}/{seed}", "student_args": {"name": "{seed}"}}
+    options |= {"class_weights": [1, 2.5], "dataset_name": "some images", "student_args": {"depth": 3}}
     cell = cells_of(grid(variants={"baseline": options}, seeds=[3]))[0]
     argv = cell.argv(str(tmp_path / "train.yaml"), tmp_path / "run")
     run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
     assert run.student.lora_target_modules == ["attn.qkv", "attn.proj"] and run.args.class_weights == [1, 2.5]
-    assert run.data.dataset_name == "of small/3" and run.student.student_args == {"name": "{seed}"}
+    assert run.data.dataset_name == "some images" and run.student.student_args == {"depth": 3}
     assert run.args.seed == 3 and run.args.learning_rate == 6e-3
 
 
@@ -110,7 +108,6 @@ def test_a_cell_is_another_when_any_option_of_it_changes(grid, tmp_path, train_c
     [
         ({"students": {}}, "students"),
         ({"baseline": "none"}, "baseline names 'none'"),
-        ({"against": {"clip": "nothing"}}, "against names 'nothing'"),
         ({"only_students": ["big"]}, "only_students names 'big'"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"processes": 0}, "processes"),
@@ -269,16 +266,6 @@ def test_missing_cells_and_unlabelled_images_are_left_out(found):
     assert rows["small", "baseline"].mean == 1 and rows["small", "clip"].difference.mean == 0
 
 
-def test_a_variant_can_be_compared_with_another_one(found, grid):
-    found[0].against = {"baseline": "clip"}
-    rows = rows_of(found)
-    assert rows["small", "baseline"].difference.mean == pytest.approx(-0.1)
-    assert rows["small", "clip"].difference is None
-    variants = {name: {} for name in ("baseline", "mixup", "mixup without captions")}
-    args = grid(variants=variants, against={"mixup": "mixup without captions"})
-    assert [args.reference_of(name) for name in variants] == [None, "mixup without captions", "baseline"]
-
-
 def test_predictions_of_other_images_or_in_another_order_are_refused(found):
     labels, ids = found[3]["validation"], [str(row) for row in range(100)]
     labels.digest = digest_of_rows(ids, ["a", "b"])
@@ -296,35 +283,13 @@ def test_predictions_of_other_images_or_in_another_order_are_refused(found):
         find(*found)
 
 
-def test_curves_have_a_place_for_no_labels(grid, tmp_path, monkeypatch):
-    """On a logarithmic axis there is none for zero: other values would lie upon each other."""
-    kept: list = []
-    monkeypatch.setattr("matplotlib.pyplot.close", kept.append)
-    fractions = {f"small, {fraction}": {"student": "resnet18", "label_fraction": fraction} for fraction in (0, 0.1, 1)}
-    cells = cells_of(grid(students=fractions))
-    rows = [Finding("validation", name, "clip", "baseline", {0: 0.5, 1: 0.6}) for name in fractions]
-    plot_curves(rows, cells, "label_fraction", tmp_path / "curves.png")
-    [axis] = kept[0].axes
-    pixels = axis.transData.transform([(fraction, 50) for fraction in (0, 0.1, 1)])
-    places = axis.transAxes.inverted().transform(pixels)[:, 0]  # as shares of the width
-    assert places[0] > 0 and np.diff(places).min() > 0.2 and places[-1] < 1
-
-
-def test_the_table_and_the_plots_show_them(found, grid, tmp_path):
+def test_the_table_and_the_plot_show_them(found, tmp_path):
     rows = find(*found)
-    table = as_table(rows, {"validation": 0.55})
-    assert "| validation | small | clip | 61.0 ± 1.0 | +10.0 |" in table
+    assert "| validation | small | clip | 61.0 ± 1.0 | +10.0 |" in as_table(rows)
     nothing = replace(rows[0], difference=Difference(-1e-17, -1e-16, 1e-16, 1.0, 0, 3))
-    assert "| +0.0 | +0.0 to +0.0 |" in as_table([nothing], {})
-    assert "| validation | all | baseline | 51.0 ± 1.0 (below the nearest neighbour) |" in table
-    assert "small | baseline | 51.0 ± 1.0 |" in as_table(rows, {"validation": 0.55}, few_labels={"small"})
+    assert "| +0.0 | +0.0 to +0.0 |" in as_table([nothing])
     plot_differences(rows, tmp_path / "new" / "plot.png")
-    with pytest.raises(ValueError, match="No student has the option 'label_fraction'"):
-        plot_curves(rows, found[1], "label_fraction", tmp_path / "curves.png")
-    few = grid(students=GRID["students"] | {"small, 20%": {"student": "resnet18", "label_fraction": 0.2}})
-    results = {cell.name: result_of(cell, {"validation": np.arange(100) % 4}) for cell in cells_of(few)}
-    plot_curves(find(few, cells_of(few), results, found[3]), cells_of(few), "label_fraction", tmp_path / "curves.png")
-    assert all(PILImage.open(tmp_path / name).width > 400 for name in ("new/plot.png", "curves.png"))
+    assert PILImage.open(tmp_path / "new" / "plot.png").width > 400
 
 
 def test_a_summary_says_how_it_was_made_and_from_what(found, tmp_path, monkeypatch):
@@ -333,9 +298,9 @@ def test_a_summary_says_how_it_was_made_and_from_what(found, tmp_path, monkeypat
     monkeypatch.setattr("sys.argv", [str(ROOT / "g4i_hf" / "recipes" / "compare.py"), *words])
     for number, result in enumerate(found[2].values()):
         result.made = {"commit": "ab"[number % 2]}
-    write_summary(tmp_path / "figures.json", found[2], find(*found), {"validation": 0.5}, [0, 1, 2])
+    write_summary(tmp_path / "figures.json", found[2], find(*found), [0, 1, 2])
     summary = json.loads((tmp_path / "figures.json").read_text())
-    assert list(summary) == ["made", "seeds", "nearest_neighbour", "findings"] and len(summary["findings"]) == 6
+    assert list(summary) == ["made", "seeds", "findings"] and len(summary["findings"]) == 6
     made = summary["made"]
     assert set(made) == {"command", "date", "commit", "commits_of_cells", "versions", "machine"}
     assert {"python", "torch", "numpy"} <= set(made["versions"])
@@ -350,7 +315,7 @@ def test_a_part_of_a_grid_does_not_replace_the_figures_of_the_whole(found, tmp_p
     path, whole = tmp_path / "figures.json", find(*found)
     assert not_scored_now(path, whole, [0]) == []
     test = [replace(finding, split="test") for finding in whole]
-    write_summary(path, found[2], whole + test, {}, [0, 1, 2])
+    write_summary(path, found[2], whole + test, [0, 1, 2])
     assert (
         not_scored_now(path, whole, [0, 1, 2]) == ["test"] and not_scored_now(path, whole + test, [0, 1, 2, 3]) == []
     )

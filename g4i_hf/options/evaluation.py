@@ -90,7 +90,6 @@ class StudyFileOptions:
     results: str = option("runs/compare.jsonl", "JSONL file with a line per finished cell.")
     summary: str | None = option(None, "JSON file for the figures; those not scored now are kept.")
     plot: str | None = option(None, "PNG file: differences with confidence intervals.")
-    curves: str | None = option(None, "PNG file: accuracy over label_fraction.")
     processes: Count = option(1, "Cells to train at a time, on the CPU or one GPU.")
     threads: Count = option(1, "Threads per process.")
     dry_run: bool = option(False, "Print the plan and its duration; train nothing.")
@@ -106,7 +105,6 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
     students: dict = option({}, "name: options, such as student, student_args and learning_rate.")
     variants: dict = option({}, "name: options to compare, such as align_weight.")
     baseline: str | None = option(None, "Variant to compare the others with; the first by default.")
-    against: dict = option({}, "variant: another variant to compare it with instead of the baseline.")
     seeds: list[int] = option([0, 1, 2, 3, 4], "Seeds, each for every student and variant.")
     only_students: list[str] | None = option(None, "Train these students only.")
     only_variants: list[str] | None = option(None, "Train these variants only.")
@@ -124,19 +122,13 @@ class CompareArguments(ScoringOptions, StudyFileOptions):
                     f"{name}: {unset} has no value. What train_config sets cannot be unset: leave it out there."
                 )
         self.baseline = self.baseline or next(iter(self.variants))
-        named = {"baseline": [self.baseline], "against": [*self.against, *self.against.values()]}
-        for name, variants in (named | {"only_variants": self.only_variants or []}).items():
-            check_named(name, variants, self.variants)
+        check_named("baseline", [self.baseline], self.variants)
+        check_named("only_variants", self.only_variants or [], self.variants)
         check_named("only_students", self.only_students or [], self.students)
         if set(self.splits) & set(self.final_splits):
             raise ValueError("A split is in both splits and final_splits: its labels are open, or they are not.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be different numbers, one or more.")
-
-    def reference_of(self, variant: str) -> str | None:
-        """The variant that this one is compared with; None for the baseline, unless `against` names another."""
-        other = self.against.get(variant, self.baseline)
-        return None if other == variant or self.against.get(other) == variant else other
 
 
 def check_named(option_name: str, names: list[str], known: dict) -> None:

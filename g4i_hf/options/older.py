@@ -19,6 +19,8 @@ OLDER_OF_TRAINING = (
     "align_gather_texts",
 )
 OLDER_OF_ENCODER = ("text_encoder_prompt_name",)
+OLDER_OF_COMPARE = ("against", "curves")
+OLDER = (*OLDER_OF_TRAINING, *OLDER_OF_ENCODER, *OLDER_OF_COMPARE)
 
 
 def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -30,6 +32,7 @@ def translated(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     check_prompt(values)
     if values.pop("text_encoder_prompt_name", None) is not None:
         said.append("text_encoder_prompt_name has no effect beside text_encoder_prompt. Leave it out.")
+    said += [f"{name} is deprecated and has no effect. Leave it out." for name in OLDER_OF_COMPARE if name in values]
     for name in OLDER_OF_TRAINING:
         if name not in values:
             continue

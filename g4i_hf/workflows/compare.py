@@ -11,23 +11,17 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
 import numpy as np
 import torch
-from datasets import Dataset
-from PIL.Image import Resampling
 from tqdm import tqdm
 
 from .. import study
 from ..cli import OWN_MODULE, import_module, parse_options, quiet_libraries
 from ..data.checks import labels_of
-from ..data.images import open_image, rows_to_use, to_rgb
+from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_data
-from ..evaluation.evaluate import retrieval_metrics
 from ..evaluation.predict import predict
 from ..options import OPTIONS_OF, CompareArguments
 from ..training.progress import AlignmentProgress
 from .train import TrainingRun
-
-PIXELS = 16  # a side of the images whose nearest neighbour is looked for
-MOST_NEIGHBOURS = 100_000  # training images that are opened for it
 
 
 class Study:
@@ -39,7 +33,6 @@ class Study:
         self.results = study.finished(self.cells, study.read_results(args.results), args.splits + args.final_splits)
         self.missing = [cell for cell in self.cells if cell.name not in self.results]
         self.findings: list[study.Finding] = []  # set by `score`
-        self.bars: dict[str, float] = {}  # accuracies of the nearest training image, by split
         if others := {result.device for result in self.results.values()} - {device_kind()}:
             raise ValueError(
                 f"Cells of this comparison were trained on {', '.join(sorted(others))}, this machine has "
@@ -136,13 +129,8 @@ class Study:
 
     def score(self) -> str:
         """Scores the cells. Returns the table."""
-        labels = self._open_labels()
-        self.findings = study.find(self.args, self.cells, self.results, labels)
-        few = {cell.student for cell in self.cells if float(cell.options.get("label_fraction", 1)) < 1}
-        # None: all of them together
-        table = study.as_table(self.findings, self.bars, few | {None} if few else ())
-        shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.bars.items())
-        return table + (f"\n\nNearest training image by {PIXELS} x {PIXELS} pixels: {shown}" if shown else "")
+        self.findings = study.find(self.args, self.cells, self.results, self._open_labels())
+        return study.as_table(self.findings)
 
     def write(self) -> list[str]:
         """Writes summary and pictures of what was scored. Returns a line for each."""
@@ -153,20 +141,15 @@ class Study:
                 "are left as they are. Score these too (--final), or name another file (--summary)."
             ]
         if args.summary:
-            study.write_summary(args.summary, self.results, findings, self.bars, args.seeds)
+            study.write_summary(args.summary, self.results, findings, args.seeds)
             lines.append(f"summary: {args.summary}")
         if args.plot and any(finding.difference for finding in findings):
             study.plot_differences(findings, args.plot)
             lines.append(f"plot: {args.plot}")
-        if args.curves:
-            study.plot_curves(findings, self.cells, "label_fraction", args.curves)
-            lines.append(f"curves: {args.curves}")
         return lines
 
     def _open_labels(self) -> dict[str, study.Labels]:
-        """Labels and clusters of the splits that are scored; sets what the nearest neighbour scores on them."""
-        from sklearn.neighbors import KNeighborsClassifier
-
+        """Labels and clusters of the splits that are scored."""
         args = self.args
         with tempfile.TemporaryDirectory() as folder:
             run = run_of(self.cells[0], args.train_config, folder)
@@ -179,27 +162,12 @@ class Study:
                 raise ValueError(f"{name} has no column {args.cluster_column!r} (cluster_column).")
         if args.final and args.final_splits:
             study.note_opening(args.openings, args.final_splits, args.results)
-        training, skipping = splits[run.run.train_split], run.run.on_bad_images
-        nearest = None  # the bar for a baseline, which needs no training
-        if len(training) <= MOST_NEIGHBOURS:
-            known = rows_to_use(training, run.run.train_split, skipping)
-            known = known.select(np.flatnonzero(labels_of(known) >= 0))
-            nearest = KNeighborsClassifier(1, algorithm="brute").fit(pixels_of(known), labels_of(known))
         labels = {}
         for name in scored:
-            split = rows_to_use(splits[name], name, skipping)
+            split = rows_to_use(splits[name], name, run.run.on_bad_images)
             classes, clusters = labels_of(split), np.asarray(split[args.cluster_column or "image_id"][:])
             labels[name] = study.Labels(classes, clusters, study.digest_of_rows(split["image_id"], id2label.values()))
-            if nearest is not None:
-                right = nearest.predict(pixels_of(split)) == classes
-                self.bars[name] = float(right[classes >= 0].mean())
         return labels
-
-
-def pixels_of(split: Dataset) -> np.ndarray:
-    """(n, 3 x 16 x 16) float32 of the images, resized to a square."""
-    images = (to_rgb(open_image(image)).resize((PIXELS, PIXELS), Resampling.BICUBIC) for image in split["image"])
-    return np.stack([np.asarray(image, dtype=np.float32).ravel() for image in images])
 
 
 def cancel(futures: Iterable[Future]) -> None:
@@ -243,19 +211,18 @@ def train_cell(cell: study.Cell, train_config: str, splits_read: list[str]) -> s
         trainer = run.build_trainer()
         trainer.pop_callback(AlignmentProgress)
         trained = trainer.train()
-        predicted, retrieval = {}, {}
+        predicted = {}
         for name, split in scored.items():
             unlabelled = split.remove_columns("label")  # nothing here can look at one
             predictions = predict(trainer.model.eval(), run.built.processor, unlabelled, trainer.accelerator)
             predicted[name] = predictions.predicted
-            retrieval[name] = retrieval_metrics(predictions, unlabelled)
     training = {name: float(value) for name, value in trained.metrics.items() if name in ("train_loss", "epoch")}
     training["seconds"] = round(time.perf_counter() - start, 1)
     training["thread_seconds"] = round(time.process_time() - cpu_start, 1)
     training["parameters"] = sum(parameter.numel() for parameter in run.built.model.student.parameters())
     place = (cell.student, cell.variant, cell.seed, cell.digest, cell.options)
     images = {name: study.digest_of_rows(split["image_id"], run.id2label.values()) for name, split in scored.items()}
-    return study.Result(*place, predicted, retrieval, training, device_kind(), images=images)
+    return study.Result(*place, predicted, training, device_kind(), images=images)
 
 
 def run_of(cell: study.Cell, train_config: str, folder: str) -> TrainingRun:

@@ -2,8 +2,8 @@
 An MLP-Mixer (Tolstikhin et al., arXiv 2105.01601) as small as the other students, whose sizes timm does not have: an
 example of an architecture of one's own, see docs/guides/training.md.
 
-    g4i compare --module recipes/emoji_styles/mlp_mixer.py \\
-        --config recipes/emoji_styles/mlp_mixer.yaml
+    g4i train --module recipes/emoji_styles/mlp_mixer.py --config recipes/emoji_styles/train.yaml --image_size 32 \\
+        --student mlp_mixer --student_args '{"patch_size": 8, "num_blocks": 4, "embed_dim": 96}'
 """
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model

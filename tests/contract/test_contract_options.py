@@ -172,6 +172,9 @@ def test_options_of_version_0_1_are_translated(quick, tmp_path):
     prompts = {"text_encoder_prompt": "a photo: ", "text_encoder_prompt_name": "photo"}
     done = quick.succeed("embed", {"dataset_name": "./pictures"} | prompts, "--print_config", cwd=tmp_path)
     assert "prompt_name" not in done.out and "has no effect beside text_encoder_prompt" in done.err
+    grid = {"train_config": "o.yaml", "students": '{"a": {}}', "variants": '{"b": {}}', "curves": "c.png"}
+    done = quick.succeed("compare", grid, "--print_config", cwd=tmp_path)
+    assert "curves" not in done.out and "curves is deprecated and has no effect" in done.err
 
 
 def test_lists_take_several_words(quick, folders, tmp_path):
