@@ -206,6 +206,40 @@ def test_labels_that_are_always_wrong_in_the_same_way_are_found(share):
     assert classifier.accuracy_ == pytest.approx(accuracy(classifier.out_of_fold_, data.truth), abs=0.05)
 
 
+@pytest.fixture
+def swapped() -> tuple[Clusters, Clusters, np.ndarray]:
+    """Captions and image features of 3,000 rows; 40% of the labels of classes 0 to 3 change places with a partner."""
+    captions, images = clusters(3000, 1.0), clusters(3000, 1.5, view=1)
+    swaps = (captions.truth < 4) & (np.random.default_rng(1).random(3000) < 0.4)
+    return captions, images, np.where(swaps, captions.truth ^ 1, captions.truth)
+
+
+def test_images_show_classes_whose_labels_often_change_places(swapped):
+    """Labels and captions alone look the same where captions confuse the two."""
+    captions, images, labels = swapped
+    assert fitted(captions, labels).label_noise_ < 0.02
+    classifier = fitted(captions, labels, image_features=images.x)
+    wrong = (labels != captions.truth).mean()
+    low, high = classifier.label_noise_interval_
+    assert (
+        wrong > 0.3
+        and classifier.label_noise_ == pytest.approx(wrong, abs=0.05)
+        and low < classifier.label_noise_ < high
+    )
+    assert min(classifier.view_accuracies_) > 0.7  # of labels 0.68 are right
+    assert accuracy(classifier.posterior(classifier.out_of_fold_, labels), captions.truth) > 0.8
+
+
+def test_captions_that_confuse_two_classes_do_not_accuse_labels_that_images_confirm(swapped):
+    _, images, of_captions = swapped
+    captions = clusters(3000, 1.0)
+    told = np.random.default_rng(0).normal(size=(CLASSES, DIM))[of_captions]
+    captions.x = told + np.random.default_rng(2).normal(size=captions.x.shape)
+    classifier = fitted(captions, image_features=images.x)
+    assert classifier.label_noise_ < 0.02
+    assert accuracy(classifier.posterior(classifier.out_of_fold_, captions.y), captions.truth) > 0.97
+
+
 def test_the_posterior_repairs_wrong_labels():
     data = clusters(500, spread=1.0, wrong=0.3)
     found = fitted(data)

@@ -10,6 +10,8 @@ from scipy.optimize import minimize, root_scalar
 from scipy.special import softmax
 from torch import nn
 
+from ..evaluation.comparison import accuracy_interval
+
 FOLDS = 5
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 MAX_ITER = 40  # for each strength, from the weights of the strength before
@@ -21,6 +23,9 @@ WHOLE = -1  # in place of a fold: the model that is fitted on all rows
 ALONE = -2  # fold of a row without whose label its class would be unknown: no model leaves it out
 TAUGHT_STRENGTH = 1.0  # of image features that learn predictions
 ABSENT = -30.0  # logit of a class that a model has not seen
+LITTLE_NOISE = 0.05  # share of wrong labels below which images are asked too
+LEAST_AGREED = 5  # rows of a class whose caption agrees with the label, for images to be asked about it
+CLEAR_IMAGES = 0.2  # by which images must side with a class more often where it is the true one
 # Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
 USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
@@ -43,8 +48,9 @@ class CaptionClassifier:
     inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v the geometric mean: a
     temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182). e is
     the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in the same way, as counted
-    where labels contradict captions, if that explains the labels clearly better. So p is the probability of the true
-    class, also where labels are wrong. Errors of captions that no other row explains count as wrong labels too.
+    where labels contradict captions, if that explains the labels clearly better, or if image features confirm the
+    captions. So p is the probability of the true class, also where labels are wrong. Errors of captions that no other
+    row explains count as wrong labels too.
 
     Args:
         num_labels: C, number of classes.
@@ -192,15 +198,63 @@ class CaptionClassifier:
         labels, folds = rows.labels[rows.judged], rows.folds[rows.judged]
         held_out = self._logits(views, rows.folds, rows.judged)
         found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds)
+        refereed = None
+        if len(views) > 1 and len(rows.judged) and found.noise < LITTLE_NOISE:
+            refereed = self._refereed(views[1], held_out[0], rows)
+        if refereed is not None:
+            found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds, refereed)
         if len(rows.judged):
             self.label_noise_ = found.noise * found.wrong
             low, high = found.interval
             self.label_noise_interval_ = (low * found.wrong, high * found.wrong)
         self.view_accuracies_ = []
         for logits in held_out[:2]:
-            alone = found if len(held_out) == 1 else calibrate([logits], labels, self.log_prior_, folds)
+            alone = found if len(held_out) == 1 else calibrate([logits], labels, self.log_prior_, folds, refereed)
             self.view_accuracies_.append(_true_accuracy([logits], labels, alone))
         self.accuracy_ = _true_accuracy(held_out, labels, found)
+
+    def _refereed(
+        self, features: np.ndarray, captions: np.ndarray, rows: "_Rows"
+    ) -> tuple[float, tuple[float, float]] | None:
+        """
+        A share of wrong labels, and its 95% interval, that labels and captions alone do not show: two classes whose
+        labels often change places look like two classes that captions confuse. Image features can tell. They learn
+        the judged rows whose label agrees with the caption, and say of the others which of the two classes is
+        likelier; how often they are right with that, held-out rows that agree show. None where most contradictions are
+        no fault of the labels, as far as that is known.
+
+        Args:
+            captions: (judged, C) held-out logits of the captions.
+        """
+        labels = rows.labels[rows.judged]
+        told = calibrate([captions], labels, self.log_prior_).probabilities([captions]).argmax(1)
+        agree = told == labels
+        counts = np.bincount(labels[agree], minlength=self.num_labels)
+        known = counts >= LEAST_AGREED
+        asked = ~agree & known[told] & known[labels]
+        if not asked.any():
+            return None
+        half = rows.folds[rows.judged] % 2
+        logits = np.empty(captions.shape, dtype=np.float32)
+        for part in (0, 1):
+            taught = self._drawn(rows.judged[agree & (half != part)])
+            values = self._views[1].scale(features, taught)
+            weight, bias = logistic_regression(values, rows.labels[taught], self.num_labels, TAUGHT_STRENGTH)
+            logits[half == part] = self._views[1].scale(features, rows.judged[half == part]) @ weight + bias
+        # (C, C) share of the rows of a class whose images find it likelier than another one
+        own = np.take_along_axis(logits, labels[:, None], axis=1)
+        beats = np.zeros((self.num_labels, self.num_labels))
+        np.add.at(beats, labels[agree], (own > logits)[agree])
+        beats /= np.maximum(counts, 1)[:, None]
+        for_caption = np.take_along_axis(logits, told[:, None], axis=1)[asked] > own[asked]
+        if_true, if_false = beats[told[asked], labels[asked]].mean(), 1 - beats[labels[asked], told[asked]].mean()
+        side = float(for_caption.mean())
+        if if_true - if_false < CLEAR_IMAGES:
+            return None
+        bounds = (side, *accuracy_interval(side, len(for_caption)))
+        wrong, low, high = (float(np.clip((each - if_false) / (if_true - if_false), 0, 1)) for each in bounds)
+        share = float((~agree).mean())
+        return None if low < 0.5 else (share * wrong, (share * low, share * high))
 
     def _calibrate_by_each_other(self, views: list[np.ndarray], rows: "_Rows") -> None:
         """
@@ -437,7 +491,11 @@ class Calibration:
 
 
 def calibrate(
-    views: list[np.ndarray], labels: np.ndarray, log_prior: np.ndarray, folds: np.ndarray | None = None
+    views: list[np.ndarray],
+    labels: np.ndarray,
+    log_prior: np.ndarray,
+    folds: np.ndarray | None = None,
+    refereed: tuple[float, tuple[float, float]] | None = None,
 ) -> Calibration:
     """
     Temperatures, powers and wrong labels by maximum likelihood on held-out rows.
@@ -448,6 +506,7 @@ def calibrate(
         log_prior: (C,).
         folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
             contradictions of the other folds; the likelier kind of error is returned, with the interval of its share.
+        refereed: the share of labels that are wrong in a pattern, and its interval, where these are known otherwise.
     """
     number = len(views)
     if not len(labels):
@@ -461,11 +520,16 @@ def calibrate(
     for fold in np.unique(folds):
         inside = folds == fold
         if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
+    confusions = _confusions(likely, labels, len(log_prior))
+    if refereed is not None:
+        noise, interval = refereed
+        fitted = _calibrate(views, labels, log_prior, if_wrong, noise, with_interval=False)
+        return replace(fitted, confusions=confusions, interval=interval)
     in_a_pattern = _calibrate(views, labels, log_prior, if_wrong, with_interval=True)
     gain = (at_random.loss - in_a_pattern.loss) * len(labels)
     if gain < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return at_random
-    return replace(in_a_pattern, confusions=_confusions(likely, labels, len(log_prior)))
+    return replace(in_a_pattern, confusions=confusions)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -481,11 +545,13 @@ def _calibrate(
     labels: np.ndarray,
     log_prior: np.ndarray,
     if_wrong: np.ndarray | None = None,
+    known_noise: float | None = None,
     *,
     with_interval: bool,
 ) -> Calibration:
     """
     if_wrong: (n, C) probability of the given label for each true class, if the label is wrong; None: 1 / C.
+    known_noise: it is not fitted.
     with_interval: of the noise, which takes longer than the rest.
     """
     number, usual = len(views), np.log(USUAL_INVERSE_TEMPERATURE)
@@ -517,8 +583,9 @@ def _calibrate(
     # With few rows there may be two minima: flat predictions of right labels, sharp ones of labels often wrong
     with torch.enable_grad():
         begin = (np.full(number, usual - 0.7), np.full(number, usual + 0.8))
-        starts = [np.array([*each, *np.zeros(number), noise]) for each in begin for noise in (0.02, 0.4)]
-        found = min((best(start) for start in starts), key=lambda each: each.fun)
+        noises, bounds = ((0.02, 0.4), ()) if known_noise is None else ((known_noise,), (known_noise, known_noise))
+        starts = [np.array([*each, *np.zeros(number), noise]) for each in begin for noise in noises]
+        found = min((best(start, *bounds) for start in starts), key=lambda each: each.fun)
         scales, noise = found.x[:-1], float(found.x[-1])
 
         def excess(bound: float) -> float:
