@@ -22,12 +22,12 @@ LINES = {
     "baseline": (BASELINE, "-", "o"),
     "a caption of every test image": (LANGUAGE_MODEL, ":", "^"),
 }
-AGAINST_NOISE = ("label smoothing", "GCE", "small-loss filter", "cleanlab")
+AGAINST_NOISE = ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching", "LightlyTrain")
 WITH_FEW = ("self-training", "Tip-Adapter")
 
 
-def best(found: dict, data: str, setting: str, names: tuple[str, ...]) -> float | None:
-    rows = [found.get((data, FROZEN, setting, name)) for name in names]
+def best(found: dict, data: str, student: str, setting: str, names: tuple[str, ...]) -> float | None:
+    rows = [found.get((data, student, setting, name)) for name in names]
     values = [row["accuracy"] for row in rows if row]
     return max(values) if values else None
 
@@ -59,7 +59,7 @@ def few_labels() -> None:
 
         values = {
             "with captions": line("auto"),
-            "best method without captions": [*(best(few, data, each, WITH_FEW) for each in settings), None],
+            "best method without captions": [*(best(few, data, FROZEN, each, WITH_FEW) for each in settings), None],
             "baseline": line("baseline"),
             "a caption of every test image": line("captions at inference"),
         }
@@ -73,23 +73,26 @@ def few_labels() -> None:
 
 def wrong_labels() -> None:
     wrong, whole = summary("wrong_labels"), summary("all_labels")
-    figure, (curve, bars) = pyplot.subplots(
-        1, 2, figsize=(10, 3.4), layout="constrained", gridspec_kw={"width_ratios": [1, 1.3]}
+    figure, (*curves, bars) = pyplot.subplots(
+        1, 3, figsize=(12, 3.6), layout="constrained", gridspec_kw={"width_ratios": [1, 1, 1.4]}
     )
     settings = ["20% symmetric", "40% symmetric", "60% symmetric"]
+    for curve, student in zip(curves, (SCRATCH, FROZEN), strict=True):
 
-    def line(variant: str) -> list[float | None]:
-        rows = [accuracy(wrong, "cifar10", FROZEN, each, variant) for each in settings]
-        return [accuracy(whole, "cifar10", FROZEN, "all", variant), *rows]
+        def line(variant: str, student: str = student) -> list[float | None]:
+            rows = [accuracy(wrong, "cifar10", student, each, variant) for each in settings]
+            return [accuracy(whole, "cifar10", student, "all", variant), *rows]
 
-    values = {
-        "with captions": line("auto"),
-        "best method without captions": [None, *(best(wrong, "cifar10", each, AGAINST_NOISE) for each in settings)],
-        "baseline": line("baseline"),
-    }
-    draw(curve, [0, 20, 40, 60], values)
-    curve.set(title=f"CIFAR-10, {TITLES[FROZEN]}", xlabel="wrong labels, %", ylabel="accuracy on test, %")
-    curve.legend(frameon=False, fontsize=8)
+        rivals = [best(wrong, "cifar10", student, each, AGAINST_NOISE) for each in settings]
+        values = {
+            "with captions": line("auto"),
+            "best method without captions": [None, *rivals],
+            "baseline": line("baseline"),
+        }
+        draw(curve, [0, 20, 40, 60], values)
+        curve.set(title=f"CIFAR-10,\n{TITLES[student]}", xlabel="wrong labels, %")
+    curves[0].set_ylabel("accuracy on test, %")
+    curves[0].legend(frameon=False, fontsize=8)
     cases = [(data, student) for student in (SCRATCH, FROZEN) for data in NAMES]
     cases = [case for case in cases if accuracy(wrong, *case, "40% symmetric", "auto") is not None]
     for place, (data, student) in enumerate(cases):
