@@ -21,11 +21,11 @@ MOST_TAUGHT = 4_000  # unlabelled rows that one view learns from the other
 BLOCK = 8192  # rows predicted at once
 WHOLE = -1  # in place of a fold: the model that is fitted on all rows
 ALONE = -2  # fold of a row without whose label its class would be unknown: no model leaves it out
-TAUGHT_STRENGTH = 1.0  # of image features that learn predictions
+TAUGHT_STRENGTH = 1.0  # of image features that learn predictions, or labels that predictions confirm
 ABSENT = -30.0  # logit of a class that a model has not seen
-LITTLE_NOISE = 0.05  # share of wrong labels below which images are asked too
-LEAST_AGREED = 5  # rows of a class whose caption agrees with the label, for images to be asked about it
-CLEAR_IMAGES = 0.2  # by which images must side with a class more often where it is the true one
+LITTLE_NOISE = 0.05  # share of wrong labels below which rows that caption and image are sure of are asked too
+LEAST_SURE = 100  # rows of which caption and image are sure, for the labels of these to tell of all labels
+CLEAR_SHARE = 2 / 3  # of the contradictions of all rows, which those sure rows must have
 # Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
 USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
@@ -48,9 +48,9 @@ class CaptionClassifier:
     inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v the geometric mean: a
     temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182). e is
     the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in the same way, as counted
-    where labels contradict captions, if that explains the labels clearly better, or if image features confirm the
-    captions. So p is the probability of the true class, also where labels are wrong. Errors of captions that no other
-    row explains count as wrong labels too.
+    where labels contradict captions, if that explains the labels clearly better, or if labels contradict captions as
+    often where caption and image features are sure. So p is the probability of the true class, also where labels are
+    wrong. Errors of captions that no other row explains count as wrong labels too.
 
     Args:
         num_labels: C, number of classes.
@@ -198,63 +198,55 @@ class CaptionClassifier:
         labels, folds = rows.labels[rows.judged], rows.folds[rows.judged]
         held_out = self._logits(views, rows.folds, rows.judged)
         found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds)
-        refereed = None
+        known = None
         if len(views) > 1 and len(rows.judged) and found.noise < LITTLE_NOISE:
-            refereed = self._refereed(views[1], held_out[0], rows)
-        if refereed is not None:
-            found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds, refereed)
+            known = self._noise_of_anchors(views[1], held_out[0], rows)
+        if known is not None:
+            found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds, known)
         if len(rows.judged):
             self.label_noise_ = found.noise * found.wrong
             low, high = found.interval
             self.label_noise_interval_ = (low * found.wrong, high * found.wrong)
         self.view_accuracies_ = []
         for logits in held_out[:2]:
-            alone = found if len(held_out) == 1 else calibrate([logits], labels, self.log_prior_, folds, refereed)
+            alone = found if len(held_out) == 1 else calibrate([logits], labels, self.log_prior_, folds, known)
             self.view_accuracies_.append(_true_accuracy([logits], labels, alone))
         self.accuracy_ = _true_accuracy(held_out, labels, found)
 
-    def _refereed(
+    def _noise_of_anchors(
         self, features: np.ndarray, captions: np.ndarray, rows: "_Rows"
     ) -> tuple[float, tuple[float, float]] | None:
         """
-        A share of wrong labels, and its 95% interval, that labels and captions alone do not show: two classes whose
-        labels often change places look like two classes that captions confuse. Image features can tell. They learn
-        the judged rows whose label agrees with the caption, and say of the others which of the two classes is
-        likelier; how often they are right with that, held-out rows that agree show. None where most contradictions are
-        no fault of the labels, as far as that is known.
+        The share of wrong labels among rows of which both caption and image are sure, and its 95% interval there. Two
+        classes whose labels often change places look like two classes that captions confuse. But captions that confuse
+        classes, and images that do, are sure of the rows that they do not confuse; labels that change places do so
+        there too (anchor points: Patrini et al., arXiv 1609.03683). None where sure rows have clearly fewer
+        contradictions than all rows have.
 
         Args:
+            features: image features, which learn the judged rows whose label agrees with the caption, in two halves.
             captions: (judged, C) held-out logits of the captions.
         """
         labels = rows.labels[rows.judged]
         told = calibrate([captions], labels, self.log_prior_).probabilities([captions]).argmax(1)
-        agree = told == labels
-        counts = np.bincount(labels[agree], minlength=self.num_labels)
-        known = counts >= LEAST_AGREED
-        asked = ~agree & known[told] & known[labels]
-        if not asked.any():
-            return None
-        half = rows.folds[rows.judged] % 2
-        logits = np.empty(captions.shape, dtype=np.float32)
+        agree, half = told == labels, rows.folds[rows.judged] % 2
+        images = np.empty(captions.shape, dtype=np.float32)
         for part in (0, 1):
-            taught = self._drawn(rows.judged[agree & (half != part)])
+            taught = rows.judged[agree & (half != part)]
+            if len(np.unique(rows.labels[taught])) < 2:
+                return None
             values = self._views[1].scale(features, taught)
             weight, bias = logistic_regression(values, rows.labels[taught], self.num_labels, TAUGHT_STRENGTH)
-            logits[half == part] = self._views[1].scale(features, rows.judged[half == part]) @ weight + bias
-        # (C, C) share of the rows of a class whose images find it likelier than another one
-        own = np.take_along_axis(logits, labels[:, None], axis=1)
-        beats = np.zeros((self.num_labels, self.num_labels))
-        np.add.at(beats, labels[agree], (own > logits)[agree])
-        beats /= np.maximum(counts, 1)[:, None]
-        for_caption = np.take_along_axis(logits, told[:, None], axis=1)[asked] > own[asked]
-        if_true, if_false = beats[told[asked], labels[asked]].mean(), 1 - beats[labels[asked], told[asked]].mean()
-        side = float(for_caption.mean())
-        if if_true - if_false < CLEAR_IMAGES:
+            images[half == part] = self._views[1].scale(features, rows.judged[half == part]) @ weight + bias
+        sure = np.zeros(len(labels), dtype=bool)
+        for label in np.unique(told):
+            alike = np.flatnonzero((told == label) & (images.argmax(1) == label))
+            ranks = [_lead(logits[alike]).argsort().argsort() for logits in (captions, images)]
+            sure[alike[np.minimum(*ranks).argsort()[len(alike) - len(alike) // 4 :]]] = True
+        if sure.sum() < LEAST_SURE:
             return None
-        bounds = (side, *accuracy_interval(side, len(for_caption)))
-        wrong, low, high = (float(np.clip((each - if_false) / (if_true - if_false), 0, 1)) for each in bounds)
-        share = float((~agree).mean())
-        return None if low < 0.5 else (share * wrong, (share * low, share * high))
+        share = float((~agree[sure]).mean())
+        return (share, accuracy_interval(share, int(sure.sum()))) if share > CLEAR_SHARE * (~agree).mean() else None
 
     def _calibrate_by_each_other(self, views: list[np.ndarray], rows: "_Rows") -> None:
         """
@@ -495,7 +487,7 @@ def calibrate(
     labels: np.ndarray,
     log_prior: np.ndarray,
     folds: np.ndarray | None = None,
-    refereed: tuple[float, tuple[float, float]] | None = None,
+    known: tuple[float, tuple[float, float]] | None = None,
 ) -> Calibration:
     """
     Temperatures, powers and wrong labels by maximum likelihood on held-out rows.
@@ -506,13 +498,13 @@ def calibrate(
         log_prior: (C,).
         folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
             contradictions of the other folds; the likelier kind of error is returned, with the interval of its share.
-        refereed: the share of labels that are wrong in a pattern, and its interval, where these are known otherwise.
+        known: the share of labels that are wrong in a pattern, and its interval, where they need not be estimated.
     """
     number = len(views)
     if not len(labels):
         fixed = np.full(number, USUAL_INVERSE_TEMPERATURE), np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0)
-    at_random = _calibrate(views, labels, log_prior, with_interval=folds is not None)
+    at_random = _calibrate(views, labels, log_prior, with_interval=folds is not None and known is None)
     if folds is None:
         return at_random
     likely = at_random.probabilities(views).argmax(1)
@@ -521,8 +513,8 @@ def calibrate(
         inside = folds == fold
         if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
     confusions = _confusions(likely, labels, len(log_prior))
-    if refereed is not None:
-        noise, interval = refereed
+    if known is not None:
+        noise, interval = known
         fitted = _calibrate(views, labels, log_prior, if_wrong, noise, with_interval=False)
         return replace(fitted, confusions=confusions, interval=interval)
     in_a_pattern = _calibrate(views, labels, log_prior, if_wrong, with_interval=True)
@@ -551,7 +543,7 @@ def _calibrate(
 ) -> Calibration:
     """
     if_wrong: (n, C) probability of the given label for each true class, if the label is wrong; None: 1 / C.
-    known_noise: it is not fitted.
+    known_noise: the share of wrong labels, where it is not to be fitted.
     with_interval: of the noise, which takes longer than the rest.
     """
     number, usual = len(views), np.log(USUAL_INVERSE_TEMPERATURE)
@@ -604,6 +596,12 @@ def _margins(logits: np.ndarray) -> np.ndarray:
     """(n,) the largest logit minus the mean over the classes that the model has seen."""
     seen = logits > ABSENT / 2
     return np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
+
+
+def _lead(logits: np.ndarray) -> np.ndarray:
+    """(n,) by how much the largest logit exceeds the second."""
+    second, first = np.partition(logits, -2, axis=1)[:, -2:].T
+    return first - second
 
 
 def _inverse_temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
