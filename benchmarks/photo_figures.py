@@ -100,7 +100,7 @@ def wrong_labels() -> None:
             value = 100 * accuracy(wrong, data, student, "40% symmetric", variant)
             bars.bar(place + shift, value, 0.38, color=LINES[name][0])
             bars.annotate(f"{value:.0f}", (place + shift, value), ha="center", va="bottom", fontsize=8)
-    words = [f"{NAMES[data]}\n{'from scratch' if student == SCRATCH else 'frozen'}" for data, student in cases]
+    words = [f"{NAMES[data]}\n{'scratch' if student == SCRATCH else 'frozen'}" for data, student in cases]
     bars.set_xticks(range(len(cases)), words, fontsize=8)
     bars.set(title="40% of the labels wrong")
     bars.spines[["top", "right"]].set_visible(False)
