@@ -231,6 +231,22 @@ def test_labels_that_often_change_places_show_where_caption_and_image_are_sure(s
     assert accuracy(classifier.posterior(classifier.out_of_fold_, labels), data.truth) > 1.1 * (1 - swaps.mean())
 
 
+def test_a_rows_own_label_does_not_decide_where_sure_rows_show_the_wrong_ones():
+    """As above, with a word in caption and image that no other row has."""
+    data, images = seen_twice(800, shared=0.5, own=1.0)
+    swaps = (data.truth < 4) & (np.random.default_rng(1).random(800) < 0.4)
+    data.x, images = (np.hstack([view, 40 * np.abs(view).mean() * np.eye(800, 1)]) for view in (data.x, images))
+    other, out_of_fold, in_fold = (data.truth[0] + 1) % CLASSES, [], []
+    for label in (data.truth[0], other):
+        labels = np.where(swaps, data.truth ^ 1, data.truth)
+        labels[0] = label
+        found = fitted(data, labels, image_features=images)
+        assert found.label_noise_ > 0.2
+        out_of_fold.append(found.out_of_fold_[0, other].astype(float))
+        in_fold.append(found.predict_proba(data.x[:1], images[:1])[0, other])
+    assert abs(out_of_fold[1] - out_of_fold[0]) < 0.03 and in_fold[1] - in_fold[0] > 0.2, (out_of_fold, in_fold)
+
+
 @pytest.mark.parametrize("shared", [0.0, 2.0])
 def test_classes_that_captions_confuse_do_not_accuse_right_labels(shared):
     """Nor those that captions and images confuse, in the same way."""
