@@ -77,7 +77,7 @@ def summary(grid: str) -> dict[tuple[str, str, str, str], dict[str, Any]]:
 def cell(row: dict[str, Any] | None, with_difference: bool) -> str:
     if row is None:
         return ""
-    accuracy = f"{100 * row['accuracy']:.1f}"
+    accuracy = f"{100 * row['accuracy']:.1f}" + ("¹" if row["seeds"] == 1 else "")
     if not with_difference or "difference" not in row:
         return accuracy
     difference, low, high = (100 * row[name] for name in ("difference", "low", "high"))
