@@ -15,14 +15,14 @@ TIMEOUT = 240  # seconds; a collective that some process never joins hangs for e
 TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
 OPTIONAL = ["loss_soft_labels", "align_balance", "logit_scale", "logit_bias"]
 pytestmark = pytest.mark.slow  # test_alignment_scale.py has a fast one of gradients
-several = pytest.mark.parametrize("num_processes", [2, 4])
+PROCESSES = 4  # tests/contract has two
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[int, dict[str, Any]]:
     """What tests/workers/one_step.py saved: number of processes -> scenario -> change, logs and drawn rows."""
     folder = tmp_path_factory.mktemp("one_step")
-    return {processes: launch(processes, folder / f"{processes}.pt") for processes in (1, 2, 4)}
+    return {processes: launch(processes, folder / f"{processes}.pt") for processes in (1, PROCESSES)}
 
 
 def launch(num_processes: int, path: Path) -> dict[str, Any]:
@@ -46,8 +46,7 @@ def launch(num_processes: int, path: Path) -> dict[str, Any]:
     return found
 
 
-@several
-def test_steps_and_logs_do_not_depend_on_the_number_of_processes(results, num_processes):
+def test_steps_and_logs_do_not_depend_on_the_number_of_processes(results):
     """
     Every objective and option of the loss, in one step and in epochs whose last batch is uneven or leaves processes
     without a row.
@@ -55,7 +54,7 @@ def test_steps_and_logs_do_not_depend_on_the_number_of_processes(results, num_pr
     for scenario, whole in results[1].items():
         if scenario.startswith("official") or "mixup" in scenario:  # images are mixed within a process
             continue
-        shared = results[num_processes][scenario]
+        shared = results[PROCESSES][scenario]
         assert shared["change"].keys() == whole["change"].keys()
         for part, expected in whole["change"].items():
             assert expected.dtype == torch.float64
@@ -82,12 +81,11 @@ def test_each_scenario_is_another_step(results):
             )
 
 
-@several
 @pytest.mark.parametrize("objective, divided", [("clip", True), ("cosine", False)])
-def test_official_gradient_divides_the_alignment_of_clip_alone(results, objective, divided, num_processes):
+def test_official_gradient_divides_the_alignment_of_clip_alone(results, objective, divided):
     """The official code gathers without gradient for its CLIP loss; DDP then averages what should be added up."""
-    found = results[num_processes]
-    factor = num_processes if divided else 1
+    found = results[PROCESSES]
+    factor = PROCESSES if divided else 1
     for part in ("student", "projector"):
         baseline = found["baseline"]["change"][part]
         official = found[f"official {objective}"]["change"][part] - baseline
@@ -95,7 +93,7 @@ def test_official_gradient_divides_the_alignment_of_clip_alone(results, objectiv
         assert (official * factor - invariant).norm() < 1e-9 * invariant.norm()
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 4])
+@pytest.mark.parametrize("num_processes", [1, PROCESSES])
 @pytest.mark.parametrize("rows, global_batch", [(10, 16), (9, 8)])
 def test_an_epoch_uses_every_row_once_and_repeats_come_together(results, rows, global_batch, num_processes):
     name = f"epoch of {rows} by {global_batch}"

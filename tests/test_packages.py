@@ -1,4 +1,4 @@
-"""Wheel, sdist and editable install: each, in an environment of its own, brings recipes and the templates of cards."""
+"""Wheel and editable install: each, in an environment of its own, brings recipes and the templates of cards."""
 
 import json
 import os
@@ -38,16 +38,17 @@ def tracked(*folders: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory) -> dict[str, list]:
-    """What pip is given for each kind: archives made from a copy of what git tracks, and that copy."""
+    """What pip is given for each kind: a wheel made from the sdist of a copy of what git tracks, and that copy."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     copy = 'git ls-files -z | tar -c --null -T - | tar -x -C "$0"'
     subprocess.run(["sh", "-c", copy, source], cwd=ROOT, check=True)
     run(sys.executable, "-m", "build", "--outdir", folder, source, cwd=folder)
-    return {"wheel": [*folder.glob("*.whl")], "sdist": [*folder.glob("*.tar.gz")], "editable": ["-e", source]}
+    assert [*folder.glob("*.tar.gz")]
+    return {"wheel": [*folder.glob("*.whl")], "editable": ["-e", source]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
 def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_folder(packages, kind, tmp_path):
     """A new environment with the package; only what it depends on is taken from the present one."""
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)

@@ -71,12 +71,11 @@ def test_a_baseline_of_a_run_with_centred_texts_needs_no_captions(tmp_path, opti
 # --- Six lines -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", ["small", pytest.param("as it stands", marks=pytest.mark.slow)])
-def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path, size):
-    """With the default arguments; `small` makes the student and its images so."""
+def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
+    """With the default arguments and a small student; test_docs.py runs those of the README."""
     draw_folder(tmp_path / "pictures", train=6, validation=3)
     options = ", ".join(f"{name}={value!r}" for name, value in SMALL.items())
-    code = SIX_LINES.replace('"])\ntrainer.train', f'"], {options})\ntrainer.train') if size == "small" else SIX_LINES
+    code = SIX_LINES.replace('"])\ntrainer.train', f'"], {options})\ntrainer.train')
     printed = python(code, cwd=tmp_path)
     assert "step 50/50" in printed and "loss_align" in printed
     found = json.loads(python(PIPELINE, tmp_path / "pictures" / "train" / "circle" / "0.png", cwd=tmp_path))
