@@ -63,6 +63,13 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(folder, tmp_path, ca
     assert not (tmp_path / "out").exists() and sorted(folder.rglob("*")) == before
 
 
+def test_classes_that_validation_lacks_are_said(tmp_path, capsys):
+    for validation, lacks in ((2, True), (3, False)):
+        pictures = draw_folder(tmp_path / f"pictures {validation}", train=18, validation=validation)
+        fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
+        assert ("no labelled image of 1 of the 3 classes, such as 'square'" in capsys.readouterr().out) == lacks
+
+
 def test_nothing_is_said_twice_and_no_bar_is_shown_of_what_takes_a_moment(folder, tmp_path):
     said = succeed("fit", folder, {"output_dir": tmp_path / "out"}, "--dry_run").said
     assert said.count("Split train: 3 class names taken from the folders") == 1

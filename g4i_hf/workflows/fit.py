@@ -169,7 +169,8 @@ class Fit:
                 splits[name], name, num_labels=len(names), training=False, require_labels=False, on_bad_images=bad
             )
         training = splits["train"]
-        self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
+        validation_labels = labels_of(splits["validation"])
+        self.validation_images = int((validation_labels >= 0).sum())
         if not self.validation_images:
             what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
             raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
@@ -179,6 +180,12 @@ class Fit:
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
         )
+        absent = [name for label, name in names.items() if label not in validation_labels]
+        if absent:
+            self.say(
+                f"Validation: no labelled image of {len(absent):,} of the {len(names):,} classes, such as "
+                f"{absent[0]!r}: accuracies say nothing about these."
+            )
         if not captioned and not self.args.captioner:
             raise ValueError(
                 "No training image has a caption. Write them with a model (--captioner MODEL or the address of a "
