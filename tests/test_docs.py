@@ -158,7 +158,7 @@ def draw_pictures(folder: Path) -> None:
 @pytest.mark.slow
 def test_six_lines_of_python(clone):
     draw_pictures(clone / "pictures")
-    run([sys.executable, "-"], clone, script=block("python").replace('"auto"', '"auto", image_size=32'))
+    run([sys.executable, "-"], clone, script=block("python"))
     assert (clone / "my-classifier" / "model.safetensors").is_file()
 
 

@@ -43,7 +43,6 @@ def packages(tmp_path_factory) -> dict[str, list]:
     copy = 'git ls-files -z | tar -c --null -T - | tar -x -C "$0"'
     subprocess.run(["sh", "-c", copy, source], cwd=ROOT, check=True)
     run(sys.executable, "-m", "build", "--outdir", folder, source, cwd=folder)
-    assert [*folder.glob("*.tar.gz")]
     return {"wheel": [*folder.glob("*.whl")], "editable": ["-e", source]}
 
 

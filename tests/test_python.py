@@ -72,7 +72,7 @@ def test_a_baseline_of_a_run_with_centred_texts_needs_no_captions(tmp_path, opti
 
 
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
-    """With the default arguments and a small student; test_docs.py runs those of the README."""
+    """With the default arguments and a small student; test_docs.py runs those of the README as they stand."""
     draw_folder(tmp_path / "pictures", train=6, validation=3)
     options = ", ".join(f"{name}={value!r}" for name, value in SMALL.items())
     code = SIX_LINES.replace('"])\ntrainer.train', f'"], {options})\ntrainer.train')

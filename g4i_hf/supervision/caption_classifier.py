@@ -229,7 +229,7 @@ class CaptionClassifier:
             weight, bias = logistic_regression(values, rows.labels[taught], self.num_labels, TAUGHT_STRENGTH)
             images[half == part] = self._views[1].scale(features, rows.judged[half == part]) @ weight + bias
         if (images.argmax(1) == labels)[agree].mean() < (1 + 1 / self.num_labels) / 2:
-            return None  # images tell less than half of what chance leaves open
+            return None  # image features are less than halfway from chance to always right
         sure = np.zeros(len(labels), dtype=bool)
         for label in np.unique(told):
             alike = np.flatnonzero((told == label) & (images.argmax(1) == label))
