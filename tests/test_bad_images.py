@@ -135,7 +135,7 @@ def test_a_corrupt_image_is_an_error_that_names_it_and_too_many_are_one_in_any_c
         trainer_of(tmp_path, vit, data, **ONE_STEP, dataloader_num_workers=workers).train()
     assert str(error.value) == (
         f"The image '3' ({tmp_path}/3.png) cannot be decoded (no known image format). Replace the file or "
-        "remove the row, or leave such images out with --on_bad_images skip (not of a stream)."
+        "remove the row, or leave such images out with --on_bad_images skip."
     )
     data = CaptionedImages(split_of(tmp_path, list(range(11))), exact, on_bad_images="skip")
     with pytest.raises(BadImageError, match="11 of 12 images cannot be read, too many.*Is the folder"):

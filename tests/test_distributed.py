@@ -11,7 +11,7 @@ import pytest
 import torch
 from processes import ROOT, environment, launched
 from safetensors.torch import load_file
-from streams import save_parquet
+from shards import save_parquet
 from tiny_training import same
 
 WORKER = Path(__file__).parent / "workers" / "distributed_run.py"

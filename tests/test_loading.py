@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
+from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import check_captioned, labels_of
 from g4i_hf.data.loading import class_names, load_data, open_images
 from g4i_hf.data.stage import write_stage
+from g4i_hf.data.transforms import open_rgb
 from g4i_hf.options import DataArguments
 
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dög"]), "caption": Value("string")})
@@ -89,6 +91,22 @@ def test_folder_of_parquet_has_one_split_a_name(tmp_path, files, expected):
     assert sizes(splits) == expected
     for split in splits.values():
         assert split.features["label"] == FEATURES["label"] and len(set(split["image_id"][:])) == len(split)
+
+
+def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
+    """By the usual members of a key, and by fields of its JSON; an empty text is no caption."""
+    save_parquet(tmp_path / "parquet", [9, 6])
+    save_webdataset(tmp_path / "archives", [9, 6])
+    named = {"text_embeds_column": "json.vector", "caption_weight_column": "json.weight"}
+    expected, found = load_images(tmp_path / "parquet"), load_images(tmp_path / "archives", **named)
+    assert sizes(found) == sizes(expected) == {"train": 15, "validation": 6}
+    for split in expected:
+        for column in ("image_id", "text_embeds", "caption_weight"):
+            assert found[split][column][:] == expected[split][column][:], column
+        assert labels_of(found[split]).tolist() == labels_of(expected[split]).tolist()
+        assert [caption or None for caption in found[split]["caption"]] == expected[split]["caption"][:]
+        pixels = [[open_rgb(image).tobytes() for image in splits[split]["image"]] for splits in (found, expected)]
+        assert pixels[0] == pixels[1]
 
 
 def test_save_to_disk_folders_have_one_split_or_several(tmp_path):

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -151,13 +151,11 @@ class TrainLoader(DataLoaderShard):
         yield from super().__iter__()
 
 
-def check_batches_of_one(model: nn.Module, sampler: BatchSampler, num_batches: float) -> None:
+def check_batches_of_one(model: nn.Module, sampler: GlobalBatchSampler, num_batches: float) -> None:
     """
     A ValueError, before training, when one of so many batches has a single image: BatchNorm1d, as projectors have it,
-    cannot train on it. Of a stream the number of rows may not be known.
+    cannot train on it.
     """
-    if not isinstance(sampler, GlobalBatchSampler):
-        return
     rest = sampler.num_rows % (sampler.batch_size * sampler.num_processes)
     has_rest = rest > 0 and not sampler.drop_last and num_batches >= len(sampler)
     smallest = max(1, rest // sampler.num_processes) if has_rest else sampler.batch_size
@@ -215,7 +213,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.seed = seed
         self.on_bad_images = on_bad_images
         self.epoch = 0
-        self.names: Sequence[int | str] = range(len(split))  # of rows, for the seed of their augmentation
         self.labels = labels_of(split)
         self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
         self.texts = Texts.of(split, captions)
@@ -278,7 +275,7 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def _item(self, draw: Draw, stored: dict[int, Any], seed_all: Callable[[int], None]) -> dict[str, Any]:
         row = draw.row
-        what = f"{self.seed} {draw.epoch} {self.names[row]}" + (f" {draw.repeat}" if draw.repeat else "")
+        what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
         item = {

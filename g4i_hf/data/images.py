@@ -69,15 +69,11 @@ def unusual(image: PILImage.Image) -> list[str]:
 # --- Images that cannot be read --------------------------------------------------------------------------------------
 
 
-class BadRowError(ValueError):
-    """A row cannot be trained on. The traceback that a worker of a data loader puts in front is cut off."""
+class BadImageError(ValueError):
+    """An image cannot be read, or too many cannot. The traceback that a worker process puts in front is cut off."""
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
-
-
-class BadImageError(BadRowError):
-    """An image cannot be read, or too many cannot."""
 
 
 def why_unreadable(error: Exception) -> str:
@@ -120,7 +116,7 @@ def error_of(bad: dict[str, str | None]) -> BadImageError:
     place = f" ({bad['file']})" if bad["file"] else ""
     return BadImageError(
         f"The image {bad['image_id']!r}{place} cannot be decoded ({bad['reason']}). Replace the file or remove the "
-        "row, or leave such images out with --on_bad_images skip (not of a stream)."
+        "row, or leave such images out with --on_bad_images skip."
     )
 
 

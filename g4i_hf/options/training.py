@@ -174,8 +174,6 @@ class RunArguments(SupervisionOptions, ControlOptions, Checked):
     dry_run: bool = option(False, "Check data and options, time a few steps and print the plan; write nothing.")
     train_split: str = option("train", "Training split.")
     eval_split: str = option("validation", "Split to evaluate during training.")
-    streaming: bool = option(False, "Stream the training split instead of downloading or copying it first.")
-    shuffle_buffer_size: Number = option(1000, "Shuffle buffer of a stream in rows; 0: shuffle shards only.")
     require_labels: bool = option(True, "Unlabelled rows are an error; if false, they train on their captions.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
 

@@ -1,4 +1,4 @@
-"""Trainer callbacks: moving average, NaN losses, unreadable images, position in a stream, pushes."""
+"""Trainer callbacks: moving average, NaN losses, unreadable images, pushes."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.images import bad_image, check_not_too_many, warn_of
 from ..files import give_usual_permissions, replace_text
@@ -102,9 +102,9 @@ class LossCheck(TrainerCallback):
             self.first_steps[name] = bad if known is None else torch.minimum(known, bad)
 
     def note_rows(self, rows: np.ndarray | None, step: int) -> None:
-        """Rows (n,) of a batch, negative for padding, or ids, empty for padding; None where they are not known."""
+        """Rows (n,) of a batch, negative for padding; None where they are not known."""
         if rows is not None:
-            self._rows.setdefault(step, []).append(rows[rows != ""] if rows.dtype.kind == "U" else rows[rows >= 0])
+            self._rows.setdefault(step, []).append(rows[rows >= 0])
             if len(self._rows) > STEPS_KEPT:
                 del self._rows[min(self._rows)]
 
@@ -170,8 +170,6 @@ class LossCheck(TrainerCallback):
         )
 
     def _names(self, rows: np.ndarray) -> list[str]:
-        if rows.dtype.kind == "U":
-            return rows.tolist()
         ids = getattr(self.dataset, "image_ids", None)
         return [f"row {row}" for row in rows] if ids is None else list(ids[rows.tolist()]["image_id"])
 
@@ -265,22 +263,6 @@ class SkippedImages(TrainerCallback):
         if bad != earlier and args.should_save:
             replace_text(path, json.dumps(bad, indent=2, ensure_ascii=False) + "\n")
         return bad
-
-
-class StreamPosition(TrainerCallback):
-    """
-    Tells the sampler of a resumed run how many batches were trained on, so that they need not be read again as far as
-    the sizes of shards are known; Trainer skips as many.
-    """
-
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        batches = train_dataloader.batch_sampler
-        if args.ignore_data_skip:
-            return
-        steps = state.global_step
-        if has_length(batches):
-            steps %= max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
-        batches.pass_over(steps * args.gradient_accumulation_steps)
 
 
 # --- Pushing ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from .. import columns
 from ..data.dataset import CaptionedImages
 from ..data.images import content_of
 from ..data.stage import ids_digest
-from ..data.stream_batches import StreamedImages
 from ..data.texts import numbered, values_of
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ SAMPLE = 4096  # images whose bytes are read, evenly spaced
 BATCH = 10_000  # rows or vectors read together
 PARTS = {
     "rows": "number of rows",
-    "files": "files of the stream (names, sizes, rows) or their order",
     "image_ids": "image ids or their order",
     "labels": "labels",
     "captions": "which captions are equal",
@@ -182,22 +180,14 @@ def _record(checkpoint: str | Path) -> dict[str, Any] | None:
 def fingerprint(dataset: Any) -> dict[str, int | str]:
     """
     Digests of the training data, by part (see `PARTS`), in the order of the rows, after controls such as
-    `label_fraction`. Of a stream only files and rows, or ids, are known; of items of a user's own the length.
+    `label_fraction`. Of items of a user's own only the length is known.
 
     All but the images is read whole. Of more than `SAMPLE` images so many are read: one that was replaced may be
     missed.
     """
-    found: dict[str, int | str] = {}
-    if isinstance(dataset, StreamedImages):
-        stream = dataset.stream
-        if stream.num_rows is not None:
-            found["rows"] = stream.num_rows
-        if stream.image_ids is not None:
-            return found | {"image_ids": ids_digest(values_of(stream.image_ids, columns.IMAGE_ID))}
-        return found | {"files": hashlib.blake2b("\0".join(stream.files).encode(), digest_size=16).hexdigest()}
+    found: dict[str, int | str] = {"rows": len(dataset)}
     if not isinstance(dataset, CaptionedImages):
-        return {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
-    found["rows"] = len(dataset)
+        return found
     found["image_ids"] = ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID))
     found["labels"] = _digest_of_array(dataset.labels)
     if dataset.texts is not None:
@@ -229,16 +219,10 @@ def _digest_of_images(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
-def order_of(dataset: Any, args: Any) -> dict[str, Any]:
+def order_of(args: Any) -> dict[str, Any]:
     """option -> value, of all that the order of the training data, and how it is augmented, depends on."""
     batch = args.train_batch_size * args.world_size
-    order = {"per_device_train_batch_size x processes": batch} | {name: getattr(args, name) for name in ORDER_OPTIONS}
-    if isinstance(dataset, StreamedImages):
-        order |= {"shuffle_buffer_size": dataset.block, "processes": args.world_size}
-        order |= {"shards": dataset.stream.rows.num_shards}
-        if args.world_size > 1:  # version 0.1 dealt out shards, and said nothing of it
-            order |= {"rows of each process": "consecutive"}
-    return order
+    return {"per_device_train_batch_size x processes": batch} | {name: getattr(args, name) for name in ORDER_OPTIONS}
 
 
 def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:

@@ -19,12 +19,10 @@ from huggingface_hub.utils import validate_repo_id
 from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.stage import Source, find_stage, steps
-from ..data.stream import RowStream
 from ..files import replace_text
 from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
-Splits = Mapping[str, Dataset | RowStream]
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "sentence-transformers", "peft"),
     *("numpy", "pillow"),
@@ -39,7 +37,10 @@ CACHED_FILES = {  # one of them is opened of every repository
 
 
 def lineage_of(
-    splits: Splits, data: DataArguments | None, student: StudentArguments | None, embeddings: str | Path | None = None
+    splits: Mapping[str, Dataset],
+    data: DataArguments | None,
+    student: StudentArguments | None,
+    embeddings: str | Path | None = None,
 ) -> dict[str, Any]:
     """
     Of a run: its data, the options of that and of its student (None where the origin is not known), and the stage of
@@ -47,7 +48,7 @@ def lineage_of(
 
     Returns:
         `sources`, from what was opened to the images, each with Hub `id` and `revision`, or `name` of a folder;
-        `rows` by split, where known; `captions`: captioner, its settings and `prompts`, None without captions;
+        `rows` by split; `captions`: captioner, its settings and `prompts`, None without captions;
         `text_encoder` and `student`, None where unknown; `versions` of the libraries.
     """
     sources, stages = ([], []) if data is None else _sources(source_of(data))
@@ -62,7 +63,7 @@ def lineage_of(
         captions = None
     return {
         "sources": sources,
-        "rows": {name: split.num_rows for name, split in splits.items() if split.num_rows is not None},
+        "rows": {name: split.num_rows for name, split in splits.items()},
         "captions": captions,
         "text_encoder": {fact: embedded.get(fact) for fact in ENCODER_FACTS} if is_known else None,
         "student": None if student is None else student_source(student),
@@ -123,7 +124,7 @@ def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     return sources, stages
 
 
-def _add_commits(sources: list[dict[str, Any]], splits: Splits) -> None:
+def _add_commits(sources: list[dict[str, Any]], splits: Mapping[str, Dataset]) -> None:
     """Replaces branches by the commits that `datasets` noted of the files it downloaded."""
     downloaded = {url for split in splits.values() for url in split.info.download_checksums or {}}
     found = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]

@@ -15,9 +15,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback, TrainerState
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, has_length
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from ..data.stream_batches import StreamedImages
 from ..losses.classification import UNLABELLED
 from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
@@ -83,8 +82,7 @@ class Stopwatch(TrainerCallback):
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         self._start(state.global_step)
         self._first_epoch = float(state.epoch or 0)
-        dataset = getattr(train_dataloader, "dataset", None)
-        self._images_an_epoch = len(dataset) if has_length(dataset) else None
+        self._images_an_epoch = len(train_dataloader.dataset)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._lap("other")
@@ -95,11 +93,8 @@ class Stopwatch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self._lap("step")
         self.last_step = state.global_step
-        if self._images_an_epoch is not None:  # exact also where the last batch of an epoch is a small one
-            self.images = (state.epoch - self._first_epoch) * self._images_an_epoch
-        else:
-            batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            self.images = (self.last_step - self.first_step) * batch
+        # Exact also where the last batch of an epoch is a small one
+        self.images = (state.epoch - self._first_epoch) * self._images_an_epoch
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}):
@@ -165,8 +160,8 @@ class AlignmentProgress(ProgressCallback):
         if "train_runtime" in logs:
             took, steps = tqdm.format_interval(logs["train_runtime"]), state.global_step - self.stopwatch.first_step
             return f"trained {_counted(steps, 'step')} in {took}, mean loss {_number(logs['train_loss'])}"
-        epoch = f"{state.epoch or 0:.1f}/{state.num_train_epochs}" if knows_epochs(state) else "?"
-        parts = [f"epoch {epoch}", f"step {state.global_step}/{state.max_steps}"]
+        epoch = f"epoch {state.epoch or 0:.1f}/{state.num_train_epochs}"
+        parts = [epoch, f"step {state.global_step}/{state.max_steps}"]
         if "loss" not in logs:
             return "  ".join([*parts, "evaluation", *_others(logs)])
         rate = [f"lr {logs['learning_rate']:.3g}"] if "learning_rate" in logs else []
@@ -181,11 +176,6 @@ class AlignmentProgress(ProgressCallback):
 def shows_bars(args) -> bool:
     """Whether a bar is wanted, and stderr is a terminal."""
     return not args.disable_tqdm and sys.stderr.isatty()
-
-
-def knows_epochs(state: TrainerState) -> bool:
-    """False for a stream of unknown length: Trainer then takes the whole training for one epoch."""
-    return state.num_train_epochs != sys.maxsize
 
 
 def _loss(logs: dict[str, Any]) -> str:
@@ -236,15 +226,11 @@ def describe_training(
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         layers = f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers"
         lines.append(f"{layers}; {trained:,} trainable parameters, with classifier and projector")
-    number, classes = f"{len(dataset):,} images" if has_length(dataset) else "images", len(model.config.id2label)
-    if isinstance(dataset, StreamedImages):
-        lines.append(f"{number} of {classes} classes, streamed from {dataset.stream.rows.num_shards:,} shards")
-    else:
-        labelled = (dataset.labels != UNLABELLED).sum()
-        shares = f"{(dataset.caption_weight > 0).mean():.0%} with a caption"
-        if labelled < len(dataset) and (labelled or dataset.soft_labels is None):  # else all learn soft labels
-            shares += f", {labelled:,} with a label"
-        lines.append(f"{number} of {classes} classes, {shares}")
+    labelled = (dataset.labels != UNLABELLED).sum()
+    shares = f"{(dataset.caption_weight > 0).mean():.0%} with a caption"
+    if labelled < len(dataset) and (labelled or dataset.soft_labels is None):  # else all learn soft labels
+        shares += f", {labelled:,} with a label"
+    lines.append(f"{len(dataset):,} images of {len(model.config.id2label)} classes, {shares}")
     alignment = "none" if uses else "none: a baseline"
     if args.aligns:
         projector = sum(parameter.numel() for parameter in model.projector.parameters())
@@ -258,9 +244,7 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     of `all_results.json`), times and files, and the next commands.
     """
     args, state, watch = trainer.args, trainer.state, trainer.stopwatch
-    steps = [_counted(state.global_step, "step")]
-    if knows_epochs(state):
-        steps[0] += f", {_counted(state.epoch or 0, 'epoch')}"
+    steps = [f"{_counted(state.global_step, 'step')}, {_counted(state.epoch or 0, 'epoch')}"]
     if watch.first_step:
         since = _counted(state.global_step - watch.first_step, "step")
         steps.append(f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} since then")
@@ -337,21 +321,20 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
     Times some steps with a trainer of [`trial_arguments`], whose weights change, and counts those of the training by
     `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
     """
-    batches, per_epoch = trainer.get_train_dataloader(), None
-    if has_length(batches):
-        per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
+    batches = trainer.get_train_dataloader()
+    per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-    if per_epoch is not None and timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
+    if timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
         TimmSchedule(optimizer, args, max_steps, per_epoch)
     trainer.check_batches(batches, max_steps)
     seconds = seconds_per_step(trainer)
-    epochs = f": {max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps" if per_epoch else ""
+    epochs = f"{max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps"
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     total = tqdm.format_interval(max_steps * seconds)
     timed = f"{seconds:.3g} s a step, median of {TIMED_STEPS - 1} here"
     return {
-        "Steps": [f"{max_steps:,}{epochs}, {batch} images a step"],
+        "Steps": [f"{max_steps:,}: {epochs}, {batch} images a step"],
         "Time": [f"about {total} ({timed}), and what evaluation and saving take"],
         "Run": [f"{args.output_dir}: {_checkpoints(args, max_steps, per_epoch)}"],
     }
@@ -366,7 +349,7 @@ def seconds_per_step(trainer: Any) -> float:
     return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
 
 
-def _checkpoints(args: AlignmentArguments, max_steps: int, per_epoch: int | None) -> str:
+def _checkpoints(args: AlignmentArguments, max_steps: int, per_epoch: int) -> str:
     """How many would be written and kept."""
     if args.save_strategy == SaveStrategy.BEST:
         return "a checkpoint for each better evaluation"

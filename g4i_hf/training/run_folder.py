@@ -147,7 +147,7 @@ def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
     found = translated(options)[0]
     others = OTHER_TRAINER_OPTIONS.split()
     options = known | {name: value for name, value in found.items() if name in known or name in others}
-    if options["max_steps"] > 0 and not options["streaming"]:  # a stream may not know its length otherwise
+    if options["max_steps"] > 0:
         options.pop("num_train_epochs")
     return options
 

@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import has_length, rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.dataset import (
     AlignmentCollator,
@@ -24,7 +24,6 @@ from ..data.dataset import (
     check_batches_of_one,
     finish_batch,
 )
-from ..data.stream_batches import StreamedImages
 from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
@@ -67,7 +66,7 @@ class AlignmentTrainer(Trainer):
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
             augmented and captions embedded here; a column `text_embeds` is used as it is. Beside a model also items as
-            those of [`~g4i_hf.data.dataset.CaptionedImages`], or [`~g4i_hf.data.stream_batches.StreamedImages`].
+            those of [`~g4i_hf.data.dataset.CaptionedImages`].
         text_encoder: Hub id or folder of the encoder for captions that are not embedded.
         publisher: a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`.
         kwargs: everything that `Trainer` takes; beside such a dataset, options of
@@ -155,9 +154,8 @@ class AlignmentTrainer(Trainer):
         self.skipped_images = callbacks.SkippedImages(data) if skips else None
         self.nan_steps = callbacks.SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
         self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
-        position = callbacks.StreamPosition() if isinstance(data, StreamedImages) else None
         pushes = callbacks.PushCheckpoints(self.publisher) if args.push_to_hub else None
-        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, position, self.ema, pushes)
+        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, self.ema, pushes)
         for callback in filter(None, optional):
             self.add_callback(callback)
 
@@ -166,20 +164,18 @@ class AlignmentTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Global batches, of which each process has `per_device_train_batch_size` rows."""
         args, data, accelerator = self.args, self.train_dataset, self.accelerator
-        common = {
-            "num_processes": accelerator.num_processes,
-            "process_index": accelerator.process_index,
-            "seed": args.data_seed if args.data_seed is not None else args.seed,
-            "shuffle": args.train_sampling_strategy != "sequential",
-        }
-        if isinstance(data, StreamedImages):
-            sampler = data.batches(self._train_batch_size, **common)
-        else:
-            common |= {"drop_last": args.dataloader_drop_last, "repeats": args.repeated_augmentation}
-            sampler = GlobalBatchSampler(len(data), self._train_batch_size, **common)
-            data = DrawnRows(data)
+        sampler = GlobalBatchSampler(
+            len(data),
+            self._train_batch_size,
+            num_processes=accelerator.num_processes,
+            process_index=accelerator.process_index,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            drop_last=args.dataloader_drop_last,
+            repeats=args.repeated_augmentation,
+        )
         loader = TrainLoader(
-            data,
+            DrawnRows(data),
             device=accelerator.device,
             batch_sampler=sampler,
             collate_fn=self.train_collator,
@@ -189,11 +185,10 @@ class AlignmentTrainer(Trainer):
             generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
             prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers > 0 else None,
         )
-        if has_length(loader):
-            steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-            self.alignment.steps_per_epoch = steps_per_epoch
-            steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * steps_per_epoch
-            self.check_batches(loader, steps)
+        steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+        self.alignment.steps_per_epoch = steps_per_epoch
+        steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * steps_per_epoch
+        self.check_batches(loader, steps)
         return loader
 
     def check_batches(self, loader: DataLoader, steps: float) -> None:
@@ -334,7 +329,7 @@ class AlignmentTrainer(Trainer):
 
     def check_resumable(self, checkpoint: str | Path) -> None:
         """See [`~g4i_hf.training.checkpoint.check_resumable`]."""
-        check_resumable(checkpoint, self.data_fingerprint, order_of(self.train_dataset, self.args))
+        check_resumable(checkpoint, self.data_fingerprint, order_of(self.args))
 
     def save_run(self) -> None:
         """Writes weights, their moving average and the state of a finished training into the run folder."""
@@ -386,7 +381,7 @@ class AlignmentTrainer(Trainer):
                 if self.ema is not None:
                     self.ema.save(staging / name)
                 state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                order = order_of(self.train_dataset, args)
+                order = order_of(args)
                 finalize_checkpoint(staging / name, Path(output_dir), self.data_fingerprint, order)
         if args.should_save:
             rotate_checkpoints(

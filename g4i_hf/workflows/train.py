@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset, DatasetDict
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
-from ..data.loading import check_has_split, class_names, load_data, read_class_names, source_of, with_class_names
+from ..data.loading import check_has_split, class_names, load_data, source_of
 from ..data.stage import join_stage, read_stage
-from ..data.stream import RowStream, load_split, open_rows
-from ..data.stream_batches import StreamedImages, batch_of, parts_of, rows_in_order
 from ..embedding import EmbeddingStage, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
@@ -37,28 +34,10 @@ from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, supervised_split
 from ..training.lineage import lineage_of, write_lineage
-from ..training.optimization import timm_name
 from ..training.progress import as_block, describe_training, plan_of, seconds_per_step, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 
 logger = logging.getLogger(__name__)
-
-# Options that need all rows, or look rows up -> their value without a use
-NOT_STREAMED = {
-    "align_text_bank": 0,
-    "align_center": False,
-    "align_similarity": "cosine",
-    "supervision": "none",
-    "label_noise": None,
-    "label_fraction": 1,
-    "label_noise_rate": 0,
-    "long_tail_factor": 1,
-    "unlabelled": "keep",
-    "caption_control": "none",
-    "repeated_augmentation": 1,
-    "dataloader_drop_last": False,
-    "on_bad_images": "error",
-}
 
 
 class TrainingRun:
@@ -74,13 +53,13 @@ class TrainingRun:
         self.student: StudentArguments = student
         self.augmentation: AugmentationArguments = augmentation
         self.args = AlignmentArguments.from_options(training)
-        self.splits: dict[str, Dataset | RowStream] = {}  # with embeddings, set by `load`; training may be a stream
+        self.splits: dict[str, Dataset] = {}  # with embeddings, set by `load`
         self.id2label: dict[int, str] = {}
         self.text_embed_dim: int | None = None
         self.to_embed = 0  # in a dry run, distinct captions still to embed
         self.embeddings: Path | None = None  # their stage, if the data has none of its own
         self.trainer: AlignmentTrainer | None = None
-        self.supervised: Supervised | None = None  # what was chosen about labels from captions; not of streams
+        self.supervised: Supervised | None = None  # what was chosen about labels from captions
 
     # --- The run folder ----------------------------------------------------------------------------------------------
 
@@ -107,11 +86,6 @@ class TrainingRun:
             if self.args.freeze_backbone:
                 raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
             require_peft()
-        if self.run.streaming and self.data.validation_fraction:
-            raise ValueError("validation_fraction needs all rows at hand: leave streaming out, or hold out a split.")
-        if self.run.streaming:
-            self.splits, self.id2label, self.text_embed_dim = load_streamed(self.run, self.data, self.args)
-            return
         with PartialState().main_process_first():  # the first fills the cache that the others read
             splits = load_data(self.data)
         check_has_split(splits, self.run.train_split, "train_split")
@@ -183,12 +157,8 @@ class TrainingRun:
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
         """The trainer; `args` replaces the run's own, for a trial."""
         run, args, built, training = self.run, args or self.args, self.built, self.splits[self.run.train_split]
-        common = (training, built.train_transform(self.augmentation), args.seed, args.align_captions)
-        if isinstance(training, RowStream):
-            options = {"block": run.shuffle_buffer_size, "require_labels": run.require_labels}
-            images = StreamedImages(*common, class_names=list(self.id2label.values()), **options)
-        else:
-            images = CaptionedImages(*common, run.on_bad_images)
+        transform = built.train_transform(self.augmentation)
+        images = CaptionedImages(training, transform, args.seed, args.align_captions, run.on_bad_images)
         if self.to_embed:  # a dry run: any vector will do
             images.use_one_embedding(built.model.config.text_embed_dim, training[columns.CAPTION][:])
         trainer = AlignmentTrainer(
@@ -278,94 +248,3 @@ class TrainingRun:
             uses += [f"soft labels from captions, weight {weight:.3g}"] if weight > 0 else []
             uses += [f"label_noise {plan.label_noise}"] if plan.label_noise != "keep" else []
         return describe_training(self.student.student, self.built.model, trainer.train_dataset, self.args, uses)
-
-
-# --- A training split that is a stream -------------------------------------------------------------------------------
-
-
-def _check_streamed(options: dict[str, Any]) -> None:
-    for name, default in NOT_STREAMED.items():
-        if options[name] != default:
-            what = f"{name} is {options[name]!r}, but with streaming rows are only read one after the other"
-            raise ValueError(f"{what}. Leave it out, or train without streaming.")
-    if options["class_weights"] == "balanced":
-        raise ValueError("class_weights is 'balanced', but the classes of a stream are not counted. Give a list.")
-    if options["align_captions"] == "all":
-        raise ValueError("align_captions is 'all': with streaming choose sample or mean.")
-
-
-def load_streamed(
-    run: RunArguments, data: DataArguments, args: AlignmentArguments
-) -> tuple[dict[str, RowStream | Dataset], dict[int, str], int | None]:
-    """
-    The training split as a stream and the evaluated one, checked, as a dataset; class names by index; the size of the
-    text embeddings, None without any.
-    """
-    _check_streamed(vars(run) | vars(args))
-    state = PartialState()
-    stream = open_rows(source_of(data), run.train_split, state.num_processes)
-    names = _class_names(stream, data)
-    if stream.num_rows is None:
-        _check_without_length(args)
-        parts_of(stream, args.train_batch_size, state.num_processes, state.process_index)  # whether it can be divided
-    dim = _text_embed_dim(stream)
-    if dim is None and args.aligns:
-        what = f"align_weight is {args.align_weight}, but the stream has no column 'text_embeds'"
-        remedy = "embed with g4i embed --with_images true, or name the column with --text_embeds_column"
-        raise ValueError(f"{what}: {remedy}; align_weight 0 trains without.")
-    splits: dict[str, RowStream | Dataset] = {run.train_split: stream}
-    with state.main_process_first():  # the first fills the cache that the others read
-        evaluated = load_split(data, run.eval_split)
-    if evaluated is not None:
-        evaluated = with_class_names({run.eval_split: evaluated}, names)[run.eval_split]
-        asked = {"training": False, "require_labels": run.require_labels}
-        check_split(evaluated, run.eval_split, num_labels=len(names), **asked)
-        splits[run.eval_split] = evaluated
-    return splits, dict(enumerate(names)), dim
-
-
-def _class_names(stream: RowStream, data: DataArguments) -> list[str]:
-    feature: Any = stream.features.get(columns.LABEL)
-    if feature is None:
-        raise ValueError(
-            f"The stream has no column 'label'. {columns.its_columns(columns.LABEL, stream.column_names)} (datasets "
-            "leaves out the names of folders beside a metadata.jsonl: g4i embed --with_images true keeps them.)"
-        )
-    if isinstance(feature, ClassLabel):
-        return feature.names
-    named = read_class_names(data)
-    if named is None:
-        what = f"Column 'label' of the stream holds {feature.dtype}, which has no class names"
-        raise ValueError(f"{what}. Name them in their order, one a line, with --class_names_file.")
-    return named
-
-
-def _text_embed_dim(stream: RowStream) -> int | None:
-    feature = stream.features.get(columns.TEXT_EMBEDS)
-    if feature is None or columns.text_embed_dim_of(feature) is not None:
-        return columns.text_embed_dim_of(feature)
-    # A list of any length: the first row that has one tells
-    for row in rows_in_order(stream, parts_of(stream, 1, 1, 0), seed=None, block=0):
-        found = batch_of([row])[columns.TEXT_EMBEDS][0].as_py()
-        if found:
-            several = isinstance(found[0], list)
-            dim = len(found[0] if several else found)
-            # Rows that are read later are of that length, also those of a batch without any captions
-            stream.features |= {columns.TEXT_EMBEDS: columns.text_embeds_features(dim, several)[columns.TEXT_EMBEDS]}
-            return dim
-    return None
-
-
-def _check_without_length(args: AlignmentArguments) -> None:
-    """A stream whose number of rows is unknown has no epochs."""
-    why = "the number of rows of the stream is not known (it is of Parquet files)"
-    if args.max_steps <= 0:
-        raise ValueError(f"max_steps is {args.max_steps}, but {why}: say how many steps are to be trained.")
-    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
-        if getattr(args, name) in (IntervalStrategy.EPOCH, SaveStrategy.EPOCH):
-            raise ValueError(f"{name} is epoch, but {why}: set it to steps.")
-    for name in ("align_warmup_epochs", "align_off_epochs"):
-        if getattr(args, name) > 0:
-            raise ValueError(f"{name} is {getattr(args, name)}, but {why}, so that it has no epochs.")
-    if timm_name(args.lr_scheduler_type) is not None:
-        raise ValueError(f"lr_scheduler_type is {args.lr_scheduler_type}, which counts epochs, but {why}.")

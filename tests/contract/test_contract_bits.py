@@ -150,7 +150,6 @@ CASES = {
     "augmented": CNN
     | {"dataset_name": "{jpeg}", "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}
     | {"color_jitter": 0.3, "repeated_augmentation": 2},
-    "stream": CNN | {"streaming": "true", "shuffle_buffer_size": 5},
     "best model": CNN | BEST,
     "head alone": TUNED | {"freeze_backbone": "true"},
     "adapters": TUNED | {"use_peft": "true", "lora_r": 2},
@@ -164,7 +163,7 @@ TWO = {
 SLOW = {"class mask, centred", "course of the weight", "captions not mixed", "vit text bank"}
 SLOW |= {"soft labels, mixed", "wrong and rare labels"}
 SLOW |= {"shuffled captions", "moving average", "official gradient", "several captions, sampled", "best model"}
-SLOW |= {"head alone", "adapters", "two processes, mixed", "resumed stream", "resumed accumulation"}
+SLOW |= {"head alone", "adapters", "two processes, mixed", "resumed accumulation"}
 SLOW |= {"released average", "released merged adapters"}
 LOGGED = (
     "loss",
@@ -307,7 +306,6 @@ RESUMED = ADAM | {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
 RESUMED |= {"ema_decay": 0.6, "align_text_bank": 5, "lr_scheduler_type": "cosine", "mixup_alpha": 0.4}
 RESUMED = {
     "rows": VIT | RESUMED | {"repeated_augmentation": 2, "color_jitter": 0.3},
-    "stream": VIT | RESUMED | {"align_text_bank": 0, "streaming": "true", "shuffle_buffer_size": 5},
     "accumulation": VIT | RESUMED | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3},
 }
 

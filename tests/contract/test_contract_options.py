@@ -120,7 +120,7 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
     expected |= {"label_noise": None, "soft_label_weight": None, "label_noise_rate": 0, "long_tail_factor": 1}
     expected |= {"learning_rate": 1e-3, "num_train_epochs": 50, "per_device_train_batch_size": 64}
     expected |= {"lr_scheduler_type": "cosine"}
-    expected |= {"on_bad_images": "error", "require_labels": True, "streaming": False, "train_split": "train"}
+    expected |= {"on_bad_images": "error", "require_labels": True, "train_split": "train"}
     assert {name: values[name] for name in expected} == expected
 
 

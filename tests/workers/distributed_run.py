@@ -1,6 +1,5 @@
 """
-Trains a small student on several processes, from a stream or from rows at hand; test_distributed.py compares what
-different launchers make of it.
+Trains a small student on several processes; test_distributed.py compares what different launchers make of it.
 
     accelerate launch ... tests/workers/distributed_run.py OUTPUT_DIR DATA [OPTION VALUE]...
 

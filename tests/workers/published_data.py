@@ -17,10 +17,9 @@ from g4i_hf import load_images
 from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source, find_stage
-from g4i_hf.data.stream import load_split, open_rows, stream_images
+from g4i_hf.data.stream import stream_images
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import push_folder
-from g4i_hf.options import DataArguments
 from g4i_hf.running import run_command
 
 IMAGES = Features({"image": ImageFeature(decode=False), "image_id": Value("string")})
@@ -108,9 +107,7 @@ def upload(name: str, split: Dataset) -> None:
 
 DOORS = {
     "load_images": lambda source: open_images(source)["train"],
-    "load_split": lambda source: load_split(DataArguments(source.name, **options_of(source)), "train"),
     "stream_images": lambda source: list(stream_images(source)["train"]),
-    "open_rows": lambda source: list(open_rows(source, "train").read(0)),
     "g4i caption": lambda source: described(source.name, **options_of(source)),
 }
 found["traps"] = {}
@@ -127,12 +124,4 @@ for kind, split in TRAPS.items():
 beside = {"image_id": ["cat/1.png"], "more": as_struct, "image": [{"bytes": secret.read_bytes(), "path": None}]}
 upload("me/more", Dataset.from_dict(beside, features=Features(IMAGES | {"more": ImageFeature(decode=False)})))
 found["beside"] = open_images("me/more")["train"].column_names
-
-# What a stream of the Hub is known by, after a commit that leaves its files alone, and after one that does not
-found["known by"] = []
-for path in ("notes.txt", "data/train-00000-of-00001.parquet"):
-    found["known by"].append(open_rows("me/images", "train").files)
-    content = (folder / "of-files" / "data" / "train-00000-of-00001.parquet").read_bytes()
-    api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="me/images", repo_type="dataset")
-found["known by"].append(open_rows("me/images", "train").files)
 print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""Small data sets in shards, for tests of training from streams."""
+"""A small dataset in shards: Parquet files and WebDataset archives."""
 
 import io
 import json
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
@@ -40,15 +39,13 @@ def example_rows(number: int) -> Dataset:
     return Dataset.from_dict(columns, features=FEATURES)
 
 
-def save_parquet(folder: Path, sizes: Sequence[int], row_group: int | None = None) -> Dataset:
+def save_parquet(folder: Path, sizes: Sequence[int]) -> Dataset:
     """Shards of these sizes of a split `train`; the first rows are the split `validation` as well."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, first = example_rows(sum(sizes)), 0
     for number, size in enumerate(sizes):
         path = folder / f"train-{number:05d}-of-{len(sizes):05d}.parquet"
-        rows.select(range(first, first + size) if size else []).to_parquet(path, batch_size=row_group)
-        if size == 0:  # with an empty row group, as most leave it
-            pq.write_table(pq.read_table(path), path)
+        rows.select(range(first, first + size)).to_parquet(path)
         first += size
     rows.select(range(min(6, len(rows)))).to_parquet(folder / "validation.parquet")
     return rows
@@ -58,9 +55,8 @@ def save_webdataset(folder: Path, sizes: Sequence[int]) -> Dataset:
     """Archives `train-00000.tar` of png, cls, json and txt; `validation-00000.tar` holds the first rows as well."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, first = example_rows(sum(sizes)), 0
-    shards = {f"train-{number:05d}.tar": size for number, size in enumerate(sizes)}
-    for name, size in shards.items():
-        _archive(folder / name, rows.select(range(first, first + size) if size else []))
+    for number, size in enumerate(sizes):
+        _archive(folder / f"train-{number:05d}.tar", rows.select(range(first, first + size)))
         first += size
     _archive(folder / "validation-00000.tar", rows.select(range(min(6, len(rows)))))
     return rows
