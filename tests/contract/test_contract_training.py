@@ -97,7 +97,7 @@ MODES = {
         ("eval_accuracy",),
     ),
     # --- Data, and what goes wrong
-    "Parquet": Mode({"dataset_name": "{parquet}"}),
+    "Parquet": Mode({"dataset_name": "{parquet}"}, same=True),
     "unreadable image": Mode(
         {"dataset_name": "{corrupt}", "on_bad_images": "skip"} | ENCODER,
         says=("cross/1.png",),
