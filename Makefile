@@ -65,7 +65,7 @@ test-minimum:
 	.venv-minimum/bin/python -m pip install --quiet --no-deps -e .
 	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The tests of the Space click through it in a real browser
+# Tests open reports in a real browser
 browser:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	echo "Installing Chromium"; \

@@ -45,9 +45,9 @@ def run_without(modules: set[str], code: str) -> str:
 def test_the_core_imports_no_extra():
     """Every public name and command, and what they import when they begin."""
     missing = set().union(*(modules for extra, modules in extras().items() if extra not in ("test", "build", "lint")))
-    assert {"openai", "httpx2", "detect_secrets", "gradio", "onnxruntime", "peft", "matplotlib"} <= missing
+    assert {"openai", "httpx2", "detect_secrets", "onnxruntime", "peft", "matplotlib"} <= missing
     missing.discard("httpx2")  # huggingface_hub 2 brings and imports it
-    rooms = ["captioning.runner", "evaluation.report", "hub.push", "hub.space", "training.run_folder"]
+    rooms = ["captioning.runner", "evaluation.report", "hub.push", "training.run_folder"]
     rooms += [f"workflows.{name}" for name in ("caption", "check", "compare", "evaluate", "fit", "release", "train")]
     names = [f"g4i_hf.{room}" for room in [*rooms, "commands"]]
     code = "import g4i_hf\nfor name in g4i_hf.__all__: getattr(g4i_hf, name)\n"

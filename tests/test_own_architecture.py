@@ -147,18 +147,13 @@ import torch
 import my_student
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub.release import release_with_card
-from g4i_hf.hub.space import build_space
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
 model = AlignedImageClassification.from_student("tiny_net", **BUILD, student_args={"width": 16}).eval()
 model.save_pretrained("run")
 generic_processor(ImageSettings(24)).save_pretrained("run")
 torch.save(model(torch.ones(2, 3, 24, 24)).logits.detach(), "logits.pt")
-student, _ = release_with_card(ReleaseArguments(run="run", onnx=True))
-try:
-    build_space("run", student, "space")
-except ValueError as error:
-    print(error)
+release_with_card(ReleaseArguments(run="run", onnx=True))
 """
 LOAD = """
 import torch
@@ -176,8 +171,7 @@ for kind, folder in ((AlignedImageClassification, "run"), (AutoModelForImageClas
 def test_a_run_is_released_with_the_name_of_its_module_and_loads_after_it_alone(tmp_path):
     (tmp_path / "my_student.py").write_text(OF_TIMM)
     a_run(tmp_path / "run", model=False, results=None, lineage=None, student="tiny_net")
-    done = run(tmp_path, "-c", RELEASE.replace("BUILD", repr(BUILD)))
-    assert "needs the module my_student, which a Space does not have" in done.stdout
+    run(tmp_path, "-c", RELEASE.replace("BUILD", repr(BUILD)))
     run(tmp_path, "-c", LOAD)
     student = tmp_path / "run" / "student"
     card = (student / "README.md").read_text()

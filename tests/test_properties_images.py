@@ -17,7 +17,6 @@ from g4i_hf.captioning.report import thumbnail
 from g4i_hf.data.checks import check_split
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.image_metadata import without_metadata
-from g4i_hf.hub.space_app import VisitorError, read_picture
 
 ID = "cats/1.jpg"
 FEATURES = Features({"image": Image(decode=False), "image_id": Value("string"), "label": Value("int64")})
@@ -64,7 +63,7 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def look(content: bytes, folder) -> bool:
+def look(content: bytes) -> bool:
     """Takes a file through all that opens images; whether it is one."""
     image = {"bytes": content, "path": None}
     rows = {"image": [image], "image_id": [ID], "label": [0]}
@@ -96,37 +95,32 @@ def look(content: bytes, folder) -> bool:
         without_metadata(image)
     except ValueError as error:
         assert str(error)
-    (folder / "picture").write_bytes(content)
-    try:
-        read_picture(str(folder / "picture"))
-    except VisitorError as error:
-        assert str(error)
     return is_image
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_every_kind_of_image_is_decoded(tmp_path, kind):
-    assert look(FILES[kind], tmp_path)
+def test_every_kind_of_image_is_decoded(kind):
+    assert look(FILES[kind])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
-def test_a_row_of_pixels_is_an_image(tmp_path, size):
+def test_a_row_of_pixels_is_an_image(size):
     buffer = io.BytesIO()
     PILImage.new("L", size).save(buffer, "PNG")
-    assert look(buffer.getvalue(), tmp_path)
+    assert look(buffer.getvalue())
 
 
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
-def test_a_bomb_is_refused_before_it_goes_off(tmp_path, side):
+def test_a_bomb_is_refused_before_it_goes_off(side):
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert not look(png_of(side, side), tmp_path)
+    assert not look(png_of(side, side))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
 @given(st.sampled_from(sorted(FILES)), st.data())
-def test_broken_files_are_decoded_or_named(tmp_path, kind, data):
+def test_broken_files_are_decoded_or_named(kind, data):
     content = bytearray(FILES[kind])
     for _ in range(data.draw(st.integers(0, 4))):
         place = data.draw(st.integers(0, len(content) - 1))
@@ -136,9 +130,9 @@ def test_broken_files_are_decoded_or_named(tmp_path, kind, data):
         del content[start : data.draw(st.integers(start, len(content)))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        look(bytes(content), tmp_path)
+        look(bytes(content))
 
 
 @given(st.binary(max_size=40))
-def test_what_is_no_file_of_an_image_is_named(tmp_path, content):
-    assert not look(content, tmp_path)
+def test_what_is_no_file_of_an_image_is_named(content):
+    assert not look(content)

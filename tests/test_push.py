@@ -104,20 +104,17 @@ def sent(hub) -> int:
 
 def make(hub, repo: str, kind: str = "model") -> None:
     """A repository as its owner makes it."""
-    value = {"name": repo.split("/")[1], "type": kind} | ({"sdk": "gradio"} if kind == "space" else {})
-    assert hub.ask("POST", "/api/repos/create", value, ME_WRITE)[0] == 200
+    assert hub.ask("POST", "/api/repos/create", {"name": repo.split("/")[1], "type": kind}, ME_WRITE)[0] == 200
 
 
-def card_of(folder: Path, kind: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    metadata = "sdk: gradio\nsdk_version: 6.31.0\napp_file: app.py" if kind == "space" else "license: mit"
-    (folder / "README.md").write_text(f"---\n{metadata}\n---\n# It\n")
+def a_dataset(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# It\n")
     return folder
 
 
-@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+@pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none(hub, push, repo, folder, kind):
-    card_of(folder, kind)
     first = push(folder, repo, kind)
     assert first["urls"][0].startswith(hub.url) and repo in first["urls"][0]
     state = hub.state()[f"{kind}s/{repo}"]
@@ -166,12 +163,11 @@ def test_a_file_made_by_hand_is_not_written_over_without_a_word(hub, push, repo,
     assert "urls" in push(folder, repo, replace=True) and files_of(hub, repo) == sizes(folder)
 
 
-@pytest.mark.parametrize("kind", ["model", "space"])
+@pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_repository_of_something_else_is_refused_until_replace_which_deletes_nothing(hub, push, repo, folder, kind):
     make(hub, repo, kind)
     theirs = dict.fromkeys(["config.json", "data/a.parquet", "data/b.parquet", "notes.txt"], "theirs")
     hub.act("commit", repo=repo, type=kind, files=theirs)
-    card_of(folder, kind)
     before = hub.state()[f"{kind}s/{repo}"]
     for options in ({}, {"revision": "v2"}):
         answer = push(folder, repo, kind, **options)
@@ -246,13 +242,13 @@ def test_a_card_that_the_hub_refuses_makes_no_repository(hub, push, repo, folder
 
 
 def test_none_is_pushed_before_all_are_checked(hub, push_all, repo, folder, tmp_path):
-    space = card_of(tmp_path / "space", "space")
-    (space / "app.py").write_text("path = '/mnt/photos/cats'")
-    released = [(folder, repo, "model"), (space, f"{repo}-space", "space")]
+    data = a_dataset(tmp_path / "data")
+    (data / "app.py").write_text("path = '/mnt/photos/cats'")
+    released = [(folder, repo, "model"), (data, f"{repo}-data", "dataset")]
     answer = push_all(*released, folders=["/mnt/photos"])
     assert answer["error"] == "ValueError" and "app.py holds a path" in answer["message"] and hub.log() == []
-    make(hub, f"{repo}-space", "space")
-    hub.act("commit", repo=f"{repo}-space", type="space", files={"theirs.py": "", "README.md": "# Theirs\n\nText.\n"})
+    make(hub, f"{repo}-data", "dataset")
+    hub.act("commit", repo=f"{repo}-data", type="dataset", files={"theirs.py": "", "README.md": "# Theirs\n\nText.\n"})
     assert "holds files" in push_all(*released)["message"] and files_of(hub, repo) is None
     assert len(push_all(*released, replace=True)["urls"]) == 2 and files_of(hub, repo) == sizes(folder)
 
@@ -262,9 +258,9 @@ import json, sys
 from pathlib import Path
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.workflows.release import Release, Released
-student, space, repo = sys.argv[1:]
+student, data, repo = sys.argv[1:]
 release, lines = Release(ReleaseArguments(run=student)), []
-release.released = [Released(Path(student), repo, "model"), Released(Path(space), f"{repo}-space", "space")]
+release.released = [Released(Path(student), repo, "model"), Released(Path(data), f"{repo}-data", "dataset")]
 try:
     lines += release.push()
 except OSError:
@@ -274,8 +270,8 @@ print(json.dumps(lines))
 
 
 def test_what_was_pushed_is_said_also_when_the_next_push_fails(hub, repo, folder, tmp_path):
-    hub.fault(match="spaces/.*/commit/", kind=500, times=None)
-    said = hub.run(RELEASE, tmp_path / "home", folder, card_of(tmp_path / "space", "space"), repo)
+    hub.fault(match="datasets/.*/commit/", kind=500, times=None)
+    said = hub.run(RELEASE, tmp_path / "home", folder, a_dataset(tmp_path / "data"), repo)
     assert len(said) == 2 and said[0].startswith(f"Pushed {folder} to ") and said[1] == "failed"
 
 

@@ -240,10 +240,10 @@ def test_a_release_replaces_nothing_but_an_earlier_one(tmp_path, what):
 @pytest.mark.parametrize(
     ("words", "listed"),
     [
-        (["--run", "aligned", "--baseline", "baseline", "--space", "true"], ["model.safetensors", "app.py"]),
+        (["--run", "aligned", "--baseline", "baseline"], ["model.safetensors", "aligned/model.safetensors"]),
         (["--stage", "captions"], ["data/train-00000-of-00001.parquet"]),
     ],
-    ids=["student and space", "dataset"],
+    ids=["student", "dataset"],
 )
 def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys, words, listed):
     older = shutil.copytree(FIXTURES, tmp_path / "older")
@@ -397,7 +397,6 @@ def test_adapters_are_merged_in_student_aligned_model_and_graph_or_are_alone(tmp
 WRONG = {
     "no namespace": ({"run": "r", "repo_id": "emoji"}, "repo_id is emoji.*write it as NAME/emoji"),
     "an address": ({"run": "r", "repo_id": "https://huggingface.co/me/x"}, "no Hub id: write it as me/my-student"),
-    "of the Space": ({"run": "r", "space": True, "space_repo_id": "me/x/y"}, "space_repo_id is me/x/y, .* no Hub id"),
     "of the images": ({"stage": "s", "images_id": "https://huggingface.co/d"}, "images_id is .*write it as me/my-st"),
     "a student's option": ({"stage": "s", "onnx": True}, "onnx is an option of .*stage is s.*give --run"),
     "a baseline": ({"stage": "s", "baseline": "b"}, "baseline is an option of .*stage is s.*give --run"),

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from browser import browser_page
 from captum.attr import LayerGradCam
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from released_runs import OPTIONS, a_run
-from space_browser import browser_page
 from students import ID2LABEL, STUDENTS, TINY_VIT, aligned_model
 from transformers import PoolFormerConfig, ViTConfig
 

@@ -29,7 +29,6 @@ MANIFEST = ".g4i_hf.json"
 RELEASES = {
     "model": ("student", {"config.json", "adapter_config.json"}),
     "dataset": ("dataset", {STAGE_FILE}),
-    "space": ("Space", {"space.json"}),
 }
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 README, OF_THE_HUB = "README.md", {".gitattributes"}
@@ -64,7 +63,7 @@ def hashed_files(folder: str | Path) -> dict[str, list[str]]:
 
 
 def check_release(folder: Path, repo_type: str, remedy: str) -> None:
-    """ValueError, with the remedy, where a folder does not hold a `model`, `dataset` or `space` that was released."""
+    """ValueError, with the remedy, where a folder does not hold a `model` or `dataset` that was released."""
     name, files = RELEASES[repo_type]
     released = read_manifest(folder) if folder.is_dir() else None
     if not (released or {}).keys() & files:
@@ -73,8 +72,8 @@ def check_release(folder: Path, repo_type: str, remedy: str) -> None:
 
 def check_replaceable(folder: Path, repo_type: str, replace: bool = False) -> None:
     """
-    ValueError where something else than an earlier release of a `model`, `dataset` or `space` would be deleted, or,
-    unless `replace`, what was changed in it by hand.
+    ValueError where something else than an earlier release of a `model` or `dataset` would be deleted, or, unless
+    `replace`, what was changed in it by hand.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -149,7 +148,7 @@ def push_folders(
 
     Args:
         released: of each the folder, as `g4i release` writes it, the Hub id (without a namespace, of the token) and
-            `"model"`, `"dataset"` or `"space"`.
+            `"model"` or `"dataset"`.
         private: visibility of a repository that is made now; one that exists keeps its own.
         revision: branch, made where there is none; `main` by default.
         replace: push also where files of somebody else are, see [`check_repository`].
@@ -196,9 +195,7 @@ def push_folders(
 
 def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:
     """Makes a repository where there is none; returns its whole id, with the namespace."""
-    sdk = "gradio" if repo_type == "space" else None
-    url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-    return url.repo_id
+    return api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
 
 
 def check_repository(
@@ -282,7 +279,7 @@ def _earlier(api: HfApi, repo_id: str, repo_type: str, head: str, replace: bool)
 
 
 def _is_empty_card(api: HfApi, repo_id: str, repo_type: str, head: str) -> bool:
-    """Whether a README is no more than what the Hub makes with a repository: metadata, and a line for a Space."""
+    """Whether a README is no more than what the Hub makes with a repository: metadata and perhaps a line."""
     with tempfile.TemporaryDirectory() as folder:
         text = _download(api, repo_id, repo_type, head, README, folder).read_text(encoding="utf-8", errors="replace")
     return len(re.sub(r"\A\s*---\n(.*?\n)?---", "", text, flags=re.DOTALL).strip().splitlines()) <= 1

@@ -24,7 +24,7 @@ from .older import (
     check_prompt,
     translated,
 )
-from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions, SpaceOptions
+from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
 from .training import (
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,

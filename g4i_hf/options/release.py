@@ -29,14 +29,6 @@ class ReleasedDatasetOptions:
 
 
 @dataclass
-class SpaceOptions:
-    """Space"""
-
-    space: bool = option(False, "Make a Gradio app of the student too.")
-    space_repo_id: str | None = option(None, "Hub id of the app; <repo_id>-space by default.")
-
-
-@dataclass
 class PushOptions:
     """Card and Hub"""
 
@@ -51,7 +43,7 @@ class PushOptions:
 
 
 @dataclass
-class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOptions, PushOptions):
+class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptions):
     """Release"""
 
     run: str | None = option(None, "Run folder of the student to release.")
@@ -68,7 +60,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
         self._check_kind()
         self._check_as_is()
         check_values(self)
-        for name in ("repo_id", "space_repo_id", "images_id"):
+        for name in ("repo_id", "images_id"):
             if getattr(self, name) is not None:
                 check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` can be read
         if self.push_to_hub and not self.repo_id:
@@ -86,7 +78,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, SpaceOpti
     def _check_kind(self) -> None:
         """Options of the other kind would have no effect."""
         of_student = {"baseline", "seed_runs", "seed_baselines"}
-        of_student |= {each.name for group in (ReleasedStudentOptions, SpaceOptions) for each in fields(group)}
+        of_student |= {each.name for each in fields(ReleasedStudentOptions)}
         of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
         others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
         what = "students, which are released with --run" if self.stage else "datasets, released with --stage"

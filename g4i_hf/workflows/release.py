@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
-from ..hub import dataset, release, space
+from ..hub import dataset, release
 from ..hub.card import license_line
 from ..hub.privacy import check_publishable, list_files, private_places
 from ..hub.push import check_release, check_replaceable, push_folders
@@ -25,7 +25,7 @@ plain student is in `{student}`, with a card; the options are in `train.yaml`, t
 
 @dataclass
 class Released:
-    """A folder that was made, its Hub id (None where none was given), and `model`, `dataset` or `space`."""
+    """A folder that was made, its Hub id (None where none was given), and `model` or `dataset`."""
 
     folder: Path
     repo_id: str | None
@@ -74,11 +74,7 @@ class Release:
             stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
             place = Path(args.dataset_dir or stage.with_name(f"{stage.name}-dataset"))
             return [Released(place, args.repo_id, "dataset")]
-        found = [Released(release.place_of(args), args.repo_id, "model")]
-        if args.space:
-            space_id = args.space_repo_id or (f"{args.repo_id}-space" if args.repo_id else None)
-            found.append(Released(Path(args.run) / "space", space_id, "space"))
-        return found
+        return [Released(release.place_of(args), args.repo_id, "model")]
 
     def _build_dataset(self, stage: Path) -> None:
         args, (planned,) = self.args, self._places()
@@ -97,12 +93,10 @@ class Release:
         self._say("dataset", planned.folder, "Parquet files and a card, for datasets.load_dataset")
 
     def _build_student(self, run: Path) -> None:
-        args, (planned, *apps) = self.args, self._places()
+        args, (planned,) = self.args, self._places()
         for baseline in filter(None, (args.baseline, *(args.seed_baselines or []))):
             check_run(baseline)
         release.check_place(planned.folder, run, args.replace)
-        for app in apps:
-            check_replaceable(app.folder, "space", args.replace)
         student, rows = release.release_with_card(replace(args, student_dir=str(self._written(planned.folder))))
         if not self.scratch:
             self._write_page(run, planned.folder)
@@ -111,11 +105,6 @@ class Release:
             self.lines.append(f"\n{as_text(rows)}\n")
         kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
         self._say("student", planned.folder, f"{kind} AutoModelForImageClassification.from_pretrained")
-        for app in apps:
-            place = self._written(app.folder)
-            made = space.build_space(run, student, place, repo_id=args.repo_id, replace=args.replace)
-            self.released.append(replace(app, folder=made))
-            self._say("space", app.folder, f"a Gradio app: python {app.folder / 'app.py'}")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")

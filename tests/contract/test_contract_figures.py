@@ -54,7 +54,7 @@ def test_figures_of_other_data_do_not_pass_for_the_runs_own(quick, folders, tmp_
 
 
 @pytest.mark.onnx
-def test_onnx_moving_average_space_and_no_aligned_model(quick, folders, tmp_path):
+def test_onnx_moving_average_and_no_aligned_model(quick, folders, tmp_path):
     folder = shutil.copytree(folders, tmp_path / "folders")
     run = {"run": folder / "aligned"}
     quick.succeed(
@@ -69,8 +69,6 @@ def test_onnx_moving_average_space_and_no_aligned_model(quick, folders, tmp_path
         "assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one); print('same')\n"
     )
     assert "same" in quick.python(code, ema, raw)
-    quick.succeed("release", run, {"space": "true"})
-    assert files_in(folder / "aligned" / "space") >= {"app.py", "README.md", "requirements.txt", "captions.parquet"}
 
 
 def test_lora_is_merged_or_an_adapter(quick, loop, folders, tmp_path):

@@ -18,7 +18,7 @@ PROMISED = {
     "train": "align_weight align_loss align_text_bank supervision label_noise unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights probe_samples",
     "compare": "train_config students variants seeds splits final processes results",
-    "release": "run stage baseline repo_id push_to_hub dry_run onnx space license with_images",
+    "release": "run stage baseline repo_id push_to_hub dry_run onnx license with_images",
 }
 
 

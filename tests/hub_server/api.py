@@ -12,7 +12,7 @@ from .accounts import Token, first_tokens
 from .cards import check_card, metadata_of
 from .store import Commit, File, Refusal, Repository
 
-KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+KINDS = {"models": "model", "datasets": "dataset"}
 REGULAR_LIMIT = 10 * 1024 * 1024  # bytes; larger files have to be in LFS
 
 
@@ -68,7 +68,7 @@ class Api:
                 return Reply(200, {"type": "user", "name": request.token.user, "orgs": [], "auth": auth})
             case "POST", ["api", "validate-yaml"]:
                 body = request.json()
-                errors = [{"message": text} for text in check_card(body.get("content", ""), body.get("repoType"))]
+                errors = [{"message": text} for text in check_card(body.get("content", ""))]
                 return Reply(400 if errors else 200, {"errors": errors, "warnings": []})
             case "POST", ["api", "repos", "create"]:
                 return self.create(request)
@@ -78,8 +78,8 @@ class Api:
                 raise Refusal(404, "Repository not found", "RepoNotFound")
             case method, ["lfs", kind, namespace, name, oid, *rest] if kind in KINDS:
                 return of_lfs(request, self.repositories[KINDS[kind], f"{namespace}/{name}"], method, oid, rest)
-            case method, [kind, *segments] if kind in ("datasets", "spaces"):
-                return self.of_files(request, KINDS[kind], method, segments)
+            case method, ["datasets", *segments]:
+                return self.of_files(request, "dataset", method, segments)
             case method, segments:
                 return self.of_files(request, "model", method, segments)
 
@@ -103,10 +103,8 @@ class Api:
         about = {"url": f"{request.origin}/{made.place}", "name": made.id, "id": made.id}
         if (made.kind, made.id) in self.repositories:
             raise Refusal(409, f"You already created this {made.kind} repo", body=about)
-        if made.kind == "space" and body.get("sdk") not in ("gradio", "docker", "static"):
-            raise Refusal(400, '"sdk" must be one of [gradio, docker, static]')
         made.private = body.get("visibility") == "private" or bool(body.get("private"))
-        made.begin(body.get("sdk"))
+        made.begin()
         self.repositories[made.kind, made.id] = made
         return Reply(200, about)
 
@@ -273,7 +271,7 @@ def add_commit(request: Request, repository: Repository, branch: str) -> Reply:
             raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         else:
             del files[path]
-    if "README.md" in files and (errors := check_card(files["README.md"].content.decode(), repository.kind)):
+    if "README.md" in files and (errors := check_card(files["README.md"].content.decode())):
         raise Refusal(400, "Invalid metadata in README.md: " + "; ".join(errors))
     made = repository.commit(branch, files, header["summary"])
     url = f"{request.origin}/{repository.place}/commit/{made.oid}"

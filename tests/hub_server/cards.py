@@ -12,7 +12,6 @@ import yaml
 HEADER = re.compile(r"^\s*---\n(.*?)\n?---[ \t]*(\n|$)", re.DOTALL)
 ID = r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?(?<![-.])"
 TEXT = r"(?s).+"
-COLOUR = "red|yellow|green|blue|indigo|purple|pink|gray"
 FIELDS = {
     "license": r"[a-z0-9][a-z0-9.+-]*",
     "license_name": r"[a-z0-9][a-z0-9.-]*",
@@ -25,12 +24,6 @@ FIELDS = {
     "metrics": TEXT,
     "source_datasets": TEXT,
     "size_categories": r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|n>10M",
-    "sdk": "gradio|docker|static",
-    "colorFrom": COLOUR,
-    "colorTo": COLOUR,
-    "short_description": r".{1,60}",
-    "python_version": r"3(\.\d+){0,2}",
-    "models": ID,
 }
 
 
@@ -44,8 +37,8 @@ def metadata_of(content: str) -> dict | None:
     return metadata if isinstance(metadata, dict) else None
 
 
-def check_card(content: str, kind: str | None) -> list[str]:
-    """Errors for which the Hub refuses the README of a model, dataset or space."""
+def check_card(content: str) -> list[str]:
+    """Errors for which the Hub refuses the README of a model or dataset."""
     metadata = metadata_of(content)
     if metadata is None:
         return ["Invalid YAML in the metadata"] if (found := HEADER.search(content)) and found[1].strip() else []
@@ -54,8 +47,6 @@ def check_card(content: str, kind: str | None) -> list[str]:
         values = metadata[name] if isinstance(metadata[name], list) else [metadata[name]]
         wrong = [value for value in values if not isinstance(value, str) or not re.fullmatch(FIELDS[name], value)]
         errors += [f'"{name}" with value {value!r} is not valid' for value in wrong]
-    if kind == "space" and "sdk" not in metadata:
-        errors.append('"sdk" is required')
     for entry in metadata.get("model-index", []):
         errors += [f'"model-index": {entry} has no name'] * ("name" not in entry)
         errors += [f'"model-index": {result}' for result in entry.get("results") or [{}] if not is_result(result)]

@@ -85,15 +85,11 @@ class Repository:
     def place(self) -> str:
         return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
 
-    def begin(self, sdk: str | None) -> None:
+    def begin(self) -> None:
         """The first commit, which the Hub makes."""
         endings = LARGE + MEDIA * (self.kind == "dataset")
         rules = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in endings)
-        files = {".gitattributes": File(rules.encode())}
-        if self.kind == "space":
-            text = f"---\ntitle: {self.id}\nemoji: 🐠\nsdk: {sdk}\n---\n\nThe configuration of a Space.\n"
-            files["README.md"] = File(text.encode())
-        self.commit("main", files, "initial commit")
+        self.commit("main", {".gitattributes": File(rules.encode())}, "initial commit")
 
     def commit(self, branch: str, files: dict[str, File], title: str) -> Commit:
         parent, date = self.branches.get(branch), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
