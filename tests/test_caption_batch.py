@@ -1,24 +1,22 @@
-"""The batch API of a server: files of questions, their answers in any order, and stops at any moment."""
+"""Requests for a provider's batch API as files, and its answers, which are those of the live captioner."""
 
+import base64
+import io
 import json
 from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import Worker, all_right, caption, captions_of_numbers, draw_numbers, rows_of
+from caption_doors import all_right, caption, captions_of_numbers, draw_numbers, rows_of
+from caption_server import number_in
+from PIL import Image
 
-from g4i_hf.captioning import batch_api
+from g4i_hf.captioning import batch_files
 
 serve = caption_doors.serve
 IMAGES = 24
-ONCE = {str(number): 1 for number in range(IMAGES)}
-
-
-@pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch):
-    """Three batches of at most ten questions, asked for often."""
-    monkeypatch.setattr(batch_api, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 10)
+SERVER = ("--base_url", "http://127.0.0.1:9/v1", "--captioner_model", "tiny")  # where nobody listens
+WORDS = ("--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false")
 
 
 @pytest.fixture
@@ -27,80 +25,121 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def words(server: Worker) -> list[str]:
-    options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false", "--batch_api", "true"]
-    return [*options, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny"]
+def export(folder: Path, *options: object, **fails: bool) -> str:
+    return caption(folder, *WORDS, *SERVER, "--export_requests", "requests.jsonl", *options, **fails)
 
 
-def batch_server(serve, *options: object) -> Worker:
-    return serve(*options, script="batch_server.py")
+def bring_in(folder: Path, *options: object, **fails: bool) -> str:
+    return caption(folder, *WORDS, *SERVER, "--import_answers", "answers.jsonl", *options, **fails)
 
 
-def assert_right_and_asked_once(folder: Path, server: Worker) -> None:
-    assert captions_of_numbers(folder / "captions") == all_right(IMAGES) and server.get("/asked") == ONCE
+def requests_in(folder: Path, name: str = "requests.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_every_image_has_its_own_caption_and_nothing_is_asked_twice(folder, serve):
-    """Also where a fifth of the requests fail, and the reply about the first batch is lost."""
-    server = batch_server(serve, "--fault_rate", 0.2, "--seed", 3, "--lose", 1)
-    caption(folder, *words(server))
-    assert_right_and_asked_once(folder, server)
-    assert not list((folder / "captions.journal" / "batches").iterdir())
-    assert "All 24 answers were there already." in caption(folder, *words(server))
-    assert server.get("/asked") == ONCE
+def number_of(request: dict) -> int:
+    code = request["body"]["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2]
+    return number_in(Image.open(io.BytesIO(base64.b64decode(code))))
 
 
-@pytest.mark.parametrize("moment", ["_collect", "_deliver", "the id is not written down"])
-def test_a_run_that_was_stopped_finds_its_batches_again(folder, serve, monkeypatch, moment):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    server = batch_server(serve)
-    with monkeypatch.context() as patched:
-        patched.setattr(batch_api.BatchCaptioner, moment if moment.startswith("_") else "_collect", stop)
-        assert "the same command resumes" in caption(folder, *words(server), fails=True)
-    if moment == "the id is not written down":
-        for path in (folder / "captions.journal" / "batches").iterdir():
-            path.write_text(json.dumps(json.loads(path.read_text()) | {"id": ""}))
-    caption(folder, *words(server))
-    assert_right_and_asked_once(folder, server)
+def result(request: dict, status: int = 200, body: dict | None = None) -> dict:
+    message = {"role": "assistant", "content": f"number {number_of(request)}"}
+    body = body or {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    return {"custom_id": request["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
 
 
-def test_a_batch_that_the_server_knows_no_more_is_named_with_its_file(folder, serve, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
+def answer(folder: Path, results: list[dict]) -> None:
+    """Writes them as the answers, in another order; U+2028 separates lines to `str.splitlines` alone."""
+    lines = [json.dumps(each, ensure_ascii=False).replace("number ", "number\u2028") for each in reversed(results)]
+    (folder / "answers.jsonl").write_text("\n".join(lines) + "\n")
 
-    server = batch_server(serve)
-    with monkeypatch.context() as patched:
-        patched.setattr(batch_api.BatchCaptioner, "_collect", stop)
-        caption(folder, *words(server), fails=True)
-    first, *_ = sorted((folder / "captions.journal" / "batches").iterdir())
-    first.write_text(json.dumps(json.loads(first.read_text()) | {"id": "batch-99"}))
-    said = caption(folder, *words(server), fails=True)
-    assert "does not know batch batch-99 any more" in said and f"remove captions.journal/batches/{first.name}" in said
-    first.unlink()
-    caption(folder, *words(server))
+
+def test_imported_answers_are_answers_to_the_live_captioner_and_the_other_way_round(folder, serve):
+    server = serve()
+    live = (*WORDS, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny")
+    caption(folder, *live, "--max_requests", 10)
+    assert "14 requests are in requests.jsonl" in export(folder)
+    requests = requests_in(folder)
+    assert len({request["custom_id"] for request in requests}) == 14
+    assert {(request["method"], request["url"]) for request in requests} == {("POST", "/v1/chat/completions")}
+    assert {request["body"]["model"] for request in requests} == {"tiny"}
+    answer(folder, [result(request) for request in requests])
+    assert "Imported answers: 14 ok." in bring_in(folder)
+    assert captions_of_numbers(folder / "captions") == all_right(IMAGES)
+    caption(folder, *live)
+    assert server.stats()["requests"] == 10
+
+
+def test_an_answer_that_is_missing_is_exported_again_and_a_rejected_image_has_its_reason(folder):
+    export(folder)
+    by_number = {number_of(request): request for request in requests_in(folder)}
+    expired = {"custom_id": by_number[3]["custom_id"], "response": None, "error": {"code": "batch_expired"}}
+    failed = [expired, result(by_number[4], 429, {"error": "slow down"}), result(by_number[5], 401, {"error": "who?"})]
+    rejected = result(by_number[6], 400, {"error": {"message": "this picture is not allowed"}})
+    others = [result(by_number[number]) for number in range(7, IMAGES)]  # 0 to 2 are in no file
+    strangers = [result(by_number[7]) | {"custom_id": name} for name in ("f" * 32, "of another tool")]
+    answer(folder, [*failed, rejected, *others, *strangers])
+    said = bring_in(folder)
+    assert "Imported answers: 17 ok, 1 rejected. 3 requests failed" in said
+    assert "2 answers match no open question" in said and "6 questions have no answer" in said
+    assert not (folder / "captions").exists()
+
+    (folder / "requests.jsonl").unlink()
+    export(folder)
+    assert sorted(map(number_of, requests_in(folder))) == [0, 1, 2, 3, 4, 5]
+    answer(folder, [result(request) for request in requests_in(folder)])
+    bring_in(folder)
+    assert captions_of_numbers(folder / "captions") == all_right(IMAGES) | {6: None}
+    [row] = [row for row in rows_of(folder / "captions") if row["image_id"].endswith("/6.png")]
+    assert (row["caption_status"], row["caption_reason"]) == ("rejected", "400: this picture is not allowed")
+
+    (folder / "requests.jsonl").unlink()
+    export(folder, "--retry_failed")
+    answer(folder, [result(request) for request in requests_in(folder)])
+    bring_in(folder)
     assert captions_of_numbers(folder / "captions") == all_right(IMAGES)
 
 
-def test_expired_questions_are_sent_again_by_the_same_command(folder, serve):
-    server = batch_server(serve, "--expire", 0.3)
-    assert "questions were not answered in time" in caption(folder, *words(server))
-    assert not (folder / "captions").exists()
-    for _ in range(30):
-        if not (folder / "captions").exists():
-            caption(folder, *words(server))
-    assert_right_and_asked_once(folder, server)
+def test_many_requests_are_several_files_and_one_file_is_never_sent_twice(folder, monkeypatch):
+    monkeypatch.setattr(batch_files, "MOST_REQUESTS", 10)
+    assert "24 requests are in requests.jsonl, requests-2.jsonl, requests-3.jsonl" in export(folder)
+    names = ("requests.jsonl", "requests-2.jsonl", "requests-3.jsonl")
+    files = [requests_in(folder, name) for name in names]
+    assert [len(requests) for requests in files] == [10, 10, 4]
+    assert "requests.jsonl exists" in export(folder, fails=True)
+    monkeypatch.setattr(batch_files, "MOST_BYTES", 3 * (folder / "requests-3.jsonl").stat().st_size // 4 + 50)
+    for name in names:
+        (folder / name).rename(folder / f"sent-{name}")
+    export(folder, "--max_requests", 4)
+    assert [len(requests_in(folder, name)) for name in names[:2]] == [3, 1]
 
 
-def test_a_rejected_image_has_a_reason_and_the_others_a_caption(folder, serve):
-    caption(folder, *words(batch_server(serve, "--reject", 5)))
-    assert captions_of_numbers(folder / "captions") == all_right(IMAGES) | {5: None}
-    [row] = [row for row in rows_of(folder / "captions") if row["image_id"].endswith("/5.png")]
-    assert (row["caption_status"], row["caption_reason"]) == ("rejected", "400: this picture is not allowed")
+def test_an_image_that_cannot_be_read_is_answered_at_once(folder):
+    (folder / "pictures" / "train" / "class0" / "0.png").write_bytes(b"no image")
+    assert "23 requests" in export(folder)
+    answer(folder, [result(request) for request in requests_in(folder)])
+    bring_in(folder)
+    assert captions_of_numbers(folder / "captions") == all_right(IMAGES) | {0: None}
 
 
-def test_a_batch_that_is_refused_and_a_server_without_batches_are_one_line(folder, serve):
-    said = caption(folder, *words(batch_server(serve, "--refuse", "no such model")), fails=True)
-    assert "error: The server refused a batch: no such model" in said
-    assert "Does it have a batch API?" in caption(folder, *words(serve()), fails=True)
+@pytest.mark.parametrize(
+    "last",
+    ['{"custom_id": "a", "respon', '["custom_id"]', '{"custom_id": 3}', "[" * 100_000],
+    ids=lambda last: last[:9],
+)
+def test_a_file_of_something_else_is_named_with_its_line(folder, last):
+    export(folder)
+    answer(folder, [result(request) for request in requests_in(folder)])
+    with open(folder / "answers.jsonl", "a") as file:
+        file.write(last)
+    assert f"answers.jsonl, line {IMAGES + 1}: not the result of a batch" in bring_in(folder, fails=True)
+
+
+def test_what_cannot_be_is_one_line(folder):
+    words = (*WORDS, *SERVER, "--export_requests", "requests.jsonl")
+    assert "not both" in caption(folder, *words, "--import_answers", "answers.jsonl", fails=True)
+    prices = ("--max_cost", 1, "--price_input", 1, "--price_output", 1)
+    assert "--max_requests" in caption(folder, *words, *prices, fails=True)
+    local = ("--captioner_model", "tiny", "--export_requests", "requests.jsonl")
+    assert "base_url" in caption(folder, *WORDS, *local, fails=True)
+    assert "answers.jsonl" in bring_in(folder, fails=True)

@@ -2,7 +2,7 @@
 Captions of images, new or existing, as a stage of Parquet.
 
 - `questions`: from the rows of a split to questions with prompts and keys
-- `answers`: questions, answers and the interface of captioners; `local`, `endpoint` and `batch_api` implement it
+- `answers`: questions, answers and the interface of captioners; `local`, `endpoint` and `batch_files` implement it
 - `servers`, `images`: what the latter two send and receive
 - `runner`, `store`: ask what has no stored answer, within limits, and store every answer
 - `existing`: captions of a column, a file or a list

@@ -1,6 +1,6 @@
 """What all captioners share: questions, answers, decoding options, and the interface `Captioner`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,7 +74,10 @@ class Captioner(Protocol):
     # must hold no host, path or token
     provenance: dict[str, Any]
     hosts: Sequence[str] = ()  # with ports, that images are sent to
-    unanswered: int = 0  # questions that were sent but have no answer after `run`, and may be asked again
+    imported: Mapping[str, Answer] | None = None  # answers by key that are taken in place of asking
+    # After `run`: what it did, in place of counts of answers; why questions have no answer yet, and the remedy
+    said: str = ""
+    why_open: str = ""
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """

@@ -102,8 +102,16 @@ class EndpointArguments(Checked):
     max_concurrency: Count = option(384, "Maximum number of concurrent requests of this process.")
     request_timeout: Positive = option(120.0, "Timeout of a request in seconds.")
     max_attempts: Count = option(8, "Attempts per request.")
-    batch_api: bool = option(False, "Use /v1/batches: half the price at most providers, answers within a day.")
+    export_requests: str | None = option(
+        None, "JSONL file for the requests of images without an answer, for a batch API; nothing is sent."
+    )
+    import_answers: list[str] | None = option(None, "JSONL files of a batch API with the answers to these requests.")
     jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.export_requests and self.import_answers:
+            raise ValueError("Give export_requests or import_answers, not both: import first, then export the rest.")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ..captioning.questions import Questions
 from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import Captioned, check_places, check_same, needs_another_try, questions_of, write_captions
-from ..captioning.store import AnswerStore, check_writable
+from ..captioning.store import AnswerStore, Record, check_writable
 from ..cli import build_options
 from ..data.loading import check_has_split, class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
@@ -54,6 +54,10 @@ class Captioning:
         self.asks = self.kind in ASKING
         if self.kind == "endpoint":  # before the data is read
             require("openai", "server", "Captioning by a server")
+        # A dry run asks a few questions itself
+        self.by_files = bool(endpoint.export_requests or endpoint.import_answers) and not args.dry_run
+        if self.by_files and self.kind != "endpoint":
+            raise ValueError("export_requests and import_answers take the options of a server: give its --base_url.")
         self.share = Share.from_environment()
         self.say = say
         self.outcome: Outcome | None = None  # of asking a captioner
@@ -102,15 +106,15 @@ class Captioning:
             if not self.endpoint.base_url:
                 raise ValueError("base_url is missing: give the address of the server up to /v1.")
             server = (model, self.endpoint.base_url, decoding)
-            if self.endpoint.batch_api and not args.dry_run:  # a dry run does not wait for a batch
-                from ..captioning.batch_api import BatchCaptioner
+            if self.by_files:
+                from ..captioning.batch_files import AnswerFiles, RequestFiles
 
                 if self.share.processes > 1:
-                    raise ValueError("batch_api is for one process: the server does the work. Start one.")
+                    raise ValueError("export_requests and import_answers are for one process. Start one.")
                 if args.max_cost is not None:
-                    raise ValueError("With batch_api no cost is known before all is sent: limit it by --max_requests.")
-                folder = Path(args.journal) / "batches"
-                return BatchCaptioner(*server, revision=revision, endpoint=self.endpoint, folder=folder)
+                    raise ValueError("The cost of exported requests is unknown: limit them by --max_requests.")
+                kind = RequestFiles if self.endpoint.export_requests else AnswerFiles
+                return kind(*server, revision=revision, endpoint=self.endpoint)
             return EndpointCaptioner(*server, revision=revision, endpoint=self.endpoint)
         from ..captioning.local import LocalCaptioner
 
@@ -133,10 +137,11 @@ class Captioning:
         if not self.share.is_first:
             return None
         if reason and not args.partial:
-            self.say(
-                f"The answers are kept in {args.journal}: the same command asks for as many more, and "
-                "--max_requests 0 --partial writes what there is."
-            )
+            if not captioner.why_open:
+                self.say(
+                    f"The answers are kept in {args.journal}: the same command asks for as many more, and "
+                    "--max_requests 0 --partial writes what there is."
+                )
             return None
         made = (captioner.provenance, self.quality.clean, reason is not None)
         with AnswerStore(args.journal) as store:  # now with the answers of all processes
@@ -157,18 +162,23 @@ class Captioning:
         requests = None if args.max_requests is None else share.part_of(args.max_requests)
         cost = None if args.max_cost is None else args.max_cost / share.processes
         budget = Budget(requests, cost, args.price_input, args.price_output)
-        ask_again = needs_another_try(self.quality.clean) if args.retry_failed else None
         with AnswerStore(args.journal, share.rank) as store:
+            ask_again = self._ask_again(captioner)
             asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
             self.outcome = asking.run()
         if share.is_first:
-            self.say(self.outcome.as_text())
-        reason = budget.reason
-        if not reason and captioner.unanswered:
-            reason = f"{captioner.unanswered:,} questions were not answered in time."
+            self.say(captioner.said or self.outcome.as_text())
+        reason = captioner.why_open or budget.reason
         if share.is_first and reason:
             self.say(reason)
         return reason
+
+    def _ask_again(self, captioner: Captioner) -> Callable[[Record], bool] | None:
+        """Whether a stored answer is asked for once more: a failure, on request or where another one is imported."""
+        has_failed = needs_another_try(self.quality.clean)
+        if captioner.imported is not None:
+            return lambda record: has_failed(record) and record["key"] in captioner.imported
+        return has_failed if self.args.retry_failed else None
 
     def _reason_of_any(self, reason: str | None) -> str | None:
         """
@@ -232,7 +242,7 @@ class Captioning:
             about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
         count = sum(captioned.status_counts().get(OK, {}).values())
-        speed = "" if self.outcome is None else f", {self.outcome.per_second:.1f} requests per second"
+        speed = f", {self.outcome.per_second:.1f} requests per second" if self.asks and not self.by_files else ""
         self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]))
 
 
