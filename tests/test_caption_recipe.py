@@ -9,7 +9,7 @@ from pathlib import Path
 import caption_doors
 import pytest
 from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, png, rows_of, shapes
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
 
@@ -17,7 +17,6 @@ from g4i_hf.data.loading import open_images
 
 serve = caption_doors.serve
 LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
-STREAM = ["--dataset_name", "./data", *LOCAL, "--streaming"]
 
 
 def asking(server, *more: object) -> list[object]:
@@ -41,7 +40,6 @@ def asking(server, *more: object) -> list[object]:
         (["--captioner_model", "m", "--captions_dir", "full"], "Choose a folder of its own"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
         (["--captioner_model", CAPTIONER, "--journal_dir", "captions/journal"], "answers would be lost"),
-        (["--captioner_model", CAPTIONER, "--streaming", "--partial"], "With streaming"),
         (["--captioner_model", CAPTIONER, "--synonyms_file", "nope.yaml"], "synonyms_file is 'nope.yaml', but there"),
     ],
 )
@@ -73,6 +71,12 @@ def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_pat
     assert answers_in(tmp_path / "captions.journal") == 0
 
 
+def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
+    shapes(tmp_path, 4)
+    server = serve()
+    assert "max_requests is reached" in caption(tmp_path, *asking(server, "--dry_run", 2, "--max_requests", 0))
+
+
 # --- What is written -------------------------------------------------------------------------------------------------
 
 
@@ -94,39 +98,6 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
     assert [rows[name]["caption_raw"] for name in "012"] == ["a cat \ufffd", None, "a cat \ufffd"]
     assert rows["1"]["caption_reason"] == "400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"
-
-
-# --- Streams ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_stream_is_described_row_by_row_as_the_same_images_at_hand(tmp_path):
-    """What has been read is a table of bytes without ids; equal images, and a row without class, do no harm."""
-    split = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select([0, 1, 1, 2, 3])
-    split = split.remove_columns(["image_id", "label"])
-    split = split.add_column("label", [0, 1, None, 2, 0], feature=ClassLabel(names=["one", "two", "three"]))
-    DatasetDict(train=split, test=split).save_to_disk(tmp_path / "data")
-    caption(tmp_path, *STREAM, "--caption_splits", "train", "--prompt", "class", "--captions_dir", "named")
-    named = rows_of(tmp_path / "named")
-    assert [row["caption_status"] for row in named] == ["ok", "ok", "missing", "ok", "ok"]
-    assert not (tmp_path / "named" / "test.parquet").exists()
-    assert open_images(str(tmp_path / "named"))["train"]["caption"][0] == named[0]["caption"]
-    caption(tmp_path, *STREAM, "--journal_dir", "journal")
-    at_hand = ["--dataset_name", "./data", *LOCAL, "--captions_dir", "whole", "--journal_dir", "journal"]
-    assert "10 were there already" in caption(tmp_path, *at_hand) or "All 10 answers" in caption(tmp_path, *at_hand)
-    for key in ("caption", "image_id"):
-        streamed, whole = ([row[key] for row in rows_of(tmp_path / name)] for name in ("captions", "whole"))
-        assert streamed == whole and len(set(streamed)) > 1
-
-
-def test_the_judges_of_a_stream_are_none(tmp_path):
-    """Its images and labels are not read again. And a dry run without requests says why it shows nothing."""
-    (tmp_path / "data").mkdir()
-    split = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(3))
-    split.to_parquet(tmp_path / "data" / "train.parquet")
-    (tmp_path / "synonyms.yaml").write_text("{}")
-    assert "max_requests is reached" in caption(tmp_path, *STREAM, "--dry_run", 2, "--max_requests", 0)
-    caption(tmp_path, *STREAM, "--synonyms_file", "synonyms.yaml")
-    assert json.loads((tmp_path / "captions" / "stage.json").read_text())["judged_by"] == {}
 
 
 # --- Two processes ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
 from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import Source, write_stage
-from g4i_hf.data.stream import stream_images
 from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
 from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.options import DataArguments, EvaluateArguments
@@ -121,8 +120,6 @@ def test_data_without_ids_captions_or_folders_is_an_error(images, tmp_path):
         joined(images, str(tmp_path / "a"))
     with pytest.raises(FileNotFoundError, match="captions_name is './c', but there is no such folder"):
         joined(images, "./c")
-    with pytest.raises(ValueError, match="captions_name is set, but a stream"):
-        stream_images(source_of(DataArguments(dataset_name="user/pictures", captions_name="user/captions")))
 
 
 def test_images_and_labels_are_those_of_the_images_and_are_not_written_again(images, tmp_path, monkeypatch):

@@ -35,20 +35,18 @@ def judge_captions(
 ) -> dict[str, pd.DataFrame]:
     """
     Judges all captions, as [`judge`] does those of a split, and adds weights and figures to `captioned`. `splits` are
-    the rows, with images and labels; streams are not read again, and count as unlabelled.
+    the rows, with images and labels.
     """
     judged = {}
-    is_stream = not any(isinstance(split, Dataset) for split in splits.values())
-    for name in () if is_stream else ("quality_encoder", "clip_scorer"):
+    for name in ("quality_encoder", "clip_scorer"):
         if model := getattr(args, name):  # the name of a local folder, without its path
             captioned.judged_by[name] = Path(model).resolve().name if Path(model).is_dir() else model
-    if args.synonyms_file and not is_stream:
+    if args.synonyms_file:
         captioned.judged_by["synonyms"] = True
     for name, split in captioned.splits.items():
-        images = splits[name] if isinstance(splits[name], Dataset) else None
-        table, names = caption_table(split, images)
+        table, names = caption_table(split, splits[name])
         synonyms = read_synonyms(args.synonyms_file, names) if names else {}
-        scores = image_text_scores(table, images, scorer) if scorer is not None and images is not None else None
+        scores = image_text_scores(table, splits[name], scorer) if scorer is not None else None
         judged[name] = judge(table, names, synonyms=synonyms, encode=encode, scores=scores)
         captioned.quality[name] = {key: value for key, value in figures(judged[name]).items() if value is not None}
         weights = judged[name][judged[name]["weight"] > 0].groupby("row")["weight"].mean()  # of an image's captions

@@ -9,11 +9,10 @@ from string import Formatter
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
 from ..data.images import why_unreadable
-from ..data.joining import content_id, image_id_of, made_unique
 from ..data.opening import SPLIT_FOLDERS
 from ..files import did_you_mean
 from .answers import Question
@@ -23,6 +22,7 @@ from .store import AnswerStore, Keys, Record, image_digest
 logger = logging.getLogger(__name__)
 
 BATCH = 10_000  # rows whose columns are read together
+LOOKED_UP = 500  # rows whose answers are looked up together
 # The paper's, with which the published captions of ImageNet were made
 PLAIN = "Describe this image in detail."
 # Its third version reports that naming the class gives better captions
@@ -131,14 +131,13 @@ def _class_names(column: str, features: Features, split_name: str) -> list[str] 
 
 def check_leak(
     templates: Iterable[str],
-    splits: Mapping[str, Dataset] | Mapping[str, Features],
+    splits: Mapping[str, Dataset],
     train_splits: Iterable[str] | None = None,
 ) -> None:
     """
     Refuses prompts that tell the class of evaluation images: their captions would hold the answer, and every score
-    that reads captions would be that of a leak. `splits` are rows, or, when they are streamed, features. A column
-    tells the class if it is `label`, `image_id` or a ClassLabel; with rows at hand also if its values go along with
-    the labels.
+    that reads captions would be that of a leak. A column tells the class if it is `label`, `image_id` or a ClassLabel,
+    or if its values go along with the labels.
     """
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
     for template in resolve(templates):
@@ -153,11 +152,11 @@ def check_leak(
                     )
 
 
-def _tells_class(column: str, split: Dataset | Features) -> bool:
-    features = split.features if isinstance(split, Dataset) else split
+def _tells_class(column: str, split: Dataset) -> bool:
+    features = split.features
     if column in TELLING or isinstance(features.get(column), ClassLabel):
         return True
-    if not isinstance(split, Dataset) or not isinstance(features.get(column), Value):
+    if not isinstance(features.get(column), Value):
         return False  # `Prompts` refuses a column that is missing or holds no text
     if not isinstance(features.get(columns.LABEL), (ClassLabel, Value)):
         return False
@@ -188,14 +187,11 @@ class Questions:
     columns that the prompts name; the keys are those of the captioner that is asked.
     """
 
-    looked_up = 500  # rows whose answers are looked up together
-
     def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
         self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
         self.keys_of_row: dict[int, list[str]] = {}  # of rows without places, once their image has been read
 
     def __len__(self) -> int:
-        """TypeError for a stream, whose length is unknown."""
         return len(self.split) * len(self.prompts.templates)
 
     def part(self, rows: list[int]) -> "Questions":
@@ -223,7 +219,7 @@ class Questions:
 
     def batches(self) -> Iterator[list[Row]]:
         rows = self.rows()
-        while batch := list(itertools.islice(rows, self.looked_up)):
+        while batch := list(itertools.islice(rows, LOOKED_UP)):
             yield batch
 
     def of_row(self, row: Row) -> list[Question]:
@@ -253,72 +249,6 @@ class Questions:
                     keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
                     records = [store.find(key) for key in keys]
                 yield records
-
-
-class StreamQuestions(Questions):
-    """
-    The questions about a stream. Only ids and keys are kept of it, so answers are found by the image's bytes. Without
-    a column `image_id`, the id is the file's name, or a digest. Every process reads all of it and asks about its own
-    rows.
-    """
-
-    split: IterableDataset | list[dict[str, Any]]
-    looked_up = 1  # their images are in memory
-
-    def __init__(self, split: IterableDataset | list[dict[str, Any]], name: str, prompts: Prompts, keys: Keys):
-        super().__init__(split, name, prompts, keys)
-        self._image_ids: list[str] = []
-        self._contents: list[str] = []  # empty where the data has ids of its own
-
-    def part(self, rows: list[int]) -> Questions:
-        """The first rows, as many as there are numbers."""
-        return StreamQuestions(list(self.split.take(len(rows))), self.name, self.prompts, self.keys)
-
-    def image_ids(self) -> Dataset:
-        """Known once the stream was read."""
-        return Dataset.from_dict({columns.IMAGE_ID: made_unique(self._image_ids, self._contents.__getitem__)})
-
-    def rows(self) -> Iterator[Row]:
-        """ValueError for an `image_id` of the data that is null or occurs twice, as soon as it is met."""
-        self._image_ids, self._contents = [], []
-        seen: set[str] = set()
-        for number, item in enumerate(self.split):
-            self._note_id(number, item, seen)
-            try:
-                prompts = self.prompts.prompts_of(item)
-            except MissingValue as error:
-                logger.warning("Split %r, row %d has no caption: %s", self.name, number, error)
-                prompts = []
-            image = item[columns.IMAGE]
-            yield Row(number, self._image_ids[number], prompts, [""] * len(prompts), lambda image=image: image)
-
-    def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
-        """Known once the stream was read."""
-        for number in range(len(self._image_ids)):
-            keys = self.keys_of_row.get(number)
-            yield [store.find(key) for key in keys] if keys else [None] * len(self.prompts.templates)
-
-    def _note_id(self, row: int, item: dict[str, Any], seen: set[str]) -> None:
-        if columns.IMAGE_ID not in item:
-            self._image_ids.append(_by_itself(item[columns.IMAGE], image_id_of, row))
-            self._contents.append(_by_itself(item[columns.IMAGE], content_id, row))
-            return
-        image_id = item[columns.IMAGE_ID]
-        if image_id is None or str(image_id) in seen:
-            what = "null" if image_id is None else f"{image_id!r}, which an earlier row has too"
-            raise ValueError(
-                f"Split {self.name!r}, column 'image_id', row {row}: {what}. Name a column of unique ids with "
-                "--image_id_column."
-            )
-        seen.add(str(image_id))
-        self._image_ids.append(str(image_id))
-
-
-def _by_itself(image: dict[str, Any] | None, kind: Callable[[dict[str, Any]], str], row: int) -> str:
-    try:
-        return kind(image)
-    except (OSError, TypeError):  # null, or its file is gone
-        return f"unreadable-{row}"
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:

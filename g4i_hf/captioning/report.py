@@ -20,7 +20,7 @@ from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
 from .cleaning import WORD
 from .quality import UNKNOWN, caption_table, figures, judge
-from .questions import Questions, StreamQuestions
+from .questions import Questions
 from .runner import NOT_KEPT, Asking, Budget, cost_of
 from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
 from .store import AnswerStore
@@ -45,7 +45,7 @@ class Shown:
 
 
 def thumbnail(images: Any, row: int) -> str | None:
-    """The `image` of a row, upright and small, as a data URI; None where it cannot be read, as of a stream."""
+    """The `image` of a row, upright and small, as a data URI; None where it cannot be read."""
     try:
         small = open_image(images[row][columns.IMAGE])
         small.draft("RGB", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded small
@@ -193,8 +193,8 @@ def dry_run(
     processes: int = 1,
 ) -> tuple[Path, str]:
     """
-    Captions some images, drawn at random, or the first of a stream; the answers are stored. Returns the folder of the
-    page, and the projected requests, tokens, time and cost (of a stream, nothing).
+    Captions some images, drawn at random; the answers are stored. Returns the folder of the page, and the projected
+    requests, tokens, time and cost.
     """
     parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
@@ -211,7 +211,7 @@ def dry_run(
         lines.append(budget.reason)
     elif not answers:
         lines.append("These answers were there already, so nothing was measured.")
-    elif not args.streaming:
+    else:
         known = sum(
             record is not None for split in questions.values() for row in split.records(store) for record in row
         )
@@ -223,10 +223,7 @@ def dry_run(
 
 
 def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
-    """Rows of each split, drawn from all splits together; of a stream the first rows."""
-    first = next(iter(questions.values()))
-    if isinstance(first, StreamQuestions):
-        return {first.name: list(range(count))}
+    """Rows of each split, drawn from all splits together."""
     rows = [(name, row) for name, split in questions.items() for row in range(len(split.split))]
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:count])
     chosen: dict[str, list[int]] = {}

@@ -180,13 +180,9 @@ class Asking:
         return self.outcome
 
     def _bar(self) -> tqdm:
-        try:
-            total = sum(map(len, self.questions)) // self.share.processes
-        except TypeError:  # of a stream
-            total = None
         is_watched = sys.stderr.isatty()
         return tqdm(
-            total=total,
+            total=sum(map(len, self.questions)) // self.share.processes,
             desc=f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions",
             unit="caption",
             position=self.share.rank if is_watched else 0,

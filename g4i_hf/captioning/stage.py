@@ -19,7 +19,7 @@ from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
 from .cleaning import STEPS, clean
 from .existing import ExistingCaptions
-from .questions import Prompts, Questions, StreamQuestions, check_leak
+from .questions import Prompts, Questions, check_leak
 from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
@@ -127,13 +127,13 @@ class Captioned:
         cleaning: bool,
         partial: bool = False,
     ) -> "Captioned":
-        """From stored answers. Splits that were not asked about have no captions; those of streams are left out."""
+        """From stored answers. Splits that were not asked about have no captions."""
         prompts = next(iter(questions.values())).prompts
         captioned = {}
         for name, split in splits.items():
             if name in questions:
                 captioned[name] = answered_columns(questions[name], store, cleaning, look_closer=not partial)
-            elif isinstance(split, Dataset):
+            else:
                 captioned[name] = _without_captions(split, prompts.several)
         return cls(captioned, captioner, prompts.templates, asked_about=list(questions))
 
@@ -191,15 +191,13 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
     """The questions about each split to caption. ValueError for a prompt that cannot be filled in, or is a leak."""
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
-    known = {name: split.features if args.streaming else split for name, split in chosen.items()}
-    check_leak(templates, known, args.train_splits)
+    check_leak(templates, chosen, args.train_splits)
     keys, questions = Keys(captioner.provenance), {}
     for name, split in chosen.items():
         prompts = Prompts(templates, split.features, name)
-        if not args.streaming:
-            check_image_ids(split, name)
-            prompts.check(split)
-        questions[name] = (StreamQuestions if args.streaming else Questions)(split, name, prompts, keys)
+        check_image_ids(split, name)
+        prompts.check(split)
+        questions[name] = Questions(split, name, prompts, keys)
     return questions
 
 

@@ -91,11 +91,6 @@ def check_image_ids(split: Dataset, split_name: str, before: str = "") -> None:
         seen[image_id] = row
 
 
-def image_id_of(image: dict[str, Any]) -> str:
-    """The id of one image in a stream: by its file name, else by its content."""
-    return _id_of_file(image["path"]) or content_id(image)
-
-
 def _id_of_file(path: str | None) -> str | None:
     """`class/file` of an image file; None where there is none."""
     file = Path(path or "")

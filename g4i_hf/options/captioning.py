@@ -52,7 +52,6 @@ class CaptionArguments(PromptOptions, ResumeOptions):
     )
     captions_dir: str | None = option(None, "Folder for the captions.")
     caption_splits: list[str] | None = option(None, "Splits to caption; all by default.")
-    streaming: bool = option(False, "Stream the dataset instead of downloading it first.")
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
     with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 

@@ -20,7 +20,6 @@ from ..captioning.store import AnswerStore, Record, check_writable
 from ..cli import build_options
 from ..data.loading import check_has_split, class_names, load_data, load_images, source_of
 from ..data.stage import check_replaceable
-from ..data.stream import stream_images
 from ..extras import require
 from ..options import (
     ASKING,
@@ -79,18 +78,15 @@ class Captioning:
         """The splits, with class names if the labels have any."""
         args = self.args
         check_replaceable(args.captions_dir)
-        if (args.dry_run or args.streaming) and not self.asks:
-            name = "dry_run" if args.dry_run else "streaming"
-            raise ValueError(f"{name} is for captions that are made now; these exist already.")
-        if args.streaming and (args.with_images or args.partial):
-            raise ValueError("With streaming, neither with_images nor partial is possible: the images are not kept.")
-        splits = stream_images(source_of(self.data)) if args.streaming else load_data(self.data)
+        if args.dry_run and not self.asks:
+            raise ValueError("dry_run is for captions that are made now; these exist already.")
+        splits = load_data(self.data)
         for name in args.caption_splits or []:
             check_has_split(splits, name, "caption_splits")
         labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
         # Numbers and lists are no names for prompts and captions
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
-        return class_names(splits)[0] if named and all(named) and not args.streaming else splits
+        return class_names(splits)[0] if named and all(named) else splits
 
     # --- Captions that are made now ----------------------------------------------------------------------------------
 

@@ -14,10 +14,8 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 from g4i_hf import load_images
-from g4i_hf.data.joining import image_id_of
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import Source, find_stage
-from g4i_hf.data.stream import stream_images
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import push_folder
 from g4i_hf.running import run_command
@@ -32,9 +30,6 @@ load_dataset("imagefolder", data_dir=str(pictures)).push_to_hub("me/rows", priva
 api.create_repo("me/files", repo_type="dataset", private=True)
 api.upload_folder(repo_id="me/files", folder_path=pictures, repo_type="dataset")  # as `hf upload`
 push_folder(build_dataset(folder / "stage", folder / "images", with_images=True), "me/images", "dataset")
-found["streamed"] = {
-    image_id_of(row["image"]): len(row["image"]["bytes"]) for row in stream_images("me/files")["train"]
-}
 for name in ("rows", "files", "images", "nothing"):
     built = build_dataset(folder / "stage", folder / f"of-{name}", images_id=f"me/{name}")
     push_folder(built, f"me/captions-of-{name}", "dataset")
@@ -107,7 +102,6 @@ def upload(name: str, split: Dataset) -> None:
 
 DOORS = {
     "load_images": lambda source: open_images(source)["train"],
-    "stream_images": lambda source: list(stream_images(source)["train"]),
     "g4i caption": lambda source: described(source.name, **options_of(source)),
 }
 found["traps"] = {}
