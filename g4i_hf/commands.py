@@ -34,7 +34,8 @@ class Fit(Command):
 
     Checks the data, and holds out a validation split if there is none. Embeds the captions and decides how to use
     them. Trains the classifier with captions and without, and compares both on `validation`. It never reads `test`,
-    and sends training images nowhere unless `--captioner` is a server. To resume, run the same command again.
+    and sends training images nowhere unless `--captioner` is a server. To resume, run the same command again. If the
+    data has changed since, it says what, does all of it anew, and keeps the earlier result in the folder `earlier-1`.
     """
 
     default_config = "emoji_styles/fit.yaml"

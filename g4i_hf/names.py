@@ -92,6 +92,12 @@ def run_of(folder: str | Path) -> Path:
     return folder.parent if is_checkpoint else folder
 
 
+def file_digest(path: str | Path) -> str:
+    """32 hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def folder_digest(folder: str | Path) -> str:
     """Hash of the names and contents of a model's files. Folders in it that hold a stage or a run are left out."""
     digest = hashlib.blake2b(digest_size=16)

@@ -115,10 +115,11 @@ def load_encoder(
     except (OSError, ValueError) as error:
         reason = str(error).rstrip(".")
         raise OSError(f"The text encoder {name!r} cannot be loaded: {reason}.{_package_for(name)}") from error
+    digest, commit = _identity(place, revision)
     encoder.provenance = {
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
-        "text_encoder_revision": _commit(place, revision),
-        "text_encoder_digest": folder_digest(place) if Path(place).is_dir() else None,
+        "text_encoder_revision": commit,
+        "text_encoder_digest": digest,
         "text_encoder_prompt": encoder.prompt or None,
         "text_embed_dim": encoder.dim,
         "max_tokens": encoder.max_tokens,
@@ -129,6 +130,21 @@ def load_encoder(
 def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEncoder:
     """[`load_encoder`] by options."""
     return load_encoder(args.text_encoder, args.text_encoder_revision, device, prompt=args.text_encoder_prompt)
+
+
+def encoder_identity(args: EncoderArguments) -> str | None:
+    """The digest of a text encoder's folder, or its commit on the Hub; None where that is not known."""
+    with contextlib.suppress(OSError):
+        digest, commit = _identity(
+            check_encoder(args.text_encoder, args.text_encoder_revision), args.text_encoder_revision
+        )
+        return digest or commit
+    return None
+
+
+def _identity(place: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Digest and commit, of which a folder has the former, a repository the latter."""
+    return (folder_digest(place), None) if Path(place).is_dir() else (None, _commit(place, revision))
 
 
 def _model_type(place: str, revision: str | None) -> str:

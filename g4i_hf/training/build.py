@@ -24,6 +24,7 @@ from ..data.stage import join_stage, read_stage
 from ..data.transforms import train_transform
 from ..embedding import EncoderArguments, text_embeds_folder
 from ..embedding.embed import CACHE, embeds_of_class_names
+from ..embedding.encoders import encoder_identity
 from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
@@ -35,7 +36,7 @@ from ..modeling.processing import (
     student_processor,
 )
 from ..modeling.student import check_is_there
-from ..names import why_missing
+from ..names import folder_digest, why_missing
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
@@ -119,6 +120,14 @@ def check_student(student: StudentArguments) -> None:
     if weights and weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
         what = f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}"
         raise OSError(f"{what}. Train with --pretrained false, or name the folder of a checkpoint as student.")
+
+
+def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
+    """What a result depends on beside its data and options, by content; see [`~g4i_hf.data.record.Record`]."""
+    return {
+        "the text encoder": encoder_identity(encoder) if encoder.text_encoder else None,
+        "the student": folder_digest(student) if Path(student).is_dir() else None,
+    }
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:

@@ -23,6 +23,7 @@ from ..data.dataset import CaptionedImages
 from ..data.images import content_of
 from ..data.stage import ids_digest
 from ..data.texts import numbered, values_of
+from ..names import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: d
     for name in _files(written):
         if _is_cut_short(written / name):
             raise OSError(f"{name} was cut short")
-        digests[name] = {"bytes": (written / name).stat().st_size, "blake2b": _digest(written / name)}
+        digests[name] = {"bytes": (written / name).stat().st_size, "blake2b": file_digest(written / name)}
     record = {"files": digests, "data": data, "order": order}
     (written / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in (*written.rglob("*"), written):
@@ -110,11 +111,6 @@ def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _files(checkpoint: Path) -> list[str]:
@@ -162,7 +158,7 @@ def missing_of(checkpoint: str | Path) -> str | None:
 @functools.lru_cache(maxsize=1024)
 def _known_digest(path: Path, mtime_ns: int) -> str:
     """Each file is read once, however often a run asks whether its checkpoint is whole."""
-    return _digest(path)
+    return file_digest(path)
 
 
 def _record(checkpoint: str | Path) -> dict[str, Any] | None:

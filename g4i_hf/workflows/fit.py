@@ -1,9 +1,11 @@
 """`g4i fit`: from images with captions to a classifier and what its captions were worth, by the other commands."""
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -21,21 +23,25 @@ from ..cli import OWN_MODULE, Parser, build_options, import_module
 from ..data.checks import check_split, labels_of
 from ..data.images import open_image
 from ..data.loading import check_has_split, class_names, hold_out, load_data
+from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
 from ..embedding.encoders import check_encoder
 from ..evaluation.comparison import accuracy_interval, paired_summary
 from ..files import portable, replace_text
-from ..hub.push import check_replaceable
-from ..names import why_missing
-from ..options import OPTIONS_OF, DataArguments, FitArguments, StudentArguments, is_address
-from ..training.build import check_student
-from ..training.run_folder import clear_run
+from ..hub.push import MANIFEST, check_replaceable
+from ..names import file_digest, why_missing
+from ..options import OPTIONS_OF, DataArguments, EncoderArguments, FitArguments, StudentArguments, is_address
+from ..training.build import check_student, inputs_of
+from ..training.run_folder import clear_run, locked
 from .train import TrainingRun
 
 VALIDATION_FRACTION = 0.15
 # For images of `LARGE` pixels and more: ImageNet weights, Apache-2.0. For smaller ones a small ResNet from scratch
 PRETRAINED = "timm/tf_efficientnet_lite0.in1k"
-FROM_SCRATCH = {"student": "resnet18", "student_args": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}}
+FROM_SCRATCH: dict[str, Any] = {
+    "student": "resnet18",
+    "student_args": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
+}
 LARGE, LARGEST, SMALLEST = 96, 224, 32
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 1_000, 20_000
 BATCH = 64
@@ -43,6 +49,8 @@ BASELINE = {"align_weight": 0, "supervision": "none", "label_noise": "keep", "un
 SAMPLE = 200  # images whose size is looked at
 FIGURES = ("text_to_image", "calibration", "zero_shot", "labels")
 ASKED = "fit.json"
+CLASSIFIER, REPORT, BASELINE_RUN, CAPTIONED_RUN = "classifier", "report.html", "baseline", "with_captions"
+OF_CAPTIONER = (columns.CAPTION, columns.CAPTION_WEIGHT)  # what data to be captioned has not yet
 
 
 @dataclass
@@ -69,20 +77,33 @@ class Fit:
         self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
         self.config = self.folder / "fit.yaml"
         self.repeat = self._repeat()  # now: decisions change the options
-        self.validation_images = 0
+        self.class_names: list[str] = []
+        self.validation_images = self.num_captioned = 0
+        self.held_out = self.unused_captioner = False
         self.has_baseline = True  # which needs labels
 
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
-        check_replaceable(self.folder / "classifier", "model", self.args.overwrite)
+        check_replaceable(self.folder / CLASSIFIER, "model", self.args.overwrite)
         splits = self._opened()
+        record = self._record_of(splits)
+        changed = self._changed(record, but=OF_CAPTIONER if self.args.captioner else ())
+        if not changed and self._is_finished():
+            self.say(f"{self.folder} holds this very result, finished: nothing has changed since.")
+            return self._finished()
+        self._check(splits)
         if columns.TEXT_EMBEDS not in splits["train"].column_names:
             check_encoder(self._given().get("text_encoder", self.args.text_encoder))
         captioning = self._captioning()
         if captioning and not self.args.dry_run:
             self.say(f"\n{shlex.join(['g4i', *captioning])}")
             _run(captioning)
+            captioned = class_names(load_data(build_options(OPTIONS_OF["train"], self._data_options())[1]))[0]
+            record = self._record_of(DatasetDict({name: captioned[name] for name in splits}))
+            changed = changed or self._changed(record)
+        if changed and not self.args.dry_run:
+            self._set_aside()
         options = self._options(splits)
         commands = self._commands()
         if self.args.dry_run:
@@ -90,11 +111,11 @@ class Fit:
             for words in ([captioning] if captioning else []) + commands:
                 self.say(f"  {shlex.join(['g4i', *words])}")
             return None
-        self._write(options)
         if self.args.overwrite:
-            for seed in range(self.args.seeds):
-                clear_run(self._run_folder("baseline", seed))
-                clear_run(self._run_folder("with_captions", seed))
+            for run in self._runs():
+                clear_run(run)
+        self._write(options)
+        record.write(self.folder)
         start = time.monotonic()
         for number, words in enumerate(commands, 1):
             left, trainings = "", self._num_trainings()
@@ -103,6 +124,7 @@ class Fit:
                 left = f", about {minutes:.0f} minutes left" if minutes > 1.5 else ""
             self.say(f"\n[{number}/{len(commands)}{left}] {shlex.join(['g4i', *words])}")
             _run(words)
+        self._note(self._result())
         return self._finished()
 
     def _write(self, options: dict[str, Any]) -> None:
@@ -111,7 +133,16 @@ class Fit:
         head = f"# What g4i fit chose. Edit it, and repeat all with: {shlex.join(self.repeat)}\n"
         written = {name: portable(value) for name, value in options.items()}
         replace_text(self.config, head + yaml.safe_dump(written, sort_keys=False))
-        replace_text(self.folder / ASKED, json.dumps(self._asked(), indent=1) + "\n")
+        self._note(result={})
+
+    def _note(self, result: dict[str, str]) -> None:
+        """What was asked for, and digests of the files of the result when it is finished."""
+        text = json.dumps({"asked": self._asked(), "result": result}, indent=1)
+        replace_text(self.folder / ASKED, text + "\n")
+
+    def _noted(self) -> dict[str, Any]:
+        file = self.folder / ASKED
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def _repeat(self) -> list[str]:
         """The command that trains again as the file of choices says; what the file has not is given again."""
@@ -127,11 +158,76 @@ class Fit:
 
     def _decided(self) -> dict[str, Any] | None:
         """The decisions of an earlier start of the same command: times and what is reachable may be others now."""
-        asked = self.folder / ASKED
-        if not asked.is_file() or not self.config.is_file() or json.loads(asked.read_text()) != self._asked():
+        if not self.config.is_file() or self._noted().get("asked") != self._asked():
             return None
         self.say(f"Decisions: those of {self.config}, made by this command before.")
         return Parser(OPTIONS_OF["train"]).yaml_file(self.config)
+
+    # --- An earlier result -------------------------------------------------------------------------------------------
+
+    def _record_of(self, splits: DatasetDict) -> Record:
+        given = {"text_encoder": self.args.text_encoder} | self._given()
+        encoder = {name: value for name, value in given.items() if name.startswith("text_encoder")}
+        student = (self._named_student(given) or FROM_SCRATCH)["student"]
+        inputs = inputs_of(EncoderArguments(**encoder), student)
+        return Record.of(splits, self.class_names, inputs=inputs, earlier=Record.read(self.folder))
+
+    def _changed(self, record: Record, but: tuple[str, ...] = ()) -> bool:
+        """Whether the data is other than that of the runs in the folder, which is said."""
+        if self.args.overwrite or not self._earlier():
+            return False
+        earlier = Record.read(self.folder)
+        if earlier is None:
+            self.say(f"{self.folder} holds results, and it is not known of what data.")
+            return True
+        found = differences(earlier, record)
+        words = [what for kind, what in found.items() if kind not in but]
+        if words:
+            self.say(f"Changed since the last run in {self.folder}: {', '.join(words)}.")
+        return bool(words)
+
+    def _runs(self) -> list[Path]:
+        """The run folders that are there, of all seeds."""
+        return sorted(path for name in (BASELINE_RUN, CAPTIONED_RUN) for path in self.folder.glob(f"{name}-*"))
+
+    def _earlier(self) -> list[Path]:
+        """What there is of an earlier result."""
+        return [*self._runs(), *filter(Path.exists, (self.folder / name for name in (CLASSIFIER, REPORT)))]
+
+    def _set_aside(self) -> None:
+        """Moves an earlier result into a folder of its own; after a kill, the next start moves the rest."""
+        for run in self._runs():
+            with locked(run):  # an OSError where another process trains it
+                pass
+        copied = [path for path in (self.config, self.folder / ASKED) if path.exists()]
+        record = self.folder / RECORD_FILE
+        moved = [*self._earlier(), *([record] if record.exists() else [])]  # the record last
+        numbered = (self.folder / f"earlier-{number}" for number in itertools.count(1))
+        place = next(place for place in numbered if not any((place / path.name).exists() for path in moved))
+        place.mkdir(exist_ok=True)
+        for path in copied:
+            shutil.copyfile(path, place / path.name)
+        for path in moved:
+            path.rename(place / path.name)
+        (self.folder / ASKED).unlink(missing_ok=True)
+        self.say(f"The earlier result is kept in {place}.")
+
+    def _is_finished(self) -> bool:
+        if self.args.overwrite or self.args.dry_run:
+            return False
+        noted, result = self._noted(), self._result()
+        return bool(result) and noted.get("asked") == self._asked() and noted.get("result") == result
+
+    def _result(self) -> dict[str, str]:
+        """Digests of the files of a finished result; empty where one is missing."""
+        kinds = (BASELINE_RUN, CAPTIONED_RUN) if self.has_baseline else (CAPTIONED_RUN,)
+        runs = [Path(self._run_folder(kind, seed)) for kind in kinds for seed in range(self.args.seeds)]
+        files = [run / name for run in runs for name in ("all_results.json", "model.safetensors")]
+        files += [self.config, self.folder / REPORT, self.folder / CLASSIFIER / MANIFEST]
+        files += sorted((self.folder / "captions").glob("*.parquet")) if self.args.captioner else []
+        if not all(file.is_file() for file in files):
+            return {}
+        return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
 
     # --- Decisions ---------------------------------------------------------------------------------------------------
 
@@ -152,35 +248,45 @@ class Fit:
         return {"student": name, "pretrained": bool(pretrained)} if name else None
 
     def _opened(self) -> DatasetDict:
-        """The splits, after the decisions about captions and `validation`; says what is in them."""
+        """`train` and `validation`, held out where the data has none. Decides about captions and a baseline."""
         splits = load_data(self.data)
         check_has_split(splits, "train")
         if "validation" not in splits:
             self.data.validation_fraction = self.data.validation_fraction or VALIDATION_FRACTION
-            splits = hold_out(splits, self.data.validation_fraction)
+            splits, self.held_out = hold_out(splits, self.data.validation_fraction), True
+        splits, names = class_names(splits)
+        self.class_names = list(names.values())
+        training = splits["train"]
+        self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
+        self.num_captioned = num_captioned(training)
+        if self.num_captioned and self.args.captioner:
+            self.args.captioner, self.unused_captioner = None, True
+        labelled = (labels_of(training) >= 0).any()
+        self.has_baseline = bool(labelled) and self._given().get("label_fraction") != 0
+        return DatasetDict({name: splits[name] for name in ("train", "validation")})
+
+    def _check(self, splits: DatasetDict) -> None:
+        """Checks the splits, and says what is in them."""
+        names = self.class_names
+        if self.held_out:
             self.say(
                 f"Validation: the data has no such split, so {len(splits['validation']):,} labelled training images "
                 f"are held out, {self.data.validation_fraction:.0%} of each class."
             )
-        splits, names = class_names(splits)
-        for name in ("train", "validation"):
+        for name, split in splits.items():
             bad = self._bad_images()
-            check_split(
-                splits[name], name, num_labels=len(names), training=False, require_labels=False, on_bad_images=bad
-            )
+            check_split(split, name, num_labels=len(names), training=False, require_labels=False, on_bad_images=bad)
         training = splits["train"]
         validation_labels = labels_of(splits["validation"])
-        self.validation_images = int((validation_labels >= 0).sum())
         if not self.validation_images:
             what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
             raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
-        labelled, captioned = int((labels_of(training) >= 0).sum()), num_captioned(training)
-        self.has_baseline = labelled > 0 and self._given().get("label_fraction") != 0
+        labelled, captioned = int((labels_of(training) >= 0).sum()), self.num_captioned
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
         )
-        absent = [name for label, name in names.items() if label not in validation_labels]
+        absent = [name for label, name in enumerate(names) if label not in validation_labels]
         if absent:
             self.say(
                 f"Validation: no labelled image of {len(absent):,} of the {len(names):,} classes, such as "
@@ -193,13 +299,11 @@ class Fit:
             )
         if not self.has_baseline:
             self.say("Labels: none, so captions are compared with the names of the classes. There is no baseline.")
-        if captioned and self.args.captioner:
+        if self.unused_captioner:
             self.say(
                 f"Captioner: not used, as {captioned:,} of {len(training):,} images have a caption. To write others, "
                 "run g4i caption, and g4i fit on the folder that it writes."
             )
-            self.args.captioner = None
-        return splits
 
     def _options(self, splits: DatasetDict) -> dict[str, Any]:
         """Options of `g4i train`."""
@@ -235,7 +339,7 @@ class Fit:
         }
         folders = {
             "embeddings_dir": str(self.folder / "embeddings"),
-            "output_dir": self._run_folder("with_captions", 0),
+            "output_dir": self._run_folder(CAPTIONED_RUN, 0),
         }
         options |= given | student | {"image_size": size} | self._data_options() | folders | {"seed": 0}
         if args.minutes and not (args.captioner and args.dry_run):  # captions that are not there cannot be timed
@@ -328,17 +432,17 @@ class Fit:
         for seed in range(args.seeds):
             words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
             if self.has_baseline:
-                found.append([*words, self._run_folder("baseline", seed), *_words(BASELINE)])
-            found.append([*words, self._run_folder("with_captions", seed)])
-        runs = ["--run", self._run_folder("with_captions", 0)]
-        runs += ["--baseline", self._run_folder("baseline", 0)] if self.has_baseline else []
-        report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / "report.html")]
+                found.append([*words, self._run_folder(BASELINE_RUN, seed), *_words(BASELINE)])
+            found.append([*words, self._run_folder(CAPTIONED_RUN, seed)])
+        runs = ["--run", self._run_folder(CAPTIONED_RUN, 0)]
+        runs += ["--baseline", self._run_folder(BASELINE_RUN, 0)] if self.has_baseline else []
+        report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / REPORT)]
         report += _words({"on_bad_images": "skip"}) if self._bad_images() == "skip" else []
         found.append(["evaluate", *runs, *report])
-        release = ["release", *runs, "--student_dir", str(self.folder / "classifier")]
+        release = ["release", *runs, "--student_dir", str(self.folder / CLASSIFIER)]
         release += ["--replace", "true"] if args.overwrite else []
         if args.seeds > 1:
-            seeds = {"--seed_runs": "with_captions"} | ({"--seed_baselines": "baseline"} if self.has_baseline else {})
+            seeds = {"--seed_runs": CAPTIONED_RUN} | ({"--seed_baselines": BASELINE_RUN} if self.has_baseline else {})
             for option, name in seeds.items():
                 release += [option, *(self._run_folder(name, seed) for seed in range(1, args.seeds))]
         return [[*words, *module] for words in (*found, release)]
@@ -360,21 +464,21 @@ class Fit:
 
     def _finished(self) -> FitResult:
         seeds, suspicious = range(self.args.seeds), "validation_suspicious_labels"
-        accuracy = [_results(self._run_folder("with_captions", seed))["validation_accuracy"] for seed in seeds]
+        accuracy = [_results(self._run_folder(CAPTIONED_RUN, seed))["validation_accuracy"] for seed in seeds]
         baseline = []
         if self.has_baseline:
-            baseline = [_results(self._run_folder("baseline", seed))["validation_accuracy"] for seed in seeds]
+            baseline = [_results(self._run_folder(BASELINE_RUN, seed))["validation_accuracy"] for seed in seeds]
         paired = paired_summary(baseline, accuracy) if len(baseline) > 1 else None
         result = FitResult(
-            classifier=self.folder / "classifier",
-            report=self.folder / "report.html",
+            classifier=self.folder / CLASSIFIER,
+            report=self.folder / REPORT,
             config=self.config,
             accuracy=accuracy,
             baseline_accuracy=baseline,
             gain=float(np.mean(accuracy) - np.mean(baseline)) if baseline else None,
             interval=(paired.low, paired.high) if paired else None,
             validation_images=self.validation_images,
-            suspicious_labels=_results(self._run_folder("with_captions", 0)).get(suspicious),
+            suspicious_labels=_results(self._run_folder(CAPTIONED_RUN, 0)).get(suspicious),
         )
         self.say("\n" + "\n".join(self._summary(result)))
         return result

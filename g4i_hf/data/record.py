@@ -1,0 +1,294 @@
+"""
+What a result was made from, by content: a row an image, kept beside the result. Whether anything of it has changed,
+and what, is found by comparing two of these records.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset
+from PIL import Image as PILImage
+
+from .. import columns
+from .images import content_of
+from .texts import Embeddings, caption_key_table, values_of
+
+RECORD_FILE = "data_record.parquet"
+SPLIT, DIGEST, STAT = "split", columns.IMAGE_DIGEST, columns.IMAGE_STAT
+# Of each image; other columns, such as image features, are added by name
+COMPARED = {
+    columns.LABEL: "labels",
+    columns.CAPTION: "captions",
+    columns.TEXT_EMBEDS: "text embeddings",
+    columns.CAPTION_WEIGHT: "caption weights",
+}
+IMAGES_AT_ONCE, THREADS = 256, 8
+JUST_WRITTEN = 2  # seconds: a file that is younger may change again without another time
+SHOWN = 3  # class names
+
+
+@dataclass
+class Record:
+    """
+    Attributes:
+        rows: text columns: `split`, `image_id`, `image_digest`, `image_stat`, the label by name, and a digest of each
+            other value.
+        class_names: in their order.
+        inputs: what else the result depends on, such as a text encoder, by its name in messages; None: not known.
+    """
+
+    rows: pa.Table
+    class_names: list[str]
+    inputs: dict[str, str | int | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        splits: Mapping[str, Dataset],
+        class_names: Iterable[str],
+        *,
+        also: Iterable[str] = (),
+        inputs: Mapping[str, str | int | None] | None = None,
+        earlier: "Record | None" = None,
+    ) -> "Record":
+        """
+        Of splits with `image` (not decoded), `image_id`, and a `label` of these classes. `also` names further columns.
+        Every image is read, but for files that are those of an `earlier` record by size and times.
+        """
+        class_names, parts = list(class_names), []
+        for name, split in splits.items():
+            values = image_digests(split, None if earlier is None else earlier.of_splits([name]).rows)
+            for column in dict.fromkeys((*COMPARED, *also)):
+                present = column in split.column_names
+                values[column] = list(_values(split, column, class_names)) if present else [None] * len(split)
+            parts.append(_text_table({SPLIT: [name] * len(split)} | values))
+        return cls(pa.concat_tables(parts), class_names, dict(inputs or {}))
+
+    @property
+    def digest(self) -> str:
+        """Of everything but the times of files."""
+        digest = hashlib.blake2b(json.dumps([self.class_names, self.inputs]).encode(), digest_size=16)
+        for column in sorted({*self.rows.column_names} - {STAT}):
+            digest.update(json.dumps([column, self.rows[column].to_pylist()]).encode())
+        return digest.hexdigest()
+
+    @property
+    def splits(self) -> list[str]:
+        return self.rows[SPLIT].unique().to_pylist()
+
+    def of_splits(self, names: Iterable[str]) -> "Record":
+        is_wanted = pc.is_in(self.rows[SPLIT], pa.array(names, pa.string()))
+        return Record(self.rows.filter(is_wanted), self.class_names, self.inputs)
+
+    def write(self, folder: str | Path) -> None:
+        """Into a folder, in one step."""
+        place = Path(folder) / RECORD_FILE
+        staging = place.with_name(f".{place.name}.tmp-{os.getpid()}")
+        facts = json.dumps({"class_names": self.class_names, "inputs": self.inputs})
+        try:
+            pq.write_table(self.rows.replace_schema_metadata({"g4i_hf": facts}), staging)
+            staging.replace(place)
+        finally:
+            staging.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Record | None":
+        """The record in a folder; None where there is none, or it is damaged."""
+        try:
+            rows = pq.read_table(Path(folder) / RECORD_FILE)
+            facts = json.loads(rows.schema.metadata[b"g4i_hf"])
+            return cls(rows.replace_schema_metadata(), facts["class_names"], facts["inputs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _text_table(values: Mapping[str, list[str | None]]) -> pa.Table:
+    return pa.table(values, schema=pa.schema([(column, pa.string()) for column in values]))
+
+
+# --- Digests ---------------------------------------------------------------------------------------------------------
+
+
+def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, list[str | None]]:
+    """
+    By column, for each row: `image_id`; `image_digest`, of the bytes as stored, None for an image that cannot be read;
+    `image_stat`, size and times of its file, None for bytes in a table. Files are not read that are `known` by
+    `image_id` and `image_stat`.
+    """
+    earlier: dict[tuple[str | None, ...], str | None] = {}
+    if known is not None:
+        parts = (known[column].to_pylist() for column in (columns.IMAGE_ID, STAT, DIGEST))
+        earlier = {(image_id, stat): digest for image_id, stat, digest in zip(*parts, strict=True) if stat}
+
+    def digests(image_id: str, image: Any) -> tuple[str, str | None, str | None]:
+        try:
+            stat = _stat_of(image)
+            return image_id, earlier.get((image_id, stat)) or _digest_of_image(image), stat
+        except (OSError, ValueError):
+            return image_id, None, None
+
+    found: list[tuple[str, str | None, str | None]] = []
+    images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
+    with ThreadPoolExecutor(THREADS) as pool:  # hashing and reading leave the interpreter free
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            batch = images[start : start + IMAGES_AT_ONCE]
+            found += pool.map(digests, batch[columns.IMAGE_ID], batch[columns.IMAGE])
+    return {column: [row[place] for row in found] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}
+
+
+def _stat_of(image: Any) -> str | None:
+    """Size and times of a file; null for other images, and a file so new that it could change within its time."""
+    if not isinstance(image, dict) or image["bytes"] is not None:
+        return None
+    found = os.stat(image["path"])
+    changed = max(found.st_mtime_ns, found.st_ctime_ns)
+    is_settled = time.time_ns() - changed > JUST_WRITTEN * 10**9
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}" if is_settled else None
+
+
+def _digest_of_image(image: Any) -> str | None:
+    if image is None:
+        return None
+    return content_digest(image.tobytes() if isinstance(image, PILImage.Image) else content_of(image))
+
+
+def content_digest(content: bytes) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _values(split: Dataset, column: str, class_names: list[str]) -> Iterator[Any]:
+    """Of a column, what rows are compared by: a name or a digest; None for null."""
+    if column == columns.LABEL:
+        return _label_names(split, class_names)
+    if column == columns.CAPTION:
+        return captions_of_rows(caption_key_table(values_of(split, column)))
+    if column == columns.TEXT_EMBEDS and columns.text_embed_dim_of(split.features[column]) is not None:
+        embeds = Embeddings(split)
+        return vectors_of_rows(embeds, embeds.counts)
+    return map(_digest_of_value, values_of(split, column))
+
+
+def _label_names(split: Dataset, class_names: list[str]) -> Iterator[str | None]:
+    feature = split.features[columns.LABEL]
+    names = feature.names if isinstance(feature, ClassLabel) else class_names
+    for label in values_of(split, columns.LABEL):
+        if isinstance(label, int) and label < len(names):
+            yield names[label] if label >= 0 else None
+        else:
+            yield None if label is None else str(label)
+
+
+def captions_of_rows(caption_keys: np.ndarray) -> Iterator[str | None]:
+    """The captions of each row, by their keys (rows, C); see [`~g4i_hf.data.texts.caption_key_table`]."""
+    for keys in caption_keys.tolist():
+        yield ",".join(f"{key:x}" for key in keys if key >= 0) or None
+
+
+def vectors_of_rows(vectors: Embeddings | np.ndarray, counts: np.ndarray) -> Iterator[str | None]:
+    """A digest for each row of vectors (n, D), of which it has so many."""
+    ends = np.cumsum(counts)
+    for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
+        yield content_digest(np.ascontiguousarray(vectors[end - count : end]).tobytes()) if count else None
+
+
+def _digest_of_value(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        array = np.asarray(repr(value))
+    return content_digest(array.tobytes() if array.dtype.kind in "biuf" else repr(value).encode())
+
+
+# --- Differences -----------------------------------------------------------------------------------------------------
+
+
+def differences(there: Record, here: Record) -> dict[str, str]:
+    """
+    What has changed, in words, by kind: a column, `new`, `removed`, `order`, `class_names` or the name of an input.
+    Images are the same by their content, wherever they lie, and else by their name. Only columns and inputs of both
+    are compared.
+    """
+    before, after = (record.rows.drop_columns([STAT]) for record in (there, here))
+    found = {} if before.equals(after) else _of_rows(before.to_pydict(), after.to_pydict())
+    if there.class_names != here.class_names:
+        found["class_names"] = _class_names(there.class_names, here.class_names)
+    for name in there.inputs.keys() & here.inputs.keys():
+        values = there.inputs[name], here.inputs[name]
+        if None not in values and values[0] != values[1]:
+            is_number = isinstance(values[0], int)
+            found[name] = f"{name} ({values[0]:,} there, {values[1]:,} here)" if is_number else name
+    return found
+
+
+def _of_rows(before: dict[str, list], after: dict[str, list]) -> dict[str, str]:
+    pairs = _paired(before, after)
+
+    def changed(column: str) -> list[bool]:
+        return [before[column][old] != after[column][new] for old, new in pairs]
+
+    compared = [name for name in before if name in after and name not in (SPLIT, columns.IMAGE_ID, DIGEST)]
+    counts = {column: (sum(changed(column)), COMPARED.get(column, repr(column))) for column in compared}
+    # An image that moves into the folder of another class has another name too
+    renamed = zip(changed(columns.IMAGE_ID), changed(columns.LABEL), strict=True)
+    counts[columns.IMAGE_ID] = sum(has_name and not has_label for has_name, has_label in renamed), "names"
+    counts[DIGEST] = sum(changed(DIGEST)), "contents"
+    counts[SPLIT] = sum(changed(SPLIT)), "the split"
+    found = {kind: f"{words} of {_images(count)}" for kind, (count, words) in counts.items() if count}
+    if added := len(after[SPLIT]) - len(pairs):
+        found["new"] = _images(added, "new ")
+    if removed := len(before[SPLIT]) - len(pairs):
+        found["removed"] = f"{_images(removed)} removed"
+    if not found and pairs != sorted(pairs, key=lambda pair: pair[1]):
+        found["order"] = "the order of the images"
+    return found
+
+
+def _paired(before: dict[str, list], after: dict[str, list]) -> list[tuple[int, int]]:
+    """Row numbers of the same images in both, in the order of the first."""
+    left, right = list(range(len(before[SPLIT]))), list(range(len(after[SPLIT])))
+    pairs: list[tuple[int, int]] = []
+    for keys in ((SPLIT, columns.IMAGE_ID, DIGEST), (SPLIT, DIGEST), (DIGEST,), (SPLIT, columns.IMAGE_ID)):
+        waiting: dict[tuple, list[int]] = {}
+        for row in reversed(left):
+            waiting.setdefault(tuple(before[key][row] for key in keys), []).append(row)
+        unmatched = []
+        for row in right:
+            key = tuple(after[key][row] for key in keys)
+            is_known = DIGEST not in keys or after[DIGEST][row] is not None
+            if is_known and waiting.get(key):
+                pairs.append((waiting[key].pop(), row))
+            else:
+                unmatched.append(row)
+        left, right = sorted(row for rows in waiting.values() for row in rows), unmatched
+    return sorted(pairs)
+
+
+def _images(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}image{'' if count == 1 else 's'}"
+
+
+def _class_names(there: list[str], here: list[str]) -> str:
+    added = [name for name in here if name not in there]
+    gone = [name for name in there if name not in here]
+    if not added and not gone:
+        return "the order of the class names"
+    parts = [f"{what}: {_some(names)}" for what, names in (("new", added), ("gone", gone)) if names]
+    return f"class names ({'; '.join(parts)})"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,236 @@
+"""Changed data never give an old result: what depends on labels, texts, images or features is made anew."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from drawings import STUDENT, draw_folder, drawing
+
+from g4i_hf import fit, load_images
+from g4i_hf.data.record import Record, differences
+from g4i_hf.hub.push import write_manifest
+from g4i_hf.running import main
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """36 drawings of three classes with captions, and a validation split."""
+    return draw_folder(tmp_path / "pictures", train=36, validation=9)
+
+
+def lines_of(pictures: Path) -> list[dict]:
+    return [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
+
+
+def write_lines(pictures: Path, lines: list[dict]) -> None:
+    (pictures / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def correct_labels(pictures: Path, number: int = 4) -> None:
+    """Moves circles into the folder of squares."""
+    lines = lines_of(pictures)
+    for line in [line for line in lines if line["file_name"].startswith("circle/")][:number]:
+        moved = line["file_name"].replace("circle", "square")
+        (pictures / "train" / line["file_name"]).rename(pictures / "train" / moved)
+        line["file_name"] = moved
+    write_lines(pictures, lines)
+
+
+def change_captions(pictures: Path, number: int = 3) -> None:
+    lines = lines_of(pictures)
+    for line in lines[:number]:
+        line["caption"] = "something else"
+    write_lines(pictures, lines)
+
+
+def add_images(pictures: Path, label: str = "circle") -> None:
+    (pictures / "train" / label).mkdir(exist_ok=True)
+    for number in (90, 93):
+        drawing(number).save(pictures / "train" / label / f"{number}.png")
+
+
+def remove_image(pictures: Path) -> None:
+    lines = lines_of(pictures)
+    (pictures / "train" / lines[0]["file_name"]).unlink()
+    write_lines(pictures, lines[1:])
+
+
+def replace_bytes(pictures: Path) -> None:
+    drawing(99).save(pictures / "train" / lines_of(pictures)[0]["file_name"])
+
+
+def rename_class(pictures: Path) -> None:
+    for split in ("train", "validation"):
+        (pictures / split / "cross").rename(pictures / split / "xcross")
+        file = pictures / split / "metadata.jsonl"
+        file.write_text(file.read_text().replace('"cross/', '"xcross/'))
+
+
+CHANGES = {
+    "labels of 4 images": correct_labels,
+    "captions of 3 images": change_captions,
+    "2 new images": add_images,
+    "1 image removed": remove_image,
+    "contents of 1 image": replace_bytes,
+    "labels of 15 images, class names (new: 'xcross'; gone: 'cross')": rename_class,
+    "2 new images, class names (new: 'oval')": lambda pictures: add_images(pictures, "oval"),
+}
+
+
+def record_of(pictures: Path) -> Record:
+    splits = load_images(pictures)
+    return Record.of(splits, splits["train"].features["label"].names)
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_what_has_changed_is_said_in_a_line(pictures, tmp_path, words):
+    before = record_of(pictures)
+    before.write(tmp_path)
+    before = Record.read(tmp_path)
+    assert differences(before, record_of(pictures)) == {} and record_of(pictures).digest == before.digest
+    CHANGES[words](pictures)
+    assert ", ".join(differences(before, record_of(pictures)).values()) == words
+    assert record_of(pictures).digest != before.digest
+
+
+# --- g4i fit ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def commands(tmp_path, pictures, monkeypatch) -> list[str]:
+    """
+    In place of the commands of `g4i fit`, what they leave, with the digest of the data as the accuracy of a run, which
+    is trained once; the kinds of those that were run. A run whose name is `killed` there is killed before.
+    """
+    ran: list[str] = []
+
+    def leave(words: list[str]) -> None:
+        kind, folder = words[0], tmp_path / "out"
+        ran.append(kind)
+        if kind == "train":
+            run = Path(words[words.index("--output_dir") + 1])
+            if run.name in ran:
+                raise KeyboardInterrupt
+            run.mkdir(exist_ok=True)
+            if (run / "all_results.json").exists():
+                return
+            (run / "all_results.json").write_text(json.dumps({"validation_accuracy": accuracy_of(pictures)}))
+            (run / "model.safetensors").write_text("")
+        elif kind == "evaluate":
+            (folder / "report.html").write_text("")
+        else:
+            (folder / "classifier").mkdir(exist_ok=True)
+            (folder / "classifier" / "config.json").write_text("{}")
+            write_manifest(folder / "classifier")
+
+    monkeypatch.setattr("g4i_hf.workflows.fit._run", leave)
+    return ran
+
+
+def accuracy_of(pictures: Path) -> float:
+    return int(record_of(pictures).digest[:8], 16) / 2**32
+
+
+EVERY = ["train", "train", "evaluate", "release"]
+
+
+def fitted(pictures: Path, tmp_path: Path, capsys, **options) -> tuple:
+    """The result of fit into `out`, and the lines it printed."""
+    capsys.readouterr()
+    result = fit(pictures, output_dir=str(tmp_path / "out"), image_size=32, **options)
+    return result, capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_fit_does_its_work_anew_after_a_change_and_keeps_the_earlier_result_aside(
+    pictures, commands, tmp_path, capsys, words
+):
+    before, _ = fitted(pictures, tmp_path, capsys)
+    CHANGES[words](pictures)
+    after, said = fitted(pictures, tmp_path, capsys)
+    out = tmp_path / "out"
+    assert said[0] == f"Changed since the last run in {out}: {words}."
+    assert f"The earlier result is kept in {out / 'earlier-1'}." in said and commands == EVERY * 2
+    assert after.accuracy == after.baseline_accuracy == [accuracy_of(pictures)] != before.accuracy
+    kept = {path.name for path in (out / "earlier-1").iterdir()}
+    assert kept >= {"baseline-0", "with_captions-0", "classifier", "report.html", "fit.yaml", "data_record.parquet"}
+    assert json.loads((out / "earlier-1" / "baseline-0" / "all_results.json").read_text()) == {
+        "validation_accuracy": before.accuracy[0]
+    }
+
+
+def test_fit_with_nothing_changed_runs_nothing_and_says_the_same(pictures, commands, tmp_path, capsys):
+    before, told = fitted(pictures, tmp_path, capsys)
+    for path in pictures.rglob("*.png"):
+        path.touch()
+    after, said = fitted(pictures, tmp_path, capsys)
+    assert commands == EVERY and after == before and said[-8:] == told[-8:]
+    assert said[0] == f"{tmp_path / 'out'} holds this very result, finished: nothing has changed since."
+    (tmp_path / "out" / "report.html").unlink()
+    fitted(pictures, tmp_path, capsys)
+    assert commands == EVERY * 2
+
+
+def test_fit_killed_between_two_runs_compares_no_runs_of_different_data(pictures, commands, tmp_path, capsys):
+    commands.append("with_captions-0")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(pictures, tmp_path, capsys)
+    commands.remove("with_captions-0")
+    correct_labels(pictures)
+    result, said = fitted(pictures, tmp_path, capsys)
+    assert "labels of 4 images" in said[0]
+    assert result.accuracy == result.baseline_accuracy == [accuracy_of(pictures)]
+
+
+def test_fit_with_more_seeds_after_a_change_has_all_of_them_of_the_new_data(pictures, commands, tmp_path, capsys):
+    fitted(pictures, tmp_path, capsys, seeds=2)
+    assert fitted(pictures, tmp_path, capsys, seeds=3)[0].accuracy == [accuracy_of(pictures)] * 3
+    correct_labels(pictures)
+    result, _ = fitted(pictures, tmp_path, capsys, seeds=1)
+    assert result.accuracy == [accuracy_of(pictures)]
+    result, _ = fitted(pictures, tmp_path, capsys, seeds=3)
+    assert result.accuracy == result.baseline_accuracy == [accuracy_of(pictures)] * 3
+
+
+def test_fit_overwrites_all_seeds_of_an_earlier_result(pictures, commands, tmp_path, capsys):
+    fitted(pictures, tmp_path, capsys, seeds=2)
+    correct_labels(pictures)
+    fitted(pictures, tmp_path, capsys, overwrite=True)
+    assert not (tmp_path / "out" / "earlier-1").exists()
+    result, _ = fitted(pictures, tmp_path, capsys, seeds=2)
+    assert result.accuracy == [accuracy_of(pictures)] * 2
+
+
+def test_fit_that_cannot_go_on_has_moved_nothing(pictures, commands, tmp_path, capsys):
+    before, _ = fitted(pictures, tmp_path, capsys)
+    (pictures / "train" / lines_of(pictures)[0]["file_name"]).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        fitted(pictures, tmp_path, capsys)
+    assert (tmp_path / "out" / "report.html").is_file() and not (tmp_path / "out" / "earlier-1").exists()
+    fitted(pictures, tmp_path, capsys, on_bad_images="skip")
+    assert (tmp_path / "out" / "earlier-1" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_fit_after_a_change_has_the_weights_of_a_new_folder(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("g4i_hf.workflows.fit._run", main)
+    options = {"student": "resnet18", "student_args": json.loads(STUDENT["student_args"]), "max_steps": 4}
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump(options | {"use_cpu": True, "disable_tqdm": True}))
+    out, new = tmp_path / "out", tmp_path / "new"
+    fit(pictures, output_dir=str(out), train_config=str(config))
+    correct_labels(pictures)
+    change_captions(pictures)
+    add_images(pictures)
+    again = fit(pictures, output_dir=str(out), train_config=str(config))
+    fresh = fit(pictures, output_dir=str(new), train_config=str(config))
+    assert again.accuracy == fresh.accuracy and again.baseline_accuracy == fresh.baseline_accuracy
+    for run in ("baseline-0", "with_captions-0", "classifier"):
+        assert (out / run / "model.safetensors").read_bytes() == (new / run / "model.safetensors").read_bytes()
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if "earlier-1" not in path.parts}
+    assert files == {path.relative_to(new).as_posix() for path in new.rglob("*")}
