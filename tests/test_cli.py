@@ -17,7 +17,7 @@ from accelerate.commands.launch import launch_command_parser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from g4i_hf import __version__, cli, options
 from g4i_hf.cli import parse_options
@@ -384,7 +384,6 @@ CHOICES = [
     (options.TrainingOptions, "align_loss", OBJECTIVES),
     (options.TrainingOptions, "eval_strategy", list(IntervalStrategy)),
     (options.TrainingOptions, "save_strategy", list(SaveStrategy)),
-    (options.TrainingOptions, "hub_strategy", list(HubStrategy)),
     (options.StudentArguments, "projector_type", PROJECTOR_TYPES),
     (options.StudentArguments, "projector_norm", PROJECTOR_NORMS),
     (options.AugmentationArguments, "interpolation", INTERPOLATIONS),
@@ -403,7 +402,8 @@ align_target_temperature align_temperature align_text_bank align_warmup_epochs a
 bce_target_threshold caption_column caption_control caption_weight_column captions_name captions_revision
 class_names_file class_weights classification_loss color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha
 dataloader_persistent_workers dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm
-early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo image_column
+early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo hub_strategy
+image_column
 image_features image_id_column image_size interpolation label_column label_fraction label_noise label_noise_kind
 label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions long_tail_factor
 long_tail_seed lora_alpha lora_dropout lora_r lora_target_modules lr_scheduler_type max_nan_steps mix_prob

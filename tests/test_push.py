@@ -342,12 +342,12 @@ def test_xet_storage_that_refuses_is_no_file_that_may_not_be_read():
         raise PermissionError(13, "Permission denied", "model.safetensors")
 
 
-# --- While a student trains ------------------------------------------------------------------------------------------
+# --- After training --------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):
-    with pytest.raises(ValueError, match="hub_strategy is checkpoint.*pickle"):
-        StudentPublisher(training_arguments(tmp_path, hub_strategy="checkpoint"))
+    with pytest.raises(ValueError, match="hub_strategy is every_save; a student is pushed at the end alone"):
+        training_arguments(tmp_path, hub_strategy="every_save")
     args = training_arguments(tmp_path, push_to_hub=True, hub_model_id="me/student")
     with pytest.raises(ValueError, match=r"\(resnet\) does not say how large.*processing_class"):
         AlignmentTrainer(aligned_model("resnet"), args, training_rows(), publisher=StudentPublisher(args))
@@ -412,9 +412,8 @@ def test_a_training_does_not_begin_that_would_write_over_changes_on_the_hub(hub,
 
 
 @pytest.mark.slow
-def test_checkpoints_are_pushed_as_plain_students_and_the_end_as_a_release(trained):
+def test_the_end_of_training_is_pushed_as_a_release(trained):
     main = trained["state"]["branches"]["main"]
-    assert main["title"] == "End of training" and trained["state"]["commits"] > 2
+    assert main["title"] == "End of training" and trained["state"]["commits"] == 2
     assert {"README.md", "config.json", "model.safetensors"} <= set(main["files"])
-    assert "In training" not in trained["card"]
     assert "48 x 48 pixels" in trained["card"] and trained["answers"] == len(ID2LABEL)

@@ -4,21 +4,17 @@ import json
 import logging
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from safetensors import safe_open
 from transformers import TimmWrapperConfig
-from transformers.trainer_utils import HubStrategy
 
-from .. import __version__
 from ..evaluation.comparison import ComparisonRow
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
@@ -36,7 +32,7 @@ from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .card import NONCOMMERCIAL, TEMPLATES, Student, license_fields, student_card
+from .card import NONCOMMERCIAL, Student, license_fields, student_card
 from .figures import (
     EvaluatedData,
     benchmark_tasks,
@@ -49,7 +45,6 @@ from .figures import (
 from .onnx import export_onnx
 from .privacy import SECRETS, bare_name, private_places
 from .push import (
-    PushError,
     check_replaceable,
     check_repository,
     clear_errors,
@@ -309,29 +304,17 @@ def _copy_pictures(run: Path, student_dir: Path, weights: str) -> dict[str, Any]
     return {"has_curves": has_curves, "predictions": predictions}
 
 
-# --- Pushing while a student trains ----------------------------------------------------------------------------------
-
-
 class StudentPublisher:
     """
-    What `AlignmentTrainer` pushes with `push_to_hub`: never its run folder, but what a release holds.
+    What `AlignmentTrainer` pushes with `push_to_hub`, at the end of training: never its run folder, but its release.
 
-    The repository is made before training, so that a token that may not write is noticed then. A push of a checkpoint
-    runs beside training; one that fails is logged, and the next one tries again. `args` are `hub_model_id`,
-    `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push` and `hub_strategy`: `every_save` or `end`, else
-    a ValueError.
+    The repository is made before training, so that a token that may not write is noticed then. `args` are
+    `hub_model_id`, `hub_token`, `hub_private_repo` and `hub_revision`.
     """
 
     def __init__(self, args: AlignmentArguments):
-        if args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-            raise ValueError(
-                f"hub_strategy is {args.hub_strategy.value}, which would push the optimizer's state, a pickle. Use "
-                "every_save, which pushes the student of every checkpoint, or end."
-            )
         self.args = args
         self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
-        self._under_way: Future | None = None
 
     def start(self) -> str:
         """Makes the repository; returns its whole id. ImportError without detect-secrets; PushError as any push."""
@@ -343,60 +326,15 @@ class StudentPublisher:
             self.repo_id = create_repository(api, self.repo_id, private=self.args.hub_private_repo is not False)
         return self.repo_id
 
-    def push_checkpoint(self, checkpoint: str | Path, step: int, max_steps: int) -> None:
-        """Pushes the student of a checkpoint, unless an earlier push goes on. Raises nothing: another will come."""
-        if self.args.hub_strategy == HubStrategy.END:
-            return
-        if self._under_way and not self._under_way.done() and not self.args.hub_always_push:
-            logger.info("Step %d is not pushed: an earlier push is still under way.", step)
-            return
-        message, folder = f"Step {step} of {max_steps}", None
-        try:
-            # Written now, as the checkpoint may be gone later; only the upload is left to the thread
-            folder = tempfile.TemporaryDirectory(prefix="g4i_hf-push-", ignore_cleanup_errors=True)
-            student = Path(folder.name) / "student"
-            with releasing(ReleaseArguments(run=str(checkpoint), student_dir=str(student), aligned=False)) as place:
-                in_progress_card(step, max_steps).save(place / "README.md")
-            self._under_way = self._thread.submit(self._push_student, folder, student, message)
-        except Exception as error:
-            logger.warning("%s was not pushed: %s", message, _said(error))
-            if folder is not None:
-                folder.cleanup()
-
-    def push_run(self, run: str | Path, message: str = "End of training") -> str:
+    def push_run(self, message: str = "End of training") -> str:
         """
-        Pushes the release of a finished run, with its card; returns the address of the commit. Without a `train.yaml`,
-        as in a run from Python, the options are those of the arguments. ValueError for a release that cannot be made
-        or may not be published, OSError where it was not written, [`~g4i_hf.hub.push.PushError`] for whatever else
-        failed.
+        Pushes the release of the finished run, with its card; returns the address of the commit. Without a
+        `train.yaml`, as in a run from Python, the options are those of the arguments. ValueError for a release that
+        cannot be made or may not be published; OSError where it was not written or pushed.
         """
-        self.wait()
-        if "/" not in self.repo_id:  # not started; the card holds the whole id
-            with clear_errors(self.repo_id):
-                self.repo_id = HfApi(token=self.args.hub_token).get_full_repo_name(self.repo_id)
-        args = ReleaseArguments(run=str(run), repo_id=self.repo_id, aligned=self.args.aligns)
-        try:
-            student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
-            return self._push(student, message)
-        except (OSError, ValueError):
-            raise
-        except Exception as error:
-            raise PushError(f"{self.repo_id}: {_said(error)}. Nothing was pushed.") from error
-
-    def wait(self) -> None:
-        """Until what is being pushed is there."""
-        if self._under_way is not None:
-            self._under_way.result()
-
-    def _push_student(self, folder: tempfile.TemporaryDirectory, student: Path, message: str) -> None:
-        try:
-            self._push(student, message)
-        except Exception as error:
-            logger.warning("%s was not pushed: %s", message, _said(error))
-        finally:
-            folder.cleanup()
-
-    def _push(self, student: Path, message: str) -> str:
+        run = self.args.output_dir
+        args = ReleaseArguments(run=run, repo_id=self.repo_id, aligned=self.args.aligns)
+        student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
         return push_folder(
             student,
             self.repo_id,
@@ -404,18 +342,5 @@ class StudentPublisher:
             revision=self.args.hub_revision,
             message=message,
             token=self.args.hub_token,
-            folders=private_places(self.args.output_dir),
+            folders=private_places(run),
         )
-
-
-def _said(error: Exception) -> str:
-    """Its message, with its kind where that is not one for people to read."""
-    return str(error) if isinstance(error, (PushError, ValueError)) else f"{type(error).__name__}: {error}"
-
-
-def in_progress_card(step: int, max_steps: int) -> ModelCard:
-    """The card of a student that is still being trained."""
-    data = ModelCardData(tags=["g4i_hf", "image-classification"], pipeline_tag="image-classification", license="other")
-    return ModelCard.from_template(
-        data, template_path=str(TEMPLATES / "in_progress.md.j2"), step=step, max_steps=max_steps, version=__version__
-    )

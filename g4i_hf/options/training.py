@@ -316,10 +316,9 @@ class LoggingOptions(TrainerGroup):
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
     run_name: str | None = option(None, "Name of the run in the tracker.")
     disable_tqdm: bool | None = option(None, "No progress bar.")
-    push_to_hub: bool = option(False, "Push the student during and after training.")
+    push_to_hub: bool = option(False, "Push the student after training.")
     hub_model_id: str | None = option(None, "Hub id of the repository.")
     hub_private_repo: bool | None = option(True, "Make a new repository private.")
-    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = option("every_save", "When to push.")
 
 
 @dataclass
@@ -410,8 +409,9 @@ dataloader_in_order dataloader_multiprocessing_context dataloader_pin_memory dat
 ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout
 debug deepspeed do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay
 eval_do_concat_batches eval_on_start eval_use_gather_object fp16_full_eval fsdp fsdp_config full_determinism
-gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision hub_token
-ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names length_column_name
+gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision
+hub_strategy hub_token ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names
+length_column_name
 liger_kernel_config local_rank log_level log_level_replica log_on_each_node logging_first_step
 logging_nan_inf_filter neftune_noise_alpha optim_target_modules parallelism_config prediction_loss_only
 project remove_unused_columns restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node

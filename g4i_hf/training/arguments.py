@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArgumentParser
+from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
 from ..files import wrong_choice
@@ -32,9 +33,9 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     Others follow from how it works: `remove_unused_columns=False`, as rows are read by our own dataset;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `dataloader_persistent_workers=True`, as far as there are workers; `hub_private_repo=True`; `project=g4i_hf`, for
-    Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator; `optim=adamw_torch_fused`, the parent's
-    too from torch 2.8 on.
+    `dataloader_persistent_workers=True`, as far as there are workers; `hub_private_repo=True`; `hub_strategy=end`, the
+    only one; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator;
+    `optim=adamw_torch_fused`, the parent's too from torch 2.8 on.
 
     `optim` and `lr_scheduler_type` also take names of timm's: `timm:lamb` (with `optim_args`) and `timm:cosine` (with
     `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
@@ -51,6 +52,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter takes part in every step."}
     )
+    hub_strategy: HubStrategy | str = field(default="end", metadata={"help": "The student is pushed at the end."})
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
     def __post_init__(self):
@@ -76,6 +78,9 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         for name in timm_names:  # the parent takes members of its enumerations only
             setattr(self, name, _PARENT[name].default)
         check_training(self)
+        if self.hub_strategy != HubStrategy.END:
+            said = f"hub_strategy is {self.hub_strategy}; a student is pushed at the end alone: leave it out."
+            raise ValueError(said)
         if self.early_stopping_patience is not None:
             self._prepare_early_stopping()
         if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24

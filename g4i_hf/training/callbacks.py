@@ -1,4 +1,4 @@
-"""Trainer callbacks: moving average, NaN losses, unreadable images, pushes."""
+"""Trainer callbacks: moving average, NaN losses, unreadable images."""
 
 import contextlib
 import json
@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.images import bad_image, check_not_too_many, warn_of
 from ..files import give_usual_permissions, replace_text
@@ -263,21 +262,3 @@ class SkippedImages(TrainerCallback):
         if bad != earlier and args.should_save:
             replace_text(path, json.dumps(bad, indent=2, ensure_ascii=False) + "\n")
         return bad
-
-
-# --- Pushing ---------------------------------------------------------------------------------------------------------
-
-
-class PushCheckpoints(TrainerCallback):
-    """Pushes the student of every checkpoint by a [`~g4i_hf.hub.StudentPublisher`]."""
-
-    def __init__(self, publisher: Any):
-        self.publisher = publisher
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            self.publisher.push_checkpoint(checkpoint, state.global_step, state.max_steps)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.publisher.wait()

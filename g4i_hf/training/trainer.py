@@ -154,8 +154,7 @@ class AlignmentTrainer(Trainer):
         self.skipped_images = callbacks.SkippedImages(data) if skips else None
         self.nan_steps = callbacks.SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
         self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
-        pushes = callbacks.PushCheckpoints(self.publisher) if args.push_to_hub else None
-        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, self.ema, pushes)
+        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, self.ema)
         for callback in filter(None, optional):
             self.add_callback(callback)
 
@@ -424,7 +423,7 @@ class AlignmentTrainer(Trainer):
         saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
-    # --- Pushing: releases in place of the run folder ----------------------------------------------------------------
+    # --- Pushing: a release in place of the run folder ---------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Called before training, so that a token that may not write is noticed then."""
@@ -433,7 +432,7 @@ class AlignmentTrainer(Trainer):
                 "push_to_hub is set: give the trainer a publisher=g4i_hf.hub.StudentPublisher(args), which pushes the "
                 "plain student with a card, not the run folder."
             )
-        if self.processing_class is None:  # nobody can use a student without one, so every checkpoint has it
+        if self.processing_class is None:  # nobody can use a student without one
             self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.start()
@@ -445,7 +444,7 @@ class AlignmentTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        return self.publisher.push_run(self.args.output_dir, commit_message)
+        return self.publisher.push_run(commit_message)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Trainer would push the run folder, pickles included; [`PushCheckpoints`] pushes what is whole."""
+        """Trainer would push the run folder, pickles included."""

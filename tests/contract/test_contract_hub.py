@@ -108,18 +108,16 @@ def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed):
 
 def trained(commands, folder, name: str, **more):
     data = {"dataset_name": "me/embedded", "output_dir": name, "push_to_hub": "true", "hub_model_id": f"me/{name}"}
-    saving = {"save_strategy": "steps", "save_steps": 1, "hub_always_push": "true"}
+    saving = {"save_strategy": "steps", "save_steps": 1}
     return commands.run("train", data, STUDENT, TRAINING | saving | more, cwd=folder)
 
 
-def test_checkpoints_are_pushed_as_plain_students_and_the_end_as_a_release(hub, pushed):
+def test_a_training_pushes_its_release_at_the_end_alone(hub, pushed):
     folder, commands = pushed
     done = trained(commands, folder, "watched")
     assert done.code == 0 and "Pushed: " in done.out, done.said[-3000:]
     state = hub.state()["models/me/watched"]
-    assert state["private"] and state["commits"] == 1 + TRAINING["max_steps"] + 1, (
-        "the first, one a checkpoint, and the release"
-    )
+    assert state["private"] and state["commits"] == 2, "the first, which the Hub makes, and the release"
     assert state["branches"]["main"]["title"] == "End of training"
     assert not [name for name in state["branches"]["main"]["files"] if name.endswith((".bin", ".pt", "train.yaml"))]
 
