@@ -4,19 +4,15 @@ import json
 import shutil
 
 import pytest
-import yaml
-from huggingface_hub import parse_eval_result_entries
 from released_runs import COMMIT, LINEAGE, RESULTS, a_run, shifted
 
-from g4i_hf.evaluation.comparison import compare, mean_and_sd, seeds_as_markdown
+from g4i_hf.evaluation.comparison import compare, seeds_as_markdown
 from g4i_hf.hub.figures import (
     EvaluatedData,
     comparison,
-    eval_result_entries,
     measured,
     model_index_results,
     over_seeds,
-    write_entries,
 )
 from g4i_hf.options import ReleaseArguments
 
@@ -166,51 +162,26 @@ def test_an_interval_is_over_labelled_images(runs):
     assert (test["images"], test["interval"], test["suspicious"]) == (1192, "49.2 to 54.8", None)
 
 
-# --- The forms that the Hub reads -----------------------------------------------------------------------------------
+# --- model-index, which the Hub reads -------------------------------------------------------------------------------
 
 
-def test_the_same_numbers_in_the_table_the_card_and_the_leaderboard(runs):
+def test_model_index_has_the_numbers_of_the_table(runs):
     args = arguments(runs)
     rows, seeds = comparison(args), over_seeds(args)
     index = {result.metric_name: result for result in model_index_results(rows, seeds, PHOTOS, "raw")}
-    entries = {entry.task_id: entry for entry in eval_result_entries(rows, seeds, PHOTOS, weights="raw")}
+    assert len(index) == 2 * len(rows) and {each.dataset_type for each in index.values()} == {"them/photos"}
     for row, over in zip(rows, seeds.rows, strict=True):
         own = index[f"{row.measure.title} ({row.split})"]
-        assert own.metric_value == pytest.approx(row.aligned)
-        assert own.metric_args.get("baseline") == (row.baseline and pytest.approx(row.baseline))
+        assert own.metric_value == pytest.approx(row.aligned) and own.metric_args == {"weights": "raw"}
         mean = index[f"{row.measure.title}, mean of 3 seeds ({row.split})"]
         assert mean.metric_value == pytest.approx(over.mean) and mean.metric_args["seeds"] == [0, 1, 2]
         assert mean.metric_args["standard_deviation"] == pytest.approx(over.sd)
         assert (over.paired is not None) == (row.figure == "accuracy")  # the projector of a baseline is untrained
-        if row.figure == "accuracy":
-            interval = [over.paired.low, over.paired.high]
-            assert mean.metric_args["interval_95"] == pytest.approx(interval, abs=1e-6)
-            expected = f"seeds 0, 1, 2: {mean_and_sd(over.mean, over.sd)} %"
-            assert expected in entries[row.split].notes and entries[row.split].value == own.metric_value
-    assert set(entries) == {"validation", "test"}  # a leaderboard has no use for the retrieval of captions
 
 
-def test_entries_are_read_by_the_client_of_the_hub(tmp_path):
-    entries = eval_result_entries(compare(RESULTS, None, ["test"]), None, PHOTOS, weights="ema", date="2026-11-25")
-    write_entries(tmp_path, entries)
-    written = yaml.safe_load((tmp_path / ".eval_results" / "photos.yaml").read_text())
-    assert parse_eval_result_entries(written) == entries
-    assert written[0]["dataset"] == {"id": "them/photos", "task_id": "test", "revision": COMMIT}
-    assert written[0]["value"] == 0.52 and written[0]["date"] == "2026-11-25"
-
-
-def test_a_leaderboard_takes_the_tasks_of_its_benchmark_and_no_local_data():
-    tasks = [{"id": "photos_dev", "config": "default", "split": "validation"}, {"id": "x", "split": "other"}]
-    rows = compare(RESULTS, None, ["validation", "test"])
-
-    def named(data: EvaluatedData) -> list[str]:
-        return [entry.task_id for entry in eval_result_entries(rows, None, data, weights="raw", tasks=tasks)]
-
-    assert named(PHOTOS) == ["photos_dev"]
-    assert named(EvaluatedData("them/photos", "them/photos", config="small")) == []
+def test_local_data_has_a_bare_name():
     local = EvaluatedData.of({"sources": [{"name": "Bilder, ä", "images": True}]})
-    assert named(local) == []
-    result = model_index_results(rows, None, local, "raw")[0]
+    (result, *_) = model_index_results(compare(RESULTS, None, ["test"]), None, local, "raw")
     assert (result.dataset_name, result.dataset_type) == ("Bilder, ä", "Bilder")
 
 

@@ -1,4 +1,4 @@
-"""Figures of a release, beside the baseline's and over seeds, also as `model-index` and as `.eval_results/*.yaml`."""
+"""Figures of a release, beside the baseline's and over seeds, also as `model-index`."""
 
 import json
 import logging
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import EvalResult
 
 from ..evaluation.comparison import (
     ALL_MEASURES,
@@ -19,12 +17,10 @@ from ..evaluation.comparison import (
     compare,
     compare_seeds,
     interval_text,
-    mean_and_sd,
     shown_results,
 )
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.speed import speed_as_markdown
-from ..files import read_mapping
 from ..options import ReleaseArguments, learned_from_captions
 from ..training.lineage import read_lineage
 from ..training.run_folder import NOT_COMPARED, OPTIONS_FILE, PATHS, read_options
@@ -269,7 +265,7 @@ class EvaluatedData:
 def model_index_results(
     rows: list[ComparisonRow], seeds: Seeds | None, data: EvaluatedData, weights: str
 ) -> list[EvalResult]:
-    """The checkpoint's own figures, as fractions, and their means over seeds, with the rest in `metric_args`."""
+    """The checkpoint's own figures, as fractions, and their means over seeds."""
 
     def result(row: ComparisonRow | SeedRow, value: float, more: str, args: dict[str, Any]) -> EvalResult:
         return EvalResult(
@@ -281,84 +277,13 @@ def model_index_results(
             dataset_revision=data.revision,
             dataset_split=row.split,
             metric_type=row.figure,
-            metric_value=_rounded(value),
+            metric_value=round(float(value), DIGITS),
             metric_name=f"{ALL_MEASURES[row.figure].title}{more} ({row.split})",
             metric_args=args,
         )
 
-    results = []
-    for row in rows:
-        baseline = {} if row.baseline is None else {"baseline": _rounded(row.baseline)}
-        results.append(result(row, row.aligned, "", {"weights": weights} | baseline))
+    results = [result(row, row.aligned, "", {"weights": weights}) for row in rows]
     for row in seeds.rows if seeds else []:
-        args: dict[str, Any] = {"seeds": seeds.seeds, "standard_deviation": _rounded(row.sd)}
-        if row.paired is not None:
-            args |= {
-                "baseline_mean": _rounded(row.paired.baseline_mean),
-                "baseline_standard_deviation": _rounded(row.paired.baseline_sd),
-                "paired_difference": _rounded(row.paired.difference),
-                "interval_95": [_rounded(row.paired.low), _rounded(row.paired.high)],
-            }
-        results.append(result(row, row.mean, f", mean of {len(seeds.seeds)} seeds", args))
+        spread = {"seeds": seeds.seeds, "standard_deviation": round(float(row.sd), DIGITS)}
+        results.append(result(row, row.mean, f", mean of {len(seeds.seeds)} seeds", spread))
     return results
-
-
-def eval_result_entries(
-    rows: list[ComparisonRow],
-    seeds: Seeds | None,
-    data: EvaluatedData,
-    *,
-    weights: str,
-    date: str | None = None,
-    tasks: list[dict[str, Any]] | None = None,
-) -> list[EvalResultEntry]:
-    """
-    The checkpoint's accuracy for leaderboards, which belong to datasets of the Hub: a local one has no entries.
-    `tasks` are those of the benchmark's `eval.yaml`: a split that is no task has no entry. None: a task is called like
-    its split.
-    """
-    if data.id is None:
-        return []
-    entries = []
-    for row in rows:
-        task = row.split
-        if tasks is not None:
-            fitting = (each for each in tasks if data.config in (None, each.get("config")))
-            task = next((each["id"] for each in fitting if each.get("split") == row.split), None)
-        if row.figure != "accuracy" or task is None:
-            continue
-        notes = [f"split {row.split}", f"{weights} weights"]
-        for over in seeds.rows if seeds else []:
-            if (over.split, over.figure) == (row.split, row.figure):
-                named = ", ".join(map(str, seeds.seeds))
-                notes.append(f"mean ± sd of the seeds {named}: {mean_and_sd(over.mean, over.sd)} %")
-        value, said = _rounded(row.aligned), "; ".join(notes)
-        entries.append(EvalResultEntry(data.id, task, value, data.revision, date=date, notes=said))
-    return entries
-
-
-def benchmark_tasks(data: EvaluatedData) -> list[dict[str, Any]] | None:
-    """The tasks of a benchmark, from `eval.yaml` in its dataset; None where there is none, or it is out of reach."""
-    if data.id is None:
-        return None
-    try:
-        path = hf_hub_download(data.id, "eval.yaml", repo_type="dataset", revision=data.revision)
-        tasks = read_mapping(Path(path)).get("tasks")
-    except (HfHubHTTPError, EntryNotFoundError, OfflineModeIsEnabled, ValueError):  # or somebody else's file
-        return None
-    return [task for task in tasks if isinstance(task, dict) and "id" in task] if isinstance(tasks, list) else None
-
-
-def write_entries(folder: str | Path, entries: list[EvalResultEntry]) -> None:
-    """One file in `.eval_results`, called like the dataset."""
-    if not entries:
-        return
-    name = re.sub(r"[^\w.-]+", "-", entries[0].dataset_id.split("/")[-1])
-    path = Path(folder) / ".eval_results" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), DIGITS)

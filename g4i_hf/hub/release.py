@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from safetensors import safe_open
 from transformers import TimmWrapperConfig
 
 from ..evaluation.comparison import ComparisonRow
-from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.predict import load_run
 from ..extras import require
@@ -34,13 +32,9 @@ from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
 from .card import NONCOMMERCIAL, Student, license_fields, student_card
 from .figures import (
-    EvaluatedData,
-    benchmark_tasks,
     comparison,
-    eval_result_entries,
     measured,
     over_seeds,
-    write_entries,
 )
 from .onnx import export_onnx
 from .privacy import SECRETS, bare_name, private_places
@@ -219,7 +213,7 @@ def write_card(
     student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> list[ComparisonRow]:
     """
-    Writes README.md, `.eval_results` and `images` into a released student. Returns the figures, beside the baseline's
+    Writes README.md and `images` into a released student. Returns the figures, beside the baseline's
     where one is given. `options` are those of the run, by default of its `train.yaml`. ValueError for a license that
     is misspelt, or runs that cannot be compared.
     """
@@ -248,11 +242,6 @@ def write_card(
     if NONCOMMERCIAL.search(student.weights_license or ""):
         said = "The starting weights (%s) are under %s, which forbids commercial use, whatever --license says."
         logger.warning(said, lineage["student"]["name"], student.weights_license)
-    data = EvaluatedData.of(lineage)
-    if data is not None and rows:
-        date = datetime.fromtimestamp((run / RESULTS_FILE).stat().st_mtime, UTC).date().isoformat()
-        more = {"weights": args.weights, "date": date, "tasks": benchmark_tasks(data)}
-        write_entries(student_dir, eval_result_entries(rows, seeds, data, **more))
     card.save(student_dir / "README.md")
     return rows
 
