@@ -1,6 +1,8 @@
 """The endpoint captioner against a server on loopback, with whatever can go wrong on the way."""
 
 import asyncio
+import contextlib
+import gzip
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +26,7 @@ from g4i_hf.captioning.servers import token_for
 from g4i_hf.options import EndpointArguments
 
 serve = caption_doors.serve
+MB = 1 << 20
 FAULTS = {"429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage", "no-choices"}
 
 
@@ -70,31 +74,63 @@ def assert_all_right(found: list[tuple[Question, Answer]], count: int) -> None:
         assert (answer.status, answer.text) == ("ok", f"number {question_.image_id}"), answer
 
 
-class Proxy(BaseHTTPRequestHandler):
-    """Answers in place of the server that it is asked for."""
+class Odd(BaseHTTPRequestHandler):
+    """A server whose replies no server of tests/workers would give; `first` takes the place of its first reply."""
 
-    asked: list[str] = []
+    protocol_version = "HTTP/1.1"
+    content = "a cat"
 
     def do_POST(self):
-        self.asked.append(self.path)
         self.rfile.read(int(self.headers["Content-Length"]))
-        choice = {"index": 0, "message": {"role": "assistant", "content": "by a proxy"}, "finish_reason": "stop"}
-        body = json.dumps({"choices": [choice]}).encode()
+        self.server.asked.append(self.path)
+        if self.server.first and len(self.server.asked) == 1:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.server.first(self)
+            return
+        choice = {"index": 0, "message": {"role": "assistant", "content": self.content}, "finish_reason": "stop"}
+        self.answer(json.dumps({"choices": [choice]}).encode())
+
+    def answer(self, body: bytes, **headers: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
 
+    def send(self, head: str, part: bytes) -> None:
+        """The head of a reply, and then the same part for as long as the client reads, but no more than 64 MB."""
+        self.wfile.write(f"HTTP/1.1 {head}\r\n".encode())
+        while self.server.sent < 64 * MB:
+            self.wfile.write(part)
+            self.server.sent += len(part)
 
-def test_a_proxy_of_the_environment_is_used_but_for_addresses_without(serve, monkeypatch):
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def odd_server():
+    with contextlib.ExitStack() as stack:
+
+        def start(first=None, kind: type[Odd] = Odd) -> ThreadingHTTPServer:
+            server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+            server.asked, server.first, server.sent = [], first, 0
+            server.url = f"http://127.0.0.1:{server.server_port}"
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            return server
+
+        yield start
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_addresses_without(serve, odd_server, monkeypatch):
+    proxy = odd_server()
+    monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     [(_, answer)] = ask(captioner(base_url="http://captioner.invalid/v1"), questions(1))
-    assert answer.text == "by a proxy" and Proxy.asked == ["http://captioner.invalid/v1/chat/completions"]
+    assert answer.text == "a cat" and proxy.asked == ["http://captioner.invalid/v1/chat/completions"]
     assert_all_right(ask(captioner(serve()), questions(1)), 1)
-    proxy.shutdown()
 
 
 def test_every_question_is_answered_in_its_own_row(serve):
@@ -200,6 +236,35 @@ def test_an_image_that_always_fails_is_told_apart_from_a_server_that_does(serve,
     assert server.stats()["requests"] == 27 + 2 * 4
 
 
+BOMB = gzip.compress(bytes(64 * MB), 1)
+
+CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+ENDLESS = {
+    "body": lambda to: to.send("200 OK\r\nTransfer-Encoding: chunked\r\n", CHUNK),
+    "error": lambda to: to.send("500 No\r\nTransfer-Encoding: chunked\r\n", CHUNK),
+    "header": lambda to: to.send("200 OK", b"X-A: " + b"x" * 60_000 + b"\r\n"),
+    "gzip": lambda to: to.answer(BOMB, Content_Encoding="gzip"),
+    "gzip twice": lambda to: to.answer(gzip.compress(BOMB), Content_Encoding="gzip, gzip"),
+}
+
+
+@pytest.mark.parametrize("is_proxied", [False, True], ids=["", "by a proxy"])
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_an_endless_reply_is_cut_off_and_nothing_else_is_lost(odd_server, quick, monkeypatch, kind, is_proxied):
+    """Compressed replies come in spite of `Accept-Encoding: identity`."""
+    server = odd_server(ENDLESS[kind])
+    asked = captioner(server)
+    if is_proxied:
+        monkeypatch.setenv("http_proxy", server.url)
+        asked = captioner(base_url="http://captioner.invalid/v1")
+    tracemalloc.start()
+    found = ask(asked, questions(9))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [answer.text for _, answer in found] == ["a cat"] * 9
+    assert len(server.asked) == 10 and server.sent < 32 * MB and peak < 32 * MB
+
+
 # --- The end --------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +286,24 @@ def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quic
     with pytest.raises(CaptionerError, match=says):
         asked.run(questions(1000), found.extend, lambda: True)
     assert not found
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000 + b"]" * 100_000, b'{"choices": [{"index": ' + b"9" * 50_000 + b"}]}", b"<html>Welcome</html>"],
+    ids=["nested", "a long number", "a page"],
+)
+def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_server, body):
+    """Not after the 30 seconds of a server that may still be starting."""
+
+    class Useless(Odd):
+        def answer(self, _):
+            super().answer(body)
+
+    server = odd_server(kind=Useless)
+    with pytest.raises(CaptionerError, match="no chat completion.*is it a server of the OpenAI API"):
+        ask(captioner(server), questions(1000))
+    assert len(server.asked) <= 16, "those of the beginning"
 
 
 def test_a_server_that_dies_in_the_middle_ends_the_run_and_marks_no_row(serve, quick):
@@ -349,6 +432,30 @@ def test_a_token_is_sent_to_its_server_and_shown_nowhere(serve, monkeypatch, cap
         ask(asked, questions(3))
     told = f"{raised.value!r} {raised.value.__cause__!r} {asked!r} {vars(asked)} {asked.servers()}" + caplog.text
     assert "sk-" not in told + "".join(capfd.readouterr())
+
+
+def test_a_token_that_a_server_repeats_in_its_answers_is_in_no_file(tmp_path, odd_server, monkeypatch):
+    """In the caption, escaped, in the reason of a refusal, and in an error."""
+    key = "sk-canary/0123456789"
+    escaped = key.replace("/", r"\/").replace("c", r"\u0063")
+    parts = [f'"content": "a cat, {escaped}"', f'"refusal": "no, {key}"', f'"content": "{key}'] * 2
+
+    class Repeating(Odd):
+        def answer(self, _):
+            part = parts.pop() if parts else '"content": "a cat"'
+            reply = f'{{"choices": [{{"message": {{{part}}}, "finish_reason": "stop {escaped}"}}]}}'
+            super().answer(reply.encode(), model=key)
+
+    server = odd_server(lambda to: to.wfile.write(f"HTTP/1.1 422 {key}\r\n\r\n{key}".encode()), Repeating)
+    caption_doors.draw_numbers(tmp_path / "pictures", 6)
+    monkeypatch.setenv("SERVER_TOKEN", key)
+    options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", "m"]
+    said = caption_doors.caption(tmp_path, *options, "--base_url", server.url, "--api_key_env", "SERVER_TOKEN")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".sqlite", ".parquet", ".json", ".html"}
+    assert not [path for path in files if b"canary" in path.read_bytes()] and "canary" not in said
+    told = {(row["caption_raw"], row["caption_reason"]) for row in caption_doors.rows_of(tmp_path / "captions")}
+    assert {("a cat, ***", None), (None, "no, ***"), (None, "422: ***")} <= told
 
 
 @pytest.mark.parametrize(

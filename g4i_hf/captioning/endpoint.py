@@ -243,7 +243,8 @@ class EndpointRun:
             return Answer("failed", reason=reason), wait
         except (openai.APIConnectionError, UselessReply, TimeoutError) as error:
             reason = server.describe(error)
-            server.fail(question.key, reason, unreachable=is_unreachable(error))
+            status = 200 if isinstance(error, UselessReply) else 0
+            server.fail(question.key, reason, status, is_unreachable(error))
             is_late = isinstance(error, (TimeoutError, openai.APITimeoutError))
             return Answer("timeout" if is_late else "failed", reason=reason), 0.0
 
@@ -260,6 +261,8 @@ class EndpointRun:
         if server.fails:
             server.rest()
         patience = WAIT_SECONDS if server.answers or server.last_status == 503 else GIVE_UP_SECONDS
+        if server.last_status == 200 and not server.answers:  # it runs, but it is no captioning server
+            patience = 0.0
         if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):
             self._give_up(server, server.why_given_up())
         elif server.fails and not server.has_warned:

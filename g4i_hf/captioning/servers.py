@@ -30,6 +30,8 @@ REJECTIONS = 20  # before any answer: the model is wrong rather than the images
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
 POOLS = 32  # pools of connections, see `_Transport`
+SHORTEST_SECRET = 8  # letters
+LARGEST_REPLY = 4 << 20  # bytes; a reply with reasoning of 32,000 tokens has 0.2 MB
 
 
 def addresses_of(base_url: str | None) -> list[str]:
@@ -71,24 +73,36 @@ def token_for(address: str, api_key_env: str | None) -> str | None:
     return token
 
 
-def is_proxied(address: str) -> bool:
-    """Whether the environment names a proxy for an address (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)."""
-    parts = urlsplit(address)
-    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.netloc)
+def proxy_for(address: str) -> str | None:
+    """The proxy that the environment names for an address (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)."""
+    parts, proxies = urlsplit(address), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 class _Transport(httpx2.AsyncBaseTransport):
     """
-    Requests take turns over pools. At each request, a pool looks at all its connections (httpcore2 2.16): with
-    hundreds of them that takes longer than the request.
+    Reads whole replies, up to a limit. Requests take turns over pools: at each request, a pool looks at all its
+    connections (httpcore2 2.16), which with hundreds of them takes longer than the request.
     """
 
-    def __init__(self):
-        self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS) for _ in range(POOLS)]
+    def __init__(self, proxy: str | None):
+        self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS, proxy=proxy) for _ in range(POOLS)]
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        return await next(self._turns).handle_async_request(request)
+        """UselessReply for a reply of more than LARGEST_REPLY bytes, as sent or after decompression."""
+        reply = await next(self._turns).handle_async_request(request)
+        content = bytearray()
+        async with contextlib.aclosing(reply), contextlib.aclosing(reply.aiter_bytes()) as parts:
+            async for part in parts:
+                content += part
+                if max(len(content), reply.num_bytes_downloaded) > LARGEST_REPLY:
+                    raise UselessReply(f"a reply of more than {LARGEST_REPLY >> 20} MB")
+        headers = [(name, value) for name, value in reply.headers.raw if name.lower() != b"content-encoding"]
+        return httpx2.Response(reply.status_code, headers=headers, content=bytes(content), extensions=reply.extensions)
 
     async def aclose(self) -> None:
         for pool in self._pools:
@@ -106,7 +120,7 @@ class Server:
         self.answers = self.rejected = 0
         self.failures, self.failing_since, self.unreachable = 0, 0.0, False  # in a row
         self.failed_questions: set[str] = set()
-        self.last_error, self.last_status = "", 0  # of a failure or rejection; without a reply the status is 0
+        self.last_error, self.last_status = "", 0  # of a failure or rejection; status 0: no reply, 200: a useless one
         # Questions that it failed on or rejected, until it answers another one: the server may be the reason
         self.held: list[tuple[Question, Answer]] = []
         # The client would take these from the environment, whatever the address
@@ -123,9 +137,7 @@ class Server:
             default_headers={"User-Agent": f"g4i_hf/{__version__}", "Accept-Encoding": "identity"},
             # Images go to the host that was named, and to no other
             http_client=httpx2.AsyncClient(
-                # With a transport of its own the client takes no proxy from the environment
-                transport=None if is_proxied(self.address) else _Transport(),
-                limits=LIMITS,
+                transport=_Transport(proxy_for(self.address)),
                 follow_redirects=False,
             ),
         )
@@ -133,17 +145,22 @@ class Server:
     async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> tuple[Answer, float]:
         """Sends one request. Returns the answer and the seconds until more may be asked; raises without an answer."""
         self.began = min(self.began, time.monotonic())
-        async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
-            # What `chat.completions.create` does, without its walk through every part of the request
-            reply = await self.client.post(
-                "/chat/completions",
-                body=chat_body(prompt, uri, options),
-                options={"headers": self.headers},
-                cast_to=httpx2.Response,
-            )
+        try:
+            async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
+                # What `chat.completions.create` does, without its walk through every part of the request
+                reply = await self.client.post(
+                    "/chat/completions",
+                    body=chat_body(prompt, uri, options),
+                    options={"headers": self.headers},
+                    cast_to=httpx2.Response,
+                )
+        except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, UselessReply):  # of `_Transport`
+                raise error.__cause__ from None
+            raise
         wait = exhausted_for(reply.headers)
         self.pause(wait)
-        return answer_in(reply.content), wait
+        return answer_in(reply.content, self.token), wait
 
     def pause(self, seconds: float) -> None:
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
@@ -205,6 +222,8 @@ class Server:
         hint = "Is it running, and is base_url right?"
         if self.last_status == 503:
             hint = "It may still be starting."
+        if self.last_status == 200:
+            hint = "Is base_url right, up to /v1, and is it a server of the OpenAI API?"
         if not self.answers and self.last_status in (400, 413, 422):
             hint = "Is captioner_model right, and does that model take images?"
         state = "answers nothing any more" if self.answers else "has answered nothing"
@@ -239,14 +258,15 @@ class Server:
                 page = await self.client.with_options(timeout=5.0).models.list()
                 has = f"It has {', '.join(str(model.id) for model in page.data[:10])}."
             remedy = f"There is no model {model}, or nothing at {error.request.url.copy_with(query=None)}. {has}"
-        return f"{self.name} refuses to answer ({self.describe(error)}). {remedy}"
+        return f"{self.name} refuses to answer ({self.describe(error)}). {redact(remedy, self.token)}"
 
     def describe(self, error: Exception) -> str:
         """An error in one line, without secrets."""
         if isinstance(error, openai.APIStatusError):
             message = error_message(error.response.content, self.token)
             if error.status_code < 400:
-                message = f"redirects to {error.response.headers.get('location', 'another address')[:200]}"
+                message = redact(error.response.headers.get("location", "another address"), self.token)
+                message = f"redirects to {message[:200]}"
             return f"{error.status_code}: {message}" if message else str(error.status_code)
         if isinstance(error, UselessReply):
             return str(error)
@@ -278,11 +298,11 @@ def backoff(attempt: int) -> float:
 
 
 class UselessReply(Exception):
-    """A reply with status 200 that holds no answer: no JSON, or no choices."""
+    """A reply that holds no answer: too large, no JSON, or no choices."""
 
 
-def answer_in(content: bytes) -> Answer:
-    """The answer in a chat completion: `ok`, `empty` or `refused`. UselessReply for anything else."""
+def answer_in(content: bytes, secret: str | None = None) -> Answer:
+    """The answer in a chat completion, without secret: `ok`, `empty` or `refused`. UselessReply for anything else."""
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
@@ -292,23 +312,31 @@ def answer_in(content: bytes) -> Answer:
             text = "".join(part["text"] for part in text if part.get("type") == "text")
         tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        said = error_message(content) if b'"error"' in content[:1000] else type(error).__name__
+        said = error_message(content, secret) if b'"error"' in content[:1000] else type(error).__name__
         raise UselessReply(f"a reply that is no chat completion ({said})") from error
-    answer = Answer(OK, whole_characters(text) if isinstance(text, str) else None, finish_reason=finish_reason)
+    text, finish_reason = (
+        redact(whole_characters(value), secret) if isinstance(value, str) else None for value in (text, finish_reason)
+    )
+    answer = Answer(OK, text, finish_reason=finish_reason)
     answer.prompt_tokens, answer.completion_tokens = (n if isinstance(n, int) else None for n in tokens)
     if answer.text is None or not answer.text.strip():
-        answer.status, answer.reason = _why_empty(message, finish_reason)
+        answer.status, answer.reason = _why_empty(message, finish_reason, secret)
     return answer
 
 
-def _why_empty(message: dict[str, Any], finish_reason: str | None) -> tuple[str, str]:
+def _why_empty(message: dict[str, Any], finish_reason: str | None, secret: str | None) -> tuple[str, str]:
     if message.get("refusal"):
-        return "refused", error_message(str(message["refusal"]))
+        return "refused", error_message(str(message["refusal"]), secret)
     if finish_reason == "content_filter":
         return "refused", "the server's content filter"
     if finish_reason == "length" and (message.get("reasoning") or message.get("reasoning_content")):
         return "empty", "all tokens went into reasoning; raise max_new_tokens, or turn reasoning off at the server"
     return "empty", "an answer without text"
+
+
+def redact(text: str, secret: str | None) -> str:
+    """Without the secret. A short one, such as `none` for a server without tokens, is a word like any other."""
+    return text.replace(secret, "***") if secret and len(secret) >= SHORTEST_SECRET else text
 
 
 def error_message(body: bytes | str, secret: str | None = None, limit: int = 300) -> str:
@@ -325,8 +353,7 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
     if text.lstrip().startswith("<"):
         text = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE)
     text = re.sub(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]{16,}", "(image)", text)
-    text = text.replace(secret, "***") if secret else text
-    text = " ".join(whole_characters(text).split())
+    text = " ".join(redact(whole_characters(text), secret).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
