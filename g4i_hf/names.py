@@ -1,7 +1,9 @@
 """What the name of a dataset or model stands for: whether it is there, its commit or digest, the run it belongs to."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .files import nearest, restore_replaced
@@ -61,6 +63,28 @@ def _is_cached(name: str, kind: str) -> bool:
         return (repository / "snapshots").is_dir()
     home = os.environ.get("HF_DATASETS_CACHE", os.path.join(constants.HF_HOME, "datasets"))
     return repository.exists() or Path(home, name.replace("/", "___")).exists()
+
+
+@contextlib.contextmanager
+def loading(what: str, remedy: str = "") -> Iterator[None]:
+    """Turns whatever a library raises for the files of a model into an OSError of one line, with the remedy behind."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"{what} cannot be loaded: {why_not_loaded(error)}.{remedy}") from error
+
+
+def why_not_loaded(error: Exception, code_option: str | None = None) -> str:
+    """
+    The reason in one line, without a full stop. `code_option` is the option that runs a model's own code, where a
+    command has one: transformers advises what users of Python can pass.
+    """
+    if type(error).__name__ == "UnpicklingError":
+        return "its weights are a pickle of more than tensors, which is not read; use one with model.safetensors"
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if "trust_remote_code" not in reason:
+        return reason
+    return "it needs code of its own, which " + (f"{code_option} runs: read it first" if code_option else "is not run")
 
 
 def _near_folder(name: str) -> str:

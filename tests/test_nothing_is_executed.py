@@ -53,9 +53,41 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell():
     assert len(SOURCES) > 100 and {path: calls for path, calls in found.items() if calls} == {}
 
 
+LOADERS = {"from_pretrained", "from_config", "SentenceTransformer", "pipeline"}
+# Theirs run no code of a repository, and take no such argument
+OTHERS = {"peft.PeftModel.from_pretrained", "require_peft().PeftModel.from_pretrained"}
+
+
+def loads_without_saying(tree: ast.Module) -> list[str]:
+    """
+    Calls that load a model, a configuration or a processor and leave `trust_remote_code` out: transformers then asks
+    at the terminal, and runs the code of a repository after a `y`.
+    """
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        f"{ast.unparse(call.func)}, line {call.lineno}"
+        for call in calls
+        if ast.unparse(call.func).split(".")[-1] in LOADERS
+        and ast.unparse(call.func) not in OTHERS
+        and not any(
+            keyword.arg == "trust_remote_code"
+            and ast.unparse(keyword.value) in ("False", "self.local.trust_remote_code")
+            for keyword in call.keywords
+        )
+    ]
+
+
+def test_every_call_that_loads_a_model_forbids_its_code():
+    """But for the captioner's, which do as the option says."""
+    found = {path: loads_without_saying(ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES}
+    assert {str(path.relative_to(ROOT)): calls for path, calls in found.items() if calls} == {}
+    said = [ast.parse(f"AutoModel.from_pretrained(name{words})") for words in ("", ", **options", ", 0")]
+    assert all(map(loads_without_saying, said)), "others would be seen"
+
+
 def test_no_card_tells_its_readers_to():
     text = "".join(path.read_text(encoding="utf-8") for path in TEMPLATES)
-    assert len(TEMPLATES) >= 3
+    assert len(TEMPLATES) >= 2
     assert not [word for word in ("trust_remote_code", "pickle", "weights_only=False", "torch.load") if word in text]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as PILImage
 
 from ..extras import require
-from ..names import commit_of, folder_digest
+from ..names import commit_of, folder_digest, why_not_loaded
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, decode
@@ -50,7 +50,7 @@ class LocalCaptioner(Captioner):
         self.local = local or LocalCaptionerArguments()
         self.batch_size = self.local.caption_batch_size
         identity = _identity(model, revision)
-        self.options = {"revision": identity["revision"], "trust_remote_code": self.local.trust_remote_code}
+        self.revision = identity["revision"]
         self._check_kind()
         if self.local.captioner_adapter:
             adapter = _identity(self.local.captioner_adapter, file="adapter_config.json")
@@ -62,7 +62,9 @@ class LocalCaptioner(Captioner):
         from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
         with _explained(f"The captioner {self.model!r} cannot be loaded"):
-            config = AutoConfig.from_pretrained(self.model, **self.options)
+            config = AutoConfig.from_pretrained(
+                self.model, revision=self.revision, trust_remote_code=self.local.trust_remote_code
+            )
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not self.local.trust_remote_code:
             raise CaptionerError(
                 f"The captioner {self.model!r} is a model of type {config.model_type!r}, which "
@@ -76,11 +78,15 @@ class LocalCaptioner(Captioner):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         with _explained(f"The captioner {self.model!r} cannot be loaded"):
-            processor = AutoProcessor.from_pretrained(self.model, **self.options)
+            processor = AutoProcessor.from_pretrained(
+                self.model, revision=self.revision, trust_remote_code=self.local.trust_remote_code
+            )
             tokenizer = processor.tokenizer
             has_bfloat16 = torch.device(self.device).type == "cuda" and torch.cuda.is_bf16_supported()
             dtype = torch.bfloat16 if has_bfloat16 else torch.float32
-            model = AutoModelForImageTextToText.from_pretrained(self.model, dtype=dtype, **self.options)
+            model = AutoModelForImageTextToText.from_pretrained(
+                self.model, revision=self.revision, trust_remote_code=self.local.trust_remote_code, dtype=dtype
+            )
         tokenizer.padding_side = "left"  # new tokens go to the right end of every row
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         adapter = self.local.captioner_adapter
@@ -271,4 +277,4 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise CaptionerError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise CaptionerError(f"{what}: {why_not_loaded(error, '--trust_remote_code true')}.") from error

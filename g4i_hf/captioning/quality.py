@@ -191,12 +191,12 @@ class ClipScorer:
         import torch
         from transformers import AutoModel, AutoProcessor
 
-        self.model = AutoModel.from_pretrained(model, dtype=torch.float32)
+        self.model = AutoModel.from_pretrained(model, trust_remote_code=False, dtype=torch.float32)
         config = self.model.config
         if not hasattr(self.model, "get_image_features") or not hasattr(self.model, "get_text_features"):
             raise ValueError(f"{model!r} is a {config.model_type!r}: give a CLIP or SigLIP model.")
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self.processor = AutoProcessor.from_pretrained(model)
+        self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         # SigLIP pools at the last position and was trained on texts padded to the whole window
         padding = "max_length" if config.model_type.startswith("siglip") else True
         window = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)

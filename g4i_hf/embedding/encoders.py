@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..files import did_you_mean
-from ..names import commit_of, folder_digest, why_missing
+from ..names import commit_of, folder_digest, loading, why_missing
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, full_name
 
 logger = logging.getLogger(__name__)
@@ -110,11 +110,8 @@ def load_encoder(
     name, place = full_name(name), check_encoder(name, revision)
     model_type = _model_type(place, revision)
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
-    try:
+    with loading(f"The text encoder {name!r}", _package_for(name)):
         encoder = tower(place, revision, str(device), prompt)
-    except (OSError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise OSError(f"The text encoder {name!r} cannot be loaded: {reason}.{_package_for(name)}") from error
     digest, commit = _identity(place, revision)
     encoder.provenance = {
         "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
@@ -152,7 +149,7 @@ def _model_type(place: str, revision: str | None) -> str:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, revision=revision).model_type
+        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False).model_type
     except (OSError, ValueError):
         return ""
 
@@ -245,9 +242,14 @@ class ClipTextEncoder(TextEncoder):
     def __init__(self, name: str, revision: str | None, device: str, prompt: str | None):
         import transformers
 
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         model, info = getattr(transformers, self.model_class).from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            name,
+            revision=revision,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
         if lacking:  # they would be random numbers

@@ -72,7 +72,7 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
     `"raw"` or `"ema"`, the moving average of the student; the projector has none. Raises what [`check_run`] does.
     """
     check_run(run, weights)
-    model = AlignedImageClassification.from_pretrained(run).eval()
+    model = AlignedImageClassification.from_pretrained(run, trust_remote_code=False).eval()
     if weights == "ema":
         model.student.load_state_dict(load_file(Path(run) / EMA_FILE))
     config = model.config.student_config

@@ -248,7 +248,7 @@ def write_card(
 
 def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
     """Of the student itself, without loading it: the tensors of the files are counted."""
-    config = AlignedImageClassificationConfig.from_pretrained(run).student_config
+    config = AlignedImageClassificationConfig.from_pretrained(run, trust_remote_code=False).student_config
     is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
     if module == "__main__":
         raise ValueError("The architecture is registered by the script or notebook itself: put it into a module.")

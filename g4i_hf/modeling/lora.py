@@ -205,7 +205,9 @@ def _check_adapter(student: PreTrainedModel, folder: str | Path, base: str, revi
     where = f"{base} at {revision}" if revision else base
     kwargs = {"num_labels": student.config.num_labels, "ignore_mismatched_sizes": True, "dtype": student.dtype}
     try:
-        loaded = AutoModelForImageClassification.from_pretrained(base, revision=revision or "main", **kwargs)
+        loaded = AutoModelForImageClassification.from_pretrained(
+            base, revision=revision or "main", trust_remote_code=False, **kwargs
+        )
     except OSError as error:
         raise ValueError(f"The base {where} cannot be loaded, and an adapter is checked with it: {error}") from error
     merged = "Release the student merged (--lora merged)."

@@ -18,6 +18,8 @@ from transformers import (
     TimmWrapperImageProcessor,
 )
 
+from ..names import loading
+
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {name: Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 
@@ -82,7 +84,8 @@ def pretrained_processor(
     name: str, revision: str | None = None, wanted: dict[str, Any] | None = None
 ) -> BaseImageProcessor:
     """The processor of a transformers checkpoint. Raises ValueError when something else is wanted than it does."""
-    processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main")
+    with loading(f"The image processor of {name!r}"):
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     settings = ImageSettings.from_processor(processor)
     actual: dict[str, Any] = vars(settings) | {"image_size": settings.size}
     for option, value in (wanted or {}).items():
@@ -103,7 +106,7 @@ def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProce
 def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> BaseImageProcessor:
     """The processor saved beside a model, or [`default_processor`], as after a trainer without `processing_class`."""
     if any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
-        return AutoImageProcessor.from_pretrained(folder)
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     return default_processor(student_config)
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..files import did_you_mean
-from ..names import why_missing
+from ..names import loading, why_missing
 from .processing import image_size_of
 
 PAGE = "docs/guides/training.md"
@@ -58,10 +58,8 @@ def student_config_from(
     if isinstance(name_or_config, PreTrainedConfig):
         config = type(name_or_config).from_dict(name_or_config.to_dict())
     elif Path(name_or_config).is_dir():
-        try:
-            config = AutoConfig.from_pretrained(name_or_config)
-        except ValueError as error:  # a model type that was not registered
-            raise ValueError(f"{error} {HINT}") from error
+        with loading(f"student {name_or_config!r}", f" {HINT}"):
+            config = AutoConfig.from_pretrained(name_or_config, trust_remote_code=False)
     elif timm.is_model(name_or_config):
         return _timm_config(name_or_config, student_args, image_size)
     elif name_or_config in CONFIG_MAPPING:
@@ -74,7 +72,8 @@ def student_config_from(
         return config_class(**student_args)
     else:
         check_is_there(name_or_config, **hub_kwargs)
-        config = AutoConfig.from_pretrained(name_or_config, **hub_kwargs)
+        with loading(f"student {name_or_config!r}"):
+            config = AutoConfig.from_pretrained(name_or_config, trust_remote_code=False, **hub_kwargs)
     if isinstance(config, TimmWrapperConfig):
         check_is_known(config.architecture)
         config.model_args = {**(config.model_args or {}), **student_args} or None
@@ -126,7 +125,7 @@ def new_student(config: PreTrainedConfig) -> PreTrainedModel:
         # Where one configuration has two classes (DeiT), the Auto class chooses by this name
         classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
         config.architectures = [(classes[0] if isinstance(classes, tuple) else classes).__name__]
-    return AutoModelForImageClassification.from_config(config)
+    return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
 
 
 def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> PreTrainedModel:
@@ -136,9 +135,10 @@ def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> Pre
         pretrained_cfg = {k: v for k, v in timm_model.pretrained_cfg.items() if k in PRETRAINED_CFG_KEYS}
         config.pretrained_cfg = {**pretrained_cfg, **(getattr(config, "pretrained_cfg", None) or {})}
         return _wrap(config, timm_model)
-    return AutoModelForImageClassification.from_pretrained(
-        name, config=config, ignore_mismatched_sizes=True, **hub_kwargs
-    )
+    with loading(f"student {name!r}"):
+        return AutoModelForImageClassification.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, **hub_kwargs
+        )
 
 
 def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Module:
@@ -242,7 +242,7 @@ def check_own(model: PreTrainedModel, image_size: int | None) -> None:
         try:
             before, again = (_outputs(model.to(where).eval(), pixels) for _ in range(2))
             model.save_pretrained(folder)
-            after = _outputs(type(model).from_pretrained(folder).to(where).eval(), pixels)
+            after = _outputs(type(model).from_pretrained(folder, trust_remote_code=False).to(where).eval(), pixels)
         except Exception as error:  # of code that is not ours
             said = str(error).rstrip(".")
             raise ValueError(

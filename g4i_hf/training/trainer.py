@@ -420,7 +420,7 @@ class AlignmentTrainer(Trainer):
         not those of the modules. Trainer looks for the latter, warns, and goes on with the weights it has
         (huggingface/transformers#43701).
         """
-        saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
+        saved = type(self.model).from_pretrained(checkpoint, trust_remote_code=False, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
     # --- Pushing: a release in place of the run folder ---------------------------------------------------------------

@@ -98,8 +98,8 @@ def open_aligned(
     _check_aligned(folder)
     # transformers looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
     inside, at = (str(folder), {}) if folder.is_dir() else (name, {"subfolder": found, **place})
-    model = AlignedImageClassification.from_pretrained(inside, **at).eval()
-    saved = AutoImageProcessor.from_pretrained(inside, **at)
+    model = AlignedImageClassification.from_pretrained(inside, trust_remote_code=False, **at).eval()
+    saved = AutoImageProcessor.from_pretrained(inside, trust_remote_code=False, **at)
     record = _read(name, TEXT_ENCODER_FILE, found, place)
     if record is not None:
         side = TextSide.from_record(record)

@@ -29,6 +29,7 @@ def load() -> tuple[ZeroShotImageClassifier, Pipeline]:
         model=by_name.model,
         image_processor=by_name.image_processor,
         device=by_name.device,
+        trust_remote_code=False,
     )
     return by_name, by_head
 
