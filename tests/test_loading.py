@@ -16,10 +16,9 @@ from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import check_captioned, labels_of
-from g4i_hf.data.loading import class_names, load_data, open_images
+from g4i_hf.data.loading import class_names, open_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.data.transforms import open_rgb
-from g4i_hf.options import DataArguments
 
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dög"]), "caption": Value("string")})
 
@@ -254,69 +253,6 @@ def test_a_column_without_images_is_an_error_that_names_it(tmp_path, column, val
     Dataset.from_dict({column: values}).save_to_disk(tmp_path)
     with pytest.raises(ValueError, match=message):
         open_images(str(tmp_path))
-
-
-# --- Classes ---------------------------------------------------------------------------------------------------------
-
-
-def labelled(values: list, feature=None) -> Dataset:
-    return rows(len(values)).remove_columns("label").add_column("label", values, feature=feature)
-
-
-@pytest.mark.parametrize(
-    "values, names, expected",
-    [
-        (["ßeta", "alpha", None, "ßeta"], ["alpha", "ßeta"], [1, 0, None, 1]),
-        ([2, 0, None, 2], ["0", "1", "2"], [2, 0, None, 2]),
-        ([True, False, None, True], ["0", "1"], [1, 0, None, 1]),
-    ],
-    ids=["strings", "integers", "booleans"],
-)
-def test_class_names_from_a_column_without_names(values, names, expected):
-    splits, id2label = class_names(DatasetDict(train=labelled(values), test=rows(2).remove_columns("label")))
-    assert list(id2label.values()) == names and splits["train"].features["label"] == ClassLabel(names=names)
-    assert splits["train"]["label"][:] == expected and "label" not in splits["test"].column_names
-
-
-@pytest.mark.parametrize(
-    "other",
-    [labelled([0, 1], ClassLabel(names=["dög", "cat"])), labelled(["dög", "cat"]), labelled([1, 0])],
-    ids=["other order", "strings", "integers"],
-)
-def test_all_splits_get_the_class_numbers_of_the_first(other):
-    splits, id2label = class_names(DatasetDict(train=rows(2), test=other))
-    assert id2label == {0: "cat", 1: "dög"} and splits["test"]["label"][:] == [1, 0]
-    assert splits["test"].features["label"] == splits["train"].features["label"]
-
-
-def test_a_file_names_the_classes(tmp_path):
-    DatasetDict(train=labelled([1, 0, 2])).save_to_disk(tmp_path / "data")
-    file = tmp_path / "classes.txt"
-    file.write_text("ant\nbee\ncät\n", encoding="utf-8")
-    data = DataArguments(str(tmp_path / "data"), class_names_file=str(file))
-    assert load_data(data)["train"].features["label"].names == ["ant", "bee", "cät"]
-    file.write_text("ant\nant\n")
-    with pytest.raises(ValueError, match="class_names_file is .*: give every class a line with a name of its own"):
-        load_data(data)
-    file.unlink()
-    with pytest.raises(FileNotFoundError, match="class_names_file is .*, but there is no such file"):
-        load_data(data)
-
-
-@pytest.mark.parametrize(
-    "train, test, message",
-    [
-        (rows(2), labelled([[0], [0, 1]]), "Column 'label' of split 'test' holds lists: multi-label data is not"),
-        (labelled([1.0, 0.5]), labelled([0.5]), "Column 'label' holds .*float64.* Store labels as strings, integers"),
-        (rows(2), labelled(["cat", "elk"]), "Split 'test', column 'label', row 1: 'elk' is none of the 2 classes"),
-        (rows(2), labelled([0], ClassLabel(names=["elk"])), "Split 'test', column 'label', row 0: 'elk' is none of"),
-        (*[rows(2).remove_columns("label")] * 2, "No column 'label' in the data. Its columns: .*--label_column"),
-    ],
-    ids=["multi-label", "floats", "unknown name", "unknown class", "no column"],
-)
-def test_labels_that_are_no_classes_are_refused_by_name(train, test, message):
-    with pytest.raises(ValueError, match=message):
-        class_names(DatasetDict(train=train, test=test))
 
 
 # --- Ids -------------------------------------------------------------------------------------------------------------

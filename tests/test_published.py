@@ -94,6 +94,19 @@ def test_nothing_was_opened_or_asked_on_the_way(found):
     assert set(found["beside"]) == {"image_id", "image"}
 
 
+def test_files_of_the_hub_have_classes_of_their_own(found):
+    """Without a card; two parts of one split must have the same."""
+    assert found["classes"] == {"train": ["a", "b", "c"], "validation": ["c", "b", "a"]}
+    parts = [f"data/train-0000{number}-of-00002.parquet" for number in (0, 1)]
+    said = found["me/shards"]
+    assert all(part in said for part in parts) and "class 0 is 'a' in hf://" in said and "Write both" in said
+
+
+def test_a_dataset_of_a_script_is_one_line(found):
+    said = found["me/script"]
+    assert "found script.py" in said and "--dataset_revision refs/convert/parquet" in said and "\n" not in said
+
+
 @pytest.mark.parametrize("path", ["http://8.8.8.8/a.png", "hf://datasets/me/images/a.png"])
 def test_images_at_an_address_are_refused_before_they_are_read(path):
     features = Features({"image": DatasetImage(decode=False), "image_id": Value("string")})

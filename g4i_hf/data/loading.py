@@ -14,8 +14,8 @@ from .. import columns
 from ..files import did_you_mean
 from ..names import check_dataset_name
 from ..options import DataArguments
+from .classes import class_names, read_class_names, with_class_names
 from .hub_rows import check_files, file_columns
-from .images import image_paths
 from .joining import join_captions, with_image_ids
 from .opening import open_data
 from .stage import Source, check_relative, find_stage, join_stage, open_stage, steps
@@ -51,7 +51,7 @@ def load_data(data: DataArguments) -> DatasetDict:
     for name, split in splits.items():
         if columns.LABEL not in split.column_names:
             splits[name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
-    return with_class_names(splits, names)
+    return with_class_names(splits, names, f"of {data.class_names_file}")
 
 
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
@@ -94,19 +94,6 @@ def source_of(data: DataArguments) -> Source:
     return Source(*images, *captions, data.validation_fraction)
 
 
-def read_class_names(data: DataArguments) -> list[str] | None:
-    """The lines of `class_names_file`; a ValueError when it has none, or one twice."""
-    if data.class_names_file is None:
-        return None
-    if not Path(data.class_names_file).is_file():
-        raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
-    names = Path(data.class_names_file).read_text(encoding="utf-8").splitlines()
-    if not names or len(set(names)) < len(names):
-        what = f"class_names_file is {data.class_names_file}"
-        raise ValueError(f"{what}: give every class a line with a name of its own.")
-    return names
-
-
 def open_images(source: str | Source) -> DatasetDict:
     """
     Opens what [`load_images`] opens, labels as they are. The columns of a stage are joined to its images. Of a dataset
@@ -130,7 +117,7 @@ def open_images(source: str | Source) -> DatasetDict:
             given = {ours: theirs for ours, theirs in given.items() if ours not in replaced}
             joins.append(partial(join_captions, captions=captions, what=source.captions))
         if stage is None or stage.get("with_images"):
-            splits = _rows(source.name, config, source.revision, stage)
+            splits = _rows(source.name, config, source.revision, stage, given.get(columns.LABEL, columns.LABEL))
             hub_id = None if Path(source.name).is_dir() else source.name
             images = DatasetDict({name: standardise(split, name, given, hub_id) for name, split in splits.items()})
             for join in reversed(joins):
@@ -150,11 +137,13 @@ def _join(images: DatasetDict, source: Source, stage: dict[str, Any]) -> Dataset
     return join_stage(images, source.name, stage)
 
 
-def _rows(name: str, config: str | None, revision: str | None, stage: dict[str, Any] | None) -> DatasetDict:
-    """A dataset as it is stored; of a stage without its images."""
+def _rows(
+    name: str, config: str | None, revision: str | None, stage: dict[str, Any] | None, label: str = columns.LABEL
+) -> DatasetDict:
+    """A dataset as it is stored, see [`open_data`]; of a stage without its images."""
     if stage is not None and Path(name).is_dir():
         return open_stage(name, stage)
-    return open_data(name, config, revision)
+    return open_data(name, config, revision, label)
 
 
 def _open_captions(name: str, revision: str | None, given: dict[str, str]) -> DatasetDict:
@@ -242,74 +231,3 @@ def feature_of(features: Features, name: str) -> Any:
     column, _, field = name.partition(".")
     of_column = features.get(column)
     return features.get(name) or (of_column.get(field) if isinstance(of_column, dict) else None)
-
-
-def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
-    """
-    The splits with `label` a ClassLabel of one list of names, and the names by index. A ValueError without a label
-    column, when a row can have several labels, or when labels are no class names.
-    """
-    features = {name: split.features.get(columns.LABEL) for name, split in splits.items()}
-    present = {name: feature for name, feature in features.items() if feature is not None}
-    if not present:
-        available = sorted({column for split in splits.values() for column in split.column_names})
-        _check_class_folders(splits)
-        raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
-    for name, feature in present.items():
-        if not isinstance(feature, ClassLabel) and not hasattr(feature, "dtype"):
-            what = f"Column 'label' of split {name!r} holds lists: multi-label data is not supported"
-            raise ValueError(f"{what}. Give one class a row, or name another column with --label_column.")
-    names = next((feature.names for feature in present.values() if isinstance(feature, ClassLabel)), None)
-    if names is None:
-        values = {value for name in present for value in splits[name].unique(columns.LABEL) if value is not None}
-        if all(isinstance(value, str) for value in values):
-            names = sorted(values)
-        elif all(isinstance(value, int) for value in values):
-            names = [str(i) for i in range(max(values) + 1)]
-        else:
-            kinds = ", ".join(sorted({feature.dtype for feature in present.values()}))
-            what = f"Column 'label' holds {kinds}: no class names or class numbers"
-            raise ValueError(f"{what}. Store labels as strings, integers or ClassLabel, in every split alike.")
-    return with_class_names(splits, names), dict(enumerate(names))
-
-
-def _check_class_folders(splits: DatasetDict) -> None:
-    """A ValueError for image files that lie in no folder of a class."""
-    name, split = next(iter(splits.items()))
-    known = {columns.LABEL, *columns.OTHER_NAMES[columns.LABEL]}
-    path, has_bytes = None, True
-    if columns.IMAGE in split.column_names and not known & set(split.column_names):
-        path, has_bytes = next(image_paths(split), (None, True))
-    if not has_bytes and Path(path or "").is_file():
-        raise ValueError(
-            f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image "
-            f"into a folder named after its class, such as {Path(path).parent / 'cats' / Path(path).name}, or write "
-            'its class into metadata.jsonl: "label": "cats". Without any label, name the classes: --class_names_file.'
-        )
-
-
-def with_class_names(splits: DatasetDict, names: list[str]) -> DatasetDict:
-    """The splits with `label` as a ClassLabel of these names; a ValueError for a label that is none of them."""
-    feature = ClassLabel(names=names)
-    named = DatasetDict(splits)
-    for name, split in splits.items():
-        if split.features.get(columns.LABEL) not in (None, feature):
-            named[name] = _cast_label(split, name, feature)
-    return named
-
-
-def _cast_label(split: Dataset, split_name: str, feature: ClassLabel) -> Dataset:
-    """The labels as `feature`, matched by name where they have names."""
-    values, own = split[columns.LABEL][:], split.features[columns.LABEL]
-    if isinstance(own, ClassLabel):
-        values = [own.names[i] if i is not None and 0 <= i < own.num_classes else i for i in values]
-    unknown = [row for row, value in enumerate(values) if isinstance(value, str) and value not in feature.names]
-    if unknown:
-        where, what = f"Split {split_name!r}, column 'label', row {unknown[0]}", repr(values[unknown[0]])
-        raise ValueError(f"{where}: {what} is none of the {feature.num_classes} classes that are known. Correct it.")
-    values = [feature.str2int(value) if isinstance(value, str) else value for value in values]
-    values = [int(value) if isinstance(value, bool) else value for value in values]
-    split = split.remove_columns(columns.LABEL)
-    if all(value is None or -1 <= value < feature.num_classes for value in values):
-        return split.add_column(columns.LABEL, values, feature=feature)
-    return split.add_column(columns.LABEL, values)  # out of range: `check_split` says where

@@ -8,13 +8,27 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    DownloadManager,
+    Features,
+    Image,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.parquet.parquet import Parquet
 
 from .. import columns
 from ..names import check_dataset_name
@@ -33,16 +47,25 @@ SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in wo
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
+INTEGERS = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+KINDS = dict.fromkeys(INTEGERS, "numbers") | dict.fromkeys(("string", "large_string"), "names")
 
 
-def open_data(name: str, config: str | None, revision: str | None) -> DatasetDict:
-    """A ValueError for files that `datasets` cannot read names the first at fault, or the cause."""
+class OtherClassesError(ValueError):
+    """Two files of a split whose labels mean other classes."""
+
+
+def open_data(name: str, config: str | None, revision: str | None, label: str = columns.LABEL) -> DatasetDict:
+    """
+    Opens a dataset, whose labels are in the column `label`. A ValueError for files that `datasets` cannot read names
+    the first at fault, or the cause.
+    """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
     if how is None and not _is_saved(folder):
         return _open_imagefolder(folder)
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
-        opened = load_dataset(**how) if how is not None else load_from_disk(name)
+        opened = _load(how, label) if how is not None else load_from_disk(name)
     return opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
 
 
@@ -58,6 +81,51 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
         return {"path": name, "name": config}
     found = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
     return next(({"path": kind, "data_files": files} for kind, files in found if files), None)
+
+
+def _load(how: dict[str, Any], label: str) -> DatasetDict:
+    """
+    As `load_dataset`, but where Parquet files of several splits differ in their classes each split keeps its own:
+    `datasets` reads the class numbers of all files as those of the first.
+    """
+    builder = load_dataset_builder(**how)
+    if isinstance(builder, Parquet):
+        files = {split: list(map(str, names)) for split, names in builder.config.data_files.items()}
+        local = {split: DownloadManager().download(names) for split, names in files.items()}
+        kinds = [_kinds_in(dict(zip(local[split], files[split], strict=True)), split, label) for split in files]
+        if any(kind != kinds[0] for kind in kinds):
+            return DatasetDict({split: load_parquet(list(map(Path, paths)), split) for split, paths in local.items()})
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _kinds_in(files: dict[str, str], split: str, label: str) -> dict[str, list[str] | str]:
+    """
+    What each column of a split holds: its class names, or names or numbers. A ValueError where two of the files (place
+    on this machine -> name) differ in this.
+    """
+    found: dict[str, tuple[list[str] | str, str]] = {}
+    for place, name in files.items():
+        for column, feature in Features.from_arrow_schema(pq.read_schema(place)).items():
+            kind = feature.names if isinstance(feature, ClassLabel) else KINDS.get(getattr(feature, "dtype", None))
+            if kind is None:
+                continue
+            known, first = found.setdefault(column, (kind, name))
+            if kind != known and (column == label or list in (type(kind), type(known))):
+                what = f"split {split!r}, column {column!r}: {_difference(known, first, kind, name)}"
+                raise OtherClassesError(
+                    f"{what}. Write both with one ClassLabel, by cast_column, or with class names."
+                )
+    return {column: kind for column, (kind, _) in found.items()}
+
+
+def _difference(known: list[str] | str, first: str, kind: list[str] | str, second: str) -> str:
+    if isinstance(known, list) and isinstance(kind, list):
+        pairs = enumerate(zip_longest(known, kind, fillvalue="none"))
+        number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        return f"class {number} is {one!r} in {first} and {other!r} in {second}"
+    one, other = ("numbers with class names" if isinstance(each, list) else each for each in (known, kind))
+    return f"{first} holds {one} and {second} {other}"
 
 
 def load_parquet(files: list[Path], split: str) -> Dataset:
@@ -77,10 +145,10 @@ def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
     """
     try:
         yield
-    except (DatasetsError, ValueError) as error:
+    except (DatasetsError, RuntimeError, ValueError) as error:
         if isinstance(error, OSError):  # there is none of the name
             raise
-        fault = _fault(files)
+        fault = None if isinstance(error, OtherClassesError) else _fault(files)
         raise ValueError(f"{what} its files cannot be read: {fault or _first_cause(error)}") from error
 
 
@@ -90,6 +158,8 @@ def _first_cause(error: BaseException) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     if lines[0] == "Config name is missing.":
         return f"there are several configurations. Choose one with --dataset_config_name:{lines[1].partition(':')[2]}."
+    if lines[0].startswith("Dataset scripts are no longer supported"):
+        return f"{lines[0]}. If the Hub has made Parquet files of it: --dataset_revision refs/convert/parquet."
     return lines[0]
 
 

@@ -276,7 +276,7 @@ def prepare(
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
     splits, id2label = class_names(DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()}))
     if not isinstance(model, str):
-        splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)])
+        splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)], "of the model")
     run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
     is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # by an encoder that is not known here
     asks = args.aligns or run.supervision != "none" or (run.label_noise or "keep") != "keep"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from datasets import Image as ImageFeature
 from huggingface_hub import HfApi
 from PIL import Image
@@ -93,11 +93,15 @@ def options_of(source: Source) -> dict[str, str]:
     return {f"{ours}_column": theirs for ours, theirs in source.columns.items()}
 
 
-def upload(name: str, split: Dataset) -> None:
+def upload(name: str, split: Dataset, path: str = "train.parquet") -> None:
     file = io.BytesIO()
     pq.write_table(split.data.table.replace_schema_metadata(split.features.arrow_schema.metadata), file)
-    api.create_repo(name, repo_type="dataset")
-    api.upload_file(path_or_fileobj=file.getvalue(), path_in_repo="train.parquet", repo_id=name, repo_type="dataset")
+    upload_file(name, file.getvalue(), path)
+
+
+def upload_file(name: str, content: bytes, path: str) -> None:
+    api.create_repo(name, repo_type="dataset", exist_ok=True)
+    api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name, repo_type="dataset")
 
 
 DOORS = {
@@ -118,4 +122,22 @@ for kind, split in TRAPS.items():
 beside = {"image_id": ["cat/1.png"], "more": as_struct, "image": [{"bytes": secret.read_bytes(), "path": None}]}
 upload("me/more", Dataset.from_dict(beside, features=Features(IMAGES | {"more": ImageFeature(decode=False)})))
 found["beside"] = open_images("me/more")["train"].column_names
+
+# Files whose classes have other numbers, as splits and as parts of one; and a dataset that is a script
+picture = {"bytes": secret.read_bytes(), "path": None}
+for number, names in enumerate((["a", "b", "c"], ["c", "b", "a"])):
+    rows_of = {"image": [picture] * 3, "image_id": [f"{number}-{row}" for row in range(3)], "label": [0, 1, 2]}
+    part = Dataset.from_dict(rows_of, features=Features(IMAGES | {"label": ClassLabel(names=names)}))
+    upload("me/classes", part, f"data/{('train', 'validation')[number]}-00000-of-00001.parquet")
+    upload("me/shards", part, f"data/train-0000{number}-of-00002.parquet")
+upload_file("me/script", b"raise SystemExit('it ran')", "script.py")
+found["classes"] = {
+    name: [split.features["label"].names[label] for label in split["label"]]
+    for name, split in load_images("me/classes").items()
+}
+for name in ("me/shards", "me/script"):
+    try:
+        found[name] = f"opened {load_images(name)}"
+    except (ValueError, OSError) as error:
+        found[name] = str(error)
 print(json.dumps(found))

@@ -1,0 +1,151 @@
+"""One list of class names for all splits, and the labels of every split matched to it by name."""
+
+import logging
+from collections import defaultdict
+from pathlib import Path
+from unicodedata import normalize
+
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from .. import columns
+from ..files import did_you_mean
+from ..options import DataArguments
+from .images import image_paths
+
+logger = logging.getLogger(__name__)
+
+
+def same_form(name: str) -> str:
+    """A name in one Unicode form: macOS writes `é` in two characters, others in one."""
+    return normalize("NFC", name)
+
+
+def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
+    """
+    The splits with `label` a ClassLabel of one list of names, and the names by index: those of `train` in their order,
+    then others that rows of other splits have, which a warning names. A number without a name is its own name.
+
+    A ValueError without a label column, when a row can have several labels, when labels are no class names, or when
+    they are names in one split and numbers in another.
+    """
+    present = [name for name, split in splits.items() if columns.LABEL in split.column_names]
+    if not present:
+        available = sorted({column for split in splits.values() for column in split.column_names})
+        _check_class_folders(splits)
+        raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
+    first, *others = sorted(present, key=lambda name: name != "train")
+    feature = splits[first].features[columns.LABEL]
+    if isinstance(feature, ClassLabel) and all(splits[name].features[columns.LABEL] == feature for name in others):
+        return splits, dict(enumerate(feature.names))
+    names = feature.names if isinstance(feature, ClassLabel) else _names_of_rows(splits[first], first)
+    for other in others:
+        known, found = set(map(same_form, names)), _names_of_rows(splits[other], other)
+        added = [name for name in found if same_form(name) not in known]
+        if added and names:
+            _check_kinds({first: names, other: found})
+            logger.warning(
+                "Split %r: %d of its classes are none of %r, such as %r.%s They are added to the list of classes.",
+                *(other, len(added), first, added[0], did_you_mean(added[0], names)),
+            )
+        names = [*names, *added]
+    _tell_similar(names)
+    return with_class_names(splits, names), dict(enumerate(names))
+
+
+def with_class_names(splits: DatasetDict, names: list[str], whose: str = "that are known") -> DatasetDict:
+    """The splits with `label` as a ClassLabel of these names; a ValueError for a label that is none of them."""
+    feature = ClassLabel(names=names)
+    named = DatasetDict(splits)
+    for name, split in splits.items():
+        if split.features.get(columns.LABEL) not in (None, feature):
+            named[name] = _cast_label(split, name, feature, whose)
+    return named
+
+
+def read_class_names(data: DataArguments) -> list[str] | None:
+    """The lines of `class_names_file`; a ValueError when it has none, an empty one, or one twice."""
+    if data.class_names_file is None:
+        return None
+    if not Path(data.class_names_file).is_file():
+        raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
+    text = Path(data.class_names_file).read_text(encoding="utf-8-sig")
+    names = [same_form(line.strip()) for line in text.rstrip().split("\n")]
+    if not all(names) or len(set(names)) < len(names):
+        what = f"class_names_file is {data.class_names_file}"
+        raise ValueError(f"{what}: give every class a line with a name of its own.")
+    return names
+
+
+def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
+    """The class names that rows have, in their order; of numbers all up to the highest."""
+    feature = split.features[columns.LABEL]
+    if not hasattr(feature, "dtype"):
+        what = f"Column 'label' of split {split_name!r} holds lists: multi-label data is not supported"
+        raise ValueError(f"{what}. Give one class a row, or name another column with --label_column.")
+    values = {value for value in split.unique(columns.LABEL) if value is not None}
+    if isinstance(feature, ClassLabel):
+        return [name for number, name in enumerate(feature.names) if number in values]
+    if all(isinstance(value, str) for value in values):
+        return sorted(set(map(same_form, values)))
+    if all(isinstance(value, int) for value in values):
+        return [str(number) for number in range(max(values) + 1)]
+    what = f"Column 'label' holds {feature.dtype} in the split {split_name!r}: no class names or class numbers"
+    raise ValueError(f"{what}. Store labels as strings, integers or ClassLabel.")
+
+
+def _check_kinds(names: dict[str, list[str]]) -> None:
+    """A ValueError where one of two splits has names and the other numbers, none of which is a name there."""
+    kinds = {split: "numbers" if all(map(str.isdecimal, found)) else "names" for split, found in names.items()}
+    if len(set(kinds.values())) > 1 and not set.intersection(*map(set, names.values())):
+        told = [f"{kinds[split]} in the split {split!r} ({', '.join(found[:3])})" for split, found in names.items()]
+        raise ValueError(
+            f"Column 'label' holds {' and '.join(told)}, which cannot be matched. Store class names in both, or give "
+            "the names of the numbers in their order with --class_names_file."
+        )
+
+
+def _tell_similar(names: list[str]) -> None:
+    """Warns of names that differ only in case."""
+    alike = defaultdict(list)
+    for name in names:
+        alike[same_form(name).casefold()].append(name)
+    if pairs := [" and ".join(map(repr, each)) for each in alike.values() if len(each) > 1]:
+        logger.warning("Classes whose names differ only in case: %s. If they are one, rename it.", ", ".join(pairs))
+
+
+def _check_class_folders(splits: DatasetDict) -> None:
+    """A ValueError for image files that lie in no folder of a class."""
+    name, split = next(iter(splits.items()))
+    known = {columns.LABEL, *columns.OTHER_NAMES[columns.LABEL]}
+    path, has_bytes = None, True
+    if columns.IMAGE in split.column_names and not known & set(split.column_names):
+        path, has_bytes = next(image_paths(split), (None, True))
+    if not has_bytes and Path(path or "").is_file():
+        raise ValueError(
+            f"The images of split {name!r} have no classes: they lie in no folders, or in one alone. Move each image "
+            f"into a folder named after its class, such as {Path(path).parent / 'cats' / Path(path).name}, or write "
+            'its class into metadata.jsonl: "label": "cats". Without any label, name the classes: --class_names_file.'
+        )
+
+
+def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str) -> Dataset:
+    """The labels as `feature`, by name where they have names."""
+    values, own = split[columns.LABEL][:], split.features[columns.LABEL]
+    if isinstance(own, ClassLabel):
+        values = [own.names[i] if i is not None and 0 <= i < own.num_classes else i for i in values]
+    index = {same_form(name): number for number, name in enumerate(feature.names)}
+    texts = {value for value in values if isinstance(value, str)}
+    number_of = {text: index.get(same_form(text)) for text in texts}
+    if all(number is None and text.isdecimal() for text, number in number_of.items()):  # of a CSV file, without types
+        number_of = {text: int(text) for text in texts}
+    if unknown := [row for row, value in enumerate(values) if isinstance(value, str) and number_of[value] is None]:
+        where, what = f"Split {split_name!r}, column 'label', row {unknown[0]}", repr(values[unknown[0]])
+        raise ValueError(f"{where}: {what} is none of the {feature.num_classes} classes {whose}. Correct it.")
+    if all(map(str.isdecimal, index)):  # a number is its own name
+        number_of |= {number: index.get(str(number), number) for number in set(values) - {None} - texts}
+    values = [number_of.get(value, value) for value in values]
+    values = [int(value) if isinstance(value, bool) else value for value in values]
+    split = split.remove_columns(columns.LABEL)
+    if all(value is None or -1 <= value < feature.num_classes for value in values):
+        return split.add_column(columns.LABEL, values, feature=feature)
+    return split.add_column(columns.LABEL, values)  # out of range: `check_split` says where

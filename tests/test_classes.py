@@ -1,0 +1,234 @@
+"""Labels are read by name, whatever each split or file calls its numbers: one list of classes, nothing lost."""
+
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict
+from test_loading import one_line, rows
+
+from g4i_hf import load_images
+from g4i_hf.data.loading import class_names, load_data
+from g4i_hf.options import DataArguments
+
+
+def labelled(values: list, feature=None) -> Dataset:
+    """Rows with these labels; `feature` may be a list of class names."""
+    feature = ClassLabel(names=feature) if isinstance(feature, list) else feature
+    return rows(len(values)).remove_columns("label").add_column("label", values, feature=feature)
+
+
+def names_of(split: Dataset) -> list[str | None]:
+    """The class name of each row."""
+    feature = split.features["label"]
+    return [None if label is None else feature.names[label] for label in split["label"]]
+
+
+def classes_of(folder: Path) -> dict[str, list[str | None]]:
+    """Class names by split, as `load_images` gives them."""
+    return {name: names_of(split) for name, split in load_images(folder).items()}
+
+
+# --- A column --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values, names, expected",
+    [
+        (["ßeta", "alpha", None, "ßeta"], ["alpha", "ßeta"], [1, 0, None, 1]),
+        ([2, 0, None, 2], ["0", "1", "2"], [2, 0, None, 2]),
+        ([True, False, None, True], ["0", "1"], [1, 0, None, 1]),
+        ([-1, 1, None, 0], ["0", "1"], [-1, 1, None, 0]),
+    ],
+    ids=["strings", "integers", "booleans", "unlabelled"],
+)
+def test_class_names_from_a_column_without_names(values, names, expected):
+    splits, id2label = class_names(DatasetDict(train=labelled(values), test=rows(2).remove_columns("label")))
+    assert list(id2label.values()) == names and splits["train"].features["label"] == ClassLabel(names=names)
+    assert splits["train"]["label"][:] == expected and "label" not in splits["test"].column_names
+
+
+# --- Several splits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [labelled([0, 1], ["dög", "cat"]), labelled(["dög", "cat"]), labelled([normalize("NFD", "dög"), "cat"])],
+    ids=["other order", "strings", "other Unicode form"],
+)
+def test_all_splits_get_the_class_numbers_of_the_first(other):
+    splits, id2label = class_names(DatasetDict(train=rows(2), test=other))
+    assert id2label == {0: "cat", 1: "dög"} and splits["test"]["label"][:] == [1, 0]
+    assert splits["test"].features["label"] == splits["train"].features["label"]
+
+
+NAMES = ["owl", "cat", "elk"]
+
+
+@pytest.mark.parametrize(
+    "train", [labelled([0, 1, 2], NAMES), labelled(["owl", "cat", "elk"])], ids=["listed", "text"]
+)
+@pytest.mark.parametrize(
+    ("other", "expected", "added"),
+    [
+        (labelled([0, 1, 2], ["elk", "cat", "owl"]), ["elk", "cat", "owl"], []),
+        (labelled([0, 1], ["cat", "elk"]), ["cat", "elk"], []),
+        (labelled([0, 1, 2], ["cat", "bee", "ant"]), ["cat", "bee", "ant"], ["bee", "ant"]),
+        (labelled([1, None, -1], ["cat", "bee", "ant"]), ["bee", None, None], ["bee"]),
+        (labelled(["bee", "owl"]), ["bee", "owl"], ["bee"]),
+    ],
+    ids=["other order", "fewer", "others", "one that no row has", "text"],
+)
+def test_labels_are_matched_by_name_and_a_class_that_train_lacks_is_added(train, other, expected, added, caplog):
+    """Where splits lie in another order too: the list of classes is that of `train`."""
+    names = train.features["label"].names if isinstance(train.features["label"], ClassLabel) else sorted(NAMES)
+    splits, id2label = class_names(DatasetDict(test=other, train=train))
+    assert list(id2label.values()) == [*names, *added]
+    found = [None if label is None or label < 0 else id2label[label] for label in splits["test"]["label"]]
+    assert found == expected and names_of(splits["train"]) == NAMES
+    told = f"Split 'test': {len(added)} of its classes are none of 'train', such as"
+    assert (told in caplog.text) == bool(added)
+
+
+def test_a_class_that_train_lacks_may_be_misspelt(caplog):
+    class_names(DatasetDict(train=labelled(["square", "circle"]), validation=labelled(["sqare"])))
+    assert "such as 'sqare'. Did you mean 'square'? They are added" in caplog.text
+
+
+@pytest.mark.parametrize("names", [labelled([0, 1], ["cat", "dog"]), labelled(["cat", "dog"])], ids=["listed", "text"])
+@pytest.mark.parametrize("numbers", [labelled([0, 1]), labelled(["0", "1"])], ids=["integers", "digits"])
+def test_names_in_one_split_and_numbers_in_another_cannot_be_matched(names, numbers):
+    for train, other, first, second in ((names, numbers, "names", "numbers"), (numbers, names, "numbers", "names")):
+        said = rf"'label' holds {first} in the split 'train' \(\w+, \w+\) and {second} in the split 'test' .*Store"
+        with pytest.raises(ValueError, match=said):
+            class_names(DatasetDict(train=train, test=other))
+
+
+def test_numbers_are_names_of_their_own():
+    for train in (labelled([2, 10, 0]), labelled([10, 2, 0]), labelled(["2", "10", "0"])):
+        for other in (labelled([10, 2]), labelled(["10", "2"]), labelled([1, 0], ["2", "10"])):
+            splits, id2label = class_names(DatasetDict(train=train, test=other))
+            assert [id2label[label] for label in splits["test"]["label"]] == ["10", "2"]
+
+
+def test_classes_that_differ_only_in_case_are_told(caplog):
+    class_names(DatasetDict(train=labelled(["Cats", "dogs"]), validation=labelled(["cats", "dogs"])))
+    assert "Classes whose names differ only in case: 'Cats' and 'cats'. If they are one, rename it." in caplog.text
+
+
+@pytest.mark.parametrize(
+    "train, test, message",
+    [
+        (rows(2), labelled([[0], [0, 1]]), "Column 'label' of split 'test' holds lists: multi-label data is not"),
+        (labelled([1.0, 0.5]), labelled([0.5]), "Column 'label' holds float64 in the split 'train'.* Store labels as"),
+        (*[rows(2).remove_columns("label")] * 2, "No column 'label' in the data. Its columns: .*--label_column"),
+    ],
+    ids=["multi-label", "floats", "no column"],
+)
+def test_labels_that_are_no_classes_are_refused_by_name(train, test, message):
+    with pytest.raises(ValueError, match=message):
+        class_names(DatasetDict(train=train, test=test))
+
+
+# --- A file of names -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return tmp_path / "classes.txt"
+
+
+def named(folder: Path, values: list, file: Path, feature=None) -> Dataset:
+    """Opened with the classes of the file."""
+    DatasetDict(train=labelled(values, feature)).save_to_disk(folder)
+    return load_data(DataArguments(str(folder), class_names_file=str(file)))["train"]
+
+
+@pytest.mark.parametrize("values", [[1, 0, 2], ["1", "0", "2"], ["bee", "ant", normalize("NFD", "cät")]])
+@pytest.mark.parametrize(
+    "text", ["ant\nbee\ncät", "ant\nbee\ncät\n\n", "\ufeffant\r\nbee\r\ncät\r\n", "ant \nbee\ncät"]
+)
+def test_a_file_names_the_classes(tmp_path, file, text, values):
+    """By the numbers of its lines or by name, however an editor ends the file."""
+    file.write_text(text, encoding="utf-8", newline="")
+    split = named(tmp_path / "data", values, file)
+    assert split.features["label"].names == ["ant", "bee", "cät"] and split["label"][:] == [1, 0, 2]
+
+
+def test_faults_of_a_file_of_names_and_of_labels_that_it_lacks_name_it(tmp_path, file):
+    for text in ("ant\nant\n", "ant\n\nbee\n", ""):
+        file.write_text(text)
+        with pytest.raises(
+            ValueError, match=f"class_names_file is {file}: give every class a line with a name of its"
+        ):
+            named(tmp_path / "data", [0], file)
+    file.write_text("ant\nbee\n")
+    for values, feature in ((["ant", "elk"], None), ([1, 0], ["elk", "ant"])):
+        with pytest.raises(
+            ValueError, match=f"Split 'train', .* 'elk' is none of the 2 classes of {file}. Correct it"
+        ):
+            named(tmp_path / "data", values, file, feature)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="class_names_file is .*, but there is no such file"):
+        named(tmp_path / "data", [0], file)
+
+
+# --- Parquet files ---------------------------------------------------------------------------------------------------
+
+
+def write_card(folder: Path, *files: str) -> None:
+    """A card that names the files."""
+    text = f"---\nconfigs:\n- config_name: default\n  data_files:{''.join(files)}\n---\n"
+    (folder / "README.md").write_text(text)
+
+
+OTHERS = {
+    "other order": (labelled([0, 1, 2], ["elk", "cat", "owl"]), ["elk", "cat", "owl"]),
+    "fewer": (labelled([0, 1], ["cat", "elk"]), ["cat", "elk"]),
+    "more": (labelled([0, 3, 1], ["bee", "elk", "cat", "owl"]), ["bee", "owl", "elk"]),
+    "text": (labelled(["elk", "cat"]), ["elk", "cat"]),
+    "without captions": (labelled([0, 1], ["elk", "cat"]).remove_columns("caption"), ["elk", "cat"]),
+}
+
+
+@pytest.mark.parametrize("card", [False, True])
+@pytest.mark.parametrize("way", OTHERS)
+def test_every_split_of_parquet_files_has_classes_of_its_own(tmp_path, way, card):
+    """Whether the splits are found by their names or by a card."""
+    other, expected = OTHERS[way]
+    labelled([0, 1, 2], NAMES).to_parquet(tmp_path / "train.parquet")
+    other.to_parquet(tmp_path / "test.parquet")
+    if card:
+        files = [f"  - split: {name}\n    path: {name}.parquet\n" for name in ("test", "train")]
+        (tmp_path / "README.md").write_text(
+            f"---\nconfigs:\n- config_name: default\n  data_files:\n{''.join(files)}---\n"
+        )
+    assert classes_of(tmp_path) == {"test": expected, "train": NAMES}
+
+
+SHARDS = [f"train-0000{number}-of-00002.parquet" for number in (0, 1)]
+
+
+@pytest.mark.parametrize("card", [False, True])
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        (labelled([0], ["cat", "dog"]), labelled([0], ["dog", "cat"]), "class 0 is 'cat' in {} and 'dog' in {}"),
+        (labelled([0], ["cat", "dog"]), labelled([0], ["cat"]), "class 1 is 'dog' in {} and 'none' in {}"),
+        (labelled([0], ["cat"]), labelled(["cat"]), "{} holds numbers with class names and {} names"),
+        (labelled([0]), labelled([0], ["cat"]), "{} holds numbers and {} numbers with class names"),
+        (labelled(["cat"]), labelled([0]), "{} holds names and {} numbers"),
+    ],
+    ids=["other order", "fewer", "text", "numbers", "text and numbers"],
+)
+def test_files_of_one_split_with_other_classes_are_refused(tmp_path, one, other, says, card):
+    for split, name in zip((one, other), SHARDS, strict=True):
+        split.to_parquet(tmp_path / name)
+    if card:
+        write_card(tmp_path, " '*.parquet'")
+    said = says.format(*(tmp_path / name for name in SHARDS))
+    assert f"split 'train', column 'label': {said}. Write both with" in one_line(tmp_path)
+    for split, name in zip((one, other), SHARDS, strict=True):  # the column that is named counts
+        split.rename_column("label", "kind").to_parquet(tmp_path / name)
+    with pytest.raises(ValueError, match="split 'train', column 'kind'"):
+        load_images(tmp_path, label_column="kind")
