@@ -20,7 +20,17 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from .files import brief, did_you_mean, portable, read_lines, relative_to_file, scalar, wrong_choice, yaml_lines
+from .files import (
+    brief,
+    did_you_mean,
+    portable,
+    printable_lines,
+    read_lines,
+    relative_to_file,
+    scalar,
+    wrong_choice,
+    yaml_lines,
+)
 from .names import check_dataset_exists
 from .options import (
     DEFAULTS_OF_0_1,
@@ -419,7 +429,14 @@ def is_first_process() -> bool:
 def say(text: str) -> None:
     """Prints, in the first of several processes."""
     if is_first_process():
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
+
+
+class PrintableFormatter(logging.Formatter):
+    """The message alone, without what would move the cursor or hide something."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def import_module(name: str) -> None:
@@ -447,7 +464,9 @@ def quiet_libraries(main_process: bool) -> None:
     import datasets
     import transformers
 
-    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, handlers=[handler])
     for name in ("httpx", "httpx2", "sentence_transformers", "datasets", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every dataset

@@ -2,12 +2,12 @@
 
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .cli import OptionError, check_data, check_paths, quiet_libraries, say
 from .extras import require
+from .files import printable
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -53,7 +53,7 @@ class Fit(Command):
         from .workflows.fit import Fit
 
         quiet_libraries(True)
-        Fit(args, data, say=partial(print, flush=True)).run()
+        Fit(args, data, say=say).run()
 
 
 class Caption(Command):
@@ -78,7 +78,7 @@ class Caption(Command):
     def run(self, *options) -> None:
         from .workflows.caption import Captioning
 
-        captioning = Captioning(*options, say=partial(print, flush=True))
+        captioning = Captioning(*options, say=say)
         quiet_libraries(captioning.share.is_first)
         try:
             captioning.run()
@@ -232,23 +232,23 @@ class Evaluate(Command):
         evaluation.evaluate()
         if not evaluation.results:  # not the main process
             return
-        print("\n" + as_text(evaluation.rows))
+        say("\n" + as_text(evaluation.rows))
         if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
-            print(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
+            say(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
         if "speed" in args.measures:
-            print(f"\n{speed_as_markdown(evaluation.results['aligned'], list(evaluation.splits))}\n")
+            say(f"\n{speed_as_markdown(evaluation.results['aligned'], list(evaluation.splits))}\n")
         for name, folder in evaluation.folders.items():
-            print(f"{name}: {folder}/all_results.json, {folder}/predictions")
+            say(f"{name}: {folder}/all_results.json, {folder}/predictions")
         try:
-            print(f"pictures for a card: {evaluation.draw_card_pictures()}")
+            say(f"pictures for a card: {evaluation.draw_card_pictures()}")
         except (ImportError, OSError) as error:
-            print(f"no pictures for a card: {error}")
+            say(f"no pictures for a card: {error}")
         if args.report:
             try:
                 evaluation.write_report()
             except OSError as error:  # the figures are safe; only the page is missing
                 raise OptionError(f"no report: {error}") from error
-            print(f"report: {args.report}")
+            say(f"report: {args.report}")
 
 
 class Compare(Command):
@@ -275,19 +275,19 @@ class Compare(Command):
         study = Study(args)
         if args.check_cell:
             other = study.check_cell()
-            print(f"{args.check_cell}: {other or 'the same to the bit'}")
+            say(f"{args.check_cell}: {other or 'the same to the bit'}")
             if other:
                 raise SystemExit(1)
             return
         if args.dry_run or study.missing:
-            print(study.plan(), flush=True)
+            say(study.plan())
         if args.dry_run:
             return
         if args.final and study.missing:
             raise ValueError("--final scores a grid that is whole: run it without first.")
         study.train()
-        print("\n" + study.score(), flush=True)
-        print(*study.write(), sep="\n")
+        say("\n" + study.score())
+        say("\n".join(study.write()))
 
 
 class Search(Command):
@@ -313,7 +313,7 @@ class Search(Command):
         given = {"text_encoder": args.text_encoder} if args.text_encoder else {}
         found = ImageSearch(args.run, args.images, cache=cache, **given)(args.query, args.top_k)
         for each in found:
-            say(f"{each['score']:.3f}  {each['image']}")
+            say(f"{each['score']:.3f}  {printable(each['image'])}")
         if args.page:
             shown = [
                 Shown(
@@ -358,16 +358,16 @@ class Release(Command):
             with tempfile.TemporaryDirectory() as scratch:
                 release = Release(args, Path(scratch))
                 release.build()
-                print(*release.lines, *release.listed(), sep="\n", flush=True)
+                say("\n".join([*release.lines, *release.listed()]))
                 release.look_through()
-            print("No local path, host name or token was found in them. Nothing was written or pushed.")
+            say("No local path, host name or token was found in them. Nothing was written or pushed.")
             return
         release = Release(args)
         release.build()
-        print(*release.lines, sep="\n")
+        say("\n".join(release.lines))
         if args.push_to_hub:
             for line in release.push():
-                print(line, flush=True)
+                say(line)
 
 
 COMMANDS: dict[str, Any] = {

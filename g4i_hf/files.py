@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, permissions; YAML files of options, and paths in them; nearest names."""
+"""Atomic writes of files and folders; YAML files of options, and paths in them; nearest names; text of others."""
 
 import contextlib
 import difflib
@@ -116,6 +116,34 @@ def brief(value: object) -> str:
     """The value as Python writes it, up to 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# Controls (ESC begins a command to a terminal, U+009B too), line separators, halves of characters, and what has no
+# width and turns the direction of text round or hides text. White space below U+0020 is left out, and so are the
+# joiners of emoji, Persian and Hindi
+INVISIBLE = (
+    r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f"
+)
+_NOT_SHOWN = re.compile(rf"[{INVISIBLE}\t\n\x0b-\x0d\x1c-\x1f\x85\u2028\u2029]")
+
+
+def printable(text: object) -> str:
+    """
+    Text of others (a file name, the name of a class, a message) for the terminal: in one line, with escapes in place
+    of what would move the cursor or hide something.
+    """
+    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def printable_lines(text: object) -> str:
+    """The same for text whose line breaks are ours."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
+def spreadsheet_text(text: str | None) -> str | None:
+    """Text of others for a cell of a CSV file: spreadsheets calculate what begins like a formula, but for a quote."""
+    return f"'{text}" if text and text[0] in "=+-@\t\r\n" else text
 
 
 class _Loader(yaml.SafeLoader):

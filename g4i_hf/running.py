@@ -14,7 +14,7 @@ os.environ.setdefault("TQDM_DELAY", "2")
 from . import __version__
 from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
 from .commands import COMMANDS, RECIPES
-from .files import wrong_choice
+from .files import printable_lines, wrong_choice
 from .options import OPTIONS_OF
 
 # Options of `accelerate launch` that `g4i` passes on, and how many values each takes; others belong in its config_file
@@ -149,8 +149,7 @@ def fail(message: str) -> NoReturn:
     """Prints one line and exits with status 2. Of several processes, which mostly fail alike, the first ends all."""
     if not is_first_process():
         time.sleep(15)
-    text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message)
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)
     end_launcher()
     raise SystemExit(2)
 

@@ -4,10 +4,11 @@ import html
 import re
 from dataclasses import dataclass
 
+from ..files import INVISIBLE
 from .answers import OK
 
 _MOST_PASSES = 6
-_INVISIBLE = re.compile("[\u0000-\u0008\u000e-\u001b\u007f\u00ad\u200b\u2060\ufeff\ufffd\ud800-\udfff]")
+_INVISIBLE = re.compile(rf"[{INVISIBLE}\ufffd]")
 _PUNCTUATION = " .,;:!?…。！？\"'“”‘’()"
 # Scripts without spaces between words: each of their characters counts as a word
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"

@@ -212,4 +212,4 @@ def _check_images(split: Dataset, name: str, on_bad_images: str) -> Warned:
         bad = bad_image(images, split, row, why)
         if on_bad_images != "skip":
             raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(bad)}")
-        yield UNREADABLE, f"column 'image' (first: row {row}, {bad['image_id']})", 1
+        yield UNREADABLE, f"column 'image' (first: row {row}, {bad['image_id']!r})", 1

@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 
 from .. import columns
+from ..files import printable
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +110,11 @@ def bad_image(images: Dataset, image_ids: Dataset, row: int, reason: str) -> dic
 
 
 def described(bad: dict[str, str | None]) -> str:
-    return f"{bad['image_id']!r}" + (f" ({bad['file']})" if bad["file"] else "") + f": {bad['reason']}"
+    return f"{bad['image_id']!r}" + (f" ({printable(bad['file'])})" if bad["file"] else "") + f": {bad['reason']}"
 
 
 def error_of(bad: dict[str, str | None]) -> BadImageError:
-    place = f" ({bad['file']})" if bad["file"] else ""
+    place = f" ({printable(bad['file'])})" if bad["file"] else ""
     return BadImageError(
         f"The image {bad['image_id']!r}{place} cannot be decoded ({bad['reason']}). Replace the file or remove the "
         "row, or leave such images out with --on_bad_images skip."

@@ -13,7 +13,7 @@ from ..data.checks import UNREADABLE, check_split, labels_of
 from ..data.loading import class_names, load_data, source_of
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
-from ..files import replace_text
+from ..files import replace_text, spreadsheet_text
 from ..options import CheckArguments, DataArguments, EncoderArguments
 from ..supervision import CaptionClassifier
 from ..supervision.caption_classifier import BLOCK
@@ -134,7 +134,8 @@ def check_labels(
     out = Path(args.check_dir)
     out.mkdir(parents=True, exist_ok=True)
     order = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
-    replace_text(out / TABLE, table[order].to_csv(index=False, float_format="%.4f"))
+    cells = table[order].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
+    replace_text(out / TABLE, cells.to_csv(index=False, float_format="%.4f"))
     lines = [f"{len(table):,} of {(captioned.labels >= 0).sum():,} labels are suspicious."]
     if classifier.label_noise_interval_ is not None:
         low, high = classifier.label_noise_interval_

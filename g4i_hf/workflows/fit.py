@@ -19,7 +19,7 @@ import yaml
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..cli import OWN_MODULE, Parser, build_options, import_module
+from ..cli import OWN_MODULE, Parser, build_options, import_module, say
 from ..data.checks import check_split, labels_of
 from ..data.images import open_image
 from ..data.loading import check_has_split, class_names, hold_out, load_data
@@ -71,7 +71,7 @@ class FitResult:
 class Fit:
     """The command; `say` takes a line for the user."""
 
-    def __init__(self, args: FitArguments, data: DataArguments, say: Callable[[str], object] = print):
+    def __init__(self, args: FitArguments, data: DataArguments, say: Callable[[str], object] = say):
         self.args, self.data, self.say = args, data, say
         name = Path(data.dataset_name).resolve().name if Path(data.dataset_name).is_dir() else data.dataset_name
         self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
