@@ -6,6 +6,7 @@ import logging
 import re
 from pathlib import Path
 
+import caption_doors
 import pytest
 from students import aligned_model
 from test_zero_shot import pictures
@@ -14,6 +15,7 @@ from g4i_hf.captioning.cleaning import clean
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.running import main
 
+serve = caption_doors.serve
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\x9b2J\u202e b\nPWN"
 CONTROLS = re.compile(
     "[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029]"
@@ -58,6 +60,17 @@ def test_hostile_names_are_escaped_on_the_terminal(hostile, static_folder, tmp_p
     aligned_model("timm-resnet", 5).save_pretrained(run)
     generic_processor(ImageSettings(48)).save_pretrained(run)
     printed(["search", run, "a red car", "--images", hostile / "train", *encoder], capfd)
+
+
+def test_messages_of_a_server_are_escaped_on_the_terminal(serve, tmp_path, capfd, monkeypatch):
+    """In a warning, and in the error that ends the command."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.GIVE_UP_SECONDS", 0.2)
+    caption_doors.draw_numbers(tmp_path / "pictures", 9)
+    server = serve("--always", 502, "--say", json.dumps(HOSTILE)[1:-1])
+    options = ["--captions_dir", tmp_path / "captions", "--captioner_model", "m", "--base_url", server.url]
+    said = printed(["caption", tmp_path / "pictures", *options], capfd)
+    assert said.count(r"502: a\x1b]0;title\x07") == 2
 
 
 FORMULAS = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1"]
