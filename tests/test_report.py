@@ -1,4 +1,4 @@
-"""The page of an evaluation: one file, escaped, with pictures and activation maps; what is missing is left out."""
+"""The page of an evaluation: one file, escaped, with pictures; what is missing is left out."""
 
 import base64
 import io
@@ -10,32 +10,19 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
 from browser import browser_page
-from captum.attr import LayerGradCam
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from released_runs import OPTIONS, a_run
-from students import ID2LABEL, STUDENTS, TINY_VIT, aligned_model
-from transformers import PoolFormerConfig, ViTConfig
 
-from g4i_hf import AlignedImageClassification
 from g4i_hf.evaluation import report
-from g4i_hf.evaluation.activation_maps import (
-    CHANNELS_FIRST,
-    CHANNELS_LAST,
-    TOKENS,
-    SpatialLayer,
-    activation_maps,
-    find_spatial_layer,
-)
 from g4i_hf.evaluation.comparison import ALL_MEASURES, ComparisonRow, Measure
 from g4i_hf.evaluation.pictures import curves
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.report import write_report
 
 NAMES = {0: "<script>alert(1)</script>", 1: '" onerror="alert(2)', 2: "cat & dog", 3: "$x^", 4: "elk"}
-HEADINGS = ["What the student looks at", "Nearest captions", "Images on which the two differ", "Worst mistakes"]
+HEADINGS = ["Nearest captions", "Images on which the two differ", "Worst mistakes"]
 HEADINGS += ["Confusions", "Classes", "Figures", "During training", "The runs"]
 ROWS = [
     ComparisonRow("validation", "accuracy", aligned=0.5, baseline=0.4),
@@ -128,15 +115,14 @@ def page(runs, tmp_path_factory):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    """Leaves out what takes time: maps and curves."""
-    for section in ("map_cards", "curve_pictures"):
-        monkeypatch.setattr(report, section, lambda *_: {"why": "not drawn"})
+    """Leaves out what takes time."""
+    monkeypatch.setattr(report, "curve_pictures", lambda *_: {"why": "not drawn"})
 
 
 def test_the_page_is_one_file_that_needs_no_other(page):
     parsed = Page(page)
     assert parsed.headings == HEADINGS
-    assert len(parsed.images) > 40
+    assert len(parsed.images) > 20
     for image in parsed.images:
         assert re.match(r"data:image/(png|jpeg);base64,", image.get("src") or image["srcset"])
     assert not {"script", "link", "iframe", "object"} & parsed.tags
@@ -226,9 +212,8 @@ def test_the_sections_say_what_the_runs_predict(page):
 def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):
     page = write(tmp_path, {"aligned": runs["aligned"]})
     parsed = Page(page)
-    assert parsed.headings == [*HEADINGS[:2], "Worst mistakes", "Figures", "During training", "The run"]
+    assert parsed.headings == [HEADINGS[0], "Worst mistakes", "Figures", "During training", "The run"]
     assert "difference</th>" not in page and "--baseline" in parsed.text
-    assert len([image for image in parsed.images if "what speaks for" in image.get("alt", "")]) >= 6
 
 
 def test_without_alignment_or_captions_there_are_no_nearest_captions(runs, tmp_path, no_drawing):
@@ -238,19 +223,16 @@ def test_without_alignment_or_captions_there_are_no_nearest_captions(runs, tmp_p
     assert "The split validation has no captions" in text and "cosine of captions" not in text
 
 
-def test_without_captum_and_curves_the_page_says_why(runs, tmp_path, monkeypatch):
+def test_without_curves_the_page_says_why(runs, tmp_path, monkeypatch):
     bare = {}
     for name, run in runs.items():
         bare[name] = tmp_path / name
         shutil.copytree(run, bare[name])
         (bare[name] / "trainer_state.json").unlink()
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
     (tmp_path / "page").mkdir()
     parsed = Page(write(tmp_path / "page", bare))
     assert parsed.headings == HEADINGS
-    assert "There is no map. A map of where a student looks needs captum" in parsed.text
     assert "There are no curves, as trainer_state.json is missing in a run folder." in parsed.text
-    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = Page(write(tmp_path / "page", runs)).text
     assert "There are no curves. A picture needs matplotlib" in text
@@ -268,7 +250,7 @@ def test_pictures_are_of_a_split_with_labels(runs, tmp_path, no_drawing):
     del splits["validation"]
     write_report(tmp_path / "none.html", ROWS, runs, OPTIONS, splits, predictions, NAMES)
     parsed = Page((tmp_path / "none.html").read_text())
-    assert parsed.headings == [*HEADINGS[:2], "Figures", "During training", "The runs"]
+    assert parsed.headings == [HEADINGS[0], "Figures", "During training", "The runs"]
     assert "unlabelled" in parsed.text
 
 
@@ -290,80 +272,3 @@ def test_a_browser_shows_it_without_script_and_network_at_any_width(page):
             )
             paper, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in style)
             assert (min(paper) > 200 and max(ink) < 80) if scheme == "light" else (max(paper) < 80 and min(ink) > 180)
-
-
-# --- Activation maps ------------------------------------------------------------------------------------------------
-
-# Of images of 48 pixels: (layer, layout of its output, cells a side)
-LAYERS = {
-    "resnet": ("resnet.encoder.stages.1", CHANNELS_FIRST, 6),
-    "vit": ("vit.layers.0", TOKENS, 3),  # behind the second and last layer only the class token counts
-    "deit-two-heads": ("deit.layers.0", TOKENS, 3),
-    "dinov2": ("dinov2.layernorm", TOKENS, 3),  # its classifier takes the patches as well
-    "swin": ("swin.layernorm", TOKENS, 6),
-    "timm-resnet": ("timm_model.layer2", CHANNELS_FIRST, 6),
-    "timm-vit": ("timm_model.blocks.0", TOKENS, 3),
-    "timm-swin": ("timm_model.norm", CHANNELS_LAST, 6),
-}
-
-
-def shaken(model: AlignedImageClassification) -> AlignedImageClassification:
-    """With weights that are not zero anywhere, as those of fresh heads and branches may be."""
-    with torch.no_grad():
-        for parameter in model.student.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape))
-    return model.eval()
-
-
-def layer_with_maps(model: AlignedImageClassification) -> SpatialLayer:
-    """The layer found, after maps of two images and two classes were taken from it."""
-    torch.manual_seed(0)
-    images = torch.randn(2, 3, 48, 48)
-    layer = find_spatial_layer(model, images[:1])
-    maps = activation_maps(model, layer, images, [0, 1])
-    assert maps.shape == (2, *layer.grid) and maps.min() >= 0 and maps.max() == 1
-    assert not np.allclose(*activation_maps(model, layer, images[[0, 0]], [0, 1]))  # each class has its own
-    assert not any(module._forward_hooks for module in model.student.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    return layer
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_the_layer_of_activation_maps_is_found_by_what_it_gives(name):
-    layer = layer_with_maps(shaken(aligned_model(name)))
-    module = layer.name.replace("encoder.layer.", "layers.")  # as transformers 5.6 calls them
-    assert (module, layer.layout, layer.grid) == (*LAYERS[name][:2], (LAYERS[name][2],) * 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in STUDENTS if name not in LAYERS])
-def test_every_other_student_has_a_layer_too(name):
-    assert layer_with_maps(shaken(aligned_model(name))).grid in ((6, 6), (3, 3))
-
-
-def test_the_map_is_grad_cam_where_only_pooling_and_a_classifier_follow():
-    """At 192 pixels the last stage has 6 x 6 cells."""
-    torch.manual_seed(0)
-    model, images = shaken(aligned_model("timm-resnet")), torch.randn(2, 3, 192, 192)
-    layer = find_spatial_layer(model, images[:1])
-    assert layer.name == "timm_model.layer4"
-    cam = LayerGradCam(lambda pixels: model(pixels).logits, layer.module)
-    expected = cam.attribute(images.requires_grad_(), target=torch.tensor([2, 0]))[:, 0].detach().relu()
-    limits = torch.quantile(expected.flatten(1), 0.95, dim=1).view(2, 1, 1)
-    assert activation_maps(model, layer, images, [2, 0]) == pytest.approx((expected / limits).clamp(max=1), abs=1e-5)
-
-
-def test_tokens_become_cells_row_by_row_without_the_extra_ones():
-    values = torch.arange(8.0).view(1, 8, 1)  # two extra tokens, then 2 x 3 cells
-    layer = SpatialLayer("", torch.nn.Identity(), TOKENS, (2, 3))
-    assert layer.on_grid(values)[0, ..., 0].tolist() == [[2, 3, 4], [5, 6, 7]]
-
-
-def test_one_cell_is_no_map_and_a_block_may_give_a_tuple():
-    sizes = {"id2label": ID2LABEL, "text_embed_dim": 12, "image_size": 48}
-    config = ViTConfig(**TINY_VIT | {"patch_size": 48}, intermediate_size=64)
-    whole = AlignedImageClassification.from_student(config, **sizes).eval()
-    assert find_spatial_layer(whole, torch.randn(1, 3, 48, 48)) is None
-    config = PoolFormerConfig(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4)
-    of_tuples = AlignedImageClassification.from_student(config, **sizes)
-    assert layer_with_maps(shaken(of_tuples)).name == "poolformer.encoder.block.1.0"

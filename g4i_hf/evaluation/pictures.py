@@ -25,7 +25,6 @@ DARK_COLORS = {"aligned": "#46c08f", "baseline": "#9aa3ad"}
 
 SMALL = 64  # pixels: up to here an image is kept to the pixel, and shown enlarged
 LARGEST = 192  # pixels of a side of others
-ENLARGED = 144  # pixels of a side, at least, of a picture with colours over it
 
 
 def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
@@ -168,34 +167,8 @@ def row_picture(split: Dataset, row: int, alt: str) -> Picture:
     return Picture(_data_uri(image, "JPEG"), alt)
 
 
-def heat_picture(pixels: np.ndarray, heat: np.ndarray, alt: str) -> Picture:
-    """A map, heat (h, w), over its image, pixels (H, W, 3), whose colours are taken away; all in [0, 1]."""
-    image = _enlarged(pixels)
-    grey = np.asarray(image.convert("L").convert("RGB")) / 255
-    heat = np.asarray(PILImage.fromarray(heat.astype(np.float32)).resize(image.size, PILImage.Resampling.BILINEAR))
-    heat = heat.clip(0, 1)[..., None]
-    # From yellow to red, the more opaque the warmer
-    color = np.concatenate([np.ones_like(heat), 0.85 * (1 - heat), np.zeros_like(heat)], axis=-1)
-    opacity = 0.75 * heat
-    mixed = (1 - opacity) * (0.25 + 0.75 * grey) + opacity * color
-    return Picture(_data_uri(PILImage.fromarray((255 * mixed).round().astype(np.uint8)), "JPEG"), alt)
-
-
-def pixel_picture(pixels: np.ndarray, alt: str) -> Picture:
-    """pixels (H, W, 3) in [0, 1], as large as [`heat_picture`] makes them."""
-    return Picture(_data_uri(_enlarged(pixels), "JPEG"), alt)
-
-
 def png_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _enlarged(pixels: np.ndarray) -> PILImage.Image:
-    image = PILImage.fromarray((255 * pixels.clip(0, 1)).round().astype(np.uint8))
-    factor = -(-ENLARGED // max(image.size))
-    image = image.resize((factor * image.width, factor * image.height), PILImage.Resampling.NEAREST)
-    image.thumbnail((2 * ENLARGED, 2 * ENLARGED))
-    return image
 
 
 def _data_uri(image: PILImage.Image, kind: str) -> str:

@@ -6,22 +6,17 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
 
-from .. import columns
-from ..data.images import open_image, to_rgb
-from ..modeling.processing import EvalTransform, ImageSettings
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
-from .activation_maps import activation_maps, find_spatial_layer
 from .comparison import ComparisonRow, interval_text
-from .pictures import Picture, curves, heat_picture, pixel_picture, png_uri, row_picture
-from .predict import Predictions, load_run, ranked_captions, texts_of
+from .pictures import Picture, curves, png_uri, row_picture
+from .predict import Predictions, ranked_captions, texts_of
 from .speed import speed_note, speed_table
 
 # How many are shown of each
-MAPS, CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 6, 18, 6, 6, 3, 8
+CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 18, 6, 6, 3, 8
 
 
 def write_report(
@@ -55,7 +50,6 @@ def write_report(
         split=name,
         images=len(splits[name]),
         classes=len(id2label),
-        maps=map_cards(shown, {run: runs[run] for run in order}, weights),
         captions=caption_cards(shown) if aligns(options) else None,
         differing=differing_cards(shown) if both else None,
         mistakes=mistake_cards(shown) if labelled else None,
@@ -118,53 +112,6 @@ class ShownSplit:
 
     def right(self, run: str) -> np.ndarray:
         return self.predictions[run].predicted == self.labels
-
-
-def map_cards(shown: ShownSplit, runs: dict[str, Path], weights: str) -> dict[str, Any]:
-    """
-    `cards` of a few images, each with the activation maps of every run for the class that it predicts and, where that
-    is wrong, for the right one; `layers`: what they were read from. Or `why`, a sentence, where there can be none.
-    """
-    rows = _assorted(shown, MAPS)
-    images = [to_rgb(open_image(shown.split[row][columns.IMAGE])) for row in rows]
-    cards: list[dict[str, Any]] = [{"label": shown.name(shown.labels[row]), "said": []} for row in rows]
-    layers = []
-    for run, folder in runs.items():
-        predicted = shown.predictions[run].predicted[rows]
-        labels = np.where(shown.labels[rows] >= 0, shown.labels[rows], predicted)
-        try:
-            model, processor = load_run(folder, weights)
-            pixel_values = torch.stack([EvalTransform(processor)(image) for image in images])
-            layer = find_spatial_layer(model, pixel_values[:1])
-            if layer is None:
-                raise ValueError(f"no layer of the student {folder.name} has more than one cell an image")
-            maps, right_maps = (activation_maps(model, layer, pixel_values, c.tolist()) for c in (predicted, labels))
-        except (ImportError, ValueError, RuntimeError) as error:  # the rest of the page needs none of it
-            return {"why": f"There is no map. {str(error).rstrip('.')}."}
-        layers.append(f"{run}: {layer.name}, {layer.grid[0]} x {layer.grid[1]} cells")
-        settings = ImageSettings.from_processor(processor)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
-        pixels = (pixel_values * std + mean).permute(0, 2, 3, 1).numpy()
-        for number, (row, card) in enumerate(zip(rows, cards, strict=True)):
-            said = shown.said(run, row)
-            speaks = f"what speaks for {{}} to the student {run}"
-            said["picture"] = heat_picture(pixels[number], maps[number], speaks.format(said["name"]))
-            if said["right"] is False:
-                said["own_score"] = float(shown.predictions[run].scores_of(row)[shown.labels[row]])
-                said["own_picture"] = heat_picture(pixels[number], right_maps[number], speaks.format(card["label"]))
-            card.setdefault("picture", pixel_picture(pixels[number], f"image of class {card['label']} as it is seen"))
-            card["said"].append(said)
-    return {"cards": cards, "layers": layers}
-
-
-def _assorted(shown: ShownSplit, count: int) -> list[int]:
-    """Rows drawn at random, as evenly as there are: right by all runs, by one of them, by none."""
-    rng = np.random.default_rng(0)
-    keys = sum(2**number * shown.right(run) for number, run in enumerate(shown.predictions))
-    kinds = [rng.permutation(np.flatnonzero(keys == key)).tolist() for key in np.unique(keys)[::-1]]
-    in_turn = [kind[turn] for turn in range(count) for kind in kinds if turn < len(kind)]
-    chosen = set(in_turn[:count])
-    return [row for kind in kinds for row in kind if row in chosen]
 
 
 def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
