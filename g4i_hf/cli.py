@@ -33,27 +33,18 @@ from .files import (
 )
 from .names import check_dataset_exists
 from .options import (
-    DEFAULTS_OF_0_1,
     NOT_RECORDED,
-    OLDER,
-    OLDER_OF_COMPARE,
-    OLDER_OF_ENCODER,
-    OLDER_OF_TRAINING,
     OPTIONS_OF,
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
+    OWN_DEFAULTS,
     OWN_MODULE,
-    WRITTEN_BY_A_RUN,
-    WRITTEN_BY_PRINT_CONFIG,
-    CompareArguments,
     DataArguments,
-    EncoderArguments,
     FitArguments,
     TrainerGroup,
     TrainingOptions,
     is_secret,
     option,
-    translated,
 )
 from .options.fields import default_of, described, grouped, names_of, title_of
 
@@ -92,18 +83,12 @@ class Parser(HfArgumentParser):
 
     def __init__(self, classes: tuple[type, ...]):
         super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
-        undeclared = {
-            TrainingOptions: (*other_trainer_options(), *OLDER_OF_TRAINING),
-            EncoderArguments: OLDER_OF_ENCODER,
-            CompareArguments: OLDER_OF_COMPARE,
-        }
-        for name in [name for cls, names in undeclared.items() if cls in classes for name in names]:
+        for name in other_trainer_options() if TrainingOptions in classes else ():
             self.add_argument(f"--{name}", nargs="*")
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
         # Types of our options by name, and argparse's converter and choices of all
         self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
         self.kinds = {action.dest: (action.type, action.choices) for action in self._actions if action.nargs != 0}
-        self.present = [name for name in self.kinds if name not in OLDER]  # what a message may name
         for action in self._actions:
             if action.type is string_to_bool:
                 action.nargs, action.const = "?", "true"
@@ -134,8 +119,6 @@ class Parser(HfArgumentParser):
         The value in the type of its option: of text or a list of texts, from YAML also None, a list or a mapping.
         `where` is what a message calls the option.
         """
-        if (name, value) == ("unlabelled", "pseudo_label"):  # of version 0.1, see `translated`
-            return value
         kind, choices = self.kinds[name]
         hint = self.hints.get(name, str | None)
         union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -176,13 +159,13 @@ class Parser(HfArgumentParser):
         """The message about an option that does not exist."""
         name = name.replace("-", "_")
         alias = ALIASES.get(name, name)
-        if alias in self.present:
+        if alias in self.kinds:
             hint = f" Did you mean {prefix + alias!r}?"
-        elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).present:
+        elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).kinds:
             time = "--minutes sets how long all runs train. " if alias in LENGTHS else ""
             hint = f" {time}Other options of g4i train: --train_config FILE, a YAML file with a line `{alias}: VALUE`."
         else:
-            hint = did_you_mean(name, self.present, prefix)
+            hint = did_you_mean(name, self.kinds, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
@@ -191,8 +174,6 @@ class Parser(HfArgumentParser):
             what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
             raise OptionError(f"--config {path}: {what}.")
         values: dict[str, Any] = {}
-        if path.read_text(encoding="utf-8").startswith((WRITTEN_BY_A_RUN, WRITTEN_BY_PRINT_CONFIG)):
-            values = {name: value for name, value in DEFAULTS_OF_0_1.items() if name in self.kinds}
         for name, (value, line) in read_lines(path).items():
             where = f"{path}, line {line}"
             if name in self.kinds and name not in ("config", "print_config"):
@@ -303,7 +284,7 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
 
 
 def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -> dict[str, Any]:
-    """With the options of the run folder `run` as defaults, and options of version 0.1 by their present names."""
+    """With the options of the run folder `run` as defaults."""
     if run_options is not None and values.get("run"):
         run = Path(values["run"])
         if not run.is_dir():
@@ -314,10 +295,6 @@ def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -
         if "dataset_name" in values:
             of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
         values = of_run | values
-    values, warnings = translated(values)
-    if is_first_process():
-        for line in warnings:
-            print(f"warning: {line}", file=sys.stderr)
     return values
 
 
@@ -333,7 +310,7 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
     """Our options, and those of Trainer that differ from their defaults, as a file for `--config`."""
-    blocks = [f"{WRITTEN_BY_PRINT_CONFIG}; repeat them with --config on this file, from the same folder.\n"]
+    blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
     if values.get("module"):
         blocks.append(yaml_lines({"module": portable(values["module"])}))
     groups = {}
@@ -341,7 +318,7 @@ def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
         given = {name: values.get(name, default_of(field)) for name, field in group.items()}
         if issubclass(declaring, TrainerGroup):
             changed = {name for name, value in given.items() if value != default_of(group[name])}
-            given = {name: given[name] for name in given if name in changed or name in DEFAULTS_OF_0_1}
+            given = {name: given[name] for name in given if name in changed or name in OWN_DEFAULTS}
         groups[title_of(declaring)] = given
     if TrainingOptions in classes:
         groups[title_of(TrainerGroup)] = {name: values[name] for name in other_trainer_options() if name in values}

@@ -88,7 +88,7 @@ class Result:
     training: dict[str, float] = field(default_factory=dict)  # loss, seconds, size
     device: str = "cpu"  # or the name of a GPU
     made: dict[str, Any] = field(default_factory=dict)  # commit, versions and machine
-    images: dict[str, str] = field(default_factory=dict)  # split -> `digest_of_rows`; none in earlier versions
+    images: dict[str, str] = field(default_factory=dict)  # split -> `digest_of_rows`
 
     @property
     def name(self) -> str:
@@ -103,7 +103,6 @@ class Result:
     @classmethod
     def from_line(cls, line: str) -> "Result":
         fields = json.loads(line)
-        fields.pop("retrieval", None)  # of version 0.1
         packed = {name: zlib.decompress(base64.b64decode(text)) for name, text in fields["predicted"].items()}
         predicted = {name: np.frombuffer(data, dtype="<u2").astype(np.int64) for name, data in packed.items()}
         return cls(**fields | {"predicted": predicted})

@@ -1,6 +1,5 @@
 """Answers on the disk: found by what was asked and where, durable before they count, one writer a file."""
 
-import json
 import os
 import random
 import signal
@@ -147,20 +146,6 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     assert texts(tmp_path, 100_000) == ["later"]
 
 
-# --- Segments of version 0.1 -----------------------------------------------------------------------------------------
-
-
-def segment(folder: Path, name: str, *pairs: tuple[int, str]) -> Path:
-    folder.mkdir(exist_ok=True)
-    about = {"size": 1, "mtime": 1, "source": "x", "prompt": "Describe it.", "status": "ok", "time": 1e9}
-    lines = [
-        json.dumps(about | {"key": question(n).key, "place": question(n).place, "image_id": str(n), "text": text})
-        for n, text in pairs
-    ]
-    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / f"{name}.jsonl"
-
-
 @pytest.mark.parametrize(
     ("content", "remedy"), [(b"no database" * 99, "Move the file away"), (None, "See to the disk")]
 )
@@ -169,20 +154,3 @@ def test_only_a_damaged_file_of_answers_is_to_be_moved_away(tmp_path, content, r
     other.write_bytes(content) if content else other.mkdir()
     with pytest.raises(OSError, match=f"The answers in .*00001.sqlite cannot be read.*{remedy}"):
         AnswerStore(tmp_path)
-
-
-def test_segments_are_taken_over_and_again_when_they_have_grown(tmp_path):
-    put(tmp_path, (4, Answer(OK, "new")))
-    path = segment(tmp_path, "a", (1, "one"), (2, "half \ud83d"), (4, "old"))
-    assert texts(tmp_path, 1, 2, 4) == ["one", "half \ufffd", "new"]
-    with open(path, "a") as file:
-        file.write(segment(tmp_path / "other", "b", (3, "three")).read_text())
-    assert texts(tmp_path, 1, 3) == ["one", "three"] and path.exists()
-
-
-def test_a_damaged_line_costs_one_answer_and_is_told_of(tmp_path, caplog):
-    path = segment(tmp_path, "a", (1, "one"), (2, "two"))
-    first, second = path.read_text().splitlines()
-    path.write_text("\n".join([first, '{"key": "0', second, second[:40]]))
-    assert texts(tmp_path, 1, 2) == ["one", "two"]
-    assert "1 damaged lines" in caplog.text, "and not the last, which was cut off"

@@ -4,7 +4,6 @@ alone: nothing in it is lost without `--overwrite true`, and no two trainings sh
 """
 
 import contextlib
-import json
 import os
 import random
 import resource
@@ -185,14 +184,6 @@ DAMAGES = [
 ]
 
 
-def as_version_0_1(run: Path) -> None:
-    """Checkpoints whose record holds sizes alone."""
-    for path in run.glob("checkpoint-*/checkpoint.json"):
-        record = json.loads(path.read_text())
-        record["files"] = {name: (path.parent / name).stat().st_size for name in record["files"]}
-        path.write_text(json.dumps(record))
-
-
 @pytest.mark.parametrize("name, spoil, told", DAMAGES)
 def test_a_damaged_checkpoint_is_left_out(interrupted, caplog, name, spoil, told):
     spoil(interrupted / "checkpoint-4" / name)
@@ -201,14 +192,10 @@ def test_a_damaged_checkpoint_is_left_out(interrupted, caplog, name, spoil, told
     assert told in caplog.text
 
 
-@pytest.mark.parametrize("what", ["damaged", "of version 0.1"])
-def test_the_command_resumes_from_the_newest_whole_one(trained, interrupted, capsys, what):
-    if what == "damaged":
-        flip_a_bit(interrupted / "checkpoint-4" / "model.safetensors")
-    else:
-        as_version_0_1(interrupted)
+def test_the_command_resumes_from_the_newest_whole_one(trained, interrupted, capsys):
+    flip_a_bit(interrupted / "checkpoint-4" / "model.safetensors")
     main(command(trained, interrupted))
-    assert f"Resuming from {interrupted}/checkpoint-{2 if what == 'damaged' else 4}\n" in capsys.readouterr().out
+    assert f"Resuming from {interrupted}/checkpoint-2\n" in capsys.readouterr().out
     assert (interrupted / "model.safetensors").read_bytes() == (trained / "run" / "model.safetensors").read_bytes()
 
 
@@ -315,8 +302,6 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
     for name, value in (("dataset_name", "other"), ("learning_rate", 0.5), ("eval_steps", 5)):
         with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
             open_run(tmp_path, options | {name: value}, overwrite=False)
-    write_options(tmp_path, options | {"align_gather_texts": True})  # of an earlier version
-    assert open_run(tmp_path, options, overwrite=False) == ("fresh", None)
 
 
 def test_text_like_a_number_is_still_text_when_the_options_are_read(tmp_path):

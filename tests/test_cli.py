@@ -257,15 +257,6 @@ def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, tex
     assert expected.replace("FILE", str(tmp_path / "öptions.yaml")) in message and "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["teacher_weight", "align_gather_texts", "text_encoder_prompt_name"])
-def test_an_option_of_version_0_1_is_not_suggested(written, name):
-    for word in (f"{name}s", name.replace("_", "-")):
-        message = refused(written, f"{word}: 1")
-        assert "unknown option" in message and f"mean '{name}'" not in message
-    message = refused(parse_options, OPTIONS_OF["fit"], ["pictures", f"--{name}", "1"])
-    assert "unknown option" in message and "train_config" not in message
-
-
 @pytest.mark.parametrize("text", ["- steps", "steps", "3"])
 def test_a_file_without_lines_of_options(written, text):
     assert "holds `name: value` lines" in refused(written, text, base="")
@@ -419,7 +410,6 @@ OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing"
 
 
 def test_a_run_records_the_options_that_it_always_did():
-    """Runs of earlier versions resume: an option more or less would make theirs another run."""
     argv = ["--dataset_name", "x", "--output_dir", "o", "--adam_beta1", "0.8", "--hub_token", "s", "--use_cpu"]
     *parsed, training = parse_options(TRAIN, argv)
     recorded = resolved_options((*parsed, AlignmentArguments.from_options(training)), "o")

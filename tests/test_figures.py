@@ -117,7 +117,6 @@ OTHER_IMAGES = LINEAGE | {"sources": [{"id": "them/others", "images": True}]}
         ({"align_weight": 0.3}, r"learned from captions too \(align_weight 0.3\).*--supervision none"),
         ({"supervision": "soft"}, r"learned from captions too \(supervision soft\)"),
         ({"label_noise": "relabel"}, r"learned from captions too \(label_noise relabel\)"),
-        ({"teacher_weight": 1}, r"learned from captions too \(teacher_weight 1\)"),  # of version 0.1
         ({"unlabelled": "drop", "label_fraction": 0.2}, "is no baseline of"),
     ],
 )

@@ -136,7 +136,6 @@ EARLIER = {
         {MANIFEST: '{"files": {"data.csv": ["00"], "gone.json": ["00"]}}', "data.csv": "1"},
         {"config.json": 2, "data.csv": 1},
     ),
-    "in a manifest of version 0.1": ({MANIFEST: '{"files": ["config.json", "README.md"]}'}, {"config.json": 2}),
 }
 
 

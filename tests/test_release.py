@@ -2,18 +2,19 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from released_runs import a_run
 from students import STUDENTS, lora_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
 
 from g4i_hf import AlignedImageClassification, AlignmentArguments
+from g4i_hf.data.stage import write_stage
 from g4i_hf.evaluation.comparison import ComparisonRow, as_text
 from g4i_hf.hub.push import read_manifest, write_manifest
 from g4i_hf.hub.release import StudentPublisher, release_student, release_with_card
@@ -23,7 +24,6 @@ from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
 from g4i_hf.workflows.release import Release
 
-FIXTURES = Path(__file__).parent / "contract" / "fixtures_0_1"
 LABELS = {0: "elk", 1: "bee", 2: "ant", 3: "dog", 4: "cat"}  # in no order but their own
 WITH_ALIGNED = ("vit", "timm-resnet")
 FAST = ("vit", "timm-resnet", "timm-vit", "timm-efficientnet", "swin", "timm-deit-two-heads")
@@ -246,8 +246,11 @@ def test_a_release_replaces_nothing_but_an_earlier_one(tmp_path, what):
     ids=["student", "dataset"],
 )
 def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys, words, listed):
-    older = shutil.copytree(FIXTURES, tmp_path / "older")
-    monkeypatch.chdir(older)
+    for name, weight in (("aligned", 0.3), ("baseline", 0.0)):
+        a_plain_run(tmp_path / name, align_weight=weight)
+    rows = Dataset.from_dict({"image_id": ["a.png"], "caption": ["a cat"]})
+    write_stage(tmp_path / "captions", {"train": rows}, {"stage": "captioning", "source": "them/photos"})
+    monkeypatch.chdir(tmp_path)
     before = files_of(tmp_path)
     main(["release", *words, "--dry_run"])
     said = capsys.readouterr().out

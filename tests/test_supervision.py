@@ -336,8 +336,6 @@ def train_pixels(image: PILImage.Image):
             "supervision soft, label_noise soften",
         ),
         ({"align_weight": 0.3, "supervision": "pseudo"}, "align_weight 0.3, supervision pseudo"),
-        ({"align_weight": 0.0, "unlabelled": "pseudo_label"}, "unlabelled pseudo_label"),  # of version 0.1
-        ({"align_weight": 0.0, "teacher_weight": 1.0}, "teacher_weight 1.0"),
     ],
 )
 def test_a_run_that_learned_from_captions_is_no_baseline(options, said):

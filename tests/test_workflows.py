@@ -1,6 +1,5 @@
 """What the workflows promise beside tests/contract/: a shared budget, honest figures, the right images."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,18 +19,13 @@ from g4i_hf.workflows.caption import Captioning
 CONTRACT = Path(__file__).parent / "contract"
 sys.path.append(str(CONTRACT))
 from doors import caption_server, server_stats  # noqa: E402
-from drawings import draw_folder  # noqa: E402
+from drawings import STUDENT, TRAINING, draw_folder  # noqa: E402
 
 
-@pytest.fixture
-def older(tmp_path) -> Path:
-    """Runs, stages and pictures that commands may write into."""
-    return shutil.copytree(CONTRACT / "fixtures_0_1", tmp_path / "older")
-
-
-def test_processes_that_share_the_captions_share_the_budget(older):
+def test_processes_that_share_the_captions_share_the_budget(tmp_path):
     """A request costs 3 here, and 27 images wait: two processes with a budget of 24 ask for 4 captions each."""
-    given = {"dataset_name": str(older / "pictures"), "captions_dir": str(older / "new"), "captioner_model": "tiny"}
+    pictures = draw_folder(tmp_path / "pictures", train=18, validation=9)
+    given = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new"), "captioner_model": "tiny"}
     with caption_server("--answer", "digest") as server:
         given |= {"base_url": f"{server}/v1", "max_concurrency": 1}
         given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
@@ -40,8 +34,11 @@ def test_processes_that_share_the_captions_share_the_budget(older):
         assert server_stats(server)["requests"] == 8
 
 
-def test_probes_have_no_figures_of_the_rows_they_were_fitted_on(older):
-    found = evaluate_run(older / "aligned", splits=["train", "validation"], measures=["probe"])["aligned"]
+def test_probes_have_no_figures_of_the_rows_they_were_fitted_on(tmp_path):
+    pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9), tmp_path / "run"
+    options = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": run, "align_weight": 0}
+    main(["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))])
+    found = evaluate_run(run, splits=["train", "validation"], measures=["probe"])["run"]
     assert "validation_knn_1_accuracy" in found and found["train_samples"] == 18
     assert not [
         name for name in found if name.startswith("train_") and "probe" in name or name.startswith("train_knn")

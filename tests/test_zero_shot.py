@@ -334,11 +334,6 @@ def test_labels_have_the_prompt_of_the_captions(released, fine_tuned):
     assert torch.equal(without, label_vector(text_encoder_prompt=""))
     assert torch.equal(label_vector(), label_vector(text_encoder_prompt="dog "))
     assert not torch.allclose(without, label_vector())
-    # Of version 0.1, which could name a prompt: records of embeddings have its text too
-    named = {"text_encoder_prompt_name": "mine"}
-    assert torch.equal(label_vector(text_encoder_prompt="dog ", **named), label_vector())
-    with pytest.raises(ValueError, match=r"'mine'.* was removed: write text_encoder_prompt with the text"):
-        label_vector(**named)
 
 
 def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name(tmp_path):

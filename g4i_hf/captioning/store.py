@@ -1,20 +1,19 @@
 """Stored answers: durable before they count, and found again after a stop or when images were moved."""
 
 import hashlib
-import itertools
 import json
 import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from .answers import OK, Answer, CaptionerError, Question, whole_characters
+from .answers import OK, Answer, CaptionerError, Question
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ _TABLES = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ok INTEGER, time REAL, record TEXT);
 CREATE TABLE IF NOT EXISTS places (place BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS imported (name TEXT PRIMARY KEY, size INTEGER);
 COMMIT;
 """
 # A caption is not replaced by a failure, and otherwise the later answer counts
@@ -91,8 +89,7 @@ def _plain(value: Any) -> Any:
 
 class AnswerStore:
     """
-    A folder of SQLite files, one for each process that asks; each reads those of all. Segments that version 0.1 wrote
-    (`*.jsonl`) are taken over when it is opened.
+    A folder of SQLite files, one for each process that asks; each reads those of all.
 
     A file has one writer, which a lock beside it keeps, and SQLite's rollback journal, as its write-ahead log needs
     memory that processes share. CaptionerError when another process writes with this number; OSError for an unwritable
@@ -117,7 +114,6 @@ class AnswerStore:
         try:
             for path in {self.path, *self.folder.glob("*.sqlite")}:
                 self._open(path)
-            self._take_over_segments()
         except BaseException:
             self.close()
             raise
@@ -128,7 +124,7 @@ class AnswerStore:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
             if path == self.path:
                 database.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
-            elif not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'imported'").fetchone():
+            elif not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'places'").fetchone():
                 return  # its process has only begun it
         except sqlite3.DatabaseError as error:
             raise _damaged(path, error) from error
@@ -183,13 +179,12 @@ class AnswerStore:
             places += [(question.place, question.key)] if question.place else []
         self._write(rows, [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places])
 
-    def _write(self, rows: list[tuple], places: list[tuple], segments: Iterable[tuple[str, int]] = ()) -> None:
+    def _write(self, rows: list[tuple], places: list[tuple]) -> None:
         try:
             with self._using, self._own:  # a transaction
                 self._own.execute("BEGIN IMMEDIATE")
                 self._own.executemany(_PUT, rows)
                 self._own.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
-                self._own.executemany("INSERT OR REPLACE INTO imported VALUES (?, ?)", segments)
         except sqlite3.DatabaseError as error:
             raise OSError(
                 f"The answers cannot be written to {self.path}: {error}. Make room, or see to the disk and its "
@@ -207,36 +202,6 @@ class AnswerStore:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _take_over_segments(self) -> None:
-        """Imports the `*.jsonl` files of version 0.1, again where one has grown since."""
-        for path in sorted(self.folder.glob("*.jsonl")):
-            size = path.stat().st_size
-            if (size,) == self._own.execute("SELECT size FROM imported WHERE name = ?", (path.name,)).fetchone():
-                continue
-            records = _records_in(path)
-            while chunk := list(itertools.islice(records, 10_000)):
-                rows = [(key, record["status"] == OK, record["time"], json.dumps(record)) for key, _, record in chunk]
-                self._write(rows, [(place, key) for key, place, _ in chunk if place])
-            self._write([], [], [(path.name, size)])
-
-
-def _records_in(path: Path) -> Iterator[tuple[bytes, bytes, Record]]:
-    """Key, place and record of the lines of a segment of version 0.1; the end of a line may be missing."""
-    damaged = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-                key, place = bytes.fromhex(record["key"]), bytes.fromhex(record["place"])
-                record["time"], record["status"] = float(record["time"]), str(record["status"])
-            except (ValueError, TypeError, KeyError, RecursionError):
-                damaged += line.endswith(b"\n")
-                continue
-            said = {name: record[name] for name in ("text", "reason") if isinstance(record.get(name), str)}
-            yield key, place, record | {name: whole_characters(text) for name, text in said.items()}
-    if damaged:
-        logger.warning("%s: %d damaged lines. Their images are asked about again.", path, damaged)
 
 
 def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:

@@ -34,7 +34,7 @@ NO_STAGE = (
     *(errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError),
     *(errors.HFValidationError, errors.OfflineModeIsEnabled),
 )
-FORMAT = 1  # of `stage.json`: one more whenever an earlier version of this package would misread it
+FORMAT = 1  # of `stage.json`: one more whenever its content changes
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
 
@@ -188,10 +188,10 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _of_known_format(stage: dict[str, Any], name: str) -> dict[str, Any]:
-    found = stage.get("format", FORMAT)  # version 0.1 wrote none
-    if not isinstance(found, int) or found > FORMAT:
-        known = f"this version of g4i_hf reads formats up to {FORMAT}"
-        raise ValueError(f"{name}: its stage.json has the format {found!r}, and {known}. Install a later one.")
+    found = stage.get("format")
+    if found != FORMAT:
+        known = f"this version of g4i_hf reads format {FORMAT}"
+        raise ValueError(f"{name}: its stage.json has the format {found!r}, and {known}. Run the stage again.")
     return stage
 
 

@@ -146,8 +146,6 @@ def _of_training(student: Student) -> dict[str, Any]:
     """What the template says of the run."""
     known = {name: value for name, value in student.options.items() if not is_path(value)}
     supervision = student.estimates.get("supervision") or known.get("supervision") or "none"
-    if known.get("teacher_weight") or known.get("unlabelled") == "pseudo_label":  # version 0.1
-        supervision = "soft" if known.get("teacher_weight") else "pseudo"
     recorded = student.lineage.get("text_encoder") or {}
     encoder = TextSide.from_record(recorded if recorded.get("text_encoder") else known)
     trained = (student.lineage.get("rows") or {}).get(known.get("train_split") or "train", FEW_IMAGES)

@@ -82,16 +82,12 @@ def check_replaceable(folder: Path, repo_type: str, replace: bool = False) -> No
         return
     released, present = read_manifest(folder) or {}, hashed_files(folder)
     names = sorted(released.keys() | present.keys())
-    by_hand = [name for name in names if name not in present or not _same(present[name], released.get(name))]
+    by_hand = [name for name in names if present.get(name) != released.get(name)]
     if by_hand:
         raise ValueError(
             f"{folder} was changed by hand since its release: {_some(by_hand)}. Move it away, push it as it is with "
             "g4i release --as_is true, or make it anew with --replace true, which also writes over changes on the Hub."
         )
-
-
-def _same(hashes: list[str], released: list[str] | None) -> bool:
-    return released is not None and (released == [] or hashes == released)  # version 0.1 wrote no hashes
 
 
 def _hashes(path: Path, size: int) -> list[str]:
@@ -101,14 +97,13 @@ def _hashes(path: Path, size: int) -> list[str]:
 
 
 def read_manifest(place: str | Path) -> dict[str, list[str]] | None:
-    """The files of a manifest, or of one in a folder, with hashes (none in version 0.1); None without one."""
+    """The files of a manifest, or of one in a folder, with hashes; None without one."""
     path = Path(place)
     path = path / MANIFEST if path.is_dir() else path
     if not path.exists():
         return None
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        files = dict.fromkeys(files, []) if isinstance(files, list) else files
         if all(isinstance(name, str) and isinstance(files[name], list) for name in files):
             return files
     except (ValueError, KeyError, TypeError, RecursionError):

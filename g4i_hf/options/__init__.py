@@ -15,22 +15,11 @@ from .captioning import (
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments, SearchArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
-from .older import (
-    DEFAULTS_OF_0_1,
-    OLDER,
-    OLDER_OF_COMPARE,
-    OLDER_OF_ENCODER,
-    OLDER_OF_TRAINING,
-    check_prompt,
-    translated,
-)
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
 from .training import (
     OTHER_TRAINER_OPTIONS,
     OTHER_TRAINER_OPTIONS_OF,
     OWN_DEFAULTS,
-    WRITTEN_BY_A_RUN,
-    WRITTEN_BY_PRINT_CONFIG,
     AugmentationArguments,
     FitArguments,
     RunArguments,

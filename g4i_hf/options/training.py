@@ -259,8 +259,6 @@ class OptimizationOptions:
 OWN_DEFAULTS: tuple[str, ...] = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
 OWN_DEFAULTS += ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate")
 OWN_DEFAULTS += ("lr_scheduler_type", "warmup_steps", "logging_steps")
-# First words of files that a run or --print_config writes, with all of these since
-WRITTEN_BY_A_RUN, WRITTEN_BY_PRINT_CONFIG = "# The options of this run", "# The resolved options"
 
 
 class TrainerGroup:
@@ -389,10 +387,7 @@ def aligns(options: Mapping[str, Any]) -> bool | None:
 
 def learned_from_captions(options: Mapping[str, Any]) -> str | None:
     """The options by which a run learned from captions, as text; None for a baseline."""
-    # teacher_weight and pseudo_label are of version 0.1
-    weights = {name: options.get(name) for name in ("align_weight", "teacher_weight")}
-    found = [f"{name} {weight}" for name, weight in weights.items() if weight]
-    found += ["unlabelled pseudo_label"] if options.get("unlabelled") == "pseudo_label" else []
+    found = [f"align_weight {options['align_weight']}"] if options.get("align_weight") else []
     for name, without in (("supervision", "none"), ("label_noise", "keep")):
         value = options.get(name)
         found += [f"{name} {value}"] if value not in (None, without) else []

@@ -146,11 +146,10 @@ def missing_of(checkpoint: str | Path) -> str | None:
         path = Path(checkpoint) / name
         if not path.is_file():
             return f"{name} is missing"
-        known = known if isinstance(known, dict) else {"bytes": known}  # version 0.1 kept sizes alone
         found = path.stat()
         if found.st_size != known["bytes"]:
             return f"{name} has {found.st_size:,} bytes of {known['bytes']:,}"
-        if "blake2b" in known and _known_digest(path, found.st_mtime_ns) != known["blake2b"]:
+        if _known_digest(path, found.st_mtime_ns) != known["blake2b"]:
             return f"{name} is not what was written"
     return None
 

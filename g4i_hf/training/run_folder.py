@@ -16,14 +16,10 @@ from transformers.integrations import TensorBoardCallback
 
 from ..files import read_mapping, replace_text, yaml_lines
 from ..options import (
-    DEFAULTS_OF_0_1,
     NOT_RECORDED,
     OPTIONS_OF,
-    OTHER_TRAINER_OPTIONS,
-    WRITTEN_BY_A_RUN,
     is_secret,
     recorded_options,
-    translated,
 )
 from .arguments import AlignmentArguments
 from .callbacks import BAD_IMAGES_FILE, BATCH_FILE
@@ -127,7 +123,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
 
 def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    text = f"{WRITTEN_BY_A_RUN}; repeat it with --config on this file.\n{yaml_lines(options)}"
+    text = f"# The options of this run; repeat it with --config on this file.\n{yaml_lines(options)}"
     replace_text(Path(output_dir) / OPTIONS_FILE, text)
 
 
@@ -135,18 +131,12 @@ def read_options(run: str | Path) -> dict[str, Any]:
     path = Path(run) / OPTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
-    return DEFAULTS_OF_0_1 | read_mapping(path)
+    return read_mapping(path)
 
 
-def of_any_version(options: dict[str, Any]) -> dict[str, Any]:
-    """
-    Options of a run of any version, by their present names, with the defaults of later ones. Without
-    `num_train_epochs` where `max_steps` replaces it.
-    """
-    known = {each.name: each.default for cls in OPTIONS_OF["train"] for each in fields(cls) if each.init}
-    found = translated(options)[0]
-    others = OTHER_TRAINER_OPTIONS.split()
-    options = known | {name: value for name, value in found.items() if name in known or name in others}
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a run and the defaults of others. Without `num_train_epochs` where `max_steps` replaces it."""
+    options = {each.name: each.default for cls in OPTIONS_OF["train"] for each in fields(cls) if each.init} | options
     if options["max_steps"] > 0:
         options.pop("num_train_epochs")
     return options
@@ -167,7 +157,7 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
         if others := [path.name for path in _written(folder) if path.exists()]:
             raise ValueError(f"{folder} holds {others[0]}, but no run of ours. {REMEDY}")
         return "fresh", None
-    earlier, options = of_any_version(read_options(folder)), of_any_version(options)
+    earlier, options = with_defaults(read_options(folder)), with_defaults(options)
     differing = []
     for name in sorted((set(options) | set(earlier)) - NOT_COMPARED):
         there, here = earlier.get(name), options.get(name)

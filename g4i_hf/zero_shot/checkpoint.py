@@ -16,7 +16,7 @@ from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
 from ..names import run_of
-from ..options import aligns, check_prompt
+from ..options import aligns
 
 TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
@@ -39,7 +39,6 @@ class TextSide:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TextSide":
-        check_prompt(record)
         side = cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
         if record.get("text_embed_dim") and side.text_encoder_prompt is None:
             side.text_encoder_prompt = ""  # said by the stage of the embeddings, where null means that there was none

@@ -7,8 +7,6 @@ import pytest
 from doors import Preloaded
 from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 
-FIXTURES = Path(__file__).parent / "fixtures_0_1"
-
 
 @pytest.fixture(scope="session")
 def quick():
@@ -25,18 +23,9 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory) -> Path:
-    """A copy of the fixtures (stages `captions`, `embeddings`; runs `aligned`, `baseline`); read only."""
-    return shutil.copytree(FIXTURES, tmp_path_factory.mktemp("folders") / "folders")
-
-
-@pytest.fixture(scope="session")
-def loop(quick, tmp_path_factory) -> Path:
-    """
-    The whole road in one folder, each command once: `pictures`, the stages `captions` and `embeddings`, the runs
-    `aligned` and `baseline`, `report.html`, the student in `aligned/student`, `captions-dataset`. Read only.
-    """
-    folder = tmp_path_factory.mktemp("loop")
+def folders(quick, tmp_path_factory) -> Path:
+    """`pictures`, the stages `captions` and `embeddings`, the runs `aligned` and `baseline`. Read only."""
+    folder = tmp_path_factory.mktemp("folders")
     draw_folder(folder / "pictures", train=18, validation=9)
     captions = {"dataset_name": "./pictures", "captions_dir": "captions", "captioner": "column"}
     quick.succeed("caption", captions, cwd=folder)
@@ -44,6 +33,16 @@ def loop(quick, tmp_path_factory) -> Path:
     for run, weight in (("aligned", 0.3), ("baseline", 0)):
         data = {"dataset_name": "./embeddings", "output_dir": run, "align_weight": weight}
         quick.succeed("train", data, STUDENT, TRAINING, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loop(quick, folders, tmp_path_factory) -> Path:
+    """
+    The whole road in one folder: a copy of `folders`, with `report.html`, the student in `aligned/student`, and
+    `captions-dataset`. Read only.
+    """
+    folder = shutil.copytree(folders, tmp_path_factory.mktemp("loop") / "loop")
     runs = {"run": "aligned", "baseline": "baseline"}
     quick.succeed("evaluate", runs, {"report": "report.html"}, cwd=folder)
     quick.succeed("release", runs, {"license": "apache-2.0"}, cwd=folder)

@@ -55,8 +55,12 @@ def test_figures_of_other_data_do_not_pass_for_the_runs_own(quick, folders, tmp_
 
 @pytest.mark.onnx
 def test_onnx_moving_average_and_no_aligned_model(quick, folders, tmp_path):
-    folder = shutil.copytree(folders, tmp_path / "folders")
-    run = {"run": folder / "aligned"}
+    folder, run = tmp_path, {"run": tmp_path / "aligned"}
+    options = STUDENT | TRAINING | {"dataset_name": folders / "embeddings", "ema_decay": 0.5}
+    quick.succeed("train", options, {"output_dir": folder / "aligned"})
+    quick.succeed("evaluate", run, {"weights": "ema", "measures": "none"})
+    results = json.loads((folder / "aligned" / "all_results.json").read_text())
+    assert results["validation_weights"] == "ema" and results["validation_samples"] == 9
     quick.succeed(
         "release", run, {"onnx": "true", "aligned": "false", "weights": "ema", "student_dir": folder / "student"}
     )

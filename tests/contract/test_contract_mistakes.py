@@ -84,8 +84,8 @@ MISTAKES = {
     # --- Folders
     "run of other options": Mistake(
         "train",
-        STUDENT | TRAINING | {"dataset_name": "{embeddings}", "output_dir": "{aligned}"},
-        ("{aligned}", "ema_decay", "--output_dir", "--overwrite"),
+        STUDENT | TRAINING | {"dataset_name": "{embeddings}", "output_dir": "{aligned}", "learning_rate": 0.5},
+        ("{aligned}", "learning_rate", "--output_dir", "--overwrite"),
     ),
     "captions over the images": Mistake(
         "caption",

@@ -153,30 +153,6 @@ def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_
         assert (tmp_path / values[name]).resolve() == (tmp_path / place).resolve(), name
 
 
-def test_options_of_version_0_1_are_translated(quick, tmp_path):
-    """Of a YAML file or the command line, with a line for each."""
-    (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\nteacher_weight: 0.5\nteacher_temperature: 0.1\n")
-    done = quick.succeed("train", {"config": "o.yaml"}, "--print_config", cwd=tmp_path)
-    values = yaml.safe_load(done.out)
-    assert (values["supervision"], values["soft_label_weight"]) == ("soft", 0.5) and "teacher" not in done.out
-    assert [line[:30] for line in done.err.splitlines()] == [
-        "warning: teacher_weight is dep",
-        "warning: teacher_temperature i",
-    ]
-    done = quick.succeed("train", DATA, {"unlabelled": "pseudo_label"}, "--print_config", cwd=tmp_path)
-    values = yaml.safe_load(done.out)
-    assert (values["supervision"], values["unlabelled"]) == ("pseudo", "keep")
-    assert done.err.splitlines() == ["warning: unlabelled: pseudo_label is deprecated: use supervision: pseudo."]
-    done = quick.succeed("train", DATA, {"align_gather_texts": "false"}, "--print_config", cwd=tmp_path)
-    assert "gather" not in done.out and "align_gather_texts is deprecated and has no effect" in done.err
-    prompts = {"text_encoder_prompt": "a photo: ", "text_encoder_prompt_name": "photo"}
-    done = quick.succeed("embed", {"dataset_name": "./pictures"} | prompts, "--print_config", cwd=tmp_path)
-    assert "prompt_name" not in done.out and "has no effect beside text_encoder_prompt" in done.err
-    grid = {"train_config": "o.yaml", "students": '{"a": {}}', "variants": '{"b": {}}', "curves": "c.png"}
-    done = quick.succeed("compare", grid, "--print_config", cwd=tmp_path)
-    assert "curves" not in done.out and "curves is deprecated and has no effect" in done.err
-
-
 def test_lists_take_several_words(quick, folders, tmp_path):
     words = ({"run": folders / "aligned"}, "--measures", "probe", "calibration", "--print_config")
     assert yaml.safe_load(quick.succeed("evaluate", *words, cwd=tmp_path).out)["measures"] == ["probe", "calibration"]

@@ -110,11 +110,14 @@ def test_every_python_snippet_of_the_card_runs(quick, loop):
 def test_the_run_folder_is_taken_by_the_auto_classes(quick, loop):
     code = """
 import sys
+import torch
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig
 from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
-model = AutoModelForImageClassification.from_pretrained(sys.argv[1])
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
 assert isinstance(model, AlignedImageClassification), type(model)
+found = model(torch.zeros(2, 3, 32, 32), output_image_embeds=True)
+assert (*found.logits.shape, *found.image_embeds.shape) == (2, 3, 2, 384)
 assert isinstance(AutoConfig.from_pretrained(sys.argv[1]), AlignedImageClassificationConfig)
 print(pipeline("image-classification", model=sys.argv[1], device="cpu")(sys.argv[2], top_k=3))
 """

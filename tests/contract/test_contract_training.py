@@ -60,7 +60,6 @@ MODES = {
     "projector": Mode({"projector_type": "linear", "projector_norm": "batch"}),
     # --- What captions say about classes
     "soft labels": Mode({"supervision": "soft", "soft_label_weight": 0.5}, SOFT, ("soft labels from captions",)),
-    "of version 0.1": Mode({"teacher_weight": 0.5}, SOFT, ("supervision: soft with soft_label_weight: 0.5",)),
     "unlabelled": Mode(FEW, says=("9 of 18", "--supervision auto")),
     "dropped": Mode(FEW | {"unlabelled": "drop"}, says=("9 of 18",)),
     "pseudo-labels": Mode(FEW | {"supervision": "pseudo"}, says=("9 rows",), same=True),  # all are right here
@@ -114,6 +113,7 @@ def places(quick, loop, tmp_path_factory) -> dict[str, Path]:
     for name in ("unlabelled", "lists", "corrupt"):
         found[name] = draw_folder(root / name, train=18, validation=9)
     (found["corrupt"] / "train" / "cross" / "1.png").write_bytes(b"no image")
+    found["bare"] = draw_folder(root / "bare", captions=False, train=18, validation=9)
     train = found["unlabelled"] / "train"
     (train / "unlabelled").mkdir()
     lines = (train / "metadata.jsonl").read_text()
@@ -152,7 +152,7 @@ def test_a_way_of_training(quick, places, plain, name):
     done, run = train(quick, places, name.replace(" ", "_"), mode.options)
     assert done.code == 0 and "Traceback" not in done.said, done.err[-3000:]
     assert files_in(run) >= {"model.safetensors", "config.json", "train.yaml", "all_results.json", *mode.files}
-    soft_label_weight = mode.options.get("soft_label_weight", mode.options.get("teacher_weight", 1))
+    soft_label_weight = mode.options.get("soft_label_weight", 1)
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     logged = {key for entry in history for key in entry}
     assert logged >= {*ALIGNED, *mode.logged}
@@ -181,7 +181,7 @@ def test_a_baseline_does_not_depend_on_captions(quick, places, folders):
     for name, options in {
         "embedded": {"dataset_name": folders / "embeddings"},
         "shuffled": {"dataset_name": folders / "embeddings", "caption_control": "shuffle", **ENCODER},
-        "without": {"dataset_name": folders / "pictures"},
+        "without": {"dataset_name": places["bare"]},
     }.items():
         done, run = train(quick, places, f"baseline_{name}", {"align_weight": 0} | options)
         assert done.code == 0, done.err[-2000:]
