@@ -26,6 +26,7 @@ from g4i_hf.cli import build_options, parse_options
 from g4i_hf.data.checks import labels_of
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.options import OPTIONS_OF
+from g4i_hf.running import main
 from g4i_hf.workflows.fit import Fit
 from g4i_hf.workflows.train import TrainingRun
 
@@ -68,6 +69,21 @@ def test_classes_that_validation_lacks_are_said(tmp_path, capsys):
         pictures = draw_folder(tmp_path / f"pictures {validation}", train=18, validation=validation)
         fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
         assert ("no labelled image of 1 of the 3 classes, such as 'square'" in capsys.readouterr().out) == lacks
+
+
+def test_classes_with_no_label_or_one_are_said(tmp_path, capsys):
+    """Two circles, a cross and a square; a star in `validation` alone."""
+    pictures = draw_folder(tmp_path / "pictures", train=4, validation=3)
+    (pictures / "validation" / "star").mkdir()
+    shutil.copy(next((pictures / "validation").rglob("*.png")), pictures / "validation" / "star" / "star.png")
+    fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
+    of_fit = capsys.readouterr().out
+    main(["check", str(pictures), "--check_dir", str(tmp_path / "check")])
+    line = "Labels: no label for 1 of the 4 classes ('star'); one label for 2 of the 4 classes ('cross', 'square')."
+    assert line in of_fit.splitlines() and line in capsys.readouterr().out.splitlines()
+    more = draw_folder(tmp_path / "more", train=6, validation=3)
+    fit(more, output_dir=str(tmp_path / "out"), dry_run=True)
+    assert "Labels:" not in capsys.readouterr().out
 
 
 def test_nothing_is_said_twice_and_no_bar_is_shown_of_what_takes_a_moment(folder, tmp_path):

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -31,6 +31,20 @@ def labels_of(split: Dataset) -> np.ndarray:
         return np.full(len(split), UNLABELLED)
     labels = values_of(split, columns.LABEL)
     return np.fromiter((UNLABELLED if label is None or label < 0 else label for label in labels), dtype=np.int64)
+
+
+def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
+    """A line of the classes with no label or one, up to three names of each; "" if all have two, or none has any."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
+    if not counts.any():
+        return ""
+    parts = []
+    for number, what in enumerate(("no label", "one label")):
+        few = [repr(name) for name, count in zip(names, counts, strict=True) if count == number]
+        if few:
+            more = ", ..." if len(few) > 3 else ""
+            parts.append(f"{what} for {len(few):,} of the {len(names):,} classes ({', '.join(few[:3])}{more})")
+    return f"Labels: {'; '.join(parts)}." if parts else ""
 
 
 def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:

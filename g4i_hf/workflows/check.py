@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
-from ..data.checks import UNREADABLE, check_split, labels_of
+from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
 from ..data.loading import class_names, load_data, source_of
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
@@ -106,7 +106,9 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
         table.append((name, *(f"{number:,}" for number in found)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
-    return splits, lines, faults
+    if not faults:
+        lines.append(few_labels_in_words(labels_of(splits[args.split]), list(id2label.values())))
+    return splits, list(filter(None, lines)), faults
 
 
 def check_labels(

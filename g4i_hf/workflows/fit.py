@@ -20,7 +20,7 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module, say
-from ..data.checks import check_split, labels_of
+from ..data.checks import check_split, few_labels_in_words, labels_of
 from ..data.images import open_image
 from ..data.loading import check_has_split, class_names, hold_out, load_data
 from ..data.record import RECORD_FILE, Record, differences
@@ -286,6 +286,8 @@ class Fit:
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
             f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
         )
+        if few := few_labels_in_words(labels_of(training), names):
+            self.say(few)
         absent = [name for label, name in enumerate(names) if label not in validation_labels]
         if absent:
             self.say(
