@@ -1,4 +1,4 @@
-"""`g4i evaluate`: figures, predictions, corrupted images, probes, size and speed of runs on splits of many kinds."""
+"""`g4i evaluate`: figures, predictions, probes, size and speed of runs on splits of many kinds."""
 
 import json
 import os
@@ -18,11 +18,10 @@ from PIL import Image as PILImage
 from released_runs import a_run
 from students import ID2LABEL, aligned_model
 from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
-from transformers import AutoModelForImageClassification, TimmWrapperConfig, TimmWrapperImageProcessor
+from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
 from g4i_hf import columns, evaluate_run
-from g4i_hf.evaluation.comparison import ALL_MEASURES, CORRUPTIONS, ENGINES, FIGURES, STRENGTHS
-from g4i_hf.evaluation.corruptions import CorruptingTransform, corrupted, corrupted_accuracies, parameter
+from g4i_hf.evaluation.comparison import ALL_MEASURES, ENGINES, FIGURES
 from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.evaluation.predict import load_run, predict
 from g4i_hf.evaluation.speed import size_metrics
@@ -109,7 +108,7 @@ def test_all_measures_of_splits_that_lack_labels_or_captions(run, capsys):
     assert found["validation_text_to_image_gallery_size"] == 10 and found["validation_gallery_size"] == 7
     of_texts = [figure for figure in FIGURES if "recall" in figure or "captions" in figure or "gallery" in figure]
     assert not any(f"plain_{figure}" in found for figure in of_texts) and "plain_zero_shot_names_accuracy" in found
-    assert {"plain_ece", "plain_corrupted_accuracy", "plain_linear_probe_accuracy"} <= set(found)
+    assert {"plain_ece", "plain_linear_probe_accuracy"} <= set(found)
     of_unlabelled = {name for name in found if name.startswith("unlabelled_")}
     kept = {"samples", "weights", *(figure for figure in of_texts if "zero_shot" not in figure)}
     kept |= {figure for figure in FIGURES if "chance_at" in figure}
@@ -224,74 +223,6 @@ def test_predictions_are_in_the_order_of_the_split_and_lie_in_files():
         torch.testing.assert_close(torch.from_numpy(values), expected[name], atol=1e-5, rtol=1e-4)
         assert isinstance(values, np.memmap)
     assert predict(model, processor, split, CPU).features is None
-
-
-# --- Corrupted images -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [32, 96])
-@pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_each_strength_changes_more_than_the_one_before(kind, size):
-    clean = picture(size)
-    found = [corrupted(clean, kind, strength) for strength in STRENGTHS]
-    assert all(image.dtype == torch.uint8 and image.shape == clean.shape for image in found)
-    changes = [(image.float() - clean.float()).abs().mean().item() for image in found]
-    assert changes[0] > 0.5 and all(np.diff(changes) > 0), changes
-
-
-def test_noise_is_that_of_the_image_and_leaves_the_random_state_alone():
-    before = torch.get_rng_state()
-    first = corrupted(picture(32), "noise", 3)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(1)
-    assert torch.equal(corrupted(picture(32), "noise", 3), first)
-    grey = [torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (127, 128)]
-    noise = [corrupted(one, "noise", 1).float() - one for one in grey]
-    assert (noise[0] - noise[1]).abs().mean() > 5  # another image, other noise
-
-
-def test_strengths_follow_the_size():
-    assert [parameter("blur", strength, 32) for strength in STRENGTHS] == [0.4, 0.6, 0.7, 0.8, 1.0]
-    assert [parameter("blur", strength, 224) for strength in STRENGTHS] == pytest.approx([1, 2, 3, 4, 6])
-    assert parameter("blur", 5, 16) == 1.0 and parameter("blur", 5, 512) == pytest.approx(6)
-    assert parameter("jpeg", 1, round((32 * 224) ** 0.5)) == pytest.approx((80 * 25) ** 0.5, rel=0.01)
-    assert corrupted(picture(8), "blur", 5).shape == (3, 8, 8)  # the kernel fits
-
-
-@pytest.mark.parametrize("kind", ["timm", "transformers"])
-def test_it_is_done_to_the_image_as_the_student_sees_it(kind):
-    settings = ImageSettings(48, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1), crop_pct=0.9)
-    processor = generic_processor(settings)
-    if kind == "timm":
-        processor = TimmWrapperImageProcessor(settings.pretrained_cfg(), architecture="resnet18")
-    image = PILImage.fromarray(picture(96).permute(1, 2, 0).numpy()).resize((120, 80))
-    expected, transform = EvalTransform(processor)(image), CorruptingTransform(processor, "contrast", 5)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
-    seen = torch.from_numpy(np.array(transform.fixed(image))).permute(2, 0, 1)
-    torch.testing.assert_close((seen / 255 - mean) / std, expected, atol=1e-4, rtol=0)
-    pale = transform.drawn(transform.fixed(image))
-    torch.testing.assert_close(pale, (corrupted(seen, "contrast", 5) / 255 - mean) / std)
-
-
-def test_accuracy_of_each_kind_and_strength_is_over_labelled_rows(run):
-    model, processor = load_run(run)
-    split = images(8, unlabelled=(1, 2), start=80)
-    labelled = [row for row in split if row["label"] is not None]
-
-    @torch.no_grad()
-    def accuracy(kind: str, strength: int) -> float:
-        transform = CorruptingTransform(processor, kind, strength)
-        pixels = torch.stack([transform.drawn(transform.fixed(row["image"])) for row in labelled])
-        return float(np.mean(model(pixels).logits.argmax(-1).numpy() == [row["label"] for row in labelled]))
-
-    found = corrupted_accuracies(model, processor, split, CPU, batch_size=4)
-    assert set(found) == {name for name in FIGURES if name.split("_")[0] in (*CORRUPTIONS, "corrupted")}
-    for kind in CORRUPTIONS:
-        expected = [accuracy(kind, strength) for strength in STRENGTHS]
-        assert [found[f"{kind}_{strength}_accuracy"] for strength in STRENGTHS] == pytest.approx(expected)
-        assert found[f"{kind}_accuracy"] == pytest.approx(np.mean(expected))
-    assert found["corrupted_accuracy"] == pytest.approx(np.mean([found[f"{kind}_accuracy"] for kind in CORRUPTIONS]))
-    assert corrupted_accuracies(model, processor, images(2, unlabelled=(0, 1)), CPU) == {}
 
 
 # --- Size and speed -------------------------------------------------------------------------------------------------

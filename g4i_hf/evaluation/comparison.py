@@ -8,9 +8,6 @@ import numpy as np
 
 from ..options import aligns
 
-CORRUPTIONS = ("blur", "noise", "contrast", "jpeg")
-STRENGTHS = (1, 2, 3, 4, 5)
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -26,7 +23,6 @@ class Measure:
 ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
 CALIBRATION = "Calibration of the classifier"
 PROBE = "Accuracy of probes on the feature, fitted on the training split"
-ROBUSTNESS = "Accuracy on corrupted images, mean of five strengths"
 
 ALL_MEASURES = {
     "accuracy": Measure("accuracy"),
@@ -43,8 +39,6 @@ ALL_MEASURES = {
     "knn_1_accuracy": Measure("1-NN", PROBE),
     "knn_20_accuracy": Measure("20-NN", PROBE),
     "linear_probe_accuracy": Measure("linear probe", PROBE),
-    **{f"{kind}_accuracy": Measure("JPEG" if kind == "jpeg" else kind, ROBUSTNESS) for kind in CORRUPTIONS},
-    "corrupted_accuracy": Measure("mean", ROBUSTNESS),
 }
 # Of the projector: where it was not trained, they say nothing
 OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
@@ -57,7 +51,6 @@ FIGURES = (
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
     *("samples", "labelled", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
     *("probe_samples", "linear_probe_c", "int8_accuracy", "suspicious_labels"),
-    *(f"{kind}_{strength}_accuracy" for kind in CORRUPTIONS for strength in STRENGTHS),
 )
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took

@@ -28,7 +28,6 @@ class Evaluated:
     """What a run predicts."""
 
     predictions: dict[str, Predictions] = field(default_factory=dict)  # by split
-    corrupted: dict[str, dict[str, float]] = field(default_factory=dict)  # by split; empty unless asked for
     training: Predictions | None = None  # with features, of the rows that probes are fitted on, if asked for
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from ..files import wrong_choice
 from .fields import BadImages, Checked, Count, Number, check_values, option
 
-MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "robustness", "speed", "labels")
+MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "speed", "labels")
 CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
 
 
@@ -50,8 +50,7 @@ class EvaluateArguments:
     measures: list[str] | None = option(
         None,
         "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, probe (k-NN and linear), "
-        "robustness (20 more passes), speed (on this CPU) and labels (that captions contradict); all; or none. By "
-        "default, the first three.",
+        "speed (on this CPU) and labels (that captions contradict); all; or none. By default, the first three.",
     )
     probe_samples: Count | None = option(None, "Training images for the probes, drawn at random; all by default.")
     report: str | None = option(None, "HTML file for the report.")

@@ -19,7 +19,6 @@ from ..data.loading import check_has_split, class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
-from ..evaluation.corruptions import corrupted_accuracies
 from ..evaluation.evaluate import Evaluated, Probes, results_folder, split_metrics, update_results
 from ..evaluation.pictures import draw_card_pictures
 from ..evaluation.predict import check_run, for_prediction, load_run, nearest_captions, predict
@@ -124,8 +123,6 @@ class Evaluation:
         for split_name, split in self.splits.items():
             what = f"{run.name}, {split_name}"
             found.predictions[split_name] = predict(model, processor, split, *how, what, **outputs)
-            if "robustness" in args.measures:
-                found.corrupted[split_name] = corrupted_accuracies(model, processor, split, *how, what)
         if probes:
             rows, what = drawn_rows(self.training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
             outputs |= {"output_image_embeds": False}
@@ -169,8 +166,6 @@ class Evaluation:
             metrics |= split_metrics(predicted, self.splits[split_name], split_name, args.measures, **beside)
             if (suspicious := self._suspicious[split_name]) is not None:
                 metrics[f"{split_name}_suspicious_labels"] = suspicious
-            corrupted = found.corrupted.get(split_name, {})
-            metrics |= {f"{split_name}_{figure}": value for figure, value in corrupted.items()}
             metrics[f"{split_name}_weights"] = args.weights
             if args.on_bad_images == "skip":
                 metrics[f"{split_name}_bad_images"] = self.left_out[split_name]

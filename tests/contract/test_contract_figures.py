@@ -36,7 +36,6 @@ def test_all_measures_and_a_page_of_a_run_alone(quick, folders, tmp_path):
         "probe",
     ):
         assert part in found, part
-    assert any(word in found for word in ("corrupt", "blur", "robust")), found
     assert (folder / "page.html").stat().st_size > 1e4
 
 
