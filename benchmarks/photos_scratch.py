@@ -94,6 +94,14 @@ def train(
     photos: Path, data: str, seed: int, options: dict, run: Path, measure: str = "calibration", split: str = "test"
 ) -> dict:
     """The results of the run, which is removed; `measure` of `g4i evaluate` on `split`."""
+    train_run(photos, data, seed, options, run)
+    g4i(["evaluate", "--run", str(run), "--splits", split, "--measures", measure])
+    results = json.loads((run / "all_results.json").read_text())
+    shutil.rmtree(run)
+    return results
+
+
+def train_run(photos: Path, data: str, seed: int, options: dict, run: Path) -> None:
     settings = {
         "dataset_name": str((photos / data).resolve()),
         "embeddings_dir": str(run.parent / "embeddings" / data),
@@ -108,10 +116,6 @@ def train(
         words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     shutil.rmtree(run, ignore_errors=True)
     g4i(["train", "--config", str(ROOT / "recipes" / "photos" / data / "train.yaml"), *words])
-    g4i(["evaluate", "--run", str(run), "--splits", split, "--measures", measure])
-    results = json.loads((run / "all_results.json").read_text())
-    shutil.rmtree(run)
-    return results
 
 
 def steps_of(photos: Path, data: str) -> int:

@@ -223,7 +223,7 @@ class Evaluate(Command):
 
     def run(self, args, data, encoder) -> None:
         from .evaluation.comparison import as_text
-        from .evaluation.speed import speed_as_markdown
+        from .evaluation.speed import speed_text
         from .training.run_folder import read_options
         from .workflows.evaluate import Evaluation
 
@@ -236,7 +236,7 @@ class Evaluate(Command):
         if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
             say(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
         if "speed" in args.measures:
-            say(f"\n{speed_as_markdown(evaluation.results['aligned'], list(evaluation.splits))}\n")
+            say(f"\n{speed_text(evaluation.results['aligned'])}\n")
         for name, folder in evaluation.folders.items():
             say(f"{name}: {folder}/all_results.json, {folder}/predictions")
         try:

@@ -42,15 +42,13 @@ ALL_MEASURES = {
 }
 # Of the projector: where it was not trained, they say nothing
 OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
-ENGINES = {"pytorch": "PyTorch, float32", "onnx": "ONNX Runtime, float32", "int8": "ONNX Runtime, int8"}
-TIMED = ("latency_ms", "images_per_second", "megabytes")
-SPEED = ("parameters", "macs", "cpu_threads", *(f"{engine}_{figure}" for engine in ENGINES for figure in TIMED))
+SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
 # All of a split, with what no table shows
 FIGURES = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
     *("samples", "labelled", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
-    *("probe_samples", "linear_probe_c", "int8_accuracy", "suspicious_labels"),
+    *("probe_samples", "linear_probe_c", "suspicious_labels"),
 )
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took

@@ -13,7 +13,7 @@ from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text
 from .pictures import Picture, curves, png_uri, row_picture
 from .predict import Predictions, ranked_captions, texts_of
-from .speed import speed_note, speed_table
+from .speed import speed_text
 
 # How many are shown of each
 CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 18, 6, 6, 3, 8
@@ -56,8 +56,7 @@ def write_report(
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
         curves=curve_pictures(runs),
-        speed=speed_table(results or {}, list(splits)),
-        speed_note=speed_note(results or {}),
+        speed=speed_text(results or {}),
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
         weights=weights,

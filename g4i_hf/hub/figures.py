@@ -20,7 +20,7 @@ from ..evaluation.comparison import (
     shown_results,
 )
 from ..evaluation.evaluate import RESULTS_FILE
-from ..evaluation.speed import speed_as_markdown
+from ..evaluation.speed import speed_text
 from ..options import ReleaseArguments, learned_from_captions
 from ..training.lineage import read_lineage
 from ..training.run_folder import NOT_COMPARED, OPTIONS_FILE, PATHS, read_options
@@ -84,16 +84,14 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed`: a table, empty where not measured with these weights; `estimates` before training, by name; `intervals`:
+    `speed`: a sentence, empty where not measured; `estimates` before training, by name; `intervals`:
     for each split its images, the 95% interval of the accuracy, and how many of its labels captions contradict.
     """
     found = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
-    splits = [split for split in _in_order(_splits(found), args.run) if f"{split}_int8_accuracy" in found]
-    is_of_others = any(found.get(f"{split}_weights", "raw") != args.weights for split in splits)
     names = ("supervision", "label_noise", "caption_accuracy_estimate", "label_noise_estimate", "label_noise_interval")
     return {
-        "speed": "" if is_of_others else speed_as_markdown(found, splits),
+        "speed": speed_text(found),
         "estimates": {name: found[name] for name in names if found.get(name) is not None},
         "intervals": [
             {

@@ -1,7 +1,6 @@
 """`g4i evaluate`: from run folders and data to metrics, predictions and a report."""
 
 import logging
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,23 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split
-from ..data.images import open_image, readable_rows, to_rgb, why_bad
+from ..data.images import readable_rows
 from ..data.loading import check_has_split, class_names, load_data, source_of
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
 from ..evaluation.evaluate import Evaluated, Probes, results_folder, split_metrics, update_results
 from ..evaluation.pictures import draw_card_pictures
-from ..evaluation.predict import check_run, for_prediction, load_run, nearest_captions, predict
+from ..evaluation.predict import check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
-from ..evaluation.speed import onnx_accuracy, quantize, size_metrics, speed_metrics
-from ..hub.onnx import export_onnx
+from ..evaluation.speed import size_metrics, speed_metrics
 from ..modeling.lora import plain_student
-from ..modeling.processing import EvalTransform, ImageSettings
+from ..modeling.processing import ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .check import num_suspicious
 
 logger = logging.getLogger(__name__)
-
-CALIBRATION_IMAGES = 128  # of the training split, for the ranges of int8 activations
 
 
 class Evaluation:
@@ -174,36 +170,10 @@ class Evaluation:
         return update_results(self.folders[name], metrics, list(self.splits))
 
     def _speed(self, name: str) -> dict[str, float]:
-        """Size and speed of the released student: in PyTorch, and of its graphs as far as they can be made."""
-        args, run = self.args, self.runs[name]
-        model, processor = load_run(run, args.weights)
-        student, transform = plain_student(model).float(), EvalTransform(processor)
-        size, files = ImageSettings.from_processor(processor).size, {}
-        with tempfile.TemporaryDirectory() as folder:
-            onnx, int8 = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-            try:
-                export_onnx(student, onnx, size)
-                files["onnx"] = onnx
-            except (ImportError, ValueError) as error:
-                logger.warning("%s: speed in PyTorch alone. %s", run.name, error)
-            if files and self.training is None:
-                logger.warning("%s: no speed in int8, as its ranges are found on training images.", run.name)
-            elif files:
-                try:
-                    images = drawn_rows(self.training, CALIBRATION_IMAGES)[columns.IMAGE]
-                    images = [to_rgb(open_image(image)) for image in images if why_bad(image) is None]
-                    quantize(student, onnx, int8, np.stack([transform(image).numpy() for image in images]))
-                    files["int8"] = int8
-                except Exception as error:  # of any layer or image: the other figures are kept
-                    logger.warning("%s: no speed in int8: %s: %s", run.name, type(error).__name__, error)
-            metrics = size_metrics(student, size) | speed_metrics(student, size, files)
-            for split_name, split in self.splits.items() if "int8" in files else ():
-                what = f"{run.name}, {split_name}, int8"
-                images = for_prediction(split, transform)
-                accuracy = onnx_accuracy(int8, images, args.eval_batch_size, args.eval_num_workers, what)
-                if not np.isnan(accuracy):
-                    metrics[f"{split_name}_int8_accuracy"] = accuracy
-        return metrics
+        """Size and speed of the released student."""
+        model, processor = load_run(self.runs[name], self.args.weights)
+        student, size = plain_student(model).float(), ImageSettings.from_processor(processor).size
+        return size_metrics(student, size) | speed_metrics(student, size)
 
     # --- Pictures ----------------------------------------------------------------------------------------------------
 
