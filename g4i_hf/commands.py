@@ -366,8 +366,7 @@ class Release(Command):
         release.build()
         say("\n".join(release.lines))
         if args.push_to_hub:
-            for line in release.push():
-                say(line)
+            say(f"Pushed {release.folder} to {release.push()}")
 
 
 COMMANDS: dict[str, Any] = {

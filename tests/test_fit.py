@@ -309,15 +309,14 @@ def test_the_file_of_choices_says_how_to_repeat_all(folder, tmp_path):
     parse_options(OPTIONS_OF["fit"], words[2:])
 
 
-def test_an_edited_classifier_is_said_before_training(folder, quick, tmp_path):
+def test_a_folder_in_place_of_the_classifier_is_said_before_training(folder, quick, tmp_path):
     classifier = tmp_path / "out" / "classifier"
     classifier.mkdir(parents=True)
     (classifier / "config.json").write_text("{}")
-    write_manifest(classifier)
-    (classifier / "README.md").write_text("mine")
-    with pytest.raises(ValueError, match="changed by hand since its release: README.md"):
+    with pytest.raises(ValueError, match="holds no student that was released"):
         fit(folder, output_dir=str(tmp_path / "out"), dry_run=True)
-    assert fit(folder, output_dir=str(tmp_path / "out"), dry_run=True, overwrite=True) is None
+    write_manifest(classifier)
+    assert fit(folder, output_dir=str(tmp_path / "out"), dry_run=True) is None
 
 
 def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(folder, tmp_path, capsys):

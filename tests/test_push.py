@@ -14,17 +14,17 @@ from students import ID2LABEL, aligned_model
 
 from g4i_hf import AlignmentTrainer
 from g4i_hf.hub import StudentPublisher
-from g4i_hf.hub.push import MANIFEST, PushError, clear_errors, read_manifest
+from g4i_hf.hub.push import MANIFEST, PushError, clear_errors
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
 # A process that pushes: huggingface_hub reads its environment only when imported. A line of JSON for each push
 PUSHER = """
 import json, sys
-from g4i_hf.hub.push import push_folders
+from g4i_hf.hub.push import push_folder
 print("ready", flush=True)
 for line in sys.stdin:
     try:
-        answer = {"urls": list(push_folders(**json.loads(line)))}
+        answer = {"url": push_folder(**json.loads(line))}
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer), flush=True)
@@ -38,27 +38,22 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def push_all(hub, tmp_path_factory):
-    """Pushes (folder, repository, kind) tuples; gives what `push_folders` does, or its error."""
+def push(hub, tmp_path_factory):
+    """Gives what `push_folder` does, or its error."""
     environment = hub.environment(tmp_path_factory.mktemp("home"))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", PUSHER], env=environment, text=True, **pipes)
     assert process.stdout.readline().strip() == "ready"
 
-    def push_all(*released, **options) -> dict:
-        released = [[str(folder), repo, kind] for folder, repo, kind in released]
-        print(json.dumps({"released": released} | options), file=process.stdin, flush=True)
+    def push(folder, repo, kind="model", **options) -> dict:
+        given = {"folder": str(folder), "repo_id": repo, "repo_type": kind} | options
+        print(json.dumps(given), file=process.stdin, flush=True)
         return json.loads(process.stdout.readline())
 
-    yield push_all
+    yield push
     process.stdin.close()
     process.wait(timeout=20)
     process.stdout.close()
-
-
-@pytest.fixture
-def push(push_all):
-    return lambda folder, repo, kind="model", **options: push_all((folder, repo, kind), **options)
 
 
 @pytest.fixture
@@ -107,16 +102,10 @@ def make(hub, repo: str, kind: str = "model") -> None:
     assert hub.ask("POST", "/api/repos/create", {"name": repo.split("/")[1], "type": kind}, ME_WRITE)[0] == 200
 
 
-def a_dataset(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n# It\n")
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none(hub, push, repo, folder, kind):
     first = push(folder, repo, kind)
-    assert first["urls"][0].startswith(hub.url) and repo in first["urls"][0]
+    assert first["url"].startswith(hub.url) and repo in first["url"]
     state = hub.state()[f"{kind}s/{repo}"]
     assert state["private"] and state["commits"] == 2 and files_of(hub, repo, kind) == sizes(folder)
     assert MANIFEST in state["branches"]["main"]["files"]
@@ -127,90 +116,64 @@ def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none
 
 # --- What is somebody else's stays ----------------------------------------------------------------------------------
 
-# Of a file that the earlier release had and this one has not: what happened meanwhile, and what is left of it
-EARLIER = {
-    "as it was": ({}, {}),
-    "changed by hand": ({"config.json": "theirs"}, {"config.json": 6}),
-    "not of the manifest": ({"onnx/theirs.onnx": "by hand"}, {"onnx/theirs.onnx": 7}),
-    "in the manifest with another hash": (
-        {MANIFEST: '{"files": {"data.csv": ["00"], "gone.json": ["00"]}}', "data.csv": "1"},
-        {"config.json": 2, "data.csv": 1},
-    ),
+
+def test_a_push_deletes_what_the_last_one_has_left(hub, push, repo, folder):
+    push(folder, repo)
+    (folder / "config.json").unlink()
+    assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
+
+
+# What somebody has committed after the last push, even where this release does not have it
+COMMITS = {
+    "an edited card": {"README.md": CARD + "Theirs."},
+    "another file": {"notes.txt": "theirs"},
+    "another manifest": {MANIFEST: '{"files": {}, "parent": "00"}'},
+    "no manifest": {MANIFEST: "[" * 100_000},
 }
 
 
-@pytest.mark.parametrize("what", EARLIER)
-def test_a_push_deletes_only_what_an_earlier_one_left_as_it_is(hub, push, repo, folder, what):
+@pytest.mark.parametrize("what", COMMITS)
+def test_commits_of_others_are_written_over_with_replace_alone(hub, push, repo, folder, what):
     push(folder, repo)
-    meanwhile, left = EARLIER[what]
-    hub.act("commit", repo=repo, files=meanwhile)
-    (folder / "config.json").unlink()
-    assert "urls" in push(folder, repo)
-    assert files_of(hub, repo) == sizes(folder) | left
-
-
-@pytest.mark.parametrize("name", ["README.md", "onnx/model.onnx"])
-def test_a_file_made_by_hand_is_not_written_over_without_a_word(hub, push, repo, folder, name):
-    push(folder, repo)
-    hub.act("commit", repo=repo, files={name: "their own"})
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text(CARD + "better")
-    before = files_of(hub, repo)
+    hub.act("commit", repo=repo, files=COMMITS[what])
+    before = hub.state()[f"models/{repo}"]
+    hub.clear_log()
     answer = push(folder, repo)
-    assert answer["error"] == "PushError" and files_of(hub, repo) == before
-    assert f"put there or changed by hand: {name}. Nothing" in answer["message"] and "--replace" in answer["message"]
-    assert "urls" in push(folder, repo, replace=True) and files_of(hub, repo) == sizes(folder)
+    said = f"that no g4i release has pushed, the last is {before['branches']['main']['sha'][:8]}"
+    assert answer["error"] == "PushError" and said in answer["message"]
+    assert hub.state()[f"models/{repo}"] == before and sent(hub) == 0
+    assert "url" in push(folder, repo, replace=True)
+    theirs = {"notes.txt": 6} if what == "another file" else {}
+    assert files_of(hub, repo) == sizes(folder) | theirs
+    commits = hub.state()[f"models/{repo}"]["commits"]
+    assert "url" in push(folder, repo), "after it, the last commit is a push again"
+    assert hub.state()[f"models/{repo}"]["commits"] == commits
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_repository_of_something_else_is_refused_until_replace_which_deletes_nothing(hub, push, repo, folder, kind):
     make(hub, repo, kind)
-    theirs = dict.fromkeys(["config.json", "data/a.parquet", "data/b.parquet", "notes.txt"], "theirs")
+    theirs = dict.fromkeys(["config.json", "data/a.parquet", "notes.txt"], "theirs")
     hub.act("commit", repo=repo, type=kind, files=theirs)
     before = hub.state()[f"{kind}s/{repo}"]
     for options in ({}, {"revision": "v2"}):
         answer = push(folder, repo, kind, **options)
-        words = r"holds files that no release has left there: .*config\.json, .* more.*--repo_id.*--replace true"
+        words = r"commits that no g4i release has pushed.*--repo_id.*--replace true"
         assert answer["error"] == "PushError" and re.search(words, answer["message"]), answer
         assert hub.state()[f"{kind}s/{repo}"] == before and sent(hub) == 0, "and no branch is made"
-    assert "urls" in push(folder, repo, kind, replace=True)
+    assert "url" in push(folder, repo, kind, replace=True)
     theirs.pop("config.json")
     assert files_of(hub, repo, kind) == sizes(folder) | dict.fromkeys(theirs, 6)
 
 
-READMES = {
-    "metadata": ("---\nlicense: mit\n---\n", True),
-    "a line": ("---\n---\n\nCheck out the configuration reference at https://huggingface.co/docs\n", True),
-    "a page": ("# My model\n\nIt was trained for years.\n\n---\nThe end\n\n---\n", False),
-}
-
-
-@pytest.mark.parametrize("what", READMES)
-def test_a_readme_alone_is_content_when_somebody_has_written_it(hub, push, repo, folder, what):
+def test_a_repository_that_was_only_made_is_empty(hub, push, repo, folder):
     make(hub, repo)
-    readme, is_empty = READMES[what]
-    hub.act("commit", repo=repo, files={"README.md": readme})
-    answer = push(folder, repo)
-    assert ("urls" in answer) == is_empty and ("left there: README.md. " in answer.get("message", "")) != is_empty
+    assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
 
 
-def test_a_manifest_that_cannot_be_read_deletes_nothing(hub, push, repo, folder):
-    push(folder, repo.split("/")[1])  # without a namespace it is that of the token
-    hub.act("commit", repo=repo, files={MANIFEST: '{"files": 7}'})
-    (folder / "config.json").unlink()
-    answer = push(folder, repo)
-    assert answer["error"] == "PushError" and f"its {MANIFEST} does not say" in answer["message"]
-    assert "urls" in push(folder, repo, replace=True) and "config.json" in files_of(hub, repo)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"files": [1]}', '{"files": {"a": 1}}', "[" * 100_000, "\udcff"]
-)
-def test_what_is_no_manifest_is_an_error(tmp_path, text):
-    assert read_manifest(tmp_path) is None
-    (tmp_path / MANIFEST).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=r"\.g4i_hf\.json is no manifest of a release"):
-        read_manifest(tmp_path)
+def test_an_id_without_a_namespace_is_that_of_the_token(hub, push, repo, folder):
+    push(folder, repo.split("/")[1])
+    assert files_of(hub, repo) == sizes(folder)
 
 
 def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, folder):
@@ -227,51 +190,23 @@ def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, fold
 def test_public_on_request_and_what_exists_keeps_its_visibility_and_its_main_branch(hub, push, repo, folder):
     push(folder, repo, private=False)
     (folder / "config.json").write_text('{"a": 1}')
-    assert "urls" in push(folder, repo, revision="v2")
+    assert "url" in push(folder, repo, revision="v2")
     state = hub.state()[f"models/{repo}"]
     assert not state["private"]
     assert [state["branches"][name]["files"]["config.json"] for name in ("main", "v2")] == [2, 8]
 
 
-def test_a_card_that_the_hub_refuses_makes_no_repository(hub, push, repo, folder):
+def test_a_card_that_the_hub_refuses_is_not_pushed(hub, push, repo, folder):
     (folder / "README.md").write_text(CARD.replace("apache-2.0", "/home/ann/license"))
     answer = push(folder, repo)
     assert answer["error"] == "ValueError" and "license" in answer["message"]
-    assert files_of(hub, repo) is None and sent(hub) == 0
+    assert files_of(hub, repo) == {} and sent(hub) == 0
 
 
-def test_none_is_pushed_before_all_are_checked(hub, push_all, repo, folder, tmp_path):
-    data = a_dataset(tmp_path / "data")
-    (data / "app.py").write_text("path = '/mnt/photos/cats'")
-    released = [(folder, repo, "model"), (data, f"{repo}-data", "dataset")]
-    answer = push_all(*released, folders=["/mnt/photos"])
-    assert answer["error"] == "ValueError" and "app.py holds a path" in answer["message"] and hub.log() == []
-    make(hub, f"{repo}-data", "dataset")
-    hub.act("commit", repo=f"{repo}-data", type="dataset", files={"theirs.py": "", "README.md": "# Theirs\n\nText.\n"})
-    assert "holds files" in push_all(*released)["message"] and files_of(hub, repo) is None
-    assert len(push_all(*released, replace=True)["urls"]) == 2 and files_of(hub, repo) == sizes(folder)
-
-
-RELEASE = """
-import json, sys
-from pathlib import Path
-from g4i_hf.options import ReleaseArguments
-from g4i_hf.workflows.release import Release, Released
-student, data, repo = sys.argv[1:]
-release, lines = Release(ReleaseArguments(run=student)), []
-release.released = [Released(Path(student), repo, "model"), Released(Path(data), f"{repo}-data", "dataset")]
-try:
-    lines += release.push()
-except OSError:
-    lines.append("failed")
-print(json.dumps(lines))
-"""
-
-
-def test_what_was_pushed_is_said_also_when_the_next_push_fails(hub, repo, folder, tmp_path):
-    hub.fault(match="datasets/.*/commit/", kind=500, times=None)
-    said = hub.run(RELEASE, tmp_path / "home", folder, a_dataset(tmp_path / "data"), repo)
-    assert len(said) == 2 and said[0].startswith(f"Pushed {folder} to ") and said[1] == "failed"
+def test_what_must_not_be_published_is_found_before_anything_is_requested(hub, push, repo, folder):
+    (folder / "config.json").write_text('{"path": "/mnt/photos/cats"}')
+    answer = push(folder, repo, folders=["/mnt/photos"])
+    assert answer["error"] == "ValueError" and "config.json holds a path" in answer["message"] and hub.log() == []
 
 
 # --- Faults: the repository is as it was, the message says what to do, a repetition succeeds -------------------------
@@ -306,7 +241,7 @@ def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push
     assert hub.state()[f"models/{repo}"] == before
     arrived = sent(hub)
     hub.clear_log()
-    assert "urls" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
+    assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
     if "/commit/" in fault["match"]:
         assert arrived > 0 and sent(hub) == 0, "what has arrived is not sent twice"
 
@@ -335,7 +270,7 @@ def test_what_the_xet_client_calls_a_connection_may_be_the_token(text, words):
 
 def test_xet_storage_that_refuses_is_no_file_that_may_not_be_read():
     hf_xet = pytest.importorskip("hf_xet")
-    with pytest.raises(PushError, match=r"may have expired or may not write there.*hf auth login"), clear_errors("x"):
+    with pytest.raises(PushError, match="may have expired.*hf auth login.*`write`"), clear_errors("x"):
         raise RuntimeError("while uploading") from hf_xet.XetAuthenticationError("token of https://cas")
     with pytest.raises(PermissionError, match="model"), clear_errors("x"):
         raise PermissionError(13, "Permission denied", "model.safetensors")
@@ -390,7 +325,7 @@ def trained(hub, tmp_path_factory) -> dict:
 @pytest.mark.slow
 def test_training_makes_a_private_repository_first(trained):
     assert trained["state"]["private"]
-    assert "notes.txt" in trained["other files"] and "--hub_model_id" in trained["other files"]
+    assert "has commits that no g4i release" in trained["other files"] and "--hub_model_id" in trained["other files"]
 
 
 STARTING = """
@@ -407,7 +342,7 @@ except OSError as error:
 def test_a_training_does_not_begin_that_would_write_over_changes_on_the_hub(hub, push, repo, folder, tmp_path):
     push(folder, repo)
     hub.act("commit", repo=repo, files={"README.md": "their own"})
-    assert "changed by hand: README.md" in hub.run(STARTING, tmp_path / "home", tmp_path / "run", repo)
+    assert "commits that no g4i release has pushed" in hub.run(STARTING, tmp_path / "home", tmp_path / "run", repo)
 
 
 @pytest.mark.slow

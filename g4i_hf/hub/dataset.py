@@ -55,7 +55,6 @@ def build_dataset(
     license: str | None = None,
     repo_id: str | None = None,
     max_shard_size: int | str = "500MB",
-    replace: bool = False,
 ) -> Path:
     """
     Writes the captions or embeddings of a stage as a folder that `load_dataset` opens, and returns it. The folder is
@@ -69,7 +68,6 @@ def build_dataset(
         license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
         repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
-        replace: also a dataset that was changed by hand.
 
     Raises:
         ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
@@ -78,7 +76,7 @@ def build_dataset(
     """
     stage, output_dir = Path(stage), Path(output_dir)
     _check_stage(stage)
-    check_replaceable(output_dir, "dataset", replace)
+    check_replaceable(output_dir, "dataset")
     license_fields(license)  # before images are read
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)

@@ -104,7 +104,7 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
         if kind is not None:
             raise ValueError(
                 f"{name} holds {kind}, which would be published. Nothing was pushed. Remove it where it comes from "
-                "and release again; or remove it from the folder, and push that with --as_is true."
+                "and release again."
             )
 
 

@@ -40,9 +40,9 @@ from .onnx import export_onnx
 from .privacy import SECRETS, bare_name, private_places
 from .push import (
     check_replaceable,
-    check_repository,
     clear_errors,
     create_repository,
+    last_push,
     push_folder,
     write_manifest,
 )
@@ -62,7 +62,6 @@ def release_student(
     aligned: bool = True,
     onnx: bool = False,
     lora: str = "merged",
-    replace: bool = False,
 ) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
@@ -76,7 +75,6 @@ def release_student(
             out for a run without alignment, whose projector has learned nothing.
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
         lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
-        replace: an earlier release also where it was changed by hand.
 
     Returns:
         The student's folder.
@@ -87,8 +85,7 @@ def release_student(
             adapter is wanted of a run that has none; when the student cannot be exported.
     """
     place = str(output_dir) if output_dir else None
-    options = {"weights": weights, "aligned": aligned, "onnx": onnx, "lora": lora, "replace": replace}
-    args = ReleaseArguments(run=str(run), student_dir=place, **options)
+    args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx, lora=lora)
     with releasing(args):
         pass
     return place_of(args)
@@ -111,7 +108,7 @@ def release_with_card(
 def releasing(args: ReleaseArguments) -> Iterator[Path]:
     """The student's folder while it is still beside its place, to write what else belongs to the release."""
     run, output_dir = Path(args.run), place_of(args)
-    check_place(output_dir, run, args.replace)
+    check_place(output_dir, run)
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
     is_adapter = args.lora == "adapter"
@@ -140,12 +137,12 @@ def place_of(args: ReleaseArguments) -> Path:
     return Path(args.student_dir) if args.student_dir else Path(args.run) / "student"
 
 
-def check_place(folder: Path, run: Path, replace: bool = False) -> None:
+def check_place(folder: Path, run: Path) -> None:
     """ValueError where the run, or more than an earlier release, would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
-    check_replaceable(folder, "model", replace)
+    check_replaceable(folder, "model")
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
@@ -310,9 +307,9 @@ class StudentPublisher:
         require("detect_secrets", "hub", SECRETS)
         check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
         api = HfApi(token=self.args.hub_token)
-        check_repository(api, self.repo_id, revision=self.args.hub_revision)
         with clear_errors(self.repo_id):
             self.repo_id = create_repository(api, self.repo_id, private=self.args.hub_private_repo is not False)
+            last_push(api, self.repo_id, revision=self.args.hub_revision)
         return self.repo_id
 
     def push_run(self, message: str = "End of training") -> str:

@@ -37,8 +37,7 @@ class PushOptions:
     push_to_hub: bool = option(False, "Push to repo_id.")
     private: bool = option(True, "Make a new repository private.")
     hub_revision: str | None = option(None, "Branch to push to; main by default.")
-    replace: bool = option(False, "Write over what was changed or put there by hand, in folder and repository.")
-    as_is: bool = option(False, "Push the folders of an earlier release with your changes; make nothing anew.")
+    replace: bool = option(False, "Push over commits of others.")
     dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.")
 
 
@@ -58,22 +57,12 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
         if not self.stage and not self.run:
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
         self._check_kind()
-        self._check_as_is()
         check_values(self)
         for name in ("repo_id", "images_id"):
             if getattr(self, name) is not None:
                 check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` can be read
         if self.push_to_hub and not self.repo_id:
             raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")
-
-    def _check_as_is(self) -> None:
-        """What a release is made of would have no effect."""
-        makes = {"license", "baseline", "seed_runs", "seed_baselines"}
-        makes |= {each.name for group in (ReleasedStudentOptions, ReleasedDatasetOptions) for each in fields(group)}
-        makes -= {"student_dir", "dataset_dir"}
-        for each in fields(self):
-            if self.as_is and each.name in makes and getattr(self, each.name) != each.default:
-                raise ValueError(f"as_is makes nothing anew, so {each.name} has no effect. Leave one of them out.")
 
     def _check_kind(self) -> None:
         """Options of the other kind would have no effect."""

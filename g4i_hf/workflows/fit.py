@@ -85,7 +85,7 @@ class Fit:
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
         self._check_student()
-        check_replaceable(self.folder / CLASSIFIER, "model", self.args.overwrite)
+        check_replaceable(self.folder / CLASSIFIER, "model")
         splits = self._opened()
         record = self._record_of(splits)
         changed = self._changed(record, but=OF_CAPTIONER if self.args.captioner else ())
@@ -442,7 +442,6 @@ class Fit:
         report += _words({"on_bad_images": "skip"}) if self._bad_images() == "skip" else []
         found.append(["evaluate", *runs, *report])
         release = ["release", *runs, "--student_dir", str(self.folder / CLASSIFIER)]
-        release += ["--replace", "true"] if args.overwrite else []
         if args.seeds > 1:
             seeds = {"--seed_runs": CAPTIONED_RUN} | ({"--seed_baselines": BASELINE_RUN} if self.has_baseline else {})
             for option, name in seeds.items():

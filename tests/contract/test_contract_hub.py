@@ -134,21 +134,6 @@ def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, p
     assert "model.safetensors" in hub.state()["models/me/unlucky"]["branches"]["main"]["files"]
 
 
-def test_a_release_that_was_changed_by_hand_is_pushed_as_it_is(hub, pushed):
-    folder, commands = pushed
-    options = {"run": "aligned", "repo_id": "me/mine", "push_to_hub": "true"}
-    commands.succeed("release", options | {"student_dir": "mine"}, cwd=folder)
-    (folder / "mine" / "images" / "predictions.png").unlink()
-    with (folder / "mine" / "README.md").open("a") as card:
-        card.write("A word of mine.")
-    done = commands.run("release", options | {"student_dir": "mine"}, cwd=folder)
-    assert done.code != 0 and "changed by hand since its release: README.md, images/predictions.png" in done.err
-    commands.succeed("release", options | {"student_dir": "mine", "as_is": "true"}, cwd=folder)
-    files = hub.state()["models/me/mine"]["branches"]["main"]["files"]
-    assert files["README.md"] == (folder / "mine" / "README.md").stat().st_size
-    assert "images/curves.png" in files and "images/predictions.png" not in files
-
-
 def test_a_token_that_may_not_write_is_noticed_before_training(pushed):
     folder, commands = pushed
     done = trained(commands, folder, "foreign", hub_model_id="somebody-else/student")

@@ -116,6 +116,9 @@ class Api:
                 return Reply(200, info(repository, repository.at(revision)))
             case "GET", ["tree", revision, *path]:
                 return tree(request, repository.at(revision), "/".join(path))
+            case "GET", ["commits", revision]:
+                history = repository.history(revision)
+                return Reply(200, [each.described(repository.id.split("/")[0]) for each in history])
             case "POST", ["paths-info", revision]:
                 paths = parse_qs(request.body.decode()).get("paths", [])
                 lines = [listed(repository.at(revision), path.strip("/")) for path in paths]

@@ -58,6 +58,10 @@ class Commit:
     date: str
     files: dict[str, File]
 
+    def described(self, author: str) -> dict:
+        line = {"id": self.oid, "title": self.title, "message": "", "date": self.date}
+        return line | {"authors": [{"user": author}]}
+
     def folders(self) -> set[str]:
         found = set()
         for path in self.files:
@@ -112,6 +116,13 @@ class Repository:
         if oid not in self.commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.commits[oid]
+
+    def history(self, revision: str) -> list[Commit]:
+        """From the commit of a revision to the first."""
+        found = [self.at(revision)]
+        while (parent := found[-1].parent) is not None:
+            found.append(self.commits[parent])
+        return found
 
     def state(self) -> dict:
         """What tests look at."""
