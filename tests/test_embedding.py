@@ -1,4 +1,4 @@
-"""Captions become the encoder's own vectors, once, in a stage that holds them and nothing else; `--verify`."""
+"""Captions become the encoder's own vectors, once, in a stage that holds them and nothing else."""
 
 import json
 import logging
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, List, Value
+from datasets import DatasetDict, List, Value
 from sentence_transformers import SentenceTransformer
 from tiny_encoders import images_with
 
 from g4i_hf import embed_captions
 from g4i_hf.data.loading import open_images
-from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, verify_embeddings, with_text_embeds
+from g4i_hf.data.stage import read_stage
+from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, with_text_embeds
 
 ROOT = Path(__file__).parent.parent
 CAPTIONS = ["a red car", "owl", None, "a blue bird a red owl", "a red car", "", "long", " \u200b", "owl bird"]
@@ -87,11 +87,6 @@ def test_several_captions_of_an_image_have_a_vector_each(encoder, tmp_path):
             assert vectors is None
         else:
             np.testing.assert_allclose(vectors, load_encoder(encoder.text_encoder).encode(texts), atol=1e-3)
-    images = images_with(captions, tmp_path / "images")
-    assert verify_embeddings(images, encoder, tmp_path / "embeddings", num_captions=99)["checked"] == 8
-    with pytest.raises(ValueError, match=r"row 1 \(bïld-1\): 2 captions, but 1 embedding in the stage, in lists"):
-        more = images_with([captions[0], ["bird", "owl"], *captions[2:]], tmp_path / "more")
-        verify_embeddings(more, encoder, tmp_path / "embeddings", num_captions=1)
     assert "reused" not in embed([[], None, []], encoder, tmp_path)
     assert open_images(str(tmp_path / "embeddings"))["train"].features["text_embeds"] == SEVERAL
 
@@ -248,84 +243,6 @@ def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for
     with pytest.raises(ValueError, match="was embedded by encoder, but text_encoder is someone/else. Leave"):
         other = EncoderArguments(text_encoder="someone/else")
         with_text_embeds(embedded, other, tmp_path / "other", source=str(folder))
-
-
-# --- Verified --------------------------------------------------------------------------------------------------------
-
-KNOWN = ["a red car", "owl", None, "a blue bird a red owl", "long", "a a", "car car car", "owl bird", "red", "blue"]
-
-
-@pytest.fixture
-def made(clip_folder, tmp_path):
-    """(images, arguments, folder of their embeddings)"""
-    args = EncoderArguments(text_encoder=str(clip_folder))
-    embed(KNOWN, args, tmp_path)
-    return images_with(KNOWN, tmp_path / "images"), args, tmp_path / "embeddings"
-
-
-def edited(folder: Path, row: int, caption: str | None) -> DatasetDict:
-    return images_with([caption if place == row else text for place, text in enumerate(KNOWN)], folder / "edited")
-
-
-def test_embeddings_that_are_right_pass_in_any_order_of_the_rows(made):
-    images, args, folder = made
-    before = written(folder)
-    found = verify_embeddings(images, args, folder, num_captions=4, seed=1)
-    assert (found["checked"], found["captions"], found["splits"]) == (4, 11, ["train", "test_novel"])
-    assert 1 - 1e-5 < found["min_cosine"] < 1 + 1e-3 and found["other_settings"] == []
-    turned = DatasetDict(train=images["train"].select(range(len(KNOWN))[::-1]))
-    assert verify_embeddings(turned, args, folder, num_captions=99)["checked"] == 9
-    assert written(folder) == before
-
-
-@pytest.mark.parametrize(
-    "row, caption, message",
-    [
-        (4, "owl long", r"split 'train', row 4 \(bïld-4\).*'owl long' \(cosine .*\); 1 of 11 .*edited after .*Embed"),
-        (3, None, r"Split 'train', row 3 \(bïld-3\): no captions, but 1 embedding in the stage.*embed again"),
-        (2, "owl", r"Split 'train', row 2 \(bïld-2\): 1 caption, but no embeddings in the stage.*embed again"),
-    ],
-    ids=["edited", "removed", "added"],
-)
-def test_a_caption_that_changed_is_named(made, tmp_path, row, caption, message):
-    _, args, folder = made
-    with pytest.raises(ValueError, match=message):
-        verify_embeddings(edited(tmp_path, row, caption), args, folder, num_captions=99)
-
-
-def test_an_edited_caption_that_was_not_drawn_is_still_an_error(made, tmp_path):
-    _, args, folder = made
-    for seed in range(3):
-        with pytest.raises(ValueError, match="edited after they were embedded, though none of the 1 checked"):
-            verify_embeddings(edited(tmp_path, 4, "owl long"), args, folder, num_captions=1, seed=seed)
-
-
-def test_vectors_of_other_rows_are_named(made):
-    images, args, folder = made
-    order, split = [0, 3, 2, 1, *range(4, len(KNOWN))], Dataset.from_parquet(str(folder / "train.parquet"))
-    turned = split.select(order).remove_columns("image_id").add_column("image_id", split["image_id"][:])
-    write_stage(folder, {"train": turned}, read_stage(folder))
-    with pytest.raises(ValueError, match=r"row 1 \(bïld-1\).*2 of 9 .*or rows or weights are others now. Embed"):
-        verify_embeddings(DatasetDict(train=images["train"]), args, folder, num_captions=99)
-
-
-def test_another_encoder_prompt_or_folder_is_said(made, static_folder, tmp_path):
-    images, args, folder = made
-    encoder = load_encoder(args.text_encoder)
-    encoder.model.text_projection.weight.data.neg_()
-    for part in (encoder.model, encoder.tokenizer):
-        part.save_pretrained(tmp_path / "tiny-clip")
-    others = [
-        ({"text_encoder": str(static_folder)}, "6 dimensions, but those of static have 5. Give the .*tiny-clip"),
-        ({"text_encoder_prompt": "a long"}, r"other settings: text_encoder_prompt \(None there, 'a long' here\)"),
-        ({"text_encoder": str(tmp_path / "tiny-clip")}, r"3 of 3 .*other settings: text_encoder_digest \("),
-    ]
-    for options, message in others:
-        with pytest.raises(ValueError, match=message):
-            asked = EncoderArguments(**{"text_encoder": args.text_encoder} | options)
-            verify_embeddings(images, asked, folder, num_captions=3)
-    with pytest.raises(ValueError, match="holds no embeddings to verify. Embed first, without --verify"):
-        verify_embeddings(images, args, tmp_path / "nothing", num_captions=3)
 
 
 # --- Beyond the window -----------------------------------------------------------------------------------------------

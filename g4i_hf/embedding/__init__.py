@@ -10,18 +10,15 @@ from .embed import (
     with_text_embeds,
 )
 from .encoders import encoder_from, load_encoder
-from .verify import described_verification, verify_embeddings
 
 __all__ = [
     "EmbeddingStage",
     "EncoderArguments",
     "described_embeddings",
-    "described_verification",
     "embed_captions",
     "embed_stage",
     "encoder_from",
     "load_encoder",
     "text_embeds_folder",
-    "verify_embeddings",
     "with_text_embeds",
 ]

@@ -12,7 +12,7 @@ from .captioning import (
     LocalCaptionerArguments,
     QualityArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, VerifyArguments, full_name
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, full_name
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments, SearchArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
@@ -40,7 +40,7 @@ OPTIONS_OF = {
         *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
         *(ExistingCaptionsArguments, QualityArguments),
     ),
-    "embed": (DataArguments, EncoderArguments, VerifyArguments),
+    "embed": (DataArguments, EncoderArguments),
     "train": (
         *(RunArguments, DataArguments, EncoderArguments, StudentArguments),
         *(AugmentationArguments, TrainingOptions),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .fields import Checked, Count, Number, check_values, option
+from .fields import Count, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # Models of transformers itself, which have no namespace on the Hub
@@ -70,10 +70,3 @@ def full_name(text_encoder: str) -> str:
     """`all-MiniLM-L6-v2` as `sentence-transformers/all-MiniLM-L6-v2`, which that library takes for the same."""
     is_short = "/" not in text_encoder and not WITHOUT_NAMESPACE.match(text_encoder)
     return f"sentence-transformers/{text_encoder}" if is_short and not Path(text_encoder).is_dir() else text_encoder
-
-
-@dataclass
-class VerifyArguments(Checked):
-    """Verification"""
-
-    verify: Number = option(0, "Embed nothing; compare this many captions with their embeddings.")

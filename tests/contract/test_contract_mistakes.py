@@ -107,7 +107,7 @@ MISTAKES = {
 }
 YAML = {
     "misspelt.yaml": "embeddings_dir: x\ntext_encodr: y\n",
-    "broken.yaml": "verify: [\n",
+    "broken.yaml": "text_encoder: [\n",
 }
 
 
