@@ -1,9 +1,9 @@
 """
 Remove metadata from image files: EXIF, GPS, XMP, comments, thumbnails, second pictures.
 
-Of JPEG and WebP only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and those
-that say how the image is shown, such as colour profile and orientation. Other formats are encoded anew as Pillow reads
-them, 8 bits a colour and upright, with their colour profile alone.
+Of JPEG only the parts on a list are kept, without encoding pixels anew: those that a decoder needs, and those that say
+how the image is shown, such as colour profile and orientation. Other formats become PNG as Pillow reads them, 8 bits a
+colour and upright, with their colour profile alone.
 """
 
 import contextlib
@@ -18,8 +18,6 @@ from PIL import Image as PILImage
 from .images import content_of, why_unreadable
 
 ORIENTATION = ExifTags.Base.Orientation
-WEBP_PICTURES = {b"VP8 ", b"VP8L"}
-WEBP_PROFILE, WEBP_ALPHA, WEBP_EXIF = 0x20, 0x10, 0x08  # flags of VP8X
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # Tables, frames and scans; 0xC8 and 0xF0 to 0xFD are reserved
 JPEG_KEPT = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8, 0xDE, 0xDF}
@@ -32,9 +30,9 @@ class Malformed(ValueError):
 
 def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     """
-    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. JPEG and still WebP
-    keep their coded pixels. Of any other format the first frame becomes a PNG, or a TIFF where a PNG cannot hold it.
-    One that is null, missing or damaged is a ValueError.
+    The image `{"bytes", "path"}` without metadata, with the same pixels, under a bare file name. JPEG keeps its coded
+    pixels; of any other format the first frame becomes a PNG. ValueError for an image that is null, missing, damaged
+    or of a mode that PNG does not hold.
     """
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ValueError("null")
@@ -44,21 +42,12 @@ def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"its file cannot be read ({error.strerror})") from error
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None
     picture = _decoded(content)
-    stripped = _stripped(content)
-    if stripped is not None and (stripped == content or _is_same(picture, stripped)):
-        return {"bytes": stripped, "path": name}
-    encoded, suffix = _encoded_anew(picture)
-    return {"bytes": encoded, "path": name and re.sub(r"(\.\w+)?$", suffix, name, count=1)}
-
-
-def _stripped(content: bytes) -> bytes | None:
-    """None for another format, or a file that does not follow its own."""
-    with contextlib.suppress(Malformed, struct.error, IndexError):
-        if content.startswith(b"\xff\xd8"):
-            return jpeg_without_metadata(content)
-        if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-            return webp_without_metadata(content)
-    return None
+    if content.startswith(b"\xff\xd8"):
+        with contextlib.suppress(Malformed, struct.error, IndexError):
+            stripped = jpeg_without_metadata(content)
+            if stripped == content or _is_same(picture, stripped):
+                return {"bytes": stripped, "path": name}
+    return {"bytes": _as_png(picture), "path": name and re.sub(r"(\.\w+)?$", ".png", name, count=1)}
 
 
 # --- Pictures ----------------------------------------------------------------------------------------------------
@@ -87,20 +76,16 @@ def _is_same(picture: PILImage.Image, content: bytes) -> bool:
     return same
 
 
-def _encoded_anew(picture: PILImage.Image) -> tuple[bytes, str]:
-    """A new file and its suffix."""
+def _as_png(picture: PILImage.Image) -> bytes:
     plain = picture.copy()  # not of its format's class, which would hand its tags on
     transparency, profile = picture.info.get("transparency"), picture.info.get("icc_profile")
     plain.info = {} if transparency is None else {"transparency": transparency}
-    for kind, suffix, options in (("PNG", ".png", {}), ("TIFF", ".tiff", {"compression": "tiff_deflate"})):
-        buffer = io.BytesIO()
-        try:
-            plain.save(buffer, kind, icc_profile=profile, **options)
-        except (OSError, ValueError, KeyError):
-            continue
-        if _is_same(picture, buffer.getvalue()):
-            return buffer.getvalue(), suffix
-    raise ValueError(f"neither PNG nor TIFF can hold its mode {picture.mode} without loss")
+    buffer = io.BytesIO()
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        plain.save(buffer, "PNG", icc_profile=profile)
+    if not _is_same(picture, buffer.getvalue()):
+        raise ValueError(f"PNG does not hold its mode {picture.mode} without loss: convert it to RGB")
+    return buffer.getvalue()
 
 
 def _orientation(content: bytes) -> int | None:
@@ -167,37 +152,3 @@ def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
     elif marker not in JPEG_KEPT and not (keep_profile and marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
         return b""
     return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
-
-
-# --- WebP: RFC 9649 ----------------------------------------------------------------------------------------------
-
-
-def webp_without_metadata(content: bytes) -> bytes:
-    """
-    A still picture, of each kind of chunk the first, also without what follows it. The frames of a moving picture are
-    not kept. A struct.error or IndexError for a file that does not follow its format.
-    """
-    (size,) = struct.unpack_from("<I", content, 4)
-    found: dict[bytes, bytes] = {}
-    place, end = 12, min(size + 8, len(content))
-    while place + 8 <= end:
-        kind, length = struct.unpack_from("<4sI", content, place)
-        found.setdefault(kind, content[place + 8 : place + 8 + length])
-        place += 8 + length + length % 2
-    first = next(iter(found), b"")
-    if first != b"VP8X":  # a simple file, which is one chunk
-        return _riff({first: found[first]} if first in WEBP_PICTURES else {})
-    flags, orientation = found[first][0] & (WEBP_PROFILE | WEBP_ALPHA), _orientation(content)
-    marked = {b"ICCP": flags & WEBP_PROFILE, b"ALPH": flags & WEBP_ALPHA}
-    kept = {kind: body for kind, body in found.items() if kind in WEBP_PICTURES or marked.get(kind)}
-    if orientation is not None:
-        flags, kept[b"EXIF"] = flags | WEBP_EXIF, _exif(orientation)
-    return _riff({first: bytes([flags, 0, 0, 0]) + found[first][4:10]} | kept)
-
-
-def _riff(chunks: dict[bytes, bytes]) -> bytes:
-    """A WebP file of these chunks."""
-    body = b"WEBP"
-    for kind, chunk in chunks.items():
-        body += kind + struct.pack("<I", len(chunk)) + chunk + b"\0" * (len(chunk) % 2)
-    return b"RIFF" + struct.pack("<I", len(body)) + body

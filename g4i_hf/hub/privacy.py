@@ -3,10 +3,8 @@
 import functools
 import json
 import os
-import pickletools
 import re
 import socket
-import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -34,22 +32,13 @@ NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these find ordinary words
 SECRET_NAME = re.compile(
     r"(\w*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)|(\w+_)?(PASS|AUTH)|SSHPASS|\w+_PWD)(_\w*)?"
 )
-# Under whatever name; but the hash of a commit or a file is none
-SECRET_VALUE = re.compile(r"(?![0-9a-f]{40}\Z|[0-9a-f]{64}\Z)(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20,}")
 SHORTEST_SECRET, SHORTEST_HOST = 12, 6  # shorter ones are ordinary words
-SHORT_PATH = 8  # bytes; shorter ones come by chance in the gigabytes of a graph
-BLOCK, OVERLAP = 1 << 24, 4096
-# Where a path begins, seen from behind its first slash, which is quick to find: not within another path or an address,
-# but after `file://`, `-I` or another slash
-BEGINS = (
-    r"(?:(?<![\w./-]/)|(?<=:///)|(?<=://localhost/)|(?<=(?<![\w./:-])//)|(?<=(?<![\w.-])-[A-Za-z]/)|(?<=-isystem/))"
-)
-ENDS = r"(?![\w-]|\.\w)"  # else another name begins with this one
+SHORT_PATH = 8  # bytes; shorter ones come by chance in the gigabytes of a graph, so only in text
 IN_TEXT = r"(?=[\s!-~]{3}|[\s!-~]{0,2}\Z)"
-LOCAL = re.compile(r"\.{1,2}/|~/|/|[A-Za-z]:\\")
 EVERYWHERE = {Path("/"), Path("/usr"), Path("/usr/local")}  # these say nothing of a machine
-MOST_STAGES, LONGEST_PATH = 8, 4096
+BLOCK, OVERLAP = 1 << 24, 4096
 
+LOCAL = re.compile(r"\.{1,2}/|~/|/|[A-Za-z]:\\")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
@@ -83,10 +72,11 @@ def list_files(folder: str | Path) -> list[tuple[str, int]]:
 def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) -> None:
     """
     Searches every file that is published: all bytes, or the header of safetensors, and texts and bytes of Parquet in
-    columns of any type. ImportError without detect-secrets.
+    columns of any type. What is encoded otherwise (UTF-16, base64, escapes) is not found. ImportError without
+    detect-secrets.
 
     Args:
-        folders: of this machine, whose paths are looked for as well as those of home, temporary files and the like.
+        folders: of this machine, whose paths are looked for as well as home, working and temporary folder.
 
     Raises:
         ValueError: when one holds a folder of this machine, its name or a secret, or is a pickle or compressed. The
@@ -95,12 +85,17 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
     patterns = local_patterns(folders)
     for name, _ in list_files(folder):
         with (Path(folder) / name).open("rb") as file:
+            head = file.read(16)
+            file.seek(0)
+            if Path(name).suffix.lower() in PICKLES or _is_pickle(head):
+                raise ValueError(f"{name} is or may be a pickle, which runs code when opened: it is not published.")
+            if head.startswith(COMPRESSED):
+                raise ValueError(f"{name} is compressed, and cannot be looked through: it is not published.")
             try:
-                kind = "a pickle" if Path(name).suffix.lower() in PICKLES else _finding(file, patterns)
-            except (OSError, pa.ArrowInvalid) as error:
+                texts = _parquet(file) if head.startswith(b"PAR1") else _blocks(file, head)
+                kind = next((kind for text in texts if (kind := _kind(text, patterns)) is not None), None)
+            except pa.ArrowInvalid as error:
                 raise ValueError(f"{name} cannot be looked through ({error}): it is not published.") from error
-        if kind == "a pickle":
-            raise ValueError(f"{name} is or may be a pickle, which runs code when it is opened: it is not published.")
         if kind is not None:
             raise ValueError(
                 f"{name} holds {kind}, which would be published. Nothing was pushed. Remove it where it comes from "
@@ -110,63 +105,31 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
 
 def local_patterns(folders: Collection[str | Path] = ()) -> dict[str, re.Pattern[bytes]]:
     """Kinds of findings on this machine (paths, its name, secrets of the environment), each with its expression."""
-    places = {Path.home(), Path.cwd(), Path(sys.prefix), Path(tempfile.gettempdir())}
-    places |= {Path(os.path.abspath(folder)) for folder in folders}
+    places = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), *map(Path, map(os.path.abspath, folders))}
     places |= {place.resolve() for place in places}
-    patterns = {"a path of this machine": _of_places({place for place in places if place.name} - EVERYWHERE)}
+    patterns = {"a path of this machine": _of_places(places - EVERYWHERE)}
     host = socket.gethostname()
     # One without digit, dot or hyphen is an ordinary word too, as in laptop or student
     if len(host) >= SHORTEST_HOST and re.search(r"[\d.-]", host) and not host.startswith("localhost"):
         patterns["the name of this machine"] = re.compile(rf"(?<![\w-]){re.escape(host)}(?![\w-])".encode())
-    secrets = {get_token() or "": "a token or password of this environment (of the Hub)"}
-    for name, value in os.environ.items():
-        if SECRET_NAME.fullmatch(name.upper()) or SECRET_VALUE.fullmatch(value):
-            secrets[value] = f"a token or password of this environment ({name})"
-    for value, kind in sorted(secrets.items()):
+    secrets = {name: value for name, value in os.environ.items() if SECRET_NAME.fullmatch(name.upper())}
+    for name, value in {**secrets, "of the Hub": get_token() or ""}.items():
         if len(value) >= SHORTEST_SECRET:
+            kind = f"a token or password of this environment ({name})"
             patterns[kind] = re.compile(re.escape(os.fsencode(value)))
     return patterns
 
 
 def _of_places(places: set[Path]) -> re.Pattern[bytes]:
-    """Paths as they are written in text, in JSON and in addresses."""
+    """Paths as they are written in text, in JSON and in addresses; not within a longer path or name."""
     names = {name for place in places for name in (str(place), json.dumps(str(place))[1:-1], quote(place.as_posix()))}
-    ways = [
-        re.escape(name.removeprefix("/")) + ENDS + (IN_TEXT if len(name.encode()) < SHORT_PATH else "")
-        for name in sorted(names)
-        if name.startswith("/")
-    ]
-    others = [rf"(?<![\w./-]){re.escape(name)}{ENDS}" for name in sorted(names) if not name.startswith("/")]
-    return re.compile("|".join([*([f"/{BEGINS}(?:{'|'.join(ways)})"] if ways else []), *others]).encode())
+    ways = [re.escape(name) + r"(?![\w-]|\.\w)" + IN_TEXT * (len(name.encode()) < SHORT_PATH) for name in names]
+    return re.compile(rf"(?<![\w.~-])(?:{'|'.join(sorted(ways))})".encode())
 
 
-def _finding(file: BinaryIO, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
-    """The kind of the first finding in a file; None without any."""
-    head = file.read(16)
-    if head.startswith(COMPRESSED):
-        raise OSError("it is compressed")
-    file.seek(0)
-    if head.startswith(b"PAR1"):
-        texts = _parquet(file)
-    elif _is_pickle(file):
-        return "a pickle"
-    else:
-        file.seek(0)
-        texts = _blocks(file, head)
-    return next((kind for text in texts if (kind := _kind(text, patterns)) is not None), None)
-
-
-def _is_pickle(file: BinaryIO) -> bool:
-    """Whether a file begins as pickles since protocol 2 do, or is an older one that names code."""
-    names: list[str] = []
-    try:
-        for opcode, _, _ in pickletools.genops(file):
-            names.append(opcode.name)
-            if names[0] == "PROTO" and len(names) == 3:
-                return True
-    except Exception:  # whatever bytes that are no pickle make of it
-        return False
-    return bool({"PROTO", "GLOBAL", "INST"} & set(names))
+def _is_pickle(head: bytes) -> bool:
+    """Since protocol 2, of 2003; safetensors begin with the length of their header, which may be the same bytes."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5") and head[8:9] != b"{"
 
 
 def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
@@ -220,49 +183,40 @@ def _parquet(file: BinaryIO) -> Iterator[bytes]:
             if leaf.physical_type.endswith("BYTE_ARRAY") and str(leaf.logical_type) != "Float16"
         ]
         for batch in table.iter_batches(batch_size=50, columns=wanted) if wanted else ():
-            for column in batch.columns:
-                yield from _values(column)
+            yield b"\n".join(_texts(batch.to_pylist()))
 
 
-def _values(array: pa.Array) -> Iterator[bytes]:
-    kind = array.type
-    if isinstance(array, pa.ExtensionArray):
-        yield from _values(array.storage)
-    elif pa.types.is_dictionary(kind):
-        yield from _values(array.dictionary)
-    elif pa.types.is_map(kind):
-        yield from _values(array.keys)
-        yield from _values(array.items)
-    elif pa.types.is_struct(kind):
-        for field in array.flatten():
-            yield from _values(field)
-    elif pa.types.is_nested(kind):
-        yield from _values(array.flatten())
-    else:
-        values = (each for each in array.to_pylist() if isinstance(each, (str, bytes)))
-        yield b"\n".join(each.encode(errors="replace") if isinstance(each, str) else each for each in values)
+def _texts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, (str, bytes)):
+        yield value.encode(errors="replace") if isinstance(value, str) else value
 
 
 def private_places(*folders: str | Path | None) -> set[Path]:
-    """Folders of runs, stages and releases, and those that their options or sources name, and stages there again."""
-    places = {Path(os.path.abspath(folder)) for folder in folders if folder}
-    for place in list(places):
+    """Folders of runs, stages and releases, those that their options and sources name, and those that these name."""
+    places: set[Path] = set()
+    waiting = [Path(os.path.abspath(folder)) for folder in folders if folder]
+    while waiting:
+        if (place := waiting.pop()) in places:
+            continue
+        places.add(place)
         for base in {place, run_of(place)}:
             options = read_options(base) if (base / OPTIONS_FILE).is_file() else {}
-            places |= _named({**options, **(read_stage(base) or {})}, base)
+            named = {**options, **(read_stage(base) or {})}.values()
+            waiting += [found for value in named if (found := _place(value, base)) is not None]
     return places
 
 
-def _named(options: dict, base: Path, depth: int = MOST_STAGES) -> set[Path]:
-    """The folders that options name, relative ones seen from `base`."""
-    found: set[Path] = set()
-    for value in options.values():
-        if not isinstance(value, str) or len(value) > LONGEST_PATH or not LOCAL.match(value):
-            continue
-        place = Path(os.path.abspath(base / Path(value).expanduser()))
-        # One that is gone has left its path all the same; what is no path is a prompt, as in `/no_think Describe it`
-        if os.path.exists(place) or (len(place.parts) > 2 and not re.search(r"\s", value)):
-            found.add(place.parent if os.path.isfile(place) else place)
-        if depth and os.path.isdir(place):
-            found |= _named(read_stage(place) or {}, place, depth - 1)
-    return found
+def _place(value: Any, base: Path) -> Path | None:
+    """The folder that an option names, seen from `base`; None for one that names none."""
+    if not isinstance(value, str) or not LOCAL.match(value):
+        return None
+    place = Path(os.path.abspath(base / Path(value).expanduser()))
+    # One that is gone has left its path all the same; what is no path is a prompt, as in `/no_think Describe it`
+    if os.path.exists(place) or (len(place.parts) > 2 and not re.search(r"\s", value)):
+        return place.parent if os.path.isfile(place) else place
+    return None
