@@ -267,11 +267,13 @@ def test_places_of_a_run_and_of_its_stages(tmp_path):
         "long": "/" + "x" * 9000,
     }
     (run / "train.yaml").write_text(json.dumps(options))
-    (stage / "stage.json").write_text(json.dumps({"source": "../captions", "prompts": ["/a/b"]}))
-    (captions / "stage.json").write_text(json.dumps({"source": os.path.relpath(tmp_path / "photos", captions)}))
+    (stage / "stage.json").write_text(json.dumps({"format": 1, "source": "../captions", "prompts": ["/a/b"]}))
+    (captions / "stage.json").write_text(
+        json.dumps({"format": 1, "source": os.path.relpath(tmp_path / "photos", captions)})
+    )
     named = {stage, captions, tmp_path / "photos", tmp_path, Path("/mnt/gone/embeddings")}
     assert private_places(run) == {run} | named
     assert private_places(None, run / "checkpoint-7") == {run / "checkpoint-7"} | named
     assert private_places(stage) == {stage, captions, tmp_path / "photos"} and private_places() == set()
-    (tmp_path / "stage.json").write_text('{"source": "./"}')
+    (tmp_path / "stage.json").write_text('{"format": 1, "source": "./"}')
     assert private_places(tmp_path) == {tmp_path}, "stages that go round in a circle"
