@@ -7,7 +7,6 @@ from pathlib import Path
 import hub_client
 import numpy as np
 import pytest
-import torch
 import yaml
 from hub_server.cards import check_card
 from huggingface_hub import ModelCard
@@ -15,7 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 from released_runs import COMMIT, LINEAGE, OPTIONS, RESULTS, a_run, shifted
 from safetensors import safe_open
-from students import ID2LABEL, lora_model
+from students import ID2LABEL
 
 from g4i_hf.evaluation.comparison import compare, compare_seeds
 from g4i_hf.hub import Student, release_student, student_card
@@ -23,8 +22,7 @@ from g4i_hf.hub.card import HUB_LICENSES, license_fields, license_line
 from g4i_hf.hub.figures import Seeds
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.hub.release import release_with_card, write_card
-from g4i_hf.modeling.lora import is_adapter
-from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.modeling.processing import ImageSettings
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.training.lineage import write_lineage
 
@@ -47,9 +45,8 @@ EVERYTHING = NOTHING | {
     "weights": "ema",
     "license": "apache-2.0",
 }
-ADAPTER = EVERYTHING | {"adapter": "them/vit", "adapter_revision": COMMIT, "aligned": False, "onnx": False}
 LOCAL = EVERYTHING | {"lineage": LINEAGE | {"sources": [{"name": "my photos", "images": True}]}}
-CARDS = {"everything": EVERYTHING, "nothing": NOTHING, "adapter": ADAPTER, "local data": LOCAL}
+CARDS = {"everything": EVERYTHING, "nothing": NOTHING, "local data": LOCAL}
 CARDS |= {"own license": EVERYTHING | {"license": "My License 2"}}
 
 
@@ -332,30 +329,6 @@ def test_the_page_has_the_code_of_the_card():
     page = (Path(__file__).parent.parent / "docs" / "guides" / "publish.md").read_text()
     page = re.search(r"### Load it without g4i_hf\n(.*?)^### ", page, flags=re.M | re.S)[1]
     assert snippets(page) == snippets(card_of(**EVERYTHING | {"model_id": "me/pictures-student"}).text)
-
-
-def test_the_snippet_of_an_adapter_runs(tmp_path, monkeypatch):
-    model = lora_model("vit", text_embed_dim=384)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if is_adapter(name):
-                parameter.normal_(0, 0.1)
-    run = a_run(tmp_path / "run", model=False, lineage=None)
-    model.save_pretrained(run)
-    generic_processor(ImageSettings(48)).save_pretrained(run)
-    student = release_student(run, lora="adapter")
-    write_card(student, ReleaseArguments(run=str(run), lora="adapter"))
-    card = ModelCard.load(student / "README.md")
-    (block,), found = snippets(card.text), {}
-    Image.new("RGB", (60, 50), (200, 30, 30)).save(tmp_path / "picture.png")
-    monkeypatch.chdir(tmp_path)
-    exec(block.replace("path/to/student", str(student)), found)
-    with torch.no_grad():
-        expected = model.eval()(**found["inputs"]).logits
-    torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-5)
-    data = card.data
-    assert (data.library_name, data.base_model, data.base_model_relation) == ("peft", "me/vit", "adapter")
-    assert "learned beside the weights of `me/vit`" in card.text and "plain checkpoint" not in card.text
 
 
 RUN_SNIPPETS = """

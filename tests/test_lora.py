@@ -1,26 +1,21 @@
-"""LoRA: which layers are adapted, what learns, and that adapters come back, merged and alone."""
+"""LoRA: which layers are adapted, what learns, and that adapters come back and are merged."""
 
-import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
 from released_runs import training_arguments, training_rows
 from safetensors.torch import load_file
-from students import COMMIT, STUDENTS, aligned_model, lora_model, on_hub
+from students import aligned_model, lora_model
 from torch import nn
 from transformers import TrainerCallback
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig, AlignmentTrainer
 from g4i_hf.hub import release_student
-from g4i_hf.modeling.lora import find_target_modules, is_adapter, plain_student, save_adapter
+from g4i_hf.modeling.lora import find_target_modules, is_adapter, plain_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import classifier_layers
-from g4i_hf.options import AugmentationArguments, StudentArguments
-from g4i_hf.training.build import build_student
+from g4i_hf.options import StudentArguments
 from g4i_hf.training.optimization import layer_factors
 
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
@@ -39,16 +34,6 @@ def logits(model, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
 
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def with_learned_adapters(model):
-    """As after training: adapters start as zero."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if is_adapter(name):
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def trainer_of(folder, name: str, callbacks=None, lora=None, **options) -> AlignmentTrainer:
@@ -194,93 +179,6 @@ def test_an_adapter_learns_as_fast_as_its_layer_would(name):
 def factors_of(model) -> dict[str, float]:
     factors = layer_factors(model, 0.5)
     return {name: factors[parameter] for name, parameter in model.named_parameters() if parameter in factors}
-
-
-# --- An adapter alone ------------------------------------------------------------------------------------------------
-
-# Loads adapters beside their bases where g4i_hf cannot be imported, and saves logits
-LOADER = """
-import sys
-sys.modules["g4i_hf"] = None
-import json, torch
-from pathlib import Path
-from peft import PeftModel
-from transformers import AutoModelForImageClassification
-
-pixels = torch.load(sys.argv[1], weights_only=True)
-for folder in map(Path, sys.argv[2:]):
-    config = json.loads((folder / "adapter_config.json").read_text())
-    id2label = {int(i): name for i, name in json.loads((folder / "id2label.json").read_text()).items()}
-    fitting = {"num_labels": len(id2label), "ignore_mismatched_sizes": True}
-    where = {"revision": config["revision"] or "main"}
-    base = AutoModelForImageClassification.from_pretrained(config["base_model_name_or_path"], **where, **fitting)
-    model = PeftModel.from_pretrained(base, folder).eval()
-    at_once = AutoModelForImageClassification.from_pretrained(folder, id2label=id2label, **fitting).eval()
-    with torch.no_grad():
-        found = {"peft": model(pixels).logits, "transformers": at_once(pixels).logits}
-        if base.config.model_type == "timm_wrapper":
-            found["timm"] = model.merge_and_unload().timm_model(pixels)
-    torch.save(found, folder / "found.pt")
-"""
-
-
-@pytest.mark.slow
-def test_an_adapter_beside_its_base_is_the_student_without_this_package(tmp_path):
-    torch.save(PIXELS, tmp_path / "pixels.pt")
-    models = {name: with_learned_adapters(lora_model(name)) for name in [*FAST, *SLOW] if name != "mobilenet_v2"}
-    for name, model in models.items():
-        save_adapter(model, tmp_path / name)
-    command = [sys.executable, "-c", LOADER, tmp_path / "pixels.pt", *(tmp_path / name for name in models)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, model in models.items():
-        expected, found = logits(model), torch.load(tmp_path / name / "found.pt", weights_only=True)
-        for library in ("peft", "transformers", *(["timm"] if name.startswith("timm-") else [])):
-            torch.testing.assert_close(found[library], expected, rtol=1e-4, atol=1e-5)
-        files = {path.name for path in (tmp_path / name).iterdir()}
-        assert files == {"adapter_config.json", "adapter_model.safetensors", "id2label.json", "found.pt"}
-        names = load_file(tmp_path / name / "adapter_model.safetensors")
-        assert not any("default" in key or "base_layer" in key for key in names)
-
-
-def built_model(**changes) -> AlignedImageClassification:
-    known = {"student": on_hub("vit"), "pretrained": True, "use_peft": True, "lora_r": 4}
-    student, augmentation = StudentArguments(**known | changes), AugmentationArguments(image_size=48)
-    return build_student(student, augmentation, 42, {0: "x", 1: "y"}, 12).model
-
-
-@pytest.mark.parametrize("name", ["resnet18.a1_in1k", None])
-def test_an_adapter_names_the_commit_of_its_base(tmp_path, name):
-    """timm's names stand for a repository too; its settings, here of a small network, are part of the base."""
-    base = on_hub("timm-resnet", "timm/resnet18.a1_in1k") if name else on_hub("vit")
-    model = built_model(student=name or base, student_args=STUDENTS["timm-resnet"][1] if name else None)
-    save_adapter(with_learned_adapters(model), tmp_path / "adapter")
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == (base, COMMIT)
-    assert config["target_modules"] == model.config.lora["target_modules"] and config["peft_type"] == "LORA"
-
-
-def test_an_adapter_that_would_be_another_model_beside_its_base_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="peft cannot use this adapter with me/mobilenet_v2: .*stride.*merged"):
-        save_adapter(with_learned_adapters(lora_model("mobilenet_v2")), tmp_path)
-    on_hub("timm-resnet", "timm/resnet18.a1_in1k")
-    changed = STUDENTS["timm-resnet"][1] | {"act_layer": "gelu"}  # the same weights in another network
-    with pytest.raises(ValueError, match="other logits than the student.*--lora merged"):
-        save_adapter(built_model(student="resnet18.a1_in1k", student_args=changed), tmp_path)
-    with pytest.raises(ValueError, match="has no LoRA adapters"):
-        save_adapter(aligned_model("vit"), tmp_path)
-
-
-def test_a_local_base_is_not_released_as_the_base_of_an_adapter(tmp_path):
-    local = Path(HF_HUB_CACHE) / f"models--{on_hub('vit').replace('/', '--')}" / "snapshots" / COMMIT
-    model = built_model(student=str(local))
-    for base in (None, str(local)):
-        with pytest.raises(ValueError, match=r"checkpoint in a local folder.*--lora merged.*Hub id"):
-            save_adapter(model, tmp_path / "adapter", base)
-    with pytest.raises(ValueError, match="nobody/nothing cannot be loaded, and an adapter is checked with it"):
-        save_adapter(model, tmp_path / "adapter", "nobody/nothing")
-    save_adapter(model, tmp_path / "adapter", "me/vit")
-    assert str(local) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------

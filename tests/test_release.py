@@ -288,7 +288,6 @@ def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_pa
 REFUSED = {
     "license": ({"license": "apache2.0"}, "Did you mean apache-2.0"),
     "seeds": ({"seed_baselines": ["baseline"]}, "without seed_runs"),
-    "adapter": ({"lora": "adapter", "onnx": False}, r"trained without use_peft.*--lora"),
 }
 
 
@@ -325,7 +324,7 @@ def test_a_full_disk_leaves_the_earlier_release(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", WITH_ALIGNED)
 @pytest.mark.onnx
-def test_adapters_are_merged_in_student_aligned_model_and_graph_or_are_alone(tmp_path, name):
+def test_adapters_are_merged_in_student_aligned_model_and_graph(tmp_path, name):
     model = lora_model(name)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -334,16 +333,13 @@ def test_adapters_are_merged_in_student_aligned_model_and_graph_or_are_alone(tmp
     run = a_run(tmp_path / "run", model=False, results=None, lineage=None, use_peft=True)
     model.save_pretrained(run)
     generic_processor(ImageSettings(48)).save_pretrained(run)
-    released = release_student(run, lora="adapter", onnx=True)
-    processor = {"preprocessor_config.json", "id2label.json", ".g4i_hf.json", "onnx/model.onnx"}
-    assert files_of(released) == processor | {"adapter_config.json", "adapter_model.safetensors"}
+    student = release_student(run, onnx=True)
     pixels = torch.randn(3, 3, 48, 48)
     graph = (
         pytest.importorskip("onnxruntime")
-        .InferenceSession(released / "onnx" / "model.onnx")
+        .InferenceSession(student / "onnx" / "model.onnx")
         .run(["logits"], {"pixel_values": pixels.numpy()})
     )
-    student = release_student(run)  # in place of the adapter
     aligned = AlignedImageClassification.from_pretrained(student / "aligned").eval()
     plain = AutoModelForImageClassification.from_pretrained(student).eval()
     assert aligned.config.lora is None and not any(is_adapter(key) for key in aligned.state_dict())

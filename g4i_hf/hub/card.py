@@ -81,8 +81,6 @@ class Student:
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
     aligned: bool = False  # whether the release holds the aligned model
     onnx: bool = False
-    adapter: str | None = None  # Hub id of the base of a LoRA adapter; None for a whole checkpoint
-    adapter_revision: str | None = None
     pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
     has_curves: bool = False  # whether the card shows them, and predictions, of which it says split and captions
     predictions: dict[str, Any] | None = None
@@ -124,18 +122,18 @@ def _metadata(student: Student) -> ModelCardData:
     """Only what there is: the Hub refuses a field that is null or empty."""
     lineage, more = student.lineage, license_fields(student.license)
     datasets = [source["id"] for source in lineage.get("sources") or [] if is_hub_id(source.get("id") or "")]
-    base = student.adapter or (lineage.get("student") or {}).get("id")
+    base = (lineage.get("student") or {}).get("id")
     if datasets:
         more["datasets"] = list(dict.fromkeys(datasets))
     if base and is_hub_id(base):
-        more |= {"base_model": base, "base_model_relation": "adapter" if student.adapter else "finetune"}
+        more |= {"base_model": base, "base_model_relation": "finetune"}
     data = EvaluatedData.of(lineage)
     if student.rows and data is not None:
         results = model_index_results(student.rows, student.seeds, data, student.weights)
         name = "student" if student.is_local else student.model_id.split("/")[-1]
         more |= {"metrics": ["accuracy"], "model_name": name, "eval_results": results}
     return ModelCardData(
-        library_name="peft" if student.adapter else "timm" if student.is_timm else "transformers",
+        library_name="timm" if student.is_timm else "transformers",
         pipeline_tag="image-classification",
         tags=["image-classification", "g4i_hf"] + ["captions"] * bool(student.options.get("align_weight")),
         **more,

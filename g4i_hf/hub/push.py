@@ -20,8 +20,8 @@ from ..files import replace_text
 from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
-# What is released in a repository of each type, and the files by one of which it is known
-RELEASES = {"model": ("student", {"config.json", "adapter_config.json"}), "dataset": ("dataset", {STAGE_FILE})}
+# What is released in a repository of each type, and a file that every release of it holds
+RELEASES = {"model": ("student", "config.json"), "dataset": ("dataset", STAGE_FILE)}
 OF_THE_HUB = {".gitattributes", "README.md"}  # what the first commit of a repository may hold
 
 
@@ -36,9 +36,9 @@ def write_manifest(folder: str | Path) -> None:
 
 def check_replaceable(folder: Path, repo_type: str) -> None:
     """ValueError where something else than an earlier release of a `model` or `dataset` would be deleted."""
-    what, known = RELEASES[repo_type]
+    what, file = RELEASES[repo_type]
     is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_empty and not known & set((read_manifest(folder / MANIFEST) or {}).get("files", ())):
+    if not is_empty and file not in (read_manifest(folder / MANIFEST) or {}).get("files", ()):
         raise ValueError(
             f"{folder} holds no {what} that was released. It would be deleted: choose another folder, or move it away."
         )

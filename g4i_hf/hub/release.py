@@ -50,7 +50,6 @@ from .push import (
 logger = logging.getLogger(__name__)
 
 ONNX_FILE = "onnx/model.onnx"
-ADAPTER_FILE = "adapter_config.json"
 IMAGES = "images"
 
 
@@ -61,7 +60,6 @@ def release_student(
     *,
     aligned: bool = True,
     onnx: bool = False,
-    lora: str = "merged",
 ) -> Path:
     """
     Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
@@ -74,18 +72,17 @@ def release_student(
         aligned: add the aligned model of the same weights in `aligned/`, with what is known of the text encoder. Left
             out for a run without alignment, whose projector has learned nothing.
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
-        lora: of a run with adapters: `"merged"` into the weights, or the `"adapter"` alone, without `aligned/`.
 
     Returns:
         The student's folder.
 
     Raises:
         FileNotFoundError: when the folder holds no trained model, or no average.
-        ValueError: when `output_dir` holds the run, or something else than an earlier release of a student; when an
-            adapter is wanted of a run that has none; when the student cannot be exported.
+        ValueError: when `output_dir` holds the run, or something else than an earlier release of a student; when the
+            student cannot be exported.
     """
     place = str(output_dir) if output_dir else None
-    args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx, lora=lora)
+    args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx)
     with releasing(args):
         pass
     return place_of(args)
@@ -111,20 +108,12 @@ def releasing(args: ReleaseArguments) -> Iterator[Path]:
     check_place(output_dir, run)
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
-    is_adapter = args.lora == "adapter"
-    if is_adapter and model.config.lora is None:
-        raise ValueError(f"{run} was trained without use_peft and has no adapter: leave --lora out.")
     with replacing(output_dir) as folder:
-        if is_adapter:
-            from ..modeling.lora import save_adapter
-
-            save_adapter(model, folder)
-        else:
-            save_student(model, folder)
-        if is_adapter or not isinstance(model.config.student_config, TimmWrapperConfig):  # timm's own says as much
+        save_student(model, folder)
+        if not isinstance(model.config.student_config, TimmWrapperConfig):  # timm's own says as much
             saved_processor(run, model.config.student_config).save_pretrained(folder)
         give_usual_permissions(folder)
-        if args.aligned and not is_adapter and aligns(options_of(run)) is not False:
+        if args.aligned and aligns(options_of(run)) is not False:
             _save_aligned(model, run, folder / ALIGNED)
         yield folder
         if args.onnx:  # last, as it takes longest
@@ -217,7 +206,6 @@ def write_card(
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)
     pictures = _copy_pictures(run, student_dir, args.weights) if args.card_pictures else {}
-    adapter = json.loads((student_dir / ADAPTER_FILE).read_text()) if (student_dir / ADAPTER_FILE).is_file() else {}
     student = Student(
         **_facts(student_dir, run),
         weights=args.weights,
@@ -228,8 +216,6 @@ def write_card(
         **measured(args),
         aligned=(student_dir / ALIGNED).is_dir(),
         onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
-        adapter=adapter.get("base_model_name_or_path"),
-        adapter_revision=adapter.get("revision"),
         **pictures,
         model_id=args.repo_id or "path/to/student",
         license=args.license,

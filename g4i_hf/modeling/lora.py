@@ -1,7 +1,6 @@
 """LoRA (arXiv 2106.09685) in a student: which layers get an adapter, and what becomes of the adapters."""
 
 import copy
-import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -9,10 +8,9 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.layers import Conv2dSame, Linear
 from torch import nn
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..extras import require
 from .processing import image_size_of
@@ -107,14 +105,11 @@ def lora_fields(
     return settings | {"target_modules": names, "base_model_name_or_path": base, "revision": revision}
 
 
-def _lora_config(lora: dict[str, Any], **more) -> Any:
-    return require_peft().LoraConfig(**{name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")}, **more)
-
-
 def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
     """Puts an adapter beside each of `lora["target_modules"]`; adapters and classifier alone stay trainable."""
-    names = lora["target_modules"]
-    require_peft().inject_adapter_in_model(_lora_config(lora, target_modules=names), student)
+    names, settings = lora["target_modules"], {name: lora[name] for name in ("r", "lora_alpha", "lora_dropout")}
+    peft = require_peft()
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=names, **settings), student)
     for layer in map(student.get_submodule, names):
         if isinstance(layer.base_layer, nn.Conv2d):
             # MobileNetV2 of transformers pads by what it reads here, which peft's layer does not hand on
@@ -153,75 +148,3 @@ def plain_student(model: Any) -> PreTrainedModel:
         student.set_submodule(name, layer.get_base_layer())
     del student.peft_config
     return student.requires_grad_(True)
-
-
-def save_adapter(
-    model: Any, folder: str | Path, base_model_name_or_path: str | None = None, revision: str | None = None
-) -> None:
-    """
-    Writes adapters and classifier alone, as peft does: `adapter_config.json` and `adapter_model.safetensors`, for
-
-        base = AutoModelForImageClassification.from_pretrained(base_id, num_labels=N, ignore_mismatched_sizes=True)
-        PeftModel.from_pretrained(base, folder)
-
-    and `id2label.json`, as there is no `config.json`: beside one, transformers would look for whole weights. That this
-    gives the student's logits is checked, with the base from the Hub or from the cache; by default that which the
-    model was trained from.
-
-    Raises:
-        ValueError: when the model has no adapters, when its base is a local folder or cannot be loaded, or when base
-            and adapter together are another model.
-    """
-    lora = model.config.lora
-    if lora is None:
-        raise ValueError("The model has no LoRA adapters: it was trained without use_peft.")
-    base = base_model_name_or_path
-    if base is None:
-        base, revision = lora["base_model_name_or_path"], lora["revision"]
-    if base is None or Path(base).is_dir():
-        raise ValueError(
-            "The student was trained from a checkpoint in a local folder, without which an adapter is of no use: "
-            "release it merged (--lora merged), or push the base and give save_adapter its Hub id."
-        )
-    student = model.student
-    heads = classifier_layers(student)
-    saved = [name for name, layer in student.named_modules() if layer in heads]
-    place = {"base_model_name_or_path": base, "revision": revision}
-    config = _lora_config(lora, modules_to_save=saved, inference_mode=True, **place)
-    config.target_modules = lora["target_modules"]  # peft would make a set of it, and another file each time
-    tensors = {
-        f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
-        for name, tensor in student.state_dict().items()
-        if is_adapter(name) or name.startswith(tuple(f"{head}." for head in saved))
-    }
-    config.save_pretrained(folder)
-    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
-    names = json.dumps(student.config.id2label, indent=2, ensure_ascii=False)
-    (Path(folder) / "id2label.json").write_text(names + "\n", encoding="utf-8")
-    _check_adapter(student, folder, base, revision)
-
-
-def _check_adapter(student: PreTrainedModel, folder: str | Path, base: str, revision: str | None) -> None:
-    where = f"{base} at {revision}" if revision else base
-    kwargs = {"num_labels": student.config.num_labels, "ignore_mismatched_sizes": True, "dtype": student.dtype}
-    try:
-        loaded = AutoModelForImageClassification.from_pretrained(
-            base, revision=revision or "main", trust_remote_code=False, **kwargs
-        )
-    except OSError as error:
-        raise ValueError(f"The base {where} cannot be loaded, and an adapter is checked with it: {error}") from error
-    merged = "Release the student merged (--lora merged)."
-    try:
-        loaded = require_peft().PeftModel.from_pretrained(loaded, folder).to(student.device).eval()
-        shape = 2, 3, image_size_of(student.config), image_size_of(student.config)
-        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(student.device, student.dtype)
-        with torch.no_grad():
-            expected, found = student.eval()(pixels).logits, loaded(pixels).logits
-    except Exception as error:
-        raise ValueError(f"peft cannot use this adapter with {where}: {error}. {merged}") from error
-    difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
-    if not difference <= 1e-4 * max(scale, 1.0):
-        raise ValueError(
-            f"With {where} as transformers loads it, the adapter gives other logits than the student (by up to "
-            f"{difference:.2g}): another image size or other student_args have changed the base. {merged}"
-        )

@@ -14,7 +14,6 @@ class ReleasedStudentOptions:
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
-    lora: Literal["merged", "adapter"] = option("merged", "LoRA runs: merged into the weights, or the adapter alone.")
     card_pictures: bool = option(True, "Show evaluated images in the card; this publishes them.")
 
 

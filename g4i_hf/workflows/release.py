@@ -73,8 +73,7 @@ class Release:
             self._write_page(run, self.place)
         if rows:
             self.lines.append(f"\n{as_text(rows)}\n")
-        kind = "a LoRA adapter, for its base by peft or by" if args.lora == "adapter" else "a plain checkpoint, for"
-        self._say("student", self.place, f"{kind} AutoModelForImageClassification.from_pretrained")
+        self._say("student", self.place, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
