@@ -1,15 +1,18 @@
 """Changed data never give an old result: what depends on labels, texts, images or features is made anew."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
-from drawings import STUDENT, draw_folder, drawing
+from drawings import STUDENT, TRAINING, draw_folder, drawing
 
 from g4i_hf import fit, load_images
 from g4i_hf.data.record import Record, differences
@@ -234,3 +237,89 @@ def test_fit_after_a_change_has_the_weights_of_a_new_folder(pictures, tmp_path, 
         assert (out / run / "model.safetensors").read_bytes() == (new / run / "model.safetensors").read_bytes()
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if "earlier-1" not in path.parts}
     assert files == {path.relative_to(new).as_posix() for path in new.rglob("*")}
+
+
+# --- g4i train -------------------------------------------------------------------------------------------------------
+
+
+def train(pictures: Path, tmp_path: Path, capsys, **options) -> str:
+    """What `g4i train` prints, of two steps into `run`; after a mistake the line that ends it."""
+    given = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": tmp_path / "run", "align_weight": 0}
+    given |= {"supervision": "none", "save_strategy": "steps", "save_steps": 1} | options
+    capsys.readouterr()
+    try:
+        main(["train", *(str(word) for name, value in given.items() for word in (f"--{name}", value))])
+    except SystemExit as ended:
+        assert ended.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_run_of_other_data_is_refused_with_what_differs(pictures, tmp_path, capsys, state):
+    train(pictures, tmp_path, capsys)
+    if state == "stopped":
+        (tmp_path / "run" / "all_results.json").unlink()
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    for words in ("captions of 3 images", "2 new images, class names (new: 'oval')"):
+        shutil.rmtree(pictures)
+        CHANGES[words](draw_folder(pictures, train=36, validation=9))
+        assert train(pictures, tmp_path, capsys) == (
+            f"error: The data is not what {tmp_path / 'run'} was trained on. What differs: {words}. Bring back that "
+            "data, or train afresh, into another --output_dir or with --overwrite true."
+        )
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+    shutil.rmtree(pictures)
+    draw_folder(pictures, train=36, validation=9)
+    told = "holds this very run, finished" if state == "finished" else "Resuming from"
+    assert told in train(pictures, tmp_path, capsys)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_on_other_data(pictures, tmp_path, capsys):
+    train(pictures, tmp_path, capsys)
+    (tmp_path / "run" / "all_results.json").unlink()
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    correct_labels(pictures)
+    train(pictures, tmp_path, capsys)
+    assert differences(Record.read(tmp_path / "run"), record_of(pictures)) == {}
+    assert "finished" in train(pictures, tmp_path, capsys)
+
+
+def test_another_text_encoder_in_the_same_folder_is_other_data(pictures, tmp_path, capsys, static_folder):
+    encoder = shutil.copytree(static_folder, tmp_path / "encoder")
+    train(pictures, tmp_path, capsys, text_encoder=encoder, align_weight=0.3)
+    (encoder / "more.txt").write_text("another vocabulary")
+    said = train(pictures, tmp_path, capsys, text_encoder=encoder, align_weight=0.3)
+    assert "What differs: the text encoder." in said
+
+
+@pytest.mark.slow
+def test_estimates_of_captions_are_made_anew_for_other_image_features(tmp_path, capsys):
+    """Killed after the estimates, before a checkpoint; then the features were corrected."""
+    rng, number = np.random.default_rng(0), 60
+    labels = np.arange(number) % 3
+
+    def save(features: np.ndarray) -> None:
+        rows = {"image_id": [str(row) for row in range(number)], "text_embeds": embeds.tolist()}
+        rows |= {"features": features.tolist(), "image": [drawing(row % 15) for row in range(number)]}
+        rows["label"] = [label if row % 4 == 0 else None for row, label in enumerate(labels.tolist())]
+        kinds = {"image_id": Value("string"), "image": Image(), "label": ClassLabel(names=["a", "b", "c"])}
+        kinds |= {"text_embeds": List(Value("float16"), length=4), "features": List(Value("float32"))}
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        Dataset.from_dict(rows, features=Features(kinds)).to_parquet(tmp_path / "data" / "train.parquet")
+
+    embeds = rng.normal(size=(number, 4))
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    options = {"supervision": "auto", "require_labels": "false", "image_features": "features", "align_weight": 0.3}
+    options["save_strategy"] = "no"
+    save(rng.normal(size=(number, 3)))
+    train(tmp_path / "data", tmp_path, capsys, **options)
+    (tmp_path / "run" / "all_results.json").unlink()
+    estimated = (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes()
+    save(np.eye(3)[labels])
+    train(tmp_path / "data", tmp_path, capsys, **options)
+    again = (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes()
+    (tmp_path / "run").rename(tmp_path / "first")
+    train(tmp_path / "data", tmp_path, capsys, **options)
+    assert (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes() == again != estimated

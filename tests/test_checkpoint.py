@@ -23,11 +23,12 @@ from tiny_training import arguments
 from transformers import TrainerCallback
 
 from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.record import differences
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments, DataArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, fingerprint, missing_of, newest_checkpoint
+from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint, record_of
 from g4i_hf.training.run_folder import clear_run, open_run, read_options, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent
@@ -106,22 +107,33 @@ def changed(rows: list[dict], row: int, **values) -> list[dict]:
 
 
 CHANGES = {
-    "labels": lambda rows: changed(rows, 3, label=0),
-    "image ids or their order": lambda rows: changed(rows, 11, image_id="new"),
-    "text embeddings": lambda rows: changed(rows, 0, text_embeds=rows[1]["text_embeds"]),
-    "caption weights": lambda rows: changed(rows, 5, caption_weight=0.5),
-    "which captions are equal": lambda rows: changed(rows, 7, caption="caption 8"),
-    "bytes of the images": lambda rows: changed(rows, 2, image=rows[4]["image"]),
-    "number of rows.*12 there, 11 here": lambda rows: rows[:-1],
+    "labels of 1 image": lambda rows: changed(rows, 3, label=0),
+    "names of 1 image": lambda rows: changed(rows, 11, image_id="new"),
+    "text embeddings of 1 image": lambda rows: changed(rows, 0, text_embeds=rows[1]["text_embeds"]),
+    "caption weights of 1 image": lambda rows: changed(rows, 5, caption_weight=0.5),
+    "captions of 1 image": lambda rows: changed(rows, 7, caption="caption 8"),
+    "contents of 1 image": lambda rows: changed(rows, 2, image=rows[4]["image"]),
+    "1 image removed": lambda rows: rows[:-1],
+    "the order of the images": lambda rows: [*rows[1:], rows[0]],
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_changed_data_is_refused_by_what_changed(trained, tmp_path, what):
     trainer = trainer_of(tmp_path, images(tmp_path / "images", CHANGES[what]))
-    message = f"not what .*checkpoint-2 was trained on. What differs: {what}.*Bring back that data, or train afresh"
+    message = f"The data is not what .*trainer was trained on. What differs: {what}. Bring back that data, or train"
     with pytest.raises(OtherDataError, match=message):
         trainer.train(resume_from_checkpoint=str(trained / "trainer" / "checkpoint-2"))
+
+
+def test_changed_data_is_refused_where_the_run_has_lost_its_record(trained, tmp_path):
+    for name in ("checkpoint-2", "checkpoint-4"):
+        shutil.copytree(trained / "trainer" / name, tmp_path / name)
+    data = images(tmp_path / "images", CHANGES["labels of 1 image"])
+    with pytest.raises(OtherDataError, match="What differs: not known, as the run holds no record of its data"):
+        trainer_of(tmp_path / "run", data).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    same = trainer_of(tmp_path / "run", images(trained / "images"))
+    same.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +156,10 @@ def test_data_that_only_moved_is_the_same(trained, tmp_path):
         stored = [{"bytes": Path(row["image"]["path"]).read_bytes(), "path": None} for row in rows]
         return [row | {"image": image} for row, image in zip(rows, stored, strict=True)]
 
-    ours = fingerprint(images(trained / "images"))
-    assert fingerprint(images(tmp_path / "moved")) == fingerprint(images(tmp_path / "moved", into_the_table)) == ours
-    assert len(ours) == 7
+    ours = record_of(images(trained / "images"), list("abcde"))
+    for other in (images(tmp_path / "moved"), images(tmp_path / "moved", into_the_table)):
+        other = record_of(other, list("abcde"))
+        assert differences(ours, other) == {} and other.digest == ours.digest
 
 
 # --- Whole or damaged ------------------------------------------------------------------------------------------------
@@ -261,7 +274,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(trained, tmp_path):
     message = str(error.value)
     assert message.startswith("checkpoint-4 could not be written: ") and "MiB are free" in message
     assert f"{tmp_path}/checkpoint-2 (" in message and "is whole: the same command goes on from it" in message
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]  # nothing half written takes room
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoint-2", "data_record.parquet"}  # nothing half written takes room
     trainer = trainer_of(tmp_path, data)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 6

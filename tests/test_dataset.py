@@ -23,7 +23,6 @@ from g4i_hf.data.dataset import (
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.checkpoint import fingerprint
 
 ROWS, SIZE = 10, 32
 CAPTIONS = ["same", "same", None, None, *(f"caption {row}" for row in range(4, ROWS))]
@@ -184,29 +183,6 @@ def test_several_captions_of_an_image_count_as_much_as_one(choice):
         np.testing.assert_allclose(first, [[[2**-0.5, 2**-0.5, 0]]] * 20, atol=1e-3)
     else:
         assert first == [[*vectors[:2], [0, 0, 0]]] * 20
-
-
-def test_a_resume_notices_other_rows_labels_captions_embeddings_and_images(split):
-    def known(split: Dataset) -> dict:
-        return fingerprint(CaptionedImages(split, np.asarray))
-
-    def changed(column: str, values: list) -> Dataset:
-        return split.remove_columns(column).add_column(column, values, feature=split.features[column])
-
-    labels, embeds = [1, *split["label"][1:]], [*split["text_embeds"][:9], [1, 0, 0, 0]]
-    images = [*split["image"][:9], split["image"][0]]
-    others = {
-        "labels": changed("label", labels),
-        "captions": changed("caption", ["other", *CAPTIONS[1:]]),
-        "text_embeds": changed("text_embeds", embeds),
-        "image_ids": changed("image_id", [f"ID-{row}" for row in range(ROWS)]),
-        "images": changed("image", images),
-    }
-    ours = known(split)
-    assert known(split.select(range(ROWS))) == ours
-    for part, other in others.items():
-        assert {name for name, value in known(other).items() if value != ours[name]} == {part}
-    assert known(split.select(range(9)))["rows"] != ours["rows"]
 
 
 # --- Sampler ---------------------------------------------------------------------------------------------------------

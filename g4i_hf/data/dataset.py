@@ -204,6 +204,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         captions: str = "sample",
         on_bad_images: str = "error",
     ):
+        self.split = split
         self.images = split.select_columns([columns.IMAGE])
         self.open_stored = getattr(transform, "open_stored", open_rgb)
         self.image_ids = split.select_columns([columns.IMAGE_ID])
@@ -236,6 +237,9 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"split": None}  # workers need no more than its parts
 
     def set_epoch(self, epoch: int) -> None:
         """Epoch of the next items, for data loaders with plain indices."""

@@ -32,6 +32,7 @@ COMPARED = {
     columns.CAPTION: "captions",
     columns.TEXT_EMBEDS: "text embeddings",
     columns.CAPTION_WEIGHT: "caption weights",
+    columns.SOFT_LABELS: "soft labels",
 }
 IMAGES_AT_ONCE, THREADS = 256, 8
 JUST_WRITTEN = 2  # seconds: a file that is younger may change again without another time
@@ -66,10 +67,11 @@ class Record:
         Of splits with `image` (not decoded), `image_id`, and a `label` of these classes. `also` names further columns.
         Every image is read, but for files that are those of an `earlier` record by size and times.
         """
-        class_names, parts = list(class_names), []
+        class_names, compared = list(class_names), list(dict.fromkeys((*COMPARED, *also)))
+        parts = [_text_table(dict.fromkeys((SPLIT, columns.IMAGE_ID, DIGEST, STAT, *compared), []))]
         for name, split in splits.items():
             values = image_digests(split, None if earlier is None else earlier.of_splits([name]).rows)
-            for column in dict.fromkeys((*COMPARED, *also)):
+            for column in compared:
                 present = column in split.column_names
                 values[column] = list(_values(split, column, class_names)) if present else [None] * len(split)
             parts.append(_text_table({SPLIT: [name] * len(split)} | values))
@@ -90,6 +92,15 @@ class Record:
     def of_splits(self, names: Iterable[str]) -> "Record":
         is_wanted = pc.is_in(self.rows[SPLIT], pa.array(names, pa.string()))
         return Record(self.rows.filter(is_wanted), self.class_names, self.inputs)
+
+    def labelled(self) -> "Record":
+        return Record(self.rows.filter(self.rows[columns.LABEL].is_valid()), self.class_names, self.inputs)
+
+    def with_splits_of(self, other: "Record") -> "Record":
+        """With the splits of another record in place of its own of the same name, and beside the others."""
+        kept = self.of_splits([name for name in self.splits if name not in other.splits])
+        rows = pa.concat_tables([kept.rows, other.rows], promote_options="default")
+        return Record(rows, self.class_names, self.inputs)
 
     def write(self, folder: str | Path) -> None:
         """Into a folder, in one step."""

@@ -122,7 +122,8 @@ def supervise(
         class_embeds: called by the main process, gives (C, D), the class names by the encoder of the captions.
         class_weights: of each class, or `balanced`: rows that learn from soft labels in place of labels take them.
         folder: keeps the probabilities for other processes and a resumed run; None: nothing is written.
-        made_with: what `image_features` and `class_embeds` depend on; those of another are not taken from `folder`.
+        made_with: what `image_features` and `class_embeds` depend on, by content, in the main process; estimates that
+            were made with something else are not taken from `folder`.
 
     Raises:
         ValueError: without text embeddings, when fewer than two classes have labelled captions or a name, or for
@@ -225,8 +226,7 @@ def _estimated(
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
-    key = digest.hexdigest()
-    state.wait_for_everyone()
+    key = broadcast_object_list([digest.hexdigest()])[0]  # the main process alone knows what all was made with
     is_there = (folder / FACTS).is_file() and json.loads((folder / FACTS).read_text())["key"] == key
     state.wait_for_everyone()  # nobody writes before all have looked
     if not is_there:

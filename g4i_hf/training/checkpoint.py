@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -13,36 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset
-from PIL import Image as PILImage
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .. import columns
 from ..data.dataset import CaptionedImages
-from ..data.images import content_of
-from ..data.stage import ids_digest
-from ..data.texts import numbered, values_of
+from ..data.record import RECORD_FILE, Record, differences
 from ..names import file_digest
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "checkpoint.json"
+FACTS_FILE = "checkpoint.json"
 STAGING = ".tmp-checkpoint"
 AFRESH = "train afresh, into another --output_dir or with --overwrite true"
 ORDER_OPTIONS = ["gradient_accumulation_steps", "seed", "data_seed", "train_sampling_strategy"]
 ORDER_OPTIONS += ["repeated_augmentation", "dataloader_drop_last"]
-SAMPLE = 4096  # images whose bytes are read, evenly spaced
-BATCH = 10_000  # rows or vectors read together
-PARTS = {
-    "rows": "number of rows",
-    "image_ids": "image ids or their order",
-    "labels": "labels",
-    "captions": "which captions are equal",
-    "text_embeds": "text embeddings",
-    "caption_weight": "caption weights",
-    "images": "bytes of the images",
-}
 
 
 class CheckpointError(OSError):
@@ -56,10 +38,10 @@ class OtherDataError(ValueError):
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: dict[str, Any]) -> None:
+def finalize_checkpoint(written: Path, run: Path, data: str, order: dict[str, Any]) -> None:
     """
     Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
-    disk. Its record is written last: size and digest of each file, the fingerprint of the data, and its order. An
+    disk. `checkpoint.json` is written last: size and digest of each file, the digest of the data, and its order. An
     OSError for a file that was cut short.
     """
     digests = {}
@@ -68,7 +50,7 @@ def finalize_checkpoint(written: Path, run: Path, data: dict[str, Any], order: d
             raise OSError(f"{name} was cut short")
         digests[name] = {"bytes": (written / name).stat().st_size, "blake2b": file_digest(written / name)}
     record = {"files": digests, "data": data, "order": order}
-    (written / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (written / FACTS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in (*written.rglob("*"), written):
         _to_disk(path)
     shutil.rmtree(run / written.name, ignore_errors=True)
@@ -139,9 +121,9 @@ def checkpoints_of(run: str | Path) -> list[Path]:
 
 def missing_of(checkpoint: str | Path) -> str | None:
     """What a checkpoint lacks, or what of it is damaged, in words; None when it is whole."""
-    record = _record(checkpoint)
+    record = _facts(checkpoint)
     if record is None:
-        return f"its {RECORD_FILE}, which is written last, is missing or damaged"
+        return f"its {FACTS_FILE}, which is written last, is missing or damaged"
     for name, known in record["files"].items():
         path = Path(checkpoint) / name
         if not path.is_file():
@@ -160,11 +142,11 @@ def _known_digest(path: Path, mtime_ns: int) -> str:
     return file_digest(path)
 
 
-def _record(checkpoint: str | Path) -> dict[str, Any] | None:
+def _facts(checkpoint: str | Path) -> dict[str, Any] | None:
     """What [`finalize_checkpoint`] wrote; None where it is missing or damaged."""
     try:
-        record = json.loads((Path(checkpoint) / RECORD_FILE).read_text(encoding="utf-8"))
-        return {name: dict(record[name]) for name in ("files", "data", "order")}
+        record = json.loads((Path(checkpoint) / FACTS_FILE).read_text(encoding="utf-8"))
+        return {"files": dict(record["files"]), "data": str(record["data"]), "order": dict(record["order"])}
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -172,46 +154,14 @@ def _record(checkpoint: str | Path) -> dict[str, Any] | None:
 # --- The data of a checkpoint ----------------------------------------------------------------------------------------
 
 
-def fingerprint(dataset: Any) -> dict[str, int | str]:
+def record_of(dataset: Any, class_names: list[str]) -> Record:
     """
-    Digests of the training data, by part (see `PARTS`), in the order of the rows, after controls such as
-    `label_fraction`. Of items of a user's own only the length is known.
-
-    All but the images is read whole. Of more than `SAMPLE` images so many are read: one that was replaced may be
-    missed.
+    Of the training examples, in the order of the rows, after controls such as `label_fraction`; of items of a user's
+    own the number alone.
     """
-    found: dict[str, int | str] = {"rows": len(dataset)}
-    if not isinstance(dataset, CaptionedImages):
-        return found
-    found["image_ids"] = ids_digest(values_of(dataset.image_ids, columns.IMAGE_ID))
-    found["labels"] = _digest_of_array(dataset.labels)
-    if dataset.texts is not None:
-        found["captions"] = _digest_of_array(numbered(dataset.caption_keys))
-        found["text_embeds"] = _digest_of_array(dataset.texts.embeds)
-        found["caption_weight"] = _digest_of_array(dataset.caption_weight)
-    return found | {"images": _digest_of_images(dataset.images)}
-
-
-def _digest_of_array(array: np.ndarray) -> str:
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
-    for start in range(0, len(array), BATCH):
-        digest.update(np.ascontiguousarray(array[start : start + BATCH]).view(np.uint8))
-    return digest.hexdigest()
-
-
-def _digest_of_images(rows: Dataset) -> str:
-    """Of the bytes as stored; those of an image that is null or cannot be read, which training reports, are empty."""
-    digest = hashlib.blake2b(digest_size=16)
-    for row in np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int).tolist():
-        image, content = rows[row][columns.IMAGE], b""
-        if isinstance(image, PILImage.Image):
-            content = image.tobytes()
-        elif image is not None:
-            with contextlib.suppress(OSError):
-                content = content_of(image)
-        digest.update(f"{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
+    if isinstance(dataset, CaptionedImages):
+        return Record.of({"train": dataset.split}, class_names)
+    return Record.of({}, class_names, inputs={"the number of rows": len(dataset)})
 
 
 def order_of(args: Any) -> dict[str, Any]:
@@ -220,28 +170,42 @@ def order_of(args: Any) -> dict[str, Any]:
     return {"per_device_train_batch_size x processes": batch} | {name: getattr(args, name) for name in ORDER_OPTIONS}
 
 
-def check_resumable(checkpoint: str | Path, data: dict[str, Any], order: dict[str, Any]) -> None:
+def check_same_data(run: str | Path, data: Record, digest: str | None = None) -> None:
+    """
+    An OtherDataError, which says what differs, where the data is not what a run was trained on. `digest`: of the data
+    of a checkpoint, where it is known.
+    """
+    if digest == data.digest:
+        return
+    there = Record.read(run)
+    if there is None and digest is None:
+        logger.warning("%s holds no readable %s: whether the data has changed is not known.", run, RECORD_FILE)
+        return
+    there = there and there.of_splits(data.splits)
+    if there is None or digest not in (None, there.digest):
+        words = ["not known, as the run holds no record of its data"]
+    else:
+        words = list(differences(there, data).values())
+    if words:
+        what = f"The data is not what {run} was trained on. What differs: {', '.join(words)}"
+        raise OtherDataError(f"{what}. Bring back that data, or {AFRESH}.")
+
+
+def check_resumable(checkpoint: str | Path, data: Record, order: dict[str, Any]) -> None:
     """A FileNotFoundError when the checkpoint is not whole, an OtherDataError for other data or another order."""
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
-    record = _record(checkpoint)
-    if record is None:
-        logger.warning("%s holds no readable %s: whether the data has changed is not known.", checkpoint, RECORD_FILE)
+    facts = _facts(checkpoint)
+    if facts is None:
+        logger.warning("%s holds no readable %s: whether the data has changed is not known.", checkpoint, FACTS_FILE)
         return
     missing = missing_of(checkpoint)
     if missing is not None:
         raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Resume from another checkpoint.")
-    if changed := _differing(record["data"], data):
-        parts = ", ".join(what + changed[name] * (name == "rows") for name, what in PARTS.items() if name in changed)
-        what = f"The training data is not what {checkpoint} was trained on. What differs: {parts}"
-        raise OtherDataError(f"{what}. Bring back that data, or {AFRESH}.")
-    if changed := _differing(record["order"], order):
-        options = ", ".join(name + values for name, values in changed.items())
+    check_same_data(Path(checkpoint).parent, data, facts["data"])
+    there = facts["order"]
+    changed = [name for name in there | order if there.get(name) != order.get(name)]
+    if changed:
+        options = ", ".join(f"{name} ({there.get(name)} there, {order.get(name)} here)" for name in changed)
         what = f"{checkpoint} is of a run that had the training data in another order: {options}"
         raise OtherDataError(f"{what}. Give what it had, or {AFRESH}.")
-
-
-def _differing(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
-    """name -> both values, in words, of what is not the same."""
-    names = [name for name in there | here if there.get(name) != here.get(name)]
-    return {name: f" ({there.get(name)} there, {here.get(name)} here)" for name in names}

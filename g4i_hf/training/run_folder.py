@@ -14,6 +14,7 @@ import filelock
 from transformers import PreTrainedConfig
 from transformers.integrations import TensorBoardCallback
 
+from ..data.record import RECORD_FILE
 from ..files import read_mapping, replace_text, yaml_lines
 from ..options import (
     NOT_RECORDED,
@@ -46,7 +47,7 @@ NOT_COMPARED = {
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = (
     *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
-    *(BATCH_FILE, BAD_IMAGES_FILE),
+    *(BATCH_FILE, BAD_IMAGES_FILE, RECORD_FILE),
 )
 PATHS = (
     *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),

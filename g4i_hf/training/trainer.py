@@ -24,6 +24,7 @@ from ..data.dataset import (
     check_batches_of_one,
     finish_batch,
 )
+from ..data.record import Record
 from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
@@ -37,9 +38,9 @@ from .checkpoint import (
     STAGING,
     check_resumable,
     finalize_checkpoint,
-    fingerprint,
     newest_checkpoint,
     order_of,
+    record_of,
     remaining_checkpoint_named,
 )
 from .lineage import write_lineage
@@ -312,8 +313,8 @@ class AlignmentTrainer(Trainer):
                 resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
                 if resume_from_checkpoint is None:
                     raise FileNotFoundError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
-            if resume_from_checkpoint:
-                self.check_resumable(resume_from_checkpoint)
+            if resume_from_checkpoint and self.args.process_index == 0:  # its error ends the others
+                check_resumable(resume_from_checkpoint, self.data_record, order_of(self.args))
             if self.lineage is not None and self.args.should_save:  # `g4i train` knows more, and writes its own
                 write_lineage(self.args.output_dir, self.lineage)
             try:
@@ -323,12 +324,9 @@ class AlignmentTrainer(Trainer):
                     self.progress.close()
 
     @cached_property
-    def data_fingerprint(self) -> dict[str, Any]:
-        return fingerprint(self.train_dataset)
-
-    def check_resumable(self, checkpoint: str | Path) -> None:
-        """See [`~g4i_hf.training.checkpoint.check_resumable`]."""
-        check_resumable(checkpoint, self.data_fingerprint, order_of(self.args))
+    def data_record(self) -> Record:
+        """What is trained on, by content. `g4i train` sets that of its data as they were opened."""
+        return record_of(self.train_dataset, list(self.model.config.id2label.values()))
 
     def save_run(self) -> None:
         """Writes weights, their moving average and the state of a finished training into the run folder."""
@@ -380,8 +378,8 @@ class AlignmentTrainer(Trainer):
                 if self.ema is not None:
                     self.ema.save(staging / name)
                 state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                order = order_of(args)
-                finalize_checkpoint(staging / name, Path(output_dir), self.data_fingerprint, order)
+                self.data_record.write(output_dir)
+                finalize_checkpoint(staging / name, Path(output_dir), self.data_record.digest, order_of(args))
         if args.should_save:
             rotate_checkpoints(
                 output_dir=output_dir,

@@ -1,7 +1,6 @@
 """`g4i train`: from options to a run folder."""
 
 import logging
-import shutil
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from ..data.checks import check_captioned, check_split
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_data, source_of
+from ..data.record import Record
 from ..data.stage import join_stage, read_stage
 from ..embedding import EmbeddingStage, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
@@ -32,8 +32,16 @@ from ..options import (
 )
 from ..supervision.supervise import Supervised, controlled
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, supervised_split
-from ..training.lineage import lineage_of, write_lineage
+from ..training.build import (
+    BuiltStudent,
+    build_student,
+    check_student,
+    class_name_examples,
+    inputs_of,
+    supervised_split,
+)
+from ..training.checkpoint import check_same_data
+from ..training.lineage import lineage_of, student_source, write_lineage
 from ..training.progress import as_block, describe_training, plan_of, seconds_per_step, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 
@@ -74,10 +82,41 @@ class TrainingRun:
         return locked(self.args.output_dir) if locks else nullcontext()
 
     def open(self) -> tuple[str, str | None]:
-        """The state of the run folder and its newest checkpoint, see [`~g4i_hf.training.run_folder.open_run`]."""
-        return open_run(self.args.output_dir, self.resolved, self.run.overwrite)
+        """
+        The state of the run folder and its newest checkpoint, see [`~g4i_hf.training.run_folder.open_run`]. An
+        OtherDataError for a run of other data.
+        """
+        folder = self.args.output_dir
+        state, checkpoint = open_run(folder, self.resolved, self.run.overwrite)
+        if state != "fresh":
+            record = self.record
+            if self.args.should_save:  # its error ends the other processes
+                check_same_data(folder, record)
+        return state, checkpoint
 
     # --- Data and student --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def opened(self) -> tuple[DatasetDict, dict[int, str]]:
+        """The splits as they are stored, and the class names by index."""
+        with PartialState().main_process_first():  # the first fills the cache that the others read
+            splits = load_data(self.data)
+        check_has_split(splits, self.run.train_split, "train_split")
+        return class_names(splits)
+
+    @cached_property
+    def record(self) -> Record:
+        """Of the splits that are used, as they are stored; without rows in processes that write nothing."""
+        (splits, id2label), run = self.opened, self.run
+        used = {name: splits[name] for name in (run.train_split, run.eval_split) if name in splits}
+        also = {run.image_features} & set(splits[run.train_split].column_names)
+        return Record.of(
+            used if self.args.should_save else {},
+            id2label.values(),
+            also=also,
+            inputs=inputs_of(self.encoder, self.student.student),
+            earlier=Record.read(self.args.output_dir),
+        )
 
     def load(self) -> None:
         """Opens the data, embeds captions that have no embeddings, and checks everything."""
@@ -86,16 +125,13 @@ class TrainingRun:
             if self.args.freeze_backbone:
                 raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
             require_peft()
-        with PartialState().main_process_first():  # the first fills the cache that the others read
-            splits = load_data(self.data)
-        check_has_split(splits, self.run.train_split, "train_split")
-        splits, self.id2label = class_names(splits)
+        splits, self.id2label = self.opened
         if self.args.aligns:
             check_captioned(splits, self.run.train_split)
         if self.run.eval_split not in splits:
             said = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
             logger.warning(said, self.run.eval_split)
-        splits, dim = self._embedded(splits)
+        splits, dim = self._embedded(DatasetDict(splits))
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
         self._check(splits)
@@ -107,9 +143,8 @@ class TrainingRun:
 
     def _supervise(self) -> None:
         """Adds pseudo-labels and soft labels from captions, as the options say."""
-        folder = Path(self.args.output_dir) / "supervision"
-        if self.run.overwrite and not self.run.dry_run and PartialState().is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)  # images may have changed
+        folder = None if self.run.dry_run else Path(self.args.output_dir) / "supervision"
+        made_with = (self.student, self.augmentation, self.encoder, self.run.image_features)
         device = PartialState().device
         self.supervised = found = supervised_split(
             self.splits[self.run.train_split],
@@ -119,8 +154,8 @@ class TrainingRun:
             is_pretrained=self.student.pretrained,
             built=lambda: self.built,
             class_embeds=partial(class_name_examples, self.id2label, self.encoder, device, self.text_embed_dim),
-            folder=None if self.run.dry_run else folder,
-            made_with=repr((self.student, self.augmentation, self.encoder, self.run.image_features, self.id2label)),
+            folder=folder,
+            made_with="" if folder is None else repr((*made_with, student_source(self.student), self.record.digest)),
         )
         self.splits[self.run.train_split] = found.split
 
@@ -179,11 +214,11 @@ class TrainingRun:
         """From what [`open`] has found to the metrics, which are written last, to `all_results.json`."""
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
-        if checkpoint is not None:
-            trainer.check_resumable(checkpoint)  # before anything of the earlier run is replaced
+        trainer.data_record = self.record
         if args.should_save:
             if state == "fresh":
                 clear_run(args.output_dir)
+            self.record.write(args.output_dir)
             write_options(args.output_dir, self.resolved)
             write_lineage(args.output_dir, lineage_of(self.splits, self.data, self.student, self.embeddings))
         trainer.accelerator.wait_for_everyone()
