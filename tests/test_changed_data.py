@@ -323,3 +323,63 @@ def test_estimates_of_captions_are_made_anew_for_other_image_features(tmp_path, 
     (tmp_path / "run").rename(tmp_path / "first")
     train(tmp_path / "data", tmp_path, capsys, **options)
     assert (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes() == again != estimated
+
+
+# --- g4i evaluate and g4i release ------------------------------------------------------------------------------------
+
+
+def said_by(capsys, *words) -> str:
+    """What a command prints, or the line that ends it."""
+    capsys.readouterr()
+    try:
+        main([str(word) for word in words])
+    except SystemExit as ended:
+        assert ended.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_their_own(tmp_path, capsys):
+    pictures = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6)
+    train(pictures, tmp_path, capsys)
+    evaluate = ("evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits")
+    said_by(capsys, *evaluate, "validation", "test")
+    figures = (tmp_path / "run" / "all_results.json").read_text()
+    drawing(77).save(next((pictures / "test").rglob("*.png")))
+    said = said_by(capsys, *evaluate, "validation")
+    assert said == (
+        f"error: The figures of test in {tmp_path / 'run'} are of other data. What differs: contents of 1 image. "
+        "Evaluate it too: --splits validation test."
+    )
+    assert (tmp_path / "run" / "all_results.json").read_text() == figures
+    said_by(capsys, *evaluate, "test")
+    said_by(capsys, *evaluate, "validation")
+    correct_labels(pictures, 2)
+    said = said_by(capsys, *evaluate, "test")
+    assert said.startswith(f"error: The data is not what {tmp_path / 'run'} was trained on. What differs: labels of 2")
+    assert "--overwrite true, or evaluate it on a copy of the data by another name" in said
+    shutil.copytree(pictures, tmp_path / "copy")
+    assert "evaluations" in said_by(capsys, *evaluate, "test", "--dataset_name", tmp_path / "copy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_release_compares_no_figures_of_other_labels(tmp_path, capsys, split):
+    pictures = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6)
+    train(pictures, tmp_path, capsys)
+    if split == "test":
+        said_by(capsys, "evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits", "test")
+    (tmp_path / "run").rename(tmp_path / "baseline")
+    file = next((pictures / split / "circle").glob("*.png"))
+    moved = file.rename(pictures / split / "square" / file.name)
+    lines = (pictures / split / "metadata.jsonl").read_text()
+    (pictures / split / "metadata.jsonl").write_text(lines.replace(f"circle/{file.name}", f"square/{file.name}"))
+    assert moved.is_file()
+    train(pictures, tmp_path, capsys)
+    said_by(capsys, "evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits", "test")
+    said = said_by(capsys, "release", "--run", tmp_path / "run", "--baseline", tmp_path / "baseline")
+    assert said == (
+        f"error: {tmp_path / 'baseline'} was trained or evaluated on other data than {tmp_path / 'run'}. What "
+        "differs: labels of 1 image. Train it again with --overwrite true, and evaluate both with g4i evaluate."
+    )

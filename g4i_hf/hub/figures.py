@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from .. import columns
+from ..data.record import SPLIT, Record, differences
 from ..evaluation.comparison import (
     ALL_MEASURES,
     CARD_MEASURES,
@@ -21,6 +23,7 @@ from ..evaluation.comparison import (
 )
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.speed import speed_text
+from ..names import run_of
 from ..options import ReleaseArguments, learned_from_captions
 from ..training.lineage import read_lineage
 from ..training.run_folder import NOT_COMPARED, OPTIONS_FILE, PATHS, read_options
@@ -42,6 +45,8 @@ MAY_DIFFER = (
 )
 # Where the names differ, the images that they lead to are compared: one may be a stage that was made of the other
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
+# In what the data of two runs must not differ, by kind: captions may, and where the images lie
+OTHER_FIGURES = (columns.LABEL, columns.IMAGE_DIGEST, "new", "removed", "class_names", SPLIT)
 
 
 @dataclass
@@ -159,6 +164,7 @@ def _seeds(runs: list[str], option: str) -> list[int]:
     first, seeds = _options(runs[0]), []
     for run in runs:
         options = _options(run)
+        _check_data(runs[0], run)
         if differing := _differing(first, options):
             name = differing[0]
             raise ValueError(
@@ -172,8 +178,24 @@ def _seeds(runs: list[str], option: str) -> list[int]:
     return seeds
 
 
+def _check_data(run: str, other: str) -> None:
+    """ValueError where the figures of two runs are of other images or labels, or one was trained on others."""
+    records = [Record.read(run_of(each)) for each in (run, other)]
+    if None in records:
+        return
+    shared = set(records[0].splits) & set(records[1].splits)
+    found = differences(*(record.of_splits(shared).labelled() for record in records))
+    words = [found[kind] for kind in OTHER_FIGURES if kind in found]
+    if words:
+        raise ValueError(
+            f"{other} was trained or evaluated on other data than {run}. What differs: {', '.join(words)}. Train it "
+            "again with --overwrite true, and evaluate both with g4i evaluate."
+        )
+
+
 def _check_baseline(run: str, baseline: str) -> None:
     """ValueError where they differ in an option that a difference of their figures could come from."""
+    _check_data(run, baseline)
     if weights := learned_from_captions(read_options(baseline)):
         raise ValueError(
             f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with --align_weight 0 "

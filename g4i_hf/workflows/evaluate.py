@@ -15,6 +15,7 @@ from ..cli import build_options
 from ..data.checks import check_split
 from ..data.images import readable_rows
 from ..data.loading import check_has_split, class_names, load_data, source_of
+from ..data.record import Record, differences
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
@@ -26,6 +27,7 @@ from ..evaluation.speed import size_metrics, speed_metrics
 from ..modeling.lora import plain_student
 from ..modeling.processing import ImageSettings
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
+from ..training.checkpoint import OtherDataError
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .check import num_suspicious
 
@@ -43,6 +45,7 @@ class Evaluation:
         self.splits = DatasetDict()  # those that are evaluated, with their embeddings
         self.id2label: dict[int, str] = {}
         self.training: Dataset | None = None  # split
+        self.record: Record | None = None  # of the splits that are evaluated, or were before; in the main process
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
@@ -71,13 +74,15 @@ class Evaluation:
         with self.accelerator.main_process_first():  # the first fills the cache that the others read
             splits = load_data(self.data)
         splits, self.id2label = class_names(splits)
+        wanted = self._wanted(splits)
+        if self.accelerator.is_main_process:
+            self._check_data(splits, wanted)
         # A split without captions has an accuracy too
         captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
         if captioned:
             own = self.encoder.embeddings_dir
             where: dict[str, Any] = {"source": source_of(self.data), "shared": own is None}
             splits |= with_text_embeds(captioned, self.encoder, own or Path(args.run).parent / "embeddings", **where)
-        wanted = self._wanted(splits)
         checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
         for name in dict.fromkeys(checked):
             if args.on_bad_images == "skip":
@@ -86,6 +91,38 @@ class Evaluation:
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
         self.splits = DatasetDict({name: splits[name] for name in wanted})
         self.training = splits.get(args.train_split)
+
+    def _check_data(self, splits: DatasetDict, wanted: list[str]) -> None:
+        """
+        An OtherDataError where the data are not what a run was trained on, or what its figures of other splits are of.
+        """
+        earlier = {name: Record.read(folder) for name, folder in self.folders.items()}
+        known = [record for record in earlier.values() if record is not None]
+        names = {*wanted, *(name for record in known for name in record.splits)} & set(splits)
+        opened = {name: splits[name] for name in splits if name in names}
+        first = known[0] if known else None
+        self.record = Record.of(opened, self.id2label.values(), earlier=first)
+        for name, there in earlier.items():
+            if there is not None:
+                self._compare(name, there, self.record, wanted)
+
+    def _compare(self, name: str, there: Record, here: Record, wanted: list[str]) -> None:
+        run, folder = self.runs[name], self.folders[name]
+        options = read_options(run)
+        trained = {options.get("train_split", "train"), options.get("eval_split", "validation")}
+        trained = trained & set(there.splits) if folder == run else set()
+        if found := differences(there.of_splits(trained), here.of_splits(trained)):
+            raise OtherDataError(
+                f"The data is not what {run} was trained on. What differs: {', '.join(found.values())}. Train it "
+                f"again with g4i train --config {run / OPTIONS_FILE} --overwrite true, or evaluate it on a copy of "
+                "the data by another name, with --dataset_name: those figures have a folder of their own."
+            )
+        for split in set(there.splits) & set(here.splits) - trained - set(wanted):
+            if found := differences(there.of_splits([split]), here.of_splits([split])):
+                raise OtherDataError(
+                    f"The figures of {split} in {folder} are of other data. What differs: "
+                    f"{', '.join(found.values())}. Evaluate it too: --splits {' '.join([*wanted, split])}."
+                )
 
     def _wanted(self, splits: DatasetDict) -> list[str]:
         train_split = self.args.train_split
@@ -167,7 +204,10 @@ class Evaluation:
                 metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
         if "speed" in args.measures and name == "aligned":  # the baseline is the same architecture
             metrics |= self._speed(name)
-        return update_results(self.folders[name], metrics, list(self.splits))
+        results = update_results(self.folders[name], metrics, list(self.splits))
+        evaluated, there = self.record.of_splits(self.splits), Record.read(self.folders[name])
+        (evaluated if there is None else there.with_splits_of(evaluated)).write(self.folders[name])
+        return results
 
     def _speed(self, name: str) -> dict[str, float]:
         """Size and speed of the released student."""
