@@ -239,6 +239,25 @@ def test_fit_after_a_change_has_the_weights_of_a_new_folder(pictures, tmp_path, 
     assert files == {path.relative_to(new).as_posix() for path in new.rglob("*")}
 
 
+# --- g4i check -------------------------------------------------------------------------------------------------------
+
+
+def test_check_after_a_change_says_what_and_leaves_no_page_of_the_data_before(
+    pictures, tmp_path, capsys, static_folder
+):
+    page, words = tmp_path / "check" / "suspicious_labels.html", ["--check_dir", str(tmp_path / "check")]
+    main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
+    correct_labels(pictures)
+    capsys.readouterr()
+    main(["check", str(pictures), *words])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"Changed since the last check in {tmp_path / 'check'}: labels of 4 images."
+    assert not page.exists() and not page.with_suffix(".csv").exists()
+    for _ in range(2):
+        main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
+        assert "Changed since" not in capsys.readouterr().out and page.is_file()
+
+
 # --- g4i train -------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
 from ..data.loading import class_names, load_data, source_of
+from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
@@ -77,8 +78,8 @@ def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) ->
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
     """
-    Looks at every image, label and caption. Returns the splits, a table with a line for each, and why the data cannot
-    be trained on: nothing where it can.
+    Looks at every image, label and caption. Returns the splits, what has changed since the last check and a table with
+    a line for each split, and why the data cannot be trained on: nothing where it can.
     """
     splits = load_data(data)
     faults: list[str] = []
@@ -104,11 +105,29 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
             faults.append(f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip.")
         found = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
         table.append((name, *(f"{number:,}" for number in found)))
+    changed = _changed(args, splits, id2label)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
     if not faults:
         lines.append(few_labels_in_words(labels_of(splits[args.split]), list(id2label.values())))
-    return splits, list(filter(None, lines)), faults
+    return splits, list(filter(None, changed + lines)), faults
+
+
+def _changed(args: CheckArguments, splits: DatasetDict, id2label: dict[int, str]) -> list[str]:
+    """A line about what has changed since the page in `check_dir` was made, which is removed then."""
+    earlier, folder = Record.read(args.check_dir), Path(args.check_dir)
+    if earlier is None or args.split not in splits:
+        return []
+    found = differences(earlier, _record_of(args, splits, id2label))
+    if not found:
+        return []
+    for name in (PAGE, TABLE, RECORD_FILE):
+        (folder / name).unlink(missing_ok=True)
+    return [f"Changed since the last check in {folder}: {', '.join(found.values())}."]
+
+
+def _record_of(args: CheckArguments, splits: DatasetDict, id2label: dict[int, str]) -> Record:
+    return Record.of({args.split: splits[args.split]}, id2label.values(), earlier=Record.read(args.check_dir))
 
 
 def check_labels(
@@ -117,6 +136,7 @@ def check_labels(
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
     if not (labels_of(splits[args.split]) >= 0).any():
         return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
+    record = _record_of(args, *class_names(splits))
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
     split = with_text_embeds(splits, encoder, folder, source=source_of(data))[args.split]
@@ -154,5 +174,6 @@ def check_labels(
         )
         for line in table.head(args.num_pictures).itertuples()
     ]
+    record.write(out)
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
     return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
