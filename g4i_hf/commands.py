@@ -290,7 +290,8 @@ class Search(Command):
         g4i search runs/pictures/with_captions-0 "a red flower" --images pictures/validation
         g4i search me/my-student "a red flower" --images holiday --top_k 20 --page found.html
 
-    Prints the best images with their cosine. Embeddings of the images are kept in the run folder for the next query.
+    Prints the best images with their cosine. Embeddings of the images are kept for the next query, in the cache of
+    Hugging Face (HF_HOME).
     """
 
     in_one_process = True
@@ -300,12 +301,11 @@ class Search(Command):
 
     def run(self, args) -> None:
         from .captioning.report import Shown, thumbnail, write_page
-        from .zero_shot import ImageSearch
+        from .zero_shot.search import CACHE, ImageSearch
 
         quiet_libraries(True)
-        cache = Path(args.run) / "search" if Path(args.run).is_dir() else None
         given = {"text_encoder": args.text_encoder} if args.text_encoder else {}
-        found = ImageSearch(args.run, args.images, cache=cache, **given)(args.query, args.top_k)
+        found = ImageSearch(args.run, args.images, cache=CACHE, **given)(args.query, args.top_k)
         for each in found:
             say(f"{each['score']:.3f}  {printable(each['image'])}")
         if args.page:

@@ -220,7 +220,7 @@ def test_fit_that_cannot_go_on_has_moved_nothing(pictures, commands, tmp_path, c
 
 
 @pytest.mark.slow
-def test_fit_after_a_change_has_the_weights_of_a_new_folder(pictures, tmp_path, monkeypatch):
+def test_fit_after_a_change_has_the_weights_of_a_new_folder_also_after_a_search(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("g4i_hf.workflows.fit._run", main)
     options = {"student": "resnet18", "student_args": json.loads(STUDENT["student_args"]), "max_steps": 4}
     config = tmp_path / "train.yaml"
@@ -237,6 +237,12 @@ def test_fit_after_a_change_has_the_weights_of_a_new_folder(pictures, tmp_path, 
         assert (out / run / "model.safetensors").read_bytes() == (new / run / "model.safetensors").read_bytes()
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if "earlier-1" not in path.parts}
     assert files == {path.relative_to(new).as_posix() for path in new.rglob("*")}
+
+    # A search by the released classifier leaves it as it was
+    main(["search", str(out / "classifier"), "a red circle", "--images", str(pictures / "validation")])
+    assert fit(pictures, output_dir=str(out), train_config=str(config)) == again
+    change_captions(pictures, 5)
+    assert fit(pictures, output_dir=str(out), train_config=str(config)) != again
 
 
 # --- g4i check -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Text-to-image search: images ranked by a text, from Python and as a command."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -73,10 +74,23 @@ def test_embeddings_are_kept_until_an_image_or_the_model_changes(classifier, fol
         return len(list((tmp_path / "kept").iterdir()))
 
     assert kept() == kept() == 1
-    pictures(7)[6].save(folder / "0" / "0.png")
+    file = folder / "0" / "0.png"
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert kept() == 2
+    folder = folder.rename(tmp_path / "moved")
     assert kept() == 2
     next(classifier.model.projector.parameters()).data += 0.1
     assert kept() == 3
+
+
+def test_without_a_place_for_embeddings_they_are_not_kept(classifier, folder, tmp_path):
+    (tmp_path / "file").touch()
+    found = ImageSearch(classifier, folder, cache=tmp_path / "file" / "kept")("3")
+    assert found == ImageSearch(classifier, folder)("3")
 
 
 def test_files_that_are_no_images_are_left_out_and_counted(classifier, folder, caplog):

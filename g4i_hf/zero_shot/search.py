@@ -1,9 +1,11 @@
 """Text-to-image search: images ranked by the cosine of their embedding and that of a text."""
 
+import contextlib
 import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ import numpy as np
 import PIL.Image
 import torch
 from datasets import Dataset
+from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES, open_image, to_rgb
+from ..data.images import IMAGE_SUFFIXES, content_of, open_image, to_rgb
+from ..data.record import content_digest
 from .classifier import ZeroShotImageClassifier
 
 logger = logging.getLogger(__name__)
-BATCH = 32
+CACHE = Path(HF_HOME) / "g4i_hf" / "search"  # of `g4i search`: a release holds nothing but what was released
+BATCH, THREADS = 32, 8
 
 
 class ImageSearch:
@@ -28,8 +33,8 @@ class ImageSearch:
     Args:
         model: run folder, released aligned student or its Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or that.
         images: folder, searched with its subfolders; list of files or PIL images; or dataset with a column `image`.
-        cache: folder that keeps the embeddings of a folder of images, for the next time. They are computed again when
-            a file or the model changes.
+        cache: folder that keeps the embeddings of a folder of images, by the content of the images and the model.
+            Where it cannot be written to, they are not kept.
         kwargs: of [`~g4i_hf.ZeroShotImageClassifier`], such as `text_encoder` and `device`.
 
     Raises:
@@ -79,16 +84,21 @@ class ImageSearch:
         for name, values in sorted(self.classifier.model.state_dict().items()):
             digest.update(name.encode() + values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(self.classifier.image_processor.to_json_string().encode())
-        for image in self.images:
-            found = Path(image).stat()
-            digest.update(f"{image} {found.st_size} {found.st_mtime_ns}\n".encode())
+        with ThreadPoolExecutor(THREADS) as pool:
+            digest.update("\n".join(pool.map(_digest_of_file, self.images)).encode())
         file = folder / f"{digest.hexdigest()}.npy"
-        if not file.is_file():
+        if file.is_file():
+            return np.load(file, allow_pickle=False)
+        found, unfinished = self._embedded(), file.with_suffix(f".{os.getpid()}.npy")
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(f".{os.getpid()}.npy")
-            np.save(unfinished, self._embedded())
+            np.save(unfinished, found)
             unfinished.replace(file)
-        return np.load(file, allow_pickle=False)
+        except OSError as error:
+            logger.info("The embeddings of the images are not kept: %s", error)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+        return found
 
     def _embedded(self) -> np.ndarray:
         dim, batches = self.classifier.model.config.text_embed_dim, range(0, len(self.images), BATCH)
@@ -101,6 +111,13 @@ class ImageSearch:
         if (bad := np.flatnonzero(np.isnan(found[:, 0]))).size:
             logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(found), self.images[bad[0]])
         return found
+
+
+def _digest_of_file(path: str) -> str:
+    try:
+        return content_digest(content_of({"bytes": None, "path": path}))
+    except OSError:
+        return "unreadable"
 
 
 def _opened(image: Any) -> PIL.Image.Image | None:
