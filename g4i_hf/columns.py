@@ -12,8 +12,10 @@ CAPTION = "caption"
 TEXT_EMBEDS = "text_embeds"
 CAPTION_WEIGHT = "caption_weight"
 SOFT_LABELS = "soft_labels"
-IMAGE_DIGEST = "image_digest"  # of the image that a row of a stage was made from
-IMAGE_STAT = "image_stat"  # size and times of the file that it was
+# Of what a row of a stage was made from: its image, the size and times of the file that it was, its captions
+IMAGE_DIGEST = "image_digest"
+IMAGE_STAT = "image_stat"
+CAPTION_DIGEST = "caption_digest"
 CAPTION_RAW = "caption_raw"
 CAPTION_STATUS = "caption_status"
 CAPTION_REASON = "caption_reason"

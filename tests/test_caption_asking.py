@@ -124,6 +124,19 @@ def test_a_changed_image_is_asked_again_and_a_moved_or_touched_one_is_not(folder
     assert answered_unopened(split, tmp_path / "journal") == 12, "their new places were noted"
 
 
+def test_images_of_one_size_and_time_that_change_places_take_their_captions_along(folder, tmp_path):
+    """As those of an archive, which have the time of the archive."""
+    places = [folder / "train" / "cat" / name for name in ("one.bmp", "two.bmp", "three.bmp")]
+    for number, place in enumerate(places[:2]):
+        PILImage.new("RGB", (9, 9), (0, number, 255)).save(place)
+        os.utime(place, (1, 1))
+    ask(opened(folder), tmp_path / "journal")
+    for old, new in ((0, 2), (1, 0), (2, 1)):
+        places[old].rename(places[new])
+    assert ask(opened(folder), tmp_path / "journal").asked == []
+    assert_captions_are_of_their_images(opened(folder), tmp_path / "journal")
+
+
 def test_bytes_of_the_same_size_in_a_table_of_the_same_ids_are_asked_about_anew(folder, tmp_path):
     split = in_a_table(opened(folder))
     changed = split.map(

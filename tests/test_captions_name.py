@@ -167,7 +167,7 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, w
         made = Captioned(
             dict.fromkeys(splits, split.add_column("caption_status", ["ok"] * 4)), {"captioner": "column"}
         )
-        write_captions(made, folder, source=embedded, images=open_images(embedded))
+        write_captions(made, folder, source=embedded, images=open_images(embedded), with_images=True)
         data = DataArguments(dataset_name=str(folder))
     else:
         data = DataArguments(dataset_name=new_captions(folder, splits, {"source": "../emb"}))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
@@ -262,6 +263,73 @@ def test_check_after_a_change_says_what_and_leaves_no_page_of_the_data_before(
     for _ in range(2):
         main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
         assert "Changed since" not in capsys.readouterr().out and page.is_file()
+
+
+# --- Captions and embeddings of a stage ------------------------------------------------------------------------------
+
+
+def swap(pictures: Path, first: str, second: str) -> None:
+    """Two images take the place of each other."""
+    first, second = pictures / "train" / first, pictures / "train" / second
+    content = first.read_bytes(), second.read_bytes()
+    first.write_bytes(content[1])
+    second.write_bytes(content[0])
+
+
+@pytest.fixture
+def captions(pictures, tmp_path) -> Path:
+    """A stage of the captions of the drawings."""
+    folder = tmp_path / "captions"
+    main(["caption", "--dataset_name", str(pictures), "--captions_dir", str(folder), "--captioner", "column"])
+    return folder
+
+
+def captions_in(folder: Path) -> dict[str, str | None]:
+    rows = load_images(folder)["train"]
+    return dict(zip(rows["image_id"][:], rows["caption"][:], strict=True))
+
+
+def test_images_that_have_changed_are_used_without_the_captions_of_those_before(pictures, captions, caplog):
+    before = captions_in(captions)
+    assert "changed" not in caplog.text
+    swap(pictures, "circle/0.png", "square/2.png")
+    after = captions_in(captions)
+    lost = {name for name, caption in after.items() if caption is None}
+    assert lost == {"circle/0.png", "square/2.png"}
+    assert all(after[name] == before[name] for name in before.keys() - lost)
+    said = f"{captions}, split 'train': 2 of 36 images have changed since g4i caption, and are used without captions: "
+    assert said + "'circle/0.png', 'square/2.png'. Run it again." in caplog.text
+    swap(pictures, "circle/0.png", "square/2.png")
+    assert captions_in(captions) == before
+
+
+def test_a_stage_of_other_images_altogether_is_an_error_and_captions_of_a_copy_stay(
+    pictures, captions, tmp_path, caplog
+):
+    before = captions_in(captions)
+    copy = shutil.copytree(pictures, tmp_path / "copy")
+    for root in (copy, pictures):
+        for file in root.rglob("*.png"):
+            PILImage.open(file).resize((16, 16)).save(file)
+        (root / "train" / "metadata.jsonl").unlink()
+    with pytest.raises(ValueError, match="captions: all images have changed since g4i caption. Run it again."):
+        load_images(captions)
+    rows = load_images(copy, captions_name=str(captions))["train"]
+    assert dict(zip(rows["image_id"][:], rows["caption"][:], strict=True)) == before
+    assert "all images are others than at g4i caption. They are joined by name." in caplog.text
+
+
+def test_captions_that_have_changed_are_used_without_the_embeddings_of_those_before(
+    pictures, tmp_path, caplog, static_folder
+):
+    folder = tmp_path / "embeddings"
+    main(["embed", str(pictures), "--text_encoder", str(static_folder), "--embeddings_dir", str(folder)])
+    change_captions(pictures, 2)
+    rows = load_images(folder)["train"]
+    lost = [row for row, embeds in enumerate(rows["text_embeds"]) if embeds is None]
+    changed = [row for row, caption in enumerate(rows["caption"]) if caption == "something else"]
+    assert lost == changed and len(lost) == 2
+    assert "2 of 36 captions have changed since g4i embed, and are used without embeddings" in caplog.text
 
 
 # --- g4i train -------------------------------------------------------------------------------------------------------

@@ -252,14 +252,17 @@ class Questions:
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
-    """(bytes, time of change in ns) of each image of an Arrow column, None for unknown; no image is read."""
+    """
+    (bytes, time of change in ns) of each image of an Arrow column, None for unknown; no image is read. The time is the
+    later of two, as a file that takes another's place keeps the time of its content.
+    """
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
     known: list[tuple[int | None, int | None]] = []
     for length, path in zip(lengths, paths, strict=True):
         try:
             file = os.stat(path or "") if length is None else None
-            known.append((file.st_size, file.st_mtime_ns) if file else (length, None))
+            known.append((file.st_size, max(file.st_mtime_ns, file.st_ctime_ns)) if file else (length, None))
         except OSError:  # it is gone, or an address
             known.append((None, None))
     return known

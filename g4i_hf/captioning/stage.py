@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_da
 
 from .. import columns
 from ..data.joining import check_image_ids, without_replaced
+from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
@@ -24,6 +25,7 @@ from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED = "caption_cleaned"
+MADE_FROM = (columns.IMAGE_DIGEST, columns.IMAGE_STAT)
 MISSING = "missing"  # not asked, or no caption was given
 # Addresses and paths in error messages: the store keeps them, a published column must not
 PRIVATE = re.compile(
@@ -202,37 +204,53 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
 
 
 def write_captions(
-    captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict | None = None
+    captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict, with_images: bool = False
 ) -> dict[str, Any]:
     """
-    Writes the stage: a Parquet file for each split, with the rows of `images` where they are given, and `stage.json`,
-    whose content is returned with `num_rows` and `columns`. ValueError when the folder holds something else.
+    Writes the stage: a Parquet file for each split, with the rows of `images` or the digests of those that were
+    captioned, and `stage.json`, whose content is returned with `num_rows` and `columns`. ValueError when the folder
+    holds something else.
     """
     splits = {}
+    asked_about = captioned.asked_about or list(captioned.splits)
     for name, split in captioned.splits.items():
         added = split.remove_columns([CLEANED])
         if name in captioned.weights:
             added = added.add_column(columns.CAPTION_WEIGHT, captioned.weights[name], feature=Value("float32"))
-        if images is not None:
+        if with_images:
             added = concatenate_datasets([without_replaced(images[name], added.column_names), added], axis=1)
+        else:
+            added = _with_digests(
+                added, images[name] if name in asked_about else None, Path(folder) / f"{name}.parquet"
+            )
         splits[name] = added
     stage = {
         "stage": "captioning",
         **Source.of(source).recorded(folder),
-        "with_images": images is not None,
+        "with_images": with_images,
         "captioner": captioned.captioner,
         "prompts": captioned.prompts,
         "status": captioned.status_counts(),
         "cleaning": captioned.cleaning_counts(),
         "quality": captioned.quality,
         "judged_by": captioned.judged_by,
-        "asked_about": captioned.asked_about or list(splits),
+        "asked_about": asked_about,
         "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
         **({"found": captioned.found, "order": captioned.found.get("order")} if captioned.found else {}),
     }
     write_stage(folder, splits, stage)
     column_names = next(iter(splits.values())).column_names
     return stage | {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": column_names}
+
+
+def _with_digests(split: Dataset, images: Dataset | None, earlier: Path) -> Dataset:
+    """With digests of the images that were captioned; files that an earlier stage knows are not read again."""
+    digests: dict[str, list] = dict.fromkeys(MADE_FROM, [None] * len(split))
+    if images is not None:
+        digests = image_digests(images, known_images(earlier))
+    for column in MADE_FROM:
+        split = split.add_column(column, digests[column], feature=Value("string"))
+    return split
 
 
 def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:

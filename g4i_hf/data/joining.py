@@ -18,12 +18,19 @@ from datasets.table import InMemoryTable
 from .. import columns
 from .hub_rows import file_columns
 from .images import IMAGE_SUFFIXES, content_of, image_paths
+from .record import captions_of_rows, image_digests
+from .texts import caption_key_table, values_of
 
 NO_ROW = -1
 CONTENT_ID = re.compile("[0-9a-f]{24}")
 
 logger = logging.getLogger(__name__)
 
+# What the rows of a stage were made from -> its name, that of the rows, and the command that makes them
+MADE_FROM = {
+    columns.IMAGE_DIGEST: ("images", "captions", "g4i caption"),
+    columns.CAPTION_DIGEST: ("captions", "embeddings", "g4i embed"),
+}
 EXAMPLES = 3
 IN_MEMORY = 1 << 26  # bytes: larger tables in another order are written to the cache of `datasets`
 
@@ -130,8 +137,12 @@ def join_captions(
         what: name of the captions in messages.
         complete: whether an image without a row there is an error. Otherwise it gets nulls, with a warning.
 
+    Rows that were made from another image than that of the id now, or from another caption, are left out with a
+    warning.
+
     Raises:
-        ValueError: when no split has a row in common, or an `image_id` of the captions is missing or there twice.
+        ValueError: when no split has a row in common, an `image_id` of the captions is missing or there twice, or all
+            rows of a complete stage were made from other images.
     """
     added = {name: _without_images(captions[name], name, what) for name in images if name in captions}
     positions = {name: positions_of(images[name], split) for name, split in added.items()}
@@ -139,6 +150,9 @@ def join_captions(
         raise ValueError(_nothing_in_common(images, captions, what))
     for name, split in added.items():
         _report(images[name], split, positions[name], f"{what}, split {name!r}", complete)
+    _leave_out_others(images, added, positions, what, complete)
+    made_from = {*MADE_FROM, columns.IMAGE_STAT}
+    added = {name: split.remove_columns([*made_from & {*split.column_names}]) for name, split in added.items()}
     kept = [name for name in images if name not in added]
     if kept and not complete:
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
@@ -215,6 +229,54 @@ def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, 
     if len(left_over) and not complete:
         said = "%s: %d of %d rows there belong to no image and are left out: %s"
         logger.warning(said, where, len(left_over), len(added), _first(added, left_over))
+
+
+def _leave_out_others(
+    images: Mapping[str, Dataset],
+    added: Mapping[str, Dataset],
+    positions: Mapping[str, np.ndarray],
+    what: str,
+    complete: bool,
+) -> None:
+    """
+    Sets positions to `NO_ROW` where the image, or the caption that was embedded, is another now, and warns of them.
+    Where all images are others, a complete stage is a ValueError; else they are a copy, such as a smaller one, and
+    keep their captions.
+    """
+    for column, (things, lost, command) in MADE_FROM.items() if complete else [*MADE_FROM.items()][:1]:
+        others, known = {}, 0
+        for name, split in added.items():
+            if column not in split.column_names:
+                continue
+            there = np.asarray([*split[column][:], None], dtype=object)[positions[name]]  # the last for `NO_ROW`
+            rows = np.flatnonzero(np.not_equal(there, None))
+            here = np.asarray(_made_from_now(images[name].select(rows), split, column), dtype=object)
+            is_there = np.not_equal(here, None)
+            others[name] = rows[is_there & (here != there[rows])]
+            known += is_there.sum()
+            positions[name][rows[~is_there]] = NO_ROW
+        changed = sum(map(len, others.values()))
+        if changed and changed == known:
+            if complete:
+                raise ValueError(f"{what}: all {things} have changed since {command}. Run it again.")
+            logger.warning("%s: all %s are others than at %s. They are joined by name.", what, things, command)
+            continue
+        for name, rows in others.items():
+            positions[name][rows] = NO_ROW
+            if len(rows):
+                said = "%s, split %r: %d of %d %s have changed since %s, and are used without %s: %s. Run it again."
+                some = _first(images[name], rows)
+                logger.warning(said, what, name, len(rows), len(images[name]), things, command, lost, some)
+
+
+def _made_from_now(images: Dataset, stage: Dataset, column: str) -> list[str | None]:
+    """Digests of the images, or of their captions, as they are now."""
+    if column == columns.IMAGE_DIGEST:
+        known = stage.select_columns([columns.IMAGE_ID, columns.IMAGE_DIGEST, columns.IMAGE_STAT])
+        return image_digests(images, known.with_format("arrow")[:])[column]
+    if columns.CAPTION not in images.column_names:
+        return [None] * len(images)
+    return list(captions_of_rows(caption_key_table(values_of(images, columns.CAPTION))))
 
 
 def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> str:

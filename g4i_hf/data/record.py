@@ -158,6 +158,13 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
     return {column: [row[place] for row in found] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}
 
 
+def known_images(stage: Path) -> pa.Table | None:
+    """Of a Parquet file of a stage what [`image_digests`] may know; None where there is none, or it has no digests."""
+    wanted = [columns.IMAGE_ID, DIGEST, STAT]
+    is_known = stage.is_file() and set(wanted) <= set(pq.read_schema(stage).names)
+    return pq.read_table(stage, columns=wanted) if is_known else None
+
+
 def _stat_of(image: Any) -> str | None:
     """Size and times of a file; null for other images, and a file so new that it could change within its time."""
     if not isinstance(image, dict) or image["bytes"] is not None:

@@ -27,8 +27,9 @@ from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from .. import columns
+from ..data.record import captions_of_rows
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
-from ..data.texts import is_blank, values_of
+from ..data.texts import caption_key_table, is_blank, values_of
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
 from .long_captions import long_captions_report, mean_of_chunks, split_captions
@@ -404,7 +405,8 @@ class EmbeddingStage:
         fingerprint = hashlib.blake2b(repr((self.settings, split._fingerprint)).encode(), digest_size=8).hexdigest()
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
         if not self.args.with_images:
-            return added
+            made_from = captions_of_rows(caption_key_table(values_of(split, columns.CAPTION)))
+            return added.add_column(columns.CAPTION_DIGEST, list(made_from), feature=Value("string"))
         kept = split.remove_columns([column for column in split.column_names if column == columns.TEXT_EMBEDS])
         return concatenate_datasets([kept, added.remove_columns(columns.IMAGE_ID)], axis=1)
 

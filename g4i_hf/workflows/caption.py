@@ -225,9 +225,9 @@ class Captioning:
             encode = load_encoder(quality.quality_encoder).encode
         scorer = ClipScorer(quality.clip_scorer) if quality.clip_scorer else None
         judged = judge_captions(captioned, splits, quality, encode=encode, scorer=scorer)
-        images = splits if args.with_images else None
+        given = {"source": source_of(self.data), "images": splits, "with_images": args.with_images}
         try:
-            stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=images)
+            stage = write_captions(captioned, args.captions_dir, **given)
         except OSError as error:
             kept = f" The answers are kept in {args.journal}." if self.asks else ""
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
