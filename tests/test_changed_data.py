@@ -13,12 +13,15 @@ from PIL import Image as PILImage
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
+import caption_doors
 from drawings import STUDENT, TRAINING, draw_folder, drawing
 
 from g4i_hf import fit, load_images
 from g4i_hf.data.record import Record, differences
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.running import main
+
+serve = caption_doors.serve
 
 
 @pytest.fixture
@@ -116,6 +119,9 @@ def commands(tmp_path, pictures, monkeypatch) -> list[str]:
     def leave(words: list[str]) -> None:
         kind, folder = words[0], tmp_path / "out"
         ran.append(kind)
+        if kind == "caption":
+            main(words)
+            return
         if kind == "train":
             run = Path(words[words.index("--output_dir") + 1])
             if run.name in ran:
@@ -218,6 +224,28 @@ def test_fit_that_cannot_go_on_has_moved_nothing(pictures, commands, tmp_path, c
     assert (tmp_path / "out" / "report.html").is_file() and not (tmp_path / "out" / "earlier-1").exists()
     fitted(pictures, tmp_path, capsys, on_bad_images="skip")
     assert (tmp_path / "out" / "earlier-1" / "report.html").is_file()
+
+
+def test_fit_with_a_captioner_asks_about_changed_images_alone_and_begins_anew_with_other_answers(
+    commands, tmp_path, capsys, serve
+):
+    """The data has no captions: those that were written count as much as what was opened."""
+    pictures = draw_folder(tmp_path / "pictures without", captions=False, train=9, validation=3)
+    server, out = serve("--answer", "digest"), tmp_path / "out"
+    options = {"captioner": f"{server.url}/v1", "captioner_model": "tiny"}
+    fitted(pictures, tmp_path, capsys, **options)
+    assert fitted(pictures, tmp_path, capsys, **options)[1][0].startswith(f"{out} holds this very result, finished")
+    assert commands == ["caption", *EVERY] and server.stats()["requests"] == 9
+    drawing(99).save(pictures / "train" / "circle" / "0.png")
+    _, said = fitted(pictures, tmp_path, capsys, **options)
+    assert said[0] == f"Changed since the last run in {out}: contents of 1 image." and (out / "earlier-1").is_dir()
+    assert server.stats()["requests"] == 10 and commands == ["caption", *EVERY] * 2
+    shutil.rmtree(out / "captions")
+    shutil.rmtree(out / "captions.journal")
+    other = serve("--answer", "number")
+    _, said = fitted(pictures, tmp_path, capsys, captioner=f"{other.url}/v1", captioner_model="tiny")
+    changed = f"Changed since the last run in {out}: captions of 9 images"
+    assert any(line.startswith(changed) for line in said) and (out / "earlier-2").is_dir()
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ COMPARED = {
     columns.CAPTION_WEIGHT: "caption weights",
     columns.SOFT_LABELS: "soft labels",
 }
-IMAGES_AT_ONCE, THREADS = 256, 8
+IMAGES_AT_ONCE, THREADS = 64, 8
 JUST_WRITTEN = 2  # seconds: a file that is younger may change again without another time
 SHOWN = 3  # class names
 
