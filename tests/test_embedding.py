@@ -57,7 +57,8 @@ def test_the_stage_holds_a_unit_vector_for_every_caption_and_no_image(encoder, t
         "test_novel.parquet",
         "train.parquet",
     ]
-    assert pq.read_schema(tmp_path / "embeddings" / "train.parquet").names == ["image_id", "text_embeds"]
+    names = pq.read_schema(tmp_path / "embeddings" / "train.parquet").names
+    assert names == ["image_id", "text_embeds", "caption_digest"]
     vectors = stored(tmp_path / "embeddings")
     assert [vector is None for vector in vectors] == [not (text or "").strip(" \u200b") for text in CAPTIONS]
     assert vectors[0] == vectors[4] != vectors[1] and stored(tmp_path / "embeddings", "test_novel") == vectors[:2]
