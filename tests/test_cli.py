@@ -123,7 +123,6 @@ WORDS = [
     (("--bf16", "no"), "bf16", False),
     (("--no_require_labels",), "require_labels", False),
     (("--no-require-labels",), "require_labels", False),
-    (("--use_peft", "--pretrained", "--lora_target_modules", "a", "b"), "lora_target_modules", ["a", "b"]),
     (("--caption_column", ""), "caption_column", ""),
     (("--student=-x",), "student", "-x"),
 ]
@@ -397,7 +396,7 @@ early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hfli
 image_column
 image_features image_id_column image_size interpolation label_column label_fraction label_noise label_noise_kind
 label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions long_tail_factor
-long_tail_seed lora_alpha lora_dropout lora_r lora_target_modules lr_scheduler_type max_nan_steps mix_prob
+long_tail_seed lora_alpha lora_dropout lora_r lr_scheduler_type max_nan_steps mix_prob
 mix_switch_prob mixup_alpha num_train_epochs on_bad_images optim output_dir overwrite per_device_eval_batch_size
 per_device_train_batch_size pretrained project projector_hidden_size projector_norm projector_type random_erasing
 remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum
@@ -420,7 +419,7 @@ def test_a_run_records_the_options_that_it_always_did():
 # --- Files that nobody sane has written ------------------------------------------------------------------------------
 
 NAMES = ["learning_rate", "max_steps", "bf16", "student", "student_args", "class_weights", "report_to", "adam_beta1"]
-NAMES += ["lora_target_modules", "use_peft", "pretrained", "layer_decay", "align_loss", "image_size", "label_names"]
+NAMES += ["lora_r", "use_peft", "pretrained", "layer_decay", "align_loss", "image_size", "label_names"]
 TAGS = ["!!int", "!!float", "!!bool", "!!null", "!!binary", "!!timestamp", "!!set", "!!omap", "!!str", "!!merge"]
 TAGS += ["!mine", "!!python/object/apply:os.system", "!!python/name:os.system"]
 texts = st.text(max_size=20)

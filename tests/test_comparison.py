@@ -71,12 +71,12 @@ def test_cells_differ_in_what_is_named_and_in_nothing_else(grid):
 
 
 def test_options_reach_the_training_as_they_are(grid, tmp_path):
-    options = {"use_peft": True, "pretrained": True, "lora_target_modules": ["attn.qkv", "attn.proj"]}
+    options = {"use_peft": True, "pretrained": True, "lora_r": 4}
     options |= {"class_weights": [1, 2.5], "dataset_name": "some images", "student_args": {"depth": 3}}
     cell = cells_of(grid(variants={"baseline": options}, seeds=[3]))[0]
     argv = cell.argv(str(tmp_path / "train.yaml"), tmp_path / "run")
     run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
-    assert run.student.lora_target_modules == ["attn.qkv", "attn.proj"] and run.args.class_weights == [1, 2.5]
+    assert run.student.lora_r == 4 and run.args.class_weights == [1, 2.5]
     assert run.data.dataset_name == "some images" and run.student.student_args == {"depth": 3}
     assert run.args.seed == 3 and run.args.learning_rate == 6e-3
 

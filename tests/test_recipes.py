@@ -118,7 +118,7 @@ def test_every_file_is_understood_by_its_command(path, monkeypatch, tmp_path):
 
 
 ALIGNMENT = {"align_gradient", "align_mask", "align_mix_captions"}
-LORA = {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "learning_rate", "layer_decay"}
+LORA = {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "learning_rate", "layer_decay"}
 
 
 @pytest.mark.parametrize("path", [path for path in TRAINING_FILES if path.stem != "train"], ids=of_recipe)

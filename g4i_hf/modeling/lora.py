@@ -1,7 +1,6 @@
 """LoRA (arXiv 2106.09685) in a student: which layers get an adapter, and what becomes of the adapters."""
 
 import copy
-import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,33 +24,20 @@ def require_peft() -> ModuleType:
     return require("peft", "lora", "LoRA")
 
 
-def find_target_modules(student: PreTrainedModel, image_size: int, wanted: list[str] | None = None) -> list[str]:
+def find_target_modules(student: PreTrainedModel, image_size: int) -> list[str]:
     """
-    Names of the layers that get an adapter: by default every Linear and every plain convolution, but for the one that
-    reads the pixels and for the classifier. peft's `all-linear` leaves out convolutions, and has layers whose weight
-    is read without a call (qkv of BEiT in timm), where an adapter does nothing: so the student is run once.
-
-    `wanted` has names or ends of names, as in `attn.qkv`, or regular expressions that match whole names; a ValueError
-    when one matches no layer, or one that takes no adapter.
+    Names of the layers that get an adapter: every Linear and every plain convolution, but for the one that reads the
+    pixels and for the classifier. peft's `all-linear` leaves out convolutions, and has layers whose weight is read
+    without a call (qkv of BEiT in timm), where an adapter does nothing: so the student is run once.
     """
     layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     called = _called(student, layers, image_size)
     classifier = {part for head in classifier_layers(student) for part in head.modules()}
-    reasons = {name: _reason_against(name, layer, classifier, called) for name, layer in layers.items()}
-    if wanted is None:
-        return [name for name in layers if reasons[name] is None and name != called[0]]
-    found = set()
-    for entry in wanted:
-        matching = [name for name in layers if _matches(entry, name)]
-        if not matching:
-            some = ", ".join(name for name in layers if reasons[name] is None and name in called[:6])
-            what = f"lora_target_modules names {entry!r}, which is no Linear or Conv2d of the student"
-            raise ValueError(f"{what}. Some that are: {some}.")
-        for name in matching:
-            if reasons[name] is not None:
-                raise ValueError(f"lora_target_modules names {entry!r}, but {name} {reasons[name]}. Leave it out.")
-        found.update(matching)
-    return [name for name in layers if name in found]
+    return [
+        name
+        for name, layer in layers.items()
+        if name in called[1:] and layer not in classifier and _is_linear_in_its_weight(layer)
+    ]
 
 
 def _called(student: PreTrainedModel, layers: dict[str, nn.Module], image_size: int) -> list[str]:
@@ -70,36 +56,22 @@ def _called(student: PreTrainedModel, layers: dict[str, nn.Module], image_size: 
     return list(called)
 
 
-def _reason_against(name: str, layer: nn.Module, classifier: set[nn.Module], called: list[str]) -> str | None:
-    """Why a layer takes no adapter, None where it does."""
-    if layer in classifier:
-        return "belongs to the classifier, which is trained in full"
-    if getattr(layer, "groups", 1) > 1:
-        return f"is a convolution of {layer.groups} groups, which a low-rank update would mix"
-    if type(layer).forward not in LINEAR_IN_THEIR_WEIGHT or getattr(layer, "padding_mode", "zeros") != "zeros":
-        return f"is a {type(layer).__name__} that does more than a plain Linear or Conv2d"
+def _is_linear_in_its_weight(layer: nn.Module) -> bool:
+    """Whether peft can put an adapter beside a layer, of which the sum is again such a layer."""
+    if getattr(layer, "groups", 1) > 1 or getattr(layer, "padding_mode", "zeros") != "zeros":
+        return False
     if isinstance(layer, nn.Conv2d) and set(layer.dilation) != {1}:
-        return "is a dilated convolution, for which peft has no adapter"
-    if name not in called:
-        return "is never called by the student, which reads its weight or does without it: an adapter would do nothing"
-    return None
-
-
-def _matches(entry: str, name: str) -> bool:
-    try:
-        return f".{name}".endswith(f".{entry}") or re.fullmatch(entry, name) is not None
-    except re.error as error:
-        raise ValueError(f"lora_target_modules has {entry!r}, which is no regular expression: {error}.") from error
+        return False
+    return type(layer).forward in LINEAR_IN_THEIR_WEIGHT
 
 
 def lora_fields(
     student: PreTrainedModel, settings: dict[str, Any], name: str, revision: str | None = None
 ) -> dict[str, Any]:
     """
-    What [`AlignedImageClassificationConfig`] keeps of LoRA in a student with the weights of the checkpoint `name`;
-    `target_modules` of the settings is what is wanted, see [`find_target_modules`].
+    What [`AlignedImageClassificationConfig`] keeps of LoRA in a student with the weights of the checkpoint `name`.
     """
-    names = find_target_modules(student, image_size_of(student.config), settings.get("target_modules"))
+    names = find_target_modules(student, image_size_of(student.config))
     base = timm.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else name
     base = None if Path(name).is_dir() else base
     return settings | {"target_modules": names, "base_model_name_or_path": base, "revision": revision}

@@ -215,7 +215,7 @@ class AlignedImageClassification(PreTrainedModel):
             image_size: side of the input in pixels, for position embeddings and the image processor.
             image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
             revision: branch, tag or commit of a Hub checkpoint.
-            lora: `r`, `lora_alpha`, `lora_dropout` and `target_modules` (see [`~lora.find_target_modules`]).
+            lora: `r`, `lora_alpha` and `lora_dropout`.
             config_kwargs: fields of [`AlignedImageClassificationConfig`], such as `projector_norm`.
         """
         hub_kwargs = {"revision": revision} if revision else {}

@@ -67,7 +67,6 @@ class LoraOptions:
     lora_r: Count = option(16, "Rank of the adapters.")
     lora_alpha: Count = option(32, "Scale: the output of an adapter is multiplied by lora_alpha / lora_r.")
     lora_dropout: BelowOne = option(0.05, "Dropout in front of an adapter.")
-    lora_target_modules: list[str] | None = option(None, "Suffixes or patterns of layer names; all Linear and Conv2d.")
 
 
 @dataclass
@@ -93,13 +92,11 @@ class StudentArguments(LoraOptions):
         check_values(self)
         if self.use_peft and not self.pretrained:
             raise ValueError("use_peft adapts pretrained weights, but pretrained is false. Set pretrained to true.")
-        if self.lora_target_modules and not self.use_peft:
-            raise ValueError("lora_target_modules is set, but use_peft is false: set it to true.")
 
     def lora(self) -> dict[str, Any] | None:
         """The adapters for [`~g4i_hf.AlignedImageClassification.from_student`]; None without LoRA."""
         adapters = {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
-        return adapters | {"target_modules": self.lora_target_modules} if self.use_peft else None
+        return adapters if self.use_peft else None
 
 
 @dataclass
