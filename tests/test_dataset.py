@@ -9,7 +9,9 @@ from accelerate.data_loader import SeedableRandomSampler
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from students import aligned_model
+from tiny_training import TEXT_DIM, arguments, rows, train
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from g4i_hf.data.dataset import (
@@ -18,11 +20,11 @@ from g4i_hf.data.dataset import (
     Draw,
     DrawnRows,
     GlobalBatchSampler,
-    check_batches_of_one,
 )
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
-from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+from g4i_hf.training import AlignmentTrainer
+from g4i_hf.workflows.fit import default_batch_size
 
 ROWS, SIZE = 10, 32
 CAPTIONS = ["same", "same", None, None, *(f"caption {row}" for row in range(4, ROWS))]
@@ -239,37 +241,41 @@ def test_a_padding_row_counts_for_nothing(split):
     assert item["labels"] == -100 and item["caption_weight"] == 0 and rows[Draw(1, 0)]["labels"] == 1
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 3])
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_a_batch_of_one_image_is_refused_where_a_batchnorm_could_not_train_on_it(num_processes, drop_last):
-    for num_rows in range(1, 14):
-        options = {"num_processes": num_processes, "drop_last": drop_last}
-        samplers = [GlobalBatchSampler(num_rows, 2, process_index=p, **options) for p in range(num_processes)]
-        check_batches_of_one(nn.LayerNorm(2), samplers[0], len(samplers[0]))
-        if 1 not in [len(batch) for sampler in samplers for batch in sampler]:
-            check_batches_of_one(nn.BatchNorm1d(2), samplers[0], len(samplers[0]))
-            continue
-        with pytest.raises(ValueError, match="a batch of a single image.*--dataloader_drop_last true"):
-            check_batches_of_one(nn.BatchNorm1d(2), samplers[0], len(samplers[0]))
+def lengths_of_2_to_200_images() -> set[int]:
+    """The numbers of images that batches have on one process to three, by the batch size that fit takes."""
+    epochs = [epoch_of(rows, default_batch_size(rows), processes) for rows in range(2, 201) for processes in (1, 2, 3)]
+    return {len(batch) for steps in epochs for step in steps for batch in step}
 
 
-def test_a_last_batch_of_one_is_refused_before_the_first_step(split, tmp_path):
-    model = aligned_model("vit", text_embed_dim=4, projector_norm="batch")
-    images = CaptionedImages(split, train_transform(AugmentationArguments(image_size=48), 48))
-    assert len(images) % 3 == 1
+@pytest.mark.parametrize("size", [32, 48, 64])
+def test_every_batch_of_2_to_200_images_trains_the_small_resnet(tmp_path, size):
+    """At 32 px its last maps are single pixels, where torch's batch norm raises an error for a batch of one image."""
+    lengths = lengths_of_2_to_200_images()
+    assert lengths == set(range(1, 26))
+    data = [{**row, "pixel_values": torch.rand(3, size, size)} for row in rows(max(lengths))]
+    model = aligned_model("timm-resnet", TEXT_DIM, projector_norm="batch")
+    trainer = AlignmentTrainer(model, arguments(tmp_path), train_dataset=data)
+    for length in lengths:
+        model.zero_grad()
+        trainer.compute_loss(model.train(), trainer.train_collator(data[:length])).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
-    def trainer(**options) -> AlignmentTrainer:
-        options |= {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-        args = AlignmentArguments(str(tmp_path), per_device_train_batch_size=3, **options)
-        return AlignmentTrainer(model, args, train_dataset=images)
 
-    refused = trainer(num_train_epochs=1)
-    with pytest.raises(ValueError, match="a batch of a single image.*--per_device_train_batch_size"):
-        refused.train()
-    assert refused.state.global_step == 0
-    short = trainer(max_steps=2)  # never reaches the last batch
-    short.train()
-    assert short.state.global_step == 2
+def test_a_batch_norm_with_a_single_value_per_channel_uses_its_running_statistics(tmp_path):
+    """One image of 32 px: the maps of the last stage are single pixels, those before it are larger."""
+    model = aligned_model("timm-resnet", TEXT_DIM, projector_norm="batch")
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    seen: dict[nn.Module, list[torch.Tensor]] = {}
+    for module in norms.values():
+        module.running_mean.uniform_(-1, 1)
+        module.register_forward_hook(lambda module, args, output: seen.update({module: [args[0], output.clone()]}))
+    data = [{**row, "pixel_values": torch.rand(3, 32, 32)} for row in rows(1)]
+    train(tmp_path, model, data, max_steps=1, learning_rate=0.0)
+    single = {name for name, module in norms.items() if module.num_batches_tracked == 0}
+    assert single == {name for name in norms if "layer4" in name or "projector" in name}
+    for module in map(norms.get, single):
+        values, normalized = seen[module]
+        assert torch.equal(normalized, module.eval()(values))
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from g4i_hf.data.checks import labels_of
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.running import main
-from g4i_hf.workflows.fit import Fit
+from g4i_hf.workflows.fit import Fit, default_batch_size
 from g4i_hf.workflows.train import TrainingRun
 
 serve = caption_doors.serve
@@ -416,6 +416,18 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(folder, qu
     succeed(*shlex.split(text.splitlines()[0].split("g4i ")[-1]))
     for run_folder in ("baseline-0", "with_captions-0"):
         assert json.loads((out / run_folder / "trainer_state.json").read_text())["global_step"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [9, 73, 129])
+def test_small_data_sets_become_classifiers(tmp_path, number):
+    """The last batch of each epoch has one image, of 32 px, and the default student is a small ResNet."""
+    pictures = draw_folder(tmp_path / "pictures", train=number, validation=6)
+    config, out = tmp_path / "train.yaml", tmp_path / "out"
+    config.write_text(yaml.safe_dump({"max_steps": 20, "use_cpu": True, "disable_tqdm": True}))
+    result = fit(pictures, train_config=str(config), output_dir=str(out))
+    assert number % default_batch_size(number) == 1 and result.gain is not None
+    assert (out / "classifier" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

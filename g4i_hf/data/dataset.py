@@ -13,7 +13,6 @@ import torch
 from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
 from datasets import Dataset
 from timm.data import Mixup
-from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from .. import columns
@@ -149,21 +148,6 @@ class TrainLoader(DataLoaderShard):
         if self.persistent_workers:
             torch.empty((), dtype=torch.int64).random_()
         yield from super().__iter__()
-
-
-def check_batches_of_one(model: nn.Module, sampler: GlobalBatchSampler, num_batches: float) -> None:
-    """
-    A ValueError, before training, when one of so many batches has a single image: BatchNorm1d, as projectors have it,
-    cannot train on it.
-    """
-    rest = sampler.num_rows % (sampler.batch_size * sampler.num_processes)
-    has_rest = rest > 0 and not sampler.drop_last and num_batches >= len(sampler)
-    smallest = max(1, rest // sampler.num_processes) if has_rest else sampler.batch_size
-    if smallest == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
-        raise ValueError(
-            "A process will have a batch of a single image, on which BatchNorm cannot train: choose another "
-            "--per_device_train_batch_size, or leave out a last batch with --dataloader_drop_last true."
-        )
 
 
 # --- Examples --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """`AlignedImageClassification`: a plain image classifier and a projector into the space of the text embeddings."""
 
+import contextlib
 import json
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,29 @@ class _ForwardPass:
     def _after_batch_norm(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         if module in self.momenta:
             module.momentum = self.momenta.pop(module)
+
+
+@contextlib.contextmanager
+def single_values_normalized(model: nn.Module) -> Iterator[None]:
+    """
+    Within it, a batch norm that gets a single value per channel in training, as of one image whose maps are single
+    pixels, uses its running statistics and leaves them as they are. torch raises an error there.
+    """
+    switched: list[nn.Module] = []
+
+    def switch(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if module.training and args[0].numel() == args[0].shape[1]:
+            switched.append(module.eval())
+
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    handles = [norm.register_forward_pre_hook(switch) for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in switched:
+            module.train()
 
 
 def _at_most(value: torch.Tensor, limit: float) -> torch.Tensor:

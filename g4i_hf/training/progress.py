@@ -327,7 +327,6 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
     if timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
         TimmSchedule(optimizer, args, max_steps, per_epoch)
-    trainer.check_batches(batches, max_steps)
     seconds = seconds_per_step(trainer)
     epochs = f"{max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps"
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

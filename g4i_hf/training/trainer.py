@@ -16,19 +16,12 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..data.dataset import (
-    AlignmentCollator,
-    DrawnRows,
-    GlobalBatchSampler,
-    TrainLoader,
-    check_batches_of_one,
-    finish_batch,
-)
+from ..data.dataset import AlignmentCollator, DrawnRows, GlobalBatchSampler, TrainLoader, finish_batch
 from ..data.record import Record
 from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
-from ..modeling.modeling_aligned import save_student
+from ..modeling.modeling_aligned import save_student, single_values_normalized
 from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
@@ -185,17 +178,8 @@ class AlignmentTrainer(Trainer):
             generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
             prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers > 0 else None,
         )
-        steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-        self.alignment.steps_per_epoch = steps_per_epoch
-        steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * steps_per_epoch
-        self.check_batches(loader, steps)
+        self.alignment.steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
         return loader
-
-    def check_batches(self, loader: DataLoader, steps: float) -> None:
-        """Raises ValueError when a batch of so many optimizer steps has a single image, which the model cannot use."""
-        measures = self.args.aligns or getattr(self.train_dataset, "texts", None) is not None
-        trained = self.model if measures else self.model.student
-        check_batches_of_one(trained, loader.batch_sampler, steps * self.args.gradient_accumulation_steps)
 
     # --- Loss --------------------------------------------------------------------------------------------------------
 
@@ -207,7 +191,9 @@ class AlignmentTrainer(Trainer):
         aligning = training and "text_embeds" in inputs
         if training:
             self._note_rows(inputs)
-        outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
+        is_single = training and len(inputs["pixel_values"]) == 1  # such as the last batch of 73 images by 9
+        with single_values_normalized(model) if is_single else contextlib.nullcontext():
+            outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
         mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
         weights = self.class_weights
         loss, divisor = classification_loss(

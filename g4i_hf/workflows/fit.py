@@ -315,7 +315,7 @@ class Fit:
         given = self._given()
         size = args.image_size or given.get("image_size") or self._size(training)
         student = self._student(size, given)
-        batch = max(2, min(BATCH, len(training) // 8))
+        batch = default_batch_size(len(training))
         steps = int(np.clip(EPOCHS * len(training) / batch, FEWEST_STEPS, MOST_STEPS))
         options = {
             "text_encoder": args.text_encoder,
@@ -521,6 +521,11 @@ def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
         Folders and accuracies; None after a dry run.
     """
     return Fit(*build_options(OPTIONS_OF["fit"], {"dataset_name": str(dataset_name)} | options)).run()
+
+
+def default_batch_size(num_images: int) -> int:
+    """An eighth of the training images, from 2 to 64."""
+    return max(2, min(BATCH, num_images // 8))
 
 
 def _words(options: dict[str, Any]) -> list[str]:
