@@ -96,7 +96,7 @@ def save(folder: Path, data: Dataset) -> None:
 
 # --- Training --------------------------------------------------------------------------------------------------------
 
-OBJECTIVES = ("clip", "infonce", "soft_clip", "siglip", "cosine")
+OBJECTIVES = ("clip", "infonce", "siglip", "cosine")
 RESNET = '{"layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}'
 VIT_SIZE = '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, '
 CNN = {"student": "resnet", "student_args": RESNET}
@@ -132,18 +132,16 @@ CASES = {
     "class mask, centred": CNN | {"align_mask": "class", "align_center": "true", "align_temperature": 0.1},
     "course of the weight": CNN | {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "max_steps": 4},
     "cnn mixed": CNN | MIXED | {"classification_loss": "bce"},
-    "vit mixed": VIT | MIXED | {"label_smoothing_factor": 0.1, "align_text_bank": 5},
+    "vit mixed": VIT | MIXED | {"label_smoothing_factor": 0.1},
     "captions not mixed": CNN | MIXED | {"align_mix_captions": "false"},
-    "cnn text bank": CNN | {"align_text_bank": 7},
-    "vit text bank": VIT | {"align_text_bank": -1, "align_loss": "infonce"},
     "soft labels": CNN | {"supervision": "soft", "soft_label_weight": 0.7},
     "soft labels, mixed": VIT | MIXED | {"supervision": "soft", "soft_label_weight": 0.7},
     "pseudo-labels": CNN | {"label_fraction": 0.6, "supervision": "pseudo", "class_weights": "balanced"},
     "wrong and rare labels": VIT | {"label_noise_rate": 0.3, "long_tail_factor": 3},
     "shuffled captions": VIT | {"caption_control": "shuffle_class"},
     "moving average": CNN | {"ema_decay": 0.6},
-    "adam": VIT | ADAM | {"ema_decay": 0.6, "layer_decay": 0.7, "lr_scheduler_type": "cosine", "warmup_steps": 2},
-    "accumulation": CNN | {"gradient_accumulation_steps": 2, "align_text_bank": 3, "weight_decay_on": "matrices"},
+    "adam": VIT | ADAM | {"ema_decay": 0.6, "lr_scheduler_type": "cosine", "warmup_steps": 2},
+    "accumulation": CNN | {"gradient_accumulation_steps": 2, "weight_decay_on": "matrices"},
     "official gradient": VIT | {"align_gradient": "official"},
     "several captions, all": CNN | {"dataset_name": "{several}", "align_captions": "all"},
     "several captions, sampled": VIT | {"dataset_name": "{several}", "align_captions": "sample", "max_steps": 4},
@@ -155,12 +153,12 @@ CASES = {
     "adapters": TUNED | {"use_peft": "true", "lora_r": 2},
 }
 TWO = {
-    "two processes": VIT | {"align_text_bank": 4},
+    "two processes": VIT,
     "two processes, mixed": CNN | MIXED | {"align_loss": "siglip"},
     "two processes, official gradient": VIT | {"align_gradient": "official"},
 }
 # Left to `make test-slow`
-SLOW = {"class mask, centred", "course of the weight", "captions not mixed", "vit text bank"}
+SLOW = {"class mask, centred", "course of the weight", "captions not mixed"}
 SLOW |= {"soft labels, mixed", "wrong and rare labels"}
 SLOW |= {"shuffled captions", "moving average", "official gradient", "several captions, sampled", "best model"}
 SLOW |= {"head alone", "adapters", "two processes, mixed", "resumed accumulation"}
@@ -303,7 +301,7 @@ def test_two_processes_of_the_launcher(bits, words, tmp_path):
 
 # An epoch has four steps, with repeated augmentation eight: step 6 is in the middle of one
 RESUMED = ADAM | {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
-RESUMED |= {"ema_decay": 0.6, "align_text_bank": 5, "lr_scheduler_type": "cosine", "mixup_alpha": 0.4}
+RESUMED |= {"ema_decay": 0.6, "lr_scheduler_type": "cosine", "mixup_alpha": 0.4}
 RESUMED = {
     "rows": VIT | RESUMED | {"repeated_augmentation": 2, "color_jitter": 0.3},
     "accumulation": VIT | RESUMED | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3},
@@ -380,7 +378,7 @@ from g4i_hf import AlignmentArguments, AlignmentTrainer, load_images, release_st
 images = load_images(sys.argv[1])
 args = AlignmentArguments(
     "run", max_steps=3, per_device_train_batch_size=6, optim="sgd", learning_rate=0.2, align_weight=0.3,
-    align_loss="soft_clip", logging_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
+    logging_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
     lr_scheduler_type="linear", warmup_steps=0,
 )
 small = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
