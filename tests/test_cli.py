@@ -244,7 +244,6 @@ WRONG_LINES = [
     ("projector_hidden_size: -3", "projector_hidden_size is -3; it must be at least 1."),
     ("captions_revision: x", "captions_revision is set, but captions_name is not"),
     ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
-    ("max_nan_steps: 2\nstop_on_nan: no", "max_nan_steps is 2, but stop_on_nan is false"),
     ("use_peft: yes", "use_peft adapts pretrained weights, but pretrained is false"),
     ("align_balance: yes\nalign_weight: 2", "align_weight is 2.0, but with align_balance it is a share"),
 ]
@@ -386,23 +385,21 @@ def test_choices_are_those_of_the_library(cls, name, choices):
 
 
 RECORDED = """
-adam_beta1 align_balance align_captions align_center align_gradient align_learn_temperature
-align_logit_bias align_loss align_mask align_mix_captions align_off_epochs align_schedule align_similarity
-align_target_temperature align_temperature align_text_bank align_warmup_epochs align_weight auto_augment
-bce_target_threshold caption_column caption_control caption_weight_column captions_name captions_revision
-class_names_file class_weights classification_loss color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha
-dataloader_persistent_workers dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm
-early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo hub_strategy
-image_column
-image_features image_id_column image_size interpolation label_column label_fraction label_noise label_noise_kind
-label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions long_tail_factor
-long_tail_seed lora_alpha lora_dropout lora_r lr_scheduler_type max_nan_steps mix_prob
-mix_switch_prob mixup_alpha num_train_epochs on_bad_images optim output_dir overwrite per_device_eval_batch_size
-per_device_train_batch_size pretrained project projector_hidden_size projector_norm projector_type random_erasing
-remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum
-soft_label_weight stop_on_nan student student_args student_revision supervision text_embeds_column
-text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_revision train_crop
-train_split unlabelled use_peft validation_fraction warmup_steps weight_decay_on with_images
+adam_beta1 align_balance align_captions align_center align_gradient align_learn_temperature align_logit_bias align_loss
+align_mask align_mix_captions align_off_epochs align_schedule align_similarity align_target_temperature
+align_temperature align_text_bank align_warmup_epochs align_weight auto_augment bce_target_threshold caption_column
+caption_control caption_weight_column captions_name captions_revision class_names_file class_weights
+classification_loss color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha dataloader_persistent_workers
+dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm early_stopping_patience
+ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo hub_strategy image_column image_features
+image_id_column image_size interpolation label_column label_fraction label_noise label_noise_kind label_noise_rate
+label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions long_tail_factor long_tail_seed
+lora_alpha lora_dropout lora_r lr_scheduler_type mix_prob mix_switch_prob mixup_alpha num_train_epochs on_bad_images
+optim output_dir overwrite per_device_eval_batch_size per_device_train_batch_size pretrained project
+projector_hidden_size projector_norm projector_type random_erasing remove_unused_columns repeated_augmentation
+require_labels save_total_limit sgd_momentum soft_label_weight stop_on_nan student student_args student_revision
+supervision text_embeds_column text_encoder text_encoder_batch_size text_encoder_prompt text_encoder_revision
+train_crop train_split unlabelled use_peft validation_fraction warmup_steps weight_decay_on with_images
 """
 # Set by transformers beside what it is given
 OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing", "include_for_metrics", "report_to"}

@@ -384,8 +384,7 @@ class AlignmentCollator:
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight` and `text_keys` (B, K), perhaps
     `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part that is left of the
-    own image; in training also `rows` (B,), a NumPy array, -1 for padding, and `bad_images`, row -> why its image
-    could not be read.
+    own image; in training perhaps `bad_images`, row -> why its image could not be read.
 
     Where items have a `normalization`, `pixel_values` are uint8, beside `pixel_mean` (3,), `pixel_std` (3,) and
     perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes.
@@ -401,8 +400,6 @@ class AlignmentCollator:
             "pixel_values": torch.stack([item["pixel_values"] for item in items]),
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
-        if "row" in items[0]:  # NumPy: it is not moved to the device
-            batch["rows"] = np.asarray([item["row"] for item in items])
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad

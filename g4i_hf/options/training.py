@@ -249,7 +249,6 @@ class OptimizationOptions:
     sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
     early_stopping_patience: Count | None = option(None, "Evaluations without improvement before training ends.")
     stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.")
-    max_nan_steps: Number = option(0, "Steps with NaN or infinite gradients to skip before training ends.")
 
 
 # The usual options of transformers' TrainingArguments follow; only these have another default here
@@ -359,8 +358,6 @@ def check_training(options: TrainingOptions) -> None:
             raise ValueError(f"lr_scheduler_kwargs is {options.lr_scheduler_kwargs!r}, which is no JSON.") from error
     if options.bce_target_threshold == 0 and options.label_smoothing_factor > 0:
         raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
-    if options.max_nan_steps and not options.stop_on_nan:
-        raise ValueError(f"max_nan_steps is {options.max_nan_steps}, but stop_on_nan is false: set it to true.")
     if options.align_balance and options.align_weight > 1:
         raise ValueError(f"align_weight is {options.align_weight}, but with align_balance it is a share: at most 1.")
     if options.align_balance and options.freeze_backbone:

@@ -248,8 +248,6 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     if watch.first_step:
         since = _counted(state.global_step - watch.first_step, "step")
         steps.append(f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} since then")
-    if number := metrics.get("train_nan_steps"):
-        steps.append(f"{_counted(number, 'step')} left out, whose loss or gradient was NaN or infinite")
     if number := metrics.get("train_bad_images"):
         steps.append(f"{_counted(number, 'image')} left out, which could not be read: {BAD_IMAGES_FILE}")
     took = f"{tqdm.format_interval(metrics['train_runtime'])} in all"
@@ -310,7 +308,7 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False
     trial.early_stopping_patience, trial.report_to = None, []
-    trial.stop_on_nan, trial.max_nan_steps = False, 0  # times alone count
+    trial.stop_on_nan = False  # times alone count
     if timm_name(args.lr_scheduler_type) is not None:  # whose warm-up and cool-down may be longer than the trial
         trial.lr_scheduler_type, trial.lr_scheduler_kwargs = SchedulerType.CONSTANT, {}
     return trial

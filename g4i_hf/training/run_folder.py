@@ -23,7 +23,7 @@ from ..options import (
     recorded_options,
 )
 from .arguments import AlignmentArguments
-from .callbacks import BAD_IMAGES_FILE, BATCH_FILE
+from .callbacks import BAD_IMAGES_FILE
 from .checkpoint import AFRESH, STAGING, checkpoints_of, missing_of, newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ NOT_COMPARED = {
     *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("torch_compile", "torch_compile_backend", "torch_compile_mode", "report_to", "project", "run_name"),
     *("push_to_hub", "hub_model_id", "hub_strategy", "hub_revision", "hub_private_repo", "hub_always_push"),
-    *("stop_on_nan", "max_nan_steps", "on_bad_images"),
+    *("stop_on_nan", "on_bad_images"),
 }
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = (
     *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
-    *(BATCH_FILE, BAD_IMAGES_FILE, RECORD_FILE),
+    *(BAD_IMAGES_FILE, RECORD_FILE),
 )
 PATHS = (
     *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),

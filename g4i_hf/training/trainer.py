@@ -69,8 +69,8 @@ class AlignmentTrainer(Trainer):
 
     Raises:
         ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; when `push_to_hub`
-            is set without a publisher; when `metric_for_best_model` is nothing that is computed; for `ema_decay` or
-            `max_nan_steps` with DeepSpeed, or `max_nan_steps` with FSDP.
+            is set without a publisher; when `metric_for_best_model` is nothing that is computed; for `ema_decay` with
+            DeepSpeed.
     """
 
     def __init__(
@@ -121,8 +121,6 @@ class AlignmentTrainer(Trainer):
                 f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
                 "g4i_hf.training.build.accuracy_of_logits, or set it to loss."
             )
-        if args.max_nan_steps and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise ValueError("max_nan_steps is set, but sharded gradients cannot be taken back: leave it out.")
         if args.ema_decay is not None and self.is_deepspeed_enabled:
             # Trainer loads its checkpoints without `_load_from_checkpoint`
             raise ValueError(
@@ -131,7 +129,7 @@ class AlignmentTrainer(Trainer):
             )
 
     def _add_callbacks(self) -> None:
-        """In this order: progress reads the stopwatch; skipping NaN steps, what the check of the loss noted."""
+        """In this order: progress reads the stopwatch."""
         args, data = self.args, self.train_dataset
         self.add_callback(callbacks.StepsOfOptions())
         if args.early_stopping_patience is not None:
@@ -143,12 +141,11 @@ class AlignmentTrainer(Trainer):
         # In place of Trainer's own; a notebook keeps its table
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
         self.progress = AlignmentProgress(self.stopwatch) if shows else None
-        self.loss_check = callbacks.LossCheck(data, args.aligns) if args.stop_on_nan else None
+        self.loss_check = callbacks.LossCheck(args.aligns) if args.stop_on_nan else None
         skips = getattr(data, "on_bad_images", None) == "skip"
         self.skipped_images = callbacks.SkippedImages(data) if skips else None
-        self.nan_steps = callbacks.SkipNanSteps(self, args.max_nan_steps) if args.max_nan_steps else None
         self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
-        optional = (self.progress, self.loss_check, self.skipped_images, self.nan_steps, self.ema)
+        optional = (self.progress, self.loss_check, self.skipped_images, self.ema)
         for callback in filter(None, optional):
             self.add_callback(callback)
 
@@ -190,7 +187,7 @@ class AlignmentTrainer(Trainer):
         training = model.training
         aligning = training and "text_embeds" in inputs
         if training:
-            self._note_rows(inputs)
+            self._check_batch(inputs)
         is_single = training and len(inputs["pixel_values"]) == 1  # such as the last batch of 73 images by 9
         with single_values_normalized(model) if is_single else contextlib.nullcontext():
             outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
@@ -216,11 +213,9 @@ class AlignmentTrainer(Trainer):
                     self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss
 
-    def _note_rows(self, inputs: dict[str, Any]) -> None:
+    def _check_batch(self, inputs: dict[str, Any]) -> None:
         if self.skipped_images is not None:
             self.skipped_images.note(inputs.get("bad_images"))
-        if self.loss_check is not None:
-            self.loss_check.note_rows(inputs.get("rows"), self.state.global_step + 1)
         if self.args.aligns and "text_embeds" not in inputs:
             raise ValueError(
                 f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
@@ -241,16 +236,12 @@ class AlignmentTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer logs on every process at the same steps, so all of them come here to add up their sums
         if "loss" in logs:
-            means = self.terms.means()
-            if not means and self.nan_steps is not None:  # every step since the last log was left out
-                logs["loss"] = math.nan  # Trainer has 0.0 there
-            logs |= means if self.nan_steps is None else means | {"nan_steps": self.nan_steps.steps}
+            logs |= self.terms.means()
         super().log(logs, start_time)
 
     def left_out(self) -> dict[str, int]:
-        """For `all_results.json`: the numbers of steps and images that were left out, where that is allowed."""
-        found = {} if self.nan_steps is None else {"train_nan_steps": self.nan_steps.steps}
-        return found | ({} if self.skipped_images is None else {"train_bad_images": self.skipped_images.total})
+        """For `all_results.json`: the number of images that were left out, where that is allowed."""
+        return {} if self.skipped_images is None else {"train_bad_images": self.skipped_images.total}
 
     # --- Optimizer and schedule --------------------------------------------------------------------------------------
 
