@@ -2,7 +2,7 @@
 What alignment costs: time of a training step (forward, loss, backward, optimizer) of the aligned student over that of
 its baseline, with and without soft labels. Both are stepped in turn in one process and one thread, and the processor's
 time is compared, as other processes on a busy machine do not count in it. The demo student is measured with every
-objective and a text bank.
+objective.
 
     python benchmarks/step_time.py
 
@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 
-import numpy as np
 import torch
 import yaml
 from provenance import RESULTS, ROOT, provenance
@@ -41,31 +40,9 @@ def students() -> dict[str, dict]:
     }
 
 
-BANK = {"align_loss": "clip", "align_text_bank": 1024}
 SOFT = {"align_loss": "clip", "soft_label_weight": 1.0}
 # what is measured beside the paper's objective, on the small student, where the rest of a step takes least
-OTHERS = [{"align_loss": name} for name in OBJECTIVES if name != "clip"] + [BANK]
-
-
-class Texts(torch.utils.data.Dataset):
-    """A training set of which only the texts are asked for."""
-
-    def __init__(self, dim: int, size: int = 4096):
-        generator = np.random.default_rng(0)
-        embeds = generator.standard_normal((size, dim))
-        keys = 1_000_000 + np.arange(size)
-        self.bank = {
-            "embeds": (embeds / np.linalg.norm(embeds, axis=1, keepdims=True)).astype(np.float16),
-            "text_keys": keys,
-            "caption_keys": keys[:, None],
-            "labels": np.zeros(size, dtype=np.int64),
-        }
-
-    def __len__(self) -> int:
-        return len(self.bank["embeds"])
-
-    def text_bank(self) -> dict[str, np.ndarray]:
-        return self.bank
+OTHERS = [{"align_loss": name} for name in OBJECTIVES if name != "clip"]
 
 
 def trainer_for(spec: dict, folder: str, **options) -> AlignmentTrainer:
@@ -79,7 +56,7 @@ def trainer_for(spec: dict, folder: str, **options) -> AlignmentTrainer:
     args = AlignmentArguments(
         folder, use_cpu=True, max_steps=1000, optim="sgd", learning_rate=1e-3, report_to="none", **options
     )
-    trainer = AlignmentTrainer(model, args, train_dataset=Texts(spec["dim"]))
+    trainer = AlignmentTrainer(model, args, train_dataset=range(4096))
     trainer.create_optimizer_and_scheduler(1000)
     trainer.current_gradient_accumulation_steps = 1
     return trainer
@@ -105,7 +82,6 @@ def captioned_batch(spec: dict) -> dict[str, torch.Tensor]:
         "caption_weight": torch.ones(n, 1),
         "image_keys": keys,
         "caption_keys": keys,
-        "text_keys": keys,
     }
 
 

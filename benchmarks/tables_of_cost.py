@@ -8,8 +8,7 @@ def step_time() -> str:
     lines = ["| student | batch | objective | aligned / baseline, median | quartiles |", "|---|---:|---|---:|---:|"]
     for row in found["measured"]:
         low, high = row["ratio_quartiles"]
-        bank = row["options"].get("align_text_bank")
-        objective = f"`{row['options']['align_loss']}`" + (f", bank of {bank:,} texts" if bank else "")
+        objective = f"`{row['options']['align_loss']}`"
         objective += ", soft labels" if "soft_label_weight" in row["options"] else ""
         lines.append(
             f"| {row['student']} | {row['batch_size']} | {objective} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |"
@@ -101,13 +100,11 @@ def alignment_memory() -> str:
     without, ours, official = (measured[name] for name in ("without", "ours", "official_embeddings"))
     read, image = ours["read_seconds_a_row"], measured["resnet_step"]["seconds_an_image"]
     more = {name: ours["memory"][name] - without["memory"][name] for name in ("own", "all")}
-    later = ours["memory_after_reading"]["own"] - without["memory"]["own"]
     opening = f"opening {found['rows']:,} embeddings of {found['dim']:,} numbers, official way"
     rows = {
         opening: f"{official['own_more'] / gb:.2f} GB",
         "the same here": f"{more['own'] / gb:.3f} GB",
         "the same, with what is mapped": f"{more['all'] / gb:.3f} GB",
-        "after 102,400 rows were read and a text bank of all was made": f"{later / gb:.3f} GB",
         "CPU time to open images, labels, captions and embeddings": f"{ours['seconds']:.1f} s",
         f"reading a row, {found['read_together']} at once": f"{1e6 * read:.1f} µs",
         "reading over forward and backward of a ResNet-50, on the same thread": f"{read / image:.5%}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Text = tuple[int, int]  # row and number of a text, or -1 and the number of a text in the bank
+Text = tuple[int, int]  # row and number of a text
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Settings:
 
 @dataclass
 class Batch:
-    """A global batch: n images of D dimensions with K texts each, as the trainer gets them, and B texts of a bank."""
+    """A global batch: n images of D dimensions with K texts each, as the trainer gets them."""
 
     image_embeds: np.ndarray  # (n, D)
     text_embeds: np.ndarray  # (n, K, D)
@@ -24,10 +24,6 @@ class Batch:
     keys: list[np.ndarray]  # groups of (n, C), negative: no key
     partner: np.ndarray | None = None
     share: np.ndarray | None = None
-    text_keys: np.ndarray | None = None  # (n, K)
-    bank_embeds: np.ndarray | None = None  # (B, D)
-    bank_text_keys: np.ndarray | None = None  # (B,)
-    bank_keys: list[np.ndarray] | None = None  # groups of (B, C)
     rows: range = field(init=False)
 
     def __post_init__(self):
@@ -35,19 +31,7 @@ class Batch:
 
     @property
     def texts(self) -> list[Text]:
-        found = [(row, k) for row in self.rows for k in range(self.weights.shape[1]) if self.weights[row, k] > 0]
-        if self.bank_embeds is None:
-            return found
-        in_batch = {self.text_keys[text] for text in found}
-        return found + [(-1, b) for b, key in enumerate(self.bank_text_keys) if key not in in_batch]
-
-    @property
-    def own_texts(self) -> list[Text]:
-        """Texts with an image in the batch."""
-        return [text for text in self.texts if text[0] >= 0]
-
-    def vector(self, text: Text) -> np.ndarray:
-        return self.bank_embeds[text[1]] if text[0] < 0 else self.text_embeds[text]
+        return [(row, k) for row in self.rows for k in range(self.weights.shape[1]) if self.weights[row, k] > 0]
 
     def picture_share(self, image: int, row: int) -> float:
         """How much of an image is the picture of a row."""
@@ -57,18 +41,17 @@ class Batch:
 
     def pair_weight(self, image: int, text: Text) -> float:
         """How much of the image's target the text is, times how far the text is trusted."""
-        return 0.0 if text[0] < 0 else self.picture_share(image, text[0]) * self.weights[text]
+        return self.picture_share(image, text[0]) * self.weights[text]
 
     def pictures(self, image: int) -> list[int]:
         """The rows whose pictures can be seen in an image."""
         return [row for row in self.rows if self.picture_share(image, row) > 0]
 
     def takes_part(self, image: int) -> bool:
-        return any(self.pair_weight(image, text) > 0 for text in self.own_texts)
+        return any(self.pair_weight(image, text) > 0 for text in self.texts)
 
     def keys_of(self, text: Text) -> list[set[int]]:
-        groups = [group[text[1]] for group in self.bank_keys] if text[0] < 0 else [g[text[0]] for g in self.keys]
-        return [{key for key in group if key >= 0} for group in groups]
+        return [{key for key in group[text[0]] if key >= 0} for group in self.keys]
 
     def counts(self, image: int, text: Text) -> bool:
         """Is the text one of the image's own, or a negative of it, and the image a negative of the text?"""
@@ -80,10 +63,10 @@ class Batch:
         return not any(a & b for keys in shown for a, b in zip(keys, self.keys_of(text), strict=True))
 
     def cosine(self, image: int, text: Text) -> float:
-        return float(np.dot(self.image_embeds[image], self.vector(text)))
+        return float(np.dot(self.image_embeds[image], self.text_embeds[text]))
 
     def similarity(self, a: Text, b: Text) -> float:
-        return float(np.dot(self.vector(a), self.vector(b)))
+        return float(np.dot(self.text_embeds[a], self.text_embeds[b]))
 
     @property
     def num_captions(self) -> int:
@@ -117,7 +100,7 @@ def text_to_image(batch: Batch, settings: Settings) -> float:
         batch.pair_weight(image, text)
         * negative_log_share(batch.cosine(image, text), images_of(batch, text), settings.temperature)
         for image in batch.rows
-        for text in batch.own_texts
+        for text in batch.texts
         if batch.pair_weight(image, text) > 0
     )
 
@@ -130,21 +113,21 @@ def soft_clip(batch: Batch, settings: Settings) -> float:
     total = 0.0
     for image in batch.rows:
         allowed = [text for text in batch.texts if batch.counts(image, text)]
-        for own in batch.own_texts:
+        for own in batch.texts:
             weight = batch.pair_weight(image, own)
             if weight > 0:
                 likeness = [np.exp(batch.similarity(own, text) / settings.target_temperature) for text in allowed]
                 for text, like in zip(allowed, likeness, strict=True):
                     loss = negative_log_share(batch.cosine(image, text), texts_of(batch, image), settings.temperature)
                     total += weight * like / sum(likeness) * loss
-    for text in batch.own_texts:
+    for text in batch.texts:
         weight = sum(batch.pair_weight(image, text) for image in batch.rows)
         if weight == 0:
             continue
         allowed = [image for image in batch.rows if batch.counts(image, text)]
         likeness = []
         for image in allowed:
-            described = [other for other in batch.own_texts if batch.picture_share(image, other[0]) > 0]
+            described = [other for other in batch.texts if batch.picture_share(image, other[0]) > 0]
             likeness.append(
                 sum(
                     batch.picture_share(image, other[0])
@@ -179,7 +162,7 @@ def cosine(batch: Batch, settings: Settings) -> float:
     return sum(
         batch.pair_weight(image, text) * (2 - 2 * batch.cosine(image, text))
         for image in batch.rows
-        for text in batch.own_texts
+        for text in batch.texts
     )
 
 
@@ -191,7 +174,7 @@ def diagnostics(batch: Batch) -> dict[str, float]:
     """Means over the images that have a text, over the texts of the batch."""
     values = {"cosine_positive": [], "cosine_negative": [], "retrieval_top1": []}
     for image in batch.rows:
-        weights = {text: batch.pair_weight(image, text) for text in batch.own_texts}
+        weights = {text: batch.pair_weight(image, text) for text in batch.texts}
         if max(weights.values(), default=0.0) == 0:
             continue
         largest = [batch.cosine(image, text) for text in weights if weights[text] == max(weights.values())]

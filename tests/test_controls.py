@@ -11,7 +11,6 @@ from PIL import Image as PILImage
 from g4i_hf.cli import parse_options
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.data.texts import numbered
 from g4i_hf.embedding import EncoderArguments, load_encoder
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.supervision.caption_controls import control_captions
@@ -112,7 +111,7 @@ def test_labels_of_smaller_fractions_are_among_those_of_larger_ones(uneven):
 
 
 def test_labels_that_are_not_kept_are_nowhere(uneven):
-    """Neither in items, nor in the weights of the classes, nor in a text bank."""
+    """Neither in items, nor in the weights of the classes."""
     few, kept = keep_label_fraction(uneven, 0.1, seed=0), kept_ids(uneven, 0.1)
     images = CaptionedImages(few, lambda image: torch.zeros(3, 8, 8))
     truth = zip(labels_of(uneven), uneven["image_id"][:], strict=True)
@@ -121,10 +120,6 @@ def test_labels_that_are_not_kept_are_nowhere(uneven):
     ]
     weights = class_weights_of("balanced", 4, images)  # 4, 1, 1 and 1 labels: each class counts as much as another
     assert weights.tolist() == pytest.approx([7 / 16, 7 / 4, 7 / 4, 7 / 4])
-    labels = np.where(np.arange(len(uneven)) < 2, 0, -100)  # both captions of class 0 have a labelled image
-    bank = CaptionedImages(with_labels(uneven, labels), lambda image: image).text_bank()
-    found = dict(zip(numbered(bank["text_keys"]).tolist(), bank["labels"].tolist(), strict=True))
-    assert found == {0: 0, 1: 0} | dict.fromkeys(range(2, 7), -100)
 
 
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
@@ -241,7 +236,6 @@ def test_class_names_take_the_place_of_captions_where_the_class_is_known(static_
     images = CaptionedImages(after, lambda image: image)
     assert images.caption_weight[:4].tolist() == [0, 0, 0.5, 1]
     assert (same(images.caption_keys[3:, 0]) == same(images.labels[3:])).all()
-    assert sorted(images.text_bank()["labels"].tolist()) == [0, 1, 2]
 
 
 def test_class_names_need_the_encoder_of_the_captions(clip_folder):

@@ -250,12 +250,11 @@ def lengths_of_2_to_200_images() -> set[int]:
 @pytest.mark.parametrize("size", [32, 48, 64])
 def test_every_batch_of_2_to_200_images_trains_the_small_resnet(tmp_path, size):
     """At 32 px its last maps are single pixels, where torch's batch norm raises an error for a batch of one image."""
-    lengths = lengths_of_2_to_200_images()
-    assert lengths == set(range(1, 26))
-    data = [{**row, "pixel_values": torch.rand(3, size, size)} for row in rows(max(lengths))]
+    assert lengths_of_2_to_200_images() == set(range(1, 26))
+    data = [{**row, "pixel_values": torch.rand(3, size, size)} for row in rows(25)]
     model = aligned_model("timm-resnet", TEXT_DIM, projector_norm="batch")
     trainer = AlignmentTrainer(model, arguments(tmp_path), train_dataset=data)
-    for length in lengths:
+    for length in (1, 2, 3, 25):
         model.zero_grad()
         trainer.compute_loss(model.train(), trainer.train_collator(data[:length])).backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -318,10 +317,10 @@ def test_mixed_pixels_are_the_shares_of_the_row_and_its_partner(number):
 
 def test_several_captions_of_an_image_are_stacked_as_the_texts_of_its_row():
     rows = [row | {"caption_keys": np.array([3, -1, 4])} for row in items(4)]
-    texts = {"text_embeds": np.ones((2, 5), np.float16), "caption_weight": np.array([0.5, 0.25]), "text_keys": [7, 8]}
+    texts = {"text_embeds": np.ones((2, 5), np.float16), "caption_weight": np.array([0.5, 0.25])}
     batch = AlignmentCollator()([row | texts for row in rows])
     assert batch["text_embeds"].shape == (4, 2, 5) and batch["text_embeds"].dtype == torch.float16
-    assert batch["caption_weight"].tolist() == [[0.5, 0.25]] * 4 and batch["text_keys"].tolist() == [[7, 8]] * 4
+    assert batch["caption_weight"].tolist() == [[0.5, 0.25]] * 4
     assert batch["caption_keys"].tolist() == [[3, -1, 4]] * 4
     doubles = AlignmentCollator()([row | texts | {"text_embeds": np.ones((2, 5))} for row in rows])
     assert doubles["text_embeds"].dtype == torch.float32

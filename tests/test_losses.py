@@ -8,7 +8,7 @@ from timm.loss import BinaryCrossEntropy
 
 from g4i_hf.losses.classification import classification_loss, soft_label_loss
 from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
-from g4i_hf.losses.pairs import BankTexts, make_pairs
+from g4i_hf.losses.pairs import make_pairs
 
 SETTINGS = reference.Settings()
 CASES = {
@@ -26,10 +26,8 @@ CASES = {
     "several captions": ("several",),
     "several captions, some fewer": ("several", "fewer"),
     "several captions, mixed": ("several", "fewer", "mixed", "captions"),
-    "bank": ("bank", "captions"),
-    "bank and same classes": ("bank", "captions", "classes", "nulls"),
-    "bank, nothing masked": ("bank", "captions", "no mask"),
-    "all combined": ("weights", "nulls", "images", "captions", "classes", "mixed", "several", "fewer", "bank"),
+    "same captions and classes": ("captions", "classes", "nulls"),
+    "all combined": ("weights", "nulls", "images", "captions", "classes", "mixed", "several", "fewer"),
 }
 
 
@@ -54,15 +52,7 @@ def random_batch(case: str, seed: int, n: int = 8) -> reference.Batch:
     keys = [image_keys, np.where(weights > 0, caption_keys, -1)]
     if "classes" in what:
         keys.append(rng.integers(-1, 3, (n, 1)))
-    batch = reference.Batch(image_embeds, text_embeds, weights, keys, text_keys=caption_keys)
-    if "bank" in what:
-        size = 2 * n
-        bank_keys = np.arange(size)  # some of the batch's own captions among them
-        batch.bank_embeds, batch.bank_text_keys = unit(rng, size, 5), bank_keys
-        nobodys = np.full((size, 1), -1)
-        batch.bank_keys = [nobodys, bank_keys[:, None], rng.integers(-1, 3, (size, 1))][: len(keys)]
-    if "no mask" in what:
-        batch.keys, batch.bank_keys = [], [] if "bank" in what else None
+    batch = reference.Batch(image_embeds, text_embeds, weights, [] if "no mask" in what else keys)
     if "mixed" in what:
         pair = rng.permutation(n)  # of an odd batch one row stays as it is
         batch.partner, batch.share = np.arange(n), np.ones(n)
@@ -78,9 +68,6 @@ def tensor(values: np.ndarray | None) -> torch.Tensor | None:
 
 
 def pairs_of(batch: reference.Batch, image_embeds: torch.Tensor | None = None):
-    bank = None
-    if batch.bank_embeds is not None:
-        bank = BankTexts(tensor(batch.bank_embeds), tensor(batch.bank_text_keys), list(map(tensor, batch.bank_keys)))
     return make_pairs(
         tensor(batch.image_embeds) if image_embeds is None else image_embeds,
         tensor(batch.text_embeds),
@@ -88,8 +75,6 @@ def pairs_of(batch: reference.Batch, image_embeds: torch.Tensor | None = None):
         list(map(tensor, batch.keys)),
         tensor(batch.partner),
         tensor(batch.share),
-        tensor(batch.text_keys),
-        bank,
     )
 
 

@@ -90,11 +90,10 @@ def items(draw) -> list[dict]:
                 "caption_keys": rng.integers(-1, 5, c),
                 "draw_seed": int(rng.integers(0, 2**56)),
                 "text_embeds": rng.normal(size=(k, dim)).astype(np.float16),
-                "text_keys": rng.integers(-1, 5, k),
                 "caption_weight": (weights / k).astype(np.float32),
             }
         )
-    dropped = () if draw(st.booleans()) else ("text_embeds", "text_keys", "caption_weight")
+    dropped = () if draw(st.booleans()) else ("text_embeds", "caption_weight")
     return [{name: value for name, value in row.items() if name not in dropped} for row in rows]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from g4i_hf.losses.classification import UNLABELLED, classification_loss, soft_label_loss
 from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
-from g4i_hf.losses.pairs import BankTexts, make_pairs
+from g4i_hf.losses.pairs import make_pairs
 
 DIM, CLASSES = 4, 3
 settings_of = st.builds(
@@ -36,7 +36,6 @@ def batches(draw) -> dict:
         "text_embeds": unit(rng, n, k) * draw(st.sampled_from([0.0, 1.0])),
         "text_weights": weights,
         "keys": [rng.integers(-1, kinds, (n, 1)), rng.integers(-1, kinds, (n, k))],
-        "text_keys": rng.integers(0, 100, (n, k)),
     }
     if draw(st.booleans()):
         partner = np.arange(n)
@@ -44,10 +43,6 @@ def batches(draw) -> dict:
         partner[:even] = partner[:even][::-1]
         share = np.where(partner == np.arange(n), 1.0, rng.choice([0.0, 0.3, 1.0], n))
         found |= {"mix_partner": partner, "mix_share": share}
-    if draw(st.booleans()):
-        size = draw(st.integers(0, 5))
-        keys = [np.full((size, 1), -1), rng.integers(-1, kinds, (size, 1))]
-        found["bank"] = (unit(rng, size), rng.integers(0, 100, size), keys)
     return found
 
 
@@ -60,8 +55,6 @@ def tensors(value):
 def pairs_of(batch: dict):
     arguments = {name: tensors(value) for name, value in batch.items()}
     arguments["image_embeds"].requires_grad_()
-    if "bank" in arguments:
-        arguments["bank"] = BankTexts(*arguments["bank"])
     return arguments["image_embeds"], make_pairs(**arguments)
 
 

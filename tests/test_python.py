@@ -187,7 +187,7 @@ def test_items_that_are_prepared_already_stay_as_they_are(tmp_path):
 
     def prepared(rows):
         pixels = [torch.ones(3, 32, 32) * label for label in rows["label"]]
-        keys = {name: list(range(len(pixels))) for name in ("image_key", "caption_keys", "text_keys")}
+        keys = {name: list(range(len(pixels))) for name in ("image_key", "caption_keys")}
         texts = {"text_embeds": list(embeds[: len(pixels)]), "caption_weight": [1.0] * len(pixels)}
         return {"pixel_values": pixels, "labels": rows["label"]} | texts | keys
 

@@ -45,7 +45,6 @@ OPTIONS = {
     "align_schedule": "cosine",
     "align_warmup_epochs": 3,
     "align_off_epochs": 2,
-    "align_text_bank": 5,
     "align_loss": "siglip",  # with a temperature that is learned
     "supervision": "soft",
     "soft_label_weight": 0.5,

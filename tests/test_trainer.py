@@ -33,7 +33,6 @@ from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.losses.objectives import OBJECTIVES, WITH_TEMPERATURE
 from g4i_hf.options import TrainingOptions
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.alignment_term import TextBank
 
 
 @pytest.fixture
@@ -97,8 +96,7 @@ CASES = {
     "no mask": {"align_mask": "none"},
     "captions not mixed": {"align_loss": "cosine", "mixup_alpha": 0.8, "align_mix_captions": False},
     "centred": {"align_center": True},
-    "whole text bank": {"align_text_bank": -1},
-    "centred text bank, class mask": {"align_text_bank": -1, "align_center": True, "align_mask": "class"},
+    "centred, class mask": {"align_center": True, "align_mask": "class"},
     "bce, mixup": {"classification_loss": "bce", "mixup_alpha": 0.8},
     "bce, threshold": {"classification_loss": "bce", "bce_target_threshold": 0.3},
     "class weights": {"class_weights": "[0.1, 2, 0.5, 1, 3]"},
@@ -117,7 +115,7 @@ def irregular() -> Rows:
     data = [row | {"draw_seed": 5} for row in rows(9, torch.float64)]
     data[1]["labels"] = -100
     data[2]["caption_weight"], data[3]["caption_weight"] = 0.0, 0.25
-    for name in ("caption_keys", "text_keys", "text_embeds"):
+    for name in ("caption_keys", "text_embeds"):
         data[4][name] = data[0][name]
     return Rows(data)
 
@@ -298,21 +296,7 @@ def test_stock_trainer_takes_a_model_with_learned_logits(tmp_path, vit):
     assert trainer.train().global_step == 1 and trainer.predict(data).predictions.shape == (4, 5)
 
 
-# --- Text bank, weight over time -------------------------------------------------------------------------------------
-
-
-def test_every_batch_draws_other_texts_of_the_bank_and_the_same_again():
-    """Drawn from seed, optimizer step and batch within it alone: on any process, after any interruption."""
-    keys = np.arange(50)
-    texts = {"embeds": np.eye(50), "text_keys": keys, "caption_keys": keys[:, None], "labels": keys % 3}
-
-    def draw(size: int, *batch: int) -> list[int]:
-        return TextBank(texts, size, seed=3).draw(*batch, by_class=True, device="cpu").text_keys.tolist()
-
-    draws = [draw(10, step, micro_step) for step in range(3) for micro_step in range(2)]
-    assert all(len(set(found)) == 10 for found in draws) and len(set(map(tuple, draws))) == 6
-    assert draw(10, 1, 1) == draws[3]
-    assert draw(-1, 0, 0) == list(range(50)) == sorted(draw(1000, 0, 0))
+# --- Weight over time -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

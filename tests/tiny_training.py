@@ -23,7 +23,7 @@ def rows(n: int = 8, dtype: torch.dtype = torch.float32) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(n, 3, 48, 48, generator=generator).to(dtype)
     embeds = nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1).numpy()
-    keys = ("image_key", "caption_keys", "text_keys")
+    keys = ("image_key", "caption_keys")
     return [
         {"pixel_values": pixels[row], "labels": row % len(ID2LABEL), "text_embeds": embeds[row], "caption_weight": 1.0}
         | dict.fromkeys(keys, row)
@@ -32,17 +32,13 @@ def rows(n: int = 8, dtype: torch.dtype = torch.float32) -> list[dict]:
 
 
 class Rows(list):
-    """Rows as a dataset that knows its labels and texts: their mean, and a bank of them all."""
+    """Rows as a dataset that knows its labels and the mean of its texts."""
 
     def __init__(self, items: list[dict]):
         super().__init__(items)
         self.labels = np.array([row["labels"] for row in self])
         self.embeds = np.stack([row["text_embeds"] for row in self]).astype(np.float64)
         self.texts = SimpleNamespace(mean=lambda: self.embeds.mean(0))
-
-    def text_bank(self) -> dict[str, np.ndarray]:
-        keys = np.array([row["text_keys"] for row in self])
-        return {"embeds": self.embeds, "text_keys": keys, "caption_keys": keys[:, None], "labels": self.labels}
 
 
 def arguments(folder, kind: type = AlignmentArguments, **options) -> TrainingArguments:
@@ -114,21 +110,16 @@ def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options
     mix = {"partner": arrays.get("mix_partner"), "share": arrays.get("mix_share")}
     groups = {"none": 0, "caption": 2, "class": 3}[options.get("align_mask", "caption")]
     keys = [arrays["image_keys"], arrays["caption_keys"], arrays["labels"][:, None]][:groups]
-    texts, bank = arrays["text_embeds"], data.embeds
+    texts = arrays["text_embeds"]
     if options.get("align_center"):
-        texts, bank = unit(texts - data.embeds.mean(0)), unit(bank - data.embeds.mean(0))
+        texts = unit(texts - data.embeds.mean(0))
     alignment = reference.Batch(
         output.image_embeds.detach().double().numpy(),
         texts,
         arrays["caption_weight"],
         keys,
-        text_keys=arrays["text_keys"],
         **(mix if options.get("align_mix_captions", True) else {}),
     )
-    if options.get("align_text_bank"):
-        alignment.bank_embeds, alignment.bank_text_keys = bank, data.text_bank()["text_keys"]
-        nobodys = np.full((len(bank), 1), -1)
-        alignment.bank_keys = [nobodys, alignment.bank_text_keys[:, None], data.labels[:, None]][:groups]
     smoothing = options.get("label_smoothing_factor", 0.0)
     logits = output.logits.detach().double().numpy()
     classification = options.get("classification", {})

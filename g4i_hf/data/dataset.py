@@ -172,9 +172,8 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
-    `text_embeds` (K, D) float16, `text_keys` (K,) and `caption_weight` (K,), which adds up to the weight of the row (K
-    is 1 except for `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values` that are
-    uint8.
+    `text_embeds` (K, D) float16 and `caption_weight` (K,), which adds up to the weight of the row (K is 1 except for
+    `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values` that are uint8.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
@@ -282,43 +281,11 @@ class CaptionedImages(torch.utils.data.Dataset):
     def _add_texts(self, items: list[dict[str, Any]], rows: np.ndarray) -> None:
         seeds = np.asarray([item["draw_seed"] for item in items])
         numbers = self.texts.chosen(rows, seeds, self.texts_per_row)
-        embeds, is_there, keys = self.texts.read(numbers), numbers >= 0, np.full_like(numbers, -1)
-        keys[is_there] = self.texts.text_keys[numbers[is_there]]
+        embeds, is_there = self.texts.read(numbers), numbers >= 0
         weights = self.caption_weight[rows, None] * is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
         for place, item in enumerate(items):
-            item["text_embeds"], item["text_keys"] = embeds[place], keys[place]
+            item["text_embeds"] = embeds[place]
             item["caption_weight"] = weights[place].astype(np.float32) * ("bad_image" not in item)
-
-    def text_bank(self) -> dict[str, np.ndarray]:
-        """
-        The distinct texts of rows with a caption weight above zero, once a class; without a class where no image of a
-        text has a label.
-
-        Returns:
-            `embeds` (B, D) float16, memory-mapped, `text_keys` (B,), `caption_keys` (B, C) and `labels` (B,).
-        """
-        if self.texts is None:
-            raise ValueError("A text bank needs text_embeds. Embed the captions with g4i embed.")
-        rows = np.repeat(np.arange(len(self)), self.texts.counts)
-        trusted = np.flatnonzero(self.caption_weight[rows] > 0)
-        keys, labels = self.texts.text_keys[trusted], self.labels[rows[trusted]]
-        is_first_choice = (labels >= 0) | ~np.isin(keys, keys[labels >= 0])
-        trusted, what = trusted[is_first_choice], np.stack([keys, labels], axis=1)[is_first_choice]
-        first = trusted[np.sort(np.unique(what, axis=0, return_index=True)[1])]
-        embeds = self.texts.embeds
-        return {
-            "embeds": embeds[first] if isinstance(embeds, np.ndarray) else embeds.select(first),
-            "text_keys": self.texts.text_keys[first],
-            "caption_keys": self._caption_keys_of_texts(first, rows[first]),
-            "labels": self.labels[rows[first]],
-        }
-
-    def _caption_keys_of_texts(self, texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(B, C): the caption of each text; all captions of the row where texts are means."""
-        keys = self.caption_keys[rows]
-        if np.array_equal((keys >= 0).sum(1), self.texts.counts[rows]):
-            return np.take_along_axis(keys, (texts - self.texts.starts[rows])[:, None], axis=1)
-        return keys
 
     def _pixels(
         self, row: int, stored: dict[int, Any], draw_seed: int, seed_all: Callable[[int], None]
@@ -382,7 +349,7 @@ class AlignmentCollator:
     are mixed by the loss.
 
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
-    with embeddings `text_embeds` (B, K, D), float16 as in the items, `caption_weight` and `text_keys` (B, K), perhaps
+    with embeddings `text_embeds` (B, K, D), float16 as in the items, and `caption_weight` (B, K), perhaps
     `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part that is left of the
     own image; in training perhaps `bad_images`, row -> why its image could not be read.
 
@@ -403,7 +370,7 @@ class AlignmentCollator:
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
         if bad:  # of padding rows, the process that trains on the row reports it
             batch["bad_images"] = bad
-        for name in ("image_key", "caption_keys", "text_keys"):
+        for name in ("image_key", "caption_keys"):
             if name in items[0]:
                 batch["image_keys" if name == "image_key" else name] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:

@@ -28,15 +28,14 @@ def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
 
     where k runs over the allowed texts of image i in the first half and the allowed images of text j in the second,
     over all processes. Each process computes n x M logits once, for both halves: only the sums of the second half
-    cross processes, and no image. Texts of a bank are among the first k alone.
+    cross processes, and no image.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
     """
-    logits, in_batch = pair_logits(pairs, settings.temperature), pairs.in_batch
+    logits = pair_logits(pairs, settings.temperature)
     image_to_text = weighted_cross_entropy(logits, pairs.weights)
-    text_to_image = cross_entropy_of_columns(logits[:, in_batch], pairs.weights[:, in_batch])
-    return (image_to_text + text_to_image) / 2
+    return (image_to_text + cross_entropy_of_columns(logits, pairs.weights)) / 2
 
 
 def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -47,7 +46,7 @@ def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
 
         w_ij (-s_ij + log sum_k exp s_ik)
 
-    where k runs over the allowed texts of image i over all processes, and those of a bank.
+    where k runs over the allowed texts of image i over all processes.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
@@ -75,24 +74,23 @@ def soft_clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     of_images, of_texts = _targets(pairs, settings.target_temperature)
     logits = pair_logits(pairs, settings.temperature)
     image_to_text = weighted_cross_entropy(logits, of_images)
-    return (image_to_text + cross_entropy_of_columns(logits[:, pairs.in_batch], of_texts)) / 2
+    return (image_to_text + cross_entropy_of_columns(logits, of_texts)) / 2
 
 
 @torch.no_grad()
 def _targets(pairs: Pairs, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, M) of the local images over all texts, and (n, M - B) of all texts of the batch over the local images."""
+    """(n, M) of the local images over all texts, and (n, M) of all texts over the local images."""
     of_images = torch.zeros_like(pairs.weights)
-    to_texts = torch.full_like(pairs.weights[:, pairs.in_batch], -torch.inf)
+    to_texts = torch.full_like(pairs.weights, -torch.inf)
     own = (pairs.own_texts, pairs.own_weights, pairs.own_shares)
     for text, weight, share in zip(*(values.unbind(1) for values in own), strict=True):
         similarity = pairs.text_embeds[text] @ pairs.all_text_embeds.T / temperature
         of_images += weight.unsqueeze(1) * masked_logits(similarity, pairs.allowed).softmax(1)
-        to_texts = torch.logaddexp(to_texts, similarity[:, pairs.in_batch] + share.log().unsqueeze(1))
-    allowed = pairs.allowed[:, pairs.in_batch]
-    to_texts = masked_logits(to_texts, allowed)
+        to_texts = torch.logaddexp(to_texts, similarity + share.log().unsqueeze(1))
+    to_texts = masked_logits(to_texts, pairs.allowed)
     over_images = (to_texts - logsumexp_of_columns(to_texts)).exp()
-    weights = reduce_sum(pairs.weights[:, pairs.in_batch].sum(0))  # pairs never cross processes
-    return of_images * pairs.allowed, weights * over_images * allowed
+    weights = reduce_sum(pairs.weights.sum(0))  # pairs never cross processes
+    return of_images * pairs.allowed, weights * over_images * pairs.allowed
 
 
 def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -103,7 +101,7 @@ def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
 
         sum_j w_ij log(1 + exp(-s_ij)) + w_i sum_k log(1 + exp(s_ik)),    w_i = sum_j w_ij
 
-    where k runs over the negatives of image i over all processes, and those of a bank. No image crosses processes.
+    where k runs over the negatives of image i over all processes. No image crosses processes.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
@@ -202,18 +200,16 @@ def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
 
     Returns:
         0-d tensors: `cosine_positive`, the cosine of an image and its own text (the mean over several);
-        `cosine_negative`, its mean cosine with the texts of the batch that are its negatives; `retrieval_top1`, 1
+        `cosine_negative`, its mean cosine with the texts that are its negatives; `retrieval_top1`, 1
         where its own text is nearer than all of those.
     """
-    in_batch = pairs.in_batch  # comparable with and without a bank
-    cosines = pairs.image_embeds.detach() @ pairs.all_text_embeds[in_batch].T  # (n, M)
-    weights = pairs.weights[:, in_batch]
+    cosines, weights = pairs.image_embeds.detach() @ pairs.all_text_embeds.T, pairs.weights  # (n, M)
     if cosines.numel() == 0:
         return dict.fromkeys(DIAGNOSTICS, cosines.sum())
     has_pair = weights.sum(1) > 0
     is_pair = weights == weights.amax(1, keepdim=True)  # of a mixed image, the larger part
     positive = (cosines * is_pair).sum(1) / is_pair.sum(1)
-    negatives = pairs.allowed[:, in_batch] & (weights == 0)
+    negatives = pairs.allowed & (weights == 0)
     negative = (cosines * negatives).sum(1) / negatives.sum(1).clamp(min=1)
     nearest_negative = cosines.masked_fill(~negatives, -2.0).amax(1)
     values = (positive, negative, (positive > nearest_negative).to(cosines.dtype))

@@ -1,7 +1,7 @@
 """The pairs of a global batch: which text belongs to which image, with what weight, and which are negatives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,8 +12,8 @@ from .gather import gather_counts, gather_rows, rank
 class Pairs:
     """
     What every objective takes: local images against the texts of all processes. This process has n images and
-    m = n K texts of D dimensions, K an image; all processes have N images and M = N K + B texts, the last B of a bank.
-    An image has P = K own texts, or 2 K where images are mixed.
+    m = n K texts of D dimensions, K an image; all processes have N images and M = N K texts. An image has P = K own
+    texts, or 2 K where images are mixed.
     """
 
     image_embeds: torch.Tensor  # (n, D) local images, unit norm, with gradient
@@ -27,21 +27,6 @@ class Pairs:
     own_weights: torch.Tensor  # (n, P) their weights; zero where there is none
     own_shares: torch.Tensor  # (n, P) how much of an image each describes, whatever its weight; sums to 1 at most
     num_captions: torch.Tensor  # 0-d, rows with a text over all processes: the divisor of the loss
-    num_bank: int  # B
-
-    @property
-    def in_batch(self) -> slice:
-        """The columns that are not of a bank."""
-        return slice(len(self.all_text_embeds) - self.num_bank)
-
-
-@dataclass
-class BankTexts:
-    """Texts without an image in the batch, the same on every process: further negatives."""
-
-    embeds: torch.Tensor  # (B, D) unit norm
-    text_keys: torch.Tensor  # (B,) integers; a text that is in the batch already, known by its key, is left out
-    keys: Sequence[torch.Tensor]  # as those of `make_pairs`: groups of (B, C)
 
 
 def make_pairs(
@@ -51,13 +36,11 @@ def make_pairs(
     keys: Sequence[torch.Tensor] = (),
     mix_partner: torch.Tensor | None = None,
     mix_share: torch.Tensor | None = None,
-    text_keys: torch.Tensor | None = None,
-    bank: BankTexts | None = None,
     text_space: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
 ) -> Pairs:
     """
     Gathers what the objectives need. With several processes, each must call it for every batch, with keys of the same
-    shapes, and all or none with a bank.
+    shapes.
 
     Args:
         image_embeds: (n, D) projected features of unit norm; n may be 0.
@@ -69,8 +52,6 @@ def make_pairs(
             group in common are never negatives of each other; a negative integer is no key.
         mix_partner: (n,) local index of the image that was mixed into each image (mixup, CutMix).
         mix_share: (n,) share m of the row's own image; its partner has 1 - m.
-        text_keys: (n, K) integers, equal for equal texts; needed with a bank.
-        bank: further negatives of the images, as they are compared.
         text_space: texts (..., D) -> as they are compared, such as centred ones.
     """
     text_weights = (text_weights if text_weights.ndim == 2 else text_weights.unsqueeze(1)).to(image_embeds.dtype)
@@ -79,7 +60,7 @@ def make_pairs(
     counts = gather_counts(torch.stack([torch.full_like(present.sum(), n), present.any(1).sum()]))
     num_rows = counts[:, 0].tolist()
 
-    rows = _Rows(present, list(keys), text_keys)
+    rows = _Rows(present, list(keys))
     everywhere = rows.gathered(num_rows)
     own_texts = text_embeds.reshape(n, texts_per_row, text_embeds.shape[-1])  # -1 would be any number of no rows
     all_text_embeds = text_space(gather_rows(own_texts, num_rows).to(image_embeds.dtype)).flatten(0, 1)
@@ -87,7 +68,7 @@ def make_pairs(
 
     slots, shares = _slots(image_embeds, mix_partner, mix_share)
     own_weights = shares.unsqueeze(2) * text_weights[slots]  # (n, S, K)
-    pairs = Pairs(
+    return Pairs(
         image_embeds=image_embeds,
         text_embeds=all_text_embeds[first : first + n * texts_per_row],
         all_text_embeds=all_text_embeds,
@@ -97,19 +78,6 @@ def make_pairs(
         own_weights=own_weights.flatten(1),
         own_shares=_text_shares(present, slots, shares),
         num_captions=counts[:, 1].sum(),
-        num_bank=0,
-    )
-    return pairs if bank is None else _with_bank(pairs, bank, _allowed_of_bank(rows, everywhere, slots, shares, bank))
-
-
-def _with_bank(pairs: Pairs, bank: BankTexts, allowed: torch.Tensor) -> Pairs:
-    """The pairs with texts of a bank as further columns, allowed (n, B)."""
-    return replace(
-        pairs,
-        all_text_embeds=torch.cat([pairs.all_text_embeds, bank.embeds.to(pairs.all_text_embeds.dtype)]),
-        weights=torch.nn.functional.pad(pairs.weights, (0, len(bank.embeds))),
-        allowed=torch.cat([pairs.allowed, allowed], dim=1),
-        num_bank=len(bank.embeds),
     )
 
 
@@ -143,17 +111,12 @@ class _Rows:
 
     present: torch.Tensor
     keys: list[torch.Tensor]
-    text_keys: torch.Tensor | None
 
     def gathered(self, num_rows: list[int]) -> "_Rows":
         """Of all processes, in one exchange of integers."""
-        parts = [self.present.long(), *self.keys, *([] if self.text_keys is None else [self.text_keys])]
-        together = list(gather_rows(torch.cat(parts, dim=1), num_rows).split([part.shape[1] for part in parts], dim=1))
-        return _Rows(
-            present=together[0].bool(),
-            keys=together[1 : 1 + len(self.keys)],
-            text_keys=None if self.text_keys is None else together[-1],
-        )
+        parts = [self.present.long(), *self.keys]
+        present, *keys = gather_rows(torch.cat(parts, dim=1), num_rows).split([part.shape[1] for part in parts], dim=1)
+        return _Rows(present.bool(), keys)
 
 
 def _text_shares(present: torch.Tensor, slots: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
@@ -174,25 +137,9 @@ def _allowed(
     for group, of_all in zip(local.keys, everywhere.keys, strict=True):
         conflict |= _overlap(group[slots], shown, of_all)
     owned = _overlap((slots + first_row).unsqueeze(2), shown, rows)
-    allowed = (owned | ~conflict) & _takes_part(local, slots, shown)
+    takes_part = (shown & local.present.any(1)[slots]).any(1, keepdim=True)  # it shows a picture with a text
+    allowed = (owned | ~conflict) & takes_part
     return allowed.repeat_interleave(texts_per_row, dim=1) & everywhere.present.flatten()
-
-
-def _takes_part(local: _Rows, slots: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """(n, 1): an image takes part when a picture that it shows has a text."""
-    return (shown & local.present.any(1)[slots]).any(1, keepdim=True)
-
-
-def _allowed_of_bank(
-    local: _Rows, everywhere: _Rows, slots: torch.Tensor, shares: torch.Tensor, bank: BankTexts
-) -> torch.Tensor:
-    """(n, B): texts of the bank that are neither in the batch nor described alike."""
-    shown = shares > 0
-    in_batch = torch.isin(bank.text_keys, everywhere.text_keys[everywhere.present])
-    allowed = _takes_part(local, slots, shown) & ~in_batch
-    for group, bank_group in zip(local.keys, bank.keys, strict=True):
-        allowed &= ~_overlap(group[slots], shown, bank_group)
-    return allowed
 
 
 def _overlap(image_keys: torch.Tensor, shown: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:

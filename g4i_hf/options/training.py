@@ -196,7 +196,6 @@ class AlignmentOptions:
     align_gradient: Literal["invariant", "official"] = option(
         "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
     )
-    align_text_bank: Annotated[int, "[-1, inf)"] = option(0, "Captions drawn each step as further negatives; -1: all.")
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
     )

@@ -27,8 +27,8 @@ def control_captions(
     leave_out_unlabelled: bool = False,
 ) -> Dataset:
     """
-    Replaces the captions of a training split and their embeddings, and so what counts as equal texts and what is in a
-    text bank. Rows without a caption stay without.
+    Replaces the captions of a training split and their embeddings, and so what counts as equal texts. Rows without a
+    caption stay without.
 
     - `class_name`: the name of the row's class, embedded. Rows without a label are given no text.
     - `random`: a random unit vector for every distinct caption, which keeps its identity and loses its meaning.

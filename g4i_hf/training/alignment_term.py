@@ -1,11 +1,9 @@
 """The alignment loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import TrainerState
@@ -19,7 +17,7 @@ from ..losses.objectives import (
     LogitSettings,
     alignment_diagnostics,
 )
-from ..losses.pairs import BankTexts, make_pairs
+from ..losses.pairs import Pairs, make_pairs
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
 from .arguments import AlignmentArguments
 
@@ -54,65 +52,16 @@ def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor
     return local_mean * divisor * world_size() / torch.where(total > 0, total, 1)
 
 
-class TextBank:
-    """
-    Negatives from the captions of the whole training set, exact at any batch size, as the text encoder is frozen: a
-    draw has `size` of the `texts` of [`~g4i_hf.data.dataset.CaptionedImages.text_bank`], -1 for all. Of `embeds`
-    (B, D) only what is drawn is read; `transform` is applied to it, such as centring.
-    """
-
-    def __init__(
-        self,
-        texts: dict[str, np.ndarray],
-        size: int,
-        seed: int,
-        transform: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
-    ):
-        self.transform, self.seed = transform, seed
-        self.embeds = texts["embeds"]
-        self.texts = {name: torch.from_numpy(values) for name, values in texts.items() if name != "embeds"}
-        self.num_texts = len(self.embeds)
-        self.size = self.num_texts if size < 0 else min(size, self.num_texts)
-        self._whole: BankTexts | None = None
-
-    def draw(self, step: int, micro_step: int, by_class: bool, device: torch.device) -> BankTexts:
-        """
-        The same texts on every process and after a resume: drawn from the seed, the optimizer step and the batch
-        within it alone. `by_class`: rows of one class are no negatives of each other.
-        """
-        if self._whole is not None:
-            return self._whole
-        rows = np.arange(self.num_texts)
-        if self.size < self.num_texts:
-            generator = np.random.default_rng([self.seed, step, micro_step])
-            rows = generator.choice(self.num_texts, self.size, replace=False, shuffle=False)
-        embeds = torch.from_numpy(self.embeds[rows]).to(device, non_blocking=True)
-        drawn = {name: values[rows].to(device, non_blocking=True) for name, values in self.texts.items()}
-        labels = drawn["labels"].unsqueeze(1)
-        no_image = torch.full_like(labels, -1)  # a caption has a key of its own, not that of one of its images
-        texts = BankTexts(
-            embeds=self.transform(embeds.float()),
-            text_keys=drawn["text_keys"],
-            keys=[no_image, drawn["caption_keys"], *([labels] if by_class else [])],
-        )
-        if self.size == self.num_texts:
-            self._whole = texts
-        return texts
-
-
 class AlignmentTerm:
     """
     The alignment loss by the options. A learned temperature becomes a parameter of the model, the mean of the training
-    texts its buffer. Centring and a text bank need `texts` and `text_bank()` of `train_dataset`, as
-    [`~g4i_hf.data.dataset.CaptionedImages`] has them.
+    texts its buffer. Centring needs `texts` of `train_dataset`, as [`~g4i_hf.data.dataset.CaptionedImages`] has them.
     """
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
         self.args, self.model = args, model
         self.objective = OBJECTIVES[args.align_loss]
         self.steps_per_epoch: int | None = None
-        self.text_bank: TextBank | None = None
-        self._batch_of_step = (-1, 0)  # optimizer step, and which batch of it
         self.text_mean: torch.Tensor | None = None  # (D,) subtracted from texts that are not normalised after it
         self.learned_logits = self._prepare_logits()
         if train_dataset is None:
@@ -125,8 +74,6 @@ class AlignmentTerm:
             model.set_text_mean(mean)
             self.text_mean = mean if is_dot else None
         model.keeps_classifier_inputs = args.align_balance and args.aligns
-        if args.align_text_bank and args.aligns:
-            self.text_bank = TextBank(train_dataset.text_bank(), args.align_text_bank, args.seed, self.text_space)
 
     def _prepare_logits(self) -> set[str]:
         """Names of those of temperature and bias that are learned: these become parameters, others are frozen."""
@@ -154,7 +101,7 @@ class AlignmentTerm:
         # Cosines and their exponentials want more than the 8 bits of bfloat16
         with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(args.aligns):
             image_embeds = outputs.image_embeds if args.aligns else outputs.image_embeds.detach()
-            pairs = self._pairs(image_embeds, inputs, self._draw_bank(image_embeds, state.global_step))
+            pairs = self._pairs(image_embeds, inputs)
             settings, terms = self._logit_settings(outputs)
             local_sum = self.objective(pairs, settings)
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
@@ -224,7 +171,7 @@ class AlignmentTerm:
             return args.align_weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
         return args.align_weight
 
-    def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor], bank: BankTexts | None):
+    def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor]) -> Pairs:
         mixed = self.args.align_mix_captions
         return make_pairs(
             image_embeds,
@@ -233,8 +180,6 @@ class AlignmentTerm:
             self._keys(inputs),
             mix_partner=inputs.get("mix_partner") if mixed else None,
             mix_share=inputs.get("mix_share") if mixed else None,
-            text_keys=inputs["text_keys"] if bank is not None else None,
-            bank=bank,
             text_space=self.text_space,
         )
 
@@ -244,14 +189,6 @@ class AlignmentTerm:
             return []
         by_class = [inputs["labels"].unsqueeze(1)] if self.args.align_mask == "class" else []
         return [inputs["image_keys"], inputs["caption_keys"], *by_class]
-
-    def _draw_bank(self, image_embeds: torch.Tensor, step: int) -> BankTexts | None:
-        if self.text_bank is None:
-            return None
-        self._batch_of_step = (step, self._batch_of_step[1] + 1 if self._batch_of_step[0] == step else 0)
-        texts = self.text_bank.draw(*self._batch_of_step, self.args.align_mask == "class", image_embeds.device)
-        keys = [] if self.args.align_mask == "none" else texts.keys
-        return BankTexts(texts.embeds.to(image_embeds.dtype), texts.text_keys, keys)
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
         args = self.args

@@ -26,7 +26,6 @@ TRAINED = {
     "color_jitter": 0.3,
     "mixup_alpha": 0.2,
     "ema_decay": 0.9,
-    "align_text_bank": 5,
     "save_strategy": "steps",
     "save_steps": 7,
     "logging_steps": 5,

@@ -45,10 +45,8 @@ PRETRAINED = {"student": "{student}", "pretrained": "true", "student_args": None
 NOISE = {"label_noise_rate": 0.3}
 MODES = {
     # --- Objectives
-    "infonce, whole text bank, class mask": Mode(
-        {"align_loss": "infonce", "align_text_bank": -1, "align_mask": "class"}
-    ),
-    "soft_clip, centred, text bank": Mode({"align_loss": "soft_clip", "align_center": "true", "align_text_bank": 5}),
+    "infonce, class mask": Mode({"align_loss": "infonce", "align_mask": "class"}),
+    "soft_clip, centred": Mode({"align_loss": "soft_clip", "align_center": "true"}),
     "cosine, schedule, off": Mode(
         {"align_loss": "cosine", "align_schedule": "cosine", "align_warmup_epochs": 0.3, "align_off_epochs": 0.3}
     ),

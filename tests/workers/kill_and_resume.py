@@ -85,7 +85,7 @@ def run(output_dir: Path, data: str, point: str | None = None) -> int:
         argv += ["--train_crop", "pad", "--color_jitter", "0.3", "--mixup_alpha", "0.2", "--ema_decay", "0.9"]
         argv += ["--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--save_strategy", "steps"]
         argv += ["--save_steps", "3", "--learning_rate", "1e-3", "--save_total_limit", "10"]
-        argv += ["--align_schedule", "cosine", "--align_warmup_epochs", "1", "--align_text_bank", "8"]
+        argv += ["--align_schedule", "cosine", "--align_warmup_epochs", "1"]
         argv += ["--align_loss", "siglip", "--lr_scheduler_type", "cosine"]
         argv += MORE
         try:

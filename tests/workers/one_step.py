@@ -36,15 +36,14 @@ def scenarios() -> dict[str, dict[str, Any]]:
     for objective in OBJECTIVES:
         loss = {"align_loss": objective}
         found[f"mixed, several captions {objective}"] = STEP | loss | {"mixed": True, "captions": 3}
-        bank = {"align_text_bank": 5, "align_mask": "class"}
-        found[f"bank, class mask, learned logits {objective}"] = STEP | loss | bank | learned
+        found[f"class mask, learned logits {objective}"] = STEP | loss | {"align_mask": "class"} | learned
     teacher = {"align_similarity": "dot", "align_balance": True}
     for objective in ("clip", "cosine"):
         loss = {"align_loss": objective}
         found[f"step {objective}"] = STEP | loss
         found[f"official {objective}"] = STEP | loss | {"align_gradient": "official"}
         found[f"TextTeacher {objective}"] = STEP | loss | teacher
-    found["TextTeacher, mixed"] = STEP | teacher | {"mixed": True, "captions": 2, "align_text_bank": 5}
+    found["TextTeacher, mixed"] = STEP | teacher | {"mixed": True, "captions": 2}
     found["bce, class weights"] = STEP | {"classification_loss": "bce", "class_weights": "[1, 2, 0.5, 0.1]"}
     found["centred"] = STEP | {"align_center": True}
     soft = STEP | {"soft_labels": True, "soft_label_weight": 0.5}
@@ -61,11 +60,10 @@ def scenarios() -> dict[str, dict[str, Any]]:
         falling = {"align_schedule": "cosine", "num_train_epochs": 2, "align_off_epochs": 0.5}
         found[f"{name}, TextTeacher"] = epoch | teacher | falling
         over_time = {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "num_train_epochs": 2}
-        repeated = {"repeated_augmentation": 3, "align_text_bank": 4}
         stepped = {"lr_scheduler_type": "timm:cosine", "num_train_epochs": 3, "align_weight": 0.0}
         found[f"{name}, timm's schedule, frozen backbone"] = epoch | stepped | {"freeze_backbone": True}
         found[f"{name}, recomputed"] = epoch | {"activation_checkpointing": True}
-        found[f"{name}, repeated, text bank, weight over time"] = epoch | over_time | repeated
+        found[f"{name}, repeated, weight over time"] = epoch | over_time | {"repeated_augmentation": 3}
     return found
 
 
@@ -87,16 +85,6 @@ class Rows(torch.utils.data.Dataset):
         self.texts = SimpleNamespace(mean=lambda: self.embeds.mean((0, 1)))
         self.drawn: list[tuple[int, bool]] = []  # row, is it padding
 
-    def text_bank(self) -> dict[str, np.ndarray]:
-        """Those of the rows themselves, and more."""
-        generator = torch.Generator().manual_seed(1)
-        others = torch.nn.functional.normalize(torch.randn(4, TEXT_DIM, generator=generator), dim=1).numpy()
-        own = self.caption_keys[:, 0]
-        keys = np.concatenate([own, 1000 + np.arange(4)])
-        labels = np.concatenate([np.arange(len(own)) % NUM_LABELS, np.arange(4)])
-        embeds = np.concatenate([self.embeds[:, 0], others]).astype(np.float16)
-        return {"embeds": embeds, "text_keys": keys, "caption_keys": keys[:, None], "labels": labels}
-
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -112,7 +100,6 @@ class Rows(torch.utils.data.Dataset):
             "labels": -100 if row == 2 else row % NUM_LABELS,
             "image_key": {5: 1}.get(row, row),  # row 5 has the image of row 1
             "caption_keys": self.caption_keys[row],
-            "text_keys": self.caption_keys[row],
             "text_embeds": self.embeds[row],
             "caption_weight": np.full(captions, {0: 0.0, 4: 0.25}.get(row, 1.0) / captions),
         }
