@@ -11,7 +11,6 @@ Text = tuple[int, int]  # row and number of a text
 class Settings:
     temperature: float = 0.3
     bias: float = -2.0
-    target_temperature: float = 0.5
 
 
 @dataclass
@@ -65,9 +64,6 @@ class Batch:
     def cosine(self, image: int, text: Text) -> float:
         return float(np.dot(self.image_embeds[image], self.text_embeds[text]))
 
-    def similarity(self, a: Text, b: Text) -> float:
-        return float(np.dot(self.text_embeds[a], self.text_embeds[b]))
-
     @property
     def num_captions(self) -> int:
         return int((self.weights > 0).any(1).sum())
@@ -109,39 +105,6 @@ def clip(batch: Batch, settings: Settings) -> float:
     return (image_to_text(batch, settings) + text_to_image(batch, settings)) / 2
 
 
-def soft_clip(batch: Batch, settings: Settings) -> float:
-    total = 0.0
-    for image in batch.rows:
-        allowed = [text for text in batch.texts if batch.counts(image, text)]
-        for own in batch.texts:
-            weight = batch.pair_weight(image, own)
-            if weight > 0:
-                likeness = [np.exp(batch.similarity(own, text) / settings.target_temperature) for text in allowed]
-                for text, like in zip(allowed, likeness, strict=True):
-                    loss = negative_log_share(batch.cosine(image, text), texts_of(batch, image), settings.temperature)
-                    total += weight * like / sum(likeness) * loss
-    for text in batch.texts:
-        weight = sum(batch.pair_weight(image, text) for image in batch.rows)
-        if weight == 0:
-            continue
-        allowed = [image for image in batch.rows if batch.counts(image, text)]
-        likeness = []
-        for image in allowed:
-            described = [other for other in batch.texts if batch.picture_share(image, other[0]) > 0]
-            likeness.append(
-                sum(
-                    batch.picture_share(image, other[0])
-                    / sum(batch.weights[other[0]] > 0)
-                    * np.exp(batch.similarity(text, other) / settings.target_temperature)
-                    for other in described
-                )
-            )
-        for image, like in zip(allowed, likeness, strict=True):
-            loss = negative_log_share(batch.cosine(image, text), images_of(batch, text), settings.temperature)
-            total += weight * like / sum(likeness) * loss
-    return total / 2
-
-
 def siglip(batch: Batch, settings: Settings) -> float:
     def decision(image: int, text: Text, sign: int) -> float:
         logit = batch.cosine(image, text) / settings.temperature + settings.bias
@@ -167,7 +130,7 @@ def cosine(batch: Batch, settings: Settings) -> float:
 
 
 # name -> (batch, settings) -> sum over the pairs
-OBJECTIVES = {"clip": clip, "infonce": image_to_text, "soft_clip": soft_clip, "siglip": siglip, "cosine": cosine}
+OBJECTIVES = {"clip": clip, "infonce": image_to_text, "siglip": siglip, "cosine": cosine}
 
 
 def diagnostics(batch: Batch) -> dict[str, float]:

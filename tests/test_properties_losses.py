@@ -15,7 +15,6 @@ settings_of = st.builds(
     LogitSettings,
     temperature=st.sampled_from([0.005, 0.07, 1.0, 100.0]),
     bias=st.sampled_from([-20.0, 0.0, 5.0]),
-    target_temperature=st.sampled_from([0.01, 0.1, 1.0]),
 )
 
 

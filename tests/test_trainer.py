@@ -90,7 +90,6 @@ def test_without_weight_the_student_is_that_of_stock_trainer_bit_for_bit(tmp_pat
 CASES = {
     **{f"{name}, mixup": {"align_loss": name, "mixup_alpha": 0.8} for name in OBJECTIVES},
     "clip": {},
-    "soft targets": {"align_loss": "soft_clip", "align_target_temperature": 0.5},
     "cutmix": {"cutmix_alpha": 1.0},
     "class mask": {"align_mask": "class"},
     "no mask": {"align_mask": "none"},

@@ -124,11 +124,7 @@ def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options
     logits = output.logits.detach().double().numpy()
     classification = options.get("classification", {})
     loss_ce = reference.classification(logits, arrays["labels"], smoothing, **mix, **classification)
-    settings = reference.Settings(
-        temperature=options["align_temperature"],
-        bias=options.get("align_logit_bias", -10.0),
-        target_temperature=options.get("align_target_temperature", 0.1),
-    )
+    settings = reference.Settings(options["align_temperature"], options.get("align_logit_bias", -10.0))
     objective = reference.OBJECTIVES[options["align_loss"]]
     loss_align = objective(alignment, settings) / max(alignment.num_captions, 1)
     weight = options["align_weight"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .gather import global_logsumexp, reduce_sum
+from .gather import global_logsumexp
 from .pairs import Pairs
 
 
@@ -15,7 +15,6 @@ class LogitSettings:
 
     temperature: float | torch.Tensor = 0.2
     bias: float | torch.Tensor = 0.0  # of `siglip` alone
-    target_temperature: float = 0.1  # of `soft_clip`
 
 
 def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -52,45 +51,6 @@ def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
         0-d sum, to be divided by `pairs.num_captions`.
     """
     return weighted_cross_entropy(pair_logits(pairs, settings.temperature), pairs.weights)
-
-
-def soft_clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
-    """
-    Symmetric InfoNCE whose targets follow the similarity of the texts, so that near-synonyms are not pushed apart.
-
-    For an image and each of its own texts t_p, of weight w_p, the target over its allowed texts is
-
-        w_p softmax_j (t_p t_j / target_temperature)
-
-    For a text j it is, over its allowed images i with their own texts t_q, of share r_q in the image,
-
-        w_j softmax_i (log sum_q r_q exp (t_j t_q / target_temperature))
-
-    where w_j is the weight of the text's pairs. A target temperature near zero gives `clip`.
-
-    Returns:
-        0-d sum, to be divided by `pairs.num_captions`.
-    """
-    of_images, of_texts = _targets(pairs, settings.target_temperature)
-    logits = pair_logits(pairs, settings.temperature)
-    image_to_text = weighted_cross_entropy(logits, of_images)
-    return (image_to_text + cross_entropy_of_columns(logits, of_texts)) / 2
-
-
-@torch.no_grad()
-def _targets(pairs: Pairs, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, M) of the local images over all texts, and (n, M) of all texts over the local images."""
-    of_images = torch.zeros_like(pairs.weights)
-    to_texts = torch.full_like(pairs.weights, -torch.inf)
-    own = (pairs.own_texts, pairs.own_weights, pairs.own_shares)
-    for text, weight, share in zip(*(values.unbind(1) for values in own), strict=True):
-        similarity = pairs.text_embeds[text] @ pairs.all_text_embeds.T / temperature
-        of_images += weight.unsqueeze(1) * masked_logits(similarity, pairs.allowed).softmax(1)
-        to_texts = torch.logaddexp(to_texts, similarity + share.log().unsqueeze(1))
-    to_texts = masked_logits(to_texts, pairs.allowed)
-    over_images = (to_texts - logsumexp_of_columns(to_texts)).exp()
-    weights = reduce_sum(pairs.weights.sum(0))  # pairs never cross processes
-    return of_images * pairs.allowed, weights * over_images * pairs.allowed
 
 
 def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -131,13 +91,12 @@ def cosine_loss(pairs: Pairs, settings: LogitSettings | None = None) -> torch.Te
 OBJECTIVES = {
     "clip": clip_loss,
     "infonce": infonce_loss,
-    "soft_clip": soft_clip_loss,
     "siglip": siglip_loss,
     "cosine": cosine_loss,
 }
 
 # Objectives that have a temperature, and a bias: what the model may learn.
-WITH_TEMPERATURE = {"clip", "infonce", "soft_clip", "siglip"}
+WITH_TEMPERATURE = {"clip", "infonce", "siglip"}
 WITH_BIAS = {"siglip"}
 
 # Objectives whose official implementation gathers without gradient: DDP then divides their gradient by the number of
@@ -153,11 +112,6 @@ def pair_logits(pairs: Pairs, temperature: float | torch.Tensor) -> torch.Tensor
     # The smaller factor is divided, and the product masked in place: n x M numbers are there once
     logits = (pairs.image_embeds / temperature) @ pairs.all_text_embeds.T
     return logits.masked_fill_(~pairs.allowed, mask_value(logits))
-
-
-def masked_logits(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """Logits whose softmax leaves out the columns that do not count."""
-    return logits.masked_fill(~allowed, mask_value(logits))
 
 
 def mask_value(logits: torch.Tensor) -> float:

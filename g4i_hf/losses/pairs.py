@@ -25,7 +25,6 @@ class Pairs:
     allowed: torch.Tensor  # (n, M) bool, which texts are in an image's softmax, and it in theirs: own and negatives
     own_texts: torch.Tensor  # (n, P) an image's own texts, as rows of `text_embeds`: pairs never cross processes
     own_weights: torch.Tensor  # (n, P) their weights; zero where there is none
-    own_shares: torch.Tensor  # (n, P) how much of an image each describes, whatever its weight; sums to 1 at most
     num_captions: torch.Tensor  # 0-d, rows with a text over all processes: the divisor of the loss
 
 
@@ -76,7 +75,6 @@ def make_pairs(
         allowed=_allowed(rows, everywhere, slots, shares, first // texts_per_row),
         own_texts=(slots.unsqueeze(2) * texts_per_row + torch.arange(texts_per_row, device=slots.device)).flatten(1),
         own_weights=own_weights.flatten(1),
-        own_shares=_text_shares(present, slots, shares),
         num_captions=counts[:, 1].sum(),
     )
 
@@ -117,12 +115,6 @@ class _Rows:
         parts = [self.present.long(), *self.keys]
         present, *keys = gather_rows(torch.cat(parts, dim=1), num_rows).split([part.shape[1] for part in parts], dim=1)
         return _Rows(present.bool(), keys)
-
-
-def _text_shares(present: torch.Tensor, slots: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """(n, S K): the share of a picture, in equal parts to its texts."""
-    equal_parts = present.to(shares.dtype) / present.sum(1, keepdim=True).clamp(min=1)
-    return (shares.unsqueeze(2) * equal_parts[slots]).flatten(1)
 
 
 def _allowed(

@@ -180,13 +180,12 @@ class AlignmentOptions:
     """Alignment"""
 
     align_weight: NotNegative = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
-    align_loss: Literal["clip", "infonce", "soft_clip", "siglip", "cosine"] = option(
+    align_loss: Literal["clip", "infonce", "siglip", "cosine"] = option(
         "clip",
-        "clip (symmetric InfoNCE over the global batch), infonce (image to text only), soft_clip (targets from "
-        "caption similarity), siglip (pairwise sigmoid) or cosine (no negatives).",
+        "clip (symmetric InfoNCE over the global batch), infonce (image to text only), siglip (pairwise sigmoid) or "
+        "cosine (no negatives).",
     )
     align_temperature: Positive = option(0.2, "Temperature tau, or its initial value (paper: ResNet 0.2, DeiT 0.05).")
-    align_target_temperature: Positive = option(0.1, "Temperature of soft_clip's targets.")
     align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")
     align_logit_bias: float = option(-10.0, "Bias of siglip's logits, or its initial value.")
     align_mask: Literal["caption", "class", "none"] = option(

@@ -192,7 +192,7 @@ class AlignmentTerm:
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
         args = self.args
-        settings = LogitSettings(args.align_temperature, args.align_logit_bias, args.align_target_temperature)
+        settings = LogitSettings(args.align_temperature, args.align_logit_bias)
         if "logit_scale" in self.learned_logits:
             settings.temperature = 1 / outputs.logit_scale
         if "logit_bias" in self.learned_logits:

@@ -46,7 +46,7 @@ NOISE = {"label_noise_rate": 0.3}
 MODES = {
     # --- Objectives
     "infonce, class mask": Mode({"align_loss": "infonce", "align_mask": "class"}),
-    "soft_clip, centred": Mode({"align_loss": "soft_clip", "align_center": "true"}),
+    "centred": Mode({"align_center": "true"}),
     "cosine, schedule, off": Mode(
         {"align_loss": "cosine", "align_schedule": "cosine", "align_warmup_epochs": 0.3, "align_off_epochs": 0.3}
     ),
