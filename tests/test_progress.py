@@ -202,15 +202,12 @@ def test_times_are_divided_among_data_steps_evaluation_and_saving(tmp_path):
     assert "R@5" not in summary_of_run(trainer, ["vit"], result.metrics | found)
 
 
-LONG_COOLDOWN = {"lr_scheduler_type": "timm:cosine", "lr_scheduler_kwargs": {"cooldown_epochs": 3}}
-
-
 @pytest.mark.parametrize(
     "options, steps, saved",
     [
         ({"num_train_epochs": 5, "save_strategy": "epoch"}, 15, "5 checkpoints, of which the last 2 are kept"),
         ({"max_steps": 7, "save_strategy": "steps", "save_steps": 7}, 7, "1 checkpoints"),
-        ({"num_train_epochs": 4, "gradient_accumulation_steps": 2} | LONG_COOLDOWN, 8, "no checkpoints"),
+        ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, 8, "no checkpoints"),
     ],
 )
 def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsys, options, steps, saved):
@@ -224,10 +221,3 @@ def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsy
     assert trainer.state.global_step == TIMED_STEPS
     assert not (tmp_path / "run").exists() and list((tmp_path / "trial").iterdir()) == []
     assert capsys.readouterr().out == ""
-
-
-def test_a_plan_refuses_what_training_would_refuse(tmp_path):
-    args = arguments(tmp_path / "run", per_device_train_batch_size=4, num_train_epochs=3, **LONG_COOLDOWN)
-    trainer = AlignmentTrainer(aligned_model("vit"), trial_arguments(args, str(tmp_path)), train_dataset=rows(10))
-    with pytest.raises(ValueError, match="cool-down"):
-        plan_of(trainer, args)

@@ -130,7 +130,6 @@ def test_defaults_train_an_image_classifier():
         0.05,
         "runs/classifier",
     )
-    assert AlignmentArguments(lr_scheduler_type="timm:cosine").warmup_steps == 0
 
 
 # --- Datasets --------------------------------------------------------------------------------------------------------

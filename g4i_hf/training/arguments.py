@@ -14,10 +14,9 @@ from transformers.training_args import OptimizerNames
 
 from ..files import wrong_choice
 from ..options import TrainingOptions, check_training
-from .optimization import TIMM, check_timm_options
+from .optimization import check_timm_options, timm_name
 
 OUTPUT_DIR = "runs/classifier"
-WARMUP = 0.05  # of all steps
 _PARENT = TrainingArguments.__dataclass_fields__
 
 
@@ -28,8 +27,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     Its defaults train an image classifier from scratch, and differ from those of its parent: `num_train_epochs=50.0`,
     `per_device_train_batch_size=64`, `per_device_eval_batch_size=64`, `learning_rate=0.001`,
-    `lr_scheduler_type=cosine`, `warmup_steps=None` (5% of all steps; 0 with timm's schedules), `logging_steps=0.02`
-    (2% of all steps) and `save_total_limit=2`. Pretrained weights need a smaller learning rate, such as 1e-4.
+    `lr_scheduler_type=cosine`, `warmup_steps=0.05` (5% of all steps), `logging_steps=0.02` (2% of all steps) and
+    `save_total_limit=2`. Pretrained weights need a smaller learning rate, such as 1e-4.
 
     Others follow from how it works: `remove_unused_columns=False`, as rows are read by our own dataset;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
@@ -37,8 +36,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     only one; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator;
     `optim=adamw_torch_fused`, the parent's too from torch 2.8 on.
 
-    `optim` and `lr_scheduler_type` also take names of timm's: `timm:lamb` (with `optim_args`) and `timm:cosine` (with
-    `lr_scheduler_kwargs`, the arguments of `timm.scheduler.create_scheduler_v2`).
+    `optim` also takes names of timm's, such as `timm:lamb`, with `optim_args`.
 
     Args:
         output_dir (`str`): the run folder; `runs/classifier` by default.
@@ -67,16 +65,13 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             except (json.JSONDecodeError, TypeError, ValueError) as error:
                 what = f"class_weights is {self.class_weights!r}"
                 raise ValueError(f"{what}; give 'balanced' or a JSON list of numbers.") from error
-        timm_names = {name: getattr(self, name) for name in ("optim", "lr_scheduler_type")}
-        timm_names = {name: value for name, value in timm_names.items() if str(value).startswith(TIMM)}
+        optim, is_timms = self.optim, timm_name(self.optim) is not None
         for name, enumeration in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
             names = [member.value for member in enumeration]
-            if name not in timm_names and getattr(self, name) not in names:
+            if getattr(self, name) not in names and not (name == "optim" and is_timms):
                 raise ValueError(wrong_choice(name, getattr(self, name), names))
-        if self.warmup_steps is None:  # a timm schedule has its own
-            self.warmup_steps = 0 if "lr_scheduler_type" in timm_names else WARMUP
-        for name in timm_names:  # the parent takes members of its enumerations only
-            setattr(self, name, _PARENT[name].default)
+        if is_timms:  # the parent takes members of its enumeration only
+            self.optim = _PARENT["optim"].default
         check_training(self)
         if self.hub_strategy != HubStrategy.END:
             said = f"hub_strategy is {self.hub_strategy}; a student is pushed at the end alone: leave it out."
@@ -86,8 +81,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24
             self.gradient_checkpointing = self.gradient_checkpointing or bool(self.activation_checkpointing)
         TrainingArguments.__post_init__(self)
-        for name, value in timm_names.items():
-            setattr(self, name, value)
+        if is_timms:
+            self.optim = optim
         check_timm_options(self)
         if self.optim == "sgd" and "momentum" not in (self.optim_args or ""):
             momentum = f"momentum={self.sgd_momentum}"

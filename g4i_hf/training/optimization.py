@@ -1,7 +1,6 @@
-"""timm's optimizers and schedules, parameter groups, class weights."""
+"""timm's optimizers, parameter groups, class weights."""
 
 import ast
-import inspect
 import re
 from typing import Any
 
@@ -9,9 +8,7 @@ import numpy as np
 import timm.optim
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from timm.scheduler import create_scheduler_v2
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainingArguments
 
 from ..files import did_you_mean
@@ -19,11 +16,6 @@ from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
 TIMM, LOOKAHEAD = "timm:", "lookahead_"  # prefixes
-# All but plateau, which waits for a metric: Trainer has reduce_lr_on_plateau
-SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
-# Set from the run, not by the user
-_FROM_RUN = {"optimizer", "sched", "step_on_epochs", "updates_per_epoch", "plateau_mode", "patience_epochs"}
-SCHEDULE_OPTIONS = tuple(name for name in inspect.signature(create_scheduler_v2).parameters if name not in _FROM_RUN)
 
 
 def timm_name(value: Any) -> str | None:
@@ -32,8 +24,8 @@ def timm_name(value: Any) -> str | None:
 
 
 def check_timm_options(args: TrainingArguments) -> None:
-    """A ValueError for an optimizer, a schedule or an option of one that timm does not have, naming the nearest."""
-    optimizer, schedule = timm_name(args.optim), timm_name(args.lr_scheduler_type)
+    """A ValueError for an optimizer that timm does not have, naming the nearest."""
+    optimizer = timm_name(args.optim)
     if optimizer is not None:
         base = optimizer.lower().removeprefix(LOOKAHEAD)
         if base not in timm.optim.list_optimizers():
@@ -43,20 +35,6 @@ def check_timm_options(args: TrainingArguments) -> None:
         if timm.optim.get_optimizer_info(base).second_order:
             raise ValueError(f"optim is timm:{optimizer}, which needs second derivatives; Trainer has none.")
         parse_optim_args(args.optim_args)
-    if schedule is None:
-        return
-    if schedule == "plateau":
-        raise ValueError("lr_scheduler_type is timm:plateau, which waits for a metric: take reduce_lr_on_plateau.")
-    if schedule not in SCHEDULES:
-        near = did_you_mean(schedule, SCHEDULES, TIMM)
-        raise ValueError(f"lr_scheduler_type is timm:{schedule}, which timm does not have.{near}")
-    for name in args.lr_scheduler_kwargs or {}:
-        if name not in SCHEDULE_OPTIONS:
-            near = did_you_mean(name, SCHEDULE_OPTIONS)
-            raise ValueError(f"lr_scheduler_kwargs names {name!r}, which timm does not know.{near}")
-    if args.warmup_steps:
-        what = f"warmup_steps is {args.warmup_steps}, which timm:{schedule} does not read"
-        raise ValueError(f"{what}. Give it warmup_epochs in lr_scheduler_kwargs.")
 
 
 def parse_optim_args(optim_args: str | None) -> dict[str, Any]:
@@ -99,46 +77,6 @@ def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> tor
         raise ValueError(
             f"optim is {args.optim}, which does not take optim_args {args.optim_args!r}: {error}"
         ) from error
-
-
-class TimmSchedule(LRScheduler):
-    """
-    A timm schedule as one of torch's, stepped once an optimizer step. It depends on the number of steps alone, so that
-    a checkpoint keeps nothing else. By default, `num_epochs` of `lr_scheduler_kwargs` makes it end with the run,
-    warm-up and cool-down included.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, args: TrainingArguments, num_steps: int, steps_per_epoch: int
-    ):
-        options = dict(args.lr_scheduler_kwargs or {})
-        if "num_epochs" not in options:
-            if options.get("cycle_limit", 1) > 1:
-                raise ValueError(
-                    "lr_scheduler_kwargs has a cycle_limit but no num_epochs: give the epochs of the first cycle."
-                )
-            outside = options.get("cooldown_epochs", 0)
-            outside += options.get("warmup_epochs", 0) if options.get("warmup_prefix") else 0
-            options["num_epochs"] = num_steps / steps_per_epoch - outside
-            if options["num_epochs"] <= 0:
-                raise ValueError(
-                    f"lr_scheduler_kwargs has {outside:g} epochs of cool-down and of warm-up before the schedule, and "
-                    f"training has {num_steps / steps_per_epoch:.3g}: give fewer, or train for longer."
-                )
-        for group in optimizer.param_groups:
-            group["initial_lr"] = args.learning_rate if "lr_scale" in group else group.get("initial_lr", group["lr"])
-        name = timm_name(args.lr_scheduler_type)
-        self.schedule, _ = create_scheduler_v2(
-            optimizer, sched=name, step_on_epochs=False, updates_per_epoch=steps_per_epoch, **options
-        )
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float]:
-        self.schedule.step_update(self.last_epoch)
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in super().state_dict().items() if name != "schedule"}
 
 
 # --- Parameter groups ------------------------------------------------------------------------------------------------
@@ -237,15 +175,14 @@ def _layers(student: nn.Module) -> dict[nn.Parameter, int]:
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Parameter, float]) -> None:
     """
-    Splits the groups of a new optimizer by factor, the largest first, whose rate is logged. The factor stays in the
-    group as `lr_scale`, which timm's schedulers read.
+    Splits the groups of a new optimizer by factor, the largest first, whose rate is logged.
     """
     groups = []
     for group in optimizer.param_groups:
         for factor in {factors[parameter] for parameter in group["params"]}:
             params = [parameter for parameter in group["params"] if factors[parameter] == factor]
-            groups.append(group | {"params": params, "lr": group["lr"] * factor, "lr_scale": factor})
-    optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr_scale"])
+            groups.append(group | {"params": params, "lr": group["lr"] * factor})
+    optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr"])
 
 
 # --- Weights of classes ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback, TrainerState
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..losses.classification import UNLABELLED
 from ..modeling import AlignedImageClassification
@@ -23,7 +23,6 @@ from ..modeling.lora import is_adapter
 from ..options import OWN_MODULE
 from .arguments import AlignmentArguments
 from .callbacks import BAD_IMAGES_FILE
-from .optimization import TimmSchedule, timm_name
 from .run_folder import tracker_places
 
 PARTS = ("data", "step", "evaluation", "saving", "other")
@@ -309,8 +308,6 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.load_best_model_at_end = trial.push_to_hub = False
     trial.early_stopping_patience, trial.report_to = None, []
     trial.stop_on_nan = False  # times alone count
-    if timm_name(args.lr_scheduler_type) is not None:  # whose warm-up and cool-down may be longer than the trial
-        trial.lr_scheduler_type, trial.lr_scheduler_kwargs = SchedulerType.CONSTANT, {}
     return trial
 
 
@@ -322,9 +319,6 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
     batches = trainer.get_train_dataloader()
     per_epoch = max(1, math.ceil(len(batches) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-    if timm_name(args.lr_scheduler_type) is not None:  # refuses what it must
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
-        TimmSchedule(optimizer, args, max_steps, per_epoch)
     seconds = seconds_per_step(trainer)
     epochs = f"{max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps"
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -243,7 +243,7 @@ class AlignmentTrainer(Trainer):
         """For `all_results.json`: the number of images that were left out, where that is allowed."""
         return {} if self.skipped_images is None else {"train_bad_images": self.skipped_images.total}
 
-    # --- Optimizer and schedule --------------------------------------------------------------------------------------
+    # --- Optimizer ---------------------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return optimization.decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
@@ -262,17 +262,6 @@ class AlignmentTrainer(Trainer):
             factors = optimization.layer_factors(self.model, self.args.layer_decay)
             optimization.scale_learning_rates(self.optimizer, factors)
         return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Trainer's schedule or timm's, which counts optimizer steps too."""
-        args, name = self.args, optimization.timm_name(self.args.lr_scheduler_type)
-        if self.lr_scheduler is not None or name is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        steps_per_epoch = max(1, -(-len(self.get_train_dataloader()) // args.gradient_accumulation_steps))
-        optimizer = optimizer or self.optimizer
-        self.lr_scheduler = optimization.TimmSchedule(optimizer, args, num_training_steps, steps_per_epoch)
-        self._created_lr_scheduler = True  # so that Trainer makes another for another training
-        return self.lr_scheduler
 
     # --- Checkpoints -------------------------------------------------------------------------------------------------
 

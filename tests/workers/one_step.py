@@ -60,8 +60,8 @@ def scenarios() -> dict[str, dict[str, Any]]:
         falling = {"align_schedule": "cosine", "num_train_epochs": 2, "align_off_epochs": 0.5}
         found[f"{name}, TextTeacher"] = epoch | teacher | falling
         over_time = {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "num_train_epochs": 2}
-        stepped = {"lr_scheduler_type": "timm:cosine", "num_train_epochs": 3, "align_weight": 0.0}
-        found[f"{name}, timm's schedule, frozen backbone"] = epoch | stepped | {"freeze_backbone": True}
+        stepped = {"lr_scheduler_type": "cosine", "num_train_epochs": 3, "align_weight": 0.0}
+        found[f"{name}, schedule, frozen backbone"] = epoch | stepped | {"freeze_backbone": True}
         found[f"{name}, recomputed"] = epoch | {"activation_checkpointing": True}
         found[f"{name}, repeated, weight over time"] = epoch | over_time | {"repeated_augmentation": 3}
     return found
