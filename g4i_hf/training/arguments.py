@@ -14,7 +14,7 @@ from transformers.training_args import OptimizerNames
 
 from ..files import wrong_choice
 from ..options import TrainingOptions, check_training
-from .optimization import check_timm_options, timm_name
+from .optimization import TIMM, timm_optimizer
 
 OUTPUT_DIR = "runs/classifier"
 _PARENT = TrainingArguments.__dataclass_fields__
@@ -65,7 +65,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             except (json.JSONDecodeError, TypeError, ValueError) as error:
                 what = f"class_weights is {self.class_weights!r}"
                 raise ValueError(f"{what}; give 'balanced' or a JSON list of numbers.") from error
-        optim, is_timms = self.optim, timm_name(self.optim) is not None
+        optim, is_timms = self.optim, str(self.optim).startswith(TIMM)
         for name, enumeration in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
             names = [member.value for member in enumeration]
             if getattr(self, name) not in names and not (name == "optim" and is_timms):
@@ -83,7 +83,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         TrainingArguments.__post_init__(self)
         if is_timms:
             self.optim = optim
-        check_timm_options(self)
+            timm_optimizer(self)  # checks it
         if self.optim == "sgd" and "momentum" not in (self.optim_args or ""):
             momentum = f"momentum={self.sgd_momentum}"
             self.optim_args = f"{self.optim_args},{momentum}" if self.optim_args else momentum

@@ -1,13 +1,19 @@
 """timm's optimizers, parameter groups, class weights."""
 
 import ast
+import inspect
 import re
 from typing import Any
 
 import numpy as np
-import timm.optim
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (
+    get_optimizer_class,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from torch import nn
 from transformers import TrainingArguments
 
@@ -15,68 +21,35 @@ from ..files import did_you_mean
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
-TIMM, LOOKAHEAD = "timm:", "lookahead_"  # prefixes
+TIMM = "timm:"
 
 
-def timm_name(value: Any) -> str | None:
-    """`lamb` of `timm:lamb`, None for a name of Trainer's own."""
-    return str(value).removeprefix(TIMM) if str(value).startswith(TIMM) else None
-
-
-def check_timm_options(args: TrainingArguments) -> None:
-    """A ValueError for an optimizer that timm does not have, naming the nearest."""
-    optimizer = timm_name(args.optim)
-    if optimizer is not None:
-        base = optimizer.lower().removeprefix(LOOKAHEAD)
-        if base not in timm.optim.list_optimizers():
-            prefix = TIMM + LOOKAHEAD * optimizer.lower().startswith(LOOKAHEAD)
-            near = did_you_mean(base, timm.optim.list_optimizers(), prefix)
-            raise ValueError(f"optim is timm:{optimizer}, which timm does not have.{near}")
-        if timm.optim.get_optimizer_info(base).second_order:
-            raise ValueError(f"optim is timm:{optimizer}, which needs second derivatives; Trainer has none.")
-        parse_optim_args(args.optim_args)
-
-
-def parse_optim_args(optim_args: str | None) -> dict[str, Any]:
-    """`"eps=1e-6,betas=(0.9,0.95),caution=true"` -> numbers, tuples, booleans; what is none of them stays a string."""
-    parsed = {}
-    for entry in re.split(r",(?![^(]*\))", optim_args or ""):
-        if not entry.strip():
-            continue
-        name, equals, value = entry.partition("=")
-        if not equals:
-            raise ValueError(f"optim_args is {optim_args!r}; write name=value,name=value.")
-        value = value.strip()
-        value = value.title() if value.lower() in ("true", "false", "none") else value
-        try:
-            parsed[name.strip()] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            parsed[name.strip()] = value
-    return parsed
-
-
-def timm_optimizer(args: TrainingArguments, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def timm_optimizer(args: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
     """
-    The optimizer that `args.optim` names. `adam_beta1`, `adam_beta2` and `adam_epsilon` are passed on where they were
-    changed and the optimizer has them: timm's defaults differ from one to the next (`lamb` has an epsilon of 1e-6).
+    The class that `optim: timm:NAME` names and its arguments, for Trainer's `optimizer_cls_and_kwargs`: timm's
+    defaults and `optim_args`. None for an optimizer of Trainer's own; a ValueError for what timm does not have.
     """
-    name = timm_name(args.optim)
-    info = timm.optim.get_optimizer_info(name.lower().removeprefix(LOOKAHEAD))
-    defaults = TrainingArguments.__dataclass_fields__
-    changed = {n for n in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, n) != defaults[n].default}
-    options = {}
-    if info.has_betas and info.num_betas == 2 and changed & {"adam_beta1", "adam_beta2"}:
-        options["betas"] = (args.adam_beta1, args.adam_beta2)
-    if info.has_eps and "adam_epsilon" in changed:
-        options["eps"] = args.adam_epsilon
-    options |= parse_optim_args(args.optim_args)
-    groups = [group for group in groups if group["params"]]
+    if not args.optim.startswith(TIMM):
+        return None
+    name = args.optim.removeprefix(TIMM)
+    # Trainer has no second derivatives
+    names = [known for known in list_optimizers() if not get_optimizer_info(known).second_order]
+    if name not in names:
+        raise ValueError(f"optim is {args.optim}, which timm does not have.{did_you_mean(name, names, TIMM)}")
+    for option in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        if getattr(args, option) != TrainingArguments.__dataclass_fields__[option].default:
+            raise ValueError(f"{option} is set, but {args.optim} does not read it: give betas and eps in optim_args.")
+    info, optimizer = get_optimizer_info(name), get_optimizer_class(name, bind_defaults=False)
+    options = {"lr": args.learning_rate} | ({"momentum": args.sgd_momentum} if info.has_momentum else {})
+    options |= info.defaults or {}
     try:
-        return timm.optim.create_optimizer_v2(groups, opt=name, lr=args.learning_rate, **options)
-    except TypeError as error:
-        raise ValueError(
-            f"optim is {args.optim}, which does not take optim_args {args.optim_args!r}: {error}"
-        ) from error
+        call = ast.parse(f"dict({args.optim_args or ''})", mode="eval").body
+        options |= {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        inspect.signature(optimizer).bind([], **options)
+    except (SyntaxError, ValueError, TypeError) as error:
+        what = f"optim_args is {args.optim_args!r}, which {args.optim} does not take: {error}"
+        raise ValueError(f"{what}. Write name=value,name=value, as in Python.") from error
+    return optimizer, options
 
 
 # --- Parameter groups ------------------------------------------------------------------------------------------------
@@ -110,15 +83,6 @@ def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
         decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
         names = [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
     return [name for name in names if name not in NEVER_DECAYED]
-
-
-def decay_groups(model: nn.Module, decayed: set[str], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: the parameters with a name in `decayed`, and the others."""
-    trained = [(name in decayed, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for decays, parameter in trained if decays], "weight_decay": weight_decay},
-        {"params": [parameter for decays, parameter in trained if not decays], "weight_decay": 0.0},
-    ]
 
 
 def _exempt(model: AlignedImageClassification) -> list[str]:

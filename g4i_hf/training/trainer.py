@@ -103,6 +103,7 @@ class AlignmentTrainer(Trainer):
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
         self.publisher = publisher
+        kwargs = {"optimizer_cls_and_kwargs": optimization.timm_optimizer(args)} | kwargs
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
@@ -249,18 +250,12 @@ class AlignmentTrainer(Trainer):
         return optimization.decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer or timm's, over the groups of `weight_decay_on` and `layer_decay`."""
-        if self.optimizer is not None:
-            return self.optimizer
-        if optimization.timm_name(self.args.optim) is None:
+        """Trainer's, with the learning rates of `layer_decay`."""
+        if self.optimizer is None:
             super().create_optimizer(model)
-        else:
-            decayed = set(self.get_decay_parameter_names(self.model))
-            groups = optimization.decay_groups(self.model, decayed, self.args.weight_decay)
-            self.optimizer = optimization.timm_optimizer(self.args, groups)
-        if self.args.layer_decay is not None:
-            factors = optimization.layer_factors(self.model, self.args.layer_decay)
-            optimization.scale_learning_rates(self.optimizer, factors)
+            if self.args.layer_decay is not None:
+                factors = optimization.layer_factors(self.model, self.args.layer_decay)
+                optimization.scale_learning_rates(self.optimizer, factors)
         return self.optimizer
 
     # --- Checkpoints -------------------------------------------------------------------------------------------------
