@@ -6,20 +6,13 @@ import torch
 from students import ID2LABEL, STUDENTS, aligned_model
 from tiny_training import TEXT_DIM, StopAfter, rows, same
 from tiny_training import arguments as tiny_arguments
-from torch import nn
 from transformers import Trainer
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.modeling.student import classifier_layers
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.optimization import layer_factors
 
 LEARNING_RATE = 0.01
-
-
-def skip_before_vit_layers(model: AlignedImageClassification) -> None:
-    if not hasattr(model.student.vit, "layers"):
-        pytest.skip("an older transformers has other names in ViT")
 
 
 def arguments(folder, **options) -> AlignmentArguments:
@@ -128,45 +121,24 @@ def test_weight_decay_is_on_what_was_asked_for(tmp_path, name, optim):
     assert found["matrices"] == matrices - exempt and bool(exempt) == (name != "resnet")
 
 
-def test_the_same_vit_has_the_same_layer_decay_in_both_libraries():
-    pairs = [
-        ("timm_model.cls_token", "vit.embeddings.cls_token", 0.6**3),
-        ("timm_model.patch_embed.proj.weight", "vit.embeddings.patch_embeddings.projection.weight", 0.6**3),
-        ("timm_model.blocks.0.mlp.fc1.weight", "vit.layers.0.mlp.fc1.weight", 0.6**2),
-        ("timm_model.blocks.1.norm1.bias", "vit.layers.1.layernorm_before.bias", 0.6),
-        ("timm_model.norm.weight", "vit.layernorm.weight", 0.6),
-        ("timm_model.head.weight", "classifier.weight", 1.0),
-    ]
-    timms, others = (aligned_model(name, TEXT_DIM) for name in ("timm-vit", "vit"))
-    skip_before_vit_layers(others)
-    factors = layer_factors(timms, 0.6) | layer_factors(others, 0.6)
-    for timm_key, key, expected in pairs:
-        for model, name in ((timms, timm_key), (others, key)):
-            assert factors[model.student.get_parameter(name)] == pytest.approx(expected), name
-    groups = timm.optim.param_groups_layer_decay(timms.student.timm_model, layer_decay=0.6)
-    assert all(factors[parameter] == group["lr_scale"] for group in groups for parameter in group["params"])
-
-
-@pytest.mark.parametrize("name", [name for name in STUDENTS if not name.startswith("timm-")] + ["timm-resnet"])
-def test_layer_decay_falls_from_head_to_stem_and_every_parameter_has_one_group(tmp_path, name):
+@pytest.mark.parametrize("name", ["timm-vit", "timm-resnet", "timm-convnext", "timm-efficientnet"])
+def test_layer_decay_is_timms_and_every_parameter_has_one_group(tmp_path, name):
     trainer = trainer_of(tmp_path, name, layer_decay=0.5, weight_decay=0.1)
     model, optimizer = trainer.model, trainer.create_optimizer()
     listed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    assert len(listed) == len(trained) and set(listed) == trained
-    rate = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-    heads = {parameter for layer in classifier_layers(model.student) for parameter in layer.parameters()}
-    assert {rate[parameter] for parameter in heads | set(model.projector.parameters())} == {LEARNING_RATE}
-    body = [rate[p] for p in model.student.parameters() if p in rate and p not in heads]
-    assert body == sorted(body) and body[0] < body[-1] <= LEARNING_RATE  # modules are registered from stem to head
+    assert len(listed) == len(set(listed)) and set(listed) == set(model.parameters())
+    rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    expected = dict.fromkeys(model.projector.parameters(), LEARNING_RATE)
+    for group in timm.optim.param_groups_layer_decay(model.student.timm_model, layer_decay=0.5):
+        expected |= dict.fromkeys(group["params"], LEARNING_RATE * group["lr_scale"])
+    assert rates == pytest.approx(expected) and optimizer.param_groups[0]["lr"] == LEARNING_RATE
+    heads = {rates[parameter] for layer in classifier_layers(model.student) for parameter in layer.parameters()}
+    assert heads == {LEARNING_RATE} and len(set(rates.values())) > 2
 
 
-def test_layers_that_are_not_found_are_an_error():
-    model = aligned_model("vit", TEXT_DIM)
-    skip_before_vit_layers(model)
-    model.student.vit.layers = nn.ModuleDict({f"b{i}": layer for i, layer in enumerate(model.student.vit.layers)})
-    with pytest.raises(ValueError, match="no numbered blocks.*ViTForImageClassification"):
-        layer_factors(model, 0.5)
+def test_layer_decay_of_another_student_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="layer_decay is set, but ViTForImageClassification is no student of timm's"):
+        trainer_of(tmp_path, "vit", layer_decay=0.5)
 
 
 # --- Frozen backbone -------------------------------------------------------------------------------------------------

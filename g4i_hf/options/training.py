@@ -241,7 +241,7 @@ class OptimizationOptions:
     weight_decay_on: Literal["trainer", "matrices", "all"] = option(
         "trainer", "Parameters to decay: all but biases and norms, as in Trainer; matrices, as in timm; or all."
     )
-    layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor.")
+    layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor; timm students.")
     freeze_backbone: bool = option(False, "Train classifier and projector only; the backbone is in evaluation mode.")
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
     sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")

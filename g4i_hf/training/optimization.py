@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import re
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from transformers import TrainingArguments
 
 from ..files import did_you_mean
 from ..modeling import AlignedImageClassification
-from ..modeling.student import classifier_layers
 
 TIMM = "timm:"
 
@@ -62,11 +60,6 @@ EXEMPT_IN_TRANSFORMERS = (
     *("*cls_token*", "*distillation_token*", "*mask_token*", "*register_tokens*", "*position_embedding*"),
     *("*relative_position_bias*", "*continuous_position_bias*", "*attention_biases*", "*logit_scale*", "*.grn.*"),
 )
-# Blocks of transformers' students, in one list or in one of each stage: `vit.layers.3.`, `encoder.stages.1.layers.0.`
-_BLOCK = re.compile(
-    r"(?:^|\.)(?:stages|layers|layer|blocks|block|patch_embeddings(?!\.0\.))\.(?P<stage>\d+)\."
-    r"(?:(?:layers|layer|blocks|block)\.(?P<block>\d+)\.)?"
-)
 
 
 def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
@@ -94,58 +87,21 @@ def _exempt(model: AlignedImageClassification) -> list[str]:
     return [f"student.timm_model.{name}" for name in spared]
 
 
-def layer_factors(model: AlignedImageClassification, layer_decay: float) -> dict[nn.Parameter, float]:
+def scale_learning_rates(
+    optimizer: torch.optim.Optimizer, model: AlignedImageClassification, layer_decay: float
+) -> None:
     """
-    Factor of the learning rate of every trainable parameter: `layer_decay` to the power of its layer's depth below the
-    classifier. Classifier and projector have 1, stem and embeddings the smallest. timm's students have timm's layers.
-    In those of transformers a layer is a block; what comes before the first block is the stem, and what follows the
-    last (such as the final norm) belongs to it. A ValueError when the blocks are not found.
+    Splits the groups of a new optimizer by layer: the learning rate of each falls by `layer_decay` from the one above,
+    as in timm's `param_groups_layer_decay`. Classifier and projector keep theirs, and come first, so that it is
+    logged. The student is one of timm's.
     """
-    timm_model = getattr(model.student, "timm_model", None)
-    factors = {parameter: 1.0 for parameter in model.parameters() if parameter.requires_grad}
-    if timm_model is not None:
-        groups = param_groups_layer_decay(timm_model, layer_decay=layer_decay)
-        found = {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
-    else:
-        layers = _layers(model.student)
-        top = max(layers.values())
-        found = {parameter: layer_decay ** (top - layer) for parameter, layer in layers.items()}
-    return factors | {parameter: factor for parameter, factor in found.items() if parameter.requires_grad}
-
-
-def _layers(student: nn.Module) -> dict[nn.Parameter, int]:
-    """Layer of every parameter of a transformers student: 0 is the stem, the highest number the classifier."""
-    places: dict[nn.Parameter, tuple[int, int] | None] = {}
-    place = None  # (stage, block); None is the stem
-    for name, parameter in student.named_parameters():
-        match = _BLOCK.search(name)
-        if match:
-            stage, block = int(match["stage"]), match["block"]
-            if block is not None:
-                place = (stage, int(block))
-            elif place is None or place[0] != stage:
-                place = (stage, 0)
-        places[parameter] = place
-    order = sorted({place for place in places.values() if place is not None})
-    if not order:
-        what = f"no numbered blocks were found in {type(student).__name__}"
-        raise ValueError(f"layer_decay is set, but {what}. Leave it out, or choose a student of timm's.")
-    numbers = {None: 0} | {place: number for number, place in enumerate(order, start=1)}
-    layers = {parameter: numbers[place] for parameter, place in places.items()}
-    for head in classifier_layers(student):
-        layers.update(dict.fromkeys(head.parameters(), len(order) + 1))
-    return layers
-
-
-def scale_learning_rates(optimizer: torch.optim.Optimizer, factors: dict[nn.Parameter, float]) -> None:
-    """
-    Splits the groups of a new optimizer by factor, the largest first, whose rate is logged.
-    """
+    layers = param_groups_layer_decay(model.student.timm_model, layer_decay=layer_decay)
+    scales = {parameter: layer["lr_scale"] for layer in layers for parameter in layer["params"]}
     groups = []
     for group in optimizer.param_groups:
-        for factor in {factors[parameter] for parameter in group["params"]}:
-            params = [parameter for parameter in group["params"] if factors[parameter] == factor]
-            groups.append(group | {"params": params, "lr": group["lr"] * factor})
+        for scale in {scales.get(parameter, 1.0) for parameter in group["params"]}:
+            params = [parameter for parameter in group["params"] if scales.get(parameter, 1.0) == scale]
+            groups.append(group | {"params": params, "lr": group["lr"] * scale})
     optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr"])
 
 

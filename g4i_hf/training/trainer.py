@@ -122,6 +122,9 @@ class AlignmentTrainer(Trainer):
                 f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
                 "g4i_hf.training.build.accuracy_of_logits, or set it to loss."
             )
+        if args.layer_decay is not None and not hasattr(self.model.student, "timm_model"):
+            what = f"layer_decay is set, but {type(self.model.student).__name__} is no student of timm's"
+            raise ValueError(f"{what}, whose layers are known. Leave it out, or choose one of timm's.")
         if args.ema_decay is not None and self.is_deepspeed_enabled:
             # Trainer loads its checkpoints without `_load_from_checkpoint`
             raise ValueError(
@@ -254,8 +257,7 @@ class AlignmentTrainer(Trainer):
         if self.optimizer is None:
             super().create_optimizer(model)
             if self.args.layer_decay is not None:
-                factors = optimization.layer_factors(self.model, self.args.layer_decay)
-                optimization.scale_learning_rates(self.optimizer, factors)
+                optimization.scale_learning_rates(self.optimizer, self.model, self.args.layer_decay)
         return self.optimizer
 
     # --- Checkpoints -------------------------------------------------------------------------------------------------
