@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import filelock
 from transformers import PreTrainedConfig
-from transformers.integrations import TensorBoardCallback
 
 from ..data.record import RECORD_FILE
 from ..files import read_mapping, replace_text, yaml_lines
@@ -217,35 +215,13 @@ def forget_local_student(config: PreTrainedConfig) -> None:
 def tracker_places(args: AlignmentArguments) -> list[str]:
     """Where each tracker keeps this run, for the summary."""
     places = {
-        "tensorboard": f"tensorboard --logdir {_tensorboard_folder(args)}",
+        "tensorboard": f"tensorboard --logdir {tensorboard_folder(args)}",
         "trackio": f"trackio show --project {args.project}",
         "wandb": f"wandb, project {os.environ.get('WANDB_PROJECT', args.project)}",
     }
     return [places.get(name, name) for name in args.report_to]
 
 
-def _tensorboard_folder(args: AlignmentArguments) -> str:
+def tensorboard_folder(args: AlignmentArguments) -> str:
+    """`tensorboard/` in the run folder, or `TENSORBOARD_LOGGING_DIR`."""
     return os.path.expanduser(os.getenv("TENSORBOARD_LOGGING_DIR") or os.path.join(args.output_dir, TENSORBOARD_DIR))
-
-
-class RunTensorBoard(TensorBoardCallback):
-    """
-    Writes to `tensorboard/` in the run folder (or to `TENSORBOARD_LOGGING_DIR`), not to a folder named after this
-    machine. A resumed run continues its curves: what was logged after the checkpoint is dropped.
-    """
-
-    _purge_step: int | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.logging_dir = _tensorboard_folder(args)
-        self._purge_step = state.global_step + 1 if state.global_step else None
-        super().on_train_begin(args, state, control, **kwargs)
-
-    def _init_summary_writer(self, args):
-        self.tb_writer = self._SummaryWriter(_tensorboard_folder(args), purge_step=self._purge_step)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        super().on_train_end(args, state, control, **kwargs)
-        if state.is_world_process_zero:  # run folders are passed on, and TensorBoard names its files after the host
-            for path in Path(_tensorboard_folder(args)).glob(f"events.*.{socket.gethostname()}.*"):
-                path.rename(path.with_name(path.name.replace(f".{socket.gethostname()}.", ".run.")))

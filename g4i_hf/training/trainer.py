@@ -38,7 +38,7 @@ from .checkpoint import (
 )
 from .lineage import write_lineage
 from .progress import AlignmentProgress, Stopwatch
-from .run_folder import RunTensorBoard, forget_local_student, locked, name_run
+from .run_folder import forget_local_student, locked, name_run, tensorboard_folder
 
 
 class AlignmentTrainer(Trainer):
@@ -138,8 +138,9 @@ class AlignmentTrainer(Trainer):
         self.add_callback(callbacks.StepsOfOptions())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-        if self.pop_callback(TensorBoardCallback) is not None:
-            self.add_callback(RunTensorBoard())
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback):  # else in a folder named after the date and this machine
+                callback.logging_dir = tensorboard_folder(args)
         self.stopwatch = Stopwatch()
         self.add_callback(self.stopwatch)
         # In place of Trainer's own; a notebook keeps its table
