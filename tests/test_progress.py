@@ -1,4 +1,4 @@
-"""What is seen of a training: lines or a bar, trackers, where its time goes, the summary, a dry run."""
+"""What is seen of a training: lines or a bar, trackers, the summary, a dry run."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     assert len(lines) == 5 and not errors and "{" not in printed
     terms = f"loss {history[0]['loss']:.3f} (loss_ce {history[0]['loss_ce']:.3f}, loss_align "
     assert lines[0].startswith(f"epoch 1.0/2  step 3/6  {terms}{history[0]['loss_align']:.3f} x 0.3)  lr ")
-    assert lines[0].endswith(" left") and " images/s  00:" in lines[0] and "cosine" not in lines[0]
+    assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
     evaluation = history[1]
     assert f"evaluation  loss {evaluation['eval_loss']:.3f}  accuracy {evaluation['eval_accuracy']:.1%}" in lines[1]
     assert "runtime" not in lines[1] and lines[4].startswith("trained 6 steps in 00:0")
@@ -68,23 +68,20 @@ def test_a_line_has_no_term_that_adds_nothing(tmp_path, capsys, labels, options,
     assert {"loss_ce", "loss_align"} <= set(trainer.state.log_history[0])
 
 
-def test_a_terminal_shows_a_bar_with_the_terms_from_where_the_run_was_resumed(tmp_path, capsys, monkeypatch):
-    trainer_of(tmp_path, save_strategy="steps", save_steps=4).train()
-    capsys.readouterr()
+def test_a_terminal_shows_a_bar_with_the_terms(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
-    trainer = trainer_of(tmp_path, disable_tqdm=False)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    trainer = trainer_of(tmp_path, disable_tqdm=False, logging_steps=3)
+    trainer.train()
     printed, errors = capsys.readouterr()
     bars = [part for part in errors.split("\r") if "/6 [" in part]
-    assert bars[0].strip().startswith("67%|") and " 4/6" in bars[0]
     assert bars[-1].startswith("100%|") and " 6/6" in bars[-1]
     final = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
     terms = f"loss_ce {final['loss_ce']:.3f}, loss_align {final['loss_align']:.3f} x 0.3"
     assert f"loss {final['loss']:.3f} ({terms})" in bars[-1]
-    (line,) = [line for line in printed.splitlines() if line.strip()]  # evaluations alone
-    assert "step 6/6  evaluation" in line
+    first, second = [line for line in printed.splitlines() if line.strip()]  # evaluations alone
+    assert "step 3/6  evaluation" in first and "step 6/6  evaluation" in second
 
 
 # --- Trackers --------------------------------------------------------------------------------------------------------
@@ -113,12 +110,8 @@ def test_tensorboard_has_every_term_and_a_resumed_run_goes_on(tmp_path, capsys):
         assert str(tmp_path).encode() not in content and b'"output_dir": "my run"' in content
 
     assert capsys.readouterr().out.splitlines()[-1].startswith("trained 2 steps")
-    watch = trainer.stopwatch
-    assert watch.metrics()["train_resumed_from_step"] == 4
-    images = watch.images_per_second * (watch.seconds["data"] + watch.seconds["step"])
-    assert images == pytest.approx(2 / 3 * 10), "the last two thirds of an epoch of ten"
     said = summary_of_run(trainer, ["vit"], result.metrics)
-    assert "resumed from checkpoint-4: the times are those of the 2 steps since then" in said
+    assert re.search(r"Time +\d\d:\d\d since checkpoint-4\n", said)
     assert "checkpoint-2, checkpoint-4, checkpoint-6" in said and f"--logdir {run}/tensorboard" in said
 
 
@@ -171,29 +164,15 @@ def test_wandb_has_every_term(tmp_path, monkeypatch):
         time.sleep(0.2)
 
 
-# --- Times, summary, dry run -----------------------------------------------------------------------------------------
+# --- Summary, dry run ------------------------------------------------------------------------------------------------
 
 
-class Slow(list):
-    """Every row takes 20 ms."""
-
-    def __getitem__(self, row: int) -> dict:
-        time.sleep(0.02)
-        return super().__getitem__(row)
-
-
-def test_times_are_divided_among_data_steps_evaluation_and_saving(tmp_path):
+def test_the_summary_has_steps_time_results_and_the_next_commands(tmp_path):
     trainer = trainer_of(tmp_path / "my run", save_strategy="epoch")
-    trainer.train_dataset = Slow(trainer.train_dataset)
     result = trainer.train()
-    watch, metrics = trainer.stopwatch, trainer.stopwatch.metrics()
-    assert 0.4 <= metrics["train_data_seconds"] < sum(watch.seconds.values())  # 20 rows
-    assert min(metrics[f"train_{part}_seconds"] for part in ("step", "evaluation", "saving")) > 0
-    assert sum(watch.seconds.values()) == pytest.approx(result.metrics["train_runtime"], abs=0.3)
-    busy = metrics["train_data_seconds"] + metrics["train_step_seconds"]
-    assert metrics["train_images_per_second"] == pytest.approx(20 / busy, rel=0.01)
     said = summary_of_run(trainer, ["vit"], result.metrics)
     assert f"g4i evaluate --run '{tmp_path}/my run'\n" in said and "6 steps, 2 epochs" in said
+    assert re.search(r"Time +\d\d:\d\d\n", said)
     found = {"validation_samples": 10, "validation_accuracy": 0.5, "validation_recall_at_5": 0.7}
     assert "accuracy 50.0%, caption retrieval R@5 70.0%" in summary_of_run(trainer, ["vit"], result.metrics | found)
     trainer.args.align_weight = 0.0  # a projector that learned nothing

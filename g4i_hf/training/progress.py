@@ -1,4 +1,4 @@
-"""What a user sees of a training: its plan, a bar or lines with the terms of the loss, its times, and a summary."""
+"""What a user sees of a training: its plan, a bar or lines with the terms of the loss, and a summary."""
 
 import copy
 import math
@@ -25,7 +25,6 @@ from .arguments import AlignmentArguments
 from .callbacks import BAD_IMAGES_FILE
 from .run_folder import tracker_places
 
-PARTS = ("data", "step", "evaluation", "saving", "other")
 # Endings of what a line leaves to the trackers and trainer_state.json
 NOT_SHOWN = (
     *("_runtime", "_samples_per_second", "_steps_per_second", "total_flos", "epoch", "align_weight", "grad_norm"),
@@ -36,96 +35,19 @@ TIMED_STEPS = 6  # of a dry run; the first one or two are slower and do not coun
 RUN_FILES = ("model.safetensors", "ema.safetensors", "train.yaml", "all_results.json")
 
 
-class Stopwatch(TrainerCallback):
-    """
-    Divides the time since training began or was resumed into `PARTS`, without waiting for the device. `data` is the
-    time spent on fetching batches; with workers, the wait for them.
-    """
-
-    def __init__(self):
-        self._start(0)
-
-    def _start(self, step: int) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self.first_step = self.last_step = step
-        self.images = 0.0  # of all processes
-        self._last = time.perf_counter()
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Of all processes, without the time of evaluation and saving; None before the first step."""
-        busy = self.seconds["data"] + self.seconds["step"]
-        return self.images / busy if busy > 0 and self.images else None
-
-    def remaining(self, max_steps: int) -> float | None:
-        """Seconds left at the mean speed until now, evaluation and saving included."""
-        steps = self.last_step - self.first_step
-        return sum(self.seconds.values()) / steps * (max_steps - self.last_step) if steps else None
-
-    def metrics(self) -> dict[str, float]:
-        """
-        For `all_results.json`: `train_{data,step,evaluation,saving}_seconds` and `train_images_per_second` since
-        `train_resumed_from_step` (0: from the start).
-        """
-        found = {f"train_{part}_seconds": round(self.seconds[part], 3) for part in PARTS if part != "other"}
-        found["train_resumed_from_step"] = self.first_step
-        if self.images_per_second is not None:
-            found["train_images_per_second"] = round(self.images_per_second, 3)
-        return found
-
-    def _lap(self, part: str) -> None:
-        now = time.perf_counter()
-        self.seconds[part] += now - self._last
-        self._last = now
-
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        self._start(state.global_step)
-        self._first_epoch = float(state.epoch or 0)
-        self._images_an_epoch = len(train_dataloader.dataset)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._lap("other")
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._lap("data")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self._lap("step")
-        self.last_step = state.global_step
-        # Exact also where the last batch of an epoch is a small one
-        self.images = (state.epoch - self._first_epoch) * self._images_an_epoch
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in (logs or {}):
-            self._lap("step")
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self._lap("evaluation")
-
-    def on_save(self, args, state, control, **kwargs):
-        self._lap("saving")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._lap("other")
-
-
 # --- Lines and bar ---------------------------------------------------------------------------------------------------
 
 
 class AlignmentProgress(ProgressCallback):
     """
-    In a terminal a bar with the last loss and its terms, and a line an evaluation. Without one, or with
-    `disable_tqdm`, a line a log and evaluation, with speed and time left. Only the main process shows anything.
+    In a terminal Trainer's bar with the last loss and its terms, and a line an evaluation. Without one, or with
+    `disable_tqdm`, a line a log and evaluation, with the time left. Only the main process shows anything.
     """
 
-    def __init__(self, stopwatch: Stopwatch):
-        super().__init__()
-        self.stopwatch = stopwatch
-
     def on_train_begin(self, args, state, control, **kwargs):
-        self.current_step = state.global_step
-        if state.is_world_process_zero and shows_bars(args):
-            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True)
+        self.begun, self.first_step = time.monotonic(), state.global_step
+        if shows_bars(args):
+            super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.training_bar is not None:
@@ -156,20 +78,17 @@ class AlignmentProgress(ProgressCallback):
         self.prediction_bar = self.training_bar = None
 
     def _line(self, logs: dict[str, Any], state: TrainerState) -> str:
+        steps = state.global_step - self.first_step
         if "train_runtime" in logs:
-            took, steps = tqdm.format_interval(logs["train_runtime"]), state.global_step - self.stopwatch.first_step
+            took = tqdm.format_interval(logs["train_runtime"])
             return f"trained {_counted(steps, 'step')} in {took}, mean loss {_number(logs['train_loss'])}"
-        epoch = f"epoch {state.epoch or 0:.1f}/{state.num_train_epochs}"
-        parts = [epoch, f"step {state.global_step}/{state.max_steps}"]
+        place = f"epoch {state.epoch or 0:.1f}/{state.num_train_epochs}  step {state.global_step}/{state.max_steps}"
         if "loss" not in logs:
-            return "  ".join([*parts, "evaluation", *_others(logs)])
-        rate = [f"lr {logs['learning_rate']:.3g}"] if "learning_rate" in logs else []
+            return "  ".join([place, "evaluation", *_others(logs)])
         shown = {name: value for name, value in logs.items() if not name.startswith(("loss", "learning_rate"))}
-        parts += [_loss(logs), *_others(shown), *rate]
-        speed, left = self.stopwatch.images_per_second, self.stopwatch.remaining(state.max_steps)
-        if speed is not None and left is not None:
-            parts += [f"{speed:.3g} images/s", f"{tqdm.format_interval(left)} left"]
-        return "  ".join(parts)
+        rate = [f"lr {logs['learning_rate']:.3g}"] if "learning_rate" in logs else []
+        left = (time.monotonic() - self.begun) / max(steps, 1) * (state.max_steps - state.global_step)
+        return "  ".join([place, _loss(logs), *_others(shown), *rate, f"{tqdm.format_interval(left)} left"])
 
 
 def shows_bars(args) -> bool:
@@ -240,19 +159,13 @@ def describe_training(
 def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) -> str:
     """
     A block on what an [`~g4i_hf.AlignmentTrainer`] has trained, as [`describe_training`] says it: its metrics (those
-    of `all_results.json`), times and files, and the next commands.
+    of `all_results.json`), time and files, and the next commands.
     """
-    args, state, watch = trainer.args, trainer.state, trainer.stopwatch
+    args, state = trainer.args, trainer.state
     steps = [f"{_counted(state.global_step, 'step')}, {_counted(state.epoch or 0, 'epoch')}"]
-    if watch.first_step:
-        since = _counted(state.global_step - watch.first_step, "step")
-        steps.append(f"resumed from checkpoint-{watch.first_step}: the times are those of the {since} since then")
     if number := metrics.get("train_bad_images"):
         steps.append(f"{_counted(number, 'image')} left out, which could not be read: {BAD_IMAGES_FILE}")
-    took = f"{tqdm.format_interval(metrics['train_runtime'])} in all"
-    if watch.images_per_second is not None:
-        took += f", {watch.images_per_second:.0f} images/s"
-    parts = {"loading data": "data", "steps": "step", "evaluation": "evaluation", "saving": "saving"}
+    since = f" since {Path(trainer.resumed_from).name}" if trainer.resumed_from else ""
     run = Path(args.output_dir)
     files = [name for name in RUN_FILES if (run / name).is_file()]
     files += sorted((path.name for path in run.glob("checkpoint-*")), key=lambda name: int(name.split("-")[1]))
@@ -261,7 +174,7 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     rows = {
         "Trained": [*described, *steps],
         "Result": _results(metrics, args.aligns),
-        "Time": [took, ", ".join(f"{what} {watch.seconds[part]:.1f} s" for what, part in parts.items())],
+        "Time": [f"{tqdm.format_interval(metrics['train_runtime'])}{since}"],
         "Run": [str(run), ", ".join(files), *tracker_places(args)],
         "Next": [f"g4i {command} {words}" for command in ("evaluate", "release")],
     }

@@ -37,7 +37,7 @@ from .checkpoint import (
     remaining_checkpoint_named,
 )
 from .lineage import write_lineage
-from .progress import AlignmentProgress, Stopwatch
+from .progress import AlignmentProgress
 from .run_folder import forget_local_student, locked, name_run, tensorboard_folder
 
 
@@ -133,7 +133,6 @@ class AlignmentTrainer(Trainer):
             )
 
     def _add_callbacks(self) -> None:
-        """In this order: progress reads the stopwatch."""
         args, data = self.args, self.train_dataset
         self.add_callback(callbacks.StepsOfOptions())
         if args.early_stopping_patience is not None:
@@ -141,11 +140,9 @@ class AlignmentTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback):  # else in a folder named after the date and this machine
                 callback.logging_dir = tensorboard_folder(args)
-        self.stopwatch = Stopwatch()
-        self.add_callback(self.stopwatch)
         # In place of Trainer's own; a notebook keeps its table
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
-        self.progress = AlignmentProgress(self.stopwatch) if shows else None
+        self.progress = AlignmentProgress() if shows else None
         self.loss_check = callbacks.LossCheck(args.aligns) if args.stop_on_nan else None
         skips = getattr(data, "on_bad_images", None) == "skip"
         self.skipped_images = callbacks.SkippedImages(data) if skips else None
@@ -277,6 +274,7 @@ class AlignmentTrainer(Trainer):
                 resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
                 if resume_from_checkpoint is None:
                     raise FileNotFoundError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
+            self.resumed_from = resume_from_checkpoint
             if resume_from_checkpoint and self.args.process_index == 0:  # its error ends the others
                 check_resumable(resume_from_checkpoint, self.data_record, order_of(self.args))
             if self.lineage is not None and self.args.should_save:  # `g4i train` knows more, and writes its own

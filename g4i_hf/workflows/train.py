@@ -224,7 +224,7 @@ class TrainingRun:
         trainer.accelerator.wait_for_everyone()
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_run()
-        metrics = result.metrics | trainer.stopwatch.metrics() | trainer.left_out()
+        metrics = result.metrics | trainer.left_out()
         if self.supervised is not None:
             metrics |= self.supervised.facts
         name = self.run.eval_split

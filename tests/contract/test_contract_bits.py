@@ -322,7 +322,6 @@ def test_a_resumed_run(bits, quick, words, tmp_path, name):
     shutil.copytree(whole / "checkpoint-6", run / "checkpoint-6")
     done = quick.succeed("train", options)
     assert "checkpoint-6" in done.said, "from where it resumes"
-    assert json.loads((run / "all_results.json").read_text())["train_resumed_from_step"] == 6
     for file in ("model.safetensors", "ema.safetensors"):
         assert (run / file).read_bytes() == (whole / file).read_bytes(), file
     bits.check(f"resumed {name}", weights_of(run), log_of(run))
