@@ -28,11 +28,9 @@ from .lora import add_adapters, keep_statistics, lora_fields, plain_student
 from .processing import timm_pretrained_cfg
 from .student import (
     PRETRAINED_CFG_KEYS,
-    check_own,
     classifier_layers,
     feature_size,
     new_student,
-    own_module,
     pretrained_student,
     student_config_from,
 )
@@ -262,10 +260,7 @@ class AlignedImageClassification(PreTrainedModel):
         if lora is not None:
             config_kwargs["lora"] = lora_fields(student, lora, name_or_config, revision)
         aligned = AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs)
-        model = cls(aligned, student)
-        if own_module(student.config) is not None:
-            check_own(model, image_size)
-        return model
+        return cls(aligned, student)
 
     def learn_logits(self, temperature: float, bias: float | None = None) -> None:
         """Makes the temperature, and a bias where one is given, parameters of the model; keeps those it has."""
