@@ -28,7 +28,7 @@ def step(folder, model, **options) -> tuple[AlignmentTrainer, int]:
     """One step of a copy; its change is the negative gradient. How often the norms of the student ran, too."""
     model, calls = copy.deepcopy(model), []
     for module in model.student.modules():
-        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+        if isinstance(module, nn.LayerNorm):
             module.register_forward_pre_hook(lambda *_: calls.append(1))
     options = GENTLE | {"max_steps": 1, "lr_scheduler_type": "constant"} | options
     trainer = AlignmentTrainer(model, arguments(folder, **options), rows(4, torch.float64))
@@ -36,9 +36,8 @@ def step(folder, model, **options) -> tuple[AlignmentTrainer, int]:
     return trainer, len(calls)
 
 
-@pytest.mark.parametrize("name", ["timm-resnet", "timm-vit", "vit", "deit-two-heads", "timm-mobilenetv3", "swin"])
-def test_recomputed_gradients_and_running_statistics_are_the_same(tmp_path, name):
-    """Batch norms see each batch twice, but count it once."""
+@pytest.mark.parametrize("name", ["timm-vit", "vit", "deit-two-heads", "swin"])
+def test_recomputed_gradients_are_the_same(tmp_path, name):
     torch.manual_seed(0)
     model = aligned_model(name).double()
     kept, calls = step(tmp_path, model)
@@ -48,18 +47,6 @@ def test_recomputed_gradients_and_running_statistics_are_the_same(tmp_path, name
     for key, tensor in expected.items():
         torch.testing.assert_close(ours[key], tensor, rtol=1e-10, atol=1e-14, msg=key)
     assert any(not torch.equal(before[key], tensor) for key, tensor in expected.items())
-    counted = [tensor for key, tensor in ours.items() if key.endswith("num_batches_tracked")]
-    assert all(count == 1 for count in counted) and bool(counted) == (name in ("timm-resnet", "timm-mobilenetv3"))
-
-
-def test_a_copy_of_a_recomputing_model_keeps_its_own_statistics():
-    model = aligned_model("timm-resnet")
-    model.activation_checkpointing_enable()
-    twin = copy.deepcopy(model).train()
-    twin(torch.randn(4, 3, 48, 48)).logits.sum().backward()
-    tracked = [key for key in model.state_dict() if key.endswith("num_batches_tracked")]
-    assert {model.state_dict()[key].item() for key in tracked} == {0}
-    assert {twin.state_dict()[key].item() for key in tracked} == {1}
 
 
 EVERY_SECOND = {"activation_checkpointing_kwargs": {"every_n_layers": 2}}
@@ -71,7 +58,9 @@ OPTIONS_OF_LAYERS = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("resnet", {}, "The student resnet cannot recompute: leave activation_checkpointing out"),
+        ("resnet", {}, "The student resnet has batch norms.*leave activation_checkpointing out"),
+        ("timm-resnet", {}, "The student resnet18 has batch norms.*leave activation_checkpointing out"),
+        ("convnext", {}, "The student convnext cannot recompute: leave activation_checkpointing out"),
         pytest.param(
             *("timm-vit", EVERY_SECOND, "timm's vit_tiny_patch16_224 takes no activation_checkpointing_kwargs"),
             marks=OPTIONS_OF_LAYERS,

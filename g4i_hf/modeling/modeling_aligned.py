@@ -97,14 +97,12 @@ class Projector(nn.Module):
 
 class _ForwardPass:
     """
-    Hooks around the model's own forward pass (`with`). Within it they collect the inputs of the classifier layers.
-    Outside it, where activation checkpointing runs layers a second time, batch norms keep their running statistics.
+    Within it (`with`), a hook collects the inputs of the classifier layers: the model's own forward pass, and not one
+    of activation checkpointing.
     """
 
     def __init__(self):
         self.active, self.classifier_inputs = False, []
-        self.momenta: dict[nn.Module, float | None] = {}
-        self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> None:
         self.active, self.classifier_inputs = True, []
@@ -115,27 +113,6 @@ class _ForwardPass:
     def collect(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self.active:
             self.classifier_inputs.append(args[0])
-
-    def watch_batch_norms(self, student: nn.Module) -> None:
-        self.unwatch()
-        for module in student.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-                self.handles.append(module.register_forward_pre_hook(self._before_batch_norm))
-                # Always called: recomputation ends by an exception once it has what it needs
-                self.handles.append(module.register_forward_hook(self._after_batch_norm, always_call=True))
-
-    def unwatch(self) -> None:
-        while self.handles:
-            self.handles.pop().remove()
-
-    def _before_batch_norm(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if module.training and not self.active:
-            self.momenta[module], module.momentum = module.momentum, 0.0
-            module.num_batches_tracked.sub_(1)
-
-    def _after_batch_norm(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if module in self.momenta:
-            module.momentum = self.momenta.pop(module)
 
 
 @contextlib.contextmanager
@@ -355,11 +332,14 @@ class AlignedImageClassification(PreTrainedModel):
         self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
         """
-        The student recomputes its activations in the backward pass instead of keeping them. Running statistics of its
-        batch norms are updated once a step. A ValueError when it cannot, or cannot with these options.
+        The student recomputes its activations in the backward pass instead of keeping them. A ValueError when it
+        cannot, or cannot with these options, and for one with batch norms, which would count each batch twice.
         """
         config, kwargs = self.config.student_config, activation_checkpointing_kwargs
         name = getattr(config, "architecture", config.model_type)
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.student.modules()):
+            what = f"The student {name} has batch norms, which would count a batch twice where it is computed again"
+            raise ValueError(f"{what}: leave activation_checkpointing out.")
         if not self.student.supports_gradient_checkpointing:
             raise ValueError(f"The student {name} cannot recompute: leave activation_checkpointing out.")
         if isinstance(config, TimmWrapperConfig) and (kwargs or every_n_layers != 1 or offload):
@@ -368,14 +348,12 @@ class AlignedImageClassification(PreTrainedModel):
             self.student.activation_checkpointing_enable(kwargs, every_n_layers, offload)
         else:
             self.student.gradient_checkpointing_enable(kwargs)
-        self._forward_pass.watch_batch_norms(self.student)
 
     def activation_checkpointing_disable(self) -> None:
         if RENAMED_CHECKPOINTING:
             self.student.activation_checkpointing_disable()
         else:
             self.student.gradient_checkpointing_disable()
-        self._forward_pass.unwatch()
 
     if not RENAMED_CHECKPOINTING:  # what Trainer calls then
 
