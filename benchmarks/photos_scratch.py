@@ -56,7 +56,6 @@ VARIANTS = {
     "soft labels": {"align_weight": 0, "supervision": "soft", "soft_label_weight": 3},
     "auto": {"align_weight": 0},
     "auto and alignment": {},
-    "TextTeacher": {"supervision": "none", "align_similarity": "dot", "align_balance": True, "align_temperature": 1},
     "GCE": {"align_weight": 0, "supervision": "none"},
 }
 
@@ -78,9 +77,9 @@ SETTINGS = {
 }
 # With --others
 OTHERS = {
-    "40% symmetric": ["alignment", "soft labels", "auto and alignment", "TextTeacher"],
+    "40% symmetric": ["alignment", "soft labels", "auto and alignment"],
     "10%": ["auto and alignment"],
-    "all": ["TextTeacher", "soft labels"],
+    "all": ["soft labels"],
 }
 
 

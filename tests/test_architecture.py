@@ -38,14 +38,15 @@ ORDER = {
     "__main__": 13,
 }
 # These import from no other rooms, or from those alone: --help and a wrong option wait for nothing heavy
-KNOWS = dict.fromkeys(("columns", "extras", "files", "losses"), set())
+KNOWS = dict.fromkeys(("columns", "extras", "files"), set())
 KNOWS |= {
     "options": {"files"},
+    "losses": {"options"},
     "names": {"files"},
     "cli": {"files", "names", "options"},
     "modeling": {"extras", "files", "names"},
     "supervision": {"columns", "data", "embedding", "files", "options"},
-    "recipes": {"captioning.scale", "cli", "options", "running", "zero_shot"},
+    "recipes": {"captioning.scale", "cli", "losses", "options", "running", "zero_shot"},
     "__main__": {"running"},
 }
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}

@@ -26,6 +26,7 @@ from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
 from g4i_hf.options import OPTIONS_OF
+from g4i_hf.options.training import ALIGN_LOSSES
 from g4i_hf.running import LAUNCHER_OPTIONS, main
 from g4i_hf.training import AlignmentArguments
 from g4i_hf.training.run_folder import resolved_options
@@ -208,7 +209,6 @@ def test_a_wrong_value_for_trainer_names_its_option(tmp_path, text):
 
 # --- Mistakes --------------------------------------------------------------------------------------------------------
 
-LOSSES = f"choose one of {', '.join(OBJECTIVES)}. Did you mean 'clip'?"
 WRONG_LINES = [
     ("learning_rat: 1", "unknown option 'learning_rat' in FILE, line 3. Did you mean 'learning_rate'?"),
     ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),
@@ -221,7 +221,8 @@ WRONG_LINES = [
     ("layer_decay: fast", "FILE, line 3: layer_decay is 'fast'; a number is wanted."),
     ("bf16: maybe", "FILE, line 3: bf16 is 'maybe'; true or false is wanted."),
     ("student: [a, b]", "FILE, line 3: student is ['a', 'b']; text is wanted."),
-    ("align_loss: clop", f"FILE, line 3: align_loss is 'clop'; {LOSSES}"),
+    ("align_loss: clop", f"align_loss is 'clop'; choose one of {', '.join(OBJECTIVES)}"),
+    ("align_mask: captions", "FILE, line 3: align_mask is 'captions'; choose one of caption, class, none."),
     ("student: !!python/name:os.system x", "tag:yaml.org,2002:python/name:os.system"),
     ("seed: 1\nbf16: no\nseed: 2", "line 5: seed is given twice, first in line 3. Keep one."),
     ("student_args: {a: 1,\n b: 2, a: 3}", "line 4: a is given twice, first in line 3. Keep one."),
@@ -245,7 +246,6 @@ WRONG_LINES = [
     ("captions_revision: x", "captions_revision is set, but captions_name is not"),
     ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
     ("use_peft: yes", "use_peft adapts pretrained weights, but pretrained is false"),
-    ("align_balance: yes\nalign_weight: 2", "align_weight is 2.0, but with align_balance it is a share"),
 ]
 
 
@@ -370,7 +370,6 @@ def test_options_of_trainer_are_those_of_the_installed_one():
 
 
 CHOICES = [
-    (options.TrainingOptions, "align_loss", OBJECTIVES),
     (options.TrainingOptions, "eval_strategy", list(IntervalStrategy)),
     (options.TrainingOptions, "save_strategy", list(SaveStrategy)),
     (options.StudentArguments, "projector_type", PROJECTOR_TYPES),
@@ -384,22 +383,26 @@ def test_choices_are_those_of_the_library(cls, name, choices):
     assert set(options.choices_of(get_type_hints(cls)[name])) == {getattr(each, "value", each) for each in choices}
 
 
+def test_objectives_are_those_of_the_library():
+    assert set(ALIGN_LOSSES) == set(OBJECTIVES)
+
+
 RECORDED = """
-adam_beta1 align_balance align_captions align_center align_gradient align_learn_temperature align_logit_bias align_loss
-align_mask align_mix_captions align_off_epochs align_schedule align_similarity align_temperature align_warmup_epochs
-align_weight auto_augment bce_target_threshold caption_column caption_control caption_weight_column captions_name
-captions_revision class_names_file class_weights classification_loss color_jitter crop_min_scale crop_padding crop_pct
-cutmix_alpha dataloader_persistent_workers dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters
-disable_tqdm early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo
-hub_strategy image_column image_features image_id_column image_size interpolation label_column label_fraction
-label_noise label_noise_kind label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps
-long_captions long_tail_factor long_tail_seed lora_alpha lora_dropout lora_r lr_scheduler_type mix_prob mix_switch_prob
-mixup_alpha num_train_epochs on_bad_images optim output_dir overwrite per_device_eval_batch_size
-per_device_train_batch_size pretrained project projector_hidden_size projector_norm projector_type random_erasing
-remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum soft_label_weight stop_on_nan
-student student_args student_revision supervision text_embeds_column text_encoder text_encoder_batch_size
-text_encoder_prompt text_encoder_revision train_crop train_split unlabelled use_peft validation_fraction warmup_steps
-weight_decay_on with_images
+adam_beta1 align_captions align_center align_gradient align_learn_temperature align_logit_bias align_loss align_mask
+align_mix_captions align_off_epochs align_schedule align_temperature align_warmup_epochs align_weight auto_augment
+bce_target_threshold caption_column caption_control caption_weight_column captions_name captions_revision
+class_names_file class_weights classification_loss color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha
+dataloader_persistent_workers dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm
+early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo hub_strategy
+image_column image_features image_id_column image_size interpolation label_column label_fraction label_noise
+label_noise_kind label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions
+long_tail_factor long_tail_seed lora_alpha lora_dropout lora_r lr_scheduler_type mix_prob mix_switch_prob mixup_alpha
+num_train_epochs on_bad_images optim output_dir overwrite per_device_eval_batch_size per_device_train_batch_size
+pretrained project projector_hidden_size projector_norm projector_type random_erasing remove_unused_columns
+repeated_augmentation require_labels save_total_limit sgd_momentum soft_label_weight stop_on_nan student student_args
+student_revision supervision text_embeds_column text_encoder text_encoder_batch_size text_encoder_prompt
+text_encoder_revision train_crop train_split unlabelled use_peft validation_fraction warmup_steps weight_decay_on
+with_images
 """
 # Set by transformers beside what it is given
 OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing", "include_for_metrics", "report_to"}

@@ -13,7 +13,7 @@ from processes import environment, launched
 WORKER = Path(__file__).parent / "workers" / "one_step.py"
 TIMEOUT = 240  # seconds; a collective that some process never joins hangs for ever
 TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
-OPTIONAL = ["loss_soft_labels", "align_balance", "logit_scale", "logit_bias"]
+OPTIONAL = ["loss_soft_labels", "logit_scale", "logit_bias"]
 pytestmark = pytest.mark.slow  # test_alignment_scale.py has a fast one of gradients
 PROCESSES = 4  # tests/contract has two
 

@@ -344,9 +344,6 @@ def test_options_are_described_and_docstrings_name_changed_defaults():
         ({"mix_prob": 1.5}, "mix_prob is 1.5"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"sgd_momentum": 1.0}, "sgd_momentum is 1.0"),
-        ({"align_balance": True, "align_weight": 1.5}, "align_weight is 1.5, but with align_balance it is a share"),
-        ({"align_balance": True, "freeze_backbone": True}, "align_balance.*freeze_backbone"),
-        ({"align_similarity": "euclid"}, "align_similarity is 'euclid'.*cosine.*dot"),
         ({"class_weights": "many"}, "class_weights is 'many'; give 'balanced' or a JSON list"),
     ],
 )

@@ -179,8 +179,6 @@ class AlignedImageClassification(PreTrainedModel):
         self._forward_pass = _ForwardPass()
         for layer in classifier_layers(self.student):
             layer.register_forward_pre_hook(self._forward_pass.collect)
-        # Of the last batch, for `align_balance`, which needs the gradient there; outputs may be copies
-        self.keeps_classifier_inputs, self.classifier_inputs = False, ()
         self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
             # student and projector come initialised; post_init would draw their weights anew
@@ -279,8 +277,6 @@ class AlignedImageClassification(PreTrainedModel):
         with self._forward_pass:
             logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
             inputs = self._forward_pass.classifier_inputs
-        self.classifier_inputs = inputs if self.keeps_classifier_inputs and self.training else ()
-
         features = image_embeds = None
         projects = output_image_embeds or (output_image_embeds is None and self.training)
         if projects or output_features:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from ..files import wrong_choice
 from .data import DEFAULT_TEXT_ENCODER
 from .fields import (
     BadImages,
@@ -22,6 +23,8 @@ from .fields import (
 )
 
 Strategy = Literal["no", "steps", "epoch"]
+ALIGN_LOSSES = ("clip", "infonce", "siglip", "cosine")
+OWN_OBJECTIVES: dict[str, Any] = {}  # by name, those of [`~g4i_hf.losses.register_objective`]
 
 
 @dataclass
@@ -180,10 +183,10 @@ class AlignmentOptions:
     """Alignment"""
 
     align_weight: NotNegative = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
-    align_loss: Literal["clip", "infonce", "siglip", "cosine"] = option(
+    align_loss: str = option(
         "clip",
-        "clip (symmetric InfoNCE over the global batch), infonce (image to text only), siglip (pairwise sigmoid) or "
-        "cosine (no negatives).",
+        "clip (symmetric InfoNCE over the global batch), infonce (image to text only), siglip (pairwise sigmoid), "
+        "cosine (no negatives) or one of yours, registered by module.",
     )
     align_temperature: Positive = option(0.2, "Temperature tau, or its initial value (paper: ResNet 0.2, DeiT 0.05).")
     align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")
@@ -199,11 +202,6 @@ class AlignmentOptions:
         "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
     )
     align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
-    align_similarity: Literal["cosine", "dot"] = option(
-        "cosine",
-        "cosine, or dot: dot product of unnormalised features and centred texts (TextTeacher; temperature 1).",
-    )
-    align_balance: bool = option(False, "Make align_weight a share of losses with equal gradient norms (TextTeacher).")
     align_schedule: Literal["constant", "cosine"] = option(
         "constant", "Schedule of align_weight after its warm-up: constant, or cosine decay to zero."
     )
@@ -349,6 +347,8 @@ class TrainingOptions(
 def check_training(options: TrainingOptions) -> None:
     """A ValueError for a value that is no choice, outside its interval, or contradicts another option."""
     check_values(options)
+    if options.align_loss not in (names := [*ALIGN_LOSSES, *OWN_OBJECTIVES]):
+        raise ValueError(wrong_choice("align_loss", options.align_loss, names))
     if isinstance(options.lr_scheduler_kwargs, str):
         try:
             json.loads(options.lr_scheduler_kwargs)
@@ -356,10 +356,6 @@ def check_training(options: TrainingOptions) -> None:
             raise ValueError(f"lr_scheduler_kwargs is {options.lr_scheduler_kwargs!r}, which is no JSON.") from error
     if options.bce_target_threshold == 0 and options.label_smoothing_factor > 0:
         raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
-    if options.align_balance and options.align_weight > 1:
-        raise ValueError(f"align_weight is {options.align_weight}, but with align_balance it is a share: at most 1.")
-    if options.align_balance and options.freeze_backbone:
-        raise ValueError("align_balance compares gradients at the feature, where freeze_backbone has none.")
     if options.soft_label_weight and options.classification_loss != "cross_entropy":
         raise ValueError("soft_label_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
 

@@ -19,6 +19,7 @@ from ..losses.objectives import (
 )
 from ..losses.pairs import Pairs, make_pairs
 from ..modeling import AlignedImageClassification, AlignedImageClassifierOutput
+from ..options.training import OWN_OBJECTIVES
 from .arguments import AlignmentArguments
 
 Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local rows, number of rows
@@ -60,20 +61,16 @@ class AlignmentTerm:
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
         self.args, self.model = args, model
-        self.objective = OBJECTIVES[args.align_loss]
+        self.objective = (OBJECTIVES | OWN_OBJECTIVES)[args.align_loss]
         self.steps_per_epoch: int | None = None
-        self.text_mean: torch.Tensor | None = None  # (D,) subtracted from texts that are not normalised after it
         self.learned_logits = self._prepare_logits()
         if train_dataset is None:
             return
         texts = getattr(train_dataset, "texts", None)
-        is_dot = args.align_similarity == "dot"
-        model.projector.normalizes = not is_dot
-        if (args.align_center or is_dot) and texts is not None:  # evaluation compares with centred texts too
-            mean = torch.from_numpy(texts.mean())
-            model.set_text_mean(mean)
-            self.text_mean = mean if is_dot else None
-        model.keeps_classifier_inputs = args.align_balance and args.aligns
+        if args.align_center and texts is not None:  # evaluation compares with centred texts too
+            model.set_text_mean(torch.from_numpy(texts.mean()))
+        if hasattr(self.objective, "prepare") and (args.aligns or texts is not None):
+            self.objective.prepare(model, train_dataset)
 
     def _prepare_logits(self) -> set[str]:
         """Names of those of temperature and bias that are learned: these become parameters, others are frozen."""
@@ -107,10 +104,8 @@ class AlignmentTerm:
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
         terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
         compared = pairs
-        if self.text_mean is not None:  # the diagnostics are cosines
-            names = ("image_embeds", "all_text_embeds")
-            unit = {name: nn.functional.normalize(getattr(pairs, name), dim=-1) for name in names}
-            compared = replace(pairs, **unit)
+        if not self.model.projector.normalizes:  # the diagnostics are cosines
+            compared = replace(pairs, image_embeds=nn.functional.normalize(pairs.image_embeds, dim=-1))
         local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
         terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
         if not args.aligns:
@@ -118,41 +113,7 @@ class AlignmentTerm:
         if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
         # Also with a weight of zero by the schedule: DDP waits for the gradient of every parameter
-        alignment = weight * local_sum / pairs.num_captions.clamp(min=1)
-        if args.align_balance:
-            return self._balanced(loss, alignment, weight, terms)
-        return loss + alignment, terms
-
-    def _balanced(
-        self, loss: torch.Tensor, alignment: torch.Tensor, weight: float, terms: Terms
-    ) -> tuple[torch.Tensor, Terms]:
-        """
-        The total of TextTeacher (arXiv 2605.22098):
-
-            (1 - weight) loss + weight w alignment,    w = |d loss / d feature| / |d alignment / d feature|
-
-        with norms over the whole global batch, and without a gradient through w. `alignment` has the weight already.
-        """
-        # The model is left without them: one that holds tensors of a graph cannot be copied
-        features, self.model.classifier_inputs = self.model.classifier_inputs, ()
-        if weight == 0:
-            return loss + 0 * alignment, terms
-        squares = []
-        for part in (loss, alignment):
-            gradients = torch.autograd.grad(part, features, retain_graph=True)
-            dtype = torch.promote_types(gradients[0].dtype, torch.float32)
-            squares.append(sum(gradient.to(dtype).square().sum() for gradient in gradients))
-        of_loss, of_alignment = reduce_sum(torch.stack(squares)).sqrt()
-        # Zero for a batch without captions
-        balance = torch.where(of_alignment > 0, weight * of_loss / of_alignment, 0)
-        terms["align_balance"] = balance, torch.ones_like(balance)
-        return (1 - weight) * loss + balance * alignment, terms
-
-    def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Texts (..., D) as they are compared with image embeddings in training."""
-        if self.text_mean is None:
-            return self.model.text_space(text_embeds)
-        return text_embeds - self.text_mean.to(text_embeds)
+        return loss + weight * local_sum / pairs.num_captions.clamp(min=1), terms
 
     def weight_at(self, state: TrainerState) -> float:
         """
@@ -180,7 +141,7 @@ class AlignmentTerm:
             self._keys(inputs),
             mix_partner=inputs.get("mix_partner") if mixed else None,
             mix_share=inputs.get("mix_share") if mixed else None,
-            text_space=self.text_space,
+            text_space=self.model.text_space,
         )
 
     def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:

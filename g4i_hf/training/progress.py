@@ -44,6 +44,8 @@ class AlignmentProgress(ProgressCallback):
     `disable_tqdm`, a line a log and evaluation, with the time left. Only the main process shows anything.
     """
 
+    begun, first_step = 0.0, 0  # of the training, if there is one
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.begun, self.first_step = time.monotonic(), state.global_step
         if shows_bars(args):

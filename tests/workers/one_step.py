@@ -9,6 +9,7 @@ import faulthandler
 import math
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,9 @@ import torch
 from accelerate.utils import gather_object
 from ending import end_and_look
 from transformers import ViTConfig
+
+sys.path.append(str(Path(__file__).parents[2] / "recipes" / "text_teacher"))
+import text_teacher  # noqa: F401
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.dataset import AlignmentCollator
@@ -37,13 +41,12 @@ def scenarios() -> dict[str, dict[str, Any]]:
         loss = {"align_loss": objective}
         found[f"mixed, several captions {objective}"] = STEP | loss | {"mixed": True, "captions": 3}
         found[f"class mask, learned logits {objective}"] = STEP | loss | {"align_mask": "class"} | learned
-    teacher = {"align_similarity": "dot", "align_balance": True}
     for objective in ("clip", "cosine"):
         loss = {"align_loss": objective}
         found[f"step {objective}"] = STEP | loss
         found[f"official {objective}"] = STEP | loss | {"align_gradient": "official"}
-        found[f"TextTeacher {objective}"] = STEP | loss | teacher
-    found["TextTeacher, mixed"] = STEP | teacher | {"mixed": True, "captions": 2}
+    found["own objective"] = STEP | {"align_loss": "text_teacher"}
+    found["own objective, mixed"] = STEP | {"align_loss": "text_teacher", "mixed": True, "captions": 2}
     found["bce, class weights"] = STEP | {"classification_loss": "bce", "class_weights": "[1, 2, 0.5, 0.1]"}
     found["centred"] = STEP | {"align_center": True}
     soft = STEP | {"soft_labels": True, "soft_label_weight": 0.5}
@@ -58,7 +61,7 @@ def scenarios() -> dict[str, dict[str, Any]]:
         found[f"{name}, mixup"] = epoch | {"mixup_alpha": 0.8}
         found[f"{name}, soft labels"] = epoch | {"soft_labels": True}
         falling = {"align_schedule": "cosine", "num_train_epochs": 2, "align_off_epochs": 0.5}
-        found[f"{name}, TextTeacher"] = epoch | teacher | falling
+        found[f"{name}, falling weight"] = epoch | falling
         over_time = {"align_schedule": "cosine", "align_warmup_epochs": 0.5, "num_train_epochs": 2}
         stepped = {"lr_scheduler_type": "cosine", "num_train_epochs": 3, "align_weight": 0.0}
         found[f"{name}, schedule, frozen backbone"] = epoch | stepped | {"freeze_backbone": True}
