@@ -18,6 +18,7 @@ _PLACES = {
     "evaluate_run": "workflows.evaluate",
     "fit": "workflows.fit",
     "load_images": "data.loading",
+    "register_objective": "losses",
     "release_student": "hub",
 }
 __all__ = [*_PLACES, "__version__"]

@@ -164,7 +164,7 @@ def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, numbe
 def test_one_label_a_class_leaves_nothing_to_hold_out(tmp_path):
     pictures = draw_folder(tmp_path / "pictures", train=3)
     for opens in (lambda: load_images(pictures, validation_fraction=0.15), lambda: fit(pictures, dry_run=True)):
-        with pytest.raises(ValueError, match="No class .* has two labels.*Label more images, or give"):
+        with pytest.raises(ValueError, match="No class .* two labelled images that differ.*Label more images, or"):
             opens()
 
 

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parent.parent / "recipes" / "text_teacher"))
 import text_teacher
 from doors import run, succeed
 
-from g4i_hf.losses import register_objective
+from g4i_hf import register_objective
 
 RECIPE = Path(text_teacher.__file__).parent
 WEIGHT, TEMPERATURE, ROWS = 0.4, 0.7, 8

@@ -1,6 +1,5 @@
 """Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from .classes import class_names, read_class_names, with_class_names
 from .hub_rows import check_files, file_columns
 from .joining import join_captions, with_image_ids
 from .opening import open_data
+from .record import image_digests
 from .stage import Source, check_relative, find_stage, join_stage, open_stage, steps
 
 WEBDATASET_KEY, WEBDATASET_URL = "__key__", "__url__"  # columns that `datasets` gives a WebDataset
@@ -57,25 +57,34 @@ def load_data(data: DataArguments) -> DatasetDict:
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     """
     Takes a share of each class of `train` as `validation`: two rows of a class or more, but never above half of them.
-    Which rows is decided by their `image_id` alone. Rows without a label stay where they are. Where the data has a
-    `validation`, it is unchanged. A ValueError when no class has two labels.
+    Which images is decided by their content alone. Equal images stay together: unlabelled copies go along. Other rows
+    without a label, and images with several labels, stay where they are. Where the data has a `validation`, it is
+    unchanged. A ValueError when no class has two labelled images that differ.
     """
     if "train" not in splits or "validation" in splits:
         return splits
     training = splits["train"]
     if columns.LABEL not in training.column_names:
         return class_names(splits)[0]  # says so
-    rows = pd.DataFrame({"label": training[columns.LABEL][:]})
-    rows["rank"] = [hashlib.blake2b(str(each).encode()).hexdigest() for each in training[columns.IMAGE_ID][:]]
-    labelled = rows[rows["label"].notna() & ~rows["label"].isin([-1])].sort_values("rank")
-    chosen: list[int] = []
-    for _, of_class in labelled.groupby("label"):
-        number = min(max(round(fraction * len(of_class)), 2), len(of_class) // 2)
-        chosen += of_class.index[:number].tolist()
+    rows = pd.DataFrame(image_digests(training) | {"label": training[columns.LABEL][:]})
+    # One that cannot be read equals no other
+    rows["image"] = rows[columns.IMAGE_DIGEST].fillna(rows[columns.IMAGE_ID])
+    labelled = rows[rows["label"].notna() & ~rows["label"].isin([-1])]
+    unambiguous = labelled[labelled.groupby("image")["label"].transform("nunique") == 1]
+    chosen: list[str] = []
+    for _, of_class in unambiguous.groupby("label"):
+        most, count = len(of_class) // 2, 0
+        for image, copies in of_class["image"].value_counts().sort_index().items():
+            if count >= max(round(fraction * len(of_class)), 2):
+                break
+            if count + copies <= most:
+                chosen.append(image)
+                count += copies
     if not chosen:
-        what = "No class of the split 'train' has two labels, so none can be held out as validation"
+        what = "No class of the split 'train' has two labelled images that differ: none can be held out as validation"
         raise ValueError(f"{what}. Label more images, or give the data a split 'validation' with labels.")
-    parts = {"train": np.setdiff1d(rows.index, chosen), "validation": np.sort(chosen)}
+    is_held_out = rows["image"].isin(chosen)
+    parts = {"train": np.flatnonzero(~is_held_out), "validation": np.flatnonzero(is_held_out)}
     return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
 
 

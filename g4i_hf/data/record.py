@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 from PIL import Image as PILImage
+from tqdm import tqdm
 
 from .. import columns
 from .images import content_of
@@ -34,9 +35,10 @@ COMPARED = {
     columns.CAPTION_WEIGHT: "caption weights",
     columns.SOFT_LABELS: "soft labels",
 }
-IMAGES_AT_ONCE, THREADS = 64, 8
+IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
 JUST_WRITTEN = 2  # seconds: a file that is younger may change again without another time
 SHOWN = 3  # class names
+_READ: dict[tuple[str, str], str] = {}  # digests of the files that this process has read, by path and stat
 
 
 @dataclass
@@ -145,14 +147,15 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
     def digests(image_id: str, image: Any) -> tuple[str, str | None, str | None]:
         try:
             stat = _stat_of(image)
-            return image_id, earlier.get((image_id, stat)) or _digest_of_image(image), stat
+            return image_id, earlier.get((image_id, stat)) or _digest_of_image(image, stat), stat
         except (OSError, ValueError):
             return image_id, None, None
 
     found: list[tuple[str, str | None, str | None]] = []
     images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
     with ThreadPoolExecutor(THREADS) as pool:  # hashing and reading leave the interpreter free
-        for start in range(0, len(images), IMAGES_AT_ONCE):
+        starts = range(0, len(images), IMAGES_AT_ONCE)
+        for start in tqdm(starts, desc="Comparing images", leave=False, disable=len(images) < MANY):
             batch = images[start : start + IMAGES_AT_ONCE]
             found += pool.map(digests, batch[columns.IMAGE_ID], batch[columns.IMAGE])
     return {column: [row[place] for row in found] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}
@@ -175,10 +178,15 @@ def _stat_of(image: Any) -> str | None:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}" if is_settled else None
 
 
-def _digest_of_image(image: Any) -> str | None:
+def _digest_of_image(image: Any, stat: str | None) -> str | None:
     if image is None:
         return None
-    return content_digest(image.tobytes() if isinstance(image, PILImage.Image) else content_of(image))
+    if stat is not None and (image["path"], stat) in _READ:
+        return _READ[image["path"], stat]
+    digest = content_digest(image.tobytes() if isinstance(image, PILImage.Image) else content_of(image))
+    if stat is not None:
+        _READ[image["path"], stat] = digest
+    return digest
 
 
 def content_digest(content: bytes) -> str:

@@ -24,7 +24,7 @@ from .fields import (
 
 Strategy = Literal["no", "steps", "epoch"]
 ALIGN_LOSSES = ("clip", "infonce", "siglip", "cosine")
-OWN_OBJECTIVES: dict[str, Any] = {}  # by name, those of [`~g4i_hf.losses.register_objective`]
+OWN_OBJECTIVES: dict[str, Any] = {}  # by name, those of [`~g4i_hf.register_objective`]
 
 
 @dataclass

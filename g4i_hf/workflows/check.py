@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
+from ..data.equal_images import describe_equal_images
 from ..data.loading import class_names, load_data, source_of
 from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
@@ -110,6 +111,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
     if not faults:
         lines.append(few_labels_in_words(labels_of(splits[args.split]), list(id2label.values())))
+    lines += describe_equal_images(Record.of(splits, id2label.values()).rows)
     return splits, list(filter(None, changed + lines)), faults
 
 

@@ -21,6 +21,7 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module, say
 from ..data.checks import check_split, few_labels_in_words, labels_of
+from ..data.equal_images import describe_equal_images
 from ..data.images import open_image
 from ..data.loading import check_has_split, class_names, hold_out, load_data
 from ..data.record import RECORD_FILE, Record, differences
@@ -92,7 +93,7 @@ class Fit:
         if not changed and self._is_finished():
             self.say(f"{self.folder} holds this very result, finished: nothing has changed since.")
             return self._finished()
-        self._check(splits)
+        self._check(splits, record)
         if columns.TEXT_EMBEDS not in splits["train"].column_names:
             check_encoder(self._given().get("text_encoder", self.args.text_encoder))
         captioning = self._captioning()
@@ -265,12 +266,12 @@ class Fit:
         self.has_baseline = bool(labelled) and self._given().get("label_fraction") != 0
         return DatasetDict({name: splits[name] for name in ("train", "validation")})
 
-    def _check(self, splits: DatasetDict) -> None:
+    def _check(self, splits: DatasetDict, record: Record) -> None:
         """Checks the splits, and says what is in them."""
         names = self.class_names
         if self.held_out:
             self.say(
-                f"Validation: the data has no such split, so {len(splits['validation']):,} labelled training images "
+                f"Validation: the data has no such split, so {self.validation_images:,} labelled training images "
                 f"are held out, {self.data.validation_fraction:.0%} of each class."
             )
         for name, split in splits.items():
@@ -288,6 +289,8 @@ class Fit:
         )
         if few := few_labels_in_words(labels_of(training), names):
             self.say(few)
+        for line in describe_equal_images(record.rows):
+            self.say(line)
         absent = [name for label, name in enumerate(names) if label not in validation_labels]
         if absent:
             self.say(

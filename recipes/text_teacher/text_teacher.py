@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from g4i_hf.losses import register_objective
+from g4i_hf import register_objective
 from g4i_hf.losses.objectives import LogitSettings, clip_loss
 from g4i_hf.losses.pairs import Pairs
 

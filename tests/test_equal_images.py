@@ -1,0 +1,128 @@
+"""The same image twice, byte for byte: on one side of a hold-out, and said where splits share it or labels differ."""
+
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from drawings import CLASSES, draw_folder, drawing
+
+from g4i_hf import fit, load_images
+from g4i_hf.data.checks import labels_of
+from g4i_hf.running import main
+
+
+def images_of(splits: DatasetDict, name: str) -> list[bytes]:
+    return [image["bytes"] or Path(image["path"]).read_bytes() for image in splits[name]["image"][:]]
+
+
+def copied(folder: Path, number: int, times: int, seed: int = 0) -> Path:
+    """Drawings of three classes, each so many times under names that tell nothing."""
+    rng = random.Random(seed)
+    for each in range(number):
+        for _ in range(times):
+            path = folder / "train" / CLASSES[each % 3] / f"{rng.randrange(10**9)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawing(each).save(path)
+    return folder
+
+
+# --- Hold-outs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "times", "held_out"), [(36, 4, 8), (36, 1, 2), (9, 2, 2), (18, 3, 3)])
+def test_equal_images_are_held_out_together(tmp_path, number, times, held_out):
+    splits = load_images(copied(tmp_path, number, times), validation_fraction=0.15)
+    assert not set(images_of(splits, "train")) & set(images_of(splits, "validation"))
+    assert [(labels_of(splits["validation"]) == label).sum() for label in range(3)] == [held_out] * 3
+    assert len(splits["train"]) + len(splits["validation"]) == number * times
+
+
+def test_which_images_are_held_out_depends_on_their_content_alone(tmp_path):
+    held_out = [
+        set(images_of(load_images(copied(tmp_path / str(seed), 36, 2, seed), validation_fraction=0.15), "validation"))
+        for seed in range(2)
+    ]
+    assert held_out[0] == held_out[1] and len(held_out[0]) == 6
+
+
+def test_unlabelled_copies_go_along_and_images_of_several_classes_stay(tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", captions=False, train=36)
+    files = sorted((pictures / "train").rglob("*.png"))
+    for number, path in enumerate(files):
+        (pictures / "train" / "unlabelled").mkdir(exist_ok=True)
+        shutil.copy(path, pictures / "train" / "unlabelled" / f"copy {number}.png")
+    for number, path in enumerate((pictures / "train" / "circle").glob("*.png")):
+        shutil.copy(path, pictures / "train" / "square" / f"copy {number}.png")
+    splits = load_images(pictures, validation_fraction=0.15)
+    assert not set(images_of(splits, "train")) & set(images_of(splits, "validation"))
+    labels = labels_of(splits["validation"])
+    assert (labels >= 0).sum() == (labels < 0).sum() > 0  # each with its unlabelled copy
+    circles = {path.read_bytes() for path in (pictures / "train" / "circle").glob("*.png")}
+    assert not circles & set(images_of(splits, "validation"))
+
+
+def test_copies_of_one_image_leave_nothing_to_hold_out(tmp_path):
+    pictures = copied(tmp_path, 3, 4)
+    with pytest.raises(ValueError, match="No class .* two labelled images that differ.*Label more images, or"):
+        load_images(pictures, validation_fraction=0.15)
+
+
+# --- What is said ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    return draw_folder(tmp_path / "pictures", train=36, validation=9, test=9)
+
+
+def said_by_fit(pictures: Path, tmp_path: Path, capsys) -> list[str]:
+    fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Equal images")]
+
+
+def copy_of(pictures: Path, source: str, target: str) -> None:
+    (pictures / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(pictures / source, pictures / target)
+
+
+def test_nothing_is_said_where_all_images_differ(pictures, tmp_path, capsys):
+    assert said_by_fit(pictures, tmp_path, capsys) == []
+
+
+def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_a_remedy(pictures, tmp_path, capsys):
+    copy_of(pictures, "train/circle/0.png", "validation/circle/again.png")
+    copy_of(pictures, "train/cross/1.png", "validation/cross/again.png")
+    copy_of(pictures, "train/cross/1.png", "validation/cross/once more.png")
+    (line,) = said_by_fit(pictures, tmp_path, capsys)
+    assert "3 of 12 images of 'validation' are in 'train' too" in line
+    assert "'circle/again.png' ('circle/0.png' there)" in line and "Remove them from 'validation'" in line
+
+
+def test_copies_within_a_split_are_counted(pictures, tmp_path, capsys):
+    for name in ("a", "b"):
+        copy_of(pictures, "train/circle/0.png", f"train/circle/{name}.png")
+    (line,) = said_by_fit(pictures, tmp_path, capsys)
+    assert "2 of 38 images of 'train' are copies of others in it, such as " in line and "Remove" not in line
+
+
+def test_equal_images_with_different_labels_are_said(pictures, tmp_path, capsys):
+    copy_of(pictures, "train/circle/0.png", "train/square/0 again.png")
+    copy_of(pictures, "train/circle/3.png", "validation/cross/3 again.png")
+    said = "\n".join(said_by_fit(pictures, tmp_path, capsys))
+    assert "2 images have several labels, such as " in said and "Correct them" in said
+    assert "'circle/0.png' ('circle') and 'square/0 again.png' ('square')" in said
+
+
+def test_check_compares_all_splits(pictures, tmp_path, capsys):
+    copy_of(pictures, "train/circle/0.png", "test/circle/again.png")
+    copy_of(pictures, "validation/circle/36.png", "test/circle/once more.png")
+    main(["check", str(pictures), "--check_dir", str(tmp_path / "check")])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Equal images")]
+    assert "1 of 11 images of 'test' are in 'train' too" in line
+    assert "1 of 11 images of 'test' are in 'validation' too" in line and "Remove them from 'test'" in line
