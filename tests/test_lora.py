@@ -16,7 +16,7 @@ from g4i_hf.modeling.lora import find_target_modules, is_adapter, plain_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import classifier_layers
 from g4i_hf.options import StudentArguments
-from g4i_hf.training.optimization import layer_factors
+from g4i_hf.training.optimization import scale_learning_rates
 
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 # Fused and separate attention, batch norms, depthwise convolutions, of timm and of transformers
@@ -140,19 +140,21 @@ def test_a_resumed_run_ends_with_the_same_weights_and_average(tmp_path):
         assert same(*(load_file(tmp_path / run / "checkpoint-4" / file) for run in ("whole", "run")))
 
 
-@pytest.mark.parametrize("name", ["timm-vit", "vit", "timm-convnext", "swin"])
+@pytest.mark.parametrize("name", ["timm-vit", "timm-convnext"])
 def test_an_adapter_learns_as_fast_as_its_layer_would(name):
     torch.manual_seed(0)
-    expected, found = factors_of(aligned_model(name)), factors_of(lora_model(name))
+    expected, found = rates_of(aligned_model(name)), rates_of(lora_model(name))
     assert any(map(is_adapter, found))
     for key in found:
         layer = key.split(".lora_")[0] + ".weight" if is_adapter(key) else key
         assert found[key] == pytest.approx(expected[layer]), key
 
 
-def factors_of(model) -> dict[str, float]:
-    factors = layer_factors(model, 0.5)
-    return {name: factors[parameter] for name, parameter in model.named_parameters() if parameter in factors}
+def rates_of(model) -> dict[str, float]:
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=1.0)
+    scale_learning_rates(optimizer, model, 0.5)
+    rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: rates[parameter] for name, parameter in model.named_parameters() if parameter in rates}
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
