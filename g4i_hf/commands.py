@@ -245,45 +245,6 @@ class Evaluate(Command):
             say(f"report: {args.report}")
 
 
-class Compare(Command):
-    """Compare variants of training over students and seeds; each cell of the grid is one run.
-
-        g4i compare --config recipes/emoji_styles/compare.yaml --dry_run
-        g4i compare --config recipes/emoji_styles/compare.yaml --processes 2
-        g4i compare --config recipes/emoji_styles/compare.yaml --final
-
-    A finished cell is a line in `results`. To resume, run the same command again. Only `--final` uses the labels of
-    `final_splits`, and logs that in `openings`.
-    """
-
-    default_config = "emoji_styles/compare.yaml"
-    in_one_process = True
-
-    def check(self, args) -> None:
-        check_paths(train_config=args.train_config)
-
-    def run(self, args) -> None:
-        from .workflows.compare import Study
-
-        quiet_libraries(True)
-        study = Study(args)
-        if args.check_cell:
-            other = study.check_cell()
-            say(f"{args.check_cell}: {other or 'the same to the bit'}")
-            if other:
-                raise SystemExit(1)
-            return
-        if args.dry_run or study.missing:
-            say(study.plan())
-        if args.dry_run:
-            return
-        if args.final and study.missing:
-            raise ValueError("--final scores a grid that is whole: run it without first.")
-        study.train()
-        say("\n" + study.score())
-        say("\n".join(study.write()))
-
-
 class Search(Command):
     """Find images by a text, with an aligned student.
 
@@ -364,5 +325,5 @@ class Release(Command):
 
 
 COMMANDS: dict[str, Any] = {
-    kind.__name__.lower(): kind() for kind in (Fit, Caption, Embed, Check, Train, Evaluate, Compare, Search, Release)
+    kind.__name__.lower(): kind() for kind in (Fit, Caption, Embed, Check, Train, Evaluate, Search, Release)
 }

@@ -28,7 +28,6 @@ ORDER = {
     "training": 7,
     "evaluation": 8,
     "zero_shot": 8,
-    "study": 8,
     "hub": 9,
     "workflows": 10,
     "captioning.scale": 11,

@@ -33,7 +33,6 @@ from g4i_hf.training.run_folder import resolved_options
 
 TRAIN, DATA = OPTIONS_OF["train"], (options.DataArguments,)
 BASE = "dataset_name: x\noutput_dir: o\n"
-GRID = "train_config: t\nstudents: {a: {}}\nvariants: {b: {}}\n"
 
 
 def parse(*argv: str, classes=TRAIN, **kwargs) -> dict:
@@ -99,7 +98,6 @@ VALUES = [
     ("eval_strategy: no", "no"),
     ("max_steps: '3'", 3),
     ("splits: test", ["test"]),
-    ("seeds: [1, '2']", [1, 2]),
     ("class_weights: [1, 0.5]", [1, 0.5]),
     ("class_weights: balanced", "balanced"),
     ("student_args: {a: 1e-3, b: '1e-3', c: [2e-3, a1e5]}", {"a": 1e-3, "b": "1e-3", "c": [2e-3, "a1e5"]}),
@@ -110,8 +108,8 @@ VALUES = [
 @pytest.mark.parametrize("text, expected", VALUES, ids=[text for text, _ in VALUES])
 def test_a_value_in_yaml_has_the_type_of_its_option(written, text, expected):
     """A revision of digits is no octal number, a strategy called `no` no switch, and 5e-4 no text."""
-    of_study = {"base": GRID, "classes": OPTIONS_OF["compare"]} if text.startswith(("splits", "seeds")) else {}
-    value = written(text, **of_study)[text.split(":")[0]]
+    of_evaluate = {"base": "run: r\ndataset_name: d\n", "classes": OPTIONS_OF["evaluate"]}
+    value = written(text, **of_evaluate if text.startswith("splits") else {})[text.split(":")[0]]
     assert value == expected and type(value) is type(expected)
 
 
@@ -137,7 +135,7 @@ def test_a_value_on_the_command_line(argv, name, expected):
 def test_the_dataset_or_the_run_may_be_the_first_word():
     assert parse("pictures", "--seed", "1")["dataset_name"] == "pictures"
     assert parse("runs/a", "--dry_run", classes=OPTIONS_OF["release"])["run"] == "runs/a"
-    assert "'grid' in the command line belongs to no option" in refused(parse, "grid", classes=OPTIONS_OF["compare"])
+    assert "'more' in the command line belongs to no option" in refused(parse, "pictures", "more")
 
 
 @pytest.mark.parametrize("text", [".", "./data", "../data", "./däta/x"])
@@ -167,8 +165,6 @@ def test_a_tilde_is_the_home_folder(written, monkeypatch, tmp_path):
 def test_a_tuple_from_python_is_a_list():
     given = {"run": "r", "dataset_name": "x", "splits": ("test", "validation")}
     assert cli.build_options(OPTIONS_OF["evaluate"], given)[0].splits == ["test", "validation"]
-    study = {"train_config": "t.yaml", "students": {"a": {}}, "variants": {"b": {}}, "seeds": (0, 1)}
-    assert cli.build_options(OPTIONS_OF["compare"], study)[0].seeds == [0, 1]
 
 
 def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, capsys):
@@ -283,7 +279,7 @@ COMMAND_LINES = [
     ([], 2, "usage: g4i COMMAND"),
     (["trian"], 2, "the command is 'trian'; choose one of fit, caption, .*Did you mean 'train'"),
     (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),
-    (["compare", "--num_processes=2"], 2, "compare runs in one process: leave --num_processes out"),
+    (["check", "--num_processes=2"], 2, "check runs in one process: leave --num_processes out"),
     (["train", "--module", "gone.py"], 2, "--module gone.py: there is no such file"),
     (["train", "--module", "no_such.module"], 2, "there is no such module. A file is named with its .py"),
     (["train", "--module", "json.py"], 2, "it cannot be imported as 'json'; give the file another name"),

@@ -84,10 +84,8 @@ def recipe_of(path: Path) -> Path:
 
 
 def command_of(path: Path) -> str:
-    """The command that a file of options is for: the one it is called like, or by what it holds."""
-    if path.stem in COMMANDS:
-        return path.stem
-    return "train" if path in TRAINING_FILES else "compare"
+    """The command that a file of options is for: the one it is called like, or `train`."""
+    return path.stem if path.stem in COMMANDS else "train"
 
 
 def parsed_options(path: Path, *more: str) -> tuple:
@@ -172,7 +170,7 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
         str(path.relative_to(ROOT)) for path in YAML_FILES if recipe_of(path) == folder
     }
     stages = [re.search(r"(?:recipes/|g4i )(\w+)(?:\.py)? ", line)[1] for line in lines]
-    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "fit", "compare"].index)
+    assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "fit"].index)
     assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 

@@ -101,16 +101,12 @@ def test_every_stage_of_a_run_on_local_data_stays_within_its_folders_and_this_ma
         "--ema_decay",
         "0.9",
     ]
-    (folder / "train.yaml").write_text("dataset_name: ./pictures\noutput_dir: runs/grid\nstudent: resnet18\n")
-    grid = "{train_config: ./train.yaml, students: {a: {}}, variants: {b: {align_weight: 0}}, seeds: [0]}"
-    (folder / "compare.yaml").write_text(grid)
     commands = {
         "embed": [*data, *more],
         "train": [*data, *more, *run],
         "train, resumed": [*data, *more, *run],
         "evaluate": ["--run", "runs/aligned", "--report", "runs/report.html"],
         "release": ["--run", "runs/aligned", "--aligned", "true"],
-        "compare": ["--config", "compare.yaml", "--dry_run", "true"],
     }
     for name, options in commands.items():
         if "resumed" in name:  # from the first checkpoint: state of the optimizer, of the schedule and of chance

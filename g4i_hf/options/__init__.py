@@ -13,7 +13,7 @@ from .captioning import (
     QualityArguments,
 )
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, full_name
-from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, CompareArguments, EvaluateArguments, SearchArguments
+from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, EvaluateArguments, SearchArguments
 from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
 from .training import (
@@ -48,7 +48,6 @@ OPTIONS_OF = {
     "check": (CheckArguments, DataArguments, EncoderArguments),
     "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
     "search": (SearchArguments,),
-    "compare": (CompareArguments,),
     "release": (ReleaseArguments,),
     "fit": (FitArguments, DataArguments),
 }

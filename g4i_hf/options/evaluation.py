@@ -1,4 +1,4 @@
-"""Options of `g4i evaluate`, `check`, `search` and `compare`."""
+"""Options of `g4i evaluate`, `check` and `search`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -69,68 +69,3 @@ class EvaluateArguments:
         if "none" in words and len(words) > 1:
             raise ValueError("measures has none beside others: give none alone, or leave it out.")
         self.measures = [measure for measure in MEASURES if measure in words or "all" in words]
-
-
-@dataclass
-class ScoringOptions:
-    """Scoring"""
-
-    splits: list[str] = option(["validation"], "Splits whose labels may guide choices.")
-    final_splits: list[str] = option([], "Splits that every cell predicts, scored with --final only.")
-    final: bool = option(False, "Score final_splits, and log it in the file of `openings`.")
-    openings: str | None = option(None, "Log file: a line for each use of the labels of final_splits.")
-    cluster_column: str | None = option(None, "Column that groups images, as of one object, for clustered intervals.")
-
-
-@dataclass
-class StudyFileOptions:
-    """Execution and output"""
-
-    results: str = option("runs/compare.jsonl", "JSONL file with a line per finished cell.")
-    summary: str | None = option(None, "JSON file for the figures; those not scored now are kept.")
-    plot: str | None = option(None, "PNG file: differences with confidence intervals.")
-    processes: Count = option(1, "Cells to train at a time, on the CPU or one GPU.")
-    threads: Count = option(1, "Threads per process.")
-    dry_run: bool = option(False, "Print the plan and its duration; train nothing.")
-    check_cell: str | None = option(None, "student/variant/seed: train this cell again and compare every prediction.")
-
-
-@dataclass
-class CompareArguments(ScoringOptions, StudyFileOptions):
-    """Grid"""
-
-    train_config: str | None = option(None, "YAML file of `g4i train` that every cell starts from.")
-    options: dict = option({}, "Training options for all cells.")
-    students: dict = option({}, "name: options, such as student, student_args and learning_rate.")
-    variants: dict = option({}, "name: options to compare, such as align_weight.")
-    baseline: str | None = option(None, "Variant to compare the others with; the first by default.")
-    seeds: list[int] = option([0, 1, 2, 3, 4], "Seeds, each for every student and variant.")
-    only_students: list[str] | None = option(None, "Train these students only.")
-    only_variants: list[str] | None = option(None, "Train these variants only.")
-
-    def __post_init__(self):
-        check_values(self)
-        if not self.train_config or not self.students or not self.variants:
-            raise ValueError("A comparison needs train_config, students and variants: give them in a file (--config).")
-        for name, group in (("students", self.students), ("variants", self.variants)):
-            if wrong := [key for key, options in group.items() if not isinstance(options, dict | None)]:
-                raise ValueError(f"{name}: {wrong[0]} must hold options, name: value.")
-        for name, options in [("options", self.options), *self.students.items(), *self.variants.items()]:
-            for unset in (key for key, value in (options or {}).items() if value is None or value == []):
-                raise ValueError(
-                    f"{name}: {unset} has no value. What train_config sets cannot be unset: leave it out there."
-                )
-        self.baseline = self.baseline or next(iter(self.variants))
-        check_named("baseline", [self.baseline], self.variants)
-        check_named("only_variants", self.only_variants or [], self.variants)
-        check_named("only_students", self.only_students or [], self.students)
-        if set(self.splits) & set(self.final_splits):
-            raise ValueError("A split is in both splits and final_splits: its labels are open, or they are not.")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must be different numbers, one or more.")
-
-
-def check_named(option_name: str, names: list[str], known: dict) -> None:
-    """A ValueError for a name that is not known."""
-    if wrong := [name for name in names if name not in known]:
-        raise ValueError(f"{option_name} names {wrong[0]!r}, which is none of {', '.join(known)}.")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "compare", "release")
+COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "release")
 WAIT = 300  # seconds that a command may take
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 LAUNCHER = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")

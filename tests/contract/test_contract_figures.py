@@ -86,28 +86,3 @@ def test_lora_is_merged(quick, loop, folders, tmp_path):
         folder / "lora" / "student" / "model.safetensors",
     )
     assert "lora" not in names and "layer4" in names
-
-
-# --- Comparisons -----------------------------------------------------------------------------------------------------
-
-
-def test_a_grid_is_trained_cell_by_cell_and_once(quick, folders, tmp_path):
-    folder = shutil.copytree(folders, tmp_path / "folders")
-    (folder / "grid.yaml").write_text(
-        f"""
-train_config: {folder}/aligned/train.yaml
-options: {{max_steps: 2, output_dir: {folder}/cell}}
-students: {{small: {{student: resnet18}}}}
-variants: {{baseline: {{align_weight: 0}}, paper: {{align_weight: 0.3}}}}
-seeds: [0]
-splits: [validation]
-results: {folder}/results.jsonl
-summary: {folder}/summary.json
-"""
-    )
-    done = quick.succeed("compare", {"config": folder / "grid.yaml"}, cwd=folder)
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and "paper" in done.out and "small" in done.out
-    assert json.loads((folder / "summary.json").read_text())
-    quick.succeed("compare", {"config": folder / "grid.yaml"}, cwd=folder)
-    assert (folder / "results.jsonl").read_text().splitlines() == lines, "whole: no cell is trained again"

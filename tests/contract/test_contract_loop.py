@@ -161,10 +161,3 @@ def test_a_dry_run_of_a_push_lists_the_files(quick, loop, tmp_path):
     for name in ("README.md", "stage.json", "data/train-00000-of-00001.parquet", "me/embedded"):
         assert name in done.out, name
     assert not files_in(tmp_path)
-
-
-def test_a_dry_run_of_a_comparison_trains_nothing(quick, loop, tmp_path):
-    grid = {"variants": '{"baseline": {"align_weight": 0}, "paper": {"align_weight": 0.3}}', "students": '{"a": {}}'}
-    grid |= {"train_config": loop / "aligned" / "train.yaml", "results": tmp_path / "results.jsonl"}
-    done = quick.succeed("compare", grid, "--seeds", "0", "1", {"dry_run": "true"}, cwd=tmp_path)
-    assert "4 cells" in done.out and "paper" in done.out and list(tmp_path.iterdir()) == []

@@ -103,7 +103,6 @@ MISTAKES = {
     "release a run as a stage": Mistake("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
     "release both": Mistake("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
     "push without a name": Mistake("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
-    "grid of no such file": Mistake("compare", {"train_config": "{gone}"}, ("{gone}",)),
 }
 YAML = {
     "misspelt.yaml": "embeddings_dir: x\ntext_encodr: y\n",

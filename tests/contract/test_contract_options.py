@@ -17,7 +17,6 @@ PROMISED = {
     "check": "split check_dir text_encoder embeddings_dir",
     "train": "align_weight align_loss supervision label_noise unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights probe_samples",
-    "compare": "train_config students variants seeds splits final processes results",
     "release": "run stage baseline repo_id push_to_hub dry_run onnx license with_images",
 }
 

@@ -234,11 +234,3 @@ def test_a_student_of_ones_own(quick, places, tmp_path):
     words = {"dataset_name": places["embeddings"], "output_dir": tmp_path / "another"}
     done = quick.run("train", words | small)
     assert done.code == 2 and "tiny_net" in done.err, "without its module nobody knows it"
-
-    (tmp_path / "train.yaml").write_text(json.dumps(small | {"dataset_name": str(places["embeddings"])}))
-    grid = {"train_config": "./train.yaml", "students": {"mine": {"student": "tiny_net"}}, "seeds": [0]}
-    grid |= {"variants": {"aligned": {"align_weight": 0.3}}, "splits": ["validation"]}
-    grid |= {"results": str(tmp_path / "cells.jsonl"), "summary": str(tmp_path / "cells.json"), "processes": 1}
-    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
-    quick.succeed("compare", {"module": "my_student.py", "config": "grid.yaml"}, cwd=tmp_path)
-    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 1
