@@ -157,8 +157,13 @@ def test_a_class_or_file_called_train_is_no_split(tmp_path):
     save_pictures(tmp_path / "split", ["train/bus/1.png", "train/train/2.png", "test/bus/3.png", "test/train/4.png"])
     assert classes_by_id(tmp_path / "split") == {"bus/1.png": "bus", "train/2.png": "train"}
     assert classes_by_id(tmp_path / "split", "test") == {"bus/3.png": "bus", "train/4.png": "train"}
-    save_pictures(tmp_path / "pets", ["1.png", "cat/2.png"])  # images beside folders are of the class of their folder
-    assert sorted(classes_by_id(tmp_path / "pets").values()) == ["cat", "pets"]
+
+
+def test_images_beside_the_class_folders_have_no_class(tmp_path):
+    save_pictures(tmp_path / "pets", ["1.png", "cat/2.png", "dog/3.png"])
+    train = load_images(tmp_path / "pets")["train"]
+    assert train.features["label"].names == ["cat", "dog"]
+    assert by_id(train, "label") == {"pets/1.png": None, "cat/2.png": 0, "dog/3.png": 1}
 
 
 @pytest.mark.parametrize("others", ["dog", "elk"])

@@ -20,8 +20,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .. import columns
+from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import IMAGE_SUFFIXES, image_paths, open_image, why_bad
-from ..data.opening import SPLIT_FOLDERS
 from ..data.stage import ids_digest
 from ..options import ExistingCaptionsArguments
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
+from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import why_unreadable
-from ..data.opening import SPLIT_FOLDERS
 from ..files import did_you_mean
 from .answers import Question
 from .images import content_of

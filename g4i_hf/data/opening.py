@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
@@ -19,33 +18,19 @@ from datasets import (
     DatasetDict,
     DownloadManager,
     Features,
-    Image,
-    Value,
-    concatenate_datasets,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from .. import columns
 from ..names import check_dataset_name
-from .images import IMAGE_SUFFIXES, image_paths
+from .image_folder import SPLIT_OF, STAGE_FILE, open_image_folder
 
 logger = logging.getLogger(__name__)
 
-STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
-# Names of files and folders that are splits, as in `datasets`; of folders also with an ending, as in test_novel
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
-UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
 INTEGERS = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 KINDS = dict.fromkeys(INTEGERS, "numbers") | dict.fromkeys(("string", "large_string"), "names")
@@ -63,7 +48,10 @@ def open_data(name: str, config: str | None, revision: str | None, label: str = 
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
     if how is None and not _is_saved(folder):
-        return _open_imagefolder(folder)
+        try:
+            return open_image_folder(folder)
+        except ValueError as error:
+            raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {error}") from error
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
         opened = _load(how, label) if how is not None else load_from_disk(name)
     return opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
@@ -214,142 +202,3 @@ def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
         name = re.sub(r"\W+", "_", name)
         files.setdefault(SPLIT_OF.get(name.lower(), name), []).append(glob.escape(str(path)))
     return files
-
-
-def _open_imagefolder(folder: Path) -> DatasetDict:
-    """
-    `datasets` 5.2 loses the labels of class folders with a `metadata.jsonl`, and of a split with images of one class.
-    So the label is the folder of an image here, if a split has at least two; in a folder `unlabelled` it is null.
-    Splits are read one by one, as `datasets` wants the same columns in all, and captions may be in one alone.
-    """
-    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
-    if archives:
-        raise ValueError(f"dataset_name is {str(folder)!r}: unpack {archives[0]}, images are read from plain files.")
-    splits, found = DatasetDict(), _folder_splits(folder)
-    _check_metadata(folder, found)
-    for name, patterns in found.items():
-        if not any(Path(file).suffix.lower() in ImageFolder.EXTENSIONS for file in _files(patterns)):
-            raise FileNotFoundError(
-                f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images."
-            )
-        with one_line_errors(f"dataset_name is {str(folder)!r}, but", folder.rglob("*")):
-            split = load_dataset("imagefolder", data_files={name: patterns}, drop_labels=True, split=name)
-        splits[name] = split.cast_column("image", Image(decode=False))
-        if split.column_names != ["image"]:
-            splits[name] = _with_unlisted(splits[name], name, patterns)
-    return _with_folder_labels(splits, folder)
-
-
-def _check_metadata(folder: Path, splits: dict[str, list[str]]) -> None:
-    """A ValueError for metadata beside the folders of the splits, where nothing reads it."""
-    above = next((folder / name for name in METADATA if (folder / name).is_file()), None)
-    if above is None or os.path.abspath(folder) in {root for patterns in splits.values() for root in _roots(patterns)}:
-        return
-    raise ValueError(
-        f"{above} is not read, as it lies beside the folders of the splits ({', '.join(splits)}). Give each split its "
-        f"own {above.name} within its folder, with every file_name relative to that folder."
-    )
-
-
-def _with_folder_labels(splits: DatasetDict, root: Path) -> DatasetDict:
-    """Adds `label` where metadata has none: a ClassLabel, or a string where other splits have strings."""
-    labels: dict[str, list] = {
-        name: [_folder_label(image["path"], os.path.abspath(root)) for image in split["image"]]
-        for name, split in splits.items()
-        if columns.LABEL not in split.column_names
-    }
-    classes = {name: set(found) - {None} for name, found in labels.items()}
-    names = sorted({label for found in classes.values() if len(found) > 1 for label in found})
-    if from_metadata := [split for name, split in splits.items() if name not in labels]:
-        names += [label for split in from_metadata for label in split.unique(columns.LABEL) if isinstance(label, str)]
-    feature = Value("string") if from_metadata else ClassLabel(names=names)
-    numbers = {None: None} | {label: number for number, label in enumerate(names)}
-    for name, found in labels.items():
-        if classes[name] and classes[name] <= set(names):
-            logger.info("Split %s: %d class names taken from the folders.", name, len(classes[name]))
-            if isinstance(feature, ClassLabel):
-                found = [numbers[label] for label in found]
-            splits[name] = splits[name].add_column(columns.LABEL, found, feature=feature)
-    return splits
-
-
-def _folder_label(path: str, root: str) -> str | None:
-    """The folder of an image; None anywhere below one of `UNLABELLED_FOLDERS`."""
-    inside = os.path.dirname(path.removeprefix(root)).lower().split(os.sep)
-    return None if set(inside) & set(UNLABELLED_FOLDERS) else Path(path).parent.name
-
-
-def _with_unlisted(split: Dataset, name: str, patterns: list[str]) -> Dataset:
-    """
-    Adds images of class folders that have no line in the metadata, which `datasets` leaves out: they have a label all
-    the same, and null in the columns of the metadata. A ValueError for an image with two lines.
-    """
-    listed = Counter(path for path, _ in image_paths(split))
-    image, times = listed.most_common(1)[0]
-    if times > 1:
-        what = f"its metadata file names the image {image} {times} times"
-        raise ValueError(f"Split {name!r}: {what}. Keep one line; several captions are a list in it.")
-    known = {os.path.realpath(path) for path in listed}
-    files = [file for file in _files(patterns) if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
-    unlisted = sorted(os.path.abspath(file) for file in files if os.path.realpath(file) not in known)
-    if not unlisted:
-        return split
-    roots, kept = _roots(patterns), []
-    for file in unlisted if columns.LABEL not in split.column_names else ():
-        root = next(root for root in roots if file.startswith(f"{root}{os.sep}"))
-        if os.path.dirname(file) != root and _folder_label(file, root) is not None:
-            kept.append(file)
-    if kept:
-        said = "Split %r: %d of %d images have no line in its metadata file. They have the label of their folder."
-        logger.warning(said, name, len(kept), len(files))
-    if left := len(unlisted) - len(kept):
-        logger.warning(
-            "Split %r: %d of %d images are in no line of its metadata file and in no folder of a class, and are left "
-            "out. A line needs the file_name alone; null stands for what is not known.",
-            *(name, left, len(files)),
-        )
-    rows: dict[str, list] = {column: [None] * len(kept) for column in split.column_names}
-    rows["image"] = [{"bytes": None, "path": file} for file in kept]
-    return concatenate_datasets([split, Dataset.from_dict(rows, features=split.features)]) if kept else split
-
-
-def _roots(patterns: list[str]) -> list[str]:
-    """The folders of a split."""
-    return [os.path.abspath(root) for pattern in patterns for root in glob.iglob(pattern.removesuffix("/**"))]
-
-
-def _files(patterns: list[str]) -> Iterator[str]:
-    """Files of a split, without hidden ones and folders such as `__MACOSX`."""
-    for root in _roots(patterns):
-        for place, folders, files in os.walk(root):
-            folders[:] = [folder for folder in folders if not folder.startswith((".", "__"))]
-            yield from (os.path.join(place, file) for file in files if not file.startswith("."))
-
-
-def _folder_splits(folder: Path) -> dict[str, list[str]]:
-    """
-    Patterns of the files of each split: folders called train, validation, test, test_novel or the like; else all is
-    `train`. `datasets` would take a class or an image called `train` for a split and leave out the rest.
-    """
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
-    folders = [path for path in inside if not path.name.startswith((".", "__"))]
-    named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
-    if len(named) < len(folders):  # between other classes, a folder of images called `train` is a class
-        named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
-    files: dict[str, list[str]] = {}
-    for path, name in named.items():
-        files.setdefault(name, []).append(f"{glob.escape(str(path))}/**")
-    if files and len(named) < len(folders):
-        ignored = sorted(path.name for path in folders if path not in named)
-        logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
-        if any(name.lower() in UNLABELLED_FOLDERS for name in ignored):
-            logger.warning("Images without a label belong into a folder of that name within train.")
-    return files or {"train": [f"{glob.escape(str(folder))}/**"]}
-
-
-def _split_name(folder: str) -> str | None:
-    """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
-    folder = folder.lower()
-    if folder in SPLIT_OF:
-        return SPLIT_OF[folder]
-    return re.sub(r"\W+", "_", folder) if re.split(r"[\W_\d]", folder)[0] in SPLIT_OF else None

@@ -1,0 +1,279 @@
+"""
+Open a folder of images: which split each image belongs to, its line of metadata, and its label.
+
+A label in the metadata wins over the class folder. Nothing of `datasets` reads such a folder: its `imagefolder` loses
+the labels of class folders beside metadata, those of a split with images of one class, and texts such as `007`.
+"""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from .. import columns
+from ..files import did_you_mean
+from .classes import class_names, same_form
+from .metadata_files import FILE_NAME, METADATA, read_metadata
+
+logger = logging.getLogger(__name__)
+
+STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
+# Names of files and folders that are splits, as in `datasets`; of folders also with an ending, as in test_novel
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
+UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
+SHOWN = 3  # names in a message
+
+
+@dataclass
+class Split:
+    """
+    The images of a split.
+
+    Attributes:
+        paths: of the images; those with a line of metadata come first.
+        folders: the class folder of each image, None where it lies in none.
+        lines: metadata of the first images, without `file_name` and `label`.
+        num_listed: how many have a line.
+        labels: of each image as its line says, None where it says nothing.
+    """
+
+    name: str
+    paths: list[str]
+    folders: list[str | None]
+    lines: Dataset
+    num_listed: int
+    labels: list[Any]
+
+    @property
+    def class_folders(self) -> set[str]:
+        return {folder for folder in self.folders if folder is not None}
+
+
+def open_image_folder(folder: Path) -> DatasetDict:
+    """
+    The splits with `image` (not decoded), the columns of the metadata, and `label` where any image of a split has one.
+    A ValueError for metadata that cannot be read, or that names an image twice or a file elsewhere.
+    """
+    archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
+    if archives:
+        raise ValueError(f"unpack {archives[0]}, images are read from plain files.")
+    roots = _roots_of_splits(folder)
+    _check_metadata(folder, roots)
+    splits = [_read_split(name, places, folder) for name, places in roots.items()]
+    known = _known_classes(splits)
+    opened = DatasetDict({split.name: _dataset(split, known) for split in splits})
+    features = [split.features[columns.LABEL] for split in opened.values() if columns.LABEL in split.features]
+    return class_names(opened)[0] if features and all(each == Value("string") for each in features) else opened
+
+
+# --- Splits ----------------------------------------------------------------------------------------------------------
+
+
+def _roots_of_splits(folder: Path) -> dict[str, list[str]]:
+    """
+    The folders of each split: those called train, validation, test, test_novel or the like; else all is `train`.
+    `datasets` would take a class or an image called `train` for a split and leave out the rest.
+    """
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
+    folders = [path for path in inside if not path.name.startswith((".", "__"))]
+    named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
+    if len(named) < len(folders):  # between other classes, a folder of images called `train` is a class
+        named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
+    roots: dict[str, list[str]] = {}
+    for path, name in named.items():
+        roots.setdefault(name, []).append(os.path.abspath(path))
+    if roots and len(named) < len(folders):
+        ignored = sorted(path.name for path in folders if path not in named)
+        logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
+        if any(name.lower() in UNLABELLED_FOLDERS for name in ignored):
+            logger.warning("Images without a label belong into a folder of that name within train.")
+    return roots or {"train": [os.path.abspath(folder)]}
+
+
+def _split_name(folder: str) -> str | None:
+    """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
+    folder = folder.lower()
+    if folder in SPLIT_OF:
+        return SPLIT_OF[folder]
+    return re.sub(r"\W+", "_", folder) if re.split(r"[\W_\d]", folder)[0] in SPLIT_OF else None
+
+
+def _check_metadata(folder: Path, roots: dict[str, list[str]]) -> None:
+    """A ValueError for metadata beside the folders of the splits, where nothing reads it."""
+    above = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    if above is None or os.path.abspath(folder) in {root for places in roots.values() for root in places}:
+        return
+    raise ValueError(
+        f"{above} is not read, as it lies beside the folders of the splits ({', '.join(roots)}). Give each split its "
+        f"own {above.name} within its folder, with every file_name relative to that folder."
+    )
+
+
+def _read_split(name: str, roots: list[str], folder: Path) -> Split:
+    folder_of = {file: _class_folder(file, root) for root in roots for file in _files(root)}
+    images = sorted(file for file in folder_of if os.path.splitext(file)[1].lower() in ImageFolder.EXTENSIONS)
+    if not images:
+        raise FileNotFoundError(
+            f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images."
+        )
+    for file in images:
+        try:
+            file.encode()
+        except UnicodeError:
+            what = f"the file name {os.fsencode(file)!r} is not UTF-8"
+            raise ValueError(f"{what}. Rename the file, as convmv does.") from None
+    metadata = sorted(file for file in folder_of if os.path.basename(file) in METADATA)
+    parts = [each for file in metadata if len(each := read_metadata(file, folder_of))]
+    lines = concatenate_datasets(parts) if parts else Dataset.from_dict({FILE_NAME: []})
+    listed = lines[FILE_NAME][:]
+    image, times = Counter(listed).most_common(1)[0] if listed else ("", 0)
+    if times > 1:
+        what = f"split {name!r}: its metadata file names the image {image} {times} times"
+        raise ValueError(f"{what}. Keep one line; several captions are a list in it.")
+    paths = listed + _unlisted(images, listed)
+    others = [column for column in lines.column_names if column not in (FILE_NAME, columns.IMAGE, columns.LABEL)]
+    return Split(
+        name=name,
+        paths=paths,
+        folders=[folder_of.get(path) for path in paths],
+        lines=lines.select_columns(others),
+        num_listed=len(listed),
+        labels=_own_labels(lines) + [None] * (len(paths) - len(listed)),
+    )
+
+
+def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Files below a folder, without hidden ones and folders such as `__MACOSX`. A link that leads back is left out."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.name.startswith("__"):
+            yield from _files(entry.path, (*above, real))
+        elif entry.is_file():
+            yield entry.path
+
+
+def _class_folder(path: str, root: str) -> str | None:
+    """The folder of an image below that of its split; None anywhere below one of `UNLABELLED_FOLDERS`."""
+    inside = os.path.dirname(path)[len(root) :].split(os.sep)[1:]
+    if not inside or {part.lower() for part in inside} & set(UNLABELLED_FOLDERS):
+        return None
+    return same_form(inside[-1])
+
+
+def _unlisted(images: list[str], listed: list[str]) -> list[str]:
+    """The images without a line, unless a line names them through a link."""
+    known = set(listed)
+    others = [path for path in images if path not in known]
+    known = set(map(os.path.realpath, listed)) if others else known
+    return [path for path in others if os.path.realpath(path) not in known]
+
+
+# --- Labels ----------------------------------------------------------------------------------------------------------
+
+
+def _own_labels(lines: Dataset) -> list[Any]:
+    """The label in each line, a name where it has one; None for null and an empty text."""
+    if columns.LABEL not in lines.column_names:
+        return [None] * len(lines)
+    labels, feature = lines[columns.LABEL][:], lines.features[columns.LABEL]
+    if isinstance(feature, ClassLabel):
+        labels = [feature.names[label] if label is not None and label >= 0 else None for label in labels]
+    return [(same_form(label) or None) if isinstance(label, str) else label for label in labels]
+
+
+def _known_classes(splits: list[Split]) -> set[str]:
+    """Labels in metadata, and the class folders of splits without these that have at least two."""
+    known = {str(label) for split in splits for label in split.labels if isinstance(label, str | int)}
+    without = [split.class_folders for split in splits if split.labels.count(None) == len(split.labels)]
+    return known.union(*(folders for folders in without if len(folders) > 1))
+
+
+def _dataset(split: Split, known: set[str]) -> Dataset:
+    """
+    The rows of a split. A label of a line counts before the class folder. Folders are classes where at least one of
+    them is known as such: `images` in `train/images/1.jpg` may be a place like any other.
+    """
+    by_folder = not split.class_folders.isdisjoint(known)
+    labels = split.labels
+    if by_folder and all(map(str.isdecimal, split.class_folders)):  # numbers in lines are names of folders
+        labels = [str(label) if isinstance(label, int) else label for label in labels]
+    if by_folder:
+        labels = [folder if label is None else label for label, folder in zip(labels, split.folders, strict=True)]
+    kinds = {type(label): label for label in labels if label is not None}
+    if len(kinds) > 1:
+        shown = " and ".join(map(repr, kinds.values()))
+        what = f"split {split.name!r}: labels of its metadata and class folders are of several kinds, such as {shown}"
+        raise ValueError(f"{what}. Write the names of classes into the metadata.")
+    _tell_folders(split, known, by_folder)
+    number = len(split.paths)
+    # Images that no line names: they have the label of their folder, and null in the columns of the metadata
+    kept = [row for row in range(split.num_listed, number) if labels[row] is not None or not split.num_listed]
+    _tell_unlisted(split, len(kept))
+    rows = [*range(split.num_listed), *kept]
+    images = [{"bytes": None, "path": split.paths[row]} for row in rows]
+    dataset = Dataset.from_dict({columns.IMAGE: images}, features=Features({columns.IMAGE: Image(decode=False)}))
+    if split.lines.column_names:
+        nulls = Dataset.from_dict({name: [None] * len(kept) for name in split.lines.features}, split.lines.features)
+        dataset = concatenate_datasets([dataset, concatenate_datasets([split.lines, nulls])], axis=1)
+    if kinds:
+        feature = Value("string") if str in kinds else None
+        dataset = dataset.add_column(columns.LABEL, [labels[row] for row in rows], feature=feature)
+    return dataset
+
+
+def _tell_folders(split: Split, known: set[str], by_folder: bool) -> None:
+    """Logs where labels are not those of the class folders."""
+    pairs = list(zip(split.labels, split.folders, strict=True))
+    if by_folder:
+        logger.info("Split %s: %d class names taken from the folders.", split.name, len(split.class_folders))
+        differ = [
+            row for row, (label, folder) in enumerate(pairs) if None not in (label, folder) and str(label) != folder
+        ]
+        if differ:
+            logger.warning(
+                "Split %r: %d images have a label in the metadata that is not their folder, and counts: %s is %r.",
+                *(split.name, len(differ), split.paths[differ[0]], split.labels[differ[0]]),
+            )
+    elif known and (without := [folder for label, folder in pairs if label is None and folder is not None]):
+        folders, classes = sorted(set(without)), sorted(known)
+        logger.warning(
+            "Split %r: %d images are unlabelled, as their folders (%s) are none of the classes that are known (%s).%s "
+            "If they are classes, add images of them to train, or write the labels into the metadata.",
+            *(split.name, len(without), _some(folders), _some(classes), did_you_mean(folders[0], classes)),
+        )
+
+
+def _tell_unlisted(split: Split, num_kept: int) -> None:
+    """Warns of images that no line of the metadata names."""
+    number = len(split.paths)
+    if not split.num_listed:
+        return
+    if num_kept:
+        said = "Split %r: %d of %d images have no line in its metadata file. They have the label of their folder."
+        logger.warning(said, split.name, num_kept, number)
+    if left := number - split.num_listed - num_kept:
+        logger.warning(
+            "Split %r: %d of %d images are in no line of its metadata file and in no folder of a class, and are left "
+            "out. A line needs the file_name alone; null stands for what is not known.",
+            *(split.name, left, number),
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
