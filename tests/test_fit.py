@@ -339,6 +339,13 @@ def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(folder, tmp_pa
     assert re.search("g4i evaluate .*--on_bad_images skip", capsys.readouterr().out)
 
 
+def test_an_unreadable_image_that_is_skipped_is_no_validation_image(tmp_path, capsys):
+    pictures = draw_folder(tmp_path / "pictures", train=18, validation=6)
+    next((pictures / "validation").rglob("*.png")).write_bytes(b"no image")
+    fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True, on_bad_images="skip")
+    assert "; 5 validation images." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [

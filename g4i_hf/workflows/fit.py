@@ -22,7 +22,7 @@ from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module, say
 from ..data.checks import check_split, few_labels_in_words, labels_of
 from ..data.equal_images import describe_equal_images
-from ..data.images import open_image
+from ..data.images import open_image, rows_to_use
 from ..data.loading import check_has_split, class_names, hold_out, load_data
 from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
@@ -65,7 +65,7 @@ class FitResult:
     baseline_accuracy: list[float]
     gain: float | None  # their mean difference, None without a baseline
     interval: tuple[float, float] | None  # its 95% interval over seeds, None with one seed
-    validation_images: int  # the labelled ones
+    validation_images: int  # the labelled ones that can be read
     suspicious_labels: int | None  # how many of these labels captions contradict; None without captions
 
 
@@ -258,7 +258,8 @@ class Fit:
         splits, names = class_names(splits)
         self.class_names = list(names.values())
         training = splits["train"]
-        self.validation_images = int((labels_of(splits["validation"]) >= 0).sum())
+        evaluated = rows_to_use(splits["validation"], "validation", self._bad_images())
+        self.validation_images = int((labels_of(evaluated) >= 0).sum())
         self.num_captioned = num_captioned(training)
         if self.num_captioned and self.args.captioner:
             self.args.captioner, self.unused_captioner = None, True
@@ -285,7 +286,7 @@ class Fit:
         labelled, captioned = int((labels_of(training) >= 0).sum()), self.num_captioned
         self.say(
             f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
-            f"{captioned:,} with a caption; {len(splits['validation']):,} validation images."
+            f"{captioned:,} with a caption; {self.validation_images:,} validation images."
         )
         if few := few_labels_in_words(labels_of(training), names):
             self.say(few)
