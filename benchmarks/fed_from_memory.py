@@ -26,8 +26,9 @@ from provenance import RESULTS, ROOT, provenance
 
 import g4i_hf.data.dataset
 from g4i_hf import AlignedImageClassification
+from g4i_hf.data.classes import class_names
 from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.data.loading import class_names, open_images
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer

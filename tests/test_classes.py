@@ -8,7 +8,8 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from test_loading import one_line, rows
 
 from g4i_hf import load_images
-from g4i_hf.data.loading import class_names, load_data
+from g4i_hf.data.classes import class_names
+from g4i_hf.data.loading import load_data
 from g4i_hf.options import DataArguments
 
 

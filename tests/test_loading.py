@@ -16,7 +16,8 @@ from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import check_captioned, labels_of
-from g4i_hf.data.loading import class_names, open_images
+from g4i_hf.data.classes import class_names
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.data.transforms import open_rgb
 

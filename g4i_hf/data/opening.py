@@ -2,7 +2,6 @@
 
 import glob
 import json
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -28,8 +27,6 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from .. import columns
 from ..names import check_dataset_name
 from .image_folder import SPLIT_OF, STAGE_FILE, open_image_folder
-
-logger = logging.getLogger(__name__)
 
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
 INTEGERS = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))

@@ -17,9 +17,10 @@ from datasets.utils.py_utils import convert_file_size_to_int
 
 from .. import columns
 from ..captioning.stage import RAW, REASON, STATUS
+from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
 from ..data.joining import check_image_ids, id_form
-from ..data.loading import class_names, open_images
+from ..data.loading import open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
 from ..files import replacing
 from .card import license_fields

@@ -18,8 +18,9 @@ from .. import columns
 from ..captioning.quality import terms_of
 from ..cli import say
 from ..data.checks import check_captioned, check_split, labels_of
+from ..data.classes import class_names, with_class_names
 from ..data.dataset import CaptionedImages
-from ..data.loading import class_names, standardise, with_class_names
+from ..data.loading import standardise
 from ..data.stage import join_stage, read_stage
 from ..data.transforms import train_transform
 from ..embedding import EncoderArguments, text_embeds_folder

@@ -18,7 +18,8 @@ from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import Captioned, check_places, check_same, needs_another_try, questions_of, write_captions
 from ..captioning.store import AnswerStore, Record, check_writable
 from ..cli import build_options
-from ..data.loading import check_has_split, class_names, load_data, load_images, source_of
+from ..data.classes import class_names
+from ..data.loading import check_has_split, load_data, load_images, source_of
 from ..data.stage import check_replaceable
 from ..extras import require
 from ..options import (

@@ -10,8 +10,9 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
+from ..data.classes import class_names
 from ..data.equal_images import describe_equal_images
-from ..data.loading import class_names, load_data, source_of
+from ..data.loading import load_data, source_of
 from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds

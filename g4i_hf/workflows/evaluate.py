@@ -13,8 +13,9 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split
+from ..data.classes import class_names
 from ..data.images import readable_rows
-from ..data.loading import check_has_split, class_names, load_data, source_of
+from ..data.loading import check_has_split, load_data, source_of
 from ..data.record import Record, differences
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names

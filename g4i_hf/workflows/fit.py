@@ -21,9 +21,10 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..cli import OWN_MODULE, Parser, build_options, import_module, say
 from ..data.checks import check_split, few_labels_in_words, labels_of
+from ..data.classes import class_names
 from ..data.equal_images import describe_equal_images
 from ..data.images import open_image, rows_to_use
-from ..data.loading import check_has_split, class_names, hold_out, load_data
+from ..data.loading import check_has_split, hold_out, load_data
 from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
 from ..embedding.encoders import check_encoder

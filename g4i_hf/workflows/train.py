@@ -12,9 +12,10 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..data.checks import check_captioned, check_split
+from ..data.classes import class_names
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
-from ..data.loading import check_has_split, class_names, load_data, source_of
+from ..data.loading import check_has_split, load_data, source_of
 from ..data.record import Record
 from ..data.stage import join_stage, read_stage
 from ..embedding import EmbeddingStage, text_embeds_folder
