@@ -105,6 +105,23 @@ def test_what_has_changed_is_said_in_a_line(pictures, tmp_path, words):
     assert record_of(pictures).digest != before.digest
 
 
+def test_bytes_in_a_table_that_have_changed_are_noticed_and_others_are_not_read_again(pictures, tmp_path, monkeypatch):
+    def saved() -> dict:
+        for name, split in load_images(pictures).items():
+            rows = [{"bytes": Path(image["path"]).read_bytes(), "path": None} for image in split["image"]]
+            split = split.remove_columns("image").add_column("image", rows, feature=Image())
+            split.to_parquet(tmp_path / "table" / f"{name}.parquet")
+        return load_images(tmp_path / "table")
+
+    splits, names = saved(), ["circle", "cross", "square"]
+    before = Record.of(splits, names)
+    with monkeypatch.context() as patched:
+        patched.setattr("g4i_hf.data.record.content_of", None)
+        assert Record.of(load_images(tmp_path / "table"), names, earlier=before).digest == before.digest
+    replace_bytes(pictures)
+    assert differences(before, Record.of(saved(), names, earlier=before)) == {"image_digest": "contents of 1 image"}
+
+
 # --- g4i fit ---------------------------------------------------------------------------------------------------------
 
 

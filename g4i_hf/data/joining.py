@@ -250,7 +250,9 @@ def _leave_out_others(
                 continue
             there = np.asarray([*split[column][:], None], dtype=object)[positions[name]]  # the last for `NO_ROW`
             rows = np.flatnonzero(np.not_equal(there, None))
-            here = np.asarray(_made_from_now(images[name].select(rows), split, column), dtype=object)
+            # A selection has another fingerprint, by which tables are known
+            some = images[name] if len(rows) == len(images[name]) else images[name].select(rows)
+            here = np.asarray(_made_from_now(some, split, column), dtype=object)
             is_there = np.not_equal(here, None)
             others[name] = rows[is_there & (here != there[rows])]
             known += is_there.sum()

@@ -136,8 +136,8 @@ def _text_table(values: Mapping[str, list[str | None]]) -> pa.Table:
 def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, list[str | None]]:
     """
     By column, for each row: `image_id`; `image_digest`, of the bytes as stored, None for an image that cannot be read;
-    `image_stat`, size and times of its file, None for bytes in a table. Files are not read that are `known` by
-    `image_id` and `image_stat`.
+    `image_stat`, size and times of its file, or for bytes in a table the fingerprint of that, which `datasets` makes
+    from its files. Images are not read that are `known` by `image_id` and `image_stat`.
     """
     earlier: dict[tuple[str | None, ...], str | None] = {}
     if known is not None:
@@ -146,12 +146,13 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
 
     def digests(image_id: str, image: Any) -> tuple[str, str | None, str | None]:
         try:
-            stat = _stat_of(image)
+            stat = _stat_of(image, table)
             return image_id, earlier.get((image_id, stat)) or _digest_of_image(image, stat), stat
         except (OSError, ValueError):
             return image_id, None, None
 
     found: list[tuple[str, str | None, str | None]] = []
+    table = f"table {split._fingerprint}"
     images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
     with ThreadPoolExecutor(THREADS) as pool:  # hashing and reading leave the interpreter free
         starts = range(0, len(images), IMAGES_AT_ONCE)
@@ -168,10 +169,10 @@ def known_images(stage: Path) -> pa.Table | None:
     return pq.read_table(stage, columns=wanted) if is_known else None
 
 
-def _stat_of(image: Any) -> str | None:
-    """Size and times of a file; null for other images, and a file so new that it could change within its time."""
+def _stat_of(image: Any, table: str) -> str | None:
+    """Size and times of a file; None for one that is so new that it could change within its time."""
     if not isinstance(image, dict) or image["bytes"] is not None:
-        return None
+        return table
     found = os.stat(image["path"])
     changed = max(found.st_mtime_ns, found.st_ctime_ns)
     is_settled = time.time_ns() - changed > JUST_WRITTEN * 10**9
@@ -181,12 +182,13 @@ def _stat_of(image: Any) -> str | None:
 def _digest_of_image(image: Any, stat: str | None) -> str | None:
     if image is None:
         return None
-    if stat is not None and (image["path"], stat) in _READ:
-        return _READ[image["path"], stat]
-    digest = content_digest(image.tobytes() if isinstance(image, PILImage.Image) else content_of(image))
-    if stat is not None:
-        _READ[image["path"], stat] = digest
-    return digest
+    if isinstance(image, PILImage.Image):
+        return content_digest(image.tobytes())
+    if image["bytes"] is not None or stat is None:
+        return content_digest(content_of(image))
+    if (image["path"], stat) not in _READ:
+        _READ[image["path"], stat] = content_digest(content_of(image))
+    return _READ[image["path"], stat]
 
 
 def content_digest(content: bytes) -> str:
