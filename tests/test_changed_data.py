@@ -233,6 +233,16 @@ def test_fit_overwrites_all_seeds_of_an_earlier_result(pictures, commands, tmp_p
     assert result.accuracy == [accuracy_of(pictures)] * 2
 
 
+def test_fit_does_its_work_anew_for_other_image_features(commands, pictures, tmp_path, capsys):
+    (tmp_path / "train.yaml").write_text("image_features: features\n")
+    options = {"train_config": str(tmp_path / "train.yaml")}
+    for first in (0.5, 1.5):
+        lines = [line | {"features": [first, 2.5]} for line in lines_of(pictures)]
+        write_lines(pictures, lines)
+        _, said = fitted(pictures, tmp_path, capsys, **options)
+    assert said[0] == f"Changed since the last run in {tmp_path / 'out'}: 'features' of 36 images."
+
+
 def test_fit_that_cannot_go_on_has_moved_nothing(pictures, commands, tmp_path, capsys):
     before, _ = fitted(pictures, tmp_path, capsys)
     (pictures / "train" / lines_of(pictures)[0]["file_name"]).write_bytes(b"no image")

@@ -172,7 +172,8 @@ class Fit:
         encoder = {name: value for name, value in given.items() if name.startswith("text_encoder")}
         student = (self._named_student(given) or FROM_SCRATCH)["student"]
         inputs = inputs_of(EncoderArguments(**encoder), student)
-        return Record.of(splits, self.class_names, inputs=inputs, earlier=Record.read(self.folder))
+        also = {given.get("image_features")} & {*splits["train"].column_names}
+        return Record.of(splits, self.class_names, also=also, inputs=inputs, earlier=Record.read(self.folder))
 
     def _changed(self, record: Record, but: tuple[str, ...] = ()) -> bool:
         """Whether the data is other than that of the runs in the folder, which is said."""
