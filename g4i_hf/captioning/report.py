@@ -18,8 +18,7 @@ from .. import columns
 from ..data.images import open_image, to_rgb
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
-from .cleaning import WORD
-from .quality import UNKNOWN, caption_table, figures, judge
+from .quality import caption_table, judge
 from .questions import Questions
 from .runner import NOT_KEPT, Asking, Budget, cost_of
 from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
@@ -28,7 +27,7 @@ from .store import AnswerStore
 HTML = "caption_report.html"
 PAGE = "index.html"  # of a dry run
 EXAMPLES = 12
-MOST_LINES, MOST_LETTERS = 60, 200  # of a table
+MOST_LINES = 60  # of a table
 SIDE = 240  # pixels of a picture on a page
 
 
@@ -81,57 +80,26 @@ def write_report(
     """
     sections = []
     for name, split in judged.items():
-        words = split[columns.CAPTION].str.count(WORD.pattern).astype(float)
-        charts = {"words": words, "margin": split["margin"], "score": split["score"]}
-        charts = {kind: histogram(values) for kind, values in charts.items() if values.notna().any()}
-        found, tables, examples = figures(split), _tables(split, words), _examples(split, images[name])
-        with pd.option_context("display.max_colwidth", MOST_LETTERS):
-            shown = {
-                heading: table.head(MOST_LINES).to_html(index=False, border=0, na_rep="–", float_format="%.2f")
-                for heading, table in tables.items()
-                if len(table)
-            }
-        sections.append({"name": name, "figures": found, "charts": charts, "examples": examples, "tables": shown})
+        is_there = split[columns.CAPTION].notna()
+        chosen = {
+            "Doubtful captions": _spread(split[split["doubts"] != ""], "doubts"),
+            "Without a caption": _spread(split[~is_there], STATUS),
+            "Changed by cleaning": _spread(split[is_there & (split[CLEANED] != "")], CLEANED),
+        }
+        examples = {
+            heading: [card_of(line, images[name]) for line in records(lines)] for heading, lines in chosen.items()
+        }
+        statuses = split[[STATUS, REASON]].fillna("").value_counts().reset_index(name="captions").head(MOST_LINES)
+        sections.append({"name": name, "statuses": records(statuses), "examples": examples})
     page = Path(folder) / HTML
     write_page(page, title, about=about, splits=sections)
     return page
 
 
-def histogram(values: pd.Series) -> dict[str, Any]:
-    """Edges, counts, mean and median of the values that are not NaN."""
-    counts, edges = np.histogram(values.dropna(), bins=24)
-    mean, median = float(values.mean()), float(values.median())
-    return {"mean": mean, "median": median, "edges": edges.tolist(), "counts": counts.tolist()}
-
-
-def _tables(judged: pd.DataFrame, words: pd.Series) -> dict[str, pd.DataFrame]:
-    is_there = judged[columns.CAPTION].notna()
-    measured = judged.assign(
-        words=words,
-        named=judged["named"].where(judged["named"] != UNKNOWN),
-        weight=judged["weight"].where(is_there),
-        missing=~is_there,
-        label=judged[columns.LABEL].where(judged[columns.LABEL] >= 0),
-    )
-    classes = measured.dropna(subset="label").groupby("class", as_index=False)
-    texts = measured[judged["copies"] > 1].groupby(columns.CAPTION, as_index=False)
-    return {
-        "status": judged[[STATUS, REASON]].fillna("").value_counts().reset_index(name="captions"),
-        "cleaning": _counts(judged[CLEANED].str.split(",").explode(), "step"),
-        "doubts": _counts(judged["doubts"].str.split(", ").explode(), "doubt"),
-        "classes": classes.agg(
-            captions=(columns.CAPTION, "count"),
-            failures=("missing", "sum"),
-            mean_words=("words", "mean"),
-            names_label=("named", "mean"),
-            mean_weight=("weight", "mean"),
-        ).sort_values(["mean_weight", "captions"]),
-        "duplicates": texts.agg(rows=("row", "size"), classes=("label", "nunique")).nlargest(EXAMPLES, "rows"),
-    }
-
-
-def _counts(values: pd.Series, name: str) -> pd.DataFrame:
-    return values[values.fillna("") != ""].value_counts().rename_axis(name).reset_index(name="captions")
+def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The first of each value of a column, then the second of each, and so on, up to EXAMPLES."""
+    turns = lines.groupby(column).cumcount().to_numpy()
+    return lines.iloc[np.argsort(turns, kind="stable")[:EXAMPLES]]
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -139,43 +107,15 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def _examples(judged: pd.DataFrame, images: Any) -> dict[str, list[Shown]]:
-    """Some captions under each heading."""
-    is_there = judged[columns.CAPTION].notna()
-    ranked = judged.assign(many=judged["doubts"].str.count(",")).sort_values(
-        ["many", "margin"], ascending=[False, True]
-    )
-    chosen = {
-        "Most doubtful captions": ranked[ranked["doubts"] != ""].head(EXAMPLES),
-        "Least doubtful captions": _spread(ranked[ranked["weight"] == 1][::-1], "class"),
-        "Without a caption": _spread(judged[~is_there], STATUS),
-        "Changed by cleaning": _spread(judged[is_there & (judged[CLEANED] != "")], CLEANED),
-    }
-    return {
-        heading: [card_of(line, images) for line in records(lines)] for heading, lines in chosen.items() if len(lines)
-    }
-
-
-def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The first of each value of a column, then the second of each, and so on."""
-    turns = lines.groupby(column).cumcount().to_numpy()
-    return lines.iloc[np.argsort(turns, kind="stable")[:EXAMPLES]]
-
-
 def card_of(line: dict[str, Any], images: Any) -> Shown:
     """The card of a line of a judged table; `images` are the rows of its split."""
     caption, raw = line[columns.CAPTION], line[RAW]
-    notes = [f"cleaned: {line[CLEANED].replace(',', ', ')}"] if line[CLEANED] else []
-    if line["margin"] is not None:
-        notes.append(f"margin {line['margin']:.3f} to {line['nearest'] or 'another class'}")
-    if line["score"] is not None:
-        notes.append(f"score {line['score']:.3f}")
     doubts = line["doubts"].split(", ") if caption else [line[STATUS], line[REASON]]
     return Shown(
         picture=thumbnail(images, int(line["row"])),
         caption=caption,
         title=" · ".join(filter(None, [line[columns.IMAGE_ID], line["class"]])),
-        notes=notes,
+        notes=[f"cleaned: {line[CLEANED].replace(',', ', ')}"] if line[CLEANED] else [],
         doubts=list(filter(None, doubts)),
         raw=raw if raw != caption else None,
     )
